@@ -1,0 +1,95 @@
+"""What is said about the project in its files agrees, and the README's commands and code hold."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    texts = PROJECT["dependencies"] + [text for extra in extras for text in extra]
+    return [req for req in map(Requirement, texts) if req.name != PROJECT["name"]]
+
+
+def block(language: str, number: int) -> str:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)[number]
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_every_dependency_is_pinned_inside_its_range(requirement: Requirement) -> None:
+    pin = pins()[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(pin, prereleases=True)
+
+
+def test_torch_pin_has_no_local_version() -> None:
+    assert "+" not in pins()["torch"]
+
+
+def test_version_is_the_same_everywhere() -> None:
+    version = PROJECT["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert importlib.metadata.version("xcvae") == version
+    assert citation["version"] == version
+    assert re.findall(r"^## \[(\d[^]]*)\]", changelog, flags=re.MULTILINE)[0] == version
+
+
+def test_first_command_of_the_readme_runs_the_demo() -> None:
+    assert block("bash", 0).strip().endswith(".venv/bin/xcvae demo --output demo")
+    assert PROJECT["scripts"]["xcvae"] == "xcvae.cli:main"
+
+
+def test_second_command_of_the_readme_is_the_one_that_ci_runs() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    function = re.search(r"^readme_test_command\(\) \{.*?^\}", script, re.DOTALL | re.MULTILINE)
+    assert function is not None
+    done = subprocess.run(
+        ["bash", "-c", f"{function[0]}\nreadme_test_command"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == block("bash", 1)
+    assert "pytest" in done.stdout
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)]+)\)", README))
+def test_links_of_the_readme_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+def test_python_code_of_the_readme_runs(tmp_path: Path) -> None:
+    code = block("python", 0)
+    limited = code.replace('"max_minutes": 3', '"max_steps": 3').replace("None, 8)", "None, 50)")
+    assert len({code, limited, limited.replace('"max_steps": 3', "")}) == 3
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", limited],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "catalog.yaml").exists()
+    float(done.stdout.splitlines()[-1])

@@ -1,0 +1,106 @@
+"""What makes two ensembles the same one: the labels of the noise and the fingerprint of the data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xcvae.fields.spec import DataSpec
+
+__all__ = ["differences", "fingerprint", "labels_of"]
+
+SAMPLES_AT_ONCE = 64
+
+
+def labels_of(ds: xr.Dataset | xr.DataArray, sample: str) -> list[str]:
+    """Return the text of each sample label: the address of its noise.
+
+    Times are written to the second in ISO format, everything else as ``str``. A dimension without
+    a coordinate has its positions as labels.
+
+    Parameters
+    ----------
+    ds
+        Anything with the sample dimension.
+    sample
+        Its name.
+
+    Examples
+    --------
+    >>> labels_of(xr.Dataset(coords={"day": ["a", "b"]}), "day")
+    ['a', 'b']
+    """
+    # Indexing by name gives 0, 1, 2, ... where there is no coordinate.
+    values = ds[sample].values
+    if np.issubdtype(values.dtype, np.datetime64):
+        return [str(text) for text in np.datetime_as_string(values, unit="s")]
+    return [
+        value.isoformat() if hasattr(value, "isoformat") else str(value)
+        for value in values.tolist()
+    ]
+
+
+def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) -> str:
+    """Return a hash of everything in the data that an ensemble depends on.
+
+    Parameters
+    ----------
+    prepared
+        What ``fields.spec.prepare`` returns: labels, grid, conditions, perhaps the target. Values
+        of Dask arrays are read in blocks of samples.
+    spec
+        What the model knows about the data.
+    target_values
+        Whether the values of the target matter; if not, only its missing pixels do.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    digest.update("\n".join(labels_of(prepared, spec.sample)).encode())
+    for name in sorted(map(str, prepared.coords)):
+        if prepared[name].dtype.kind in "iuf" and spec.sample not in prepared[name].dims:
+            _update(digest, name, prepared[name].values)
+    for name in sorted(map(str, prepared.data_vars)):
+        for values in _blocks(prepared[name], spec.sample):
+            if name != spec.target or target_values:
+                _update(digest, name, values)
+            elif np.isnan(values).any():
+                _update(digest, name, np.packbits(np.isnan(values)))
+    return digest.hexdigest()[:32]
+
+
+def _blocks(variable: xr.DataArray, sample: str) -> Iterator[np.ndarray]:
+    if sample not in variable.dims:
+        yield np.asarray(variable.values)
+        return
+    for start in range(0, variable.sizes[sample], SAMPLES_AT_ONCE):
+        block = variable.isel({sample: slice(start, start + SAMPLES_AT_ONCE)})
+        yield np.asarray(block.values)
+
+
+def _update(digest: Any, name: str, values: np.ndarray) -> None:
+    digest.update(f"{name} {values.shape} {values.dtype}".encode())
+    digest.update(np.ascontiguousarray(values).tobytes())
+
+
+def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Say in words which keys of two identities differ; empty where they are the same.
+
+    Examples
+    --------
+    >>> differences({"seed": 1, "mode": "prior"}, {"seed": 2, "mode": "prior"})
+    ['seed (there: 1, asked: 2)']
+    """
+    keys = [*asked, *(key for key in found if key not in asked)]
+    return [
+        f"{key} (there: {found.get(key)!r}, asked: {asked.get(key)!r})"
+        for key in keys
+        if found.get(key) != asked.get(key)
+    ]

@@ -1,0 +1,100 @@
+"""Every error that xcvae raises on purpose, and how its message is put together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CatalogError",
+    "ComponentError",
+    "ConfigError",
+    "DataError",
+    "EmptySelectionError",
+    "MismatchError",
+    "MissingVariableError",
+    "ModelFileError",
+    "OutputExistsError",
+    "StoreError",
+    "UnitsError",
+    "XcvaeError",
+    "explain",
+    "nearest",
+]
+
+
+class XcvaeError(Exception):
+    """Base of all errors that xcvae raises on purpose: catch this one to catch them all."""
+
+    def __str__(self) -> str:
+        # KeyError prints the repr of its argument; our messages are sentences.
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class UnitsError(XcvaeError, ValueError):
+    """Units are missing, unknown, or cannot be converted into what is needed."""
+
+
+class DataError(XcvaeError, ValueError):
+    """The values, dimensions or labels of a field are not what rain data can be."""
+
+
+class MissingVariableError(XcvaeError, KeyError):
+    """A named variable, coordinate or dimension is not in the Dataset."""
+
+
+class ConfigError(XcvaeError, ValueError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class ComponentError(ConfigError):
+    """A loss, post-processor, metric or baseline is unknown or got a wrong parameter."""
+
+
+class EmptySelectionError(XcvaeError, ValueError):
+    """A selection left no samples to work on."""
+
+
+class MismatchError(XcvaeError, ValueError):
+    """A Dataset, model or ensemble does not belong to the other one it is used with."""
+
+
+class ModelFileError(XcvaeError, ValueError):
+    """A file is not an xcvae model, or it is damaged."""
+
+
+class OutputExistsError(XcvaeError, FileExistsError):
+    """Something that must not be overwritten is already there."""
+
+
+class StoreError(XcvaeError, RuntimeError):
+    """An ensemble store is incomplete, damaged or belongs to another run."""
+
+
+class CatalogError(XcvaeError, ValueError):
+    """A catalog cannot be read, or an entry cannot be added to it."""
+
+
+def explain(name: str, *, expected: str, got: object, remedy: str) -> str:
+    """Put a message together the way all of ours read: what, expected, got, what to do.
+
+    Examples
+    --------
+    >>> explain("members", expected="an integer >= 1", got=0, remedy="Ask for at least one.")
+    'members: expected an integer >= 1, got 0. Ask for at least one.'
+    """
+    return f"{name}: expected {expected}, got {got}. {remedy}"
+
+
+def nearest(name: str, valid: Iterable[object]) -> str:
+    """Say which valid name is closest to a wrong one, and list the valid ones.
+
+    Examples
+    --------
+    >>> nearest("temprature", ["temperature", "seed"])
+    "Did you mean 'temperature'? Valid names: seed, temperature."
+    """
+    names = sorted(str(v) for v in valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Valid names: {', '.join(names) or '(none)'}."

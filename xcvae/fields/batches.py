@@ -1,0 +1,328 @@
+"""Dataset to tensors: the samples that a network sees, from memory or streamed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from queue import Queue
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xcvae.errors import MismatchError, explain
+from xcvae.fields.alignment import stretch_weights
+from xcvae.fields.scaling import Scaling
+from xcvae.fields.spec import DataSpec, VariableSpec
+
+__all__ = ["Batch", "Batches", "channels_of", "pooled_size"]
+
+#: A dataset whose tensors need less than this is held in memory as tensors.
+KEEP_BYTES = 3_000_000_000
+#: Samples per streamed block, and blocks that are shuffled together.
+BLOCK, POOL = 64, 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples as the network takes them, in the model's normalised space.
+
+    Attributes
+    ----------
+    c
+        Aligned conditions, statics, then mask and position maps where the model has them;
+        (batch, channels, y, x).
+    pooled
+        Values of pooled conditions, (batch, values), or None.
+    x
+        Target, (batch, 1, y, x), zero where masked, or None.
+    mask
+        True where the target is (or would be) valid, (batch, 1, y, x).
+    """
+
+    c: Tensor
+    pooled: Tensor | None
+    x: Tensor | None
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.c)
+
+    def crop(self, top: int, left: int, height: int, width: int) -> Batch:
+        """Cut the same window out of all maps."""
+
+        def cut(maps: Tensor) -> Tensor:
+            return maps[..., top : top + height, left : left + width]
+
+        x = None if self.x is None else cut(self.x)
+        return replace(self, c=cut(self.c), x=x, mask=cut(self.mask))
+
+    def turned(self, *, rows: bool, columns: bool, transpose: bool) -> Batch:
+        """Flip and transpose all maps alike."""
+        dims = [dim for dim, flip in ((-2, rows), (-1, columns)) if flip]
+
+        def turn(maps: Tensor) -> Tensor:
+            maps = maps.flip(dims) if dims else maps
+            return maps.transpose(-1, -2) if transpose else maps
+
+        x = None if self.x is None else turn(self.x)
+        return replace(self, c=turn(self.c), x=x, mask=turn(self.mask))
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """Pick samples, in the order given."""
+        index = torch.as_tensor(np.asarray(rows))
+        return Batch(
+            self.c[index],
+            None if self.pooled is None else self.pooled[index],
+            None if self.x is None else self.x[index],
+            self.mask[index],
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """Move to a device."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        c, mask = self.c.to(device), self.mask.to(device)
+        return Batch(c, move(self.pooled), move(self.x), mask)
+
+
+def channels_of(spec: DataSpec, *, masked: bool) -> int:
+    """Number of channels of `Batch.c`."""
+    aligned = sum(v.aligned for v in spec.variables)
+    return aligned + masked + (POSITIONS if spec.located else 0)
+
+
+def pooled_size(spec: DataSpec) -> int:
+    """Number of values per sample in `Batch.pooled`; 0 for none."""
+    return sum(int(np.prod(v.shape)) for v in spec.variables if v.pooled)
+
+
+class Batches:
+    """Samples of a prepared Dataset as tensors.
+
+    Parameters
+    ----------
+    prepared
+        From `xcvae.fields.spec.prepare`; in memory or lazy. Lazy data is read block by block.
+    spec, scaling
+        Of the model.
+    masked
+        Whether the model has a mask channel.
+    valid
+        Where the target is valid, (y, x), for data without the target; None means everywhere.
+
+    Raises
+    ------
+    MismatchError
+        If there is neither a target nor a grid to make the fields on.
+    """
+
+    def __init__(
+        self,
+        prepared: xr.Dataset,
+        spec: DataSpec,
+        scaling: Scaling,
+        *,
+        masked: bool = False,
+        valid: NDArray[np.bool_] | None = None,
+    ) -> None:
+        self.prepared, self.spec, self.scaling, self.masked = prepared, spec, scaling, masked
+        self.size = _grid_size(prepared, spec)
+        if valid is not None and valid.shape != self.size:
+            raise MismatchError(
+                explain(
+                    "grid",
+                    expected=f"the model's masked domain of {valid.shape} (y, x)",
+                    got=f"{self.size}",
+                    remedy="Keep the target in the Dataset, so that its NaN tell the mask.",
+                )
+            )
+        self._valid = valid
+        self._positions = position_maps(*self.size) if spec.located else None
+        self._weights = {v.name: self._stretch(v) for v in spec.variables if v.aligned}
+        self._kept: Batch | None = None
+
+    def __len__(self) -> int:
+        return int(self.prepared.sizes[self.spec.sample])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that all samples take as tensors."""
+        maps = channels_of(self.spec, masked=self.masked) + 2
+        return 4 * len(self) * maps * self.size[0] * self.size[1]
+
+    @property
+    def lazy(self) -> bool:
+        """Whether any variable is backed by dask."""
+        return any(v.chunks is not None for v in self.prepared.variables.values())
+
+    def load(self, indices: Sequence[int] | slice | NDArray[np.int64]) -> Batch:
+        """Read samples by position."""
+        if self._kept is not None:
+            rows = np.arange(len(self))[indices]
+            return self._kept.take(rows)
+        part = self.prepared.isel({self.spec.sample: indices}).load()
+        x, mask = self._target(part)
+        maps = [self._map(part, v) for v in self.spec.variables if v.aligned]
+        if self.masked:
+            maps.append(mask.float())
+        if self._positions is not None:
+            maps.append(self._positions.expand(len(mask), -1, -1, -1))
+        c = torch.cat(maps, dim=1) if maps else mask.float()[:, :0]
+        return Batch(c, self._pooled(part), x, mask)
+
+    def keep(self) -> None:
+        """Hold all samples in memory as tensors, if they are in memory already and small."""
+        if not self.lazy and self.nbytes < KEEP_BYTES:
+            self._kept = self.load(slice(None))
+
+    def shuffled(self, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """Batches of ``size`` in random order, without end.
+
+        Data in memory is shuffled as a whole. Lazy data is read in contiguous blocks, several of
+        which are shuffled together while a thread reads the next ones.
+        """
+        if not self.lazy:
+            while True:
+                yield from self._parts(rng.permutation(len(self)), size)
+        yield from self._streamed(size, rng)
+
+    def _parts(self, order: NDArray[np.int64], size: int) -> Iterator[Batch]:
+        # A short remainder is left out of this epoch, unless it is all there is.
+        stop = max(len(order) - size + 1, 1)
+        for start in range(0, stop, size):
+            yield self.load(order[start : start + size])
+
+    def _streamed(self, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        starts = np.arange(0, len(self), BLOCK)
+        ready: Queue[Batch | BaseException] = Queue(maxsize=1)
+        done = threading.Event()
+
+        def read() -> None:
+            while not done.is_set():
+                try:
+                    for pool in _pools(rng.permutation(starts)):
+                        blocks = [self.load(slice(int(s), int(s) + BLOCK)) for s in pool]
+                        ready.put(_join(blocks))
+                        if done.is_set():
+                            return
+                except BaseException as problem:  # handed over: the consumer raises it
+                    ready.put(problem)
+                    return
+
+        threading.Thread(target=read, daemon=True, name="xcvae-reader").start()
+        picks = np.random.default_rng(rng.integers(2**63))
+        try:
+            while True:
+                pool = ready.get()
+                if isinstance(pool, BaseException):
+                    raise pool
+                order = picks.permutation(len(pool))
+                for start in range(0, max(len(order) - size + 1, 1), size):
+                    yield pool.take(order[start : start + size])
+        finally:
+            done.set()
+            while not ready.empty():  # lets a reader that waits to hand over see the end
+                ready.get_nowait()
+
+    def _stretch(self, variable: VariableSpec) -> tuple[Tensor, Tensor] | None:
+        if variable.role == "static":
+            return None
+        axes = []
+        for dim, target, size in zip(
+            variable.dims[-2:], (self.spec.y, self.spec.x), self.size, strict=True
+        ):
+            source = _coordinate(self.prepared, dim)
+            goal = _coordinate(self.prepared, target)
+            if source is None or goal is None:
+                source = goal = None
+            axes.append(
+                torch.from_numpy(
+                    stretch_weights(source, self.prepared.sizes[dim], goal, size)
+                )
+            )
+        return axes[0], axes[1]
+
+    def _target(self, part: xr.Dataset) -> tuple[Tensor | None, Tensor]:
+        count = part.sizes[self.spec.sample]
+        if self.spec.target not in part:
+            valid = np.ones(self.size, bool) if self._valid is None else self._valid
+            return None, torch.from_numpy(valid).expand(count, 1, *self.size)
+        field = part[self.spec.target]
+        mask = torch.from_numpy(np.isfinite(field.values))[:, None]
+        x = torch.from_numpy(self.scaling.normalise(field))[:, None]
+        return torch.where(mask, x, 0.0), mask
+
+    def _map(self, part: xr.Dataset, variable: VariableSpec) -> Tensor:
+        field = part[variable.name]
+        weights = self._weights[variable.name]
+        if weights is not None:
+            rows, columns = weights
+            values = torch.from_numpy(np.asarray(field.values, np.float32))
+            stretched = torch.einsum("yi,bij,xj->byx", rows, values, columns)
+            # Stretched as a physical field, so that rain keeps its mass between block centres.
+            field = xr.DataArray(
+                stretched.numpy(), dims=(self.spec.sample, "y", "x"), attrs=field.attrs
+            )
+        maps = torch.from_numpy(self.scaling.normalise(field, variable.name))
+        if not variable.sampled:
+            maps = maps.expand(part.sizes[self.spec.sample], *maps.shape)
+        return maps[:, None]
+
+    def _pooled(self, part: xr.Dataset) -> Tensor | None:
+        flat = [
+            torch.from_numpy(self.scaling.normalise(part[v.name], v.name)).flatten(1)
+            if v.shape
+            else torch.from_numpy(self.scaling.normalise(part[v.name], v.name))[:, None]
+            for v in self.spec.variables
+            if v.pooled
+        ]
+        return torch.cat(flat, dim=1) if flat else None
+
+
+#: Number of maps of `position_maps`.
+POSITIONS = 14
+
+
+def position_maps(height: int, width: int) -> Tensor:
+    """Maps that tell where a pixel lies: y, x in [-1, 1], and sines of three wavelengths."""
+    y = torch.linspace(-1, 1, height)[:, None].expand(height, width)
+    x = torch.linspace(-1, 1, width)[None].expand(height, width)
+    maps = [y, x]
+    for octave in range(3):
+        for axis in (y, x):
+            angle = torch.pi * 2**octave * axis
+            maps += [torch.sin(angle), torch.cos(angle)]
+    return torch.stack(maps)
+
+
+def _coordinate(ds: xr.Dataset, dim: str) -> NDArray[np.float64] | None:
+    return np.asarray(ds[dim].values, np.float64) if dim in ds.coords else None
+
+
+def _grid_size(prepared: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
+    if spec.target in prepared or spec.y in prepared.sizes:
+        return int(prepared.sizes[spec.y]), int(prepared.sizes[spec.x])
+    return spec.shape
+
+
+def _pools(starts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return np.array_split(starts, max(1, round(len(starts) / POOL)))
+
+
+def _join(blocks: list[Batch]) -> Batch:
+    def joined(tensors: list[Tensor | None]) -> Tensor | None:
+        present = [t for t in tensors if t is not None]
+        return torch.cat(present) if present else None
+
+    return Batch(
+        torch.cat([b.c for b in blocks]),
+        joined([b.pooled for b in blocks]),
+        joined([b.x for b in blocks]),
+        torch.cat([b.mask for b in blocks]),
+    )

@@ -1,0 +1,203 @@
+"""The only border between physical and normalised values.
+
+Physical values carry ``units`` and live in xarray. Normalised values are `Normalised` arrays (or,
+inside the network, torch tensors) and have no units. Rain x goes through
+``log1p(x / eps) / divisor``, with eps the wet threshold in x's own units, so that everything at or
+below zero on the normalised side is exactly dry on the physical one. Other variables are
+standardised with one mean and one standard deviation each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NewType, Protocol, Self, TypeVar
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xcvae.errors import DataError, UnitsError, explain
+from xcvae.fields.record import Record
+from xcvae.fields.spec import DataSpec, VariableSpec
+from xcvae.fields.units import default_wet_threshold
+
+__all__ = ["Normalised", "RainScaling", "Scaling", "StandardScaling", "blocks_of"]
+
+#: An array in the model's space. Only this module makes one or turns one back.
+Normalised = NewType("Normalised", NDArray[np.float32])
+
+#: Normalised values above this are clipped on the way back (it is 8e3 mm/h for radar rain), so
+#: that a network that diverges yields a large number to be found, not an overflow.
+CEILING = 5.7
+
+
+class _Tensor(Protocol):
+    def clamp(self, min: float, max: float) -> Self: ...
+    def expm1(self) -> Self: ...
+    def __mul__(self, other: float) -> Self: ...
+
+
+T = TypeVar("T", bound=_Tensor)
+
+
+@dataclass(frozen=True)
+class RainScaling:
+    """``log1p(x / eps) / divisor``; ``eps`` in ``units``."""
+
+    units: str
+    eps: float
+    divisor: float = 2.0
+
+    def normalise(self, values: NDArray[Any]) -> Normalised:
+        """Physical values in ``units`` to the model's space."""
+        scaled = np.log1p(np.maximum(values, 0.0) / self.eps) / self.divisor
+        return Normalised(scaled.astype(np.float32))
+
+    def physical(self, normalised: T) -> T:
+        """Tensor of the model's space to physical values in ``units``; dry is exactly zero."""
+        return (normalised.clamp(0.0, CEILING) * self.divisor).expm1() * self.eps
+
+
+@dataclass(frozen=True)
+class StandardScaling:
+    """``(x - mean) / std``; both in ``units``."""
+
+    units: str
+    mean: float
+    std: float
+
+    def normalise(self, values: NDArray[Any]) -> Normalised:
+        """Physical values in ``units`` to the model's space."""
+        return Normalised(((values - self.mean) / self.std).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The fitted scalings of a model: one for the target, one for each other variable."""
+
+    target: RainScaling
+    variables: dict[str, RainScaling | StandardScaling]
+
+    @classmethod
+    def fit(cls, prepared: xr.Dataset, spec: DataSpec) -> tuple[Scaling, Record]:
+        """Fit on a Dataset from `xcvae.fields.spec.prepare`, block by block.
+
+        Returns
+        -------
+        Scaling, Record
+            The scaling, and the record of the target that the same pass collects.
+
+        Raises
+        ------
+        DataError
+            If a condition is constant or has missing values.
+        """
+        target = RainScaling(spec.units, spec.wet_threshold)
+        record = Record.of(
+            (np.asarray(b[spec.target].values) for b in blocks_of(prepared, spec)),
+            units=spec.units,
+            wet_threshold=spec.wet_threshold,
+        )
+        return cls(target, {v.name: _fit(prepared, v, spec) for v in spec.variables}), record
+
+    def normalise(self, field: xr.DataArray, name: str | None = None) -> Normalised:
+        """Take a physical field across the border; ``name`` None means the target.
+
+        Raises
+        ------
+        UnitsError
+            If the field's units are not the ones that the scaling was fitted in.
+        """
+        scaling = self.target if name is None else self.variables[name]
+        found = field.attrs.get("units")
+        if found != scaling.units:
+            raise UnitsError(
+                explain(
+                    str(name or field.name),
+                    expected=f"units '{scaling.units}'",
+                    got=repr(found),
+                    remedy="Convert the field before it is normalised.",
+                )
+            )
+        return scaling.normalise(np.asarray(field.values))
+
+    def physical(self, normalised: T) -> T:
+        """Take a tensor of the target back; the result is in the target's units."""
+        return self.target.physical(normalised)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, for the model file."""
+        return {
+            "target": asdict(self.target),
+            "variables": {
+                name: {"kind": type(s).__name__, **asdict(s)} for name, s in self.variables.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, text: dict[str, Any]) -> Scaling:
+        """Undo `to_json`."""
+        kinds = {"RainScaling": RainScaling, "StandardScaling": StandardScaling}
+        variables = {
+            name: kinds[s["kind"]](**{k: v for k, v in s.items() if k != "kind"})
+            for name, s in text["variables"].items()
+        }
+        return cls(RainScaling(**text["target"]), variables)
+
+
+def blocks_of(prepared: xr.Dataset, spec: DataSpec, size: int = 256) -> Iterator[xr.Dataset]:
+    """Cut a prepared Dataset into blocks of samples, so that lazy data is never loaded whole."""
+    for start in range(0, prepared.sizes[spec.sample], size):
+        yield prepared.isel({spec.sample: slice(start, start + size)})
+
+
+def _fit(
+    prepared: xr.Dataset, variable: VariableSpec, spec: DataSpec
+) -> RainScaling | StandardScaling:
+    field = prepared[variable.name]
+    units = str(variable.units)
+    count, mean, spread = _moments(field, variable, spec)
+    if count < field.size:
+        raise DataError(
+            explain(
+                variable.name,
+                expected="a condition or static without missing values",
+                got=f"{field.size - count} NaN or infinite of {field.size}",
+                remedy="Fill them (ds.fillna, interpolate_na) or drop those samples.",
+            )
+        )
+    if variable.precipitation:
+        return RainScaling(units, default_wet_threshold(field, spec.sample))
+    if spread <= 0:
+        raise DataError(
+            explain(
+                variable.name,
+                expected="values that vary",
+                got=f"the constant {mean:g} {units}",
+                remedy="Leave it out: it tells the model nothing.",
+            )
+        )
+    return StandardScaling(units, mean, spread)
+
+
+def _moments(
+    field: xr.DataArray, variable: VariableSpec, spec: DataSpec
+) -> tuple[int, float, float]:
+    """Count of finite values, mean and standard deviation, in one pass (Chan et al. 1979)."""
+    count, mean, squares = 0, 0.0, 0.0
+    pieces = (
+        (b[variable.name] for b in blocks_of(field.to_dataset(name=variable.name), spec))
+        if variable.sampled
+        else iter([field])
+    )
+    for piece in pieces:
+        values = np.asarray(piece.values, np.float64)
+        values = values[np.isfinite(values)]
+        if values.size:
+            delta = values.mean() - mean
+            total = count + values.size
+            squares += values.var() * values.size + delta**2 * count * values.size / total
+            mean += delta * values.size / total
+            count = total
+    return count, float(mean), float(np.sqrt(squares / max(count, 1)))

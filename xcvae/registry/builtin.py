@@ -1,0 +1,56 @@
+"""The built-in components, named by import string so that listing them imports nothing."""
+
+from __future__ import annotations
+
+from xcvae.registry.hookspecs import hookimpl
+
+__all__ = ["xcvae_components"]
+
+LOSSES: dict[str, type | str] = {
+    "laplace": "xcvae.generator.losses:Laplace",
+    "kl": "xcvae.generator.losses:KL",
+    "intensity_weighted_mae": "xcvae.generator.losses:IntensityWeightedMAE",
+    "gradient": "xcvae.generator.losses:Gradient",
+    "mass": "xcvae.generator.losses:Mass",
+    "crps": "xcvae.generator.losses:CRPS",
+}
+POSTPROCESSORS: dict[str, type | str] = {
+    "threshold": "xcvae.ensemble.postprocess:Threshold",
+    "clip": "xcvae.ensemble.postprocess:Clip",
+}
+METRICS: dict[str, type | str] = {
+    "crps": "xcvae.metrics.ensemble:CRPS",
+    "energy_score": "xcvae.metrics.ensemble:EnergyScore",
+    "mae": "xcvae.metrics.ensemble:MAE",
+    "spread_skill": "xcvae.metrics.ensemble:SpreadSkill",
+    "rank_deviation": "xcvae.metrics.ensemble:RankDeviation",
+    "spectral_distance": "xcvae.metrics.spatial:SpectralDistance",
+    "spatial_correlation": "xcvae.metrics.spatial:SpatialCorrelation",
+    "diversity": "xcvae.metrics.spatial:Diversity",
+    "wet_fraction": "xcvae.metrics.distribution:WetFraction",
+    "wet_fraction_observed": "xcvae.metrics.distribution:WetFractionObserved",
+    "mass_bias": "xcvae.metrics.distribution:MassBias",
+    "ks": "xcvae.metrics.distribution:KS",
+    "p99_ratio": "xcvae.metrics.distribution:P99Ratio",
+    "p999_ratio": "xcvae.metrics.distribution:P999Ratio",
+    "fss": "xcvae.metrics.events:FSS",
+    "brier": "xcvae.metrics.events:Brier",
+    "csi": "xcvae.metrics.events:CSI",
+    "sedi": "xcvae.metrics.events:SEDI",
+}
+BASELINES: dict[str, type | str] = {
+    "bilinear": "xcvae.verify.baselines:Bilinear",
+    "block": "xcvae.verify.baselines:Block",
+    "shuffled": "xcvae.verify.baselines:Shuffled",
+}
+
+
+@hookimpl
+def xcvae_components() -> dict[str, dict[str, type | str]]:
+    """Name the components that xcvae brings itself."""
+    return {
+        "loss": dict(LOSSES),
+        "postprocessor": dict(POSTPROCESSORS),
+        "metric": dict(METRICS),
+        "baseline": dict(BASELINES),
+    }
