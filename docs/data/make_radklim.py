@@ -1,10 +1,11 @@
-"""Make the bundled tutorial data: a subset of the German radar climatology RADKLIM-YW.
+r"""Make the bundled tutorial data: a subset of the German radar climatology RADKLIM-YW.
 
 The source is the example file inside the PyPI wheel of pycomlink 0.6.0. Get the wheel, then run
 this script; reading the file takes netCDF4 (the extra `netcdf` of xcvae)::
 
     pip download --no-deps pycomlink==0.6.0
-    python docs/data/make_radklim.py pycomlink-0.6.0-py3-none-any.whl xcvae/tutorial/data/radklim.zarr
+    python docs/data/make_radklim.py pycomlink-0.6.0-py3-none-any.whl \
+        xcvae/tutorial/data/radklim.zarr
 
 What it does, in this order:
 
@@ -24,6 +25,7 @@ import argparse
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -37,6 +39,8 @@ WET_RATE, WET_SHARE = 0.1, 0.05  # mm h-1, share of the pixels
 VALIDATION, TEST = np.datetime64("2018-05-16"), np.datetime64("2018-05-17")  # first days
 SPACING = {0: 10, 1: 20, 2: 20}  # minutes between frames, by split
 FRAMES_A_CHUNK = 64
+
+Axis = tuple[str, np.ndarray, dict[str, str]]  # dimension, centres, attributes
 
 ATTRIBUTES = {
     "Conventions": "CF-1.10",
@@ -65,10 +69,13 @@ RATE = {
 
 def read_counts(wheel: Path) -> xr.DataArray:
     """Read rain as whole counts of 0.01 mm in 5 minutes, dims (time, y, x), north up."""
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
-        with xr.open_dataset(archive.extract(MEMBER, folder)) as source:
-            rain = source["rainfall_amount"].isel(y=ROWS, x=COLUMNS).load()
-            rain = rain.drop_vars(["latitudes", "longitudes"])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        zipfile.ZipFile(wheel) as archive,
+        xr.open_dataset(archive.extract(MEMBER, folder)) as source,
+    ):
+        rain = source["rainfall_amount"].isel(y=ROWS, x=COLUMNS).load()
+    rain = rain.drop_vars(["latitudes", "longitudes"])
     rain = rain.isel(y=slice(None, None, -1))  # the source starts in the south
     rain = rain.isel(time=rain.notnull().all(["y", "x"]).values)
     return (rain * 100).round().astype("uint16")
@@ -93,7 +100,7 @@ def choose(counts: xr.DataArray) -> np.ndarray:
     return np.array(chosen)
 
 
-def axis(size: int, width: float, name: str, *, descending: bool) -> tuple[str, np.ndarray, dict]:
+def axis(size: int, width: float, name: str, *, descending: bool) -> Axis:
     """Place cell centres of one axis, in km from the centre of the domain."""
     centres = (np.arange(size) - (size - 1) / 2) * width
     letter = name[0]
@@ -131,8 +138,7 @@ def build(counts: xr.DataArray) -> xr.Dataset:
                 | {
                     "long_name": "rain rate, means over blocks of 12 x 12 km",
                     "cell_methods": (
-                        "time: mean (interval: 5 minutes) y_coarse: x_coarse: mean"
-                        " (interval: 1 km)"
+                        "time: mean (interval: 5 minutes) y_coarse: x_coarse: mean (interval: 1 km)"
                     ),
                 },
             ),
@@ -160,7 +166,7 @@ def build(counts: xr.DataArray) -> xr.Dataset:
 def write(ds: xr.Dataset, path: Path) -> None:
     """Write a Zarr v3 store of few files."""
     packed = {"compressors": [BloscCodec(cname="zstd", clevel=9, shuffle="shuffle")]}
-    encoding: dict[str, dict] = {
+    encoding: dict[str, dict[str, Any]] = {
         "pr": packed | {"chunks": (FRAMES_A_CHUNK, *ds["pr"].shape[1:])},
         "pr_coarse": packed | {"chunks": ds["pr_coarse"].shape},
         "time": {"units": "minutes since 2018-05-10", "dtype": "int64"},

@@ -13,6 +13,7 @@ import pytest
 from xcvae.errors import ComponentError
 from xcvae.registry import Component, Registry, build, describe, hookimpl, registry
 
+HOOK = "from xcvae.registry import hookimpl\n"
 GOOD = """
     from dataclasses import dataclass
     from xcvae.registry import Component, hookimpl
@@ -94,31 +95,27 @@ def test_plugins_can_be_switched_off(install, monkeypatch: pytest.MonkeyPatch) -
         ("import not_there_at_all", "ModuleNotFoundError"),
         ("x = 1", "implements no hook"),
         (
-            "from xcvae.registry import hookimpl\n@hookimpl\ndef xcvae_componets(): return {}",
+            HOOK + "@hookimpl\ndef xcvae_componets(): return {}",
             "xcvae_componets",
         ),
         (
-            "from xcvae.registry import hookimpl\n@hookimpl\ndef xcvae_components(): return 3",
+            HOOK + "@hookimpl\ndef xcvae_components(): return 3",
             "expected a dict",
         ),
         (
-            "from xcvae.registry import hookimpl\n"
-            "@hookimpl\ndef xcvae_components(): return {'metrics': {}}",
+            HOOK + "@hookimpl\ndef xcvae_components(): return {'metrics': {}}",
             "Did you mean 'metric'",
         ),
         (
-            "from xcvae.registry import hookimpl\n"
-            "@hookimpl\ndef xcvae_components(): return {'metric': {'a b': 'x:Y'}}",
+            HOOK + "@hookimpl\ndef xcvae_components(): return {'metric': {'a b': 'x:Y'}}",
             "a name like",
         ),
         (
-            "from xcvae.registry import hookimpl\n"
-            "@hookimpl\ndef xcvae_components(): return {'metric': {'a': 'x.Y'}}",
+            HOOK + "@hookimpl\ndef xcvae_components(): return {'metric': {'a': 'x.Y'}}",
             "module:Class",
         ),
         (
-            "from xcvae.registry import hookimpl\n"
-            "@hookimpl\ndef xcvae_components(): return {'metric': {'a': len}}",
+            HOOK + "@hookimpl\ndef xcvae_components(): return {'metric': {'a': len}}",
             "dataclass",
         ),
     ],

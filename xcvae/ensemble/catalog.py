@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 import yaml
 
 from xcvae.errors import CatalogError, explain, nearest
+from xcvae.fields.dataspec import plain
 
 if TYPE_CHECKING:
     from intake.readers.entry import Catalog
 
-__all__ = ["annotate", "append", "check_name", "metadata", "names", "open_entry"]
+__all__ = ["annotate", "append", "check_name", "metadata_of", "names", "open_entry"]
 
 LOCK_SECONDS = 120.0
 # What intake adds on opening; written back, it would pin the catalog to the folder it was read in.
@@ -49,17 +49,17 @@ def append(
     store
         Path of the Zarr store.
     metadata
-        What the entry says about the store; NumPy scalars and arrays become plain numbers.
+        What the entry says about the store; everything becomes JSON types.
     overwrite
         Replace an entry of that name that points to another store.
 
     Raises
     ------
     CatalogError
-        The name is used for another store or cannot be used, the store is not there, the file is
-        not an intake 2 catalog, or the metadata cannot be written as JSON types.
+        The name is used for another store or cannot be used, the store is not there, or the file
+        is not an intake 2 catalog.
     """
-    catalog, plain = Path(catalog), _plain(dict(metadata), "metadata")
+    catalog = Path(catalog)
     if not (Path(store) / "zarr.json").is_file():
         raise CatalogError(
             explain(
@@ -71,21 +71,15 @@ def append(
         )
     catalog.parent.mkdir(parents=True, exist_ok=True)
     with _locked(catalog):
-        entries = _read(catalog) if catalog.exists() else _empty()
+        entries = _read(catalog, new=True)
         _refuse_used(entries, catalog, name, store, overwrite=overwrite)
         _forget(entries, name)
-        entries[name] = _reader(_url(catalog, store), plain)
+        entries[name] = _reader(_url(catalog, store), metadata)
         entries.aliases[name] = name
         _write(entries, catalog)
 
 
-def check_name(
-    catalog: str | os.PathLike[str],
-    name: str,
-    store: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-) -> None:
+def check_name(catalog: str | os.PathLike[str], name: str, store: str | os.PathLike[str]) -> None:
     """Make sure that :func:`append` will take this name, before hours are spent on the store.
 
     Raises
@@ -94,8 +88,7 @@ def check_name(
         As :func:`append` raises it.
     """
     catalog = Path(catalog)
-    entries = _read(catalog) if catalog.exists() else _empty()
-    _refuse_used(entries, catalog, name, store, overwrite=overwrite)
+    _refuse_used(_read(catalog, new=True), catalog, name, store, overwrite=False)
 
 
 def names(catalog: str | os.PathLike[str]) -> list[str]:
@@ -130,16 +123,16 @@ def open_entry(catalog: str | os.PathLike[str], name: str) -> xr.Dataset:
                 remedy="Was the store moved without the catalog, or deleted?",
             )
         ) from error
-    if not isinstance(opened, xr.Dataset):
-        raise CatalogError(
-            explain(
-                f"entry '{name}' of {catalog}",
-                expected="an xarray.Dataset",
-                got=type(opened).__name__,
-                remedy="Choose an entry that intake reads with xarray.",
-            )
+    if isinstance(opened, xr.Dataset):
+        return opened
+    raise CatalogError(
+        explain(
+            f"entry '{name}' of {catalog}",
+            expected="an xarray.Dataset",
+            got=type(opened).__name__,
+            remedy="Choose an entry that intake reads with xarray.",
         )
-    return opened
+    )
 
 
 def annotate(catalog: str | os.PathLike[str], name: str, scores: Mapping[str, Any]) -> None:
@@ -148,19 +141,18 @@ def annotate(catalog: str | os.PathLike[str], name: str, scores: Mapping[str, An
     Raises
     ------
     CatalogError
-        There is no such catalog or entry, or a score is not a JSON type.
+        There is no such catalog or entry.
     """
-    plain = _plain(dict(scores), "scores")
     catalog = Path(catalog)
     with _locked(catalog):
         entries = _read(catalog)
         _known(entries, catalog, name)
         described = entries.get_entity(name).metadata
-        described["scores"] = {**described.get("scores", {}), **plain}
+        described["scores"] = {**described.get("scores", {}), **plain(scores)}
         _write(entries, catalog)
 
 
-def metadata(catalog: str | os.PathLike[str], name: str) -> dict[str, Any]:
+def metadata_of(catalog: str | os.PathLike[str], name: str) -> dict[str, Any]:
     """Return what an entry says about its store.
 
     Raises
@@ -196,7 +188,7 @@ def _refuse_used(
             )
         )
     url = _url(catalog, store)
-    if name not in entries.aliases and name not in entries.entries or overwrite:
+    if overwrite or (name not in entries.aliases and name not in entries.entries):
         return
     used = [entries.data[token].kwargs.get("url") for token in _data_of(entries, name)]
     if used != [url]:
@@ -241,26 +233,23 @@ def _forget(entries: Catalog, name: str) -> None:
         del entries.data[token]
 
 
-def _reader(url: str, plain: Mapping[str, Any]) -> Any:
+def _reader(url: str, metadata: Mapping[str, Any]) -> Any:
     from intake.readers.datatypes import Zarr
     from intake.readers.readers import XArrayDatasetReader
 
+    # Plain types: a NumPy scalar in it would leave an empty catalog file.
     return XArrayDatasetReader(
-        Zarr(url), engine="zarr", chunks={}, consolidated=False, metadata=dict(plain)
+        Zarr(url), engine="zarr", chunks={}, consolidated=False, metadata=plain(metadata)
     )
 
 
-def _empty() -> Catalog:
+def _read(path: Path, *, new: bool = False) -> Catalog:
     from intake.readers.entry import Catalog
 
-    return Catalog()
-
-
-def _read(path: Path) -> Catalog:
-    from intake.readers.entry import Catalog
-
+    if new and not path.exists():
+        return Catalog()
     try:
-        entries = Catalog.from_yaml_file(str(path))
+        return Catalog.from_yaml_file(str(path))
     # A damaged catalog fails in many ways inside intake: wrong types, missing keys, broken YAML.
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CatalogError(
@@ -268,10 +257,9 @@ def _read(path: Path) -> Catalog:
                 f"catalog '{path}'",
                 expected="an intake 2 catalog file",
                 got=f"{type(error).__name__}: {error}",
-                remedy="Check the path; a catalog in the old format (version 1) must be a new file.",
+                remedy="Check the path; catalogs of intake 1 are not read.",
             )
         ) from error
-    return entries
 
 
 def _write(entries: Catalog, path: Path) -> None:
@@ -309,25 +297,3 @@ def _locked(path: Path) -> Iterator[None]:
                 remedy="Wait for it to end, or delete the lock if no such process runs.",
             )
         ) from error
-
-
-def _plain(value: object, where: str) -> Any:
-    """Convert into what JSON knows; a NumPy scalar in it would leave an empty catalog file."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufU":
-        return value.tolist()
-    if isinstance(value, xr.DataArray) and value.dtype.kind in "biufU":
-        return value.values.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one, f"{where}.{key}") for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one, f"{where}[{i}]") for i, one in enumerate(value)]
-    raise CatalogError(
-        explain(
-            where,
-            expected="text, numbers, true or false, null, lists or dicts of these",
-            got=f"{value!r} ({type(value).__name__})",
-            remedy="Convert it to one of these types.",
-        )
-    )

@@ -9,7 +9,7 @@ import numpy as np
 
 from xcvae.errors import ConfigError, explain
 
-__all__ = ["MEMBERS", "SAMPLES", "Dial", "pick_samples", "solve_spread"]
+__all__ = ["EVALUATIONS", "MEMBERS", "SAMPLES", "Dial", "pick_samples", "solve_spread"]
 
 # Diversity differs far more between samples than between pairs of members, so that fields are
 # better spent on samples.
@@ -61,7 +61,7 @@ def solve_spread(
     """Find the spread at which the members have a given diversity.
 
     Diversity grows with the spread. The two ends are tried first, which tells what can be
-    reached; then each step goes to where the straight line through the bracket meets the target.
+    reached.
 
     Parameters
     ----------
@@ -93,13 +93,44 @@ def solve_spread(
                 remedy="Ask for one in that range, or set spread; a higher temperature widens it.",
             )
         )
+    bracket = _Bracket(0.0, 1.0, tried[low] - target, tried[high] - target)
     while len(tried) < evaluations and _miss(tried, target) > tolerance:
-        share = (target - tried[low]) / max(tried[high] - tried[low], 1e-12)
-        spread = low + (high - low) * float(np.clip(share, MARGIN, 1.0 - MARGIN))
+        spread = bracket.step()
         tried[spread] = diversity_at(spread)
-        low, high = (spread, high) if tried[spread] < target else (low, spread)
+        bracket.narrow(spread, tried[spread] - target)
     best = min(tried, key=lambda spread: abs(tried[spread] - target))
     return Dial(spread=best, diversity=tried[best], evaluations=len(tried))
+
+
+@dataclass
+class _Bracket:
+    """Where the solution lies: ``below < 0 <= above`` are the misses at ``low`` and ``high``.
+
+    Steps are false position in the Illinois variant (the miss at an end that stays is halved),
+    with a bisection after every step that did not halve the bracket: diversity rises steeply
+    where the levels with the large patterns are freed, and hardly elsewhere.
+    """
+
+    low: float
+    high: float
+    below: float
+    above: float
+    moved: str = ""
+    bisect: bool = False
+
+    def step(self) -> float:
+        share = 0.5 if self.bisect else -self.below / max(self.above - self.below, 1e-12)
+        return self.low + (self.high - self.low) * min(max(share, MARGIN), 1.0 - MARGIN)
+
+    def narrow(self, spread: float, miss: float) -> None:
+        width = self.high - self.low
+        if miss < 0:
+            self.above *= 0.5 if self.moved == "low" else 1.0
+            self.low, self.below, self.moved = spread, miss, "low"
+        else:
+            self.below *= 0.5 if self.moved == "high" else 1.0
+            self.high, self.above, self.moved = spread, miss, "high"
+        self.bisect = not self.bisect and self.high - self.low > 0.5 * width
 
 
 def _miss(tried: dict[float, float], target: float) -> float:

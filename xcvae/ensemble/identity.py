@@ -1,4 +1,4 @@
-"""What makes two ensembles the same one: the labels of the noise and the fingerprint of the data."""
+"""What makes two ensembles the same one: labels of the noise and fingerprint of the data."""
 
 from __future__ import annotations
 

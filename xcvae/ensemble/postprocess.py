@@ -1,35 +1,28 @@
 """What happens to drawn rain before it is handed over: thresholds and caps, in physical units.
 
 A post-processor is a component that takes one block of members, dims (realization, sample, y, x)
-with ``units``, and returns it changed. What each one changed is counted in plain numbers that add
-up over blocks, so that an ensemble can say what was done to it.
+with ``units``, and returns it changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError, UnitsError, explain
 from xcvae.fields.spec import DataSpec
-from xcvae.fields.units import parse_quantity
-from xcvae.registry import Component, build, describe
+from xcvae.fields.units import parse_quantity, units_of
+from xcvae.registry import Component
 
 __all__ = [
     "Clip",
     "Context",
     "NotPhysicalError",
     "Postprocessor",
-    "Removed",
     "Threshold",
-    "apply_chain",
-    "build_chain",
-    "describe_chain",
-    "rehearse",
+    "physical_units",
 ]
 
 
@@ -85,7 +78,7 @@ class Threshold(Component):
         UnitsError
             The field has no units, or they do not convert into those of the threshold.
         """
-        limit = _in_units_of(field, self.value, "threshold, parameter 'value'")
+        limit = _inphysical_units(field, self.value, "threshold, parameter 'value'")
         return field.where(~(field < limit), 0.0)
 
 
@@ -112,10 +105,10 @@ class Clip(Component):
         ComponentError
             The minimum is above the maximum.
         """
-        high = _in_units_of(field, self.maximum, "clip, parameter 'maximum'")
+        high = _inphysical_units(field, self.maximum, "clip, parameter 'maximum'")
         low = None
         if self.minimum is not None:
-            low = _in_units_of(field, self.minimum, "clip, parameter 'minimum'")
+            low = _inphysical_units(field, self.minimum, "clip, parameter 'minimum'")
             if low > high:
                 raise ComponentError(
                     explain(
@@ -128,12 +121,20 @@ class Clip(Component):
         return field.clip(min=low, max=high, keep_attrs=True)
 
 
-def _in_units_of(field: object, value: str | float, what: str) -> float:
-    return parse_quantity(value, units=_units_of(field), what=what)
+def _inphysical_units(field: object, value: str | float, what: str) -> float:
+    return parse_quantity(value, units=physical_units(field), what=what)
 
 
-def _units_of(field: object) -> str:
-    """Return the units of a physical field; refuse everything else."""
+def physical_units(field: object) -> str:
+    """Return the units of a physical field.
+
+    Raises
+    ------
+    NotPhysicalError
+        It is not a DataArray.
+    UnitsError
+        It has no units, or unknown ones.
+    """
     if not isinstance(field, xr.DataArray):
         raise NotPhysicalError(
             explain(
@@ -144,177 +145,4 @@ def _units_of(field: object) -> str:
                 "values in a DataArray with attrs={'units': 'mm h-1'} or the like.",
             )
         )
-    units = field.attrs.get("units")
-    if not isinstance(units, str) or not units:
-        raise UnitsError(
-            explain(
-                f"field '{field.name}'",
-                expected="an attribute 'units'",
-                got=repr(units),
-                remedy="Set field.attrs['units'], for example to 'mm h-1'.",
-            )
-        )
-    return units
-
-
-@dataclass(frozen=True)
-class Removed:
-    """What one post-processor changed; adds up over blocks.
-
-    Parameters
-    ----------
-    pixels
-        Number of pixels whose value was changed (for ``threshold``: set to zero).
-    mass
-        Sum over pixels of the values before minus after, in the units of the field.
-    of_pixels, of_mass
-        Number of valid pixels, and their sum, before the change.
-    """
-
-    pixels: int = 0
-    mass: float = 0.0
-    of_pixels: int = 0
-    of_mass: float = 0.0
-
-    def __add__(self, other: Removed) -> Removed:
-        """Join the counts of two blocks."""
-        return Removed(
-            self.pixels + other.pixels,
-            self.mass + other.mass,
-            self.of_pixels + other.of_pixels,
-            self.of_mass + other.of_mass,
-        )
-
-    def to_json(self) -> dict[str, float]:
-        """Return the counts and their shares of the whole (0 of nothing is 0)."""
-        return {
-            "pixels": self.pixels,
-            "pixels_share": self.pixels / self.of_pixels if self.of_pixels else 0.0,
-            "mass": self.mass,
-            "mass_share": self.mass / self.of_mass if self.of_mass else 0.0,
-        }
-
-
-def build_chain(postprocess: object, spec: DataSpec) -> tuple[Postprocessor, ...]:
-    """Build the post-processors of an ensemble.
-
-    Parameters
-    ----------
-    postprocess
-        None for the default (threshold at the drizzle threshold of the data), or one component
-        or a sequence of components, each given as a name, a dict or an instance. An empty
-        sequence leaves the draws as they are.
-    spec
-        What the model knows about the data.
-
-    Raises
-    ------
-    ComponentError
-        A component or one of its parameters is unknown or wrong.
-    """
-    if postprocess is None:
-        postprocess = Threshold(f"{spec.drizzle_threshold!r} {spec.units}")
-    if not isinstance(postprocess, list | tuple):
-        postprocess = [postprocess]
-    return tuple(build("postprocessor", one) for one in postprocess)
-
-
-def rehearse(chain: Iterable[Postprocessor], context: Context, shape: tuple[int, int]) -> None:
-    """Run the chain on one dry map: wrong units and broken plugins show before any drawing.
-
-    Raises
-    ------
-    UnitsError, ComponentError
-        As :func:`apply_chain` raises them.
-    """
-    spec = context.spec
-    dims = ("realization", spec.sample, spec.y, spec.x)
-    values = np.zeros((1, 1, *shape), "float32")
-    dry = xr.DataArray(values, dims=dims, name=spec.target, attrs={"units": spec.units})
-    apply_chain(dry, chain, context)
-
-
-def describe_chain(
-    chain: Iterable[Postprocessor], removed: Sequence[Removed] | None
-) -> list[dict[str, Any]]:
-    """Describe each post-processor with its parameters and what it removed (None: not known)."""
-    chain = tuple(chain)
-    counts = [one.to_json() for one in removed] if removed is not None else [None] * len(chain)
-    return [
-        {**describe("postprocessor", one), "removed": count}
-        for one, count in zip(chain, counts, strict=True)
-    ]
-
-
-def apply_chain(
-    field: xr.DataArray, chain: Iterable[Postprocessor], context: Context
-) -> tuple[xr.DataArray, tuple[Removed, ...]]:
-    """Apply post-processors in their order.
-
-    Parameters
-    ----------
-    field
-        Physical values with ``units``, dims (realization, sample, y, x).
-    chain
-        Post-processors, as :func:`build_chain` returns them.
-    context
-        What they may know besides the field.
-
-    Returns
-    -------
-    xarray.DataArray, tuple of Removed
-        The field after the last one, and what each one changed.
-
-    Raises
-    ------
-    UnitsError
-        The field has no units.
-    NotPhysicalError
-        The field is not a DataArray.
-    ComponentError
-        A post-processor returned something else than a field of the same dims, shape and units.
-    """
-    _units_of(field)
-    removed = []
-    for one in chain:
-        after = one(field, context)
-        _check_kept(one, field, after)
-        removed.append(_count(field.values, after.values))
-        field = after
-    return field, tuple(removed)
-
-
-def _check_kept(one: Postprocessor, before: xr.DataArray, after: object) -> None:
-    """A post-processor changes values, never what they mean."""
-    expected = _signature(before)
-    if isinstance(after, xr.DataArray):
-        got = _signature(after)
-        if got == expected:
-            return
-    else:
-        got = type(after).__name__
-    raise ComponentError(
-        explain(
-            f"post-processor '{describe('postprocessor', one)['name']}'",
-            expected=f"to return a DataArray like the one it got, {expected}",
-            got=got,
-            remedy="Return the field with its values changed, and keep dims and attrs "
-            "(xarray: keep_attrs=True).",
-        )
-    )
-
-
-def _signature(field: xr.DataArray) -> str:
-    return f"dims {dict(field.sizes)}, units {field.attrs.get('units')!r}"
-
-
-def _count(before: np.ndarray, after: np.ndarray) -> Removed:
-    """Count what changed between two arrays of the same shape; NaN is no pixel."""
-    valid = ~np.isnan(before)
-    difference = np.where(valid, before.astype("float64") - after, 0.0)
-    return Removed(
-        pixels=int(np.count_nonzero(difference)),
-        mass=float(difference.sum()),
-        of_pixels=int(valid.sum()),
-        of_mass=float(before.sum(where=valid, dtype="float64")),
-    )
+    return units_of(field)

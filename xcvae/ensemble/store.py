@@ -15,45 +15,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
 import xarray as xr
 
 from xcvae.ensemble.identity import differences
-from xcvae.errors import ConfigError, OutputExistsError, StoreError, explain
+from xcvae.ensemble.progress import of_dask
+from xcvae.ensemble.regions import Counts, Region, Source, regions_of
+from xcvae.errors import OutputExistsError, StoreError, explain
 
-__all__ = ["Region", "Run", "find", "open_store", "plan_chunks", "write"]
+__all__ = ["Resume", "Run", "find", "notes_of", "open_store", "write"]
 
-CHUNK_BYTES = 8_000_000
 ZSTD_LEVEL = 1
 
 Resume = bool | Literal["restart"]
-Counts = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Region:
-    """One chunk: which realizations and which samples, by position."""
-
-    number: int
-    realizations: tuple[int, int]
-    samples: tuple[int, int]
-
-
-class Source(Protocol):
-    """What can draw the values of a region, and says what it counted on the way (JSON types)."""
-
-    def draw_region(self, region: Region) -> tuple[np.ndarray, Counts]:
-        """Return float32 (realization, sample, y, x) and the counts of this region."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -68,11 +47,15 @@ class Run:
         JSON types; two runs with the same identity write the same values.
     chunks
         Realizations and samples per chunk.
+    notes
+        JSON types that were found out for this run and are not part of its identity; those of a
+        run that was begun are read with :func:`notes_of`.
     """
 
     path: Path
     identity: Mapping[str, Any]
     chunks: tuple[int, int]
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def working(self) -> Path:
@@ -90,45 +73,8 @@ class Run:
         return self.working / "regions"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``run.json`` holds."""
+        """Return what a run that was begun must have in common with this one."""
         return {**self.identity, "chunks": list(self.chunks)}
-
-
-def plan_chunks(
-    chunks: Mapping[str, int] | None, *, sizes: Sequence[int], sample: str
-) -> tuple[int, int]:
-    """Choose realizations and samples per chunk: all members of as many samples as make 8 MB.
-
-    Parameters
-    ----------
-    chunks
-        Sizes to use for ``realization`` and the sample dimension instead.
-    sizes
-        Number of realizations, samples, rows and columns.
-    sample
-        Name of the sample dimension.
-
-    Raises
-    ------
-    ConfigError
-        A chunk size is not an integer >= 1, or of a dimension that is never cut.
-    """
-    members, samples, ny, nx = sizes
-    fields = max(1, CHUNK_BYTES // (4 * ny * nx))
-    planned = {"realization": min(members, fields)}
-    planned[sample] = min(samples, max(1, fields // planned["realization"]))
-    for dim, size in (chunks or {}).items():
-        if dim not in planned or isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(
-                explain(
-                    f"chunks['{dim}']",
-                    expected=f"an integer >= 1 for 'realization' or '{sample}'",
-                    got=repr(size),
-                    remedy="Maps are never cut: leave their dimensions out.",
-                )
-            )
-        planned[dim] = size
-    return min(planned["realization"], members), min(planned[sample], samples)
 
 
 def find(run: Run, resume: Resume) -> Literal["finished", "begun", "new"]:
@@ -149,7 +95,7 @@ def find(run: Run, resume: Resume) -> Literal["finished", "begun", "new"]:
         return "new"
     for path, content, wanted in (
         (run.path, _identity_of(run.path), dict(run.identity)),
-        (run.working, _read_json(run.working / "run.json"), run.to_json()),
+        (run.working, _begun(run).get("run"), run.to_json()),
     ):
         if not path.exists():
             continue
@@ -165,6 +111,16 @@ def find(run: Run, resume: Resume) -> Literal["finished", "begun", "new"]:
             )
         return "finished" if path == run.path else "begun"
     return "new"
+
+
+def _begun(run: Run) -> dict[str, Any]:
+    return _read_json(run.working / "run.json") or {}
+
+
+def notes_of(run: Run) -> dict[str, Any]:
+    """Return the notes of a run that was begun; empty if there is none."""
+    notes = _begun(run).get("notes")
+    return notes if isinstance(notes, dict) else {}
 
 
 def _identity_of(path: Path) -> dict[str, Any] | None:
@@ -228,30 +184,32 @@ def write(
     OutputExistsError
         As :func:`find` raises it.
     """
-    import dask
+    from dask.base import compute
+    from dask.delayed import delayed
 
     if find(run, resume) == "new":
         shutil.rmtree(run.working, ignore_errors=True)
     if not run.regions.is_dir() or not (run.array / "zarr.json").is_file():
         _begin(run, template, variable)
-    regions = list(_regions(run.chunks, template[variable].shape))
+    regions = list(regions_of(run.chunks, template[variable].shape))
     missing = [region for region in regions if _read_json(_marker(run, region)) is None]
     # traverse=False: Dask would otherwise look for arrays inside the source and compute them.
-    shared = dask.delayed(source, pure=False, traverse=False)
-    task = dask.delayed(_draw_and_write, pure=False)
-    with _bar(progress):
-        dask.compute(*(task(shared, run, variable, region) for region in missing))
+    shared = delayed(source, pure=False, traverse=False)
+    task = delayed(_draw_and_write, pure=False)
+    with of_dask(progress, "drawing"):
+        compute(  # type: ignore[no-untyped-call]
+            *(task(shared, run, variable, region) for region in missing)
+        )
     counts = [_read_json(_marker(run, region)) or {} for region in regions]
     _publish(run, finish(counts))
 
 
 def _begin(run: Run, template: xr.Dataset, variable: str) -> None:
     """Make the working folder: metadata and coordinates, no chunk of the variable."""
-    import zarr
     from zarr.codecs import ZstdCodec
 
     run.working.mkdir(parents=True, exist_ok=True)
-    _write_json(run.working / "run.json", run.to_json())
+    _write_json(run.working / "run.json", {"run": run.to_json(), "notes": dict(run.notes)})
     chunks = (*run.chunks, *template[variable].shape[2:])
     encoding = {variable: {"chunks": chunks, "compressors": (ZstdCodec(level=ZSTD_LEVEL),)}}
     with warnings.catch_warnings():
@@ -262,7 +220,6 @@ def _begin(run: Run, template: xr.Dataset, variable: str) -> None:
             run.array, mode="w", compute=False, consolidated=False, zarr_format=3,
             encoding=encoding,
         )  # fmt: skip
-    zarr.open_group(run.array, mode="r")
     run.regions.mkdir(exist_ok=True)
 
 
@@ -271,16 +228,6 @@ def _unstable() -> type[Warning]:
 
     found = getattr(errors, "UnstableSpecificationWarning", FutureWarning)
     return found if isinstance(found, type) and issubclass(found, Warning) else FutureWarning
-
-
-def _regions(chunks: tuple[int, int], shape: Sequence[int]) -> Iterator[Region]:
-    starts = product(range(0, shape[0], chunks[0]), range(0, shape[1], chunks[1]))
-    for number, (r, s) in enumerate(starts):
-        yield Region(
-            number,
-            realizations=(r, min(r + chunks[0], shape[0])),
-            samples=(s, min(s + chunks[1], shape[1])),
-        )
 
 
 def _marker(run: Run, region: Region) -> Path:
@@ -293,20 +240,9 @@ def _draw_and_write(source: Source, run: Run, variable: str, region: Region) -> 
 
     values, counts = source.draw_region(region)
     # Dry chunks are written too: a chunk that is not there means one that is not done.
-    array = zarr.open_array(
-        run.array / variable, mode="r+", config={"write_empty_chunks": True}
-    )
+    array = zarr.open_array(run.array / variable, mode="r+", config={"write_empty_chunks": True})
     array[slice(*region.realizations), slice(*region.samples)] = values
     _write_json(_marker(run, region), counts)
-
-
-def _bar(progress: bool) -> AbstractContextManager[Any]:
-    if not progress or not sys.stderr.isatty():
-        return nullcontext()
-    from dask.diagnostics import ProgressBar
-
-    bar: AbstractContextManager[Any] = ProgressBar(minimum=1.0, out=sys.stderr)
-    return bar
 
 
 def _publish(run: Run, attributes: Mapping[str, Any]) -> None:
@@ -318,7 +254,7 @@ def _publish(run: Run, attributes: Mapping[str, Any]) -> None:
         shutil.rmtree(run.path)
     else:
         run.path.unlink(missing_ok=True)
-    os.replace(run.array, run.path)
+    run.array.replace(run.path)
     shutil.rmtree(run.working)
 
 
@@ -343,4 +279,5 @@ def open_store(path: str | os.PathLike[str]) -> xr.Dataset:
                 else "Check the path.",
             )
         )
-    return xr.open_zarr(path, consolidated=False, chunks={})
+    opened: xr.Dataset = xr.open_zarr(path, consolidated=False, chunks={})
+    return opened

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from queue import Queue
 
@@ -80,6 +80,15 @@ class Batch:
             None if self.x is None else self.x[index],
             self.mask[index],
         )
+
+    def packed(self) -> Batch:
+        """Lay the maps out as convolutions want them: channels last, without gaps."""
+
+        def pack(maps: Tensor) -> Tensor:
+            return maps.contiguous(memory_format=torch.channels_last)
+
+        x = None if self.x is None else pack(self.x)
+        return replace(self, c=pack(self.c), x=x, mask=self.mask.contiguous())
 
     def to(self, device: torch.device) -> Batch:
         """Move to a device."""
@@ -181,7 +190,7 @@ class Batches:
         if not self.lazy and self.nbytes < KEEP_BYTES:
             self._kept = self.load(slice(None))
 
-    def shuffled(self, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    def shuffled(self, size: int, rng: np.random.Generator) -> Generator[Batch]:
         """Batches of ``size`` in random order, without end.
 
         Data in memory is shuffled as a whole. Lazy data is read in contiguous blocks, several of
@@ -211,7 +220,7 @@ class Batches:
                         ready.put(_join(blocks))
                         if done.is_set():
                             return
-                except BaseException as problem:  # handed over: the consumer raises it
+                except BaseException as problem:  # noqa: BLE001  # handed over: the consumer raises it
                     ready.put(problem)
                     return
 
@@ -242,9 +251,7 @@ class Batches:
             if source is None or goal is None:
                 source = goal = None
             axes.append(
-                torch.from_numpy(
-                    stretch_weights(source, self.prepared.sizes[dim], goal, size)
-                )
+                torch.from_numpy(stretch_weights(source, self.prepared.sizes[dim], goal, size))
             )
         return axes[0], axes[1]
 

@@ -69,9 +69,7 @@ class Record:
         return 0.0 if place == 0 else float(min(edges[min(place, BINS - 1) + 1], self.maximum))
 
     @classmethod
-    def of(
-        cls, blocks: Iterable[NDArray[Any]], *, units: str, wet_threshold: float
-    ) -> Record:
+    def of(cls, blocks: Iterable[NDArray[Any]], *, units: str, wet_threshold: float) -> Record:
         """Read blocks of physical values (any shape, samples first, NaN = masked) in one pass."""
         edges = bin_edges(wet_threshold)
         counts = np.zeros(BINS, np.int64)

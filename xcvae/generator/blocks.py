@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ContextEncoder", "Modulation", "ResidualBlock", "halve", "double"]
+__all__ = ["ContextEncoder", "Modulation", "ResidualBlock", "double", "halve"]
 
 
 def halve(maps: Tensor) -> Tensor:
@@ -34,7 +34,8 @@ class Modulation(nn.Module):
 
     def forward(self, maps: Tensor, context: Tensor) -> Tensor:
         scale, shift = self.linear(context)[..., None, None].chunk(2, dim=1)
-        return maps * (1 + scale) + shift
+        out: Tensor = maps * (1 + scale) + shift
+        return out
 
 
 class ResidualBlock(nn.Module):
@@ -54,7 +55,8 @@ class ResidualBlock(nn.Module):
             nn.init.zeros_(self.second.bias)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return maps + self.second(F.silu(self.first(F.silu(maps))))
+        out: Tensor = maps + self.second(F.silu(self.first(F.silu(maps))))
+        return out
 
 
 class ContextEncoder(nn.Module):

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +94,9 @@ class Drawn:
 class Level(nn.Module):
     """One rung: prior, posterior, the latent's way into the state, and residual blocks."""
 
-    def __init__(self, channels: int, features: int, latents: int, blocks: int, context: int):
+    def __init__(
+        self, channels: int, features: int, latents: int, blocks: int, context: int
+    ) -> None:
         super().__init__()
         self.prior = nn.Conv2d(channels, 2 * latents, 1)
         self.mix = nn.Conv2d(channels + features, channels, 3, padding=1)
@@ -118,6 +122,12 @@ class Level(nn.Module):
             (prior.log_sigma + log_sigma).clamp(*LOG_SIGMA_RANGE),
         )
 
+    def modulate(self, h: Tensor, vector: Tensor | None) -> Tensor:
+        if self.modulation is None or vector is None:
+            return h
+        out: Tensor = self.modulation(h, vector)
+        return out
+
     def refine(self, h: Tensor, z: Tensor) -> Tensor:
         out: Tensor = self.blocks(h + self.inject(z))
         return out
@@ -137,9 +147,7 @@ class Pyramid(nn.Module):
         self.blocks = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(c) for _ in range(blocks))) for c in fine_first[1:]
         )
-        self.widen = nn.ModuleList(
-            nn.Conv2d(a, b, 1) for a, b in zip(fine_first, fine_first[1:], strict=False)
-        )
+        self.widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(fine_first))
 
     def forward(self, maps: Tensor) -> list[Tensor]:
         features: list[Tensor] = [self.stem(maps)]
@@ -180,7 +188,6 @@ class Ladder(nn.Module):
     ) -> None:
         super().__init__()
         self.base = base
-        self.levels_count = len(channels)
         self.encode_condition = Pyramid(conditions + 1, channels, 1)
         self.encode_target = Pyramid(conditions + 2, channels, 1)
         self.encode_context = ContextEncoder(pooled, context) if pooled else None
@@ -188,18 +195,16 @@ class Ladder(nn.Module):
         self.levels = nn.ModuleList(
             Level(c, c, z, blocks, size) for c, z in zip(channels, latents, strict=True)
         )
-        self.narrow = nn.ModuleList(
-            nn.Conv2d(a, b, 1) for a, b in zip(channels, channels[1:], strict=False)
-        )
+        self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))
         self.head = nn.Conv2d(channels[-1], 1, 3, padding=1)
         nn.init.zeros_(self.head.weight)
-        self.latents = tuple(latents)
 
     def forward(
         self,
         c: Tensor,
         pooled: Tensor | None,
         noise: Sequence[Tensor],
+        *,
         x: Tensor | None = None,
         freed: Sequence[float] | None = None,
         temperature: float = 1.0,
@@ -221,27 +226,53 @@ class Ladder(nn.Module):
         temperature
             Scales the sigma that the deviates are multiplied with.
         """
-        ones = torch.ones_like(c[:, :1])  # lets convolutions see where the domain ends
-        c = torch.cat([c, ones], dim=1)
-        guides = self.encode_condition(c)
+        c = with_edges(c)
+        guides, vector = self._guides(c, pooled)
         features = None if x is None else self.encode_target(torch.cat([c, x], dim=1))
-        vector = self.encode_context(pooled) if self.encode_context is not None else None
         posteriors, priors = [], []
         h = guides[0]
-        for index, level in enumerate(self.levels):
-            if level.modulation is not None and vector is not None:
-                h = level.modulation(h, vector)
+        for index, level in enumerate(self._rungs()):
+            h = level.modulate(h, vector)
             q = p = level.prior_of(h)
             if features is not None:
                 q = level.posterior_of(h, features[index], p)
                 posteriors.append(q)
             priors.append(p)
-            source = q.towards(p, freed[index]) if freed is not None else q
+            source = q if freed is None else q.towards(p, freed[index])
             h = level.refine(h, source.sample(noise[index], temperature))
-            if index + 1 < self.levels_count:
-                guide = guides[index + 1]
-                h = double(self.narrow[index](h), (guide.shape[-2], guide.shape[-1])) + guide
-        output = self.head(h)
-        if self.base is not None:
-            output = output + c[:, self.base : self.base + 1]
-        return Drawn(output, posteriors, priors)
+            h = self._climb(h, index, guides)
+        return Drawn(self._finish(h, c), posteriors, priors)
+
+    def decode(self, c: Tensor, pooled: Tensor | None, latents: Sequence[Tensor]) -> Tensor:
+        """Decode given latents (coarsest first) instead of drawing them; (batch, 1, y, x)."""
+        c = with_edges(c)
+        guides, vector = self._guides(c, pooled)
+        h = guides[0]
+        for index, level in enumerate(self._rungs()):
+            h = level.refine(level.modulate(h, vector), latents[index])
+            h = self._climb(h, index, guides)
+        return self._finish(h, c)
+
+    def _rungs(self) -> list[Level]:
+        return cast(list[Level], list(self.levels))
+
+    def _guides(self, c: Tensor, pooled: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        vector = None
+        if self.encode_context is not None and pooled is not None:
+            vector = self.encode_context(pooled)
+        return self.encode_condition(c), vector
+
+    def _climb(self, h: Tensor, index: int, guides: list[Tensor]) -> Tensor:
+        if index + 1 == len(self.levels):
+            return h
+        guide = guides[index + 1]
+        return double(self.narrow[index](h), (guide.shape[-2], guide.shape[-1])) + guide
+
+    def _finish(self, h: Tensor, c: Tensor) -> Tensor:
+        output: Tensor = self.head(h)
+        return output if self.base is None else output + c[:, self.base : self.base + 1]
+
+
+def with_edges(c: Tensor) -> Tensor:
+    """Add a map of ones, so that zero-padded convolutions see where the domain ends."""
+    return torch.cat([c, c.new_ones(c.shape[0], 1, *c.shape[2:])], dim=1)

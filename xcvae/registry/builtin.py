@@ -20,10 +20,11 @@ POSTPROCESSORS: dict[str, type | str] = {
 }
 METRICS: dict[str, type | str] = {
     "crps": "xcvae.metrics.ensemble:CRPS",
+    "crps_skill": "xcvae.metrics.ensemble:CRPSSkill",
     "energy_score": "xcvae.metrics.ensemble:EnergyScore",
     "mae": "xcvae.metrics.ensemble:MAE",
-    "spread_skill": "xcvae.metrics.ensemble:SpreadSkill",
-    "rank_deviation": "xcvae.metrics.ensemble:RankDeviation",
+    "spread_skill": "xcvae.metrics.calibration:SpreadSkill",
+    "rank_deviation": "xcvae.metrics.calibration:RankDeviation",
     "spectral_distance": "xcvae.metrics.spatial:SpectralDistance",
     "spatial_correlation": "xcvae.metrics.spatial:SpatialCorrelation",
     "diversity": "xcvae.metrics.spatial:Diversity",

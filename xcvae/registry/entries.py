@@ -76,11 +76,13 @@ def _check_entry(label: str, name: object, target: object) -> None:
 
 
 def check_kind(kind: object) -> None:
+    """Raise ComponentError, naming the nearest kind, unless this is one."""
     if kind not in KINDS:
         raise ComponentError(f"unknown kind of component '{kind}'. {nearest(str(kind), KINDS)}")
 
 
 def clash_text(first: Entry, second: Entry) -> str:
+    """Say that two packages claim one name."""
     return (
         f"{first.kind} '{first.name}' is claimed by two packages: {first.owner} and "
         f"{second.owner}. Uninstall one of them, or rename one of the components."
@@ -88,15 +90,17 @@ def clash_text(first: Entry, second: Entry) -> str:
 
 
 def imported(module: str, label: str) -> Any:
+    """Import a module; whatever goes wrong becomes a ComponentError about `label`."""
     try:
         return importlib.import_module(module)
-    except Exception as error:  # foreign code may fail in any way on import; say whose it is
+    except Exception as error:  # foreign code fails in any way it likes
         raise ComponentError(
             f"{label}: the module {module} cannot be imported ({type(error).__name__}: {error})."
         ) from error
 
 
 def version_of(package: str) -> str | None:
+    """Return the version of an installed distribution, None if it is not one."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -212,7 +212,7 @@ class Registry:
             label = f"{name} ({package})" if taken else name
             try:
                 entries = self._collect(point.load(), label, package, version)
-            except Exception as error:  # a plugin may fail in any way; the others must go on
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others must go on
                 self.broken[label] = f"{package} {version}: {type(error).__name__}: {error}"
                 continue
             for entry in entries:

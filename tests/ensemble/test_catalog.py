@@ -1,0 +1,186 @@
+"""Catalogs are plain intake: whoever opens them needs neither xcvae nor torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae.ensemble import catalog
+from xcvae.errors import CatalogError
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A small Zarr store, as far as the catalog is concerned an ensemble."""
+    return make_store(tmp_path / "project" / "ens.zarr")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "project" / "catalogs" / "run.yaml"
+
+
+def make_store(where, value=1.0):
+    rain = xr.DataArray(
+        np.full((2, 3, 4, 5), value, "float32"),
+        dims=("realization", "time", "y", "x"),
+        attrs={"units": "mm h-1"},
+    )
+    rain.to_dataset(name="pr").to_zarr(where, consolidated=False, zarr_format=3)
+    return where
+
+
+def test_an_entry_is_read_back_lazily_with_its_metadata(path, store):
+    catalog.append(path, "prior", store, {"seed": 1, "dims": ["realization", "time"]})
+    opened = catalog.open_entry(path, "prior")
+    assert opened.pr.chunks is not None
+    assert float(opened.pr.mean()) == 1.0
+    assert catalog.names(path) == ["prior"]
+    assert catalog.metadata_of(path, "prior") == {"seed": 1, "dims": ["realization", "time"]}
+
+
+def test_numpy_scalars_do_not_break_the_file(path, store):
+    said = {"score": np.float32(0.5), "seed": np.int64(3), "list": np.arange(2), "ok": np.True_}
+    catalog.append(path, "prior", store, said)
+    assert catalog.metadata_of(path, "prior") == {
+        "score": 0.5, "seed": 3, "list": [0, 1], "ok": True,
+    }  # fmt: skip
+
+
+def test_the_file_holds_no_absolute_path(path, store, tmp_path):
+    catalog.append(path, "a", store, {})
+    catalog.append(path, "b", make_store(tmp_path / "project" / "b.zarr"), {})
+    catalog.open_entry(path, "a")
+    catalog.annotate(path, "a", {"crps": 0.2})
+    assert str(tmp_path) not in path.read_text()
+    assert "{CATALOG_DIR}/../ens.zarr" in path.read_text()
+
+
+READER = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("xcvae", "torch"):
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Blocked())
+import intake
+opened = intake.open_catalog(sys.argv[1])["prior"].read()
+assert opened.pr.chunks is not None, "not lazy"
+assert "xcvae" not in sys.modules and "torch" not in sys.modules
+print(float(opened.pr.sum()), opened.pr.attrs["units"])
+"""
+
+
+def read_elsewhere(path, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", READER, str(path)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_it_opens_without_xcvae_and_torch_and_after_the_folder_moved(path, store, tmp_path):
+    catalog.append(path, "prior", store, {"seed": 1})
+    assert read_elsewhere(path, tmp_path) == ["120.0", "mm", "h-1"]
+    moved = (tmp_path / "project").rename(tmp_path / "moved here")
+    assert read_elsewhere(moved / "catalogs" / "run.yaml", tmp_path) == ["120.0", "mm", "h-1"]
+
+
+def test_a_used_name_is_refused_and_the_entry_stays(path, store, tmp_path):
+    catalog.append(path, "prior", store, {"seed": 1})
+    other = make_store(tmp_path / "project" / "other.zarr", 2.0)
+    with pytest.raises(CatalogError, match=r"name 'prior'.*\.\./ens\.zarr"):
+        catalog.append(path, "prior", other, {"seed": 2})
+    with pytest.raises(CatalogError, match="name 'prior'"):
+        catalog.check_name(path, "prior", other)
+    assert catalog.metadata_of(path, "prior") == {"seed": 1}
+
+
+def test_the_same_store_may_be_listed_again_under_its_name(path, store):
+    catalog.append(path, "prior", store, {"seed": 1})
+    catalog.append(path, "prior", store, {"seed": 2})
+    assert catalog.metadata_of(path, "prior") == {"seed": 2}
+
+
+def test_overwriting_replaces_the_entry_and_leaves_nothing_of_the_old_one(path, store, tmp_path):
+    catalog.append(path, "prior", store, {"seed": 1})
+    other = make_store(tmp_path / "project" / "other.zarr", 2.0)
+    catalog.append(path, "prior", other, {"seed": 2}, overwrite=True)
+    assert float(catalog.open_entry(path, "prior").pr.mean()) == 2.0
+    assert "ens.zarr" not in path.read_text()
+
+
+def test_two_names_for_one_store_survive_the_overwriting_of_one(path, store, tmp_path):
+    catalog.append(path, "a", store, {})
+    catalog.append(path, "b", store, {})
+    other = make_store(tmp_path / "project" / "other.zarr", 2.0)
+    catalog.append(path, "a", other, {}, overwrite=True)
+    assert float(catalog.open_entry(path, "a").pr.mean()) == 2.0
+    assert float(catalog.open_entry(path, "b").pr.mean()) == 1.0
+
+
+def test_concurrent_appends_are_all_kept(path, store):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: catalog.append(path, f"run{i}", store, {"i": i}), range(12)))
+    assert catalog.names(path) == sorted(f"run{i}" for i in range(12))
+    assert catalog.metadata_of(path, "run7") == {"i": 7}
+
+
+def test_scores_are_added_to_an_entry(path, store):
+    catalog.append(path, "prior", store, {"seed": 1})
+    catalog.annotate(path, "prior", {"crps": np.float64(0.25)})
+    catalog.annotate(path, "prior", {"diversity": 0.2})
+    assert catalog.metadata_of(path, "prior") == {
+        "seed": 1, "scores": {"crps": 0.25, "diversity": 0.2},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "data(x)", "{x}", "two words", "-x"])
+def test_names_that_intake_would_misread_are_refused(path, store, name):
+    with pytest.raises(CatalogError, match="letters, digits"):
+        catalog.append(path, name, store, {})
+
+
+def test_braces_in_the_path_of_a_store_are_refused(path, tmp_path):
+    with pytest.raises(CatalogError, match="without braces"):
+        catalog.append(path, "prior", make_store(tmp_path / "project" / "{x}.zarr"), {})
+
+
+def test_what_is_not_finished_cannot_be_listed(path, tmp_path):
+    with pytest.raises(CatalogError, match=r"no zarr\.json in it"):
+        catalog.append(path, "prior", tmp_path / "nothing.zarr", {})
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", ["", "version: 1\nsources: {}\n", "{{{", "- a\n- b\n"])
+def test_a_file_that_is_no_catalog_is_refused_and_kept(path, store, content):
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(CatalogError, match="intake 2 catalog"):
+        catalog.append(path, "prior", store, {})
+    assert path.read_text() == content
+
+
+def test_a_missing_entry_names_the_nearest(path, store):
+    catalog.append(path, "prior64", store, {})
+    with pytest.raises(CatalogError, match="Did you mean 'prior64'"):
+        catalog.open_entry(path, "prior46")
+    with pytest.raises(CatalogError, match="Did you mean 'prior64'"):
+        catalog.annotate(path, "prior46", {})
+    with pytest.raises(CatalogError, match="intake 2 catalog"):
+        catalog.names(path.with_name("other.yaml"))
+
+
+def test_an_entry_whose_store_is_gone_says_so(path, store):
+    catalog.append(path, "prior", store, {})
+    store.rename(store.with_name("gone.zarr"))
+    with pytest.raises(CatalogError, match="moved without the catalog"):
+        catalog.open_entry(path, "prior")

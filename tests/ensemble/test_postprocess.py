@@ -1,0 +1,197 @@
+"""Thresholds and caps act on physical values only, and keep an account."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae import tutorial
+from xcvae.ensemble.chain import Removed, apply_chain, build_chain, describe_chain, rehearse
+from xcvae.ensemble.postprocess import Clip, Context, NotPhysicalError, Threshold
+from xcvae.errors import ComponentError, ConfigError, UnitsError
+from xcvae.fields.spec import DataSpec, describe
+from xcvae.registry import Component
+
+
+@pytest.fixture(scope="module")
+def spec() -> DataSpec:
+    ds = tutorial.open_dataset("radklim").isel(time=slice(0, 3))
+    return describe(ds, target="pr", conditions=["pr_coarse"])
+
+
+@pytest.fixture
+def context(spec):
+    return Context(spec, "prior")
+
+
+def field(values, units="mm h-1", dtype="float32"):
+    maps = np.array(values, dtype).reshape(1, 1, 1, -1)
+    attrs = {} if units is None else {"units": units, "standard_name": "rainfall_rate"}
+    return xr.DataArray(maps, dims=("realization", "time", "y", "x"), name="pr", attrs=attrs)
+
+
+def test_threshold_zeroes_what_is_below_and_keeps_the_rest(context):
+    before = field([0.0, 0.05, 0.1, 0.2, np.nan])
+    after = Threshold("0.1 mm h-1")(before, context)
+    np.testing.assert_array_equal(
+        after.values.ravel(), np.array([0, 0, 0.1, 0.2, np.nan], "float32")
+    )
+    assert after.dtype == "float32"
+    assert after.attrs == before.attrs
+
+
+@pytest.mark.parametrize(
+    ("units", "factor"), [("mm h-1", 1.0), ("mm/day", 24.0), ("kg m-2 s-1", 1 / 3600)]
+)
+def test_the_same_threshold_means_the_same_rain_in_any_units(context, units, factor):
+    rain = np.array([0.05, 0.09, 0.11, 5.0])
+    after = Threshold("0.1 mm h-1")(field(rain * factor, units, "float64"), context)
+    np.testing.assert_array_equal(after.values.ravel() > 0, [False, False, True, True])
+
+
+def test_a_number_is_in_the_units_of_the_field(context):
+    after = Threshold(2.4)(field([2.3, 2.5], "mm/day"), context)
+    np.testing.assert_array_equal(after.values.ravel() > 0, [False, True])
+
+
+def test_clip_caps_and_lifts_and_keeps_nan(context):
+    clip = Clip(maximum="48 mm/day", minimum="0.1 mm h-1")
+    after = clip(field([0.0, 1.0, 2.5, np.nan]), context)
+    np.testing.assert_allclose(after.values.ravel(), [0.1, 1.0, 2.0, np.nan], rtol=1e-6)
+    assert after.dtype == "float32"
+    assert after.attrs["units"] == "mm h-1"
+
+
+def test_clip_refuses_a_minimum_above_its_maximum(context):
+    with pytest.raises(ComponentError, match=r"minimum.*at most the maximum, 1 mm h-1"):
+        Clip(maximum="24 mm/day", minimum="2 mm h-1")(field([1.0]), context)
+
+
+@pytest.mark.parametrize("make", [np.asarray, list])
+def test_bare_values_are_refused_as_a_type_error_that_says_why(context, make):
+    bare = make(np.array([0.05, 1.0]))
+    with pytest.raises(TypeError, match=r"DataArray with physical values and units, got"):
+        Threshold(0.1)(bare, context)
+    with pytest.raises(NotPhysicalError):
+        apply_chain(bare, [], context)
+
+
+def test_a_tensor_is_refused(context):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match="got Tensor"):
+        Threshold(0.1)(torch.zeros(3), context)
+
+
+def test_a_field_without_units_is_refused(context):
+    with pytest.raises(UnitsError, match=r"pr: expected an attribute 'units'"):
+        Threshold("0.1 mm h-1")(field([1.0], None), context)
+
+
+def test_units_that_do_not_convert_are_refused_and_both_named(context):
+    with pytest.raises(UnitsError, match=r"'mm h-1', got 'K'"):
+        Threshold("280 K")(field([1.0]), context)
+
+
+def test_a_threshold_without_units_in_a_text_is_refused(context):
+    with pytest.raises(ConfigError, match="Write the number first"):
+        Threshold("a little")(field([1.0]), context)
+
+
+def test_the_chain_counts_what_each_removed(context):
+    before = field([0.05, 0.05, 0.0, 1.0, 3.0, np.nan])
+    chain = (Threshold("0.1 mm h-1"), Clip(maximum="2 mm h-1"))
+    after, (dry, capped) = apply_chain(before, chain, context)
+    np.testing.assert_array_equal(
+        after.values.ravel(), np.array([0, 0, 0, 1, 2, np.nan], "float32")
+    )
+    assert (dry.pixels, dry.of_pixels) == (2, 5)
+    assert dry.mass == pytest.approx(0.1, rel=1e-6)
+    assert dry.of_mass == pytest.approx(4.1, rel=1e-6)
+    assert (capped.pixels, capped.mass, capped.of_mass) == (1, 1.0, 4.0)
+    assert capped.to_json() == {
+        "pixels": 1, "pixels_share": 0.2, "mass": 1.0, "mass_share": 0.25,
+    }  # fmt: skip
+
+
+def test_counts_of_blocks_add_up_to_those_of_the_whole(context):
+    values = np.random.default_rng(0).gamma(0.3, 1.0, 400).astype("float32")
+    chain = (Threshold("0.1 mm h-1"),)
+    _, (whole,) = apply_chain(field(values), chain, context)
+    parts = [apply_chain(field(part), chain, context)[1][0] for part in np.split(values, 5)]
+    total = sum(parts, start=Removed())
+    assert (total.pixels, total.of_pixels) == (whole.pixels, whole.of_pixels)
+    assert total.mass == pytest.approx(whole.mass)
+    assert total.of_mass == pytest.approx(whole.of_mass)
+
+
+def test_nothing_removed_from_nothing_is_a_share_of_zero():
+    assert Removed().to_json()["mass_share"] == 0.0
+
+
+def test_the_default_is_a_threshold_at_the_drizzle_threshold_of_the_data(spec):
+    (default,) = build_chain(None, spec)
+    assert default == Threshold("0.1 mm h-1")
+    assert build_chain([], spec) == ()
+
+
+def test_the_default_means_0_1_mm_per_day_for_daily_data_in_si_units(spec, context):
+    daily = replace(spec, units="kg m-2 s-1", drizzle_threshold=0.1 / 86400)
+    (default,) = build_chain(None, daily)
+    after = default(field(np.array([0.09, 0.11]) / 86400, "kg m-2 s-1", "float64"), context)
+    np.testing.assert_array_equal(after.values.ravel() > 0, [False, True])
+
+
+def test_components_are_names_dicts_or_instances(spec):
+    asked = [{"name": "threshold", "value": "0.5 mm/day"}, Clip(maximum=100.0)]
+    assert build_chain(asked, spec) == (Threshold("0.5 mm/day"), Clip(maximum=100.0))
+    assert build_chain({"name": "threshold", "value": 0.2}, spec) == (Threshold(0.2),)
+
+
+def test_a_wrong_parameter_is_named_with_the_nearest(spec):
+    with pytest.raises(ComponentError, match=r"'valeu'.*Did you mean 'value'"):
+        build_chain([{"name": "threshold", "valeu": 0.1}], spec)
+
+
+def test_descriptions_are_json_and_tell_what_was_removed(spec, context):
+    chain = build_chain(None, spec)
+    _, removed = apply_chain(field([0.05, 1.0]), chain, context)
+    (told,) = json.loads(json.dumps(describe_chain(chain, removed)))
+    assert told["name"] == "threshold"
+    assert told["value"] == "0.1 mm h-1"
+    assert told["removed"]["pixels"] == 1
+    (unknown,) = describe_chain(chain, None)
+    assert unknown["removed"] is None
+
+
+@dataclass(frozen=True)
+class ForgetsUnits(Component):
+    def __call__(self, field: xr.DataArray, context: Context) -> xr.DataArray:
+        return field.drop_attrs() * 2.0
+
+
+@dataclass(frozen=True)
+class ReturnsValues(Component):
+    def __call__(self, field: xr.DataArray, context: Context) -> np.ndarray:
+        return field.values
+
+
+@pytest.mark.parametrize(("broken", "got"), [(ForgetsUnits(), "None"), (ReturnsValues(), "nd")])
+def test_a_post_processor_that_loses_the_meaning_of_values_is_named(spec, context, broken, got):
+    with pytest.raises(ComponentError, match=f"{type(broken).__name__}.*got .*{got}"):
+        rehearse(build_chain([broken], spec), context, (4, 5))
+
+
+def test_the_rehearsal_finds_units_that_do_not_convert(spec, context):
+    with pytest.raises(UnitsError, match="280"):
+        rehearse((Threshold("280 K"),), context, (4, 5))
+
+
+def test_lazy_fields_stay_lazy(context):
+    lazy = field([0.05, 1.0]).chunk({"x": 1})
+    after = Clip(maximum="0.5 mm h-1")(Threshold("0.1 mm h-1")(lazy, context), context)
+    assert after.chunks is not None
+    np.testing.assert_array_equal(after.values.ravel(), np.array([0, 0.5], "float32"))

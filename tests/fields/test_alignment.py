@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xcvae.errors import DataError
+from xcvae.fields.alignment import (
+    Axis,
+    axis_of,
+    covers,
+    in_frame_of,
+    share_outside,
+    stretch_weights,
+)
+
+steps = st.lists(st.floats(0.1, 5.0), min_size=2, max_size=20)
+flips = st.booleans()
+
+
+def axis(gaps: list[float], flip: bool) -> np.ndarray:
+    centres = np.cumsum(gaps)
+    return centres[::-1].copy() if flip else centres
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps, steps, flips, flips)
+def test_rows_sum_to_one_and_weights_are_not_negative(
+    source: list[float], target: list[float], flip: bool, turn: bool
+) -> None:
+    s, t = axis(source, flip), axis(target, turn)
+    weights = stretch_weights(s, len(s), t, len(t))
+    assert weights.shape == (len(t), len(s))
+    assert weights.dtype == np.float32
+    assert (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps, steps, flips, flips, st.floats(-3, 3), st.floats(-3, 3))
+def test_a_linear_function_is_reproduced_inside_and_kept_outside(
+    source: list[float], target: list[float], flip: bool, turn: bool, a: float, b: float
+) -> None:
+    s, t = axis(source, flip), axis(target, turn)
+    stretched = stretch_weights(s, len(s), t, len(t)) @ (a + b * s)
+    expected = a + b * np.clip(t, s.min(), s.max())
+    np.testing.assert_allclose(stretched, expected, atol=1e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 40))
+def test_edge_to_edge_keeps_the_middle_and_mirrors(n_source: int, n_target: int) -> None:
+    weights = stretch_weights(None, n_source, None, n_target)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-6)
+
+
+def test_none_on_one_side_is_edge_to_edge() -> None:
+    both = stretch_weights(None, 3, None, 6)
+    np.testing.assert_array_equal(stretch_weights(np.arange(3.0), 3, None, 6), both)
+    np.testing.assert_array_equal(stretch_weights(None, 3, np.arange(6.0), 6), both)
+
+
+def test_opposite_directions_are_turned() -> None:
+    up = stretch_weights(np.array([0.0, 1, 2]), 3, np.array([0.5, 1.5]), 2)
+    down = stretch_weights(np.array([2.0, 1, 0]), 3, np.array([0.5, 1.5]), 2)
+    np.testing.assert_allclose(down, up[:, ::-1])
+
+
+def test_a_single_source_cell_is_spread() -> None:
+    np.testing.assert_array_equal(stretch_weights(np.array([7.0]), 1, np.arange(4.0), 4), 1)
+
+
+def test_coordinates_of_the_wrong_length_are_refused() -> None:
+    with pytest.raises(DataError, match="3 source and 4 target"):
+        stretch_weights(np.arange(2.0), 3, np.arange(4.0), 4)
+
+
+@pytest.mark.parametrize(
+    ("dim", "attrs", "kind"),
+    [
+        ("lat", {}, "latitude"),
+        ("Longitude", {}, "longitude"),
+        ("lon_gcm", {}, "longitude"),
+        ("rlat", {"units": "degrees"}, "rotated"),
+        ("y", {"standard_name": "grid_latitude", "units": "degrees"}, "rotated"),
+        ("y", {"units": "degrees_north"}, "latitude"),
+        ("y", {"units": "km"}, "length"),
+        ("y", {"standard_name": "projection_y_coordinate", "units": "m"}, "length"),
+        ("y", {"units": "rad"}, "rad"),
+        ("y", {}, "plain"),
+    ],
+)
+def test_the_kind_of_an_axis(dim: str, attrs: dict[str, str], kind: str) -> None:
+    assert axis_of(dim, np.array([2.0, 4.0]), attrs).kind == kind
+
+
+def test_an_index_without_units_is_no_coordinate() -> None:
+    assert axis_of("y", np.arange(5.0), {}) == Axis("none", None)
+    assert axis_of("y", np.arange(5.0), {"units": "km"}).values is not None
+
+
+@pytest.mark.parametrize("values", [[0.0, 2, 1], [0.0, 0, 1], [0.0, np.nan, 1]])
+def test_unordered_coordinates_are_refused(values: list[float]) -> None:
+    with pytest.raises(DataError, match="y: expected a coordinate that rises or falls"):
+        axis_of("y", np.array(values), {})
+
+
+def test_lengths_are_compared_in_the_units_of_the_target() -> None:
+    km = axis_of("y_coarse", np.array([6.0, 18]), {"units": "km"})
+    m = axis_of("y", np.array([500.0, 1500]), {"units": "m"})
+    np.testing.assert_allclose(in_frame_of(km, m), [6000, 18000])
+    assert m.spacing == pytest.approx(1000)
+    assert km.spacing == pytest.approx(12000)
+
+
+def test_longitudes_are_moved_by_whole_turns() -> None:
+    east = axis_of("lon", np.array([275.0, 280.0, 285.0]), {})
+    west = axis_of("lon", np.array([-82.0, -81.0]), {})
+    np.testing.assert_allclose(in_frame_of(east, west), [-85, -80, -75])
+
+
+def test_other_kinds_have_no_common_frame() -> None:
+    lat = axis_of("lat", np.array([30.0, 31]), {})
+    y = axis_of("y", np.array([30.0, 31]), {"units": "km"})
+    assert in_frame_of(lat, y) is None
+    assert in_frame_of(axis_of("y", None, {}), y) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ([6.0, 18.0], True),  # cells edge to edge with the target, 0 to 24
+        ([18.0, 6.0], True),
+        ([9.0, 21.0], True),  # three short at one end: within half a cell
+        ([13.0, 25.0], False),
+        ([6.0, 10.0], False),
+        ([12.0], True),  # the extent of one cell is not known
+    ],
+)
+def test_coverage_has_half_a_cell_of_slack(source: list[float], expected: bool) -> None:
+    assert covers(np.array(source), np.arange(24) + 0.5) is expected
+
+
+def test_share_outside_counts_cells_not_rows() -> None:
+    target = np.arange(24) + 0.5
+    inside, wide = np.array([6.0, 18.0]), np.array([-6.0, 6.0, 18.0, 30.0])
+    assert share_outside([inside, inside], [target, target]) == 0
+    assert share_outside([wide, wide], [target, target]) == pytest.approx(0.75)

@@ -1,0 +1,79 @@
+"""xcvae: generative ensembles of rain fields, in xarray.
+
+The verbs `train`, `sample`, `evaluate`, `diagnose` and `augment` take a Dataset first; the same
+verbs are methods of the accessor ``ds.cvae``. Everything is imported on first use, so that
+``import xcvae`` costs next to nothing and loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import xcvae.accessor  # noqa: F401  registers ds.cvae
+
+if TYPE_CHECKING:
+    from xcvae import errors, plugins, tutorial
+    from xcvae.ensemble.augmentation import augment
+    from xcvae.ensemble.sampling import sample
+    from xcvae.fields.selection import heavy
+    from xcvae.generator.model import Model
+    from xcvae.generator.modelfile import load
+    from xcvae.generator.training import train
+    from xcvae.registry.hookspecs import hookimpl
+    from xcvae.verify.diagnosis import Diagnosis, diagnose
+    from xcvae.verify.scorecard import evaluate
+
+    __version__: str
+
+__all__ = [
+    "Diagnosis",
+    "Model",
+    "__version__",
+    "augment",
+    "diagnose",
+    "errors",
+    "evaluate",
+    "heavy",
+    "hookimpl",
+    "load",
+    "plugins",
+    "sample",
+    "train",
+    "tutorial",
+]
+
+_HOMES = {
+    "Diagnosis": "xcvae.verify.diagnosis",
+    "Model": "xcvae.generator.model",
+    "augment": "xcvae.ensemble.augmentation",
+    "diagnose": "xcvae.verify.diagnosis",
+    "evaluate": "xcvae.verify.scorecard",
+    "heavy": "xcvae.fields.selection",
+    "hookimpl": "xcvae.registry.hookspecs",
+    "load": "xcvae.generator.modelfile",
+    "sample": "xcvae.ensemble.sampling",
+    "train": "xcvae.generator.training",
+}
+_MODULES = ("errors", "plugins", "tutorial")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("xcvae")
+    elif name in _MODULES:
+        value = import_module(f"xcvae.{name}")
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'xcvae' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, whether they are imported yet or not."""
+    return sorted(__all__)

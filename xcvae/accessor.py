@@ -1,0 +1,344 @@
+"""The accessor ``ds.cvae``: the verbs of xcvae as methods of a Dataset. Delegation only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+from xcvae.errors import ConfigError, explain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from xcvae.generator.model import Model
+    from xcvae.verify.diagnosis import Diagnosis
+
+__all__ = ["CvaeAccessor", "CvaePlots"]
+
+
+@xr.register_dataset_accessor("cvae")
+class CvaeAccessor:
+    """The verbs of xcvae, as methods of a Dataset.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        The data; see each method for what it has to contain.
+
+    Notes
+    -----
+    xarray keeps one accessor per Dataset object. It remembers the model of the last training on
+    that object, so that `sample` and `diagnose` may leave it out.
+    """
+
+    def __init__(self, ds: xr.Dataset) -> None:
+        self._ds = ds
+        self._model: Model | None = None
+
+    @property
+    def plot(self) -> CvaePlots:
+        """Figures of this Dataset."""
+        return CvaePlots(self._ds)
+
+    def train(
+        self,
+        *,
+        target: str | None = None,
+        conditions: Sequence[str] | None = None,
+        statics: Sequence[str] | None = None,
+        coarsen: int | None = None,
+        spatial_dims: Sequence[str] | None = None,
+        validation: float | xr.Dataset = 0.15,
+        generator: Mapping[str, Any] | None = None,
+        losses: Sequence[Any] | None = None,
+        fit: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        path: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> Model:
+        """Train a generator on this Dataset; see `xcvae.train`.
+
+        Parameters
+        ----------
+        target : str, optional
+            The rain variable, dims (sample, Y, X), with ``units``. Default: the only one there is.
+        conditions : sequence of str, optional
+            Variables with the sample dim, each on its own grid or none.
+        statics : sequence of str, optional
+            Maps on the target's grid.
+        coarsen : int, optional
+            Derive a condition: means of the target over blocks of this many pixels.
+        spatial_dims : (str, str), optional
+            Names of (Y, X), where CF attributes do not tell.
+        validation : float or xarray.Dataset, optional
+            Share of the samples that is held out, or the samples to use.
+        generator, fit : mapping, optional
+            Architecture and optimisation, see `xcvae.train`.
+        losses : sequence, optional
+            Terms of the loss: names, dicts or instances.
+        seed : int, optional
+            For weights, crops and the order of samples.
+        device : str, optional
+            "auto", "cpu", "cuda", ...
+        path : path-like, optional
+            Where to save the model; a training that was interrupted goes on from there.
+        progress : bool, optional
+            Show a bar on a terminal.
+
+        Returns
+        -------
+        Model
+        """
+        from xcvae.generator.training import train
+
+        self._model = train(
+            self._ds,
+            target=target,
+            conditions=conditions,
+            statics=statics,
+            coarsen=coarsen,
+            spatial_dims=spatial_dims,
+            validation=validation,
+            generator=generator,
+            losses=losses,
+            fit=fit,
+            seed=seed,
+            device=device,
+            path=path,
+            progress=progress,
+        )
+        return self._model
+
+    def sample(
+        self,
+        model: Model | str | os.PathLike[str] | None = None,
+        *,
+        mode: Literal["prior", "posterior"] = "prior",
+        members: int = 16,
+        spread: float | None = None,
+        diversity: float | None = None,
+        temperature: float = 1.0,
+        seed: int = 0,
+        postprocess: object = None,
+        min_mass: float | None = None,
+        store: str | os.PathLike[str] | None = None,
+        catalog: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        chunks: Mapping[str, int] | None = None,
+        tile: object = None,
+        resume: bool | Literal["restart"] = True,
+        device: str = "auto",
+        progress: bool = True,
+    ) -> xr.Dataset:
+        """Draw an ensemble for every sample of this Dataset; see `xcvae.sample`.
+
+        Parameters
+        ----------
+        model : Model or path-like, optional
+            May be left out right after `train` on the same Dataset object.
+        mode : {"prior", "posterior"}, optional
+            Fields that fit the conditions, or variants of observed storms.
+        members : int, optional
+            Number of realizations.
+        spread, diversity : float, optional
+            Posterior: how much of a storm is redrawn, 0 to 1, or the diversity to solve it for.
+        temperature : float, optional
+            Factor on the standard deviation of the latents.
+        seed : int, optional
+            Same seed, same members.
+        postprocess : object, optional
+            Components; default: the drizzle threshold. ``[]`` for none.
+        min_mass : float, optional
+            Redraw members with less than this share of the reference mass.
+        store, catalog, name : optional
+            Write to this Zarr store and list it in this intake catalog under this name.
+        chunks : mapping, optional
+            Chunk sizes by dim.
+        tile : optional
+            Not available yet.
+        resume : bool or "restart", optional
+            Go on with, or replace, what is in the store.
+        device : str, optional
+            "auto", "cpu", "cuda", ...
+        progress : bool, optional
+            Show progress on a terminal.
+
+        Returns
+        -------
+        xarray.Dataset
+            The target variable with dims (realization, sample, Y, X), lazy.
+        """
+        from xcvae.ensemble.sampling import sample
+
+        return sample(
+            self._ds,
+            self._given(model),
+            mode=mode,
+            members=members,
+            spread=spread,
+            diversity=diversity,
+            temperature=temperature,
+            seed=seed,
+            postprocess=postprocess,
+            min_mass=min_mass,
+            store=store,
+            catalog=catalog,
+            name=name,
+            chunks=chunks,
+            tile=tile,
+            resume=resume,
+            device=device,
+            progress=progress,
+        )
+
+    def evaluate(
+        self,
+        ensemble: xr.Dataset,
+        *,
+        metrics: Sequence[Any] | None = None,
+        baselines: Sequence[Any] | None = None,
+        groupby: Any = None,
+        progress: bool = True,
+    ) -> xr.Dataset:
+        """Score an ensemble against this Dataset, beside baselines; see `xcvae.evaluate`.
+
+        Parameters
+        ----------
+        ensemble : xarray.Dataset
+            From `sample`.
+        metrics, baselines : sequence, optional
+            Components by name, dict or instance.
+        groupby : optional
+            Score groups of samples one by one.
+        progress : bool, optional
+            Show a bar on a terminal.
+
+        Returns
+        -------
+        xarray.Dataset
+            One variable per metric, dim ``source``.
+        """
+        from xcvae.verify.scorecard import evaluate
+
+        return evaluate(
+            self._ds,
+            ensemble,
+            metrics=metrics,
+            baselines=baselines,
+            groupby=groupby,
+            progress=progress,
+        )
+
+    def diagnose(
+        self,
+        model: Model | str | os.PathLike[str] | None = None,
+        *,
+        members: int = 8,
+        seed: int = 0,
+    ) -> Diagnosis:
+        """Find out what is wrong with a model, in words; see `xcvae.diagnose`.
+
+        Parameters
+        ----------
+        model : Model or path-like, optional
+            May be left out right after `train` on the same Dataset object.
+        members : int, optional
+            Number of realizations to judge by.
+        seed : int, optional
+            For the draws.
+
+        Returns
+        -------
+        Diagnosis
+        """
+        from xcvae.verify.diagnosis import diagnose
+
+        return diagnose(self._ds, self._given(model), members=members, seed=seed)
+
+    def augment(
+        self,
+        ensemble: xr.Dataset,
+        *,
+        select: Any = None,
+        fraction: float | None = None,
+        seed: int = 0,
+    ) -> xr.Dataset:
+        """Put synthetic samples beside the real ones, flagged; see `xcvae.augment`.
+
+        Parameters
+        ----------
+        ensemble : xarray.Dataset
+            From `sample` on these data.
+        select : optional
+            Which synthetic fields to take.
+        fraction : float, optional
+            Share of synthetic samples in the result.
+        seed : int, optional
+            For the choice.
+
+        Returns
+        -------
+        xarray.Dataset
+        """
+        from xcvae.ensemble.augmentation import augment
+
+        return augment(self._ds, ensemble, select=select, fraction=fraction, seed=seed)
+
+    def heavy(
+        self,
+        *,
+        target: str | None = None,
+        threshold: str | float | None = None,
+        quantile: float = 0.95,
+        extent: float = 0.02,
+        spatial_dims: Sequence[str] | None = None,
+    ) -> xr.DataArray:
+        """Say which samples have heavy rain over a large area; see `xcvae.heavy`.
+
+        Parameters
+        ----------
+        target : str, optional
+            The rain variable.
+        threshold : str or float, optional
+            What is heavy: "10 mm h-1", or a number in the target's units.
+        quantile : float, optional
+            Where there is no ``threshold``: this quantile of the wet pixels.
+        extent : float, optional
+            Share of the pixels that have to be heavy.
+        spatial_dims : (str, str), optional
+            Names of (Y, X), where CF attributes do not tell.
+
+        Returns
+        -------
+        xarray.DataArray
+            True or False per sample, for ``ds.isel(time=ds.cvae.heavy())``.
+        """
+        from xcvae.fields.selection import heavy
+
+        return heavy(
+            self._ds,
+            target=target,
+            threshold=threshold,
+            quantile=quantile,
+            extent=extent,
+            spatial_dims=spatial_dims,
+        )
+
+    def _given(self, model: Model | str | os.PathLike[str] | None) -> Any:
+        if model is not None:
+            return model
+        if self._model is None:
+            raise ConfigError(
+                explain(
+                    "model",
+                    expected="a Model or the path of one",
+                    got="none, and no training on this Dataset object before",
+                    remedy="Write ds.cvae.sample(model): a selection such as ds.isel(...) is "
+                    "another object, which does not know the model trained on ds.",
+                )
+            )
+        return self._model

@@ -1,0 +1,342 @@
+"""The data that a configuration names, and the samples in it to train on and to judge."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xcvae.config.schema import Config, DataSection, HeavySection, Part, Selection
+from xcvae.errors import (
+    ConfigError,
+    EmptySelectionError,
+    MissingVariableError,
+    explain,
+    nearest,
+)
+from xcvae.fields.cf import find_layout, find_target
+from xcvae.fields.selection import heavy
+from xcvae.fields.spec import DataSpec, describe
+
+__all__ = ["Parts", "open_parts", "select"]
+
+#: Data that is smaller than this is read into memory once; what is larger is streamed.
+IN_MEMORY = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The selections of a configuration.
+
+    Parameters
+    ----------
+    train, validation, test
+        Samples to train on, to steer the training by, and to draw and judge; None where the
+        configuration selects none.
+    spec
+        What is what in them.
+    """
+
+    train: xr.Dataset
+    validation: xr.Dataset | None
+    test: xr.Dataset | None
+    spec: DataSpec
+
+    def __getitem__(self, part: Part) -> xr.Dataset:
+        """Return a part, or say that there is none."""
+        ds: xr.Dataset | None = getattr(self, part)
+        if ds is None:
+            raise ConfigError(
+                explain(
+                    f"data.{part}",
+                    expected="a selection of samples",
+                    got="none",
+                    remedy=f"Add one to the configuration, such as `{part}: {{split: 2}}` or "
+                    f"`{part}: {{time: [2009-01-01, 2010-12-31]}}`; `{part}: {{}}` takes all.",
+                )
+            )
+        return ds
+
+
+def open_parts(config: Config) -> Parts:
+    """Open the data of a configuration and select its parts.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+
+    Returns
+    -------
+    Parts
+        In memory where the variables in use are small, else backed by Dask.
+
+    Raises
+    ------
+    ConfigError
+        The source cannot be opened, or a selection cannot be understood.
+    EmptySelectionError
+        A selection leaves no samples.
+    MissingVariableError, UnitsError, DataError
+        The data is not what the section ``train`` says; see `xcvae.train`.
+    """
+    section, asked = config.data, config.train
+    ds = _renamed(_opened(section, config.folder), section.rename)
+    dims = asked.spatial_dims
+    target = find_target(ds, asked.target)
+    sample = find_layout(ds[target], spatial_dims=dims).sample
+    wanted: dict[str, Selection | None] = {
+        "train": section.train,
+        "validation": section.validation,
+        "test": section.test,
+    }
+    chosen = {
+        part: select(ds, selection, sample, f"data.{part}")
+        for part, selection in wanted.items()
+        if selection is not None
+    }
+    spec = describe(
+        chosen["train"],
+        target=target,
+        conditions=asked.conditions,
+        statics=asked.statics,
+        coarsen=asked.coarsen,
+        spatial_dims=dims,
+    )
+    names = [target, *(v.name for v in spec.variables if v.name != spec.derived)]
+    ready = {part: _in_memory(one[names]) for part, one in chosen.items()}
+    if section.heavy is not None:
+        for part in section.heavy.parts:
+            if part in ready:
+                ready[part] = _heavy(ready[part], section.heavy, spec, part)
+    return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec)
+
+
+def select(ds: xr.Dataset, selection: Selection, sample: str, where: str) -> xr.Dataset:
+    """Choose samples by their labels.
+
+    Parameters
+    ----------
+    ds
+        The data.
+    selection
+        By coordinate along the sample dim: a value (``split: 0``; ``time: 2005`` is the whole
+        year), a list of values, for times a pair [first, last], or ``{start, stop, step}``.
+        All must hold; steps are taken last.
+    sample
+        Name of the sample dim.
+    where
+        What it is called in messages.
+
+    Raises
+    ------
+    MissingVariableError
+        There is no such coordinate.
+    ConfigError
+        A value that cannot be looked up.
+    EmptySelectionError
+        No sample is left.
+    """
+    keep = np.ones(ds.sizes[sample], dtype=bool)
+    step = 1
+    for name, wanted in selection.items():
+        labels = _labels(ds, name, sample, where)
+        if isinstance(wanted, Mapping):
+            step *= _step(wanted, f"{where}.{name}")
+        matched = _matches(labels, wanted, f"{where}.{name}")
+        if not matched.any():
+            raise EmptySelectionError(
+                explain(
+                    f"{where}.{name}",
+                    expected=f"labels from {labels.min()} to {labels.max()}",
+                    got=repr(wanted),
+                    remedy="Choose values that occur in the data.",
+                )
+            )
+        keep &= matched
+    positions = np.flatnonzero(keep)[::step]
+    if not len(positions):
+        raise EmptySelectionError(
+            explain(
+                where,
+                expected="at least one sample",
+                got=f"none that fits {selection!r}",
+                remedy="Each of these holds somewhere, but not all for the same sample.",
+            )
+        )
+    return ds.isel({sample: positions})
+
+
+def _labels(ds: xr.Dataset, name: str, sample: str, where: str) -> Any:
+    """Return a coordinate along the samples as a pandas index."""
+    along = [str(c) for c, coord in ds.coords.items() if coord.dims == (sample,)]
+    if name not in along:
+        raise MissingVariableError(
+            explain(
+                where,
+                expected=f"names of coordinates along '{sample}'",
+                got=repr(name),
+                remedy=nearest(name, along),
+            )
+        )
+    return ds[name].to_index()
+
+
+def _matches(labels: Any, wanted: object, where: str) -> np.ndarray:
+    times = hasattr(labels, "year")
+    if isinstance(wanted, Mapping):
+        return _between(labels, wanted.get("start"), wanted.get("stop"), times, where)
+    values = wanted if isinstance(wanted, list) else [wanted]
+    if not times:
+        return np.asarray(labels.isin(values))
+    if len(values) == 2:
+        return _between(labels, values[0], values[1], times, where)
+    found = [_between(labels, value, value, times, where) for value in values]
+    return np.asarray(np.any(found, axis=0))
+
+
+def _between(labels: Any, start: object, stop: object, times: bool, where: str) -> np.ndarray:
+    """Say which labels lie in [start, stop]; a time such as "2005-03" covers the whole month."""
+    bounds = [None if b is None else str(b) if times else b for b in (start, stop)]
+    if not times:
+        try:
+            after = True if start is None else labels >= start
+            before = True if stop is None else labels <= stop
+        except TypeError as error:
+            raise _unreadable(where, bounds, labels) from error
+        return np.broadcast_to(np.logical_and(after, before), len(labels))
+    labels = labels.rename("label")
+    positions = xr.DataArray(np.arange(len(labels)), {"label": labels}, "label")
+    try:
+        inside = positions.sel(label=slice(*bounds)).values
+    except (KeyError, ValueError, TypeError) as error:
+        raise _unreadable(where, bounds, labels) from error
+    return np.isin(positions.values, inside)
+
+
+def _unreadable(where: str, bounds: list[Any], labels: Any) -> ConfigError:
+    return ConfigError(
+        explain(
+            where,
+            expected=f"labels such as {labels[0]}, in ascending order",
+            got=f"from {bounds[0]!r} to {bounds[1]!r}",
+            remedy="Write times as 2005, 2005-03 or 2005-03-01T12:00.",
+        )
+    )
+
+
+def _step(wanted: Mapping[str, Any], where: str) -> int:
+    valid = ("start", "stop", "step")
+    for key in wanted:
+        if key not in valid:
+            raise ConfigError(f"{where}: unknown key '{key}'. {nearest(str(key), valid)}")
+    step = wanted.get("step", 1)
+    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+        raise ConfigError(
+            explain(
+                f"{where}.step",
+                expected="an integer >= 1",
+                got=repr(step),
+                remedy="8 takes every 8th sample.",
+            )
+        )
+    return step
+
+
+def _opened(section: DataSection, folder: Path) -> xr.Dataset:
+    if section.tutorial is not None:
+        from xcvae.tutorial import open_dataset
+
+        return open_dataset(section.tutorial)
+    if section.intake is not None:
+        from xcvae.ensemble.catalog import open_entry
+
+        return open_entry(folder / section.intake.catalog, section.intake.name)
+    assert section.path is not None
+    return _from_path(section.path, folder)
+
+
+def _from_path(path: str, folder: Path) -> xr.Dataset:
+    pattern = str(folder / path)
+    found = sorted(glob.glob(pattern, recursive=True)) or [pattern]  # noqa: PTH207
+    if not Path(found[0]).exists():
+        raise ConfigError(
+            explain(
+                "data.path",
+                expected="a file, a Zarr store or a pattern with matches",
+                got=f"{pattern}, where there is nothing",
+                remedy="Paths are relative to the folder of the configuration.",
+            )
+        )
+    parts: list[xr.Dataset]
+    try:
+        if Path(found[0]).is_dir():
+            parts = [xr.open_zarr(one, consolidated=False) for one in found]
+        else:
+            parts = [xr.open_dataset(one, chunks={}) for one in found]
+        if len(parts) == 1:
+            return parts[0]
+        joined = xr.combine_by_coords(parts, combine_attrs="drop_conflicts", data_vars="minimal")
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigError(
+            explain(
+                "data.path",
+                expected="data that xarray can open and join along their coordinates",
+                got=f"{pattern}: {type(error).__name__}: {error}",
+                remedy="Try it with xarray.open_mfdataset. NetCDF-4 files need one more package: "
+                "pip install 'xcvae[netcdf]'.",
+            )
+        ) from error
+    assert isinstance(joined, xr.Dataset)  # of Datasets, not of arrays
+    return joined
+
+
+def _renamed(ds: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
+    known = {str(name) for name in (*ds.variables, *ds.dims)}
+    for old in names:
+        if old not in known:
+            raise MissingVariableError(
+                explain(
+                    "data.rename",
+                    expected="names in the data",
+                    got=repr(old),
+                    remedy=nearest(old, known),
+                )
+            )
+    try:
+        renamed: xr.Dataset = ds.rename(names)
+    except ValueError as error:
+        raise ConfigError(f"data.rename: {error}") from error
+    return renamed
+
+
+def _in_memory(ds: xr.Dataset) -> xr.Dataset:
+    return ds.load() if ds.nbytes <= IN_MEMORY else ds
+
+
+def _heavy(ds: xr.Dataset, section: HeavySection, spec: DataSpec, part: str) -> xr.Dataset:
+    days = heavy(
+        ds,
+        target=spec.target,
+        threshold=section.threshold,
+        quantile=section.quantile,
+        extent=section.extent,
+        spatial_dims=(spec.y, spec.x),
+    )
+    if not bool(days.any()):
+        raise EmptySelectionError(
+            explain(
+                "data.heavy",
+                expected=f"samples of data.{part} with heavy rain over {section.extent:.0%} of "
+                "the pixels",
+                got="none",
+                remedy="Lower extent or threshold.",
+            )
+        )
+    chosen: xr.Dataset = ds.isel({spec.sample: np.flatnonzero(days.values)})
+    return chosen

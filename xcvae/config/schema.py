@@ -1,0 +1,273 @@
+"""What can stand in the configuration of a run. The names are those of the Python API.
+
+Every section is a dataclass. Keys and types are checked against its fields when the file is read;
+ranges are checked by the part of xcvae that the section is for, so that they are said only once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from xcvae.ensemble.arguments import Request
+from xcvae.errors import ConfigError, explain
+from xcvae.generator.fit import Fit
+
+__all__ = [
+    "Config",
+    "DataSection",
+    "DiagnoseSection",
+    "EvaluateSection",
+    "HeavySection",
+    "IntakeEntry",
+    "Part",
+    "SampleSection",
+    "Selection",
+    "TrainSection",
+]
+
+Part = Literal["train", "validation", "test"]
+
+Selection = dict[str, Any]
+"""Coordinate name to a value, a list of values, [start, stop] or {start, stop, step}."""
+
+
+@dataclass(frozen=True)
+class IntakeEntry:
+    """An entry of an intake catalog.
+
+    Parameters
+    ----------
+    catalog, name
+        Path of the YAML file, and the entry in it.
+    """
+
+    catalog: str
+    name: str
+
+
+@dataclass(frozen=True)
+class HeavySection:
+    """Keep only samples with heavy rain over a large area, see `xcvae.heavy`.
+
+    Parameters
+    ----------
+    extent
+        Share of the pixels that have to be heavy.
+    quantile
+        What is heavy: this quantile of the wet pixels.
+    threshold
+        What is heavy, as "10 mm h-1" or a number in the target's units; instead of ``quantile``.
+    parts
+        Which selections it is applied to.
+    """
+
+    extent: float = 0.02
+    quantile: float = 0.95
+    threshold: str | float | None = None
+    parts: list[Part] = field(default_factory=lambda: ["test"])
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Where the data is, and which samples are for what.
+
+    Parameters
+    ----------
+    tutorial, path, intake
+        One of the three: name of a bundled Dataset; a file, a Zarr store or a pattern such as
+        ``data/*.nc``; an entry of an intake catalog. Paths are relative to the configuration.
+    rename
+        New names of variables, dims and coordinates, by old name.
+    train, validation, test
+        Samples to train on, to steer the training by, and to draw and judge.
+    heavy
+        Keep only samples with heavy rain over a large area.
+    """
+
+    tutorial: str | None = None
+    path: str | None = None
+    intake: IntakeEntry | None = None
+    rename: dict[str, str] = field(default_factory=dict)
+    train: Selection = field(default_factory=dict)
+    validation: Selection | None = None
+    test: Selection | None = None
+    heavy: HeavySection | None = None
+
+    def __post_init__(self) -> None:
+        given = [k for k in ("tutorial", "path", "intake") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ConfigError(
+                explain(
+                    "source of the data",
+                    expected="one of tutorial, path and intake",
+                    got=" and ".join(given) or "none",
+                    remedy="For example `path: rain.nc` or `tutorial: radklim`.",
+                )
+            )
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """Arguments of `xcvae.train`, by the same names."""
+
+    target: str | None = None
+    conditions: list[str] | None = None
+    statics: list[str] | None = None
+    coarsen: int | None = None
+    spatial_dims: list[str] | None = None
+    validation: float | None = None
+    generator: dict[str, Any] | None = None
+    losses: list[Any] | None = None
+    fit: dict[str, Any] | None = None
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        Fit.of(self.fit)
+        if self.validation is not None and not 0 <= self.validation < 1:
+            raise ConfigError(
+                explain(
+                    "validation",
+                    expected="a share from 0 to below 1",
+                    got=self.validation,
+                    remedy="0.15 holds back 15 % of the training samples.",
+                )
+            )
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `xcvae.train`, ``validation`` left out."""
+        given = {**vars(self)}
+        del given["validation"]
+        return given
+
+
+@dataclass(frozen=True)
+class SampleSection:
+    """One ensemble: its name, and arguments of `xcvae.sample` by the same names.
+
+    Parameters
+    ----------
+    name
+        Name of the store and of the catalog entry.
+    part
+        The samples it is drawn for.
+    """
+
+    name: str
+    part: Part = "test"
+    mode: Literal["prior", "posterior"] = "prior"
+    members: int = 16
+    spread: float | None = None
+    diversity: float | None = None
+    temperature: float = 1.0
+    seed: int = 0
+    postprocess: list[Any] | dict[str, Any] | str | None = None
+    min_mass: float | None = None
+    chunks: dict[str, int] | None = None
+    tile: Any = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        others = ("name", "part", "postprocess", "device")
+        asked = {key: value for key, value in vars(self).items() if key not in others}
+        Request(**asked, name=None, store=None, catalog=None, resume=True)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `xcvae.sample`."""
+        given = {**vars(self)}
+        del given["part"]
+        return given
+
+
+@dataclass(frozen=True)
+class EvaluateSection:
+    """Arguments of `xcvae.evaluate`, by the same names."""
+
+    metrics: list[Any] | None = None
+    baselines: list[Any] | None = field(default_factory=lambda: ["bilinear"])
+
+
+@dataclass(frozen=True)
+class DiagnoseSection:
+    """Arguments of `xcvae.diagnose`, by the same names."""
+
+    members: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.members < 2:
+            raise ConfigError(
+                explain(
+                    "members",
+                    expected="an integer >= 2",
+                    got=self.members,
+                    remedy="Members are compared with each other.",
+                )
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run.
+
+    Parameters
+    ----------
+    data
+        Where the data is.
+    output
+        Folder for all that is made, relative to the configuration.
+    train, sample, evaluate, diagnose
+        Arguments of the verbs; one section per ensemble.
+    criteria
+        By ensemble: limits by metric, see `xcvae.verify.criteria`.
+    plugins
+        Modules with components, to be registered first.
+    folder
+        Where the configuration lies; not a key of the file.
+    """
+
+    data: DataSection
+    output: str
+    train: TrainSection = field(default_factory=TrainSection)
+    sample: list[SampleSection] = field(default_factory=lambda: [SampleSection("prior")])
+    evaluate: EvaluateSection = field(default_factory=EvaluateSection)
+    diagnose: DiagnoseSection | None = field(default_factory=DiagnoseSection)
+    criteria: dict[str, Any] | None = None
+    plugins: list[str] = field(default_factory=list)
+    folder: Path = field(default_factory=Path)
+
+    def __post_init__(self) -> None:
+        if self.data.validation is not None and self.train.validation is not None:
+            raise ConfigError(
+                explain(
+                    "validation",
+                    expected="either samples (data.validation) or a share (train.validation)",
+                    got="both",
+                    remedy="Remove one of them.",
+                )
+            )
+        names = [one.name for one in self.sample]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(
+                explain(
+                    "sample",
+                    expected="another name for every ensemble",
+                    got=f"{', '.join(twice)} more than once",
+                    remedy="The name is that of the store: rename one.",
+                )
+            )
+
+    @property
+    def output_folder(self) -> Path:
+        """The folder for all that is made."""
+        return self.folder / self.output
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """Return a section as plain types, to compare it with that of an earlier run."""
+        value = getattr(self, name)
+        plain: dict[str, Any] = asdict(value)
+        return plain

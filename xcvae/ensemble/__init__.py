@@ -1,0 +1,1 @@
+"""Drawing and handing over: members, thresholds, stores, catalogs, augmentation."""

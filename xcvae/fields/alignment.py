@@ -1,0 +1,205 @@
+"""Where a coarse grid lies under a fine one: axes, coverage, and stretching weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xcvae.errors import DataError, UnitsError, explain
+from xcvae.fields.units import factor
+
+__all__ = ["Axis", "axis_of", "covers", "in_frame_of", "share_outside", "stretch_weights"]
+
+_KINDS = {
+    "latitude": "latitude",
+    "longitude": "longitude",
+    "grid_latitude": "rotated",
+    "grid_longitude": "rotated",
+    "degrees_north": "latitude",
+    "degree_north": "latitude",
+    "degrees_east": "longitude",
+    "degree_east": "longitude",
+}
+_NAMES = (
+    (re.compile(r"lat(itude)?([_\d].*)?", re.IGNORECASE), "latitude"),
+    (re.compile(r"lon(gitude)?([_\d].*)?", re.IGNORECASE), "longitude"),
+    (re.compile(r"(rlat|rlon|grid_l.*)([_\d].*)?", re.IGNORECASE), "rotated"),
+)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One horizontal axis of a grid.
+
+    Attributes
+    ----------
+    kind : str
+        ``latitude``, ``longitude`` (degrees), ``rotated`` (degrees), ``length``, another unit, or
+        ``plain`` for numbers without units. Axes are comparable when their kinds are equal.
+    values : ndarray or None
+        Cell centres as they are in the file; None where there are no coordinates.
+    metres : float
+        Length of one unit of ``values`` (1 where the kind is not ``length``).
+    """
+
+    kind: str
+    values: NDArray[np.float64] | None
+    metres: float = 1.0
+
+    @property
+    def spacing(self) -> float:
+        """Median distance between neighbouring centres, NaN for less than two."""
+        if self.values is None or len(self.values) < 2:
+            return float("nan")
+        return float(np.median(np.abs(np.diff(self.values)))) * self.metres
+
+
+def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, object]) -> Axis:
+    """Read an axis from a 1-D coordinate and its CF attributes.
+
+    Parameters
+    ----------
+    dim : str
+        Name of the dimension, used where the attributes say nothing.
+    values : ndarray or None
+        Cell centres. Without units, 0, 1, 2, ... is an index and no coordinate.
+    attrs : mapping
+        Attributes of the coordinate.
+
+    Raises
+    ------
+    DataError
+        The coordinate does not rise or fall throughout.
+    """
+    if values is None:
+        return Axis("none", None)
+    values = np.asarray(values, dtype=np.float64)
+    steps = np.diff(values)
+    if not (np.isfinite(values).all() and ((steps > 0).all() or (steps < 0).all())):
+        raise DataError(
+            explain(
+                dim,
+                expected="a coordinate that rises or falls throughout",
+                got="equal, missing or unordered values",
+                remedy=f"Sort the Dataset with ds.sortby({dim!r}), and drop repeated rows.",
+            )
+        )
+    units = str(attrs.get("units", "")).strip()
+    for hint in (str(attrs.get("standard_name", "")), units):
+        if hint in _KINDS:
+            return Axis(_KINDS[hint], values)
+    for pattern, kind in _NAMES:
+        if pattern.fullmatch(dim):
+            return Axis(kind, values)
+    if not units or units == "1":
+        index = np.array_equal(values, np.arange(len(values)))
+        return Axis("none", None) if index else Axis("plain", values)
+    try:
+        return Axis("length", values, factor(units, "m", what=dim))
+    except UnitsError:
+        return Axis(units, values)
+
+
+def in_frame_of(source: Axis, target: Axis) -> NDArray[np.float64] | None:
+    """Express an axis in the units and the longitude range of another.
+
+    Returns
+    -------
+    ndarray or None
+        The centres of ``source``, in the units of ``target``; None where the two are not
+        comparable. Longitudes are shifted by whole turns to lie by those of the target.
+    """
+    if source.values is None or target.values is None or source.kind != target.kind:
+        return None
+    values = source.values * (source.metres / target.metres)
+    if source.kind == "longitude":
+        middle = (target.values[0] + target.values[-1] - values[0] - values[-1]) / 2
+        values = values + 360.0 * np.round(middle / 360.0)
+    return values
+
+
+def _box(values: NDArray[np.float64], extra: float = 0.5) -> tuple[float, float]:
+    """Outer edges of the cells, ``extra`` cells beyond the outer centres."""
+    if len(values) < 2:
+        # The extent of a single cell cannot be seen from its centre: it may be any.
+        return -np.inf, np.inf
+    margin = extra * float(np.median(np.abs(np.diff(values))))
+    return float(values.min()) - margin, float(values.max()) + margin
+
+
+def covers(source: NDArray[np.float64], target: NDArray[np.float64]) -> bool:
+    """Whether source cells cover the target's box, with half a source cell of slack."""
+    low, high = _box(source, extra=1.0)
+    start, stop = _box(target) if len(target) > 1 else (target[0], target[0])
+    return bool(low <= start + 1e-9 * abs(start) and stop - 1e-9 * abs(stop) <= high)
+
+
+def share_outside(
+    sources: Sequence[NDArray[np.float64]], targets: Sequence[NDArray[np.float64]]
+) -> float:
+    """Share of a grid's cells, given by its axes, with centres outside the target's box."""
+    inside = 1.0
+    for source, target in zip(sources, targets, strict=True):
+        low, high = _box(target)
+        inside *= float(np.mean((source >= low) & (source <= high)))
+    return 1.0 - inside
+
+
+def stretch_weights(
+    source: NDArray[np.float64] | None,
+    n_source: int,
+    target: NDArray[np.float64] | None,
+    n_target: int,
+) -> NDArray[np.float32]:
+    """Weights that interpolate linearly along one axis.
+
+    Applied along y and x they stretch a coarse map bilinearly: ``wy @ coarse @ wx.T``.
+
+    Parameters
+    ----------
+    source, target : ndarray or None
+        Cell centres in the same units, rising or falling. None on either side lays the two grids
+        edge to edge, cell centres at (i + 0.5) / n.
+    n_source, n_target : int
+        Number of cells.
+
+    Returns
+    -------
+    ndarray
+        float32 (n_target, n_source); rows sum to one. Beyond the outer source centres the outer
+        value is kept.
+
+    Raises
+    ------
+    DataError
+        Coordinates of another length than said.
+
+    Examples
+    --------
+    >>> stretch_weights(None, 2, None, 4)
+    array([[1.  , 0.  ],
+           [0.75, 0.25],
+           [0.25, 0.75],
+           [0.  , 1.  ]], dtype=float32)
+    """
+    if source is None or target is None:
+        source = (np.arange(n_source) + 0.5) / n_source
+        target = (np.arange(n_target) + 0.5) / n_target
+    if len(source) != n_source or len(target) != n_target:
+        raise DataError(
+            explain(
+                "coordinates",
+                expected=f"{n_source} source and {n_target} target cells",
+                got=f"{len(source)} and {len(target)}",
+                remedy="Give the coordinates of the fields that are stretched.",
+            )
+        )
+    start, end = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    if start[0] > start[-1]:
+        start, end = -start, -end
+    weights = np.stack([np.interp(end, start, column) for column in np.eye(n_source)], axis=1)
+    return weights.astype(np.float32)

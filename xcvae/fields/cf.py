@@ -1,0 +1,244 @@
+"""Find dimensions and variables by what CF attributes and conventional names say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import xarray as xr
+
+from xcvae.errors import DataError, MissingVariableError, explain, nearest
+from xcvae.fields.units import is_precipitation
+
+__all__ = ["Layout", "find_axes", "find_layout", "find_target", "is_rain", "require"]
+
+_STANDARD_NAMES: dict[str, Literal["Y", "X"]] = {
+    "latitude": "Y",
+    "grid_latitude": "Y",
+    "projection_y_coordinate": "Y",
+    "projection_y_angular_coordinate": "Y",
+    "longitude": "X",
+    "grid_longitude": "X",
+    "projection_x_coordinate": "X",
+    "projection_x_angular_coordinate": "X",
+}
+_UNITS: dict[str, Literal["Y", "X"]] = {
+    "degrees_north": "Y",
+    "degree_north": "Y",
+    "degrees_east": "X",
+    "degree_east": "X",
+}
+# A suffix is allowed (y_coarse, lat_gcm, x2), a longer word is not (year).
+_NAMES: tuple[tuple[re.Pattern[str], Literal["Y", "X"]], ...] = (
+    (
+        re.compile(
+            r"(y|yc|lat|latitude|rlat|nj|j|row|rows|south_north|northing|"
+            r"projection_y_coordinate|grid_latitude)([_\d].*)?",
+            re.IGNORECASE,
+        ),
+        "Y",
+    ),
+    (
+        re.compile(
+            r"(x|xc|lon|longitude|rlon|ni|i|col|cols|column|columns|west_east|easting|"
+            r"projection_x_coordinate|grid_longitude)([_\d].*)?",
+            re.IGNORECASE,
+        ),
+        "X",
+    ),
+)
+_RAIN_WORDS = ("precip", "rain", "snowfall", "drizzle")
+_RAIN_NAMES = re.compile(r"(pr|tp|prec|ppt|prcp|rr|rx|mtpr|qpe|pcp)([_\d].*)?", re.IGNORECASE)
+_RAIN_RATES = re.compile(r"mm\s*(/|per)?\s*(h|d)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of the dimensions of a field: samples (often ``time``), rows and columns."""
+
+    sample: str
+    y: str
+    x: str
+
+
+def _axis(da: xr.DataArray, dim: Hashable) -> Literal["Y", "X", ""]:
+    """Say which horizontal axis a dimension is, "" if nothing tells."""
+    if dim in da.coords:
+        attrs = da[dim].attrs
+        declared = str(attrs.get("axis", "")).upper()
+        if declared:
+            return "Y" if declared == "Y" else "X" if declared == "X" else ""
+        named = _STANDARD_NAMES.get(str(attrs.get("standard_name", "")))
+        found = named or _UNITS.get(str(attrs.get("units", "")))
+        if found:
+            return found
+    for pattern, axis in _NAMES:
+        if pattern.fullmatch(str(dim)):
+            return axis
+    return ""
+
+
+def _curvilinear(da: xr.DataArray) -> tuple[str, str] | None:
+    """Dims of a 2-D latitude: rows and columns of a curvilinear grid."""
+    for name, coordinate in da.coords.items():
+        attrs = coordinate.attrs
+        latitude = (
+            attrs.get("standard_name") == "latitude"
+            or attrs.get("units") in ("degrees_north", "degree_north")
+            or str(name).lower() in ("lat", "latitude", "xlat")
+        )
+        if latitude and coordinate.ndim == 2:
+            return str(coordinate.dims[0]), str(coordinate.dims[1])
+    return None
+
+
+def find_axes(
+    da: xr.DataArray, *, sample: str | None = None, spatial_dims: Sequence[str] | None = None
+) -> tuple[str, str]:
+    """Find the (y, x) dims of a field; ``sample`` is none of them.
+
+    Raises
+    ------
+    DataError
+        Not exactly one dim is a row and one a column dimension. Names the dims found.
+    """
+    dims = [str(dim) for dim in da.dims if dim != sample]
+    if spatial_dims is not None:
+        given = tuple(spatial_dims)
+        if len(given) == 2 and given[0] != given[1] and set(given) <= set(dims):
+            return given[0], given[1]
+        raise DataError(
+            explain(
+                "spatial_dims",
+                expected=f"two of the dims of {str(da.name)!r}, rows first: {', '.join(dims)}",
+                got=given,
+                remedy="Correct spatial_dims, or leave it out where CF attributes tell.",
+            )
+        )
+    rows = [dim for dim in dims if _axis(da, dim) == "Y"]
+    columns = [dim for dim in dims if _axis(da, dim) == "X"]
+    if len(rows) == 1 and len(columns) == 1:
+        return rows[0], columns[0]
+    grid = _curvilinear(da)
+    if grid is not None and set(grid) <= set(dims):
+        return grid
+    raise DataError(
+        explain(
+            str(da.name),
+            expected="one dimension with axis Y and one with axis X",
+            got=f"dims ({', '.join(map(str, da.dims))})",
+            remedy="Set the attribute 'axis' to 'Y' and 'X' on the two coordinates, rename the "
+            "dims to names such as y and x (a suffix is fine: y_coarse), or, for the target, "
+            "give spatial_dims=('rows', 'columns').",
+        )
+    )
+
+
+def find_layout(da: xr.DataArray, *, spatial_dims: Sequence[str] | None = None) -> Layout:
+    """Find samples, rows and columns of a field with three dims, in any order.
+
+    Parameters
+    ----------
+    da : xarray.DataArray
+        The field. Rows and columns are found by ``axis``, ``standard_name`` and ``units`` of their
+        coordinates, by conventional names, or by a 2-D latitude; the other dim has the samples.
+    spatial_dims : (str, str), optional
+        Names of the (y, x) dims, where the attributes say nothing or the wrong thing.
+
+    Raises
+    ------
+    DataError
+        No such dims. Names the dims found.
+    """
+    y, x = find_axes(da, spatial_dims=spatial_dims)
+    others = [str(dim) for dim in da.dims if dim not in (y, x)]
+    if len(others) != 1:
+        raise DataError(
+            explain(
+                str(da.name),
+                expected=f"one sample dimension beside {y} and {x}",
+                got=f"dims ({', '.join(map(str, da.dims))})",
+                remedy="Select one of each further dimension with isel, stack several into one "
+                "with ds.stack(sample=[...]), or add one with expand_dims.",
+            )
+        )
+    return Layout(others[0], y, x)
+
+
+def is_rain(da: xr.DataArray) -> bool:
+    """Whether a variable is precipitation: by its units, and by its names.
+
+    Units alone do not tell: elevation is in metres and wind in metres per second.
+    """
+    if not is_precipitation(str(da.attrs.get("units", "")).strip() or "?"):
+        return False
+    standard = str(da.attrs.get("standard_name", "")).lower()
+    if standard:
+        return any(word in standard for word in _RAIN_WORDS)
+    names = f"{da.name} {da.attrs.get('long_name', '')}".lower()
+    return (
+        any(word in names for word in _RAIN_WORDS)
+        or _RAIN_NAMES.fullmatch(str(da.name)) is not None
+        or _RAIN_RATES.match(str(da.attrs["units"])) is not None
+    )
+
+
+def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
+    """Return a variable of a Dataset.
+
+    Raises
+    ------
+    MissingVariableError
+        It is not there. Names the nearest ones that are.
+    """
+    if name in ds.variables:
+        return ds[name]
+    raise MissingVariableError(
+        explain(
+            what,
+            expected="a variable of the Dataset",
+            got=repr(name),
+            remedy=nearest(name, ds.data_vars),
+        )
+    )
+
+
+def find_target(ds: xr.Dataset, target: str | None) -> str:
+    """Return the name of the rain variable to generate.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Where to look.
+    target : str or None
+        Its name. None takes the precipitation variable with three dims and the finest grid.
+
+    Raises
+    ------
+    MissingVariableError
+        There is no variable of that name, none that qualifies, or more than one.
+    """
+    if target is not None:
+        return str(require(ds, target, what="target").name)
+    sizes: dict[str, int] = {}
+    for name, da in ds.data_vars.items():
+        if da.ndim != 3 or not is_rain(da):
+            continue
+        try:
+            layout = find_layout(da)
+        except DataError:
+            continue
+        sizes[str(name)] = da.sizes[layout.y] * da.sizes[layout.x]
+    finest = [name for name, size in sizes.items() if size == max(sizes.values())]
+    if len(finest) == 1:
+        return finest[0]
+    raise MissingVariableError(
+        explain(
+            "target",
+            expected="one precipitation variable with a sample and two spatial dims",
+            got=f"{', '.join(finest)}, on equal grids" if finest else "none",
+            remedy=f"Name it: target='...'. Variables: {', '.join(map(str, ds.data_vars))}.",
+        )
+    )

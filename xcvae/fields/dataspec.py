@@ -1,0 +1,150 @@
+"""What a model remembers of the Dataset it was trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from xcvae.fields.alignment import Axis, axis_of
+
+__all__ = ["DataSpec", "VariableSpec", "plain"]
+
+
+def plain(value: object) -> Any:
+    """Turn an attribute into JSON types; what cannot be said in JSON becomes None or a text."""
+    if isinstance(value, np.ndarray):
+        return [plain(item) for item in value.tolist()]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+@dataclass(frozen=True)
+class VariableSpec:
+    """A condition or a static.
+
+    Attributes
+    ----------
+    name, units : str
+        As in the training Dataset; other units are converted to these.
+    dims : tuple of str
+        The (y, x) dims of its own grid; () for a scalar per sample.
+    shape : tuple of int
+        Its size along ``dims``.
+    role : {"condition", "static"}
+        Statics are on the target's grid.
+    aligned : bool
+        Stretched onto the target's grid and seen pixel by pixel.
+    pooled : bool
+        Encoded as a whole and known everywhere.
+    precipitation : bool
+        Rain, so that it is scaled like the target.
+    sampled : bool
+        Has the sample dim.
+    """
+
+    name: str
+    units: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    role: Literal["condition", "static"]
+    aligned: bool
+    pooled: bool
+    precipitation: bool
+    sampled: bool
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Names, units, grids and thresholds of the training Dataset.
+
+    Attributes
+    ----------
+    target, units : str
+        The rain variable and its units, in which the model answers.
+    attrs : dict
+        Attributes of the target, as JSON types.
+    sample, y, x : str
+        Names of the target's dims.
+    shape : (int, int)
+        Size of the training grid along (y, x).
+    coordinates : dict
+        1-D coordinates of the target's and the conditions' grids, by dim; None where there is
+        none.
+    coordinate_attrs : dict
+        Their attributes, by dim.
+    variables : tuple of VariableSpec
+        Conditions in the order given, the derived one last; then statics.
+    coarsen : int or None
+        Block size of the condition that is derived from the target.
+    wet_threshold, drizzle_threshold : float
+        Defaults for this data, in ``units``.
+    daily : bool
+        Samples are days, not hours or minutes.
+    """
+
+    target: str
+    units: str
+    attrs: dict[str, Any]
+    sample: str
+    y: str
+    x: str
+    shape: tuple[int, int]
+    coordinates: dict[str, list[float] | None]
+    variables: tuple[VariableSpec, ...]
+    coarsen: int | None
+    wet_threshold: float
+    drizzle_threshold: float
+    daily: bool
+    coordinate_attrs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def located(self) -> bool:
+        """Whether the model is tied to its domain: a condition is a map of another area."""
+        return any(variable.pooled and variable.shape for variable in self.variables)
+
+    @property
+    def derived(self) -> str | None:
+        """Name of the condition that ``coarsen`` makes, None without."""
+        return None if self.coarsen is None else f"{self.target}_coarse"
+
+    @property
+    def grid_coords(self) -> dict[str, xr.DataArray]:
+        """Coordinates of the training grid along y and x, those there are."""
+        return {
+            dim: xr.DataArray(values, dims=dim, name=dim, attrs=self.coordinate_attrs.get(dim, {}))
+            for dim in (self.y, self.x)
+            if (values := self.coordinates.get(dim)) is not None
+        }
+
+    def axis(self, dim: str) -> Axis:
+        """Return the training grid's axis along a dim."""
+        values = self.coordinates.get(dim)
+        array = None if values is None else np.array(values)
+        return axis_of(dim, array, self.coordinate_attrs.get(dim, {}))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, for the model file."""
+        content: dict[str, Any] = plain(asdict(self))
+        return content
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> DataSpec:
+        """Undo `to_json`."""
+        height, width = content["shape"]
+        variables = tuple(
+            VariableSpec(**{**item, "dims": tuple(item["dims"]), "shape": tuple(item["shape"])})
+            for item in content["variables"]
+        )
+        return cls(**{**content, "shape": (height, width), "variables": variables})

@@ -1,0 +1,320 @@
+"""Read, compare and convert units. Everything that knows what ``mm h-1`` means is here.
+
+Units are parsed by pint with the registry of cf-xarray, which reads what CF and UDUNITS files
+contain (``mm d-1``, ``m**2 s**-2``, ``kg m-2 s-1``). One thing is added: a mass of liquid water per
+area is a depth, 1 kg m-2 = 1 mm.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xcvae.errors import ConfigError, UnitsError, explain
+
+__all__ = [
+    "default_drizzle_threshold",
+    "default_wet_threshold",
+    "factor",
+    "is_daily",
+    "is_precipitation",
+    "parse_quantity",
+    "to_units",
+    "units_of",
+]
+
+_WATER = 1000.0  # density of liquid water in kg m-3
+_QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
+_DAILY_STEP = np.timedelta64(20, "h")
+
+# Dimensions of pint, as (length, mass, time) exponents, of the four ways to give precipitation.
+_DEPTH, _RATE = (1, 0, 0), (1, 0, -1)
+_MASS, _FLUX = (-2, 1, 0), (-2, 1, -1)
+
+
+@lru_cache(maxsize=256)
+def _parse(units: str) -> Any:
+    """Return units as a pint quantity (``0.1 mm`` has a magnitude), or raise ValueError."""
+    from cf_xarray.units import units as registry
+
+    try:
+        quantity = registry(units)
+        if quantity.magnitude == 1:
+            # Not by way of arithmetic, which turns an offset unit (degC) into its base unit.
+            quantity = registry.Quantity(1.0, quantity.units)
+        magnitude = float(quantity.magnitude)
+    except Exception as error:  # pint raises a dozen types, AssertionError and TypeError included
+        raise ValueError(f"{units!r}: {error}") from error
+    if not (magnitude > 0 and math.isfinite(magnitude)):
+        raise ValueError(f"{units!r} is an expression, not a unit")
+    return quantity
+
+
+def _quantity(units: str, what: str) -> Any:
+    try:
+        return _parse(units)
+    except ValueError as error:
+        raise UnitsError(
+            explain(
+                what,
+                expected="units such as 'mm h-1', 'mm/day', 'kg m-2 s-1', 'K' or '1'",
+                got=f"{units!r}, which is not known",
+                remedy=f"Correct them: ds[{what!r}].attrs['units'] = '...'.",
+            )
+        ) from error
+
+
+def _dimensions(quantity: Any) -> tuple[float, float, float] | None:
+    """Exponents of length, mass and time, None if anything else is in it."""
+    exponents = dict(quantity.dimensionality)
+    found = tuple(exponents.pop(f"[{name}]", 0) for name in ("length", "mass", "time"))
+    return None if exponents else (found[0], found[1], found[2])
+
+
+def _as_depth(quantity: Any) -> Any:
+    """Turn mass of water per area (and time) into depth (and rate); leave the rest."""
+    if _dimensions(quantity) in (_MASS, _FLUX):
+        return quantity / quantity._REGISTRY.Quantity(_WATER, "kg m-3")
+    return quantity
+
+
+def units_of(da: xr.DataArray) -> str:
+    """Return the units of a variable, and refuse one without.
+
+    Raises
+    ------
+    UnitsError
+        There is no attribute ``units``, it is blank, or no such units are known.
+    """
+    units = str(da.attrs.get("units", "")).strip()
+    if not units:
+        raise UnitsError(
+            explain(
+                str(da.name),
+                expected="an attribute 'units'",
+                got="none",
+                remedy=f"Set ds[{str(da.name)!r}].attrs['units'] = 'mm h-1', or whatever it is "
+                "in; something without a dimension has units '1'.",
+            )
+        )
+    _quantity(units, str(da.name))
+    return units
+
+
+def _affine(source: str, wanted: str, what: str) -> tuple[float, float]:
+    """Return (scale, offset): wanted = scale * source + offset."""
+    start, end = _quantity(source, what), _quantity(wanted, what)
+    if source == wanted:
+        return 1.0, 0.0
+    if _dimensions(start) is not None:
+        start, end = _as_depth(start), _as_depth(end)
+    if start.dimensionality != end.dimensionality:
+        raise UnitsError(
+            explain(
+                what,
+                expected=f"units that convert to {wanted!r}",
+                got=repr(source),
+                remedy=_conversion_remedy(start, end),
+            )
+        )
+    # Two points determine the line; offsets (degC to K) are not a matter of multiplication.
+    points = start._REGISTRY.Quantity(np.array([0.0, 1.0]) * start.magnitude, start.units)
+    zero, one = (points.to(end.units).magnitude / end.magnitude).tolist()
+    offset = zero if abs(zero) > 1e-12 * abs(one) else 0.0
+    return one - offset, offset
+
+
+def _conversion_remedy(start: Any, end: Any) -> str:
+    if {_dimensions(start), _dimensions(end)} == {_DEPTH, _RATE}:
+        return (
+            "One is a depth and the other a rate: divide the depth by the length of its "
+            "accumulation period, or multiply the rate by it, and set the new units."
+        )
+    return "Check which variable this is, and its attribute 'units'."
+
+
+def factor(source: str, wanted: str, *, what: str) -> float:
+    """Return the number by which values in ``source`` become values in ``wanted``.
+
+    Parameters
+    ----------
+    source, wanted : str
+        Units. Mass of water per area counts as depth: 1 kg m-2 = 1 mm.
+    what : str
+        What is converted, for the message.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    UnitsError
+        Units that are not known or do not convert into each other by multiplication, such as a
+        rate and a depth. The message names both.
+
+    Examples
+    --------
+    >>> round(factor("kg m-2 s-1", "mm h-1", what="pr"), 6)
+    3600.0
+    """
+    scale, offset = _affine(source, wanted, what)
+    if offset:
+        raise UnitsError(
+            explain(
+                what,
+                expected=f"units that convert to {wanted!r} by a factor",
+                got=repr(source),
+                remedy="These differ by an offset too: convert the values with to_units.",
+            )
+        )
+    return scale
+
+
+def to_units(da: xr.DataArray, units: str) -> xr.DataArray:
+    """Convert a variable, lazily where it is lazy.
+
+    Parameters
+    ----------
+    da : xarray.DataArray
+        Any dims, with the attribute ``units``.
+    units : str
+        The units wanted.
+
+    Returns
+    -------
+    xarray.DataArray
+        Same dims and attributes, but ``units``.
+
+    Raises
+    ------
+    UnitsError
+        No, unknown, or not convertible units.
+    """
+    scale, offset = _affine(units_of(da), units, str(da.name))
+    attrs = {**da.attrs, "units": units}
+    if scale != 1.0:
+        da = da * scale
+    if offset:
+        da = da + offset
+    return da.assign_attrs(attrs)
+
+
+def parse_quantity(value: str | float, *, units: str, what: str) -> float:
+    """Read ``"0.5 mm/day"``, or a number that is in ``units`` already.
+
+    Returns
+    -------
+    float
+        The value in ``units``.
+
+    Raises
+    ------
+    UnitsError
+        A text without units, or units that do not convert.
+    ConfigError
+        Not a finite number.
+
+    Examples
+    --------
+    >>> parse_quantity("24 mm/day", units="mm h-1", what="threshold")
+    1.0
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ConfigError(
+            explain(
+                what,
+                expected=f"a number in {units!r}, or a text with units such as '0.1 mm h-1'",
+                got=repr(value),
+                remedy="Write the number first, then a space and the units.",
+            )
+        )
+    number, source = match.groups()
+    if not source:
+        raise UnitsError(
+            explain(
+                what,
+                expected="units behind the number",
+                got=repr(value),
+                remedy=f"Write '{number} {units}', or the number without quotes.",
+            )
+        )
+    # Rounding keeps 24 mm/day at 1 mm h-1, not at 0.9999999999999998.
+    return float(f"{float(number) * factor(source, units, what=what):.12g}")
+
+
+def is_precipitation(units: str) -> bool:
+    """Whether units can be those of a rate or a depth of water (``mm h-1``, ``kg m-2``, ``m``)."""
+    try:
+        quantity = _parse(units)
+    except ValueError:
+        return False
+    return _dimensions(quantity) in (_DEPTH, _RATE, _MASS, _FLUX)
+
+
+def is_daily(da: xr.DataArray, sample: str) -> bool:
+    """Whether the samples are days (or longer), not hours or minutes.
+
+    Decided by the shortest step between the times of the samples, at least 20 hours; not by the
+    median step, which is long in a selection of single storms too. Without times it is decided
+    by the units: per day or not.
+
+    Parameters
+    ----------
+    da : xarray.DataArray
+        Has the dim ``sample`` and the attribute ``units``.
+    sample : str
+        Name of the sample dim.
+    """
+    if da.sizes.get(sample, 0) > 1 and sample in da.coords:
+        labels = da[sample].values
+        if np.issubdtype(labels.dtype, np.datetime64):
+            return bool(np.abs(np.diff(labels)).min() >= _DAILY_STEP)
+        if isinstance(da.indexes.get(sample), xr.CFTimeIndex):
+            shortest = min(abs(later - earlier) for earlier, later in pairwise(labels))
+            return bool(shortest >= _DAILY_STEP.item())
+    return bool(dict(_quantity(units_of(da), str(da.name)).unit_items()).get("day") == -1)
+
+
+def _threshold(da: xr.DataArray, sample: str, *, hourly: float, daily: float) -> float:
+    units = units_of(da)
+    quantity = _as_depth(_quantity(units, str(da.name)))
+    days = is_daily(da, sample)
+    value = daily if days else hourly
+    period = "" if _dimensions(quantity) == _DEPTH else " d-1" if days else " h-1"
+    return parse_quantity(f"{value} mm{period}", units=units, what=str(da.name))
+
+
+def default_wet_threshold(da: xr.DataArray, sample: str) -> float:
+    """Rain from which a pixel counts as wet, in the units of ``da``.
+
+    0.1 mm h-1, or 1 mm d-1 for daily data (see `is_daily`); 0.1 and 1 mm for depths.
+
+    Raises
+    ------
+    UnitsError
+        The units are not those of precipitation.
+    """
+    return _threshold(da, sample, hourly=0.1, daily=1.0)
+
+
+def default_drizzle_threshold(da: xr.DataArray, sample: str) -> float:
+    """Rain below which the default post-processor sets zero, in the units of ``da``.
+
+    0.1 mm h-1, or 0.1 mm d-1 for daily data (see `is_daily`); 0.1 mm for depths.
+
+    Raises
+    ------
+    UnitsError
+        The units are not those of precipitation.
+    """
+    return _threshold(da, sample, hourly=0.1, daily=0.1)

@@ -1,0 +1,1 @@
+"""The network, how it learns, and the file that keeps it."""

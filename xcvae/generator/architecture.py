@@ -1,0 +1,173 @@
+"""The choices that make a ladder: presets, and how the caller's keys change them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from xcvae.errors import ConfigError, explain, nearest
+from xcvae.fields.batches import channels_of, pooled_size
+from xcvae.fields.spec import DataSpec
+from xcvae.generator.ladder import Ladder
+
+__all__ = ["PRESETS", "Architecture", "base_channel", "build_network", "resolve"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a ladder is made of, coarsest level first.
+
+    Attributes
+    ----------
+    channels, latents
+        Feature and latent channels per level.
+    blocks
+        Residual blocks per level of the decoder.
+    context
+        Length of the vector that summarises conditions without a place on the grid.
+    """
+
+    channels: tuple[int, ...]
+    latents: tuple[int, ...]
+    blocks: int = 1
+    context: int = 64
+
+    def __post_init__(self) -> None:
+        if not self.channels or len(self.channels) != len(self.latents):
+            raise ConfigError(
+                explain(
+                    "generator",
+                    expected="as many `channels` as `latents`, one per level, at least one",
+                    got=f"{len(self.channels)} and {len(self.latents)}",
+                    remedy="Give both lists, coarsest level first, or `levels`.",
+                )
+            )
+        if min(*self.channels, *self.latents, self.blocks, self.context, 1) < 1:
+            raise ConfigError(
+                explain(
+                    "generator",
+                    expected="positive channels, latents, blocks and context",
+                    got=self.to_json(),
+                    remedy="A level without latents cannot vary.",
+                )
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, for the model file."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+PRESETS: dict[str, Architecture] = {
+    "small": Architecture((64, 64, 64, 48, 32, 16), (8, 8, 8, 4, 2, 1)),
+    "base": Architecture((128, 128, 128, 96, 64, 32), (16, 16, 16, 8, 4, 2), blocks=2),
+    "large": Architecture((192, 192, 192, 160, 96, 48), (16, 16, 16, 8, 4, 2), blocks=3),
+}
+
+KEYS = ("preset", "levels", "channels", "latents", "blocks", "context", "constrain")
+
+
+def resolve(generator: Mapping[str, Any] | None, size: tuple[int, int]) -> Architecture:
+    """Turn the caller's ``generator`` into an architecture for fields of ``size`` (y, x).
+
+    ``levels`` keeps that many of the finest levels. Without it, levels whose map would be
+    smaller than 2x2 are left out.
+
+    Raises
+    ------
+    ConfigError
+        For unknown keys or presets, and for values that do not fit together.
+    """
+    options = dict(generator or {})
+    for key in options:
+        if key not in KEYS:
+            raise ConfigError(f"generator: unknown key '{key}'. {nearest(key, KEYS)}")
+    name = options.get("preset", "small")
+    if name not in PRESETS:
+        raise ConfigError(f"generator.preset: unknown preset '{name}'. {nearest(name, PRESETS)}")
+    if options.get("constrain"):
+        raise ConfigError(
+            explain(
+                "generator.constrain",
+                expected="false",
+                got=options["constrain"],
+                remedy="Members are not forced to keep the coarse block means yet.",
+            )
+        )
+    preset = PRESETS[name]
+    channels = tuple(_numbers("channels", options.get("channels", preset.channels)))
+    latents = tuple(_numbers("latents", options.get("latents", preset.latents)))
+    levels = _levels(options, len(channels), size)
+    return Architecture(
+        channels[-levels:],
+        latents[-levels:],
+        blocks=_number("blocks", options.get("blocks", preset.blocks)),
+        context=_number("context", options.get("context", preset.context)),
+    )
+
+
+def build_network(architecture: Architecture, spec: DataSpec, *, masked: bool) -> Ladder:
+    """Make an untrained ladder for a Dataset described by ``spec``."""
+    return Ladder(
+        conditions=channels_of(spec, masked=masked),
+        pooled=pooled_size(spec),
+        channels=architecture.channels,
+        latents=architecture.latents,
+        blocks=architecture.blocks,
+        context=architecture.context,
+        base=base_channel(spec),
+    )
+
+
+def base_channel(spec: DataSpec) -> int | None:
+    """Channel of the first aligned rain condition: the field that the output is added to."""
+    aligned = [v for v in spec.variables if v.aligned]
+    for channel, variable in enumerate(aligned):
+        if variable.precipitation and variable.role == "condition":
+            return channel
+    return None
+
+
+def _levels(options: Mapping[str, Any], available: int, size: tuple[int, int]) -> int:
+    if "levels" in options:
+        levels = _number("levels", options["levels"])
+        if levels > available:
+            raise ConfigError(
+                explain(
+                    "generator.levels",
+                    expected=f"at most {available}, the levels of `channels`",
+                    got=levels,
+                    remedy="Give `channels` and `latents` for that many levels.",
+                )
+            )
+        return levels
+    levels = 1
+    while levels < available and min(size) > 2**levels:
+        levels += 1
+    return levels
+
+
+def _number(key: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(
+            explain(
+                f"generator.{key}",
+                expected="an integer >= 1",
+                got=repr(value),
+                remedy="See xcvae.train for what it means.",
+            )
+        )
+    return value
+
+
+def _numbers(key: str, values: object) -> list[int]:
+    if not isinstance(values, list | tuple):
+        raise ConfigError(
+            explain(
+                f"generator.{key}",
+                expected="a list of integers, one per level, coarsest first",
+                got=repr(values),
+                remedy="For example [64, 48, 32].",
+            )
+        )
+    return [_number(key, v) for v in values]

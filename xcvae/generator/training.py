@@ -1,0 +1,279 @@
+"""Training: from a Dataset to a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from xcvae.errors import (
+    ConfigError,
+    DataError,
+    EmptySelectionError,
+    OutputExistsError,
+    explain,
+)
+from xcvae.fields.batches import Batches
+from xcvae.fields.checks import check_rain
+from xcvae.fields.record import Record
+from xcvae.fields.scaling import Scaling
+from xcvae.fields.spec import DataSpec, describe, prepare
+from xcvae.generator import checkpoint, modelfile
+from xcvae.generator.architecture import build_network, resolve
+from xcvae.generator.fit import Fit, stages_of
+from xcvae.generator.model import Model
+from xcvae.generator.numerics import choose_device, placed
+from xcvae.generator.trainer import Trainer
+from xcvae.generator.validation import Validation
+
+__all__ = ["train"]
+
+#: Blocks that a share of the record is held back in: neighbours in time are nearly copies.
+HELD_BACK_BLOCKS = 5
+
+
+def train(
+    ds: xr.Dataset,
+    *,
+    target: str | None = None,
+    conditions: Sequence[str] | None = None,
+    statics: Sequence[str] | None = None,
+    coarsen: int | None = None,
+    spatial_dims: tuple[str, str] | None = None,
+    validation: float | xr.Dataset = 0.15,
+    generator: Mapping[str, Any] | None = None,
+    losses: Sequence[Any] | None = None,
+    fit: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    path: str | Path | None = None,
+    progress: bool = True,
+) -> Model:
+    """Train a conditional VAE of rain fields.
+
+    Parameters
+    ----------
+    ds
+        Target with dims (sample, y, x), conditions with the sample dim on grids of their own,
+        statics on the target's grid; all with ``units``. NaN in the target is a mask.
+    target, conditions, statics
+        Names of variables. ``target`` may be left out if only one can be meant; ``conditions``
+        None takes what has the sample dim and is not the target.
+    coarsen
+        Derive a condition by means of the target over blocks of so many pixels.
+    spatial_dims
+        Names of the target's (y, x) dims, where attributes and names do not tell.
+    validation
+        Share of the samples that is held back, in contiguous blocks, or a Dataset; 0 for none.
+    generator
+        ``preset`` ("small", "base", "large"), ``levels``, ``channels``, ``latents``, ``blocks``.
+    losses
+        Components by name, as a dict with parameters, or instances. By default the negative ELBO
+        (``laplace``, ``kl``), joined by ``crps`` in the last quarter of the training.
+    fit
+        `xcvae.generator.fit.Fit` by its attributes, such as ``max_minutes``.
+    seed
+        Of weights, batches and noise.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    path
+        File to write. A training that was interrupted goes on from the checkpoint beside it.
+    progress
+        Show a bar, on a terminal.
+
+    Returns
+    -------
+    Model
+        With the weights that validated best.
+
+    Raises
+    ------
+    XcvaeError
+        One of its subclasses, before anything is computed, if data and settings do not fit.
+
+    Examples
+    --------
+    >>> import xcvae
+    >>> ds = xcvae.tutorial.open_dataset("radklim")
+    >>> quick = {"max_steps": 2, "batch_size": 2, "crop": 24, "validations": 1}
+    >>> few = ds.isel(time=slice(20))
+    >>> model = xcvae.train(few, target="pr", conditions=["pr_coarse"], fit=quick)
+    >>> model.spec.units
+    'mm h-1'
+    """
+    settings = Fit.of(fit)
+    stages = stages_of(losses, settings)
+    place = _free_path(path)
+    chosen = choose_device(device)
+    spec = describe(
+        ds,
+        target=target,
+        conditions=conditions,
+        statics=statics,
+        coarsen=coarsen,
+        spatial_dims=spatial_dims,
+    )
+    architecture = resolve(generator, spec.shape)
+    learned, held_back = _split(ds, spec, validation)
+    scaling, record = Scaling.fit(learned, spec)
+    _check_record(record)
+    torch.manual_seed(seed)
+    network = placed(build_network(architecture, spec, masked=record.masked), chosen)
+    judge = None
+    if held_back is not None:
+        batches = _batches(held_back, spec, scaling, record)
+        judge = Validation(batches, scaling, record, architecture.latents, chosen)
+    trainer = Trainer(
+        network=network,
+        batches=_batches(learned, spec, scaling, record),
+        validation=judge,
+        scaling=scaling,
+        record=record,
+        architecture=architecture,
+        settings=settings,
+        stages=stages,
+        device=chosen,
+        rng=np.random.default_rng(seed),
+    )
+    told = {
+        "seed": seed,
+        "losses": [stage.to_json() for stage in stages],
+        "fit": settings.to_json(),
+        "device": chosen.type,
+    }
+    if place is not None:
+        trainer.keep_at(checkpoint.checkpoint_path(place), _identity(told, spec, record))
+    trainer.run(bar=progress)
+    return _finished(trainer, spec, told, learned, place)
+
+
+def _finished(
+    trainer: Trainer,
+    spec: DataSpec,
+    told: dict[str, Any],
+    learned: xr.Dataset,
+    place: Path | None,
+) -> Model:
+    """Make the model of a finished training, and its file."""
+    names = ("xcvae", "torch", "numpy", "xarray")
+    training = {
+        **told,
+        "steps": trainer.state.step,
+        "minutes": trainer.state.seconds / 60,
+        "history": trainer.state.history,
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
+    }
+    valid = _valid_map(learned, spec) if trainer.record.masked else None
+    models = {}
+    for kind, weights in (("last", trainer.average), ("best", trainer.best)):
+        network = build_network(trainer.architecture, spec, masked=trainer.record.masked)
+        network.load_state_dict(weights)
+        models[kind] = Model(
+            network,
+            spec=spec,
+            scaling=trainer.scaling,
+            record=trainer.record,
+            architecture=trainer.architecture,
+            training={**training, "weights": kind},
+            valid=valid,
+        )
+    best = models["best"]
+    if place is None:
+        best.sha256 = hashlib.sha256(modelfile.to_bytes(best)).hexdigest()
+    else:
+        last = place.with_name(f"{place.stem}-last{place.suffix}")
+        modelfile.write_atomically(last, modelfile.to_bytes(models["last"]))
+        best.save(place)
+        checkpoint.checkpoint_path(place).unlink(missing_ok=True)
+    return best.to(trainer.device.type)
+
+
+def _free_path(path: str | Path | None) -> Path | None:
+    if path is None:
+        return None
+    place = Path(path).absolute()
+    if place.exists():
+        raise OutputExistsError(
+            explain(
+                "path",
+                expected="a file that does not exist yet",
+                got=str(path),
+                remedy="Load it with xcvae.load, choose another name, or remove it.",
+            )
+        )
+    return place
+
+
+def _split(
+    ds: xr.Dataset, spec: DataSpec, validation: float | xr.Dataset
+) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """Prepare the Dataset and hold samples back, in contiguous blocks."""
+    prepared = prepare(ds, spec, need_target=True)
+    check_rain(prepared[spec.target])
+    if isinstance(validation, xr.Dataset):
+        return prepared, prepare(validation, spec, need_target=True)
+    if isinstance(validation, bool) or not 0 <= validation < 1:
+        raise ConfigError(
+            explain(
+                "validation",
+                expected="a share from 0 to below 1, or a Dataset",
+                got=repr(validation),
+                remedy="0.15 holds back 15 % of the samples.",
+            )
+        )
+    total = prepared.sizes[spec.sample]
+    count = round(validation * total)
+    if count == 0:
+        return prepared, None
+    blocks = min(HELD_BACK_BLOCKS, count)
+    held = np.zeros(total, bool)
+    for part in np.array_split(np.arange(total), blocks):
+        held[part[len(part) - round(validation * len(part)) :]] = True
+    if held.all() or not held.any():
+        raise EmptySelectionError(
+            explain(
+                "validation",
+                expected="a share that leaves samples on both sides",
+                got=f"{validation} of {total} samples",
+                remedy="Give more samples or another share.",
+            )
+        )
+    return prepared.isel({spec.sample: ~held}), prepared.isel({spec.sample: held})
+
+
+def _batches(prepared: xr.Dataset, spec: DataSpec, scaling: Scaling, record: Record) -> Batches:
+    batches = Batches(prepared, spec, scaling, masked=record.masked)
+    batches.keep()
+    return batches
+
+
+def _check_record(record: Record) -> None:
+    if record.pixels == 0 or record.maximum <= 0:
+        raise DataError(
+            explain(
+                "target",
+                expected="some rain to learn from",
+                got="only dry or missing pixels",
+                remedy="Select wet samples, or check the units and the variable.",
+            )
+        )
+
+
+def _valid_map(prepared: xr.Dataset, spec: DataSpec) -> NDArray[np.bool_]:
+    """Pixels where the target was ever valid, (y, x)."""
+    valid = prepared[spec.target].notnull().any(spec.sample)
+    return np.asarray(valid.values)
+
+
+def _identity(told: dict[str, Any], spec: DataSpec, record: Record) -> str:
+    text = json.dumps([told, spec.to_json(), record.to_json()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

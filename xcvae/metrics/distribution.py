@@ -1,0 +1,254 @@
+"""Scores of rain amounts, wherever they fall: how often, how much, how extreme."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import xarray as xr
+
+from xcvae.metrics.maps import Array, Maps
+from xcvae.metrics.metric import Metric, Statistic, Stats, ratio, wet_threshold_in
+
+__all__ = [
+    "KS",
+    "MassBias",
+    "P99Ratio",
+    "P999Ratio",
+    "WetFraction",
+    "WetFractionObserved",
+    "ks",
+    "mass_bias",
+    "p99_ratio",
+    "p999_ratio",
+    "wet_fraction",
+    "wet_fraction_observed",
+]
+
+WIDTH = 0.004
+"""Relative width of the bins of amounts."""
+BELOW, ABOVE = 2400, 3000
+"""Bins below and above the wet threshold: from 7e-5 to 1.6e5 times its value."""
+
+
+@dataclass(frozen=True)
+class _Amounts:
+    """Histograms of amounts on logarithmic bins: dry, a trace, and bins that meet at `wet`."""
+
+    wet: float
+
+    def __call__(self, maps: Maps) -> dict[str, Array]:
+        """Count one sample."""
+        return {"generated": self._count(maps.members), "observed": self._count(maps.truth)}
+
+    def _count(self, values: Array) -> Array:
+        rain = values[values > 0]
+        bins = np.floor(np.log(rain / self.wet) / WIDTH)
+        # Rounding of the logarithm must not carry a value across the wet threshold.
+        bins = np.where(rain >= self.wet, np.maximum(bins, 0), np.minimum(bins, -1))
+        bins = np.clip(bins, -BELOW - 1, ABOVE - 1).astype(np.int64) + BELOW + 2
+        counts = np.bincount(bins, minlength=BELOW + ABOVE + 2).astype(np.float64)
+        counts[0] = values.size - rain.size
+        return counts
+
+
+FIRST_WET = BELOW + 2
+
+
+def _quantile(counts: Array, q: float) -> Array:
+    """Quantile of a histogram, in multiples of the wet threshold, interpolated in its bin."""
+    running = np.cumsum(counts, axis=-1)
+    wanted = q * running[..., -1:]
+    index = (running < wanted).sum(axis=-1, keepdims=True)
+    inside = np.take_along_axis(counts, index, axis=-1)
+    share = 1.0 - ratio(np.take_along_axis(running, index, axis=-1) - wanted, inside)
+    logarithm = (index - FIRST_WET + np.clip(share, 0.0, 1.0)) * WIDTH
+    return np.asarray(np.where(index == 0, 0.0, np.exp(logarithm))[..., 0])
+
+
+@dataclass(frozen=True)
+class _Quantile(Metric):
+    """Ratio of a quantile of all generated pixels to that of all observed pixels."""
+
+    q: ClassVar[float]
+    better: ClassVar[str | float] = 1.0
+
+    def bind(self, observed: xr.DataArray) -> Statistic:
+        """Return the sums."""
+        return _Amounts(wet_threshold_in(observed, None))
+
+    def finish(self, stats: Stats) -> Array:
+        """Divide the quantiles; NaN where the observed one is zero."""
+        generated, observed = (np.asarray(stats[k]) for k in ("generated", "observed"))
+        return ratio(_quantile(generated, self.q), _quantile(observed, self.q))
+
+
+@dataclass(frozen=True)
+class P99Ratio(_Quantile):
+    """99th percentile of all generated pixels over that of all observed pixels, dry ones too."""
+
+    q: ClassVar[float] = 0.99
+    long_name: ClassVar[str] = "ratio of the 99th percentiles, generated over observed"
+
+
+@dataclass(frozen=True)
+class P999Ratio(_Quantile):
+    """99.9th percentile of all generated pixels over that of all observed pixels."""
+
+    q: ClassVar[float] = 0.999
+    long_name: ClassVar[str] = "ratio of the 99.9th percentiles, generated over observed"
+
+
+@dataclass(frozen=True)
+class KS(Metric):
+    """Two-sample Kolmogorov-Smirnov statistic of wet amounts.
+
+    The largest distance between the distribution functions of wet pixels of all members and of
+    the observation, taken at the edges of bins 0.4 % wide. One if only one side is ever wet.
+
+    Parameters
+    ----------
+    threshold
+        From where a pixel is wet: "0.1 mm h-1", or a number in the units of the data; by default
+        0.1 mm h-1, for daily data 1 mm d-1.
+    """
+
+    threshold: str | float | None = None
+
+    long_name: ClassVar[str] = "Kolmogorov-Smirnov statistic of wet amounts"
+    better: ClassVar[str | float] = "lower"
+
+    def bind(self, observed: xr.DataArray) -> Statistic:
+        """Return the sums."""
+        return _Amounts(wet_threshold_in(observed, self.threshold))
+
+    def finish(self, stats: Stats) -> Array:
+        """Compare the distribution functions."""
+        shares = []
+        for side in ("generated", "observed"):
+            wet = np.asarray(stats[side])[..., FIRST_WET:]
+            shares.append(ratio(wet.cumsum(axis=-1), wet.sum(axis=-1, keepdims=True)))
+        one_is_dry = np.isnan(shares[0]).any(axis=-1) != np.isnan(shares[1]).any(axis=-1)
+        return np.where(one_is_dry, 1.0, np.abs(shares[0] - shares[1]).max(axis=-1))
+
+
+@dataclass(frozen=True)
+class _WetCounts:
+    """Number of wet pixels on both sides."""
+
+    wet: float
+
+    def __call__(self, maps: Maps) -> dict[str, Array]:
+        """Count one sample."""
+        return {
+            "generated": (maps.members >= self.wet).sum() / len(maps.members),
+            "observed": (maps.truth >= self.wet).sum(),
+            "pixels": np.asarray(maps.truth.size),
+        }
+
+
+@dataclass(frozen=True)
+class WetFraction(Metric):
+    """Share of the pixels of all members that are wet.
+
+    Parameters
+    ----------
+    threshold
+        From where a pixel is wet: "0.1 mm h-1", or a number in the units of the data; by default
+        0.1 mm h-1, for daily data 1 mm d-1.
+    """
+
+    threshold: str | float | None = None
+
+    long_name: ClassVar[str] = "share of wet pixels"
+    better: ClassVar[str | float] = "wet_fraction_observed"
+
+    def bind(self, observed: xr.DataArray) -> Statistic:
+        """Return the sums."""
+        return _WetCounts(wet_threshold_in(observed, self.threshold))
+
+    def finish(self, stats: Stats) -> Array:
+        """Divide by the number of pixels."""
+        return ratio(stats["generated"], stats["pixels"])
+
+
+@dataclass(frozen=True)
+class WetFractionObserved(WetFraction):
+    """Share of observed pixels that are wet, counted where the members count.
+
+    Parameters
+    ----------
+    threshold
+        As for `WetFraction`.
+    """
+
+    long_name: ClassVar[str] = "share of wet pixels, observed"
+
+    def finish(self, stats: Stats) -> Array:
+        """Divide by the number of pixels."""
+        return ratio(stats["observed"], stats["pixels"])
+
+
+@dataclass(frozen=True)
+class _Mass:
+    """Sums of rain on both sides."""
+
+    def __call__(self, maps: Maps) -> dict[str, Array]:
+        """Add up one sample."""
+        return {
+            "generated": maps.members.sum(dtype=np.float64) / len(maps.members),
+            "observed": maps.truth.sum(dtype=np.float64),
+        }
+
+
+@dataclass(frozen=True)
+class MassBias(Metric):
+    """Total generated (mean over members) over total observed rain, less one."""
+
+    long_name: ClassVar[str] = "relative bias of the total amount"
+    better: ClassVar[str | float] = 0.0
+
+    def bind(self, observed: xr.DataArray) -> Statistic:
+        """Return the sums."""
+        return _Mass()
+
+    def finish(self, stats: Stats) -> Array:
+        """Compare the totals."""
+        return ratio(stats["generated"], stats["observed"]) - 1.0
+
+
+def wet_fraction(
+    forecast: xr.DataArray, observed: xr.DataArray, *, threshold: str | float | None = None
+) -> xr.DataArray:
+    """Score with `WetFraction`: dims (realization, sample, y, x) against (sample, y, x)."""
+    return WetFraction(threshold)(forecast, observed)
+
+
+def wet_fraction_observed(
+    forecast: xr.DataArray, observed: xr.DataArray, *, threshold: str | float | None = None
+) -> xr.DataArray:
+    """Score with `WetFractionObserved`: dims (realization, sample, y, x) against (sample, y, x)."""
+    return WetFractionObserved(threshold)(forecast, observed)
+
+
+def mass_bias(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+    """Score with `MassBias`: dims (realization, sample, y, x) against (sample, y, x)."""
+    return MassBias()(forecast, observed)
+
+
+def ks(
+    forecast: xr.DataArray, observed: xr.DataArray, *, threshold: str | float | None = None
+) -> xr.DataArray:
+    """Score with `KS`: dims (realization, sample, y, x) against (sample, y, x)."""
+    return KS(threshold)(forecast, observed)
+
+
+def p99_ratio(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+    """Score with `P99Ratio`: dims (realization, sample, y, x) against (sample, y, x)."""
+    return P99Ratio()(forecast, observed)
+
+
+def p999_ratio(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+    """Score with `P999Ratio`: dims (realization, sample, y, x) against (sample, y, x)."""
+    return P999Ratio()(forecast, observed)

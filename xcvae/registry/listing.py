@@ -1,0 +1,112 @@
+"""What components there are and what they take, without importing what they need.
+
+A built-in is named by an import string, and importing its module could load torch. So its
+parameters are read from the source instead: the annotated fields of a dataclass are there.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from xcvae.registry.components import Kind
+from xcvae.registry.entries import Entry
+from xcvae.registry.registry import registry
+
+__all__ = ["Row", "listing"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One component, as a person wants to read about it.
+
+    Parameters
+    ----------
+    kind, name
+        What it is and how it is called.
+    package, version
+        Whose it is; the version is None for a local plugin.
+    parameters
+        Default by parameter, as source text; None where a value must be given.
+    summary
+        First line of its docstring.
+    """
+
+    kind: Kind
+    name: str
+    package: str
+    version: str | None
+    parameters: dict[str, str | None]
+    summary: str
+
+
+def listing() -> list[Row]:
+    """Describe all components by kind and name; nothing is imported for it.
+
+    Returns
+    -------
+    list of Row
+
+    Examples
+    --------
+    >>> [row.name for row in listing() if row.kind == "postprocessor"]
+    ['clip', 'threshold']
+    """
+    return [_row(entry) for entry in registry().entries()]
+
+
+def _row(entry: Entry) -> Row:
+    if isinstance(entry.target, str):
+        parameters, text = _from_source(*entry.target.split(":"))
+    else:
+        parameters, text = _from_class(entry.target)
+    summary = text.strip().partition("\n")[0]
+    return Row(entry.kind, entry.name, entry.package, entry.version, parameters, summary)
+
+
+def _from_class(cls: type) -> tuple[dict[str, str | None], str]:
+    parameters: dict[str, str | None] = {}
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        if field.default_factory is not dataclasses.MISSING:
+            parameters[field.name] = repr(field.default_factory())
+        elif field.default is not dataclasses.MISSING:
+            parameters[field.name] = repr(field.default)
+        else:
+            parameters[field.name] = None
+    return parameters, cls.__doc__ or ""
+
+
+def _from_source(module: str, name: str) -> tuple[dict[str, str | None], str]:
+    """Read the fields and the docstring of a class, those of its bases in the module first."""
+    classes = _classes(module)
+    if name not in classes:
+        return {}, f"({module} has no class {name})"
+    parameters: dict[str, str | None] = {}
+    for base in classes[name].bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            parameters |= _from_source(module, base.id)[0]
+    parameters |= dict(_fields(classes[name]))
+    return parameters, ast.get_docstring(classes[name]) or ""
+
+
+def _fields(cls: ast.ClassDef) -> Iterator[tuple[str, str | None]]:
+    for node in (one for one in cls.body if isinstance(one, ast.AnnAssign)):
+        if isinstance(node.target, ast.Name) and "ClassVar" not in ast.unparse(node.annotation):
+            yield node.target.id, None if node.value is None else ast.unparse(node.value)
+
+
+@lru_cache(maxsize=32)
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """Return the classes of a module by name; empty if its source is not to be had."""
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return {}
+    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        return {}
+    tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}

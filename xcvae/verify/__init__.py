@@ -1,0 +1,1 @@
+"""Judging: baselines, scorecard, diagnosis, criteria, pictures and the report."""
