@@ -12,8 +12,8 @@ from xcvae.errors import ConfigError
 CURVES = {
     "line": lambda s: 0.01 + 0.39 * s,
     "late": lambda s: 0.01 + 0.39 * s**3,
-    "step": lambda s: 0.01 + 0.39 / (1 + math.exp(-15 * (s - 0.6))),
-    "early": lambda s: 0.01 + 0.39 / (1 + math.exp(-15 * (s - 0.3))),
+    "step": lambda s: 0.01 + 0.39 / (1 + math.exp(-10 * (s - 0.6))),
+    "early": lambda s: 0.01 + 0.39 / (1 + math.exp(-10 * (s - 0.3))),
 }
 
 

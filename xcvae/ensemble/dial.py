@@ -18,7 +18,7 @@ SAMPLES = 48
 TOLERANCE = 0.005
 EVALUATIONS = 8
 # A step never lands closer to an end of the bracket than this share of its width.
-MARGIN = 0.1
+MARGIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -93,44 +93,29 @@ def solve_spread(
                 remedy="Ask for one in that range, or set spread; a higher temperature widens it.",
             )
         )
-    bracket = _Bracket(0.0, 1.0, tried[low] - target, tried[high] - target)
+    bisect = False
     while len(tried) < evaluations and _miss(tried, target) > tolerance:
-        spread = bracket.step()
+        share = 0.5 if bisect else (_interpolated(tried, target) - low) / (high - low)
+        spread = low + (high - low) * min(max(share, MARGIN), 1.0 - MARGIN)
         tried[spread] = diversity_at(spread)
-        bracket.narrow(spread, tried[spread] - target)
+        width = high - low
+        low, high = (spread, high) if tried[spread] < target else (low, spread)
+        # Diversity rises steeply where the levels with the large patterns are freed: a step that
+        # hardly narrowed the bracket is followed by a bisection.
+        bisect = not bisect and high - low > 0.5 * width
     best = min(tried, key=lambda spread: abs(tried[spread] - target))
     return Dial(spread=best, diversity=tried[best], evaluations=len(tried))
 
 
-@dataclass
-class _Bracket:
-    """Where the solution lies: ``below < 0 <= above`` are the misses at ``low`` and ``high``.
+def _interpolated(tried: dict[float, float], target: float) -> float:
+    """Return where a monotone curve through all points tried meets the target."""
+    from scipy.interpolate import PchipInterpolator
 
-    Steps are false position in the Illinois variant (the miss at an end that stays is halved),
-    with a bisection after every step that did not halve the bracket: diversity rises steeply
-    where the levels with the large patterns are freed, and hardly elsewhere.
-    """
-
-    low: float
-    high: float
-    below: float
-    above: float
-    moved: str = ""
-    bisect: bool = False
-
-    def step(self) -> float:
-        share = 0.5 if self.bisect else -self.below / max(self.above - self.below, 1e-12)
-        return self.low + (self.high - self.low) * min(max(share, MARGIN), 1.0 - MARGIN)
-
-    def narrow(self, spread: float, miss: float) -> None:
-        width = self.high - self.low
-        if miss < 0:
-            self.above *= 0.5 if self.moved == "low" else 1.0
-            self.low, self.below, self.moved = spread, miss, "low"
-        else:
-            self.below *= 0.5 if self.moved == "high" else 1.0
-            self.high, self.above, self.moved = spread, miss, "high"
-        self.bisect = not self.bisect and self.high - self.low > 0.5 * width
+    spreads = np.array(sorted(tried))
+    # Strictly rising, whatever little noise there is in the estimates.
+    rising = np.maximum.accumulate([tried[spread] for spread in spreads])
+    rising = rising + 1e-9 * np.arange(len(spreads))
+    return float(PchipInterpolator(rising, spreads)(target))
 
 
 def _miss(tried: dict[float, float], target: float) -> float:

@@ -18,10 +18,12 @@ from xcvae.fields.alignment import stretch_weights
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec, VariableSpec
 
-__all__ = ["Batch", "Batches", "channels_of", "pooled_size"]
+__all__ = ["POSITIONS", "Batch", "Batches"]
 
 #: A dataset whose tensors need less than this is held in memory as tensors.
 KEEP_BYTES = 3_000_000_000
+#: Number of maps of `position_maps`.
+POSITIONS = 14
 #: Samples per streamed block, and blocks that are shuffled together.
 BLOCK, POOL = 64, 8
 
@@ -100,17 +102,6 @@ class Batch:
         return Batch(c, move(self.pooled), move(self.x), mask)
 
 
-def channels_of(spec: DataSpec, *, masked: bool) -> int:
-    """Number of channels of `Batch.c`."""
-    aligned = sum(v.aligned for v in spec.variables)
-    return aligned + masked + (POSITIONS if spec.located else 0)
-
-
-def pooled_size(spec: DataSpec) -> int:
-    """Number of values per sample in `Batch.pooled`; 0 for none."""
-    return sum(int(np.prod(v.shape)) for v in spec.variables if v.pooled)
-
-
 class Batches:
     """Samples of a prepared Dataset as tensors.
 
@@ -162,7 +153,8 @@ class Batches:
     @property
     def nbytes(self) -> int:
         """Memory that all samples take as tensors."""
-        maps = channels_of(self.spec, masked=self.masked) + 2
+        aligned = sum(v.aligned for v in self.spec.variables)
+        maps = aligned + self.masked + (POSITIONS if self.spec.located else 0) + 2
         return 4 * len(self) * maps * self.size[0] * self.size[1]
 
     @property
@@ -290,10 +282,6 @@ class Batches:
             if v.pooled
         ]
         return torch.cat(flat, dim=1) if flat else None
-
-
-#: Number of maps of `position_maps`.
-POSITIONS = 14
 
 
 def position_maps(height: int, width: int) -> Tensor:

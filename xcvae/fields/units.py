@@ -34,8 +34,11 @@ _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\
 _DAILY_STEP = np.timedelta64(20, "h")
 
 # Dimensions of pint, as (length, mass, time) exponents, of the four ways to give precipitation.
-_DEPTH, _RATE = (1, 0, 0), (1, 0, -1)
-_MASS, _FLUX = (-2, 1, 0), (-2, 1, -1)
+_Exponents = tuple[float, float, float]
+_DEPTH: _Exponents = (1.0, 0.0, 0.0)
+_RATE: _Exponents = (1.0, 0.0, -1.0)
+_MASS: _Exponents = (-2.0, 1.0, 0.0)
+_FLUX: _Exponents = (-2.0, 1.0, -1.0)
 
 
 @lru_cache(maxsize=256)
@@ -70,7 +73,7 @@ def _quantity(units: str, what: str) -> Any:
         ) from error
 
 
-def _dimensions(quantity: Any) -> tuple[float, float, float] | None:
+def _dimensions(quantity: Any) -> _Exponents | None:
     """Exponents of length, mass and time, None if anything else is in it."""
     exponents = dict(quantity.dimensionality)
     found = tuple(exponents.pop(f"[{name}]", 0) for name in ("length", "mass", "time"))

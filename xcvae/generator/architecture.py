@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from xcvae.errors import ConfigError, explain, nearest
-from xcvae.fields.batches import channels_of, pooled_size
+from xcvae.fields.batches import POSITIONS
 from xcvae.fields.spec import DataSpec
 from xcvae.generator.ladder import Ladder
 
@@ -171,3 +172,14 @@ def _numbers(key: str, values: object) -> list[int]:
             )
         )
     return [_number(key, v) for v in values]
+
+
+def channels_of(spec: DataSpec, *, masked: bool) -> int:
+    """Number of channels of `Batch.c`."""
+    aligned = sum(v.aligned for v in spec.variables)
+    return aligned + masked + (POSITIONS if spec.located else 0)
+
+
+def pooled_size(spec: DataSpec) -> int:
+    """Number of values per sample in `Batch.pooled`; 0 for none."""
+    return sum(math.prod(v.shape) for v in spec.variables if v.pooled)

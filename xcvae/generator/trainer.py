@@ -109,7 +109,7 @@ class Trainer:
         assert batch.x is not None
         latents = self.architecture.latents
         with autocast(self.device):
-            drawn: Drawn = self.network(batch.c, batch.pooled, noise_for(latents, batch), batch.x)
+            drawn: Drawn = self.network(batch.c, batch.pooled, noise_for(latents, batch), x=batch.x)
         state = LossState(
             x=batch.x,
             output=drawn.output.float(),

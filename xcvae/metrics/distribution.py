@@ -34,9 +34,9 @@ BELOW, ABOVE = 2400, 3000
 
 @dataclass(frozen=True)
 class _Amounts:
-    """Histograms of amounts on logarithmic bins: dry, a trace, and bins that meet at `wet`."""
+    """Histograms of amounts on logarithmic bins: dry, a trace, and bins that meet at the threshold."""
 
-    wet: float
+    threshold: float
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Count one sample."""
@@ -44,9 +44,9 @@ class _Amounts:
 
     def _count(self, values: Array) -> Array:
         rain = values[values > 0]
-        bins = np.floor(np.log(rain / self.wet) / WIDTH)
+        bins = np.floor(np.log(rain / self.threshold) / WIDTH)
         # Rounding of the logarithm must not carry a value across the wet threshold.
-        bins = np.where(rain >= self.wet, np.maximum(bins, 0), np.minimum(bins, -1))
+        bins = np.where(rain >= self.threshold, np.maximum(bins, 0), np.minimum(bins, -1))
         bins = np.clip(bins, -BELOW - 1, ABOVE - 1).astype(np.int64) + BELOW + 2
         counts = np.bincount(bins, minlength=BELOW + ABOVE + 2).astype(np.float64)
         counts[0] = values.size - rain.size
@@ -137,13 +137,13 @@ class KS(Metric):
 class _WetCounts:
     """Number of wet pixels on both sides."""
 
-    wet: float
+    threshold: float
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Count one sample."""
         return {
-            "generated": (maps.members >= self.wet).sum() / len(maps.members),
-            "observed": (maps.truth >= self.wet).sum(),
+            "generated": (maps.members >= self.threshold).sum() / len(maps.members),
+            "observed": (maps.truth >= self.threshold).sum(),
             "pixels": np.asarray(maps.truth.size),
         }
 

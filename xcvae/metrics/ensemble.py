@@ -8,9 +8,8 @@ from typing import ClassVar
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ComponentError
 from xcvae.metrics.maps import Array, Maps
-from xcvae.metrics.metric import Metric, Statistic, Stats, ratio
+from xcvae.metrics.metric import Metric, Skill, Statistic, Stats, ratio
 
 __all__ = [
     "CRPS",
@@ -74,31 +73,24 @@ class CRPS(Metric):
 
 
 @dataclass(frozen=True)
-class CRPSSkill(CRPS):
+class CRPSSkill(Skill):
     """Share of a baseline's CRPS that the ensemble saves: 1 - crps / crps of the baseline.
 
     Parameters
     ----------
     against
-        Name of the baseline. It is scored on the same samples, also when it is not listed.
+        Name of the baseline. `xcvae.evaluate` scores it even where it is not listed.
     """
 
-    against: str = "bilinear"
-
     long_name: ClassVar[str] = "CRPS skill over a baseline"
-    better: ClassVar[str | float] = "higher"
-    units: ClassVar[str | None] = "1"
 
-    def finish(self, stats: Stats) -> Array:
-        """Refuse: there is no skill without the baseline's sums."""
-        raise ComponentError(
-            "metric 'crps_skill' needs a reference: use xcvae.evaluate, or "
-            "xcvae.metrics.crps_skill(forecast, observed, reference=...)."
-        )
+    def bind(self, observed: xr.DataArray) -> Statistic:
+        """Return the sums."""
+        return _CrpsSums()
 
-    def finish_against(self, stats: Stats, reference: Stats) -> Array:
-        """Compare the sums with those of the baseline on the same samples."""
-        return 1.0 - ratio(super().finish(stats), super().finish(reference))
+    def absolute(self, stats: Stats) -> Array:
+        """Divide by the number of pixels."""
+        return ratio(stats["crps"], stats["pixels"])
 
 
 @dataclass(frozen=True)

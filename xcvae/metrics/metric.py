@@ -10,11 +10,12 @@ from typing import ClassVar, Protocol
 import numpy as np
 import xarray as xr
 
+from xcvae.errors import ComponentError
 from xcvae.fields.units import default_wet_threshold, parse_quantity
 from xcvae.metrics.maps import Array, Maps, matched
 from xcvae.registry import Component
 
-__all__ = ["Metric", "Statistic", "Stats", "ratio", "threshold_in", "wet_threshold_in"]
+__all__ = ["Metric", "Skill", "Statistic", "Stats", "ratio", "threshold_in", "wet_threshold_in"]
 
 Stats = Mapping[str, Array]
 """Sums over samples by name. Leading axes (for example resamples) are kept by every formula."""
@@ -118,6 +119,42 @@ class Metric(Component):
             "better": self.better,
         }
         return xr.DataArray(value, attrs=attrs)
+
+
+@dataclass(frozen=True)
+class Skill(Metric):
+    """Base of metrics that compare with a baseline on the same samples.
+
+    Parameters
+    ----------
+    against
+        Name of the baseline. `xcvae.evaluate` scores it even where it is not listed.
+    """
+
+    against: str = "bilinear"
+
+    better: ClassVar[str | float] = "higher"
+
+    @abstractmethod
+    def absolute(self, stats: Stats) -> Array:
+        """Turn sums over samples into the score that is compared; lower must be better."""
+
+    def finish(self, stats: Stats) -> Array:
+        """Refuse: there is no skill without the sums of the baseline.
+
+        Raises
+        ------
+        ComponentError
+            Always.
+        """
+        raise ComponentError(
+            f"{self.long_name}: a skill needs the baseline '{self.against}'. "
+            "Use xcvae.evaluate, which draws it."
+        )
+
+    def finish_against(self, stats: Stats, reference: Stats) -> Array:
+        """Return the share of the baseline's score that is saved."""
+        return 1.0 - ratio(self.absolute(stats), self.absolute(reference))
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:

@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae.errors import (
+    ConfigError,
+    DataError,
+    EmptySelectionError,
+    MissingVariableError,
+    UnitsError,
+)
+from xcvae.fields.spec import DataSpec, VariableSpec, describe
+
+Maker = Callable[..., xr.Dataset]
+
+
+def only(spec: DataSpec) -> VariableSpec:
+    (variable,) = spec.variables
+    return variable
+
+
+def test_rain_over_block_means_is_aligned(radar: Maker) -> None:
+    spec = describe(radar())
+    assert (spec.target, spec.units, spec.shape) == ("pr", "mm h-1", (24, 36))
+    assert (spec.sample, spec.y, spec.x) == ("time", "y", "x")
+    assert only(spec) == VariableSpec(
+        name="pr_coarse",
+        units="mm h-1",
+        dims=("y_coarse", "x_coarse"),
+        shape=(2, 3),
+        role="condition",
+        aligned=True,
+        pooled=False,
+        precipitation=True,
+        sampled=True,
+    )
+    assert not spec.located
+    assert not spec.daily
+    assert (spec.wet_threshold, spec.drizzle_threshold) == (0.1, 0.1)
+    assert spec.attrs["standard_name"] == "lwe_precipitation_rate"
+    assert spec.coordinates["y_coarse"] == [18, 6]
+    np.testing.assert_array_equal(spec.grid_coords["y"], radar().y)
+    assert spec.grid_coords["y"].attrs == {"units": "km", "axis": "Y"}
+
+
+def test_a_derived_condition_needs_nothing_but_the_target(radar: Maker) -> None:
+    spec = describe(radar(35, 53)[["pr"]], target="pr", coarsen=12)
+    assert spec.coarsen == 12
+    assert only(spec).name == spec.derived == "pr_coarse"
+    assert only(spec).shape == (3, 5)
+    assert only(spec).dims == ("y_coarse", "x_coarse")
+    assert only(spec).aligned
+
+
+def test_coarsen_wins_over_a_variable_of_the_same_name_that_was_not_asked_for(
+    radar: Maker,
+) -> None:
+    assert only(describe(radar(), coarsen=6)).shape == (4, 6)
+
+
+def test_pressure_over_a_continent_is_pooled_and_ties_to_the_domain(islands: xr.Dataset) -> None:
+    spec = describe(islands, target="pr", conditions=["mslp", "z500"])
+    assert [v.name for v in spec.variables] == ["mslp", "z500"]
+    assert all(v.pooled and not v.aligned and v.shape == (11, 13) for v in spec.variables)
+    assert not any(v.precipitation for v in spec.variables)
+    assert spec.variables[1].units == "m**2 s**-2"
+    assert spec.located
+    assert spec.daily
+    assert (spec.wet_threshold, spec.drizzle_threshold) == (1.0, 0.1)
+
+
+def test_scalars_are_pooled_and_do_not_tie(radar: Maker) -> None:
+    ds = radar()
+    ds["season"] = ("time", np.arange(5.0), {"units": "1"})
+    spec = describe(ds, conditions=["pr_coarse", "season"])
+    season = spec.variables[1]
+    assert (season.dims, season.shape, season.pooled, season.aligned) == ((), (), True, False)
+    assert not spec.located
+
+
+def test_statics_with_and_without_samples(radar: Maker) -> None:
+    ds = radar()
+    ds["elevation"] = (("x", "y"), np.zeros((36, 24)), {"units": "m"})
+    ds["snow"] = (("time", "y", "x"), np.zeros((5, 24, 36)), {"units": "m"})
+    ds["land"] = (("y", "x"), np.zeros((24, 36), bool), {"units": "1"})
+    spec = describe(ds, conditions=["pr_coarse"], statics=["elevation", "snow", "land"])
+    statics = spec.variables[1:]
+    assert [v.sampled for v in statics] == [False, True, False]
+    assert all(v.role == "static" and v.aligned and not v.pooled for v in statics)
+    assert all(v.shape == (24, 36) and v.dims == ("y", "x") for v in statics)
+    assert not any(v.precipitation for v in statics)
+
+
+def test_none_takes_all_with_samples_and_units(radar: Maker) -> None:
+    ds = radar()
+    ds["quality"] = ("time", np.ones(5))
+    ds["elevation"] = (("y", "x"), np.zeros((24, 36)), {"units": "m"})
+    ds["snow"] = (("time", "y", "x"), np.zeros((5, 24, 36)), {"units": "m"})
+    spec = describe(ds, statics="snow")
+    assert [v.name for v in spec.variables] == ["pr_coarse", "snow"]
+
+
+def test_one_condition_may_be_a_text(radar: Maker) -> None:
+    assert only(describe(radar(), conditions="pr_coarse")).name == "pr_coarse"
+
+
+def test_samples_need_not_be_times_nor_dims_in_order(radar: Maker) -> None:
+    ds = radar().rename(time="storm").assign_coords(storm=list("edcba")).transpose("x", ...)
+    spec = describe(ds)
+    assert spec.sample == "storm"
+    assert spec.shape == (24, 36)
+
+
+def test_curvilinear_targets_lie_edge_to_edge_under_conditions_without_coordinates(
+    radar: Maker,
+) -> None:
+    ds = radar().drop_vars(["y", "x", "y_coarse", "x_coarse"])
+    ds = ds.assign_coords(lat=(("y", "x"), np.zeros((24, 36)), {"units": "degrees_north"}))
+    spec = describe(ds)
+    assert only(spec).aligned
+    assert spec.coordinates == dict.fromkeys(("y", "x", "y_coarse", "x_coarse"))
+    assert spec.grid_coords == {}
+
+
+def test_counted_coordinates_are_none(radar: Maker) -> None:
+    ds = radar().assign_coords({d: np.arange(n) for d, n in radar().sizes.items() if d != "time"})
+    assert only(describe(ds)).aligned
+    assert not only(describe(ds)).pooled
+
+
+def test_places_in_degrees_are_not_comparable_with_a_target_without_any(radar: Maker) -> None:
+    ds = radar().drop_vars(["y", "x"])
+    assert only(describe(ds)).pooled
+    assert describe(ds).located
+
+
+@pytest.mark.parametrize(
+    ("edges", "aligned", "pooled"),
+    [
+        ((-1.25, 1.25), True, False),  # 2 x 2 cells around the target
+        ((-6.25, -3.75, -1.25, 1.25, 3.75, 6.25), True, True),  # most cells are elsewhere
+        ((3.75, 6.25), False, True),  # beside it
+    ],
+)
+def test_a_wide_condition_is_seen_both_ways(
+    edges: tuple[float, ...], aligned: bool, pooled: bool
+) -> None:
+    rng = np.random.default_rng(2)
+    fine = np.linspace(-2.4, 2.4, 20)
+    grid = np.array(edges)
+    ds = xr.Dataset(
+        {
+            "pr": (("time", "lat", "lon"), rng.random((3, 20, 20)), {"units": "mm/day"}),
+            "t": (
+                ("time", "lat_gcm", "lon_gcm"),
+                rng.random((3, len(grid), len(grid))),
+                {"units": "K"},
+            ),
+        },
+        coords={
+            "lat": fine,
+            "lon": fine,
+            "lat_gcm": grid,
+            # A model that counts longitudes from 0 to 360 degrees.
+            "lon_gcm": ("lon_gcm", grid + 360),
+        },
+    )
+    variable = only(describe(ds, target="pr", conditions=["t"]))
+    assert (variable.aligned, variable.pooled) == (aligned, pooled)
+
+
+def test_conditions_on_the_target_grid_are_aligned(radar: Maker) -> None:
+    ds = radar()
+    ds["forecast"] = ds.pr * 2
+    ds.forecast.attrs = {"units": "kg m-2 s-1"}
+    assert describe(ds, conditions=["forecast"]).variables[0].dims == ("y", "x")
+    assert not describe(ds, conditions=["forecast"]).located
+
+
+def test_it_survives_json(islands: xr.Dataset) -> None:
+    islands.pr.attrs |= {"valid_min": np.float32(0), "flags": np.array([1, 2]), "gap": np.nan}
+    islands["land"] = (("y", "x"), np.ones((35, 53)), {"units": "1"})
+    spec = describe(islands, target="pr", conditions=["mslp"], statics=["land"])
+    text = json.dumps(spec.to_json(), allow_nan=False)
+    assert DataSpec.from_json(json.loads(text)) == spec
+    assert spec.attrs["flags"] == [1, 2]
+
+
+def test_values_are_not_read(islands: xr.Dataset) -> None:
+    def fail(block: np.ndarray) -> np.ndarray:
+        raise AssertionError("values were read")
+
+    lazy = islands.chunk().map(lambda da: da.copy(data=da.data.map_blocks(fail, dtype=da.dtype)))
+    for name in lazy:
+        lazy[name].attrs = islands[name].attrs
+    assert describe(lazy, conditions=["mslp"]).target == "pr"
+
+
+@pytest.mark.parametrize("role", ["target", "conditions", "statics"])
+def test_missing_variables_name_the_nearest(islands: xr.Dataset, role: str) -> None:
+    arguments = {"target": "pr", "conditions": ["mslp"], "statics": []}
+    arguments[role] = "mslq" if role == "target" else ["mslq"]
+    with pytest.raises(MissingVariableError, match=rf"{role}: .*'mslq'.*Did you mean 'mslp'"):
+        describe(islands, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["pr", "mslp", "land"])
+@pytest.mark.parametrize("units", [None, "foo"])
+def test_units_that_are_missing_or_unknown_name_the_variable(
+    islands: xr.Dataset, name: str, units: str | None
+) -> None:
+    islands["land"] = (("y", "x"), np.ones((35, 53)), {"units": "1"})
+    islands[name].attrs = {} if units is None else {"units": units}
+    with pytest.raises(UnitsError, match=rf"^{name}: .*ds\['{name}'\]\.attrs\['units'\]"):
+        describe(islands, target="pr", conditions=["mslp"], statics=["land"])
+
+
+def test_a_target_that_is_no_rain_is_refused(islands: xr.Dataset) -> None:
+    with pytest.raises(UnitsError, match="mslp: expected units of precipitation.*'Pa'"):
+        describe(islands, target="mslp", conditions=["z500"])
+
+
+def test_a_condition_on_other_samples_names_the_first_difference(islands: xr.Dataset) -> None:
+    shifted = islands.mslp.rename(time="day").assign_coords(
+        day=islands.time.values + np.timedelta64(1, "D")
+    )
+    ds = islands.drop_vars("mslp").assign(mslp=shifted)
+    with pytest.raises(DataError, match=r"mslp: .*'time'.*'day'.*2000-01-02.* instead of 2000-"):
+        describe(ds, target="pr", conditions=["mslp"])
+
+
+def test_a_condition_without_samples_is_a_static(islands: xr.Dataset) -> None:
+    islands["mean"] = islands.mslp.mean("time").assign_attrs(units="Pa")
+    with pytest.raises(DataError, match=r"statics=\['mean'\]"):
+        describe(islands, target="pr", conditions=["mean"])
+
+
+def test_a_condition_with_levels_is_refused(islands: xr.Dataset) -> None:
+    islands["t"] = islands.mslp.expand_dims(level=[500, 850]).assign_attrs(units="K")
+    with pytest.raises(DataError, match=r"t: .*\(level, time, lat, lon\).*variable of its own"):
+        describe(islands, target="pr", conditions=["t"])
+
+
+def test_a_static_on_another_grid_is_refused(islands: xr.Dataset) -> None:
+    islands["relief"] = islands.mslp[0].assign_attrs(units="m")
+    with pytest.raises(DataError, match=r"relief: expected a static on the target's grid"):
+        describe(islands, target="pr", conditions=["mslp"], statics=["relief"])
+
+
+@pytest.mark.parametrize("conditions", [[], None])
+def test_no_condition_is_refused(radar: Maker, conditions: list[str] | None) -> None:
+    with pytest.raises(ConfigError, match="at least one variable, got none.*coarsen=12"):
+        describe(radar()[["pr"]], conditions=conditions)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"conditions": ["pr"]},
+        {"conditions": ["pr_coarse", "pr_coarse"]},
+        {"conditions": ["pr_coarse"], "statics": ["pr_coarse"]},
+        {"conditions": ["pr_coarse"], "coarsen": 12},
+    ],
+)
+def test_variables_are_used_once(radar: Maker, arguments: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="more than once"):
+        describe(radar(), target="pr", **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("coarsen", [0, 1, -2, 37, 2.5, True, "12"])
+def test_block_sizes_that_make_no_sense_are_refused(radar: Maker, coarsen: object) -> None:
+    with pytest.raises(ConfigError, match="coarsen: expected a whole number"):
+        describe(radar(), coarsen=coarsen)  # type: ignore[arg-type]
+
+
+def test_dims_of_the_derived_condition_must_be_free(radar: Maker) -> None:
+    ds = radar().rename(pr_coarse="other")
+    with pytest.raises(ConfigError, match="y_coarse and x_coarse to be free.*other"):
+        describe(ds, conditions=["other"], coarsen=12)
+
+
+def test_texts_are_refused(radar: Maker) -> None:
+    ds = radar()
+    ds["name"] = ("time", list("abcde"), {"units": "1"})
+    with pytest.raises(DataError, match="name: expected real numbers, got type"):
+        describe(ds, conditions=["name"])
+
+
+def test_an_empty_selection_is_refused(radar: Maker) -> None:
+    with pytest.raises(EmptySelectionError, match="none along 'time'"):
+        describe(radar().isel(time=slice(0, 0)))
+
+
+def test_an_array_is_refused_with_the_way_to_a_dataset(radar: Maker) -> None:
+    with pytest.raises(DataError, match="got DataArray.*to_dataset"):
+        describe(radar().pr)  # type: ignore[arg-type]

@@ -1,0 +1,134 @@
+"""What an ensemble has to beat: cheap fields from the coarse condition or from other samples.
+
+A baseline is a component ``(dataset, members, seed) -> DataArray`` that returns dims
+(realization, sample, y, x) with ``units``. The dataset has the observed target and, where there
+is one, the aligned coarse precipitation condition; its attributes ``target`` and ``condition``
+name them. A baseline must not look at the target of the sample it is for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from xcvae.errors import DataError, explain
+from xcvae.fields.alignment import stretch_weights
+from xcvae.fields.cf import find_axes
+from xcvae.metrics.maps import REALIZATION, Array
+from xcvae.registry import Component
+
+__all__ = ["Bilinear", "Block", "Shuffled"]
+
+
+@dataclass(frozen=True)
+class Bilinear(Component):
+    """The coarse condition, stretched bilinearly onto the grid of the target: one member."""
+
+    def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """Return one member, whatever number is asked for."""
+        return _stretched(dataset, nearest=False)
+
+
+@dataclass(frozen=True)
+class Block(Component):
+    """The coarse condition as it is, every cell a block of equal pixels: one member."""
+
+    def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """Return one member, whatever number is asked for."""
+        return _stretched(dataset, nearest=True)
+
+
+@dataclass(frozen=True)
+class Shuffled(Component):
+    """The observed fields of other samples: real rain at the wrong time.
+
+    Member m is the observed series moved by a random number of samples, around its end, so that
+    no sample gets its own field.
+    """
+
+    def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """Return the members, lazy if the target is."""
+        observed = dataset[dataset.attrs["target"]]
+        sample, count = observed.dims[0], observed.shape[0]
+        if count < 2:
+            raise DataError(
+                explain(
+                    "baseline 'shuffled'",
+                    expected="at least two samples",
+                    got=count,
+                    remedy="Evaluate more samples, or leave this baseline out.",
+                )
+            )
+        random = np.random.default_rng(seed)
+        shifts = random.permutation(np.arange(1, count))[:members]
+        if members > shifts.size:
+            shifts = np.concatenate([shifts, random.integers(1, count, members - shifts.size)])
+        moved = [observed.roll({sample: int(shift)}, roll_coords=False) for shift in shifts]
+        return xr.concat(moved, dim=REALIZATION, combine_attrs="override")
+
+
+def _stretched(dataset: xr.Dataset, *, nearest: bool) -> xr.DataArray:
+    """Stretch the condition onto the target's grid, lazily if it is lazy."""
+    observed = dataset[dataset.attrs["target"]]
+    if "condition" not in dataset.attrs:
+        raise DataError(
+            explain(
+                "baseline",
+                expected="an aligned coarse precipitation condition with units in the Dataset",
+                got=f"variables {', '.join(map(str, dataset.data_vars))}",
+                remedy="Leave out the baseline and crps_skill, add the condition, or keep the "
+                "attributes of the ensemble, which tell how it was coarsened.",
+            )
+        )
+    coarse = dataset[dataset.attrs["condition"]]
+    sample, *fine = (str(dim) for dim in observed.dims)
+    own = find_axes(coarse, sample=sample)
+    rows, columns = (
+        _weights(dataset, source, target, nearest=nearest)
+        for source, target in zip(own, fine, strict=True)
+    )
+    field = xr.apply_ufunc(
+        _apply,
+        coarse.chunk(dict.fromkeys(own, -1)) if coarse.chunks else coarse,
+        kwargs={"rows": rows, "columns": columns},
+        input_core_dims=[own],
+        output_core_dims=[fine],
+        exclude_dims=set(own),
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        dask_gufunc_kwargs={"output_sizes": {dim: observed.sizes[dim] for dim in fine}},
+    )
+    field = field.assign_coords({k: c for k, c in observed.coords.items() if k not in field.coords})
+    attrs = {"units": coarse.attrs["units"]}
+    return field.expand_dims(REALIZATION).assign_attrs(attrs).rename(observed.name)
+
+
+def _weights(dataset: xr.Dataset, source: str, target: str, *, nearest: bool) -> Array:
+    both = source in dataset.coords and target in dataset.coords
+    weights = stretch_weights(
+        dataset[source].values if both else None,
+        dataset.sizes[source],
+        dataset[target].values if both else None,
+        dataset.sizes[target],
+    )
+    # The nearest cell is the one that interpolation gives the largest weight.
+    return (
+        np.eye(weights.shape[1], dtype=weights.dtype)[weights.argmax(axis=1)]
+        if nearest
+        else weights
+    )
+
+
+def _apply(coarse: Array, rows: Array, columns: Array) -> Array:
+    """Apply weights along both axes; missing cells leave their weight to the others."""
+    valid = np.isfinite(coarse)
+    filled = np.where(valid, coarse, 0.0).astype(np.float32)
+    stretched = rows @ filled @ columns.T
+    if valid.all():
+        return np.asarray(stretched, dtype=np.float32)
+    weight = rows @ valid.astype(np.float32) @ columns.T
+    out = np.full(stretched.shape, np.nan, dtype=np.float32)
+    np.divide(stretched, weight, out=out, where=weight > 1e-6)
+    return out

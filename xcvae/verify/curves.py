@@ -1,0 +1,268 @@
+"""Curves over all samples: power spectra and the rank histogram."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from xcvae.metrics.calibration import RankDeviation
+from xcvae.metrics.maps import matched
+from xcvae.metrics.spatial import radial_spectrum
+from xcvae.verify import canvas
+from xcvae.verify.physical import REALIZATION, Fields, fields_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["rank_histogram", "spectra"]
+
+#: Values of the ensemble that are read at a time.
+BLOCK = 60_000_000
+
+
+def _blocks(fields: Fields) -> Iterator[tuple[xr.DataArray, xr.DataArray]]:
+    """Go through forecast and observation in blocks of samples, in memory, with one mask."""
+    pair = fields.pair
+    forecast, observed = pair.forecast, pair.observed
+    per_sample = forecast.size // max(forecast.sizes[pair.sample], 1)
+    step = max(1, BLOCK // max(per_sample, 1))
+    for start in range(0, observed.sizes[pair.sample], step):
+        part = {pair.sample: slice(start, start + step)}
+        f, o = forecast.isel(part).load(), observed.isel(part).load()
+        valid = np.isfinite(o) & np.isfinite(f).all(REALIZATION)
+        yield f.where(valid), o.where(valid)
+
+
+@dataclass(frozen=True)
+class _Spectra:
+    """Mean power by wavenumber: of the observation, of every member, of others by name."""
+
+    wavelength: np.ndarray
+    units: str
+    observed: np.ndarray
+    members: np.ndarray
+    others: dict[str, np.ndarray]
+
+
+def spectra(
+    ds: xr.Dataset,
+    ensemble: xr.Dataset,
+    *,
+    others: Mapping[str, xr.Dataset] | None = None,
+) -> Figure:
+    """Draw radially averaged power spectra, averaged over samples.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        The observation, dims (sample, y, x).
+    ensemble : xarray.Dataset
+        Dims (realization, sample, y, x).
+    others : dict of str to Dataset, optional
+        Further fields of the same samples, with or without ``realization``, such as
+        ``{"bilinear": ...}``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Power over wavelength, in km where the grid spacing is known, else in pixels; below it,
+        members over observation in decibels.
+
+    Raises
+    ------
+    UnitsError
+        The values are not physical rain.
+    MismatchError
+        Samples or grids differ.
+    """
+    fields = fields_of(ds, ensemble)
+    found = _measure(fields, dict(others or {}))
+    units = canvas.pretty(fields.pair.units)
+    with canvas.style():
+        figure = canvas.new_figure(7.0, 6.2)
+        top, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
+        _power(top, found, units)
+        _decibels(below, found)
+        return figure
+
+
+def _measure(fields: Fields, others: dict[str, xr.Dataset]) -> _Spectra:
+    rivals = {}
+    for name, other in others.items():
+        rival = other[fields.name]
+        rival = rival.expand_dims(REALIZATION) if REALIZATION not in rival.dims else rival
+        rivals[name] = matched(rival, fields.pair.observed).forecast
+    sums: dict[str, np.ndarray] = {}
+    sample, start, last = fields.sample, 0, None
+    for forecast, observed in _blocks(fields):
+        count = observed.sizes[sample]
+        part = {sample: slice(start, start + count)}
+        start += count
+        last = radial_spectrum(observed)
+        powers = {
+            "observed": last.values,
+            "members": np.stack([radial_spectrum(m).values for m in forecast]),
+        }
+        for name, rival in rivals.items():
+            mask = np.isfinite(observed)
+            powers[f"other {name}"] = radial_spectrum(rival.isel(part).where(mask)).values
+        for key, power in powers.items():
+            sums[key] = sums.get(key, 0.0) + count * power
+    assert last is not None
+    spacing, units = _spacing(fields.pair.observed, last["wavelength"])
+    mean = {key: total / start for key, total in sums.items()}
+    return _Spectra(
+        last["wavelength"].values * spacing,
+        units,
+        mean.pop("observed"),
+        mean.pop("members"),
+        {key.removeprefix("other "): power for key, power in mean.items()},
+    )
+
+
+def _spacing(observed: xr.DataArray, wavelength: xr.DataArray) -> tuple[float, str]:
+    """Width of a pixel and its units; degrees are turned into km at the domain's latitude."""
+    y, x = (
+        canvas.spatial_axis(observed, str(dim), east=east)
+        for dim, east in zip(observed.dims[-2:], (False, True), strict=True)
+    )
+    if y.units == "°N" and x.units == "°E":
+        shrink = np.cos(np.deg2rad(float(y.values.mean())))
+        return 111.2 * float(np.sqrt(y.spacing * x.spacing * shrink)), "km"
+    if y.units == x.units and y.units != "pixel":
+        return float(np.sqrt(y.spacing * x.spacing)), y.units
+    return 1.0, str(wavelength.attrs.get("units", "pixels"))
+
+
+def _power(axes: Axes, found: _Spectra, units: str) -> None:
+    x = found.wavelength
+    low, high = found.members.min(axis=0), found.members.max(axis=0)
+    for number, (name, power) in enumerate(found.others.items()):
+        dashes = ("--", ":", "-.")[number % 3]
+        axes.plot(x, power, dashes, color=canvas.BASELINE, lw=1.8, label=name, zorder=2)
+    axes.fill_between(x, low, high, color=canvas.MEMBER, alpha=0.25, lw=0)
+    count = len(found.members)
+    label = f"members (mean and range of {count})" if count > 1 else "member"
+    axes.plot(x, found.members.mean(axis=0), color=canvas.MEMBER, lw=2.0, label=label, zorder=3)
+    axes.plot(x, found.observed, color=canvas.OBSERVED, lw=2.0, label="observed", zorder=4)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    wet = found.observed[found.observed > 0]
+    if wet.size:
+        # A smooth baseline falls by ten orders of magnitude: it may leave through the floor.
+        axes.set_ylim(0.03 * wet.min(), 3.0 * max(float(wet.max()), float(high.max())))
+    axes.set_ylabel(f"power [({units})²]")
+    axes.legend(loc="lower left")
+    axes.grid(which="major")
+    axes.set_title("Power spectra: is there as much structure at every scale?", loc="left")
+
+
+def _decibels(axes: Axes, found: _Spectra) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    floor = 1e-12 * max(float(found.observed.max()), 1e-30)
+    ratio = np.maximum(found.members.mean(axis=0), floor) / np.maximum(found.observed, floor)
+    decibels = 10 * np.log10(ratio)
+    axes.axhspan(-3, 3, color="#eeeeee", lw=0)
+    axes.axhline(0, color=canvas.OBSERVED, lw=1.2)
+    axes.plot(found.wavelength, decibels, color=canvas.MEMBER, lw=2.0)
+    limit = float(np.clip(1.2 * np.abs(decibels).max(), 6.0, 30.0))
+    axes.set_ylim(-limit, limit)
+    axes.set_xlim(found.wavelength.max(), found.wavelength.min())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel("members /\nobserved [dB]")
+    axes.set_xlabel(f"wavelength [{found.units}]")
+    axes.grid(which="major")
+    mean = float(np.abs(decibels).mean())
+    axes.text(
+        0.99, 0.05, f"mean distance {mean:.1f} dB; grey: ±3 dB", transform=axes.transAxes,
+        ha="right", va="bottom", fontsize=10,
+    )  # fmt: skip
+
+
+def rank_histogram(ds: xr.Dataset, ensemble: xr.Dataset) -> Figure:
+    """Draw how often the observation had each rank among the members of its pixel.
+
+    A calibrated ensemble gives a flat histogram. Pixels where the observation equals members, as
+    on dry ones, count in equal parts for all ranks they cover.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        The observation, dims (sample, y, x).
+    ensemble : xarray.Dataset
+        Dims (realization, sample, y, x).
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        With the flat line and, where there are two samples or more, the band that a calibrated
+        ensemble would stay in for 95 % of the ranks. Samples, not pixels, are taken to be
+        independent: neighbouring pixels are not.
+
+    Raises
+    ------
+    UnitsError
+        The values are not physical rain.
+    MismatchError
+        Samples or grids differ.
+    """
+    fields = fields_of(ds, ensemble)
+    metric = RankDeviation()
+    counts = np.concatenate(
+        [metric.statistics(f, o)["ranks"].values for f, o in _blocks(fields)]
+    )
+    with canvas.style():
+        figure = canvas.new_figure(6.4, 4.0)
+        _ranks(figure.subplots(), counts, float(metric.finish({"ranks": counts.sum(axis=0)})))
+        return figure
+
+
+def flat_band(counts: np.ndarray) -> np.ndarray:
+    """Half width, by rank, of what sampling does to a flat histogram, at 95 %.
+
+    Parameters
+    ----------
+    counts
+        Pixels by (sample, rank). The scatter between samples tells how much they say.
+    """
+    samples, ranks = counts.shape
+    # Deviations of each sample's counts from flat, relative to all counts (a ratio estimator).
+    deviations = counts - counts.sum(axis=1, keepdims=True) / ranks
+    centred = deviations - deviations.mean(axis=0)
+    variance = (centred**2).sum(axis=0) * samples / max(samples - 1, 1)
+    return np.asarray(1.96 * np.sqrt(variance) / max(float(counts.sum()), 1.0))
+
+
+def _ranks(axes: Axes, counts: np.ndarray, deviation: float) -> None:
+    ranks = counts.shape[1]
+    flat = 1.0 / ranks
+    frequency = counts.sum(axis=0) / max(counts.sum(), 1.0)
+    place = np.arange(1, ranks + 1)
+    axes.bar(place, frequency, width=0.9, color=canvas.MEMBER, alpha=0.85, zorder=2)
+    axes.axhline(flat, color=canvas.OBSERVED, lw=1.5, zorder=4, label="calibrated")
+    top = max(float(frequency.max()), flat)
+    if len(counts) > 1:
+        half = flat_band(counts)
+        edges = np.concatenate([[0.5], place + 0.5])
+        # Drawn over the bars: a bar that ends inside the band is in order.
+        axes.stairs(
+            flat + half, edges, baseline=np.maximum(flat - half, 0), fill=True, zorder=3,
+            color="#555555", alpha=0.28, label="95 % sampling band",
+        )  # fmt: skip
+        top = max(top, float((flat + half).max()))
+    axes.set_ylim(0, 1.35 * top)
+    axes.set_xlim(0.4, ranks + 0.6)
+    step = max(1, round((ranks - 1) / 8))
+    axes.set_xticks([1, *range(1 + step, ranks - step // 2, step), ranks])
+    axes.set_xlabel("rank of the observation (1: below all members)")
+    axes.set_ylabel("share of pixels")
+    axes.legend(loc="upper right", ncols=2)
+    axes.set_title(f"Rank histogram: deviation from flat {deviation:.3f}", loc="left")

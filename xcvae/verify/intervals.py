@@ -1,0 +1,127 @@
+"""How uncertain a score is: sums over pieces of the samples, resampled in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from xcvae.metrics.maps import Array
+
+__all__ = ["Pieces", "Sums", "interval", "pieces_of"]
+
+MAX_PIECES = 512
+RESAMPLES = 400
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Consecutive samples of one group, cut into pieces whose sums are kept.
+
+    A piece is one sample, or several where there are more samples than pieces, so that the memory
+    for sums does not grow with the number of samples.
+
+    Parameters
+    ----------
+    of_sample
+        The piece of every sample, -1 for samples in no group.
+    groups
+        For every group the first piece, the piece after the last, and the number of samples.
+    """
+
+    of_sample: Array
+    groups: tuple[tuple[int, int, int], ...]
+
+    @property
+    def count(self) -> int:
+        """The number of pieces of all groups."""
+        return self.groups[-1][1]
+
+
+def pieces_of(groups: Array) -> Pieces:
+    """Cut samples into pieces.
+
+    Parameters
+    ----------
+    groups
+        The number of the group, 0, 1, ..., of every sample in order; -1 for none.
+    """
+    of_sample = np.full(groups.shape, -1)
+    found, first = [], 0
+    for group in range(int(groups.max()) + 1):
+        members = np.flatnonzero(groups == group)
+        size = -(-members.size // MAX_PIECES)
+        of_sample[members] = first + np.arange(members.size) // size
+        last = first + -(-members.size // size)
+        found.append((first, last, members.size))
+        first = last
+    return Pieces(of_sample, tuple(found))
+
+
+@dataclass(eq=False)
+class Sums:
+    """Sums of one statistic by piece."""
+
+    pieces: int
+    values: dict[str, Array] = field(default_factory=dict)
+
+    def add(self, piece: int, row: Mapping[str, Array]) -> None:
+        """Add one sample to a piece."""
+        for name, value in row.items():
+            if name not in self.values:
+                self.values[name] = np.zeros((self.pieces, *np.shape(value)))
+            self.values[name][piece] += value
+
+    def of(self, group: tuple[int, int, int]) -> dict[str, Array]:
+        """Return the sums of the pieces of a group."""
+        return {name: value[group[0] : group[1]] for name, value in self.values.items()}
+
+
+def interval(
+    finish: Callable[[Callable[[Array], Array]], Array], group: tuple[int, int, int]
+) -> tuple[float, float, float]:
+    """Score a group, with the bounds of a 95 % interval.
+
+    Blocks of neighbouring samples are drawn with replacement, because neighbours in time are
+    alike: circular moving blocks of about the root of the number of samples
+    (https://doi.org/10.1214/aos/1176347265). The draws are the same for every metric and source.
+
+    Parameters
+    ----------
+    finish
+        The score, given a function that adds up pieces, (pieces, ...) to (resamples, ...).
+    group
+        First piece, piece after the last, and number of samples.
+
+    Returns
+    -------
+    value, low, high
+        Low and high are NaN for less than two pieces. They always enclose the value.
+    """
+    value = float(np.reshape(finish(lambda sums: sums.sum(axis=0)), ()))
+    count = group[1] - group[0]
+    if count < 2:
+        return value, np.nan, np.nan
+    weights = _weights(count, max(1, round(count / np.sqrt(group[2]))))
+    scores = finish(lambda sums: np.tensordot(weights, sums, axes=1))
+    scores = scores[np.isfinite(scores)]
+    if scores.size < RESAMPLES // 2 or not np.isfinite(value):
+        return value, np.nan, np.nan
+    low, high = np.quantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    # A curved formula may shift the resamples to one side of the value.
+    return value, min(float(low), value), max(float(high), value)
+
+
+def _weights(count: int, length: int) -> Array:
+    """How often each piece is drawn, (resamples, pieces)."""
+    random = np.random.default_rng(count)
+    starts = random.integers(0, count, (RESAMPLES, -(-count // length)))
+    drawn = (starts[..., None] + np.arange(length)).reshape(RESAMPLES, -1)[:, :count] % count
+    offsets = np.arange(RESAMPLES)[:, None] * count
+    return (
+        np.bincount((drawn + offsets).ravel(), minlength=RESAMPLES * count)
+        .reshape(RESAMPLES, count)
+        .astype(np.float64)
+    )

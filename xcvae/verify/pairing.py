@@ -1,0 +1,186 @@
+"""Which field of an ensemble belongs to which field of a Dataset, sample by sample."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xcvae.errors import (
+    EmptySelectionError,
+    MismatchError,
+    MissingVariableError,
+    explain,
+    nearest,
+)
+from xcvae.fields.cf import find_layout, is_rain
+from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.spec import describe, prepare
+from xcvae.metrics.maps import REALIZATION, Pair, matched
+
+__all__ = ["Task", "pair_up"]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be judged.
+
+    Parameters
+    ----------
+    pair
+        Ensemble and observation of the same samples.
+    ds
+        The Dataset, its samples those of the ensemble.
+    spec
+        What the ensemble says about its training data, if it does.
+    record
+        How the ensemble was made, if it says.
+    """
+
+    pair: Pair
+    ds: xr.Dataset
+    spec: DataSpec | None
+    record: Mapping[str, Any]
+
+    def against(self, forecast: xr.DataArray) -> Pair:
+        """Pair another forecast of the same samples with the observation."""
+        return matched(forecast, self.pair.observed, spatial_dims=self.pair.observed.dims[1:])
+
+    def for_baselines(self) -> xr.Dataset:
+        """Return target and coarse condition, lazy, named by the attributes of the Dataset."""
+        name = str(self.pair.observed.name)
+        spec = self._coarse_spec()
+        if spec is None:
+            found = self.pair.observed.to_dataset(name=name)
+            attrs = {"target": name}
+        else:
+            found = prepare(self.ds, spec, need_target=True)
+            attrs = {"target": name, "condition": spec.variables[0].name}
+        if not found.chunks:
+            found = found.chunk({self.pair.sample: 64})
+        return found.assign_attrs(attrs)
+
+    def _coarse_spec(self) -> DataSpec | None:
+        """Return a spec of the one coarse precipitation condition that baselines use."""
+        spec = self.spec
+        if spec is None:
+            layout = [str(dim) for dim in self.pair.observed.dims]
+            target = str(self.pair.observed.name)
+            named = [
+                str(name)
+                for name, da in self.ds.data_vars.items()
+                if name != target and da.ndim == 3 and layout[0] in da.dims and is_rain(da)
+            ]
+            if not named:
+                return None
+            spec = describe(self.ds, target=target, conditions=named, spatial_dims=layout[1:])
+        coarse = [
+            v
+            for v in spec.variables
+            if v.role == "condition" and v.aligned and v.precipitation and v.sampled
+        ]
+        if not coarse:
+            return None
+        # The finest one is the hardest to beat.
+        best = max(coarse, key=lambda v: v.shape[0] * v.shape[1])
+        return replace(
+            spec,
+            variables=(best,),
+            coarsen=spec.coarsen if best.name == spec.derived else None,
+        )
+
+
+def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> Task:
+    """Match an ensemble with the observations in a Dataset, by name and by sample label.
+
+    Raises
+    ------
+    MissingVariableError
+        The Dataset has no variable of the ensemble's name.
+    MismatchError
+        Samples of the ensemble are not in the Dataset, or grids differ.
+    UnitsError
+        Units are missing, not of precipitation, or do not convert.
+    EmptySelectionError
+        The ensemble has no samples.
+    """
+    if isinstance(ensemble, xr.DataArray):
+        ensemble = ensemble.to_dataset(name=ensemble.name or "forecast")
+    record = _record(ensemble)
+    spec = DataSpec.from_json(record["spec"]) if "spec" in record else None
+    name = spec.target if spec is not None and spec.target in ensemble else _only_field(ensemble)
+    if name not in ds.data_vars:
+        raise MissingVariableError(
+            explain(
+                f"observation '{name}'",
+                expected="the observed variable in the Dataset, named as in the ensemble",
+                got=f"variables {', '.join(map(str, ds.data_vars)) or '(none)'}",
+                remedy=nearest(name, ds.data_vars),
+            )
+        )
+    forecast = ensemble[name]
+    if spec is not None and {spec.sample, spec.y, spec.x} == set(ds[name].dims):
+        sample, spatial = spec.sample, [spec.y, spec.x]
+    else:
+        layout = find_layout(ds[name])
+        sample, spatial = layout.sample, [layout.y, layout.x]
+    if sample not in forecast.dims:
+        forecast = forecast.expand_dims(sample)
+    if forecast.sizes[sample] == 0:
+        raise EmptySelectionError("The ensemble has no samples: nothing to evaluate.")
+    ds = _selected(ds, forecast, sample)
+    pair = matched(forecast, ds[name], spatial_dims=spatial)
+    content = {key: value for key, value in record.items() if key != "spec"}
+    return Task(pair, ds, spec, content)
+
+
+def _record(ensemble: xr.Dataset) -> dict[str, Any]:
+    try:
+        content = json.loads(ensemble.attrs.get("xcvae", "{}"))
+    except (TypeError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _only_field(ensemble: xr.Dataset) -> str:
+    fields = [str(k) for k, da in ensemble.data_vars.items() if REALIZATION in da.dims]
+    if len(fields) != 1:
+        raise MismatchError(
+            explain(
+                "ensemble",
+                expected=f"one variable with the dimension '{REALIZATION}'",
+                got=", ".join(fields) or "none",
+                remedy="Select the variable: ensemble[['pr']].",
+            )
+        )
+    return fields[0]
+
+
+def _selected(ds: xr.Dataset, forecast: xr.DataArray, sample: str) -> xr.Dataset:
+    """Select the samples of the ensemble from the Dataset, by label."""
+    if sample not in forecast.indexes or sample not in ds.indexes:
+        return ds  # without labels, samples are matched by position, and sizes are compared
+    wanted, there = forecast.indexes[sample], ds.indexes[sample]
+    if not there.is_unique:
+        raise MismatchError(
+            f"Dataset, dimension '{sample}': the label {there[there.duplicated()][0]} occurs more "
+            "than once, so that samples cannot be matched. Drop duplicates first."
+        )
+    found = there.get_indexer(wanted)
+    if (found < 0).any():
+        missing = wanted[found < 0]
+        raise MismatchError(
+            explain(
+                f"ensemble, dimension '{sample}'",
+                expected="labels that are in the Dataset",
+                got=f"{missing.size} of {wanted.size} that are not, the first {missing[0]}",
+                remedy="Give the Dataset that the ensemble was drawn from.",
+            )
+        )
+    if np.array_equal(found, np.arange(there.size)):
+        return ds
+    return ds.isel({sample: found})

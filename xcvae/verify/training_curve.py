@@ -1,0 +1,145 @@
+"""The log of a training as curves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from xcvae.errors import DataError, explain
+from xcvae.verify import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["training_curve"]
+
+#: Logged quantities that are not a result of the training, and panels that come last.
+CLOCKS, LAST = ("minutes", "seconds", "epoch"), ("learning_rate",)
+TITLES = {
+    "loss": "Loss",
+    "kl": "KL divergence [nats per sample]",
+    "elbo": "ELBO [nats per sample]",
+    "negative_elbo": "Negative ELBO [nats per sample]",
+    "crps": "CRPS of prior draws",
+    "mae_tail": "Absolute error in the tail",
+    "wet_fraction": "Wet fraction of prior draws",
+    "learning_rate": "Learning rate",
+}
+#: Panels whose lowest validated value is marked.
+LOWER_IS_BETTER = ("loss", "negative_elbo", "crps", "mae_tail")
+COLOURS = (canvas.MEMBER, "#6aa84f", "#8b5fbf", "#c9a227", "#7f7f7f")
+MAX_COLUMNS = 3
+#: A positive curve that spans more than this factor is drawn on a logarithmic axis.
+LOG_SPAN = 30.0
+
+
+def training_curve(history: xr.Dataset) -> Figure:
+    """Draw the log of a training: every quantity in a panel, training beside validation.
+
+    Parameters
+    ----------
+    history : xarray.Dataset
+        `Model.history`: variables with one dim, such as ``step``; ``val_*`` were validated, and
+        ``loss_*`` are terms of the loss.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    DataError
+        There is nothing in it to draw.
+    """
+    groups = _groups(history)
+    if not groups:
+        raise DataError(
+            explain(
+                "history",
+                expected="a log with variables along one dim, such as model.history",
+                got=f"variables {', '.join(map(str, history.data_vars)) or 'none'}",
+                remedy="A model that was trained for at least one validation has one.",
+            )
+        )
+    columns = min(MAX_COLUMNS, len(groups))
+    rows = -(-len(groups) // columns)
+    with canvas.style():
+        figure = canvas.new_figure(4.2 * columns + 0.4, 2.8 * rows + 0.5)
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+        for axes, (key, names) in zip(grid.flat, groups.items(), strict=False):
+            _panel(axes, history, key, names)
+        for axes in grid.flat[len(groups) :]:
+            axes.remove()
+        for axes in grid.flat[max(len(groups) - columns, 0) : len(groups)]:
+            axes.set_xlabel(str(history[next(iter(history.data_vars))].dims[0]))
+            axes.tick_params(labelbottom=True)
+        return figure
+
+
+def _groups(history: xr.Dataset) -> dict[str, list[str]]:
+    """Variables by panel: what was validated beside what was trained, terms beside their sum."""
+    groups: dict[str, list[str]] = {}
+    for name, values in history.data_vars.items():
+        text = str(name)
+        if text in CLOCKS or values.ndim != 1 or not np.isfinite(values.values).any():
+            continue
+        key = text.removeprefix("val_")
+        key = "loss" if key.startswith("loss_") else key
+        groups.setdefault(key, []).append(text)
+    order = [key for key in TITLES if key in groups and key not in LAST]
+    order += [key for key in groups if key not in TITLES]
+    return {key: sorted(groups[key]) for key in [*order, *(k for k in LAST if k in groups)]}
+
+
+def _panel(axes: Axes, history: xr.Dataset, key: str, names: list[str]) -> None:
+    steps = history[names[0]][history[names[0]].dims[0]].values
+    drawn = []
+    for number, name in enumerate(names):
+        values = np.asarray(history[name].values, float)
+        drawn.append(values)
+        validated = name.startswith("val_")
+        colour = canvas.BASELINE if validated else COLOURS[number % len(COLOURS)]
+        total = name in (key, f"val_{key}")
+        marker = "o" if len(values) < 40 else None
+        width = 2.0 if total else 1.3
+        axes.plot(
+            steps, values, color=colour, lw=width, marker=marker, ms=3.5, label=_name(name, key),
+            ls="-" if total else "--",
+        )  # fmt: skip
+        if validated and key in LOWER_IS_BETTER:
+            _mark_lowest(axes, steps, values)
+    _scale(axes, np.concatenate(drawn))
+    axes.set_title(TITLES.get(key, key.replace("_", " ")), loc="left")
+    axes.grid(axis="y")
+    if len(names) > 1 or names[0].startswith("val_"):
+        axes.legend(loc="best")
+
+
+def _name(name: str, key: str) -> str:
+    if name.startswith("val_"):
+        return "validation"
+    return "training" if name == key else name.removeprefix("loss_")
+
+
+def _mark_lowest(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
+    if np.isfinite(values).any():
+        best = int(np.nanargmin(values))
+        label = f"lowest: {values[best]:.3g}"
+        axes.plot(
+            steps[best], values[best], "o", ms=9, mfc="none", mec=canvas.OBSERVED, label=label
+        )
+
+
+def _scale(axes: Axes, values: np.ndarray) -> None:
+    """Make the long end of a curve readable, whatever its first values are."""
+    values = values[np.isfinite(values)]
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high > LOG_SPAN * low:
+        axes.set_yscale("log")
+        return
+    upper = float(np.quantile(values, 0.9))
+    if values.size > 10 and high - low > 5 * (upper - low) > 0:
+        axes.set_ylim(low - 0.1 * (upper - low), upper + 0.5 * (upper - low))
