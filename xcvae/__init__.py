@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from xcvae.ensemble.sampling import sample
     from xcvae.fields.selection import heavy
     from xcvae.generator.model import Model
-    from xcvae.generator.modelfile import load
+    from xcvae.generator.model import load
     from xcvae.generator.training import train
     from xcvae.registry.hookspecs import hookimpl
     from xcvae.verify.diagnosis import Diagnosis, diagnose
@@ -51,7 +51,7 @@ _HOMES = {
     "evaluate": "xcvae.verify.scorecard",
     "heavy": "xcvae.fields.selection",
     "hookimpl": "xcvae.registry.hookspecs",
-    "load": "xcvae.generator.modelfile",
+    "load": "xcvae.generator.model",
     "sample": "xcvae.ensemble.sampling",
     "train": "xcvae.generator.training",
 }

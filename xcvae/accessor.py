@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
@@ -11,25 +12,17 @@ import xarray as xr
 from xcvae.errors import ConfigError, explain
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from xcvae.generator.model import Model
     from xcvae.verify.diagnosis import Diagnosis
+    from xcvae.verify.plots import Plots
 
-__all__ = ["CvaeAccessor", "CvaePlots"]
+__all__ = ["CvaeAccessor"]
 
 
-@xr.register_dataset_accessor("cvae")
+@xr.register_dataset_accessor("cvae")  # type: ignore[no-untyped-call]  # xarray's lacks types
 class CvaeAccessor:
     """The verbs of xcvae, as methods of a Dataset.
 
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        The data; see each method for what it has to contain.
-
-    Notes
-    -----
     xarray keeps one accessor per Dataset object. It remembers the model of the last training on
     that object, so that `sample` and `diagnose` may leave it out.
     """
@@ -39,9 +32,15 @@ class CvaeAccessor:
         self._model: Model | None = None
 
     @property
-    def plot(self) -> CvaePlots:
-        """Figures of this Dataset."""
-        return CvaePlots(self._ds)
+    def plot(self) -> Plots:
+        """Pictures of this Dataset, each a method: ``ens.cvae.plot.members(ds)``.
+
+        An ensemble has `members`, `spectra` and `rank_histogram`, a scorecard has `summary`, the
+        history of a model `training_curve`.
+        """
+        from xcvae.verify.plots import Plots
+
+        return Plots(self._ds)
 
     def train(
         self,
@@ -50,14 +49,14 @@ class CvaeAccessor:
         conditions: Sequence[str] | None = None,
         statics: Sequence[str] | None = None,
         coarsen: int | None = None,
-        spatial_dims: Sequence[str] | None = None,
+        spatial_dims: tuple[str, str] | None = None,
         validation: float | xr.Dataset = 0.15,
         generator: Mapping[str, Any] | None = None,
         losses: Sequence[Any] | None = None,
         fit: Mapping[str, Any] | None = None,
         seed: int = 0,
         device: str = "auto",
-        path: str | os.PathLike[str] | None = None,
+        path: str | Path | None = None,
         progress: bool = True,
     ) -> Model:
         """Train a generator on this Dataset; see `xcvae.train`.
@@ -70,24 +69,18 @@ class CvaeAccessor:
             Variables with the sample dim, each on its own grid or none.
         statics : sequence of str, optional
             Maps on the target's grid.
-        coarsen : int, optional
-            Derive a condition: means of the target over blocks of this many pixels.
-        spatial_dims : (str, str), optional
-            Names of (Y, X), where CF attributes do not tell.
+        coarsen, spatial_dims : optional
+            Derive a condition: means of the target over blocks of so many pixels; names of
+            (Y, X), where CF attributes do not tell.
         validation : float or xarray.Dataset, optional
             Share of the samples that is held out, or the samples to use.
-        generator, fit : mapping, optional
-            Architecture and optimisation, see `xcvae.train`.
-        losses : sequence, optional
-            Terms of the loss: names, dicts or instances.
-        seed : int, optional
-            For weights, crops and the order of samples.
-        device : str, optional
-            "auto", "cpu", "cuda", ...
-        path : path-like, optional
-            Where to save the model; a training that was interrupted goes on from there.
-        progress : bool, optional
-            Show a bar on a terminal.
+        generator, losses, fit : optional
+            Architecture, terms of the loss, and optimisation; see `xcvae.train`.
+        seed, device : optional
+            Of weights and batches; "auto", "cpu" or "cuda".
+        path, progress : optional
+            Where to save the model (a training that was interrupted goes on from there); show a
+            bar on a terminal.
 
         Returns
         -------
@@ -146,26 +139,19 @@ class CvaeAccessor:
             Number of realizations.
         spread, diversity : float, optional
             Posterior: how much of a storm is redrawn, 0 to 1, or the diversity to solve it for.
-        temperature : float, optional
-            Factor on the standard deviation of the latents.
-        seed : int, optional
-            Same seed, same members.
+        temperature, seed : optional
+            Factor on the standard deviation of the latents; same seed, same members.
         postprocess : object, optional
             Components; default: the drizzle threshold. ``[]`` for none.
         min_mass : float, optional
             Redraw members with less than this share of the reference mass.
         store, catalog, name : optional
             Write to this Zarr store and list it in this intake catalog under this name.
-        chunks : mapping, optional
-            Chunk sizes by dim.
-        tile : optional
-            Not available yet.
-        resume : bool or "restart", optional
-            Go on with, or replace, what is in the store.
-        device : str, optional
-            "auto", "cpu", "cuda", ...
-        progress : bool, optional
-            Show progress on a terminal.
+        chunks, tile : optional
+            Chunk sizes by dim; tiles are not available yet.
+        resume, device, progress : optional
+            Go on with, or "restart", what is in the store; "auto", "cpu" or "cuda"; show progress
+            on a terminal.
 
         Returns
         -------
@@ -199,9 +185,9 @@ class CvaeAccessor:
         self,
         ensemble: xr.Dataset,
         *,
-        metrics: Sequence[Any] | None = None,
-        baselines: Sequence[Any] | None = None,
-        groupby: Any = None,
+        metrics: Sequence[object] | str | Mapping[str, object] | None = None,
+        baselines: Sequence[object] | str | Mapping[str, object] | None = None,
+        groupby: str | xr.DataArray | None = None,
         progress: bool = True,
     ) -> xr.Dataset:
         """Score an ensemble against this Dataset, beside baselines; see `xcvae.evaluate`.
@@ -212,10 +198,8 @@ class CvaeAccessor:
             From `sample`.
         metrics, baselines : sequence, optional
             Components by name, dict or instance.
-        groupby : optional
-            Score groups of samples one by one.
-        progress : bool, optional
-            Show a bar on a terminal.
+        groupby, progress : optional
+            Score groups of samples one by one, such as "time.season"; show a bar on a terminal.
 
         Returns
         -------
@@ -246,10 +230,8 @@ class CvaeAccessor:
         ----------
         model : Model or path-like, optional
             May be left out right after `train` on the same Dataset object.
-        members : int, optional
-            Number of realizations to judge by.
-        seed : int, optional
-            For the draws.
+        members, seed : int, optional
+            How many realizations to judge by, and the seed of their noise.
 
         Returns
         -------
@@ -271,14 +253,10 @@ class CvaeAccessor:
 
         Parameters
         ----------
-        ensemble : xarray.Dataset
-            From `sample` on these data.
-        select : optional
-            Which synthetic fields to take.
-        fraction : float, optional
-            Share of synthetic samples in the result.
-        seed : int, optional
-            For the choice.
+        ensemble, select
+            From `sample` on these data, and which of its samples to take members of.
+        fraction, seed : optional
+            Share of synthetic samples in the result, and the seed of the choice.
 
         Returns
         -------
@@ -301,16 +279,12 @@ class CvaeAccessor:
 
         Parameters
         ----------
-        target : str, optional
-            The rain variable.
+        target, spatial_dims : optional
+            The rain variable, and the names of its (Y, X), where they do not tell themselves.
         threshold : str or float, optional
             What is heavy: "10 mm h-1", or a number in the target's units.
-        quantile : float, optional
-            Where there is no ``threshold``: this quantile of the wet pixels.
-        extent : float, optional
-            Share of the pixels that have to be heavy.
-        spatial_dims : (str, str), optional
-            Names of (Y, X), where CF attributes do not tell.
+        quantile, extent : float, optional
+            Without ``threshold``: this quantile of the wet pixels; the share of heavy pixels.
 
         Returns
         -------
@@ -337,8 +311,8 @@ class CvaeAccessor:
                     "model",
                     expected="a Model or the path of one",
                     got="none, and no training on this Dataset object before",
-                    remedy="Write ds.cvae.sample(model): a selection such as ds.isel(...) is "
-                    "another object, which does not know the model trained on ds.",
+                    remedy="Name it: a selection such as ds.isel(...) is another object, which "
+                    "does not know the model trained on ds.",
                 )
             )
         return self._model

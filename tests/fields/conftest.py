@@ -13,7 +13,7 @@ DatasetMaker = Callable[..., xr.Dataset]
 
 
 @pytest.fixture
-def radar() -> DatasetMaker:
+def make_radar() -> DatasetMaker:
     """Hourly rain on a 1 km grid with a condition of block means, both with coordinates."""
 
     def make(ny: int = 24, nx: int = 36, *, factor: int = 12, samples: int = 5) -> xr.Dataset:

@@ -126,11 +126,11 @@ def test_rain_is_known_by_units_and_names(name: str, attrs: dict[str, str], expe
 
 
 def test_the_target_is_the_rain_on_the_finest_grid(
-    radar: Callable[..., xr.Dataset], islands: xr.Dataset
+    make_radar: Callable[..., xr.Dataset], islands: xr.Dataset
 ) -> None:
-    assert find_target(radar(), None) == "pr"
+    assert find_target(make_radar(), None) == "pr"
     assert find_target(islands, None) == "pr"
-    assert find_target(radar(), "pr_coarse") == "pr_coarse"
+    assert find_target(make_radar(), "pr_coarse") == "pr_coarse"
 
 
 def test_a_missing_target_names_the_nearest(islands: xr.Dataset) -> None:
@@ -138,8 +138,8 @@ def test_a_missing_target_names_the_nearest(islands: xr.Dataset) -> None:
         find_target(islands, "mslpp")
 
 
-def test_two_targets_on_one_grid_are_a_question(radar: Callable[..., xr.Dataset]) -> None:
-    ds = radar()
+def test_two_targets_on_one_grid_are_a_question(make_radar: Callable[..., xr.Dataset]) -> None:
+    ds = make_radar()
     ds["rain"] = ds.pr
     with pytest.raises(MissingVariableError, match=r"pr, rain, on equal grids.*target='\.\.\.'"):
         find_target(ds, None)
@@ -148,3 +148,9 @@ def test_two_targets_on_one_grid_are_a_question(radar: Callable[..., xr.Dataset]
 def test_no_rain_at_all_says_what_there_is(islands: xr.Dataset) -> None:
     with pytest.raises(MissingVariableError, match=r"got none.*mslp, z500"):
         find_target(islands.drop_vars("pr"), None)
+
+
+def test_rain_without_known_dims_is_passed_over(islands: xr.Dataset) -> None:
+    islands["other"] = (("time", "a", "b"), np.zeros((6, 99, 99)), {"units": "mm d-1"})
+    assert find_target(islands, None) == "pr"
+    assert find_target(islands, None, spatial_dims=("a", "b")) == "other"

@@ -24,8 +24,8 @@ def only(spec: DataSpec) -> VariableSpec:
     return variable
 
 
-def test_rain_over_block_means_is_aligned(radar: Maker) -> None:
-    spec = describe(radar())
+def test_rain_over_block_means_is_aligned(make_radar: Maker) -> None:
+    spec = describe(make_radar())
     assert (spec.target, spec.units, spec.shape) == ("pr", "mm h-1", (24, 36))
     assert (spec.sample, spec.y, spec.x) == ("time", "y", "x")
     assert only(spec) == VariableSpec(
@@ -44,12 +44,12 @@ def test_rain_over_block_means_is_aligned(radar: Maker) -> None:
     assert (spec.wet_threshold, spec.drizzle_threshold) == (0.1, 0.1)
     assert spec.attrs["standard_name"] == "lwe_precipitation_rate"
     assert spec.coordinates["y_coarse"] == [18, 6]
-    np.testing.assert_array_equal(spec.grid_coords["y"], radar().y)
+    np.testing.assert_array_equal(spec.grid_coords["y"], make_radar().y)
     assert spec.grid_coords["y"].attrs == {"units": "km", "axis": "Y"}
 
 
-def test_a_derived_condition_needs_nothing_but_the_target(radar: Maker) -> None:
-    spec = describe(radar(35, 53)[["pr"]], target="pr", coarsen=12)
+def test_a_derived_condition_needs_nothing_but_the_target(make_radar: Maker) -> None:
+    spec = describe(make_radar(35, 53)[["pr"]], target="pr", coarsen=12)
     assert spec.coarsen == 12
     assert only(spec).name == spec.derived == "pr_coarse"
     assert only(spec).shape == (3, 5)
@@ -58,9 +58,9 @@ def test_a_derived_condition_needs_nothing_but_the_target(radar: Maker) -> None:
 
 
 def test_coarsen_wins_over_a_variable_of_the_same_name_that_was_not_asked_for(
-    radar: Maker,
+    make_radar: Maker,
 ) -> None:
-    assert only(describe(radar(), coarsen=6)).shape == (4, 6)
+    assert only(describe(make_radar(), coarsen=6)).shape == (4, 6)
 
 
 def test_pressure_over_a_continent_is_pooled_and_ties_to_the_domain(islands: xr.Dataset) -> None:
@@ -74,8 +74,8 @@ def test_pressure_over_a_continent_is_pooled_and_ties_to_the_domain(islands: xr.
     assert (spec.wet_threshold, spec.drizzle_threshold) == (1.0, 0.1)
 
 
-def test_scalars_are_pooled_and_do_not_tie(radar: Maker) -> None:
-    ds = radar()
+def test_scalars_are_pooled_and_do_not_tie(make_radar: Maker) -> None:
+    ds = make_radar()
     ds["season"] = ("time", np.arange(5.0), {"units": "1"})
     spec = describe(ds, conditions=["pr_coarse", "season"])
     season = spec.variables[1]
@@ -83,8 +83,8 @@ def test_scalars_are_pooled_and_do_not_tie(radar: Maker) -> None:
     assert not spec.located
 
 
-def test_statics_with_and_without_samples(radar: Maker) -> None:
-    ds = radar()
+def test_statics_with_and_without_samples(make_radar: Maker) -> None:
+    ds = make_radar()
     ds["elevation"] = (("x", "y"), np.zeros((36, 24)), {"units": "m"})
     ds["snow"] = (("time", "y", "x"), np.zeros((5, 24, 36)), {"units": "m"})
     ds["land"] = (("y", "x"), np.zeros((24, 36), bool), {"units": "1"})
@@ -96,8 +96,8 @@ def test_statics_with_and_without_samples(radar: Maker) -> None:
     assert not any(v.precipitation for v in statics)
 
 
-def test_none_takes_all_with_samples_and_units(radar: Maker) -> None:
-    ds = radar()
+def test_none_takes_all_with_samples_and_units(make_radar: Maker) -> None:
+    ds = make_radar()
     ds["quality"] = ("time", np.ones(5))
     ds["elevation"] = (("y", "x"), np.zeros((24, 36)), {"units": "m"})
     ds["snow"] = (("time", "y", "x"), np.zeros((5, 24, 36)), {"units": "m"})
@@ -105,21 +105,21 @@ def test_none_takes_all_with_samples_and_units(radar: Maker) -> None:
     assert [v.name for v in spec.variables] == ["pr_coarse", "snow"]
 
 
-def test_one_condition_may_be_a_text(radar: Maker) -> None:
-    assert only(describe(radar(), conditions="pr_coarse")).name == "pr_coarse"
+def test_one_condition_may_be_a_text(make_radar: Maker) -> None:
+    assert only(describe(make_radar(), conditions="pr_coarse")).name == "pr_coarse"
 
 
-def test_samples_need_not_be_times_nor_dims_in_order(radar: Maker) -> None:
-    ds = radar().rename(time="storm").assign_coords(storm=list("edcba")).transpose("x", ...)
+def test_samples_need_not_be_times_nor_dims_in_order(make_radar: Maker) -> None:
+    ds = make_radar().rename(time="storm").assign_coords(storm=list("edcba")).transpose("x", ...)
     spec = describe(ds)
     assert spec.sample == "storm"
     assert spec.shape == (24, 36)
 
 
 def test_curvilinear_targets_lie_edge_to_edge_under_conditions_without_coordinates(
-    radar: Maker,
+    make_radar: Maker,
 ) -> None:
-    ds = radar().drop_vars(["y", "x", "y_coarse", "x_coarse"])
+    ds = make_radar().drop_vars(["y", "x", "y_coarse", "x_coarse"])
     ds = ds.assign_coords(lat=(("y", "x"), np.zeros((24, 36)), {"units": "degrees_north"}))
     spec = describe(ds)
     assert only(spec).aligned
@@ -127,14 +127,14 @@ def test_curvilinear_targets_lie_edge_to_edge_under_conditions_without_coordinat
     assert spec.grid_coords == {}
 
 
-def test_counted_coordinates_are_none(radar: Maker) -> None:
-    ds = radar().assign_coords({d: np.arange(n) for d, n in radar().sizes.items() if d != "time"})
+def test_counted_coordinates_are_none(make_radar: Maker) -> None:
+    ds = make_radar().assign_coords({d: np.arange(n) for d, n in make_radar().sizes.items() if d != "time"})
     assert only(describe(ds)).aligned
     assert not only(describe(ds)).pooled
 
 
-def test_places_in_degrees_are_not_comparable_with_a_target_without_any(radar: Maker) -> None:
-    ds = radar().drop_vars(["y", "x"])
+def test_a_condition_with_coordinates_over_a_target_without_any_is_pooled(make_radar: Maker) -> None:
+    ds = make_radar().drop_vars(["y", "x"])
     assert only(describe(ds)).pooled
     assert describe(ds).located
 
@@ -174,8 +174,8 @@ def test_a_wide_condition_is_seen_both_ways(
     assert (variable.aligned, variable.pooled) == (aligned, pooled)
 
 
-def test_conditions_on_the_target_grid_are_aligned(radar: Maker) -> None:
-    ds = radar()
+def test_conditions_on_the_target_grid_are_aligned(make_radar: Maker) -> None:
+    ds = make_radar()
     ds["forecast"] = ds.pr * 2
     ds.forecast.attrs = {"units": "kg m-2 s-1"}
     assert describe(ds, conditions=["forecast"]).variables[0].dims == ("y", "x")
@@ -221,7 +221,7 @@ def test_units_that_are_missing_or_unknown_name_the_variable(
 
 
 def test_a_target_that_is_no_rain_is_refused(islands: xr.Dataset) -> None:
-    with pytest.raises(UnitsError, match="mslp: expected units of precipitation.*'Pa'"):
+    with pytest.raises(UnitsError, match=r"mslp: expected units of precipitation.*'Pa'"):
         describe(islands, target="mslp", conditions=["z500"])
 
 
@@ -253,9 +253,9 @@ def test_a_static_on_another_grid_is_refused(islands: xr.Dataset) -> None:
 
 
 @pytest.mark.parametrize("conditions", [[], None])
-def test_no_condition_is_refused(radar: Maker, conditions: list[str] | None) -> None:
-    with pytest.raises(ConfigError, match="at least one variable, got none.*coarsen=12"):
-        describe(radar()[["pr"]], conditions=conditions)
+def test_no_condition_is_refused(make_radar: Maker, conditions: list[str] | None) -> None:
+    with pytest.raises(ConfigError, match=r"at least one variable, got none.*coarsen=12"):
+        describe(make_radar()[["pr"]], conditions=conditions)
 
 
 @pytest.mark.parametrize(
@@ -267,35 +267,35 @@ def test_no_condition_is_refused(radar: Maker, conditions: list[str] | None) -> 
         {"conditions": ["pr_coarse"], "coarsen": 12},
     ],
 )
-def test_variables_are_used_once(radar: Maker, arguments: dict[str, object]) -> None:
+def test_variables_are_used_once(make_radar: Maker, arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="more than once"):
-        describe(radar(), target="pr", **arguments)  # type: ignore[arg-type]
+        describe(make_radar(), target="pr", **arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("coarsen", [0, 1, -2, 37, 2.5, True, "12"])
-def test_block_sizes_that_make_no_sense_are_refused(radar: Maker, coarsen: object) -> None:
+def test_block_sizes_that_make_no_sense_are_refused(make_radar: Maker, coarsen: object) -> None:
     with pytest.raises(ConfigError, match="coarsen: expected a whole number"):
-        describe(radar(), coarsen=coarsen)  # type: ignore[arg-type]
+        describe(make_radar(), coarsen=coarsen)  # type: ignore[arg-type]
 
 
-def test_dims_of_the_derived_condition_must_be_free(radar: Maker) -> None:
-    ds = radar().rename(pr_coarse="other")
-    with pytest.raises(ConfigError, match="y_coarse and x_coarse to be free.*other"):
+def test_dims_of_the_derived_condition_must_be_free(make_radar: Maker) -> None:
+    ds = make_radar().rename(pr_coarse="other")
+    with pytest.raises(ConfigError, match=r"y_coarse and x_coarse to be free.*other"):
         describe(ds, conditions=["other"], coarsen=12)
 
 
-def test_texts_are_refused(radar: Maker) -> None:
-    ds = radar()
+def test_texts_are_refused(make_radar: Maker) -> None:
+    ds = make_radar()
     ds["name"] = ("time", list("abcde"), {"units": "1"})
     with pytest.raises(DataError, match="name: expected real numbers, got type"):
         describe(ds, conditions=["name"])
 
 
-def test_an_empty_selection_is_refused(radar: Maker) -> None:
+def test_an_empty_selection_is_refused(make_radar: Maker) -> None:
     with pytest.raises(EmptySelectionError, match="none along 'time'"):
-        describe(radar().isel(time=slice(0, 0)))
+        describe(make_radar().isel(time=slice(0, 0)))
 
 
-def test_an_array_is_refused_with_the_way_to_a_dataset(radar: Maker) -> None:
-    with pytest.raises(DataError, match="got DataArray.*to_dataset"):
-        describe(radar().pr)  # type: ignore[arg-type]
+def test_an_array_is_refused_with_the_way_to_a_dataset(make_radar: Maker) -> None:
+    with pytest.raises(DataError, match=r"got DataArray.*to_dataset"):
+        describe(make_radar().pr)  # type: ignore[arg-type]

@@ -187,7 +187,7 @@ class EvaluateSection:
     """Arguments of `xcvae.evaluate`, by the same names."""
 
     metrics: list[Any] | None = None
-    baselines: list[Any] | None = field(default_factory=lambda: ["bilinear"])
+    baselines: list[Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ class Source:
         Post-processors.
     size
         Rows and columns of the maps.
+    device
+        Where the model computes, also in other processes.
     """
 
     model: Model
@@ -92,8 +94,14 @@ class Source:
     settings: Settings
     chain: tuple[Postprocessor, ...]
     size: tuple[int, int]
+    device: str = "auto"
     dtype: np.dtype[np.float32] = field(default_factory=lambda: np.dtype("float32"))
     lock: Any = field(default_factory=_one_at_a_time)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in another process: the model comes from its file, and goes to its device."""
+        self.__dict__.update(state)
+        self.model.to(self.device)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -106,7 +114,7 @@ class Source:
         return 4
 
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
-        """Draw a part, given by integers and slices."""
+        """Draw a part, given by an integer, slice or list of positions per dimension."""
         realizations = np.arange(self.members)[key[0]]
         samples = np.arange(len(self.labels))[key[1]]
         values, _ = self.draw(np.atleast_1d(realizations), np.atleast_1d(samples))

@@ -141,8 +141,7 @@ def sample(
 
 
 def _opened(model: Model | str | os.PathLike[str] | None, device: str) -> Model:
-    from xcvae.generator.model import Model
-    from xcvae.generator.modelfile import load
+    from xcvae.generator.model import Model, load
 
     if isinstance(model, str | os.PathLike):
         model = load(Path(model))
@@ -185,7 +184,9 @@ class _Job:
             min_mass=request.min_mass,
         )
         labels = labels_of(prepared, spec.sample)
-        source = Source(model, prepared, labels, int(request.members), settings, chain, size)
+        source = Source(
+            model, prepared, labels, int(request.members), settings, chain, size, str(model.device)
+        )
         if request.min_mass is not None:
             check_reference(prepared, spec)
         return cls(ds, source, request, progress)
@@ -236,11 +237,14 @@ class _Job:
     def _array(self, chunks: tuple[int, int]) -> Any:
         import dask.array as da
 
-        source = self.source
+        # With indices that Dask may hand on (fancy), it asks for no more than what is selected.
+        # The name is a random one: hashing the source would read all of its data.
         return da.from_array(  # type: ignore[no-untyped-call]
-            source, chunks=(*chunks, *source.size), name=False, fancy=False,
+            self.source,
+            chunks=(*chunks, *self.source.size),
+            name=False,
             meta=np.empty((0, 0, 0, 0), "float32"),
-        )  # fmt: skip
+        )
 
     def _record(self, dial: Dial | None, identity: Mapping[str, Any] | None) -> Record:
         history = str(self.ds.attrs.get("history", ""))

@@ -280,4 +280,5 @@ def open_store(path: str | os.PathLike[str]) -> xr.Dataset:
             )
         )
     opened: xr.Dataset = xr.open_zarr(path, consolidated=False, chunks={})
-    return opened
+    # Coordinates are small and needed for every selection: only the members stay lazy.
+    return opened.assign_coords({name: coord.compute() for name, coord in opened.coords.items()})

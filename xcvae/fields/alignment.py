@@ -52,10 +52,13 @@ class Axis:
 
     @property
     def spacing(self) -> float:
-        """Median distance between neighbouring centres, NaN for less than two."""
+        """Distance between neighbouring centres in metres or degrees, NaN for less than two.
+
+        The largest one: a partial block at an odd edge lies closer.
+        """
         if self.values is None or len(self.values) < 2:
             return float("nan")
-        return float(np.median(np.abs(np.diff(self.values)))) * self.metres
+        return float(np.abs(np.diff(self.values)).max()) * self.metres
 
 
 def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, object]) -> Axis:

@@ -205,7 +205,9 @@ def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
     )
 
 
-def find_target(ds: xr.Dataset, target: str | None) -> str:
+def find_target(
+    ds: xr.Dataset, target: str | None, *, spatial_dims: Sequence[str] | None = None
+) -> str:
     """Return the name of the rain variable to generate.
 
     Parameters
@@ -214,6 +216,8 @@ def find_target(ds: xr.Dataset, target: str | None) -> str:
         Where to look.
     target : str or None
         Its name. None takes the precipitation variable with three dims and the finest grid.
+    spatial_dims : (str, str), optional
+        Names of its (y, x) dims, where attributes and names do not tell.
 
     Raises
     ------
@@ -227,7 +231,7 @@ def find_target(ds: xr.Dataset, target: str | None) -> str:
         if da.ndim != 3 or not is_rain(da):
             continue
         try:
-            layout = find_layout(da)
+            layout = find_layout(da, spatial_dims=spatial_dims)
         except DataError:
             continue
         sizes[str(name)] = da.sizes[layout.y] * da.sizes[layout.x]

@@ -103,7 +103,7 @@ def check_samples(ds: xr.Dataset, sample: str) -> None:
     if sample not in ds.coords:
         return
     index = ds[sample].to_index()
-    _refuse_labels(sample, np.asarray(index.isna()), index, "missing (NaN)")
+    _refuse_labels(sample, ds[sample].isnull().values, index, "missing (NaN)")
     _refuse_labels(sample, np.asarray(index.duplicated()), index, "repeated")
     # The order of names and of stacked labels means nothing.
     if index.inferred_type not in ("string", "mixed") and not index.is_monotonic_increasing:

@@ -65,7 +65,7 @@ def heavy(
     check_dataset(ds)
     _check_share("quantile", quantile, open_end=True)
     _check_share("extent", extent, open_end=False)
-    da = ds[find_target(ds, target)]
+    da = ds[find_target(ds, target, spatial_dims=spatial_dims)]
     units = units_of(da)
     layout = find_layout(da, spatial_dims=spatial_dims)
     check_samples(ds, layout.sample)

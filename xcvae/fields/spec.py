@@ -66,7 +66,7 @@ def describe(
         There is no condition, or a variable is given twice.
     """
     check_dataset(ds)
-    name = find_target(ds, target)
+    name = find_target(ds, target, spatial_dims=spatial_dims)
     field = ds[name]
     check_numeric(field)
     units = units_of(field)

@@ -1,22 +1,24 @@
-"""Read, compare and convert units. Everything that knows what ``mm h-1`` means is here.
-
-Units are parsed by pint with the registry of cf-xarray, which reads what CF and UDUNITS files
-contain (``mm d-1``, ``m**2 s**-2``, ``kg m-2 s-1``). One thing is added: a mass of liquid water per
-area is a depth, 1 kg m-2 = 1 mm.
-"""
+"""Read and convert the units of fields, and the thresholds that depend on them."""
 
 from __future__ import annotations
 
 import math
 import re
-from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xcvae.errors import ConfigError, UnitsError, explain
+from xcvae.fields.parsing import (
+    DEPTH,
+    PRECIPITATION,
+    affine,
+    as_depth,
+    dimensions_of,
+    parse,
+    quantity_of,
+)
 
 __all__ = [
     "default_drizzle_threshold",
@@ -29,62 +31,8 @@ __all__ = [
     "units_of",
 ]
 
-_WATER = 1000.0  # density of liquid water in kg m-3
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
 _DAILY_STEP = np.timedelta64(20, "h")
-
-# Dimensions of pint, as (length, mass, time) exponents, of the four ways to give precipitation.
-_Exponents = tuple[float, float, float]
-_DEPTH: _Exponents = (1.0, 0.0, 0.0)
-_RATE: _Exponents = (1.0, 0.0, -1.0)
-_MASS: _Exponents = (-2.0, 1.0, 0.0)
-_FLUX: _Exponents = (-2.0, 1.0, -1.0)
-
-
-@lru_cache(maxsize=256)
-def _parse(units: str) -> Any:
-    """Return units as a pint quantity (``0.1 mm`` has a magnitude), or raise ValueError."""
-    from cf_xarray.units import units as registry
-
-    try:
-        quantity = registry(units)
-        if quantity.magnitude == 1:
-            # Not by way of arithmetic, which turns an offset unit (degC) into its base unit.
-            quantity = registry.Quantity(1.0, quantity.units)
-        magnitude = float(quantity.magnitude)
-    except Exception as error:  # pint raises a dozen types, AssertionError and TypeError included
-        raise ValueError(f"{units!r}: {error}") from error
-    if not (magnitude > 0 and math.isfinite(magnitude)):
-        raise ValueError(f"{units!r} is an expression, not a unit")
-    return quantity
-
-
-def _quantity(units: str, what: str) -> Any:
-    try:
-        return _parse(units)
-    except ValueError as error:
-        raise UnitsError(
-            explain(
-                what,
-                expected="units such as 'mm h-1', 'mm/day', 'kg m-2 s-1', 'K' or '1'",
-                got=f"{units!r}, which is not known",
-                remedy=f"Correct them: ds[{what!r}].attrs['units'] = '...'.",
-            )
-        ) from error
-
-
-def _dimensions(quantity: Any) -> _Exponents | None:
-    """Exponents of length, mass and time, None if anything else is in it."""
-    exponents = dict(quantity.dimensionality)
-    found = tuple(exponents.pop(f"[{name}]", 0) for name in ("length", "mass", "time"))
-    return None if exponents else (found[0], found[1], found[2])
-
-
-def _as_depth(quantity: Any) -> Any:
-    """Turn mass of water per area (and time) into depth (and rate); leave the rest."""
-    if _dimensions(quantity) in (_MASS, _FLUX):
-        return quantity / quantity._REGISTRY.Quantity(_WATER, "kg m-3")
-    return quantity
 
 
 def units_of(da: xr.DataArray) -> str:
@@ -106,40 +54,8 @@ def units_of(da: xr.DataArray) -> str:
                 "in; something without a dimension has units '1'.",
             )
         )
-    _quantity(units, str(da.name))
+    quantity_of(units, str(da.name))
     return units
-
-
-def _affine(source: str, wanted: str, what: str) -> tuple[float, float]:
-    """Return (scale, offset): wanted = scale * source + offset."""
-    start, end = _quantity(source, what), _quantity(wanted, what)
-    if source == wanted:
-        return 1.0, 0.0
-    if _dimensions(start) is not None:
-        start, end = _as_depth(start), _as_depth(end)
-    if start.dimensionality != end.dimensionality:
-        raise UnitsError(
-            explain(
-                what,
-                expected=f"units that convert to {wanted!r}",
-                got=repr(source),
-                remedy=_conversion_remedy(start, end),
-            )
-        )
-    # Two points determine the line; offsets (degC to K) are not a matter of multiplication.
-    points = start._REGISTRY.Quantity(np.array([0.0, 1.0]) * start.magnitude, start.units)
-    zero, one = (points.to(end.units).magnitude / end.magnitude).tolist()
-    offset = zero if abs(zero) > 1e-12 * abs(one) else 0.0
-    return one - offset, offset
-
-
-def _conversion_remedy(start: Any, end: Any) -> str:
-    if {_dimensions(start), _dimensions(end)} == {_DEPTH, _RATE}:
-        return (
-            "One is a depth and the other a rate: divide the depth by the length of its "
-            "accumulation period, or multiply the rate by it, and set the new units."
-        )
-    return "Check which variable this is, and its attribute 'units'."
 
 
 def factor(source: str, wanted: str, *, what: str) -> float:
@@ -167,7 +83,7 @@ def factor(source: str, wanted: str, *, what: str) -> float:
     >>> round(factor("kg m-2 s-1", "mm h-1", what="pr"), 6)
     3600.0
     """
-    scale, offset = _affine(source, wanted, what)
+    scale, offset = affine(source, wanted, what)
     if offset:
         raise UnitsError(
             explain(
@@ -200,7 +116,7 @@ def to_units(da: xr.DataArray, units: str) -> xr.DataArray:
     UnitsError
         No, unknown, or not convertible units.
     """
-    scale, offset = _affine(units_of(da), units, str(da.name))
+    scale, offset = affine(units_of(da), units, str(da.name))
     attrs = {**da.attrs, "units": units}
     if scale != 1.0:
         da = da * scale
@@ -258,10 +174,10 @@ def parse_quantity(value: str | float, *, units: str, what: str) -> float:
 def is_precipitation(units: str) -> bool:
     """Whether units can be those of a rate or a depth of water (``mm h-1``, ``kg m-2``, ``m``)."""
     try:
-        quantity = _parse(units)
+        quantity = parse(units)
     except ValueError:
         return False
-    return _dimensions(quantity) in (_DEPTH, _RATE, _MASS, _FLUX)
+    return dimensions_of(quantity) in PRECIPITATION
 
 
 def is_daily(da: xr.DataArray, sample: str) -> bool:
@@ -285,15 +201,15 @@ def is_daily(da: xr.DataArray, sample: str) -> bool:
         if isinstance(da.indexes.get(sample), xr.CFTimeIndex):
             shortest = min(abs(later - earlier) for earlier, later in pairwise(labels))
             return bool(shortest >= _DAILY_STEP.item())
-    return bool(dict(_quantity(units_of(da), str(da.name)).unit_items()).get("day") == -1)
+    return bool(dict(quantity_of(units_of(da), str(da.name)).unit_items()).get("day") == -1)
 
 
 def _threshold(da: xr.DataArray, sample: str, *, hourly: float, daily: float) -> float:
     units = units_of(da)
-    quantity = _as_depth(_quantity(units, str(da.name)))
+    quantity = as_depth(quantity_of(units, str(da.name)))
     days = is_daily(da, sample)
     value = daily if days else hourly
-    period = "" if _dimensions(quantity) == _DEPTH else " d-1" if days else " h-1"
+    period = "" if dimensions_of(quantity) == DEPTH else " d-1" if days else " h-1"
     return parse_quantity(f"{value} mm{period}", units=units, what=str(da.name))
 
 

@@ -58,6 +58,11 @@ class Architecture:
         """Plain JSON types, for the model file."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
+    @classmethod
+    def from_json(cls, text: Mapping[str, Any]) -> Architecture:
+        """Undo `to_json`."""
+        return cls(tuple(text["channels"]), tuple(text["latents"]), text["blocks"], text["context"])
+
 
 PRESETS: dict[str, Architecture] = {
     "small": Architecture((64, 64, 64, 48, 32, 16), (8, 8, 8, 4, 2, 1)),

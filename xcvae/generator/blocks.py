@@ -23,14 +23,20 @@ def double(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, scale_factor=2, mode="nearest")[..., : size[0], : size[1]]
 
 
+def silence(layer: nn.Conv2d | nn.Linear) -> None:
+    """Let a layer give zero until it is trained."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 class Modulation(nn.Module):
     """Scale and shift feature maps by a context vector; the identity before training."""
 
     def __init__(self, context: int, channels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(context, 2 * channels)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        silence(self.linear)
 
     def forward(self, maps: Tensor, context: Tensor) -> Tensor:
         scale, shift = self.linear(context)[..., None, None].chunk(2, dim=1)
@@ -50,9 +56,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        if self.second.bias is not None:
-            nn.init.zeros_(self.second.bias)
+        silence(self.second)
 
     def forward(self, maps: Tensor) -> Tensor:
         out: Tensor = maps + self.second(F.silu(self.first(F.silu(maps))))

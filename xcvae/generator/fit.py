@@ -128,6 +128,10 @@ class Fit:
         by_time = 0.0 if self.max_minutes is None else seconds / (60 * self.max_minutes)
         return min(1.0, max(step / self.step_limit, by_time))
 
+    def due(self, progress: float) -> int:
+        """Validations that are due by a point of the training."""
+        return math.floor(progress * self.validations + 1e-9)
+
     def rate(self, progress: float) -> float:
         """Learning rate at a point of the training."""
         rise = min(1.0, (progress + 1e-3) / 0.02)

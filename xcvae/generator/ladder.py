@@ -20,7 +20,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from xcvae.generator.blocks import ContextEncoder, Modulation, ResidualBlock, double, halve
+from xcvae.generator.blocks import ContextEncoder, Modulation, ResidualBlock, double, halve, silence
 
 __all__ = ["Drawn", "Ladder", "Level", "Normal", "level_sizes"]
 
@@ -105,17 +105,15 @@ class Level(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.modulation = Modulation(context, channels) if context else None
         for head in (self.prior, self.posterior):
-            nn.init.zeros_(head.weight)
-            if head.bias is not None:
-                nn.init.zeros_(head.bias)
+            silence(head)
 
     def prior_of(self, h: Tensor) -> Normal:
-        mu, log_sigma = self.prior(h).chunk(2, dim=1)
+        mu, log_sigma = self.prior(h).float().chunk(2, dim=1)
         return Normal(mu, log_sigma.clamp(*LOG_SIGMA_RANGE))
 
     def posterior_of(self, h: Tensor, features: Tensor, prior: Normal) -> Normal:
         joined = nn.functional.silu(self.mix(torch.cat([h, features], dim=1)))
-        mu, log_sigma = self.posterior(joined).chunk(2, dim=1)
+        mu, log_sigma = self.posterior(joined).float().chunk(2, dim=1)
         # Relative to the prior in its own unit of spread, so that a zero head means KL = 0.
         return Normal(
             prior.mu + mu * torch.exp(prior.log_sigma),
@@ -197,7 +195,7 @@ class Ladder(nn.Module):
         )
         self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))
         self.head = nn.Conv2d(channels[-1], 1, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
+        silence(self.head)
 
     def forward(
         self,

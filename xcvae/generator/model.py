@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,58 +11,25 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor
 
+from xcvae.errors import ModelFileError, OutputExistsError, explain
 from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec
-from xcvae.generator.architecture import Architecture
-from xcvae.generator.ladder import Drawn, Ladder, level_sizes
-from xcvae.generator.noise import Address, normals
-from xcvae.generator.numerics import autocast, choose_device, placed
+from xcvae.generator import modelfile
+from xcvae.generator.architecture import Architecture, build_network
+from xcvae.generator.drawing import Drawing, LevelReport, freed_levels
+from xcvae.generator.ladder import Ladder
+from xcvae.generator.noise import Address
+from xcvae.generator.numerics import choose_device, placed
 
-__all__ = ["LevelReport", "Mode", "Model", "freed_levels"]
+__all__ = ["Mode", "Model", "from_bytes", "load", "load_once"]
+
+#: Names of tensors in the file: prefix of the weights, and the map of the target's mask.
+NETWORK, VALID = "network.", "valid"
 
 Mode = Literal["prior", "posterior"]
-
-#: Fields per pass through the network. Always this many, padded if need be, so that a field does
-#: not depend on how many were drawn with it (convolution kernels change with the batch size).
-PASS = 8
-
-
-@dataclass(frozen=True)
-class LevelReport:
-    """What one level of the ladder carries.
-
-    Attributes
-    ----------
-    size
-        Height and width of the level's map.
-    kl
-        KL(q || p) in nats per sample.
-    active
-        Share of latent channels whose KL is above 0.01 nats per pixel of the level.
-    """
-
-    size: tuple[int, int]
-    kl: float
-    active: float
-
-
-def freed_levels(spread: float, levels: int) -> list[float]:
-    """How far each level, coarsest first, is freed from the posterior towards the prior.
-
-    The finest level starts first; each level is freed over two of the ``levels + 1`` equal parts
-    of the dial, so that two neighbours move at any time and diversity grows without steps.
-
-    Examples
-    --------
-    >>> freed_levels(0.5, 3)
-    [0.0, 0.5, 1.0]
-    """
-    turn = spread * (levels + 1)
-    return [min(1.0, max(0.0, (turn - (levels - 1 - level)) / 2)) for level in range(levels)]
 
 
 class Model:
@@ -99,7 +66,8 @@ class Model:
         sha256: str = "",
         path: Path | None = None,
     ) -> None:
-        self.network = network.eval()
+        # Always laid out the same way: other layouts take kernels that round differently.
+        self.network = placed(network.eval(), torch.device("cpu"))
         self.spec, self.scaling, self.record = spec, scaling, record
         self.architecture, self.training = architecture, training
         self.valid, self.sha256, self.path = valid, sha256, path
@@ -115,11 +83,10 @@ class Model:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from xcvae.generator import modelfile  # the file format knows the model
-
+        # By path where there is one: a worker reads a file once, whatever it is sent.
         if self.path is not None:
-            return modelfile.load_once, (str(self.path), self.sha256)
-        return modelfile.from_bytes, (modelfile.to_bytes(self),)
+            return load_once, (str(self.path), self.sha256)
+        return from_bytes, (self.to_bytes(),)
 
     @property
     def history(self) -> xr.Dataset:
@@ -140,9 +107,34 @@ class Model:
         OutputExistsError
             If the file is there already.
         """
-        from xcvae.generator import modelfile  # the file format knows the model
+        target = Path(path).absolute()
+        if target.exists():
+            raise OutputExistsError(
+                explain(
+                    "path",
+                    expected="a file that does not exist yet",
+                    got=str(path),
+                    remedy="Choose another name, or remove the old model.",
+                )
+            )
+        content = self.to_bytes()
+        modelfile.write_atomically(target, content)
+        self.path, self.sha256 = target, modelfile.fingerprint(content)
+        return self
 
-        return modelfile.save(self, path)
+    def to_bytes(self) -> bytes:
+        """The content of the model's file."""
+        tensors = {f"{NETWORK}{k}": v for k, v in self.network.state_dict().items()}
+        if self.valid is not None:
+            tensors[VALID] = torch.from_numpy(self.valid.copy())
+        header = {
+            "spec": self.spec.to_json(),
+            "scaling": self.scaling.to_json(),
+            "record": self.record.to_json(),
+            "architecture": self.architecture.to_json(),
+            "training": self.training,
+        }
+        return modelfile.pack(header, tensors)
 
     def to(self, device: str) -> Model:
         """Move the network to a device: ``"auto"``, ``"cpu"`` or ``"cuda"``."""
@@ -189,26 +181,14 @@ class Model:
         array (realization, sample, y, x)
             Physical, in ``spec.units``, at least 0; NaN where masked.
         """
-        pairs = [(m, s) for m in range(len(realizations)) for s in range(len(labels))]
-        freed = freed_levels(spread, len(self.architecture.latents))
-        shape = (len(realizations), len(labels), *batch.c.shape[-2:])
-        out = np.empty((len(pairs), *shape[2:]), np.float32)
-        for start in range(0, len(pairs), PASS):
-            part = pairs[start : start + PASS]
-            filled = part + [part[-1]] * (PASS - len(part))
-            addresses = [
-                Address(seed, labels[s], int(realizations[m]), mode, attempt) for m, s in filled
-            ]
-            drawn = self._forward(
-                batch.take([s for _, s in filled]),
-                addresses,
-                freed=freed if mode == "posterior" else None,
-                temperature=temperature,
-            )
-            out[start : start + len(part)] = self._physical(drawn)[: len(part)]
-        fields = out.reshape(shape)
-        fields[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
-        return fields
+        addresses = [
+            [Address(seed, label, int(member), mode, attempt) for label in labels]
+            for member in realizations
+        ]
+        freed = None
+        if mode == "posterior":
+            freed = freed_levels(spread, len(self.architecture.latents))
+        return self._drawing().members(batch, addresses, freed=freed, temperature=temperature)
 
     def reconstruct(
         self, batch: Batch, latents_of: Sequence[int] | None = None
@@ -227,67 +207,86 @@ class Model:
         array (sample, y, x)
             Physical; NaN where masked.
         """
-        own = batch.to(self.device)
-        silent = self._silence(own)
-        with torch.inference_mode(), autocast(self.device):
-            z = self.network(own.c, own.pooled, silent, x=own.x).posterior
-            order = torch.as_tensor(list(latents_of or range(len(batch))), device=self.device)
-            fixed = [q.mu[order] for q in z]
-            output = self.network.decode(own.c, own.pooled, fixed)
-        fields = self.scaling.physical(output.float()).cpu().numpy()[:, 0]
-        return np.where(batch.mask[:, 0].cpu().numpy(), fields, np.nan).astype(np.float32)
+        order = range(len(batch)) if latents_of is None else latents_of
+        return self._drawing().reconstruction(batch, order)
 
     def levels(self, batch: Batch) -> list[LevelReport]:
         """What every level of the ladder carries for the samples of a batch with the target."""
-        own = batch.to(self.device)
-        with torch.inference_mode(), autocast(self.device):
-            drawn: Drawn = self.network(own.c, own.pooled, self._silence(own), x=own.x)
-        reports = []
-        for q, p in zip(drawn.posterior, drawn.prior, strict=True):
-            kl = q.kl_map(p).float()
-            per_channel = kl.mean(dim=(0, 2, 3))
-            reports.append(
-                LevelReport(
-                    size=(kl.shape[-2], kl.shape[-1]),
-                    kl=float(kl.sum(dim=(1, 2, 3)).mean()),
-                    active=float((per_channel > 0.01).float().mean()),
-                )
+        return self._drawing().levels(batch)
+
+    def _drawing(self) -> Drawing:
+        return Drawing(self.network, self.scaling, self.architecture.latents, self.device)
+
+
+def from_bytes(content: bytes, path: Path | None = None) -> Model:
+    """Make a model from the content of a file.
+
+    Raises
+    ------
+    ModelFileError
+        If it is not the content of an xcvae model, or it is damaged.
+    """
+    name = str(path or "model")
+    header, tensors = modelfile.unpack(content, name)
+    spec = DataSpec.from_json(header["spec"])
+    record = Record.from_json(header["record"])
+    architecture = Architecture.from_json(header["architecture"])
+    valid = tensors.pop(VALID, None)
+    network = build_network(architecture, spec, masked=record.masked)
+    weights = {k.removeprefix(NETWORK): v for k, v in tensors.items()}
+    modelfile.check_shapes(network.state_dict(), weights, name)
+    network.load_state_dict(weights)
+    return Model(
+        network,
+        spec=spec,
+        scaling=Scaling.from_json(header["scaling"]),
+        record=record,
+        architecture=architecture,
+        training=header["training"],
+        valid=None if valid is None else valid.numpy().astype(np.bool_),
+        sha256=modelfile.fingerprint(content),
+        path=path,
+    )
+
+
+def load(path: str | Path) -> Model:
+    """Read a model file.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no such file, or it is not an xcvae model, or it is damaged.
+    """
+    target = Path(path).absolute()
+    if not target.is_file():
+        raise ModelFileError(
+            explain(
+                "model",
+                expected="a model file",
+                got=f"nothing at {target}",
+                remedy="Train one with xcvae.train(..., path=...).",
             )
-        return reports
+        )
+    return from_bytes(target.read_bytes(), target)
 
-    def _shapes(self, batch: Batch) -> list[tuple[int, int, int]]:
-        latents = self.architecture.latents
-        sizes = level_sizes((batch.c.shape[-2], batch.c.shape[-1]), len(latents))
-        return [(z, h, w) for z, (h, w) in zip(latents, sizes, strict=True)]
 
-    def _silence(self, batch: Batch) -> list[Tensor]:
-        return [torch.zeros(len(batch), *s, device=self.device) for s in self._shapes(batch)]
+@functools.lru_cache(maxsize=4)
+def load_once(path: str, sha256: str) -> Model:
+    """Read a model once per process; workers get models by path and fingerprint.
 
-    def _forward(
-        self,
-        batch: Batch,
-        addresses: Sequence[Address],
-        *,
-        freed: list[float] | None,
-        temperature: float,
-    ) -> Tensor:
-        own = batch.packed().to(self.device)
-        noise = [
-            torch.from_numpy(normals(addresses, level, shape)).to(self.device)
-            for level, shape in enumerate(self._shapes(batch))
-        ]
-        x = own.x if freed is not None else None
-        with torch.inference_mode(), autocast(self.device):
-            drawn: Drawn = self.network(
-                own.c,
-                own.pooled,
-                noise,
-                x=x,
-                freed=freed,
-                temperature=temperature,
+    Raises
+    ------
+    ModelFileError
+        If the file has changed since.
+    """
+    model = load(path)
+    if model.sha256 != sha256:
+        raise ModelFileError(
+            explain(
+                path,
+                expected=f"the model with sha256 {sha256[:12]}",
+                got=f"one with {model.sha256[:12]}",
+                remedy="The file was replaced while it was in use: load it again.",
             )
-        return drawn.output.float()
-
-    def _physical(self, output: Tensor) -> NDArray[np.float32]:
-        fields: NDArray[np.float32] = self.scaling.physical(output).cpu().numpy()[:, 0]
-        return fields
+        )
+    return model

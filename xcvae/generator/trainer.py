@@ -95,9 +95,7 @@ class Trainer:
                 state.seconds = before + time.monotonic() - began
                 last, done = done, settings.progress(state.step, state.seconds)
                 shown.update(round(100 * done) - shown.n)
-                if math.floor(done * settings.validations) > math.floor(
-                    last * settings.validations
-                ):
+                if settings.due(done) > settings.due(last):
                     row = {key: float(value) / count for key, value in sums.items()}
                     sums, count = {}, 0
                     if not self._judge(row):

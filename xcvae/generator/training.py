@@ -150,6 +150,7 @@ def train(
         "fit": settings.to_json(),
         "device": chosen.type,
     }
+    told = json.loads(json.dumps(told))  # what a file can hold, so that a saved model is equal
     if place is not None:
         trainer.keep_at(checkpoint.checkpoint_path(place), _identity(told, spec, record))
     trainer.run(bar=progress)
@@ -188,10 +189,10 @@ def _finished(
         )
     best = models["best"]
     if place is None:
-        best.sha256 = hashlib.sha256(modelfile.to_bytes(best)).hexdigest()
+        best.sha256 = modelfile.fingerprint(best.to_bytes())
     else:
         last = place.with_name(f"{place.stem}-last{place.suffix}")
-        modelfile.write_atomically(last, modelfile.to_bytes(models["last"]))
+        modelfile.write_atomically(last, models["last"].to_bytes())
         best.save(place)
         checkpoint.checkpoint_path(place).unlink(missing_ok=True)
     return best.to(trainer.device.type)

@@ -69,8 +69,7 @@ class Validation:
         """
         network.eval()
         generator = torch.Generator(self.device).manual_seed(0)
-        with torch.inference_mode(), autocast(self.device):
-            parts = [self._score(network, batch, generator) for batch in self._samples()]
+        parts = [self._score(network, batch, generator) for batch in self._samples()]
         network.train()
         totals = {key: sum(part[key] for part in parts) for key in parts[0]}
         pixels, samples = max(totals["pixels"], 1.0), totals["samples"]
@@ -90,8 +89,10 @@ class Validation:
 
     def _score(self, network: Ladder, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         assert batch.x is not None
-        drawn = network(batch.c, batch.pooled, noise_for(self.latents, batch, generator), x=batch.x)
-        members = [self._member(network, batch, generator) for _ in range(MEMBERS)]
+        noise = noise_for(self.latents, batch, generator)
+        with torch.inference_mode(), autocast(self.device):
+            drawn = network(batch.c, batch.pooled, noise, x=batch.x)
+            members = [self._member(network, batch, generator) for _ in range(MEMBERS)]
         kl = [level.float() for level in drawn.kl()]
         state = LossState(
             x=batch.x,

@@ -34,7 +34,7 @@ BELOW, ABOVE = 2400, 3000
 
 @dataclass(frozen=True)
 class _Amounts:
-    """Histograms of amounts on logarithmic bins: dry, a trace, and bins that meet at the threshold."""
+    """Histograms of amounts: dry, a trace, and logarithmic bins that meet at the threshold."""
 
     threshold: float
 
@@ -150,7 +150,7 @@ class _WetCounts:
 
 @dataclass(frozen=True)
 class WetFraction(Metric):
-    """Share of the pixels of all members that are wet.
+    """Share of the pixels of all members that are wet; ideally that of the observed pixels.
 
     Parameters
     ----------
@@ -171,6 +171,10 @@ class WetFraction(Metric):
     def finish(self, stats: Stats) -> Array:
         """Divide by the number of pixels."""
         return ratio(stats["generated"], stats["pixels"])
+
+    def best(self, stats: Stats) -> str | float:
+        """Return the observed share."""
+        return float(ratio(stats["observed"], stats["pixels"]))
 
 
 @dataclass(frozen=True)

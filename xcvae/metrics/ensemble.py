@@ -177,7 +177,8 @@ def crps_skill(
 ) -> xr.DataArray:
     """Return 1 - crps(forecast) / crps(reference), both against `observed`."""
     value = 1.0 - ratio(crps(forecast, observed).values, crps(reference, observed).values)
-    return CRPSSkill().labelled(value, "1")
+    attrs = {"units": "1", "long_name": CRPSSkill.long_name, "better": CRPSSkill.better}
+    return xr.DataArray(value, attrs=attrs)
 
 
 def energy_score(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:

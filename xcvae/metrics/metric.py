@@ -66,6 +66,10 @@ class Metric(Component):
     def finish(self, stats: Stats) -> Array:
         """Turn sums over samples into the score, keeping leading axes."""
 
+    def best(self, stats: Stats) -> str | float:
+        """Return "lower", "higher" or the ideal value, which may depend on what was observed."""
+        return self.better
+
     def statistics(
         self,
         forecast: xr.DataArray,
@@ -109,16 +113,12 @@ class Metric(Component):
         """Return the score over all samples as a scalar with units, long_name and better."""
         stats = self.statistics(forecast, observed)
         sums = {name: da.values.sum(axis=0) for name, da in stats.items()}
-        return self.labelled(self.finish(sums), str(observed.attrs["units"]))
-
-    def labelled(self, value: Array, units: str) -> xr.DataArray:
-        """Return a score with its attributes; `units` are those of the data."""
         attrs = {
-            "units": units if self.units is None else self.units,
+            "units": str(observed.attrs["units"]) if self.units is None else self.units,
             "long_name": self.long_name,
-            "better": self.better,
+            "better": self.best(sums),
         }
-        return xr.DataArray(value, attrs=attrs)
+        return xr.DataArray(self.finish(sums), attrs=attrs)
 
 
 @dataclass(frozen=True)

@@ -81,16 +81,16 @@ def _from_class(cls: type) -> tuple[dict[str, str | None], str]:
 
 
 def _from_source(module: str, name: str) -> tuple[dict[str, str | None], str]:
-    """Read the fields and the docstring of a class, those of its bases in the module first."""
-    classes = _classes(module)
-    if name not in classes:
+    """Read the fields and the docstring of a class, the fields of its bases first."""
+    found = _classes(module).get(name)
+    if found is None:
         return {}, f"({module} has no class {name})"
     parameters: dict[str, str | None] = {}
-    for base in classes[name].bases:
-        if isinstance(base, ast.Name) and base.id in classes:
-            parameters |= _from_source(module, base.id)[0]
-    parameters |= dict(_fields(classes[name]))
-    return parameters, ast.get_docstring(classes[name]) or ""
+    for base in found.bases:
+        if isinstance(base, ast.Name):
+            parameters |= _from_source(_imports(module).get(base.id, module), base.id)[0]
+    parameters |= dict(_fields(found))
+    return parameters, ast.get_docstring(found) or ""
 
 
 def _fields(cls: ast.ClassDef) -> Iterator[tuple[str, str | None]]:
@@ -99,14 +99,28 @@ def _fields(cls: ast.ClassDef) -> Iterator[tuple[str, str | None]]:
             yield node.target.id, None if node.value is None else ast.unparse(node.value)
 
 
-@lru_cache(maxsize=32)
 def _classes(module: str) -> dict[str, ast.ClassDef]:
-    """Return the classes of a module by name; empty if its source is not to be had."""
+    """Return the classes of a module by name."""
+    return {node.name: node for node in _tree(module).body if isinstance(node, ast.ClassDef)}
+
+
+def _imports(module: str) -> dict[str, str]:
+    """Return where the names come from that a module imports from others."""
+    return {
+        alias.asname or alias.name: node.module
+        for node in _tree(module).body
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level
+        for alias in node.names
+    }
+
+
+@lru_cache(maxsize=64)
+def _tree(module: str) -> ast.Module:
+    """Return the source of a module, parsed; empty if it is not to be had."""
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
-        return {}
+        found = None
     if found is None or found.origin is None or not found.origin.endswith(".py"):
-        return {}
-    tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        return ast.Module(body=[], type_ignores=[])
+    return ast.parse(Path(found.origin).read_text(encoding="utf-8"))

@@ -66,7 +66,8 @@ class Shuffled(Component):
         if members > shifts.size:
             shifts = np.concatenate([shifts, random.integers(1, count, members - shifts.size)])
         moved = [observed.roll({sample: int(shift)}, roll_coords=False) for shift in shifts]
-        return xr.concat(moved, dim=REALIZATION, combine_attrs="override")
+        fields: xr.DataArray = xr.concat(moved, dim=REALIZATION, combine_attrs="override")
+        return fields
 
 
 def _stretched(dataset: xr.Dataset, *, nearest: bool) -> xr.DataArray:
@@ -100,9 +101,9 @@ def _stretched(dataset: xr.Dataset, *, nearest: bool) -> xr.DataArray:
         output_dtypes=[np.float32],
         dask_gufunc_kwargs={"output_sizes": {dim: observed.sizes[dim] for dim in fine}},
     )
-    field = field.assign_coords({k: c for k, c in observed.coords.items() if k not in field.coords})
-    attrs = {"units": coarse.attrs["units"]}
-    return field.expand_dims(REALIZATION).assign_attrs(attrs).rename(observed.name)
+    member: xr.DataArray = field.expand_dims(REALIZATION).rename(observed.name)
+    coords = {k: c for k, c in observed.coords.items() if k not in member.coords}
+    return member.assign_coords(coords).assign_attrs(units=coarse.attrs["units"])
 
 
 def _weights(dataset: xr.Dataset, source: str, target: str, *, nearest: bool) -> Array:
@@ -113,12 +114,12 @@ def _weights(dataset: xr.Dataset, source: str, target: str, *, nearest: bool) ->
         dataset[target].values if both else None,
         dataset.sizes[target],
     )
-    # The nearest cell is the one that interpolation gives the largest weight.
-    return (
-        np.eye(weights.shape[1], dtype=weights.dtype)[weights.argmax(axis=1)]
-        if nearest
-        else weights
-    )
+    if not nearest:
+        return weights
+    # The nearest cell is the one to which interpolation gives the largest weight.
+    cells: Array = np.eye(weights.shape[1], dtype=weights.dtype)
+    chosen: Array = cells[weights.argmax(axis=1)]
+    return chosen
 
 
 def _apply(coarse: Array, rows: Array, columns: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -15,7 +15,7 @@ from xcvae.fields.units import factor, is_daily
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.colors import BoundaryNorm, Colormap
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "label_of",
     "new_figure",
     "pretty",
+    "set_aspect",
     "spatial_axis",
     "style",
 ]
@@ -69,20 +70,25 @@ STYLE: dict[str, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """Draw in the look of xcvae, and leave the caller's settings as they were."""
-    import matplotlib as mpl
+    # Not rcParams itself: reading its backend would choose one, and open the way to a window.
+    from matplotlib import style as styles
 
-    with mpl.rc_context():
-        mpl.rcParams.update({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"]})
-        mpl.rcParams.update(STYLE)
+    with styles.context(["default", STYLE]):
         yield
 
 
-def new_figure(width: float, height: float, *, layout: str = "constrained") -> Figure:
+def new_figure(
+    width: float, height: float, *, layout: Literal["constrained", "compressed"] | None
+) -> Figure:
     """Make a figure of so many inches that belongs to no window and no pyplot state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), dpi=110, layout=layout)
+    engine = None
+    if layout is not None:
+        engine = ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.05, compress=layout == "compressed")
+    figure = Figure(figsize=(width, height), dpi=110, layout=engine)
     FigureCanvasAgg(figure)
     return figure
 
@@ -130,14 +136,14 @@ def label_of(value: object) -> str:
     >>> label_of(np.datetime64("2018-05-17T14:25")), label_of(np.datetime64("2018-05-17"))
     ('2018-05-17 14:25', '2018-05-17')
     """
-    value = np.asarray(value)[()]
-    if isinstance(value, np.datetime64):
-        text = str(np.datetime_as_string(value, unit="m")).replace("T", " ")
-    elif hasattr(value, "strftime"):  # calendars of cftime
-        text = str(value.strftime("%Y-%m-%d %H:%M"))
-    else:
-        return str(value)
-    return text.removesuffix(" 00:00")
+    array = np.asarray(value)
+    if array.dtype.kind == "M":
+        text = str(np.datetime_as_string(array, unit="m")).replace("T", " ")
+        return text.removesuffix(" 00:00")
+    item = array.item()
+    if hasattr(item, "strftime"):  # calendars of cftime
+        return str(item.strftime("%Y-%m-%d %H:%M")).removesuffix(" 00:00")
+    return str(item)
 
 
 @dataclass(frozen=True)
@@ -167,19 +173,17 @@ class RainScale:
         levels = every[: min(max(needed, 5), len(every))]
         return cls(units, levels, highest > levels[-1])
 
-    def colours(self) -> tuple[ListedColormap, BoundaryNorm]:
+    def colours(self) -> tuple[Colormap, BoundaryNorm]:
         """Return the colour map and the norm for matplotlib."""
         from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap
 
         # Colours stand for absolute amounts: those of the classes above are kept back.
         every = DAILY_LEVELS if self.levels[2] == DAILY_LEVELS[2] else HOURLY_LEVELS
         ramp = LinearSegmentedColormap.from_list("rain", ANCHORS)(np.linspace(0, 1, len(every) - 1))
-        wet = len(self.levels) - 2
-        bins = len(self.levels) - 1 + self.beyond
-        colours = [DRY, *[tuple(c) for c in ramp[: wet + self.beyond]]]
-        chart = ListedColormap(colours[:bins], name="rain").with_extremes(bad=MASKED)
-        extend = "max" if self.beyond else "neither"
-        return chart, BoundaryNorm(self.levels, len(colours[:bins]), extend=extend)
+        classes = len(self.levels) - 1 + self.beyond
+        chart = ListedColormap([DRY, *(tuple(c) for c in ramp[: classes - 1])], name="rain")
+        extend: Literal["max", "neither"] = "max" if self.beyond else "neither"
+        return chart.with_extremes(bad=MASKED), BoundaryNorm(self.levels, classes, extend=extend)
 
 
 @dataclass(frozen=True)

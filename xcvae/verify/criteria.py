@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -198,7 +199,8 @@ def criteria_for(
     chosen: dict[str, Bounds | None] = {**MODES[mode], **(overrides or {})}
     valid = {*registry().names("metric"), *POSTERIOR, *PRIOR}
     for name in chosen:
-        if name not in valid:
+        # A second metric of the same name is called name_2 in the card.
+        if re.sub(r"_\d+$", "", name) not in valid and name not in valid:
             raise ConfigError(f"criteria: unknown score '{name}'. {nearest(name, valid)}")
     return [Criterion.of(name, bounds) for name, bounds in chosen.items() if bounds is not None]
 
@@ -253,8 +255,9 @@ def _number(scores: xr.Dataset | Mapping[str, float], name: str, source: str) ->
     if "source" in value.dims:
         sources = [str(s) for s in scores["source"].values]
         if source not in sources:
-            raise MissingVariableError(f"source: '{source}' is not in the card. "
-                                       f"{nearest(source, sources)}")
+            raise MissingVariableError(
+                f"source: '{source}' is not in the card. {nearest(source, sources)}"
+            )
         value = value.isel(source=sources.index(source))
     if value.ndim:
         raise DataError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,62 +10,58 @@ import numpy as np
 import xarray as xr
 
 from xcvae.metrics.calibration import RankDeviation
-from xcvae.metrics.maps import matched
+from xcvae.metrics.maps import REALIZATION, Pair
 from xcvae.metrics.spatial import radial_spectrum
+from xcvae.registry import build, registry
 from xcvae.verify import canvas
-from xcvae.verify.physical import REALIZATION, Fields, fields_of
+from xcvae.verify.pairing import Task, pair_up
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["rank_histogram", "spectra"]
+__all__ = ["flat_band", "rank_histogram", "spectra"]
 
 #: Values of the ensemble that are read at a time.
 BLOCK = 60_000_000
 
 
-def _blocks(fields: Fields) -> Iterator[tuple[xr.DataArray, xr.DataArray]]:
-    """Go through forecast and observation in blocks of samples, in memory, with one mask."""
-    pair = fields.pair
-    forecast, observed = pair.forecast, pair.observed
-    per_sample = forecast.size // max(forecast.sizes[pair.sample], 1)
-    step = max(1, BLOCK // max(per_sample, 1))
-    for start in range(0, observed.sizes[pair.sample], step):
-        part = {pair.sample: slice(start, start + step)}
-        f, o = forecast.isel(part).load(), observed.isel(part).load()
-        valid = np.isfinite(o) & np.isfinite(f).all(REALIZATION)
-        yield f.where(valid), o.where(valid)
+def _blocks(pair: Pair) -> Iterator[slice]:
+    """Cut the samples so that a block of all members fits in memory."""
+    count = pair.observed.sizes[pair.sample]
+    step = max(1, BLOCK * count // max(pair.forecast.size, 1))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
 
 
 @dataclass(frozen=True)
 class _Spectra:
-    """Mean power by wavenumber: of the observation, of every member, of others by name."""
+    """Mean power by wavenumber: of the observation, of every member, of baselines by name."""
 
     wavelength: np.ndarray
     units: str
     observed: np.ndarray
     members: np.ndarray
-    others: dict[str, np.ndarray]
+    baselines: dict[str, np.ndarray]
 
 
 def spectra(
     ds: xr.Dataset,
     ensemble: xr.Dataset,
     *,
-    others: Mapping[str, xr.Dataset] | None = None,
+    baselines: Sequence[object] | None = None,
 ) -> Figure:
     """Draw radially averaged power spectra, averaged over samples.
 
     Parameters
     ----------
     ds : xarray.Dataset
-        The observation, dims (sample, y, x).
+        The observation, dims (sample, y, x), and the coarse rain condition for baselines.
     ensemble : xarray.Dataset
         Dims (realization, sample, y, x).
-    others : dict of str to Dataset, optional
-        Further fields of the same samples, with or without ``realization``, such as
-        ``{"bilinear": ...}``.
+    baselines : list, optional
+        Names, dicts or instances, such as ``["bilinear"]``, which is the default where there is a
+        coarse rain condition. An empty list for none.
 
     Returns
     -------
@@ -77,55 +73,64 @@ def spectra(
     ------
     UnitsError
         The values are not physical rain.
-    MismatchError
-        Samples or grids differ.
+    MismatchError, MissingVariableError
+        Samples or grids differ, or there is no observation.
+    ComponentError
+        A baseline is unknown.
     """
-    fields = fields_of(ds, ensemble)
-    found = _measure(fields, dict(others or {}))
-    units = canvas.pretty(fields.pair.units)
+    task = pair_up(ds, ensemble)
+    found = _measure(task, _rivals(task, baselines))
     with canvas.style():
-        figure = canvas.new_figure(7.0, 6.2)
+        figure = canvas.new_figure(7.0, 6.2, layout="constrained")
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
-        _power(top, found, units)
+        _power(top, found, canvas.pretty(task.pair.units))
         _decibels(below, found)
         return figure
 
 
-def _measure(fields: Fields, others: dict[str, xr.Dataset]) -> _Spectra:
-    rivals = {}
-    for name, other in others.items():
-        rival = other[fields.name]
-        rival = rival.expand_dims(REALIZATION) if REALIZATION not in rival.dims else rival
-        rivals[name] = matched(rival, fields.pair.observed).forecast
+def _rivals(task: Task, baselines: Sequence[object] | None) -> dict[str, xr.DataArray]:
+    coarse = task.for_baselines()
+    if baselines is None:
+        baselines = ["bilinear"] if "condition" in coarse.attrs else []
+    found = {}
+    for spec in baselines:
+        baseline = build("baseline", spec)
+        members = baseline(coarse, task.pair.forecast.sizes[REALIZATION], 0)
+        found[registry().name_of("baseline", baseline)] = task.against(members).forecast
+    return found
+
+
+def _measure(task: Task, rivals: dict[str, xr.DataArray]) -> _Spectra:
+    pair, spatial = task.pair, [str(dim) for dim in task.pair.observed.dims[1:]]
     sums: dict[str, np.ndarray] = {}
-    sample, start, last = fields.sample, 0, None
-    for forecast, observed in _blocks(fields):
-        count = observed.sizes[sample]
-        part = {sample: slice(start, start + count)}
-        start += count
-        last = radial_spectrum(observed)
-        powers = {
-            "observed": last.values,
-            "members": np.stack([radial_spectrum(m).values for m in forecast]),
-        }
+    for block in _blocks(pair):
+        part = {pair.sample: block}
+        observed, forecast = pair.observed.isel(part).load(), pair.forecast.isel(part).load()
+        # One mask for all: a hole that only one of them has would be structure of its own.
+        valid = observed.notnull() & forecast.notnull().all(REALIZATION)
+        powers = {"observed": radial_spectrum(observed.where(valid), spatial_dims=spatial).values}
+        powers["members"] = np.stack(
+            [radial_spectrum(m.where(valid), spatial_dims=spatial).values for m in forecast]
+        )
         for name, rival in rivals.items():
-            mask = np.isfinite(observed)
-            powers[f"other {name}"] = radial_spectrum(rival.isel(part).where(mask)).values
+            masked = rival.isel(part).load().where(valid)
+            powers[f"baseline {name}"] = radial_spectrum(masked, spatial_dims=spatial).values
+        count = observed.sizes[pair.sample]
         for key, power in powers.items():
             sums[key] = sums.get(key, 0.0) + count * power
-    assert last is not None
-    spacing, units = _spacing(fields.pair.observed, last["wavelength"])
-    mean = {key: total / start for key, total in sums.items()}
+    mean = {key: total / pair.observed.sizes[pair.sample] for key, total in sums.items()}
+    spacing, units = _spacing(pair.observed)
+    pixels = min(pair.observed.shape[1:]) / np.arange(1, mean["observed"].size + 1)
     return _Spectra(
-        last["wavelength"].values * spacing,
+        pixels * spacing,
         units,
         mean.pop("observed"),
         mean.pop("members"),
-        {key.removeprefix("other "): power for key, power in mean.items()},
+        {key.removeprefix("baseline "): power for key, power in mean.items()},
     )
 
 
-def _spacing(observed: xr.DataArray, wavelength: xr.DataArray) -> tuple[float, str]:
+def _spacing(observed: xr.DataArray) -> tuple[float, str]:
     """Width of a pixel and its units; degrees are turned into km at the domain's latitude."""
     y, x = (
         canvas.spatial_axis(observed, str(dim), east=east)
@@ -136,13 +141,13 @@ def _spacing(observed: xr.DataArray, wavelength: xr.DataArray) -> tuple[float, s
         return 111.2 * float(np.sqrt(y.spacing * x.spacing * shrink)), "km"
     if y.units == x.units and y.units != "pixel":
         return float(np.sqrt(y.spacing * x.spacing)), y.units
-    return 1.0, str(wavelength.attrs.get("units", "pixels"))
+    return 1.0, "pixels"
 
 
 def _power(axes: Axes, found: _Spectra, units: str) -> None:
     x = found.wavelength
     low, high = found.members.min(axis=0), found.members.max(axis=0)
-    for number, (name, power) in enumerate(found.others.items()):
+    for number, (name, power) in enumerate(found.baselines.items()):
         dashes = ("--", ":", "-.")[number % 3]
         axes.plot(x, power, dashes, color=canvas.BASELINE, lw=1.8, label=name, zorder=2)
     axes.fill_between(x, low, high, color=canvas.MEMBER, alpha=0.25, lw=0)
@@ -214,13 +219,19 @@ def rank_histogram(ds: xr.Dataset, ensemble: xr.Dataset) -> Figure:
     MismatchError
         Samples or grids differ.
     """
-    fields = fields_of(ds, ensemble)
+    pair = pair_up(ds, ensemble).pair
     metric = RankDeviation()
-    counts = np.concatenate(
-        [metric.statistics(f, o)["ranks"].values for f, o in _blocks(fields)]
-    )
+    count = metric.bind(pair.observed)
+    rows = [
+        count(maps)["ranks"]
+        for block in _blocks(pair)
+        for maps in Pair(
+            pair.forecast.isel({pair.sample: block}), pair.observed.isel({pair.sample: block})
+        )
+    ]
+    counts = np.stack(rows)
     with canvas.style():
-        figure = canvas.new_figure(6.4, 4.0)
+        figure = canvas.new_figure(6.4, 4.0, layout="constrained")
         _ranks(figure.subplots(), counts, float(metric.finish({"ranks": counts.sum(axis=0)})))
         return figure
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +12,9 @@ import xarray as xr
 from xcvae.errors import DataError, MissingVariableError, explain, nearest
 from xcvae.fields.cf import find_axes, is_rain
 from xcvae.fields.units import is_daily, to_units
+from xcvae.metrics.maps import REALIZATION
 from xcvae.verify import canvas
-from xcvae.verify.physical import REALIZATION, Fields, fields_of
+from xcvae.verify.pairing import Task, pair_up
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["members"]
 
-PANEL_HEIGHT = 2.7
-MAX_WIDTH = 17.0
+#: Inches. A row of maps is as wide as a slide at most, so that its text keeps its size there.
+MAX_HEIGHT, MAX_WIDTH = 3.4, 13.3
+GAP, MARGIN = 0.12, 1.7
 
 
 @dataclass(frozen=True)
@@ -77,27 +78,27 @@ def members(
     DataError
         There is no such sample or member.
     """
-    fields = fields_of(ds, ensemble)
-    position = _position(fields, sample)
-    panels = [
-        *_condition_panels(ds, fields, position, conditions),
-        *_rain_panels(fields, position, members),
-    ]
-    daily = is_daily(fields.forecast.isel({REALIZATION: 0}), fields.sample)
+    # An ensemble alone is checked and named like one with an observation: its first member.
+    task = pair_up(ensemble.isel({REALIZATION: 0}, drop=True) if ds is None else ds, ensemble)
+    position = _position(task, sample)
+    panels = _rain_panels(task, position, members)
+    if ds is not None:
+        observed = _panel("Observed", task.pair.observed, task, position)
+        panels = [*_condition_panels(task, position, conditions), observed, *panels]
+    daily = is_daily(task.pair.observed, task.pair.sample)
     rain = [panel.values for panel in panels if panel.rain]
     scale = canvas.RainScale.of(rain, panels[-1].units, daily=daily)
     with canvas.style():
-        return _draw(panels, scale, _title(ensemble, fields, position))
+        return _draw(panels, scale, _title(task, position))
 
 
-def _position(fields: Fields, sample: Any) -> int:
+def _position(task: Task, sample: Any) -> int:
     """Find the position of a sample in the ensemble."""
-    source = fields.forecast if fields.observed is None else fields.observed
-    count = source.sizes[fields.sample]
+    source, dim = task.pair.observed, task.pair.sample
+    count = source.sizes[dim]
     if sample is None:
-        over = [dim for dim in source.dims if dim != fields.sample]
-        return int(np.argmax(np.nan_to_num(source.mean(over).values)))
-    labels = source.indexes.get(fields.sample)
+        return int(np.argmax(np.nan_to_num(source.mean(source.dims[1:]).values)))
+    labels = source.indexes.get(dim)
     whole = isinstance(sample, int | np.integer) and not isinstance(sample, bool)
     if whole and (labels is None or labels.dtype.kind not in "iu"):
         if -count <= int(sample) < count:
@@ -109,20 +110,20 @@ def _position(fields: Fields, sample: Any) -> int:
             found = np.array([], int)
         if found.size:
             return int(found[0])
-    first, last = (source[fields.sample].values[i] for i in (0, -1))
+    first, last = (canvas.label_of(source[dim].values[i]) for i in (0, -1))
     raise DataError(
         explain(
             "sample",
-            expected=f"one of the {count} samples, {canvas.label_of(first)} to "
-            f"{canvas.label_of(last)}, or a position",
+            expected=f"one of the {count} samples, {first} to {last}, or a position",
             got=repr(sample),
-            remedy=f"ensemble['{fields.sample}'] lists them.",
+            remedy=f"ensemble['{dim}'] lists them.",
         )
     )
 
 
-def _rain_panels(fields: Fields, position: int, members: int | Sequence[int]) -> list[_Panel]:
-    size = fields.forecast.sizes[REALIZATION]
+def _rain_panels(task: Task, position: int, members: int | Sequence[int]) -> list[_Panel]:
+    forecast = task.pair.forecast
+    size = forecast.sizes[REALIZATION]
     chosen = list(range(min(members, size)) if isinstance(members, int) else members)
     if not chosen or min(chosen) < -size or max(chosen) >= size:
         raise DataError(
@@ -133,117 +134,115 @@ def _rain_panels(fields: Fields, position: int, members: int | Sequence[int]) ->
                 remedy="Give a number of members, or a list of positions.",
             )
         )
-    panels = []
-    if fields.observed is not None:
-        panels.append(_panel("Observed", fields.observed, fields.sample, position))
-    for m in chosen:
-        member = fields.forecast.isel({REALIZATION: m})
-        number = int(fields.forecast[REALIZATION].values[m]) + 1
-        panels.append(_panel(f"Member {number}", member, fields.sample, position))
-    return panels
+    return [
+        _panel(
+            f"Member {int(forecast[REALIZATION].values[m])}",
+            forecast.isel({REALIZATION: m}),
+            task,
+            position,
+        )
+        for m in chosen
+    ]
 
 
-def _panel(title: str, field: xr.DataArray, sample: str, position: int) -> _Panel:
+def _panel(title: str, field: xr.DataArray, task: Task, position: int) -> _Panel:
     """Read one map; rain is converted to what it is shown in."""
-    rain = is_rain(field)
-    units = str(field.attrs["units"])
+    sample = task.pair.sample
+    rain = field.name == task.pair.observed.name or is_rain(field)
+    units = str(field.attrs.get("units", "1"))
+    one = field.isel({sample: position})
     if rain:
-        units = canvas.display_units(field, sample)
-    one = field.isel({sample: position}) if sample in field.dims else field
-    if rain:
+        units = canvas.display_units(task.pair.observed, sample)
         one = to_units(one, units)
-    y, x = find_axes(one)
-    one = one.transpose(y, x)
-    return _Panel(
-        title,
-        np.asarray(one.values, float),
-        canvas.spatial_axis(one, y, east=False),
-        canvas.spatial_axis(one, x, east=True),
-        rain,
-        units,
-    )
+    own = [str(dim) for dim in task.pair.observed.dims[1:]]
+    y, x = own if set(own) == set(one.dims) else find_axes(one)
+    one = one.transpose(y, x).load()
+    if rain and float(one.min()) < 0:
+        raise DataError(
+            explain(
+                str(field.name),
+                expected="rain, which is never below zero",
+                got=f"{float(one.min()):.3g} {units}",
+                remedy="Pictures show physical values: undo any normalisation first.",
+            )
+        )
+    axes = canvas.spatial_axis(one, y, east=False), canvas.spatial_axis(one, x, east=True)
+    return _Panel(title, np.asarray(one.values, float), *axes, rain, units)
 
 
 def _condition_panels(
-    ds: xr.Dataset | None, fields: Fields, position: int, conditions: Sequence[str] | str | None
+    task: Task, position: int, conditions: Sequence[str] | str | None
 ) -> list[_Panel]:
-    if ds is None:
-        return []
+    source = task.ds
     names = [conditions] if isinstance(conditions, str) else conditions
     if names is None:
-        names = _gridded(ds, fields)[:1]
+        coarse = task.for_baselines()
+        if "condition" in coarse.attrs:  # the one derived by `coarsen`, too
+            source, names = coarse, [coarse.attrs["condition"]]
+        else:
+            names = _gridded(task)[:1]
     for name in names:
-        if name not in ds:
+        if name not in source:
             raise MissingVariableError(
                 explain(
                     "conditions",
                     expected="variables of the Dataset",
                     got=repr(name),
-                    remedy=nearest(name, ds.data_vars),
+                    remedy=nearest(name, source.data_vars),
                 )
             )
-    panels = []
-    for name in names:
-        at = fields.source_positions[position]
-        panel = _panel("", ds[name].assign_attrs(_with_units(ds[name])), fields.sample, int(at))
-        panels.append(_named(panel, name))
-    return panels
-
-
-def _with_units(da: xr.DataArray) -> dict[str, Any]:
-    return {**da.attrs, "units": str(da.attrs.get("units", "1"))}
+    return [_named(_panel("", source[name], task, position), name) for name in names]
 
 
 def _named(panel: _Panel, name: str) -> _Panel:
+    units = canvas.pretty(panel.units)
     if not panel.rain:
-        title = f"{name} [{canvas.pretty(panel.units)}]" if panel.units != "1" else name
-    elif panel.x.units in ("km", "m"):
-        title = f"Condition ({panel.x.spacing:.3g} {panel.x.units})"
+        title = f"{name} [{units}]" if units else name
+    elif panel.x.units == "km":
+        title = f"Condition ({panel.x.spacing:.3g} km)"
     else:
-        title = f"Condition ({panel.values.shape[0]} × {panel.values.shape[1]})"
-    return _Panel(title, panel.values, panel.y, panel.x, panel.rain, panel.units)
+        title = f"Condition ({panel.values.shape[0]} x {panel.values.shape[1]})"
+    return replace(panel, title=title)
 
 
-def _gridded(ds: xr.Dataset, fields: Fields) -> list[str]:
-    """Name the conditions that can be drawn, rain first."""
+def _gridded(task: Task) -> list[str]:
+    """Name the conditions that can be drawn."""
     found = []
-    for name, da in ds.data_vars.items():
-        if str(name) == fields.name or fields.sample not in da.dims or da.ndim != 3:
+    for name, da in task.ds.data_vars.items():
+        if name == task.pair.observed.name or task.pair.sample not in da.dims or da.ndim != 3:
             continue
         try:
-            find_axes(da.isel({fields.sample: 0}))
+            find_axes(da.isel({task.pair.sample: 0}))
         except DataError:
             continue
         found.append(str(name))
-    return sorted(found, key=lambda name: not is_rain(ds[name]))
+    return found
 
 
-def _title(ensemble: xr.Dataset, fields: Fields, position: int) -> str:
-    da = fields.forecast
-    name = str(da.attrs.get("long_name", fields.name))
-    where = f", {canvas.label_of(da[fields.sample].values[position])}"
-    try:
-        how = json.loads(ensemble.attrs.get("xcvae", "{}"))
-    except ValueError:
-        how = {}
-    mode = how.get("mode", "")
-    if mode == "posterior" and how.get("spread") is not None:
-        mode = f"posterior, spread {how['spread']:.2f}"
-    return f"{name[:1].upper()}{name[1:]}{where}" + (f"  ({mode})" if mode else "")
+def _title(task: Task, position: int) -> str:
+    da = task.pair.observed
+    name = str(da.attrs.get("long_name", da.name))
+    label = canvas.label_of(da[task.pair.sample].values[position])
+    mode = str(task.record.get("mode", ""))
+    if mode == "posterior" and task.record.get("spread") is not None:
+        mode = f"posterior, spread {task.record['spread']:.2f}"
+    return f"{name[:1].upper()}{name[1:]}, {label}" + (f"  ({mode})" if mode else "")
 
 
 def _draw(panels: list[_Panel], scale: canvas.RainScale, title: str) -> Figure:
     ratios = [_width(panel) for panel in panels]
-    height = min(PANEL_HEIGHT, (MAX_WIDTH - 2.0) / sum(ratios))
+    between = GAP * len(panels) + MARGIN
+    height = min(MAX_HEIGHT, (MAX_WIDTH - between) / sum(ratios))
+    bars = 0.5 * any(not panel.rain for panel in panels)
     figure = canvas.new_figure(
-        sum(ratios) * height + 0.28 * len(panels) + 1.6, height + 1.15, layout="compressed"
+        sum(ratios) * height + between, height + 1.15 + bars, layout="compressed"
     )
     row = figure.subplots(1, len(panels), width_ratios=ratios, squeeze=False)[0]
-    shown = None
+    shown: Any = None
     for place, (axes, panel) in enumerate(zip(row, panels, strict=True)):
         mesh = _map(axes, panel, scale)
         shown = mesh if panel.rain else shown
-        alike = place > 0 and _same_grid(panels[place - 1], panel)
+        alike = place > 0 and _same_rows(panels[place - 1], panel)
         _label(axes, panel, first=not alike)
     bar = figure.colorbar(shown, ax=list(row), shrink=0.95, pad=0.012, aspect=22, fraction=0.05)
     bar.set_ticks([*scale.levels], labels=[f"{level:g}" for level in scale.levels])
@@ -261,14 +260,14 @@ def _width(panel: _Panel) -> float:
     return float(np.clip(shrink * x / y, 0.4, 3.0))
 
 
-def _same_grid(first: _Panel, second: _Panel) -> bool:
-    return all(
-        a.units == b.units and np.allclose(a.edges()[[0, -1]], b.edges()[[0, -1]], rtol=1e-3)
-        for a, b in ((first.y, second.y), (first.x, second.x))
-    )
+def _same_rows(first: _Panel, second: _Panel) -> bool:
+    a, b = (panel.y.edges()[[0, -1]] for panel in (first, second))
+    return first.y.units == second.y.units and np.allclose(a, b, rtol=1e-3)
 
 
 def _map(axes: Axes, panel: _Panel, scale: canvas.RainScale) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
     values = np.ma.masked_invalid(panel.values)
     axes.set_facecolor(canvas.MASKED)
     edges = panel.x.edges(), panel.y.edges()
@@ -278,6 +277,8 @@ def _map(axes: Axes, panel: _Panel, scale: canvas.RainScale) -> Any:
     else:
         mesh = axes.pcolormesh(*edges, values, cmap="cividis", rasterized=True)
         bar = axes.figure.colorbar(mesh, ax=axes, orientation="horizontal", pad=0.02, aspect=18)
+        bar.locator = MaxNLocator(nbins=3, steps=[1, 2, 5, 10])
+        bar.update_ticks()
         bar.ax.tick_params(labelsize=9)
     if panel.y.units == "pixel":
         axes.invert_yaxis()  # rows count from the top, as in the array

@@ -48,7 +48,8 @@ class Task:
 
     def against(self, forecast: xr.DataArray) -> Pair:
         """Pair another forecast of the same samples with the observation."""
-        return matched(forecast, self.pair.observed, spatial_dims=self.pair.observed.dims[1:])
+        spatial = [str(dim) for dim in self.pair.observed.dims[1:]]
+        return matched(forecast, self.pair.observed, spatial_dims=spatial)
 
     def for_baselines(self) -> xr.Dataset:
         """Return target and coarse condition, lazy, named by the attributes of the Dataset."""
@@ -60,24 +61,16 @@ class Task:
         else:
             found = prepare(self.ds, spec, need_target=True)
             attrs = {"target": name, "condition": spec.variables[0].name}
-        if not found.chunks:
+        if not any(variable.chunks for variable in found.variables.values()):
+            # Baselines stay as lazy as the ensemble: only blocks of them are ever in memory.
             found = found.chunk({self.pair.sample: 64})
         return found.assign_attrs(attrs)
 
     def _coarse_spec(self) -> DataSpec | None:
         """Return a spec of the one coarse precipitation condition that baselines use."""
-        spec = self.spec
+        spec = self._spec_of_data() if self.spec is None else self.spec
         if spec is None:
-            layout = [str(dim) for dim in self.pair.observed.dims]
-            target = str(self.pair.observed.name)
-            named = [
-                str(name)
-                for name, da in self.ds.data_vars.items()
-                if name != target and da.ndim == 3 and layout[0] in da.dims and is_rain(da)
-            ]
-            if not named:
-                return None
-            spec = describe(self.ds, target=target, conditions=named, spatial_dims=layout[1:])
+            return None
         coarse = [
             v
             for v in spec.variables
@@ -92,6 +85,19 @@ class Task:
             variables=(best,),
             coarsen=spec.coarsen if best.name == spec.derived else None,
         )
+
+    def _spec_of_data(self) -> DataSpec | None:
+        """Return a spec with all coarser rain in the Dataset as conditions, None without any."""
+        observed = self.pair.observed
+        sample, *spatial = (str(dim) for dim in observed.dims)
+        named = [
+            str(name)
+            for name, da in self.ds.data_vars.items()
+            if da.ndim == 3 and sample in da.dims and is_rain(da) and da.size < observed.size
+        ]
+        if not named:
+            return None
+        return describe(self.ds, target=str(observed.name), conditions=named, spatial_dims=spatial)
 
 
 def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> Task:
@@ -109,7 +115,7 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> Task:
         The ensemble has no samples.
     """
     if isinstance(ensemble, xr.DataArray):
-        ensemble = ensemble.to_dataset(name=ensemble.name or "forecast")
+        ensemble = ensemble.to_dataset(name="forecast" if ensemble.name is None else ensemble.name)
     record = _record(ensemble)
     spec = DataSpec.from_json(record["spec"]) if "spec" in record else None
     name = spec.target if spec is not None and spec.target in ensemble else _only_field(ensemble)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ComponentError, EmptySelectionError, MissingVariableError, explain, nearest
+from xcvae.errors import ComponentError, explain
 from xcvae.metrics.maps import Array, Pair
 from xcvae.metrics.metric import Metric, Skill, Statistic, ratio
 from xcvae.registry import registry
-from xcvae.verify.intervals import Pieces, Sums, interval, pieces_of
+from xcvae.verify.grouping import Groups, group_samples
+from xcvae.verify.intervals import Sums, interval
 from xcvae.verify.pairing import Task, pair_up
 from xcvae.verify.streaming import Foreign, stream
 
@@ -99,26 +101,28 @@ def evaluate(
         A metric, baseline or parameter is unknown or wrong.
     """
     task = pair_up(ds, ensemble)
-    names, pieces, label = _groups(task, groupby)
+    groups = group_samples(task, groupby)
     coarse = task.for_baselines()
     has_condition = "condition" in coarse.attrs
     chosen = _chosen("metric", metrics, _applicable(has_condition))
     listed = _chosen("baseline", baselines, ("bilinear",) if has_condition else ())
     bound = {k: m.bind(task.pair.observed) for k, m in chosen.items() if isinstance(m, Metric)}
+    job = _Job(task, groups, chosen, bound)
     pairs = {OWN: task.pair}
-    members = task.pair.forecast.sizes["realization"]
     for name, make in (_hidden(chosen, listed) | listed).items():
-        pairs[name] = task.against(make(coarse, members, SEED))
+        pairs[name] = task.against(make(coarse, task.pair.forecast.shape[0], SEED))
+    sources = (OWN, *listed)
     with _bar(progress, task.pair.observed.shape[0] * len(pairs)) as bar:
         sums = {
-            source: _sums(
-                pair, chosen, pieces, bound, bar.update, skills=source not in (OWN, *listed)
-            )
-            for source, pair in pairs.items()
+            name: job.only_skills().sums(pair, bar.update)
+            if name not in sources
+            else job.sums(pair, bar.update)
+            for name, pair in pairs.items()
         }
-    sources = (OWN, *listed)
-    card = _card(chosen, bound, sums, sources, pieces, task.pair.units)
-    return _described(card, task, pairs, sources, chosen, (names, label))
+    card = job.card(sums, sources)
+    members = [pairs[name].forecast.shape[0] for name in sources]
+    about = {"units": "1", "long_name": "number of members"}
+    return card.assign_coords(members=("source", members, about))
 
 
 def _applicable(has_condition: bool) -> tuple[str, ...]:
@@ -153,49 +157,6 @@ def _hidden(chosen: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, A
     return {name: registry().build("baseline", name) for name in sorted(wanted - set(listed))}
 
 
-def _groups(task: Task, groupby: str | xr.DataArray | None) -> tuple[Array | None, Pieces, str]:
-    """Return the values of the groups, the pieces of the samples, and the name of the dimension."""
-    sample, count = task.pair.sample, task.pair.observed.shape[0]
-    if groupby is None:
-        return None, pieces_of(np.zeros(count, dtype=int)), ""
-    values = _group_values(task, groupby)
-    if values.dims != (sample,) or values.size != count:
-        raise MissingVariableError(
-            explain(
-                "groupby",
-                expected=f"a coordinate along '{sample}' with {count} values",
-                got=f"dims ({', '.join(map(str, values.dims))}), {values.size} values",
-                remedy="Give one value for each sample.",
-            )
-        )
-    present = ~values.isnull().values
-    if not present.any():
-        raise EmptySelectionError("groupby: all values are missing, no sample is left.")
-    names, numbers = np.unique(values.values[present], return_inverse=True)
-    groups = np.full(count, -1)
-    groups[present] = numbers
-    return names, pieces_of(groups), str(values.name or "group")
-
-
-def _group_values(task: Task, groupby: str | xr.DataArray) -> xr.DataArray:
-    if isinstance(groupby, xr.DataArray):
-        sample = task.pair.sample
-        if sample in groupby.indexes and sample in task.pair.observed.indexes:
-            return groupby.reindex({sample: task.pair.observed[sample]})
-        return groupby
-    try:
-        return task.ds[groupby]
-    except KeyError as error:
-        raise MissingVariableError(
-            explain(
-                "groupby",
-                expected="a coordinate or variable of the Dataset",
-                got=f"'{groupby}'",
-                remedy=nearest(groupby, task.ds.variables),
-            )
-        ) from error
-
-
 def _bar(progress: bool, total: int) -> Any:
     from tqdm import tqdm
 
@@ -205,20 +166,58 @@ def _bar(progress: bool, total: int) -> Any:
     )
 
 
-def _sums(
-    pair: Pair,
-    chosen: Mapping[str, Metric | Foreign],
-    pieces: Pieces,
-    bound: Mapping[str, Statistic],
-    tick: Callable[[int], object],
-    *,
-    skills: bool,
-) -> dict[str, Sums]:
-    """Stream one source; only for what skills need if it is not listed itself."""
-    if skills:
-        chosen = {name: metric for name, metric in chosen.items() if isinstance(metric, Skill)}
-        bound = {name: bound[name] for name in chosen}
-    return stream(pair, chosen, pieces, bound, tick)
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """Metrics by name, the statistics of those that have one, and what they are applied to."""
+
+    task: Task
+    groups: Groups
+    metrics: Mapping[str, Metric | Foreign]
+    bound: Mapping[str, Statistic]
+
+    def only_skills(self) -> _Job:
+        """Return the part that a baseline needs which is only compared with."""
+        skills = {name: m for name, m in self.metrics.items() if isinstance(m, Skill)}
+        return replace(self, metrics=skills, bound={name: self.bound[name] for name in skills})
+
+    def sums(self, pair: Pair, tick: Callable[[int], object]) -> dict[str, Sums]:
+        """Stream one source."""
+        return stream(pair, self.metrics, self.groups.pieces, self.bound, tick)
+
+    def card(self, sums: Mapping[str, Mapping[str, Sums]], sources: tuple[str, ...]) -> xr.Dataset:
+        """Fill the scorecard from the sums of every source."""
+        card = xr.Dataset(coords={"source": np.array(sources, dtype=object)})
+        for name, metric in self.metrics.items():
+            scores = np.array(
+                [
+                    [_finish(metric, name, sums, source, one) for one in self.groups.pieces.groups]
+                    for source in sources
+                ]
+            )
+            attrs = _attributes(name, metric, self.bound.get(name), self.task.pair.units)
+            if isinstance(metric, Metric):
+                total = {key: value.sum(axis=0) for key, value in sums[OWN][name].values.items()}
+                attrs["better"] = metric.best(total)
+            card[name] = (("source", "group"), scores[..., 0], attrs)
+            for i, (suffix, end) in enumerate((("low", "lower"), ("high", "upper")), start=1):
+                text = f"{attrs['long_name']}, {end} end of the 95 % interval"
+                about = {"units": attrs["units"], "long_name": text}
+                card[f"{name}_{suffix}"] = (("source", "group"), scores[..., i], about)
+        if self.groups.name is None:
+            card = card.isel(group=0)
+        else:
+            card = card.rename(group=self.groups.name)
+            card = card.assign_coords({self.groups.name: self.groups.values})
+        return card.assign_attrs(self._record())
+
+    def _record(self) -> dict[str, str]:
+        record = {
+            "ensemble": dict(self.task.record),
+            "metrics": [registry().describe("metric", m) for m in self.metrics.values()],
+            "samples": self.task.pair.observed.shape[0],
+        }
+        title = f"Scores of {self.task.pair.observed.name}"
+        return {"title": title, "xcvae": json.dumps(record)}
 
 
 def _finish(
@@ -242,29 +241,6 @@ def _finish(
     return interval(finish, group)
 
 
-def _card(
-    chosen: Mapping[str, Metric | Foreign],
-    bound: Mapping[str, Statistic],
-    sums: Mapping[str, Mapping[str, Sums]],
-    sources: tuple[str, ...],
-    pieces: Pieces,
-    units: str,
-) -> xr.Dataset:
-    """Fill the card, dims (source, group)."""
-    card = xr.Dataset(coords={"source": list(sources)})
-    for name, metric in chosen.items():
-        scores = np.array(
-            [[_finish(metric, name, sums, s, g) for g in pieces.groups] for s in sources]
-        )
-        attrs = _attributes(name, metric, bound.get(name), units)
-        about = {"units": attrs["units"], "long_name": attrs["long_name"]}
-        card[name] = (("source", "group"), scores[..., 0], attrs)
-        for i, (suffix, words) in enumerate((("low", "lower"), ("high", "upper")), start=1):
-            text = {**about, "long_name": f"{about['long_name']}, {words} end of the 95 % interval"}
-            card[f"{name}_{suffix}"] = (("source", "group"), scores[..., i], text)
-    return card
-
-
 def _attributes(name: str, metric: Any, statistic: Statistic | None, units: str) -> dict[str, Any]:
     """Return units, long_name, better, and the parameters in the units of the data."""
     own = getattr(metric, "units", "1")
@@ -279,37 +255,3 @@ def _attributes(name: str, metric: Any, statistic: Statistic | None, units: str)
             if isinstance(value, str | int | float) and not isinstance(value, bool):
                 attrs.setdefault(key, value)
     return attrs
-
-
-def _described(
-    card: xr.Dataset,
-    task: Task,
-    pairs: Mapping[str, Pair],
-    sources: tuple[str, ...],
-    chosen: Mapping[str, Any],
-    group: tuple[Array | None, str],
-) -> xr.Dataset:
-    """Add what the numbers are about, and the coordinate of the groups."""
-    for name, metric in chosen.items():
-        if isinstance(getattr(metric, "better", None), str) and metric.better in chosen:
-            # The ideal share of wet pixels is the observed one.
-            ideal = float(card[metric.better].sel(source=OWN).mean())
-            card[name].attrs["better"] = card[metric.better].attrs["better"] = ideal
-    names, label = group
-    card = (
-        card.isel(group=0)
-        if names is None
-        else card.rename(group=label).assign_coords({label: names})
-    )
-    members = [pairs[s].forecast.sizes["realization"] for s in sources]
-    card = card.assign_coords(
-        members=("source", members, {"units": "1", "long_name": "number of members"})
-    )
-    describe = registry().describe
-    record = {
-        "ensemble": dict(task.record),
-        "metrics": [describe("metric", metric) for metric in chosen.values()],
-        "samples": int(task.pair.observed.shape[0]),
-    }
-    title = f"Scores of {task.pair.observed.name}"
-    return card.assign_attrs(title=title, xcvae=json.dumps(record))

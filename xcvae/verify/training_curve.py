@@ -31,7 +31,7 @@ TITLES = {
 #: Panels whose lowest validated value is marked.
 LOWER_IS_BETTER = ("loss", "negative_elbo", "crps", "mae_tail")
 COLOURS = (canvas.MEMBER, "#6aa84f", "#8b5fbf", "#c9a227", "#7f7f7f")
-MAX_COLUMNS = 3
+MAX_COLUMNS = 4
 #: A positive curve that spans more than this factor is drawn on a logarithmic axis.
 LOG_SPAN = 30.0
 
@@ -64,10 +64,10 @@ def training_curve(history: xr.Dataset) -> Figure:
                 remedy="A model that was trained for at least one validation has one.",
             )
         )
-    columns = min(MAX_COLUMNS, len(groups))
-    rows = -(-len(groups) // columns)
+    rows = -(-len(groups) // MAX_COLUMNS)
+    columns = -(-len(groups) // rows)
     with canvas.style():
-        figure = canvas.new_figure(4.2 * columns + 0.4, 2.8 * rows + 0.5)
+        figure = canvas.new_figure(3.6 * columns + 0.4, 2.7 * rows + 0.5, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for axes, (key, names) in zip(grid.flat, groups.items(), strict=False):
             _panel(axes, history, key, names)
@@ -121,13 +121,17 @@ def _panel(axes: Axes, history: xr.Dataset, key: str, names: list[str]) -> None:
 def _name(name: str, key: str) -> str:
     if name.startswith("val_"):
         return "validation"
-    return "training" if name == key else name.removeprefix("loss_")
+    if name != key:
+        return name.removeprefix("loss_")
+    # Sums over pixels: a crop has fewer than the fields that are validated.
+    return "training (crops)" if name == "kl" else "training"
 
 
 def _mark_lowest(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
     if np.isfinite(values).any():
         best = int(np.nanargmin(values))
-        label = f"lowest: {values[best]:.3g}"
+        lowest = values[best]
+        label = f"lowest: {lowest:,.0f}" if abs(lowest) >= 1000 else f"lowest: {lowest:.3g}"
         axes.plot(
             steps[best], values[best], "o", ms=9, mfc="none", mec=canvas.OBSERVED, label=label
         )

@@ -1,0 +1,50 @@
+"""Real radar and a real, small, briefly trained model, shared by the tests of all rooms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import xarray as xr
+
+import xcvae
+from xcvae.generator.model import Model
+
+#: A ladder that trains in seconds.
+TINY = {"channels": [24, 24, 16, 8], "latents": [4, 4, 2, 1], "blocks": 1}
+QUICK = {"max_steps": 160, "batch_size": 8, "crop": 48, "validations": 2}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def radar() -> xr.Dataset:
+    """The bundled record, in memory."""
+    return xcvae.tutorial.open_dataset("radklim").load()
+
+
+@pytest.fixture(scope="session")
+def train_radar(radar: xr.Dataset) -> xr.Dataset:
+    return radar.isel(time=radar.split.values == 0)
+
+
+@pytest.fixture(scope="session")
+def test_radar(radar: xr.Dataset) -> xr.Dataset:
+    """Ten frames of the test days, spread over them."""
+    return radar.isel(time=radar.split.values == 2).isel(time=slice(None, None, 10))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(train_radar: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Trained for seconds: it draws rain, if not good rain."""
+    return xcvae.train(
+        train_radar,
+        target="pr",
+        conditions=["pr_coarse"],
+        generator=TINY,
+        fit=QUICK,
+        path=tmp_path_factory.mktemp("model") / "tiny.xcvae",
+        progress=False,
+    )

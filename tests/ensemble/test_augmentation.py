@@ -1,0 +1,188 @@
+"""Real and synthetic samples side by side, flagged, with the conditions they belong to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae.ensemble.augmentation import augment
+from xcvae.ensemble.sampling import sample
+from xcvae.errors import ConfigError, EmptySelectionError, MismatchError, MissingVariableError
+from xcvae.fields.spec import prepare
+
+MEMBERS = 3
+
+
+@pytest.fixture(scope="module")
+def real(few, model):
+    """Six storms with a condition, a map and a number per sample."""
+    coarse = prepare(few, model.spec, need_target=True).pr_coarse
+    return few.assign(
+        pr_coarse=coarse,
+        height=(("y", "x"), np.arange(48 * 36.0).reshape(48, 36), {"units": "m"}),
+        wind=("time", np.arange(6.0), {"units": "m s-1"}),
+    )
+
+
+@pytest.fixture(scope="module")
+def ensemble(few, model):
+    return sample(few, model, members=MEMBERS).compute()
+
+
+def test_real_samples_come_first_and_are_unchanged(real, ensemble):
+    both = augment(real, ensemble)
+    assert both.sizes["time"] == 6 * (1 + MEMBERS)
+    first = both.isel(time=slice(0, 6))
+    assert not first.synthetic.any()
+    assert (first.realization == -1).all()
+    xr.testing.assert_identical(first.drop_vars(["synthetic", "realization"]), real)
+
+
+def test_a_synthetic_sample_is_a_member_with_its_conditions(real, ensemble):
+    both = augment(real, ensemble)
+    added = both.isel(time=both.synthetic.values)
+    assert added.sizes["time"] == 6 * MEMBERS
+    for i in range(added.sizes["time"]):
+        one = added.isel(time=i)
+        member = ensemble.pr.sel(realization=int(one.realization), time=one.time)
+        np.testing.assert_array_equal(one.pr.values, member.values)
+        for name in ("pr_coarse", "wind", "split"):
+            expected = real[name].sel(time=one.time)
+            np.testing.assert_array_equal(one[name].values, expected.values)
+
+
+def test_every_member_of_every_storm_is_in_it_once(real, ensemble):
+    both = augment(real, ensemble)
+    added = both.isel(time=both.synthetic.values)
+    pairs = set(zip(added.realization.values.tolist(), added.time.values.tolist(), strict=True))
+    assert len(pairs) == 6 * MEMBERS
+
+
+def test_attributes_units_and_what_has_no_samples_stay(real, ensemble):
+    both = augment(real, ensemble)
+    assert both.pr.attrs == real.pr.attrs
+    assert both.pr.dims == real.pr.dims
+    assert both.attrs == real.attrs
+    xr.testing.assert_identical(both.height, real.height)
+    assert both.synthetic.dtype == bool
+
+
+def test_members_are_converted_into_the_units_of_the_data(real, ensemble):
+    daily = real.copy()
+    daily["pr"] = (real.pr * 24).assign_attrs(real.pr.attrs, units="mm/day")
+    both = augment(daily, ensemble)
+    assert both.pr.attrs["units"] == "mm/day"
+    np.testing.assert_allclose(both.pr[6].values, 24 * ensemble.pr[0, 0].values, rtol=1e-6)
+
+
+def test_it_is_lazy_where_the_ensemble_is(real, few, model, ensemble):
+    drawn = []
+
+    def watch(field, context):
+        drawn.append(field.shape)
+        return field
+
+    lazy = sample(few, model, members=MEMBERS, postprocess=[watch])
+    drawn.clear()
+    both = augment(real, lazy)
+    assert both.pr.chunks is not None
+    assert drawn == []
+    one = both.pr.isel(time=6 + 2).values
+    np.testing.assert_array_equal(np.where(one < 0.1, 0, one), ensemble.pr[0, 2].values)
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        lambda ds: ds.wind >= 4,
+        "mask",
+        "labels",
+    ],
+)
+def test_storms_can_be_selected(real, ensemble, select):
+    if select == "mask":
+        select = real.wind >= 4
+    elif select == "labels":
+        select = real.time.values[4:]
+    both = augment(real, ensemble, select=select)
+    added = both.isel(time=both.synthetic.values)
+    assert added.sizes["time"] == 2 * MEMBERS
+    assert set(added.wind.values) == {4.0, 5.0}
+
+
+def test_a_selection_may_mark_storms_that_were_not_drawn(real, ensemble):
+    part = ensemble.isel(time=[0, 5])
+    both = augment(real, part, select=real.wind >= 4)
+    assert both.sizes["time"] == 6 + MEMBERS
+    assert set(both.wind.values[6:]) == {5.0}
+
+
+@pytest.mark.parametrize(("fraction", "added"), [(0.0, 0), (0.25, 2), (0.5, 6), (0.75, 18)])
+def test_the_fraction_is_the_share_of_synthetic_samples(real, ensemble, fraction, added):
+    both = augment(real, ensemble, fraction=fraction)
+    assert int(both.synthetic.sum()) == added
+    assert float(both.synthetic.mean()) == pytest.approx(fraction)
+
+
+def test_the_choice_depends_on_the_seed_alone(real, ensemble):
+    def chosen(seed):
+        both = augment(real, ensemble, fraction=0.5, seed=seed)
+        return list(zip(both.time.values.tolist(), both.realization.values.tolist(), strict=True))
+
+    assert chosen(0) == chosen(0)
+    assert chosen(0) != chosen(1)
+    assert len(set(chosen(0))) == 12
+
+
+@pytest.mark.parametrize("fraction", [1.0, -0.1, True])
+def test_a_fraction_out_of_range_is_refused(real, ensemble, fraction):
+    with pytest.raises(ConfigError, match="less than 1"):
+        augment(real, ensemble, fraction=fraction)
+
+
+def test_too_few_members_say_what_is_possible(real, ensemble):
+    with pytest.raises(ConfigError, match=r"at most 0\.750, for there are 18 members"):
+        augment(real, ensemble, fraction=0.9)
+
+
+def test_selecting_nothing_is_refused(real, ensemble):
+    with pytest.raises(EmptySelectionError, match="select"):
+        augment(real, ensemble, select=real.wind > 100)
+
+
+def test_labels_that_were_not_drawn_are_refused(real, ensemble):
+    with pytest.raises(MismatchError, match="1 others, the first of them 2018"):
+        augment(real, ensemble.isel(time=[0]), select=real.time.values[:2])
+
+
+def test_a_selection_of_another_shape_is_refused(real, ensemble):
+    with pytest.raises(MismatchError, match="one value per sample"):
+        augment(real, ensemble, select=real.height > 3)
+
+
+def test_an_ensemble_of_other_samples_is_refused(real, ensemble):
+    with pytest.raises(MismatchError, match="2 others, the first of them 2018"):
+        augment(real.isel(time=slice(0, 4)), ensemble)
+
+
+def test_an_ensemble_of_another_grid_is_refused(real, ensemble):
+    with pytest.raises(MismatchError, match="along 'y'"):
+        augment(real, ensemble.isel(y=slice(0, 20)))
+    with pytest.raises(MismatchError, match="along 'x'"):
+        augment(real, ensemble.assign_coords(x=ensemble.x + 1))
+
+
+def test_one_map_is_no_ensemble(real, ensemble):
+    with pytest.raises(MismatchError, match="dimension 'time'"):
+        augment(real, ensemble.isel(time=0))
+
+
+def test_the_target_must_be_there(real, ensemble):
+    with pytest.raises(MissingVariableError, match="pr"):
+        augment(real.drop_vars("pr"), ensemble)
+
+
+def test_a_dataset_that_is_no_ensemble_is_refused(real):
+    with pytest.raises(MismatchError, match=r"made by xcvae\.sample"):
+        augment(real, real)

@@ -1,0 +1,130 @@
+"""Tensors from Datasets: values, masks, crops, streaming."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from xcvae.errors import MismatchError
+from xcvae.fields.batches import Batches
+from xcvae.fields.scaling import Scaling
+from xcvae.fields.spec import describe, prepare
+
+
+def batches_of(ds: xr.Dataset, **names) -> Batches:
+    spec = describe(ds, target="pr", **names)
+    prepared = prepare(ds, spec, need_target=True)
+    scaling, record = Scaling.fit(prepared, spec)
+    return Batches(prepared, spec, scaling, masked=record.masked)
+
+
+@pytest.fixture(scope="module")
+def masked_daily() -> xr.Dataset:
+    """Daily rain on islands, pressure over a far wider area, a scalar index, a map of heights."""
+    rng = np.random.default_rng(0)
+    rain = rng.gamma(0.3, 10, (20, 35, 53))
+    rain[:, :10] = np.nan
+    day = np.arange(20).astype("datetime64[D]").astype("datetime64[ns]")
+    return xr.Dataset(
+        {
+            "pr": (("time", "y", "x"), rain, {"units": "mm d-1"}),
+            "slp": (("time", "lat", "lon"), rng.normal(1e5, 500, (20, 11, 13)), {"units": "Pa"}),
+            "nao": (("time",), rng.normal(size=20), {"units": "1"}),
+            "height": (("y", "x"), rng.gamma(2, 200, (35, 53)), {"units": "m"}),
+        },
+        coords={
+            "time": day,
+            "y": ("y", np.arange(35.0) * 5000, {"units": "m", "axis": "Y"}),
+            "x": ("x", np.arange(53.0) * 5000, {"units": "m", "axis": "X"}),
+            "lat": ("lat", np.linspace(55, 30, 11), {"units": "degrees_north"}),
+            "lon": ("lon", np.linspace(-15, 15, 13), {"units": "degrees_east"}),
+        },
+    )
+
+
+def test_radar_batch_holds_what_the_dataset_says(test_radar):
+    batch = batches_of(test_radar, conditions=["pr_coarse"]).load([3, 0])
+    assert batch.c.shape == (2, 1, 156, 132)
+    assert batch.pooled is None
+    np.testing.assert_allclose(
+        batch.x[:, 0], np.log1p(test_radar.pr.values[[3, 0]] / 0.1) / 2, atol=1e-5
+    )
+    # The stretched condition meets the block means at the centres of the blocks (between pixels).
+    middle = np.expm1(2 * batch.c[0, 0].numpy()) * 0.1
+    centre = (middle[17:19, 17:19]).mean()
+    assert centre == pytest.approx(float(test_radar.pr_coarse[3, 1, 1]), rel=0.05, abs=0.01)
+
+
+def test_masks_positions_statics_and_pooled_conditions(masked_daily):
+    batches = batches_of(masked_daily, conditions=["slp", "nao"], statics=["height"])
+    batch = batches.load([0, 5])
+    assert batch.pooled.shape == (2, 11 * 13 + 1)
+    assert batch.c.shape == (2, 1 + 1 + 14, 35, 53)  # height, mask, positions
+    assert not batch.mask[:, :, :10].any()
+    assert batch.mask[:, :, 10:].all()
+    assert float(batch.x[:, :, :10].abs().max()) == 0
+    assert torch.isfinite(batch.c).all()
+
+
+def test_crops_and_turns_move_all_maps_alike(test_radar):
+    batch = batches_of(test_radar, conditions=["pr_coarse"]).load([0])
+    cut = batch.crop(12, 24, 48, 36)
+    assert torch.equal(cut.x, batch.x[..., 12:60, 24:60])
+    assert torch.equal(cut.c, batch.c[..., 12:60, 24:60])
+    turned = cut.turned(rows=True, columns=False, transpose=True).packed()
+    assert torch.equal(turned.x, cut.x.flip(-2).transpose(-1, -2))
+    assert torch.equal(turned.mask, cut.mask.flip(-2).transpose(-1, -2))
+
+
+def seen(batches: Batches, count: int) -> list[float]:
+    stream = batches.shuffled(4, np.random.default_rng(0))
+    sums = [float(v) for _ in range(count) for v in next(stream).x.sum(dim=(1, 2, 3))]
+    stream.close()
+    return sums
+
+
+@pytest.mark.parametrize("chunks", [None, {"time": 5}])
+def test_an_epoch_sees_every_sample_once_in_another_order(train_radar, chunks):
+    few = train_radar.isel(time=slice(0, 40), y=slice(0, 24), x=slice(0, 24))[["pr", "pr_coarse"]]
+    few = few.isel(y_coarse=slice(0, 2), x_coarse=slice(0, 2))
+    few = few if chunks is None else few.chunk(chunks)
+    batches = batches_of(few, conditions=["pr_coarse"])
+    assert batches.lazy == (chunks is not None)
+    batches.keep()
+    order = seen(batches, 10)
+    wanted = (np.log1p(few.pr.values / 0.1) / 2).sum(axis=(1, 2))
+    np.testing.assert_allclose(sorted(order), np.sort(wanted), rtol=1e-3, atol=1e-3)
+    assert order != sorted(order)
+    assert np.abs(np.array(order) - wanted).max() > 1
+
+
+def test_a_reader_that_fails_is_heard(train_radar):
+    few = train_radar.isel(time=slice(0, 8)).chunk({"time": 4})
+    spec = describe(few, target="pr", conditions=["pr_coarse"])
+    prepared = prepare(few, spec, need_target=True)
+    scaling, _ = Scaling.fit(prepared, spec)
+
+    def broken(block: np.ndarray) -> np.ndarray:
+        raise OSError("disk gone")
+
+    lost = prepared.assign(
+        pr=prepared.pr.copy(data=prepared.pr.data.map_blocks(broken, dtype="f4"))
+    )
+    with pytest.raises(OSError, match="disk gone"):
+        seen(Batches(lost, spec, scaling), 1)
+
+
+def test_without_a_target_the_stored_mask_must_fit(masked_daily):
+    spec = describe(masked_daily, target="pr", conditions=["slp"])
+    scaling, _ = Scaling.fit(prepare(masked_daily, spec, need_target=True), spec)
+    bare = prepare(masked_daily.drop_vars("pr"), spec, need_target=False)
+    valid = np.ones((35, 53), bool)
+    valid[:10] = False
+    batch = Batches(bare, spec, scaling, masked=True, valid=valid).load([0, 1])
+    assert batch.x is None
+    assert batch.mask.shape == (2, 1, 35, 53)
+    assert int(batch.mask.sum()) == 2 * 25 * 53
+    with pytest.raises(MismatchError, match="mask"):
+        Batches(bare, spec, scaling, masked=True, valid=valid[:20])

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae.errors import DataError, EmptySelectionError, MismatchError, UnitsError
+from xcvae.fields.alignment import stretch_weights
+from xcvae.fields.matching import grid_size
+from xcvae.fields.spec import describe, prepare
+
+Maker = Callable[..., xr.Dataset]
+
+
+def test_dims_are_put_in_order_and_values_kept(make_radar: Maker) -> None:
+    ds = make_radar()
+    ds["elevation"] = (("x", "y"), np.arange(36.0 * 24).reshape(36, 24), {"units": "m"})
+    ds["season"] = ("time", np.arange(5.0), {"units": "1"})
+    spec = describe(ds, conditions=["pr_coarse", "season"], statics=["elevation"])
+    prepared = prepare(ds.transpose("x", "x_coarse", ...), spec, need_target=True)
+    assert prepared.pr.dims == ("time", "y", "x")
+    assert prepared.pr_coarse.dims == ("time", "y_coarse", "x_coarse")
+    assert prepared.season.dims == ("time",)
+    assert prepared.elevation.dims == ("y", "x")
+    assert set(prepared.data_vars) == {"pr", "pr_coarse", "season", "elevation"}
+    for name in prepared.data_vars:
+        np.testing.assert_array_equal(
+            prepared[name], ds[name].transpose(*prepared[name].dims), err_msg=str(name)
+        )
+
+
+def test_units_become_those_of_the_model(make_radar: Maker) -> None:
+    ds = make_radar()
+    spec = describe(ds)
+    other = ds.copy()
+    other["pr"] = (ds.pr * 24).assign_attrs(units="mm/day")
+    other["pr_coarse"] = (ds.pr_coarse / 3600).assign_attrs(units="kg m-2 s-1")
+    prepared = prepare(other, spec, need_target=True)
+    np.testing.assert_allclose(prepared.pr, ds.pr, rtol=1e-5)
+    np.testing.assert_allclose(prepared.pr_coarse, ds.pr_coarse, rtol=1e-5)
+    assert prepared.pr.attrs["units"] == prepared.pr_coarse.attrs["units"] == "mm h-1"
+    assert other.pr.attrs["units"] == "mm/day"
+
+
+def test_lazy_data_stays_lazy(islands: xr.Dataset) -> None:
+    lazy = islands.chunk(time=2)
+    spec = describe(lazy, target="pr", conditions=["mslp"], coarsen=12)
+    prepared = prepare(lazy, spec, need_target=True)
+    assert all(da.chunks is not None for da in prepared.data_vars.values())
+    xr.testing.assert_allclose(prepared, prepare(islands, spec, need_target=True))
+
+
+@pytest.mark.parametrize(("ny", "nx"), [(24, 36), (35, 53), (61, 47)])
+def test_block_means_equal_a_plain_loop(make_radar: Maker, ny: int, nx: int) -> None:
+    ds = make_radar(ny, nx)[["pr"]]
+    ds["pr"][:, 5:9, 10:30] = np.nan
+    prepared = prepare(ds, describe(ds, coarsen=12), need_target=True)
+    rain = ds.pr.values
+    for i in range(-(-ny // 12)):
+        for j in range(-(-nx // 12)):
+            block = rain[:, 12 * i : 12 * i + 12, 12 * j : 12 * j + 12]
+            expected = np.nanmean(block, axis=(1, 2))
+            np.testing.assert_allclose(prepared.pr_coarse[:, i, j], expected, rtol=1e-5)
+    last = ds.y.values[12 * (-(-ny // 12) - 1) :]
+    assert prepared.y_coarse[-1] == pytest.approx(last.mean())
+    assert prepared.pr_coarse.attrs["units"] == "mm h-1"
+    assert prepared.pr_coarse.dtype == np.float32
+
+
+def test_blocks_at_sea_get_the_mean_of_the_others_and_empty_samples_zero(
+    islands: xr.Dataset,
+) -> None:
+    islands["pr"][3] = np.nan
+    spec = describe(islands, target="pr", coarsen=12)
+    coarse = prepare(islands, spec, need_target=True).pr_coarse
+    assert bool(coarse.notnull().all())
+    others = np.delete(coarse.values[0].ravel(), [0, 1])
+    np.testing.assert_allclose(coarse[0, 0, :2], others.mean(), rtol=1e-5)
+    np.testing.assert_array_equal(coarse[3], 0)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_derived_blocks_lie_where_their_pixels_are(make_radar: Maker, labelled: bool) -> None:
+    ds = make_radar(24, 53)[["pr"]]
+    ds["pr"] = (ds.pr * 0 + np.arange(53.0)).assign_attrs(ds.pr.attrs)
+    if not labelled:
+        ds = ds.drop_vars(["x", "y"])
+    prepared = prepare(ds, describe(ds, coarsen=12), need_target=True)
+    weights = stretch_weights(prepared.x_coarse.values, 5, prepared.x.values, 53)
+    stretched = weights @ prepared.pr_coarse.values[0, 0]
+    np.testing.assert_allclose(stretched[6:50], np.arange(53.0)[6:50], atol=1e-4)
+
+
+def test_a_curvilinear_grid_can_be_coarsened(make_radar: Maker) -> None:
+    ds = make_radar()[["pr"]].assign_coords(
+        lat=(("y", "x"), np.zeros((24, 36)), {"standard_name": "latitude"})
+    )
+    prepared = prepare(ds, describe(ds, coarsen=12), need_target=True)
+    assert prepared.lat.dims == ("y", "x")
+    np.testing.assert_allclose(prepared.pr_coarse, make_radar().pr_coarse, rtol=1e-5)
+
+
+def test_a_derived_condition_is_taken_from_the_dataset_without_target(make_radar: Maker) -> None:
+    ds = make_radar()
+    spec = describe(ds, coarsen=12)
+    given = ds[["pr_coarse"]].drop_vars(["y_coarse", "x_coarse"]) * 2
+    given.pr_coarse.attrs["units"] = "mm h-1"
+    prepared = prepare(given, spec, need_target=False)
+    assert "pr" not in prepared
+    np.testing.assert_array_equal(prepared.pr_coarse, given.pr_coarse)
+
+
+def test_without_target_the_grid_is_that_of_training(make_radar: Maker) -> None:
+    ds = make_radar()
+    prepared = prepare(ds[["pr_coarse"]], describe(ds), need_target=False)
+    assert "pr" not in prepared
+    xr.testing.assert_identical(prepared.y.reset_coords(drop=True), ds.y.reset_coords(drop=True))
+    np.testing.assert_array_equal(prepared.x, ds.x)
+
+
+def test_without_target_another_grid_follows_from_the_condition(make_radar: Maker) -> None:
+    spec = describe(make_radar())
+    wide = make_radar(48, 60)[["pr_coarse"]]
+    assert grid_size(wide, spec) == (48, 60)
+    prepared = prepare(wide, spec, need_target=False)
+    assert (prepared.sizes["y"], prepared.sizes["x"]) == (48, 60)
+    # Nobody knows where its pixels are, so that it is laid edge to edge.
+    assert "y_coarse" not in prepared.coords
+
+
+def test_without_target_a_pooled_model_has_its_training_grid(islands: xr.Dataset) -> None:
+    spec = describe(islands, target="pr", conditions=["mslp"])
+    prepared = prepare(islands[["mslp"]], spec, need_target=False)
+    np.testing.assert_array_equal(prepared.y, islands.y)
+    assert prepared.y.attrs == {"units": "m"}
+
+
+def test_coordinates_of_conditions_are_in_the_units_of_the_target(make_radar: Maker) -> None:
+    ds = make_radar()
+    metres = ds.assign_coords(
+        {d: (d, ds[d].values * 1000, {"units": "m"}) for d in ("y_coarse", "x_coarse")}
+    )
+    prepared = prepare(metres, describe(metres), need_target=True)
+    np.testing.assert_allclose(prepared.y_coarse, ds.y_coarse)
+    assert prepared.y_coarse.attrs["units"] == "km"
+
+
+def test_counted_coordinates_of_conditions_are_dropped(make_radar: Maker) -> None:
+    ds = make_radar().assign_coords(y_coarse=[0, 1], x_coarse=[0, 1, 2])
+    prepared = prepare(ds, describe(ds), need_target=True)
+    assert not {"y_coarse", "x_coarse"} & set(prepared.coords)
+    assert {"y", "x"} <= set(prepared.coords)
+
+
+@pytest.mark.parametrize(("ny", "nx"), [(48, 36), (35, 53), (61, 47), (12, 12)])
+def test_another_grid_of_the_same_kind_is_fine(make_radar: Maker, ny: int, nx: int) -> None:
+    spec = describe(make_radar(36, 48))
+    prepared = prepare(make_radar(ny, nx), spec, need_target=True)
+    assert prepared.pr.shape == (5, ny, nx)
+
+
+def test_a_model_trained_on_odd_sizes_takes_even_ones(make_radar: Maker) -> None:
+    prepare(make_radar(36, 48), describe(make_radar(35, 53)), need_target=True)
+
+
+def test_another_ratio_of_target_to_condition_is_refused(make_radar: Maker) -> None:
+    spec = describe(make_radar())
+    with pytest.raises(MismatchError, match=r"12 target pixels .* got .* 6") as caught:
+        prepare(make_radar(24, 36, factor=6).drop_vars(["y_coarse", "x_coarse"]), spec, need_target=True)
+    assert "pr_coarse" in str(caught.value)
+
+
+def test_a_crop_of_the_target_alone_is_refused(make_radar: Maker) -> None:
+    with pytest.raises(MismatchError, match="Cut target and condition to the same area"):
+        prepare(make_radar().isel(x=slice(0, 12)), describe(make_radar()), need_target=True)
+
+
+def test_coarser_conditions_are_told_by_their_spacing(make_radar: Maker) -> None:
+    with pytest.raises(MismatchError, match="y_coarse: expected a grid spacing of 12000 m"):
+        prepare(make_radar(48, 48, factor=6), describe(make_radar(48, 48)), need_target=True)
+
+
+def test_another_spacing_is_refused(make_radar: Maker) -> None:
+    ds = make_radar()
+    wide = ds.assign_coords({d: (d, ds[d].values * 2, ds[d].attrs) for d in ("y", "x")})
+    with pytest.raises(MismatchError, match=r"y: expected a grid spacing of 1000 m.*got 2000 m"):
+        prepare(wide, describe(ds), need_target=True)
+
+
+def test_degrees_instead_of_kilometres_are_refused(make_radar: Maker) -> None:
+    ds = make_radar()
+    degrees = ds.assign_coords(y=("y", ds.y.values, {"units": "degrees_north"}))
+    with pytest.raises(MismatchError, match=r"y: .*1000 m.*degrees \(latitude\)"):
+        prepare(degrees, describe(ds), need_target=True)
+
+
+def test_a_model_tied_to_its_domain_refuses_another(islands: xr.Dataset) -> None:
+    spec = describe(islands, target="pr", conditions=["mslp"])
+    with pytest.raises(MismatchError, match=r"the 35 cells of the training grid.*got 20 cells"):
+        prepare(islands.isel(y=slice(0, 20)), spec, need_target=True)
+    moved = islands.assign_coords(lat=islands.lat + 10)
+    with pytest.raises(MismatchError, match=r"lat: .*ties it to its domain, got other coordinates"):
+        prepare(moved, spec, need_target=True)
+    fewer = islands[["mslp"]].isel(lon=slice(1, None))
+    with pytest.raises(MismatchError, match="lon: expected the 13 cells"):
+        prepare(fewer, spec, need_target=False)
+
+
+@pytest.mark.parametrize("missing", ["pr", "mslp", "land"])
+def test_missing_variables_name_the_nearest(islands: xr.Dataset, missing: str) -> None:
+    islands["land"] = (("y", "x"), np.ones((35, 53)), {"units": "1"})
+    spec = describe(islands, target="pr", conditions=["mslp"], statics=["land"])
+    other = islands.rename({missing: f"{missing}_x"})
+    with pytest.raises(MismatchError, match=rf"'{missing}'.*Did you mean '{missing}_x'"):
+        prepare(other, spec, need_target=True)
+
+
+def test_the_target_is_not_missed_where_it_is_not_needed(islands: xr.Dataset) -> None:
+    spec = describe(islands, target="pr", conditions=["mslp"])
+    assert "pr" not in prepare(islands.drop_vars("pr"), spec, need_target=False)
+    assert "pr" in prepare(islands, spec, need_target=False)
+
+
+def test_neither_target_nor_derived_condition_is_a_mismatch(make_radar: Maker) -> None:
+    spec = describe(make_radar(), coarsen=12)
+    with pytest.raises(MismatchError, match="variable 'pr_coarse'"):
+        prepare(make_radar()[["pr"]].rename(pr="tp"), spec, need_target=False)
+
+
+def test_other_dims_are_refused(islands: xr.Dataset) -> None:
+    spec = describe(islands, target="pr", conditions=["mslp"])
+    with pytest.raises(MismatchError, match=r"mslp: expected dims \(time, lat, lon\)"):
+        prepare(islands.rename(lat="plat"), spec, need_target=True)
+
+
+def test_units_that_do_not_convert_name_both(islands: xr.Dataset) -> None:
+    spec = describe(islands, target="pr", conditions=["mslp"])
+    islands.pr.attrs["units"] = "mm"
+    with pytest.raises(MismatchError, match="'mm d-1', got 'mm'"):
+        prepare(islands, spec, need_target=True)
+
+
+def test_units_that_are_missing_are_a_units_error(islands: xr.Dataset) -> None:
+    spec = describe(islands, target="pr", conditions=["mslp"])
+    del islands.mslp.attrs["units"]
+    with pytest.raises(UnitsError, match=r"ds\['mslp'\]\.attrs\['units'\]"):
+        prepare(islands, spec, need_target=True)
+
+
+def test_labels_are_checked_again(islands: xr.Dataset) -> None:
+    spec = describe(islands, target="pr", conditions=["mslp"])
+    with pytest.raises(DataError, match="time"):
+        prepare(islands.isel(time=[0, 0, 1]), spec, need_target=True)
+    with pytest.raises(EmptySelectionError):
+        prepare(islands.isel(time=[]), spec, need_target=True)

@@ -1,0 +1,107 @@
+"""The border between physical and normalised values, and the record that guards it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from xcvae.errors import DataError, UnitsError
+from xcvae.fields.record import Record
+from xcvae.fields.scaling import RainScaling, Scaling, StandardScaling
+from xcvae.fields.spec import describe, prepare
+
+
+def test_rain_goes_there_and_back_and_dry_is_exactly_dry():
+    scaling = RainScaling("mm h-1", 0.1)
+    rain = np.array([0.0, 0.01, 0.12, 1.0, 30.0, 400.0])
+    normalised = scaling.normalise(rain)
+    back = scaling.physical(torch.from_numpy(normalised)).numpy()
+    np.testing.assert_allclose(back, rain, rtol=1e-4)
+    assert back[0] == 0
+    below = scaling.physical(torch.tensor([-3.0, -1e-6]))
+    assert float(below.abs().max()) == 0
+
+
+def test_physical_is_bounded_and_has_gradients():
+    value = torch.tensor([0.5, 50.0], requires_grad=True)
+    physical = RainScaling("mm h-1", 0.1).physical(value)
+    physical.sum().backward()
+    assert torch.isfinite(physical).all()
+    assert float(value.grad[0]) > 0
+
+
+def test_fit_on_radar(train_radar):
+    spec = describe(train_radar, target="pr", conditions=["pr_coarse"])
+    scaling, record = Scaling.fit(prepare(train_radar, spec, need_target=True), spec)
+    values = train_radar.pr.values
+    assert record.samples == len(values)
+    assert record.pixels == values.size
+    assert record.mean == pytest.approx(values.mean(), rel=1e-4)
+    assert record.maximum == pytest.approx(values.max())
+    assert record.wet_fraction == pytest.approx((values >= 0.1).mean(), rel=1e-3)
+    assert not record.masked
+    for q in (0.9, 0.99, 0.999):
+        assert record.quantile(q) == pytest.approx(np.quantile(values, q), rel=0.06)
+    wet = values[values >= 0.1]
+    assert record.quantile(0.5, wet=True) == pytest.approx(np.quantile(wet, 0.5), rel=0.15)
+    # A condition in the target's units is scaled like the target: the output is added to it.
+    assert scaling.variables["pr_coarse"] == scaling.target
+    assert Scaling.from_json(json.loads(json.dumps(scaling.to_json()))) == scaling
+    assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+def test_lazy_and_in_memory_fit_alike(train_radar):
+    few = train_radar.isel(time=slice(0, 60))
+    spec = describe(few, target="pr", conditions=["pr_coarse"])
+    results = [
+        Scaling.fit(prepare(ds, spec, need_target=True), spec)
+        for ds in (few, few.chunk({"time": 7}))
+    ]
+    assert results[0][0] == results[1][0]
+    assert results[0][1] == results[1][1]
+
+
+def with_condition(values: np.ndarray) -> xr.Dataset:
+    rng = np.random.default_rng(0)
+    return xr.Dataset(
+        {
+            "pr": (("time", "y", "x"), rng.gamma(0.3, 2, (6, 8, 8)), {"units": "mm h-1"}),
+            "t": (("time",), values, {"units": "K"}),
+        },
+        coords={"time": np.arange(6).astype("datetime64[h]").astype("datetime64[ns]")},
+    )
+
+
+def test_standard_scaling_has_mean_zero_and_spread_one():
+    ds = with_condition(np.array([270.0, 275, 280, 285, 290, 295]))
+    spec = describe(ds, target="pr", conditions=["t"])
+    prepared = prepare(ds, spec, need_target=True)
+    scaling, _ = Scaling.fit(prepared, spec)
+    fitted = scaling.variables["t"]
+    assert isinstance(fitted, StandardScaling)
+    normalised = scaling.normalise(prepared["t"], "t")
+    assert normalised.mean() == pytest.approx(0, abs=1e-6)
+    assert normalised.std() == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [([280.0] * 6, "constant"), ([280.0, np.nan, 281, 282, 283, 284], "1 NaN")],
+)
+def test_conditions_that_cannot_be_scaled_are_named(values, said):
+    ds = with_condition(np.array(values))
+    spec = describe(ds, target="pr", conditions=["t"])
+    with pytest.raises(DataError, match=said):
+        Scaling.fit(prepare(ds, spec, need_target=True), spec)
+
+
+def test_normalising_takes_the_right_units_only():
+    scaling = Scaling(RainScaling("mm h-1", 0.1), {})
+    for attrs in ({}, {"units": "mm/day"}, {"units": "1"}):
+        field = xr.DataArray(np.ones((2, 2)), name="pr", attrs=attrs)
+        with pytest.raises(UnitsError, match="mm h-1"):
+            scaling.normalise(field)

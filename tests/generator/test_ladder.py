@@ -1,0 +1,133 @@
+"""The network: shapes on any grid, a latent that counts, a posterior relative to the prior."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.distributions import Normal as TorchNormal
+from torch.distributions import kl_divergence
+
+from xcvae.generator.blocks import double, halve
+from xcvae.generator.ladder import Ladder, Normal, level_sizes
+from xcvae.generator.drawing import freed_levels
+
+LATENTS = (4, 3, 2, 1)
+
+
+def network(pooled: int = 0) -> Ladder:
+    torch.manual_seed(0)
+    return Ladder(
+        conditions=2, pooled=pooled, channels=(16, 16, 8, 8), latents=LATENTS, base=0, context=8
+    )
+
+
+def shaken(pooled: int = 0) -> Ladder:
+    """As after some training: no head is zero any more."""
+    net = network(pooled)
+    with torch.no_grad():
+        for weights in net.parameters():
+            weights.add_(0.1 * torch.randn_like(weights))
+    return net
+
+
+def noise(batch: int, size: tuple[int, int]) -> list[torch.Tensor]:
+    sizes = level_sizes(size, len(LATENTS))
+    return [torch.randn(batch, z, h, w) for z, (h, w) in zip(LATENTS, sizes, strict=True)]
+
+
+@pytest.mark.parametrize("size", [(35, 53), (128, 128), (61, 47), (156, 132), (9, 8)])
+def test_any_grid_size_comes_out_as_it_went_in(size):
+    c, x = torch.randn(2, 2, *size), torch.randn(2, 1, *size)
+    drawn = shaken()(c, None, noise(2, size), x=x)
+    assert drawn.output.shape == (2, 1, *size)
+    assert [q.mu.shape[-2:] for q in drawn.posterior] == level_sizes(size, 4)
+
+
+def test_untrained_network_gives_the_base_and_no_divergence():
+    c, x = torch.randn(2, 2, 20, 24), torch.randn(2, 1, 20, 24)
+    drawn = network()(c, None, noise(2, (20, 24)), x=x)
+    torch.testing.assert_close(drawn.output, c[:, :1])
+    assert all(float(kl.detach().abs().max()) == 0 for kl in drawn.kl())
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_every_level_changes_the_field(level):
+    net, c, z = shaken(), torch.randn(1, 2, 32, 32), noise(1, (32, 32))
+    with torch.no_grad():
+        before = net(c, None, z).output
+        z[level] = z[level] + 1
+        assert float((net(c, None, z).output - before).abs().max()) > 1e-5
+
+
+def test_gradients_reach_every_weight():
+    net = shaken(pooled=5)
+    c, x = torch.randn(2, 2, 32, 32), torch.randn(2, 1, 32, 32)
+    drawn = net(c, torch.randn(2, 5), noise(2, (32, 32)), x=x)
+    (drawn.output.square().mean() + torch.stack(drawn.kl()).sum()).backward()
+    silent = [n for n, w in net.named_parameters() if w.grad is None or not w.grad.abs().max() > 0]
+    assert silent == []
+
+
+def test_kl_agrees_with_torch():
+    q = Normal(torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5))
+    p = Normal(torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5))
+    oracle = kl_divergence(
+        TorchNormal(q.mu, q.log_sigma.exp()), TorchNormal(p.mu, p.log_sigma.exp())
+    )
+    torch.testing.assert_close(q.kl(p), oracle.flatten(1).sum(1))
+    assert float(q.kl(p).min()) >= 0
+    assert float(p.kl(p).abs().max()) == 0
+
+
+@torch.no_grad()
+def test_dial_ends_are_posterior_and_prior():
+    net, c, x = shaken(), torch.randn(1, 2, 32, 32), torch.randn(1, 1, 32, 32)
+    z = noise(1, (32, 32))
+    posterior = net(c, None, z, x=x).output
+    prior = net(c, None, z).output
+    torch.testing.assert_close(net(c, None, z, x=x, freed=freed_levels(0, 4)).output, posterior)
+    torch.testing.assert_close(net(c, None, z, x=x, freed=freed_levels(1, 4)).output, prior)
+    assert float((posterior - prior).abs().max()) > 1e-3
+
+
+def test_dial_frees_fine_levels_first_and_never_takes_back():
+    dial = [freed_levels(s / 50, 6) for s in range(51)]
+    for low, high in pairwise(dial):
+        assert all(b >= a for a, b in zip(low, high, strict=True))
+        assert high == sorted(high)  # coarsest first: the finest is freed most
+        assert max(b - a for a, b in zip(low, high, strict=True)) < 0.08  # no jump
+
+
+def test_pooled_conditions_change_the_field():
+    net, c, z = shaken(pooled=5), torch.randn(1, 2, 32, 32), noise(1, (32, 32))
+    a, b = (net(c, torch.full((1, 5), v), z).output for v in (0.0, 3.0))
+    assert float((a - b).abs().max()) > 1e-4
+
+
+def test_decode_of_drawn_latents_is_the_draw():
+    net, c, x = shaken(), torch.randn(1, 2, 32, 32), torch.randn(1, 1, 32, 32)
+    silent = [torch.zeros_like(level) for level in noise(1, (32, 32))]
+    drawn = net(c, None, silent, x=x)
+    again = net.decode(c, None, [q.mu for q in drawn.posterior])
+    torch.testing.assert_close(again, drawn.output)
+
+
+def test_pixels_depend_on_their_neighbourhood_only():
+    """A crop of a wide domain gives the same field in its middle: nothing looks at whole maps."""
+    net = shaken()
+    c, z = torch.randn(1, 2, 16, 512), noise(1, (16, 512))
+    far = c.clone()
+    far[..., 480:] += 5
+    difference = (net(c, None, z).output - net(far, None, z).output).abs()
+    assert float(difference[..., 400:].max()) > 1e-3
+    assert float(difference[..., :64].max()) == 0
+
+
+def test_halve_and_double_keep_odd_sizes():
+    maps = torch.arange(15.0).reshape(1, 1, 3, 5)
+    small = halve(maps)
+    assert small.shape == (1, 1, 2, 3)
+    assert float(small[0, 0, 1, 2]) == 14  # the corner averages what it has
+    assert double(small, (3, 5)).shape == maps.shape

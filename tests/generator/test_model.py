@@ -1,0 +1,142 @@
+"""The trained model: draws with an address, a file without pickle, honest errors."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import xcvae
+from xcvae.errors import ConfigError, ModelFileError
+from xcvae.fields.spec import prepare
+from xcvae.generator.model import Model
+from xcvae.generator.numerics import choose_device
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_model, test_radar):
+    prepared = prepare(test_radar, tiny_model.spec, need_target=True)
+    return tiny_model.batches(prepared).load(range(3))
+
+
+def draw(model: Model, batch, mode="prior", members=range(3), **options):
+    labels = ["a", "b", "c"][: len(batch)]
+    return model.draw(
+        batch, seed=0, labels=labels, realizations=list(members), mode=mode, **options
+    )
+
+
+def test_draws_are_rain(tiny_model, batch):
+    fields = draw(tiny_model, batch)
+    assert fields.shape == (3, 3, 156, 132)
+    assert fields.dtype == np.float32
+    assert np.isfinite(fields).all()
+    assert fields.min() == 0
+    assert 0.01 < (fields > 0.1).mean() < 0.9
+    assert not np.array_equal(fields[0], fields[1])
+
+
+def test_a_member_is_the_same_in_any_batch(tiny_model, batch):
+    """Bitwise: other members, other samples and another order change nothing."""
+    all_of_them = draw(tiny_model, batch)
+    one = tiny_model.draw(batch.take([2]), seed=0, labels=["c"], realizations=[1], mode="prior")
+    np.testing.assert_array_equal(one[0, 0], all_of_them[1, 2])
+
+
+def test_posterior_is_nearer_to_the_storm_than_the_prior(tiny_model, batch, test_radar):
+    observed = test_radar.pr.values[:3]
+
+    def correlation(fields):
+        return np.mean(
+            [np.corrcoef(f[i].ravel(), observed[i].ravel())[0, 1] for f in fields for i in range(3)]
+        )
+
+    near, far = (draw(tiny_model, batch, "posterior", spread=s) for s in (0.0, 1.0))
+    assert correlation(near) > correlation(far) + 0.05
+
+
+def test_temperature_scales_the_variety(tiny_model, batch):
+    calm, wild = (draw(tiny_model, batch, temperature=t) for t in (0.2, 1.0))
+    assert calm.var(axis=0).mean() < 0.5 * wild.var(axis=0).mean()
+
+
+def test_masked_pixels_come_back_as_nan(tiny_model, batch):
+    mask = batch.mask.clone()
+    mask[:, :, :20] = False
+    fields = draw(tiny_model, type(batch)(batch.c, batch.pooled, batch.x, mask))
+    assert np.isnan(fields[:, :, :20]).all()
+    assert np.isfinite(fields[:, :, 20:]).all()
+
+
+def test_reconstruction_follows_the_latents(tiny_model, batch, test_radar):
+    observed = test_radar.pr.values[:3]
+    own, swapped = tiny_model.reconstruct(batch), tiny_model.reconstruct(batch, [1, 2, 0])
+    errors = [np.abs(fields - observed).mean() for fields in (own, swapped)]
+    assert errors[0] < errors[1]
+
+
+def test_levels_report_nats(tiny_model, batch):
+    levels = tiny_model.levels(batch)
+    assert [level.size for level in levels][-1] == (156, 132)
+    assert all(level.kl >= 0 for level in levels)
+    assert sum(level.kl for level in levels) > 10
+    assert all(0 <= level.active <= 1 for level in levels)
+
+
+def test_the_file_gives_the_same_model(tiny_model, batch):
+    again = xcvae.load(tiny_model.path)
+    assert again.sha256 == tiny_model.sha256
+    assert again.spec == tiny_model.spec
+    assert again.record == tiny_model.record
+    assert again.training == json.loads(json.dumps(tiny_model.training))
+    np.testing.assert_array_equal(draw(again, batch), draw(tiny_model, batch))
+    assert again.sha256[:12] in repr(again)
+
+
+@pytest.mark.parametrize("with_path", [True, False])
+def test_a_pickled_model_draws_the_same(tiny_model, batch, with_path):
+    model = xcvae.load(tiny_model.path)
+    if not with_path:
+        model.path = None
+    content = pickle.dumps(model)
+    assert len(content) < 1000 or not with_path  # by path, not by value
+    again = pickle.loads(content)
+    np.testing.assert_array_equal(draw(again, batch), draw(model, batch))
+
+
+def test_damage_is_found(tiny_model, tmp_path):
+    content = bytearray(tiny_model.path.read_bytes())
+    content[-1000] ^= 1  # one bit of one weight
+    cases = {
+        "bit": bytes(content),
+        "cut": bytes(content[:-500]),
+        "empty": b"",
+        "text": b"this is not a model, it is a text file of some length",
+    }
+    for name, damaged in cases.items():
+        path = tmp_path / name
+        path.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=name):
+            xcvae.load(path)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelFileError, match="format"):
+        xcvae.load(tmp_path / "other.safetensors")
+    with pytest.raises(ModelFileError, match="nothing at"):
+        xcvae.load(tmp_path / "missing.xcvae")
+
+
+def test_devices_are_checked():
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(ConfigError, match="device"):
+        choose_device("abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="GPU"):
+            choose_device("cuda")

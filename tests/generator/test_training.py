@@ -1,0 +1,215 @@
+"""Training: it learns, it stops when told, it goes on after a kill, and it says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import xcvae
+from xcvae.errors import (
+    ConfigError,
+    DataError,
+    EmptySelectionError,
+    MismatchError,
+    OutputExistsError,
+)
+from xcvae.generator.architecture import resolve
+from xcvae.generator.checkpoint import checkpoint_path
+from xcvae.generator.fit import Fit
+
+SMALL = {"channels": [16, 8], "latents": [2, 1]}
+FEW = {"max_steps": 6, "batch_size": 4, "crop": 24, "validations": 2}
+
+
+def quick(ds, *, fit=None, **options):
+    options = {"target": "pr", "conditions": ["pr_coarse"], "generator": SMALL, **options}
+    return xcvae.train(ds, fit={**FEW, **(fit or {})}, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def few(train_radar):
+    return train_radar.isel(time=slice(0, 40))
+
+
+def test_training_lowers_the_score_and_logs_it(tiny_model):
+    history = tiny_model.history
+    assert list(history.step.values) == [80, 160]
+    assert history.loss.values[-1] < history.loss.values[0]
+    assert {"val_crps", "val_negative_elbo", "val_kl", "loss_laplace", "loss_kl"} <= set(history)
+    assert np.isfinite(history.drop_vars("loss_crps").to_array()).all()
+    log = pd.read_csv(tiny_model.path.with_name("tiny.xcvae.log.csv"))
+    np.testing.assert_allclose(log["val_crps"], history.val_crps)
+    assert (tiny_model.path.parent / "tiny-last.xcvae").exists()
+    assert not checkpoint_path(tiny_model.path).exists()
+
+
+def test_same_seed_same_model_other_seed_other_model(few):
+    a, b, c = quick(few, seed=1), quick(few, seed=1), quick(few, seed=2)
+    assert a.training["history"][-1]["loss"] == b.training["history"][-1]["loss"]
+    assert a.training["history"][-1]["loss"] != c.training["history"][-1]["loss"]
+
+
+def test_the_default_ends_with_the_score_of_the_prior(few):
+    rows = quick(few, fit={"max_steps": 8, "validations": 8}).training["history"]
+    assert "loss_crps" not in rows[0]
+    assert "loss_crps" in rows[-1]
+
+
+@pytest.mark.parametrize("name", ["intensity_weighted_mae", "gradient", "mass"])
+def test_losses_of_the_scripts_train(few, name):
+    model = quick(few, losses=["laplace", "kl", {"name": name, "weight": 0.5}])
+    assert f"loss_{name}" in model.training["history"][-1]
+    assert [term["name"] for term in model.training["losses"][0]["losses"]][-1] == name
+
+
+def test_time_limit_ends_the_training(few):
+    began = time.monotonic()
+    model = quick(few, fit={"max_steps": 10**6, "max_minutes": 0.03})
+    assert time.monotonic() - began < 60
+    assert 0 < model.training["steps"] < 10**6
+
+
+def test_patience_stops_early_and_keeps_the_best(few):
+    # A learning rate of nothing cannot improve: the second validation is the last straw.
+    fit = {"max_steps": 60, "validations": 20, "patience": 1, "learning_rate": 1e-9}
+    model = quick(few, fit=fit)
+    assert model.training["steps"] < 60
+
+
+def test_a_killed_training_goes_on(few, tmp_path):
+    """kill -9 after the first checkpoint; the second call ends where one call would have."""
+    data, model = tmp_path / "few.zarr", tmp_path / "model.xcvae"
+    few.drop_encoding().to_zarr(data, consolidated=False)
+    fit = {**FEW, "max_steps": 300, "validations": 30}
+    script = (
+        "import torch, xarray as xr, xcvae; torch.set_num_threads(1)\n"
+        f"ds = xr.open_zarr({str(data)!r}, consolidated=False, chunks=None).load()\n"
+        f"m = xcvae.train(ds, target='pr', conditions=['pr_coarse'], generator={SMALL},\n"
+        f"                validation=0, fit={fit}, path={str(model)!r}, progress=False)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script]) as process:
+        while not checkpoint_path(model).exists():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not model.exists()
+    rows_before = len(pd.read_csv(tmp_path / "model.xcvae.log.csv"))
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
+    history = xcvae.load(model).history
+    assert len(history.step) == 30
+    assert 1 <= rows_before < 30
+    np.testing.assert_array_equal(history.step, np.arange(10, 301, 10))
+
+
+def test_a_checkpoint_of_another_training_is_refused(few, tmp_path):
+    path = tmp_path / "model.xcvae"
+    quick(few, path=path)
+    checkpoint_path(path).write_bytes(b"not a checkpoint")
+    path.unlink()
+    with pytest.raises(xcvae.errors.ModelFileError, match="checkpoint"):
+        quick(few, path=path)
+    assert quick(few, path=path, fit={"resume": False}).path == path
+
+
+def test_a_checkpoint_with_other_settings_is_refused(few, tmp_path, monkeypatch):
+    path = tmp_path / "model.xcvae"
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_):
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", _second_time(stop))
+        with pytest.raises(StoppedError):
+            quick(few, path=path, fit={"validations": 6})
+    assert checkpoint_path(path).exists()
+    with pytest.raises(MismatchError, match="settings"):
+        quick(few, path=path, fit={"validations": 6, "learning_rate": 1e-4})
+
+
+def _second_time(action):
+    real, calls = Path.replace, []
+
+    def replace(self, target):
+        calls.append(target)
+        return action() if len(calls) > 2 else real(self, target)
+
+    return replace
+
+
+def test_an_existing_model_is_not_overwritten(tiny_model, few):
+    before = tiny_model.path.read_bytes()
+    with pytest.raises(OutputExistsError, match="remove"):
+        quick(few, path=tiny_model.path)
+    assert tiny_model.path.read_bytes() == before
+
+
+def test_streamed_data_trains(few):
+    model = quick(few.chunk({"time": 8}))
+    assert np.isfinite(model.training["history"][-1]["loss"])
+
+
+def test_validation_may_be_a_dataset_or_nothing(few, test_radar):
+    assert "val_crps" in quick(few, validation=test_radar).training["history"][-1]
+    assert "val_crps" not in quick(few, validation=0).training["history"][-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"fit": {"max_step": 3}}, "max_steps"),
+        ({"fit": {"batch_size": 0}}, "batch_size"),
+        ({"fit": {"max_minutes": "long"}}, "max_minutes"),
+        ({"fit": {"monitor": "elbow"}}, "negative_elbo"),
+        ({"fit": {"stages": [{"losses": ["laplace"], "share": 0.4}]}}, "add up to 1"),
+        ({"fit": {"stages": [{"loss": ["laplace"]}]}}, "losses"),
+        ({"losses": ["laplace"], "fit": {"stages": [{}]}}, "both"),
+        ({"generator": {"preset": "smal"}}, "small"),
+        ({"generator": {"chanels": [8]}}, "channels"),
+        ({"generator": {"channels": [8, 8], "latents": [1]}}, "latents"),
+        ({"generator": {"levels": 9}}, "at most 6"),
+        ({"generator": {"channels": "8"}}, "list"),
+        ({"losses": ["laplac"]}, "laplace"),
+        ({"validation": 1.0}, "share"),
+        ({"device": "gpu"}, "cuda"),
+    ],
+)
+def test_wrong_settings_are_named_before_anything_is_computed(few, options, said):
+    with pytest.raises(ConfigError, match=said):
+        quick(few, **options)
+
+
+def test_a_dry_record_is_refused(few):
+    dry = few.assign(pr=few.pr * 0)
+    with pytest.raises(DataError, match="rain"):
+        quick(dry)
+
+
+def test_too_few_samples_to_hold_any_back(few):
+    with pytest.raises(EmptySelectionError, match="samples"):
+        quick(few.isel(time=slice(0, 1)), validation=0.9)
+
+
+def test_levels_fit_the_domain():
+    assert len(resolve(None, (156, 132)).channels) == 6
+    assert len(resolve(None, (35, 53)).channels) == 6
+    assert len(resolve(None, (9, 9)).channels) == 4
+    assert len(resolve({"preset": "base", "levels": 3}, (156, 132)).latents) == 3
+
+
+def test_learning_rate_rises_then_falls_to_nothing():
+    fit = Fit()
+    rates = [fit.rate(p / 100) for p in range(101)]
+    assert np.argmax(rates) == 2
+    assert rates[0] < 0.1 * fit.learning_rate
+    assert rates[-1] < 1e-6

@@ -1,0 +1,47 @@
+"""Small rain fields with dry pixels, wet pixels and a grid whose sides are odd."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+DIMS = ("realization", "time", "y", "x")
+
+
+def rain(shape: tuple[int, ...], seed: int, *, wet: float = 0.4) -> np.ndarray:
+    """Independent amounts, most of them zero, in float32 as stores have them."""
+    random = np.random.default_rng(seed)
+    amounts = random.gamma(0.7, 3.0, shape) + 0.1
+    return np.where(random.random(shape) < wet, amounts, 0.0).astype("float32")
+
+
+def labelled(values: np.ndarray, units: str = "mm h-1", step: str = "1h") -> xr.DataArray:
+    """Name the dimensions of (realization, time, y, x) or (time, y, x)."""
+    dims = DIMS[-values.ndim :]
+    sizes = dict(zip(dims, values.shape, strict=True))
+    times = np.datetime64("2020-05-01T00", "ns") + np.arange(sizes["time"]) * np.timedelta64(
+        int(step[:-1]), step[-1]
+    )
+    coords = {"time": times, "y": np.arange(sizes["y"]) * 1.0, "x": np.arange(sizes["x"]) * 1.0}
+    return xr.DataArray(values, dims=dims, coords=coords, name="pr", attrs={"units": units})
+
+
+@pytest.fixture
+def observed() -> xr.DataArray:
+    return labelled(rain((6, 13, 11), seed=1))
+
+
+@pytest.fixture
+def forecast() -> xr.DataArray:
+    return labelled(rain((5, 6, 13, 11), seed=2))
+
+
+@pytest.fixture
+def masked(forecast: xr.DataArray, observed: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """The same pair with missing pixels in the observation, and others in one member."""
+    observed = observed.copy()
+    observed[:, :4, :3] = np.nan
+    forecast = forecast.copy()
+    forecast[2, 1, 7, :] = np.nan
+    return forecast, observed

@@ -1,0 +1,115 @@
+"""Amounts against SciPy and NumPy on pooled pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import ks_2samp
+
+from xcvae import metrics
+from xcvae.errors import UnitsError
+from xcvae.metrics.distribution import KS
+
+from .conftest import labelled, rain
+
+
+def pooled(forecast: xr.DataArray, observed: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    valid = observed.notnull() & forecast.notnull().all("realization")
+    members = np.broadcast_to(valid, forecast.shape)
+    return forecast.values[members].astype(float), observed.values[valid].astype(float)
+
+
+def test_wet_fractions_count_pixels(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
+    generated, truth = pooled(*masked)
+    found = metrics.wet_fraction(*masked, threshold=2.0)
+    assert found.item() == pytest.approx((generated >= 2).mean())
+    assert found.attrs["better"] == pytest.approx((truth >= 2).mean())
+    observed = metrics.wet_fraction_observed(*masked, threshold="48 mm/day")
+    assert observed.item() == pytest.approx((truth >= 2).mean())
+
+
+def test_default_wet_threshold_knows_units_and_days() -> None:
+    values = np.array([[[0.05, 0.1, 0.5, 2.0]]]).repeat(3, axis=0).repeat(2, axis=1)
+    hourly, daily = labelled(values), labelled(values, "mm d-1", "24h")
+    assert metrics.wet_fraction(hourly, hourly).item() == 0.75
+    assert metrics.wet_fraction(daily, daily).item() == 0.25
+    flux = labelled(values * 1.01 / 3600, "kg m-2 s-1")
+    assert metrics.wet_fraction(flux, flux).item() == 0.75
+
+
+def test_float32_at_the_threshold_is_wet() -> None:
+    values = np.full((1, 2, 2), 0.7, dtype="float32")
+    da = labelled(values)
+    assert metrics.wet_fraction(da, da, threshold=0.7).item() == 1
+    assert metrics.ks(da, da, threshold=0.7).item() == 0
+
+
+def test_mass_bias_is_relative_to_the_total(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
+    generated, truth = pooled(*masked)
+    expected = generated.sum() / 5 / truth.sum() - 1
+    assert metrics.mass_bias(*masked).item() == pytest.approx(expected)
+    _, observed = masked
+    double = (2 * observed).assign_attrs(observed.attrs)
+    assert metrics.mass_bias(double, observed).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.3, 3.0])
+def test_ks_is_that_of_scipy(factor: float) -> None:
+    observed = labelled(rain((20, 31, 29), seed=8))
+    forecast = labelled(np.float32(factor) * rain((4, 20, 31, 29), seed=9))
+    generated, truth = pooled(forecast, observed)
+    expected = ks_2samp(generated[generated >= 0.1], truth[truth >= 0.1]).statistic
+    assert metrics.ks(forecast, observed).item() == pytest.approx(expected, abs=0.003)
+
+
+def test_ks_of_quantised_data_is_that_of_scipy() -> None:
+    observed = labelled(np.round(rain((20, 31, 29), seed=8) / 0.12) * 0.12)
+    forecast = labelled(1.5 * rain((4, 20, 31, 29), seed=9))
+    generated, truth = pooled(forecast, observed)
+    expected = ks_2samp(generated[generated >= 0.1], truth[truth >= 0.1]).statistic
+    assert metrics.ks(forecast, observed).item() == pytest.approx(expected, abs=0.005)
+
+
+def test_ks_of_one_dry_side_is_one(forecast: xr.DataArray, observed: xr.DataArray) -> None:
+    dry = (observed * 0).assign_attrs(observed.attrs)
+    assert metrics.ks(dry, observed).item() == 1
+    assert metrics.ks(forecast, dry).item() == 1
+    assert np.isnan(metrics.ks(dry, dry).item())
+
+
+@pytest.mark.parametrize(("score", "q"), [(metrics.p99_ratio, 0.99), (metrics.p999_ratio, 0.999)])
+@pytest.mark.parametrize("units", ["mm h-1", "kg m-2 s-1", "m s-1"])
+def test_quantiles_are_those_of_numpy(score, q: float, units: str) -> None:
+    scale = {"mm h-1": 1.0, "kg m-2 s-1": 1 / 3600, "m s-1": 1 / 3.6e6}[units]
+    observed = labelled(scale * rain((40, 31, 29), seed=8).astype(float), units)
+    forecast = labelled(1.4 * scale * rain((4, 40, 31, 29), seed=9).astype(float), units)
+    generated, truth = pooled(forecast, observed)
+    expected = np.quantile(generated, q) / np.quantile(truth, q)
+    assert score(forecast, observed).item() == pytest.approx(expected, rel=0.008)
+
+
+def test_quantiles_count_dry_pixels_too() -> None:
+    values = np.zeros((1, 10, 100))
+    values[0, 0, :50] = np.arange(1, 51)
+    observed = labelled(values)
+    forecast = labelled(np.where(values > 0, 2 * values, 0.0))
+    assert metrics.p99_ratio(forecast, observed).item() == pytest.approx(2, rel=0.005)
+    rare = labelled(np.where(values > 45, values, 0.0))
+    assert metrics.p99_ratio(rare, observed).item() == 0
+    assert np.isnan(metrics.p99_ratio(forecast, rare).item())
+
+
+def test_extremes_beyond_all_bins_keep_their_weight() -> None:
+    values = rain((1, 20, 20), seed=3, wet=1.0)
+    huge = values.copy()
+    huge[0, :3] = 1e30
+    huge[0, 4, 4] = 1e-30
+    assert metrics.p99_ratio(labelled(huge), labelled(values)).item() > 1000
+
+
+def test_threshold_in_other_dimensions_is_refused(
+    forecast: xr.DataArray, observed: xr.DataArray
+) -> None:
+    with pytest.raises(UnitsError):
+        KS(threshold="5 K")(forecast, observed)

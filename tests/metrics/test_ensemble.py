@@ -1,0 +1,140 @@
+"""Accuracy and calibration against `scores`, plain formulas and cases with a known answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from scores.probability import brier_score_for_ensemble, crps_for_ensemble
+
+from xcvae import metrics
+from xcvae.errors import ComponentError
+from xcvae.metrics.ensemble import CRPSSkill
+
+from .conftest import labelled, rain
+
+
+def test_crps_is_the_fair_one_of_scores(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
+    forecast, observed = masked
+    counted = forecast.where(forecast.notnull().all("realization"))
+    expected = crps_for_ensemble(counted, observed, "realization", method="fair")
+    assert metrics.crps(forecast, observed).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_crps_of_one_member_is_its_absolute_error(
+    forecast: xr.DataArray, observed: xr.DataArray
+) -> None:
+    one = forecast.isel(realization=[0])
+    error = abs(one - observed).mean().item()
+    assert metrics.crps(one, observed).item() == pytest.approx(error, rel=1e-6)
+    assert metrics.crps(one.isel(realization=0), observed).item() == pytest.approx(error, rel=1e-6)
+
+
+def test_fair_crps_does_not_depend_on_the_number_of_members() -> None:
+    observed = labelled(rain((40, 20, 20), seed=3))
+    many = labelled(rain((40, 40, 20, 20), seed=4))
+    few = metrics.crps(many.isel(realization=slice(3)), observed).item()
+    assert metrics.crps(many, observed).item() == pytest.approx(few, rel=0.02)
+
+
+def test_crps_keeps_memory_bounded(forecast: xr.DataArray, observed: xr.DataArray) -> None:
+    import tracemalloc
+
+    members = xr.concat([forecast] * 40, "realization")
+    tracemalloc.start()
+    metrics.crps(members, observed)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # 200 members: an array over all pairs of members would be 200 times the field.
+    assert peak < 6 * members.nbytes
+
+
+def test_crps_skill_compares_with_the_reference(
+    forecast: xr.DataArray, observed: xr.DataArray
+) -> None:
+    reference = forecast.isel(realization=[0])
+    skill = metrics.crps_skill(forecast, observed, reference=reference)
+    ratio = metrics.crps(forecast, observed) / metrics.crps(reference, observed)
+    assert skill.item() == pytest.approx(1 - ratio.item())
+    assert skill.attrs["better"] == "higher"
+    with pytest.raises(ComponentError, match="evaluate"):
+        CRPSSkill()(forecast, observed)
+
+
+def test_energy_score_is_the_formula(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
+    forecast, observed = masked
+    found = []
+    for time in observed.time:
+        truth = observed.sel(time=time).values
+        members = forecast.sel(time=time).values.astype(float)
+        valid = np.isfinite(truth) & np.isfinite(members).all(axis=0)
+        truth, members = truth[valid], members[:, valid]
+        m = len(members)
+        error = np.mean([np.linalg.norm(one - truth) for one in members])
+        pairs = sum(np.linalg.norm(one - other) for one in members for other in members)
+        found.append(error - pairs / (2 * m * (m - 1)))
+    assert metrics.energy_score(forecast, observed).item() == pytest.approx(np.mean(found))
+
+
+def test_energy_score_of_equal_members_is_the_distance(
+    forecast: xr.DataArray, observed: xr.DataArray
+) -> None:
+    one = forecast.isel(realization=[0])
+    same = xr.concat([one] * 4, "realization")
+    expected = np.sqrt(((one - observed) ** 2).sum(["y", "x"])).mean().item()
+    assert metrics.energy_score(same, observed).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_mae_is_that_of_the_median(forecast: xr.DataArray, observed: xr.DataArray) -> None:
+    expected = abs(forecast.median("realization") - observed).mean().item()
+    assert metrics.mae(forecast, observed).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_spread_skill_is_the_formula(forecast: xr.DataArray, observed: xr.DataArray) -> None:
+    values = forecast.astype(float)
+    variance = values.var("realization", ddof=1).mean().item()
+    squared = ((values.mean("realization") - observed) ** 2).mean().item()
+    expected = np.sqrt(6 / 5 * variance / squared)
+    assert metrics.spread_skill(forecast, observed).item() == pytest.approx(expected)
+    assert metrics.spread_skill(forecast.isel(realization=[0]), observed).item() == 0
+
+
+def test_a_perfect_ensemble_is_calibrated() -> None:
+    observed = labelled(rain((60, 30, 30), seed=5))
+    perfect = labelled(rain((8, 60, 30, 30), seed=6))
+    assert metrics.spread_skill(perfect, observed).item() == pytest.approx(1, abs=0.02)
+    assert metrics.rank_deviation(perfect, observed).item() < 0.01
+    narrow = (0.5 * perfect + 0.5 * perfect.mean("realization")).assign_attrs(perfect.attrs)
+    assert metrics.spread_skill(narrow, observed).item() < 0.6
+    assert metrics.rank_deviation(narrow, observed).item() > 0.2
+
+
+def test_ranks_share_ties_as_random_draws_do(
+    forecast: xr.DataArray, observed: xr.DataArray
+) -> None:
+    random = np.random.default_rng(0)
+    below = (forecast < observed).sum("realization").values
+    ties = (forecast == observed).sum("realization").values
+    draws = [below + random.integers(0, ties + 1) for _ in range(400)]
+    expected = np.bincount(np.ravel(draws), minlength=6) / np.size(draws)
+    histogram = metrics.rank_histogram(forecast, observed)
+    np.testing.assert_allclose(histogram, expected, atol=0.003)
+    assert histogram.sum().item() == pytest.approx(1)
+    deviation = 0.5 * abs(histogram - 1 / 6).sum().item()
+    assert metrics.rank_deviation(forecast, observed).item() == pytest.approx(deviation)
+
+
+def test_ranks_run_from_below_all_to_above_all() -> None:
+    observed = labelled(np.full((1, 2, 2), 9.0))
+    low = labelled(np.ones((3, 1, 2, 2)))
+    assert metrics.rank_histogram(low, observed).values.tolist() == [0, 0, 0, 1]
+    assert metrics.rank_deviation(low, observed).item() == pytest.approx(0.75)
+
+
+def test_brier_is_that_of_scores(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
+    forecast, observed = masked
+    counted = forecast.where(forecast.notnull().all("realization"))
+    expected = brier_score_for_ensemble(
+        counted, observed, "realization", 5.0, fair_correction=False
+    )
+    assert metrics.brier(forecast, observed).item() == pytest.approx(expected.item(), rel=1e-6)

@@ -1,0 +1,157 @@
+"""Criteria: bounds are closed, overrides are checked, and the table can be read."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import xarray as xr
+
+from xcvae.errors import ConfigError, DataError, MissingVariableError
+from xcvae.verify.criteria import (
+    POSTERIOR,
+    Criterion,
+    Verdict,
+    criteria_for,
+    judge,
+    table,
+    to_json,
+)
+
+GOOD_POSTERIOR = {
+    "spatial_correlation": 0.75,
+    "diversity": 0.2,
+    "wet_fraction": 0.29,
+    "wet_fraction_observed": 0.30,
+    "mass_bias": -0.05,
+    "ks": 0.1,
+    "p99_ratio": 1.0,
+}
+
+
+def card(**scores: float) -> xr.Dataset:
+    """A scorecard of xcvae and a baseline that is worthless."""
+    return xr.Dataset(
+        {name: ("source", [value, -99.0]) for name, value in scores.items()},
+        coords={"source": ["xcvae", "bilinear"]},
+    )
+
+
+def words(verdicts: list[Verdict]) -> dict[str, str]:
+    return {verdict.criterion.name: verdict.word for verdict in verdicts}
+
+
+def test_a_good_posterior_passes_all() -> None:
+    verdicts = judge(card(**GOOD_POSTERIOR), criteria_for("posterior"))
+    assert words(verdicts) == dict.fromkeys(POSTERIOR, "pass")
+    assert all(verdict.passed for verdict in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("changed", "missed"),
+    [
+        ({"spatial_correlation": 0.69}, "spatial_correlation"),
+        ({"diversity": 0.26}, "diversity"),
+        ({"diversity": 0.14}, "diversity"),
+        ({"wet_fraction": 0.34}, "wet_fraction_error"),
+        ({"wet_fraction": 0.26}, "wet_fraction_error"),
+        ({"mass_bias": -0.11}, "mass_bias"),
+        ({"ks": 0.16}, "ks"),
+        ({"p99_ratio": 1.16}, "p99_ratio"),
+        ({"p99_ratio": math.nan}, "p99_ratio"),
+    ],
+)
+def test_each_criterion_can_be_missed_alone(changed: dict[str, float], missed: str) -> None:
+    verdicts = words(judge({**GOOD_POSTERIOR, **changed}, criteria_for("posterior")))
+    assert verdicts.pop(missed) == "miss"
+    assert set(verdicts.values()) == {"pass"}
+
+
+def test_prior_criteria_are_those_of_the_issue() -> None:
+    bounds = {c.name: (c.low, c.high) for c in criteria_for("prior")}
+    assert bounds == {
+        "crps_skill": (0.25, None),
+        "spread_skill": (0.8, 1.2),
+        "spectral_distance": (None, 3.0),
+        "wet_fraction_error": (-0.06, 0.06),
+        "mass_bias": (-0.20, 0.20),
+    }
+
+
+def test_bounds_are_closed() -> None:
+    criterion = Criterion("spread_skill", 0.8, 1.2)
+    assert criterion.passes(0.8)
+    assert criterion.passes(1.2)
+    assert not criterion.passes(math.nextafter(1.2, 2))
+
+
+def test_overrides_replace_add_and_drop() -> None:
+    criteria = criteria_for(
+        "prior", {"mass_bias": [-0.3, 0.1], "csi": [0.3, None], "spread_skill": None}
+    )
+    bounds = {c.name: (c.low, c.high) for c in criteria}
+    assert bounds["mass_bias"] == (-0.3, 0.1)
+    assert bounds["csi"] == (0.3, None)
+    assert "spread_skill" not in bounds
+    assert bounds["spectral_distance"] == (None, 3.0)
+
+
+def test_a_second_metric_of_the_same_name_can_have_a_criterion() -> None:
+    assert "fss_2" in {c.name for c in criteria_for("prior", {"fss_2": [0.5, None]})}
+
+
+def test_infinite_bounds_are_open() -> None:
+    assert Criterion.of("csi", [0.3, math.inf]) == Criterion("csi", 0.3, None)
+
+
+@pytest.mark.parametrize(
+    "bounds", [0.7, [0.7], [0.9, 0.7], [None, None], ["0.1", 1], [True, 2], [math.nan, 1], "ab"]
+)
+def test_what_is_no_range_is_refused(bounds: object) -> None:
+    with pytest.raises(ConfigError, match=r"criteria\.ks: expected \[low, high\]"):
+        criteria_for("posterior", {"ks": bounds})  # type: ignore[dict-item]
+
+
+def test_an_unknown_score_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="spatial_corelation.*Did you mean 'spatial_correlation'"):
+        criteria_for("posterior", {"spatial_corelation": [0.6, None]})
+
+
+def test_an_unknown_mode_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'prior'"):
+        criteria_for("priors")
+
+
+def test_a_score_that_is_not_in_the_card_is_an_error_and_not_a_pass() -> None:
+    with pytest.raises(MissingVariableError, match="'ks'.*drop the criterion"):
+        judge(card(mass_bias=0.0), [Criterion("ks", None, 0.15)])
+
+
+def test_another_source_is_judged_by_its_own_scores() -> None:
+    found = judge(card(ks=0.1), [Criterion("ks", 0.0, 0.15)], source="bilinear")
+    assert (found[0].value, found[0].word) == (-99.0, "miss")
+    with pytest.raises(MissingVariableError, match="'blinear'.*Did you mean 'bilinear'"):
+        judge(card(ks=0.1), [Criterion("ks", None, 0.15)], source="blinear")
+
+
+def test_grouped_cards_are_not_judged_as_one() -> None:
+    grouped = card(ks=0.1).expand_dims(season=["DJF", "JJA"])
+    with pytest.raises(DataError, match="season"):
+        judge(grouped, [Criterion("ks", None, 0.15)])
+
+
+def test_table_has_aligned_columns() -> None:
+    text = table(judge(card(**GOOD_POSTERIOR), criteria_for("posterior")), title="posterior")
+    title, head, *rows = text.splitlines()
+    assert title == "posterior"
+    assert len(rows) == len(POSTERIOR)
+    assert {row[head.index("verdict") :] for row in rows} == {"pass"}
+    assert {row[head.index("wanted") - 1] for row in rows} == {" "}
+
+
+def test_json_survives_a_score_that_is_not_finite() -> None:
+    verdicts = judge({"ks": math.nan}, [Criterion("ks", None, 0.15)])
+    assert json.loads(json.dumps(to_json(verdicts), allow_nan=False)) == [
+        {"name": "ks", "value": None, "low": None, "high": 0.15, "verdict": "miss"}
+    ]

@@ -1,0 +1,372 @@
+"""Diagnosis: every detector fires on its own fault, and on a model that has it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import xcvae
+from xcvae.errors import ConfigError, DataError, MismatchError
+from xcvae.generator.model import Model
+from xcvae.registry import registry
+from xcvae.verify.diagnosis import Diagnosis, diagnose
+from xcvae.verify.evidence import (
+    Draws,
+    Evidence,
+    LevelEvidence,
+    Swap,
+    draws_of,
+    measure,
+    swap_of,
+)
+from xcvae.verify.findings import DETECTORS, Finding, detect
+
+GOOD_DRAWS = Draws(
+    wet_fraction=0.29,
+    mass_bias=-0.05,
+    p99_ratio=0.97,
+    variance_ratio=0.95,
+    diversity=0.3,
+    spread_skill=0.95,
+    correlation=0.7,
+)
+GOOD = Evidence(
+    units="mm h-1",
+    samples=24,
+    members=8,
+    seed=0,
+    pixels=20592.0,
+    levels=tuple(
+        LevelEvidence((size, size), kl, 0.8) for size, kl in ((10, 40.0), (20, 200.0), (40, 900.0))
+    ),
+    swap=Swap(error_own=0.05, error_swapped=0.4, change=1.1),
+    prior=GOOD_DRAWS,
+    posterior=replace(GOOD_DRAWS, diversity=0.02, correlation=0.97),
+    wet_fraction=0.30,
+    wet_fraction_record=0.31,
+    scale=0.8,
+)
+
+
+def prior(**changes: float) -> Evidence:
+    return replace(GOOD, prior=replace(GOOD.prior, **changes))
+
+
+def posterior(**changes: float) -> Evidence:
+    return replace(GOOD, posterior=replace(GOOD.posterior, **changes))
+
+
+def both(**changes: float) -> Evidence:
+    return replace(
+        GOOD,
+        prior=replace(GOOD.prior, **changes),
+        posterior=replace(GOOD.posterior, **changes),
+    )
+
+
+def levels(active: float, kl: float) -> Evidence:
+    return replace(GOOD, levels=tuple(replace(x, active=active, kl=kl) for x in GOOD.levels))
+
+
+def swapped(own: float, other: float, change: float) -> Evidence:
+    return replace(GOOD, swap=Swap(own, other, change))
+
+
+def severities(evidence: Evidence) -> dict[str, str]:
+    return {finding.name: finding.severity for finding in detect(evidence)}
+
+
+def of(name: str, diagnosis: Diagnosis) -> Finding:
+    return next(finding for finding in diagnosis.findings if finding.name == name)
+
+
+def test_a_good_model_has_no_findings() -> None:
+    assert severities(GOOD) == dict.fromkeys(
+        [
+            "units",
+            "posterior_collapse",
+            "ignored_latent",
+            "mean_collapse",
+            "drizzle",
+            "mass_drift",
+            "prior_posterior_gap",
+            "identical_members",
+        ],
+        "ok",
+    )
+    assert not any(finding.remedy for finding in detect(GOOD))
+
+
+@pytest.mark.parametrize(
+    ("evidence", "name", "severity"),
+    [
+        (levels(0.0, 0.0), "posterior_collapse", "fault"),
+        (levels(0.1, 3.0), "posterior_collapse", "warning"),
+        (swapped(0.240, 0.241, 0.002), "ignored_latent", "fault"),
+        (swapped(0.20, 0.24, 0.2), "ignored_latent", "warning"),
+        (prior(variance_ratio=0.4), "mean_collapse", "warning"),
+        (posterior(variance_ratio=0.2), "mean_collapse", "fault"),
+        (both(wet_fraction=0.38), "drizzle", "warning"),
+        (both(wet_fraction=1.0), "drizzle", "fault"),
+        (prior(mass_bias=-0.28), "mass_drift", "warning"),
+        (posterior(mass_bias=0.2), "mass_drift", "warning"),
+        (both(mass_bias=-0.84), "mass_drift", "fault"),
+        (prior(p99_ratio=0.65), "prior_posterior_gap", "warning"),
+        (prior(p99_ratio=0.3), "prior_posterior_gap", "fault"),
+        (prior(wet_fraction=0.20), "prior_posterior_gap", "warning"),
+        (prior(diversity=0.0002, spread_skill=0.002), "identical_members", "fault"),
+        (prior(spread_skill=0.5), "identical_members", "warning"),
+        (replace(GOOD, scale=24.0), "units", "fault"),
+        (replace(GOOD, scale=1 / 24), "units", "fault"),
+        (replace(GOOD, scale=1 / 3600), "units", "fault"),
+        (replace(GOOD, scale=7.0), "units", "warning"),
+    ],
+)
+def test_a_fault_is_found_and_nothing_else(evidence: Evidence, name: str, severity: str) -> None:
+    found = severities(evidence)
+    assert found.pop(name) == severity
+    assert set(found.values()) == {"ok"}
+
+
+def test_mass_that_leaves_with_the_prior_alone_is_a_drift_and_a_gap() -> None:
+    found = severities(prior(mass_bias=-0.6))
+    assert (found["mass_drift"], found["prior_posterior_gap"]) == ("fault", "fault")
+
+
+def test_drizzle_counts_as_a_factor_where_rain_is_rare() -> None:
+    desert = replace(both(wet_fraction=0.05), wet_fraction=0.01)
+    assert severities(desert)["drizzle"] == "fault"
+    assert severities(replace(both(wet_fraction=0.015), wet_fraction=0.01))["drizzle"] == "ok"
+
+
+def test_less_wet_than_observed_is_no_drizzle() -> None:
+    assert severities(both(wet_fraction=0.1))["drizzle"] == "ok"
+
+
+def test_what_cannot_be_measured_is_no_fault() -> None:
+    dry = replace(both(p99_ratio=math.nan, mass_bias=math.nan), scale=math.nan, swap=None)
+    assert set(severities(dry).values()) == {"ok"}
+    by_name = {finding.name: finding for finding in detect(dry)}
+    assert "no rain" in by_name["units"].evidence
+    assert "one sample" in by_name["ignored_latent"].evidence
+
+
+@pytest.mark.parametrize(
+    ("evidence", "name", "parameter"),
+    [
+        (levels(0.0, 0.0), "posterior_collapse", "beta of the loss 'kl'"),
+        (levels(0.0, 0.0), "posterior_collapse", "free_bits"),
+        (swapped(0.24, 0.24, 0.0), "ignored_latent", "max_minutes"),
+        (both(wet_fraction=1.0), "drizzle", "post-processor 'threshold'"),
+        (both(mass_bias=-0.84), "mass_drift", "loss 'mass'"),
+        (prior(p99_ratio=0.3), "prior_posterior_gap", "loss 'crps'"),
+        (prior(diversity=0.0), "identical_members", "temperature"),
+        (replace(GOOD, scale=24.0), "units", "attrs['units']"),
+        (both(variance_ratio=0.1), "mean_collapse", "intensity_weighted_mae"),
+    ],
+)
+def test_remedies_name_what_to_change(evidence: Evidence, name: str, parameter: str) -> None:
+    finding = next(finding for finding in detect(evidence) if finding.name == name)
+    assert parameter in finding.remedy
+
+
+def test_remedies_only_name_losses_and_post_processors_that_exist() -> None:
+    everything = replace(
+        both(variance_ratio=0.1, wet_fraction=1.0, mass_bias=2.0, diversity=0.0, p99_ratio=5.0),
+        levels=levels(0.0, 0.0).levels,
+        swap=Swap(0.24, 0.24, 0.0),
+        scale=100.0,
+    )
+    text = " ".join(finding.remedy for finding in detect(everything))
+    named = {name for name in text.split("'")[1::2] if name.isidentifier()}
+    known = {
+        *registry().names("loss"),
+        *registry().names("postprocessor"),
+        "units",
+        "name",
+        "value",
+    }
+    assert {"kl", "laplace", "mass", "threshold"} <= named <= known
+
+
+def test_report_reads_like_one() -> None:
+    evidence = both(mass_bias=-0.84)
+    diagnosis = Diagnosis(detect(evidence), evidence)
+    text = str(diagnosis)
+    assert not diagnosis.ok
+    assert text.splitlines()[0] == "Diagnosis of 24 samples, 8 members, seed 0"
+    assert text.splitlines()[-1] == "Verdict: 1 fault, 0 warnings."
+    assert "-84%" in text
+    assert text.count("->") == 1
+    assert max(map(len, text.splitlines())) <= 106
+
+
+def test_warnings_alone_are_ok() -> None:
+    evidence = prior(spread_skill=0.5)
+    assert Diagnosis(detect(evidence), evidence).ok
+    assert str(Diagnosis(detect(GOOD), GOOD)).endswith("Verdict: no faults, no warnings.")
+
+
+def test_json_is_plain() -> None:
+    evidence = replace(both(p99_ratio=math.nan), scale=math.inf)
+    content = Diagnosis(detect(evidence), evidence).to_json()
+    again = json.loads(json.dumps(content, allow_nan=False))
+    assert again["evidence"]["prior"]["p99_ratio"] is None
+    assert again["ok"] is False
+    assert {f["name"] for f in again["findings"]} == {d.__name__ for d in DETECTORS}
+
+
+# --- measured on fields with a known answer ------------------------------------------------------
+
+
+@pytest.fixture
+def rain() -> np.ndarray:
+    """Half dry, half exponential rain, (sample, y, x)."""
+    random = np.random.default_rng(0)
+    field = random.exponential(2.0, (3, 16, 12))
+    field[random.random(field.shape) < 0.5] = 0.0
+    field[:, 0, 0] = np.nan
+    return field
+
+
+def measured(members: np.ndarray, observed: np.ndarray) -> Draws:
+    return draws_of(members, observed, units="mm h-1", wet_threshold=0.1)
+
+
+def test_copies_of_the_truth_are_right_and_identical(rain: np.ndarray) -> None:
+    draws = measured(np.stack([rain, rain]), rain)
+    wet = (np.nan_to_num(rain) >= 0.1).sum() / np.isfinite(rain).sum()
+    assert draws.wet_fraction == pytest.approx(wet)
+    assert draws.mass_bias == pytest.approx(0.0)
+    assert draws.p99_ratio == pytest.approx(1.0, rel=0.005)
+    assert draws.variance_ratio == pytest.approx(1.0)
+    assert draws.diversity == pytest.approx(0.0, abs=1e-9)
+    assert draws.correlation == pytest.approx(1.0)
+
+
+def test_scaled_rain_has_scaled_mass_and_squared_variance(rain: np.ndarray) -> None:
+    draws = measured(np.stack([rain, rain]) * 0.5, rain)
+    assert draws.mass_bias == pytest.approx(-0.5)
+    assert draws.variance_ratio == pytest.approx(0.25)
+
+
+def test_a_flat_mean_has_no_variance_and_is_wet_everywhere(rain: np.ndarray) -> None:
+    flat = np.where(np.isfinite(rain), np.nanmean(rain, axis=(1, 2), keepdims=True), np.nan)
+    draws = measured(np.stack([flat, flat]), rain)
+    assert draws.wet_fraction == 1.0
+    assert draws.mass_bias == pytest.approx(0.0)
+    assert draws.variance_ratio == pytest.approx(0.0, abs=1e-12)
+    evidence = replace(GOOD, prior=draws, posterior=draws)
+    assert severities(evidence)["mean_collapse"] == "fault"
+    assert severities(evidence)["drizzle"] == "fault"
+
+
+def test_swap_compares_reconstructions(rain: np.ndarray) -> None:
+    mean = np.nanmean(rain)
+    swap = swap_of(rain, rain + mean, rain)
+    assert swap.error_own == 0.0
+    assert swap.error_swapped == pytest.approx(mean)
+    assert swap.change == pytest.approx(1.0)
+
+
+# --- on models -----------------------------------------------------------------------------------
+
+
+def trained(ds: xr.Dataset, beta: float) -> Model:
+    return xcvae.train(
+        ds,
+        target="pr",
+        coarsen=12,
+        validation=0,
+        losses=["laplace", {"name": "kl", "beta": beta, "warmup": 0.0}],
+        generator={"channels": [24, 16, 12], "latents": [4, 4, 2]},
+        fit={"max_steps": 120, "batch_size": 8, "crop": 24, "validations": 1},
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def storms(radar: xr.Dataset) -> xr.Dataset:
+    """Frames of 48 x 36 km with much rain, one in ten."""
+    part = radar.drop_dims(["y_coarse", "x_coarse"]).isel(y=slice(48, 96), x=slice(48, 84))
+    wet = (part.pr > 0.1).mean(("y", "x")).values > 0.3
+    return part.isel(time=np.flatnonzero(wet)[::2])
+
+
+@pytest.fixture(scope="module")
+def sound(storms: xr.Dataset) -> Model:
+    return trained(storms, beta=0.3)
+
+
+@pytest.fixture(scope="module")
+def collapsed(storms: xr.Dataset) -> Model:
+    return trained(storms, beta=1e4)
+
+
+def test_a_collapsed_model_is_found(storms: xr.Dataset, collapsed: Model) -> None:
+    diagnosis = diagnose(storms, collapsed, members=4)
+    assert not diagnosis.ok
+    assert of("posterior_collapse", diagnosis).severity == "fault"
+    assert of("ignored_latent", diagnosis).severity == "fault"
+    assert sum(level.kl for level in diagnosis.evidence.levels) < 1.0
+
+
+def test_a_model_that_uses_its_latents_is_not_called_collapsed(
+    storms: xr.Dataset, sound: Model
+) -> None:
+    diagnosis = diagnose(storms, sound, members=4)
+    assert of("posterior_collapse", diagnosis).severity == "ok"
+    assert of("ignored_latent", diagnosis).severity == "ok"
+    assert of("units", diagnosis).severity == "ok"
+    evidence = diagnosis.evidence
+    assert evidence.samples == min(24, storms.sizes["time"])
+    assert evidence.swap is not None
+    assert evidence.swap.error_swapped > 1.3 * evidence.swap.error_own
+    assert evidence.posterior.correlation > evidence.prior.correlation
+
+
+def test_units_that_lie_are_found(storms: xr.Dataset, sound: Model) -> None:
+    lying = storms.assign(pr=(24 * storms.pr).assign_attrs(storms.pr.attrs))
+    assert of("units", diagnose(lying, sound, members=2)).severity == "fault"
+    honest = storms.assign(pr=(24 * storms.pr).assign_attrs(units="mm d-1"))
+    diagnosis = diagnose(honest, sound, members=2)
+    assert of("units", diagnosis).severity == "ok"
+    assert diagnosis.evidence.units == "mm h-1"
+
+
+def test_same_seed_same_numbers(storms: xr.Dataset, sound: Model) -> None:
+    few = storms.isel(time=slice(4))
+    first, again, other = (measure(few, sound, members=2, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first.prior != other.prior
+    assert first.levels == other.levels
+
+
+def test_lazy_data_give_the_same_diagnosis(storms: xr.Dataset, sound: Model) -> None:
+    few = storms.isel(time=slice(6))
+    lazy = diagnose(few.chunk(time=2), sound, members=2)
+    assert lazy.evidence == diagnose(few, sound, members=2).evidence
+
+
+def test_one_sample_will_do(storms: xr.Dataset, sound: Model) -> None:
+    diagnosis = diagnose(storms.isel(time=[0]), sound, members=2)
+    assert diagnosis.evidence.swap is None
+    assert of("ignored_latent", diagnosis).severity == "ok"
+
+
+def test_one_member_is_refused(storms: xr.Dataset, sound: Model) -> None:
+    with pytest.raises(ConfigError, match="members: expected an integer >= 2, got 1"):
+        diagnose(storms, sound, members=1)
+
+
+def test_data_that_do_not_belong_are_refused(storms: xr.Dataset, sound: Model) -> None:
+    with pytest.raises(MismatchError):
+        diagnose(storms.isel(y=slice(None, None, 2)), sound)
+    negative = storms.assign(pr=(storms.pr - 1.0).assign_attrs(storms.pr.attrs))
+    with pytest.raises(DataError, match="negative"):
+        diagnose(negative, sound)

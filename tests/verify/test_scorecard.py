@@ -1,0 +1,333 @@
+"""The scorecard: sources, skills, intervals, groups, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae import metrics
+from xcvae.errors import (
+    ComponentError,
+    DataError,
+    EmptySelectionError,
+    MismatchError,
+    MissingVariableError,
+    UnitsError,
+)
+from xcvae.fields.spec import describe
+from xcvae.verify import streaming
+from xcvae.verify.intervals import MAX_PIECES, Sums, interval, pieces_of
+from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate
+
+TIMES = 12
+
+
+def rain(seed: int, *shape: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    amounts = random.gamma(0.7, 4.0, shape) + 0.1
+    return np.where(random.random(shape) < 0.5, amounts, 0.0).astype("float32")
+
+
+@pytest.fixture
+def ds() -> xr.Dataset:
+    """Observed rain with its 4 x 4 block means, and a coordinate to group by."""
+    times = np.datetime64("2021-06-01", "ns") + np.arange(TIMES) * np.timedelta64(6, "h")
+    pr = xr.DataArray(rain(1, TIMES, 12, 16), dims=("time", "y", "x"), attrs={"units": "mm h-1"})
+    coarse = pr.coarsen(y=4, x=4).mean().rename(y="y_coarse", x="x_coarse")
+    regime = ("time", ["calm", "storm", "storm"] * 4)
+    return xr.Dataset(
+        {"pr": pr, "pr_coarse": coarse.assign_attrs(units="mm h-1")},
+        coords={"time": times, "regime": regime},
+    )
+
+
+@pytest.fixture
+def ensemble(ds: xr.Dataset) -> xr.Dataset:
+    """Members that resemble the observation."""
+    noise = rain(2, 4, TIMES, 12, 16)
+    values = 0.6 * ds.pr.values + 0.4 * noise
+    pr = xr.DataArray(values, dims=("realization", *ds.pr.dims), attrs={"units": "mm h-1"})
+    return xr.Dataset({"pr": pr}, coords={"time": ds.time, "realization": np.arange(4)})
+
+
+def test_the_default_card_has_every_metric_with_its_attributes(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    card = evaluate(ds, ensemble)
+    assert card.source.values.tolist() == ["xcvae", "bilinear"]
+    assert card.members.values.tolist() == [4, 1]
+    for name in DEFAULT_METRICS:
+        score, low, high = card[name], card[f"{name}_low"], card[f"{name}_high"]
+        assert score.dims == ("source",)
+        assert score.attrs["units"] in ("mm h-1", "1", "dB")
+        assert score.attrs["long_name"]
+        better = score.attrs["better"]
+        assert better in ("lower", "higher") or isinstance(better, float)
+        assert (low <= score).all()
+        assert (score <= high).all()
+    assert card.wet_fraction.attrs["better"] == pytest.approx(card.wet_fraction_observed[0].item())
+    assert card.csi.attrs["threshold"] == 5.0
+    assert card.fss.attrs["window"] == 9
+    assert len(card.data_vars) == 3 * len(DEFAULT_METRICS)
+    assert json.loads(card.attrs["xcvae"])["samples"] == TIMES
+
+
+def test_scores_are_those_of_the_functions(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    card = evaluate(ds, ensemble)
+    for name in DEFAULT_METRICS:
+        if name != "crps_skill":
+            expected = getattr(metrics, name)(ensemble.pr, ds.pr).item()
+            assert card[name].sel(source="xcvae").item() == pytest.approx(expected), name
+
+
+def test_bilinear_has_no_skill_and_its_crps_is_its_error(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    card = evaluate(ds, ensemble, metrics=["crps", "mae", "crps_skill"])
+    crps = card.crps.sel(source="bilinear").item()
+    assert crps == pytest.approx(card.mae.sel(source="bilinear").item())
+    assert card.crps_skill.sel(source="bilinear").item() == 0
+    expected = 1 - card.crps.sel(source="xcvae").item() / crps
+    assert card.crps_skill.sel(source="xcvae").item() == pytest.approx(expected)
+    assert expected > 0
+
+
+def test_skill_needs_no_listed_baseline(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    card = evaluate(ds, ensemble, metrics="crps_skill", baselines=[])
+    both = evaluate(ds, ensemble)
+    assert card.source.values.tolist() == ["xcvae"]
+    assert card.crps_skill.item() == both.crps_skill.sel(source="xcvae").item()
+    block = evaluate(ds, ensemble, metrics=[{"name": "crps_skill", "against": "block"}])
+    assert block.crps_skill[0].item() != card.crps_skill.item()
+    assert block.crps_skill.attrs["against"] == "block"
+
+
+@pytest.mark.parametrize("size", [1, 10**4, 10**9])
+def test_blocks_and_chunks_do_not_change_anything(
+    ds: xr.Dataset, ensemble: xr.Dataset, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluate(ds, ensemble, baselines=["bilinear", "shuffled"])
+    monkeypatch.setattr(streaming, "BLOCK_BYTES", size)
+    for chunks in (None, {"time": 5, "realization": 2}):
+        pair = (ds, ensemble) if chunks is None else (ds.chunk(time=3), ensemble.chunk(chunks))
+        xr.testing.assert_identical(evaluate(*pair, baselines=["bilinear", "shuffled"]), expected)
+
+
+def test_blocks_end_where_chunks_end(ensemble: xr.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    field = ensemble.pr.chunk(time=(5, 5, 2))
+    per_sample = field.nbytes // TIMES
+    monkeypatch.setattr(streaming, "BLOCK_BYTES", 7 * per_sample)
+    assert streaming.blocks(field, "time") == [slice(0, 5), slice(5, 12)]
+    monkeypatch.setattr(streaming, "BLOCK_BYTES", per_sample)
+    assert streaming.blocks(field, "time") == [slice(0, 5), slice(5, 10), slice(10, 12)]
+
+
+def test_samples_are_matched_by_label(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    some = ensemble.isel(time=slice(3, 9))
+    expected = evaluate(ds.isel(time=slice(3, 9)), some)
+    xr.testing.assert_identical(evaluate(ds, some), expected)
+    with pytest.raises(MismatchError, match="3 of 12 that are not, the first 2021-06-01"):
+        evaluate(ds.isel(time=slice(3, None)), ensemble)
+    twice = xr.concat([ds, ds.isel(time=[0])], "time")
+    with pytest.raises(MismatchError, match="more than once"):
+        evaluate(twice, ensemble)
+
+
+def test_one_sample_has_scores_and_no_intervals(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    card = evaluate(ds, ensemble.isel(time=4), metrics="crps")
+    expected = metrics.crps(ensemble.pr.isel(time=[4]), ds.pr.isel(time=[4])).item()
+    assert card.crps[0].item() == pytest.approx(expected)
+    assert np.isnan(card.crps_low).all()
+
+
+def test_units_of_the_ensemble_are_converted(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    other = ensemble.assign(pr=(ensemble.pr * 24).assign_attrs(units="mm/day"))
+    card, expected = evaluate(ds, other), evaluate(ds, ensemble)
+    assert card.crps.attrs["units"] == "mm h-1"
+    xr.testing.assert_allclose(card, expected, rtol=1e-4)
+
+
+def test_condition_in_other_units_is_converted(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    coarse = (ds.pr_coarse.astype("float64") / 3600).assign_attrs(units="kg m-2 s-1")
+    found = evaluate(ds.assign(pr_coarse=coarse), ensemble, metrics="crps")
+    xr.testing.assert_allclose(found, evaluate(ds, ensemble, metrics="crps"), rtol=1e-5)
+
+
+def test_the_record_tells_how_the_condition_is_derived(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    fine = ds[["pr"]]
+    spec = describe(fine, target="pr", conditions=None, statics=None, coarsen=4, spatial_dims=None)
+    record = {"version": "0", "seed": 3, "spec": spec.to_json()}
+    made = ensemble.assign_attrs(xcvae=json.dumps(record))
+    card = evaluate(fine, made)
+    xr.testing.assert_allclose(card, evaluate(ds, ensemble))
+    assert json.loads(card.attrs["xcvae"])["ensemble"] == {"version": "0", "seed": 3}
+
+
+def test_without_a_condition_there_is_no_bilinear(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    card = evaluate(ds[["pr"]], ensemble)
+    assert card.source.values.tolist() == ["xcvae"]
+    assert "crps_skill" not in card
+    assert "crps" in card
+    with pytest.raises(DataError, match="coarse precipitation condition"):
+        evaluate(ds[["pr"]], ensemble, metrics=["crps_skill"])
+    with pytest.raises(DataError, match="coarse precipitation condition"):
+        evaluate(ds[["pr"]], ensemble, baselines=["block"])
+
+
+def test_groups_are_scored_apart(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    names = ["crps", "crps_skill", "ks", "spectral_distance"]
+    card = evaluate(ds, ensemble, metrics=names, groupby="regime")
+    assert card.regime.values.tolist() == ["calm", "storm"]
+    for regime in ("calm", "storm"):
+        part = ds.isel(time=ds.regime.values == regime)
+        expected = evaluate(part, ensemble.sel(time=part.time), metrics=names)
+        found = card.sel(regime=regime, drop=True)
+        for name in names:
+            xr.testing.assert_allclose(found[name], expected[name])
+            xr.testing.assert_allclose(found[f"{name}_low"], expected[f"{name}_low"])
+
+
+def test_groups_come_from_arrays_and_virtual_coordinates(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    card = evaluate(ds, ensemble, metrics="crps", groupby="time.hour")
+    assert card.hour.values.tolist() == [0, 6, 12, 18]
+    wet = xr.DataArray([0.0, 1.0, np.nan] * 5, dims="time", name="wet")[:TIMES]
+    card = evaluate(ds, ensemble, metrics="crps", groupby=wet)
+    assert card.wet.values.tolist() == [0, 1]
+    labels = wet.assign_coords(time=ds.time)[::-1]
+    xr.testing.assert_identical(evaluate(ds, ensemble, metrics="crps", groupby=labels), card)
+
+
+def test_groups_that_are_none(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    with pytest.raises(MissingVariableError, match="Did you mean 'regime'"):
+        evaluate(ds, ensemble, groupby="regimes")
+    with pytest.raises(DataError, match="along 'time'"):
+        evaluate(ds, ensemble, groupby="pr_coarse")
+    empty = xr.DataArray(np.full(TIMES, np.nan), dims="time")
+    with pytest.raises(EmptySelectionError, match="no sample is left"):
+        evaluate(ds, ensemble, groupby=empty)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A third party's metric: no base class, only a call."""
+
+    power: float = 1.0
+
+    units: ClassVar[str] = "mm h-1"
+    long_name: ClassVar[str] = "highest rain"
+    better: ClassVar[str] = "higher"
+
+    def __call__(self, forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+        return forecast.max(["realization", "y", "x"]) ** self.power
+
+
+def bias(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+    return (forecast.mean("realization") - observed).mean()
+
+
+def test_callables_are_metrics_too(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    card = evaluate(ds, ensemble.chunk(time=5), metrics=[Peak(), bias, "crps"], baselines=[])
+    assert card.Peak.item() == pytest.approx(
+        ensemble.pr.max(["realization", "y", "x"]).mean().item()
+    )
+    assert card.Peak.attrs["units"] == "mm h-1"
+    assert card.bias.item() == pytest.approx((ensemble.pr - ds.pr).mean().item(), rel=1e-5)
+    assert card.bias_low.item() < card.bias.item() < card.bias_high.item()
+
+
+def test_a_callable_may_keep_maps_and_skip_samples(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    def after_noon(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+        return abs(forecast - observed).mean("realization").where(observed.time.dt.hour >= 12)
+
+    card = evaluate(ds, ensemble, metrics=after_noon)
+    late = ds.time.dt.hour >= 12
+    expected = abs(ensemble.pr - ds.pr).isel(time=late.values).mean().item()
+    assert card.after_noon.sel(source="xcvae").item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_metric_twice_gets_two_names(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    twice = [{"name": "csi", "threshold": 2.0}, {"name": "csi", "threshold": "10 mm h-1"}]
+    card = evaluate(ds, ensemble, metrics=twice)
+    assert card.csi.attrs["threshold"] == 2.0
+    assert card.csi_2.attrs["threshold"] == 10.0
+    assert card.csi[0].item() > card.csi_2[0].item()
+
+
+def test_normalised_fields_are_refused(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    scored = ((ensemble - ensemble.mean()) / ensemble.std()).pr.drop_attrs()
+    with pytest.raises(UnitsError, match="normalisation"):
+        evaluate(ds, scored.to_dataset())
+    with pytest.raises(DataError, match="never below zero"):
+        evaluate(ds, scored.assign_attrs(units="mm h-1").to_dataset())
+
+
+def test_what_does_not_belong_together_is_refused(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    with pytest.raises(MissingVariableError, match="'rain'"):
+        evaluate(ds, ensemble.rename(pr="rain"))
+    with pytest.raises(MismatchError, match="one variable with the dimension 'realization'"):
+        evaluate(ds, ensemble.isel(realization=0))
+    with pytest.raises(MismatchError, match="dimension 'y'"):
+        evaluate(ds, ensemble.isel(y=slice(8)))
+    with pytest.raises(EmptySelectionError, match="no samples"):
+        evaluate(ds, ensemble.isel(time=[]))
+    with pytest.raises(ComponentError, match="Did you mean 'crps'"):
+        evaluate(ds, ensemble, metrics=["crsp"])
+    with pytest.raises(ComponentError, match="unknown baseline"):
+        evaluate(ds, ensemble, baselines="bilinea")
+
+
+def test_an_ensemble_may_be_a_bare_array(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    xr.testing.assert_identical(evaluate(ds, ensemble.pr), evaluate(ds, ensemble))
+
+
+def test_the_card_can_be_written(ds: xr.Dataset, ensemble: xr.Dataset, tmp_path) -> None:
+    card = evaluate(ds, ensemble, metrics=["crps", "wet_fraction"], groupby="regime")
+    card.to_zarr(tmp_path / "card.zarr", consolidated=False)
+    with xr.open_zarr(tmp_path / "card.zarr", consolidated=False) as back:
+        xr.testing.assert_equal(back.load(), card)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    random = np.random.default_rng(0)
+    covered = []
+    for _ in range(200):
+        sums = random.normal(1.0, 1.0, 60)
+        group = pieces_of(np.zeros(60, dtype=int)).groups[0]
+        _, low, high = interval(lambda total, sums=sums: total(sums) / 60, group)
+        covered.append(low <= 1.0 <= high)
+    assert 0.9 <= np.mean(covered) <= 0.99
+
+
+def test_intervals_are_wider_where_neighbours_are_alike() -> None:
+    random = np.random.default_rng(1)
+    steps = random.normal(size=15)
+    group = pieces_of(np.zeros(240, dtype=int)).groups[0]
+    widths = []
+    for series in (np.repeat(steps, 16), random.permutation(np.repeat(steps, 16))):
+        _, low, high = interval(lambda total, series=series: total(series) / 240, group)
+        widths.append(high - low)
+    assert widths[0] > 2 * widths[1]
+
+
+def test_many_samples_are_kept_in_few_pieces() -> None:
+    groups = np.zeros(5000, dtype=int)
+    groups[::3] = 1
+    groups[0] = -1
+    pieces = pieces_of(groups)
+    assert pieces.count <= 2 * MAX_PIECES
+    assert pieces.of_sample[0] == -1
+    sums = Sums(pieces.count)
+    for i in range(1, 5000):
+        sums.add(int(pieces.of_sample[i]), {"one": np.asarray(1.0), "group": np.asarray(groups[i])})
+    for number, group in enumerate(pieces.groups):
+        assert sums.of(group)["one"].sum() == group[2] == (groups == number).sum()
+        assert set(sums.of(group)["group"] / sums.of(group)["one"]) == {number}

@@ -1,0 +1,174 @@
+"""The command ``xcvae``: arguments in, one clear message out."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from xcvae.errors import XcvaeError
+
+__all__ = ["main"]
+
+STEPS = {
+    "train": "train the model",
+    "sample": "draw the ensembles and list them in the catalog",
+    "evaluate": "score the ensembles and compare the scores with the criteria",
+    "diagnose": "look for what is wrong with the model",
+}
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+NEXT_STEPS = """
+What to type next:
+  xcvae plugins                       # what can be asked for by name
+  xcvae run {output}/config.yaml      # the same again: it skips what is done
+  python -c "import intake; print(intake.open_catalog('{output}/catalog.yaml')['prior'].read())"
+For your own data, copy {output}/config.yaml and change its first lines."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        0 for success, 1 where something is wrong with the data, a file or the configuration.
+
+    Raises
+    ------
+    SystemExit
+        The arguments cannot be understood (2), or ask for help or the version (0).
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.error("which command?")
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            # Of the packages underneath; what matters to the user is raised, or in the report.
+            warnings.simplefilter("ignore")
+        try:
+            status: int = arguments.act(arguments)
+        except (XcvaeError, OSError) as error:
+            print(f"xcvae {arguments.command}: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("\nxcvae: interrupted; the same command goes on from here", file=sys.stderr)
+            return INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="xcvae",
+        description="Generative ensembles of rain fields: train, draw, write, judge.",
+        epilog="Start with: xcvae demo --output demo",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="the whole job on bundled radar, in minutes")
+    demo.add_argument("--output", type=Path, required=True, help="folder for all that is made")
+    demo.add_argument("--minutes", type=float, help="time for the training alone")
+    demo.set_defaults(act=_demo)
+
+    run = commands.add_parser("run", help="the whole job on your data")
+    run.add_argument("config", type=Path, metavar="CONFIG", help="YAML file")
+    run.add_argument("--check", action="store_true", help="look at it and the data, train nothing")
+    run.set_defaults(act=_run)
+
+    for name, text in STEPS.items():
+        step = commands.add_parser(name, help=f"one step: {text}")
+        step.add_argument("config", type=Path, metavar="CONFIG", help="YAML file")
+        step.set_defaults(act=_step)
+
+    for one in (demo, run, *(commands.choices[name] for name in STEPS)):
+        one.add_argument(
+            "--overwrite", action="store_true", help="replace what another configuration made"
+        )
+
+    plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
+    plugins.set_defaults(act=_plugins)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Print the version; looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from importlib.metadata import version
+
+        print(f"xcvae {version('xcvae')}")
+        parser.exit()
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from xcvae import config, pipeline
+
+    file = _demo_config(arguments.output, arguments.minutes)
+    print(pipeline.run(config.load(file), overwrite=arguments.overwrite))
+    print(NEXT_STEPS.format(output=arguments.output))
+    return 0
+
+
+def _demo_config(output: Path, minutes: float | None) -> Path:
+    """Put the configuration of the demo beside what it makes, so that it can be run again."""
+    file = output / "config.yaml"
+    if minutes is None and file.exists():
+        return file
+    text = (Path(__file__).parent / "tutorial" / "demo.yaml").read_text(encoding="utf-8")
+    if minutes is not None:
+        text = re.sub(r"max_minutes: .*", f"max_minutes: {minutes}", text)
+    output.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from xcvae import config, pipeline
+
+    asked = config.load(arguments.config)
+    if arguments.check:
+        print(pipeline.check(asked))
+    else:
+        print(pipeline.run(asked, overwrite=arguments.overwrite))
+    return 0
+
+
+def _step(arguments: argparse.Namespace) -> int:
+    from xcvae import config, pipeline
+
+    asked = config.load(arguments.config)
+    print(pipeline.run_step(asked, arguments.command, overwrite=arguments.overwrite))
+    return 0
+
+
+def _plugins(_: argparse.Namespace) -> int:
+    from xcvae import plugins
+
+    kind = ""
+    for row in plugins.listing():
+        if row.kind != kind:
+            kind = row.kind
+            print(f"\n{kind}" if kind != "loss" else kind)
+        given = ", ".join(
+            name if default is None else f"{name}={default}"
+            for name, default in row.parameters.items()
+        )
+        owner = f"{row.package} {row.version}" if row.version else row.package
+        print(f"  {row.name}({given})  [{owner}]")
+        print(f"      {row.summary}")
+    for name, problem in plugins.broken().items():
+        print(f"\nbroken plugin '{name}': {problem}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

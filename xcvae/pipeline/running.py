@@ -1,0 +1,123 @@
+"""Run the steps of a configuration, all of them or one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from xcvae.config import Config
+from xcvae.errors import ConfigError, nearest
+from xcvae.pipeline.registering import register_plugins
+from xcvae.pipeline.reporting import (
+    behind_report,
+    report_is_current,
+    write_report,
+    write_summary,
+    written,
+)
+from xcvae.pipeline.steps import THERE, Scored, Steps
+from xcvae.pipeline.summary import Summary
+
+__all__ = ["STEPS", "run", "run_step"]
+
+STEPS = ("train", "sample", "evaluate", "diagnose")
+
+
+def run(config: Config, *, overwrite: bool = False, progress: bool = True) -> Summary:
+    """Do the whole job of a configuration, or what is missing of it.
+
+    Parameters
+    ----------
+    config
+        From `xcvae.config.load`.
+    overwrite
+        Replace what another configuration made in the same folder.
+    progress
+        Show progress, on a terminal.
+
+    Returns
+    -------
+    Summary
+        What was done, the verdicts, and where everything is.
+
+    Raises
+    ------
+    XcvaeError
+        One of its subclasses: something is wrong with the configuration, the data or what is in
+        the output folder.
+    """
+    return _run(config, STEPS, overwrite=overwrite, progress=progress)
+
+
+def run_step(
+    config: Config, step: str, *, overwrite: bool = False, progress: bool = True
+) -> Summary:
+    """Do one step of a configuration; what it builds on must be there.
+
+    Parameters
+    ----------
+    config, overwrite, progress
+        As for `run`.
+    step
+        "train", "sample", "evaluate" or "diagnose".
+
+    Raises
+    ------
+    XcvaeError
+        As for `run`.
+    """
+    if step not in STEPS:
+        raise ConfigError(f"unknown step '{step}'. {nearest(step, STEPS)}")
+    return _run(config, (step,), overwrite=overwrite, progress=progress)
+
+
+def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: bool) -> Summary:
+    start = time.perf_counter()
+    register_plugins(config)
+    steps = Steps(config, overwrite=overwrite, progress=progress)
+    summary = Summary(steps.folder)
+    if "train" in wanted:
+        _say(progress, "training")
+        steps.model = steps.train()
+    if "sample" in wanted:
+        for section in config.sample:
+            _say(progress, f"drawing '{section.name}'")
+            steps.sample(section)
+    scored = []
+    if "evaluate" in wanted:
+        for section in config.sample:
+            _say(progress, f"scoring '{section.name}'")
+            scored.append(steps.evaluate(section))
+            summary.verdicts[section.name] = scored[-1].verdicts
+    _conclude(steps, summary, scored, diagnose="diagnose" in wanted)
+    summary.steps = steps.outcome
+    summary.seconds = time.perf_counter() - start
+    if scored and set(steps.outcome.values()) != {THERE}:
+        write_summary(steps, summary)  # that of the run which made it is left alone
+    summary.written = written(steps)
+    return summary
+
+
+def _conclude(steps: Steps, summary: Summary, scored: Sequence[Scored], *, diagnose: bool) -> None:
+    """Diagnose, and write the report; a report that is not current needs the diagnosis again."""
+    asked = diagnose and steps.config.diagnose is not None
+    made_from = behind_report(steps, scored, diagnosed=asked) if scored else {}
+    stale = bool(scored) and not report_is_current(steps, made_from)
+    diagnosis = None
+    if asked and (stale or not steps.diagnosis_is_current()):
+        _say(steps.progress, "diagnosing the model")
+        diagnosis = steps.diagnose()
+        summary.diagnosis, summary.sound = str(diagnosis), diagnosis.ok
+    elif asked:
+        steps.outcome["diagnose"] = THERE
+        summary.diagnosis, summary.sound = steps.known_diagnosis()
+    if stale:
+        _say(steps.progress, "drawing the pictures")
+        write_report(steps, scored, diagnosis, made_from)
+
+
+def _say(progress: bool, text: str) -> None:
+    """Say what comes next, to people only."""
+    if progress and sys.stderr.isatty():
+        sys.stderr.write(f"{text} ...\n")

@@ -1,0 +1,81 @@
+"""All pictures by name, and the helpers behind ``ens.cvae.plot`` and ``card.cvae.plot``.
+
+Every function takes physical fields only and returns a figure of matplotlib that belongs to no
+window: show it in a notebook, or save it with ``figure.savefig("maps.png", bbox_inches="tight")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from xcvae.verify.criteria import Criterion, Verdict
+from xcvae.verify.curves import rank_histogram, spectra
+from xcvae.verify.member_maps import members
+from xcvae.verify.score_table import score_names, summary
+from xcvae.verify.training_curve import training_curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Plots",
+    "members",
+    "rank_histogram",
+    "score_names",
+    "spectra",
+    "summary",
+    "training_curve",
+]
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Pictures of one Dataset: an ensemble, a scorecard or a training log.
+
+    Attributes
+    ----------
+    ds
+        The Dataset behind ``.cvae.plot``.
+    """
+
+    ds: xr.Dataset
+
+    def members(
+        self,
+        ds: xr.Dataset | None = None,
+        *,
+        sample: Any = None,
+        members: int | Sequence[int] = 4,
+        conditions: Sequence[str] | str | None = None,
+    ) -> Figure:
+        """Draw maps of members, beside condition and observation where `ds` is given.
+
+        See `xcvae.verify.plots.members`.
+        """
+        return _members(ds, self.ds, sample=sample, members=members, conditions=conditions)
+
+    def spectra(self, ds: xr.Dataset, *, baselines: Sequence[object] | None = None) -> Figure:
+        """Draw power spectra of observation and members. See `xcvae.verify.plots.spectra`."""
+        return spectra(ds, self.ds, baselines=baselines)
+
+    def rank_histogram(self, ds: xr.Dataset) -> Figure:
+        """Draw the rank histogram. See `xcvae.verify.plots.rank_histogram`."""
+        return rank_histogram(ds, self.ds)
+
+    def summary(
+        self, criteria: Sequence[Criterion | Verdict] | None = None, *, title: str = ""
+    ) -> Figure:
+        """Draw a scorecard as a table. See `xcvae.verify.plots.summary`."""
+        return summary(self.ds, criteria, title=title)
+
+    def training_curve(self) -> Figure:
+        """Draw a training log. See `xcvae.verify.plots.training_curve`."""
+        return training_curve(self.ds)
+
+
+# Inside the class the name stands for its argument.
+_members = members

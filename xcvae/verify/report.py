@@ -1,0 +1,169 @@
+"""What stays of a run for people and programs: pictures and one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from xcvae.fields.dataspec import plain
+from xcvae.verify import plots
+from xcvae.verify.criteria import Verdict, to_json
+from xcvae.verify.diagnosis import Diagnosis
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from xcvae.generator.model import Model
+
+__all__ = ["report_json", "save_report", "scores_json"]
+
+DPI = 150
+REPORT = "report.json"
+
+
+def save_report(
+    directory: str | os.PathLike[str],
+    *,
+    ds: xr.Dataset,
+    model: Model,
+    ensembles: Mapping[str, xr.Dataset],
+    cards: Mapping[str, xr.Dataset],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    diagnosis: Diagnosis | None,
+) -> dict[str, Path]:
+    """Write pictures and ``report.json`` to a folder; files of an earlier report are replaced.
+
+    Parameters
+    ----------
+    directory : path-like
+        Made if it is not there.
+    ds : xarray.Dataset
+        Observations and conditions of the ensembles' samples, dims (sample, y, x).
+    model : Model
+        What drew the ensembles.
+    ensembles, cards, verdicts : dict
+        By the name of the ensemble: members, scores from `xcvae.evaluate`, and what
+        `xcvae.verify.criteria.judge` said. An ensemble may have no card and no verdicts.
+    diagnosis : Diagnosis or None
+        Of the model.
+
+    Returns
+    -------
+    dict of str to Path
+        What was written: ``report``, ``training``, and for every ensemble ``<name>-members``,
+        ``<name>-spectra``, ``<name>-ranks`` and ``<name>-scores``.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: dict[str, Path] = {}
+
+    def keep(name: str, figure: Figure) -> None:
+        written[name] = folder / f"{name}.png"
+        # Through a second name, so that a killed run leaves no half of a picture.
+        partial = folder / f".{name}.png"
+        figure.savefig(partial, dpi=DPI, bbox_inches="tight", pad_inches=0.12, format="png")
+        partial.replace(written[name])
+
+    if model.history.sizes.get("step", 0) > 0:
+        keep("training", plots.training_curve(model.history))
+    for name, ensemble in ensembles.items():
+        keep(f"{name}-members", plots.members(ds, ensemble))
+        keep(f"{name}-spectra", plots.spectra(ds, ensemble))
+        keep(f"{name}-ranks", plots.rank_histogram(ds, ensemble))
+    for name, card in cards.items():
+        if set(card.sizes) == {"source"}:  # with groupby there is a table for every group
+            found = verdicts.get(name, ())
+            keep(f"{name}-scores", plots.summary(card, found, title=name))
+    content = report_json(
+        model=model,
+        ensembles=ensembles,
+        cards=cards,
+        verdicts=verdicts,
+        diagnosis=diagnosis,
+        files={name: path.name for name, path in written.items()},
+    )
+    written["report"] = folder / REPORT
+    partial = folder / f".{REPORT}"
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(written["report"])
+    return written
+
+
+def report_json(
+    *,
+    model: Model,
+    ensembles: Mapping[str, xr.Dataset],
+    cards: Mapping[str, xr.Dataset],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    diagnosis: Diagnosis | None,
+    files: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the content of ``report.json``: plain JSON types; what is not finite becomes None.
+
+    Parameters
+    ----------
+    model, ensembles, cards, verdicts, diagnosis
+        As in `save_report`.
+    files
+        Names of the pictures, relative to the report.
+    """
+    names = dict.fromkeys([*ensembles, *cards, *verdicts])
+    return {
+        "xcvae": version("xcvae"),
+        "model": {
+            "sha256": model.sha256,
+            "path": None if model.path is None else str(model.path),
+            "target": model.spec.target,
+            "units": model.spec.units,
+            "steps": plain(model.training.get("steps")),
+            "minutes": plain(model.training.get("minutes")),
+        },
+        "ensembles": {
+            name: {
+                "made": _made(ensembles.get(name)),
+                "scores": scores_json(cards[name]) if name in cards else None,
+                "criteria": to_json(verdicts.get(name, ())),
+                "passed": all(verdict.passed for verdict in verdicts.get(name, ())),
+            }
+            for name in names
+        },
+        "diagnosis": None if diagnosis is None else diagnosis.to_json(),
+        "files": dict(files),
+    }
+
+
+def scores_json(card: xr.Dataset) -> dict[str, Any]:
+    """Return a scorecard as ``{score: {"units": ..., source: {"value", "low", "high"}}}``.
+
+    With ``groupby`` the numbers are lists, in the order of ``groups``.
+    """
+    scores: dict[str, Any] = {}
+    sources = [str(source) for source in card["source"].values]
+    for name in plots.score_names(card):
+        ends = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
+        rest = [str(dim) for dim in card[name].dims if dim != "source"]
+        entry: dict[str, Any] = {"units": str(card[name].attrs.get("units", "1"))}
+        if rest:
+            entry["groups"] = {dim: [str(label) for label in card[dim].values] for dim in rest}
+        for i, source in enumerate(sources):
+            entry[source] = {
+                end: plain(card[variable].isel(source=i).values.tolist())
+                for end, variable in ends.items()
+                if variable in card
+            }
+        scores[name] = entry
+    return scores
+
+
+def _made(ensemble: xr.Dataset | None) -> dict[str, Any] | None:
+    """Say how an ensemble was made; the long parts of its record stay with it."""
+    if ensemble is None or "xcvae" not in ensemble.attrs:
+        return None
+    record = json.loads(ensemble.attrs["xcvae"])
+    return {key: plain(record[key]) for key in record if key not in ("spec", "identity")}
