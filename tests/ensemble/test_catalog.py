@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import xarray as xr
+from filelock import FileLock
 
 from xcvae.ensemble import catalog
 from xcvae.errors import CatalogError
@@ -158,3 +159,34 @@ def test_an_entry_whose_store_is_gone_says_so(path, store):
     store.rename(store.with_name("gone.zarr"))
     with pytest.raises(CatalogError, match="moved without the catalog"):
         catalog.open_entry(path, "prior")
+
+
+def test_an_entry_of_another_kind_is_refused(path, tmp_path):
+    from intake.readers.datatypes import CSV
+    from intake.readers.entry import Catalog
+    from intake.readers.readers import PandasCSV
+
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    foreign = Catalog()
+    foreign["table"] = PandasCSV(CSV(str(tmp_path / "table.csv")))
+    foreign.aliases["table"] = "table"
+    path.parent.mkdir(parents=True)
+    foreign.to_yaml_file(str(path))
+    with pytest.raises(CatalogError, match=r"expected an xarray\.Dataset, got DataFrame"):
+        catalog.open_entry(path, "table")
+
+
+def test_entries_of_others_are_kept(path, store, tmp_path):
+    test_an_entry_of_another_kind_is_refused(path, tmp_path)
+    catalog.append(path, "prior", store, {})
+    assert catalog.names(path) == ["prior", "table"]
+
+
+def test_a_catalog_that_stays_locked_is_an_error_not_a_wait(path, store, monkeypatch):
+    monkeypatch.setattr(catalog, "LOCK_SECONDS", 0.1)
+    path.parent.mkdir(parents=True)
+    with (
+        FileLock(path.with_name(".run.yaml.lock")),
+        pytest.raises(CatalogError, match="held by another process"),
+    ):
+        catalog.append(path, "prior", store, {})

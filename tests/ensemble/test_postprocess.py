@@ -11,7 +11,7 @@ import xarray as xr
 
 from xcvae import tutorial
 from xcvae.ensemble.chain import Removed, apply_chain, build_chain, describe_chain, rehearse
-from xcvae.ensemble.postprocess import Clip, Context, NotPhysicalError, Threshold
+from xcvae.ensemble.postprocess import Clip, Context, NotPhysicalError, Round, Threshold
 from xcvae.errors import ComponentError, ConfigError, UnitsError
 from xcvae.fields.spec import DataSpec, describe
 from xcvae.registry import Component
@@ -195,3 +195,18 @@ def test_lazy_fields_stay_lazy(context):
     after = Clip(maximum="0.5 mm h-1")(Threshold("0.1 mm h-1")(lazy, context), context)
     assert after.chunks is not None
     np.testing.assert_array_equal(after.values.ravel(), np.array([0, 0.5], "float32"))
+
+
+def test_round_reports_in_steps_of_the_instrument(context):
+    before = field([0.0, 0.05, 0.07, 0.2, np.nan, 3.61])
+    after = Round("0.12 mm h-1")(before, context)
+    np.testing.assert_allclose(after.values.ravel(), [0, 0, 0.12, 0.24, np.nan, 3.6], rtol=1e-6)
+    assert after.dtype == np.float32
+    assert after.attrs == before.attrs
+    per_day = Round("2.88 mm/day")(before, context)
+    np.testing.assert_allclose(per_day.values, after.values)
+
+
+def test_round_needs_a_step(context):
+    with pytest.raises(ComponentError, match="more than 0"):
+        Round(0.0)(field([1.0]), context)

@@ -100,12 +100,14 @@ def test_dial_frees_fine_levels_first_and_never_takes_back():
         assert max(b - a for a, b in zip(low, high, strict=True)) < 0.08  # no jump
 
 
+@torch.no_grad()
 def test_pooled_conditions_change_the_field():
     net, c, z = shaken(pooled=5), torch.randn(1, 2, 32, 32), noise(1, (32, 32))
     a, b = (net(c, torch.full((1, 5), v), z).output for v in (0.0, 3.0))
     assert float((a - b).abs().max()) > 1e-4
 
 
+@torch.no_grad()
 def test_decode_of_drawn_latents_is_the_draw():
     net, c, x = shaken(), torch.randn(1, 2, 32, 32), torch.randn(1, 1, 32, 32)
     silent = [torch.zeros_like(level) for level in noise(1, (32, 32))]
@@ -114,6 +116,7 @@ def test_decode_of_drawn_latents_is_the_draw():
     torch.testing.assert_close(again, drawn.output)
 
 
+@torch.no_grad()
 def test_pixels_depend_on_their_neighbourhood_only():
     """A crop of a wide domain gives the same field in its middle: nothing looks at whole maps."""
     net = shaken()

@@ -100,6 +100,13 @@ def test_quantiles_count_dry_pixels_too() -> None:
     assert np.isnan(metrics.p99_ratio(forecast, rare).item())
 
 
+def test_quantiles_are_interpolated_inside_bins() -> None:
+    values = np.linspace(1, 100, 200_000).reshape(2, 200, 500)
+    for factor in (1.001, 1.002, 1.003):
+        found = metrics.p99_ratio(labelled(factor * values), labelled(values)).item()
+        assert found == pytest.approx(factor, abs=1e-4)
+
+
 def test_extremes_beyond_all_bins_keep_their_weight() -> None:
     values = rain((1, 20, 20), seed=3, wet=1.0)
     huge = values.copy()

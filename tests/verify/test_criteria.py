@@ -114,7 +114,9 @@ def test_what_is_no_range_is_refused(bounds: object) -> None:
 
 
 def test_an_unknown_score_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="spatial_corelation.*Did you mean 'spatial_correlation'"):
+    with pytest.raises(
+        ConfigError, match=r"spatial_corelation.*Did you mean 'spatial_correlation'"
+    ):
         criteria_for("posterior", {"spatial_corelation": [0.6, None]})
 
 
@@ -124,14 +126,14 @@ def test_an_unknown_mode_names_the_nearest() -> None:
 
 
 def test_a_score_that_is_not_in_the_card_is_an_error_and_not_a_pass() -> None:
-    with pytest.raises(MissingVariableError, match="'ks'.*drop the criterion"):
+    with pytest.raises(MissingVariableError, match=r"'ks'.*drop the criterion"):
         judge(card(mass_bias=0.0), [Criterion("ks", None, 0.15)])
 
 
 def test_another_source_is_judged_by_its_own_scores() -> None:
     found = judge(card(ks=0.1), [Criterion("ks", 0.0, 0.15)], source="bilinear")
     assert (found[0].value, found[0].word) == (-99.0, "miss")
-    with pytest.raises(MissingVariableError, match="'blinear'.*Did you mean 'bilinear'"):
+    with pytest.raises(MissingVariableError, match=r"'blinear'.*Did you mean 'bilinear'"):
         judge(card(ks=0.1), [Criterion("ks", None, 0.15)], source="blinear")
 
 

@@ -270,6 +270,11 @@ def test_normalised_fields_are_refused(ds: xr.Dataset, ensemble: xr.Dataset) -> 
         evaluate(ds, scored.assign_attrs(units="mm h-1").to_dataset())
 
 
+def test_an_ensemble_of_nothing_is_refused(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    with pytest.raises(DataError, match="none in any sample"):
+        evaluate(ds, ensemble.where(ensemble.pr < 0))
+
+
 def test_what_does_not_belong_together_is_refused(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     with pytest.raises(MissingVariableError, match="'rain'"):
         evaluate(ds, ensemble.rename(pr="rain"))
@@ -283,6 +288,28 @@ def test_what_does_not_belong_together_is_refused(ds: xr.Dataset, ensemble: xr.D
         evaluate(ds, ensemble, metrics=["crsp"])
     with pytest.raises(ComponentError, match="unknown baseline"):
         evaluate(ds, ensemble, baselines="bilinea")
+
+
+def test_attributes_of_others_and_missing_labels_do_no_harm(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    expected = evaluate(ds, ensemble, metrics="crps")
+    for text in ("{not json", "[1]", None):
+        xr.testing.assert_equal(
+            evaluate(ds, ensemble.assign_attrs(xcvae=text), metrics="crps"), expected
+        )
+    plain = evaluate(ds.drop_vars("time"), ensemble.drop_vars("time"), metrics="crps")
+    xr.testing.assert_equal(plain, expected)
+
+
+def test_a_condition_that_is_not_rain_is_no_baseline(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    pressure = (ds.pr_coarse + 1000).assign_attrs(units="hPa", standard_name="air_pressure")
+    fields = ds[["pr"]].assign(mslp=pressure)
+    spec = describe(fields, target="pr", conditions=["mslp"])
+    made = ensemble.assign_attrs(xcvae=json.dumps({"spec": spec.to_json()}))
+    card = evaluate(fields, made)
+    assert card.source.values.tolist() == ["xcvae"]
+    assert "crps_skill" not in card
 
 
 def test_an_ensemble_may_be_a_bare_array(ds: xr.Dataset, ensemble: xr.Dataset) -> None:

@@ -122,9 +122,12 @@ def _located(text: str, path: str, where: str, keys: list[str]) -> str:
 
 def _nested(hint: Any, value: object, path: str) -> object:
     """Turn mappings into sections where the annotation asks for them."""
+    if value is None and type(None) in _options(hint):
+        return None
     for option in _options(hint):
-        if dataclasses.is_dataclass(option) and isinstance(option, type) and value is not None:
-            return _section(option, value, path)
+        if dataclasses.is_dataclass(option) and isinstance(option, type):
+            # A section whose lines are all comments is nothing to YAML.
+            return _section(option, {} if value is None else value, path)
         item = get_args(option)[0] if get_origin(option) is list else None
         if dataclasses.is_dataclass(item) and isinstance(item, type):
             if not isinstance(value, list):

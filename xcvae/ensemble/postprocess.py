@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError, UnitsError, explain
@@ -21,6 +22,7 @@ __all__ = [
     "Context",
     "NotPhysicalError",
     "Postprocessor",
+    "Round",
     "Threshold",
     "physical_units",
 ]
@@ -78,7 +80,7 @@ class Threshold(Component):
         UnitsError
             The field has no units, or they do not convert into those of the threshold.
         """
-        limit = _inphysical_units(field, self.value, "threshold, parameter 'value'")
+        limit = _in_units_of(field, self.value, "threshold, parameter 'value'")
         return field.where(~(field < limit), 0.0)
 
 
@@ -105,10 +107,10 @@ class Clip(Component):
         ComponentError
             The minimum is above the maximum.
         """
-        high = _inphysical_units(field, self.maximum, "clip, parameter 'maximum'")
+        high = _in_units_of(field, self.maximum, "clip, parameter 'maximum'")
         low = None
         if self.minimum is not None:
-            low = _inphysical_units(field, self.minimum, "clip, parameter 'minimum'")
+            low = _in_units_of(field, self.minimum, "clip, parameter 'minimum'")
             if low > high:
                 raise ComponentError(
                     explain(
@@ -121,7 +123,46 @@ class Clip(Component):
         return field.clip(min=low, max=high, keep_attrs=True)
 
 
-def _inphysical_units(field: object, value: str | float, what: str) -> float:
+@dataclass(frozen=True)
+class Round(Component):
+    """Report rain in the steps of the instrument, as the record that it is compared with does.
+
+    A radar product that stores multiples of 0.12 mm h-1 has no 0.15: without this, the smallest
+    observed value alone sets draws and observations apart in a Kolmogorov-Smirnov test.
+
+    Parameters
+    ----------
+    step
+        A quantity with units (``"0.12 mm h-1"``), or a number in the units of the field.
+    """
+
+    step: str | float
+
+    def __call__(self, field: xr.DataArray, context: Context) -> xr.DataArray:
+        """Return the field in multiples of the step; NaN stays NaN.
+
+        Raises
+        ------
+        UnitsError
+            The field has no units, or they do not convert into those of the step.
+        ComponentError
+            The step is not positive.
+        """
+        step = _in_units_of(field, self.step, "round, parameter 'step'")
+        if step <= 0:
+            raise ComponentError(
+                explain(
+                    "round, parameter 'step'",
+                    expected="more than 0",
+                    got=repr(self.step),
+                    remedy="Give the resolution of the record, such as '0.12 mm h-1'.",
+                )
+            )
+        steps = np.round(field.values / step)
+        return field.copy(data=(steps * step).astype(field.dtype))
+
+
+def _in_units_of(field: object, value: str | float, what: str) -> float:
     return parse_quantity(value, units=physical_units(field), what=what)
 
 

@@ -237,8 +237,7 @@ class _Job:
     def _array(self, chunks: tuple[int, int]) -> Any:
         import dask.array as da
 
-        # With indices that Dask may hand on (fancy), it asks for no more than what is selected.
-        # The name is a random one: hashing the source would read all of its data.
+        # A random name: to make one from the content, Dask would read all of the data.
         return da.from_array(  # type: ignore[no-untyped-call]
             self.source,
             chunks=(*chunks, *self.source.size),

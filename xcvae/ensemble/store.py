@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import xarray as xr
 
@@ -196,10 +197,14 @@ def write(
     # traverse=False: Dask would otherwise look for arrays inside the source and compute them.
     shared = delayed(source, pure=False, traverse=False)
     task = delayed(_draw_and_write, pure=False)
+    # Dask takes independent tasks by their names: so regions are done in their order.
+    name = f"draw-{uuid4().hex}"
+    tasks = [
+        task(shared, run, variable, region, dask_key_name=f"{name}-{region.number:06d}")
+        for region in missing
+    ]
     with of_dask(progress, "drawing"):
-        compute(  # type: ignore[no-untyped-call]
-            *(task(shared, run, variable, region) for region in missing)
-        )
+        compute(*tasks)  # type: ignore[no-untyped-call]
     counts = [_read_json(_marker(run, region)) or {} for region in regions]
     _publish(run, finish(counts))
 

@@ -45,8 +45,6 @@ class _Amounts:
     def _count(self, values: Array) -> Array:
         rain = values[values > 0]
         bins = np.floor(np.log(rain / self.threshold) / WIDTH)
-        # Rounding of the logarithm must not carry a value across the wet threshold.
-        bins = np.where(rain >= self.threshold, np.maximum(bins, 0), np.minimum(bins, -1))
         bins = np.clip(bins, -BELOW - 1, ABOVE - 1).astype(np.int64) + BELOW + 2
         counts = np.bincount(bins, minlength=BELOW + ABOVE + 2).astype(np.float64)
         counts[0] = values.size - rain.size

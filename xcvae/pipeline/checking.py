@@ -6,7 +6,9 @@ import numpy as np
 import xarray as xr
 
 from xcvae.config import Config, Parts, open_parts
-from xcvae.ensemble.chain import build_chain
+from xcvae.config.schema import SampleSection
+from xcvae.ensemble.chain import build_chain, rehearse
+from xcvae.ensemble.postprocess import Context
 from xcvae.errors import ConfigError, nearest
 from xcvae.fields.checks import check_rain
 from xcvae.fields.spec import prepare
@@ -42,8 +44,8 @@ def check(config: Config) -> str:
     parts = open_parts(config)
     chosen = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     for section in config.sample:
-        build_chain(section.postprocess, parts.spec)
         chosen[section.part] = parts[section.part]
+        _check_postprocess(section, parts)
     if config.diagnose is not None:
         chosen["test"] = parts["test"]
     for ds in chosen.values():
@@ -66,6 +68,13 @@ def _check_components(config: Config) -> None:
             raise ConfigError(f"criteria: unknown ensemble '{name}'. {nearest(name, names)}")
     for section in config.sample:
         criteria_for(section.mode, (config.criteria or {}).get(section.name))
+
+
+def _check_postprocess(section: SampleSection, parts: Parts) -> None:
+    spec = parts.spec
+    first = prepare(parts[section.part].isel({spec.sample: [0]}), spec, need_target=True)
+    context = Context(spec, section.mode, first.drop_vars(spec.target))
+    rehearse(build_chain(section.postprocess, spec), context, spec.shape)
 
 
 def _check_network(config: Config, parts: Parts) -> None:

@@ -17,6 +17,7 @@ LOSSES: dict[str, type | str] = {
 POSTPROCESSORS: dict[str, type | str] = {
     "threshold": "xcvae.ensemble.postprocess:Threshold",
     "clip": "xcvae.ensemble.postprocess:Clip",
+    "round": "xcvae.ensemble.postprocess:Round",
 }
 METRICS: dict[str, type | str] = {
     "crps": "xcvae.metrics.ensemble:CRPS",

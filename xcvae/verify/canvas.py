@@ -128,21 +128,21 @@ def display_units(field: xr.DataArray, sample: str) -> str:
     return "mm"
 
 
-def label_of(value: object) -> str:
-    """Write a sample label for a title: times to the minute, days without a clock.
+def label_of(value: object, *, days: bool = False) -> str:
+    """Write a sample label for a title: times to the minute, or to the day.
 
     Examples
     --------
-    >>> label_of(np.datetime64("2018-05-17T14:25")), label_of(np.datetime64("2018-05-17"))
+    >>> time = np.datetime64("2018-05-17T14:25")
+    >>> label_of(time), label_of(time, days=True)
     ('2018-05-17 14:25', '2018-05-17')
     """
     array = np.asarray(value)
     if array.dtype.kind == "M":
-        text = str(np.datetime_as_string(array, unit="m")).replace("T", " ")
-        return text.removesuffix(" 00:00")
+        return str(np.datetime_as_string(array, unit="D" if days else "m")).replace("T", " ")
     item = array.item()
     if hasattr(item, "strftime"):  # calendars of cftime
-        return str(item.strftime("%Y-%m-%d %H:%M")).removesuffix(" 00:00")
+        return str(item.strftime("%Y-%m-%d" if days else "%Y-%m-%d %H:%M"))
     return str(item)
 
 

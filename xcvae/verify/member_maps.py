@@ -89,7 +89,7 @@ def members(
     rain = [panel.values for panel in panels if panel.rain]
     scale = canvas.RainScale.of(rain, panels[-1].units, daily=daily)
     with canvas.style():
-        return _draw(panels, scale, _title(task, position))
+        return _draw(panels, scale, _title(task, position, days=daily))
 
 
 def _position(task: Task, sample: Any) -> int:
@@ -219,10 +219,10 @@ def _gridded(task: Task) -> list[str]:
     return found
 
 
-def _title(task: Task, position: int) -> str:
+def _title(task: Task, position: int, *, days: bool) -> str:
     da = task.pair.observed
     name = str(da.attrs.get("long_name", da.name))
-    label = canvas.label_of(da[task.pair.sample].values[position])
+    label = canvas.label_of(da[task.pair.sample].values[position], days=days)
     mode = str(task.record.get("mode", ""))
     if mode == "posterior" and task.record.get("spread") is not None:
         mode = f"posterior, spread {task.record['spread']:.2f}"

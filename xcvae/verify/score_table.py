@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["best_sources", "score_names", "summary"]
 
 PASS, MISS, FAINT, BEST = "#2e7d32", "#b3261e", "#777777", "#eaf2fa"
-ACRONYMS = ("crps", "mae", "ks", "fss", "csi", "sedi")
+SPELLED = {word: word.upper() for word in ("crps", "mae", "ks", "fss", "csi", "sedi", "p99")}
+SPELLED |= {"p999": "P99.9", "brier": "Brier score"}
+#: Scores of which more is neither better nor worse before it is known what is wanted.
+NEUTRAL = ("diversity",)
 # Inches.
 NAME_WIDTH, CELL_WIDTH, VERDICT_WIDTH, ROW_HEIGHT = 2.75, 1.65, 2.75, 0.46
 
@@ -125,14 +128,16 @@ def _row(axes: Axes, card: xr.Dataset, name: str, row: int, verdicts: list[Verdi
     if units:
         axes.text(NAME_WIDTH - 0.05, row, units, va="center", ha="right", fontsize=9.5, color=FAINT)
     best = best_sources(card, name)
-    for column, value in enumerate(np.asarray(score.values, float)):
+    values = np.asarray(score.values, float)
+    small = bool(0 < np.abs(values[np.isfinite(values)]).max(initial=0.0) < 0.005)
+    for column, value in enumerate(values):
         left = NAME_WIDTH + column * CELL_WIDTH
         if best[column]:
             axes.add_patch(Rectangle((left + 0.06, row - 0.45), CELL_WIDTH - 0.12, 0.9, fc=BEST))
         middle = left + 0.5 * CELL_WIDTH
-        interval = _interval(card, name, column)
+        interval = _interval(card, name, column, small)
         high = row - 0.14 if interval else row
-        text = _text(value)
+        text = _text(value, small)
         weight = "bold" if best[column] else "normal"
         axes.text(middle, high, text, ha="center", va="center", fontsize=12, weight=weight)
         axes.text(middle, row + 0.25, interval, ha="center", va="center", fontsize=8.5, color=FAINT)
@@ -149,8 +154,7 @@ def _row(axes: Axes, card: xr.Dataset, name: str, row: int, verdicts: list[Verdi
 
 
 def _words(name: str) -> str:
-    words = [word.upper() if word in ACRONYMS else word for word in name.split("_")]
-    return " ".join(words).replace("p99", "P99")
+    return " ".join(SPELLED.get(word, word) for word in name.split("_"))
 
 
 def best_sources(card: xr.Dataset, name: str) -> list[bool]:
@@ -172,22 +176,26 @@ def best_sources(card: xr.Dataset, name: str) -> list[bool]:
             distance = np.abs(values - float(str(better)))
         except ValueError:
             return [False] * values.size
-    if values.size < 2 or not np.isfinite(distance).any() or np.ptp(values) == 0:
+    if name in NEUTRAL or values.size < 2 or not np.isfinite(distance).any() or np.ptp(values) == 0:
         return [False] * values.size
     return [bool(d == np.nanmin(distance)) for d in distance]
 
 
-def _interval(card: xr.Dataset, name: str, column: int) -> str:
+def _interval(card: xr.Dataset, name: str, column: int, small: bool) -> str:
     if f"{name}_low" not in card or f"{name}_high" not in card:
         return ""
     low, high = (float(card[f"{name}_{end}"].values[column]) for end in ("low", "high"))
-    return f"{_text(low)} to {_text(high)}" if np.isfinite([low, high]).all() else ""
+    if not np.isfinite([low, high]).all():
+        return ""
+    return f"{_text(low, small)} to {_text(high, small)}"
 
 
-def _text(value: float) -> str:
+def _text(value: float, small: bool) -> str:
+    """Write a score; ``small`` where those of its row need powers of ten."""
     if not np.isfinite(value):
         return "\u2013"  # en dash
-    tiny = 0 < abs(value) < 0.0005
     digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
-    text = f"{value:.1e}" if tiny else f"{value:.{digits}f}"
+    text = f"{value:.2e}" if small else f"{value + 0.0:.{digits}f}"
+    if text.strip("-0.") == "":
+        text = text.lstrip("-")
     return text.replace("-", "\u2212")  # minus sign, as wide as a plus

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xcvae.errors import DataError, explain
 from xcvae.metrics.maps import Array, Maps, Pair
 from xcvae.metrics.metric import Metric, Statistic
 from xcvae.verify.intervals import Pieces, Sums
@@ -65,20 +66,36 @@ def stream(
     -------
     dict of str to Sums
         By name of the metric; metrics with equal statistics share one.
+
+    Raises
+    ------
+    DataError
+        Values are not physical, or no pixel counts.
     """
     shared: dict[Statistic, Sums] = {one: Sums(pieces.count) for one in bound.values()}
     foreign = {name: Sums(pieces.count) for name in metrics if name not in bound}
+    counted = 0
     for block in blocks(pair.forecast, pair.sample):
         loaded = Pair(
             pair.forecast.isel({pair.sample: block}).compute(),
             pair.observed.isel({pair.sample: block}).compute(),
         )
         for i, maps, piece in _samples(loaded, pieces.of_sample[block]):
+            counted += maps.truth.size
             for statistic, sums in shared.items():
                 sums.add(piece, statistic(maps))
             for name, sums in foreign.items():
                 sums.add(piece, _called(metrics[name], loaded, i))
         tick(block.stop - block.start)
+    if counted == 0:
+        raise DataError(
+            explain(
+                f"'{pair.observed.name}'",
+                expected="pixels where the observation and all members are finite",
+                got="none in any sample",
+                remedy="Look for an incomplete store, or for masks that exclude each other.",
+            )
+        )
     return {name: shared[bound[name]] if name in bound else foreign[name] for name in metrics}
 
 

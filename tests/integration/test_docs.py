@@ -1,0 +1,150 @@
+"""What the documentation says is true: its code runs, in its order, with tiny limits."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import xcvae
+from xcvae.cli import main
+
+DOCS = Path(__file__).parents[2] / "docs"
+#: Enough for the code to be run, far too little for a good model.
+TINY = 'generator={"levels": 2, "channels": [8, 8], "latents": [2, 1]}, fit={"max_steps": 3, '
+TINY += '"batch_size": 2, "crop": 24, "validations": 1}'
+
+
+def code_of(page: str, **replacements: str) -> str:
+    """Join the Python blocks of a page; every replacement must have something to replace."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))
+    for old, new in replacements.items():
+        assert old in code, f"{page} no longer has {old!r}"
+        code = code.replace(old, new)
+    return code
+
+
+def run(code: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stderr}\n{code}"
+    return done.stdout
+
+
+def test_quickstart(tmp_path: Path) -> None:
+    tiny = {
+        'fit={"max_minutes": 3}': TINY,
+        "None, None, 4)": "None, None, 25)",
+        "validation=validation": "validation=validation[dict(time=slice(4))]",
+        # A model of three steps has no diversity to ask for.
+        "diversity=0.2": "spread=0.5",
+    }
+    printed = run(code_of("quickstart.md", **tiny), tmp_path)
+    assert "Verdict:" in printed
+    assert "'realization': 8, 'time': 4" in printed
+    for made in ("model.xcvae", "prior.zarr", "catalog.yaml", "members.png"):
+        assert (tmp_path / made).exists()
+
+
+def test_own_data_from_a_climate_model_to_masked_observations(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    days = np.arange("2000-01-01", "2011-01-01", 30, dtype="datetime64[D]")
+    time = days.astype("datetime64[ns]")
+    lat, lon = 39.0 + 0.05 * np.arange(23), 1.0 + 0.05 * np.arange(31)
+    rain = rng.gamma(0.4, 8 / 86400, (time.size, lat.size, lon.size)).astype("float32")
+    rain[:, :6] = np.nan
+    xr.Dataset(
+        {"pr": (("time", "lat", "lon"), rain, {"units": "kg m-2 s-1"})},
+        {"time": time, "lat": lat, "lon": lon},
+    ).to_netcdf(tmp_path / "observed.nc", engine="scipy")
+    coarse = {"time": time, "lat": 30 + 2.5 * np.arange(7), "lon": -10 + 2.5 * np.arange(9)}
+    fields = rng.normal(size=(2, time.size, 7, 9))
+    gcm = {
+        "psl": (("time", "lat", "lon"), 1e5 + 500 * fields[0], {"units": "Pa"}),
+        "t850": (("time", "lat", "lon"), 280 + 5 * fields[1], {"units": "K"}),
+    }
+    xr.Dataset(gcm, coarse).to_netcdf(tmp_path / "gcm.nc", engine="scipy")
+    run(code_of("own-data.md", **{'fit={"max_minutes": 20}': TINY}), tmp_path)
+    ensemble = xr.open_zarr(tmp_path / "island.zarr", consolidated=False)
+    assert ensemble.pr.attrs["units"] == "kg m-2 s-1"
+    assert ensemble.pr.sizes["realization"] == 16
+
+
+def test_normalised_files_of_the_scripts_become_physical_rain(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rain = rng.gamma(0.4, 8, (20, 9, 7)).astype("float32")
+    rain[:, 0, :3] = np.nan
+    logs = np.log1p(rain)
+    mean, std = logs.mean(0), logs.std(0)
+    old = tmp_path / "old_data"
+    (old / "days").mkdir(parents=True)
+    np.save(old / "mean.npy", mean)
+    np.save(old / "std.npy", std)
+    first = np.datetime64("2001-01-01")
+    for day, field in enumerate((logs - mean) / std):
+        np.save(old / "days" / f"{first + day}.npy", field)
+    run(code_of("from-scripts.md"), tmp_path)
+    ds = xr.open_zarr(tmp_path / "rain.zarr", consolidated=False)
+    np.testing.assert_allclose(ds.pr.values, rain, atol=1e-4)
+    assert ds.time.values[3] == np.datetime64("2001-01-04")
+    # It is what xcvae takes: dims and units are found.
+    assert xcvae.heavy(ds, extent=0.2).sizes == {"time": 20}
+
+
+def test_bundled_data_is_as_the_page_says(tmp_path: Path) -> None:
+    code = code_of("bundled-data.md").replace("ds =", "import xcvae\nds =")
+    checks = (
+        "\nassert ds.pr.shape == (490, 156, 132) and ds.pr_coarse.shape == (490, 13, 11)"
+        "\nassert ds.pr.units == ds.pr_coarse.units == 'mm h-1'"
+        "\nassert set(ds.split.values) == {0, 1, 2}"
+    )
+    run(code + checks, tmp_path)
+
+
+def test_the_commented_configuration_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (DOCS / "config.yaml").read_text(encoding="utf-8")
+    tiny = {
+        "max_minutes: 3.0": "max_steps: 3",
+        "preset: small": "{levels: 2, channels: [8, 8], latents: [2, 1]}",
+        "batch_size: 8": "batch_size: 2",
+        "crop: 72": "crop: 24",
+        "diversity: 0.2": "spread: 0.5",
+        "{split: 0}": "{split: 0, time: {step: 20}}",
+        "{split: 1} ": "{split: 1, time: {step: 30}} ",
+        "step: 5": "step: 20",
+    }
+    for old, new in tiny.items():
+        assert old in text
+        text = text.replace(old, new)
+    text = text.replace("generator:\n    {", "generator: {").replace(
+        "generator:\n      {", "generator: {"
+    )
+    config = tmp_path / "config.yaml"
+    config.write_text(text, encoding="utf-8")
+    assert main(["run", str(config)]) == 0
+    said = capsys.readouterr().out
+    assert "posterior:" in said
+    assert "spectral_distance" not in said.partition("prior:")[2]  # dropped by the configuration
+    assert (tmp_path / "run" / "catalog.yaml").exists()
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_yaml_and_python_in_the_pages_can_be_read(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        compile(block, page.name, "exec")
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", text):
+        assert (page.parent / link).exists(), f"{page.name} points to {link}"

@@ -1,0 +1,252 @@
+"""The whole job from a YAML file: end to end, interrupted, run again, changed, step by step."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import intake
+import numpy as np
+import pytest
+import xarray as xr
+
+import xcvae
+from xcvae import config, pipeline
+from xcvae.cli import main
+from xcvae.ensemble import catalog
+
+CONFIG = """
+data:
+  path: rain.zarr
+  train: {split: 0}
+  validation: {split: 1}
+  test: {split: 2}
+output: out
+train:
+  target: pr
+  coarsen: 12
+  generator: {channels: [16, 16, 8], latents: [4, 2, 1]}
+  fit: {max_steps: 20, batch_size: 4, crop: 24, validations: 2}
+sample:
+  - {name: posterior, mode: posterior, spread: 0.5, members: 2}
+  - {name: prior, members: 3, postprocess: [{name: halve}]}
+evaluate: {metrics: [crps, mass_bias, ks], baselines: [bilinear]}
+diagnose: {members: 2}
+criteria: {prior: {ks: [null, 0.9], mass_bias: null}}
+plugins: [halving]
+"""
+PLUGIN = """
+from dataclasses import dataclass
+import xcvae
+
+@dataclass(frozen=True)
+class Halve:
+    def __call__(self, field, context):
+        return (field / 2).assign_attrs(field.attrs)
+
+@xcvae.hookimpl
+def xcvae_components():
+    return {"postprocessor": {"halve": Halve}}
+"""
+
+
+@pytest.fixture(scope="module")
+def rain() -> xr.Dataset:
+    """48 x 36 km of the bundled radar, a few wet frames of each split."""
+    ds = xcvae.tutorial.open_dataset("radklim")[["pr"]].isel(y=slice(48, 96), x=slice(48, 84))
+    wet = ((ds.pr > 0.1).mean(("y", "x")) > 0.3).values
+    few = [np.flatnonzero(wet & (ds.split.values == s))[::4][:12] for s in range(3)]
+    return ds.isel(time=np.concatenate(few)).load().drop_encoding()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, rain: xr.Dataset) -> Path:
+    rain.to_zarr(tmp_path / "rain.zarr", consolidated=False)
+    (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "halving.py").write_text(PLUGIN, encoding="utf-8")
+    return tmp_path
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    path = folder / "config.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When every product was last written; the catalog and its lock change with its notes."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and "catalog" not in path.name
+    }
+
+
+def test_a_run_makes_everything_and_then_nothing_again(
+    folder: Path, rain: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", str(folder / "config.yaml")]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "train made, posterior made, prior made, evaluate made, diagnose made" in said.out
+    out = folder / "out"
+
+    # What is handed over opens without xcvae's help, in physical units.
+    entry = intake.open_catalog(str(out / "catalog.yaml"))["prior"]
+    opened = entry.read()
+    test = rain.isel(time=rain.split.values == 2)
+    assert dict(opened.pr.sizes) == {"realization": 3, **test.pr.sizes}
+    assert opened.pr.attrs["units"] == "mm h-1"
+    assert float(opened.pr.min()) >= 0
+
+    # The scores are those of the API, on what was stored.
+    card = test.cvae.evaluate(opened, metrics=["ks"], baselines=[], progress=False)
+    scores = catalog.metadata(out / "catalog.yaml", "prior")["scores"]
+    assert scores == {"ks": pytest.approx(float(card.ks.sel(source="xcvae")), abs=1e-5)}
+
+    # Verdicts: the configuration's own, and those defaults whose scores were asked for.
+    summary = json.loads((out / "report" / "summary.json").read_text(encoding="utf-8"))
+    names = {n: [c["name"] for c in found] for n, found in summary["criteria"].items()}
+    assert names == {"posterior": ["mass_bias", "ks"], "prior": ["ks"]}
+    assert summary["criteria"]["prior"][0]["high"] == 0.9
+    assert summary["seconds"] > 0
+    assert 1e8 < summary["peak_memory_bytes"] < 4e9
+    report = json.loads((out / "report" / "report.json").read_text(encoding="utf-8"))
+    assert report["diagnosis"] is not None
+    for picture in report["files"].values():
+        assert (out / "report" / picture).stat().st_size > 10_000
+
+    before = times(out)
+    assert main(arguments) == 0
+    again = capsys.readouterr().out
+    assert "train there already, posterior there already, prior there already" in again
+    assert "evaluate there already, diagnose there already" in again
+    assert times(out) == before
+    # The same verdicts and the same words of the diagnosis.
+    assert again.partition("\n\ntrain ")[0] == said.out.partition("\n\ntrain ")[0]
+
+
+def test_another_configuration_is_refused_unless_it_may_overwrite(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(folder / "config.yaml")
+    assert main(["run", path]) == 0
+    capsys.readouterr()
+    model = xcvae.load(folder / "out" / "model.xcvae").sha256
+    edit(folder, "max_steps: 20", "max_steps: 21")
+    assert main(["run", path]) == 1
+    said = capsys.readouterr().err
+    assert "train.fit.max_steps (there: 20, asked: 21)" in said
+    assert "--overwrite" in said
+    assert xcvae.load(folder / "out" / "model.xcvae").sha256 == model
+
+    edit(folder, "max_steps: 21", "max_steps: 20")
+    edit(folder, "members: 3", "members: 4")
+    assert main(["sample", path]) == 1
+    assert "members (there: 3, asked: 4)" in capsys.readouterr().err
+    # Scores are cheap: they follow without being asked.
+    edit(folder, "members: 4", "members: 3")
+    edit(folder, "[crps, mass_bias, ks]", "[crps, ks]")
+    assert main(["evaluate", path]) == 0
+    assert "evaluate made" in capsys.readouterr().out
+
+    edit(folder, "max_steps: 20", "max_steps: 22")
+    assert main(["run", path, "--overwrite"]) == 0
+    assert "train made, posterior made, prior made" in capsys.readouterr().out
+    new = xcvae.load(folder / "out" / "model.xcvae")
+    assert new.training["steps"] == 22
+    opened = catalog.open_entry(folder / "out" / "catalog.yaml", "prior")
+    assert json.loads(opened.attrs["xcvae"])["model_sha256"] == new.sha256
+
+
+def test_new_data_under_the_old_name_is_noticed(
+    folder: Path, rain: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(folder / "config.yaml")
+    assert main(["train", path]) == 0
+    (2 * rain).assign(pr=2 * rain.pr.assign_attrs(units="mm h-1")).pr.assign_attrs(
+        rain.pr.attrs
+    ).to_dataset().to_zarr(folder / "rain.zarr", mode="w", consolidated=False)
+    capsys.readouterr()
+    assert main(["train", path]) == 1
+    assert "data.train (there: 12 samples" in capsys.readouterr().err
+
+
+def test_steps_one_by_one_ask_for_those_before(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(folder / "config.yaml")
+    assert main(["sample", path]) == 1
+    assert "Run `xcvae train`" in capsys.readouterr().err
+    assert main(["train", path]) == 0
+    assert main(["evaluate", path]) == 1
+    assert "Run `xcvae sample`" in capsys.readouterr().err
+    assert main(["sample", path]) == 0
+    assert main(["diagnose", path]) == 0
+    assert "Verdict: " in capsys.readouterr().out
+    assert main(["evaluate", path]) == 0
+    assert "criteria met" in capsys.readouterr().out
+    assert main(["run", path]) == 0
+    said = capsys.readouterr().out
+    assert "train there already, posterior there already, prior there already" in said
+
+
+def test_a_killed_training_goes_on(folder: Path) -> None:
+    edit(folder, "max_steps: 20", "max_steps: 400")
+    edit(folder, "validations: 2", "validations: 80")
+    checkpoint = folder / "out" / "model.xcvae.checkpoint"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "xcvae.cli", "train", str(folder / "config.yaml")],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not checkpoint.exists() and time.monotonic() < deadline:
+            assert running.poll() is None
+            time.sleep(0.01)
+    finally:
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    assert checkpoint.exists()
+    assert not (folder / "out" / "model.xcvae").exists()
+    summary = pipeline.run_step(config.load(folder / "config.yaml"), "train", progress=False)
+    assert summary.steps == {"train": "completed"}
+    model = xcvae.load(folder / "out" / "model.xcvae")
+    assert model.training["steps"] == 400
+    assert not checkpoint.exists()
+
+
+def test_ensembles_of_several_parts_share_a_report(folder: Path) -> None:
+    edit(folder, "spread: 0.5, members: 2", "spread: 0.5, members: 2, part: train")
+    summary = pipeline.run(config.load(folder / "config.yaml"), progress=False)
+    assert set(summary.verdicts) == {"posterior", "prior"}
+    opened = catalog.open_entry(folder / "out" / "catalog.yaml", "posterior")
+    assert set(opened.split.values.tolist()) == {0}
+
+
+def test_steps_are_known_by_name(folder: Path) -> None:
+    with pytest.raises(xcvae.errors.ConfigError, match="Did you mean 'train'"):
+        pipeline.run_step(config.load(folder / "config.yaml"), "trian")
+
+
+def test_the_demo_runs_from_the_configuration_in_its_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(folder, "output: out", "output: .")
+    edit(folder, "diagnose: {members: 2}", "diagnose: null")
+    assert main(["demo", "--output", str(folder)]) == 0
+    last = capsys.readouterr().out
+    assert "criteria met" in last
+    assert "Diagnosis" not in last
+    assert f"Written to {folder}:" in last
+    assert "What to type next:" in last
+    assert "GB memory at most" in last
+    assert main(["demo", "--output", str(folder)]) == 0

@@ -1,0 +1,164 @@
+"""The command line: what it prints, where, and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xcvae
+from xcvae.cli import main
+from xcvae.registry import registry
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "xcvae.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"xcvae {xcvae.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["rnu"], ["run"], ["demo"], ["run", "a", "--chek"]])
+def test_commands_that_are_not_understood_exit_with_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert "usage: xcvae" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", ["run", "train", "sample", "evaluate", "diagnose"])
+def test_errors_are_one_message_and_exit_with_1(
+    step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.yaml").write_text("dat: {}\noutput: out\n", encoding="utf-8")
+    assert main([step, str(tmp_path / "bad.yaml")]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"xcvae {step}: ")
+    assert "unknown key 'dat'. Did you mean 'data'?" in said.err
+    assert "Traceback" not in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert main(["demo", "--output", str(tmp_path / "file")]) == 1
+    assert "file" in capsys.readouterr().err
+
+
+def test_check_says_what_would_be_done_and_makes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    text = """
+data: {tutorial: radklim, train: {}, test: {split: 2, time: {step: 25}}}
+output: out
+train: {target: pr, conditions: [pr_coarse]}
+sample: [{name: prior, members: 3}]
+"""
+    config.write_text(text, encoding="utf-8")
+    assert main(["run", str(config), "--check"]) == 0
+    said = capsys.readouterr().out
+    assert "condition   pr_coarse [mm h-1], 13 x 11, aligned" in said
+    assert "prior: prior, 3 members of 4 test samples" in said
+    assert "note: 4 test samples are trained on" in said
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train: {target: prr}", "Did you mean 'pr'"),
+        ("train: {conditions: [pr_corse]}", "Did you mean 'pr_coarse'"),
+        ("train: {losses: [laplce]}", "Did you mean 'laplace'"),
+        ("train: {generator: {preset: smal}}", "Did you mean 'small'"),
+        ("train: {device: abacus}", "abacus"),
+        ("evaluate: {metrics: [crsp]}", "Did you mean 'crps'"),
+        ("evaluate: {baselines: [bilnear]}", "Did you mean 'bilinear'"),
+        ("sample: [{name: a, postprocess: [{name: threshold, value: 1 K}]}]", "K"),
+        ("criteria: {prio: {}}", "Did you mean 'prior'"),
+        ("criteria: {prior: {mass: [0, 1]}}", "unknown score 'mass'"),
+        ("plugins: [no_such_module]", "no_such_module"),
+    ],
+)
+def test_check_finds_what_a_run_would_stumble_over(
+    line: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    data = "data: {tutorial: radklim, train: {split: 1}, test: {split: 2}}\noutput: out\n"
+    config.write_text(data + line + "\n", encoding="utf-8")
+    assert main(["run", str(config), "--check"]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_plugins_lists_everything_without_torch(tmp_path: Path) -> None:
+    code = "import sys, xcvae.cli as c; c.main(['plugins']); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "XCVAE_NO_PLUGINS": "1"},
+        cwd=tmp_path,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "False"
+    assert "  laplace(scale=0.06, weight=1.0)  [xcvae 0.1.0]" in lines
+    assert "  clip(maximum, minimum=None)  [xcvae 0.1.0]" in lines
+    assert "has no class" not in done.stdout
+    for entry in registry().entries():
+        assert any(line.startswith(f"  {entry.name}(") for line in lines)
+
+
+def test_plugins_shows_installed_ones_and_broken_ones(tmp_path: Path) -> None:
+    info = tmp_path / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[xcvae]\ngood = mine\nbad = mine_broken\n")
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass, field\nimport xcvae\n\n"
+        '@dataclass(frozen=True)\nclass Halve:\n    """Half of it.\n\n    More."""\n'
+        "    share: float = 0.5\n    sizes: list = field(default_factory=lambda: [1])\n"
+        "    must: int = field(kw_only=True)\n\n"
+        '@xcvae.hookimpl\ndef xcvae_components():\n    return {"postprocessor": '
+        '{"halve": Halve, "third": "mine_lazy:Third"}}\n'
+    )
+    (tmp_path / "mine_lazy.py").write_text(
+        "from mine_base import Base\nraise RuntimeError('imported too early')\n"
+        'class Third(Base):\n    """A third."""\n    more: int = 1\n'
+    )
+    (tmp_path / "mine_base.py").write_text("class Base:\n    much: float = 0.3\n")
+    (tmp_path / "mine_broken.py").write_text("import nothing_of_that_name\n")
+    done = command("plugins", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "  halve(share=0.5, sizes=[1], must)  [mine 1.0]\n      Half of it.\n" in done.stdout
+    assert "  third(much=0.3, more=1)  [mine 1.0]\n      A third.\n" in done.stdout
+    assert "broken plugin 'bad'" in done.stdout
+    assert "nothing_of_that_name" in done.stdout
+
+
+def test_the_demo_puts_its_configuration_beside_what_it_makes(tmp_path: Path) -> None:
+    # A file where the model should go stops it before it trains.
+    (tmp_path / "model.xcvae").write_text("mine", encoding="utf-8")
+    done = command("demo", "--output", ".", "--minutes", "0.5", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "a file of which nothing is known" in done.stderr
+    assert (tmp_path / "model.xcvae").read_text(encoding="utf-8") == "mine"
+    assert "max_minutes: 0.5" in (tmp_path / "config.yaml").read_text(encoding="utf-8")
