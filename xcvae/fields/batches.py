@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from queue import Queue
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from xcvae.errors import MismatchError, explain
 from xcvae.fields.alignment import stretch_weights
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec, VariableSpec
+from xcvae.fields.streaming import streamed
 
 __all__ = ["POSITIONS", "Batch", "Batches"]
 
@@ -24,8 +23,6 @@ __all__ = ["POSITIONS", "Batch", "Batches"]
 KEEP_BYTES = 3_000_000_000
 #: Number of maps of `position_maps`.
 POSITIONS = 14
-#: Samples per streamed block, and blocks that are shuffled together.
-BLOCK, POOL = 64, 8
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,17 @@ class Batch:
             None if self.x is None else self.x[index],
             self.mask[index],
         )
+
+    @staticmethod
+    def join(parts: Sequence[Batch]) -> Batch:
+        """Put batches of the same kind one after the other."""
+
+        def joined(tensors: list[Tensor | None]) -> Tensor | None:
+            present = [t for t in tensors if t is not None]
+            return torch.cat(present) if present else None
+
+        c, mask = (torch.cat([getattr(p, name) for p in parts]) for name in ("c", "mask"))
+        return Batch(c, joined([p.pooled for p in parts]), joined([p.x for p in parts]), mask)
 
     def packed(self) -> Batch:
         """Lay the maps out as convolutions want them: channels last, without gaps."""
@@ -191,45 +199,13 @@ class Batches:
         if not self.lazy:
             while True:
                 yield from self._parts(rng.permutation(len(self)), size)
-        yield from self._streamed(size, rng)
+        yield from streamed(self.load, Batch.join, count=len(self), size=size, rng=rng)
 
     def _parts(self, order: NDArray[np.int64], size: int) -> Iterator[Batch]:
         # A short remainder is left out of this epoch, unless it is all there is.
         stop = max(len(order) - size + 1, 1)
         for start in range(0, stop, size):
             yield self.load(order[start : start + size])
-
-    def _streamed(self, size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        starts = np.arange(0, len(self), BLOCK)
-        ready: Queue[Batch | BaseException] = Queue(maxsize=1)
-        done = threading.Event()
-
-        def read() -> None:
-            while not done.is_set():
-                try:
-                    for pool in _pools(rng.permutation(starts)):
-                        blocks = [self.load(slice(int(s), int(s) + BLOCK)) for s in pool]
-                        ready.put(_join(blocks))
-                        if done.is_set():
-                            return
-                except BaseException as problem:  # noqa: BLE001  # handed over: the consumer raises it
-                    ready.put(problem)
-                    return
-
-        threading.Thread(target=read, daemon=True, name="xcvae-reader").start()
-        picks = np.random.default_rng(rng.integers(2**63))
-        try:
-            while True:
-                pool = ready.get()
-                if isinstance(pool, BaseException):
-                    raise pool
-                order = picks.permutation(len(pool))
-                for start in range(0, max(len(order) - size + 1, 1), size):
-                    yield pool.take(order[start : start + size])
-        finally:
-            done.set()
-            while not ready.empty():  # lets a reader that waits to hand over see the end
-                ready.get_nowait()
 
     def _stretch(self, variable: VariableSpec) -> tuple[Tensor, Tensor] | None:
         if variable.role == "static":
@@ -304,20 +280,3 @@ def _grid_size(prepared: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
     if spec.target in prepared or spec.y in prepared.sizes:
         return int(prepared.sizes[spec.y]), int(prepared.sizes[spec.x])
     return spec.shape
-
-
-def _pools(starts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return np.array_split(starts, max(1, round(len(starts) / POOL)))
-
-
-def _join(blocks: list[Batch]) -> Batch:
-    def joined(tensors: list[Tensor | None]) -> Tensor | None:
-        present = [t for t in tensors if t is not None]
-        return torch.cat(present) if present else None
-
-    return Batch(
-        torch.cat([b.c for b in blocks]),
-        joined([b.pooled for b in blocks]),
-        joined([b.x for b in blocks]),
-        torch.cat([b.mask for b in blocks]),
-    )

@@ -1,0 +1,84 @@
+"""Samples in random order from data that is too large to hold: blocks, pools and a reader ahead."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Sequence
+from queue import Empty, Queue
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["streamed"]
+
+#: Contiguous samples per read, and reads that are shuffled together.
+BLOCK, POOL = 64, 8
+
+
+class Block(Protocol):
+    """Samples that can be picked from."""
+
+    def __len__(self) -> int: ...
+    def take(self, rows: NDArray[np.int64]) -> Self: ...
+
+
+B = TypeVar("B", bound=Block)
+
+
+def streamed(
+    load: Callable[[slice], B],
+    join: Callable[[Sequence[B]], B],
+    *,
+    count: int,
+    size: int,
+    rng: np.random.Generator,
+) -> Generator[B]:
+    """Batches in random order, without end, while a thread reads the next pool.
+
+    Parameters
+    ----------
+    load
+        Reads contiguous samples.
+    join
+        Puts reads one after the other.
+    count, size
+        Samples in all, and per batch.
+    rng
+        Of the order. The thread has a generator of its own.
+    """
+    reader, picks = (np.random.default_rng(rng.integers(2**63)) for _ in range(2))
+    ready: Queue[B | BaseException] = Queue(maxsize=1)
+    done = threading.Event()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                for pool in _pools(count, reader):
+                    ready.put(join([load(slice(s, s + BLOCK)) for s in pool]))
+                    if done.is_set():
+                        return
+        except BaseException as problem:  # noqa: BLE001  # handed over: the consumer raises it
+            ready.put(problem)
+
+    threading.Thread(target=read, daemon=True, name="xcvae-reader").start()
+    try:
+        while True:
+            pool = ready.get()
+            if isinstance(pool, BaseException):
+                raise pool
+            order = picks.permutation(len(pool))
+            for start in range(0, max(len(order) - size + 1, 1), size):
+                yield pool.take(order[start : start + size])
+    finally:
+        done.set()
+        with contextlib.suppress(Empty):
+            ready.get_nowait()  # lets a reader that waits to hand over see the end
+
+
+def _pools(count: int, rng: np.random.Generator) -> list[list[int]]:
+    starts = rng.permutation(np.arange(0, count, BLOCK))
+    return [
+        [int(s) for s in pool] for pool in np.array_split(starts, max(1, -(-len(starts) // POOL)))
+    ]
