@@ -117,7 +117,7 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere.yaml.*No such file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml.*No such file"):
         config.load(tmp_path / "nowhere.yaml")
 
 
@@ -191,9 +191,9 @@ def test_variables_and_dims_are_renamed(tmp_path: Path, days: xr.Dataset) -> Non
     days.rename(pr="rr", y="j").to_zarr(tmp_path / "rain.zarr", consolidated=False)
     parts = parts_of(tmp_path, path="rain.zarr", rename={"rr": "pr", "j": "y"})
     assert (parts.spec.target, parts.spec.y) == ("pr", "y")
-    with pytest.raises(MissingVariableError, match="data.rename.*Did you mean 'rr'"):
+    with pytest.raises(MissingVariableError, match=r"data\.rename.*Did you mean 'rr'"):
         parts_of(tmp_path, path="rain.zarr", rename={"rrr": "pr"})
-    with pytest.raises(ConfigError, match="data.rename"):
+    with pytest.raises(ConfigError, match=r"data\.rename"):
         parts_of(tmp_path, path="rain.zarr", rename={"rr": "time"})
 
 
@@ -219,5 +219,5 @@ def test_data_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_a_part_that_is_not_selected_is_asked_for(tmp_path: Path, days: xr.Dataset) -> None:
     days.to_zarr(tmp_path / "rain.zarr", consolidated=False)
     parts = parts_of(tmp_path, path="rain.zarr")
-    with pytest.raises(ConfigError, match="data.test: expected a selection of samples"):
+    with pytest.raises(ConfigError, match=r"data\.test: expected a selection of samples"):
         parts["test"]

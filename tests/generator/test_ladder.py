@@ -10,8 +10,9 @@ from torch.distributions import Normal as TorchNormal
 from torch.distributions import kl_divergence
 
 from xcvae.generator.blocks import double, halve
-from xcvae.generator.ladder import Ladder, Normal, level_sizes
 from xcvae.generator.drawing import freed_levels
+from xcvae.generator.ladder import Ladder, level_sizes
+from xcvae.generator.rungs import Normal
 
 LATENTS = (4, 3, 2, 1)
 
@@ -112,7 +113,7 @@ def test_decode_of_drawn_latents_is_the_draw():
     net, c, x = shaken(), torch.randn(1, 2, 32, 32), torch.randn(1, 1, 32, 32)
     silent = [torch.zeros_like(level) for level in noise(1, (32, 32))]
     drawn = net(c, None, silent, x=x)
-    again = net.decode(c, None, [q.mu for q in drawn.posterior])
+    again = net.decode(net.encode(c, None), [q.mu for q in drawn.posterior])
     torch.testing.assert_close(again, drawn.output)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -357,6 +358,13 @@ def test_one_sample_will_do(storms: xr.Dataset, sound: Model) -> None:
     diagnosis = diagnose(storms.isel(time=[0]), sound, members=2)
     assert diagnosis.evidence.swap is None
     assert of("ignored_latent", diagnosis).severity == "ok"
+
+
+def test_a_model_file_will_do(storms: xr.Dataset, tmp_path: Path, sound: Model) -> None:
+    few = storms.isel(time=slice(2))
+    sound.save(tmp_path / "model.xcvae")
+    from_file = diagnose(few, str(tmp_path / "model.xcvae"), members=2)
+    assert from_file.evidence == diagnose(few, sound, members=2).evidence
 
 
 def test_one_member_is_refused(storms: xr.Dataset, sound: Model) -> None:

@@ -199,6 +199,18 @@ def test_an_unknown_condition_names_the_nearest(storms: xr.Dataset, ensemble: xr
         plots.members(storms, ensemble, conditions="pr_corse")
 
 
+def test_a_dataset_without_the_condition_still_gives_pictures(
+    test_radar: xr.Dataset, tiny_model: Model
+) -> None:
+    few = test_radar.isel(time=slice(2))
+    drawn = few.cvae.sample(tiny_model, mode="prior", members=2).compute()
+    maps = maps_of(plots.members(few, drawn))
+    assert list(maps) == ["Condition (12 km)", "Observed", "Member 0", "Member 1"]
+    assert list(maps_of(plots.members(few[["pr"]], drawn))) == list(maps)[1:]
+    legend = plots.spectra(few[["pr"]], drawn).axes[0].get_legend().get_texts()
+    assert "bilinear" not in {text.get_text() for text in legend}
+
+
 # --- only physical fields ------------------------------------------------------------------------
 
 
@@ -416,6 +428,8 @@ def test_the_best_source_is_the_one_that_better_says(card: xr.Dataset) -> None:
     assert better["wet_fraction_observed"] == [False, False]
     swapped = card.assign(crps=card.crps.copy(data=[0.3, 0.2]))
     assert best_sources(swapped, "crps") == [False, True]
+    equal = card.assign(crps=card.crps.copy(data=[0.2, 0.2 + 1e-9]))
+    assert best_sources(equal, "crps") == [True, True]
     unknown = card.assign(crps=card.crps.assign_attrs(better="whatever"))
     assert best_sources(unknown, "crps") == [False, False]
 

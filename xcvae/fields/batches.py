@@ -17,6 +17,8 @@ from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec, VariableSpec
 from xcvae.fields.streaming import streamed
 
+Weights = NDArray[np.float32]
+
 __all__ = ["POSITIONS", "Batch", "Batches"]
 
 #: A dataset whose tensors need less than this is held in memory as tensors.
@@ -207,7 +209,7 @@ class Batches:
         for start in range(0, stop, size):
             yield self.load(order[start : start + size])
 
-    def _stretch(self, variable: VariableSpec) -> tuple[Tensor, Tensor] | None:
+    def _stretch(self, variable: VariableSpec) -> tuple[Weights, Weights] | None:
         if variable.role == "static":
             return None
         axes = []
@@ -218,9 +220,7 @@ class Batches:
             goal = _coordinate(self.prepared, target)
             if source is None or goal is None:
                 source = goal = None
-            axes.append(
-                torch.from_numpy(stretch_weights(source, self.prepared.sizes[dim], goal, size))
-            )
+            axes.append(stretch_weights(source, self.prepared.sizes[dim], goal, size))
         return axes[0], axes[1]
 
     def _target(self, part: xr.Dataset) -> tuple[Tensor | None, Tensor]:
@@ -238,12 +238,10 @@ class Batches:
         weights = self._weights[variable.name]
         if weights is not None:
             rows, columns = weights
-            values = torch.from_numpy(np.asarray(field.values, np.float32))
-            stretched = torch.einsum("yi,bij,xj->byx", rows, values, columns)
+            # Sample by sample (matmul broadcasts), so that a field does not depend on its company.
+            values = np.matmul(np.matmul(rows, np.asarray(field.values, np.float32)), columns.T)
             # Stretched as a physical field, so that rain keeps its mass between block centres.
-            field = xr.DataArray(
-                stretched.numpy(), dims=(self.spec.sample, "y", "x"), attrs=field.attrs
-            )
+            field = xr.DataArray(values, dims=(self.spec.sample, "y", "x"), attrs=field.attrs)
         maps = torch.from_numpy(self.scaling.normalise(field, variable.name))
         if not variable.sampled:
             maps = maps.expand(part.sizes[self.spec.sample], *maps.shape)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import Scaling
-from xcvae.generator.ladder import Drawn, Ladder, level_sizes
+from xcvae.generator.ladder import Drawn, Encoded, Ladder, level_sizes
 from xcvae.generator.noise import Address, normals
 from xcvae.generator.numerics import autocast
 
@@ -93,30 +93,32 @@ class Drawing:
         array (realization, sample, y, x)
             Physical; NaN where masked.
         """
-        pairs = [(m, s) for m in range(len(addresses)) for s in range(len(batch))]
-        size = batch.c.shape[-2:]
-        out = np.empty((len(pairs), *size), np.float32)
+        pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
+        out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
+        known: dict[int, Encoded] = {}
         for start in range(0, len(pairs), PASS):
             part = pairs[start : start + PASS]
             filled = part + [part[-1]] * (PASS - len(part))
-            drawn = self._pass(
-                batch.take([s for _, s in filled]),
-                [addresses[m][s] for m, s in filled],
-                freed=freed,
-                temperature=temperature,
-            )
-            out[start : start + len(part)] = self._physical(drawn)[: len(part)]
-        fields = out.reshape(len(addresses), len(batch), *size)
-        fields[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
-        return fields
+            # Samples are encoded one by one, once for all their members.
+            needed = {s for s, _ in part}
+            known = {
+                s: known[s] if s in known else self._encode(batch.take([s]), freed) for s in needed
+            }
+            noise = self._noise(batch, [addresses[m][s] for s, m in filled])
+            joined = Encoded.join([known[s] for s, _ in filled])
+            with torch.inference_mode(), autocast(self.device):
+                drawn = self.network.descend(joined, noise, freed=freed, temperature=temperature)
+            for (s, m), field in zip(part, self._physical(drawn.output.float()), strict=False):
+                out[m, s] = field
+        out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
+        return out
 
     def reconstruction(self, batch: Batch, latents_of: Sequence[int]) -> NDArray[np.float32]:
         """Decode posterior means, each sample those of ``latents_of``; (sample, y, x)."""
-        own = batch.packed().to(self.device)
         order = torch.as_tensor(list(latents_of), device=self.device)
         with torch.inference_mode(), autocast(self.device):
             z = [q.mu[order] for q in self.encoded(batch).posterior]
-            output = self.network.decode(own.c, own.pooled, z)
+            output = self.network.decode(self._encode(batch, freed=None), z)
         fields = self._physical(output.float())
         return np.where(batch.mask[:, 0].cpu().numpy(), fields, np.nan).astype(np.float32)
 
@@ -143,25 +145,16 @@ class Drawing:
             )
         return reports
 
-    def _pass(
-        self,
-        batch: Batch,
-        addresses: Sequence[Address],
-        *,
-        freed: list[float] | None,
-        temperature: float,
-    ) -> Tensor:
+    def _encode(self, batch: Batch, freed: list[float] | None) -> Encoded:
         own = batch.packed().to(self.device)
-        noise = [
+        with torch.inference_mode(), autocast(self.device):
+            return self.network.encode(own.c, own.pooled, None if freed is None else own.x)
+
+    def _noise(self, batch: Batch, addresses: Sequence[Address]) -> list[Tensor]:
+        return [
             torch.from_numpy(normals(addresses, level, shape)).to(self.device)
             for level, shape in enumerate(self._shapes(batch))
         ]
-        x = None if freed is None else own.x
-        with torch.inference_mode(), autocast(self.device):
-            drawn: Drawn = self.network(
-                own.c, own.pooled, noise, x=x, freed=freed, temperature=temperature
-            )
-        return drawn.output.float()
 
     def _shapes(self, batch: Batch) -> list[tuple[int, int, int]]:
         sizes = level_sizes((batch.c.shape[-2], batch.c.shape[-1]), len(self.latents))

@@ -20,11 +20,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from xcvae.generator.blocks import ContextEncoder, Modulation, ResidualBlock, double, halve, silence
+from xcvae.generator.blocks import ContextEncoder, double, silence
+from xcvae.generator.rungs import Level, Normal, Pyramid
 
-__all__ = ["Drawn", "Ladder", "Level", "Normal", "level_sizes"]
-
-LOG_SIGMA_RANGE = (-6.0, 3.0)
+__all__ = ["Drawn", "Encoded", "Ladder", "level_sizes"]
 
 
 def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
@@ -42,32 +41,43 @@ def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Normal:
-    """Independent normal distributions, one per latent and pixel; tensors (batch, latent, h, w)."""
+class Encoded:
+    """What is known of a batch before a latent is drawn.
 
-    mu: Tensor
-    log_sigma: Tensor
+    Attributes
+    ----------
+    guides, features
+        Feature maps of the condition and, for posterior draws, of the target, coarsest first.
+    vector
+        Summary of pooled conditions, (batch, context).
+    base
+        What the output is added to, (batch, 1, y, x).
+    """
 
-    def kl(self, prior: Normal) -> Tensor:
-        """KL(self || prior) in nats per sample, summed over latents and pixels; (batch,)."""
-        return self.kl_map(prior).flatten(1).sum(1)
+    guides: list[Tensor]
+    features: list[Tensor] | None
+    vector: Tensor | None
+    base: Tensor | None
 
-    def kl_map(self, prior: Normal) -> Tensor:
-        """KL(self || prior) in nats of each latent at each pixel; (batch, latent, h, w)."""
-        difference = self.log_sigma - prior.log_sigma
-        shift = (self.mu - prior.mu) * torch.exp(-prior.log_sigma)
-        return 0.5 * (torch.exp(2 * difference) + shift.square() - 1) - difference
+    @staticmethod
+    def join(parts: Sequence[Encoded]) -> Encoded:
+        """Put encoded batches of the same kind one after the other."""
 
-    def towards(self, prior: Normal, weight: float) -> Normal:
-        """Go from self (0) to the prior (1) on the straight path of mean and log-sigma."""
-        return Normal(
-            torch.lerp(self.mu, prior.mu, weight),
-            torch.lerp(self.log_sigma, prior.log_sigma, weight),
+        def joined(maps: Sequence[Tensor | None]) -> Tensor | None:
+            present = [m for m in maps if m is not None]
+            return torch.cat(present) if present else None
+
+        features = None
+        if all(p.features is not None for p in parts):
+            features = [
+                torch.cat(level) for level in zip(*(p.features or [] for p in parts), strict=True)
+            ]
+        return Encoded(
+            guides=[torch.cat(level) for level in zip(*(p.guides for p in parts), strict=True)],
+            features=features,
+            vector=joined([p.vector for p in parts]),
+            base=joined([p.base for p in parts]),
         )
-
-    def sample(self, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        """Place standard normal deviates; ``temperature`` scales sigma."""
-        return self.mu + temperature * torch.exp(self.log_sigma) * noise
 
 
 @dataclass(frozen=True)
@@ -89,69 +99,6 @@ class Drawn:
     def kl(self) -> list[Tensor]:
         """KL(q || p) of every level in nats per sample, coarsest first; each (batch,)."""
         return [q.kl(p) for q, p in zip(self.posterior, self.prior, strict=True)]
-
-
-class Level(nn.Module):
-    """One rung: prior, posterior, the latent's way into the state, and residual blocks."""
-
-    def __init__(
-        self, channels: int, features: int, latents: int, blocks: int, context: int
-    ) -> None:
-        super().__init__()
-        self.prior = nn.Conv2d(channels, 2 * latents, 1)
-        self.mix = nn.Conv2d(channels + features, channels, 3, padding=1)
-        self.posterior = nn.Conv2d(channels, 2 * latents, 1)
-        self.inject = nn.Conv2d(latents, channels, 1)
-        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
-        self.modulation = Modulation(context, channels) if context else None
-        for head in (self.prior, self.posterior):
-            silence(head)
-
-    def prior_of(self, h: Tensor) -> Normal:
-        mu, log_sigma = self.prior(h).float().chunk(2, dim=1)
-        return Normal(mu, log_sigma.clamp(*LOG_SIGMA_RANGE))
-
-    def posterior_of(self, h: Tensor, features: Tensor, prior: Normal) -> Normal:
-        joined = nn.functional.silu(self.mix(torch.cat([h, features], dim=1)))
-        mu, log_sigma = self.posterior(joined).float().chunk(2, dim=1)
-        # Relative to the prior in its own unit of spread, so that a zero head means KL = 0.
-        return Normal(
-            prior.mu + mu * torch.exp(prior.log_sigma),
-            (prior.log_sigma + log_sigma).clamp(*LOG_SIGMA_RANGE),
-        )
-
-    def modulate(self, h: Tensor, vector: Tensor | None) -> Tensor:
-        if self.modulation is None or vector is None:
-            return h
-        out: Tensor = self.modulation(h, vector)
-        return out
-
-    def refine(self, h: Tensor, z: Tensor) -> Tensor:
-        out: Tensor = self.blocks(h + self.inject(z))
-        return out
-
-
-class Pyramid(nn.Module):
-    """Feature maps of an input at every level of the ladder, returned coarsest first.
-
-    The full grid gets a single convolution: residual blocks there cost a third of a training
-    step and changed no score.
-    """
-
-    def __init__(self, inputs: int, channels: Sequence[int], blocks: int) -> None:
-        super().__init__()
-        fine_first = list(channels)[::-1]
-        self.stem = nn.Conv2d(inputs, fine_first[0], 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(c) for _ in range(blocks))) for c in fine_first[1:]
-        )
-        self.widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(fine_first))
-
-    def forward(self, maps: Tensor) -> list[Tensor]:
-        features: list[Tensor] = [self.stem(maps)]
-        for widen, block in zip(self.widen, self.blocks, strict=True):
-            features.append(block(widen(halve(features[-1]))))
-        return features[::-1]
 
 
 class Ladder(nn.Module):
@@ -207,7 +154,11 @@ class Ladder(nn.Module):
         freed: Sequence[float] | None = None,
         temperature: float = 1.0,
     ) -> Drawn:
-        """Draw one field per sample.
+        """Encode a batch, then draw one field per sample: see `encode` and `descend`."""
+        return self.descend(self.encode(c, pooled, x), noise, freed=freed, temperature=temperature)
+
+    def encode(self, c: Tensor, pooled: Tensor | None, x: Tensor | None = None) -> Encoded:
+        """Everything that is known before a latent is drawn.
 
         Parameters
         ----------
@@ -215,62 +166,73 @@ class Ladder(nn.Module):
             Condition maps on the target grid, (batch, conditions, y, x).
         pooled
             (batch, pooled) or None.
+        x
+            The target in normalised space, (batch, 1, y, x); None for draws from the prior.
+        """
+        # A map of ones lets zero-padded convolutions see where the domain ends.
+        c = torch.cat([c, c.new_ones(c.shape[0], 1, *c.shape[2:])], dim=1)
+        vector = None
+        if self.encode_context is not None and pooled is not None:
+            vector = self.encode_context(pooled)
+        return Encoded(
+            guides=self.encode_condition(c),
+            features=None if x is None else self.encode_target(torch.cat([c, x], dim=1)),
+            vector=vector,
+            base=None if self.base is None else c[:, self.base : self.base + 1],
+        )
+
+    def descend(
+        self,
+        known: Encoded,
+        noise: Sequence[Tensor],
+        *,
+        freed: Sequence[float] | None = None,
+        temperature: float = 1.0,
+    ) -> Drawn:
+        """Draw one field per encoded sample, from the coarsest level to the finest.
+
+        Parameters
+        ----------
+        known
+            From `encode`; with a target the draw is from the posterior.
         noise
             Standard normal deviates per level, coarsest first, (batch, latents[l], h_l, w_l).
-        x
-            The target in normalised space, (batch, 1, y, x); None draws from the prior.
         freed
             Per level, how far z goes from posterior (0) to prior (1); all 0 by default.
         temperature
             Scales the sigma that the deviates are multiplied with.
         """
-        c = with_edges(c)
-        guides, vector = self._guides(c, pooled)
-        features = None if x is None else self.encode_target(torch.cat([c, x], dim=1))
         posteriors, priors = [], []
-        h = guides[0]
+        h = known.guides[0]
         for index, level in enumerate(self._rungs()):
-            h = level.modulate(h, vector)
+            h = level.modulate(h, known.vector)
             q = p = level.prior_of(h)
-            if features is not None:
-                q = level.posterior_of(h, features[index], p)
+            if known.features is not None:
+                q = level.posterior_of(h, known.features[index], p)
                 posteriors.append(q)
             priors.append(p)
             source = q if freed is None else q.towards(p, freed[index])
             h = level.refine(h, source.sample(noise[index], temperature))
-            h = self._climb(h, index, guides)
-        return Drawn(self._finish(h, c), posteriors, priors)
+            h = self._climb(h, index, known)
+        return Drawn(self._finish(h, known), posteriors, priors)
 
-    def decode(self, c: Tensor, pooled: Tensor | None, latents: Sequence[Tensor]) -> Tensor:
+    def decode(self, known: Encoded, latents: Sequence[Tensor]) -> Tensor:
         """Decode given latents (coarsest first) instead of drawing them; (batch, 1, y, x)."""
-        c = with_edges(c)
-        guides, vector = self._guides(c, pooled)
-        h = guides[0]
+        h = known.guides[0]
         for index, level in enumerate(self._rungs()):
-            h = level.refine(level.modulate(h, vector), latents[index])
-            h = self._climb(h, index, guides)
-        return self._finish(h, c)
+            h = level.refine(level.modulate(h, known.vector), latents[index])
+            h = self._climb(h, index, known)
+        return self._finish(h, known)
 
     def _rungs(self) -> list[Level]:
         return cast(list[Level], list(self.levels))
 
-    def _guides(self, c: Tensor, pooled: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-        vector = None
-        if self.encode_context is not None and pooled is not None:
-            vector = self.encode_context(pooled)
-        return self.encode_condition(c), vector
-
-    def _climb(self, h: Tensor, index: int, guides: list[Tensor]) -> Tensor:
+    def _climb(self, h: Tensor, index: int, known: Encoded) -> Tensor:
         if index + 1 == len(self.levels):
             return h
-        guide = guides[index + 1]
+        guide = known.guides[index + 1]
         return double(self.narrow[index](h), (guide.shape[-2], guide.shape[-1])) + guide
 
-    def _finish(self, h: Tensor, c: Tensor) -> Tensor:
+    def _finish(self, h: Tensor, known: Encoded) -> Tensor:
         output: Tensor = self.head(h)
-        return output if self.base is None else output + c[:, self.base : self.base + 1]
-
-
-def with_edges(c: Tensor) -> Tensor:
-    """Add a map of ones, so that zero-padded convolutions see where the domain ends."""
-    return torch.cat([c, c.new_ones(c.shape[0], 1, *c.shape[2:])], dim=1)
+        return output if known.base is None else output + known.base

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import UnitsError
+from xcvae.errors import MismatchError, UnitsError
 from xcvae.fields.units import factor, is_daily
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import BoundaryNorm, Colormap
     from matplotlib.figure import Figure
+
+    from xcvae.verify.pairing import Task
 
 __all__ = [
     "BASELINE",
@@ -26,6 +28,7 @@ __all__ = [
     "OBSERVED",
     "Axis",
     "RainScale",
+    "coarse_rain",
     "display_units",
     "label_of",
     "new_figure",
@@ -65,6 +68,15 @@ STYLE: dict[str, Any] = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.7,
 }
+
+
+def coarse_rain(task: Task) -> xr.DataArray | None:
+    """Return the coarse rain an ensemble was made from; None where the Dataset has none."""
+    try:
+        found = task.for_baselines()
+    except MismatchError:
+        return None  # a picture of the rest is still worth having
+    return found[found.attrs["condition"]] if "condition" in found.attrs else None
 
 
 @contextmanager

@@ -89,9 +89,9 @@ def spectra(
 
 
 def _rivals(task: Task, baselines: Sequence[object] | None) -> dict[str, xr.DataArray]:
-    coarse = task.for_baselines()
     if baselines is None:
-        baselines = ["bilinear"] if "condition" in coarse.attrs else []
+        baselines = ["bilinear"] if canvas.coarse_rain(task) is not None else []
+    coarse = task.for_baselines() if baselines else xr.Dataset()
     found = {}
     for spec in baselines:
         baseline = build("baseline", spec)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -76,7 +78,13 @@ def _wrapped(head: str, indent: str, text: str) -> list[str]:
     )
 
 
-def diagnose(ds: xr.Dataset, model: Model, *, members: int = 8, seed: int = 0) -> Diagnosis:
+def diagnose(
+    ds: xr.Dataset,
+    model: Model | str | os.PathLike[str],
+    *,
+    members: int = 8,
+    seed: int = 0,
+) -> Diagnosis:
     """Find out what is wrong with a model.
 
     Looks for posterior collapse, ignored latents, mean collapse, drizzle, mass drift, a gap
@@ -87,8 +95,8 @@ def diagnose(ds: xr.Dataset, model: Model, *, members: int = 8, seed: int = 0) -
     ds : xarray.Dataset
         Target and conditions as in training, dims (sample, y, x), best not those trained on. At
         most 24 samples, spread over all of them, are read.
-    model : Model
-        The model.
+    model : Model or path-like
+        The model, or its file.
     members : int
         Prior members per sample, at least 2.
     seed : int
@@ -108,5 +116,9 @@ def diagnose(ds: xr.Dataset, model: Model, *, members: int = 8, seed: int = 0) -
     DataError
         Negative or infinite rain.
     """
+    if isinstance(model, str | os.PathLike):
+        from xcvae.generator.model import load
+
+        model = load(Path(model))
     evidence = measure(ds, model, members=members, seed=seed)
     return Diagnosis(detect(evidence), evidence)

@@ -176,11 +176,11 @@ def _condition_panels(
     source = task.ds
     names = [conditions] if isinstance(conditions, str) else conditions
     if names is None:
-        coarse = task.for_baselines()
-        if "condition" in coarse.attrs:  # the one derived by `coarsen`, too
-            source, names = coarse, [coarse.attrs["condition"]]
-        else:
+        coarse = canvas.coarse_rain(task)  # the one derived by `coarsen`, too
+        if coarse is None:
             names = _gridded(task)[:1]
+        else:
+            source, names = coarse.to_dataset(), [str(coarse.name)]
     for name in names:
         if name not in source:
             raise MissingVariableError(

@@ -178,7 +178,9 @@ def best_sources(card: xr.Dataset, name: str) -> list[bool]:
             return [False] * values.size
     if name in NEUTRAL or values.size < 2 or not np.isfinite(distance).any() or np.ptp(values) == 0:
         return [False] * values.size
-    return [bool(d == np.nanmin(distance)) for d in distance]
+    # What rounding alone tells apart is equally good.
+    limit = np.nanmin(distance) + 1e-6 * np.nanmax(np.abs(values))
+    return [bool(d <= limit) for d in distance]
 
 
 def _interval(card: xr.Dataset, name: str, column: int, small: bool) -> str:
