@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from xcvae.ensemble.augmentation import augment
     from xcvae.ensemble.sampling import sample
     from xcvae.fields.selection import heavy
-    from xcvae.generator.model import Model
-    from xcvae.generator.model import load
+    from xcvae.generator.model import Model, load
     from xcvae.generator.training import train
     from xcvae.registry.hookspecs import hookimpl
     from xcvae.verify.diagnosis import Diagnosis, diagnose

@@ -168,7 +168,9 @@ def test_a_model_trained_on_odd_sizes_takes_even_ones(make_radar: Maker) -> None
 def test_another_ratio_of_target_to_condition_is_refused(make_radar: Maker) -> None:
     spec = describe(make_radar())
     with pytest.raises(MismatchError, match=r"12 target pixels .* got .* 6") as caught:
-        prepare(make_radar(24, 36, factor=6).drop_vars(["y_coarse", "x_coarse"]), spec, need_target=True)
+        prepare(
+            make_radar(24, 36, factor=6).drop_vars(["y_coarse", "x_coarse"]), spec, need_target=True
+        )
     assert "pr_coarse" in str(caught.value)
 
 

@@ -128,12 +128,16 @@ def test_curvilinear_targets_lie_edge_to_edge_under_conditions_without_coordinat
 
 
 def test_counted_coordinates_are_none(make_radar: Maker) -> None:
-    ds = make_radar().assign_coords({d: np.arange(n) for d, n in make_radar().sizes.items() if d != "time"})
+    ds = make_radar().assign_coords(
+        {d: np.arange(n) for d, n in make_radar().sizes.items() if d != "time"}
+    )
     assert only(describe(ds)).aligned
     assert not only(describe(ds)).pooled
 
 
-def test_a_condition_with_coordinates_over_a_target_without_any_is_pooled(make_radar: Maker) -> None:
+def test_a_condition_with_coordinates_over_a_target_without_any_is_pooled(
+    make_radar: Maker,
+) -> None:
     ds = make_radar().drop_vars(["y", "x"])
     assert only(describe(ds)).pooled
     assert describe(ds).located
