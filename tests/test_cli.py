@@ -127,6 +127,26 @@ def test_plugins_lists_everything_without_torch(tmp_path: Path) -> None:
     assert [line.strip().partition("(")[0] for line in lines if "  [xcvae " in line] == names
 
 
+def test_plugins_of_this_process_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("loss\n  crps(")
+    assert "\n\nbaseline\n  bilinear()" in said
+
+
+def test_an_interruption_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "pressing_ctrl_c.py").write_text("raise KeyboardInterrupt\n", encoding="utf-8")
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "data: {tutorial: radklim}\noutput: out\nplugins: [pressing_ctrl_c]\n", encoding="utf-8"
+    )
+    assert main(["run", str(config)]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
 def test_plugins_shows_installed_ones_and_broken_ones(tmp_path: Path) -> None:
     info = tmp_path / "mine-1.0.dist-info"
     info.mkdir()

@@ -22,8 +22,8 @@ STEPS = {
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 NEXT_STEPS = """
 What to type next:
-  xcvae plugins                       # what can be asked for by name
-  xcvae run {output}/config.yaml      # the same again: it skips what is done
+  xcvae plugins                     # what can be asked for by name
+  xcvae run {output}/config.yaml    # the same again: it skips what is done
   python -c "import intake; print(intake.open_catalog('{output}/catalog.yaml')['prior'].read())"
 For your own data, copy {output}/config.yaml and change its first lines."""
 

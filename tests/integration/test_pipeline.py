@@ -36,7 +36,7 @@ train:
   fit: {max_steps: 20, batch_size: 4, crop: 24, validations: 2}
 sample:
   - {name: posterior, mode: posterior, spread: 0.5, members: 2}
-  - {name: prior, members: 3, postprocess: [{name: halve}]}
+  - {name: prior, members: 3, chunks: {time: 2}, postprocess: [halve]}
 evaluate: {metrics: [crps, mass_bias, ks], baselines: [bilinear]}
 diagnose: {members: 2}
 criteria: {prior: {ks: [null, 0.9], mass_bias: null}}

@@ -6,8 +6,7 @@ ranges are checked by the part of xcvae that the section is for, so that they ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -265,9 +264,3 @@ class Config:
     def output_folder(self) -> Path:
         """The folder for all that is made."""
         return self.folder / self.output
-
-    def section(self, name: str) -> Mapping[str, Any]:
-        """Return a section as plain types, to compare it with that of an earlier run."""
-        value = getattr(self, name)
-        plain: dict[str, Any] = asdict(value)
-        return plain

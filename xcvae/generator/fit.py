@@ -74,7 +74,7 @@ class Fit:
     clip_norm: float = 1.0
     monitor: str = "crps"
     patience: int | None = None
-    validations: int = 12
+    validations: int = 8
     heavy_share: float = 0.0
     flips: bool | None = None
     stages: Sequence[Mapping[str, Any]] | None = None

@@ -20,7 +20,7 @@ from xcvae.generator.numerics import autocast
 __all__ = ["Validation", "noise_for"]
 
 #: Held-back samples that are looked at, members drawn for each, samples per pass.
-SAMPLES, MEMBERS, PASS = 24, 4, 8
+SAMPLES, MEMBERS, PASS = 16, 4, 8
 
 
 def noise_for(

@@ -72,7 +72,7 @@ class _Ranks:
 
 @dataclass(frozen=True)
 class RankDeviation(Metric):
-    """Distance of the rank histogram from flat: half the sum over ranks of |freq - 1/(M+1)|.
+    """Distance of the rank histogram from flat: half the sum of ``|freq - 1/(M+1)|``.
 
     Zero for a perfectly calibrated ensemble. Ties, which dry pixels cause, count in equal
     parts for all ranks they cover: the expectation of breaking them at random.

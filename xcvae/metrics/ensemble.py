@@ -55,7 +55,7 @@ def _mean_difference(members: Array) -> Array:
 class CRPS(Metric):
     """Continuous ranked probability score, fair to the number of members.
 
-    Mean over pixels and samples of mean_i |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1)),
+    Mean over pixels and samples of ``mean_i |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1))``,
     see https://doi.org/10.1002/qj.2270; the absolute error for a single member.
     """
 

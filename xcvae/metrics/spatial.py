@@ -69,8 +69,8 @@ class _Spectra:
 class SpectralDistance(Metric):
     """Mean distance of radial power spectra in decibels.
 
-    Mean over wavenumbers >= 1 of |10 log10(P_gen / P_obs)|, with P averaged over samples and
-    members (the power of every member, never that of the mean field).
+    Mean over wavenumbers >= 1 of ``|10 log10(P_gen / P_obs)|``, with P averaged over samples
+    and members (the power of every member, never that of the mean field).
     """
 
     long_name: ClassVar[str] = "mean log distance of radial power spectra"

@@ -53,8 +53,8 @@ def listing() -> list[Row]:
 
     Examples
     --------
-    >>> [row.name for row in listing() if row.kind == "postprocessor"]
-    ['clip', 'threshold']
+    >>> next(row.parameters for row in listing() if row.name == "laplace")
+    {'scale': '0.06', 'weight': '1.0'}
     """
     return [_row(entry) for entry in registry().entries()]
 

@@ -30,7 +30,8 @@ def blocks(forecast: xr.DataArray, sample: str) -> list[slice]:
     count = forecast.sizes[sample]
     per_sample = max(1, forecast.nbytes // max(1, count))
     most = max(1, BLOCK_BYTES // per_sample)
-    chunks = forecast.chunksizes.get(sample, (1,) * count)
+    # Of the variable alone: coordinates from a store have chunks of their own.
+    chunks = forecast.variable.chunksizes.get(sample, (1,) * count)
     found, start, stop = [], 0, 0
     for chunk in chunks:
         if stop > start and stop + chunk - start > most:
