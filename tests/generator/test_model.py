@@ -12,6 +12,7 @@ import torch
 import xcvae
 from xcvae.errors import ConfigError, ModelFileError
 from xcvae.fields.spec import prepare
+from xcvae.generator.calibration import _diversity, even_steps
 from xcvae.generator.model import Model
 from xcvae.generator.numerics import choose_device
 
@@ -56,6 +57,27 @@ def test_posterior_is_nearer_to_the_storm_than_the_prior(tiny_model, batch, test
 
     near, far = (draw(tiny_model, batch, "posterior", spread=s) for s in (0.0, 1.0))
     assert correlation(near) > correlation(far) + 0.05
+
+
+def test_the_dial_turns_in_even_steps(tiny_model, test_radar):
+    """On samples it was not laid out on: every quarter of the dial adds diversity."""
+    prepared = prepare(test_radar, tiny_model.spec, need_target=True)
+    some = tiny_model.batches(prepared).load(range(6))
+    labels = [str(i) for i in range(6)]
+    steps = [
+        _diversity(
+            tiny_model.draw(
+                some, seed=1, labels=labels, realizations=range(4), mode="posterior", spread=s
+            )
+        )
+        for s in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    assert min(np.diff(steps)) > 0.1 * (steps[-1] - steps[0]) > 0
+
+
+def test_dial_without_effect_stays_straight():
+    assert even_steps([0, 0.5, 1], [0.2, 0.2, 0.2]) == [[0, 0], [1, 1]]
+    assert even_steps([0, 0.5, 1], [0.3, 0.1, 0.2]) == [[0, 0], [1, 1]]
 
 
 def test_temperature_scales_the_variety(tiny_model, batch):

@@ -172,7 +172,8 @@ class Model:
         mode
             ``"posterior"`` starts from the target in ``batch``, ``"prior"`` does not see it.
         spread
-            Posterior only: 0 reconstructs the target, 1 is the prior.
+            Posterior only: 0 reconstructs the target, 1 is the prior; in between diversity grows
+            in proportion, as far as calibration could tell.
         temperature
             Scales the spread of every latent.
 
@@ -187,7 +188,7 @@ class Model:
         ]
         freed = None
         if mode == "posterior":
-            freed = freed_levels(spread, len(self.architecture.latents))
+            freed = freed_levels(self._turn(spread), len(self.architecture.latents))
         return self._drawing().members(batch, addresses, freed=freed, temperature=temperature)
 
     def reconstruct(
@@ -213,6 +214,11 @@ class Model:
     def levels(self, batch: Batch) -> list[LevelReport]:
         """What every level of the ladder carries for the samples of a batch with the target."""
         return self._drawing().levels(batch)
+
+    def _turn(self, spread: float) -> float:
+        """How far the levels are freed at a spread, by the calibrated dial."""
+        dial = np.asarray(self.training.get("dial", [[0.0, 0.0], [1.0, 1.0]]))
+        return float(np.interp(spread, dial[:, 0], dial[:, 1]))
 
     def _drawing(self) -> Drawing:
         return Drawing(self.network, self.scaling, self.architecture.latents, self.device)

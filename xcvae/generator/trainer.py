@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from xcvae.fields.spec import DataSpec
 from xcvae.generator import checkpoint, modelfile
 from xcvae.generator.architecture import Architecture
 from xcvae.generator.fit import Fit, Stage
-from xcvae.generator.ladder import Drawn, Ladder
+from xcvae.generator.ladder import Encoded, Ladder
 from xcvae.generator.losses import LossState
 from xcvae.generator.numerics import autocast
 from xcvae.generator.validation import Validation, noise_for
@@ -107,7 +107,8 @@ class Trainer:
         assert batch.x is not None
         latents = self.architecture.latents
         with autocast(self.device):
-            drawn: Drawn = self.network(batch.c, batch.pooled, noise_for(latents, batch), x=batch.x)
+            known = self.network.encode(batch.c, batch.pooled, batch.x)
+            drawn = self.network.descend(known, noise_for(latents, batch))
         state = LossState(
             x=batch.x,
             output=drawn.output.float(),
@@ -117,7 +118,7 @@ class Trainer:
             progress=done,
             scaling=self.scaling,
             record=self.record,
-            draw=lambda: self._prior(batch),
+            draw=lambda: self._prior(batch, known),
         )
         stage = next(s for s in self.stages if done <= s.until + 1e-9)
         terms = {name: term(state) for name, term in stage.losses}
@@ -133,11 +134,11 @@ class Trainer:
         kl = torch.stack(state.kl).detach().sum(0).mean()
         return {"loss": loss.detach(), "kl": kl, **logged}
 
-    def _prior(self, batch: Batch) -> Tensor:
+    def _prior(self, batch: Batch, known: Encoded) -> Tensor:
         with autocast(self.device):
             noise = noise_for(self.architecture.latents, batch)
-            output: Tensor = self.network(batch.c, batch.pooled, noise).output
-        return output.float()
+            drawn = self.network.descend(replace(known, features=None), noise)
+        return drawn.output.float()
 
     def _follow(self) -> None:
         """Move the average of the weights."""

@@ -29,6 +29,7 @@ from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec, describe, prepare
 from xcvae.generator import checkpoint, modelfile
 from xcvae.generator.architecture import build_network, resolve
+from xcvae.generator.calibration import calibrated_dial
 from xcvae.generator.fit import Fit, stages_of
 from xcvae.generator.model import Model
 from xcvae.generator.numerics import choose_device, placed
@@ -187,7 +188,10 @@ def _finished(
             training={**training, "weights": kind},
             valid=valid,
         )
-    best = models["best"]
+    best = models["best"].to(trainer.device.type)
+    judge = trainer.validation
+    held_back = trainer.batches if judge is None else judge.batches
+    best.training["dial"] = calibrated_dial(best, held_back)
     if place is None:
         best.sha256 = modelfile.fingerprint(best.to_bytes())
     else:
@@ -195,7 +199,7 @@ def _finished(
         modelfile.write_atomically(last, models["last"].to_bytes())
         best.save(place)
         checkpoint.checkpoint_path(place).unlink(missing_ok=True)
-    return best.to(trainer.device.type)
+    return best
 
 
 def _free_path(path: str | Path | None) -> Path | None:
