@@ -82,6 +82,21 @@ def test_kl_agrees_with_torch():
     assert float(p.kl(p).abs().max()) == 0
 
 
+def test_halfway_the_latents_fill_the_prior_as_they_do_at_the_ends():
+    """A posterior that, over storms, has the prior's variance keeps it all along the dial."""
+    torch.manual_seed(0)
+    storms = 200_000
+    prior = Normal(torch.full((storms,), 0.7), torch.full((storms,), 0.3))
+    sigma = prior.log_sigma.exp()
+    narrow = torch.full((storms,), -1.0)  # of the posterior, so its means carry the rest
+    means = prior.mu + (sigma**2 - narrow.exp() ** 2).sqrt() * torch.randn(storms)
+    for weight in (0.0, 0.3, 0.5, 0.8, 1.0):
+        path = Normal(means, narrow).towards(prior, weight)
+        z = path.sample(torch.randn(storms))
+        assert float(z.mean()) == pytest.approx(0.7, abs=0.02)
+        assert float(z.std()) == pytest.approx(float(sigma[0]), rel=0.01)
+
+
 @torch.no_grad()
 def test_dial_ends_are_posterior_and_prior():
     net, c, x = shaken(), torch.randn(1, 2, 32, 32), torch.randn(1, 1, 32, 32)
