@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from xcvae.errors import MismatchError
+from xcvae.errors import ConfigError, MismatchError
 from xcvae.fields.batches import Batches
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import describe, prepare
@@ -128,3 +128,22 @@ def test_without_a_target_the_stored_mask_must_fit(masked_daily):
     assert int(batch.mask.sum()) == 2 * 25 * 53
     with pytest.raises(MismatchError, match="mask"):
         Batches(bare, spec, scaling, masked=True, valid=valid[:20])
+
+
+def test_heavy_samples_fill_their_share_of_every_batch(train_radar):
+    batches = batches_of(train_radar.isel(time=slice(0, 60)), conditions=["pr_coarse"])
+    batches.keep()
+
+    def rain(batch):
+        return batches.scaling.physical(batch.x).mean(dim=(1, 2, 3))
+
+    amounts = rain(batches.load(slice(None)))
+    limit = float(amounts.sort().values[-6])
+    stream = batches.shuffled(8, np.random.default_rng(0), 0.5)
+    for _ in range(7):
+        assert int((rain(next(stream)) >= limit * 0.999).sum()) >= 4
+    lazy = batches_of(
+        train_radar.isel(time=slice(0, 20)).chunk({"time": 5}), conditions=["pr_coarse"]
+    )
+    with pytest.raises(ConfigError, match="memory"):
+        next(lazy.shuffled(4, np.random.default_rng(0), 0.5))

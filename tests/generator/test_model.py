@@ -145,6 +145,25 @@ def test_damage_is_found(tiny_model, tmp_path):
             xcvae.load(path)
 
 
+def test_a_changed_header_is_found(tiny_model, tmp_path):
+    """Another scaling would give other rain, silently."""
+    content = tiny_model.path.read_bytes()
+    changed = content.replace(b'\\"eps\\": 0.1', b'\\"eps\\": 0.9')
+    assert changed != content
+    (tmp_path / "eps").write_bytes(changed)
+    with pytest.raises(ModelFileError, match="checksum"):
+        xcvae.load(tmp_path / "eps")
+
+
+def test_a_model_whose_file_is_gone_travels_by_value(tiny_model, batch, tmp_path):
+    copy = tmp_path / "copy.xcvae"
+    copy.write_bytes(tiny_model.path.read_bytes())
+    model = xcvae.load(copy)
+    copy.unlink()
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(draw(again, batch), draw(tiny_model, batch))
+
+
 def test_a_foreign_safetensors_file_is_refused(tmp_path):
     from safetensors.torch import save_file
 

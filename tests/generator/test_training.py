@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import xcvae
 from xcvae.errors import (
@@ -21,9 +22,11 @@ from xcvae.errors import (
     MismatchError,
     OutputExistsError,
 )
+from xcvae.generator import checkpoint
 from xcvae.generator.architecture import resolve
 from xcvae.generator.checkpoint import checkpoint_path
 from xcvae.generator.fit import Fit
+from xcvae.generator.numerics import placed
 
 SMALL = {"channels": [16, 8], "latents": [2, 1]}
 FEW = {"max_steps": 6, "batch_size": 4, "crop": 24, "validations": 2}
@@ -109,11 +112,49 @@ def test_a_killed_training_goes_on(few, tmp_path):
     np.testing.assert_array_equal(history.step, np.arange(10, 301, 10))
 
 
+def test_a_resumed_optimiser_steps_as_if_it_had_not_stopped(tmp_path):
+    """Same weights and moments, in the same order of memory: the next step is the same."""
+
+    def step(network, optimizer, number):
+        x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(number))
+        optimizer.zero_grad()
+        network(x).square().mean().backward()
+        optimizer.step()
+
+    def fresh():
+        torch.manual_seed(0)
+        network = placed(torch.nn.Conv2d(3, 4, 3), torch.device("cpu"))
+        return network, torch.optim.AdamW(network.parameters(), lr=0.01, fused=True)
+
+    one, steps = fresh()
+    for number in range(3):
+        step(one, steps, number)
+    kept = {"path": tmp_path / "c", "identity": "x", "rng": np.random.default_rng(0)}
+    checkpoint.write(
+        progress=checkpoint.Progress(3), weights={"n": one.state_dict()}, optimizer=steps, **kept
+    )
+    two, again = fresh()
+    checkpoint.read(weights={"n": two.state_dict()}, optimizer=again, **kept)
+    for number in range(3, 6):
+        step(one, steps, number)
+        step(two, again, number)
+    torch.testing.assert_close(two.weight, one.weight, rtol=0, atol=0)
+
+
+def test_windows_without_a_valid_pixel_are_not_trained_on(few):
+    """Rain on a tenth of the domain: every step has some of it."""
+    land = few.assign(pr=few.pr.where(few.x < few.x.values[14]))
+    model = quick(land, fit={"max_steps": 12, "validations": 12}, validation=0)
+    assert model.record.masked
+    assert all(row["loss_laplace"] != 0 for row in model.training["history"])
+
+
 def test_a_checkpoint_of_another_training_is_refused(few, tmp_path):
     path = tmp_path / "model.xcvae"
     quick(few, path=path)
     checkpoint_path(path).write_bytes(b"not a checkpoint")
     path.unlink()
+    (tmp_path / "model-last.xcvae").unlink()
     with pytest.raises(xcvae.errors.ModelFileError, match="checkpoint"):
         quick(few, path=path)
     assert quick(few, path=path, fit={"resume": False}).path == path
@@ -180,6 +221,9 @@ def test_validation_may_be_a_dataset_or_nothing(few, test_radar):
         ({"generator": {"levels": 9}}, "at most 6"),
         ({"generator": {"channels": "8"}}, "list"),
         ({"losses": ["laplac"]}, "laplace"),
+        ({"losses": []}, "at least one"),
+        ({"losses": ["mass", "mass"]}, "each name once"),
+        ({"fit": {"resume": "no"}}, "true or false"),
         ({"validation": 1.0}, "share"),
         ({"device": "gpu"}, "cuda"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xcvae.errors import MismatchError, explain
+from xcvae.errors import ConfigError, MismatchError, explain
 from xcvae.fields.alignment import stretch_weights
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec, VariableSpec
@@ -192,22 +192,52 @@ class Batches:
         if not self.lazy and self.nbytes < KEEP_BYTES:
             self._kept = self.load(slice(None))
 
-    def shuffled(self, size: int, rng: np.random.Generator) -> Generator[Batch]:
+    def shuffled(
+        self, size: int, rng: np.random.Generator, heavy_share: float = 0.0
+    ) -> Generator[Batch]:
         """Batches of ``size`` in random order, without end.
 
         Data in memory is shuffled as a whole. Lazy data is read in contiguous blocks, several of
         which are shuffled together while a thread reads the next ones.
-        """
-        if not self.lazy:
-            while True:
-                yield from self._parts(rng.permutation(len(self)), size)
-        yield from streamed(self.load, Batch.join, count=len(self), size=size, rng=rng)
 
-    def _parts(self, order: NDArray[np.int64], size: int) -> Iterator[Batch]:
-        # A short remainder is left out of this epoch, unless it is all there is.
-        stop = max(len(order) - size + 1, 1)
-        for start in range(0, stop, size):
-            yield self.load(order[start : start + size])
+        Parameters
+        ----------
+        size, rng
+            Samples per batch, and the order.
+        heavy_share
+            Share of every batch that comes from the heaviest tenth of the samples.
+
+        Raises
+        ------
+        ConfigError
+            If ``heavy_share`` is asked of lazy data.
+        """
+        if self.lazy and heavy_share:
+            raise ConfigError(
+                explain(
+                    "fit.heavy_share",
+                    expected="data in memory",
+                    got="lazy data, which is read in blocks",
+                    remedy="Load the Dataset, or select heavy samples with xcvae.heavy.",
+                )
+            )
+        if self.lazy:
+            yield from streamed(self.load, Batch.join, count=len(self), size=size, rng=rng)
+        heavy = self._heaviest()
+        chosen = round(heavy_share * size)
+        while True:
+            order = rng.permutation(len(self))
+            # A short remainder is left out of this epoch, unless it is all there is.
+            for start in range(0, max(len(order) - size + 1, 1), size):
+                rows = order[start : start + size]
+                rows[:chosen] = rng.choice(heavy, len(rows[:chosen]))
+                yield self.load(rows)
+
+    def _heaviest(self) -> NDArray[np.int64]:
+        """Positions of the tenth of the samples with the most rain, at least one."""
+        target = self.prepared[self.spec.target]
+        amounts = target.mean([self.spec.y, self.spec.x]).fillna(-1.0).values
+        return np.argsort(amounts)[-max(1, len(self) // 10) :]
 
     def _stretch(self, variable: VariableSpec) -> tuple[Weights, Weights] | None:
         if variable.role == "static":

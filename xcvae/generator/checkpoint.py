@@ -135,10 +135,15 @@ def read(
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer/"):
             _, number, key = name.split("/")
+            weight = weights[int(number)]
+            if value.shape == weight.shape:
+                # The fused step walks weights and moments in the order of memory.
+                value = torch.empty_like(weight).copy_(value)  # noqa: PLW2901
             state.setdefault(int(number), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -55,7 +55,7 @@ class Fit:
         How often to validate during the training.
     heavy_share
         Share of every batch that is drawn from the heaviest tenth of the training samples; 0
-        leaves the climate as it is.
+        leaves the climate as it is. Needs data in memory.
     flips
         Flip and transpose crops at random; None does so where it is right, that is if all
         conditions are rain on the target's domain.
@@ -94,6 +94,16 @@ class Fit:
                         expected=f"{'an integer' if whole else 'a number'} from {low} to {high}",
                         got=repr(value),
                         remedy="See xcvae.train.",
+                    )
+                )
+        for name in ("resume", "flips"):
+            if getattr(self, name) not in (True, False, None):
+                raise ConfigError(
+                    explain(
+                        f"fit.{name}",
+                        expected="true or false",
+                        got=repr(getattr(self, name)),
+                        remedy="Write it without quotes.",
                     )
                 )
         if self.monitor not in MONITORS:
@@ -221,4 +231,15 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
 
 def _terms(specs: Sequence[Any]) -> tuple[tuple[str, Term], ...]:
     terms = [cast(Term, build("loss", spec)) for spec in specs]
-    return tuple((registry().name_of("loss", term), term) for term in terms)
+    named = [(registry().name_of("loss", term), term) for term in terms]
+    names = [name for name, _ in named]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(
+            explain(
+                "losses",
+                expected="at least one loss, each name once",
+                got=names,
+                remedy="One term with the sum of the weights does the same.",
+            )
+        )
+    return tuple(named)

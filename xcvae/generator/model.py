@@ -84,7 +84,7 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By path where there is one: a worker reads a file once, whatever it is sent.
-        if self.path is not None:
+        if self.path is not None and self.path.is_file():
             return load_once, (str(self.path), self.sha256)
         return from_bytes, (self.to_bytes(),)
 

@@ -28,11 +28,8 @@ def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
     plain = {
         k: v.detach().to("cpu", memory_format=torch.contiguous_format) for k, v in tensors.items()
     }
-    metadata = {
-        "format": FORMAT,
-        "header": json.dumps(header, sort_keys=True),
-        "weights": _digest(plain),
-    }
+    text = json.dumps(header, sort_keys=True)
+    metadata = {"format": FORMAT, "header": text, "checksum": _digest(text, plain)}
     return tensors_to_bytes(plain, metadata)
 
 
@@ -51,9 +48,10 @@ def unpack(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, Tensor]
         raise _damaged(name, f"{type(problem).__name__}: {problem}") from problem
     if metadata.get("format") != FORMAT:
         raise _damaged(name, f"format {metadata.get('format')!r} instead of '{FORMAT}'")
-    if metadata.get("weights") != _digest(tensors):
-        raise _damaged(name, "weights that do not match their checksum")
-    header: dict[str, Any] = json.loads(metadata["header"])
+    text = metadata.get("header", "")
+    if metadata.get("checksum") != _digest(text, tensors):
+        raise _damaged(name, "a header or weights that do not match their checksum")
+    header: dict[str, Any] = json.loads(text)
     return header, tensors
 
 
@@ -99,8 +97,8 @@ def _metadata(content: bytes) -> dict[str, str]:
     return found
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    total = hashlib.sha256()
+def _digest(header: str, tensors: dict[str, Tensor]) -> str:
+    total = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         total.update(name.encode())
         total.update(tensors[name].contiguous().numpy().tobytes())

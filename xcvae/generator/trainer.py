@@ -31,6 +31,8 @@ __all__ = ["Trainer"]
 #: Memory of the weight average, as a power of the step: about the last tenth of the training
 #: whatever its length (Karras et al. 2024, arXiv:2312.02696).
 AVERAGE_POWER = 9
+#: Windows that are tried for one with at least this share of valid pixels.
+WINDOW_TRIES, LEAST_VALID = 20, 0.02
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Trainer:
         done = settings.progress(state.step, state.seconds)
         sums: dict[str, Tensor] = {}
         count = 0
-        stream = self.batches.shuffled(settings.batch_size, self.rng)
+        stream = self.batches.shuffled(settings.batch_size, self.rng, settings.heavy_share)
         with tqdm(total=100, disable=None if bar else True, unit="%", desc="train") as shown:
             while done < 1:
                 for key, value in self._step(self._cropped(next(stream)), done).items():
@@ -152,9 +154,14 @@ class Trainer:
     def _cropped(self, batch: Batch) -> Batch:
         height, width = batch.c.shape[-2:]
         rows, columns = min(self.settings.crop, height), min(self.settings.crop, width)
-        top = int(self.rng.integers(height - rows + 1))
-        left = int(self.rng.integers(width - columns + 1))
-        batch = batch.crop(top, left, rows, columns)
+        for _ in range(WINDOW_TRIES):
+            top = int(self.rng.integers(height - rows + 1))
+            left = int(self.rng.integers(width - columns + 1))
+            window = batch.crop(top, left, rows, columns)
+            # A window of sea has nothing to learn from, and all of its KL would still count.
+            if float(window.mask.float().mean()) >= LEAST_VALID:
+                break
+        batch = window
         if self.flips:
             a, b, c = self.rng.random(3) < 0.5
             batch = batch.turned(rows=bool(a), columns=bool(b), transpose=bool(c))
@@ -165,18 +172,20 @@ class Trainer:
         settings, state = self.settings, self.state
         row = {"step": state.step, "minutes": state.seconds / 60, **row}
         row["learning_rate"] = settings.rate(settings.progress(state.step, state.seconds))
-        if not math.isfinite(row["loss"]):
-            raise DataError(
-                explain(
-                    f"training, step {state.step}",
-                    expected="a finite loss",
-                    got=row["loss"],
-                    remedy="Lower fit.learning_rate or the weight of the largest loss term.",
-                )
-            )
         improved = True
         if self.validation is not None:
             row |= self._validated()
+        for key in ("loss", f"val_{settings.monitor}"):
+            if not math.isfinite(row.get(key, 0.0)):
+                raise DataError(
+                    explain(
+                        f"training, step {state.step}, {key}",
+                        expected="a finite number",
+                        got=row[key],
+                        remedy="Lower fit.learning_rate or the weight of the largest loss term.",
+                    )
+                )
+        if self.validation is not None:
             improved = row[f"val_{settings.monitor}"] < state.best
         if improved:
             state.best = row.get(f"val_{settings.monitor}", math.inf)

@@ -188,15 +188,14 @@ def _finished(
             training={**training, "weights": kind},
             valid=valid,
         )
-    best = models["best"].to(trainer.device.type)
+    best = models["best"].to(str(trainer.device))
     judge = trainer.validation
     held_back = trainer.batches if judge is None else judge.batches
     best.training["dial"] = calibrated_dial(best, held_back)
     if place is None:
         best.sha256 = modelfile.fingerprint(best.to_bytes())
     else:
-        last = place.with_name(f"{place.stem}-last{place.suffix}")
-        modelfile.write_atomically(last, models["last"].to_bytes())
+        modelfile.write_atomically(_last_weights(place), models["last"].to_bytes())
         best.save(place)
         checkpoint.checkpoint_path(place).unlink(missing_ok=True)
     return best
@@ -206,16 +205,22 @@ def _free_path(path: str | Path | None) -> Path | None:
     if path is None:
         return None
     place = Path(path).absolute()
-    if place.exists():
-        raise OutputExistsError(
-            explain(
-                "path",
-                expected="a file that does not exist yet",
-                got=str(path),
-                remedy="Load it with xcvae.load, choose another name, or remove it.",
+    for taken in (place, _last_weights(place)):
+        if taken.exists():
+            raise OutputExistsError(
+                explain(
+                    "path",
+                    expected="a file that does not exist yet",
+                    got=str(taken),
+                    remedy="Load it with xcvae.load, choose another name, or remove it.",
+                )
             )
-        )
     return place
+
+
+def _last_weights(place: Path) -> Path:
+    """Where the weights of the last step go, beside the best ones."""
+    return place.with_name(f"{place.stem}-last{place.suffix}")
 
 
 def _split(
