@@ -19,7 +19,7 @@ SCALING = Scaling(RainScaling("mm h-1", 0.1), {})
 
 
 def state(
-    rain: np.ndarray, reconstruction: np.ndarray, mask=None, draws=(), progress=1.0, learns=False
+    rain: np.ndarray, reconstruction: np.ndarray, mask=None, draws=(), *, progress=1.0, learns=False
 ):
     """Physical maps (batch, y, x) as a loss sees them."""
     x, output = (
