@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,13 @@ from xcvae.metrics.spatial import diversity, spatial_correlation
 
 def record(ensemble):
     return json.loads(ensemble.attrs["xcvae"])
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """The working folder of a test."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -292,11 +300,57 @@ def test_a_lazy_ensemble_travels_to_other_processes(few, model, prior):
         ({"name": "a"}, "a catalog to write it to"),
         ({"resume": "again"}, "'restart' replaces"),
         ({"device": "tpu"}, "device"),
+        ({"chunks": {"time": np.float64(2)}}, r"chunks\['time'\]"),
+        ({"chunks": {"time": True}}, r"chunks\['time'\]"),
     ],
 )
 def test_wrong_arguments_are_named(few, model, arguments, message):
     with pytest.raises(ConfigError, match=message):
         sample(few, model, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("where", "got"),
+    [
+        ({"store": "memory://e.zarr"}, r"store: .* got 'memory://e\.zarr'"),
+        ({"store": Path("s3://bucket/e.zarr")}, r"store: .* got 's3:/bucket/e\.zarr'"),
+        ({"store": "simplecache::s3://e.zarr"}, "store: .* got 'simplecache"),
+        ({"store": {}}, "store: .* got {}"),
+        ({"store": "e.zarr", "catalog": "https://host/c.yaml"}, "catalog: .* got 'https:"),
+    ],
+)
+def test_only_local_paths_are_written(few, model, empty_folder, where, got):
+    with pytest.raises(ConfigError, match=got):
+        sample(few, model, **where)
+    assert not list(empty_folder.iterdir())
+
+
+def test_outputs_stay_where_they_are_when_the_folder_changes(few, model, empty_folder, monkeypatch):
+    def leave(field, context):
+        monkeypatch.chdir("/")
+        return field
+
+    asked = {"store": "run/e.zarr", "catalog": "run/c.yaml", "progress": False}
+    ens = sample(few, model, members=2, postprocess=[leave], **asked)
+    assert sorted(p.name for p in empty_folder.glob("run/[!.]*")) == ["c.yaml", "e.zarr"]
+    assert np.isfinite(ens.pr.values).all()
+
+
+def test_numbers_may_be_those_of_numpy(few, model, tmp_path):
+    asked = {
+        "members": np.int64(2), "seed": np.int32(3), "temperature": np.float32(0.5),
+        "min_mass": np.float32(0.125), "chunks": {"time": np.int64(2)},
+    }  # fmt: skip
+    ens = sample(few, model, store=tmp_path / "e.zarr", progress=False, **asked)
+    assert ens.pr.chunks[1] == (2, 2, 2)
+    plain = {"members": 2, "seed": 3, "temperature": 0.5, "min_mass": 0.125, "chunks": {"time": 2}}
+    again = sample(few, model, store=tmp_path / "e.zarr", resume=True, **plain)
+    assert again.attrs == ens.attrs
+    dial = {"mode": "posterior", "members": 2, "store": tmp_path / "p.zarr", "progress": False}
+    spread = record(sample(few, model, spread=np.float32(0.25), **dial))["spread"]
+    assert spread == 0.25
+    reached = sample(few, model, **dial, diversity=np.float32(0.125), resume="restart")
+    assert record(reached)["diversity"] == 0.125
 
 
 @pytest.mark.parametrize("wrong", [None, 5])

@@ -17,7 +17,7 @@ from xcvae.ensemble.postprocess import Context
 from xcvae.ensemble.regions import plan_chunks, regions_of
 from xcvae.ensemble.sampling import sample
 from xcvae.ensemble.store import open_store
-from xcvae.errors import ConfigError, OutputExistsError, StoreError
+from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError
 from xcvae.registry import Component
 
 
@@ -143,6 +143,44 @@ def test_what_is_no_run_of_ours_is_refused_and_kept(few, model, asked, tmp_path)
             sample(few, model, **asked)
         assert (folder / "thesis.txt").exists()
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_that_was_stopped_before_it_said_what_it_is_starts_over(
+    few, model, asked, tmp_path, resume
+):
+    mend(asked)
+    working = tmp_path / "e.zarr.partial"
+    working.mkdir()
+    (working / "run.json.tmp").write_text('{"run": {"model')
+    ens = sample(few, model, **asked, resume=resume)
+    lazy = sample(few, model, **{**asked, "store": None})
+    np.testing.assert_array_equal(ens.pr.values, lazy.pr.values)
+    assert not working.exists()
+
+
+def test_stacked_samples_are_refused_before_anything_is_written(few, model, asked, tmp_path):
+    mend(asked)
+    plain = {**asked, "postprocess": None, "chunks": None}
+    labels = {"run": ("time", [0, 0, 0, 1, 1, 1]), "step": ("time", [0, 1, 2] * 2)}
+    stacked = few.drop_vars("time").assign_coords(labels).set_index(time=["run", "step"])
+    lazy = sample(stacked, model, **{**plain, "store": None})
+    assert lazy.indexes["time"].names == ["run", "step"]
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match=r"stacked from run, step.*ds\.reset_index\('time'\)"):
+        sample(stacked, model, **plain)
+    assert sorted(tmp_path.iterdir()) == before
+    ens = sample(stacked.reset_index("time"), model, **plain)
+    assert ens.step.values.tolist() == [0, 1, 2] * 2
+
+
+def test_what_cannot_be_begun_leaves_nothing_behind(few, model, asked, tmp_path):
+    mend(asked)
+    odd = few.assign_coords(note=("time", np.array([{"a": 1}] * 6, dtype=object)))
+    with pytest.raises((TypeError, ValueError)):
+        sample(odd, model, **asked)
+    assert list(tmp_path.iterdir()) == []
+    assert sample(few, model, **asked).sizes["realization"] == 4
 
 
 def test_resume_false_wants_a_new_store(few, model, asked, tmp_path):

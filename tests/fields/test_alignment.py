@@ -96,9 +96,21 @@ def test_the_kind_of_an_axis(dim: str, attrs: dict[str, str], kind: str) -> None
     assert axis_of(dim, np.array([2.0, 4.0]), attrs).kind == kind
 
 
-def test_an_index_without_units_is_no_coordinate() -> None:
-    assert axis_of("y", np.arange(5.0), {}) == Axis("none", None)
-    assert axis_of("y", np.arange(5.0), {"units": "km"}).values is not None
+def test_an_index_without_units_counts_cells() -> None:
+    assert axis_of("y", np.arange(5.0), {}).counted
+    assert axis_of("y", None, {}) == Axis("none", None)
+    assert axis_of("y", None, {}).counted
+    assert not axis_of("y", np.arange(5.0), {"units": "km"}).counted
+    assert not axis_of("y", np.arange(5.0) + 1, {}).counted
+
+
+def test_plain_numbers_count_the_pixels_of_an_index() -> None:
+    index, other = axis_of("y", np.arange(24.0), {}), axis_of("yc", np.arange(2.0), {})
+    means = axis_of("yc", np.array([5.5, 17.5]), {})
+    np.testing.assert_array_equal(in_frame_of(means, index), [5.5, 17.5])
+    assert in_frame_of(other, index) is None
+    assert in_frame_of(index, means) is None
+    assert in_frame_of(axis_of("lat", np.array([5.5, 17.5]), {}), index) is None
 
 
 @pytest.mark.parametrize("values", [[0.0, 2, 1], [0.0, 0, 1], [0.0, np.nan, 1]])

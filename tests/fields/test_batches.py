@@ -11,6 +11,7 @@ from xcvae.errors import ConfigError, MismatchError
 from xcvae.fields.batches import Batches
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import describe, prepare
+from xcvae.fields.streaming import pool_shape
 
 
 def batches_of(ds: xr.Dataset, **names) -> Batches:
@@ -100,6 +101,21 @@ def test_an_epoch_sees_every_sample_once_in_another_order(train_radar, chunks):
     assert np.abs(np.array(order) - wanted).max() > 1
 
 
+def test_pools_are_bounded_in_bytes_and_hold_a_batch(train_radar, monkeypatch):
+    few = train_radar.isel(time=slice(0, 40), y=slice(0, 24), x=slice(0, 24))[["pr", "pr_coarse"]]
+    few = few.isel(y_coarse=slice(0, 2), x_coarse=slice(0, 2)).chunk({"time": 5})
+    batches = batches_of(few, conditions=["pr_coarse"])
+    assert pool_shape(4, 10**12) == (1, 4)
+    assert pool_shape(4, 1000) == (64, 8)
+    read, load = [], batches.load
+    monkeypatch.setattr("xcvae.fields.streaming.POOL_BYTES", 12 * batches.nbytes // 40)
+    batches.load = lambda rows: read.append(rows.stop - rows.start) or load(rows)
+    stream = batches.shuffled(4, np.random.default_rng(0))
+    assert [len(next(stream)) for _ in range(12)] == [4] * 12
+    stream.close()
+    assert set(read) == {1}
+
+
 def test_a_reader_that_fails_is_heard(train_radar):
     few = train_radar.isel(time=slice(0, 8)).chunk({"time": 4})
     spec = describe(few, target="pr", conditions=["pr_coarse"])
@@ -128,6 +144,9 @@ def test_without_a_target_the_stored_mask_must_fit(masked_daily):
     assert int(batch.mask.sum()) == 2 * 25 * 53
     with pytest.raises(MismatchError, match="mask"):
         Batches(bare, spec, scaling, masked=True, valid=valid[:20])
+    elsewhere = bare.assign_coords(y=("y", bare.y.values + 1e6, bare.y.attrs))
+    with pytest.raises(MismatchError, match="mask"):
+        Batches(elsewhere, spec, scaling, masked=True, valid=valid)
 
 
 def test_heavy_samples_fill_their_share_of_every_batch(train_radar):

@@ -112,7 +112,8 @@ def test_exactly_one_sample_dim_is_needed(dims: tuple[str, ...]) -> None:
         ("tp", {"units": "m"}, True),
         ("a", {"units": "kg m-2 s-1", "standard_name": "precipitation_flux"}, True),
         ("a", {"units": "m", "long_name": "Total precipitation"}, True),
-        ("field", {"units": "mm/day"}, True),
+        ("field", {"units": "mm/day"}, False),
+        ("evap", {"units": "mm/day", "long_name": "Evaporation"}, False),
         ("elevation", {"units": "m"}, False),
         ("u10", {"units": "m s-1"}, False),
         ("tcwv", {"units": "kg m-2"}, False),
@@ -123,6 +124,13 @@ def test_exactly_one_sample_dim_is_needed(dims: tuple[str, ...]) -> None:
 )
 def test_rain_is_known_by_units_and_names(name: str, attrs: dict[str, str], expected: bool) -> None:
     assert is_rain(xr.DataArray([0.0], name=name, attrs=attrs)) is expected
+
+
+def test_a_target_may_be_known_by_its_rate_alone(make_radar: Callable[..., xr.Dataset]) -> None:
+    field = make_radar().rename(pr="field").field.assign_attrs(standard_name="")
+    assert is_rain(field, by_rate=True)
+    assert not is_rain(field.assign_attrs(standard_name="water_evaporation_flux"), by_rate=True)
+    assert find_target(field.to_dataset(), None) == "field"
 
 
 def test_the_target_is_the_rain_on_the_finest_grid(

@@ -125,9 +125,71 @@ def test_without_target_another_grid_follows_from_the_condition(make_radar: Make
     wide = make_radar(48, 60)[["pr_coarse"]]
     assert grid_size(wide, spec) == (48, 60)
     prepared = prepare(wide, spec, need_target=False)
-    assert (prepared.sizes["y"], prepared.sizes["x"]) == (48, 60)
-    # Nobody knows where its pixels are, so that it is laid edge to edge.
-    assert "y_coarse" not in prepared.coords
+    np.testing.assert_allclose(prepared.y, make_radar(48, 60).y)
+    np.testing.assert_allclose(prepared.x, make_radar(48, 60).x)
+    assert prepared.y.attrs == make_radar().y.attrs
+
+
+@pytest.fixture
+def degrees(make_radar: Maker) -> xr.Dataset:
+    ds = make_radar(24, 48).rename(y="lat", x="lon", y_coarse="lat_c", x_coarse="lon_c")
+    return ds.assign_coords({dim: 40 + ds[dim].values / 10 for dim in ds.dims if dim != "time"})
+
+
+@pytest.mark.parametrize("coarsen", [None, 12])
+def test_without_target_a_part_of_the_domain_keeps_its_place(
+    make_radar: Maker, degrees: xr.Dataset, coarsen: int | None
+) -> None:
+    if coarsen is not None:
+        degrees = degrees.rename(lat_c="lat_coarse", lon_c="lon_coarse")
+    own = degrees.pr_coarse.dims[-1]
+    spec = describe(degrees, target="pr", coarsen=coarsen)
+    part = degrees[["pr_coarse"]].isel({own: slice(1, 3)})
+    prepared = prepare(part, spec, need_target=False)
+    np.testing.assert_allclose(prepared.lat, degrees.lat)
+    np.testing.assert_allclose(prepared.lon, degrees.lon[12:36])
+    one = prepare(degrees[["pr_coarse"]].isel({own: [2]}), spec, need_target=False)
+    np.testing.assert_allclose(one.lon, degrees.lon[24:36])
+
+
+def test_without_target_as_many_cells_elsewhere_lie_elsewhere(degrees: xr.Dataset) -> None:
+    spec = describe(degrees)
+    there = degrees[["pr_coarse"]].assign_coords(lat_c=degrees.lat_c + 20)
+    prepared = prepare(there, spec, need_target=False)
+    np.testing.assert_allclose(prepared.lat, degrees.lat + 20)
+    weights = stretch_weights(prepared.lat_c.values, 2, prepared.lat.values, 24)
+    assert len(np.unique(weights, axis=0)) > 2
+
+
+def test_without_target_and_place_nothing_is_named(degrees: xr.Dataset) -> None:
+    bare = degrees[["pr_coarse"]].isel(lon_c=slice(1, 3)).drop_vars(["lat_c", "lon_c"])
+    prepared = prepare(bare, describe(degrees), need_target=False)
+    assert not {"lat", "lon", "lat_c", "lon_c"} & set(prepared.coords)
+    assert grid_size(prepared, describe(degrees)) == (24, 24)
+
+
+def test_without_target_pixels_of_another_size_are_not_made_up(make_radar: Maker) -> None:
+    # Three cells of 100 pixels over 252: the grids do not end together.
+    ds = make_radar(252, 252, factor=84)
+    ds = ds.assign_coords(
+        {f"{d}_coarse": (f"{d}_coarse", [26.0, 126, 226], {"units": "km"}) for d in "yx"}
+    )
+    spec = describe(ds)
+    same = prepare(ds[["pr_coarse"]], spec, need_target=False)
+    np.testing.assert_array_equal(same.x, ds.x)
+    moved = ds[["pr_coarse"]].assign_coords(
+        x_coarse=("x_coarse", [526.0, 626, 726], {"units": "km"})
+    )
+    assert "x" not in prepare(moved, spec, need_target=False).coords
+
+
+def test_an_index_along_time_may_be_stored_as_a_coordinate(make_radar: Maker) -> None:
+    ds = make_radar()
+    ds = ds.assign_coords(nao=("time", np.arange(5.0), {"units": "1"}))
+    spec = describe(ds, conditions=["pr_coarse", "nao"])
+    prepared = prepare(ds, spec, need_target=True)
+    assert "nao" in prepared.data_vars
+    np.testing.assert_array_equal(prepared.nao, np.arange(5.0))
 
 
 def test_without_target_a_pooled_model_has_its_training_grid(islands: xr.Dataset) -> None:

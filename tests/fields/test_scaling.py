@@ -11,7 +11,7 @@ import xarray as xr
 
 from xcvae.errors import DataError, UnitsError
 from xcvae.fields.record import Record
-from xcvae.fields.scaling import RainScaling, Scaling, StandardScaling
+from xcvae.fields.scaling import RainScaling, Scaling, StandardScaling, blocks_of
 from xcvae.fields.spec import describe, prepare
 
 
@@ -63,6 +63,16 @@ def test_lazy_and_in_memory_fit_alike(train_radar):
     ]
     assert results[0][0] == results[1][0]
     assert results[0][1] == results[1][1]
+
+
+def test_blocks_are_bounded_in_bytes(train_radar, monkeypatch):
+    few = train_radar.isel(time=slice(0, 9))
+    spec = describe(few, target="pr", conditions=["pr_coarse"])
+    prepared = prepare(few, spec, need_target=True)
+    sample_bytes = 8 * sum(da.size for da in prepared.data_vars.values()) // 9
+    for room, sizes in ((10.0, [9]), (4.5, [4, 4, 1]), (0.5, [1] * 9)):
+        monkeypatch.setattr("xcvae.fields.scaling.BLOCK_BYTES", int(room * sample_bytes))
+        assert [b.sizes["time"] for b in blocks_of(prepared, spec)] == sizes
 
 
 def with_condition(values: np.ndarray) -> xr.Dataset:

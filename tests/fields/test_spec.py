@@ -14,7 +14,7 @@ from xcvae.errors import (
     MissingVariableError,
     UnitsError,
 )
-from xcvae.fields.spec import DataSpec, VariableSpec, describe
+from xcvae.fields.spec import DataSpec, VariableSpec, describe, prepare
 
 Maker = Callable[..., xr.Dataset]
 
@@ -141,6 +141,31 @@ def test_a_condition_with_coordinates_over_a_target_without_any_is_pooled(
     ds = make_radar().drop_vars(["y", "x"])
     assert only(describe(ds)).pooled
     assert describe(ds).located
+
+
+@pytest.mark.parametrize("ny", [24, 35])
+def test_block_means_of_an_indexed_target_lie_on_it(make_radar: Maker, ny: int) -> None:
+    bare = make_radar(ny, 36).drop_vars(["y", "x", "y_coarse", "x_coarse"])
+    pr = bare.pr.assign_coords(y=np.arange(ny), x=np.arange(36))
+    coarse = pr.coarsen(y=12, x=12, boundary="pad").mean().rename(y="y_c", x="x_c")
+    ds = xr.Dataset({"pr": pr, "pr_coarse": coarse})
+    spec = describe(ds)
+    assert only(spec).aligned
+    assert not only(spec).pooled
+    prepared = prepare(ds, spec, need_target=True)
+    np.testing.assert_array_equal(prepared.y_c, coarse.y_c)
+    part = ds.isel(y=slice(12, ny), y_c=slice(1, None))
+    np.testing.assert_array_equal(prepare(part, spec, need_target=True).y_c, coarse.y_c[1:])
+
+
+def test_what_is_named_after_the_target_is_rain_and_evaporation_is_not(make_radar: Maker) -> None:
+    ds = make_radar().rename(pr="field", pr_coarse="field_coarse")
+    for name in ds:
+        ds[name].attrs = {"units": "mm h-1"}
+    ds["evap"] = -ds.field_coarse
+    ds.evap.attrs = {"units": "mm h-1"}
+    rain = {v.name: v.precipitation for v in describe(ds, target="field").variables}
+    assert rain == {"field_coarse": True, "evap": False}
 
 
 @pytest.mark.parametrize(

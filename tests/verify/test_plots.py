@@ -194,6 +194,24 @@ def test_daily_rain_and_pressure_maps() -> None:
     assert_nothing_is_cut(figure)
 
 
+def test_a_rate_beside_a_depth_is_shown_in_its_own_colours(
+    storms: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    depth, rate = {"units": "mm"}, {"units": "kg m-2 s-1", "standard_name": "precipitation_flux"}
+    ds = storms.assign(
+        pr=storms.pr.drop_attrs().assign_attrs(depth),
+        pr_coarse=storms.pr_coarse.drop_attrs().assign_attrs(rate),
+    )
+    made = ensemble.assign(pr=ensemble.pr.drop_attrs().assign_attrs(depth))
+    maps = maps_of(plots.members(ds, made, sample=0, members=1))
+    condition, observed, _ = maps
+    assert condition.startswith("pr_coarse [kg")
+    assert observed == "Observed"
+    np.testing.assert_allclose(maps[condition], ds.pr_coarse[0].values)
+    legend = plots.spectra(ds, made).axes[0].get_legend().get_texts()
+    assert "bilinear" not in {text.get_text() for text in legend}
+
+
 def test_an_unknown_condition_names_the_nearest(storms: xr.Dataset, ensemble: xr.Dataset) -> None:
     with pytest.raises(MissingVariableError, match="Did you mean 'pr_coarse'"):
         plots.members(storms, ensemble, conditions="pr_corse")

@@ -181,6 +181,63 @@ def test_without_a_condition_there_is_no_bilinear(ds: xr.Dataset, ensemble: xr.D
         evaluate(ds[["pr"]], ensemble, baselines=["block"])
 
 
+def drawn_from(ensemble: xr.Dataset, ds: xr.Dataset, **described: object) -> xr.Dataset:
+    """The ensemble, with the record of one that was drawn for these data."""
+    spec = describe(ds, target="pr", **described)
+    return ensemble.assign_attrs(xcvae=json.dumps({"spec": spec.to_json()}))
+
+
+def test_an_observation_without_the_condition_is_enough_for_scores(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    made = drawn_from(ensemble, ds, conditions=["pr_coarse"])
+    expected = evaluate(ds, ensemble, metrics=["crps"], baselines=["shuffled"])
+    found = evaluate(ds[["pr"]], made, metrics=["crps"], baselines=["shuffled"])
+    xr.testing.assert_equal(found, expected)
+    card = evaluate(ds[["pr"]], made)
+    assert card.source.values.tolist() == ["xcvae"]
+    assert "crps_skill" not in card
+    for asked in ({"metrics": ["crps_skill"]}, {"baselines": ["bilinear"]}):
+        with pytest.raises(DataError, match="coarse precipitation condition"):
+            evaluate(ds[["pr"]], made, **asked)
+
+
+def test_only_those_who_need_the_condition_complain_about_it(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    made = drawn_from(ensemble, ds, conditions=["pr_coarse"])
+    wrong = ds.isel(x_coarse=slice(2))
+    card = evaluate(wrong, made, metrics=["crps"], baselines=[])
+    xr.testing.assert_equal(card, evaluate(ds, ensemble, metrics=["crps"], baselines=[]))
+    with pytest.raises(MismatchError, match="pr_coarse"):
+        evaluate(wrong, made)
+
+
+def test_a_depth_is_not_compared_with_a_rate_unless_asked_for(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    depth, rate = {"units": "mm"}, {"units": "kg m-2 s-1", "standard_name": "precipitation_flux"}
+    both = ds.assign(pr=ds.pr.assign_attrs(depth), pr_coarse=ds.pr_coarse.assign_attrs(rate))
+    members = ensemble.assign(pr=ensemble.pr.assign_attrs(depth))
+    for made in (members, drawn_from(members, both, conditions=["pr_coarse"])):
+        card = evaluate(both, made)
+        assert card.source.values.tolist() == ["xcvae"]
+        assert "crps_skill" not in card
+        with pytest.raises(UnitsError, match="a depth and the other a rate"):
+            evaluate(both, made, baselines=["bilinear"])
+    finer = both.assign(rain=both.pr.coarsen(y=6, x=8).mean().rename(y="y_6", x="x_8"))
+    card = evaluate(finer, members)
+    assert card.source.values.tolist() == ["xcvae", "bilinear"]
+
+
+def test_the_ensemble_knows_dims_that_no_name_tells(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    names = {"y": "a", "x": "b"}
+    fine, members = ds[["pr"]].rename(names), ensemble.rename(names)
+    made = drawn_from(members, fine, coarsen=4, spatial_dims=("a", "b"))
+    found = evaluate(fine, made, baselines=["bilinear", "block"])
+    xr.testing.assert_allclose(found, evaluate(ds, ensemble, baselines=["bilinear", "block"]))
+
+
 def test_groups_are_scored_apart(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     names = ["crps", "crps_skill", "ks", "spectral_distance"]
     card = evaluate(ds, ensemble, metrics=names, groupby="regime")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +13,32 @@ from typing import NoReturn
 
 from xcvae.errors import ConfigError, explain, nearest
 
-__all__ = ["Request"]
+__all__ = ["Request", "local_path"]
 
 MODES = ("prior", "posterior")
 DEFAULT_POSTERIOR_SPREAD = 0.5
+# A scheme such as s3://, also after pathlib made s3:/ of it; one letter is a drive.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*://")
+
+
+def local_path(name: str, value: str | os.PathLike[str] | None) -> Path | None:
+    """Return where an output goes, absolute, so that a later change of folder does not matter.
+
+    Raises
+    ------
+    ConfigError
+        It is the address of something that is not a local file or folder, or no path at all.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike):
+        _refuse(name, "the path of a local file or folder", value, "Give a str or a pathlib.Path.")
+    if _URL.match(os.fspath(value)):
+        _refuse(
+            name, "the path of a local file or folder", os.fspath(value),
+            "Only local files are written: write there, then copy, or mount the remote storage.",
+        )  # fmt: skip
+    return Path(value).absolute()
 
 
 @dataclass(frozen=True)
@@ -42,10 +66,15 @@ class Request:
     resume: bool | str
 
     def __post_init__(self) -> None:
-        """Check all of them."""
+        """Check all of them, and turn NumPy's numbers into those that JSON knows."""
         self._check_numbers()
         self._check_dial()
         self._check_output()
+        for key, number in (("members", int), ("seed", int), ("temperature", float)):
+            object.__setattr__(self, key, number(getattr(self, key)))
+        for key in ("spread", "diversity", "min_mass"):
+            if getattr(self, key) is not None:
+                object.__setattr__(self, key, float(getattr(self, key)))
 
     @property
     def listed_as(self) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.ensemble.chain import apply_chain
+from xcvae.ensemble.inputs import load_block
 from xcvae.ensemble.postprocess import Context, Postprocessor
 from xcvae.ensemble.reference import reference_fields
 from xcvae.ensemble.regions import Counts, Region
@@ -141,11 +142,11 @@ class Source:
         Raises
         ------
         DataError
-            A member has too little rain after many attempts.
+            Values that are read now are not what they should be, or a member has too little rain
+            after many attempts.
         """
         spec = self.model.spec
-        # The scheduler is named: inside a task of another scheduler the default could be that one.
-        block = self.prepared.isel({spec.sample: samples}).compute(scheduler="synchronous")
+        block = load_block(self.prepared.isel({spec.sample: samples}), spec, self.settings.mode)
         inputs = block.drop_vars(spec.target, errors="ignore")
         context = Context(spec, self.settings.mode, inputs)
         raw = self._raw(block, samples, realizations, attempt=0)

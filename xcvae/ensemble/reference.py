@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import MissingVariableError, explain
-from xcvae.fields.alignment import stretch_weights
+from xcvae.fields.grids import stretching
 from xcvae.fields.spec import DataSpec, VariableSpec
 from xcvae.fields.units import factor
 
@@ -80,17 +80,6 @@ def _stretched(
     block: xr.Dataset, variable: VariableSpec, spec: DataSpec, size: tuple[int, int]
 ) -> np.ndarray:
     """Stretch a coarse condition onto the fine grid, in the units of the target."""
-    coarse = block[variable.name]
-    weights = []
-    for source, target, n in zip(variable.dims[-2:], (spec.y, spec.x), size, strict=True):
-        known = source in block.coords and target in block.coords
-        weights.append(
-            stretch_weights(
-                block[source].values if known else None,
-                block.sizes[source],
-                block[target].values if known else None,
-                n,
-            )
-        )
-    fine = np.einsum("yi,sij,xj->syx", weights[0], coarse.values, weights[1])
+    rows, columns = stretching(block, variable, spec, size)
+    fine = np.einsum("yi,sij,xj->syx", rows, block[variable.name].values, columns)
     return np.asarray(_scale(variable, spec) * fine)

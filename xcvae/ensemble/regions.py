@@ -64,9 +64,10 @@ def plan_chunks(
 
 
 def _checked(dim: str, size: object, sample: str) -> int:
-    allowed = ("realization", sample)
-    if dim in allowed and isinstance(size, int) and not isinstance(size, bool) and size >= 1:
-        return size
+    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
+    chunk = int(size) if whole else 0  # type: ignore[call-overload]
+    if dim in ("realization", sample) and chunk >= 1:
+        return chunk
     raise ConfigError(
         explain(
             f"chunks['{dim}']",

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from xarray.indexes import PandasMultiIndex
 
 from xcvae.ensemble.chain import Removed, describe_chain
 from xcvae.ensemble.dial import Dial
 from xcvae.ensemble.drawing import Source
 from xcvae.ensemble.regions import Counts
-from xcvae.errors import MismatchError, explain
+from xcvae.errors import DataError, MismatchError, explain
 from xcvae.fields.spec import DataSpec
 from xcvae.registry.entries import version_of
 
-__all__ = ["Record", "assemble", "catalog_metadata", "record_of"]
+__all__ = ["Record", "assemble", "catalog_metadata", "check_storable", "record_of"]
 
 # Who made the data that an ensemble derives from, and under what terms: this must travel with it.
 KEPT_ATTRIBUTES = ("institution", "source", "license", "attribution", "references", "comment")
@@ -123,6 +124,26 @@ def assemble(ds: xr.Dataset, values: Any, record: Record) -> xr.Dataset:
         coords=coords,
         attrs={"Conventions": "CF-1.11", "title": title, **kept, **record.attributes(None)},
     )
+
+
+def check_storable(ds: xr.Dataset, sample: str) -> None:
+    """Make sure that the labels of an ensemble of these data can be written.
+
+    Raises
+    ------
+    DataError
+        The samples are stacked from several dimensions.
+    """
+    if isinstance(ds.xindexes.get(sample), PandasMultiIndex):
+        names = ds.indexes[sample].names
+        raise DataError(
+            explain(
+                f"store, dimension '{sample}'",
+                expected="samples with one label each, for Zarr has no way to write stacked ones",
+                got=f"samples stacked from {', '.join(map(str, names))}",
+                remedy=f"Give them positions instead, ds.reset_index({sample!r}), before sampling.",
+            )
+        )
 
 
 def _coordinates(

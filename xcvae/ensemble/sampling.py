@@ -13,18 +13,18 @@ import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble import store as stores
-from xcvae.ensemble.arguments import Request
+from xcvae.ensemble.arguments import Request, local_path
 from xcvae.ensemble.chain import build_chain, describe_chain, rehearse
-from xcvae.ensemble.dial import EVALUATIONS, MEMBERS, Dial, pick_samples, solve_spread
+from xcvae.ensemble.dial import Dial
 from xcvae.ensemble.drawing import Mode, Settings, Source
 from xcvae.ensemble.identity import fingerprint, labels_of
+from xcvae.ensemble.inputs import inputs_of
 from xcvae.ensemble.postprocess import Context
-from xcvae.ensemble.progress import steps
 from xcvae.ensemble.reference import check_reference
 from xcvae.ensemble.regions import plan_chunks
-from xcvae.ensemble.result import Record, assemble, catalog_metadata
+from xcvae.ensemble.result import Record, assemble, catalog_metadata, check_storable
+from xcvae.ensemble.solving import dialled
 from xcvae.errors import ConfigError, explain
-from xcvae.fields.spec import prepare
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
@@ -83,7 +83,7 @@ def sample(
         Redraw members with less than this share of the rain of their sample: of the observed
         field where ``ds`` has it, else of the coarse precipitation condition, stretched.
     store
-        Write to this Zarr store and return it, opened lazily.
+        Write to this Zarr store, a local folder, and return it, opened lazily.
     catalog, name
         List the store in this intake catalog (YAML), under this name (default: the store's).
     chunks
@@ -119,7 +119,9 @@ def sample(
     CatalogError
         The name is used in the catalog for another store.
     DataError
-        No member reaches ``min_mass``.
+        A condition has gaps, rain is negative or infinite, a storm was not observed (lazy data
+        is checked when it is read), no member reaches ``min_mass``, or stacked samples are to be
+        written.
     """
     request = Request(
         mode=mode,
@@ -129,8 +131,8 @@ def sample(
         temperature=temperature,
         seed=seed,
         min_mass=min_mass,
-        store=None if store is None else Path(store),
-        catalog=None if catalog is None else Path(catalog),
+        store=local_path("store", store),
+        catalog=local_path("catalog", catalog),
         name=name,
         chunks=chunks,
         tile=tile,
@@ -172,20 +174,20 @@ class _Job:
     ) -> _Job:
         spec = model.spec
         chain = build_chain(postprocess, spec)
-        prepared = prepare(ds, spec, need_target=request.mode == "posterior")
+        prepared = inputs_of(ds, spec, request.mode)
         size = model.batches(prepared).size
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
         rehearse(chain, Context(spec, request.mode, first), size)
         settings = Settings(
             mode=cast(Mode, request.mode),
-            seed=int(request.seed),
+            seed=request.seed,
             spread=1.0 if request.fixed_spread is None else request.fixed_spread,
-            temperature=float(request.temperature),
+            temperature=request.temperature,
             min_mass=request.min_mass,
         )
         labels = labels_of(prepared, spec.sample)
         source = Source(
-            model, prepared, labels, int(request.members), settings, chain, size, str(model.device)
+            model, prepared, labels, request.members, settings, chain, size, str(model.device)
         )
         if request.min_mass is not None:
             check_reference(prepared, spec)
@@ -199,19 +201,20 @@ class _Job:
     def lazily(self) -> xr.Dataset:
         """Return the ensemble without drawing it (but for the dial)."""
         chunks = self.chunks
-        job, dial = self._dialled(None)
+        job, dial = self._dialled({})
         return assemble(self.ds, job._array(chunks), job._record(dial, None))
 
     def stored(self) -> xr.Dataset:
         """Return the ensemble from its store, after writing what is missing of it."""
         path = cast(Path, self.request.store)
+        check_storable(self.ds, self.source.model.spec.sample)
         if self.request.catalog is not None:
             catalogs.check_name(self.request.catalog, self.request.listed_as, path)
         run = stores.Run(path, self._identity(), self.chunks)
         resume = cast(stores.Resume, self.request.resume)
         state = stores.find(run, resume)
         if state != "finished":
-            job, dial = self._dialled(stores.notes_of(run) if state == "begun" else None)
+            job, dial = self._dialled(stores.notes_of(run) if state == "begun" else {})
             run = replace(run, notes={"dial": vars(dial)} if dial else {})
             record = job._record(dial, run.identity)
             stores.write(
@@ -270,31 +273,8 @@ class _Job:
             "data": fingerprint(source.prepared, source.model.spec, target_values=target_values),
         }
 
-    def _dialled(self, notes: Mapping[str, Any] | None) -> tuple[_Job, Dial | None]:
+    def _dialled(self, notes: Mapping[str, Any]) -> tuple[_Job, Dial | None]:
         """Set the spread that gives the diversity asked for, if one is."""
-        if self.request.diversity is None:
-            return self, None
-        found = (notes or {}).get("dial")
-        # A run that was begun keeps the spread of its first regions to the last digit.
-        dial = Dial(**found) if found else self._solve(self.request.diversity)
-        settings = replace(self.source.settings, spread=dial.spread)
-        return replace(self, source=replace(self.source, settings=settings)), dial
-
-    def _solve(self, target: float) -> Dial:
-        from xcvae.metrics.spatial import diversity
-
-        source = self.source
-        picked = np.array(pick_samples(len(source.labels)))
-        spec = source.model.spec
-        observed = source.prepared[spec.target].isel({spec.sample: picked}).compute()
-
-        def diversity_at(spread: float) -> float:
-            dialled = replace(source, settings=replace(source.settings, spread=spread))
-            members, _ = dialled.draw(np.arange(MEMBERS), picked)
-            found = float(diversity(members, observed))
-            bar.set_postfix({"spread": round(spread, 3), "diversity": round(found, 3)})
-            bar.update()
-            return found
-
-        with steps(self.progress, f"solving for diversity {target:g}", EVALUATIONS) as bar:
-            return solve_spread(diversity_at, target)
+        asked = self.request.diversity
+        source, dial = dialled(self.source, asked, notes, progress=self.progress)
+        return replace(self, source=source), dial

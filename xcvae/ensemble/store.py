@@ -98,7 +98,7 @@ def find(run: Run, resume: Resume) -> Literal["finished", "begun", "new"]:
         (run.path, _identity_of(run.path), dict(run.identity)),
         (run.working, _begun(run).get("run"), run.to_json()),
     ):
-        if not path.exists():
+        if not path.exists() or (path == run.working and _is_bare(path)):
             continue
         differing = ["no xcvae ensemble"] if content is None else differences(content, wanted)
         if differing or not resume:
@@ -112,6 +112,11 @@ def find(run: Run, resume: Resume) -> Literal["finished", "begun", "new"]:
             )
         return "finished" if path == run.path else "begun"
     return "new"
+
+
+def _is_bare(working: Path) -> bool:
+    """Whether a run was stopped before it said what it is: such a folder holds nothing yet."""
+    return working.is_dir() and all(p.name == "run.json.tmp" for p in working.iterdir())
 
 
 def _begun(run: Run) -> dict[str, Any]:
@@ -191,7 +196,12 @@ def write(
     if find(run, resume) == "new":
         shutil.rmtree(run.working, ignore_errors=True)
     if not run.regions.is_dir() or not (run.array / "zarr.json").is_file():
-        _begin(run, template, variable)
+        try:
+            _begin(run, template, variable)
+        except Exception:
+            # Nothing is drawn yet, and what could not be begun cannot be gone on with.
+            shutil.rmtree(run.working, ignore_errors=True)
+            raise
     regions = list(regions_of(run.chunks, template[variable].shape))
     missing = [region for region in regions if _read_json(_marker(run, region)) is None]
     # traverse=False: Dask would otherwise look for arrays inside the source and compute them.

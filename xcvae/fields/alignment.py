@@ -38,8 +38,8 @@ class Axis:
     Attributes
     ----------
     kind : str
-        ``latitude``, ``longitude`` (degrees), ``rotated`` (degrees), ``length``, another unit, or
-        ``plain`` for numbers without units. Axes are comparable when their kinds are equal.
+        ``latitude``, ``longitude`` (degrees), ``rotated`` (degrees), ``length``, another unit,
+        ``plain`` for numbers without units, ``index`` for 0, 1, 2, ... without units, or ``none``.
     values : ndarray or None
         Cell centres as they are in the file; None where there are no coordinates.
     metres : float
@@ -49,6 +49,11 @@ class Axis:
     kind: str
     values: NDArray[np.float64] | None
     metres: float = 1.0
+
+    @property
+    def counted(self) -> bool:
+        """Whether cells are only counted: such a grid lies edge to edge with the target's."""
+        return self.values is None or self.kind == "index"
 
     @property
     def spacing(self) -> float:
@@ -69,7 +74,7 @@ def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, ob
     dim : str
         Name of the dimension, used where the attributes say nothing.
     values : ndarray or None
-        Cell centres. Without units, 0, 1, 2, ... is an index and no coordinate.
+        Cell centres. Without units, 0, 1, 2, ... counts the cells.
     attrs : mapping
         Attributes of the coordinate.
 
@@ -100,7 +105,7 @@ def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, ob
             return Axis(kind, values)
     if not units or units == "1":
         index = np.array_equal(values, np.arange(len(values)))
-        return Axis("none", None) if index else Axis("plain", values)
+        return Axis("index" if index else "plain", values)
     try:
         return Axis("length", values, factor(units, "m", what=dim))
     except UnitsError:
@@ -110,13 +115,18 @@ def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, ob
 def in_frame_of(source: Axis, target: Axis) -> NDArray[np.float64] | None:
     """Express an axis in the units and the longitude range of another.
 
+    Axes of one kind are comparable. So are plain numbers with the index of a target: they count
+    its pixels, as block means of it do (``pr.coarsen(y=12).mean()`` lies at 5.5, 17.5, ...).
+
     Returns
     -------
     ndarray or None
         The centres of ``source``, in the units of ``target``; None where the two are not
         comparable. Longitudes are shifted by whole turns to lie by those of the target.
     """
-    if source.values is None or target.values is None or source.kind != target.kind:
+    if source.counted or source.values is None or target.values is None:
+        return None
+    if source.kind != target.kind and (source.kind, target.kind) != ("plain", "index"):
         return None
     values = source.values * (source.metres / target.metres)
     if source.kind == "longitude":

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xcvae.errors import ConfigError, MismatchError, explain
-from xcvae.fields.alignment import stretch_weights
+from xcvae.fields.grids import stretching
+from xcvae.fields.matching import axis_in, grid_size, moved
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec, VariableSpec
 from xcvae.fields.streaming import streamed
@@ -129,7 +130,7 @@ class Batches:
     Raises
     ------
     MismatchError
-        If there is neither a target nor a grid to make the fields on.
+        There is no target, and ``valid`` is of another domain.
     """
 
     def __init__(
@@ -142,13 +143,13 @@ class Batches:
         valid: NDArray[np.bool_] | None = None,
     ) -> None:
         self.prepared, self.spec, self.scaling, self.masked = prepared, spec, scaling, masked
-        self.size = _grid_size(prepared, spec)
-        if valid is not None and valid.shape != self.size:
+        self.size = grid_size(prepared, spec)
+        if valid is not None and (valid.shape != self.size or _elsewhere(prepared, spec)):
             raise MismatchError(
                 explain(
                     "grid",
                     expected=f"the model's masked domain of {valid.shape} (y, x)",
-                    got=f"{self.size}",
+                    got=f"another one of {self.size}",
                     remedy="Keep the target in the Dataset, so that its NaN tell the mask.",
                 )
             )
@@ -222,7 +223,14 @@ class Batches:
                 )
             )
         if self.lazy:
-            yield from streamed(self.load, Batch.join, count=len(self), size=size, rng=rng)
+            yield from streamed(
+                self.load,
+                Batch.join,
+                count=len(self),
+                size=size,
+                sample_bytes=self.nbytes // len(self),
+                rng=rng,
+            )
         heavy = self._heaviest()
         chosen = round(heavy_share * size)
         while True:
@@ -242,16 +250,7 @@ class Batches:
     def _stretch(self, variable: VariableSpec) -> tuple[Weights, Weights] | None:
         if variable.role == "static":
             return None
-        axes = []
-        for dim, target, size in zip(
-            variable.dims[-2:], (self.spec.y, self.spec.x), self.size, strict=True
-        ):
-            source = _coordinate(self.prepared, dim)
-            goal = _coordinate(self.prepared, target)
-            if source is None or goal is None:
-                source = goal = None
-            axes.append(stretch_weights(source, self.prepared.sizes[dim], goal, size))
-        return axes[0], axes[1]
+        return stretching(self.prepared, variable, self.spec, self.size)
 
     def _target(self, part: xr.Dataset) -> tuple[Tensor | None, Tensor]:
         count = part.sizes[self.spec.sample]
@@ -300,11 +299,5 @@ def position_maps(height: int, width: int) -> Tensor:
     return torch.stack(maps)
 
 
-def _coordinate(ds: xr.Dataset, dim: str) -> NDArray[np.float64] | None:
-    return np.asarray(ds[dim].values, np.float64) if dim in ds.coords else None
-
-
-def _grid_size(prepared: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
-    if spec.target in prepared or spec.y in prepared.sizes:
-        return int(prepared.sizes[spec.y]), int(prepared.sizes[spec.x])
-    return spec.shape
+def _elsewhere(prepared: xr.Dataset, spec: DataSpec) -> bool:
+    return any(moved(axis_in(prepared, dim), spec.axis(dim)) for dim in (spec.y, spec.x))

@@ -167,10 +167,18 @@ def find_layout(da: xr.DataArray, *, spatial_dims: Sequence[str] | None = None) 
     return Layout(others[0], y, x)
 
 
-def is_rain(da: xr.DataArray) -> bool:
+def is_rain(da: xr.DataArray, *, by_rate: bool = False) -> bool:
     """Whether a variable is precipitation: by its units, and by its names.
 
-    Units alone do not tell: elevation is in metres and wind in metres per second.
+    Units alone do not tell: elevation is in metres, wind in metres per second, and evaporation
+    in millimetres per day.
+
+    Parameters
+    ----------
+    da : xarray.DataArray
+        The variable.
+    by_rate : bool
+        Units such as mm/h and mm/day are enough where there is no ``standard_name``.
     """
     if not is_precipitation(str(da.attrs.get("units", "")).strip() or "?"):
         return False
@@ -181,7 +189,7 @@ def is_rain(da: xr.DataArray) -> bool:
     return (
         any(word in names for word in _RAIN_WORDS)
         or _RAIN_NAMES.fullmatch(str(da.name)) is not None
-        or _RAIN_RATES.match(str(da.attrs["units"])) is not None
+        or (by_rate and _RAIN_RATES.match(str(da.attrs["units"])) is not None)
     )
 
 
@@ -228,7 +236,7 @@ def find_target(
         return str(require(ds, target, what="target").name)
     sizes: dict[str, int] = {}
     for name, da in ds.data_vars.items():
-        if da.ndim != 3 or not is_rain(da):
+        if da.ndim != 3 or not is_rain(da, by_rate=True):
             continue
         try:
             layout = find_layout(da, spatial_dims=spatial_dims)

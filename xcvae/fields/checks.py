@@ -172,7 +172,7 @@ def _first_difference(own: NDArray[Any], wanted: NDArray[Any]) -> str:
     return "labels equal as far as they go"
 
 
-def check_rain(da: xr.DataArray) -> None:
+def check_rain(da: xr.DataArray, *, masked: bool = False, usual: float = 0.0) -> None:
     """Check that values can be rain: finite or NaN, not all NaN, not negative.
 
     One pass, by blocks; lazy data is streamed and never held whole.
@@ -182,6 +182,10 @@ def check_rain(da: xr.DataArray) -> None:
     da : xarray.DataArray
         Rain, any dims and precipitation units. NaN is a mask. Negative values down to -1e-6 of
         the maximum are rounding and pass.
+    masked : bool
+        All of it may be NaN.
+    usual : float
+        A maximum that data of this kind has, for parts without much rain.
 
     Raises
     ------
@@ -193,7 +197,7 @@ def check_rain(da: xr.DataArray) -> None:
     infinite, valid = statistics[:, 2].sum(), statistics[:, 3].sum()
     if infinite:
         _refuse(da, np.isinf, "infinite", "Set them to NaN: ds.where(np.isfinite(ds[...])).")
-    if not valid:
+    if not valid and not masked:
         raise DataError(
             explain(
                 str(da.name),
@@ -202,7 +206,7 @@ def check_rain(da: xr.DataArray) -> None:
                 remedy="Check the mask, and whether coordinates matched when it was put together.",
             )
         )
-    limit = -ROUNDING * abs(high)
+    limit = -ROUNDING * np.fmax(abs(high), usual)
     if low < limit:
         _refuse(
             da,

@@ -11,7 +11,7 @@ from xcvae.errors import MismatchError, explain, nearest
 from xcvae.fields.alignment import Axis, axis_of, in_frame_of
 from xcvae.fields.dataspec import DataSpec
 
-__all__ = ["axis_in", "check_match", "grid_size"]
+__all__ = ["TOLERANCE", "axis_in", "check_match", "grid_size", "moved"]
 
 TOLERANCE = 0.01  # by which grid spacings and their ratios may differ, relative
 
@@ -100,8 +100,11 @@ def _check_variable(ds: xr.Dataset, name: str, dims: tuple[str, ...]) -> None:
 
 def grid_size(ds: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
     """Return the size (y, x) of the fine grid, also where only coarse conditions tell."""
-    if spec.y in ds.sizes and spec.x in ds.sizes:
-        return ds.sizes[spec.y], ds.sizes[spec.x]
+    height, width = _size_by_conditions(ds, spec)
+    return ds.sizes.get(spec.y, height), ds.sizes.get(spec.x, width)
+
+
+def _size_by_conditions(ds: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
     for variable in spec.variables:
         if variable.aligned and variable.role == "condition" and variable.name in ds.variables:
             ratio = spec.coarsen if variable.name == spec.derived else None
@@ -139,7 +142,15 @@ def _upper(n: int, count: int) -> float:
 
 def _check_spacing(ds: xr.Dataset, spec: DataSpec, dim: str) -> None:
     trained, found = spec.axis(dim), axis_in(ds, dim)
-    if trained.values is None or found.values is None or "plain" in {trained.kind, found.kind}:
+    if (
+        trained.values is None
+        or found.values is None
+        or {"plain", "index"}
+        & {
+            trained.kind,
+            found.kind,
+        }
+    ):
         # Numbers without units: nothing that could be compared.
         return
     same = trained.kind == found.kind
@@ -165,32 +176,29 @@ def _spacing(axis: Axis) -> str:
     return f"{axis.spacing:.6g} {unit}"
 
 
+def moved(found: Axis, trained: Axis) -> bool:
+    """Whether an axis lies elsewhere than in training: comparable, of one length, not equal."""
+    values = in_frame_of(found, trained)
+    if values is None or trained.values is None or len(values) != len(trained.values):
+        return False
+    spacing = trained.spacing / trained.metres if len(values) > 1 else 1.0
+    return not np.allclose(values, trained.values, rtol=0, atol=TOLERANCE * spacing)
+
+
 def _check_same_domain(ds: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -> None:
     sizes = {spec.y: (spec.shape[0], size[0]), spec.x: (spec.shape[1], size[1])}
     for variable in spec.variables:
         for dim, n in zip(variable.dims, variable.shape, strict=True):
             sizes.setdefault(dim, (n, ds.sizes.get(dim, n)))
     for dim, (trained, found) in sizes.items():
-        source, target = axis_in(ds, dim), spec.axis(dim)
-        values = in_frame_of(source, target)
-        moved = (
-            values is not None
-            and target.values is not None
-            and len(values) == len(target.values)
-            and not np.allclose(
-                values,
-                target.values,
-                rtol=0,
-                atol=TOLERANCE * (target.spacing / target.metres if trained > 1 else 1.0),
-            )
-        )
-        if trained != found or moved:
+        elsewhere = moved(axis_in(ds, dim), spec.axis(dim))
+        if trained != found or elsewhere:
             raise MismatchError(
                 explain(
                     dim,
                     expected=f"the {trained} cells of the training grid: the model has a "
                     "condition from another area, which ties it to its domain",
-                    got="other coordinates" if moved else f"{found} cells",
+                    got="other coordinates" if elsewhere else f"{found} cells",
                     remedy="Give the whole training domain, or train a model on this one.",
                 )
             )

@@ -9,7 +9,8 @@ from xcvae.errors import MismatchError, UnitsError
 from xcvae.fields.alignment import in_frame_of
 from xcvae.fields.checks import check_dataset, check_numeric, check_samples
 from xcvae.fields.dataspec import DataSpec, VariableSpec
-from xcvae.fields.matching import axis_in, check_match, grid_size
+from xcvae.fields.grids import fine_coords
+from xcvae.fields.matching import axis_in, check_match
 from xcvae.fields.units import to_units, units_of
 
 __all__ = ["prepare"]
@@ -49,6 +50,7 @@ def prepare(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> xr.Dataset:
     check_match(ds, spec, need_target=need_target)
     check_samples(ds, spec.sample)
     fields: dict[str, xr.DataArray] = {}
+    ds = _as_variables(ds, spec)
     if spec.target in ds.variables:
         fields[spec.target] = _field(ds, spec.target, spec.units, (spec.sample, spec.y, spec.x))
     derive = spec.target in fields and spec.coarsen is not None
@@ -59,10 +61,16 @@ def prepare(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> xr.Dataset:
         fields[variable.name] = _field(ds, variable.name, variable.units, dims)
     prepared = xr.Dataset(fields, attrs=ds.attrs)
     if spec.target not in fields:
-        prepared = _with_grid(prepared, ds, spec)
+        prepared = prepared.assign_coords(fine_coords(ds, spec))
     given = [v for v in spec.variables if v.name in fields and v.role == "condition" and v.aligned]
     prepared = _in_frame(prepared, spec, given)
     return _with_block_means(prepared, spec) if derive else prepared
+
+
+def _as_variables(ds: xr.Dataset, spec: DataSpec) -> xr.Dataset:
+    """Make coordinates that the model uses (an index along time) variables like all others."""
+    used = [spec.target, *(variable.name for variable in spec.variables)]
+    return ds.reset_coords([name for name in used if name in ds.coords and name not in ds.dims])
 
 
 def _field(ds: xr.Dataset, name: str, units: str, dims: tuple[str, ...]) -> xr.DataArray:
@@ -74,22 +82,6 @@ def _field(ds: xr.Dataset, name: str, units: str, dims: tuple[str, ...]) -> xr.D
     except UnitsError as error:
         raise MismatchError(f"The Dataset does not belong to the model. {error}") from error
     return da.transpose(*dims)
-
-
-def _with_grid(prepared: xr.Dataset, ds: xr.Dataset, spec: DataSpec) -> xr.Dataset:
-    """Add the coordinates of the fine grid, so that fields can be made without a target."""
-    size = dict(zip((spec.y, spec.x), grid_size(ds, spec), strict=True))
-    trained = spec.grid_coords
-    coords: dict[str, xr.DataArray] = {}
-    for dim, n in size.items():
-        if dim in ds.coords:
-            coords[dim] = ds[dim]
-        elif dim in trained and size == dict(zip(size, spec.shape, strict=True)):
-            coords[dim] = trained[dim]
-        elif size != dict(zip(size, spec.shape, strict=True)):
-            # Another size than in training, and no place known: pixels are counted.
-            coords[dim] = xr.DataArray(np.arange(n), dims=dim, name=dim)
-    return prepared.assign_coords(coords)
 
 
 def _in_frame(prepared: xr.Dataset, spec: DataSpec, conditions: list[VariableSpec]) -> xr.Dataset:
@@ -128,7 +120,8 @@ def _with_block_means(prepared: xr.Dataset, spec: DataSpec) -> xr.Dataset:
     }
     prepared = prepared.assign_coords(counted)
     target = prepared[spec.target]
-    other = [name for name in target.coords if name not in target.dims]
+    # The labels of samples are those of the Dataset; stacked ones can only go as a whole.
+    other = [name for name in target.coords if name not in (spec.y, spec.x)]
     target = target.drop_vars(other).astype(np.result_type(target.dtype, np.float32), copy=False)
     blocks = target.coarsen({spec.y: spec.coarsen, spec.x: spec.coarsen}, boundary="pad")
     count = blocks.count()

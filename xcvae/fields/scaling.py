@@ -31,6 +31,9 @@ Normalised = NewType("Normalised", NDArray[np.float32])
 #: that a network that diverges yields a large number to be found, not an overflow.
 CEILING = 5.7
 
+#: Memory of a block of `blocks_of`.
+BLOCK_BYTES = 256 * 2**20
+
 
 class _Tensor(Protocol):
     def clamp(self, min: float, max: float) -> Self: ...
@@ -95,7 +98,7 @@ class Scaling:
         """
         target = RainScaling(spec.units, spec.wet_threshold)
         record = Record.of(
-            (np.asarray(b[spec.target].values) for b in blocks_of(prepared, spec)),
+            (np.asarray(b[spec.target].values) for b in blocks_of(prepared[[spec.target]], spec)),
             units=spec.units,
             wet_threshold=spec.wet_threshold,
         )
@@ -146,9 +149,16 @@ class Scaling:
         return cls(RainScaling(**text["target"]), variables)
 
 
-def blocks_of(prepared: xr.Dataset, spec: DataSpec, size: int = 256) -> Iterator[xr.Dataset]:
-    """Cut a prepared Dataset into blocks of samples, so that lazy data is never loaded whole."""
-    for start in range(0, prepared.sizes[spec.sample], size):
+def blocks_of(prepared: xr.Dataset, spec: DataSpec) -> Iterator[xr.Dataset]:
+    """Cut a prepared Dataset into blocks of samples, so that lazy data is never loaded whole.
+
+    A block takes up to 256 MB as the float64 that statistics are made of, and at least a sample.
+    """
+    count = prepared.sizes[spec.sample]
+    sampled = (da for da in prepared.data_vars.values() if spec.sample in da.dims)
+    sample_bytes = 8 * sum(da.size for da in sampled) // count
+    size = max(1, BLOCK_BYTES // max(1, sample_bytes))
+    for start in range(0, count, size):
         yield prepared.isel({spec.sample: slice(start, start + size)})
 
 

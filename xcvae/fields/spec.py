@@ -83,7 +83,7 @@ def describe(
         statics=statics,
         coarsen=coarsen,
     )
-    variables = [_condition(ds, condition, layout) for condition in named]
+    variables = [_condition(ds, condition, layout, target=name) for condition in named]
     if coarsen is not None:
         variables.append(_derived(field, layout, coarsen, variables))
     variables += [_static(ds, static, layout) for static in maps]
@@ -186,20 +186,23 @@ def _names(
     return named, maps
 
 
-def _condition(ds: xr.Dataset, name: str, layout: Layout) -> VariableSpec:
+def _condition(ds: xr.Dataset, name: str, layout: Layout, *, target: str) -> VariableSpec:
     da = require(ds, name, what="conditions")
     check_numeric(da)
     check_same_samples(ds, name, layout.sample)
     dims, aligned, pooled = _place(ds, da, layout)
+    units = units_of(da)
+    # Named after the target (field_coarse of field), it is rain whatever the target is called.
+    namesake = name.startswith(f"{target}_") and is_precipitation(units)
     return VariableSpec(
         name=name,
-        units=units_of(da),
+        units=units,
         dims=dims,
         shape=tuple(da.sizes[dim] for dim in dims),
         role="condition",
         aligned=aligned,
         pooled=pooled,
-        precipitation=is_rain(da),
+        precipitation=namesake or is_rain(da),
         sampled=True,
     )
 
@@ -251,7 +254,7 @@ def _place(ds: xr.Dataset, da: xr.DataArray, layout: Layout) -> tuple[tuple[str,
     sources, targets = [], []
     for own, fine in zip(dims, (layout.y, layout.x), strict=True):
         source, target = axis_in(ds, own), axis_in(ds, fine)
-        if source.values is None:
+        if source.counted:
             continue  # edge to edge
         values = in_frame_of(source, target)
         if values is None or target.values is None or not covers(values, target.values):

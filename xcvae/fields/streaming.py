@@ -11,10 +11,12 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["streamed"]
+__all__ = ["pool_shape", "streamed"]
 
-#: Contiguous samples per read, and reads that are shuffled together.
+#: Contiguous samples per read at most, and reads that are shuffled together.
 BLOCK, POOL = 64, 8
+#: Memory that a pool takes. Three exist at a time: one in use, one ready, one being read.
+POOL_BYTES = 256 * 2**20
 
 
 class Block(Protocol):
@@ -33,6 +35,7 @@ def streamed(
     *,
     count: int,
     size: int,
+    sample_bytes: int,
     rng: np.random.Generator,
 ) -> Generator[B]:
     """Batches in random order, without end, while a thread reads the next pool.
@@ -45,18 +48,21 @@ def streamed(
         Puts reads one after the other.
     count, size
         Samples in all, and per batch.
+    sample_bytes
+        Memory that a sample takes.
     rng
         Of the order. The thread has a generator of its own.
     """
     reader, picks = (np.random.default_rng(rng.integers(2**63)) for _ in range(2))
+    block, reads = pool_shape(size, sample_bytes)
     ready: Queue[B | BaseException] = Queue(maxsize=1)
     done = threading.Event()
 
     def read() -> None:
         try:
             while not done.is_set():
-                for pool in _pools(count, reader):
-                    ready.put(join([load(slice(s, s + BLOCK)) for s in pool]))
+                for pool in _pools(count, block, reads, reader):
+                    ready.put(join([load(slice(s, s + block)) for s in pool]))
                     if done.is_set():
                         return
         except BaseException as problem:  # noqa: BLE001  # handed over: the consumer raises it
@@ -77,8 +83,20 @@ def streamed(
             ready.get_nowait()  # lets a reader that waits to hand over see the end
 
 
-def _pools(count: int, rng: np.random.Generator) -> list[list[int]]:
-    starts = rng.permutation(np.arange(0, count, BLOCK))
-    return [
-        [int(s) for s in pool] for pool in np.array_split(starts, max(1, -(-len(starts) // POOL)))
-    ]
+def pool_shape(size: int, sample_bytes: int) -> tuple[int, int]:
+    """Samples per read, and reads per pool: as many as memory allows, but at least a batch.
+
+    Examples
+    --------
+    >>> pool_shape(16, 100_000), pool_shape(16, 16_000_000), pool_shape(1, 10**9)
+    ((64, 8), (2, 8), (1, 1))
+    """
+    wanted = max(size, min(BLOCK * POOL, POOL_BYTES // max(1, sample_bytes)))
+    block = min(BLOCK, max(1, wanted // POOL))
+    return block, -(-wanted // block)
+
+
+def _pools(count: int, block: int, reads: int, rng: np.random.Generator) -> list[list[int]]:
+    """Starts of blocks in random order, in pools of at least so many reads, if there are."""
+    starts = rng.permutation(np.arange(0, count, block))
+    return [[int(s) for s in pool] for pool in np.array_split(starts, max(1, len(starts) // reads))]

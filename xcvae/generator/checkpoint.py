@@ -17,7 +17,7 @@ from torch import Tensor
 from xcvae.errors import MismatchError, ModelFileError, explain
 from xcvae.generator.modelfile import write_atomically
 
-__all__ = ["Progress", "checkpoint_path", "read", "write"]
+__all__ = ["Progress", "checkpoint_path", "last_weights_path", "read", "write"]
 
 FORMAT = "xcvae-checkpoint-1"
 
@@ -48,6 +48,11 @@ class Progress:
 def checkpoint_path(path: Path) -> Path:
     """Where the checkpoint of a model file lies: beside it."""
     return path.with_name(path.name + ".checkpoint")
+
+
+def last_weights_path(path: Path) -> Path:
+    """Where a training leaves the weights of its last step: beside the best ones."""
+    return path.with_name(f"{path.stem}-last{path.suffix}")
 
 
 def write(

@@ -23,10 +23,10 @@ from xcvae.errors import (
     explain,
 )
 from xcvae.fields.batches import Batches
-from xcvae.fields.checks import check_rain
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec, describe, prepare
+from xcvae.fields.values import check_values
 from xcvae.generator import checkpoint, modelfile
 from xcvae.generator.architecture import build_network, resolve
 from xcvae.generator.calibration import calibrated_dial
@@ -195,7 +195,7 @@ def _finished(
     if place is None:
         best.sha256 = modelfile.fingerprint(best.to_bytes())
     else:
-        modelfile.write_atomically(_last_weights(place), models["last"].to_bytes())
+        modelfile.write_atomically(checkpoint.last_weights_path(place), models["last"].to_bytes())
         best.save(place)
         checkpoint.checkpoint_path(place).unlink(missing_ok=True)
     return best
@@ -205,22 +205,19 @@ def _free_path(path: str | Path | None) -> Path | None:
     if path is None:
         return None
     place = Path(path).absolute()
-    for taken in (place, _last_weights(place)):
-        if taken.exists():
-            raise OutputExistsError(
-                explain(
-                    "path",
-                    expected="a file that does not exist yet",
-                    got=str(taken),
-                    remedy="Load it with xcvae.load, choose another name, or remove it.",
-                )
+    last = checkpoint.last_weights_path(place)
+    # Beside a checkpoint, the last weights are those of a training that was killed at its end.
+    unfinished = checkpoint.checkpoint_path(place).exists()
+    if place.exists() or (last.exists() and not unfinished):
+        raise OutputExistsError(
+            explain(
+                "path",
+                expected="a file that does not exist yet",
+                got=str(place if place.exists() else last),
+                remedy="Load it with xcvae.load, choose another name, or remove it.",
             )
+        )
     return place
-
-
-def _last_weights(place: Path) -> Path:
-    """Where the weights of the last step go, beside the best ones."""
-    return place.with_name(f"{place.stem}-last{place.suffix}")
 
 
 def _split(
@@ -228,9 +225,11 @@ def _split(
 ) -> tuple[xr.Dataset, xr.Dataset | None]:
     """Prepare the Dataset and hold samples back, in contiguous blocks."""
     prepared = prepare(ds, spec, need_target=True)
-    check_rain(prepared[spec.target])
+    check_values(prepared, spec)
     if isinstance(validation, xr.Dataset):
-        return prepared, prepare(validation, spec, need_target=True)
+        held_back = prepare(validation, spec, need_target=True)
+        check_values(held_back, spec)
+        return prepared, held_back
     if isinstance(validation, bool) or not 0 <= validation < 1:
         raise ConfigError(
             explain(

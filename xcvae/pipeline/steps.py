@@ -90,7 +90,7 @@ class Steps:
         OutputExistsError
             A model is there that other settings or data made.
         """
-        from xcvae.generator.checkpoint import checkpoint_path
+        from xcvae.generator.checkpoint import checkpoint_path, last_weights_path
         from xcvae.generator.model import load
         from xcvae.generator.training import train
 
@@ -102,7 +102,8 @@ class Steps:
         unfinished = checkpoint_path(self.model_file)
         if self.products.overwrite:
             same = self.products.current("model", made_from, unfinished)
-            for path in (self.model_file, *(() if same else (unfinished,))):
+            made = (self.model_file, last_weights_path(self.model_file))
+            for path in (*made, *(() if same else (unfinished,))):
                 path.unlink(missing_ok=True)
         self.outcome["train"] = COMPLETED if unfinished.exists() else MADE
         # Noted before, so that a model which is there is always one that is known.

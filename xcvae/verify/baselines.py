@@ -2,8 +2,9 @@
 
 A baseline is a component ``(dataset, members, seed) -> DataArray`` that returns dims
 (realization, sample, y, x) with ``units``. The dataset has the observed target and, where there
-is one, the aligned coarse precipitation condition; its attributes ``target`` and ``condition``
-name them. A baseline must not look at the target of the sample it is for.
+is one, the aligned coarse precipitation condition, both with dims in the order (sample, y, x),
+whatever their names; its attributes ``target`` and ``condition`` name the two. A baseline must
+not look at the target of the sample it is for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import xarray as xr
 
 from xcvae.errors import DataError, explain
 from xcvae.fields.alignment import stretch_weights
-from xcvae.fields.cf import find_axes
 from xcvae.metrics.maps import REALIZATION, Array
 from xcvae.registry import Component
 
@@ -84,8 +84,8 @@ def _stretched(dataset: xr.Dataset, *, nearest: bool) -> xr.DataArray:
             )
         )
     coarse = dataset[dataset.attrs["condition"]]
-    sample, *fine = (str(dim) for dim in observed.dims)
-    own = find_axes(coarse, sample=sample)
+    _, *fine = (str(dim) for dim in observed.dims)
+    _, *own = (str(dim) for dim in coarse.dims)
     rows, columns = (
         _weights(dataset, source, target, nearest=nearest)
         for source, target in zip(own, fine, strict=True)

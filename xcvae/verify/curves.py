@@ -90,7 +90,8 @@ def spectra(
 
 def _rivals(task: Task, baselines: Sequence[object] | None) -> dict[str, xr.DataArray]:
     if baselines is None:
-        baselines = ["bilinear"] if canvas.coarse_rain(task) is not None else []
+        usable = task.has_condition and canvas.coarse_rain(task) is not None
+        baselines = ["bilinear"] if usable else []
     coarse = task.for_baselines() if baselines else xr.Dataset()
     found = {}
     for spec in baselines:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, MissingVariableError, explain, nearest
-from xcvae.fields.cf import find_axes, is_rain
+from xcvae.fields.cf import is_rain
 from xcvae.fields.units import is_daily, to_units
 from xcvae.metrics.maps import REALIZATION
 from xcvae.verify import canvas
@@ -148,15 +148,14 @@ def _rain_panels(task: Task, position: int, members: int | Sequence[int]) -> lis
 def _panel(title: str, field: xr.DataArray, task: Task, position: int) -> _Panel:
     """Read one map; rain is converted to what it is shown in."""
     sample = task.pair.sample
-    rain = field.name == task.pair.observed.name or is_rain(field)
     units = str(field.attrs.get("units", "1"))
-    one = field.isel({sample: position})
+    # A depth has no place in the colours of a rate: it is shown like any other condition.
+    rain = field.name == task.pair.observed.name or (is_rain(field) and task.converts(units))
+    y, x = task.axes_of(field)
+    one = field.isel({sample: position}).transpose(y, x).load()
     if rain:
         units = canvas.display_units(task.pair.observed, sample)
         one = to_units(one, units)
-    own = [str(dim) for dim in task.pair.observed.dims[1:]]
-    y, x = own if set(own) == set(one.dims) else find_axes(one)
-    one = one.transpose(y, x).load()
     if rain and float(one.min()) < 0:
         raise DataError(
             explain(
@@ -173,8 +172,7 @@ def _panel(title: str, field: xr.DataArray, task: Task, position: int) -> _Panel
 def _condition_panels(
     task: Task, position: int, conditions: Sequence[str] | str | None
 ) -> list[_Panel]:
-    source = task.ds
-    names = [conditions] if isinstance(conditions, str) else conditions
+    source, names = task.ds, [conditions] if isinstance(conditions, str) else conditions
     if names is None:
         coarse = canvas.coarse_rain(task)  # the one derived by `coarsen`, too
         if coarse is None:
@@ -212,7 +210,7 @@ def _gridded(task: Task) -> list[str]:
         if name == task.pair.observed.name or task.pair.sample not in da.dims or da.ndim != 3:
             continue
         try:
-            find_axes(da.isel({task.pair.sample: 0}))
+            task.axes_of(da)
         except DataError:
             continue
         found.append(str(name))

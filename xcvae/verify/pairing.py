@@ -14,12 +14,14 @@ from xcvae.errors import (
     EmptySelectionError,
     MismatchError,
     MissingVariableError,
+    UnitsError,
     explain,
     nearest,
 )
-from xcvae.fields.cf import find_layout, is_rain
-from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.cf import find_axes, find_layout, is_rain
+from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.spec import describe, prepare
+from xcvae.fields.units import factor
 from xcvae.metrics.maps import REALIZATION, Pair, matched
 
 __all__ = ["Task", "pair_up"]
@@ -51,6 +53,12 @@ class Task:
         spatial = [str(dim) for dim in self.pair.observed.dims[1:]]
         return matched(forecast, self.pair.observed, spatial_dims=spatial)
 
+    @property
+    def has_condition(self) -> bool:
+        """Whether a coarse precipitation condition is there that compares with the observation."""
+        spec = self._coarse_spec()
+        return spec is not None and self.converts(spec.variables[0].units)
+
     def for_baselines(self) -> xr.Dataset:
         """Return target and coarse condition, lazy, named by the attributes of the Dataset."""
         name = str(self.pair.observed.name)
@@ -71,20 +79,48 @@ class Task:
         spec = self._spec_of_data() if self.spec is None else self.spec
         if spec is None:
             return None
+        # The ensemble was drawn from conditions that the Dataset to score with may be without.
+        there = [v for v in spec.variables if v.name in self.ds.variables or v.name == spec.derived]
         coarse = [
             v
-            for v in spec.variables
+            for v in there
             if v.role == "condition" and v.aligned and v.precipitation and v.sampled
         ]
         if not coarse:
             return None
-        # The finest one is the hardest to beat.
-        best = max(coarse, key=lambda v: v.shape[0] * v.shape[1])
+        # The finest one is the hardest to beat; a rate cannot be compared with a depth.
+        best = max(coarse, key=lambda v: (self.converts(v.units), v.shape[0] * v.shape[1]))
         return replace(
             spec,
             variables=(best,),
             coarsen=spec.coarsen if best.name == spec.derived else None,
         )
+
+    def axes_of(self, field: xr.DataArray) -> tuple[str, str]:
+        """Find the (y, x) dims of a field; the ensemble knows those that no name tells.
+
+        Raises
+        ------
+        DataError
+            Nothing tells.
+        """
+        known = [self.pair.observed.dims[1:], *(v.dims for v in self._variables)]
+        for dims in known:
+            if dims and set(dims) == set(field.dims) - {self.pair.sample}:
+                return str(dims[0]), str(dims[1])
+        return find_axes(field, sample=self.pair.sample)
+
+    @property
+    def _variables(self) -> tuple[VariableSpec, ...]:
+        return () if self.spec is None else self.spec.variables
+
+    def converts(self, units: str) -> bool:
+        """Whether values in these units compare with the observation: a rate not with a depth."""
+        try:
+            factor(units, self.pair.units, what="condition")
+        except UnitsError:
+            return False
+        return True
 
     def _spec_of_data(self) -> DataSpec | None:
         """Return a spec with all coarser rain in the Dataset as conditions, None without any."""

@@ -76,7 +76,8 @@ def evaluate(
         callable ``(forecast, observed) -> DataArray`` will do: it is called sample by sample,
         and averaged.
     baselines
-        Names, dicts or instances; by default "bilinear" where there is a coarse condition.
+        Names, dicts or instances; by default "bilinear" where there is a coarse condition in units
+        that convert to the observation's.
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
         "time.season": scores get its values as a further dimension.
@@ -102,14 +103,16 @@ def evaluate(
     """
     task = pair_up(ds, ensemble)
     groups = group_samples(task, groupby)
-    coarse = task.for_baselines()
-    has_condition = "condition" in coarse.attrs
+    has_condition = (metrics is None or baselines is None) and task.has_condition
     chosen = _chosen("metric", metrics, _applicable(has_condition))
     listed = _chosen("baseline", baselines, ("bilinear",) if has_condition else ())
     bound = {k: m.bind(task.pair.observed) for k, m in chosen.items() if isinstance(m, Metric)}
     job = _Job(task, groups, chosen, bound)
     pairs = {OWN: task.pair}
-    for name, make in (_hidden(chosen, listed) | listed).items():
+    drawn = _hidden(chosen, listed) | listed
+    # Without baselines it does not matter whether the condition fits, or is there at all.
+    coarse = task.for_baselines() if drawn else xr.Dataset()
+    for name, make in drawn.items():
         pairs[name] = task.against(make(coarse, task.pair.forecast.shape[0], SEED))
     sources = (OWN, *listed)
     with _bar(progress, task.pair.observed.shape[0] * len(pairs)) as bar:

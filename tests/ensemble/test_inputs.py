@@ -1,0 +1,92 @@
+"""What ``sample`` does with values that are not what they should be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae.ensemble.sampling import sample
+from xcvae.errors import DataError, MismatchError
+
+lazy_or_not = pytest.mark.parametrize("lazy", [False, True])
+
+
+@pytest.fixture
+def coarse(few) -> xr.Dataset:
+    """The condition that the model derives, by itself."""
+    means = few.pr.coarsen(y=12, x=12).mean().rename(y="y_coarse", x="x_coarse")
+    return means.to_dataset(name="pr_coarse")
+
+
+def drawn(ds, model, *, lazy, **options) -> np.ndarray:
+    """Values of an ensemble; lazy data is only read when it is drawn."""
+    ensemble = sample(ds.chunk(time=1) if lazy else ds, model, members=2, **options)
+    return ensemble.pr.values
+
+
+@lazy_or_not
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.nan, r"pr_coarse: .*missing or infinite"),
+        (-999.0, r"pr_coarse: expected rain of zero"),
+    ],
+)
+def test_one_bad_cell_of_a_condition_is_an_error(coarse, model, lazy, value, said):
+    coarse["pr_coarse"][3, 1, 2] = value
+    with pytest.raises(DataError, match=said):
+        drawn(coarse, model, lazy=lazy)
+
+
+@lazy_or_not
+@pytest.mark.parametrize("mode", ["prior", "posterior"])
+@pytest.mark.parametrize(("value", "said"), [(-999.0, "negative"), (np.inf, "infinite")])
+def test_a_fill_value_is_no_rain(few, model, lazy, mode, value, said):
+    bad = few.copy(deep=True)
+    bad["pr"][4, 0, 0] = value
+    with pytest.raises(DataError, match=rf"pr: .*{said}"):
+        drawn(bad, model, lazy=lazy, mode=mode)
+
+
+@lazy_or_not
+def test_a_storm_that_was_not_observed_has_no_variants(few, model, lazy):
+    bad = few.copy(deep=True)
+    bad["pr"][2] = np.nan
+    label = str(few.time.values[2])[:19]
+    with pytest.raises(DataError, match=rf"pr, time {label}.*mode='prior'"):
+        drawn(bad, model, lazy=lazy, mode="posterior")
+
+
+@lazy_or_not
+def test_bad_values_that_are_not_drawn_do_no_harm_to_lazy_data(few, model, lazy):
+    bad = few.copy(deep=True)
+    bad["pr"][2] = np.nan
+    if not lazy:
+        with pytest.raises(DataError):
+            sample(bad, model, mode="posterior")
+        return
+    ensemble = sample(bad.chunk(time=1), model, members=2, mode="posterior")
+    assert np.isfinite(ensemble.pr.isel(time=slice(2)).values).all()
+
+
+@lazy_or_not
+def test_a_placeholder_is_neither_a_mask_nor_a_source_of_conditions(few, coarse, model, lazy):
+    wanted = drawn(coarse, model, lazy=False)
+    assert np.isfinite(wanted).all()
+    empty = few.where(np.zeros(few.sizes["time"], bool)[:, None, None])
+    both = coarse.assign(pr=empty.pr.assign_attrs(few.pr.attrs))
+    np.testing.assert_array_equal(drawn(both, model, lazy=lazy), wanted)
+    with pytest.raises(MismatchError, match="pr_coarse"):
+        drawn(both.drop_vars("pr_coarse"), model, lazy=lazy)
+
+
+def test_a_part_of_the_domain_is_drawn_where_it_lies(few, coarse, model):
+    ensemble = sample(coarse.isel(x_coarse=slice(1, 3)), model, members=1)
+    np.testing.assert_allclose(ensemble.x, few.x[12:36])
+    np.testing.assert_allclose(ensemble.y, few.y)
+    nowhere = coarse.isel(x_coarse=slice(1, 3)).drop_vars(["x_coarse", "y_coarse"])
+    members = sample(nowhere, model, members=1).pr
+    assert members.shape[2:] == (48, 24)
+    assert not {"x", "y"} & set(members.coords)
+    assert np.isfinite(members.values).all()
