@@ -223,14 +223,8 @@ class Batches:
                 )
             )
         if self.lazy:
-            yield from streamed(
-                self.load,
-                Batch.join,
-                count=len(self),
-                size=size,
-                sample_bytes=self.nbytes // len(self),
-                rng=rng,
-            )
+            room = {"count": len(self), "size": size, "sample_bytes": self.nbytes // len(self)}
+            yield from streamed(self.load, Batch.join, **room, rng=rng)
         heavy = self._heaviest()
         chosen = round(heavy_share * size)
         while True:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol, cast
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from xcvae.errors import ConfigError, explain, nearest
-from xcvae.generator.losses import LossState
 from xcvae.registry.registry import build, describe, registry
+
+if TYPE_CHECKING:  # a configuration is checked without loading torch
+    from torch import Tensor
+
+    from xcvae.generator.losses import LossState
 
 __all__ = ["DEFAULT_STAGES", "MONITORS", "Fit", "Stage", "stages_of"]
 
