@@ -47,9 +47,10 @@ class Modulation(nn.Module):
 class ResidualBlock(nn.Module):
     """Pre-activation residual block without normalisation; its second convolution starts at zero.
 
-    Compared on radar at equal steps, normalising features (by pixel or by group) cost CRPS and
-    spread, and it makes a pixel depend on how much rain is elsewhere. Starting every block as the
-    identity keeps the signal in range without it (as Child 2021, arXiv:2011.10650).
+    On radar, at equal steps, normalising the features of each pixel cost CRPS and spread; norms
+    over the map were not tried for skill, as they make a pixel depend on how much rain is
+    elsewhere. Starting every block as the identity keeps the signal in range without (as Child
+    2021, arXiv:2011.10650).
     """
 
     def __init__(self, channels: int) -> None:

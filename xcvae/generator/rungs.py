@@ -102,7 +102,7 @@ class Pyramid(nn.Module):
     """Feature maps of an input at every level of the ladder, returned coarsest first.
 
     The full grid gets a single convolution: residual blocks there cost a third of a training
-    step and changed no score.
+    step. (What they are worth in skill at equal steps was not measured.)
     """
 
     def __init__(self, inputs: int, channels: Sequence[int], blocks: int) -> None:
