@@ -10,7 +10,7 @@ import xcvae
 from xcvae.generator.model import Model
 
 #: A ladder that trains in seconds.
-TINY = {"channels": [24, 24, 16, 8], "latents": [4, 4, 2, 1], "blocks": 1}
+TINY = {"channels": [24, 24, 24, 16], "latents": [4, 4, 2, 2], "blocks": 1}
 QUICK = {"max_steps": 160, "batch_size": 8, "crop": 48, "validations": 2}
 
 

@@ -16,7 +16,16 @@ MAX_FUNCTION_LINES = 60
 RANKS = ("errors", "registry", "fields", "metrics", "generator", "ensemble", "verify")
 # Where a heavy package may be imported at all, even inside a function: files or folders.
 HOMES = {
-    "torch": ("generator", "fields/batches.py", "ensemble/sampling.py"),
+    "torch": (
+        "generator",
+        "fields/batches.py",
+        "ensemble/loader.py",
+        "ensemble/parts.py",  # for the type checker
+        "ensemble/sampling.py",
+        "ensemble/workers.py",
+        "testing/losses.py",
+        "testing/states.py",
+    ),
     "safetensors": ("generator",),
     "intake": ("ensemble/catalog.py",),
 }

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import xcvae.accessor  # noqa: F401  registers ds.cvae
 
 if TYPE_CHECKING:
-    from xcvae import errors, plugins, tutorial
+    from xcvae import errors, plugins, testing, tutorial
     from xcvae.ensemble.augmentation import augment
+    from xcvae.ensemble.loader import loader
     from xcvae.ensemble.sampling import sample
     from xcvae.fields.selection import heavy
     from xcvae.generator.model import Model, load
@@ -36,8 +37,10 @@ __all__ = [
     "heavy",
     "hookimpl",
     "load",
+    "loader",
     "plugins",
     "sample",
+    "testing",
     "train",
     "tutorial",
 ]
@@ -51,10 +54,11 @@ _HOMES = {
     "heavy": "xcvae.fields.selection",
     "hookimpl": "xcvae.registry.hookspecs",
     "load": "xcvae.generator.model",
+    "loader": "xcvae.ensemble.loader",
     "sample": "xcvae.ensemble.sampling",
     "train": "xcvae.generator.training",
 }
-_MODULES = ("errors", "plugins", "tutorial")
+_MODULES = ("errors", "plugins", "testing", "tutorial")
 
 
 def __getattr__(name: str) -> Any:

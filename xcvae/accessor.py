@@ -122,8 +122,8 @@ class CvaeAccessor:
         catalog: str | os.PathLike[str] | None = None,
         name: str | None = None,
         chunks: Mapping[str, int] | None = None,
-        tile: object = None,
-        resume: bool | Literal["restart"] = True,
+        tile: Mapping[str, int] | None = None,
+        resume: bool | Literal["restart", "repair"] = True,
         device: str = "auto",
         progress: bool = True,
     ) -> xr.Dataset:
@@ -148,10 +148,10 @@ class CvaeAccessor:
         store, catalog, name : optional
             Write to this Zarr store and list it in this intake catalog under this name.
         chunks, tile : optional
-            Chunk sizes by dim; tiles are not available yet.
+            Chunk sizes by dim; pixels by dim of the tiles that large maps are drawn in.
         resume, device, progress : optional
-            Go on with, or "restart", what is in the store; "auto", "cpu" or "cuda"; show progress
-            on a terminal.
+            Go on with, "restart" or "repair" what is in the store; "auto", "cpu" or "cuda"; show
+            progress on a terminal.
 
         Returns
         -------

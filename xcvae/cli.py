@@ -6,10 +6,16 @@ import argparse
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from xcvae.errors import XcvaeError
+from xcvae.errors import MismatchError, XcvaeError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from xcvae.ensemble.verifying import Verification
 
 __all__ = ["main"]
 
@@ -94,6 +100,15 @@ def _parser() -> argparse.ArgumentParser:
             "--overwrite", action="store_true", help="replace what another configuration made"
         )
 
+    verify = commands.add_parser("verify", help="is a stored ensemble still what was written?")
+    verify.add_argument("store", type=Path, metavar="STORE", help="Zarr store of an ensemble")
+    verify.add_argument("--model", type=Path, help="model file, to draw some regions again")
+    verify.add_argument(
+        "--data", help="its data: Zarr, NetCDF, tutorial name, or the YAML file of the run"
+    )
+    verify.add_argument("--sample", type=int, default=4, metavar="N", help="how many (4)")
+    verify.set_defaults(act=_verify)
+
     plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
     plugins.set_defaults(act=_plugins)
     return parser
@@ -148,6 +163,50 @@ def _step(arguments: argparse.Namespace) -> int:
     asked = config.load(arguments.config)
     print(pipeline.run_step(asked, arguments.command, overwrite=arguments.overwrite))
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from xcvae.ensemble.verifying import verify_store
+
+    options = {"model": arguments.model, "sample": arguments.sample}
+    if arguments.data is None or arguments.model is None:
+        ds = None if arguments.data is None else next(_data(arguments.data))
+        found = verify_store(arguments.store, ds=ds, **options)
+    else:
+        found = _verify_drawing(arguments, options)
+    print(found)
+    return 0 if found.ok else 1
+
+
+def _verify_drawing(arguments: argparse.Namespace, options: dict[str, Any]) -> Verification:
+    """Verify with the first of the data that the store was drawn for."""
+    from xcvae.ensemble.verifying import verify_store
+
+    problems = []
+    for ds in _data(arguments.data):
+        try:
+            return verify_store(arguments.store, ds=ds, **options)
+        except MismatchError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def _data(name: str) -> Iterator[xr.Dataset]:
+    """Open data by the name of a file or of a tutorial; a configuration has several parts."""
+    import xarray as xr
+
+    from xcvae import config, tutorial
+
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        parts = config.open_parts(config.load(path))
+        yield from (ds for ds in (parts.test, parts.validation, parts.train) if ds is not None)
+    elif name in tutorial.names() and not path.exists():
+        yield tutorial.open_dataset(name)
+    elif path.is_dir():
+        yield xr.open_zarr(path, consolidated=False)
+    else:
+        yield xr.open_dataset(path, chunks={})
 
 
 def _plugins(_: argparse.Namespace) -> int:

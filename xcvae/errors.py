@@ -12,6 +12,7 @@ __all__ = [
     "DataError",
     "EmptySelectionError",
     "MismatchError",
+    "MissingPluginWarning",
     "MissingVariableError",
     "ModelFileError",
     "OutputExistsError",
@@ -37,6 +38,10 @@ class UnitsError(XcvaeError, ValueError):
 
 class DataError(XcvaeError, ValueError):
     """The values, dimensions or labels of a field are not what rain data can be."""
+
+
+class MissingPluginWarning(UserWarning):
+    """A file was made with components of a package that is not installed here."""
 
 
 class MissingVariableError(XcvaeError, KeyError):

@@ -1,18 +1,96 @@
-"""Components by name: register your own for this process, and list what there is.
+"""Everything that the author of a component needs, and what components there are.
 
-Installed packages need none of this: they are found by the entry-point group ``xcvae``.
+A component is a frozen dataclass, usually derived from `Component`, whose fields are its
+parameters. `register` adds those of a module or object for the rest of this process; an installed
+package is found by its entry point in the group ``xcvae`` and needs no registration.
 """
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from xcvae.errors import ComponentError
-from xcvae.registry import registry
-from xcvae.registry.components import Kind
+from xcvae.registry import Component, Kind, hookimpl, registry
+from xcvae.registry.entries import imported
+from xcvae.registry.hookspecs import API_VERSION
 from xcvae.registry.listing import Row, listing
+from xcvae.registry.ranges import in_range
 
-__all__ = ["Row", "broken", "listing", "names", "register"]
+if TYPE_CHECKING:
+    from xcvae.ensemble.identity import labels_of
+    from xcvae.ensemble.postprocess import Context, physical_units
+    from xcvae.fields.units import default_wet_threshold, parse_quantity
+    from xcvae.generator.losses import LossState
+    from xcvae.metrics.maps import Maps, Pair, matched
+    from xcvae.metrics.metric import (
+        Metric,
+        Skill,
+        Statistic,
+        Stats,
+        ratio,
+        threshold_in,
+        wet_threshold_in,
+    )
+
+__all__ = [
+    "API_VERSION",
+    "Component",
+    "ComponentError",
+    "Context",
+    "Kind",
+    "LossState",
+    "Maps",
+    "Metric",
+    "Pair",
+    "Row",
+    "Skill",
+    "Statistic",
+    "Stats",
+    "broken",
+    "default_wet_threshold",
+    "hookimpl",
+    "in_range",
+    "labels_of",
+    "listing",
+    "matched",
+    "names",
+    "parse_quantity",
+    "physical_units",
+    "ratio",
+    "register",
+    "threshold_in",
+    "wet_threshold_in",
+]
+
+# Imported on first use: a plugin that only names its components must load neither torch nor Dask.
+_HOMES = {
+    "Context": "xcvae.ensemble.postprocess",
+    "LossState": "xcvae.generator.losses",
+    "Maps": "xcvae.metrics.maps",
+    "Metric": "xcvae.metrics.metric",
+    "Pair": "xcvae.metrics.maps",
+    "Skill": "xcvae.metrics.metric",
+    "Statistic": "xcvae.metrics.metric",
+    "Stats": "xcvae.metrics.metric",
+    "default_wet_threshold": "xcvae.fields.units",
+    "labels_of": "xcvae.ensemble.identity",
+    "matched": "xcvae.metrics.maps",
+    "parse_quantity": "xcvae.fields.units",
+    "physical_units": "xcvae.ensemble.postprocess",
+    "ratio": "xcvae.metrics.metric",
+    "threshold_in": "xcvae.metrics.metric",
+    "wet_threshold_in": "xcvae.metrics.metric",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is defined elsewhere on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'xcvae.plugins' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
 
 
 def register(plugin: object) -> None:
@@ -22,24 +100,19 @@ def register(plugin: object) -> None:
     ----------
     plugin : module, object or str
         Has a function ``xcvae_components`` marked with ``@xcvae.hookimpl``; or the dotted name of
-        such a module. A module that is registered already is left as it is.
+        such a module. What is registered already is left as it is; one that has the module and
+        name of an older one, as a class of a notebook cell that is run again, takes its place.
 
     Raises
     ------
     ComponentError
-        It cannot be imported, implements no hook, or one of its names is taken.
+        It cannot be imported, is for another plugin API, implements no hook, or one of its names
+        is taken.
     """
     if isinstance(plugin, str):
-        try:
-            plugin = importlib.import_module(plugin)
-        except Exception as error:  # foreign code may fail in any way; the message says whose
-            raise ComponentError(
-                f"plugin '{plugin}' cannot be imported ({type(error).__name__}: {error}). "
-                "Install it, or put its file beside the configuration."
-            ) from error
-    name = getattr(plugin, "__name__", None)
-    if name is None or all(entry.package != name for entry in registry().entries()):
-        registry().register(plugin)
+        remedy = "Install it, or put its file beside the configuration."
+        plugin = imported(plugin, f"plugin '{plugin}'", remedy=remedy)
+    registry().register(plugin)
 
 
 def names(kind: Kind) -> list[str]:

@@ -8,8 +8,15 @@ import xarray as xr
 
 from xcvae.ensemble.augmentation import augment
 from xcvae.ensemble.sampling import sample
-from xcvae.errors import ConfigError, EmptySelectionError, MismatchError, MissingVariableError
-from xcvae.fields.spec import prepare
+from xcvae.errors import (
+    ConfigError,
+    DataError,
+    EmptySelectionError,
+    MismatchError,
+    MissingVariableError,
+)
+from xcvae.fields.spec import describe, prepare
+from xcvae.generator.training import _split, train
 
 MEMBERS = 3
 
@@ -186,3 +193,51 @@ def test_the_target_must_be_there(real, ensemble):
 def test_a_dataset_that_is_no_ensemble_is_refused(real):
     with pytest.raises(MismatchError, match=r"made by xcvae\.sample"):
         augment(real, real)
+
+
+def test_samples_without_labels_get_their_positions(real, few, model):
+    bare = few.drop_vars("time")
+    both = augment(bare, sample(bare, model, members=2).compute())
+    np.testing.assert_array_equal(both.time, np.tile(np.arange(6), 3))
+
+
+QUICK = {"max_steps": 2, "batch_size": 2, "crop": 24, "validations": 1}
+
+
+def quick_train(both, **options):
+    small = {"channels": [8, 8], "latents": [2, 1]}
+    return train(
+        both, target="pr", conditions=["pr_coarse"], generator=small, fit=QUICK, progress=False,
+        **options,
+    )  # fmt: skip
+
+
+def test_it_can_be_trained_on_and_nothing_of_what_is_held_back_is_learned(real, ensemble):
+    both = augment(real, ensemble)
+    # Two of six storms: their members are neither learned from nor judged by.
+    trained = quick_train(both, validation=0.34)
+    assert trained.record.samples == 4 * (1 + MEMBERS)
+    assert quick_train(both, validation=0).record.samples == 6 * (1 + MEMBERS)
+    held = real.isel(time=[0, 5])
+    part = augment(real.isel(time=slice(1, 5)), ensemble.isel(time=slice(1, 5)))
+    assert quick_train(part, validation=held).record.samples == 4 * (1 + MEMBERS)
+
+
+def test_lazy_augmented_data_can_be_trained_on(real, ensemble):
+    trained = quick_train(augment(real.chunk(time=2), ensemble.chunk(time=3)), validation=0.34)
+    assert trained.record.samples == 4 * (1 + MEMBERS)
+
+
+def test_it_cannot_be_drawn_for_again(real, ensemble, model):
+    with pytest.raises(DataError, match="repeated"):
+        sample(augment(real, ensemble), model, members=1)
+
+
+def test_what_is_held_back_is_real(real, ensemble):
+    both = augment(real, ensemble)
+    spec = describe(both, target="pr", conditions=["pr_coarse"])
+    learned, held_back = _split(both, spec, 0.34)
+    assert (held_back.realization == -1).all()
+    assert held_back.sizes["time"] == 2
+    assert not set(held_back.time.values) & set(learned.time.values)
+    assert learned.sizes["time"] == 4 * (1 + MEMBERS)

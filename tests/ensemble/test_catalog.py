@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import xarray as xr
 from filelock import FileLock
 
-from xcvae.ensemble import catalog
+from xcvae.ensemble import catalog, catalog_file
+from xcvae.ensemble.ledger import Ledger
+from xcvae.ensemble.sampling import sample
 from xcvae.errors import CatalogError
 
 
@@ -102,11 +105,37 @@ def test_two_names_for_one_store_survive_the_overwriting_of_one(path, store, tmp
     assert float(catalog.open_entry(path, "b").pr.mean()) == 1.0
 
 
-def test_concurrent_appends_are_all_kept(path, store):
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda i: catalog.append(path, f"run{i}", store, {"i": i}), range(12)))
-    assert catalog.names(path) == sorted(f"run{i}" for i in range(12))
+def test_a_hundred_appends_of_four_processes_are_all_kept(path, store):
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        list(pool.map(_append, [(path, f"run{i}", store, {"i": i}) for i in range(100)]))
+    assert catalog.names(path) == sorted(f"run{i}" for i in range(100))
     assert catalog.metadata_of(path, "run7") == {"i": 7}
+
+
+def _append(arguments):
+    catalog.append(*arguments)
+
+
+def test_a_store_that_is_still_being_written_is_not_listed(path, store):
+    Ledger(store / "pr").start({"run": {}, "notes": {}})
+    with pytest.raises(CatalogError, match="still being written"):
+        catalog.append(path, "prior", store, {})
+    Ledger(store / "pr").seal()
+    catalog.append(path, "prior", store, {})
+
+
+def test_an_entry_that_tells_of_an_older_store_is_renewed(few, model, tmp_path):
+    asked = {"store": tmp_path / "e.zarr", "catalog": tmp_path / "c.yaml", "members": 2}
+    sample(few, model, seed=1, **asked)
+    old = (tmp_path / "c.yaml").read_bytes()
+    sample(few, model, seed=2, resume="restart", **asked)
+    # As if that had been killed between the store and the catalog.
+    (tmp_path / "c.yaml").write_bytes(old)
+    sample(few, model, seed=2, **asked)
+    assert catalog.metadata_of(tmp_path / "c.yaml", "e")["seed"] == 2
+    catalog.annotate(tmp_path / "c.yaml", "e", {"crps": 0.5})
+    sample(few, model, seed=2, **asked)
+    assert catalog.metadata_of(tmp_path / "c.yaml", "e")["scores"] == {"crps": 0.5}
 
 
 def test_scores_are_added_to_an_entry(path, store):
@@ -183,7 +212,7 @@ def test_entries_of_others_are_kept(path, store, tmp_path):
 
 
 def test_a_catalog_that_stays_locked_is_an_error_not_a_wait(path, store, monkeypatch):
-    monkeypatch.setattr(catalog, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(catalog_file, "LOCK_SECONDS", 0.1)
     path.parent.mkdir(parents=True)
     with (
         FileLock(path.with_name(".run.yaml.lock")),

@@ -134,6 +134,24 @@ def test_repeated_labels_are_named() -> None:
         check_samples(samples(["a", "b", "a"], "storm"), "storm")
 
 
+def test_augmented_samples_may_share_labels() -> None:
+    times = pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03"])
+    three = samples(times.append(times).append(times[1:]))
+    member = np.repeat([-1, 0, 1], [3, 3, 2])
+    augmented = three.assign_coords(realization=("time", member))
+    check_samples(augmented, "time", augmented=True)
+    with pytest.raises(DataError, match="5 repeated, first 2020-01-01 00:00:00 at position 3"):
+        check_samples(augmented, "time")
+    with pytest.raises(DataError, match="5 repeated"):
+        check_samples(three, "time", augmented=True)
+    twice = augmented.isel(time=[0, 1, 2, 3, 4, 4])
+    with pytest.raises(DataError, match="1 repeated, first 2020-01-02 00:00:00 at position 5"):
+        check_samples(twice, "time", augmented=True)
+    mixed = augmented.isel(time=[0, 1, 2, 4, 3])
+    with pytest.raises(DataError, match=r"1 before the one it follows, .* at position 4"):
+        check_samples(mixed, "time", augmented=True)
+
+
 def test_unsorted_labels_are_named() -> None:
     times = pd.to_datetime(["2020-01-01", "2020-01-03", "2020-01-02"])
     with pytest.raises(DataError, match=r"first 2020-01-02 00:00:00 at position 2.*sortby"):

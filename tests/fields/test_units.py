@@ -213,3 +213,10 @@ def test_other_calendars_are_read() -> None:
 def test_a_single_sample_is_judged_by_its_units() -> None:
     assert is_daily(rain("mm d-1", DAYS[:1]), "time")
     assert not is_daily(rain("mm h-1", DAYS[:1]), "time")
+
+
+def test_samples_that_share_a_time_do_not_hide_the_step() -> None:
+    twice = DAYS.append(DAYS[::-1]).append(DAYS[:1])
+    assert is_daily(rain("mm h-1", twice), "time")
+    assert is_daily(rain("mm d-1", DAYS[[0, 0]]), "time")
+    assert not is_daily(rain("mm h-1", DAYS[[0, 0]]), "time")

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Normal as TorchNormal
 from torch.distributions import kl_divergence
 
-from xcvae.generator.blocks import double, halve
+from xcvae.generator.blocks import double, fold, halve, unfold
 from xcvae.generator.drawing import freed_levels
 from xcvae.generator.ladder import Ladder, level_sizes
 from xcvae.generator.rungs import Normal
@@ -82,19 +82,34 @@ def test_kl_agrees_with_torch():
     assert float(p.kl(p).abs().max()) == 0
 
 
-def test_halfway_the_latents_fill_the_prior_as_they_do_at_the_ends():
-    """A posterior that, over storms, has the prior's variance keeps it all along the dial."""
+def test_freed_latents_follow_the_prior_and_the_others_the_storm():
     torch.manual_seed(0)
-    storms = 200_000
-    prior = Normal(torch.full((storms,), 0.7), torch.full((storms,), 0.3))
-    sigma = prior.log_sigma.exp()
-    narrow = torch.full((storms,), -1.0)  # of the posterior, so its means carry the rest
-    means = prior.mu + (sigma**2 - narrow.exp() ** 2).sqrt() * torch.randn(storms)
-    for weight in (0.0, 0.3, 0.5, 0.8, 1.0):
-        path = Normal(means, narrow).towards(prior, weight)
-        z = path.sample(torch.randn(storms))
-        assert float(z.mean()) == pytest.approx(0.7, abs=0.02)
-        assert float(z.std()) == pytest.approx(float(sigma[0]), rel=0.01)
+    shape = (1, 2, 100, 100)
+    prior = Normal(torch.zeros(shape), torch.zeros(shape))
+    storm = Normal(torch.full(shape, 3.0), torch.full(shape, -2.0))
+    order = torch.randn(shape)
+    before = torch.zeros(shape, dtype=torch.bool)
+    for share in (0.0, 0.2, 0.5, 0.9, 1.0):
+        path = storm.freed(prior, share, order)
+        go = path.mu == 0
+        assert float(go.float().mean()) == pytest.approx(share, abs=0.01)
+        assert torch.equal(path.log_sigma == 0, go)  # never something in between
+        assert bool((go | ~before).all())  # none is taken back
+        before = go
+
+
+def test_a_storm_between_the_ends_is_as_far_from_members_as_they_are_from_each_other():
+    """Calibrated along the dial: the storm could be one of the members."""
+    torch.manual_seed(0)
+    prior = Normal(torch.zeros(1, 200_000), torch.zeros(1, 200_000))
+    storm = torch.randn(1, 200_000)
+    posterior = Normal(storm, torch.full_like(storm, -20.0))
+    for share in (0.25, 0.5, 0.75):
+        path = posterior.freed(prior, share, torch.randn(1, 200_000))
+        members = torch.cat([path.sample(torch.randn(1, 200_000)) for _ in range(8)])
+        spread = (9 / 8 * members.var(0).mean()).sqrt()
+        error = (members.mean(0) - storm).square().mean().sqrt()
+        assert float(spread / error) == pytest.approx(1, abs=0.02)
 
 
 @torch.no_grad()
@@ -103,17 +118,41 @@ def test_dial_ends_are_posterior_and_prior():
     z = noise(1, (32, 32))
     posterior = net(c, None, z, x=x).output
     prior = net(c, None, z).output
-    torch.testing.assert_close(net(c, None, z, x=x, freed=freed_levels(0, 4)).output, posterior)
-    torch.testing.assert_close(net(c, None, z, x=x, freed=freed_levels(1, 4)).output, prior)
+    known = net.encode(c, None, x)
+    torch.testing.assert_close(net.descend(known, z, freed=freed_levels(0, 4)).output, posterior)
+    torch.testing.assert_close(net.descend(known, z, freed=freed_levels(1, 4)).output, prior)
     assert float((posterior - prior).abs().max()) > 1e-3
 
 
 def test_dial_frees_fine_levels_first_and_never_takes_back():
-    dial = [freed_levels(s / 50, 6) for s in range(51)]
+    dial = [freed_levels(s / 60, 6) for s in range(61)]
+    assert dial[0] == [0.0] * 6
+    assert dial[-1] == [1.0] * 6
     for low, high in pairwise(dial):
         assert all(b >= a for a, b in zip(low, high, strict=True))
         assert high == sorted(high)  # coarsest first: the finest is freed most
-        assert max(b - a for a, b in zip(low, high, strict=True)) < 0.08  # no jump
+        assert sum(0 < share < 1 for share in high) <= 1  # a level is done before the next goes
+        assert max(b - a for a, b in zip(low, high, strict=True)) < 0.11  # no jump
+
+
+@pytest.mark.parametrize("size", [(32, 32), (35, 53), (9, 8)])
+def test_patches_keep_the_size_and_shrink_the_levels(size):
+    torch.manual_seed(0)
+    net = Ladder(conditions=2, pooled=0, channels=(8, 8), latents=(3, 5), base=0, patch=2)
+    fine = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+    assert net.shapes(*size)[-1] == (5, *fine)
+    z = [torch.randn(2, *shape) for shape in net.shapes(*size)]
+    c, x = torch.randn(2, 2, *size), torch.randn(2, 1, *size)
+    drawn = net(c, None, z, x=x)
+    torch.testing.assert_close(drawn.output, c[:, :1])  # untrained: the base, pixel by pixel
+    assert drawn.posterior[-1].mu.shape == (2, 5, *fine)
+
+
+def test_fold_and_unfold_are_inverse():
+    maps = torch.randn(2, 3, 7, 9)
+    folded = fold(maps, 2)
+    assert folded.shape == (2, 12, 4, 5)
+    torch.testing.assert_close(unfold(folded, 2, (7, 9)), maps)
 
 
 @torch.no_grad()

@@ -7,10 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from xcvae.generator.noise import Address, normals
+from xcvae.errors import ConfigError
+from xcvae.generator.ladder import level_sizes
+from xcvae.generator.noise import Address, Window, level_origins, normal_maps, normals
 
 HERE = Address(seed=3, label="2018-05-17T12:00:00", realization=5, mode="prior")
+CPU = torch.device("cpu")
 
 
 def test_same_address_same_noise_in_any_company():
@@ -36,19 +42,91 @@ def test_any_part_of_the_address_changes_the_noise(change):
     assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.1
 
 
-def test_levels_are_independent():
-    a, b = normals([HERE], 0, (1, 40, 40)), normals([HERE], 1, (1, 40, 40))
-    assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.1
+@given(
+    size=st.tuples(st.integers(1, 23), st.integers(1, 23)),
+    origin=st.tuples(st.integers(0, 23), st.integers(0, 23)),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_tile_has_the_values_of_the_whole_domain(size, origin):
+    whole = normals([HERE], 1, (2, 46, 46))
+    tile = normals([HERE], 1, (2, *size), origin=origin)
+    (top, left), (height, width) = origin, size
+    np.testing.assert_array_equal(tile, whole[..., top : top + height, left : left + width])
 
 
-def test_noise_is_standard_normal():
-    values = normals([replace(HERE, realization=m) for m in range(20)], 0, (1, 100, 100))
-    assert abs(values.mean()) < 0.01
-    assert abs(values.std() - 1) < 0.01
-    assert abs((np.abs(values) > 1.96).mean() - 0.05) < 0.005
+def test_fewer_channels_are_the_first_ones():
+    np.testing.assert_array_equal(
+        normals([HERE], 1, (5, 6, 7))[:, :2], normals([HERE], 1, (2, 6, 7))
+    )
+
+
+def test_maps_larger_than_a_block_of_work_have_the_same_values():
+    """300 x 300 blocks of four rows are worked on in several parts."""
+    whole = normals([HERE, replace(HERE, seed=4)], 0, (1, 1200, 300))
+    row = normals([HERE, replace(HERE, seed=4)], 0, (1, 1, 300), origin=(1101, 0))
+    np.testing.assert_array_equal(whole[:, :, 1101:1102], row)
+
+
+def test_positions_and_realizations_reach_to_the_end_of_32_bits():
+    last = replace(HERE, realization=2**32 - 1)
+    corner = normals([last], 2**16 - 1, (1, 2, 2), origin=(2**32 - 2, 2**32 - 2))
+    assert np.isfinite(corner).all()
+    assert np.unique(corner).size == 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: normals([replace(HERE, realization=2**32)], 0, (1, 2, 2)),
+        lambda: normals([replace(HERE, realization=-1)], 0, (1, 2, 2)),
+        lambda: Window(2**16, (1, 2, 2)),
+        lambda: Window(0, (2**16 + 1, 2, 2)),
+        lambda: Window(0, (1, 2, 2), (-1, 0)),
+        lambda: Window(0, (1, 2, 2), (0, 2**32 - 1)),
+    ],
+)
+def test_what_has_no_room_in_the_address_is_refused(make):
+    with pytest.raises(ConfigError, match="address of noise has room"):
+        make()
+
+
+def test_tiles_begin_at_the_same_place_on_all_levels():
+    """A tile on the coarsest level's grid covers the same part of the domain on every level."""
+    levels, (height, width), origin = 4, (96, 64), (40, 24)
+    shapes = level_sizes((height, width), levels)
+    tile = level_sizes((16, 24), levels)
+    for level, (top, left) in enumerate(level_origins(origin, levels)):
+        whole = normals([HERE], level, (1, *shapes[level]))
+        part = normals([HERE], level, (1, *tile[level]), origin=(top, left))
+        share = 2 ** (levels - 1 - level)
+        assert (top * share, left * share) == origin
+        np.testing.assert_array_equal(
+            part,
+            whole[..., top : top + tile[level][0], left : left + tile[level][1]],
+        )
+    with pytest.raises(ConfigError, match="multiples of 8"):
+        level_origins((40, 25), levels)
+
+
+def test_maps_of_several_windows_are_those_of_each():
+    addresses = [HERE, replace(HERE, realization=0), HERE]  # one of them twice
+    windows = [Window(0, (3, 2, 2)), Window(1, (2, 5, 4), (3, 1))]
+    maps = normal_maps(addresses, windows, device=CPU)
+    for window, values in zip(windows, maps, strict=True):
+        expected = normals(addresses, window.level, window.shape, origin=window.origin)
+        np.testing.assert_array_equal(values.numpy(), expected)
+    assert normal_maps(addresses, [], device=CPU) == []
+
+
+def test_a_seed_of_another_type_is_the_same_seed():
+    plain, other = normals([HERE], 0, (1, 3, 3)), replace(HERE, seed=np.int64(3))
+    np.testing.assert_array_equal(plain, normals([other], 0, (1, 3, 3)))
 
 
 def test_pinned():
     """Another hash means that every seed gives other members: never by accident."""
-    content = normals([HERE], 1, (2, 16, 16)).tobytes()
-    assert hashlib.sha256(content).hexdigest()[:16] == "055788a95e6e585f"
+    windows = [Window(0, (2, 5, 5)), Window(5, (1, 37, 29), (1001, 2**20))]
+    addresses = [HERE, Address(-1, "Ä", 2**31, "posterior", 2)]
+    maps = normal_maps(addresses, windows, device=CPU)
+    content = b"".join(values.numpy().astype("<f4").tobytes() for values in maps)
+    assert hashlib.sha256(content).hexdigest()[:16] == "68aef5bed1f4c50c"

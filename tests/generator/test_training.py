@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from xcvae.errors import (
     MismatchError,
     OutputExistsError,
 )
+from xcvae.fields.spec import describe, prepare
 from xcvae.generator import checkpoint
 from xcvae.generator.architecture import resolve
 from xcvae.generator.checkpoint import checkpoint_path
@@ -243,11 +246,19 @@ def test_too_few_samples_to_hold_any_back(few):
         quick(few.isel(time=slice(0, 1)), validation=0.9)
 
 
-def test_levels_fit_the_domain():
-    assert len(resolve(None, (156, 132)).channels) == 6
-    assert len(resolve(None, (35, 53)).channels) == 6
-    assert len(resolve(None, (9, 9)).channels) == 4
-    assert len(resolve({"preset": "base", "levels": 3}, (156, 132)).latents) == 3
+@pytest.mark.parametrize(
+    ("size", "generator", "levels"),
+    [
+        ((156, 132), None, 6),
+        ((35, 53), None, 5),
+        ((9, 9), None, 3),
+        ((9, 9), {"preset": "small", "patch": 1}, 4),
+        ((156, 132), {"preset": "base", "levels": 3}, 3),
+    ],
+)
+def test_levels_fit_the_domain(few, size, generator, levels):
+    spec = dataclasses.replace(describe(few, target="pr", conditions=["pr_coarse"]), shape=size)
+    assert len(resolve(generator, spec).channels) == levels
 
 
 def test_learning_rate_rises_then_falls_to_nothing():
@@ -256,3 +267,61 @@ def test_learning_rate_rises_then_falls_to_nothing():
     assert np.argmax(rates) == 2
     assert rates[0] < 0.1 * fit.learning_rate
     assert rates[-1] < 1e-6
+
+
+def test_nothing_is_reconstructed_that_no_term_needs(few):
+    """Scores of prior draws alone leave the encoder of the target as it was made."""
+    alone = quick(few, fit={"stages": [{"losses": ["crps"]}]}, validation=0)
+    assert "loss_crps" in alone.history
+    assert "kl" not in alone.history
+    head = alone.network.levels[-1].posterior
+    assert float(head.weight.detach().abs().max()) == 0
+    both = quick(few, fit={"stages": [{"losses": ["crps", "laplace", "kl"]}]}, validation=0)
+    assert float(both.network.levels[-1].posterior.weight.detach().abs().max()) > 0
+
+
+def test_the_log_keeps_columns_of_all_stages(few, tmp_path):
+    stages = [{"losses": ["laplace", "kl"], "share": 0.5}, {"losses": ["crps"], "share": 0.5}]
+    model = quick(few, fit={"stages": stages}, path=tmp_path / "m.xcvae")
+    log = pd.read_csv(tmp_path / "m.xcvae.log.csv")
+    assert log.dtypes[["loss_kl", "loss_crps"]].eq(float).all()
+    np.testing.assert_allclose(log["loss_crps"].values[-1], model.history.loss_crps.values[-1])
+    assert np.isfinite(log["loss_kl"].values[0])
+
+
+def test_learned_scales_are_trained_logged_and_resumed(few, tmp_path):
+    losses = [{"name": "laplace", "scale": "learned"}, "kl"]
+    model = quick(few, losses=losses, fit={"max_steps": 20, "learning_rate": 0.05})
+    scales = model.history.learned_laplace_log_scale.values
+    assert scales[-1] != scales[0]
+
+
+def test_temperature_widens_what_follows_the_prior_only(tiny_model, few):
+    batch = tiny_model.batches(prepare(few, tiny_model.spec, need_target=True)).load([0, 1])
+
+    def drawn(factor, **options):
+        network = tiny_model.network
+        before, network.calibrated = network.calibrated, factor
+        try:
+            return tiny_model.draw(
+                batch, seed=0, labels=["a", "b"], realizations=range(3), **options
+            )
+        finally:
+            network.calibrated = before
+
+    kept = {"mode": "posterior", "spread": 0.0}
+    np.testing.assert_array_equal(drawn(1.0, **kept), drawn(1.3, **kept))
+    free = {"mode": "prior"}
+    assert drawn(1.5, **free).std(axis=0).mean() > drawn(0.7, **free).std(axis=0).mean()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+def test_a_compiled_training_learns_what_an_eager_one_does(few):
+    stages = [{"losses": ["laplace", "kl"], "share": 0.5}, {"losses": ["laplace", "kl", "crps"]}]
+    stages[1]["share"] = 0.5
+    eager = quick(few, fit={"stages": stages, "compile": False})
+    compiled = quick(few, fit={"stages": stages, "compile": True})
+    assert compiled.training["steps"] == eager.training["steps"]
+    np.testing.assert_allclose(
+        compiled.history.loss.values, eager.history.loss.values, rtol=5e-3, atol=5e-3
+    )

@@ -58,6 +58,27 @@ def test_quickstart(tmp_path: Path) -> None:
         assert (tmp_path / made).exists()
 
 
+def test_hand_over_ends_in_a_network_that_was_trained(tmp_path: Path) -> None:
+    tiny = {
+        'fit={"max_minutes": 3}': TINY,
+        "time=xcvae.heavy(train)": "time=slice(0, 60, 10)",
+        "members=8": "members=2",
+        "range(5)": "range(2)",
+        "fraction=0.2": "fraction=0.02",
+    }
+    printed = run(code_of("hand-over.md", **tiny), tmp_path)
+    for line in (
+        "mm h-1 ['realization', 'time', 'y', 'x'] 0",
+        "['rain/storms8']",
+        "<xcvae.Loader pr: 36 samples per epoch, 24 of 'real', 12 of 'storms8'>",
+    ):
+        assert line in printed
+    assert re.search(r"{'crps': [\d.]+, 'mass_bias': [-\d.]+}", printed)
+    losses = [float(found) for found in re.findall(r"^\d (\d+\.\d+)$", printed, re.MULTILINE)]
+    assert len(losses) == 2
+    assert "7 of 330" in printed
+
+
 def test_own_data_from_a_climate_model_to_masked_observations(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     days = np.arange("2000-01-01", "2011-01-01", 90, dtype="datetime64[D]")

@@ -166,6 +166,11 @@ class Local(Component):
         return None
 
 
+@dataclass(frozen=True)
+class Other(Local):
+    """Another one."""
+
+
 class LocalPlugin:
     """A plugin object, with the names it is told."""
 
@@ -202,7 +207,71 @@ def test_local_clash_registers_nothing() -> None:
     assert "fresh" not in found.names("metric")
     found.register(LocalPlugin())
     with pytest.raises(ComponentError, match="claimed by two packages"):
-        found.register(LocalPlugin())
+        found.register(LocalPlugin({"fresh": Local, "local": Other}))
+    assert "fresh" not in found.names("metric")
+    assert found.resolve("metric", "local") is Local
+
+
+def test_a_plugin_that_is_registered_again_is_no_clash() -> None:
+    found = Registry()
+    found.register(LocalPlugin)
+    found.register(LocalPlugin)
+    found.register(LocalPlugin())
+    found.register(LocalPlugin({"another": Other}))
+    found.register(LocalPlugin())
+    assert found.build("metric", "local") == Local()
+    assert found.build("metric", "another") == Other()
+
+
+CELL = """
+from dataclasses import dataclass
+from xcvae.registry import Component, hookimpl
+
+@dataclass(frozen=True)
+class Size(Component):
+    value: int = VALUE
+
+class Plugin:
+    @hookimpl
+    def xcvae_components(self):
+        return {"metric": NAMES}
+"""
+
+
+def cell(value: int, names: str) -> type:
+    """Run the cell of a notebook that defines a plugin."""
+    space: dict[str, type] = {"__name__": "__main__"}  # type: ignore[dict-item]
+    exec(CELL.replace("VALUE", str(value)).replace("NAMES", names), space)
+    return space["Plugin"]
+
+
+@pytest.mark.parametrize("made", [lambda plugin: plugin, lambda plugin: plugin()])
+def test_a_cell_that_is_run_again_replaces_what_it_registered(made) -> None:
+    found = Registry()
+    found.register(made(cell(1, "{'size': Size, 'old': Size}")))
+    assert found.build("metric", "size").value == 1
+    found.register(made(cell(2, "{'size': Size, 'new': Size}")))
+    assert found.build("metric", "size").value == 2
+    assert found.build("metric", "new").value == 2
+    assert "old" not in found.names("metric")
+    with pytest.raises(ComponentError, match="claimed by two packages: xcvae"):
+        found.register(made(cell(3, "{'size': Size, 'crps': Size}")))
+    assert found.build("metric", "size").value == 2
+
+
+def test_classes_that_a_function_makes_are_plugins_of_their_own() -> None:
+    def plugin(name: str) -> object:
+        class Made:
+            @hookimpl
+            def xcvae_components(self) -> dict[str, dict[str, type]]:
+                return {"metric": {name: Local}}
+
+        return Made()
+
+    found = Registry()
+    found.register(plugin("first"))
+    found.register(plugin("second"))
+    assert {"first", "second"} <= set(found.names("metric"))
 
 
 def test_specs_of_every_form_build_the_same() -> None:

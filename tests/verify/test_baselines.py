@@ -52,9 +52,9 @@ def test_missing_cells_leave_their_weight_to_the_others() -> None:
     assert np.isnan(field[2]).all()
 
 
-@pytest.mark.parametrize("name", ["bilinear", "block", "shuffled"])
+@pytest.mark.parametrize("name", ["bilinear", "block", "shuffled", "climatology", "rainfarm"])
 def test_lazy_in_lazy_out(name: str) -> None:
-    ds = dataset(np.random.default_rng(1).random((7, 3, 2)), (9, 8))
+    ds = dataset(np.random.default_rng(1).random((7, 3, 2)), (9, 6))
     baseline = build("baseline", name)
     lazy = baseline(ds.chunk(time=2, x_coarse=1), 3, 5)
     assert lazy.chunks is not None

@@ -68,7 +68,7 @@ def test_each_criterion_can_be_missed_alone(changed: dict[str, float], missed: s
     assert set(verdicts.values()) == {"pass"}
 
 
-def test_prior_criteria_are_those_of_the_issue() -> None:
+def test_prior_criteria_are_the_documented_ones() -> None:
     bounds = {c.name: (c.low, c.high) for c in criteria_for("prior")}
     assert bounds == {
         "crps_skill": (0.25, None),

@@ -112,6 +112,10 @@ def test_a_good_model_has_no_findings() -> None:
         (swapped(0.20, 0.24, 0.2), "ignored_latent", "warning"),
         (prior(variance_ratio=0.4), "mean_collapse", "warning"),
         (posterior(variance_ratio=0.2), "mean_collapse", "fault"),
+        (prior(texture_ratio=0.4), "mean_collapse", "warning"),
+        (prior(texture_ratio=0.2), "mean_collapse", "fault"),
+        (prior(floor=0.2, floor_share=0.1), "units", "warning"),
+        (both(floor=0.2, floor_share=0.8), "units", "fault"),
         (both(wet_fraction=0.38), "drizzle", "warning"),
         (both(wet_fraction=1.0), "drizzle", "fault"),
         (prior(mass_bias=-0.28), "mass_drift", "warning"),
@@ -143,6 +147,15 @@ def test_drizzle_counts_as_a_factor_where_rain_is_rare() -> None:
     desert = replace(both(wet_fraction=0.05), wet_fraction=0.01)
     assert severities(desert)["drizzle"] == "fault"
     assert severities(replace(both(wet_fraction=0.015), wet_fraction=0.01))["drizzle"] == "ok"
+
+
+def test_a_reconstruction_without_the_finest_noise_is_no_collapse() -> None:
+    assert severities(posterior(texture_ratio=0.3))["mean_collapse"] == "ok"
+
+
+def test_few_latent_channels_that_carry_much_are_no_collapse() -> None:
+    # As a model that was trained for 20 minutes on MRMS tiles, calibrated and faithful.
+    assert severities(levels(0.08, 900.0))["posterior_collapse"] == "ok"
 
 
 def test_less_wet_than_observed_is_no_drizzle() -> None:

@@ -20,8 +20,10 @@ from xcvae.errors import (
     UnitsError,
 )
 from xcvae.fields.spec import describe
+from xcvae.registry import build
 from xcvae.verify import streaming
 from xcvae.verify.intervals import MAX_PIECES, Sums, interval, pieces_of
+from xcvae.verify.pairing import pair_up
 from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate
 
 TIMES = 12
@@ -125,6 +127,23 @@ def test_blocks_end_where_chunks_end(ensemble: xr.Dataset, monkeypatch: pytest.M
     assert streaming.blocks(field, "time") == [slice(0, 5), slice(5, 12)]
     monkeypatch.setattr(streaming, "BLOCK_BYTES", per_sample)
     assert streaming.blocks(field, "time") == [slice(0, 5), slice(5, 10), slice(10, 12)]
+
+
+def test_baselines_of_many_members_are_made_a_few_samples_at_a_time(
+    ds: xr.Dataset, ensemble: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "BLOCK_BYTES", 3 * 4 * 4 * 12 * 16)  # 3 samples of 4 members
+    for given in (ds, ds.chunk(time=6), ds.chunk(time=2)):
+        found = pair_up(given, ensemble).for_baselines()
+        assert max(found.chunksizes["time"]) == (
+            2 if given.chunksizes.get("time", [0])[0] == 2 else 3
+        )
+        members = build("baseline", "rainfarm")(found, 4, 0)
+        assert max(members.chunksizes["time"]) <= 3
+    asked = {"metrics": ["crps"], "baselines": ["rainfarm", "shuffled"], "progress": False}
+    cut = evaluate(ds, ensemble, **asked)
+    monkeypatch.undo()
+    xr.testing.assert_allclose(cut, evaluate(ds, ensemble, **asked))
 
 
 def test_samples_are_matched_by_label(ds: xr.Dataset, ensemble: xr.Dataset) -> None:

@@ -62,7 +62,7 @@ class Request:
     catalog: Path | None
     name: str | None
     chunks: Mapping[str, int] | None
-    tile: object
+    tile: Mapping[str, int] | None
     resume: bool | str
 
     def __post_init__(self) -> None:
@@ -100,8 +100,19 @@ class Request:
         _within("temperature", self.temperature, 0.0, math.inf, "1 is what the model learned.")
         if self.min_mass is not None:
             _within("min_mass", self.min_mass, 0.0, math.inf, "It is a share, such as 0.5.")
-        if self.tile is not None:
-            _refuse("tile", "None", self.tile, "Sampling in tiles is not available yet.")
+        self._check_tile()
+
+    def _check_tile(self) -> None:
+        if self.tile is None:
+            return
+        wanted, remedy = "pixels by dim of the maps", 'Give {"y": 256, "x": 256}, or None.'
+        tile: object = self.tile
+        if not isinstance(tile, Mapping) or not tile:
+            _refuse("tile", wanted, tile, remedy)
+        for dim, side in self.tile.items():
+            if not _is_int(side) or side < 1:
+                _refuse(f"tile['{dim}']", "an integer >= 1", side, remedy)
+        object.__setattr__(self, "tile", {str(dim): int(n) for dim, n in self.tile.items()})
 
     def _check_dial(self) -> None:
         for key in ("spread", "diversity"):
@@ -121,10 +132,10 @@ class Request:
             )  # fmt: skip
 
     def _check_output(self) -> None:
-        if not (isinstance(self.resume, bool) or self.resume == "restart"):
+        if not (isinstance(self.resume, bool) or self.resume in ("restart", "repair")):
             _refuse(
-                "resume", "True, False or 'restart'", self.resume,
-                "'restart' replaces what is there.",
+                "resume", "True, False, 'restart' or 'repair'", self.resume,
+                "'restart' replaces what is there, 'repair' draws again what has changed in it.",
             )  # fmt: skip
         if self.catalog is not None and self.store is None:
             _refuse(

@@ -14,7 +14,7 @@ from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.units import to_units
 
-__all__ = ["augment"]
+__all__ = ["augment", "rows_in"]
 
 Select = xr.DataArray | Callable[[xr.Dataset], xr.DataArray] | Iterable[Any] | None
 
@@ -31,8 +31,9 @@ def augment(
 
     A synthetic sample has the target of one member and everything else of the real sample that
     the member was drawn for: conditions, statics, coordinates and the label along the sample
-    dimension, which is therefore repeated. Read the result by position (``isel``), as training
-    loops do; ``ds.synthetic`` and ``ds.realization`` tell which sample is which.
+    dimension, which is therefore repeated: the pair of label and ``realization`` is unique. Read
+    the result by position (``isel``), as training loops do. :func:`xcvae.train` takes it too; what
+    it holds back to validate is real, and synthetic variants of that are left out.
 
     Parameters
     ----------
@@ -54,8 +55,9 @@ def augment(
     -------
     xarray.Dataset
         First the real samples, then the synthetic ones by realization. Along the sample
-        dimension, ``synthetic`` (bool) and ``realization`` (-1 for real) are new. The target is
-        in the units of ``ds``, and lazy where the ensemble is.
+        dimension, ``synthetic`` (bool) and ``realization`` (-1 for real) are new, and labels (the
+        positions in ``ds``) where there were none. The target is in the units of ``ds``, and lazy
+        where the ensemble is.
 
     Raises
     ------
@@ -69,10 +71,12 @@ def augment(
         ``fraction`` is out of range, or there are too few members to reach it.
     """
     spec = DataSpec.from_json(record_of(ensemble)["spec"])
+    if spec.sample in ds.dims and spec.sample not in ds.coords:
+        ds = ds.assign_coords({spec.sample: np.arange(ds.sizes[spec.sample])})
     real = require(ds, spec.target, what="augment")
     members = to_units(ensemble[spec.target], str(real.attrs.get("units", spec.units)))
     _check_grid(real, members, spec)
-    rows = _rows_in(ds, members, spec)
+    rows = rows_in(ds, members, spec.sample)
     columns = np.flatnonzero(_selected(ds, members, select, spec))
     if columns.size == 0:
         raise EmptySelectionError(
@@ -141,10 +145,16 @@ def _check_grid(real: xr.DataArray, members: xr.DataArray, spec: DataSpec) -> No
             )
 
 
-def _rows_in(ds: xr.Dataset, members: xr.DataArray, spec: DataSpec) -> np.ndarray:
-    """Return, for each sample of the ensemble, its position in the data."""
-    position = {label: i for i, label in enumerate(ds[spec.sample].values.tolist())}
-    labels = members[spec.sample].values
+def rows_in(ds: xr.Dataset, members: xr.DataArray, sample: str) -> np.ndarray:
+    """Return, for each sample of an ensemble, its position in the data it was drawn for.
+
+    Raises
+    ------
+    MismatchError
+        The ensemble has other samples too.
+    """
+    position = {label: i for i, label in enumerate(ds[sample].values.tolist())}
+    labels = members[sample].values
     missing = [label for label in labels.tolist() if label not in position]
     if missing:
         first = labels[labels.tolist().index(missing[0])]
@@ -153,7 +163,7 @@ def _rows_in(ds: xr.Dataset, members: xr.DataArray, spec: DataSpec) -> np.ndarra
                 "ensemble",
                 expected="samples of the Dataset only, for their conditions are needed",
                 got=f"{len(missing)} others, the first of them {first}",
-                remedy=f"Select them: ensemble.sel({spec.sample}=ds.{spec.sample}) or the like.",
+                remedy=f"Select them: ensemble.sel({sample}=ds.{sample}) or the like.",
             )
         )
     return np.array([position[label] for label in labels.tolist()])

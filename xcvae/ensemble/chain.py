@@ -16,7 +16,7 @@ import xarray as xr
 from xcvae.ensemble.postprocess import Context, Postprocessor, Threshold, physical_units
 from xcvae.errors import ComponentError, explain
 from xcvae.fields.spec import DataSpec
-from xcvae.registry import build, describe
+from xcvae.registry import build, call, describe
 
 __all__ = ["Removed", "apply_chain", "build_chain", "describe_chain", "rehearse"]
 
@@ -136,12 +136,13 @@ def apply_chain(
     NotPhysicalError
         The field is not a DataArray.
     ComponentError
-        A post-processor returned something else than a field of the same dims, shape and units.
+        A post-processor failed, or returned something else than a field of the same dims, shape
+        and units.
     """
     physical_units(field)
     removed = []
     for one in chain:
-        after = one(field, context)
+        after = call("postprocessor", one, field, context)
         _check_kept(one, field, after)
         removed.append(_count(field.values, after.values))
         field = after

@@ -47,6 +47,8 @@ class Settings:
         Factor on the standard deviation of the latents.
     min_mass
         Members with less than this share of the reference mass are redrawn; None: never.
+    tile
+        Rows and columns of the tiles that maps are drawn in; None: in one piece.
     """
 
     mode: Mode
@@ -54,6 +56,7 @@ class Settings:
     spread: float
     temperature: float
     min_mass: float | None = None
+    tile: tuple[int, int] | None = None
 
 
 def _one_at_a_time() -> Any:
@@ -179,6 +182,7 @@ class Source:
                 spread=how.spread,
                 temperature=how.temperature,
                 attempt=attempt,
+                tile=how.tile,
             )
 
     def _labelled(

@@ -158,7 +158,7 @@ class Round(Component):
                     remedy="Give the resolution of the record, such as '0.12 mm h-1'.",
                 )
             )
-        steps = np.round(field.values / step)
+        steps = np.round(field.data / step)
         return field.copy(data=(steps * step).astype(field.dtype))
 
 

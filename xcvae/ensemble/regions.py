@@ -26,6 +26,11 @@ class Region:
     realizations: tuple[int, int]
     samples: tuple[int, int]
 
+    @property
+    def fields(self) -> int:
+        """Number of maps."""
+        return (self.realizations[1] - self.realizations[0]) * (self.samples[1] - self.samples[0])
+
 
 class Source(Protocol):
     """What can draw the values of a region, and says what it counted on the way (JSON types)."""

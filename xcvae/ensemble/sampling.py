@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-import numpy as np
 import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
-from xcvae.ensemble import store as stores
 from xcvae.ensemble.arguments import Request, local_path
-from xcvae.ensemble.chain import build_chain, describe_chain, rehearse
-from xcvae.ensemble.dial import Dial
-from xcvae.ensemble.drawing import Mode, Settings, Source
-from xcvae.ensemble.identity import fingerprint, labels_of
-from xcvae.ensemble.inputs import inputs_of
-from xcvae.ensemble.postprocess import Context
-from xcvae.ensemble.reference import check_reference
-from xcvae.ensemble.regions import plan_chunks
-from xcvae.ensemble.result import Record, assemble, catalog_metadata, check_storable
-from xcvae.ensemble.solving import dialled
-from xcvae.errors import ConfigError, explain
+from xcvae.ensemble.job import Job, opened
+from xcvae.ensemble.result import assemble, catalog_metadata, check_storable
+from xcvae.ensemble.runs import Resume, Run, State, find, is_settled, locked, notes_of
+from xcvae.ensemble.store import open_store, write
+from xcvae.fields.dataspec import plain
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
@@ -48,8 +40,8 @@ def sample(
     catalog: str | os.PathLike[str] | None = None,
     name: str | None = None,
     chunks: Mapping[str, int] | None = None,
-    tile: object = None,
-    resume: bool | Literal["restart"] = True,
+    tile: Mapping[str, int] | None = None,
+    resume: bool | Literal["restart", "repair"] = True,
     device: str = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
@@ -89,10 +81,15 @@ def sample(
     chunks
         Chunk sizes for ``realization`` and the sample dimension. Default: about 8 MB.
     tile
-        Not available yet.
+        Draw maps too large for the memory in tiles, such as ``{"y": 256, "x": 256}`` pixels by dim
+        of the maps. Neighbours overlap as far as the network sees, so that tiles leave no seams:
+        members differ from those drawn in one piece by rounding.
     resume
         True: a finished store of the same ensemble is opened, an interrupted one completed.
-        False: the store must be new. ``"restart"``: what is there is replaced.
+        False: the store must be new. ``"restart"``: what is there is replaced, and keeps its
+        name until the new one is done; the same call, or True, goes on with an interrupted
+        replacement. ``"repair"``: the regions of a finished store whose files have changed are
+        drawn again.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     progress
@@ -115,7 +112,10 @@ def sample(
     MismatchError
         ``ds`` does not fit the model.
     OutputExistsError
-        The store is there and holds something else.
+        The store is there and holds something else: the message names the keys that differ.
+    StoreError
+        Some regions of the store came to nothing (all others are done, and the same call draws
+        what is missing), or another process is writing it.
     CatalogError
         The name is used in the catalog for another store.
     DataError
@@ -138,143 +138,60 @@ def sample(
         tile=tile,
         resume=resume,
     )
-    job = _Job.of(ds, _opened(model, device), request, postprocess, progress)
-    return job.lazily() if store is None else job.stored()
+    job = Job.of(ds, opened(model, device), request, postprocess)
+    return _lazily(job, progress) if store is None else _stored(job, progress)
 
 
-def _opened(model: Model | str | os.PathLike[str] | None, device: str) -> Model:
-    from xcvae.generator.model import Model, load
+def _lazily(job: Job, progress: bool) -> xr.Dataset:
+    """Return the ensemble without drawing it (but for the dial)."""
+    chunks = job.chunks
+    job, dial = job.dialled({}, progress=progress)
+    return assemble(job.ds, job.array(chunks), job.record(dial, None))
 
-    if isinstance(model, str | os.PathLike):
-        model = load(Path(model))
-    if not isinstance(model, Model):
-        raise ConfigError(
-            explain(
-                "model",
-                expected="a Model or the path of a model file",
-                got=f"{model!r} ({type(model).__name__})",
-                remedy="Train one with xcvae.train, or name its file.",
-            )
+
+def _stored(job: Job, progress: bool) -> xr.Dataset:
+    """Return the ensemble from its store, after writing what is missing of it."""
+    request, spec = job.request, job.source.model.spec
+    path = cast(Path, request.store)
+    check_storable(job.ds, spec.sample)
+    if request.catalog is not None:
+        catalogs.check_name(request.catalog, request.listed_as, path)
+    run = Run(path, spec.target, job.identity(), job.chunks, job.made_with())
+    resume = cast(Resume, request.resume)
+    if not is_settled(run, resume):
+        with locked(path):
+            state = find(run, resume)
+            if state != "finished":
+                _write(job, run, state, progress)
+    ensemble = open_store(path)
+    _list(request, ensemble, path)
+    return ensemble
+
+
+def _write(job: Job, run: Run, state: State, progress: bool) -> None:
+    notes = notes_of(run, state)
+    job, dial = job.dialled(notes, progress=progress)
+    run = replace(run, notes={"dial": vars(dial)} if dial else {})
+    record = job.record(dial, run.identity)
+    with job.travelling(run.aside("model")) as filed:
+        write(
+            run,
+            assemble(job.ds, job.placeholder(), record),
+            filed.parts(),
+            finish=record.attributes,
+            resume=cast(Resume, job.request.resume),
+            progress=progress,
         )
-    return model.to(device)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One call of ``sample``: its data, what draws, and what was asked for."""
-
-    ds: xr.Dataset
-    source: Source
-    request: Request
-    progress: bool
-
-    @classmethod
-    def of(
-        cls, ds: xr.Dataset, model: Model, request: Request, postprocess: object, progress: bool
-    ) -> _Job:
-        spec = model.spec
-        chain = build_chain(postprocess, spec)
-        prepared = inputs_of(ds, spec, request.mode)
-        size = model.batches(prepared).size
-        first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
-        rehearse(chain, Context(spec, request.mode, first), size)
-        settings = Settings(
-            mode=cast(Mode, request.mode),
-            seed=request.seed,
-            spread=1.0 if request.fixed_spread is None else request.fixed_spread,
-            temperature=request.temperature,
-            min_mass=request.min_mass,
-        )
-        labels = labels_of(prepared, spec.sample)
-        source = Source(
-            model, prepared, labels, request.members, settings, chain, size, str(model.device)
-        )
-        if request.min_mass is not None:
-            check_reference(prepared, spec)
-        return cls(ds, source, request, progress)
-
-    @property
-    def chunks(self) -> tuple[int, int]:
-        sample = self.source.model.spec.sample
-        return plan_chunks(self.request.chunks, sizes=self.source.shape, sample=sample)
-
-    def lazily(self) -> xr.Dataset:
-        """Return the ensemble without drawing it (but for the dial)."""
-        chunks = self.chunks
-        job, dial = self._dialled({})
-        return assemble(self.ds, job._array(chunks), job._record(dial, None))
-
-    def stored(self) -> xr.Dataset:
-        """Return the ensemble from its store, after writing what is missing of it."""
-        path = cast(Path, self.request.store)
-        check_storable(self.ds, self.source.model.spec.sample)
-        if self.request.catalog is not None:
-            catalogs.check_name(self.request.catalog, self.request.listed_as, path)
-        run = stores.Run(path, self._identity(), self.chunks)
-        resume = cast(stores.Resume, self.request.resume)
-        state = stores.find(run, resume)
-        if state != "finished":
-            job, dial = self._dialled(stores.notes_of(run) if state == "begun" else {})
-            run = replace(run, notes={"dial": vars(dial)} if dial else {})
-            record = job._record(dial, run.identity)
-            stores.write(
-                run,
-                assemble(self.ds, job._array(run.chunks), record),
-                self.source.model.spec.target,
-                job.source,
-                finish=record.attributes,
-                resume=resume,
-                progress=self.progress,
-            )
-        ensemble = stores.open_store(path)
-        self._list(ensemble, path, anew=state != "finished")
-        return ensemble
-
-    def _list(self, ensemble: xr.Dataset, path: Path, *, anew: bool) -> None:
-        """List the store; an entry that is there already keeps its scores if nothing changed."""
-        catalog, name = self.request.catalog, self.request.listed_as
-        if catalog is None or (not anew and catalog.exists() and name in catalogs.names(catalog)):
+def _list(request: Request, ensemble: xr.Dataset, path: Path) -> None:
+    """List the store; an entry that says the same already keeps its scores."""
+    catalog, name = request.catalog, request.listed_as
+    if catalog is None:
+        return
+    metadata = catalog_metadata(ensemble)
+    if catalog.exists() and name in catalogs.names(catalog):
+        known = catalogs.metadata_of(catalog, name)
+        if {key: v for key, v in known.items() if key != "scores"} == plain(metadata):
             return
-        catalogs.append(catalog, name, path, catalog_metadata(ensemble))
-
-    def _array(self, chunks: tuple[int, int]) -> Any:
-        import dask.array as da
-
-        # A random name: to make one from the content, Dask would read all of the data.
-        return da.from_array(  # type: ignore[no-untyped-call]
-            self.source,
-            chunks=(*chunks, *self.source.size),
-            name=False,
-            meta=np.empty((0, 0, 0, 0), "float32"),
-        )
-
-    def _record(self, dial: Dial | None, identity: Mapping[str, Any] | None) -> Record:
-        history = str(self.ds.attrs.get("history", ""))
-        return Record(self.source, self.request.diversity, dial, identity, history)
-
-    def _identity(self) -> dict[str, Any]:
-        """Return what decides on the values of the ensemble, as JSON types."""
-        source, request = self.source, self.request
-        target_values = request.mode == "posterior" or request.min_mass is not None
-        chain = [
-            {key: v for key, v in one.items() if key not in ("removed", "package", "version")}
-            for one in describe_chain(source.chain, None)
-        ]
-        return {
-            "model_sha256": source.model.sha256,
-            "seed": source.settings.seed,
-            "mode": request.mode,
-            "spread": request.fixed_spread,
-            "diversity": request.diversity,
-            "temperature": source.settings.temperature,
-            "members": source.members,
-            "postprocess": chain,
-            "min_mass": request.min_mass,
-            "data": fingerprint(source.prepared, source.model.spec, target_values=target_values),
-        }
-
-    def _dialled(self, notes: Mapping[str, Any]) -> tuple[_Job, Dial | None]:
-        """Set the spread that gives the diversity asked for, if one is."""
-        asked = self.request.diversity
-        source, dial = dialled(self.source, asked, notes, progress=self.progress)
-        return replace(self, source=source), dial
+    catalogs.append(catalog, name, path, metadata)

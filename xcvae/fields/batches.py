@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xcvae.errors import ConfigError, MismatchError, explain
+from xcvae.fields.blocks import kept_blocks, repeated
 from xcvae.fields.grids import stretching
 from xcvae.fields.matching import axis_in, grid_size, moved
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec, VariableSpec
 from xcvae.fields.streaming import streamed
+from xcvae.fields.units import to_units
 
 Weights = NDArray[np.float32]
 
@@ -76,6 +78,8 @@ class Batch:
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Pick samples, in the order given."""
         index = torch.as_tensor(np.asarray(rows))
+        if self.c.device.type == "cuda":  # without waiting for the device
+            index = index.pin_memory().to(self.c.device, non_blocking=True)
         return Batch(
             self.c[index],
             None if self.pooled is None else self.pooled[index],
@@ -98,7 +102,9 @@ class Batch:
         """Lay the maps out as convolutions want them: channels last, without gaps."""
 
         def pack(maps: Tensor) -> Tensor:
-            return maps.contiguous(memory_format=torch.channels_last)
+            # A copy, always: strides of a single channel are ambiguous, and compiled code is
+            # made for some of them.
+            return maps.clone(memory_format=torch.channels_last)
 
         x = None if self.x is None else pack(self.x)
         return replace(self, c=pack(self.c), x=x, mask=self.mask.contiguous())
@@ -126,6 +132,8 @@ class Batches:
         Whether the model has a mask channel.
     valid
         Where the target is valid, (y, x), for data without the target; None means everywhere.
+    blocks
+        Side of the blocks whose means the model keeps, their map being the last channel; 0: none.
 
     Raises
     ------
@@ -141,6 +149,7 @@ class Batches:
         *,
         masked: bool = False,
         valid: NDArray[np.bool_] | None = None,
+        blocks: int = 0,
     ) -> None:
         self.prepared, self.spec, self.scaling, self.masked = prepared, spec, scaling, masked
         self.size = grid_size(prepared, spec)
@@ -156,6 +165,7 @@ class Batches:
         self._valid = valid
         self._positions = position_maps(*self.size) if spec.located else None
         self._weights = {v.name: self._stretch(v) for v in spec.variables if v.aligned}
+        self._blocks = kept_blocks(prepared, spec, self.size, blocks) if blocks else None
         self._kept: Batch | None = None
 
     def __len__(self) -> int:
@@ -185,6 +195,10 @@ class Batches:
             maps.append(mask.float())
         if self._positions is not None:
             maps.append(self._positions.expand(len(mask), -1, -1, -1))
+        if self._blocks is not None:
+            coarse = to_units(part[self._blocks.name].astype(np.float32), self.spec.units)
+            normal = self.scaling.normalise(coarse)
+            maps.append(torch.from_numpy(repeated(normal, self.size))[:, None])
         c = torch.cat(maps, dim=1) if maps else mask.float()[:, :0]
         return Batch(c, self._pooled(part), x, mask)
 
@@ -192,6 +206,14 @@ class Batches:
         """Hold all samples in memory as tensors, if they are in memory already and small."""
         if not self.lazy and self.nbytes < KEEP_BYTES:
             self._kept = self.load(slice(None))
+
+    def move(self, device: torch.device) -> None:
+        """Keep what is held in memory on a device, where it fits into half of the free memory."""
+        if self._kept is None or device.type != "cuda":
+            return
+        free, _ = torch.cuda.mem_get_info(device)
+        if self.nbytes < free / 2:
+            self._kept = self._kept.to(device)
 
     def shuffled(
         self, size: int, rng: np.random.Generator, heavy_share: float = 0.0

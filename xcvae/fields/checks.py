@@ -19,6 +19,7 @@ from xcvae.errors import (
 from xcvae.fields.cf import find_axes
 
 __all__ = [
+    "MEMBER",
     "check_complete",
     "check_dataset",
     "check_numeric",
@@ -29,6 +30,8 @@ __all__ = [
 
 #: Negative values smaller than this share of the maximum are rounding of packed files.
 ROUNDING = 1e-6
+#: Coordinate along the samples of an augmented Dataset.
+MEMBER = "realization"
 _SLAB = 8_000_000  # values looked at at a time
 
 
@@ -70,8 +73,18 @@ def check_numeric(da: xr.DataArray) -> None:
         )
 
 
-def check_samples(ds: xr.Dataset, sample: str) -> None:
+def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> None:
     """Check that there are samples, each label once, and in order where labels have one.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Any variables.
+    sample : str
+        Name of the sample dim.
+    augmented : bool
+        Take what `xcvae.augment` returns too: its coordinate ``realization`` tells the samples of
+        a label apart, and labels rise within each realization.
 
     Raises
     ------
@@ -104,10 +117,17 @@ def check_samples(ds: xr.Dataset, sample: str) -> None:
         return
     index = ds[sample].to_index()
     _refuse_labels(sample, ds[sample].isnull().values, index, "missing (NaN)")
-    _refuse_labels(sample, np.asarray(index.duplicated()), index, "repeated")
+    member, repeated = np.zeros(len(index), int), index.duplicated()
+    if augmented and MEMBER in ds.coords and ds[MEMBER].dims == (sample,):
+        member = ds[MEMBER].values
+        label, _ = index.factorize()
+        pair = label * (np.ptp(member) + 1) + member - member.min()
+        repeated = np.ones(len(index), bool)
+        repeated[np.unique(pair, return_index=True)[1]] = False
+    _refuse_labels(sample, np.asarray(repeated), index, "repeated")
     # The order of names and of stacked labels means nothing.
     if index.inferred_type not in ("string", "mixed") and not index.is_monotonic_increasing:
-        steps = np.asarray(index[1:] < index[:-1])
+        steps = np.asarray(index[1:] < index[:-1]) & (member[1:] == member[:-1])
         _refuse_labels(sample, np.concatenate([[False], steps]), index, "before the one it follows")
 
 

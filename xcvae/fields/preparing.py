@@ -16,7 +16,9 @@ from xcvae.fields.units import to_units, units_of
 __all__ = ["prepare"]
 
 
-def prepare(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> xr.Dataset:
+def prepare(
+    ds: xr.Dataset, spec: DataSpec, *, need_target: bool, augmented: bool = False
+) -> xr.Dataset:
     """Check a Dataset against a spec and bring it into its form. Lazy where ``ds`` is.
 
     Parameters
@@ -28,6 +30,8 @@ def prepare(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> xr.Dataset:
         From `xcvae.fields.spec.describe`, usually by way of a model.
     need_target : bool
         Whether the target must be there. If not, it is used if it is there.
+    augmented : bool
+        Whether samples may share a label, as in what `xcvae.augment` returns.
 
     Returns
     -------
@@ -48,7 +52,7 @@ def prepare(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> xr.Dataset:
     """
     check_dataset(ds)
     check_match(ds, spec, need_target=need_target)
-    check_samples(ds, spec.sample)
+    check_samples(ds, spec.sample, augmented=augmented)
     fields: dict[str, xr.DataArray] = {}
     ds = _as_variables(ds, spec)
     if spec.target in ds.variables:

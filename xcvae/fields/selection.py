@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from xcvae.errors import ConfigError, EmptySelectionError, explain
 from xcvae.fields.cf import find_layout, find_target
-from xcvae.fields.checks import check_dataset, check_samples
+from xcvae.fields.checks import MEMBER, check_dataset, check_samples
 from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of
 
-__all__ = ["heavy"]
+__all__ = ["heavy", "storms_of"]
 
 #: Logarithmic bins of wet values, from the wet threshold up: 0.06 % wide, five decades.
 _BINS, _DECADES = 20_000, 5.0
@@ -139,3 +139,18 @@ def _wet_quantile(da: xr.DataArray, wet: float, quantile: float) -> float:
     # The lower edge: all values of the bin are heavy, also if many are equal.
     found = int(np.searchsorted(np.cumsum(counts), quantile * total))
     return float(wet * 10 ** (min(found, _BINS - 1) * _DECADES / _BINS))
+
+
+def storms_of(ds: xr.Dataset, sample: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Number the storms of an augmented Dataset; in any other, every sample is one.
+
+    Returns
+    -------
+    array of int, array of bool
+        For each sample the number of its storm, which it shares with the samples of its label, in
+        the order of the labels; and whether it is observed, not synthetic.
+    """
+    if MEMBER not in ds.coords or ds[MEMBER].dims != (sample,):
+        return np.arange(ds.sizes[sample]), np.ones(ds.sizes[sample], np.bool_)
+    _, storm = np.unique(ds[sample].values, return_inverse=True)
+    return storm, np.asarray(ds[MEMBER].values < 0)

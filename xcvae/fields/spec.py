@@ -72,7 +72,7 @@ def describe(
     units = units_of(field)
     _check_rain_units(name, units)
     layout = find_layout(field, spatial_dims=spatial_dims)
-    check_samples(ds, layout.sample)
+    check_samples(ds, layout.sample, augmented=True)
     shape = (field.sizes[layout.y], field.sizes[layout.x])
     _check_coarsen(coarsen, shape)
     named, maps = _names(

@@ -11,7 +11,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["pool_shape", "streamed"]
+__all__ = ["ahead", "pool_shape", "streamed"]
 
 #: Contiguous samples per read at most, and reads that are shuffled together.
 BLOCK, POOL = 64, 8
@@ -27,6 +27,7 @@ class Block(Protocol):
 
 
 B = TypeVar("B", bound=Block)
+T = TypeVar("T")
 
 
 def streamed(
@@ -55,28 +56,50 @@ def streamed(
     """
     reader, picks = (np.random.default_rng(rng.integers(2**63)) for _ in range(2))
     block, reads = pool_shape(size, sample_bytes)
-    ready: Queue[B | BaseException] = Queue(maxsize=1)
+
+    def pools() -> Generator[B]:
+        while True:
+            for pool in _pools(count, block, reads, reader):
+                yield join([load(slice(s, s + block)) for s in pool])
+
+    with contextlib.closing(ahead(pools())) as ready:
+        for pool in ready:
+            order = picks.permutation(len(pool))
+            for start in range(0, max(len(order) - size + 1, 1), size):
+                yield pool.take(order[start : start + size])
+
+
+def ahead(items: Generator[T]) -> Generator[T]:
+    """Hand on what a generator yields, while a thread works out the next item.
+
+    An error of the generator is raised here. Closing this one ends the thread after the item that
+    it is at, and closes the generator.
+
+    Examples
+    --------
+    >>> list(ahead(square**2 for square in range(4)))
+    [0, 1, 4, 9]
+    """
+    ready: Queue[tuple[T] | BaseException | None] = Queue(maxsize=1)
     done = threading.Event()
 
     def read() -> None:
         try:
-            while not done.is_set():
-                for pool in _pools(count, block, reads, reader):
-                    ready.put(join([load(slice(s, s + block)) for s in pool]))
+            with contextlib.closing(items):
+                for item in items:
+                    ready.put((item,))
                     if done.is_set():
                         return
+            ready.put(None)
         except BaseException as problem:  # noqa: BLE001  # handed over: the consumer raises it
             ready.put(problem)
 
     threading.Thread(target=read, daemon=True, name="xcvae-reader").start()
     try:
-        while True:
-            pool = ready.get()
-            if isinstance(pool, BaseException):
-                raise pool
-            order = picks.permutation(len(pool))
-            for start in range(0, max(len(order) - size + 1, 1), size):
-                yield pool.take(order[start : start + size])
+        while (found := ready.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            yield found[0]
     finally:
         done.set()
         with contextlib.suppress(Empty):

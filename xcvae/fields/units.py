@@ -197,10 +197,14 @@ def is_daily(da: xr.DataArray, sample: str) -> bool:
     if da.sizes.get(sample, 0) > 1 and sample in da.coords:
         labels = da[sample].values
         if np.issubdtype(labels.dtype, np.datetime64):
-            return bool(np.abs(np.diff(labels)).min() >= _DAILY_STEP)
+            # In an augmented Dataset samples share times.
+            steps = np.diff(np.unique(labels))
+            if steps.size:
+                return bool(steps.min() >= _DAILY_STEP)
         if isinstance(da.indexes.get(sample), xr.CFTimeIndex):
-            shortest = min(abs(later - earlier) for earlier, later in pairwise(labels))
-            return bool(shortest >= _DAILY_STEP.item())
+            apart = [later - earlier for earlier, later in pairwise(np.unique(labels))]
+            if apart:
+                return bool(min(apart) >= _DAILY_STEP.item())
     return bool(dict(quantity_of(units_of(da), str(da.name)).unit_items()).get("day") == -1)
 
 

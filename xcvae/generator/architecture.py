@@ -9,7 +9,10 @@ from typing import Any
 
 from xcvae.errors import ConfigError, explain, nearest
 from xcvae.fields.batches import POSITIONS
+from xcvae.fields.blocks import whole_blocks
+from xcvae.fields.scaling import RainScaling
 from xcvae.fields.spec import DataSpec
+from xcvae.generator.constraint import BlockMeans
 from xcvae.generator.ladder import Ladder
 
 __all__ = ["PRESETS", "Architecture", "base_channel", "build_network", "resolve"]
@@ -27,12 +30,19 @@ class Architecture:
         Residual blocks per level of the decoder.
     context
         Length of the vector that summarises conditions without a place on the grid.
+    patch
+        Side of the squares of pixels that the finest level works on as one: its maps, and the
+        time they take, shrink by the square of it.
+    constrain
+        Pixels along a side of the blocks whose means members keep; 0 for none.
     """
 
     channels: tuple[int, ...]
     latents: tuple[int, ...]
     blocks: int = 1
     context: int = 64
+    patch: int = 1
+    constrain: int = 0
 
     def __post_init__(self) -> None:
         if not self.channels or len(self.channels) != len(self.latents):
@@ -44,11 +54,11 @@ class Architecture:
                     remedy="Give both lists, coarsest level first, or `levels`.",
                 )
             )
-        if min(*self.channels, *self.latents, self.blocks, self.context, 1) < 1:
+        if min(*self.channels, *self.latents, self.blocks, self.context, self.patch, 1) < 1:
             raise ConfigError(
                 explain(
                     "generator",
-                    expected="positive channels, latents, blocks and context",
+                    expected="positive channels, latents, blocks, context and patch",
                     got=self.to_json(),
                     remedy="A level without latents cannot vary.",
                 )
@@ -61,20 +71,21 @@ class Architecture:
     @classmethod
     def from_json(cls, text: Mapping[str, Any]) -> Architecture:
         """Undo `to_json`."""
-        return cls(tuple(text["channels"]), tuple(text["latents"]), text["blocks"], text["context"])
+        numbers = {k: v for k, v in text.items() if k not in ("channels", "latents")}
+        return cls(tuple(text["channels"]), tuple(text["latents"]), **numbers)
 
 
 PRESETS: dict[str, Architecture] = {
-    "small": Architecture((64, 64, 64, 48, 32, 16), (8, 8, 8, 4, 2, 1)),
-    "base": Architecture((128, 128, 128, 96, 64, 32), (16, 16, 16, 8, 4, 2), blocks=2),
-    "large": Architecture((192, 192, 192, 160, 96, 48), (16, 16, 16, 8, 4, 2), blocks=3),
+    "small": Architecture((64, 64, 64, 64, 48, 32), (8, 8, 8, 8, 4, 4), patch=2),
+    "base": Architecture((128, 128, 128, 128, 96, 64), (16, 16, 16, 16, 8, 8), 2, patch=2),
+    "large": Architecture((192, 192, 192, 192, 160, 96), (16, 16, 16, 16, 8, 8), 3, patch=2),
 }
 
-KEYS = ("preset", "levels", "channels", "latents", "blocks", "context", "constrain")
+KEYS = ("preset", "levels", "channels", "latents", "blocks", "context", "patch", "constrain")
 
 
-def resolve(generator: Mapping[str, Any] | None, size: tuple[int, int]) -> Architecture:
-    """Turn the caller's ``generator`` into an architecture for fields of ``size`` (y, x).
+def resolve(generator: Mapping[str, Any] | None, spec: DataSpec) -> Architecture:
+    """Turn the caller's ``generator`` into an architecture for the fields of ``spec``.
 
     ``levels`` keeps that many of the finest levels. Without it, levels whose map would be
     smaller than 2x2 are left out.
@@ -91,38 +102,52 @@ def resolve(generator: Mapping[str, Any] | None, size: tuple[int, int]) -> Archi
     name = options.get("preset", "small")
     if name not in PRESETS:
         raise ConfigError(f"generator.preset: unknown preset '{name}'. {nearest(name, PRESETS)}")
-    if options.get("constrain"):
-        raise ConfigError(
-            explain(
-                "generator.constrain",
-                expected="false",
-                got=options["constrain"],
-                remedy="Members are not forced to keep the coarse block means yet.",
-            )
-        )
     preset = PRESETS[name]
+    patch = _number("patch", options.get("patch", preset.patch))
     channels = tuple(_numbers("channels", options.get("channels", preset.channels)))
     latents = tuple(_numbers("latents", options.get("latents", preset.latents)))
-    levels = _levels(options, len(channels), size)
+    height, width = spec.shape
+    levels = _levels(options, len(channels), (-(-height // patch), -(-width // patch)))
     return Architecture(
         channels[-levels:],
         latents[-levels:],
         blocks=_number("blocks", options.get("blocks", preset.blocks)),
         context=_number("context", options.get("context", preset.context)),
+        patch=patch,
+        constrain=_block_side(options.get("constrain", False), spec),
     )
 
 
-def build_network(architecture: Architecture, spec: DataSpec, *, masked: bool) -> Ladder:
-    """Make an untrained ladder for a Dataset described by ``spec``."""
+def build_network(
+    architecture: Architecture, spec: DataSpec, scaling: RainScaling, *, masked: bool
+) -> Ladder:
+    """Make an untrained ladder for a Dataset described by ``spec``; ``scaling`` of the target."""
+    side = architecture.constrain
     return Ladder(
-        conditions=channels_of(spec, masked=masked),
+        conditions=channels_of(spec, masked=masked) + (side > 0),
         pooled=pooled_size(spec),
         channels=architecture.channels,
         latents=architecture.latents,
         blocks=architecture.blocks,
         context=architecture.context,
         base=base_channel(spec),
+        patch=architecture.patch,
+        constraint=BlockMeans(scaling, side) if side else None,
     )
+
+
+def _block_side(constrain: object, spec: DataSpec) -> int:
+    """Pixels along a side of the blocks whose means are kept, 0 for ``constrain=False``."""
+    if constrain not in (True, False):
+        raise ConfigError(
+            explain(
+                "generator.constrain",
+                expected="true or false",
+                got=repr(constrain),
+                remedy="true keeps the block means of the coarse rain in every member.",
+            )
+        )
+    return whole_blocks(spec) if constrain else 0
 
 
 def base_channel(spec: DataSpec) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ContextEncoder", "Modulation", "ResidualBlock", "double", "halve"]
+__all__ = ["ContextEncoder", "Modulation", "ResidualBlock", "double", "fold", "halve", "unfold"]
 
 
 def halve(maps: Tensor) -> Tensor:
@@ -21,6 +21,26 @@ def halve(maps: Tensor) -> Tensor:
 def double(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Repeat pixels 2x2 and crop to ``size``, undoing the shape change of `halve`."""
     return F.interpolate(maps, scale_factor=2, mode="nearest")[..., : size[0], : size[1]]
+
+
+def fold(maps: Tensor, side: int) -> Tensor:
+    """Turn squares of pixels into channels; (batch, c, h, w) -> (batch, c side^2, ceil, ceil).
+
+    An edge that does not fill a square repeats its last pixels.
+    """
+    if side == 1:
+        return maps
+    bottom, right = -maps.shape[-2] % side, -maps.shape[-1] % side
+    if bottom or right:
+        maps = F.pad(maps, (0, right, 0, bottom), mode="replicate")
+    return F.pixel_unshuffle(maps, side)
+
+
+def unfold(maps: Tensor, side: int, size: tuple[int, int]) -> Tensor:
+    """Undo `fold`, cropped to ``size``."""
+    if side == 1:
+        return maps
+    return F.pixel_shuffle(maps, side)[..., : size[0], : size[1]]
 
 
 def silence(layer: nn.Conv2d | nn.Linear) -> None:

@@ -82,6 +82,8 @@ def write(
         for key, value in state.items():
             tensors[f"optimizer/{number}/{key}"] = torch.as_tensor(value)
     tensors["torch_rng"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["cuda_rng"] = torch.cuda.get_rng_state()
     # Copies: weights may share memory, which safetensors refuses.
     plain = {
         k: v.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
@@ -135,6 +137,8 @@ def read(
             value.copy_(tensors[f"{kind}/{key}"])
     _restore_optimizer(optimizer, tensors)
     torch.set_rng_state(tensors["torch_rng"])
+    if "cuda_rng" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda_rng"])
     rng.bit_generator.state = json.loads(metadata["rng"])
     return Progress(**json.loads(metadata["progress"]))
 

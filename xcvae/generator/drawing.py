@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import Scaling
-from xcvae.generator.ladder import Drawn, Encoded, Ladder, level_sizes
-from xcvae.generator.noise import Address, normals
+from xcvae.generator.ladder import Drawn, Encoded, Ladder
+from xcvae.generator.noise import Address
 from xcvae.generator.numerics import autocast
+from xcvae.generator.passes import Pass, Whole
+from xcvae.generator.splitting import split_domain
+from xcvae.generator.tiling import Tiles
 
 __all__ = ["PASS", "Drawing", "LevelReport", "freed_levels"]
 
@@ -24,18 +28,18 @@ PASS = 8
 
 
 def freed_levels(spread: float, levels: int) -> list[float]:
-    """How far each level, coarsest first, is freed from the posterior towards the prior.
+    """Share of the latents of each level, coarsest first, that are freed to follow the prior.
 
-    The finest level starts first; each level is freed over two of the ``levels + 1`` equal parts
-    of the dial, so that two neighbours move at any time and diversity grows without steps.
+    The finest level goes first, and the next one when it is done: whatever is freed is then
+    drawn from the prior given all that is kept.
 
     Examples
     --------
     >>> freed_levels(0.5, 3)
     [0.0, 0.5, 1.0]
     """
-    turn = spread * (levels + 1)
-    return [min(1.0, max(0.0, (turn - (levels - 1 - level)) / 2)) for level in range(levels)]
+    turn = spread * levels
+    return [min(1.0, max(0.0, turn - (levels - 1 - level))) for level in range(levels)]
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,16 @@ class Drawing:
         The trained ladder, on ``device``.
     scaling
         The way back to physical values.
-    latents
-        Latent channels per level, coarsest first.
     device
         Where the network is.
+    limit
+        Amount that no pixel of a member exceeds, physical.
     """
 
     network: Ladder
     scaling: Scaling
-    latents: tuple[int, ...]
     device: torch.device
+    limit: float = math.inf
 
     def members(
         self,
@@ -85,8 +89,22 @@ class Drawing:
         *,
         freed: list[float] | None,
         temperature: float,
+        tile: tuple[int, int] | None = None,
     ) -> NDArray[np.float32]:
         """Draw members of every sample; ``addresses[member][sample]``, ``freed`` None: prior.
+
+        Parameters
+        ----------
+        batch
+            Conditions and, for the posterior, targets.
+        addresses
+            Of the noise.
+        freed
+            From `freed_levels`.
+        temperature
+            Factor on the standard deviation of the latents.
+        tile
+            Rows and columns of a tile at most; None draws in one piece.
 
         Returns
         -------
@@ -95,31 +113,41 @@ class Drawing:
         """
         pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
         out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
+        posterior = freed is not None
+        painter = self._painter(batch, tile, posterior=posterior)
         known: dict[int, Encoded] = {}
         for start in range(0, len(pairs), PASS):
             part = pairs[start : start + PASS]
             filled = part + [part[-1]] * (PASS - len(part))
+            samples = [s for s, _ in filled]
             # Samples are encoded one by one, once for all their members.
-            needed = {s for s, _ in part}
             known = {
-                s: known[s] if s in known else self._encode(batch.take([s]), freed) for s in needed
+                s: known[s] if s in known else painter.encode(batch, s, posterior=posterior)
+                for s in dict.fromkeys(samples)
             }
-            noise = self._noise(batch, [addresses[m][s] for s, m in filled])
-            joined = Encoded.join([known[s] for s, _ in filled])
-            with torch.inference_mode(), autocast(self.device):
-                drawn = self.network.descend(joined, noise, freed=freed, temperature=temperature)
-            for (s, m), field in zip(part, self._physical(drawn.output.float()), strict=False):
-                out[m, s] = field
+            joined = Encoded.join([known[s] for s in samples])
+            one = Pass([addresses[m][s] for s, m in filled], freed, temperature, self.device)
+            for (rows, columns), output in painter.draw(batch, samples, joined, one):
+                fields = np.minimum(self._physical(output.float()), self.limit)
+                for (s, m), field in zip(part, fields, strict=False):
+                    out[m, s, rows, columns] = field
         out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
         return out
+
+    def observed(self, batch: Batch) -> NDArray[np.float32]:
+        """The target of a batch; (sample, y, x), physical, NaN where masked."""
+        assert batch.x is not None
+        fields = self._physical(batch.x)
+        return np.where(batch.mask[:, 0].cpu().numpy(), fields, np.nan).astype(np.float32)
 
     def reconstruction(self, batch: Batch, latents_of: Sequence[int]) -> NDArray[np.float32]:
         """Decode posterior means, each sample those of ``latents_of``; (sample, y, x)."""
         order = torch.as_tensor(list(latents_of), device=self.device)
         with torch.inference_mode(), autocast(self.device):
             z = [q.mu[order] for q in self.encoded(batch).posterior]
-            output = self.network.decode(self._encode(batch, freed=None), z)
-        fields = self._physical(output.float())
+            own = batch.packed().to(self.device)
+            output = self.network.decode(self.network.encode(own.c, own.pooled), z)
+        fields = np.minimum(self._physical(output.float()), self.limit)
         return np.where(batch.mask[:, 0].cpu().numpy(), fields, np.nan).astype(np.float32)
 
     def encoded(self, batch: Batch) -> Drawn:
@@ -145,20 +173,17 @@ class Drawing:
             )
         return reports
 
-    def _encode(self, batch: Batch, freed: list[float] | None) -> Encoded:
-        own = batch.packed().to(self.device)
-        with torch.inference_mode(), autocast(self.device):
-            return self.network.encode(own.c, own.pooled, None if freed is None else own.x)
-
-    def _noise(self, batch: Batch, addresses: Sequence[Address]) -> list[Tensor]:
-        return [
-            torch.from_numpy(normals(addresses, level, shape)).to(self.device)
-            for level, shape in enumerate(self._shapes(batch))
-        ]
+    def _painter(
+        self, batch: Batch, tile: tuple[int, int] | None, *, posterior: bool
+    ) -> Whole | Tiles:
+        size = (batch.c.shape[-2], batch.c.shape[-1])
+        if tile is None or (tile[0] >= size[0] and tile[1] >= size[1]):
+            return Whole(self.network, self.device)
+        split = split_domain(self.network, size, tile, posterior=posterior)
+        return Tiles(self.network, self.device, size, split)
 
     def _shapes(self, batch: Batch) -> list[tuple[int, int, int]]:
-        sizes = level_sizes((batch.c.shape[-2], batch.c.shape[-1]), len(self.latents))
-        return [(z, h, w) for z, (h, w) in zip(self.latents, sizes, strict=True)]
+        return self.network.shapes(batch.c.shape[-2], batch.c.shape[-1])
 
     def _physical(self, output: Tensor) -> NDArray[np.float32]:
         fields: NDArray[np.float32] = self.scaling.physical(output).cpu().numpy()[:, 0]

@@ -65,6 +65,9 @@ class Fit:
         Losses in sequence: a list of ``{"losses": [...], "share": 0.8}``; shares add up to 1.
     resume
         Go on from a checkpoint beside ``path`` if there is one.
+    compile
+        Compile the network with ``torch.compile`` before the first step, which does not count as
+        training time; None does so on a GPU where it works.
     """
 
     max_steps: int | None = None
@@ -81,6 +84,7 @@ class Fit:
     flips: bool | None = None
     stages: Sequence[Mapping[str, Any]] | None = None
     resume: bool = True
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -98,7 +102,7 @@ class Fit:
                         remedy="See xcvae.train.",
                     )
                 )
-        for name in ("resume", "flips"):
+        for name in ("resume", "flips", "compile"):
             if getattr(self, name) not in (True, False, None):
                 raise ConfigError(
                     explain(
@@ -181,6 +185,12 @@ class Stage:
 
     losses: tuple[tuple[str, Term], ...]
     until: float
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether a term needs the target's reconstruction or its KL: all that do not deny it."""
+        everything = ("posterior", "prior")
+        return any("posterior" in getattr(t, "needs", everything) for _, t in self.losses)
 
     def to_json(self) -> dict[str, Any]:
         """What the stage used: names, parameters, packages and versions."""

@@ -20,7 +20,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from xcvae.generator.blocks import ContextEncoder, double, silence
+from xcvae.generator.blocks import ContextEncoder, double, fold, silence, unfold
+from xcvae.generator.constraint import BlockMeans
 from xcvae.generator.rungs import Level, Normal, Pyramid
 
 __all__ = ["Drawn", "Encoded", "Ladder", "level_sizes"]
@@ -52,12 +53,22 @@ class Encoded:
         Summary of pooled conditions, (batch, context).
     base
         What the output is added to, (batch, 1, y, x).
+    coarse
+        Block means that the output has to keep, in the target's normalised space, repeated over
+        their pixels; (batch, 1, y, x).
+    size
+        Height and width of the field.
+    first
+        Number of the level of ``guides[0]``: 0, or more where the finest levels alone are known.
     """
 
     guides: list[Tensor]
     features: list[Tensor] | None
     vector: Tensor | None
     base: Tensor | None
+    coarse: Tensor | None
+    size: tuple[int, int]
+    first: int = 0
 
     @staticmethod
     def join(parts: Sequence[Encoded]) -> Encoded:
@@ -77,6 +88,9 @@ class Encoded:
             features=features,
             vector=joined([p.vector for p in parts]),
             base=joined([p.base for p in parts]),
+            coarse=joined([p.coarse for p in parts]),
+            size=parts[0].size,
+            first=parts[0].first,
         )
 
 
@@ -118,6 +132,10 @@ class Ladder(nn.Module):
         Channel of ``c`` that the output is added to (the stretched coarse rain), or None.
     context
         Length of the vector that pooled conditions are summarised in.
+    patch
+        Side of the squares of pixels that the finest level works on as one.
+    constraint
+        Makes the output keep its block means, which are the last channel of ``c``; None for none.
     """
 
     def __init__(
@@ -130,19 +148,30 @@ class Ladder(nn.Module):
         blocks: int = 2,
         base: int | None = None,
         context: int = 64,
+        patch: int = 1,
+        constraint: BlockMeans | None = None,
     ) -> None:
         super().__init__()
-        self.base = base
-        self.encode_condition = Pyramid(conditions + 1, channels, 1)
-        self.encode_target = Pyramid(conditions + 2, channels, 1)
+        self.base, self.patch, self.constraint = base, patch, constraint
+        self.latents = tuple(latents)
+        # Factor of the prior's sigma where latents follow it: 1 until it is measured.
+        self.calibrated = 1.0
+        self.encode_condition = Pyramid((conditions + 1) * patch**2, channels, 1)
+        self.encode_target = Pyramid((conditions + 2) * patch**2, channels, 1)
         self.encode_context = ContextEncoder(pooled, context) if pooled else None
         size = context if pooled else 0
         self.levels = nn.ModuleList(
             Level(c, c, z, blocks, size) for c, z in zip(channels, latents, strict=True)
         )
         self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))
-        self.head = nn.Conv2d(channels[-1], 1, 3, padding=1)
+        self.head = nn.Conv2d(channels[-1], patch**2, 3, padding=1)
         silence(self.head)
+
+    def shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """Latent channels, height and width of every level for a field, coarsest first."""
+        finest = (-(-height // self.patch), -(-width // self.patch))
+        sizes = level_sizes(finest, len(self.latents))
+        return [(z, h, w) for z, (h, w) in zip(self.latents, sizes, strict=True)]
 
     def forward(
         self,
@@ -151,13 +180,18 @@ class Ladder(nn.Module):
         noise: Sequence[Tensor],
         *,
         x: Tensor | None = None,
-        freed: Sequence[float] | None = None,
-        temperature: float = 1.0,
     ) -> Drawn:
         """Encode a batch, then draw one field per sample: see `encode` and `descend`."""
-        return self.descend(self.encode(c, pooled, x), noise, freed=freed, temperature=temperature)
+        return self.descend(self.encode(c, pooled, x), noise)
 
-    def encode(self, c: Tensor, pooled: Tensor | None, x: Tensor | None = None) -> Encoded:
+    def encode(
+        self,
+        c: Tensor,
+        pooled: Tensor | None,
+        x: Tensor | None = None,
+        *,
+        levels: int | None = None,
+    ) -> Encoded:
         """Everything that is known before a latent is drawn.
 
         Parameters
@@ -168,17 +202,27 @@ class Ladder(nn.Module):
             (batch, pooled) or None.
         x
             The target in normalised space, (batch, 1, y, x); None for draws from the prior.
+        levels
+            How many of the finest levels are wanted; all of them by default.
         """
         # A map of ones lets zero-padded convolutions see where the domain ends.
         c = torch.cat([c, c.new_ones(c.shape[0], 1, *c.shape[2:])], dim=1)
         vector = None
         if self.encode_context is not None and pooled is not None:
             vector = self.encode_context(pooled)
+        seen = fold(c, self.patch)
+        features = None
+        if x is not None:
+            features = self.encode_target(torch.cat([seen, fold(x, self.patch)], dim=1), levels)
+        guides = self.encode_condition(seen, levels)
         return Encoded(
-            guides=self.encode_condition(c),
-            features=None if x is None else self.encode_target(torch.cat([c, x], dim=1)),
+            guides=guides,
+            features=features,
             vector=vector,
             base=None if self.base is None else c[:, self.base : self.base + 1],
+            coarse=None if self.constraint is None else c[:, -2:-1],
+            size=(c.shape[-2], c.shape[-1]),
+            first=len(self.levels) - len(guides),
         )
 
     def descend(
@@ -187,52 +231,78 @@ class Ladder(nn.Module):
         noise: Sequence[Tensor],
         *,
         freed: Sequence[float] | None = None,
+        order: Sequence[Tensor | None] | None = None,
         temperature: float = 1.0,
+        state: Tensor | None = None,
     ) -> Drawn:
         """Draw one field per encoded sample, from the coarsest level to the finest.
 
         Parameters
         ----------
         known
-            From `encode`; with a target the draw is from the posterior.
+            From `encode`; with a target the draw is from the posterior. The next three are per
+            level that is known.
         noise
-            Standard normal deviates per level, coarsest first, (batch, latents[l], h_l, w_l).
+            Standard normal deviates, coarsest first, (batch, latents[l], h_l, w_l).
         freed
-            Per level, how far z goes from posterior (0) to prior (1); all 0 by default.
+            The share of the latents that follow the prior; all 0 by default.
+        order
+            Deviates that tell which latents are freed first, shaped like the noise;
+            None where all or none are.
         temperature
             Scales the sigma that the deviates are multiplied with.
+        state
+            What the next coarser level gave, where levels are drawn in two parts.
+
+        Returns
+        -------
+        Drawn
+            Where the finest level is not among those that are known, its output is the state
+            that the next finer one goes on with.
         """
         posteriors, priors = [], []
-        h = known.guides[0]
-        for index, level in enumerate(self._rungs()):
-            h = level.modulate(h, known.vector)
+        h, last = state, known.first + len(known.guides)
+        for index, level in enumerate(self.rungs[known.first : last]):
+            h = level.modulate(self._enter(h, index, known), known.vector)
             q = p = level.prior_of(h)
             if known.features is not None:
                 q = level.posterior_of(h, known.features[index], p)
                 posteriors.append(q)
             priors.append(p)
-            source = q if freed is None else q.towards(p, freed[index])
+            wide = p.widened(self.calibrated)
+            source = wide if known.features is None else q
+            if freed is not None:
+                source = source.freed(wide, freed[index], None if order is None else order[index])
             h = level.refine(h, source.sample(noise[index], temperature))
-            h = self._climb(h, index, known)
-        return Drawn(self._finish(h, known), posteriors, priors)
+        assert h is not None
+        output = self._finish(h, known) if last == len(self.levels) else h
+        return Drawn(output, posteriors, priors)
 
     def decode(self, known: Encoded, latents: Sequence[Tensor]) -> Tensor:
         """Decode given latents (coarsest first) instead of drawing them; (batch, 1, y, x)."""
         h = known.guides[0]
-        for index, level in enumerate(self._rungs()):
+        for index, level in enumerate(self.rungs):
+            h = self._enter(h if index else None, index, known)
             h = level.refine(level.modulate(h, known.vector), latents[index])
-            h = self._climb(h, index, known)
         return self._finish(h, known)
 
-    def _rungs(self) -> list[Level]:
+    @property
+    def rungs(self) -> list[Level]:
+        """The levels, coarsest first."""
         return cast(list[Level], list(self.levels))
 
-    def _climb(self, h: Tensor, index: int, known: Encoded) -> Tensor:
-        if index + 1 == len(self.levels):
-            return h
-        guide = known.guides[index + 1]
-        return double(self.narrow[index](h), (guide.shape[-2], guide.shape[-1])) + guide
+    def _enter(self, h: Tensor | None, index: int, known: Encoded) -> Tensor:
+        """The state with which a level begins, from that of the next coarser one, if any."""
+        guide = known.guides[index]
+        if h is None:
+            return guide
+        narrow = self.narrow[known.first + index - 1]
+        return double(narrow(h), (guide.shape[-2], guide.shape[-1])) + guide
 
     def _finish(self, h: Tensor, known: Encoded) -> Tensor:
-        output: Tensor = self.head(h)
-        return output if known.base is None else output + known.base
+        output = unfold(self.head(h), self.patch, known.size)
+        if known.base is not None:
+            output = output + known.base
+        if self.constraint is not None and known.coarse is not None:
+            output = self.constraint(output.float(), known.coarse.float())
+        return output

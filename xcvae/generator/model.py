@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ModelFileError, OutputExistsError, explain
+from xcvae.errors import ModelFileError, explain
 from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
@@ -23,11 +23,15 @@ from xcvae.generator.drawing import Drawing, LevelReport, freed_levels
 from xcvae.generator.ladder import Ladder
 from xcvae.generator.noise import Address
 from xcvae.generator.numerics import choose_device, placed
+from xcvae.registry import warn_of_missing
 
 __all__ = ["Mode", "Model", "from_bytes", "load", "load_once"]
 
 #: Names of tensors in the file: prefix of the weights, and the map of the target's mask.
 NETWORK, VALID = "network.", "valid"
+
+#: Members stay below so many times the record's maximum: one latent in millions gave 89 m a day.
+BEYOND = 2.0
 
 Mode = Literal["prior", "posterior"]
 
@@ -70,22 +74,21 @@ class Model:
         self.network = placed(network.eval(), torch.device("cpu"))
         self.spec, self.scaling, self.record = spec, scaling, record
         self.architecture, self.training = architecture, training
+        self.network.calibrated = float(training.get("temperature", 1.0))
         self.valid, self.sha256, self.path = valid, sha256, path
         self.device = torch.device("cpu")
 
     def __repr__(self) -> str:
-        weights = sum(p.numel() for p in self.network.parameters())
+        weights = sum(p.numel() for p in self.network.parameters()) / 1e6
         names = ", ".join(v.name for v in self.spec.variables) or "no conditions"
-        return (
-            f"<xcvae.Model {self.spec.target} [{self.spec.units}] given {names}: "
-            f"{len(self.architecture.latents)} levels, {weights / 1e6:.1f} M weights, "
-            f"sha256 {self.sha256[:12]}>"
-        )
+        size = f"{len(self.architecture.latents)} levels, {weights:.1f} M weights"
+        what = f"{self.spec.target} [{self.spec.units}] given {names}: {size}"
+        return f"<xcvae.Model {what}, sha256 {self.sha256[:12]}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By path where there is one: a worker reads a file once, whatever it is sent.
         if self.path is not None and self.path.is_file():
-            return load_once, (str(self.path), self.sha256)
+            return load_once, (str(self.path), self.sha256, str(self.device))
         return from_bytes, (self.to_bytes(),)
 
     @property
@@ -108,15 +111,7 @@ class Model:
             If the file is there already.
         """
         target = Path(path).absolute()
-        if target.exists():
-            raise OutputExistsError(
-                explain(
-                    "path",
-                    expected="a file that does not exist yet",
-                    got=str(path),
-                    remedy="Choose another name, or remove the old model.",
-                )
-            )
+        modelfile.check_new(target)
         content = self.to_bytes()
         modelfile.write_atomically(target, content)
         self.path, self.sha256 = target, modelfile.fingerprint(content)
@@ -144,10 +139,11 @@ class Model:
 
     def batches(self, prepared: xr.Dataset) -> Batches:
         """Samples of a Dataset from `xcvae.fields.spec.prepare` as this model's tensors."""
-        masked = self.record.masked
+        masked, blocks = self.record.masked, self.architecture.constrain
         # A target tells its own mask; the stored one serves data that has none.
         valid = None if self.spec.target in prepared else self.valid
-        return Batches(prepared, self.spec, self.scaling, masked=masked, valid=valid)
+        made_of = (prepared, self.spec, self.scaling)
+        return Batches(*made_of, masked=masked, valid=valid, blocks=blocks)
 
     def draw(
         self,
@@ -160,6 +156,7 @@ class Model:
         spread: float = 1.0,
         temperature: float = 1.0,
         attempt: int = 0,
+        tile: tuple[int, int] | None = None,
     ) -> NDArray[np.float32]:
         """Draw members of every sample of a batch.
 
@@ -175,7 +172,10 @@ class Model:
             Posterior only: 0 reconstructs the target, 1 is the prior; in between diversity grows
             in proportion, as far as calibration could tell.
         temperature
-            Scales the spread of every latent.
+            Scales the spread of every latent; 1 is what calibration found right.
+        tile
+            Rows and columns of the tiles that the domain is drawn in, one after the other; differs
+            from a draw in one piece by rounding. None: one piece.
 
         Returns
         -------
@@ -183,13 +183,17 @@ class Model:
             Physical, in ``spec.units``, at least 0; NaN where masked.
         """
         addresses = [
-            [Address(seed, label, int(member), mode, attempt) for label in labels]
-            for member in realizations
+            [Address(seed, label, int(m), mode, attempt) for label in labels] for m in realizations
         ]
         freed = None
         if mode == "posterior":
             freed = freed_levels(self._turn(spread), len(self.architecture.latents))
-        return self._drawing().members(batch, addresses, freed=freed, temperature=temperature)
+        draw = functools.partial(self._drawing().members, batch, addresses, tile=tile)
+        return draw(freed=freed, temperature=temperature)
+
+    def observed(self, batch: Batch) -> NDArray[np.float32]:
+        """The target of a batch, physical, NaN where masked; (sample, y, x)."""
+        return self._drawing().observed(batch)
 
     def reconstruct(
         self, batch: Batch, latents_of: Sequence[int] | None = None
@@ -221,7 +225,7 @@ class Model:
         return float(np.interp(spread, dial[:, 0], dial[:, 1]))
 
     def _drawing(self) -> Drawing:
-        return Drawing(self.network, self.scaling, self.architecture.latents, self.device)
+        return Drawing(self.network, self.scaling, self.device, BEYOND * self.record.maximum)
 
 
 def from_bytes(content: bytes, path: Path | None = None) -> Model:
@@ -238,14 +242,15 @@ def from_bytes(content: bytes, path: Path | None = None) -> Model:
     record = Record.from_json(header["record"])
     architecture = Architecture.from_json(header["architecture"])
     valid = tensors.pop(VALID, None)
-    network = build_network(architecture, spec, masked=record.masked)
+    scaling = Scaling.from_json(header["scaling"])
+    network = build_network(architecture, spec, scaling.target, masked=record.masked)
     weights = {k.removeprefix(NETWORK): v for k, v in tensors.items()}
     modelfile.check_shapes(network.state_dict(), weights, name)
     network.load_state_dict(weights)
     return Model(
         network,
         spec=spec,
-        scaling=Scaling.from_json(header["scaling"]),
+        scaling=scaling,
         record=record,
         architecture=architecture,
         training=header["training"],
@@ -262,7 +267,20 @@ def load(path: str | Path) -> Model:
     ------
     ModelFileError
         If there is no such file, or it is not an xcvae model, or it is damaged.
+
+    Warns
+    -----
+    MissingPluginWarning
+        If a loss that it was trained with is of a package that is not installed here: it draws
+        all the same, but cannot be trained again without.
     """
+    model = _read(path)
+    stages = model.training.get("losses", [])
+    warn_of_missing("loss", [loss for stage in stages for loss in stage["losses"]], str(path))
+    return model
+
+
+def _read(path: str | Path) -> Model:
     target = Path(path).absolute()
     if not target.is_file():
         raise ModelFileError(
@@ -277,15 +295,18 @@ def load(path: str | Path) -> Model:
 
 
 @functools.lru_cache(maxsize=4)
-def load_once(path: str, sha256: str) -> Model:
+def load_once(path: str, sha256: str, device: str = "cpu") -> Model:  # noqa: ARG001  see below
     """Read a model once per process; workers get models by path and fingerprint.
+
+    Models for two kinds of device are two objects: one moves its network without the other.
+    The caller moves it.
 
     Raises
     ------
     ModelFileError
         If the file has changed since.
     """
-    model = load(path)
+    model = _read(path)
     if model.sha256 != sha256:
         raise ModelFileError(
             explain(

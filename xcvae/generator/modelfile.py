@@ -16,11 +16,20 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from xcvae.errors import ModelFileError, explain
+from xcvae.errors import ModelFileError, OutputExistsError, explain
 
-__all__ = ["FORMAT", "check_shapes", "fingerprint", "pack", "unpack", "write_atomically"]
+__all__ = [
+    "FORMAT",
+    "check_new",
+    "check_shapes",
+    "fingerprint",
+    "pack",
+    "unpack",
+    "write_atomically",
+]
 
-FORMAT = "xcvae-model-1"
+#: 2: patches, latents that are freed one by one, a measured temperature.
+FORMAT = "xcvae-model-2"
 
 
 def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
@@ -72,6 +81,25 @@ def check_shapes(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], name
         shapes = [tuple(t[leaf].shape) if leaf in t else None for t in (wanted, found)]
         if shapes[0] != shapes[1]:
             raise _damaged(name, f"weights '{leaf}' of shape {shapes[1]} instead of {shapes[0]}")
+
+
+def check_new(path: Path) -> None:
+    """Make sure that a file can be written without replacing one.
+
+    Raises
+    ------
+    OutputExistsError
+        If it is there already.
+    """
+    if path.exists():
+        raise OutputExistsError(
+            explain(
+                "path",
+                expected="a file that does not exist yet",
+                got=str(path),
+                remedy="Choose another name, or remove the old model.",
+            )
+        )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xcvae.errors import ConfigError, explain
 
 N = TypeVar("N", bound=nn.Module)
+F = TypeVar("F", bound=Callable[..., Any])
 
-__all__ = ["autocast", "choose_device", "placed"]
+__all__ = ["autocast", "choose_device", "compiled", "placed", "precision"]
 
 
 def choose_device(device: str) -> torch.device:
@@ -56,11 +59,51 @@ def placed(network: N, device: torch.device) -> N:
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
     """Run convolutions in bfloat16 where the hardware has it; elsewhere nothing changes."""
-    enabled = device.type == "cuda" or _cpu_has_bfloat16()
+    enabled = precision(device) == "bfloat16"
     context: AbstractContextManager[None] = torch.autocast(
         device.type, torch.bfloat16, enabled=enabled
     )
     return context
+
+
+def precision(device: torch.device) -> Literal["bfloat16", "float32"]:
+    """Say what convolutions compute in: two machines that differ in it differ in last digits."""
+    return "bfloat16" if device.type == "cuda" or _cpu_has_bfloat16() else "float32"
+
+
+def compiled(function: F, device: torch.device, wanted: bool | None) -> F:
+    """Compile a function of tensors, or leave it as it is.
+
+    Parameters
+    ----------
+    function
+        Called with the same shapes again and again.
+    device
+        Where it runs.
+    wanted
+        None compiles on a GPU whose compiler works; True and False are obeyed.
+    """
+    if wanted is None:
+        wanted = device.type == "cuda" and _can_compile(device)
+    return cast(F, torch.compile(function, dynamic=False)) if wanted else function
+
+
+@functools.cache
+def _can_compile(device: torch.device) -> bool:
+    """Whether the compiler of a device works here: it needs Triton, and that a C compiler."""
+    try:
+        ones = torch.ones(8, device=device)
+        return bool(torch.compile(_twice, dynamic=False)(ones).sum() == 16)
+    except Exception as problem:  # noqa: BLE001 - whatever is missing: it works without, slower
+        warnings.warn(
+            f"torch.compile does not work here, training goes on without: {problem}"[:500],
+            stacklevel=2,
+        )
+        return False
+
+
+def _twice(values: Tensor) -> Tensor:
+    return 2 * values
 
 
 @functools.cache

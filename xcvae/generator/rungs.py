@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from scipy.special import ndtri
 from torch import Tensor, nn
 
 from xcvae.generator.blocks import Modulation, ResidualBlock, halve, silence
@@ -34,24 +35,34 @@ class Normal:
         shift = (self.mu - prior.mu) * torch.exp(-prior.log_sigma)
         return 0.5 * (torch.exp(2 * difference) + shift.square() - 1) - difference
 
-    def towards(self, prior: Normal, weight: float) -> Normal:
-        """Go from self (0) to the prior (1) without losing variance on the way.
+    def freed(self, prior: Normal, share: float, order: Tensor | None) -> Normal:
+        """Let a share of the latents go, from self (0) to the prior (1).
 
-        The mean goes over as the cosine of a quarter turn, and the variances are added as its
-        squares: if the posterior, averaged over storms, fills the prior, so does every point in
-        between. On the straight path of mean and log-sigma it does not, and what is drawn halfway
-        is too smooth and too dry.
+        Each latent follows either the observed storm or the prior, never something in between:
+        given those that are kept, the others come from the model's own conditional distribution,
+        so that what is drawn is as well calibrated as a draw from the prior. Means that go over
+        gradually give members that differ more from each other than from the storm.
+
+        Parameters
+        ----------
+        prior
+            Of the same level.
+        share
+            Of the latents, 0 to 1.
+        order
+            Standard normal deviates: those below the quantile of ``share`` are freed.
         """
-        if weight in (0.0, 1.0):
-            return prior if weight else self
-        kept, freed = math.cos(weight * math.pi / 2), math.sin(weight * math.pi / 2)
+        if share in (0.0, 1.0):
+            return prior if share else self
+        assert order is not None
+        go = order < float(ndtri(share))
         return Normal(
-            prior.mu + kept * (self.mu - prior.mu),
-            torch.logaddexp(
-                2 * (self.log_sigma + math.log(kept)), 2 * (prior.log_sigma + math.log(freed))
-            )
-            / 2,
+            torch.where(go, prior.mu, self.mu), torch.where(go, prior.log_sigma, self.log_sigma)
         )
+
+    def widened(self, factor: float) -> Normal:
+        """Multiply sigma."""
+        return self if factor == 1 else Normal(self.mu, self.log_sigma + math.log(factor))
 
     def sample(self, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """Place standard normal deviates; ``temperature`` scales sigma."""
@@ -114,8 +125,22 @@ class Pyramid(nn.Module):
         )
         self.widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(fine_first))
 
-    def forward(self, maps: Tensor) -> list[Tensor]:
-        features: list[Tensor] = [self.stem(maps)]
-        for widen, block in zip(self.widen, self.blocks, strict=True):
+    def forward(self, maps: Tensor, levels: int | None = None) -> list[Tensor]:
+        """Features of so many of the finest levels; of all by default."""
+        return self.rise(self.stem(maps), last=None if levels is None else levels - 1)
+
+    def rise(self, maps: Tensor, *, first: int = 0, last: int | None = None) -> list[Tensor]:
+        """Features of a level and of the coarser ones.
+
+        Parameters
+        ----------
+        maps
+            Features of the level that lies ``first`` halvings above the finest.
+        first, last
+            Halvings behind ``maps``, and behind the coarsest features that are wanted.
+        """
+        features = [maps]
+        steps = list(zip(self.widen, self.blocks, strict=True))
+        for widen, block in steps[first:last]:
             features.append(block(widen(halve(features[-1]))))
         return features[::-1]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from xcvae.errors import DataError, explain
@@ -20,19 +23,19 @@ from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec
 from xcvae.generator import checkpoint, modelfile
 from xcvae.generator.architecture import Architecture
-from xcvae.generator.fit import Fit, Stage
+from xcvae.generator.fit import Fit, Stage, Term
 from xcvae.generator.ladder import Encoded, Ladder
-from xcvae.generator.losses import LossState
-from xcvae.generator.numerics import autocast
+from xcvae.generator.losses import LossState, learned_by
+from xcvae.generator.numerics import autocast, compiled
 from xcvae.generator.validation import Validation, noise_for
+from xcvae.generator.windows import Windows
+from xcvae.registry import call, wrong_result
 
 __all__ = ["Trainer"]
 
 #: Memory of the weight average, as a power of the step: about the last tenth of the training
 #: whatever its length (Karras et al. 2024, arXiv:2312.02696).
 AVERAGE_POWER = 9
-#: Windows that are tried for one with at least this share of valid pixels.
-WINDOW_TRIES, LEAST_VALID = 20, 0.02
 
 
 @dataclass
@@ -52,19 +55,34 @@ class Trainer:
     state: checkpoint.Progress = field(default_factory=checkpoint.Progress)
     place: Path | None = None
     identity: str = ""
+    #: Pixels where the target is ever valid, (y, x), if it has a mask.
+    valid: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
+        self.learned = _learned(self.stages, self.device)
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        if self.learned:
+            groups.append({"params": list(self.learned.values()), "weight_decay": 0.0})
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
+            groups,
             lr=self.settings.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
+        self.batches.move(self.device)
+        wanted = self.settings.compile
+        self.encode = compiled(self.network.encode, self.device, wanted)
+        self.descend = compiled(self.network.descend, self.device, wanted)
+        self.compiles = self.encode != self.network.encode
         self.average = _copy(self.network.state_dict())
         self.best = _copy(self.network.state_dict())
-        self.flips = (
-            _may_flip(self.batches.spec) if self.settings.flips is None else (self.settings.flips)
+        flips = self.settings.flips
+        self.windows = Windows(
+            side=self.settings.crop,
+            unit=self.architecture.constrain or 1,
+            flips=_may_flip(self.batches.spec) if flips is None else flips,
+            valid=self.valid,
         )
 
     def keep_at(self, place: Path, identity: str) -> None:
@@ -83,64 +101,92 @@ class Trainer:
         """Train until the first limit."""
         settings, state = self.settings, self.state
         self.network.train()
+        if self.compiles:
+            self._rehearse()
         before, began = state.seconds, time.monotonic()
         done = settings.progress(state.step, state.seconds)
         sums: dict[str, Tensor] = {}
-        count = 0
+        counts: Counter[str] = Counter()
         stream = self.batches.shuffled(settings.batch_size, self.rng, settings.heavy_share)
         with tqdm(total=100, disable=None if bar else True, unit="%", desc="train") as shown:
             while done < 1:
                 for key, value in self._step(self._cropped(next(stream)), done).items():
-                    sums[key] = sums.get(key, torch.zeros((), device=self.device)) + value
-                count += 1
+                    sums[key] = sums[key] + value if key in sums else value
+                    counts[key] += 1
                 state.step += 1
                 state.seconds = before + time.monotonic() - began
                 last, done = done, settings.progress(state.step, state.seconds)
                 shown.update(round(100 * done) - shown.n)
                 if settings.due(done) > settings.due(last):
-                    row = {key: float(value) / count for key, value in sums.items()}
-                    sums, count = {}, 0
+                    row = {key: float(value) / counts[key] for key, value in sums.items()}
+                    sums, counts = {}, Counter()
                     if not self._judge(row):
                         break
         stream.close()
 
     def _step(self, batch: Batch, done: float) -> dict[str, Tensor]:
         """One step of the optimiser; gives what is logged, still on the device."""
-        assert batch.x is not None
-        latents = self.architecture.latents
-        with autocast(self.device):
-            known = self.network.encode(batch.c, batch.pooled, batch.x)
-            drawn = self.network.descend(known, noise_for(latents, batch))
-        state = LossState(
-            x=batch.x,
-            output=drawn.output.float(),
-            mask=batch.mask,
-            kl=[level.float() for level in drawn.kl()],
-            step=self.state.step,
-            progress=done,
-            scaling=self.scaling,
-            record=self.record,
-            draw=lambda: self._prior(batch, known),
-        )
         stage = next(s for s in self.stages if done <= s.until + 1e-9)
-        terms = {name: term(state) for name, term in stage.losses}
-        loss: Tensor = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
+        logged = self._gradients(stage, batch, done)
+        weights = [w for group in self.optimizer.param_groups for w in group["params"]]
+        torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(done)
         self.optimizer.step()
         self._follow()
-        logged = {f"loss_{name}": value.detach() for name, value in terms.items()}
-        kl = torch.stack(state.kl).detach().sum(0).mean()
-        return {"loss": loss.detach(), "kl": kl, **logged}
+        return logged
 
-    def _prior(self, batch: Batch, known: Encoded) -> Tensor:
+    def _gradients(self, stage: Stage, batch: Batch, done: float) -> dict[str, Tensor]:
+        """Losses of a batch and their gradients."""
+        assert batch.x is not None
         with autocast(self.device):
-            noise = noise_for(self.architecture.latents, batch)
-            drawn = self.network.descend(replace(known, features=None), noise)
-        return drawn.output.float()
+            known = self.encode(batch.c, batch.pooled, batch.x if stage.reconstructs else None)
+            output, kl = batch.x[:0], []
+            if stage.reconstructs:
+                drawn = self.descend(known, noise_for(self.network, batch))
+                output, kl = drawn.output.float(), [level.float() for level in drawn.kl()]
+        state = LossState(
+            x=batch.x,
+            output=output,
+            mask=batch.mask,
+            kl=kl,
+            step=self.state.step,
+            progress=done,
+            scaling=self.scaling,
+            record=self.record,
+            draw=lambda: self._prior(batch, known, 1)[0],
+            draw_many=lambda count: self._prior(batch, known, count),
+            learned=self.learned,
+        )
+        terms = {name: _value(term, state) for name, term in stage.losses}
+        loss: Tensor = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        logged = {f"loss_{name}": value.detach() for name, value in terms.items()}
+        if kl:
+            logged["kl"] = torch.stack(kl).detach().sum(0).mean()
+        return {"loss": loss.detach(), **logged}
+
+    def _rehearse(self) -> None:
+        """Compile for every stage before the clock starts; nothing else changes by it."""
+        before = self.rng.bit_generator.state
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            stream = self.batches.shuffled(self.settings.batch_size, np.random.default_rng(0))
+            batch = self._cropped(next(stream))
+            stream.close()
+            for stage in self.stages:
+                self._gradients(stage, batch, stage.until)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.rng.bit_generator.state = before
+
+    def _prior(self, batch: Batch, known: Encoded, count: int) -> list[Tensor]:
+        """Draw ``count`` fields from the prior for every sample, all in one pass."""
+        joined = Encoded.join([replace(known, features=None)] * count)
+        noise = noise_for(self.network, batch, count=count)
+        with autocast(self.device):
+            drawn = self.descend(joined, noise)
+        return list(drawn.output.float().chunk(count))
 
     def _follow(self) -> None:
         """Move the average of the weights."""
@@ -152,25 +198,14 @@ class Trainer:
         )
 
     def _cropped(self, batch: Batch) -> Batch:
-        height, width = batch.c.shape[-2:]
-        rows, columns = min(self.settings.crop, height), min(self.settings.crop, width)
-        for _ in range(WINDOW_TRIES):
-            top = int(self.rng.integers(height - rows + 1))
-            left = int(self.rng.integers(width - columns + 1))
-            window = batch.crop(top, left, rows, columns)
-            # A window of sea has nothing to learn from, and all of its KL would still count.
-            if float(window.mask.float().mean()) >= LEAST_VALID:
-                break
-        batch = window
-        if self.flips:
-            a, b, c = self.rng.random(3) < 0.5
-            batch = batch.turned(rows=bool(a), columns=bool(b), transpose=bool(c))
-        return batch.packed().to(self.device)
+        return self.windows.cut(batch, self.rng).packed().to(self.device)
 
     def _judge(self, row: dict[str, float]) -> bool:
         """Validate, log and write a checkpoint; False when patience is over."""
         settings, state = self.settings, self.state
         row = {"step": state.step, "minutes": state.seconds / 60, **row}
+        for name, value in self.learned.items():
+            row |= _named(f"learned_{name}", value)
         row["learning_rate"] = settings.rate(settings.progress(state.step, state.seconds))
         improved = True
         if self.validation is not None:
@@ -215,9 +250,12 @@ class Trainer:
             rng=self.rng,
         )
         log = self.place.with_name(self.place.name.removesuffix(".checkpoint") + ".log.csv")
-        columns = list(self.state.history[-1])
+        columns = list(dict.fromkeys(key for row in self.state.history for key in row))
         lines = [",".join(columns)]
-        lines += [",".join(repr(row.get(c, "")) for c in columns) for row in self.state.history]
+        lines += [
+            ",".join(repr(row[c]) if c in row else "" for c in columns)
+            for row in self.state.history
+        ]
         modelfile.write_atomically(log, ("\n".join(lines) + "\n").encode())
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
@@ -225,7 +263,34 @@ class Trainer:
             "network": self.network.state_dict(),
             "average": self.average,
             "best": self.best,
+            "learned": {name: value.data for name, value in self.learned.items()},
         }
+
+
+def _learned(stages: tuple[Stage, ...], device: torch.device) -> dict[str, nn.Parameter]:
+    """What loss terms learn beside the network, such as the scale of a likelihood."""
+    initial = learned_by(pair for stage in stages for pair in stage.losses)
+    return {
+        name: nn.Parameter(torch.tensor(value, dtype=torch.float32, device=device))
+        for name, value in initial.items()
+    }
+
+
+def _value(term: Term, state: LossState) -> Tensor:
+    """Call a loss term, and make sure that what comes back can be added up."""
+    value = call("loss", term, state)
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return value
+    got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise wrong_result("loss", term, expected="a tensor without dimensions", got=got)
+
+
+def _named(name: str, value: Tensor) -> dict[str, float]:
+    """Columns of the log for a learned scalar or vector."""
+    numbers = value.detach().flatten().tolist()
+    if len(numbers) == 1:
+        return {name: numbers[0]}
+    return {f"{name}_{i}": number for i, number in enumerate(numbers)}
 
 
 def _may_flip(spec: DataSpec) -> bool:

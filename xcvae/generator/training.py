@@ -23,13 +23,15 @@ from xcvae.errors import (
     explain,
 )
 from xcvae.fields.batches import Batches
+from xcvae.fields.blocks import check_block_means
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
+from xcvae.fields.selection import storms_of
 from xcvae.fields.spec import DataSpec, describe, prepare
 from xcvae.fields.values import check_values
 from xcvae.generator import checkpoint, modelfile
-from xcvae.generator.architecture import build_network, resolve
-from xcvae.generator.calibration import calibrated_dial
+from xcvae.generator.architecture import Architecture, build_network, resolve
+from xcvae.generator.calibration import calibrate
 from xcvae.generator.fit import Fit, stages_of
 from xcvae.generator.model import Model
 from xcvae.generator.numerics import choose_device, placed
@@ -76,7 +78,9 @@ def train(
     validation
         Share of the samples that is held back, in contiguous blocks, or a Dataset; 0 for none.
     generator
-        ``preset`` ("small", "base", "large"), ``levels``, ``channels``, ``latents``, ``blocks``.
+        ``preset`` ("small", "base", "large"), ``levels``, ``channels``, ``latents``, ``blocks``,
+        ``patch`` (pixels along a side that the finest level works on as one), ``constrain`` (keep
+        the block means that a condition tells).
     losses
         Components by name, as a dict with parameters, or instances. By default the negative ELBO
         (``laplace``, ``kl``), joined by ``crps`` in the last quarter of the training.
@@ -123,19 +127,23 @@ def train(
         coarsen=coarsen,
         spatial_dims=spatial_dims,
     )
-    architecture = resolve(generator, spec.shape)
+    architecture = resolve(generator, spec)
     learned, held_back = _split(ds, spec, validation)
     scaling, record = Scaling.fit(learned, spec)
     _check_record(record)
     torch.manual_seed(seed)
-    network = placed(build_network(architecture, spec, masked=record.masked), chosen)
+    for part in (learned, held_back):
+        if architecture.constrain and part is not None:
+            check_block_means(part, spec)
+    network = build_network(architecture, spec, scaling.target, masked=record.masked)
+    network = placed(network, chosen)
     judge = None
     if held_back is not None:
-        batches = _batches(held_back, spec, scaling, record)
-        judge = Validation(batches, scaling, record, architecture.latents, chosen)
+        batches = _batches(held_back, spec, scaling, record, architecture)
+        judge = Validation(batches, scaling, record, chosen)
     trainer = Trainer(
         network=network,
-        batches=_batches(learned, spec, scaling, record),
+        batches=_batches(learned, spec, scaling, record, architecture),
         validation=judge,
         scaling=scaling,
         record=record,
@@ -144,6 +152,7 @@ def train(
         stages=stages,
         device=chosen,
         rng=np.random.default_rng(seed),
+        valid=_valid_map(learned, spec) if record.masked else None,
     )
     told = {
         "seed": seed,
@@ -153,16 +162,16 @@ def train(
     }
     told = json.loads(json.dumps(told))  # what a file can hold, so that a saved model is equal
     if place is not None:
-        trainer.keep_at(checkpoint.checkpoint_path(place), _identity(told, spec, record))
+        identity = _identity(told, architecture, spec, record)
+        trainer.keep_at(checkpoint.checkpoint_path(place), identity)
     trainer.run(bar=progress)
-    return _finished(trainer, spec, told, learned, place)
+    return _finished(trainer, spec, told, place)
 
 
 def _finished(
     trainer: Trainer,
     spec: DataSpec,
     told: dict[str, Any],
-    learned: xr.Dataset,
     place: Path | None,
 ) -> Model:
     """Make the model of a finished training, and its file."""
@@ -174,10 +183,11 @@ def _finished(
         "history": trainer.state.history,
         "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
     }
-    valid = _valid_map(learned, spec) if trainer.record.masked else None
     models = {}
     for kind, weights in (("last", trainer.average), ("best", trainer.best)):
-        network = build_network(trainer.architecture, spec, masked=trainer.record.masked)
+        network = build_network(
+            trainer.architecture, spec, trainer.scaling.target, masked=trainer.record.masked
+        )
         network.load_state_dict(weights)
         models[kind] = Model(
             network,
@@ -186,12 +196,13 @@ def _finished(
             record=trainer.record,
             architecture=trainer.architecture,
             training={**training, "weights": kind},
-            valid=valid,
+            valid=trainer.valid,
         )
-    best = models["best"].to(str(trainer.device))
     judge = trainer.validation
     held_back = trainer.batches if judge is None else judge.batches
-    best.training["dial"] = calibrated_dial(best, held_back)
+    for model in models.values():
+        calibrate(model.to(str(trainer.device)), held_back)
+    best = models["best"]
     if place is None:
         best.sha256 = modelfile.fingerprint(best.to_bytes())
     else:
@@ -223,8 +234,12 @@ def _free_path(path: str | Path | None) -> Path | None:
 def _split(
     ds: xr.Dataset, spec: DataSpec, validation: float | xr.Dataset
 ) -> tuple[xr.Dataset, xr.Dataset | None]:
-    """Prepare the Dataset and hold samples back, in contiguous blocks."""
-    prepared = prepare(ds, spec, need_target=True)
+    """Prepare the Dataset and hold samples back, in contiguous blocks.
+
+    Of augmented data real samples are held back; their synthetic variants are left out, for they
+    would give them away.
+    """
+    prepared = prepare(ds, spec, need_target=True, augmented=True)
     check_values(prepared, spec)
     if isinstance(validation, xr.Dataset):
         held_back = prepare(validation, spec, need_target=True)
@@ -239,7 +254,8 @@ def _split(
                 remedy="0.15 holds back 15 % of the samples.",
             )
         )
-    total = prepared.sizes[spec.sample]
+    storm, observed = storms_of(prepared, spec.sample)
+    total = int(storm.max()) + 1
     count = round(validation * total)
     if count == 0:
         return prepared, None
@@ -247,7 +263,8 @@ def _split(
     held = np.zeros(total, bool)
     for part in np.array_split(np.arange(total), blocks):
         held[part[len(part) - round(validation * len(part)) :]] = True
-    if held.all() or not held.any():
+    learned, kept_apart = ~held[storm], held[storm] & observed
+    if not learned.any() or not kept_apart.any():
         raise EmptySelectionError(
             explain(
                 "validation",
@@ -256,11 +273,18 @@ def _split(
                 remedy="Give more samples or another share.",
             )
         )
-    return prepared.isel({spec.sample: ~held}), prepared.isel({spec.sample: held})
+    return prepared.isel({spec.sample: learned}), prepared.isel({spec.sample: kept_apart})
 
 
-def _batches(prepared: xr.Dataset, spec: DataSpec, scaling: Scaling, record: Record) -> Batches:
-    batches = Batches(prepared, spec, scaling, masked=record.masked)
+def _batches(
+    prepared: xr.Dataset,
+    spec: DataSpec,
+    scaling: Scaling,
+    record: Record,
+    architecture: Architecture,
+) -> Batches:
+    blocks = architecture.constrain
+    batches = Batches(prepared, spec, scaling, masked=record.masked, blocks=blocks)
     batches.keep()
     return batches
 
@@ -283,6 +307,10 @@ def _valid_map(prepared: xr.Dataset, spec: DataSpec) -> NDArray[np.bool_]:
     return np.asarray(valid.values)
 
 
-def _identity(told: dict[str, Any], spec: DataSpec, record: Record) -> str:
-    text = json.dumps([told, spec.to_json(), record.to_json()], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _identity(
+    told: dict[str, Any], architecture: Architecture, spec: DataSpec, record: Record
+) -> str:
+    # How a training is carried out may change while it is interrupted.
+    fit = {k: v for k, v in told["fit"].items() if k not in ("compile", "resume")}
+    parts = [{**told, "fit": fit}, architecture.to_json(), spec.to_json(), record.to_json()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -13,25 +13,24 @@ from torch import Tensor
 from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
-from xcvae.generator.ladder import Ladder, level_sizes
+from xcvae.generator.ladder import Ladder
 from xcvae.generator.losses import Laplace, LossState
 from xcvae.generator.numerics import autocast
 
 __all__ = ["Validation", "noise_for"]
 
-#: Held-back samples that are looked at, members drawn for each, samples per pass.
-SAMPLES, MEMBERS, PASS = 16, 4, 8
+#: Held-back pixels that are looked at, within limits of samples; members drawn for each sample;
+#: samples per pass.
+PIXELS, SAMPLES, MEMBERS, PASS = 300_000, (16, 256), 4, 8
 
 
 def noise_for(
-    latents: tuple[int, ...], batch: Batch, generator: torch.Generator | None = None
+    network: Ladder, batch: Batch, generator: torch.Generator | None = None, count: int = 1
 ) -> list[Tensor]:
-    """Standard normal deviates for a batch in training, coarsest level first."""
-    sizes = level_sizes((batch.c.shape[-2], batch.c.shape[-1]), len(latents))
-    device = batch.c.device
+    """Deviates for ``count`` draws of a batch in training, coarsest level first."""
     return [
-        torch.randn(len(batch), z, h, w, generator=generator, device=device)
-        for z, (h, w) in zip(latents, sizes, strict=True)
+        torch.randn(count * len(batch), *shape, generator=generator, device=batch.c.device)
+        for shape in network.shapes(batch.c.shape[-2], batch.c.shape[-1])
     ]
 
 
@@ -45,8 +44,6 @@ class Validation:
         The held-back data.
     scaling, record
         Of the model.
-    latents
-        Latent channels per level.
     device
         Where the network lives.
     """
@@ -54,7 +51,6 @@ class Validation:
     batches: Batches
     scaling: Scaling
     record: Record
-    latents: tuple[int, ...]
     device: torch.device
 
     def __call__(self, network: Ladder) -> dict[str, float]:
@@ -82,14 +78,15 @@ class Validation:
         }
 
     def _samples(self) -> Iterator[Batch]:
-        count = min(SAMPLES, len(self.batches))
+        pixels = max(1, self.record.pixels // self.record.samples)
+        count = min(max(PIXELS // pixels, SAMPLES[0]), SAMPLES[1], len(self.batches))
         picks = np.unique(np.linspace(0, len(self.batches) - 1, count).astype(np.int64))
         for start in range(0, len(picks), PASS):
             yield self.batches.load(picks[start : start + PASS]).to(self.device)
 
     def _score(self, network: Ladder, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         assert batch.x is not None
-        noise = noise_for(self.latents, batch, generator)
+        noise = noise_for(network, batch, generator)
         with torch.inference_mode(), autocast(self.device):
             drawn = network(batch.c, batch.pooled, noise, x=batch.x)
             members = [self._member(network, batch, generator) for _ in range(MEMBERS)]
@@ -123,7 +120,7 @@ class Validation:
         }
 
     def _member(self, network: Ladder, batch: Batch, generator: torch.Generator) -> Tensor:
-        noise = noise_for(self.latents, batch, generator)
+        noise = noise_for(network, batch, generator)
         output: Tensor = network(batch.c, batch.pooled, noise).output
         return output.float()
 

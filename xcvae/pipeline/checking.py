@@ -81,7 +81,7 @@ def _check_network(config: Config, parts: Parts) -> None:
     from xcvae.generator.architecture import resolve
     from xcvae.generator.numerics import choose_device
 
-    resolve(config.train.generator, parts.spec.shape)
+    resolve(config.train.generator, parts.spec)
     for device in {config.train.device, *(section.device for section in config.sample)}:
         choose_device(device)
 

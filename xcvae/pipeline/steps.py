@@ -157,15 +157,17 @@ class Steps:
         from xcvae.ensemble.sampling import sample
 
         store = self.store(section)
+        there = _place_of(store)
         begun = store.with_name(f"{store.name}.partial").exists()
-        state = THERE if store.exists() else COMPLETED if begun else MADE
         arguments: dict[str, Any] = {
             **section.arguments(),
             "store": store,
             "catalog": self.catalog,
             "progress": self.progress,
         }
+        state = COMPLETED if begun else MADE
         try:
+            # Goes on too with a replacement that --overwrite had begun.
             ensemble = sample(self.parts[section.part], self.model, **arguments)
         except OutputExistsError as error:
             if not self.products.overwrite:
@@ -174,7 +176,8 @@ class Steps:
             ensemble = sample(
                 self.parts[section.part], self.model, **{**arguments, "resume": "restart"}
             )
-        self.outcome[section.name] = state
+        untouched = there is not None and _place_of(store) == there
+        self.outcome[section.name] = THERE if untouched else state
         return ensemble
 
     def reopened(self, section: SampleSection) -> xr.Dataset:
@@ -262,6 +265,15 @@ class Steps:
 
     def _diagnosis_files(self) -> tuple[Path, Path]:
         return self.report / "diagnosis.txt", self.report / "diagnosis.json"
+
+
+def _place_of(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one of its name; None if there is none."""
+    try:
+        told = folder.stat()
+    except FileNotFoundError:
+        return None
+    return told.st_dev, told.st_ino
 
 
 def _card_to_json(card: xr.Dataset) -> str:

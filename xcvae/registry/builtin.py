@@ -7,12 +7,17 @@ from xcvae.registry.hookspecs import hookimpl
 __all__ = ["xcvae_components"]
 
 LOSSES: dict[str, type | str] = {
-    "laplace": "xcvae.generator.losses:Laplace",
-    "kl": "xcvae.generator.losses:KL",
-    "intensity_weighted_mae": "xcvae.generator.losses:IntensityWeightedMAE",
-    "gradient": "xcvae.generator.losses:Gradient",
-    "mass": "xcvae.generator.losses:Mass",
-    "crps": "xcvae.generator.losses:CRPS",
+    "laplace": "xcvae.generator.losses.likelihood:Laplace",
+    "multiscale_laplace": "xcvae.generator.losses.likelihood:MultiscaleLaplace",
+    "hurdle": "xcvae.generator.losses.likelihood:Hurdle",
+    "kl": "xcvae.generator.losses.divergence:KL",
+    "intensity_weighted_mae": "xcvae.generator.losses.pointwise:IntensityWeightedMAE",
+    "quantile": "xcvae.generator.losses.pointwise:Quantile",
+    "gradient": "xcvae.generator.losses.pointwise:Gradient",
+    "mass": "xcvae.generator.losses.pointwise:Mass",
+    "crps": "xcvae.generator.losses.scoring:CRPS",
+    "energy_score": "xcvae.generator.losses.scoring:EnergyScore",
+    "spectral": "xcvae.generator.losses.spectra:Spectral",
 }
 POSTPROCESSORS: dict[str, type | str] = {
     "threshold": "xcvae.ensemble.postprocess:Threshold",
@@ -44,6 +49,8 @@ BASELINES: dict[str, type | str] = {
     "bilinear": "xcvae.verify.baselines:Bilinear",
     "block": "xcvae.verify.baselines:Block",
     "shuffled": "xcvae.verify.baselines:Shuffled",
+    "climatology": "xcvae.verify.climatology:Climatology",
+    "rainfarm": "xcvae.verify.rainfarm:RainFARM",
 }
 
 

@@ -12,7 +12,16 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from xcvae.errors import ComponentError, explain, nearest
 
-__all__ = ["JSON", "KINDS", "Component", "Kind", "check_class", "checked", "parameters_of"]
+__all__ = [
+    "JSON",
+    "KINDS",
+    "Component",
+    "Kind",
+    "check_class",
+    "checked",
+    "construct",
+    "parameters_of",
+]
 
 Kind = Literal["loss", "postprocessor", "metric", "baseline"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -135,6 +144,32 @@ def checked(label: str, cls: type, parameters: Mapping[str, object]) -> dict[str
             raise ComponentError(f"{label}: the parameter '{name}' is required and missing.")
     hints = _hints(label, cls)
     return {k: _checked_value(label, k, v, hints[k]) for k, v in parameters.items()}
+
+
+def construct(label: str, cls: type, parameters: Mapping[str, object]) -> Any:
+    """Make a component of a class, its parameters checked.
+
+    Parameters
+    ----------
+    label
+        How messages call the component.
+    cls
+        A dataclass.
+    parameters
+        Values by field name, for example from YAML.
+
+    Raises
+    ------
+    ComponentError
+        A parameter is unknown, missing, of the wrong type, or refused by the class.
+    """
+    values = checked(label, cls, parameters)
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise ComponentError(f"{label}: {error}") from error
+    except Exception as error:  # foreign code fails in any way it likes
+        raise ComponentError(f"{label}: {type(error).__name__}: {error}") from error
 
 
 def _hints(label: str, cls: type) -> dict[str, Any]:

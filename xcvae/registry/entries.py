@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,13 @@ class Entry:
     def owner(self) -> str:
         """The package and its version, for messages."""
         return f"{self.package} {self.version}" if self.version else self.package
+
+    def stands_for(self, cls: type) -> bool:
+        """Whether the name is that of a class; imports nothing."""
+        if not isinstance(self.target, str):
+            return self.target is cls
+        module, _, attribute = self.target.partition(":")
+        return getattr(sys.modules.get(module), attribute, None) is cls
 
 
 def entries_of(names: object, package: str, version: str | None) -> list[Entry]:
@@ -89,13 +97,14 @@ def clash_text(first: Entry, second: Entry) -> str:
     )
 
 
-def imported(module: str, label: str) -> Any:
+def imported(module: str, label: str, *, remedy: str = "") -> Any:
     """Import a module; whatever goes wrong becomes a ComponentError about `label`."""
     try:
         return importlib.import_module(module)
-    except Exception as error:  # foreign code fails in any way it likes
+    except (Exception, SystemExit) as error:  # foreign code fails in any way it likes
         raise ComponentError(
-            f"{label}: the module {module} cannot be imported ({type(error).__name__}: {error})."
+            f"{label}: the module {module} cannot be imported ({type(error).__name__}: {error}). "
+            f"{remedy}".rstrip()
         ) from error
 
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pluggy
 
-__all__ = ["PROJECT", "Hooks", "hookimpl", "hookspec"]
+__all__ = ["API_ATTRIBUTE", "API_VERSION", "PROJECT", "Hooks", "hookimpl", "hookspec"]
 
 PROJECT = "xcvae"
 """The pluggy project name, and the entry-point group of plugin packages."""
+
+API_VERSION = 1
+"""Version of what plugins may rely on: the hook, and how components are called.
+
+It only changes when a component written for the version before would no longer work.
+"""
+
+API_ATTRIBUTE = "XCVAE_API"
+"""Name under which a plugin module or object declares the version that it was written for."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -19,6 +28,9 @@ class Hooks:
     @hookspec
     def xcvae_components(self) -> dict[str, dict[str, type | str]]:
         """Name the components that a plugin brings.
+
+        The module (or object) that implements this may say ``XCVAE_API = 1``, the version of
+        `xcvae.plugins.API_VERSION` that it was written for; without it, 1 is taken.
 
         Returns
         -------

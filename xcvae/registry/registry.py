@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,17 +20,19 @@ from xcvae.registry.components import (
     Kind,
     check_class,
     checked,
+    construct,
     parameters_of,
 )
 from xcvae.registry.entries import (
     Entry,
     check_kind,
     clash_text,
-    entries_of,
     imported,
     version_of,
 )
 from xcvae.registry.hookspecs import PROJECT, Hooks
+from xcvae.registry.loading import collect, installed, package_of, words_of
+from xcvae.registry.local import Local
 
 __all__ = ["Registry", "build", "describe", "registry"]
 
@@ -53,9 +55,11 @@ class Registry:
     def __init__(self) -> None:
         self.broken: dict[str, str] = {}
         self._entries: dict[tuple[str, str], list[Entry]] = {}
+        self._refused: dict[tuple[str, str], str] = {}
+        self._locals: list[Local] = []
         self._plugins = pluggy.PluginManager(PROJECT)
         self._plugins.add_hookspecs(Hooks)
-        for entry in self._collect(builtin, PROJECT, PROJECT, version_of(PROJECT)):
+        for entry in collect(self._plugins, builtin, PROJECT, PROJECT, version_of(PROJECT)):
             self._entries[entry.kind, entry.name] = [entry]
         if os.environ.get(NO_PLUGINS, "") in ("", "0"):
             self._load_entry_points()
@@ -72,7 +76,10 @@ class Registry:
         return sorted(found, key=lambda e: (order[e.kind], e.name, e.package))
 
     def register(self, plugin: object) -> None:
-        """Add a local plugin.
+        """Add a local plugin; one that is registered already is left as it is.
+
+        One with the module and qualified name of an earlier one, such as the class of a notebook
+        cell that is run again, takes its place.
 
         Parameters
         ----------
@@ -88,14 +95,22 @@ class Registry:
         """
         if isinstance(plugin, str):
             plugin = imported(plugin, f"plugin '{plugin}'")
-        package = getattr(plugin, "__name__", type(plugin).__name__)
+        if self._plugins.is_registered(plugin) or any(one.given is plugin for one in self._locals):
+            return
+        package = package_of(plugin)
         label = f"{package} ({id(plugin)})"
-        entries = self._collect(plugin, label, package, version_of(package.partition(".")[0]))
-        clashes = [self._clash(entry) for entry in entries]
-        problems = [text for text in clashes if text]
+        version = version_of(package.partition(".")[0])
+        entries = collect(self._plugins, plugin, label, package, version)
+        new = Local(plugin, label, tuple(entries))
+        older = [one for one in self._locals if new.replaces(one)]
+        free = {key for one in older for key in one.keys}
+        taken = (entry for entry in entries if (entry.kind, entry.name) not in free)
+        problems = [text for text in map(self._clash, taken) if text]
         if problems:
             self._plugins.unregister(name=label)
             raise ComponentError(problems[0])
+        self._forget(older)
+        self._locals.append(new)
         for entry in entries:
             self._entries[entry.kind, entry.name] = [entry]
 
@@ -115,6 +130,8 @@ class Registry:
             )
         if len(entries) > 1:
             raise ComponentError(clash_text(entries[0], entries[1]))
+        if (kind, name) in self._refused:
+            warnings.warn(f"{self._refused[kind, name]} Used is the first.", stacklevel=2)
         entry, label = entries[0], f"{kind} '{name}'"
         if isinstance(entry.target, str):
             module, _, attribute = entry.target.partition(":")
@@ -186,76 +203,52 @@ class Registry:
         }
 
     def _make(self, kind: Kind, name: str, parameters: Mapping[str, object]) -> Any:
-        cls = self.resolve(kind, name)
-        label = f"{kind} '{name}'"
-        values = checked(label, cls, parameters)
-        try:
-            return cls(**values)
-        except (ValueError, TypeError) as error:
-            raise ComponentError(f"{label}: {error}") from error
+        return construct(f"{kind} '{name}'", self.resolve(kind, name), parameters)
 
     def _entry_of(self, kind: Kind, instance: object) -> Entry | None:
         cls = type(instance)
-        path = f"{cls.__module__}:{cls.__qualname__}"
         for (of, _), entries in self._entries.items():
-            if of == kind and entries[0].target in (cls, path):
+            if of == kind and entries[0].stands_for(cls):
                 return entries[0]
         return None
 
     def _load_entry_points(self) -> None:
         """Load every plugin by itself: pluggy's own loader stops at the first broken one."""
-        points = {(p.name, p.value): p for p in importlib.metadata.entry_points(group=PROJECT)}
-        for (name, value), point in sorted(points.items()):
-            package = point.dist.name if point.dist else value.partition(":")[0]
+        for point in installed():
+            package = point.dist.name if point.dist else point.value.partition(":")[0]
             version = point.dist.version if point.dist else None
-            taken = self._plugins.has_plugin(name) or name in self.broken
-            label = f"{name} ({package})" if taken else name
+            taken = self._plugins.has_plugin(point.name) or point.name in self.broken
+            label = f"{point.name} ({package})" if taken else point.name
             try:
-                entries = self._collect(point.load(), label, package, version)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the others must go on
-                self.broken[label] = f"{package} {version}: {type(error).__name__}: {error}"
+                entries = collect(self._plugins, point.load(), label, package, version)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the others must go on
+                self.broken[label] = f"{package} {version}: {words_of(error)}"
                 continue
-            for entry in entries:
-                self._add_foreign(entry, label)
+            clashes = [text for text in map(self._add_foreign, entries) if text]
+            if clashes:
+                self.broken[label] = " ".join(clashes)
 
-    def _add_foreign(self, entry: Entry, label: str) -> None:
+    def _add_foreign(self, entry: Entry) -> str | None:
         """Add an installed plugin's entry: built-ins keep their names, others clash on use."""
         clash = self._clash(entry)
         if clash is None:
             self._entries[entry.kind, entry.name] = [entry]
-            return
-        self.broken[label] = clash
-        if self._entries[entry.kind, entry.name][0].package != PROJECT:
+        elif self._entries[entry.kind, entry.name][0].package != PROJECT:
             self._entries[entry.kind, entry.name].append(entry)
+        else:
+            self._refused[entry.kind, entry.name] = clash
+        return clash
 
     def _clash(self, entry: Entry) -> str | None:
         taken = self._entries.get((entry.kind, entry.name))
         return clash_text(taken[0], entry) if taken else None
 
-    def _collect(
-        self, plugin: object, label: str, package: str, version: str | None
-    ) -> list[Entry]:
-        """Call the hook of one plugin alone, so that its names and failures are its own."""
-        plugin = plugin() if isinstance(plugin, type) else plugin
-        try:
-            self._plugins.register(plugin, name=label)
-            self._plugins.check_pending()
-        except (pluggy.PluginValidationError, ValueError) as error:
-            if self._plugins.get_plugin(label) is plugin:
-                self._plugins.unregister(plugin)
-            raise ComponentError(f"plugin '{package}': {error}") from error
-        implementations = self._plugins.hook.xcvae_components.get_hookimpls()
-        mine = [impl for impl in implementations if impl.plugin is plugin]
-        try:
-            if not mine:
-                raise ComponentError(
-                    f"plugin '{package}' implements no hook. Mark a function "
-                    "`xcvae_components` with @xcvae.hookimpl."
-                )
-            return entries_of(mine[0].function(), package, version)
-        except Exception:
-            self._plugins.unregister(plugin)
-            raise
+    def _forget(self, older: list[Local]) -> None:
+        for one in older:
+            self._plugins.unregister(name=one.label)
+            self._locals.remove(one)
+            for key in one.keys:
+                del self._entries[key]
 
     def _broken_note(self) -> str:
         notes = "; ".join(f"{name} ({text})" for name, text in self.broken.items())

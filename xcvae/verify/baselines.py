@@ -4,11 +4,12 @@ A baseline is a component ``(dataset, members, seed) -> DataArray`` that returns
 (realization, sample, y, x) with ``units``. The dataset has the observed target and, where there
 is one, the aligned coarse precipitation condition, both with dims in the order (sample, y, x),
 whatever their names; its attributes ``target`` and ``condition`` name the two. A baseline must
-not look at the target of the sample it is for.
+not look at the target of the sample it is for; only its missing pixels may be used as a mask.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from xcvae.fields.alignment import stretch_weights
 from xcvae.metrics.maps import REALIZATION, Array
 from xcvae.registry import Component
 
-__all__ = ["Bilinear", "Block", "Shuffled"]
+__all__ = ["Bilinear", "Block", "Shuffled", "as_members", "coarse_condition", "stream"]
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,14 @@ class Shuffled(Component):
         return fields
 
 
-def _stretched(dataset: xr.Dataset, *, nearest: bool) -> xr.DataArray:
-    """Stretch the condition onto the target's grid, lazily if it is lazy."""
-    observed = dataset[dataset.attrs["target"]]
+def coarse_condition(dataset: xr.Dataset) -> xr.DataArray:
+    """Return the coarse precipitation condition, dims (sample, y, x).
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
     if "condition" not in dataset.attrs:
         raise DataError(
             explain(
@@ -83,7 +89,56 @@ def _stretched(dataset: xr.Dataset, *, nearest: bool) -> xr.DataArray:
                 "attributes of the ensemble, which tell how it was coarsened.",
             )
         )
-    coarse = dataset[dataset.attrs["condition"]]
+    coarse: xr.DataArray = dataset[dataset.attrs["condition"]]
+    return coarse
+
+
+def as_members(fields: xr.DataArray, observed: xr.DataArray, *, units: str) -> xr.DataArray:
+    """Give fields the order of dims, the labels and the name of what was observed.
+
+    Parameters
+    ----------
+    fields
+        Has the dims of `observed` and ``realization``, in any order.
+    observed
+        Dims (sample, y, x).
+    units
+        Of the fields.
+    """
+    members: xr.DataArray = fields.transpose(REALIZATION, *observed.dims).rename(observed.name)
+    coords = {k: c for k, c in observed.coords.items() if k not in members.coords}
+    return members.assign_coords(coords).assign_attrs(units=units)
+
+
+def stream(seed: int, name: str, label: str, member: int = 0) -> np.random.Generator:
+    """Random numbers of one member of one sample: the same whatever else is drawn.
+
+    Parameters
+    ----------
+    seed
+        Any integer.
+    name
+        Of the baseline, so that two of them do not share numbers.
+    label
+        Of the sample, as text.
+    member
+        Number of the realization, >= 0.
+
+    Examples
+    --------
+    >>> bool(stream(0, "a", "2018", 1).random() == stream(0, "a", "2018", 1).random())
+    True
+    """
+    text = f"{seed}\x1f{name}\x1f{label}".encode()
+    key = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
+    # The lowest word of the counter advances as numbers are drawn.
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, member, 0]))
+
+
+def _stretched(dataset: xr.Dataset, *, nearest: bool) -> xr.DataArray:
+    """Stretch the condition onto the target's grid, lazily if it is lazy."""
+    observed = dataset[dataset.attrs["target"]]
+    coarse = coarse_condition(dataset)
     _, *fine = (str(dim) for dim in observed.dims)
     _, *own = (str(dim) for dim in coarse.dims)
     rows, columns = (
@@ -101,9 +156,8 @@ def _stretched(dataset: xr.Dataset, *, nearest: bool) -> xr.DataArray:
         output_dtypes=[np.float32],
         dask_gufunc_kwargs={"output_sizes": {dim: observed.sizes[dim] for dim in fine}},
     )
-    member: xr.DataArray = field.expand_dims(REALIZATION).rename(observed.name)
-    coords = {k: c for k, c in observed.coords.items() if k not in member.coords}
-    return member.assign_coords(coords).assign_attrs(units=coarse.attrs["units"])
+    one = field.expand_dims(REALIZATION)
+    return as_members(one, observed, units=str(coarse.attrs["units"]))
 
 
 def _weights(dataset: xr.Dataset, source: str, target: str, *, nearest: bool) -> Array:

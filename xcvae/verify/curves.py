@@ -12,7 +12,7 @@ import xarray as xr
 from xcvae.metrics.calibration import RankDeviation
 from xcvae.metrics.maps import REALIZATION, Pair
 from xcvae.metrics.spatial import radial_spectrum
-from xcvae.registry import build, registry
+from xcvae.registry import build, call, registry
 from xcvae.verify import canvas
 from xcvae.verify.pairing import Task, pair_up
 
@@ -96,7 +96,7 @@ def _rivals(task: Task, baselines: Sequence[object] | None) -> dict[str, xr.Data
     found = {}
     for spec in baselines:
         baseline = build("baseline", spec)
-        members = baseline(coarse, task.pair.forecast.sizes[REALIZATION], 0)
+        members = call("baseline", baseline, coarse, task.pair.forecast.sizes[REALIZATION], 0)
         found[registry().name_of("baseline", baseline)] = task.against(members).forecast
     return found
 

@@ -16,7 +16,7 @@ from xcvae.verify.findings import Finding, detect
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "diagnose", "judge"]
 
 WIDTH = 96
 
@@ -120,5 +120,20 @@ def diagnose(
         from xcvae.generator.model import load
 
         model = load(Path(model))
-    evidence = measure(ds, model, members=members, seed=seed)
+    return judge(measure(ds, model, members=members, seed=seed))
+
+
+def judge(evidence: Evidence) -> Diagnosis:
+    """Find out what evidence says, also of a generator that is not xcvae's.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        From `xcvae.verify.evidence.gather`, which takes ensembles of any origin.
+
+    Returns
+    -------
+    Diagnosis
+        The same findings by the same rules as `diagnose`.
+    """
     return Diagnosis(detect(evidence), evidence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,25 @@ from xcvae.ensemble.identity import labels_of
 from xcvae.errors import ConfigError, explain
 from xcvae.fields.checks import check_rain
 from xcvae.fields.dataspec import plain
+from xcvae.fields.record import Record
 from xcvae.fields.spec import DataSpec, prepare
-from xcvae.metrics.calibration import spread_skill
-from xcvae.metrics.distribution import mass_bias, p99_ratio, wet_fraction
-from xcvae.metrics.spatial import diversity, spatial_correlation
+from xcvae.fields.units import default_wet_threshold, factor, to_units
+from xcvae.metrics.maps import Pair, matched
+from xcvae.verify.symptoms import Draws, Swap, draws_of, swap_of
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
-__all__ = ["Draws", "Evidence", "LevelEvidence", "Swap", "draws_of", "measure", "swap_of"]
+__all__ = [
+    "Draws",
+    "Evidence",
+    "LevelEvidence",
+    "Swap",
+    "draws_of",
+    "gather",
+    "measure",
+    "swap_of",
+]
 
 #: Samples that are looked at, and pixels drawn at most: a GB of float32 and its copies.
 SAMPLES, PIXELS = 24, 60_000_000
@@ -48,55 +59,6 @@ class LevelEvidence:
 
 
 @dataclass(frozen=True)
-class Swap:
-    """What happens to reconstructions that get the latents of another sample.
-
-    Attributes
-    ----------
-    error_own, error_swapped
-        Mean absolute error with the sample's own latents and with another's, in the target's
-        units.
-    change
-        Mean absolute difference of both reconstructions, as a share of the mean observed rain.
-    """
-
-    error_own: float
-    error_swapped: float
-    change: float
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Members against the observation.
-
-    Attributes
-    ----------
-    wet_fraction
-        Share of wet pixels.
-    mass_bias
-        Relative bias of the total amount.
-    p99_ratio
-        Ratio of the 99th percentiles; NaN if the observed one is zero.
-    variance_ratio
-        Spatial variance of members over that of the observation.
-    diversity
-        1 - mean pairwise cosine similarity between members.
-    spread_skill
-        Spread over error of the ensemble mean.
-    correlation
-        Spatial correlation of members with the observation.
-    """
-
-    wet_fraction: float
-    mass_bias: float
-    p99_ratio: float
-    variance_ratio: float
-    diversity: float
-    spread_skill: float
-    correlation: float
-
-
-@dataclass(frozen=True)
 class Evidence:
     """All that the detectors see.
 
@@ -109,18 +71,18 @@ class Evidence:
     pixels
         Valid pixels per sample.
     levels
-        Coarsest first.
+        Coarsest first; empty if nobody knows.
     swap
-        None with a single sample.
+        None with a single sample, or if nobody knows.
     prior, posterior
         Draws from the conditions alone, and at spread 0 around the observed storm.
     wet_fraction
         Observed share of wet pixels.
     wet_fraction_record
-        That of the training record.
+        That of the training record; NaN if there is none.
     scale
         How the data compare with the training record, as a factor: the median of the ratios of
-        mean, 99th percentile and maximum; NaN for data without rain.
+        mean, 99th percentile and maximum; NaN for data without rain, or if there is no record.
     """
 
     units: str
@@ -166,15 +128,7 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
     DataError
         Negative or infinite rain.
     """
-    if members < 2:
-        raise ConfigError(
-            explain(
-                "members",
-                expected="an integer >= 2",
-                got=repr(members),
-                remedy="Whether members differ takes two.",
-            )
-        )
+    _check_members(members)
     spec = model.spec
     prepared = prepare(ds, spec, need_target=True)
     positions = _positions(prepared, spec, members)
@@ -210,8 +164,122 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
         posterior=draws_of(posterior, observed, units=spec.units, wet_threshold=spec.wet_threshold),
         wet_fraction=_share(observed, spec.wet_threshold),
         wet_fraction_record=model.record.wet_fraction,
-        scale=_scale(observed, model),
+        scale=_scale(observed, model.record),
     )
+
+
+def gather(
+    observed: xr.DataArray,
+    *,
+    prior: xr.DataArray,
+    posterior: xr.DataArray,
+    reconstructed: xr.DataArray | None = None,
+    swapped: xr.DataArray | None = None,
+    levels: Sequence[LevelEvidence] = (),
+    trained_on: Record | xr.DataArray | None = None,
+    seed: int = 0,
+) -> Evidence:
+    """Make the same evidence from the fields of any generator, for `judge`.
+
+    Parameters
+    ----------
+    observed
+        Physical rain with units, dims (sample, y, x). All samples are used.
+    prior, posterior
+        Members from the conditions alone, and members around the observed storm as close as the
+        generator gets; physical, dims (realization, sample, y, x), at least 2 prior members. Not
+        post-processed, to see what the generator does.
+    reconstructed, swapped
+        What is decoded from the latents of each observation, and from those of another one under
+        the conditions of the first; dims (sample, y, x). Without both nothing is said on whether
+        latents are used.
+    levels
+        What every latent level carries; without it nothing is said on posterior collapse.
+    trained_on
+        The training rain, or its record; without it the order of magnitude is not checked.
+    seed
+        Of the noise, for the report.
+
+    Returns
+    -------
+    Evidence
+
+    Raises
+    ------
+    ConfigError
+        Too few prior members.
+    UnitsError
+        Units are missing or not those of precipitation.
+    MismatchError
+        Dims, sizes or labels differ.
+    DataError
+        Negative or infinite rain, normalised values for example.
+    """
+    fields = {"prior": prior, "posterior": posterior}
+    if reconstructed is not None and swapped is not None:
+        fields |= {"reconstructed": reconstructed, "swapped": swapped}
+    pairs = {name: _physical(name, field, observed) for name, field in fields.items()}
+    pair = pairs["prior"]
+    _check_members(len(pair.forecast))
+    truth = np.asarray(pair.observed.values)
+    threshold = default_wet_threshold(pair.observed, pair.sample)
+    drawn = {name: np.asarray(p.forecast.values) for name, p in pairs.items()}
+    scores = {
+        name: draws_of(drawn[name], truth, units=pair.units, wet_threshold=threshold)
+        for name in ("prior", "posterior")
+    }
+    swap = None
+    if "swapped" in drawn:
+        swap = swap_of(drawn["reconstructed"][0], drawn["swapped"][0], truth)
+    record, convert = _record(trained_on, pair, threshold)
+    return Evidence(
+        units=pair.units,
+        samples=len(truth),
+        members=len(drawn["prior"]),
+        seed=seed,
+        pixels=float(np.isfinite(truth).sum() / len(truth)),
+        levels=tuple(levels),
+        swap=swap,
+        prior=scores["prior"],
+        posterior=scores["posterior"],
+        wet_fraction=_share(truth, threshold),
+        wet_fraction_record=float("nan") if record is None else record.wet_fraction,
+        scale=float("nan") if record is None else _scale(truth, record, convert),
+    )
+
+
+def _physical(name: str, field: xr.DataArray, observed: xr.DataArray) -> Pair:
+    """Pair a field with the observation, and look at the values of both."""
+    pair = matched(field, observed)
+    for what, values in ((name, pair.forecast), ("observed", pair.observed)):
+        check_rain(values.rename(what))
+    return pair
+
+
+def _record(
+    trained_on: Record | xr.DataArray | None, pair: Pair, threshold: float
+) -> tuple[Record | None, float]:
+    """Return the record of the training rain, and the factor from its units to the pair's."""
+    if isinstance(trained_on, xr.DataArray):
+        rain = to_units(trained_on, pair.units)
+        check_rain(rain)
+        blocks = [np.asarray(rain.values)]
+        return Record.of(blocks, units=pair.units, wet_threshold=threshold), 1.0
+    if trained_on is None:
+        return None, 1.0
+    return trained_on, factor(trained_on.units, pair.units, what="trained_on")
+
+
+def _check_members(members: int) -> None:
+    if members < 2:
+        raise ConfigError(
+            explain(
+                "members",
+                expected="an integer >= 2",
+                got=repr(members),
+                remedy="Whether members differ takes two.",
+            )
+        )
 
 
 def _positions(prepared: xr.Dataset, spec: DataSpec, members: int) -> list[int]:
@@ -223,51 +291,19 @@ def _positions(prepared: xr.Dataset, spec: DataSpec, members: int) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
 
 
-def swap_of(own: NDArray[Any], swapped: NDArray[Any], observed: NDArray[Any]) -> Swap:
-    """Compare reconstructions with own and with other latents; arrays (sample, y, x)."""
-    mean = float(np.nanmean(observed))
-    return Swap(
-        error_own=float(np.nanmean(np.abs(own - observed))),
-        error_swapped=float(np.nanmean(np.abs(swapped - observed))),
-        change=float(np.nanmean(np.abs(own - swapped))) / mean if mean > 0 else float("nan"),
-    )
-
-
-def draws_of(
-    members: NDArray[Any], observed: NDArray[Any], *, units: str, wet_threshold: float
-) -> Draws:
-    """Score members (realization, sample, y, x) against (sample, y, x), both physical."""
-    dims = ("realization", "sample", "y", "x")
-    forecast = xr.DataArray(members, dims=dims, attrs={"units": units})
-    truth = xr.DataArray(observed, dims=dims[1:], attrs={"units": units})
-    spatial = (dims[2], dims[3])
-    scatter = float(truth.var(spatial).sum())
-    pattern = float(forecast.var(spatial).sum()) / len(members)
-    return Draws(
-        wet_fraction=float(wet_fraction(forecast, truth, threshold=wet_threshold)),
-        mass_bias=float(mass_bias(forecast, truth)),
-        p99_ratio=float(p99_ratio(forecast, truth)),
-        variance_ratio=pattern / scatter if scatter > 0 else float("nan"),
-        diversity=float(diversity(forecast, truth)),
-        spread_skill=float(spread_skill(forecast, truth)),
-        correlation=float(spatial_correlation(forecast, truth)),
-    )
-
-
 def _share(observed: NDArray[Any], wet_threshold: float) -> float:
     valid = observed[np.isfinite(observed)]
     return float((valid >= wet_threshold).mean()) if valid.size else float("nan")
 
 
-def _scale(observed: NDArray[Any], model: Model) -> float:
+def _scale(observed: NDArray[Any], record: Record, convert: float = 1.0) -> float:
     """Compare the order of magnitude of data and training record.
 
     Three statistics, of which the middle one counts: a dry week moves the mean, one storm the
-    maximum.
+    maximum. ``convert`` takes the record's units to those of the data.
     """
-    record = model.record
     valid = observed[np.isfinite(observed)]
     here = (float(valid.mean()), float(np.quantile(valid, 0.99)), float(valid.max()))
     there = (record.mean, record.quantile(0.99), record.maximum)
-    ratios = [a / b for a, b in zip(here, there, strict=True) if a > 0 and b > 0]
+    ratios = [a / (b * convert) for a, b in zip(here, there, strict=True) if a > 0 and b > 0]
     return float(np.median(ratios)) if ratios else float("nan")

@@ -15,9 +15,11 @@ Severity = Literal["ok", "warning", "fault"]
 
 #: Where a warning begins and where a fault, in the units of what is measured.
 ACTIVE = (0.15, 0.005)  # mean share of active latent channels, below
+NATS = (0.02, 0.002)  # and KL per pixel, below: a few channels may carry all that is needed
 SWAP_ERROR = (1.3, 1.03)  # error with another sample's latents over error with the own, below
 SWAP_CHANGE = (0.10, 0.01)  # change of the reconstruction relative to the mean rain, below
 VARIANCE = (0.5, 0.25)  # spatial variance over that observed, below
+TEXTURE = (0.5, 0.3)  # squared difference of neighbouring pixels over that observed, below
 DRIZZLE = (0.06, 0.15)  # wet fraction beyond that observed, above
 DRIZZLE_RATIO = (1.5, 3.0)  # the same as a factor, for climates with little rain, above
 LITTLE = 0.01  # wet fraction that is not worth a word
@@ -27,6 +29,7 @@ GAP_FACTOR = (1.35, 2.0)  # ratio of masses or of 99th percentiles, either way, 
 SPREAD = (0.6, 0.25)  # spread over error, below
 DIVERSITY = (0.02, 0.004)  # below
 SCALE = (6.0, 15.0)  # factor between data and record, either way, above
+FLOOR = (0.05, 0.15)  # share of values at a floor of their pixel that is not zero, above
 
 
 @dataclass(frozen=True)
@@ -78,28 +81,51 @@ def _factor(first: float, second: float) -> float:
 
 
 def units(e: Evidence) -> Finding:
-    """Data in other units than they say: another order of magnitude than in training."""
+    """Amounts of another order of magnitude than in training, or normalised where they act."""
     apart = _factor(e.scale, 1.0)
     more = "larger" if e.scale > 1 else "smaller"
     words = (
-        "The data have no rain, so that their units cannot be checked."
-        if math.isnan(e.scale)
-        else f"Amounts are {apart:.3g} times {more} than those the model was trained on "
-        f"({e.units})."
+        f"Amounts are {apart:.3g} times {more} than those the model was trained on ({e.units})."
+        if not math.isnan(e.scale)
+        else "The data have no rain, or there is no training record, so that their units cannot "
+        "be checked."
     )
-    return _finding(
-        "units",
-        _above(apart, SCALE),
-        words,
+    remedy = (
         "Check attrs['units'] of the target: a factor of 24 is mm/day against mm/h, 3600 is "
-        "kg m-2 s-1 against mm/h, 1000 is m against mm. Normalised values are never an input.",
+        "kg m-2 s-1 against mm/h, 1000 is m against mm. Normalised values are never an input."
+    )
+    scale, floor = _above(apart, SCALE), _above(_floor(e), FLOOR)
+    if floor:
+        words += f" {_floor_words(e)}"
+        remedy = f"{remedy} {AFTER_NORMALISATION}" if scale else AFTER_NORMALISATION
+    return _finding("units", max(scale, floor), words, remedy)
+
+
+AFTER_NORMALISATION = (
+    "Apply thresholds to rain in physical units, after the way back from normalised values: 0.1 "
+    "of a z-score is no amount of rain."
+)
+
+
+def _floor(e: Evidence) -> float:
+    return max(e.prior.floor_share, e.posterior.floor_share)
+
+
+def _floor_words(e: Evidence) -> str:
+    draws = max((e.prior, e.posterior), key=lambda d: d.floor_share)
+    return (
+        f"{draws.floor_share:.0%} of the values are the same smallest one of their pixel, which "
+        f"is not dry (median {draws.floor:.2g} {e.units}): a threshold acted on normalised values."
     )
 
 
 def posterior_collapse(e: Evidence) -> Finding:
     """The posterior equals the prior: latents learn nothing from the observation."""
+    name = "posterior_collapse"
+    if not e.levels:
+        return Finding(name, "ok", "Not looked into: nobody says what the latents carry.")
     kl = sum(level.kl for level in e.levels)
-    active = sum(level.active for level in e.levels) / max(len(e.levels), 1)
+    active = sum(level.active for level in e.levels) / len(e.levels)
     used = [level for level in e.levels if level.active > 0]
     words = f"No level of the ladder is used: KL {kl:.3g} nats per sample."
     if used:
@@ -110,8 +136,8 @@ def posterior_collapse(e: Evidence) -> Finding:
             f"most of it at the level of {most.size[0]} x {most.size[1]}."
         )
     return _finding(
-        "posterior_collapse",
-        _below(active, ACTIVE),
+        name,
+        min(_below(active, ACTIVE), _below(kl / max(e.pixels, 1), NATS)),
         words,
         "Lower beta of the loss 'kl', raise its warmup or give it free_bits (nats per level); "
         "lower scale of the loss 'laplace'; train longer (fit: max_minutes).",
@@ -122,7 +148,12 @@ def ignored_latent(e: Evidence) -> Finding:
     """The decoder does not listen to its latents."""
     name = "ignored_latent"
     if e.swap is None:
-        return Finding(name, "ok", "Not looked into: latents cannot be exchanged in one sample.")
+        return Finding(
+            name,
+            "ok",
+            "Not looked into: there are no reconstructions with the latents of another sample, "
+            "or only one sample.",
+        )
     own, swapped = e.swap.error_own, e.swap.error_swapped
     ratio = swapped / own if own > 0 else (math.inf if swapped > 0 else 1.0)
     level = max(_below(ratio, SWAP_ERROR), _below(e.swap.change, SWAP_CHANGE))
@@ -139,16 +170,20 @@ def ignored_latent(e: Evidence) -> Finding:
 
 def mean_collapse(e: Evidence) -> Finding:
     """Members are smooth: the average of what could be, painted flat."""
-    level = max(_below(d.variance_ratio, VARIANCE) for d in (e.prior, e.posterior))
+    variance = max(_below(d.variance_ratio, VARIANCE) for d in (e.prior, e.posterior))
+    # A faithful reconstruction may miss the finest noise; what is drawn from nothing must have it.
+    level = max(variance, _below(e.prior.texture_ratio, TEXTURE))
     return _finding(
         "mean_collapse",
         level,
         f"Members have {e.prior.variance_ratio:.2f} (prior) and "
         f"{e.posterior.variance_ratio:.2f} (posterior) times the spatial variance of the "
-        f"observation; 99th percentile {e.prior.p99_ratio:.2f} and {e.posterior.p99_ratio:.2f} "
-        "times.",
+        f"observation, {e.prior.texture_ratio:.2f} and {e.posterior.texture_ratio:.2f} times its "
+        f"variance between neighbouring pixels; 99th percentile {e.prior.p99_ratio:.2f} and "
+        f"{e.posterior.p99_ratio:.2f} times.",
         "A pixel-wise error dominates: lower the weight of intensity_weighted_mae (or its w_min "
-        "against tail_boost), lower beta of the loss 'kl', or train longer (fit: max_minutes).",
+        "against tail_boost), lower beta of the loss 'kl', or train longer (fit: max_minutes). "
+        "Never drop parts of the conditions in training.",
     )
 
 
@@ -162,13 +197,18 @@ def drizzle(e: Evidence) -> Finding:
         ratio = _factor(draws.wet_fraction, e.wet_fraction)
         return max(_above(excess, DRIZZLE), _above(ratio, DRIZZLE_RATIO))
 
+    floor = _above(_floor(e), FLOOR) > 0
+    record = e.wet_fraction_record
     return _finding(
         "drizzle",
         max(level_of(e.prior), level_of(e.posterior)),
         f"Wet fraction before post-processing: observed {e.wet_fraction:.3f}, prior "
-        f"{e.prior.wet_fraction:.3f}, posterior {e.posterior.wet_fraction:.3f} (training record "
-        f"{e.wet_fraction_record:.3f}).",
-        "Raise value of the post-processor 'threshold', for example "
+        f"{e.prior.wet_fraction:.3f}, posterior {e.posterior.wet_fraction:.3f}"
+        + ("." if math.isnan(record) else f" (training record {record:.3f}).")
+        + (f" {_floor_words(e)}" if floor else ""),
+        AFTER_NORMALISATION
+        if floor
+        else "Raise value of the post-processor 'threshold', for example "
         "postprocess=[{'name': 'threshold', 'value': '0.2 mm h-1'}]; train longer "
         "(fit: max_minutes), dry pixels are learned late.",
     )

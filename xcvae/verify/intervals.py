@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -62,10 +63,11 @@ def pieces_of(groups: Array) -> Pieces:
 
 @dataclass(eq=False)
 class Sums:
-    """Sums of one statistic by piece."""
+    """Sums of one statistic by piece, and what a third party's metric says about its scores."""
 
     pieces: int
     values: dict[str, Array] = field(default_factory=dict)
+    attrs: dict[str, Any] = field(default_factory=dict)
 
     def add(self, piece: int, row: Mapping[str, Array]) -> None:
         """Add one sample to a piece."""

@@ -23,8 +23,12 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.spec import describe, prepare
 from xcvae.fields.units import factor
 from xcvae.metrics.maps import REALIZATION, Pair, matched
+from xcvae.verify.streaming import samples_at_once
 
 __all__ = ["Task", "pair_up"]
+
+LONGEST = 64
+"""Samples that a baseline makes at a time, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +64,27 @@ class Task:
         return spec is not None and self.converts(spec.variables[0].units)
 
     def for_baselines(self) -> xr.Dataset:
-        """Return target and coarse condition, lazy, named by the attributes of the Dataset."""
+        """Return target and coarse condition, lazy, named by the attributes of the Dataset.
+
+        Chunks are so short that as many members as the ensemble has, made for one of them, take
+        about 128 MiB; one sample at least.
+        """
         name = str(self.pair.observed.name)
         spec = self._coarse_spec()
         if spec is None:
             found = self.pair.observed.to_dataset(name=name)
-            attrs = {"target": name}
+            attrs = dict[str, str | int](target=name)
         else:
             found = prepare(self.ds, spec, need_target=True)
             attrs = {"target": name, "condition": spec.variables[0].name}
-        if not any(variable.chunks for variable in found.variables.values()):
-            # Baselines stay as lazy as the ensemble: only blocks of them are ever in memory.
-            found = found.chunk({self.pair.sample: 64})
+            if spec.coarsen is not None:
+                attrs["block"] = spec.coarsen
+        # Baselines stay as lazy as the ensemble: only blocks of them are ever in memory.
+        members, *_, rows, columns = self.pair.forecast.shape
+        most = min(LONGEST, samples_at_once(4 * members * rows * columns))
+        chunks = found.chunksizes.get(self.pair.sample, (LONGEST + 1,))
+        if not found.chunks or max(chunks) > most:
+            found = found.chunk({self.pair.sample: most})
         return found.assign_attrs(attrs)
 
     def _coarse_spec(self) -> DataSpec | None:

@@ -14,7 +14,7 @@ import xarray as xr
 from xcvae.errors import ComponentError, explain
 from xcvae.metrics.maps import Array, Pair
 from xcvae.metrics.metric import Metric, Skill, Statistic, ratio
-from xcvae.registry import registry
+from xcvae.registry import call, registry
 from xcvae.verify.grouping import Groups, group_samples
 from xcvae.verify.intervals import Sums, interval
 from xcvae.verify.pairing import Task, pair_up
@@ -107,13 +107,14 @@ def evaluate(
     chosen = _chosen("metric", metrics, _applicable(has_condition))
     listed = _chosen("baseline", baselines, ("bilinear",) if has_condition else ())
     bound = {k: m.bind(task.pair.observed) for k, m in chosen.items() if isinstance(m, Metric)}
-    job = _Job(task, groups, chosen, bound)
+    job = _Job(task, groups, chosen, bound, listed)
     pairs = {OWN: task.pair}
     drawn = _hidden(chosen, listed) | listed
     # Without baselines it does not matter whether the condition fits, or is there at all.
     coarse = task.for_baselines() if drawn else xr.Dataset()
     for name, make in drawn.items():
-        pairs[name] = task.against(make(coarse, task.pair.forecast.shape[0], SEED))
+        count = task.pair.forecast.shape[0]
+        pairs[name] = task.against(call("baseline", make, coarse, count, SEED))
     sources = (OWN, *listed)
     with _bar(progress, task.pair.observed.shape[0] * len(pairs)) as bar:
         sums = {
@@ -177,6 +178,7 @@ class _Job:
     groups: Groups
     metrics: Mapping[str, Metric | Foreign]
     bound: Mapping[str, Statistic]
+    baselines: Mapping[str, Any]
 
     def only_skills(self) -> _Job:
         """Return the part that a baseline needs which is only compared with."""
@@ -198,6 +200,8 @@ class _Job:
                 ]
             )
             attrs = _attributes(name, metric, self.bound.get(name), self.task.pair.units)
+            told = sums[OWN][name].attrs
+            attrs |= {key: value for key, value in told.items() if not hasattr(metric, key)}
             if isinstance(metric, Metric):
                 total = {key: value.sum(axis=0) for key, value in sums[OWN][name].values.items()}
                 attrs["better"] = metric.best(total)
@@ -217,6 +221,7 @@ class _Job:
         record = {
             "ensemble": dict(self.task.record),
             "metrics": [registry().describe("metric", m) for m in self.metrics.values()],
+            "baselines": [registry().describe("baseline", b) for b in self.baselines.values()],
             "samples": self.task.pair.observed.shape[0],
         }
         title = f"Scores of {self.task.pair.observed.name}"

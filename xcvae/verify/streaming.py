@@ -11,14 +11,22 @@ import xarray as xr
 from xcvae.errors import DataError, explain
 from xcvae.metrics.maps import Array, Maps, Pair
 from xcvae.metrics.metric import Metric, Statistic
+from xcvae.registry import call, wrong_result
 from xcvae.verify.intervals import Pieces, Sums
 
-__all__ = ["Foreign", "blocks", "stream"]
+__all__ = ["Foreign", "blocks", "samples_at_once", "stream"]
 
 BLOCK_BYTES = 128 * 2**20
+TOLD = ("units", "long_name", "better")
+"""What a score says about itself."""
 
 Foreign = Callable[[xr.DataArray, xr.DataArray], Any]
 """A metric of a third party that is only a function of (forecast, observed)."""
+
+
+def samples_at_once(sample_bytes: int) -> int:
+    """Return how many samples make a block of about 128 MiB; at least one."""
+    return max(1, BLOCK_BYTES // max(1, sample_bytes))
 
 
 def blocks(forecast: xr.DataArray, sample: str) -> list[slice]:
@@ -28,8 +36,7 @@ def blocks(forecast: xr.DataArray, sample: str) -> list[slice]:
     chunk is a block.
     """
     count = forecast.sizes[sample]
-    per_sample = max(1, forecast.nbytes // max(1, count))
-    most = max(1, BLOCK_BYTES // per_sample)
+    most = samples_at_once(forecast.nbytes // max(1, count))
     # Of the variable alone: coordinates from a store have chunks of their own.
     chunks = forecast.variable.chunksizes.get(sample, (1,) * count)
     found, start, stop = [], 0, 0
@@ -86,7 +93,7 @@ def stream(
             for statistic, sums in shared.items():
                 sums.add(piece, statistic(maps))
             for name, sums in foreign.items():
-                sums.add(piece, _called(metrics[name], loaded, i))
+                sums.add(piece, _called(metrics[name], loaded, i, sums.attrs))
         tick(block.stop - block.start)
     if counted == 0:
         raise DataError(
@@ -107,11 +114,18 @@ def _samples(loaded: Pair, pieces: Array) -> Iterator[tuple[int, Maps, int]]:
             yield i, maps, int(pieces[i])
 
 
-def _called(metric: Any, loaded: Pair, i: int) -> dict[str, Array]:
+def _called(metric: Any, loaded: Pair, i: int, attrs: dict[str, Any]) -> dict[str, Array]:
     """Call a third party's function on one sample; the scores of samples are averaged."""
     one = {loaded.sample: slice(i, i + 1)}
-    score = metric(loaded.forecast.isel(one), loaded.observed.isel(one))
-    values = np.asarray(score, dtype=np.float64)
+    score = call("metric", metric, loaded.forecast.isel(one), loaded.observed.isel(one))
+    try:
+        values = np.asarray(score, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        got = type(score).__name__
+        raise wrong_result("metric", metric, expected="a DataArray of scores", got=got) from error
+    told = getattr(score, "attrs", {})
+    if "better" in told:  # else they are those of the field, which arithmetic has carried along
+        attrs.update({key: told[key] for key in TOLD if key in told})
     finite = values[np.isfinite(values)]
     return {
         "total": np.asarray(finite.mean() if finite.size else 0.0),

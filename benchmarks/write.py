@@ -1,0 +1,176 @@
+"""What the writing of an ensemble costs beside raw Zarr, and what codecs would save.
+
+    python benchmarks/write.py [--gigabytes 1.0] [--output write.json]
+
+Draws nothing: regions of rain from the bundled radar, in new combinations, go through the store
+(template, tasks, checksums, ledger) and, in the same run and with the same threads, straight into
+`zarr.Array.__setitem__`. The table of codecs is written the raw way. MB are of float32 values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import BloscCodec, ZstdCodec
+
+from xcvae.ensemble.regions import Region, plan_chunks, regions_of
+from xcvae.ensemble.runs import Run
+from xcvae.ensemble.store import write
+from xcvae.tutorial import open_dataset
+
+MEMBERS, SIDE = 16, 128
+BARE = {"write_empty_chunks": True}
+
+
+@dataclass(frozen=True)
+class Rain:
+    """Regions out of a pool of fields that is in memory."""
+
+    pool: np.ndarray
+
+    def draw_region(self, region: Region) -> tuple[np.ndarray, dict[str, Any]]:
+        """Take fields from a place in the pool that depends on the region."""
+        start = (region.number * 37) % (len(self.pool) - region.fields)
+        part = self.pool[start : start + region.fields]
+        members = region.realizations[1] - region.realizations[0]
+        return part.reshape(members, -1, SIDE, SIDE), {}
+
+
+def fields() -> np.ndarray:
+    """Radar without drizzle, multiplied so that it is not a multiple of its resolution any more."""
+    rain = open_dataset("radklim").pr.values[:, :SIDE, :SIDE]
+    factor = np.random.default_rng(0).lognormal(0.0, 0.1, rain.shape).astype("float32")
+    rain = np.where(rain * factor < 0.1, 0.0, rain * factor).astype("float32")
+    return np.concatenate([rain, rain[:, ::-1], rain[:, :, ::-1]])
+
+
+def kept(values: np.ndarray, bits: int) -> np.ndarray:
+    """Round the mantissa to so many bits; zeros and NaN stay."""
+    raw = np.ascontiguousarray(values).view("uint32")
+    half = np.uint32((1 << (22 - bits)) - 1) + ((raw >> np.uint32(23 - bits)) & np.uint32(1))
+    mask = np.uint32(0xFFFFFFFF ^ ((1 << (23 - bits)) - 1))
+    return ((raw + half) & mask).view("float32")
+
+
+def timed(folder: Path, action: Callable[[Path], None], megabytes: float) -> dict[str, float]:
+    """MB/s of an action that fills a folder, and the bytes of values per byte on disk."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    os.sync()
+    start = time.perf_counter()
+    action(folder)
+    rate = megabytes / (time.perf_counter() - start)
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    return {"MB/s": round(rate, 1), "ratio": round(1e6 * megabytes / size, 2)}
+
+
+class Bench:
+    """One ensemble, written in several ways."""
+
+    def __init__(self, gigabytes: float, threads: int) -> None:
+        self.source, self.threads = Rain(fields()), threads
+        samples = max(1, round(gigabytes * 1e9 / (4 * MEMBERS * SIDE * SIDE)))
+        self.shape = (MEMBERS, samples, SIDE, SIDE)
+        self.chunks = plan_chunks(None, sizes=self.shape, sample="time")
+        self.regions = list(regions_of(self.chunks, self.shape))
+        self.megabytes = 4 * np.prod(self.shape) / 1e6
+
+    def engine(self, folder: Path) -> None:
+        """Through the store of xcvae."""
+        import dask
+
+        lazy = da.zeros(self.shape, chunks=(*self.chunks, SIDE, SIDE), dtype="float32")
+        template = xr.Dataset({"pr": (("realization", "time", "y", "x"), lazy)})
+        run = Run(folder / "e.zarr", "pr", {}, self.chunks)
+        with dask.config.set(scheduler="threads", num_workers=self.threads):
+            write(run, template, lambda _: self.source, finish=lambda _: {}, progress=False)
+
+    def raw(
+        self,
+        codec: Any,
+        *,
+        inner: tuple[int, int] | None = None,
+        change: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    ) -> Callable[[Path], None]:
+        """Straight into Zarr: one thread writes one chunk, or one shard of inner chunks."""
+
+        def action(folder: Path) -> None:
+            whole = (*self.chunks, SIDE, SIDE)
+            array = zarr.create_array(
+                folder / "raw.zarr", shape=self.shape, dtype="float32", compressors=codec,
+                chunks=whole if inner is None else (*inner, SIDE, SIDE),
+                shards=None if inner is None else whole, fill_value=np.nan, config=BARE,
+            )  # fmt: skip
+
+            def put(region: Region) -> None:
+                values, _ = self.source.draw_region(region)
+                array[slice(*region.realizations), slice(*region.samples)] = change(values)
+
+            with ThreadPoolExecutor(self.threads) as pool:
+                list(pool.map(put, self.regions))
+
+        return action
+
+
+def variants(bench: Bench) -> dict[str, Callable[[Path], None]]:
+    """What the table compares; the store writes the first."""
+    zstd = {level: ZstdCodec(level=level) for level in (1, 3, 9)}
+    shuffled = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=4)
+    return {
+        "zstd 1": bench.raw(zstd[1]),
+        "zstd 3": bench.raw(zstd[3]),
+        "zstd 9": bench.raw(zstd[9]),
+        "blosc zstd 1": bench.raw(shuffled),
+        "7 bits, zstd 1": bench.raw(zstd[1], change=lambda v: kept(v, 7)),
+        "7 bits, blosc zstd 1": bench.raw(shuffled, change=lambda v: kept(v, 7)),
+        "zstd 1, shards of fields": bench.raw(zstd[1], inner=(1, 1)),
+        "zstd 1, shards of samples": bench.raw(zstd[1], inner=(MEMBERS, 1)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--repeats", type=int, default=3, help="of store and raw, in turn")
+    parser.add_argument("--folder", type=Path, help="on the disk to be measured")
+    parser.add_argument("--output", type=Path, help="results as JSON")
+    arguments = parser.parse_args()
+    bench = Bench(arguments.gigabytes, arguments.threads)
+    print(f"{bench.shape}: {len(bench.regions)} regions, {arguments.threads} threads")
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name) / "bench"
+        pairs = [
+            (timed(folder, bench.engine, bench.megabytes)["MB/s"],
+             timed(folder, bench.raw(ZstdCodec(level=1)), bench.megabytes)["MB/s"])
+            for _ in range(arguments.repeats)
+        ]  # fmt: skip
+        table = {name: timed(folder, one, bench.megabytes) for name, one in variants(bench).items()}
+    engine, raw = (float(np.median(rates)) for rates in zip(*pairs, strict=True))
+    share = engine / raw
+    overhead = 1e3 * bench.megabytes * (1 / engine - 1 / raw) / len(bench.regions)
+    print(f"store {engine:.0f} MB/s, raw {raw:.0f} MB/s: {share:.0%}; {overhead:.1f} ms a region")
+    for name, row in table.items():
+        print(f"{name:28}{row['MB/s']:8.0f} MB/s{row['ratio']:8.2f}")
+    if arguments.output:
+        found = {"store_MB_s": engine, "raw_MB_s": raw, "share": share, "pairs": pairs}
+        found |= {"overhead_ms_per_region": overhead, "codecs": table}
+        arguments.output.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

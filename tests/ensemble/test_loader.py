@@ -1,0 +1,280 @@
+"""Fields from a catalog as tensors: each once, with its own conditions, mixed, masked, seeded."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch.utils.data import DataLoader
+
+import xcvae
+from xcvae.ensemble import catalog
+from xcvae.ensemble.sampling import sample
+from xcvae.errors import CatalogError, ConfigError, MismatchError, MissingVariableError
+
+DAYS, MEMBERS, SIZE = 90, 4, (6, 5)
+TIME = np.arange("2000-01-01", "2000-03-31", dtype="datetime64[D]").astype("datetime64[ns]")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A catalog of real days and an ensemble of them: values tell member and day."""
+    folder = tmp_path_factory.mktemp("handed over")
+    day = np.arange(DAYS, dtype="float32")
+    grid = np.ones(SIZE, "float32")
+    grid[0, 0] = np.nan
+    dims = ("time", "y", "x")
+    rain = {"units": "mm h-1", "standard_name": "lwe_precipitation_rate"}
+    real = xr.Dataset(
+        {
+            "pr": (dims, day[:, None, None] * grid, rain),
+            "psl": (("time", "lat", "lon"), day[:, None, None] + np.zeros((2, 3)), {"units": "Pa"}),
+            "index": ("time", day, {"units": "1"}),
+            "height": (("y", "x"), np.arange(30.0).reshape(SIZE), {"units": "m"}),
+        },
+        {"time": TIME},
+    )
+    write(real.chunk(time=10), folder, "real")
+    numbers = 1000.0 * (1 + np.arange(MEMBERS))[:, None] + day
+    members = (numbers[..., None, None] * grid).astype("float32")
+    drawn = xr.Dataset(
+        {"pr": (("realization", *dims), members * 24, {**rain, "units": "mm/day"})},
+        {"time": TIME, "realization": np.arange(MEMBERS)},
+    )
+    # In another order than the real ones: labels count, not positions.
+    backwards = drawn.isel(time=slice(None, None, -1))
+    write(backwards.chunk(realization=2, time=8), folder, "drawn")
+    return folder
+
+
+def write(ds, folder, name):
+    ds.to_zarr(folder / f"{name}.zarr", consolidated=False, zarr_format=3)
+    catalog.append(folder / "c.yaml", name, folder / f"{name}.zarr", {})
+
+
+def load(folder, name, **options):
+    return xcvae.loader(folder / "c.yaml", name, **options)
+
+
+def numbers(loader):
+    """What each field of an epoch is, in order."""
+    return np.concatenate([batch["pr"][:, 1, 1].numpy() for batch in loader]).round(2)
+
+
+def test_an_epoch_has_every_member_of_every_day_once(folder):
+    loader = load(folder, "drawn")
+    found = numbers(loader) / 24
+    wanted = 1000.0 * (1 + np.arange(MEMBERS))[:, None] + np.arange(DAYS)
+    np.testing.assert_allclose(np.sort(found), wanted.ravel(), rtol=1e-6)
+    assert not np.array_equal(found, np.sort(found))
+    assert loader.units == {"pr": "mm/day"}
+    assert "360 samples per epoch" in repr(loader)
+
+
+def test_batches_are_float32_tensors_of_one_size_but_the_last(folder):
+    batches = list(load(folder, "drawn", batch_size=50))
+    assert [len(b["pr"]) for b in batches] == [50] * 7 + [10]
+    assert batches[0]["pr"].dtype == torch.float32
+    assert batches[0]["pr"].shape == (50, *SIZE)
+    assert batches[0]["synthetic"].dtype == torch.bool
+    assert [len(b["pr"]) for b in load(folder, "drawn", batch_size=50, drop_last=True)] == [50] * 7
+
+
+def test_the_mask_stays_nan(folder):
+    for batch in load(folder, "drawn"):
+        assert torch.isnan(batch["pr"][:, 0, 0]).all()
+        assert torch.isfinite(batch["pr"].flatten(1)[:, 1:]).all()
+
+
+def test_members_come_with_the_conditions_of_their_day(folder):
+    loader = load(folder, "drawn", real="real", conditions=["psl", "index", "height"])
+    seen = 0
+    for batch in loader:
+        day = (batch["pr"][:, 1, 1] / 24).round() % 1000
+        torch.testing.assert_close(batch["psl"], day[:, None, None].expand(-1, 2, 3))
+        torch.testing.assert_close(batch["index"], day)
+        assert batch["height"].shape == (len(day), *SIZE)
+        assert float(batch["height"][0, 1, 0]) == 5.0
+        seen += len(day)
+    assert seen == DAYS * MEMBERS
+    assert list(batch) == ["pr", "psl", "index", "height", "synthetic"]
+
+
+def test_real_and_synthetic_are_mixed_by_weight_in_the_units_of_the_first(folder):
+    loader = load(folder, {"real": 2, "drawn": 1}, batch_size=9, conditions=["psl"], real="real")
+    assert loader.quotas == (DAYS, DAYS // 2)
+    assert loader.units["pr"] == "mm h-1"
+    flags, values, days = [], [], []
+    for batch in loader:
+        flags.append(batch["synthetic"].numpy())
+        values.append(batch["pr"][:, 1, 1].numpy().round())
+        days.append(batch["psl"][:, 0, 0].numpy())
+    flags, values, days = (np.concatenate(each) for each in (flags, values, days))
+    assert flags.sum() == DAYS // 2
+    np.testing.assert_array_equal(np.sort(values[~flags]), np.arange(DAYS))
+    assert len(set(values[flags])) == DAYS // 2
+    assert (values[flags] >= 1000).all()
+    np.testing.assert_array_equal(values % 1000, days)
+    assert 0 < flags[:45].sum() < 45
+
+
+def test_a_dataset_can_be_the_real_samples(folder):
+    part = catalog.open_entry(folder / "c.yaml", "real").isel(time=slice(0, 40)).load()
+    with pytest.raises(MismatchError, match="50 others"):
+        load(folder, "drawn", real=part, conditions=["psl"])
+    # The entry of that name has 90 days.
+    assert load(folder, {"real": 1, "drawn": 1}, real=part).quotas == (40, 40)
+
+
+def test_the_seed_and_the_epoch_decide_on_the_order(folder):
+    first = load(folder, "drawn", seed=3)
+    one, two = numbers(first), numbers(first)
+    assert not np.array_equal(one, two)
+    np.testing.assert_array_equal(np.sort(one), np.sort(two))
+    again = load(folder, "drawn", seed=3, threads=1)
+    np.testing.assert_array_equal(one, numbers(again))
+    again.set_epoch(1)
+    np.testing.assert_array_equal(two, numbers(again))
+    assert not np.array_equal(one, numbers(load(folder, "drawn", seed=4)))
+
+
+def test_an_epoch_can_be_shorter_or_longer(folder):
+    assert numbers(load(folder, "drawn", samples=100)).size == 100
+    twice = numbers(load(folder, "real", samples=2 * DAYS))
+    np.testing.assert_array_equal(np.sort(twice), np.repeat(np.arange(DAYS), 2))
+
+
+# Python 3.12 warns of every fork of a process with threads; torch forks its workers on Linux.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_share_the_blocks_of_an_epoch(folder):
+    loader = load(folder, "drawn", batch_size=8)
+    workers = DataLoader(loader, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    once, more = numbers(workers), numbers(workers)
+    expected = np.sort(numbers(load(folder, "drawn")))
+    np.testing.assert_array_equal(np.sort(once), expected)
+    np.testing.assert_array_equal(np.sort(more), expected)
+    # New workers count from 0, and yet it is another epoch.
+    assert not np.array_equal(once, more)
+    loader.set_epoch(7)
+    np.testing.assert_array_equal(numbers(workers), numbers(workers))
+
+
+def test_a_loader_travels_to_other_processes(folder):
+    loader = load(folder, {"real": 1, "drawn": 2}, conditions=["psl"], real="real")
+    sent = pickle.loads(pickle.dumps(loader))
+    np.testing.assert_array_equal(numbers(sent), numbers(loader))
+
+
+def test_single_samples_are_put_together_by_torch(folder):
+    singles = load(folder, "drawn", batch_size=None, conditions=["index"], real="real")
+    one = next(iter(singles))
+    assert one["pr"].shape == SIZE
+    assert one["index"].shape == ()
+    batch = next(iter(DataLoader(singles, batch_size=12)))
+    assert batch["pr"].shape == (12, *SIZE)
+    assert batch["index"].shape == batch["synthetic"].shape == (12,)
+
+
+def test_an_epoch_that_is_left_early_leaves_no_thread(folder):
+    iterator = iter(load(folder, "drawn", batch_size=4))
+    next(iterator)
+    assert any(thread.name == "xcvae-reader" for thread in threading.enumerate())
+    iterator.close()
+    for _ in range(100):
+        left = [t.name for t in threading.enumerate() if t.name.startswith("xcvae-")]
+        if not left:
+            break
+        time.sleep(0.1)
+    assert left == []
+
+
+def test_an_error_in_a_thread_reaches_the_loop(folder, tmp_path):
+    write(xr.open_zarr(folder / "real.zarr", consolidated=False), tmp_path, "gone")
+    loader = xcvae.loader(tmp_path / "c.yaml", "gone")
+    chunk = next((tmp_path / "gone.zarr" / "pr" / "c").rglob("0"))
+    chunk = next(file for file in chunk.parent.rglob("*") if file.is_file())
+    chunk.write_bytes(b"not a chunk")
+    with pytest.raises(Exception, match=r"(?i)blosc|zstd|decom|chunk|buffer|frame"):
+        list(loader)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "match"),
+    [
+        ({"name": "drwan"}, CatalogError, "Did you mean 'drawn'"),
+        ({"name": {}}, ConfigError, "weights above 0"),
+        ({"name": {"drawn": 0.0}}, ConfigError, "weights above 0"),
+        ({"name": "drawn", "batch_size": 0}, ConfigError, "batch_size"),
+        ({"name": "drawn", "samples": 2.5}, ConfigError, "samples"),
+        ({"name": "drawn", "seed": -1}, ConfigError, "seed"),
+        ({"name": "drawn", "conditions": ["psl"]}, MismatchError, "real=ds"),
+        (
+            {"name": "drawn", "conditions": ["pls"], "real": "real"},
+            MissingVariableError,
+            "Did you mean 'psl'",
+        ),
+        ({"name": "drawn", "target": "rain"}, MissingVariableError, "rain"),
+    ],
+)
+def test_what_cannot_be_is_refused(folder, asked, error, match):
+    with pytest.raises(error, match=match):
+        load(folder, **asked)
+
+
+def test_other_grids_are_refused(folder, tmp_path):
+    real = xr.open_zarr(folder / "real.zarr", consolidated=False)
+    write(real, tmp_path, "whole")
+    write(real.isel(x=slice(0, 4)).chunk(x=4), tmp_path, "cut")
+    with pytest.raises(MismatchError, match=r"grid of pr in 'cut': expected that of 'whole', \(6,"):
+        xcvae.loader(tmp_path / "c.yaml", {"whole": 1, "cut": 1})
+
+
+@pytest.fixture(scope="module")
+def drawn(few, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ensemble")
+    sample(
+        few, model, members=3, store=folder / "prior.zarr", catalog=folder / "c.yaml",
+        progress=False,
+    )  # fmt: skip
+    return folder
+
+
+def test_a_model_tells_the_variables_and_normalises(few, model, drawn):
+    mixed = {"real": 1, "prior": 1}
+    loader = xcvae.loader(drawn / "c.yaml", mixed, real=few, model=model, batch_size=4)
+    assert loader.quotas == (6, 6)
+    plain = model.scaling.physical
+    observed = {round(float(field.sum()), 1) for field in few.pr.values}
+    ensemble = xr.open_zarr(drawn / "prior.zarr", consolidated=False).pr
+    members = {round(float(field.sum()), 1) for field in ensemble.values.reshape(-1, 48, 36)}
+    seen = 0
+    for batch in loader:
+        assert set(batch) == {"pr", "pr_coarse", "synthetic"}
+        assert batch["pr"].max() < 6
+        assert batch["pr_coarse"].shape[1:] == (4, 3)
+        for field, synthetic in zip(plain(batch["pr"]), batch["synthetic"], strict=True):
+            total = float(field.double().sum())
+            known = members if synthetic else observed
+            assert min(abs(total - one) for one in known) < 1e-3 * total
+            seen += 1
+        # A real field is that of its condition; a member has the condition of its storm.
+        real = ~batch["synthetic"]
+        coarse = plain(batch["pr"]).unfold(1, 12, 12).unfold(2, 12, 12).mean((-1, -2))
+        torch.testing.assert_close(
+            coarse[real], plain(batch["pr_coarse"])[real], rtol=1e-3, atol=1e-3
+        )
+    assert seen == 12
+
+
+def test_an_ensemble_needs_the_real_samples_for_a_model(drawn, model):
+    with pytest.raises(MismatchError, match="the conditions pr_coarse in it"):
+        xcvae.loader(drawn / "c.yaml", "prior", model=model)
+    with pytest.raises(MissingVariableError, match="what the model was trained with"):
+        xcvae.loader(drawn / "c.yaml", "prior", model=model, conditions=["psl"])
+    loader = xcvae.loader(drawn / "c.yaml", "prior", model=model, conditions=[])
+    assert set(next(iter(loader))) == {"pr", "synthetic"}

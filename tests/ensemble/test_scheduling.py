@@ -1,0 +1,264 @@
+"""The same ensemble wherever it is drawn: threads, processes, and clusters of any size."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import dask
+import numpy as np
+import pytest
+import torch
+from dask.system import CPU_COUNT
+
+from xcvae.ensemble import workers
+from xcvae.ensemble.arguments import Request
+from xcvae.ensemble.job import Job
+from xcvae.ensemble.ledger import Ledger
+from xcvae.ensemble.regions import Region
+from xcvae.ensemble.sampling import sample
+from xcvae.ensemble.writing import Outcome, Task, draw_and_write, failure
+from xcvae.errors import MismatchError, StoreError
+
+MADE = {"members": 5, "seed": 7, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def lazy(few, model):
+    return sample(few, model, **MADE).pr.values
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_local_schedulers_write_the_same(few, model, lazy, tmp_path, scheduler):
+    with dask.config.set(scheduler=scheduler):
+        ens = sample(few, model, store=tmp_path / "e.zarr", chunks={"time": 1}, **MADE)
+    np.testing.assert_array_equal(ens.pr.values, lazy)
+
+
+def test_regions_in_any_order_are_the_same(few, model, lazy):
+    ens = sample(few, model, chunks={"realization": 2, "time": 1}, **MADE)
+    for i, j in np.random.default_rng(0).permutation([(i, j) for i in range(5) for j in range(6)]):
+        np.testing.assert_array_equal(ens.pr[i, j].values, lazy[i, j])
+
+
+def test_clusters_of_any_size_write_the_same(few, model, lazy, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    cores, seen = CPU_COUNT, {}
+    wanted = {4: [0, 1, 2, 3, 4, 5], 2: [0, 1, 2, 3, 4, 5], 1: [1, 4, 5]}
+    with (
+        distributed.LocalCluster(
+            n_workers=4, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        for count, chunks in ((4, (1, 1)), (2, (5, 2)), (1, (2, 3))):
+            known = list(client.nthreads())
+            client.retire_workers(known[count:], close_workers=True)
+            asked = {**MADE, "chunks": {"realization": chunks[0], "time": chunks[1]}}
+            store = tmp_path / f"{count}.zarr"
+            ens = sample(
+                few.isel(time=wanted[count]).chunk({"time": 1}), model, store=store, **asked
+            )
+            np.testing.assert_array_equal(ens.pr.values, lazy[:, wanted[count]])
+            # In the thread that does the tasks: Dask starts processes with one thread for torch.
+            told = [
+                client.submit(torch.get_num_threads, workers=[one], pure=False)
+                for one in client.nthreads()
+            ]
+            seen[count] = {one.result() for one in told}
+        # The copy has no file: it gets one for as long as it travels.
+        bare = copy.copy(model)
+        bare.path = None
+        ens = sample(few, bare, store=tmp_path / "bare.zarr", **MADE)
+        np.testing.assert_array_equal(ens.pr.values, lazy)
+        assert bare.path is None
+        broken = few.chunk({"time": 1}).copy()
+        broken["pr"] = broken.pr.where(broken.time != few.time.values[3], -1.0)
+        with pytest.raises(StoreError, match=r"got 5 done, 1 failed:\n  region 3 .*negative"):
+            sample(broken, model, store=tmp_path / "b.zarr", chunks={"time": 1}, **MADE)
+    assert not list(tmp_path.glob(".*.model-*"))
+    assert seen[1] == {cores}
+    assert seen[4] <= {1, max(1, cores // 4)}
+    entries = Ledger.within(tmp_path / "4.zarr").entries()
+    assert len(entries) == 30
+
+
+def test_the_caller_keeps_its_torch_threads(few, model, lazy, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    before = torch.get_num_threads()
+    assert before != CPU_COUNT + 1
+    torch.set_num_threads(CPU_COUNT + 1)
+    try:
+        with distributed.Client(
+            processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
+        ):
+            ens = sample(few, model, store=tmp_path / "e.zarr", chunks={"time": 2}, **MADE)
+        with ThreadPoolExecutor(1) as fresh:
+            assert fresh.submit(torch.get_num_threads).result() == CPU_COUNT + 1
+        assert torch.get_num_threads() == CPU_COUNT + 1
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(ens.pr.values, lazy)
+
+
+def test_a_pool_whose_process_is_killed_costs_one_region(few, model, lazy, tmp_path, monkeypatch):
+    parent, storm, fuse = os.getpid(), few.time.values[3], tmp_path / "fuse"
+    threads = tmp_path / "threads"
+    threads.mkdir()
+    fuse.touch()
+    # What a process would use if nobody told it.
+    monkeypatch.setenv("OMP_NUM_THREADS", str(CPU_COUNT + 1))
+
+    def deadly(field, context):
+        if os.getpid() != parent:
+            import torch
+
+            (threads / str(torch.get_num_threads())).touch()
+            if storm in field.time.values and fuse.exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+        return field
+
+    asked = {**MADE, "chunks": {"time": 1}, "store": tmp_path / "e.zarr", "postprocess": [deadly]}
+    with (
+        dask.config.set(scheduler="processes", num_workers=CPU_COUNT),
+        pytest.raises(StoreError, match=r"5 done, 1 failed:\n  region 3 .*BrokenProcessPool"),
+    ):
+        sample(few, model, **asked)
+    assert [path.name for path in threads.iterdir()] == ["1"]
+    fuse.unlink()
+    ens = sample(few, model, **asked)
+    np.testing.assert_array_equal(
+        ens.pr.values, sample(few, model, **{**asked, "store": None}).pr.values
+    )
+
+
+@pytest.fixture
+def remote_cluster(tmp_path):
+    """Scheduler and worker as processes of their own; the one of the scheduler."""
+    pytest.importorskip("distributed")
+    file = tmp_path / "scheduler.json"
+    start = ["--no-dashboard", "--scheduler-file", str(file)]
+    commands = [
+        ["dask_scheduler", "--port", "0", *start],
+        ["dask_worker", "--nthreads", "1", *start],
+    ]
+    processes = []
+    try:
+        for module, *options in commands:
+            command = [sys.executable, "-m", f"distributed.cli.{module}", *options]
+            processes.append(
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+        yield file, processes[0].pid
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait(30)
+
+
+def test_a_lost_scheduler_is_a_failure_with_its_regions(few, model, tmp_path, remote_cluster):
+    from distributed import Client
+
+    file, pid = remote_cluster
+    storm = few.time.values[2]
+
+    def deadly(field, context):
+        if storm in field.time.values and field.values.any():
+            os.kill(pid, signal.SIGKILL)
+        return field
+
+    asked = {**MADE, "chunks": {"time": 1}, "postprocess": [deadly], "store": tmp_path / "e.zarr"}
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "5s"}),
+        Client(scheduler_file=str(file), timeout="60s") as client,
+    ):
+        client.wait_for_workers(1, timeout=60)
+        with pytest.raises(StoreError, match="the scheduler was lost") as raised:
+            sample(few, model, **asked)
+    assert "region 5 (" in str(raised.value)
+    assert "run the same call again" in str(raised.value)
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(few, model, tmp_path):
+    region = Region(0, (0, 1), (0, 1))
+    found = draw_and_write(Task(job(few, model).parts()(region), tmp_path / "pr", "t", region, "c"))
+    assert found.state == "failed"
+    assert "not in a folder that all workers share" in found.error
+
+
+def test_a_worker_that_computes_in_another_way_is_refused(few, model):
+    region = Region(0, (0, 2), (1, 3))
+    part = job(few, model).parts()(region)
+    assert part.draw_region(region)[0].shape[:2] == (2, 2)
+    assert {"torch version", "numpy version", "precision", "device"} == part.made_with.keys()
+    assert set(part.made_with.items()) <= set(job(few, model).made_with().items())
+    other = replace(part, made_with={**part.made_with, "precision": "float8"})
+    with pytest.raises(MismatchError, match=r"precision \(there: 'float8'"):
+        other.draw_region(region)
+
+
+def test_regions_of_the_same_samples_share_what_is_cut_out_for_them(few, model):
+    parts = job(few.chunk(time=1), model).parts()
+    first, other, third = (
+        parts(Region(n, (n, n + 1), samples)) for n, samples in enumerate([(0, 2), (0, 2), (2, 4)])
+    )
+    assert first.source is other.source
+    assert third.source is not first.source
+    assert len(third.source.prepared.__dask_graph__()) < 40
+
+
+def test_models_for_two_devices_are_two_objects(model):
+    from xcvae.generator.model import load_once
+
+    one, other = (load_once(str(model.path), model.sha256, device) for device in ("cpu", "cuda"))
+    assert one is not other
+    assert pickle.loads(pickle.dumps(model)) is one
+
+
+def job(ds, model):
+    request = Request(
+        mode="prior", members=4, spread=None, diversity=None, temperature=1.0, seed=7,
+        min_mass=None, store=None, catalog=None, name=None, chunks=None, tile=None, resume=True,
+    )  # fmt: skip
+    return Job.of(ds, model, request, None)
+
+
+def test_processes_of_a_host_share_its_cores_and_workers_of_a_process_its_threads():
+    assert workers.threads_on({i: ("a", i, 8) for i in range(2)}) == 4
+    assert workers.threads_on(dict.fromkeys(range(2), ("a", 1, 8))) == 8
+    assert workers.threads_on({i: ("a", i, 2) for i in range(4)}) == 1
+    assert workers.threads_on({1: ("a", 1, 8), 2: ("b", 1, 8), 3: ("b", 2, 8)}) == 4
+    host, process, cores = workers.place()
+    assert process == os.getpid()
+    assert 1 <= cores <= (os.cpu_count() or 1)
+    assert host
+
+
+def test_torch_threads_are_set_where_they_are_asked_for():
+    before = torch.get_num_threads()
+    try:
+        workers.use_threads(2)
+        assert torch.get_num_threads() == 2
+    finally:
+        workers.use_threads(before)
+    assert torch.get_num_threads() == before
+
+
+def test_a_long_list_of_failures_is_cut_and_what_was_not_tried_is_counted(tmp_path):
+    regions = [Region(i, (0, 1), (i, i + 1)) for i in range(20)]
+    failed = [Outcome(one, "failed", error="OSError: full") for one in regions[:12]]
+    left = [Outcome(one, "untried") for one in regions[12:15]]
+    done = [Outcome(one, "done", 10) for one in regions[15:]]
+    said = failure(tmp_path / "e.zarr", [*done, *left, *failed], 30, lambda one: f"#{one.number}")
+    assert "expected all 30 regions drawn and written, got 15 done, 12 failed:" in said
+    assert "region 7 (#7): OSError: full" in said
+    assert "#8" not in said
+    assert "and 4 more" in said
+    assert "3 not tried after trouble with the disk" in said
+    assert failure(tmp_path, done, 5, str) == ""

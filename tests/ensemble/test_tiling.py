@@ -1,0 +1,102 @@
+"""``sample(tile=...)``: members as from one piece, and a store that knows its tiles."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import xcvae
+from xcvae.ensemble.sampling import sample
+from xcvae.ensemble.verifying import verify_store
+from xcvae.errors import OutputExistsError
+
+TILE = {"y": 16, "x": 20}
+ASKED = {"members": 3, "seed": 2, "postprocess": [], "progress": False}
+
+
+def far(one: xr.Dataset, other: xr.Dataset) -> float:
+    """Largest difference, as a share of the largest value."""
+    assert float(one.pr.max()) > 1
+    return float(np.abs(one.pr - other.pr).max() / one.pr.max())
+
+
+@pytest.fixture(scope="module")
+def constrained(storms):
+    return xcvae.train(
+        storms,
+        target="pr",
+        coarsen=12,
+        fit={"max_steps": 20, "batch_size": 4, "crop": 24, "validations": 1},
+        generator={"channels": [12, 12, 8], "latents": [2, 2, 1], "constrain": True, "patch": 2},
+        device="cpu",
+        progress=False,
+    )
+
+
+@pytest.mark.parametrize("how", [{}, {"mode": "posterior", "spread": 0.5}])
+@pytest.mark.parametrize("tile", [TILE, {"x": 13}])
+def test_tiled_members_are_those_of_one_piece(few, model, how, tile):
+    one = sample(few, model, **ASKED, **how)
+    assert far(one, sample(few, model, tile=tile, **ASKED, **how)) < 1e-4
+
+
+@pytest.mark.parametrize("how", [{}, {"mode": "posterior", "spread": 0.5}])
+def test_tiled_members_keep_their_block_means(few, constrained, how):
+    one = sample(few, constrained, **ASKED, **how)
+    tiled = sample(few, constrained, tile=TILE, **ASKED, **how)
+    assert far(one, tiled) < 1e-4
+    means = [ds.pr.coarsen(y=12, x=12).mean() for ds in (tiled, few)]
+    xr.testing.assert_allclose(*xr.broadcast(*means), rtol=1e-3, atol=1e-3)
+
+
+def test_chunks_do_not_matter(few, model):
+    how = {"mode": "posterior", "spread": 0.5, "tile": TILE, **ASKED}
+    one = sample(few, model, chunks={"realization": 3, "time": 6}, **how)
+    other = sample(few, model, chunks={"realization": 1, "time": 2}, **how)
+    np.testing.assert_array_equal(one.pr.values, other.pr.values)
+    some = sample(few.isel(time=[4]), model, **how)
+    np.testing.assert_array_equal(one.pr.values[:, [4]], some.pr.values)
+
+
+def test_a_mask_stays_one(few, model):
+    masked = few.assign(pr=few.pr.where(few.x > few.x[7]))
+    how = {"mode": "posterior", **ASKED}
+    one, tiled = (sample(masked, model, tile=t, **how) for t in (None, TILE))
+    np.testing.assert_array_equal(np.isnan(one.pr), np.isnan(tiled.pr))
+    assert far(one, tiled) < 1e-4
+
+
+def test_a_store_knows_its_tiles(few, model, tmp_path):
+    store = tmp_path / "e.zarr"
+    ens = sample(few, model, tile=TILE, store=store, **ASKED)
+    assert json.loads(ens.attrs["xcvae"])["identity"]["tile"] == TILE
+    assert verify_store(store, ds=few, model=model, postprocess=[]).ok
+    again = sample(few, model, tile=TILE, store=store, **ASKED)
+    xr.testing.assert_identical(again, ens)
+    for other in (None, {"y": 16}):
+        with pytest.raises(OutputExistsError, match="tile"):
+            sample(few, model, tile=other, store=store, **ASKED)
+
+
+def test_a_tile_larger_than_the_domain_is_no_tile(few, model, tmp_path):
+    store = tmp_path / "e.zarr"
+    one = sample(few, model, store=store, **ASKED)
+    same = sample(few, model, tile={"y": 256, "x": 256}, store=store, **ASKED)
+    xr.testing.assert_identical(same, one)
+
+
+def test_a_diversity_is_solved_for_in_tiles(few, model):
+    how = {"mode": "posterior", "diversity": 0.15, **ASKED}
+    found = [
+        json.loads(sample(few, model, tile=tile, **how).attrs["xcvae"])["spread"]
+        for tile in (None, TILE)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=0.01)
+
+
+def test_the_accessor_passes_it_on(few, model):
+    one = few.cvae.sample(model, tile=TILE, **ASKED)
+    np.testing.assert_array_equal(one.pr, sample(few, model, tile=TILE, **ASKED).pr)

@@ -1,0 +1,87 @@
+"""What terms share: prior draws, spaces, learned values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from xcvae.errors import ComponentError
+from xcvae.generator.losses import KL, Hurdle, Laplace, MultiscaleLaplace, learned_by, learned_of
+
+
+def test_prior_draws_are_made_once_and_shared(rain, seen):
+    made = []
+    step = seen(rain, rain)
+    step.draw = lambda: made.append(1) or step.x
+    step.prior_draws(2)
+    step.prior_draws(3)
+    assert len(made) == 3
+
+
+def test_prior_draws_come_in_one_pass_where_that_is_offered(rain, seen):
+    asked = []
+    step = seen(rain, rain)
+    step.draw_many = lambda count: asked.append(count) or [step.x + i for i in range(count)]
+    assert len(step.prior_draws(2)) == 2
+    assert len(step.prior_draws(5)) == 5
+    assert len(step.prior_draws(3)) == 3
+    assert asked == [2, 3]
+
+
+def test_members_are_stacked_once_and_dry_at_zero(rain, seen):
+    step = seen(rain, rain, draws=[rain, rain * 2])
+    step._draws = [draw - 0.5 for draw in step.prior_draws(2)]
+    for space in ("physical", "normalised"):
+        members = step.members(2, space)
+        assert members.shape == (2, 2, 1, 8, 10)
+        assert float(members.min()) == 0
+        assert step.members(2, space) is members
+    torch.testing.assert_close(
+        step.scaling.physical(step.members(2, "normalised")), step.members(2, "physical")
+    )
+
+
+def test_typical_is_the_mean_of_the_record_in_each_space(seen):
+    rain = np.random.default_rng(3).gamma(0.5, 4, (4, 64, 64)) * (np.arange(64) % 3 > 0)
+    step = seen(rain, rain)
+    assert step.typical("physical") == pytest.approx(rain.mean())
+    assert step.typical("normalised") == pytest.approx(float(step.x.mean()), rel=1e-2)
+
+
+def test_only_terms_with_learned_values_ask_for_some():
+    assert learned_of(Laplace()) == learned_of(lambda _: 0.0) == {}
+    assert list(learned_of(Hurdle(scale="learned", occurrence="learned"))) == [
+        "hurdle_log_scale",
+        "hurdle_log_occurrence",
+    ]
+    assert list(learned_of(MultiscaleLaplace(poolings=(1, 8), scale="learned"))) == [
+        "multiscale_laplace_log_scale_1",
+        "multiscale_laplace_log_scale_8",
+    ]
+    # They become names of parameters of a torch module.
+    torch.nn.ParameterDict(
+        {name: torch.tensor(v) for name, v in learned_of(Laplace(scale="learned")).items()}
+    )
+
+
+def test_learned_values_of_all_stages_are_one_for_each_name():
+    stages = [[("laplace", Laplace(scale="learned")), ("kl", KL())]] * 2
+    hurdle = ("hurdle", Hurdle(scale="learned"))
+    found = learned_by(pair for stage in [*stages, [hurdle]] for pair in stage)
+    assert found == learned_of(stages[0][0][1]) | learned_of(hurdle[1])
+    assert list(found) == ["laplace_log_scale", "hurdle_log_scale"]
+
+
+def test_two_terms_cannot_learn_one_value():
+    class Mine:
+        def learned(self):
+            return {"laplace_log_scale": 1.0}
+
+    with pytest.raises(ComponentError, match=r"'laplace_log_scale'.*two, 'laplace' and 'mine'"):
+        learned_by([("laplace", Laplace(scale="learned")), ("kl", KL()), ("mine", Mine())])
+
+
+def test_a_learned_value_that_is_not_trained_is_an_error(rain, seen):
+    with pytest.raises(ComponentError, match="laplace_log_scale"):
+        Laplace(scale="learned")(seen(rain, rain))

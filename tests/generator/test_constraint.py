@@ -1,0 +1,127 @@
+"""Members that keep the means of their coarse cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import xcvae
+from xcvae.fields.blocks import check_block_means, kept_blocks
+from xcvae.fields.preparing import prepare
+from xcvae.fields.scaling import RainScaling
+from xcvae.fields.spec import describe
+from xcvae.generator.constraint import BlockMeans
+
+SCALING = RainScaling("mm h-1", 0.1)
+KEEP = BlockMeans(SCALING, 4)
+SMALL = {"channels": [16, 16, 16], "latents": [4, 2, 2], "patch": 2, "constrain": True}
+FEW = {"max_steps": 6, "batch_size": 4, "crop": 50, "validations": 1}
+
+
+def coarse_maps(values: torch.Tensor) -> torch.Tensor:
+    normal = torch.from_numpy(SCALING.normalise(values.numpy()))
+    return normal.repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+
+def means(output: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(SCALING.physical(output), 4)
+
+
+def test_block_means_come_out_as_they_went_in():
+    torch.manual_seed(0)
+    wanted = torch.rand(3, 1, 5, 6) * 20
+    kept = KEEP(torch.randn(3, 1, 20, 24), coarse_maps(wanted))
+    torch.testing.assert_close(means(kept), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_dry_pixels_stay_dry_beside_wet_ones_and_dry_blocks_are_dry():
+    output = torch.randn(1, 1, 8, 8)
+    output[0, 0, 0, 0] = 1.0  # the first block has rain for certain
+    wanted = torch.tensor([[[[2.0, 0.0], [1.0, 0.0]]]])
+    kept = KEEP(output, coarse_maps(wanted))
+    first = (slice(None), slice(None), slice(0, 4), slice(0, 4))
+    assert torch.equal(kept[first] > 0, output[first] > 0)
+    assert float(SCALING.physical(kept)[..., 4:].abs().max()) == 0
+
+
+def test_a_block_that_came_out_dry_gets_its_rain_where_it_is_least_dry():
+    output = torch.full((1, 1, 4, 4), -1.0)
+    output[0, 0, 2, 1] = -0.05
+    kept = KEEP(output, coarse_maps(torch.tensor([[[[0.5]]]])))
+    assert float(means(kept)) == pytest.approx(0.5, rel=1e-3)
+    rain = SCALING.physical(kept)
+    assert float(rain[0, 0, 2, 1]) == pytest.approx(8.0, rel=0.01)
+
+
+def test_gradients_are_finite_for_all_kinds_of_blocks():
+    output = torch.randn(2, 1, 16, 16) - 1
+    output[0] = -2.0
+    output.requires_grad_()
+    wanted = torch.rand(2, 1, 4, 4) * torch.tensor([0.0, 1.0, 1e-6, 50.0])
+    KEEP(output, coarse_maps(wanted)).square().sum().backward()
+    assert bool(torch.isfinite(output.grad).all())
+    assert float(output.grad.abs().max()) > 0
+
+
+def test_trained_members_keep_the_block_means(train_radar, test_radar, tmp_path):
+    trained = xcvae.train(
+        train_radar.isel(time=slice(60)),
+        target="pr",
+        conditions=["pr_coarse"],
+        generator=SMALL,
+        fit=FEW,
+        path=tmp_path / "m.xcvae",
+        progress=False,
+    )
+    model = xcvae.load(trained.path)  # the constraint is in the file
+    ens = xcvae.sample(test_radar, model, members=2, postprocess=[], progress=False)
+    blocks = ens.pr.coarsen(y=12, x=12).mean().transpose("realization", "time", "y", "x")
+    difference = np.abs(blocks.values - test_radar.pr_coarse.values[None])
+    assert float(difference.max()) < 1e-3
+    assert float(ens.pr.std("realization").max()) > 0.1
+
+
+def test_a_condition_that_is_no_block_mean_is_refused_before_training(train_radar):
+    few = train_radar.isel(time=slice(20))
+    hour = few.time.dt.hour.astype(float).assign_attrs(units="1")
+    bare = few.drop_vars(["y_coarse", "x_coarse", "y", "x"])
+    cases = [
+        (few.assign(pr_coarse=few.pr_coarse * 0.5), "pr_coarse", "differs from 'pr_coarse' by 50%"),
+        (few.assign(hour=hour), "hour", "no rain condition"),
+        (bare.isel(y_coarse=slice(12)), "pr_coarse", "12 x 11 cells over 156 x 132 pixels"),
+        (few.assign(pr=few.pr.where(few.y != few.y[3])), "pr_coarse", "missing pixels"),
+    ]
+    for ds, condition, message in cases:
+        ds.pr.attrs.update(few.pr.attrs)
+        if "pr_coarse" in ds:
+            ds.pr_coarse.attrs.update(few.pr_coarse.attrs)
+        with pytest.raises(xcvae.errors.ConfigError, match=message):
+            xcvae.train(
+                ds,
+                target="pr",
+                conditions=[condition],
+                generator=SMALL,
+                fit=FEW,
+                progress=False,
+            )
+
+
+def test_a_derived_condition_is_a_block_mean_unless_pixels_are_missing(train_radar):
+    few = train_radar[["pr"]].isel(time=slice(4))
+    spec = describe(few, target="pr", conditions=[], coarsen=12)
+    check_block_means(prepare(few, spec, need_target=True), spec)
+    gap = few.assign(pr=few.pr.where(few.x != few.x[5]))
+    with pytest.raises(xcvae.errors.ConfigError, match="missing pixels"):
+        check_block_means(prepare(gap, spec, need_target=True), spec)
+
+
+def test_cells_that_run_against_the_pixels_are_refused(train_radar):
+    few = train_radar.isel(time=slice(4))
+    spec = describe(few, target="pr", conditions=["pr_coarse"])
+    prepared = prepare(few, spec, need_target=True)
+    assert kept_blocks(prepared, spec, spec.shape, 12).name == "pr_coarse"
+    with pytest.raises(xcvae.errors.ConfigError, match="run against 'y'"):
+        kept_blocks(prepared.isel(y_coarse=slice(None, None, -1)), spec, spec.shape, 12)
+    with pytest.raises(xcvae.errors.ConfigError, match="13 x 11 cells over 78 x 66 pixels"):
+        kept_blocks(prepared, spec, (78, 66), 12)

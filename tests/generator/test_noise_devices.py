@@ -1,0 +1,103 @@
+"""NumPy, torch and Triton, the host and the GPU: the same bits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from xcvae.generator.noise import Address, Window, backend, normal_maps
+from xcvae.generator.noise.address import address_words
+from xcvae.generator.noise.philox import philox
+from xcvae.generator.noise.tensors import tensor_normals, tensor_philox
+
+ADDRESSES = [Address(seed, "a storm", 2**32 - 1 - seed, "prior") for seed in range(5)]
+WINDOWS = [
+    Window(0, (8, 5, 5)),
+    Window(5, (1, 78, 66)),
+    Window(2, (3, 10, 9), (29, 2**31 + 3)),
+    Window(1, (2, 1, 1), (2**32 - 1, 0)),
+]
+CPU = torch.device("cpu")
+HOST = normal_maps(ADDRESSES, WINDOWS, device=CPU)
+WORDS = torch.from_numpy(address_words(ADDRESSES).astype("int64"))
+
+
+def test_integers_are_the_same_in_numpy_and_torch():
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 2**32, (2, 2, 1, 1000), np.uint32)
+    offset, key = random.integers(0, 2**32, (2, 2, 7, 1), np.uint32)
+    even, odd = philox(x, y, offset=offset, key=key)
+    wide = [torch.from_numpy(a.astype("int64")) for a in (x, y, offset, key)]
+    x_, y_, offset_, key_ = wide
+    counter = (x_[0], y_[0] ^ offset_[0], x_[1], y_[1] ^ offset_[1])
+    words = tensor_philox(counter, (key_[0], key_[1]))
+    for made, expected in zip(words, (even[0], odd[0], even[1], odd[1]), strict=True):
+        np.testing.assert_array_equal(made.numpy(), expected)
+
+
+@pytest.mark.parametrize("which", range(len(WINDOWS)))
+def test_torch_gives_the_bits_of_numpy(which):
+    assert torch.equal(tensor_normals(WORDS, WINDOWS[which]), HOST[which])
+
+
+def test_torch_can_be_traced_as_one_graph():
+    """By the compiler's front end; what its code generator gives is tested where there is a GPU."""
+    traced = torch.compile(
+        lambda words: [tensor_normals(words, w) for w in WINDOWS], backend="eager", fullgraph=True
+    )
+    for made, expected in zip(traced(WORDS), HOST, strict=True):
+        assert torch.equal(made, expected)
+
+
+def test_the_kernel_gives_the_bits_of_torch():
+    """Triton's interpreter runs the kernel on the host, operation by operation."""
+    pytest.importorskip("triton")
+    code = (
+        "import torch; from tests_of_noise import WINDOWS, WORDS, HOST;"
+        "from xcvae.generator.noise.kernel import fused_normals;"
+        "assert all(torch.equal(fused_normals(WORDS, w), h) for w, h in zip(WINDOWS, HOST))"
+    )
+    load = (
+        "import importlib.util as u, sys;"
+        f"s = u.spec_from_file_location('tests_of_noise', {__file__!r});"
+        "m = u.module_from_spec(s); sys.modules[s.name] = m; s.loader.exec_module(m);"
+    )
+    subprocess.run(
+        [sys.executable, "-c", load + code],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        check=True,
+        timeout=600,
+    )
+
+
+def test_the_host_uses_numpy():
+    assert backend(CPU) == "numpy"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+class TestGpu:
+    device = torch.device("cuda")
+
+    def test_values_are_those_of_the_host(self):
+        made = normal_maps(ADDRESSES, WINDOWS, device=self.device)
+        for values, expected in zip(made, HOST, strict=True):
+            assert torch.equal(values.cpu(), expected)
+
+    def test_plain_torch_gives_them_too(self):
+        for window, expected in zip(WINDOWS, HOST, strict=True):
+            assert torch.equal(tensor_normals(WORDS.to(self.device), window).cpu(), expected)
+
+    def test_the_kernel_is_used_where_triton_is(self):
+        pytest.importorskip("triton")
+        assert backend(self.device) == "triton"
+
+    def test_compiled_values_differ_by_rounding_at_most(self):
+        pytest.importorskip("triton")
+        window, expected = WINDOWS[1], HOST[1]
+        made = torch.compile(lambda words: tensor_normals(words, window))(WORDS.to(self.device))
+        torch.testing.assert_close(made.cpu(), expected, rtol=1e-5, atol=2e-6)

@@ -1,0 +1,265 @@
+"""Domains drawn in tiles: as from one piece, wherever the cuts are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from xcvae.errors import ConfigError
+from xcvae.fields.batches import Batch
+from xcvae.fields.scaling import RainScaling, Scaling
+from xcvae.generator import numerics
+from xcvae.generator.architecture import Architecture
+from xcvae.generator.constraint import BlockMeans
+from xcvae.generator.drawing import PASS, Drawing, freed_levels
+from xcvae.generator.ladder import Ladder
+from xcvae.generator.noise import Address, Window, normal_maps
+from xcvae.generator.passes import Pass, Whole
+from xcvae.generator.splitting import Split, Tile, reach, rise_reach, split_domain, tile_size
+from xcvae.generator.tiling import Tiles
+
+CPU = torch.device("cpu")
+RAIN = RainScaling("mm h-1", 0.1)
+SIZE = (150, 118)  # neither even halves nor a multiple of a tile
+PARTS = {
+    "plain": {},
+    "patched": {"patch": 2},
+    "deep": {"channels": (12, 12, 10, 8, 8), "latents": (2, 2, 2, 2, 1), "patch": 2, "blocks": 2},
+    "pooled": {"pooled": 5, "context": 6, "seed": 2},
+    "one level": {"channels": (8,), "latents": (2,)},
+}
+
+
+@pytest.fixture(autouse=True)
+def _exact(monkeypatch):
+    """As on a processor without bfloat16: what differs is rounding of float32, or a mistake."""
+    monkeypatch.setattr(numerics, "_cpu_has_bfloat16", lambda: False)
+
+
+def ladder(*, channels=(12, 12, 8), latents=(3, 2, 1), seed=0, **options) -> Ladder:
+    """With weights that let everything act, also what is silent before training."""
+    options = {"conditions": 2, "pooled": 0, "base": 0, **options}
+    network = Ladder(channels=channels, latents=latents, **options).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        fan = parameter[0].numel() if parameter.ndim > 1 else 20
+        with torch.no_grad():
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator) * 0.6 / math.sqrt(fan)
+            )
+    return network
+
+
+def maps(size=SIZE, *, samples=2, conditions=2, pooled=0, side=0) -> Batch:
+    rng = torch.Generator().manual_seed(1)
+    c = torch.rand(samples, conditions, *size, generator=rng)
+    if side:
+        coarse = torch.rand(samples, 1, size[0] // side, size[1] // side, generator=rng) - 0.3
+        blocks = coarse.clamp(min=0).repeat_interleave(side, -2).repeat_interleave(side, -1)
+        c = torch.cat([c, blocks], 1)
+    mask = torch.rand(samples, 1, *size, generator=rng) > 0.02
+    flat = 0.1 * torch.randn(samples, pooled, generator=rng) if pooled else None
+    return Batch(c, flat, torch.rand(samples, 1, *size, generator=rng) * mask, mask)
+
+
+def members(network: Ladder, batch: Batch, tile, *, spread=None, count=2):
+    drawing = Drawing(network, Scaling(RAIN, {}), CPU)
+    mode = "prior" if spread is None else "posterior"
+    addresses = [[Address(0, s, m, mode) for s in "ab"[: len(batch)]] for m in range(count)]
+    freed = None if spread is None else freed_levels(spread, len(network.latents))
+    return drawing.members(batch, addresses, freed=freed, temperature=1.0, tile=tile)
+
+
+def distance(one, other) -> float:
+    """Largest difference, as a share of the largest value."""
+    assert np.array_equal(np.isnan(one), np.isnan(other))
+    assert 1 < np.nanmax(one) < 500  # there is rain, and it is no overflow
+    return float(np.nanmax(np.abs(one - other)) / np.nanmax(one))
+
+
+@pytest.mark.parametrize("spread", [None, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("parts", PARTS)
+def test_tiles_give_the_field_of_one_piece(parts, spread):
+    options = PARTS[parts]
+    network, batch = ladder(**options), maps(pooled=options.get("pooled", 0))
+    whole = members(network, batch, None, spread=spread)
+    for tile in [(48, 48), (37, 118), (150, 20)]:
+        assert distance(whole, members(network, batch, tile, spread=spread)) < 1e-5, tile
+
+
+@pytest.mark.parametrize("spread", [None, 0.5])
+def test_blocks_keep_their_means_across_cuts(spread):
+    """Blocks of 6 pixels do not fit into tiles of 40, nor into cells of the seam."""
+    network = ladder(conditions=3, patch=2, constraint=BlockMeans(RAIN, 6))
+    batch = maps((150, 120), side=6)
+    whole = members(network, batch, None, spread=spread)
+    tiled = members(network, batch, (40, 40), spread=spread)
+    assert distance(whole, tiled) < 1e-5
+    wanted = RAIN.physical(batch.c[:, -1]).numpy()
+    blocks = (2, 2, 25, 6, 20, 6)
+    whole_blocks = ~np.isnan(tiled).reshape(blocks).any((3, 5))
+    means = tiled.reshape(blocks).mean((3, 5))[whole_blocks]
+    given = np.broadcast_to(wanted[None, :, ::6, ::6], whole_blocks.shape)[whole_blocks]
+    np.testing.assert_allclose(means, given, rtol=1e-4, atol=1e-4)
+
+
+def test_a_member_does_not_depend_on_its_company():
+    network, batch = ladder(patch=2), maps()
+    several = members(network, batch, (48, 48), spread=0.5, count=5)
+    alone = members(network, batch.take([0]), (48, 48), spread=0.5, count=1)
+    assert np.array_equal(several[:1, :1], alone, equal_nan=True)
+
+
+def test_a_tile_that_covers_the_domain_changes_nothing():
+    network, batch = ladder(), maps((40, 30))
+    whole = members(network, batch, None)
+    assert np.array_equal(whole, members(network, batch, (40, 64)), equal_nan=True)
+
+
+def halves(network: Ladder, size, *, fine: int, halo: int) -> Tiles:
+    """The domain cut once, in the middle of its columns."""
+    rows, width = slice(0, size[0]), size[1]
+    middle = width // 2
+    tiles = (
+        Tile((rows, slice(0, middle)), (rows, slice(0, middle + halo))),
+        Tile((rows, slice(middle, width)), (rows, slice(middle - halo, width))),
+    )
+    return Tiles(network, CPU, size, Split(fine, network.patch * 2**fine, halo, tiles))
+
+
+def drawn(painter, batch, spread, known=None):
+    posterior = spread is not None
+    freed = freed_levels(spread, 3) if posterior else None
+    one = Pass([Address(0, "a", 0, "prior")], freed, 1.0, CPU)
+    known = known or painter.encode(batch, 0, posterior=posterior)
+    out = np.empty(batch.c.shape[-2:], np.float32)
+    for (rows, columns), values in painter.draw(batch, [0], known, one):
+        out[rows, columns] = values[0, 0].numpy()
+    return out
+
+
+def depth(one, other) -> int:
+    """How far from the middle column, at most, two maps differ."""
+    columns = np.flatnonzero((np.abs(one - other) > 1e-5).any(0))
+    middle = one.shape[1] // 2
+    return int(np.where(columns < middle, middle - columns, columns - middle + 1).max(initial=0))
+
+
+@pytest.mark.parametrize("spread", [None, 0.5])
+@pytest.mark.parametrize("fine", [1, 2])
+@pytest.mark.parametrize("parts", [{}, {"patch": 2, "blocks": 2}])
+def test_the_halo_is_as_wide_as_the_network_sees(parts, fine, spread):
+    """Beside a cut without a halo, as much is wrong as `reach` says, and no more."""
+    network, size = ladder(**parts), (32, 256)
+    batch = maps(size, samples=1)
+    whole = drawn(Whole(network, CPU), batch, spread)
+    right = halves(network, size, fine=fine, halo=128)
+    known = right.encode(batch, 0, posterior=spread is not None)
+    np.testing.assert_allclose(drawn(right, batch, spread, known), whole, atol=1e-5)
+    cut = drawn(halves(network, size, fine=fine, halo=0), batch, spread, known)
+    far = network.patch * reach(network, fine, posterior=spread is not None)
+    assert far / 2 < depth(cut, whole) <= far
+
+
+@pytest.mark.parametrize("fine", [1, 2])
+def test_features_of_the_seam_are_wrong_as_far_as_they_are_said_to_be(fine):
+    network, size = ladder(), (32, 256)
+    batch = maps(size, samples=1)
+    seams = [
+        halves(network, size, fine=fine, halo=halo).encode(batch, 0, posterior=True)
+        for halo in (0, 128)
+    ]
+    for maps_of in (lambda known: known.guides, lambda known: known.features):
+        cut, whole = (maps_of(known)[-1][0].abs().sum(0).numpy() for known in seams)
+        far = rise_reach(network, fine)[fine]
+        assert far - 1 <= depth(cut, whole) <= far
+
+
+@pytest.mark.parametrize("posterior", [False, True])
+@pytest.mark.parametrize("tile", [(64, 64), (100, 37), (1000, 50), (16, 16)])
+@pytest.mark.parametrize("side", [0, 12])
+def test_cores_cover_the_domain_once_and_windows_their_halos(tile, side, posterior):
+    size = (516, 708)
+    keep = BlockMeans(RAIN, side) if side else None
+    network = ladder(conditions=3, **{**PARTS["deep"], "constraint": keep})
+    split = split_domain(network, size, tile, posterior=posterior)
+    seen = np.zeros(size, int)
+    for one in split.tiles:
+        seen[one.core] += 1
+        for core, window, length, most in zip(one.core, one.window, size, tile, strict=True):
+            assert core.stop - core.start <= most
+            assert core.start % split.cell == 0
+            assert window.start == 0 or core.start - window.start >= split.halo
+            assert window.stop == length or window.stop - core.stop >= split.halo
+            assert not side or (window.start % side == 0 and window.stop % side == 0)
+    assert (seen == 1).all()
+
+
+def test_noise_is_the_same_bit_by_bit():
+    network, size = ladder(**PARTS["deep"]), (300, 260)
+    split = split_domain(network, size, (64, 64), posterior=True)
+    tiles = Tiles(network, CPU, size, split)
+    here = [Address(3, "a", 1, "prior")]
+    for level, shape in enumerate(network.shapes(*size)):
+        (whole,) = normal_maps(here, [Window(level, shape)], device=CPU)
+        for one in split.tiles:
+            for window in tiles.windows(one):
+                if window.level == level:
+                    (part,) = normal_maps(here, [window], device=CPU)
+                    top, left = window.origin
+                    _, height, width = window.shape
+                    cut = whole[..., top : top + height, left : left + width]
+                    assert torch.equal(part, cut)
+
+
+def test_the_network_never_sees_more_than_one_tile_or_the_seam():
+    network, size = ladder(**PARTS["deep"]), (512, 512)
+    split = split_domain(network, size, (128, 128), posterior=True)
+    largest = max(math.prod(tile.shape) for tile in split.tiles) // network.patch**2
+    assert largest < 512 * 512 // network.patch**2 // 4
+    assert 256 // 2**split.fine <= math.sqrt(largest)
+    seen = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    members(network, maps(size, samples=1), (128, 128), spread=0.5, count=1)
+    assert max(shape[-1] * shape[-2] for shape in seen) == largest
+    assert max(shape[0] for shape in seen) == PASS
+
+
+def test_the_seam_moves_up_with_the_domain():
+    network = ladder(**PARTS["deep"])
+    fine = [
+        split_domain(network, (side, side), (128, 128), posterior=False).fine
+        for side in (130, 512, 4096, 2**15)
+    ]
+    assert fine == sorted(fine)
+    assert fine[0] == 1
+    assert fine[-1] == 4
+
+
+DOMAIN, DEEP = {"lat": 300, "lon": 200}, Architecture((8, 8, 8), (2, 2, 2), patch=2)
+
+
+@pytest.mark.parametrize(
+    ("tile", "size"),
+    [
+        (None, None),
+        ({"lat": 64}, (64, 200)),
+        ({"lon": 64, "lat": 400}, (300, 64)),
+        ({"lon": 200, "lat": 301}, None),
+        ({"lat": 4, "lon": 4}, (4, 4)),
+    ],
+)
+def test_tiles_are_asked_for_by_dims(tile, size):
+    assert tile_size(tile, DOMAIN, DEEP) == size
+
+
+def test_tiles_that_make_no_sense_are_refused():
+    with pytest.raises(ConfigError, match=r"tile\['y'\]: expected the dims of the maps, lat and"):
+        tile_size({"y": 64}, DOMAIN, DEEP)
+    with pytest.raises(ConfigError, match=r"tile\['lon'\]: expected at least 4 pixels.*got 3"):
+        tile_size({"lon": 3}, DOMAIN, DEEP)

@@ -1,0 +1,177 @@
+"""Climatology draws real fields of other times, and never those it should know nothing of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import xcvae
+from xcvae.errors import ComponentError, DataError, MismatchError, MissingVariableError
+from xcvae.registry import build
+
+YEAR = 365
+
+
+def days(count: int, start: str = "2001-01-01", units: str = "mm d-1") -> xr.Dataset:
+    """Daily fields that tell which day they are: every pixel has its number."""
+    numbers = np.arange(count, dtype="float32")[:, None, None]
+    time = np.datetime64(start, "ns") + np.arange(count) * np.timedelta64(1, "D")
+    return xr.Dataset(
+        {"pr": (("time", "y", "x"), np.broadcast_to(numbers, (count, 2, 3)).copy())},
+        coords={"time": time, "y": [0.0, 1.0], "x": [0.0, 1.0, 2.0]},
+        attrs={"target": "pr"},
+    ).assign(pr=lambda ds: ds.pr.assign_attrs(units=units, standard_name="lwe_precipitation_rate"))
+
+
+def drawn(ds: xr.Dataset, members: int = 5, seed: int = 0, **parameters: Any) -> xr.DataArray:
+    """Members as the numbers of the days they are of, after checking that they are whole fields."""
+    baseline = build("baseline", {"name": "climatology", **parameters})
+    field: xr.DataArray = baseline(ds, members, seed)
+    assert field.dims == ("realization", *ds.pr.dims)
+    assert field.attrs["units"] == ds.pr.attrs["units"]
+    assert (field == field[..., :1, :1]).all()
+    return field[..., 0, 0]
+
+
+def test_without_a_record_own_field_and_neighbours_are_left_out() -> None:
+    ds = days(100)
+    numbers = drawn(ds, members=60)
+    apart = abs(numbers - np.arange(100))
+    assert apart.min() == 10  # the root of 100
+    assert (numbers.groupby("time").map(lambda day: day.std()) > 0).all()
+    for own in numbers.values.T:
+        assert len(np.unique(own)) == 60
+
+
+def test_all_far_fields_are_drawn_alike() -> None:
+    numbers = drawn(days(40), members=25)
+    counts = np.bincount(numbers[:, 0].values.astype(int), minlength=40)
+    assert counts[6:].max() == 1
+    first = np.concatenate([drawn(days(40), members=1, seed=s)[0, :1] for s in range(400)])
+    assert np.bincount(first.astype(int), minlength=40)[6:].min() >= 2
+    assert first.min() == 6
+
+
+def test_too_few_fields_are_drawn_again() -> None:
+    numbers = drawn(days(4), members=7)
+    assert sorted(np.unique(numbers[:, 0])) == [2, 3]
+
+
+def test_a_record_of_other_times_is_used_whole() -> None:
+    record, test = days(730), days(20, "2003-06-01")
+    numbers = drawn(test, members=40, record=record)
+    assert numbers.values.min() < 30
+    assert numbers.values.max() > 700
+
+
+def test_a_window_keeps_to_the_season_across_new_year() -> None:
+    record = days(3 * YEAR)
+    test = days(5, "2010-12-30")
+    numbers = drawn(test, members=60, record=record, window=30)
+    day = numbers % YEAR + 1  # of the year
+    middle = test.time.dt.dayofyear
+    apart = abs(day - middle)
+    apart = np.minimum(apart, 365.25 - apart)
+    assert apart.max() <= 15
+    assert apart.max() > 13
+    assert (day > 300).any()
+    assert (day < 60).any()
+    for own in numbers.values.T:
+        assert len(np.unique(own)) == 60  # of the 90 or so that there are
+
+
+def test_a_record_that_has_the_sample_does_not_give_it_away() -> None:
+    record = days(400)
+    test = record.isel(time=[200, 201]).assign_attrs(target="pr")
+    numbers = drawn(test, members=300, record=record)
+    assert abs(numbers - xr.DataArray([200, 201], dims="time")).min() == 20
+    assert len(np.unique(numbers[:, 0])) == 300
+
+
+def test_neighbours_in_time_are_left_out_also_of_samples_that_the_record_does_not_have() -> None:
+    record = days(400)
+    # Every third day is judged and missing in the record: the days beside it are nearly copies.
+    test = record.isel(time=slice(100, 300, 3)).assign_attrs(target="pr")
+    rest = record.drop_sel(time=test.time)
+    own = xr.DataArray(test.pr[:, 0, 0].values, dims="time", coords={"time": test.time})
+    assert abs(drawn(test, members=100, record=rest) - own).min() >= 17  # the root of 333
+    # Far in time is far, however few fields of the record lie between.
+    gap = record.isel(time=np.r_[0:50, 200:400])
+    numbers = drawn(record.isel(time=[49]).assign_attrs(target="pr"), members=220, record=gap)
+    assert numbers.max() == 399
+    assert 200 in numbers.values
+
+
+def test_calendars_of_models_are_times_too() -> None:
+    ds = days(100)
+    model = ds.assign_coords(time=xr.date_range("2001-01-01", periods=100, calendar="noleap"))
+    assert model.time.dtype == object
+    np.testing.assert_array_equal(drawn(model, members=20), drawn(ds, members=20))
+
+
+def test_a_record_may_be_a_path_and_in_other_units(tmp_path: Path) -> None:
+    test = days(6, "2003-06-01")
+    record = days(60, units="mm h-1").assign(pr=lambda ds: (ds.pr / 24).assign_attrs(ds.pr.attrs))
+    record.drop_attrs(deep=False).to_zarr(tmp_path / "record.zarr", consolidated=False)
+    here = build("baseline", {"name": "climatology", "record": record})(test, 4, 1)
+    there = build("baseline", {"name": "climatology", "record": str(tmp_path / "record.zarr")})
+    np.testing.assert_allclose(there(test, 4, 1), here, rtol=1e-6)
+    np.testing.assert_allclose(here, here.round(), atol=1e-4)
+    assert here.max() > 20
+
+
+def test_draws_do_not_depend_on_chunks_company_or_number() -> None:
+    ds, record = days(30, "2003-06-01"), days(200)
+    whole = drawn(ds, members=8, record=record)
+    chunked = drawn(ds.chunk(time=7), members=8, record=record.chunk(time=50))
+    assert chunked.chunks is not None
+    assert chunked.chunksizes["time"] == (7, 7, 7, 7, 2)
+    np.testing.assert_array_equal(chunked, whole)
+    np.testing.assert_array_equal(drawn(ds[{"time": [3, 20]}], 8, record=record), whole[:, [3, 20]])
+    np.testing.assert_array_equal(drawn(ds, members=3, record=record), whole[:3])
+    assert not np.array_equal(drawn(ds, members=8, seed=1, record=record), whole)
+
+
+def test_a_scorecard_puts_it_beside_an_ensemble() -> None:
+    rng = np.random.default_rng(0)
+    record, test = days(300), days(40, "2002-01-01")
+    for ds in (record, test):
+        ds["pr"] = ds.pr.copy(data=rng.gamma(0.5, 4, ds.pr.shape).astype("float32"))
+    own = test[["pr"]].copy()
+    own["pr"] = xr.concat([test.pr * f for f in (0.9, 1.0, 1.1)], "realization").assign_attrs(
+        test.pr.attrs
+    )
+    card = xcvae.evaluate(
+        test.drop_attrs(deep=False),
+        own,
+        metrics=["crps", "spread_skill", {"name": "crps_skill", "against": "climatology"}],
+        baselines=[{"name": "climatology", "record": record, "window": 90}],
+        progress=False,
+    )
+    assert card.source.values.tolist() == ["xcvae", "climatology"]
+    scores = card.sel(source="climatology")
+    assert float(scores.spread_skill) == pytest.approx(1, abs=0.25)
+    assert float(card.crps[0]) < 0.2 * float(scores.crps)
+
+
+def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
+    test = days(6)
+    elsewhere = days(60).assign_coords(x=[5.0, 6.0, 7.0])
+    with pytest.raises(MismatchError, match="axis 'x'"):
+        drawn(test, record=elsewhere)
+    with pytest.raises(MismatchError, match="axis 'y'"):
+        drawn(test, record=days(60).isel(y=[0]))
+    with pytest.raises(MissingVariableError, match="'pr'"):
+        drawn(test, record=days(60).rename(pr="rain"))
+    with pytest.raises(DataError, match="none for some sample"):
+        drawn(days(1))
+    with pytest.raises(DataError, match="none for some sample"):
+        drawn(days(6), record=days(60, "2001-06-01"), window=5)
+    with pytest.raises(DataError, match="samples that are times"):
+        drawn(test.assign_coords(time=np.arange(6)), window=30)
+    with pytest.raises(ComponentError, match="up to 366"):
+        build("baseline", {"name": "climatology", "window": 0.0})

@@ -1,0 +1,156 @@
+"""Evidence from ensembles of any origin: what is asked of them, and what is found."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError
+from xcvae.fields.record import Record
+from xcvae.verify.diagnosis import judge
+from xcvae.verify.evidence import Evidence, LevelEvidence, draws_of, gather
+from xcvae.verify.symptoms import floor_of
+
+RANDOM = np.random.default_rng(0)
+SHAPE = (6, 24, 18)
+
+
+def storms(count: int) -> np.ndarray:
+    """Smooth random showers on half of the area, (count, y, x)."""
+    noise = RANDOM.normal(size=(count, *SHAPE[1:]))
+    for axis in (1, 2):
+        noise = sum(np.roll(noise, shift, axis) for shift in range(-2, 3)) / math.sqrt(5)
+    return np.where(noise > 0, np.expm1(noise.clip(min=0)), 0.0)
+
+
+def labelled(values: np.ndarray, units: str = "mm h-1") -> xr.DataArray:
+    dims = ("realization", "time", "y", "x")[-values.ndim :]
+    return xr.DataArray(values, dims=dims, name="pr", attrs={"units": units})
+
+
+@pytest.fixture
+def observed() -> xr.DataArray:
+    return labelled(storms(SHAPE[0]))
+
+
+@pytest.fixture
+def members(observed: xr.DataArray) -> xr.DataArray:
+    """The same storms elsewhere: as much rain and as rough, and no two alike."""
+    rain = observed.values
+    return labelled(np.stack([rain[:, ::-1], rain[..., ::-1], np.roll(rain, 9, 1), rain[::-1]]))
+
+
+def near(observed: xr.DataArray) -> xr.DataArray:
+    """Members that all but repeat the observation."""
+    return labelled(np.stack([observed.values * factor for factor in (0.97, 1.03)]))
+
+
+def severities(evidence: Evidence) -> dict[str, str]:
+    return {finding.name: finding.severity for finding in judge(evidence).findings}
+
+
+def test_an_ensemble_without_a_model_is_judged_by_the_same_rules(
+    observed: xr.DataArray, members: xr.DataArray
+) -> None:
+    evidence = gather(
+        observed,
+        prior=members,
+        posterior=near(observed),
+        reconstructed=observed,
+        swapped=observed.roll(time=3),
+        levels=[LevelEvidence((6, 5), 30.0, 0.9)],
+        trained_on=labelled(storms(20)),
+    )
+    expected = draws_of(members.values, observed.values, units="mm h-1", wet_threshold=0.1)
+    assert evidence.prior == expected
+    assert (evidence.samples, evidence.members, evidence.pixels) == (6, 4, 24 * 18)
+    assert evidence.swap is not None
+    assert evidence.swap.error_own == 0.0
+    assert {name: s for name, s in severities(evidence).items() if s != "ok"} == {}
+
+
+def test_what_nobody_told_is_not_looked_into(observed: xr.DataArray, members: xr.DataArray) -> None:
+    diagnosis = judge(gather(observed, prior=members, posterior=near(observed)))
+    said = {finding.name: finding.evidence for finding in diagnosis.findings}
+    assert diagnosis.ok
+    assert "Not looked into" in said["posterior_collapse"]
+    assert "Not looked into" in said["ignored_latent"]
+    assert "no training record" in said["units"]
+    assert "nan" not in str(diagnosis)
+
+
+def test_units_are_converted_and_wrong_ones_found(
+    observed: xr.DataArray, members: xr.DataArray
+) -> None:
+    daily = labelled(24 * members.values, "mm d-1")
+    evidence = gather(
+        observed,
+        prior=daily,
+        posterior=near(observed),
+        trained_on=labelled(24 * storms(9), "mm d-1"),
+    )
+    assert evidence.prior.mass_bias == pytest.approx(
+        float(members.mean() / observed.mean()) - 1, rel=1e-6
+    )
+    assert evidence.scale == pytest.approx(1.0, abs=0.3)
+    record = Record.of([storms(9) / 24], units="mm h-1", wet_threshold=0.1)
+    lying = gather(observed, prior=members, posterior=near(observed), trained_on=record)
+    assert lying.scale == pytest.approx(24, rel=0.3)
+    assert severities(lying)["units"] == "fault"
+
+
+def test_a_threshold_on_normalised_values_is_called_by_its_name(
+    observed: xr.DataArray, members: xr.DataArray
+) -> None:
+    log = np.log1p(np.concatenate([observed.values, *members.values]))
+    mean, std = log.mean(axis=0), log.std(axis=0)
+
+    def cut(field: xr.DataArray) -> xr.DataArray:
+        scores = (np.log1p(field.values) - mean) / std
+        return labelled(np.expm1(np.where(scores < 0.1, 0.0, scores) * std + mean))
+
+    evidence = gather(observed, prior=cut(members), posterior=cut(near(observed)))
+    findings = {finding.name: finding for finding in judge(evidence).findings}
+    assert evidence.prior.floor_share > 0.3
+    for name in ("units", "drizzle"):
+        assert findings[name].severity == "fault"
+        assert "a threshold acted on normalised values" in findings[name].evidence
+        assert "physical units" in findings[name].remedy
+
+
+def test_drizzle_that_is_no_floor_is_not_called_a_unit_mistake(
+    observed: xr.DataArray, members: xr.DataArray
+) -> None:
+    wet = labelled(members.values + RANDOM.uniform(0.1, 0.4, members.shape))
+    findings = {f.name: f for f in judge(gather(observed, prior=wet, posterior=wet)).findings}
+    assert findings["drizzle"].severity == "fault"
+    assert findings["units"].severity == "ok"
+    assert "post-processor 'threshold'" in findings["drizzle"].remedy
+
+
+def test_a_floor_counts_what_lies_on_it() -> None:
+    members = np.array([0.0, 1.0, 0.2, 5.0, 0.0]).reshape(5, 1, 1, 1)
+    assert floor_of(members) == (0.0, 0.0)
+    assert floor_of(np.maximum(members, 0.3)) == (pytest.approx(0.3), pytest.approx(0.5))
+    assert floor_of(np.full((3, 1, 2, 2), np.nan)) == (0.0, 0.0)
+    assert floor_of(members[:1] + 1.0) == (0.0, 0.0)
+
+
+def test_normalised_values_are_refused(observed: xr.DataArray, members: xr.DataArray) -> None:
+    scores = labelled((members.values - members.values.mean()) / members.values.std())
+    with pytest.raises(DataError, match=r"prior.*negative"):
+        gather(observed, prior=scores, posterior=near(observed))
+    with pytest.raises(UnitsError, match="units"):
+        gather(observed, prior=labelled(scores.values, "1"), posterior=near(observed))
+
+
+def test_ensembles_that_do_not_belong_are_refused(
+    observed: xr.DataArray, members: xr.DataArray
+) -> None:
+    with pytest.raises(MismatchError):
+        gather(observed, prior=members.isel(x=slice(3)), posterior=near(observed))
+    with pytest.raises(ConfigError, match="members: expected an integer >= 2, got 1"):
+        gather(observed, prior=members.isel(realization=[0]), posterior=near(observed))

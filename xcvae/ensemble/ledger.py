@@ -1,0 +1,201 @@
+"""The ledger of a store: what is written there, and which of its regions are done.
+
+It lies in the folder of the ensemble variable, where readers of Zarr do not look::
+
+    <store>/<variable>/ledger/run.json         identity of the run, versions, notes, checksums of
+                                               the metadata and coordinates
+    <store>/<variable>/ledger/regions/*.json   one small file per region that was tried
+    <store>/<variable>/ledger/regions.jsonl    the same in one file, once all regions are done
+
+Every file appears in one step, whole or not at all. Each region is recorded with the size and the
+SHA-256 of its chunk file, so that ``sha256sum`` is all it takes to check one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+__all__ = ["DONE", "FAILED", "Entry", "Ledger", "checksum", "read_json", "write_json"]
+
+FORMAT = "xcvae-ledger-1"
+DONE, FAILED = "done", "failed"
+HASHING_THREADS = 4
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger in the folder of one array.
+
+    Parameters
+    ----------
+    array
+        Folder of the ensemble variable.
+    """
+
+    array: Path
+
+    @classmethod
+    def within(cls, store: Path) -> Ledger | None:
+        """Return the ledger of a store, whatever its variable is called; None if it has none."""
+        found = sorted(store.glob("*/ledger/run.json")) if store.is_dir() else []
+        return cls(found[0].parent.parent) if found else None
+
+    @property
+    def folder(self) -> Path:
+        """Where the files of the ledger are."""
+        return self.array / "ledger"
+
+    @property
+    def sealed(self) -> bool:
+        """Whether all regions are done."""
+        return self._sealed.is_file()
+
+    @property
+    def _sealed(self) -> Path:
+        return self.folder / "regions.jsonl"
+
+    @property
+    def _regions(self) -> Path:
+        return self.folder / "regions"
+
+    def start(self, run: Mapping[str, Any]) -> None:
+        """Say what is going to be written; metadata and coordinates are there already."""
+        self._regions.mkdir(parents=True)
+        content = {"format": FORMAT, "token": uuid4().hex, **run, "files": self._template()}
+        write_json(self.folder / "run.json", content)
+
+    def note_template(self) -> None:
+        """Take metadata and coordinates, as they are now, for what was written."""
+        write_json(self.folder / "run.json", {**self.run(), "files": self._template()})
+
+    def _template(self) -> dict[str, list[Any]]:
+        """Return size and SHA-256 of every file of the store but chunks and ledger, by name."""
+        store, own = self.array.parent, (self.array / "c", self.folder)
+        files = (path for path in sorted(store.rglob("*")) if path.is_file())
+        return {
+            path.relative_to(store).as_posix(): list(checksum(path))
+            for path in files
+            if not any(path.is_relative_to(folder) for folder in own)
+        }
+
+    def changed(self) -> dict[str, str]:
+        """Say, by name, what is wrong with the files of metadata and coordinates."""
+        known = self.run().get("files", {})
+        said = {n: _problem(self.array.parent / n, size, sha) for n, (size, sha) in known.items()}
+        return {name: text for name, text in said.items() if text}
+
+    def run(self) -> dict[str, Any]:
+        """Return what :meth:`start` was told, with a token of that start; empty if nothing was."""
+        found = read_json(self.folder / "run.json") or {}
+        return found if found.get("format") == FORMAT else {}
+
+    def record(self, entry: Entry) -> None:
+        """Record one region; a failure never takes the place of what is done."""
+        # Under another name: two workers may be at the same region, one of them given up.
+        kind = "" if entry["state"] == DONE else f".{entry['state']}"
+        write_json(self._regions / f"{entry['region']:06d}{kind}.json", entry)
+
+    def entries(self) -> dict[int, Entry]:
+        """Return what is recorded, by number of the region."""
+        if self.sealed:
+            lines = self._sealed.read_text(encoding="utf-8", errors="replace").splitlines()
+            found = [_parsed(line) for line in lines]
+        else:
+            found = [read_json(path) for path in self._regions.glob("*.json")]
+        # Of a marker that a dying disk left in pieces nothing is believed.
+        whole = [entry for entry in found if entry is not None and "region" in entry]
+        # What is done comes last, and so takes the place of an earlier failure.
+        whole.sort(key=lambda entry: entry.get("state") == DONE)
+        return {entry["region"]: entry for entry in whole}
+
+    def intact(self) -> dict[int, Entry]:
+        """Return the regions that are done and whose files are still as they were written."""
+        done = {n: e for n, e in self.entries().items() if e.get("state") == DONE}
+        damaged = self.damaged(done.values())
+        return {number: entry for number, entry in done.items() if number not in damaged}
+
+    def reopen(self, entries: Mapping[int, Entry]) -> None:
+        """Take the seal off a ledger whose store was damaged since, and keep these entries."""
+        self._regions.mkdir(exist_ok=True)
+        if self.sealed:
+            for entry in entries.values():
+                self.record(entry)
+            self._sealed.unlink()
+
+    def damaged(self, entries: Iterable[Entry]) -> dict[int, str]:
+        """Say, by number of the region, what is wrong with the files of some entries."""
+        entries = list(entries)
+        with ThreadPoolExecutor(HASHING_THREADS) as pool:
+            said = pool.map(self._damage, entries)
+            return {e["region"]: text for e, text in zip(entries, said, strict=True) if text}
+
+    def _damage(self, entry: Entry) -> str:
+        text = _problem(self.array / entry["file"], entry["bytes"], entry["sha256"])
+        return f"{entry['file']}: {text}" if text else ""
+
+    def seal(self) -> None:
+        """Gather all entries in one file: all regions are done."""
+        if not self.sealed:
+            ordered = [entry for _, entry in sorted(self.entries().items())]
+            write_text(self._sealed, "".join(f"{json.dumps(entry)}\n" for entry in ordered))
+        shutil.rmtree(self._regions, ignore_errors=True)
+
+
+def _problem(path: Path, size: int, sha256: str) -> str:
+    """Say what is wrong with a file; empty if it is as it was written."""
+    try:
+        there, found = checksum(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    if there != size:
+        return f"{there} bytes in place of {size}"
+    return "" if found == sha256 else "its content has changed"
+
+
+def checksum(path: Path) -> tuple[int, str]:
+    """Return size and SHA-256 of a file, read piece by piece."""
+    with path.open("rb", buffering=0) as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return stream.tell(), digest
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None if there is none."""
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object to a JSON file in one step."""
+    write_text(path, json.dumps(content))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step: it is there as a whole or not at all."""
+    # The name is its own: a worker that was given up may still be writing the same one.
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

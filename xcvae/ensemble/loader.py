@@ -1,0 +1,274 @@
+"""Fields from a catalog as torch tensors, for the training of any other network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
+
+from xcvae.ensemble import catalog as catalogs
+from xcvae.ensemble.mixing import Piece, epoch, quotas
+from xcvae.ensemble.sources import Source, Wanted, check_alike, source_of, target_of
+from xcvae.errors import ConfigError, MissingVariableError, explain, nearest
+from xcvae.fields.streaming import ahead, pool_shape
+from xcvae.generator.model import Model, load
+
+__all__ = ["Loader", "loader"]
+
+Arrays = dict[str, NDArray[np.generic]]
+
+#: What `real` is called among the weights.
+REAL = "real"
+
+
+class Loader(IterableDataset[dict[str, torch.Tensor]]):
+    """Batches of real and synthetic fields, one epoch per iteration; made by `xcvae.loader`.
+
+    Iterate over it, or hand it to ``torch.utils.data.DataLoader(loader, batch_size=None,
+    num_workers=...)``: every sample of an epoch goes to one worker.
+
+    Attributes
+    ----------
+    sources
+        What is read.
+    quotas
+        Samples of each source in an epoch.
+    target
+        Name of the rain variable, a key of every batch.
+    units
+        By variable; of the physical values, also where those given are normalised.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        quotas: Sequence[int],
+        *,
+        wanted: Wanted,
+        batch_size: int | None,
+        drop_last: bool,
+        threads: int,
+        seed: int,
+    ) -> None:
+        self.sources, self.quotas = tuple(sources), tuple(quotas)
+        self.target, self.units = wanted.target, dict(wanted.units)
+        self.batch_size, self.drop_last, self.threads = batch_size, drop_last, threads
+        self.seed, self._epoch, self._set = seed, 0, False
+
+    def __repr__(self) -> str:
+        parts = zip(self.quotas, self.sources, strict=True)
+        mixed = ", ".join(f"{count} of '{source.name}'" for count, source in parts)
+        return f"<xcvae.Loader {self.target}: {sum(self.quotas)} samples per epoch, {mixed}>"
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next: its samples and their order depend on it and the seed.
+
+        Without this, every iteration is another epoch; in the workers of a DataLoader it then
+        also depends on torch's own seed, for each epoch has new workers, which count from 0.
+        """
+        self._epoch, self._set = epoch, True
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield the batches of an epoch; those of this worker, in a worker."""
+        worker = get_worker_info()
+        number, workers, drawn = 0, 1, 0
+        if worker is not None:
+            number, workers = worker.id, worker.num_workers
+            # Base seed of the DataLoader: the same in all its workers, new for each epoch.
+            drawn = 0 if self._set else worker.seed - worker.id
+        address = [self.seed, drawn, self._epoch]
+        self._epoch += 1
+        order = np.random.default_rng(address)
+        pieces = epoch([source.sizes for source in self.sources], self.quotas, order)
+        return self._batches(pieces[number::workers], np.random.default_rng([*address, number]))
+
+    def _batches(
+        self, pieces: Sequence[Piece], rng: np.random.Generator
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        size = self.batch_size or 1
+        rest: Arrays = {}
+        with closing(ahead(self._pools(pieces, size))) as pools:
+            for read in pools:
+                pool = _joined([rest, read]) if rest else read
+                rows = rng.permutation(len(pool["synthetic"]))
+                full = len(rows) // size * size
+                for start in range(0, full, size):
+                    yield self._tensors(pool, rows[start : start + size])
+                # What does not fill a batch is mixed with the next pool.
+                rest = {name: values[rows[full:]] for name, values in pool.items()}
+        if rest and len(rest["synthetic"]) and not self.drop_last:
+            yield self._tensors(rest, np.arange(len(rest["synthetic"])))
+
+    def _pools(self, pieces: Sequence[Piece], size: int) -> Generator[Arrays]:
+        """Read what is shuffled together, its blocks in several threads."""
+        block, reads = pool_shape(size, max(source.nbytes for source in self.sources))
+
+        def read(piece: Piece) -> Arrays:
+            return self.sources[piece.source].load(piece.block, piece.rows)
+
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="xcvae-block") as threads:
+            group: list[Piece] = []
+            for place, piece in enumerate(pieces):
+                group.append(piece)
+                full = sum(one.rows.size for one in group) >= block * reads
+                if full or place + 1 == len(pieces):
+                    yield _joined(list(threads.map(read, group)))
+                    group = []
+
+    def _tensors(self, pool: Arrays, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        found = {name: torch.from_numpy(values[rows]) for name, values in pool.items()}
+        if self.batch_size is None:
+            return {name: tensor[0] for name, tensor in found.items()}
+        return found
+
+
+def loader(
+    catalog: str | os.PathLike[str],
+    name: str | Mapping[str, float],
+    *,
+    real: xr.Dataset | str | None = None,
+    target: str | None = None,
+    conditions: Sequence[str] | None = None,
+    model: Model | str | os.PathLike[str] | None = None,
+    batch_size: int | None = 16,
+    samples: int | None = None,
+    drop_last: bool = False,
+    threads: int = 2,
+    seed: int = 0,
+) -> Loader:
+    """Stream entries of a catalog as shuffled batches of torch tensors.
+
+    Stores are read in blocks along their chunks; several blocks are shuffled together while
+    threads read the next ones. Nothing is held but these.
+
+    Parameters
+    ----------
+    catalog
+        An intake catalog (YAML).
+    name
+        An entry (``"inner/prior64"`` for one of a catalog in the catalog), ensemble or real
+        samples; or several with their weights. ``"real"`` stands for the real samples:
+        ``{"real": 1, "prior64": 1}`` mixes half and half.
+    real
+        The samples that the ensembles were drawn for, a Dataset or the name of an entry. An
+        ensemble has the target only; its conditions are those of the real sample of its label.
+    target
+        The rain variable. Default: that of the entry, or of the model.
+    conditions
+        What else is in a batch. Default: nothing; with ``model``, all that it was trained with.
+    model
+        A model or the path of one: values come in its normalised space, each variable on its own
+        grid, and what the model derives (``coarsen``) is derived. ``model.scaling.physical(x)``
+        leads back. Default: physical values.
+    batch_size
+        None yields single samples, for a DataLoader that puts batches together itself.
+    samples
+        Samples of an epoch. Default: as many as the weights allow without any of them twice.
+    drop_last
+        Leave out a last batch (of each worker) that is not full.
+    threads
+        That read blocks, in every worker.
+    seed
+        Of the choice and the order.
+
+    Returns
+    -------
+    Loader
+        A ``torch.utils.data.IterableDataset`` that ends after an epoch. A batch is a dict: under
+        the names of target and conditions float32 tensors (batch, y, x), or (batch,) for a number
+        per sample, NaN where masked; under ``"synthetic"`` bool (batch,).
+
+    Raises
+    ------
+    ConfigError
+        A weight or a size is out of range, or an epoch has no sample of an entry.
+    CatalogError
+        The catalog or an entry cannot be opened.
+    MismatchError
+        Entries are on different grids, do not fit the model, or lack samples of each other.
+    MissingVariableError
+        A variable is nowhere.
+    """
+    weights = _weights(name)
+    _check_counts(1, batch_size=batch_size, samples=samples, threads=threads)
+    _check_counts(0, seed=seed)
+    if isinstance(real, str):
+        real = catalogs.open_entry(catalog, real)
+    listed = {entry: _opened(catalog, entry, real) for entry in weights}
+    wanted = _wanted(model, target or target_of(next(iter(listed.values()))), conditions)
+    sources = [source_of(entry, ds, real, wanted) for entry, ds in listed.items()]
+    check_alike(sources)
+    return Loader(
+        sources,
+        quotas([sum(source.sizes) for source in sources], list(weights.values()), samples),
+        wanted=wanted,
+        batch_size=batch_size,
+        drop_last=drop_last,
+        threads=threads,
+        seed=seed,
+    )
+
+
+def _weights(name: str | Mapping[str, float]) -> dict[str, float]:
+    if isinstance(name, str):
+        return {name: 1.0}
+    weights = dict(name)
+    if not weights or not all(0 < weight < float("inf") for weight in weights.values()):
+        raise ConfigError(
+            explain(
+                "name",
+                expected="an entry, or entries with weights above 0",
+                got=repr(name),
+                remedy="Leave out what is not to be drawn: {'real': 1, 'prior64': 3}.",
+            )
+        )
+    return weights
+
+
+def _check_counts(least: int, **counts: int | None) -> None:
+    for key, count in counts.items():
+        if count is not None and (type(count) is not int or count < least):
+            expected = f"a whole number >= {least}"
+            raise ConfigError(
+                explain(key, expected=expected, got=repr(count), remedy="Correct it.")
+            )
+
+
+def _opened(catalog: str | os.PathLike[str], entry: str, real: xr.Dataset | None) -> xr.Dataset:
+    if entry == REAL and real is not None:
+        return real
+    return catalogs.open_entry(catalog, entry)
+
+
+def _wanted(
+    model: Model | str | os.PathLike[str] | None, target: str, conditions: Sequence[str] | None
+) -> Wanted:
+    """Say what is read of each entry, and in which units."""
+    if model is None:
+        return Wanted(target, tuple(conditions or ()))
+    known = model if isinstance(model, Model) else load(os.fspath(model))
+    units = {known.spec.target: known.spec.units}
+    units |= {variable.name: variable.units for variable in known.spec.variables}
+    named = tuple(v.name for v in known.spec.variables) if conditions is None else conditions
+    for condition in named:
+        if condition not in units:
+            raise MissingVariableError(
+                explain(
+                    "conditions",
+                    expected="what the model was trained with",
+                    got=repr(condition),
+                    remedy=nearest(condition, units),
+                )
+            )
+    return Wanted(known.spec.target, tuple(named), known.spec, known.scaling, units)
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,308 @@
+"""What the loader reads: real samples or ensembles, in blocks, with the conditions they go with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xcvae.ensemble.augmentation import rows_in
+from xcvae.ensemble.result import record_of
+from xcvae.errors import MismatchError, MissingVariableError, explain, nearest
+from xcvae.fields.cf import Layout, find_layout, find_target, require
+from xcvae.fields.scaling import Scaling
+from xcvae.fields.spec import DataSpec, prepare
+from xcvae.fields.streaming import pool_shape
+from xcvae.fields.units import to_units, units_of
+
+__all__ = ["Source", "Wanted", "check_alike", "source_of", "target_of"]
+
+MEMBER = "realization"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be read of every source.
+
+    Attributes
+    ----------
+    target
+        The rain variable.
+    conditions
+        What goes with it.
+    spec, scaling
+        Of the model whose units (and, with a scaling, whose normalised space) values come in.
+    units
+        By name; a variable that is not in it yet gets those of the source that is opened first.
+    """
+
+    target: str
+    conditions: tuple[str, ...]
+    spec: DataSpec | None = None
+    scaling: Scaling | None = None
+    units: dict[str, str] = field(default_factory=dict)
+
+    def converted(self, da: xr.DataArray) -> xr.DataArray:
+        """Return a variable in the units that all sources have it in."""
+        wanted = self.units.setdefault(str(da.name), units_of(da))
+        return to_units(da, wanted)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Fields of one entry.
+
+    Attributes
+    ----------
+    name
+        Of the entry.
+    target
+        Dims (realization, sample, y, x) or (sample, y, x), in the units wanted.
+    given
+        The conditions, with the sample dim first or without it.
+    layout
+        Names of the target's dims.
+    scaling
+        Takes values into a model's space; None leaves them physical.
+    spans
+        For each block its realizations and its samples.
+    """
+
+    name: str
+    target: xr.DataArray
+    given: xr.Dataset
+    layout: Layout
+    scaling: Scaling | None
+    spans: Sequence[tuple[slice, slice]]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the fields are members of an ensemble."""
+        return MEMBER in self.target.dims
+
+    @property
+    def sizes(self) -> list[int]:
+        """Fields in each block."""
+        return [_length(members) * _length(samples) for members, samples in self.spans]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of a sample, target and conditions."""
+        apart = (self.layout.sample, MEMBER)
+        every = [self.target, *self.given.data_vars.values()]
+        return 4 * sum(math.prod(n for d, n in da.sizes.items() if d not in apart) for da in every)
+
+    def load(self, block: int, rows: NDArray[np.int64]) -> dict[str, NDArray[np.generic]]:
+        """Read rows of a block: float32 arrays with the samples first, and ``synthetic``."""
+        members, samples = self.spans[block]
+        sample = self.layout.sample
+        place = {sample: samples, MEMBER: members} if self.synthetic else {sample: samples}
+        # The scheduler is named: many blocks are read at once already.
+        fields = self.target.isel(place).compute(scheduler="synchronous")
+        given = self.given.isel({sample: samples}, missing_dims="ignore")
+        given = given.compute(scheduler="synchronous")
+        values = self._values(fields, None)
+        at = rows % _length(samples)
+        found: dict[str, NDArray[np.generic]] = {
+            str(self.target.name): values.reshape(-1, *values.shape[-2:])[rows]
+        }
+        for name, da in given.data_vars.items():
+            known = self._values(da, str(name))
+            if sample not in da.dims:
+                known = np.broadcast_to(known, (_length(samples), *known.shape))
+            found[str(name)] = known[at]
+        found["synthetic"] = np.full(rows.size, self.synthetic)
+        return found
+
+    def _values(self, da: xr.DataArray, name: str | None) -> NDArray[np.float32]:
+        if self.scaling is None:
+            return np.asarray(da.values, np.float32)
+        return self.scaling.normalise(da, name)
+
+
+def source_of(name: str, ds: xr.Dataset, real: xr.Dataset | None, wanted: Wanted) -> Source:
+    """Find the target of an entry, its conditions and its blocks.
+
+    Parameters
+    ----------
+    name
+        Of the entry, for messages.
+    ds
+        An ensemble (target with the dim ``realization``) or real samples.
+    real
+        What ensembles take their conditions from, by sample label.
+    wanted
+        What is to be read.
+
+    Raises
+    ------
+    MismatchError
+        An ensemble needs conditions, and ``real`` is not given or lacks its samples; or the data
+        does not fit the model.
+    MissingVariableError
+        A variable is nowhere.
+    """
+    target = require(ds, wanted.target, what=f"entry '{name}'")
+    one = target.isel({MEMBER: 0}, drop=True) if MEMBER in target.dims else target
+    layout = find_layout(one, spatial_dims=_spatial(wanted.spec))
+    target = wanted.converted(target)
+    members = [MEMBER] if MEMBER in target.dims else []
+    target = target.transpose(*members, layout.sample, layout.y, layout.x)
+    if wanted.spec is None:
+        given = _given(name, ds, real, layout, wanted)
+    else:
+        given = _prepared(name, ds, real, target, wanted)
+    bare = xr.Dataset({n: _bare(da, layout.sample) for n, da in given.data_vars.items()})
+    spans = _spans(target, layout.sample)
+    return Source(name, _bare(target), bare, layout, wanted.scaling, spans)
+
+
+def target_of(ds: xr.Dataset) -> str:
+    """Name the rain variable of an ensemble or of real samples."""
+    if "xcvae" in ds.attrs:
+        return DataSpec.from_json(record_of(ds)["spec"]).target
+    return find_target(ds.isel({MEMBER: 0}, drop=True) if MEMBER in ds.dims else ds, None)
+
+
+def check_alike(sources: Sequence[Source]) -> None:
+    """Make sure that fields of all sources can go into one batch.
+
+    Raises
+    ------
+    MismatchError
+        Grids differ.
+    """
+    first, *others = sources
+    for other in others:
+        for name, shape in _shapes(first).items():
+            if _shapes(other)[name] != shape:
+                raise MismatchError(
+                    explain(
+                        f"grid of {name} in '{other.name}'",
+                        expected=f"that of '{first.name}', {shape}",
+                        got=str(_shapes(other)[name]),
+                        remedy="Fields of one batch are of one size: cut or draw them on one grid.",
+                    )
+                )
+
+
+def _shapes(source: Source) -> dict[str, tuple[int, ...]]:
+    apart = (source.layout.sample, MEMBER)
+    every: Mapping[str, xr.DataArray] = {
+        str(da.name): da for da in (source.target, *source.given.data_vars.values())
+    }
+    return {
+        name: tuple(n for dim, n in da.sizes.items() if dim not in apart)
+        for name, da in every.items()
+    }
+
+
+def _spatial(spec: DataSpec | None) -> tuple[str, str] | None:
+    return None if spec is None else (spec.y, spec.x)
+
+
+def _prepared(
+    name: str, ds: xr.Dataset, real: xr.Dataset | None, target: xr.DataArray, wanted: Wanted
+) -> xr.Dataset:
+    """Return the variables of a model for the samples of an entry, in the model's units."""
+    spec = wanted.spec
+    assert spec is not None
+    if MEMBER not in target.dims:
+        return prepare(ds, spec, need_target=True)[list(wanted.conditions)]
+    if not wanted.conditions:
+        return xr.Dataset()
+    if real is None:
+        raise _homeless(name, wanted.conditions)
+    prepared = prepare(real, spec, need_target=False)[list(wanted.conditions)]
+    return prepared.isel({spec.sample: rows_in(real, target, spec.sample)})
+
+
+def _given(
+    name: str, ds: xr.Dataset, real: xr.Dataset | None, layout: Layout, wanted: Wanted
+) -> xr.Dataset:
+    """Return the conditions for the samples of an entry: its own, else those of the real ones."""
+    absent = [c for c in wanted.conditions if c not in ds.variables]
+    if absent and real is None:
+        raise _homeless(name, absent)
+    found: dict[str, xr.DataArray] = {c: ds[c] for c in wanted.conditions if c not in absent}
+    if absent:
+        assert real is not None
+        rows = rows_in(real, ds[wanted.target], layout.sample)
+        for condition in absent:
+            if condition not in real.variables:
+                raise MissingVariableError(
+                    explain(
+                        "conditions",
+                        expected=f"variables of '{name}' or of the real samples",
+                        got=repr(condition),
+                        remedy=nearest(condition, [*ds.data_vars, *real.data_vars]),
+                    )
+                )
+            found[condition] = real[condition].isel({layout.sample: rows}, missing_dims="ignore")
+    # Without coordinates, so that none of two sources with other ones are joined into gaps.
+    bare = {c: found[c].drop_vars(found[c].coords) for c in wanted.conditions}
+    return xr.Dataset({c: wanted.converted(da) for c, da in bare.items()})
+
+
+def _bare(da: xr.DataArray, sample: str = "") -> xr.DataArray:
+    """Put samples first and leave coordinates out: they take time in every read."""
+    first = [sample] if sample in da.dims else []
+    return da.drop_vars(da.coords).transpose(*first, ...)
+
+
+def _homeless(name: str, conditions: Sequence[str]) -> MismatchError:
+    return MismatchError(
+        explain(
+            f"entry '{name}'",
+            expected=f"the conditions {', '.join(conditions)} in it",
+            got="an ensemble, which holds the target only",
+            remedy="Give the samples that it was drawn for: real=ds, or the name of their entry.",
+        )
+    )
+
+
+def _spans(target: xr.DataArray, sample: str) -> list[tuple[slice, slice]]:
+    """Cut an entry into blocks along its chunks, so that none is read twice."""
+    shape = [n for dim, n in target.sizes.items() if dim not in (sample, MEMBER)]
+    block, reads = pool_shape(1, 4 * math.prod(shape))
+    members = [slice(0, 1)]
+    if MEMBER in target.dims:
+        members = _cut(_chunks(target, MEMBER), 1, block * reads)
+    deep = max(map(_length, members))
+    low, high = -(-block // deep), max(1, block * reads // deep)
+    samples = _cut(_chunks(target, sample), low, high)
+    return [(m, s) for m in members for s in samples]
+
+
+def _chunks(target: xr.DataArray, dim: str) -> Sequence[int]:
+    """Return the chunks along a dim; what is in memory can be cut anywhere."""
+    return target.variable.chunksizes.get(dim, (1,) * target.sizes[dim])
+
+
+def _cut(sizes: Sequence[int], low: int, high: int) -> list[slice]:
+    """Put neighbouring chunks together up to ``low`` samples, and cut those of over ``high``.
+
+    Examples
+    --------
+    >>> [(part.start, part.stop) for part in _cut((1, 1, 1, 1, 9), 2, 8)]
+    [(0, 2), (2, 4), (4, 12), (12, 13)]
+    """
+    edges = [0]
+    for end in np.cumsum(sizes).tolist():
+        while end - edges[-1] > high:
+            edges.append(edges[-1] + high)
+        if end - edges[-1] >= low:
+            edges.append(end)
+    total = sum(sizes)
+    if edges[-1] != total:
+        edges.append(total)
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def _length(span: slice) -> int:
+    return int(span.stop - span.start)

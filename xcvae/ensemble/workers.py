@@ -1,0 +1,57 @@
+"""Processes that share a machine: how many torch threads each of them may use."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Place", "place", "threads_of_pool", "threads_on", "use_threads"]
+
+Place = tuple[str, int, int]
+
+
+def place() -> Place:
+    """Return host, process and number of cores that this process may use."""
+    from dask.system import CPU_COUNT
+
+    # That of Dask: it knows the limits of containers too.
+    return socket.gethostname(), os.getpid(), CPU_COUNT
+
+
+def threads_on(places: Mapping[Any, Place]) -> int:
+    """Return how many torch threads every process may use so that none waits for a core.
+
+    Parameters
+    ----------
+    places
+        The :func:`place` of every worker; workers of one process share its threads.
+
+    Examples
+    --------
+    >>> threads_on({"a": ("host", 1, 8), "b": ("host", 2, 8)})
+    4
+    """
+    processes = set(places.values())
+    crowded = Counter(host for host, _, _ in processes)
+    return max(1, min((cores // crowded[host] for host, _, cores in processes), default=1))
+
+
+def threads_of_pool() -> int:
+    """Return how many torch threads every process of a pool of Dask may use."""
+    from dask import config
+    from dask.system import CPU_COUNT
+
+    pool = config.get("pool", None)
+    processes = getattr(pool, "_max_workers", None) or config.get("num_workers", None)
+    return max(1, CPU_COUNT // (processes or CPU_COUNT))
+
+
+def use_threads(number: int) -> None:
+    """Set the number of torch threads for what this thread computes."""
+    import torch
+
+    if torch.get_num_threads() != number:
+        torch.set_num_threads(number)

@@ -1,0 +1,195 @@
+"""One task: draw a region, write its chunk, record it. And what is said when some came to nothing.
+
+What goes wrong in one region is reported and does not stop the others.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xcvae.ensemble.ledger import DONE, FAILED, Ledger, checksum
+from xcvae.ensemble.regions import Counts, Region, Source
+from xcvae.ensemble.scheduling import Tasks
+from xcvae.ensemble.workers import use_threads
+from xcvae.errors import explain
+
+__all__ = ["Outcome", "Task", "draw_and_write", "failure", "tasks_of"]
+
+UNTRIED = "untried"
+# Trouble of the disk rather than of a region: it will be the same for the next one.
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
+STRIKES = 3
+"""Regions in a row that cannot be written for such a reason; then a process draws no more."""
+NAMED = 8
+"""Failed regions that a message names."""
+
+_strikes: Counter[str] = Counter()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A region to be drawn and written.
+
+    Parameters
+    ----------
+    source
+        What draws it.
+    array
+        Folder of the ensemble variable.
+    token
+        Of the run that the region belongs to: another run under the same name is left alone.
+    region
+        Which one.
+    call
+        Names the call of ``write``.
+    """
+
+    source: Source
+    array: Path
+    token: str
+    region: Region
+    call: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a region: ``state`` is done, failed or untried."""
+
+    region: Region
+    state: str
+    written: int = 0
+    error: str = ""
+
+
+def tasks_of() -> Tasks[Task, Outcome]:
+    """Return what runs such tasks on the scheduler in use."""
+    return Tasks(draw_and_write, _lost)
+
+
+def draw_and_write(task: Task, threads: int | None = None) -> Outcome:
+    """Draw one region, write it, and then record that it is there; never raises."""
+    if _strikes[task.call] >= STRIKES:
+        return Outcome(task.region, UNTRIED)
+    try:
+        if threads is not None:
+            use_threads(threads)
+        values, counts = task.source.draw_region(task.region)
+    except Exception as error:  # noqa: BLE001  of any kind: the other regions are still drawn
+        return _failed(task, error)
+    try:
+        written = _written(task, values, counts)
+    except Exception as error:  # noqa: BLE001  as above
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            _strikes[task.call] += 1
+        return _failed(task, error)
+    _strikes.pop(task.call, None)
+    return Outcome(task.region, DONE, written)
+
+
+def _written(task: Task, values: np.ndarray, counts: Counts) -> int:
+    region, ledger = task.region, Ledger(task.array)
+    _check_token(task)
+    array = _opened(str(task.array), task.token)
+    array[slice(*region.realizations), slice(*region.samples)] = values
+    file = _file_of(array, region)
+    # Read back, so that the checksum is that of the file.
+    size, sha256 = checksum(task.array / file)
+    ledger.record(
+        {
+            "region": region.number,
+            "state": DONE,
+            "realizations": list(region.realizations),
+            "samples": list(region.samples),
+            "file": file,
+            "bytes": size,
+            "sha256": sha256,
+            "counts": counts,
+        }
+    )
+    return size
+
+
+def _check_token(task: Task) -> None:
+    told = Ledger(task.array).run()
+    if not told:
+        raise FileNotFoundError(
+            errno.ENOENT,
+            f"{socket.gethostname()} sees no run in {task.array}: it was removed, or the store is "
+            "not in a folder that all workers share",
+        )
+    if told.get("token") != task.token:
+        raise FileNotFoundError(errno.ENOENT, "another run has taken the place of this one")
+
+
+@lru_cache(maxsize=4)
+def _opened(array: str, token: str) -> Any:  # noqa: ARG001  the token is part of the key
+    """Open an array once per process and run: a handle of an older run would corrupt this one."""
+    import zarr
+
+    # Dry chunks are written too: a chunk that is not there means one that is not done.
+    return zarr.open_array(array, mode="r+", config={"write_empty_chunks": True})
+
+
+def _file_of(array: Any, region: Region) -> str:
+    size = array.shards or array.chunks
+    place = (region.realizations[0] // size[0], region.samples[0] // size[1], 0, 0)
+    return str(array.metadata.encode_chunk_key(place))
+
+
+def _failed(task: Task, error: Exception) -> Outcome:
+    said = f"{type(error).__name__}: {error}"
+    # So that `xcvae verify` can tell later; on a full disk it cannot.
+    with suppress(OSError):
+        Ledger(task.array).record({"region": task.region.number, "state": FAILED, "error": said})
+    return Outcome(task.region, FAILED, error=said)
+
+
+def _lost(task: Task, error: Exception) -> Outcome:
+    return Outcome(task.region, FAILED, error=f"{type(error).__name__}: {error}")
+
+
+def failure(
+    path: Path, outcomes: Iterable[Outcome], total: int, describe: Callable[[Region], str]
+) -> str:
+    """Say which regions came to nothing and why; empty if all are done.
+
+    Parameters
+    ----------
+    path
+        Name of the store.
+    outcomes
+        Of the regions that were missing.
+    total
+        Number of regions of the ensemble.
+    describe
+        Says which members and samples a region holds.
+    """
+    by_number: Sequence[Outcome] = sorted(outcomes, key=lambda one: one.region.number)
+    failed = [one for one in by_number if one.state == FAILED]
+    untried = [one for one in by_number if one.state == UNTRIED]
+    if not failed and not untried:
+        return ""
+    named = [
+        f"\n  region {one.region.number} ({describe(one.region)}): {one.error}"
+        for one in failed[:NAMED]
+    ]
+    more = [f"\n  and {len(failed) - NAMED} more"] if len(failed) > NAMED else []
+    left = [f"\n  {len(untried)} not tried after trouble with the disk"] if untried else []
+    done = total - len(failed) - len(untried)
+    return explain(
+        f"store '{path}'",
+        expected=f"all {total} regions drawn and written",
+        got=f"{done} done, {len(failed)} failed:{''.join(named + more + left)}\n",
+        remedy="Nothing is listed as finished, and what is done is kept. Mend the cause and run "
+        "the same call again: it draws what is missing.",
+    )

@@ -1,0 +1,80 @@
+"""Fields that keep the means of the coarse cells they were drawn for.
+
+For super-resolution, where the condition is the block mean of the target. The correction is
+multiplicative, in physical space, as the last step of the network, so that training sees it.
+
+Reference: Harder et al. 2023, https://www.jmlr.org/papers/v24/23-0158.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xcvae.fields.scaling import RainScaling
+
+__all__ = ["BlockMeans"]
+
+#: Below zero the output says how dry a pixel is; a block that came out dry although its mean is
+#: not gets its rain where it is least dry, within about this distance in normalised space.
+SOFTNESS = 0.06
+#: Rain of a whole block, as a share of the wet threshold, below which it came out dry.
+TRACE = 1e-3
+#: Output of pixels that are certain to be dry.
+DRY = -1.0
+
+
+@dataclass(frozen=True)
+class BlockMeans:
+    """Scale the pixels of every block so that their mean is that of the coarse field.
+
+    Attributes
+    ----------
+    scaling
+        Of the target.
+    side
+        Pixels along a side of a block.
+    """
+
+    scaling: RainScaling
+    side: int
+
+    def __call__(self, output: Tensor, coarse: Tensor) -> Tensor:
+        """Correct an output.
+
+        Parameters
+        ----------
+        output
+            In normalised space, below zero means dry; (batch, 1, y, x).
+        coarse
+            Block means in the same space, repeated over their pixels; (batch, 1, y, x).
+
+        Returns
+        -------
+        Tensor
+            Pixels that were dry stay so in blocks that have a wet one.
+        """
+        wanted = self.scaling.physical(coarse)
+        rain = self.scaling.physical(output)
+        trace = TRACE * self.scaling.eps
+        wet = self._means(rain) > trace
+        # Where nothing fell but should have, the least dry pixels take it all.
+        spare = torch.exp((output - self._largest(output)).clamp(min=-60 * SOFTNESS) / SOFTNESS)
+        rain = torch.where(wet, rain, spare)
+        corrected = rain * wanted / self._means(rain).clamp(min=trace)
+        normal = torch.log1p(corrected / self.scaling.eps) / self.scaling.divisor
+        kept = torch.where((output > 0) | ~wet, normal, output)
+        # Nothing is uncertain about a dry block.
+        return torch.where(wanted > trace, kept, output.clamp(max=DRY))
+
+    def _means(self, rain: Tensor) -> Tensor:
+        return self._spread(F.avg_pool2d(rain, self.side))
+
+    def _largest(self, output: Tensor) -> Tensor:
+        return self._spread(F.max_pool2d(output, self.side))
+
+    def _spread(self, blocks: Tensor) -> Tensor:
+        return F.interpolate(blocks, scale_factor=self.side, mode="nearest")

@@ -1,0 +1,31 @@
+"""The terms a training can be asked to minimise, by name.
+
+Every term is a frozen dataclass of its parameters, called with the `LossState` of the step; it
+gives a scalar tensor. ``weight`` multiplies the term. Physical parameters are in the target's
+units unless they are given as text with units.
+"""
+
+from xcvae.generator.losses.divergence import KL
+from xcvae.generator.losses.likelihood import Hurdle, Laplace, MultiscaleLaplace
+from xcvae.generator.losses.pointwise import Gradient, IntensityWeightedMAE, Mass, Quantile
+from xcvae.generator.losses.scoring import CRPS, EnergyScore
+from xcvae.generator.losses.spectra import Spectral
+from xcvae.generator.losses.state import LossState, Space, learned_by, learned_of
+
+__all__ = [
+    "CRPS",
+    "KL",
+    "EnergyScore",
+    "Gradient",
+    "Hurdle",
+    "IntensityWeightedMAE",
+    "Laplace",
+    "LossState",
+    "Mass",
+    "MultiscaleLaplace",
+    "Quantile",
+    "Space",
+    "Spectral",
+    "learned_by",
+    "learned_of",
+]

@@ -1,0 +1,15 @@
+"""Standard normal deviates with an address.
+
+A deviate is a function of (seed, sample label, realization, mode, attempt, level, channel, row,
+column) alone, through the counter-based generator Philox (Salmon et al. 2011,
+doi:10.1145/2063384.2063405). Rows and columns are those of the whole domain, so the same storm
+gets the same member whatever the batch, the order, the number of workers, the tile or the device.
+"""
+
+from __future__ import annotations
+
+from xcvae.generator.noise.address import Address, Window, level_origins
+from xcvae.generator.noise.host import normals
+from xcvae.generator.noise.maps import backend, normal_maps
+
+__all__ = ["Address", "Window", "backend", "level_origins", "normal_maps", "normals"]

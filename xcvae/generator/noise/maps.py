@@ -1,0 +1,73 @@
+"""Normal deviates as tensors, made on the device where they are used."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xcvae.generator.noise.address import Address, Window, address_words
+from xcvae.generator.noise.host import host_maps
+from xcvae.generator.noise.tensors import tensor_normals
+
+__all__ = ["backend", "normal_maps"]
+
+Make = Callable[[Tensor, Window], Tensor]
+
+
+def normal_maps(
+    addresses: Sequence[Address], windows: Sequence[Window], *, device: torch.device
+) -> list[Tensor]:
+    """Deviates of several windows for a batch of addresses.
+
+    Parameters
+    ----------
+    addresses
+        One per member of the batch.
+    windows
+        The levels, or the parts of them, that are wanted.
+    device
+        Where the deviates are made and stay.
+
+    Returns
+    -------
+    list of float32 tensors (len(addresses), *window.shape)
+        The values do not depend on the device.
+    """
+    if device.type == "cpu":
+        # Passes are filled up with copies, and the dial asks for the same storm many times.
+        once = {address: place for place, address in enumerate(dict.fromkeys(addresses))}
+        maps = host_maps(list(once), windows)
+        places = [once[address] for address in addresses]
+        wanted = maps if len(once) == len(places) else [values[places] for values in maps]
+        return [torch.from_numpy(values) for values in wanted]
+    words = torch.from_numpy(address_words(addresses).astype("int64"))
+    words = words.to(device, non_blocking=True)
+    make = (_kernel(device) if device.type == "cuda" else None) or tensor_normals
+    return [make(words, window) for window in windows]
+
+
+def backend(device: torch.device) -> Literal["numpy", "triton", "torch"]:
+    """What makes the deviates on a device: "torch" is slow but works on any."""
+    if device.type == "cpu":
+        return "numpy"
+    return "triton" if device.type == "cuda" and _kernel(device) else "torch"
+
+
+@functools.cache
+def _kernel(device: torch.device) -> Make | None:
+    """The fused kernel, if it can be built here and gives what `tensor_normals` gives."""
+    windows = [Window(0, (3, 5, 7)), Window(4, (2, 30, 70), (29, 2**31))]
+    words = torch.from_numpy(
+        address_words([Address(seed, "", 2**32 - 1, "prior") for seed in range(9)]).astype("int64")
+    ).to(device)
+    try:
+        from xcvae.generator.noise.kernel import fused_normals
+
+        same = all(torch.equal(fused_normals(words, w), tensor_normals(words, w)) for w in windows)
+    except Exception:  # noqa: BLE001 - whatever is missing (Triton, a C compiler): not this way
+        return None
+    return fused_normals if same else None

@@ -1,0 +1,151 @@
+"""What a baseline must do and must not do."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import xarray as xr
+
+from xcvae.errors import UnitsError
+from xcvae.fields.units import factor
+from xcvae.registry import Kind
+from xcvae.testing.fields import UNITS, make_dataset
+from xcvae.testing.suite import Suite, demand
+
+__all__ = ["BaselineSuite"]
+
+MEMBERS = 4
+OTHER_UNITS = "mm/day"
+
+
+class BaselineSuite(Suite):
+    """Checks of a baseline, besides those that every component gets.
+
+    Attributes
+    ----------
+    component, parameters, refused
+        As in every suite.
+    same_in_any_units : bool
+        Whether the parameters mean the same in any units of the data. Switch it off where a
+        parameter is a bare number in the units of the data.
+
+    Examples
+    --------
+    >>> class TestBilinear(BaselineSuite):
+    ...     component = "bilinear"
+    >>> TestBilinear().test_it_is_an_ensemble_of_the_target()
+    """
+
+    kind: ClassVar[Kind] = "baseline"
+    same_in_any_units: ClassVar[bool] = True
+
+    def given_data(self, **options: Any) -> xr.Dataset:
+        """Return the Dataset of a baseline; options are those of `make_dataset`."""
+        return make_dataset(**options).assign_attrs(target="pr", condition="pr_coarse")
+
+    def draw(
+        self, component: Any = None, ds: xr.Dataset | None = None, seed: int = 0
+    ) -> xr.DataArray:
+        """Call the baseline."""
+        component = self.make() if component is None else component
+        field = component(self.given_data() if ds is None else ds, MEMBERS, seed)
+        found = type(field).__name__
+        demand(
+            isinstance(field, xr.DataArray), f"{self.label} must return a DataArray, not {found}"
+        )
+        return field  # type: ignore[no-any-return]
+
+    def outcome(self, component: Any) -> Any:
+        """Return the values that it draws, whatever the global random state is."""
+        return self.draw(component).values
+
+    def same(self, first: Any, second: Any) -> bool:
+        """Whether two ensembles are equal to the last bit."""
+        return np.array_equal(first, second, equal_nan=True)
+
+    def test_it_is_an_ensemble_of_the_target(self) -> None:
+        """Dims are (realization, sample, y, x), labels and sizes are those of the target."""
+        ds = self.given_data()
+        field = self.draw(ds=ds)
+        dims = ("realization", *ds.pr.dims)
+        demand(field.dims == dims, f"{self.label}: expected the dims {dims}, got {field.dims}")
+        demand(
+            field.shape[1:] == ds.pr.shape and field.shape[0] in (1, MEMBERS),
+            f"{self.label}: expected 1 or {MEMBERS} members of {ds.pr.shape}, got {field.shape}",
+        )
+        for name in ds.pr.dims:
+            labels = ds.pr.get_index(name)
+            good = name not in ds.coords or (
+                name in field.coords and field.get_index(name).equals(labels)
+            )
+            demand(good, f"{self.label} loses or changes the labels of '{name}'")
+
+    def test_it_is_rain_with_units(self) -> None:
+        """Units are there and convert into the target's; values are finite and not below zero."""
+        field = self.draw()
+        units = field.attrs.get("units")
+        demand(units, f"{self.label} returns no units")
+        try:
+            factor(str(units), UNITS, what=self.label)
+        except UnitsError as error:
+            raise AssertionError(f"{self.label}: {error}") from error
+        demand(np.isfinite(field).all(), f"{self.label} makes NaN or infinite values")
+        demand((field >= 0).all(), f"{self.label} makes negative rain")
+
+    def test_only_the_seed_decides(self) -> None:
+        """Equal seeds give equal members whatever was drawn before; other seeds give others."""
+        before = np.random.get_state()  # noqa: NPY002 - on which nothing may depend
+        drawn = []
+        for state in (1, 99):
+            np.random.seed(state)  # noqa: NPY002 - as above
+            drawn.append(self.draw(seed=1))
+        np.random.set_state(before)  # noqa: NPY002 - as above
+        first, again = drawn
+        demand(
+            self.same(first.values, again.values),
+            f"{self.label} uses the global random state: use np.random.default_rng(seed)",
+        )
+        varies = first.shape[0] > 1 and not np.array_equal(first[0], first[1], equal_nan=True)
+        others = (self.draw(seed=seed).values for seed in (2, 3, 4))
+        ignored = varies and all(self.same(first.values, other) for other in others)
+        demand(not ignored, f"{self.label} draws members but ignores the seed")
+
+    def test_it_does_not_look_at_the_answer(self) -> None:
+        """What is drawn for a sample does not depend on the target of that sample."""
+        ds = self.given_data()
+        plain = self.draw(ds=ds)
+        other = ds.copy(deep=True)
+        other["pr"][{"time": 2}] = 3.0 + 2.0 * ds.pr.isel(time=2)
+        peeked = self.draw(ds=other)
+        demand(
+            np.array_equal(plain.isel(time=2), peeked.isel(time=2), equal_nan=True),
+            f"{self.label} uses the observed target of the sample that it is for",
+        )
+
+    def test_dask_in_dask_out(self) -> None:
+        """A lazy Dataset gives a lazy ensemble, with the same values."""
+        ds = self.given_data()
+        lazy = self.draw(ds=ds.chunk(time=2))
+        demand(lazy.chunks is not None, f"{self.label} computes a lazy Dataset: avoid .values")
+        demand(
+            np.allclose(lazy, self.draw(ds=ds), rtol=1e-6, equal_nan=True),
+            f"{self.label} gives another result for a lazy Dataset",
+        )
+
+    def test_units_are_minded(self) -> None:
+        """The same data in other units give the same rain."""
+        if self.same_in_any_units:
+            plain, other = self.draw(), self.draw(ds=self.given_data(units=OTHER_UNITS))
+            scale = factor(str(other.attrs["units"]), str(plain.attrs["units"]), what=self.label)
+            demand(
+                np.allclose(other * scale, plain, rtol=1e-4, atol=1e-4, equal_nan=True),
+                f"{self.label} gives other rain in {OTHER_UNITS} than in {UNITS}",
+            )
+
+    def test_its_input_is_not_changed(self) -> None:
+        """The Dataset is as it was."""
+        ds = self.given_data()
+        before = ds.copy(deep=True)
+        self.draw(ds=ds)
+        demand(ds.identical(before), f"{self.label} changes what it is given, in place")

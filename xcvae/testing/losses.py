@@ -1,0 +1,154 @@
+"""What a loss term must do and must not do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xcvae.registry import Kind
+from xcvae.testing.states import make_loss_state
+from xcvae.testing.suite import Suite, demand
+
+__all__ = ["LossSuite"]
+
+Learner = Literal["reconstruction", "kl", "draws", "learned"]
+
+TOLERANCE = 1e-5
+
+
+class LossSuite(Suite):
+    """Checks of a loss term, besides those that every component gets.
+
+    Attributes
+    ----------
+    component, parameters, refused
+        As in every suite.
+    learns_from : list of "reconstruction", "kl", "draws", "learned"
+        Where gradients must arrive. By default it is enough that one of them gets some.
+
+    Examples
+    --------
+    >>> class TestLaplace(LossSuite):
+    ...     component = "laplace"
+    ...     learns_from = ("reconstruction",)
+    >>> TestLaplace().test_gradients_arrive()
+    """
+
+    kind: ClassVar[Kind] = "loss"
+    learns_from: ClassVar[Sequence[Learner]] = ()
+
+    def state(self, **options: Any) -> Any:
+        """Return the state of a step; see `make_loss_state`."""
+        return make_loss_state(**({"term": self.make()} | options))
+
+    def outcome(self, component: Any) -> Any:
+        """Return value and gradients as one vector."""
+        state = self.state(masked=True)
+        value, gradients = self._learn(component, state)
+        parts = [value, *(g for kind in gradients.values() for g in kind)]
+        return torch.cat([part.detach().flatten() for part in parts]).numpy()
+
+    def same(self, first: Any, second: Any) -> bool:
+        """Whether two vectors are equal to the last bit."""
+        return np.array_equal(first, second, equal_nan=True)
+
+    def test_it_gives_one_finite_number(self) -> None:
+        """The value is a tensor without dimensions, finite, at the start and the end."""
+        for progress in (0.0, 0.5, 1.0):
+            value = self.make()(self.state(progress=progress))
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value)
+            scalar = isinstance(value, Tensor) and value.ndim == 0
+            demand(scalar, f"{self.label} must return a tensor without dimensions, got {found}")
+            demand(value.isfinite(), f"{self.label} gives {value.item()} at progress {progress}")
+
+    def test_gradients_arrive(self) -> None:
+        """Gradients are finite, and not zero where the term is to teach something."""
+        gradients = self._learn(self.make(), self.state())[1]
+        self._all_finite(gradients, "radar")
+        moved = {kind for kind, found in gradients.items() if any(bool(g.any()) for g in found)}
+        demand(moved, f"{self.label} has no gradients: nothing can be learnt from it")
+        for kind in self.learns_from:
+            demand(kind in moved, f"{self.label}: no gradients arrive at '{kind}'")
+
+    def test_gradients_are_finite_at_the_edges(self) -> None:
+        """Dry maps, perfect reconstructions and large values give no NaN."""
+        cases: dict[str, dict[str, Any]] = {
+            "dry maps": {"truth": torch.zeros_like, "guess": torch.zeros_like},
+            "a dry target": {"truth": torch.zeros_like},
+            "a dry reconstruction": {"guess": torch.zeros_like},
+            "a perfect reconstruction": {"guess": torch.clone},
+            "a reconstruction far off": {"guess": lambda x: 20 - x},
+        }
+        for what, options in cases.items():
+            value, gradients = self._learn(self.make(), self.state(**options))
+            demand(value.isfinite(), f"{self.label} gives {value.item()} for {what}")
+            self._all_finite(gradients, what)
+
+    def test_any_window_will_do(self) -> None:
+        """One sample, odd sizes and small windows work."""
+        for samples, size in ((1, (36, 48)), (2, (35, 23)), (1, (16, 16))):
+            what = f"{samples} sample(s) of {size[0]} x {size[1]}"
+            value, gradients = self._learn(self.make(), self.state(samples=samples, size=size))
+            demand(value.isfinite(), f"{self.label} gives {value.item()} for {what}")
+            self._all_finite(gradients, what)
+
+    def test_masked_values_have_no_influence(self) -> None:
+        """What is under the mask changes neither the value nor any gradient, and gets none."""
+        plain, pushed = self.state(masked=True), self.state(masked=True, under_mask=2.5)
+        first, before = self._learn(self.make(), plain)
+        second, after = self._learn(self.make(), pushed)
+        demand(
+            torch.isclose(first, second, rtol=TOLERANCE, atol=TOLERANCE),
+            f"{self.label} depends on values under the mask: {first.item()} became {second.item()}",
+        )
+        self._all_finite(before, "masked maps")
+        for kind in ("reconstruction", "draws"):
+            for one, other in zip(before[kind], after[kind], strict=True):
+                hidden = one[~plain.mask]
+                demand(not hidden.any(), f"{self.label}: masked pixels of '{kind}' get gradients")
+                demand(
+                    torch.allclose(one, other, rtol=1e-3, atol=1e-5 * one.abs().max().item()),
+                    f"{self.label}: gradients of '{kind}' depend on values under the mask",
+                )
+
+    def test_it_works_in_other_units(self) -> None:
+        """Records in mm/day and kg m-2 s-1 give finite values."""
+        for units in ("mm/day", "kg m-2 s-1"):
+            value, gradients = self._learn(self.make(), self.state(units=units))
+            demand(value.isfinite(), f"{self.label} gives {value.item()} for rain in {units}")
+            self._all_finite(gradients, f"rain in {units}")
+
+    def test_its_input_is_not_changed(self) -> None:
+        """Target, reconstruction, mask, KL and draws are as they were."""
+        state = self.state(masked=True)
+        tensors = [state.x, state.output, state.mask, *state.kl, *state.prior_draws(2)]
+        before = [one.detach().clone() for one in tensors]
+        self.make()(state)
+        for one, kept in zip(tensors, before, strict=True):
+            demand(torch.equal(one, kept), f"{self.label} changes what it is given, in place")
+
+    def _learn(self, component: Any, state: Any) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """Call the term and go backwards; zeros stand where no gradient arrived."""
+        value = component(state)
+        if isinstance(value, Tensor) and value.requires_grad:
+            value.sum().backward()  # type: ignore[no-untyped-call]
+        leaves = {
+            "reconstruction": [state.output],
+            "kl": list(state.kl),
+            "draws": list(state.prior_draws(4)),
+            "learned": list(state.learned.values()),
+        }
+        gradients = {
+            kind: [torch.zeros_like(t) if t.grad is None else t.grad for t in found]
+            for kind, found in leaves.items()
+        }
+        return value, gradients
+
+    def _all_finite(self, gradients: dict[str, list[Tensor]], what: str) -> None:
+        for kind, found in gradients.items():
+            finite = all(bool(g.isfinite().all()) for g in found)
+            demand(finite, f"{self.label}: gradients of '{kind}' are not finite for {what}")

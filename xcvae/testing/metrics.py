@@ -1,0 +1,165 @@
+"""What a metric must do and must not do."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import xarray as xr
+
+from xcvae.errors import XcvaeError
+from xcvae.fields.units import factor
+from xcvae.metrics.metric import Skill
+from xcvae.registry import Kind
+from xcvae.testing.fields import UNITS, make_dataset, make_ensemble
+from xcvae.testing.suite import Suite, demand
+
+__all__ = ["MetricSuite"]
+
+OTHER_UNITS = "mm/day"
+HIDDEN = 50.0  # rain under the mask that nobody may see
+TOLERANCE = 1e-5
+
+
+class MetricSuite(Suite):
+    """Checks of a metric, besides those that every component gets.
+
+    Attributes
+    ----------
+    component, parameters, refused
+        As in every suite.
+    same_in_any_units : bool
+        Whether the parameters mean the same in any units of the fields. Switch it off where a
+        parameter is a bare number in the units of the data.
+
+    Examples
+    --------
+    >>> class TestMAE(MetricSuite):
+    ...     component = "mae"
+    >>> TestMAE().test_the_score_says_what_it_is()
+    """
+
+    kind: ClassVar[Kind] = "metric"
+    same_in_any_units: ClassVar[bool] = True
+
+    def given_fields(self, **options: Any) -> tuple[xr.DataArray, xr.DataArray]:
+        """Return a forecast and an observation; options are those of `make_dataset`."""
+        ds = make_dataset(**options)
+        return make_ensemble(ds, members=5), ds.pr
+
+    def score(self, metric: Any, forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+        """Call the metric; a skill is compared with the mean of the members, as a baseline."""
+        if not isinstance(metric, Skill):
+            score = metric(forecast, observed)
+            found = type(score).__name__
+            is_array = isinstance(score, xr.DataArray)
+            demand(is_array, f"{self.label} must return a DataArray, not {found}")
+            return score  # type: ignore[no-any-return]
+        baseline = forecast.mean("realization", keep_attrs=True).expand_dims("realization")
+        sums = [
+            {name: one.values.sum(axis=0) for name, one in metric.statistics(f, observed).items()}
+            for f in (forecast, baseline)
+        ]
+        units = observed.attrs["units"] if metric.units is None else metric.units
+        attrs = {"units": units, "long_name": metric.long_name, "better": metric.better}
+        return xr.DataArray(metric.finish_against(*sums), attrs=attrs)
+
+    def outcome(self, component: Any) -> Any:
+        """Return the score of fields with missing pixels."""
+        return self.score(component, *self.given_fields(masked=True)).values
+
+    def same(self, first: Any, second: Any) -> bool:
+        """Whether two scores are equal to the last bit."""
+        return np.array_equal(first, second, equal_nan=True)
+
+    def test_the_score_says_what_it_is(self) -> None:
+        """It has units, long_name and better."""
+        score = self.score(self.make(), *self.given_fields())
+        for key in ("units", "long_name"):
+            told = score.attrs.get(key)
+            good = isinstance(told, str) and told.strip()
+            demand(good, f"{self.label}: the score needs the attribute '{key}', got {told!r}")
+        better = score.attrs.get("better")
+        ideal = isinstance(better, int | float | np.number) and not isinstance(better, bool)
+        demand(
+            better in ("lower", "higher") or ideal,
+            f"{self.label}: the attribute 'better' must be 'lower', 'higher' or the ideal value, "
+            f"got {better!r}",
+        )
+
+    def test_the_score_is_a_finite_number(self) -> None:
+        """There is something finite in it, and members are not among its dims."""
+        for masked in (False, True):
+            forecast, observed = self.given_fields(masked=masked)
+            score = self.score(self.make(), forecast, observed)
+            finite = np.isfinite(np.asarray(score.values, dtype=float))
+            demand(finite.any(), f"{self.label} gives no finite score (masked: {masked})")
+            whole = finite.all() or score.ndim > 0
+            demand(whole, f"{self.label} gives {score.values} (masked: {masked})")
+            demand(
+                set(score.dims) <= set(observed.dims),
+                f"{self.label} may keep dims of the observation, got {score.dims}",
+            )
+
+    def test_one_sample_is_enough(self) -> None:
+        """Samples can be scored one by one, as `xcvae.evaluate` does."""
+        forecast, observed = self.given_fields()
+        one = {"time": [1]}
+        score = self.score(self.make(), forecast.isel(one), observed.isel(one))
+        demand(np.isfinite(score).any(), f"{self.label} cannot score a single sample")
+
+    def test_masked_values_have_no_influence(self) -> None:
+        """Forecasts where nothing was observed (NaN) do not count."""
+        forecast, observed = self.given_fields(masked=True)
+        plain = self.score(self.make(), forecast.fillna(0.0), observed)
+        hidden = self.score(self.make(), forecast.fillna(HIDDEN), observed)
+        demand(
+            np.allclose(plain, hidden, rtol=TOLERANCE, equal_nan=True),
+            f"{self.label} depends on forecasts where the observation is missing",
+        )
+
+    def test_units_are_minded(self) -> None:
+        """The same rain in other units gets the same score, or one that converts."""
+        score = self.score(self.make(), *self.given_fields())
+        units = str(score.attrs.get("units"))
+        if self.same_in_any_units:
+            other = self.score(self.make(), *self.given_fields(units=OTHER_UNITS))
+            now = str(other.attrs.get("units"))
+            scale = factor(now, units, what=self.label)
+            demand(
+                np.allclose(other * scale, score, rtol=1e-3, atol=1e-6, equal_nan=True),
+                f"{self.label} gives {other.values} '{now}' for rain in {OTHER_UNITS}, but "
+                f"{score.values} '{units}' for the same rain in {UNITS}: read the units of the "
+                "data, or set same_in_any_units = False if a parameter is in its units",
+            )
+        forecast, observed = (field.drop_attrs() for field in self.given_fields())
+        try:
+            bare = self.score(self.make(), forecast, observed)
+        except (ValueError, KeyError):
+            return
+        demand(
+            self.same(bare.values, score.values),
+            f"{self.label} scores fields without units otherwise: raise UnitsError",
+        )
+
+    def test_dask_gives_the_same(self) -> None:
+        """Lazy fields are scored as those in memory are."""
+        forecast, observed = self.given_fields(masked=True)
+        lazy = forecast.chunk(realization=2, time=2), observed.chunk(time=3)
+        try:
+            score = self.score(self.make(), *lazy).compute()
+        except XcvaeError as error:
+            raise AssertionError(f"{self.label} refuses lazy fields: {error}") from error
+        plain = self.score(self.make(), forecast, observed)
+        demand(
+            np.allclose(score, plain, rtol=TOLERANCE, equal_nan=True),
+            f"{self.label} scores lazy fields otherwise: {score.values} instead of {plain.values}",
+        )
+
+    def test_its_input_is_not_changed(self) -> None:
+        """Forecast and observation are as they were."""
+        forecast, observed = self.given_fields(masked=True)
+        before = forecast.copy(deep=True), observed.copy(deep=True)
+        self.score(self.make(), forecast, observed)
+        kept = forecast.identical(before[0]) and observed.identical(before[1])
+        demand(kept, f"{self.label} changes what it is given, in place")
