@@ -297,7 +297,7 @@ def test_a_lazy_ensemble_travels_to_other_processes(few, model, prior):
         ({"tile": {}}, "tile: expected pixels by dim"),
         ({"tile": {"y": 12.5}}, r"tile\['y'\]: expected an integer >= 1, got 12\.5"),
         ({"tile": {"lat": 24}}, r"tile\['lat'\]: expected the dims of the maps, y and x"),
-        ({"tile": {"x": 1}}, r"tile\['x'\]: expected at least 2 pixels"),
+        ({"tile": {"x": 1}}, r"tile\['x'\]: expected at least 4 pixels"),
         ({"chunks": {"y": 10}}, r"chunks\['y'\]"),
         ({"chunks": {"time": 0}}, r"chunks\['time'\]"),
         ({"catalog": "c.yaml"}, "only what is written can be listed"),

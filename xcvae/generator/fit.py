@@ -67,7 +67,7 @@ class Fit:
         Go on from a checkpoint beside ``path`` if there is one.
     compile
         Compile the network with ``torch.compile`` before the first step, which does not count as
-        training time; None does so on a GPU where it works.
+        training time. Experimental, and off unless it is asked for.
     """
 
     max_steps: int | None = None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from xcvae.errors import ConfigError, explain
 
@@ -81,29 +80,9 @@ def compiled(function: F, device: torch.device, wanted: bool | None) -> F:
     device
         Where it runs.
     wanted
-        None compiles on a GPU whose compiler works; True and False are obeyed.
+        None leaves it: compiled training has not been shown to agree with this one yet.
     """
-    if wanted is None:
-        wanted = device.type == "cuda" and _can_compile(device)
     return cast(F, torch.compile(function, dynamic=False)) if wanted else function
-
-
-@functools.cache
-def _can_compile(device: torch.device) -> bool:
-    """Whether the compiler of a device works here: it needs Triton, and that a C compiler."""
-    try:
-        ones = torch.ones(8, device=device)
-        return bool(torch.compile(_twice, dynamic=False)(ones).sum() == 16)
-    except Exception as problem:  # noqa: BLE001 - whatever is missing: it works without, slower
-        warnings.warn(
-            f"torch.compile does not work here, training goes on without: {problem}"[:500],
-            stacklevel=2,
-        )
-        return False
-
-
-def _twice(values: Tensor) -> Tensor:
-    return 2 * values
 
 
 @functools.cache
