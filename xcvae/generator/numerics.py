@@ -70,15 +70,13 @@ def precision(device: torch.device) -> Literal["bfloat16", "float32"]:
     return "bfloat16" if device.type == "cuda" or _cpu_has_bfloat16() else "float32"
 
 
-def compiled(function: F, device: torch.device, wanted: bool | None) -> F:
+def compiled(function: F, *, wanted: bool | None) -> F:
     """Compile a function of tensors, or leave it as it is.
 
     Parameters
     ----------
     function
         Called with the same shapes again and again.
-    device
-        Where it runs.
     wanted
         None leaves it: compiled training has not been shown to agree with this one yet.
     """

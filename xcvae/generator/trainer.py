@@ -72,8 +72,8 @@ class Trainer:
         )
         self.batches.move(self.device)
         wanted = self.settings.compile
-        self.encode = compiled(self.network.encode, self.device, wanted)
-        self.descend = compiled(self.network.descend, self.device, wanted)
+        self.encode = compiled(self.network.encode, wanted=wanted)
+        self.descend = compiled(self.network.descend, wanted=wanted)
         self.compiles = self.encode != self.network.encode
         self.average = _copy(self.network.state_dict())
         self.best = _copy(self.network.state_dict())
