@@ -19,13 +19,14 @@ from xcvae.ensemble.dial import Dial
 from xcvae.ensemble.drawing import Mode, Settings, Source
 from xcvae.ensemble.identity import fingerprint, labels_of
 from xcvae.ensemble.inputs import inputs_of
-from xcvae.ensemble.parts import Parts, last_digits
+from xcvae.ensemble.parts import Parts
 from xcvae.ensemble.postprocess import Context
 from xcvae.ensemble.reference import check_reference
 from xcvae.ensemble.regions import plan_chunks
 from xcvae.ensemble.result import Record
 from xcvae.ensemble.scheduling import shares_memory
 from xcvae.ensemble.solving import dialled
+from xcvae.ensemble.workers import last_digits
 from xcvae.errors import ConfigError, explain
 from xcvae.registry.entries import version_of
 

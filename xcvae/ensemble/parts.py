@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from dask.base import optimize
@@ -15,23 +13,10 @@ from xcvae.ensemble.drawing import Source
 from xcvae.ensemble.identity import differences
 from xcvae.ensemble.inputs import load_block
 from xcvae.ensemble.regions import Counts, Region
+from xcvae.ensemble.workers import last_digits
 from xcvae.errors import DataError, MismatchError, explain
-from xcvae.registry.entries import version_of
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["Part", "Parts", "last_digits"]
-
-
-@lru_cache(maxsize=4)
-def last_digits(device: torch.device) -> Mapping[str, str]:
-    """Return what decides on the last digits of a draw in this process on a device."""
-    from xcvae.generator.numerics import precision
-
-    packages = ("numpy", "torch")
-    versions = {f"{name} version": version_of(name) or "unknown" for name in packages}
-    return {**versions, "device": device.type, "precision": precision(device)}
+__all__ = ["Part", "Parts"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Processes that share a machine: how many torch threads each of them may use."""
+"""What a process is like that draws: its torch threads, and what decides on its last digits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Place", "place", "threads_of_pool", "threads_on", "use_threads"]
+from xcvae.registry.entries import version_of
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Place", "last_digits", "place", "threads_of_pool", "threads_on", "use_threads"]
 
 Place = tuple[str, int, int]
 
@@ -55,3 +61,13 @@ def use_threads(number: int) -> None:
 
     if torch.get_num_threads() != number:
         torch.set_num_threads(number)
+
+
+@lru_cache(maxsize=4)
+def last_digits(device: torch.device) -> Mapping[str, str]:
+    """Return what decides on the last digits of a draw in this process on a device."""
+    from xcvae.generator.numerics import precision
+
+    packages = ("numpy", "torch")
+    versions = {f"{name} version": version_of(name) or "unknown" for name in packages}
+    return {**versions, "device": device.type, "precision": precision(device)}
