@@ -1,13 +1,15 @@
-"""Baselines stretch the condition, or move the observation, and nothing else."""
+"""Baselines stretch the condition, or tear members apart, and nothing else."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.ndimage import gaussian_filter
 
 from xcvae.errors import DataError
 from xcvae.registry import build
+from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate
 
 
 def dataset(coarse: np.ndarray, fine: tuple[int, int]) -> xr.Dataset:
@@ -55,28 +57,60 @@ def test_missing_cells_leave_their_weight_to_the_others() -> None:
 @pytest.mark.parametrize("name", ["bilinear", "block", "shuffled", "climatology", "rainfarm"])
 def test_lazy_in_lazy_out(name: str) -> None:
     ds = dataset(np.random.default_rng(1).random((7, 3, 2)), (9, 6))
+    members = xr.concat([ds.pr, 2 * ds.pr, 3 * ds.pr], "realization").assign_attrs(units="mm h-1")
+    ds = ds.assign(members=members).assign_attrs(members="members")
     baseline = build("baseline", name)
     lazy = baseline(ds.chunk(time=2, x_coarse=1), 3, 5)
     assert lazy.chunks is not None
     xr.testing.assert_identical(lazy.compute(), baseline(ds, 3, 5))
 
 
-def test_shuffled_gives_no_sample_its_own_field() -> None:
-    ds = dataset(np.zeros((6, 1, 1)), (4, 4))
+def smooth_members(count: int, seed: int) -> xr.DataArray:
+    """Rain with a structure: smooth noise above a limit."""
+    noise = np.random.default_rng(seed).normal(size=(count, 8, 24, 24))
+    smooth = gaussian_filter(noise, (0, 0, 2, 2), mode="wrap")
+    rain = np.maximum(smooth / smooth.std(), 0).astype("float32") * 4
+    coords = {"time": np.arange(8)}
+    dims = ("realization", "time", "y", "x")
+    return xr.DataArray(rain, coords, dims, "pr", {"units": "mm h-1"})
+
+
+def test_shuffled_keeps_every_pixel_and_no_pattern() -> None:
+    truth, members = smooth_members(1, 1)[0], smooth_members(9, 2)
+    members = (members + 1 + xr.DataArray(np.arange(9.0) * 1e-3, dims="realization")).assign_attrs(
+        members.attrs
+    )
+    ds = truth.to_dataset().assign(members=members).assign_attrs(target="pr", members="members")
     shuffled = build("baseline", "shuffled")
-    members = shuffled(ds, 12, 1)
-    assert members.sizes["realization"] == 12
-    xr.testing.assert_identical(members.time, ds.time)
-    for i in range(6):
-        own = (members[:, i] == ds.pr[i]).all(["y", "x"])
-        assert not own.any()
-        for member in members[:, i].values:
-            assert any(np.array_equal(member, other) for other in ds.pr.values)
-    distinct = shuffled(ds, 5, 1)[:, 0].values.reshape(5, -1)
-    assert len(np.unique(distinct, axis=0)) == 5
-    assert not shuffled(ds, 12, 2).equals(members)
-    with pytest.raises(DataError, match="two samples"):
-        shuffled(ds.isel(time=[0]), 2, 0)
+    torn = shuffled(ds, 9, 1)
+    np.testing.assert_array_equal(np.sort(torn, axis=0), np.sort(members, axis=0))
+    # Each member has a ninth of its pixels from each.
+    shares = (torn.values[:, None] == members.values).mean(axis=(2, 3, 4))
+    assert abs(shares - 1 / 9).max() < 0.03
+    assert not shuffled(ds, 9, 2).equals(torn)
+    part = ds.isel(time=[5])
+    np.testing.assert_array_equal(shuffled(part, 9, 1)[:, 0], torn.sel(time=5))
+
+
+def test_scores_of_space_tell_shuffled_apart_and_scores_of_pixels_do_not() -> None:
+    ds, members = smooth_members(1, 1)[0].to_dataset(), smooth_members(9, 2).to_dataset()
+    pooled = {"name": "crps", "pool": 4}
+    card = evaluate(ds, members, metrics=[*DEFAULT_METRICS[:1], *DEFAULT_METRICS[2:], pooled],
+                    baselines=["shuffled"])  # fmt: skip
+    own, torn = card.sel(source="xcvae"), card.sel(source="shuffled")
+    for name in ("crps", "mae", "spread_skill", "rank_deviation", "brier", "csi", "sedi", "ks"):
+        assert torn[name].item() == pytest.approx(own[name].item()), name
+    assert torn.spectral_distance_low > own.spectral_distance_high + 3
+    assert torn.energy_score > own.energy_score
+    assert torn.crps_2_low > own.crps_2
+
+
+def test_one_member_cannot_be_shuffled() -> None:
+    ds, one = smooth_members(1, 1)[0].to_dataset(), smooth_members(1, 2).to_dataset()
+    with pytest.raises(DataError, match="at least two members, got one member"):
+        evaluate(ds, one, metrics=["crps"], baselines=["shuffled"])
+    with pytest.raises(DataError, match="got none"):
+        build("baseline", "shuffled")(ds.assign_attrs(target="pr"), 3, 0)
 
 
 def test_without_a_condition_nothing_can_be_stretched() -> None:

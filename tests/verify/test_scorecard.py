@@ -22,7 +22,6 @@ from xcvae.errors import (
 from xcvae.fields.spec import describe
 from xcvae.registry import build
 from xcvae.verify import streaming
-from xcvae.verify.intervals import MAX_PIECES, Sums, interval, pieces_of
 from xcvae.verify.pairing import pair_up
 from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate
 
@@ -282,6 +281,37 @@ def test_groups_come_from_arrays_and_virtual_coordinates(
     xr.testing.assert_identical(evaluate(ds, ensemble, metrics="crps", groupby=labels), card)
 
 
+def test_regions_are_scored_apart(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    names = ["crps", "crps_skill", "fss", "p99_ratio", bias]
+    region = np.tile(np.where(np.arange(16) < 5, "west", "east").astype(object), (12, 1))
+    region[3, 7] = np.nan
+    given = ds.assign_coords(region=(("y", "x"), region))
+    card = evaluate(given, ensemble, metrics=names, groupby="region")
+    assert card.region.values.tolist() == ["east", "west"]
+    for name in ("west", "east"):
+        part = ds.assign(pr=ds.pr.where(given.region == name).assign_attrs(ds.pr.attrs))
+        expected = evaluate(part, ensemble, metrics=names)
+        xr.testing.assert_allclose(card.sel(region=name, drop=True), expected)
+
+
+def test_blocks_of_an_interval_are_neighbours_in_time(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    asked = {"metrics": ["crps", "csi"], "baselines": []}
+    expected = evaluate(ds, ensemble, **asked)
+    mixed = np.random.default_rng(0).permutation(TIMES)
+    found = evaluate(ds.isel(time=mixed), ensemble.isel(time=mixed), **asked)
+    xr.testing.assert_allclose(found, expected)
+    # Samples that have a time beside their label, as tiles of many places do.
+    numbered = [
+        one.assign_coords(
+            tile=("time", [f"tile {i}" for i in mixed]), when=("time", one.time.values)
+        )
+        .swap_dims(time="tile")
+        .drop_vars("time")
+        for one in (ds.isel(time=mixed), ensemble.isel(time=mixed))
+    ]
+    xr.testing.assert_allclose(evaluate(*numbered, **asked), expected)
+
+
 def test_groups_that_are_none(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     with pytest.raises(MissingVariableError, match="Did you mean 'regime'"):
         evaluate(ds, ensemble, groupby="regimes")
@@ -397,40 +427,3 @@ def test_the_card_can_be_written(ds: xr.Dataset, ensemble: xr.Dataset, tmp_path)
     card.to_zarr(tmp_path / "card.zarr", consolidated=False)
     with xr.open_zarr(tmp_path / "card.zarr", consolidated=False) as back:
         xr.testing.assert_equal(back.load(), card)
-
-
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    random = np.random.default_rng(0)
-    covered = []
-    for _ in range(200):
-        sums = random.normal(1.0, 1.0, 60)
-        group = pieces_of(np.zeros(60, dtype=int)).groups[0]
-        _, low, high = interval(lambda total, sums=sums: total(sums) / 60, group)
-        covered.append(low <= 1.0 <= high)
-    assert 0.9 <= np.mean(covered) <= 0.99
-
-
-def test_intervals_are_wider_where_neighbours_are_alike() -> None:
-    random = np.random.default_rng(1)
-    steps = random.normal(size=15)
-    group = pieces_of(np.zeros(240, dtype=int)).groups[0]
-    widths = []
-    for series in (np.repeat(steps, 16), random.permutation(np.repeat(steps, 16))):
-        _, low, high = interval(lambda total, series=series: total(series) / 240, group)
-        widths.append(high - low)
-    assert widths[0] > 2 * widths[1]
-
-
-def test_many_samples_are_kept_in_few_pieces() -> None:
-    groups = np.zeros(5000, dtype=int)
-    groups[::3] = 1
-    groups[0] = -1
-    pieces = pieces_of(groups)
-    assert pieces.count <= 2 * MAX_PIECES
-    assert pieces.of_sample[0] == -1
-    sums = Sums(pieces.count)
-    for i in range(1, 5000):
-        sums.add(int(pieces.of_sample[i]), {"one": np.asarray(1.0), "group": np.asarray(groups[i])})
-    for number, group in enumerate(pieces.groups):
-        assert sums.of(group)["one"].sum() == group[2] == (groups == number).sum()
-        assert set(sums.of(group)["group"] / sums.of(group)["one"]) == {number}

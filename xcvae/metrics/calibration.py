@@ -20,13 +20,10 @@ class _SpreadErrors:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Add up one sample."""
-        members = maps.members.astype(np.float64)
-        m = len(members)
-        mean = members.mean(axis=0)
-        variance = members.var(axis=0, ddof=1).sum() * (m + 1) / m if m > 1 else 0.0
+        found, m = maps.wet.scores, len(maps.members)
         return {
-            "variance": np.asarray(variance),
-            "squared_error": ((mean - maps.truth) ** 2).sum(),
+            "variance": maps.wet.total(found.variance) * (m + 1) / m,
+            "squared_error": maps.wet.total((found.mean - maps.wet.truth) ** 2),
         }
 
 
@@ -40,6 +37,7 @@ class SpreadSkill(Metric):
 
     long_name: ClassVar[str] = "ratio of ensemble spread to error of the ensemble mean"
     better: ClassVar[str | float] = 1.0
+    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
 
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""
@@ -60,14 +58,15 @@ class _Ranks:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Count one sample."""
-        m = len(maps.members)
-        below = (maps.members < maps.truth).sum(axis=0)
-        ties = (maps.members == maps.truth).sum(axis=0)
-        share = 1.0 / (ties + 1.0)
+        m, found = len(maps.members), maps.wet.scores
+        share = 1.0 / (found.ties + 1.0)
+        if maps.wet.weights is not None:
+            share *= maps.wet.weights
         # From rank `below` to rank `below + ties`: the running sum of a step up and a step down.
-        up = np.bincount(below, weights=share, minlength=m + 2)
-        down = np.bincount(below + ties + 1, weights=share, minlength=m + 2)
-        return {"ranks": np.cumsum(up - down)[: m + 1]}
+        up = np.bincount(found.below, weights=share, minlength=m + 2)
+        down = np.bincount(found.below + found.ties + 1, weights=share, minlength=m + 2)
+        # Where all is dry, any rank is as good as any other.
+        return {"ranks": np.cumsum(up - down)[: m + 1] + maps.wet.dry / (m + 1)}
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ class RankDeviation(Metric):
 
     long_name: ClassVar[str] = "deviation of the rank histogram from uniform"
     better: ClassVar[str | float] = "lower"
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""

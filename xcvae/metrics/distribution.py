@@ -40,14 +40,20 @@ class _Amounts:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Count one sample."""
-        return {"generated": self._count(maps.members), "observed": self._count(maps.truth)}
+        wet = maps.wet
+        return {
+            "generated": self._count(wet.members, wet.weights, wet.dry * len(wet.members)),
+            "observed": self._count(wet.truth, wet.weights, wet.dry),
+        }
 
-    def _count(self, values: Array) -> Array:
-        rain = values[values > 0]
-        bins = np.floor(np.log(rain / self.threshold) / WIDTH)
+    def _count(self, values: Array, weights: Array | None, dry: float) -> Array:
+        rains = values > 0
+        bins = np.floor(np.log(values[rains] / self.threshold) / WIDTH)
         bins = np.clip(bins, -BELOW - 1, ABOVE - 1).astype(np.int64) + BELOW + 2
-        counts = np.bincount(bins, minlength=BELOW + ABOVE + 2).astype(np.float64)
-        counts[0] = values.size - rain.size
+        each = None if weights is None else np.broadcast_to(weights, values.shape)
+        heavy = None if each is None else each[rains]
+        counts = np.bincount(bins, heavy, minlength=BELOW + ABOVE + 2).astype(np.float64)
+        counts[0] = dry + (values.size - bins.size if each is None else each[~rains].sum())
         return counts
 
 
@@ -71,6 +77,7 @@ class _Quantile(Metric):
 
     q: ClassVar[float]
     better: ClassVar[str | float] = 1.0
+    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
 
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""
@@ -116,6 +123,7 @@ class KS(Metric):
 
     long_name: ClassVar[str] = "Kolmogorov-Smirnov statistic of wet amounts"
     better: ClassVar[str | float] = "lower"
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""
@@ -139,10 +147,11 @@ class _WetCounts:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Count one sample."""
+        some = maps.with_events(self.threshold)
         return {
-            "generated": (maps.members >= self.threshold).sum() / len(maps.members),
-            "observed": (maps.truth >= self.threshold).sum(),
-            "pixels": np.asarray(maps.truth.size),
+            "generated": some.total(some.events(self.threshold)) / len(maps.members),
+            "observed": some.total(some.truth >= self.threshold),
+            "pixels": maps.pixels,
         }
 
 
@@ -161,6 +170,7 @@ class WetFraction(Metric):
 
     long_name: ClassVar[str] = "share of wet pixels"
     better: ClassVar[str | float] = "wet_fraction_observed"
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""
@@ -198,9 +208,10 @@ class _Mass:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Add up one sample."""
+        wet = maps.wet
         return {
-            "generated": maps.members.sum(dtype=np.float64) / len(maps.members),
-            "observed": maps.truth.sum(dtype=np.float64),
+            "generated": wet.total(wet.members.sum(axis=0)) / len(wet.members),
+            "observed": wet.total(wet.truth),
         }
 
 
@@ -210,6 +221,7 @@ class MassBias(Metric):
 
     long_name: ClassVar[str] = "relative bias of the total amount"
     better: ClassVar[str | float] = 0.0
+    limits: ClassVar[tuple[float, float]] = (-1.0, np.inf)
 
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""

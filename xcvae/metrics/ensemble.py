@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import xarray as xr
 
+from xcvae.errors import ComponentError, explain
 from xcvae.metrics.maps import Array, Maps
 from xcvae.metrics.metric import Metric, Skill, Statistic, Stats, ratio
 
@@ -25,30 +26,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _CrpsSums:
-    """Sum of the fair CRPS over pixels."""
+    """Sum of the fair CRPS over pixels, or over means of blocks of pixels."""
+
+    pool: int = 1
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Add up one sample."""
-        # Where all is dry the score is exactly zero: most pixels of most rain fields.
-        active = (maps.truth > 0) | (maps.members > 0).any(axis=0)
-        members, truth = maps.members[:, active], maps.truth[active]
-        total = np.abs(members - truth).sum(dtype=np.float64) / len(members)
-        total -= _mean_difference(members) / 2
-        return {"crps": total, "pixels": np.asarray(maps.truth.size)}
-
-
-def _mean_difference(members: Array) -> Array:
-    """Sum over pixels of the mean |x_i - x_j| over pairs i != j.
-
-    In ascending order the i-th of M members is the larger one in i - 1 pairs and the smaller
-    one in M - i, hence sum_{i<j} |x_i - x_j| = sum_i (2i - M - 1) x_(i): no M x M array.
-    """
-    m = len(members)
-    if m == 1:
-        return np.asarray(0.0)
-    by_rank = np.sort(members, axis=0).sum(axis=1, dtype=np.float64)
-    weights = 2.0 * np.arange(1, m + 1) - m - 1
-    return np.asarray(2.0 * weights @ by_rank / (m * (m - 1)))
+        if self.pool > 1:
+            maps = maps.pooled(self.pool)
+        return {"crps": maps.wet.total(maps.wet.scores.crps), "pixels": maps.pixels}
 
 
 @dataclass(frozen=True)
@@ -57,15 +43,27 @@ class CRPS(Metric):
 
     Mean over pixels and samples of ``mean_i |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1))``,
     see https://doi.org/10.1002/qj.2270; the absolute error for a single member.
+
+    Parameters
+    ----------
+    pool
+        Width of the blocks of pixels whose means are scored, the score by scale; 1 scores pixels.
+        A block counts as much as the valid pixels that it has.
     """
+
+    pool: int = 1
 
     long_name: ClassVar[str] = "continuous ranked probability score (fair)"
     better: ClassVar[str | float] = "lower"
     units: ClassVar[str | None] = None
 
+    def __post_init__(self) -> None:
+        """Refuse blocks that are none."""
+        _check_pool(self.pool)
+
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""
-        return _CrpsSums()
+        return _CrpsSums(self.pool)
 
     def finish(self, stats: Stats) -> Array:
         """Divide by the number of pixels."""
@@ -80,17 +78,37 @@ class CRPSSkill(Skill):
     ----------
     against
         Name of the baseline. `xcvae.evaluate` scores it even where it is not listed.
+    pool
+        As for `CRPS`.
     """
+
+    pool: int = 1
 
     long_name: ClassVar[str] = "CRPS skill over a baseline"
 
+    def __post_init__(self) -> None:
+        """Refuse blocks that are none."""
+        _check_pool(self.pool)
+
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""
-        return _CrpsSums()
+        return _CrpsSums(self.pool)
 
     def absolute(self, stats: Stats) -> Array:
         """Divide by the number of pixels."""
         return ratio(stats["crps"], stats["pixels"])
+
+
+def _check_pool(pool: int) -> None:
+    if pool < 1:
+        raise ComponentError(
+            explain(
+                "pool",
+                expected="a number of pixels >= 1",
+                got=pool,
+                remedy="4 scores means of 4 x 4 pixels; 1 scores the pixels themselves.",
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -99,18 +117,17 @@ class _EnergySums:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Score one sample."""
-        members = maps.members.astype(np.float64)
-        error = np.sqrt(((members - maps.truth) ** 2).sum(axis=1)).mean()
-        m = len(members)
+        gaps = _distances(maps.wet.products)
+        m = len(gaps) - 1
+        error = gaps[-1, :-1].mean()
         if m > 1:
-            error -= _distances(members).sum() / (2 * m * (m - 1))
+            error -= gaps[:-1, :-1].sum() / (2 * m * (m - 1))
         counts = np.asarray(maps.truth.size > 0, dtype=np.float64)
         return {"energy": error * counts, "samples": counts}
 
 
-def _distances(members: Array) -> Array:
-    """Euclidean distances between members, (M, M), by inner products: M x M of maps is cheap."""
-    products = members @ members.T
+def _distances(products: Array) -> Array:
+    """Euclidean distances between maps, by their inner products: M x M of maps is cheap."""
     squares = np.diag(products)
     gaps: Array = squares[:, None] + squares[None, :] - 2.0 * products
     # Rounding leaves identical members a tiny distance apart, of either sign.
@@ -146,8 +163,8 @@ class _MedianErrors:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Add up one sample."""
-        error = np.abs(np.median(maps.members, axis=0) - maps.truth)
-        return {"error": error.sum(dtype=np.float64), "pixels": np.asarray(maps.truth.size)}
+        error = np.abs(maps.wet.scores.median - maps.wet.truth)
+        return {"error": maps.wet.total(error), "pixels": maps.pixels}
 
 
 @dataclass(frozen=True)
@@ -156,6 +173,7 @@ class MAE(Metric):
 
     long_name: ClassVar[str] = "mean absolute error of the ensemble median"
     better: ClassVar[str | float] = "lower"
+    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
     units: ClassVar[str | None] = None
 
     def bind(self, observed: xr.DataArray) -> Statistic:
@@ -167,9 +185,9 @@ class MAE(Metric):
         return ratio(stats["error"], stats["pixels"])
 
 
-def crps(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+def crps(forecast: xr.DataArray, observed: xr.DataArray, *, pool: int = 1) -> xr.DataArray:
     """Score with `CRPS`: dims (realization, sample, y, x) against (sample, y, x)."""
-    return CRPS()(forecast, observed)
+    return CRPS(pool)(forecast, observed)
 
 
 def crps_skill(

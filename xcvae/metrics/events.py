@@ -42,10 +42,11 @@ class _BrierSums:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Add up one sample."""
-        probability = (maps.members >= self.threshold).mean(axis=0)
+        some = maps.with_events(self.threshold)
+        probability = some.events(self.threshold) / len(some.members)
         return {
-            "brier": ((probability - (maps.truth >= self.threshold)) ** 2).sum(),
-            "pixels": np.asarray(maps.truth.size),
+            "brier": some.total((probability - (some.truth >= self.threshold)) ** 2),
+            "pixels": maps.pixels,
         }
 
 
@@ -62,6 +63,7 @@ class Brier(_Event):
 
     long_name: ClassVar[str] = "Brier score"
     better: ClassVar[str | float] = "lower"
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""
@@ -80,15 +82,16 @@ class _Contingency:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Count one sample."""
-        forecast, observed = maps.members >= self.threshold, maps.truth >= self.threshold
-        hits = (forecast & observed).sum()
-        events = observed.sum() * len(forecast)
-        alarms = forecast.sum()
+        some = maps.with_events(self.threshold)
+        forecast, observed = some.events(self.threshold), some.truth >= self.threshold
+        hits = some.total(forecast * observed)
+        events = some.total(observed) * len(some.members)
+        alarms = some.total(forecast)
         return {
             "hits": hits,
             "misses": events - hits,
             "false_alarms": alarms - hits,
-            "correct_negatives": forecast.size - events - alarms + hits,
+            "correct_negatives": maps.pixels * len(some.members) - events - alarms + hits,
         }
 
 
@@ -105,6 +108,7 @@ class CSI(_Event):
 
     long_name: ClassVar[str] = "critical success index"
     better: ClassVar[str | float] = "higher"
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""
@@ -132,6 +136,7 @@ class SEDI(_Event):
 
     long_name: ClassVar[str] = "symmetric extremal dependence index"
     better: ClassVar[str | float] = "higher"
+    limits: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""
@@ -159,14 +164,18 @@ class _Fractions:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Add up one sample."""
-        share = (maps.forecast >= self.threshold).mean(axis=0)
-        pixels = self._total(maps.valid)
-        valid = maps.valid
-        forecast = self._total(np.where(valid, share, 0.0))[valid] / pixels[valid]
-        observed = self._total(valid & (maps.observed >= self.threshold))[valid] / pixels[valid]
+        some, valid = maps.with_events(self.threshold), maps.valid
+        shares = (some.events(self.threshold) / len(some.members), some.truth >= self.threshold)
+        area = np.ones(valid.shape) if maps.area is None else maps.area
+        around = self._total(np.where(valid, area, 0.0))[valid]
+        around = np.where(around > 0, around, 1.0)
+        forecast, observed = (
+            self._total(maps.as_map(some, share) * area)[valid] / around for share in shares
+        )
+        whole = maps.everywhere
         return {
-            "distance": ((forecast - observed) ** 2).sum(),
-            "worst": (forecast**2).sum() + (observed**2).sum(),
+            "distance": whole.total((forecast - observed) ** 2),
+            "worst": whole.total(forecast**2) + whole.total(observed**2),
         }
 
     def _total(self, field: Array) -> Array:
@@ -202,6 +211,7 @@ class FSS(_Event):
 
     long_name: ClassVar[str] = "fractions skill score"
     better: ClassVar[str | float] = "higher"
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         """Refuse windows without a centre."""

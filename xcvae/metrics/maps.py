@@ -5,57 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from xcvae.errors import DataError, MismatchError, UnitsError, explain
 from xcvae.fields.cf import find_layout
 from xcvae.fields.units import is_precipitation, to_units
+from xcvae.metrics.pixels import Array
+from xcvae.metrics.sample import Maps
 
-__all__ = ["REALIZATION", "Array", "Maps", "Pair", "matched", "same_axis"]
+__all__ = ["REALIZATION", "Array", "Maps", "Pair", "area_name", "matched", "same_axis"]
 
 REALIZATION = "realization"
 """The member dimension, here and in every ensemble."""
 
 LONE_SAMPLE = "sample"
 """The name of the sample dimension that a single map gets."""
-
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Maps:
-    """The members and the observation of one sample.
-
-    Parameters
-    ----------
-    forecast
-        Members, (M, y, x), in physical units.
-    observed
-        The observation, (y, x), same units.
-    """
-
-    forecast: Array
-    observed: Array
-
-    @cached_property
-    def valid(self) -> Array:
-        """Where a pixel counts, (y, x): observed and all members are finite."""
-        counts: Array = np.isfinite(self.observed) & np.isfinite(self.forecast).all(axis=0)
-        return counts
-
-    @cached_property
-    def members(self) -> Array:
-        """The valid pixels of every member, (M, P)."""
-        return self.forecast[:, self.valid]
-
-    @cached_property
-    def truth(self) -> Array:
-        """The valid pixels of the observation, (P,)."""
-        return self.observed[self.valid]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +49,57 @@ class Pair:
         """The units of both."""
         return str(self.observed.attrs["units"])
 
+    @cached_property
+    def area(self) -> Array | None:
+        """Weight of each pixel, (y, x), one on average; None where nothing tells.
+
+        It is the coordinate that the attribute ``cell_measures`` of the observation names, as in
+        "area: cell_area" (CF conventions, section 7.2).
+
+        Raises
+        ------
+        DataError
+            It is not one finite number >= 0 for each pixel.
+        """
+        name = area_name(self.observed)
+        if name is None or name not in self.observed.coords:
+            return None
+        found = self.observed.coords[name]
+        spatial = self.observed.dims[1:]
+        if set(found.dims) == set(spatial):
+            values = np.asarray(found.transpose(*spatial).values, np.float64)
+            if np.isfinite(values).all() and values.min() >= 0 and values.max() > 0:
+                weights: Array = values / values.mean()
+                return weights
+        raise DataError(
+            explain(
+                f"cell area '{name}'",
+                expected=f"numbers >= 0, dims ({', '.join(map(str, spatial))})",
+                got=f"dims ({', '.join(map(str, found.dims))}) or values that are none",
+                remedy="Mend it, or drop 'cell_measures' from the observation's attributes.",
+            )
+        )
+
     def __iter__(self) -> Iterator[Maps]:
         """Go through the samples; dask-backed input is computed once, as a whole."""
         forecast = _checked_values(self.forecast, "forecast")
         observed = _checked_values(self.observed, "observed")
+        area = self.area
         for i in range(observed.shape[0]):
-            yield Maps(forecast[:, i], observed[i])
+            yield Maps(forecast[:, i], observed[i], area)
+
+
+def area_name(observed: xr.DataArray) -> str | None:
+    """Return the name of the cell areas that the attribute ``cell_measures`` tells, if it does.
+
+    Examples
+    --------
+    >>> area_name(xr.DataArray(0, attrs={"cell_measures": "area: cell_area"}))
+    'cell_area'
+    """
+    told = observed.attrs.get("cell_measures", observed.encoding.get("cell_measures", ""))
+    words = str(told).split()
+    return words[words.index("area:") + 1] if "area:" in words[:-1] else None
 
 
 def matched(
@@ -192,8 +203,10 @@ def _checked_values(da: xr.DataArray, name: str) -> Array:
     values = np.asarray(da.values)
     if values.dtype.kind != "f":
         values = values.astype(np.float64)
-    lowest = np.fmin.reduce(values, axis=None, initial=np.inf)
-    highest = np.fmax.reduce(values, axis=None, initial=-np.inf)
+    lowest, highest = values.min(initial=np.inf), values.max(initial=-np.inf)
+    if np.isnan(lowest):
+        lowest = np.fmin.reduce(values, axis=None, initial=np.inf)
+        highest = np.fmax.reduce(values, axis=None, initial=-np.inf)
     if lowest < -1e-6 * max(highest, 0.0):
         raise DataError(
             explain(

@@ -45,11 +45,14 @@ class Metric(Component):
         "lower", "higher" or the ideal value.
     units : str or None
         Units of the score; None stands for those of the data.
+    limits : tuple of two floats
+        What the score cannot be below or above.
     """
 
     long_name: ClassVar[str]
     better: ClassVar[str | float]
     units: ClassVar[str | None] = "1"
+    limits: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
 
     @abstractmethod
     def bind(self, observed: xr.DataArray) -> Statistic:
@@ -134,6 +137,7 @@ class Skill(Metric):
     against: str = "bilinear"
 
     better: ClassVar[str | float] = "higher"
+    limits: ClassVar[tuple[float, float]] = (-np.inf, 1.0)
 
     @abstractmethod
     def absolute(self, stats: Stats) -> Array:

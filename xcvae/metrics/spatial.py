@@ -23,33 +23,41 @@ __all__ = [
     "spectral_distance",
 ]
 
+AT_ONCE = 16
+"""Maps whose Fourier transforms are in memory together."""
 FLOOR = 1e-12
 """Share of the largest observed power below which power counts as none: at most 120 dB."""
 
 
-def _ring_power(maps: Array) -> Array:
-    """Mean power over rings of equal wavenumber, (..., y, x) to (..., wavenumber).
+def _power(maps: Array) -> Array:
+    """Mean power of maps (n, y, x) in the half plane of `rfft2`, (y, x // 2 + 1)."""
+    from scipy.fft import rfft2
+
+    ny, nx = maps.shape[-2:]
+    total = np.zeros((ny, nx // 2 + 1))
+    for start in range(0, len(maps), AT_ONCE):
+        some = rfft2(maps[start : start + AT_ONCE].astype(np.float64))
+        total += (some.real**2 + some.imag**2).sum(axis=0)
+    return np.asarray(total / (ny * nx * max(len(maps), 1)))
+
+
+def _over_rings(power: Array, shape: tuple[int, int]) -> Array:
+    """Mean over rings of equal wavenumber of the power of maps of a shape, (wavenumber,).
 
     Wavenumber k has k waves along the shorter side, k = 0, ..., half of that side; what is
     beyond, in the corners of the Fourier plane, belongs to no ring. Pixels are taken to be
-    square. Missing pixels count as zero. There is no window: members and observation have the
-    same edges.
+    square. There is no window: members and observation have the same edges.
     """
-    ny, nx = maps.shape[-2:]
-    shorter = min(ny, nx)
-    power = np.abs(np.fft.rfft2(np.nan_to_num(maps.astype(np.float64)))) ** 2 / (ny * nx)
-    rows, columns = np.fft.fftfreq(ny), np.fft.rfftfreq(nx)
+    shorter = min(shape)
+    rows, columns = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
     ring = np.rint(np.hypot(rows[:, None], columns) * shorter).astype(int)
     # rfft2 keeps half of the plane: every column but the first, and the last if nx is even,
     # stands for itself and its mirror image.
     mirrored = (columns > 0) & ~np.isclose(columns, 0.5)
     weight = np.broadcast_to(1.0 + mirrored, ring.shape)
     inside = ring <= shorter // 2
-    flat = power.reshape(-1, *ring.shape)[:, inside] * weight[inside]
-    rings = ring[inside]
-    sums = np.stack([np.bincount(rings, weights=one) for one in flat])
-    means = sums / np.bincount(rings, weights=weight[inside])
-    return means.reshape(*maps.shape[:-2], -1)
+    rings, weights = ring[inside], weight[inside]
+    return np.bincount(rings, power[inside] * weights) / np.bincount(rings, weights)
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,13 @@ class _Spectra:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Add up one sample."""
-        generated = _ring_power(np.where(maps.valid, maps.forecast, 0.0)).mean(axis=0)
+        shape, valid = maps.observed.shape, maps.valid
+        sides = {"generated": maps.forecast, "observed": maps.observed[None]}
+        if not valid.all():  # missing pixels count as zero
+            sides = {name: np.where(valid, values, 0.0) for name, values in sides.items()}
         return {
-            "generated": generated,
-            "observed": _ring_power(np.where(maps.valid, maps.observed, 0.0)),
+            name: _over_rings(_power(values), (shape[0], shape[1]))
+            for name, values in sides.items()
         }
 
 
@@ -75,6 +86,7 @@ class SpectralDistance(Metric):
 
     long_name: ClassVar[str] = "mean log distance of radial power spectra"
     better: ClassVar[str | float] = "lower"
+    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
     units: ClassVar[str | None] = "dB"
 
     def bind(self, observed: xr.DataArray) -> Statistic:
@@ -96,17 +108,16 @@ class _Correlations:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Score one sample."""
-        truth = maps.truth.astype(np.float64)
-        if truth.size == 0 or np.ptp(truth) == 0:
+        if maps.truth.size == 0 or np.ptp(maps.truth) == 0:
             return {"correlation": np.asarray(0.0), "samples": np.asarray(0.0)}
-        truth = truth - truth.mean()
-        members = maps.members.astype(np.float64)
-        members -= members.mean(axis=1, keepdims=True)
-        size = np.sqrt((members**2).sum(axis=1) * (truth**2).sum())
+        products, sums = maps.wet.products, maps.wet.sums
+        covariance = products[:-1, -1] - sums[:-1] * sums[-1] / maps.pixels
+        squares = np.diag(products)
+        variance = squares - sums**2 / maps.pixels
         # Rounding must not turn a constant member into a pattern.
-        flat = np.ptp(maps.members, axis=1) == 0
-        product = np.where(flat, 0.0, members @ truth)
-        correlation = ratio(product, np.where(flat, 1.0, size)).mean()
+        flat = variance[:-1] <= 1e-13 * squares[:-1]
+        size = np.sqrt(np.where(flat, 1.0, variance[:-1]) * variance[-1])
+        correlation = ratio(np.where(flat, 0.0, covariance), size).mean()
         return {"correlation": correlation, "samples": np.asarray(1.0)}
 
 
@@ -120,6 +131,7 @@ class SpatialCorrelation(Metric):
 
     long_name: ClassVar[str] = "spatial correlation of members with the observation"
     better: ClassVar[str | float] = "higher"
+    limits: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""
@@ -136,17 +148,17 @@ class _Dissimilarity:
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Score one sample."""
-        members = maps.members.astype(np.float64)
-        m = len(members)
+        products = maps.wet.products[:-1, :-1]
+        m = len(products)
         counts = np.asarray(maps.truth.size > 0, dtype=np.float64)
         if m == 1:
             return {"diversity": np.asarray(0.0), "samples": counts}
-        norms = np.sqrt((members**2).sum(axis=1))
+        norms = np.sqrt(np.diag(products))
         dry = int((norms == 0).sum())
-        directions = members / np.where(norms == 0, 1.0, norms)[:, None]
-        # The sum over pairs i != j of u_i . u_j is |sum of u_i|^2 less the M - dry unit norms.
-        # Two dry members are equal; a dry and a wet one have nothing in common.
-        similarity = (directions.sum(axis=0) ** 2).sum() - (m - dry) + dry * (dry - 1)
+        scale = np.where(norms == 0, 1.0, norms)
+        # Less the M - dry products of members with themselves. Two dry members are equal; a dry
+        # and a wet one have nothing in common.
+        similarity = (products / np.outer(scale, scale)).sum() - (m - dry) + dry * (dry - 1)
         return {"diversity": (1.0 - similarity / (m * (m - 1))) * counts, "samples": counts}
 
 
@@ -156,6 +168,7 @@ class Diversity(Metric):
 
     long_name: ClassVar[str] = "diversity of members (1 - mean pairwise cosine similarity)"
     better: ClassVar[str | float] = "higher"
+    limits: ClassVar[tuple[float, float]] = (0.0, 2.0)
 
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums."""
@@ -203,17 +216,17 @@ def radial_spectrum(
     others = [dim for dim in field.dims if dim not in (y, x)]
     stacked = field.transpose(*others, y, x)
     shorter = min(field.sizes[y], field.sizes[x])
-    total = np.zeros(shorter // 2 + 1)
-    count = int(np.prod([field.sizes[dim] for dim in others], dtype=int))
+    shape = (field.sizes[y], field.sizes[x])
+    power = np.zeros((shape[0], shape[1] // 2 + 1))
     # Map after map along the last other dimension, so that nothing large is in memory at once.
     steps = stacked.sizes[others[-1]] if others else 1
     for i in range(steps):
         block = stacked.isel({others[-1]: i}) if others else stacked
-        power = _ring_power(np.asarray(block.values))
-        total += power.reshape(-1, power.shape[-1]).sum(axis=0)
+        power += _power(np.nan_to_num(np.asarray(block.values)).reshape(-1, *shape)) / steps
+    total = _over_rings(power, shape)
     wavenumber = np.arange(1, total.size)
     return xr.DataArray(
-        total[1:] / count,
+        total[1:],
         dims="wavenumber",
         coords={
             "wavenumber": ("wavenumber", wavenumber, {"units": "1"}),

@@ -10,7 +10,7 @@ import xarray as xr
 from xcvae.errors import UnitsError
 from xcvae.fields.units import factor
 from xcvae.registry import Kind
-from xcvae.testing.fields import UNITS, make_dataset
+from xcvae.testing.fields import UNITS, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
 
 __all__ = ["BaselineSuite"]
@@ -42,7 +42,9 @@ class BaselineSuite(Suite):
 
     def given_data(self, **options: Any) -> xr.Dataset:
         """Return the Dataset of a baseline; options are those of `make_dataset`."""
-        return make_dataset(**options).assign_attrs(target="pr", condition="pr_coarse")
+        ds = make_dataset(**options)
+        attrs = {"target": "pr", "condition": "pr_coarse", "members": "members"}
+        return ds.assign(members=make_ensemble(ds, members=MEMBERS)).assign_attrs(attrs)
 
     def draw(
         self, component: Any = None, ds: xr.Dataset | None = None, seed: int = 0

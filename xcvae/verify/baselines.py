@@ -5,20 +5,29 @@ A baseline is a component ``(dataset, members, seed) -> DataArray`` that returns
 is one, the aligned coarse precipitation condition, both with dims in the order (sample, y, x),
 whatever their names; its attributes ``target`` and ``condition`` name the two. A baseline must
 not look at the target of the sample it is for; only its missing pixels may be used as a mask.
+
+One with the attribute ``of_members = True`` is made from the ensemble that is judged: the dataset
+has its members, dims (realization, sample, y, x), as the variable that the attribute ``members``
+names. It is called for a few samples at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import xarray as xr
 
+from xcvae.ensemble.identity import labels_of
 from xcvae.errors import DataError, explain
 from xcvae.fields.alignment import stretch_weights
 from xcvae.metrics.maps import REALIZATION, Array
 from xcvae.registry import Component
+
+MEMBERS = "members of the ensemble"
+"""The variable that they are in a dataset for baselines."""
 
 __all__ = ["Bilinear", "Block", "Shuffled", "as_members", "coarse_condition", "stream"]
 
@@ -43,32 +52,68 @@ class Block(Component):
 
 @dataclass(frozen=True)
 class Shuffled(Component):
-    """The observed fields of other samples: real rain at the wrong time.
+    """The members that are judged, torn apart: at every pixel they change places at random.
 
-    Member m is the observed series moved by a random number of samples, around its end, so that
-    no sample gets its own field.
+    What members have beyond their mean is shuffled among them, pixel by pixel, with no regard to
+    the neighbours. Each pixel keeps its values, so that no score of single pixels sees a
+    difference; a score that tells rain fields from noise has to.
     """
 
+    of_members: ClassVar[bool] = True
+
     def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
-        """Return the members, lazy if the target is."""
+        """Return as many members as the ensemble has, lazy if it is.
+
+        Raises
+        ------
+        DataError
+            The dataset has no ensemble, or one of a single member.
+        """
         observed = dataset[dataset.attrs["target"]]
-        sample, count = observed.dims[0], observed.shape[0]
-        if count < 2:
+        sample, *fine = (str(dim) for dim in observed.dims)
+        whole = self._members(dataset)
+        fields = xr.apply_ufunc(
+            _torn,
+            xr.DataArray(np.array(labels_of(observed, sample)), dims=sample),
+            whole.chunk(dict.fromkeys((REALIZATION, *fine), -1)) if whole.chunks else whole,
+            kwargs={"seed": seed},
+            input_core_dims=[[], [REALIZATION, *fine]],
+            output_core_dims=[[REALIZATION, *fine]],
+            join="override",
+            dask="parallelized",
+            output_dtypes=[whole.dtype],
+        )
+        return as_members(fields, observed, units=str(whole.attrs["units"]))
+
+    @staticmethod
+    def _members(dataset: xr.Dataset) -> xr.DataArray:
+        name = dataset.attrs.get("members")
+        whole: xr.DataArray | None = None if name is None else dataset[name]
+        if whole is None or whole.sizes[REALIZATION] < 2:
             raise DataError(
                 explain(
                     "baseline 'shuffled'",
-                    expected="at least two samples",
-                    got=count,
-                    remedy="Evaluate more samples, or leave this baseline out.",
+                    expected="an ensemble of at least two members",
+                    got="none" if whole is None else "one member",
+                    remedy="Name it in xcvae.evaluate, or leave this baseline out.",
                 )
             )
-        random = np.random.default_rng(seed)
-        shifts = random.permutation(np.arange(1, count))[:members]
-        if members > shifts.size:
-            shifts = np.concatenate([shifts, random.integers(1, count, members - shifts.size)])
-        moved = [observed.roll({sample: int(shift)}, roll_coords=False) for shift in shifts]
-        fields: xr.DataArray = xr.concat(moved, dim=REALIZATION, combine_attrs="override")
-        return fields
+        return whole
+
+
+def _torn(labels: Array, members: Array, *, seed: int) -> Array:
+    """Turn the members around at every pixel; labels (n,), members (n, M, y, x)."""
+    out = np.empty_like(members)
+    for place in np.ndindex(labels.shape):
+        field = members[place]
+        turns = stream(seed, "shuffled", str(labels[place])).integers(
+            0, len(field), field.shape[1:]
+        )
+        # Turned by a random number, each pixel of a member is one of a random member: enough, for
+        # the order of members means nothing.
+        chosen = (np.arange(len(field))[:, None, None] + turns) % len(field)
+        out[place] = np.take_along_axis(field, chosen, axis=0)
+    return out
 
 
 def coarse_condition(dataset: xr.Dataset) -> xr.DataArray:

@@ -1,4 +1,4 @@
-"""Which samples are scored together."""
+"""Which samples, or which parts of the map, are scored together."""
 
 from __future__ import annotations
 
@@ -17,44 +17,64 @@ __all__ = ["Groups", "group_samples"]
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Groups of samples.
+    """Groups of samples or of pixels.
 
     Parameters
     ----------
     pieces
-        The pieces of the samples, group by group.
+        The pieces of the samples, group by group; every region has such pieces.
     name, values
-        The coordinate of the groups; None if all samples are one group.
+        The coordinate of the groups; None if all is one group.
+    regions
+        Masks (y, x) of groups of pixels; (None,) if the groups are of samples.
     """
 
     pieces: Pieces
     name: str | None = None
     values: Array | None = None
+    regions: tuple[Array | None, ...] = (None,)
+
+    @property
+    def places(self) -> list[tuple[int, int, int]]:
+        """First piece, piece after the last and number of samples of every group."""
+        return [
+            (first + number * self.pieces.count, last + number * self.pieces.count, samples)
+            for number in range(len(self.regions))
+            for first, last, samples in self.pieces.groups
+        ]
 
 
 def group_samples(task: Task, groupby: str | xr.DataArray | None) -> Groups:
-    """Group the samples by the values of a coordinate; missing values are in no group.
+    """Group samples, or pixels, by the values of a coordinate; missing values are in no group.
 
     Raises
     ------
     MissingVariableError
         There is no coordinate of that name.
     DataError
-        It is not one value per sample.
+        It is not one value per sample or per pixel.
     EmptySelectionError
         All its values are missing.
     """
     sample, count = task.pair.sample, task.pair.observed.shape[0]
+    order = _in_time(task)
+    whole = pieces_of(np.zeros(count, dtype=int), order)
     if groupby is None:
-        return Groups(pieces_of(np.zeros(count, dtype=int)))
+        return Groups(whole)
     values = _values(task, groupby)
-    if values.dims != (sample,) or values.size != count:
+    spatial = task.pair.observed.dims[1:]
+    by_pixel = set(values.dims) == set(spatial)
+    if by_pixel:
+        values = values.transpose(*spatial)
+    if values.shape != (task.pair.observed.shape[1:] if by_pixel else (count,)) or (
+        not by_pixel and values.dims != (sample,)
+    ):
         raise DataError(
             explain(
                 "groupby",
-                expected=f"a coordinate along '{sample}' with {count} values",
+                expected=f"a coordinate along '{sample}' with {count} values, or a map of regions",
                 got=f"dims ({', '.join(map(str, values.dims))}), {values.size} values",
-                remedy="Give one value for each sample.",
+                remedy="Give one value for each sample, or one for each pixel.",
             )
         )
     present = ~values.isnull().values
@@ -63,9 +83,27 @@ def group_samples(task: Task, groupby: str | xr.DataArray | None) -> Groups:
     names, numbers = np.unique(values.values[present], return_inverse=True)
     if names.dtype.kind == "U":
         names = names.astype(object)  # Zarr has no stable format for text of fixed length
-    groups = np.full(count, -1)
+    name = "group" if values.name is None else str(values.name)
+    groups = np.full(values.shape, -1)
     groups[present] = numbers
-    return Groups(pieces_of(groups), "group" if values.name is None else str(values.name), names)
+    if by_pixel:
+        return Groups(whole, name, names, tuple(groups == n for n in range(len(names))))
+    return Groups(pieces_of(groups, order), name, names)
+
+
+def _in_time(task: Task) -> Array:
+    """Return the samples in the order of time, for blocks are of neighbours in time."""
+    observed, sample = task.pair.observed, task.pair.sample
+    times = [
+        coord
+        for name, coord in observed.coords.items()
+        if coord.dims == (sample,) and (name == sample or coord.dtype.kind == "M")
+    ]
+    # The samples' own label if it is a time or a number; else a time that they have.
+    times.sort(key=lambda coord: (coord.dtype.kind != "M", coord.name != sample))
+    if not times or times[0].dtype.kind in "USb":
+        return np.arange(observed.shape[0])
+    return np.argsort(times[0].values, kind="stable")
 
 
 def _values(task: Task, groupby: str | xr.DataArray) -> xr.DataArray:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 from xcvae.metrics.maps import Array
 
@@ -15,6 +17,8 @@ __all__ = ["Pieces", "Sums", "interval", "pieces_of"]
 MAX_PIECES = 512
 RESAMPLES = 500
 LEVEL = 0.95
+MOST_MEMORY = 0.97
+"""Autoregressive coefficient beyond which nothing can be said from one series."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,18 +45,21 @@ class Pieces:
         return self.groups[-1][1]
 
 
-def pieces_of(groups: Array) -> Pieces:
+def pieces_of(groups: Array, order: Array | None = None) -> Pieces:
     """Cut samples into pieces.
 
     Parameters
     ----------
     groups
-        The number of the group, 0, 1, ..., of every sample in order; -1 for none.
+        The number of the group, 0, 1, ..., of every sample; -1 for none.
+    order
+        The samples in the order of time; by default that in which they come.
     """
+    order = np.arange(groups.size) if order is None else order
     of_sample = np.full(groups.shape, -1)
     found, first = [], 0
     for group in range(int(groups.max()) + 1):
-        members = np.flatnonzero(groups == group)
+        members = order[groups[order] == group]
         size = -(-members.size // MAX_PIECES)
         of_sample[members] = first + np.arange(members.size) // size
         last = first + -(-members.size // size)
@@ -82,15 +89,22 @@ class Sums:
 
 
 def interval(
-    finish: Callable[[Callable[[Array], Array]], Array], group: tuple[int, int, int]
+    finish: Callable[[Callable[[Array], Array]], Array],
+    group: tuple[int, int, int],
+    limits: tuple[float, float] = (-np.inf, np.inf),
 ) -> tuple[float, float, float]:
     """Score a group, with the bounds of a 95 % interval.
 
     Blocks of neighbouring samples are drawn with replacement, because neighbours in time are
     alike: circular moving blocks of about the root of the number of samples
     (https://doi.org/10.1214/aos/1176347265). The draws are the same for every metric and source.
-    Few blocks vary less than they should, so that percentiles are taken further out, as Student's
-    t does (https://doi.org/10.1080/00031305.2015.1089789).
+
+    Blocks that are short beside the memory of the samples vary less than they should. So the
+    resamples are stretched by what blocks of this length miss in a first-order autoregressive
+    series, whose coefficient is estimated from what each piece does to the score
+    (https://doi.org/10.2307/2951574 does so for sums). And few blocks, or few independent samples,
+    leave it uncertain how much they vary: percentiles are taken further out, as Student's t does
+    (https://doi.org/10.1080/00031305.2015.1089789).
 
     Parameters
     ----------
@@ -98,6 +112,8 @@ def interval(
         The score, given a function that adds up pieces, (pieces, ...) to (resamples, ...).
     group
         First piece, piece after the last, and number of samples.
+    limits
+        What the score cannot be below or above.
 
     Returns
     -------
@@ -114,20 +130,45 @@ def interval(
     scores = scores[np.isfinite(scores)]
     if scores.size < RESAMPLES // 2 or not np.isfinite(value):
         return value, np.nan, np.nan
-    tail = _tail(max(2.0, count / length))
-    low, high = np.quantile(scores, [tail, 1.0 - tail])
+    memory = _memory(finish(lambda sums: sums.sum(axis=0) - sums))
+    student = _student(max(2.0, count / length) - 1.0)
+    tail = float(ndtr(-student))
+    ends = np.quantile(scores, [tail, 1.0 - tail])
+    few = _student(max(min(count / length, 1.0 / _mean_variance(memory, count)) - 1.0, 1.5))
+    low, high = value + (ends - value) * _missing(memory, count, length) * few / student
     # A curved formula may shift the resamples to one side of the value.
-    return value, min(float(low), value), max(float(high), value)
+    return value, min(max(float(low), limits[0]), value), max(min(float(high), limits[1]), value)
 
 
-def _tail(blocks: float) -> float:
-    """Share of resamples beyond each end of the interval."""
-    from scipy.special import ndtr, stdtrit
-
-    student = stdtrit(blocks - 1.0, (1.0 + LEVEL) / 2.0) * np.sqrt(blocks / (blocks - 1.0))
-    return float(ndtr(-student))
+def _student(freedom: float) -> float:
+    return float(stdtrit(freedom, (1.0 + LEVEL) / 2.0))
 
 
+def _memory(without: Array) -> float:
+    """Autoregressive coefficient of what pieces do to the score, given scores without each."""
+    effect = np.where(np.isfinite(without), without, np.nanmean(without))
+    effect = effect - effect.mean()
+    squares = float(effect @ effect)
+    if squares == 0:
+        return 0.0
+    lag = float(effect[1:] @ effect[:-1]) / squares
+    # Short series look less correlated than they are (https://doi.org/10.1093/biomet/41.3-4.403).
+    return float(np.clip(lag + (1.0 + 4.0 * lag) / effect.size, 0.0, MOST_MEMORY))
+
+
+def _mean_variance(memory: float, count: int) -> float:
+    """Variance of the mean of a first-order autoregressive series of variance one."""
+    lags = np.arange(1, count)
+    return float(1.0 + 2.0 * np.sum((1.0 - lags / count) * memory**lags)) / count
+
+
+def _missing(memory: float, count: int, length: int) -> float:
+    """Standard deviation of the mean of a series, over what blocks of a length show of it."""
+    whole, block = _mean_variance(memory, count), _mean_variance(memory, length)
+    return float(np.sqrt(whole / (length / count * (block - whole))))
+
+
+@lru_cache(maxsize=8)
 def _weights(count: int, length: int) -> Array:
     """How often each piece is drawn, (resamples, pieces)."""
     random = np.random.default_rng(count)

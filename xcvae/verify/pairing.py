@@ -22,7 +22,7 @@ from xcvae.fields.cf import find_axes, find_layout, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.spec import describe, prepare
 from xcvae.fields.units import factor
-from xcvae.metrics.maps import REALIZATION, Pair, matched
+from xcvae.metrics.maps import REALIZATION, Pair, area_name, matched
 from xcvae.verify.streaming import samples_at_once
 
 __all__ = ["Task", "pair_up"]
@@ -188,9 +188,15 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> Task:
     if forecast.sizes[sample] == 0:
         raise EmptySelectionError("The ensemble has no samples: nothing to evaluate.")
     ds = _selected(ds, forecast, sample)
-    pair = matched(forecast, ds[name], spatial_dims=spatial)
+    pair = matched(forecast, _with_area(ds, name), spatial_dims=spatial)
     content = {key: value for key, value in record.items() if key != "spec"}
     return Task(pair, ds, spec, content)
+
+
+def _with_area(ds: xr.Dataset, name: str) -> xr.DataArray:
+    """Return the observation, with the areas of cells that ``cell_measures`` names beside it."""
+    area = area_name(ds[name])
+    return ds[name].assign_coords({area: ds[area]}) if area in ds.data_vars else ds[name]
 
 
 def _record(ensemble: xr.Dataset) -> dict[str, Any]:

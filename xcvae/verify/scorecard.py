@@ -14,11 +14,12 @@ import xarray as xr
 from xcvae.errors import ComponentError, explain
 from xcvae.metrics.maps import Array, Pair
 from xcvae.metrics.metric import Metric, Skill, Statistic, ratio
-from xcvae.registry import call, registry
+from xcvae.registry import registry
 from xcvae.verify.grouping import Groups, group_samples
 from xcvae.verify.intervals import Sums, interval
 from xcvae.verify.pairing import Task, pair_up
-from xcvae.verify.streaming import Foreign, stream
+from xcvae.verify.rivals import Rivals
+from xcvae.verify.streaming import Foreign, Source, stream
 
 __all__ = ["DEFAULT_METRICS", "evaluate"]
 
@@ -80,7 +81,7 @@ def evaluate(
         that convert to the observation's.
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
-        "time.season": scores get its values as a further dimension.
+        "time.season"; or a map (y, x) of regions. Scores get its values as a further dimension.
     progress
         Show a progress bar, if on a terminal.
 
@@ -108,24 +109,16 @@ def evaluate(
     listed = _chosen("baseline", baselines, ("bilinear",) if has_condition else ())
     bound = {k: m.bind(task.pair.observed) for k, m in chosen.items() if isinstance(m, Metric)}
     job = _Job(task, groups, chosen, bound, listed)
-    pairs = {OWN: task.pair}
-    drawn = _hidden(chosen, listed) | listed
-    # Without baselines it does not matter whether the condition fits, or is there at all.
-    coarse = task.for_baselines() if drawn else xr.Dataset()
-    for name, make in drawn.items():
-        count = task.pair.forecast.shape[0]
-        pairs[name] = task.against(call("baseline", make, coarse, count, SEED))
-    sources = (OWN, *listed)
-    with _bar(progress, task.pair.observed.shape[0] * len(pairs)) as bar:
-        sums = {
-            name: job.only_skills().sums(pair, bar.update)
-            if name not in sources
-            else job.sums(pair, bar.update)
-            for name, pair in pairs.items()
-        }
-    card = job.card(sums, sources)
-    members = [pairs[name].forecast.shape[0] for name in sources]
+    rivals = Rivals(task, _hidden(chosen, listed) | listed, SEED)
+    sources = {OWN: job.source(lambda _, own: own)}
+    for name, load in rivals.loaders().items():
+        sources[name] = (job if name in listed else job.only_skills()).source(load)
+    with _bar(progress, task.pair.observed.shape[0] * len(sources)) as bar:
+        sums = stream(task.pair, sources, groups.pieces, bar.update, groups.regions)
+    shown = (OWN, *listed)
+    card = job.card(sums, shown)
     about = {"units": "1", "long_name": "number of members"}
+    members = [task.pair.forecast.shape[0], *(rivals.members[name] for name in listed)]
     return card.assign_coords(members=("source", members, about))
 
 
@@ -185,9 +178,9 @@ class _Job:
         skills = {name: m for name, m in self.metrics.items() if isinstance(m, Skill)}
         return replace(self, metrics=skills, bound={name: self.bound[name] for name in skills})
 
-    def sums(self, pair: Pair, tick: Callable[[int], object]) -> dict[str, Sums]:
-        """Stream one source."""
-        return stream(pair, self.metrics, self.groups.pieces, self.bound, tick)
+    def source(self, load: Callable[[slice, Pair], Pair]) -> Source:
+        """Return what is asked of a source, and how it is read."""
+        return Source(load, self.metrics, self.bound)
 
     def card(self, sums: Mapping[str, Mapping[str, Sums]], sources: tuple[str, ...]) -> xr.Dataset:
         """Fill the scorecard from the sums of every source."""
@@ -195,7 +188,7 @@ class _Job:
         for name, metric in self.metrics.items():
             scores = np.array(
                 [
-                    [_finish(metric, name, sums, source, one) for one in self.groups.pieces.groups]
+                    [_finish(metric, name, sums, source, one) for one in self.groups.places]
                     for source in sources
                 ]
             )
@@ -246,7 +239,7 @@ def _finish(
             return metric.finish(stats)
         return ratio(stats["total"], stats["samples"])
 
-    return interval(finish, group)
+    return interval(finish, group, getattr(metric, "limits", (-np.inf, np.inf)))
 
 
 def _attributes(name: str, metric: Any, statistic: Statistic | None, units: str) -> dict[str, Any]:

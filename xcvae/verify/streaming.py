@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from xcvae.metrics.metric import Metric, Statistic
 from xcvae.registry import call, wrong_result
 from xcvae.verify.intervals import Pieces, Sums
 
-__all__ = ["Foreign", "blocks", "samples_at_once", "stream"]
+__all__ = ["Foreign", "Source", "blocks", "samples_at_once", "stream"]
 
 BLOCK_BYTES = 128 * 2**20
 TOLD = ("units", "long_name", "better")
@@ -48,70 +49,112 @@ def blocks(forecast: xr.DataArray, sample: str) -> list[slice]:
     return [*found, slice(start, stop)]
 
 
-def stream(
-    pair: Pair,
-    metrics: Mapping[str, Metric | Foreign],
-    pieces: Pieces,
-    bound: Mapping[str, Statistic],
-    tick: Callable[[int], object],
-) -> dict[str, Sums]:
-    """Add up the statistics of all metrics over the samples.
+@dataclass(frozen=True, eq=False)
+class Source:
+    """An ensemble or a baseline, and what is asked about it.
 
     Parameters
     ----------
-    pair
-        All samples, lazy or not.
+    load
+        Read a block of samples; it is given the block of the ensemble that is judged.
     metrics
         By name.
-    pieces
-        Where each sample is added.
     bound
         The statistics of those metrics that have one, by name. Equal ones are computed once.
+    """
+
+    load: Callable[[slice, Pair], Pair]
+    metrics: Mapping[str, Metric | Foreign]
+    bound: Mapping[str, Statistic]
+
+
+def stream(
+    own: Pair,
+    sources: Mapping[str, Source],
+    pieces: Pieces,
+    tick: Callable[[int], object],
+    regions: Sequence[Array | None] = (None,),
+) -> dict[str, dict[str, Sums]]:
+    """Add up the statistics of all metrics over the samples, reading each of them once.
+
+    Parameters
+    ----------
+    own
+        All samples of the ensemble that is judged, lazy or not.
+    sources
+        What is scored, by name.
+    pieces
+        Where each sample is added; every region has its own pieces, one region after the other.
     tick
-        Told the number of samples done after each block.
+        Told the number of samples done after each block of each source.
+    regions
+        Masks (y, x) of the pixels that are scored together; None for all pixels.
 
     Returns
     -------
-    dict of str to Sums
-        By name of the metric; metrics with equal statistics share one.
+    dict of dict of Sums
+        By source and metric; metrics with equal statistics share one.
 
     Raises
     ------
     DataError
         Values are not physical, or no pixel counts.
     """
-    shared: dict[Statistic, Sums] = {one: Sums(pieces.count) for one in bound.values()}
-    foreign = {name: Sums(pieces.count) for name in metrics if name not in bound}
-    counted = 0
-    for block in blocks(pair.forecast, pair.sample):
+    count = pieces.count * len(regions)
+    states = {name: _State(source, count) for name, source in sources.items()}
+    for block in blocks(own.forecast, own.sample):
         loaded = Pair(
-            pair.forecast.isel({pair.sample: block}).compute(),
-            pair.observed.isel({pair.sample: block}).compute(),
+            *(da.isel({own.sample: block}).compute() for da in (own.forecast, own.observed))
         )
-        for i, maps, piece in _samples(loaded, pieces.of_sample[block]):
-            counted += maps.truth.size
-            for statistic, sums in shared.items():
-                sums.add(piece, statistic(maps))
-            for name, sums in foreign.items():
-                sums.add(piece, _called(metrics[name], loaded, i, sums.attrs))
-        tick(block.stop - block.start)
-    if counted == 0:
-        raise DataError(
-            explain(
-                f"'{pair.observed.name}'",
-                expected="pixels where the observation and all members are finite",
-                got="none in any sample",
-                remedy="Look for an incomplete store, or for masks that exclude each other.",
+        for state in states.values():
+            state.add(state.source.load(block, loaded), pieces.of_sample[block], regions)
+            tick(block.stop - block.start)
+    return {name: state.sums() for name, state in states.items()}
+
+
+class _State:
+    """The sums of one source as they grow."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        self.source, self.count, self.pixels = source, count, 0
+        metrics, bound = source.metrics, source.bound
+        self.shared: dict[Statistic, Sums] = {one: Sums(count) for one in bound.values()}
+        self.foreign = {name: Sums(count) for name in metrics if name not in bound}
+
+    def add(self, loaded: Pair, of_sample: Array, regions: Sequence[Array | None]) -> None:
+        """Add a block of samples to their pieces, region by region."""
+        for number, region in enumerate(regions):
+            part = loaded
+            if region is not None:
+                part = Pair(loaded.forecast, loaded.observed.where(region))
+            first = number * (self.count // len(regions))
+            for i, maps in enumerate(part):
+                if of_sample[i] >= 0:
+                    self._add(part, i, maps, first + int(of_sample[i]))
+
+    def _add(self, part: Pair, i: int, maps: Maps, piece: int) -> None:
+        self.pixels += maps.truth.size
+        for statistic, sums in self.shared.items():
+            sums.add(piece, statistic(maps))
+        for name, sums in self.foreign.items():
+            sums.add(piece, _called(self.source.metrics[name], part, i, sums.attrs))
+
+    def sums(self) -> dict[str, Sums]:
+        """Return the sums by metric."""
+        if self.pixels == 0:
+            raise DataError(
+                explain(
+                    "scores",
+                    expected="pixels where the observation and all members are finite",
+                    got="none in any sample",
+                    remedy="Look for an incomplete store, or for masks that exclude each other.",
+                )
             )
-        )
-    return {name: shared[bound[name]] if name in bound else foreign[name] for name in metrics}
-
-
-def _samples(loaded: Pair, pieces: Array) -> Iterator[tuple[int, Maps, int]]:
-    """Go through the samples that belong to a group."""
-    for i, maps in enumerate(loaded):
-        if pieces[i] >= 0:
-            yield i, maps, int(pieces[i])
+        bound = self.source.bound
+        return {
+            name: self.shared[bound[name]] if name in bound else self.foreign[name]
+            for name in self.source.metrics
+        }
 
 
 def _called(metric: Any, loaded: Pair, i: int, attrs: dict[str, Any]) -> dict[str, Array]:

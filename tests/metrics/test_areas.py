@@ -1,0 +1,121 @@
+"""Areas of cells: a cell of twice the area counts like two cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from scores.probability import crps_for_ensemble
+
+from xcvae import metrics
+from xcvae.errors import ComponentError, DataError
+from xcvae.metrics.pixels import pixel_scores
+from xcvae.registry import registry
+from xcvae.verify.scorecard import evaluate
+
+from .conftest import rain
+
+SIZES = np.array([1, 2, 1, 3, 1, 2, 2, 1, 1, 1, 3])
+NO_AREA = ("crps_skill", "spectral_distance", "fss")
+
+
+def with_area(observed: xr.DataArray, sizes: np.ndarray) -> xr.DataArray:
+    area = np.broadcast_to(1e6 * sizes, observed.shape[1:])
+    told = observed.assign_coords(cell_area=(observed.dims[1:], area))
+    return told.assign_attrs(cell_measures="area: cell_area")
+
+
+@pytest.mark.parametrize("name", [n for n in registry().names("metric") if n not in NO_AREA])
+def test_a_cell_of_twice_the_area_is_two_cells(
+    name: str, masked: tuple[xr.DataArray, xr.DataArray]
+) -> None:
+    forecast, observed = masked
+    metric = registry().build("metric", name)
+    cells = np.repeat(np.arange(SIZES.size), SIZES)
+    split = [da.isel(x=cells).assign_coords(x=np.arange(cells.size) * 1.0) for da in masked]
+    expected = metric(*split).item()
+    if name == "energy_score":  # a norm over the grid, whose mean weight is one
+        expected /= np.sqrt(SIZES.mean())
+    assert metric(forecast, with_area(observed, SIZES)).item() == pytest.approx(expected, rel=1e-6)
+    assert metric(forecast, observed).item() != pytest.approx(expected, rel=1e-5)
+
+
+def test_fss_with_areas_is_the_formula(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
+    forecast, observed = masked
+    distance = worst = 0.0
+    for i in range(observed.sizes["time"]):
+        truth, members = observed[i].values, forecast[:, i].values
+        valid = np.isfinite(truth) & np.isfinite(members).all(axis=0)
+        area = np.where(valid, SIZES, 0.0)
+        for p, q in np.argwhere(valid):
+            box = np.s_[max(0, p - 1) : p + 2, max(0, q - 1) : q + 2]
+            share = (area[box] * (members[(slice(None), *box)] >= 2).mean(axis=0)).sum()
+            seen = (area[box] * (truth[box] >= 2)).sum()
+            share, seen = share / area[box].sum(), seen / area[box].sum()
+            distance += SIZES[q] * (share - seen) ** 2
+            worst += SIZES[q] * (share**2 + seen**2)
+    found = metrics.fss(forecast, with_area(observed, SIZES), threshold=2.0, window=3)
+    assert found.item() == pytest.approx(1 - distance / worst)
+
+
+def test_the_scorecard_finds_areas_among_variables(
+    forecast: xr.DataArray, observed: xr.DataArray
+) -> None:
+    told = with_area(observed, SIZES)
+    expected = metrics.crps(forecast, told).item()
+    ds = told.to_dataset(name="pr").reset_coords("cell_area")
+    card = evaluate(ds, forecast.to_dataset(name="pr"), metrics=["crps"], baselines=[])
+    assert card.crps[0].item() == pytest.approx(expected)
+    # Named, but elsewhere, as in many files: pixels count alike.
+    card = evaluate(ds[["pr"]], forecast.to_dataset(name="pr"), metrics=["crps"], baselines=[])
+    assert card.crps[0].item() == pytest.approx(metrics.crps(forecast, observed).item())
+
+
+@pytest.mark.parametrize("area", [-1.0, np.nan, 0.0])
+def test_areas_that_are_none(forecast: xr.DataArray, observed: xr.DataArray, area: float) -> None:
+    with pytest.raises(DataError, match="cell area 'cell_area'"):
+        metrics.crps(forecast, with_area(observed, np.full(11, area)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 300])
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_pixels_are_scored_as_plain_numpy_does(count: int, kind: str) -> None:
+    members = rain((count, 401), seed=3).astype(kind) + 1000  # a mean that spoils plain sums
+    truth = (rain((401,), seed=4) + 1000).astype(kind)
+    found = pixel_scores(members, truth)
+    x, y = members.astype(np.float64), truth.astype(np.float64)
+    pairs = np.abs(x[:, None] - x[None]).sum(axis=(0, 1)) / max(count * (count - 1), 1)
+    np.testing.assert_allclose(found.mean, x.mean(axis=0), rtol=1e-7)
+    np.testing.assert_allclose(
+        found.variance, x.var(axis=0, ddof=min(1, count - 1)), rtol=1e-5, atol=1e-9
+    )
+    np.testing.assert_allclose(found.median, np.median(x, axis=0))
+    np.testing.assert_allclose(found.difference, pairs, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.error, np.abs(x - y).mean(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(found.below, (x < y).sum(axis=0))
+    np.testing.assert_array_equal(found.ties, (x == y).sum(axis=0))
+
+
+@pytest.mark.parametrize("pool", [1, 3, 20])
+def test_pooled_crps_is_that_of_block_means(
+    masked: tuple[xr.DataArray, xr.DataArray], pool: int
+) -> None:
+    forecast, observed = masked
+    valid = observed.notnull() & forecast.notnull().all("realization")
+    blocks = {"y": pool, "x": pool}
+    weight = (valid * xr.DataArray(SIZES, dims="x")).coarsen(blocks, boundary="pad").sum()
+    means = [
+        (da.fillna(0) * valid * xr.DataArray(SIZES, dims="x")).coarsen(blocks, boundary="pad").sum()
+        / weight
+        for da in masked
+    ]
+    by_block = crps_for_ensemble(*means, "realization", method="fair", preserve_dims="all")
+    expected = (by_block * weight).sum() / weight.sum()
+    found = metrics.crps(forecast, with_area(observed, SIZES), pool=pool)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_blocks_of_no_pixels_are_refused() -> None:
+    for name in ("crps", "crps_skill"):
+        with pytest.raises(ComponentError, match="pool: expected a number of pixels >= 1, got 0"):
+            registry().build("metric", {"name": name, "pool": 0})
