@@ -83,7 +83,7 @@ def test_every_verb_takes_dims_that_were_named_in_training(unnamed: xr.Dataset) 
         for source in ("xcvae", "shuffled"):
             found = card[name].sel(source=source).item()
             assert found == pytest.approx(expected[name].sel(source=source).item())
-    assert card.mae.sel(source="bilinear").item() < card.mae.sel(source="shuffled").item()
+    assert card.mae.sel(source="shuffled").item() == pytest.approx(card.mae[0].item())
 
     assert xcvae.diagnose(unnamed, model, members=2).evidence.samples == 8
     assert len(ensemble.cvae.plot.members(unnamed, members=2).axes) == 5

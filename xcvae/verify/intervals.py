@@ -11,14 +11,13 @@ import numpy as np
 from scipy.special import ndtr, stdtrit
 
 from xcvae.metrics.maps import Array
+from xcvae.verify.memory import autocorrelation, mean_variance
 
 __all__ = ["Pieces", "Sums", "interval", "pieces_of"]
 
 MAX_PIECES = 512
 RESAMPLES = 500
 LEVEL = 0.95
-MOST_MEMORY = 0.97
-"""Autoregressive coefficient beyond which nothing can be said from one series."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +99,10 @@ def interval(
     (https://doi.org/10.1214/aos/1176347265). The draws are the same for every metric and source.
 
     Blocks that are short beside the memory of the samples vary less than they should. So the
-    resamples are stretched by what blocks of this length miss in a first-order autoregressive
-    series, whose coefficient is estimated from what each piece does to the score
-    (https://doi.org/10.2307/2951574 does so for sums). And few blocks, or few independent samples,
-    leave it uncertain how much they vary: percentiles are taken further out, as Student's t does
+    resamples are stretched by what blocks of this length miss of a simple model of that memory
+    (`xcvae.verify.memory`), fitted to what each piece does to the score, as others do for plain
+    means (https://doi.org/10.2307/2951574). And few blocks, or few independent samples, leave it
+    uncertain how much they vary: percentiles are taken further out, as Student's t does
     (https://doi.org/10.1080/00031305.2015.1089789).
 
     Parameters
@@ -130,11 +129,12 @@ def interval(
     scores = scores[np.isfinite(scores)]
     if scores.size < RESAMPLES // 2 or not np.isfinite(value):
         return value, np.nan, np.nan
-    memory = _memory(finish(lambda sums: sums.sum(axis=0) - sums))
+    without = finish(lambda sums: sums.sum(axis=0) - sums)
+    memory = autocorrelation(np.where(np.isfinite(without), without, value))
     student = _student(max(2.0, count / length) - 1.0)
     tail = float(ndtr(-student))
     ends = np.quantile(scores, [tail, 1.0 - tail])
-    few = _student(max(min(count / length, 1.0 / _mean_variance(memory, count)) - 1.0, 1.5))
+    few = _student(max(min(count / length, 1.0 / mean_variance(memory, count)) - 1.0, 1.5))
     low, high = value + (ends - value) * _missing(memory, count, length) * few / student
     # A curved formula may shift the resamples to one side of the value.
     return value, min(max(float(low), limits[0]), value), max(min(float(high), limits[1]), value)
@@ -144,27 +144,9 @@ def _student(freedom: float) -> float:
     return float(stdtrit(freedom, (1.0 + LEVEL) / 2.0))
 
 
-def _memory(without: Array) -> float:
-    """Autoregressive coefficient of what pieces do to the score, given scores without each."""
-    effect = np.where(np.isfinite(without), without, np.nanmean(without))
-    effect = effect - effect.mean()
-    squares = float(effect @ effect)
-    if squares == 0:
-        return 0.0
-    lag = float(effect[1:] @ effect[:-1]) / squares
-    # Short series look less correlated than they are (https://doi.org/10.1093/biomet/41.3-4.403).
-    return float(np.clip(lag + (1.0 + 4.0 * lag) / effect.size, 0.0, MOST_MEMORY))
-
-
-def _mean_variance(memory: float, count: int) -> float:
-    """Variance of the mean of a first-order autoregressive series of variance one."""
-    lags = np.arange(1, count)
-    return float(1.0 + 2.0 * np.sum((1.0 - lags / count) * memory**lags)) / count
-
-
-def _missing(memory: float, count: int, length: int) -> float:
+def _missing(memory: Array, count: int, length: int) -> float:
     """Standard deviation of the mean of a series, over what blocks of a length show of it."""
-    whole, block = _mean_variance(memory, count), _mean_variance(memory, length)
+    whole, block = mean_variance(memory, count), mean_variance(memory, length)
     return float(np.sqrt(whole / (length / count * (block - whole))))
 
 
