@@ -13,14 +13,13 @@ position) and the plain torch operations.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from references.results import Row, report
 from torch import Tensor
 
 from xcvae.generator.architecture import PRESETS
@@ -70,7 +69,7 @@ class Forward:
         with torch.inference_mode(), autocast(device):
             conditions = torch.rand(args.batch, 1, *args.size, device=device)
             self.known = self.network.encode(conditions, None)
-        self.descend = compiled(self.network.descend, device, wanted=None)
+        self.descend = compiled(self.network.descend, wanted=device.type == "cuda")
 
     def walk(self, noise: Sequence[Tensor]) -> None:
         """Draw one field per member of the batch."""
@@ -98,7 +97,7 @@ def fastest(
     return best
 
 
-def measure(args: argparse.Namespace) -> dict[str, object]:
+def measure(args: argparse.Namespace) -> tuple[list[Row], dict[str, object]]:
     device = choose_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -119,22 +118,28 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
         device,
     )
     deviates = sum(int(np.prod(window.shape)) for window in windows)
-    return {
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.machine(),
-        "threads": torch.get_num_threads(),
+    ms = {name: 1e3 * value / batch for name, value in times.items()}
+    limit = 1 / (1 + LIMITS[device.type])
+    rows = [
+        Row.cost(
+            "forward pass and noise",
+            ms["both"],
+            ms["forward"],
+            unit="ms/field",
+            against="the pass alone",
+            target=limit,
+        )
+    ]
+    rows += [
+        Row.cost(f"noise, beside {name}", ms["noise"], ms[name], unit="ms/field", against=name)
+        for name in ("plain torch", "numpy streams")
+    ]
+    details = {
         "backend": backend(device),
-        "preset": args.preset,
-        "size": args.size,
-        "batch": batch,
         "deviates_per_field": deviates,
-        "ms_per_field": {name: 1e3 * value / batch for name, value in times.items()},
         "ns_per_deviate": 1e9 * times["noise"] / batch / deviates,
-        "share_of_forward": times["noise"] / times["forward"],
-        "added_to_forward": times["both"] / times["forward"] - 1,
-        "limit": LIMITS[device.type],
     }
+    return rows, details
 
 
 def main() -> None:
@@ -148,11 +153,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/noise.json"))
     args = parser.parse_args()
-    found = measure(args)
-    for name, value in found.items():
-        print(f"{name:20}", value)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    rows, details = measure(args)
+    report("noise", rows, vars(args), device=args.device, output=args.output, **details)
 
 
 if __name__ == "__main__":

@@ -34,11 +34,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from references import rainfarm
-from references.bench import Bench, write_json
+from references.bench import Bench
 from references.clock import Deadline, OutOfTime
 from references.data import Arena
 from references.methods import METHODS
 from references.picture import draw_picture
+from references.results import write_json
 from references.scoring import picture_rows
 from references.table import print_table
 

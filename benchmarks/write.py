@@ -10,7 +10,6 @@ Draws nothing: regions of rain from the bundled radar, in new combinations, go t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
+from references.results import Row, report
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from xcvae.ensemble.regions import Region, plan_chunks, regions_of
@@ -161,15 +161,13 @@ def main() -> None:
         ]  # fmt: skip
         table = {name: timed(folder, one, bench.megabytes) for name, one in variants(bench).items()}
     engine, raw = (float(np.median(rates)) for rates in zip(*pairs, strict=True))
-    share = engine / raw
     overhead = 1e3 * bench.megabytes * (1 / engine - 1 / raw) / len(bench.regions)
-    print(f"store {engine:.0f} MB/s, raw {raw:.0f} MB/s: {share:.0%}; {overhead:.1f} ms a region")
+    rows = [Row.rate("store", engine, raw, unit="MB/s", against="raw Zarr", target=0.9)]
     for name, row in table.items():
-        print(f"{name:28}{row['MB/s']:8.0f} MB/s{row['ratio']:8.2f}")
-    if arguments.output:
-        found = {"store_MB_s": engine, "raw_MB_s": raw, "share": share, "pairs": pairs}
-        found |= {"overhead_ms_per_region": overhead, "codecs": table}
-        arguments.output.write_text(json.dumps(found, indent=1))
+        rows.append(Row.rate(name, row["MB/s"], raw, unit="MB/s", against="raw Zarr, zstd 1"))
+        print(f"{name:28}{row['ratio']:8.2f} bytes of values per byte on disk")
+    details = {"pairs": pairs, "overhead_ms_per_region": overhead, "codecs": table}
+    report("write", rows, vars(arguments), output=arguments.output, **details)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ import torch
 from references.clock import Deadline
 from references.data import Arena, thresholded
 from references.drawing import Draw, drawn
+from references.results import machine, write_json
 
-__all__ = ["Bench", "write_json"]
+__all__ = ["Bench"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,10 @@ class Bench:
 
     def write(self, method: str, rows: Mapping[str, Any], **details: Any) -> None:
         """Write the result of a method."""
-        device = torch.cuda.get_device_name() if self.device.type == "cuda" else _processor()
         content = {
             "method": method,
             "rows": rows,
-            "device": device,
+            "device": machine(str(self.device)),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             **details,
         }
@@ -65,18 +64,3 @@ class Bench:
             place=place,
         )
         return thresholded(members)
-
-
-def write_json(place: Path, content: Any) -> None:
-    """Write a JSON file, complete or not at all."""
-    partial = place.with_name(f"{place.name}.partial")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(place)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"CPU {name}, {torch.get_num_threads()} threads"

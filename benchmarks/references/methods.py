@@ -16,13 +16,14 @@ from torch import Tensor
 
 import xcvae
 from references import rainfarm
-from references.bench import Bench, write_json
+from references.bench import Bench
 from references.data import WET, from_log, stretched, thresholded, to_log
 from references.drawing import Draw
 from references.edm import EDM, Settings, Tuned
 from references.flat_cvae import FlatCVAE
 from references.ladder import default_fit, network_drawer
 from references.learning import Learner, Log, compiled, learn
+from references.results import write_json
 from references.scoring import keep_fields, scores
 from references.timing import rate
 

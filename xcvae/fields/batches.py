@@ -247,14 +247,15 @@ class Batches:
         if self.lazy:
             room = {"count": len(self), "size": size, "sample_bytes": self.nbytes // len(self)}
             yield from streamed(self.load, Batch.join, **room, rng=rng)
-        heavy = self._heaviest()
         chosen = round(heavy_share * size)
+        heavy = self._heaviest() if chosen else np.empty(0, np.int64)
         while True:
             order = rng.permutation(len(self))
             # A short remainder is left out of this epoch, unless it is all there is.
             for start in range(0, max(len(order) - size + 1, 1), size):
                 rows = order[start : start + size]
-                rows[:chosen] = rng.choice(heavy, len(rows[:chosen]))
+                if chosen:
+                    rows[:chosen] = rng.choice(heavy, len(rows[:chosen]))
                 yield self.load(rows)
 
     def _heaviest(self) -> NDArray[np.int64]:

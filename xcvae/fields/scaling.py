@@ -32,7 +32,7 @@ Normalised = NewType("Normalised", NDArray[np.float32])
 CEILING = 5.7
 
 #: Memory of a block of `blocks_of`.
-BLOCK_BYTES = 256 * 2**20
+BLOCK_BYTES = 64 * 2**20
 
 
 class _Tensor(Protocol):
@@ -152,7 +152,7 @@ class Scaling:
 def blocks_of(prepared: xr.Dataset, spec: DataSpec) -> Iterator[xr.Dataset]:
     """Cut a prepared Dataset into blocks of samples, so that lazy data is never loaded whole.
 
-    A block takes up to 256 MB as the float64 that statistics are made of, and at least a sample.
+    A block takes up to 64 MB as the float64 that statistics are made of, and at least a sample.
     """
     count = prepared.sizes[spec.sample]
     sampled = (da for da in prepared.data_vars.values() if spec.sample in da.dims)

@@ -75,7 +75,10 @@ class Trainer:
         self.encode = compiled(self.network.encode, wanted=wanted)
         self.descend = compiled(self.network.descend, wanted=wanted)
         self.compiles = self.encode != self.network.encode
-        self.average = _copy(self.network.state_dict())
+        weights = self.network.state_dict()
+        self.average = _copy(weights)
+        # Tensors that stay the same: to look them up takes as long as to average them.
+        self._averages, self._weighed = (list(d.values()) for d in (self.average, weights))
         self.best = _copy(self.network.state_dict())
         flips = self.settings.flips
         self.windows = Windows(
@@ -191,11 +194,7 @@ class Trainer:
     def _follow(self) -> None:
         """Move the average of the weights."""
         keep = (1 - 1 / (self.state.step + 1)) ** AVERAGE_POWER
-        weights = self.network.state_dict()
-        names = list(weights)
-        torch._foreach_lerp_(
-            [self.average[n] for n in names], [weights[n] for n in names], 1 - keep
-        )
+        torch._foreach_lerp_(self._averages, self._weighed, 1 - keep)
 
     def _cropped(self, batch: Batch) -> Batch:
         return self.windows.cut(batch, self.rng).packed().to(self.device)
