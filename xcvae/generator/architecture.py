@@ -14,6 +14,7 @@ from xcvae.fields.scaling import RainScaling
 from xcvae.fields.spec import DataSpec
 from xcvae.generator.constraint import BlockMeans
 from xcvae.generator.ladder import Ladder
+from xcvae.generator.starting import begin
 
 __all__ = ["PRESETS", "Architecture", "base_channel", "build_network", "resolve"]
 
@@ -123,7 +124,7 @@ def build_network(
 ) -> Ladder:
     """Make an untrained ladder for a Dataset described by ``spec``; ``scaling`` of the target."""
     side = architecture.constrain
-    return Ladder(
+    ladder = Ladder(
         conditions=channels_of(spec, masked=masked) + (side > 0),
         pooled=pooled_size(spec),
         channels=architecture.channels,
@@ -134,6 +135,8 @@ def build_network(
         patch=architecture.patch,
         constraint=BlockMeans(scaling, side) if side else None,
     )
+    begin(ladder)
+    return ladder
 
 
 def _block_side(constrain: object, spec: DataSpec) -> int:

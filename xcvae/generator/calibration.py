@@ -24,7 +24,7 @@ POSITIONS, SAMPLES, MEMBERS = 21, 6, 4
 RESOLUTION = 1e-3
 #: Temperatures that are tried, and the pixels, limits of samples, and members that are drawn at
 #: each. A model that needs more than these has a fault that a factor does not repair.
-TEMPERATURES = (0.9, 1.0, 1.1)
+TEMPERATURES = (0.8, 0.9, 1.0, 1.1, 1.2)
 TEMPERATURE_PIXELS, TEMPERATURE_SAMPLES, TEMPERATURE_MEMBERS = 600_000, (4, 256), 6
 
 

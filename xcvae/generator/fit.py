@@ -23,8 +23,8 @@ ELBO: tuple[str, ...] = ("laplace", "kl")
 #: What a training minimises unless told otherwise: the ELBO first, which makes the decoder and
 #: ties prior and posterior together; the score of the prior's draws last, beside it.
 DEFAULT_STAGES: tuple[dict[str, Any], ...] = (
-    {"losses": ELBO, "share": 0.75},
-    {"losses": (*ELBO, "crps"), "share": 0.25},
+    {"losses": ELBO, "share": 0.6},
+    {"losses": (*ELBO, "crps"), "share": 0.4},
 )
 
 #: Validation figures a training can be steered by; lower is better for all.

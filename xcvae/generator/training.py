@@ -83,7 +83,7 @@ def train(
         the block means that a condition tells).
     losses
         Components by name, as a dict with parameters, or instances. By default the negative ELBO
-        (``laplace``, ``kl``), joined by ``crps`` in the last quarter of the training.
+        (``laplace``, ``kl``), joined by ``crps`` in the last two fifths of the training.
     fit
         `xcvae.generator.fit.Fit` by its attributes, such as ``max_minutes``.
     seed

@@ -1,0 +1,95 @@
+"""The first step of a training: what every latent says before anything is learned."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from xcvae.generator.blocks import fold
+from xcvae.generator.ladder import Drawn, Ladder
+from xcvae.generator.starting import begin, details
+
+SIZE = 32
+
+
+def begun(patch: int, *, base: int | None = 0, latents: tuple[int, ...] = (3, 3, 4)) -> Ladder:
+    torch.manual_seed(0)
+    net = Ladder(
+        conditions=2, pooled=0, channels=(12, 16, 16), latents=latents, base=base, patch=patch
+    )
+    begin(net)
+    return net
+
+
+def reconstructed(net: Ladder, x: torch.Tensor, c: torch.Tensor) -> Drawn:
+    """The posterior's mean, decoded."""
+    quiet = [torch.zeros(len(x), *shape) for shape in net.shapes(*x.shape[-2:])]
+    with torch.no_grad():
+        drawn: Drawn = net(c, None, quiet, x=x)
+    return drawn
+
+
+def fields() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    rough = torch.randn(2, 1, SIZE, SIZE)
+    x = F.avg_pool2d(rough, 5, stride=1, padding=2) + 0.2 * rough
+    smooth = F.interpolate(F.avg_pool2d(x, 8), scale_factor=8, mode="bilinear")
+    return x, torch.cat([smooth, torch.randn_like(x)], dim=1)
+
+
+@pytest.mark.parametrize("patch", [2, 4])
+def test_details_of_the_squares_go_through_as_they_are(patch):
+    x, c = fields()
+    latents = (3, 3, patch**2)
+    torch.manual_seed(0)
+    net = Ladder(conditions=2, pooled=0, channels=(12, 16, 32), latents=latents, patch=patch)
+    begin(net)
+    basis = details(patch)
+    found = torch.einsum("ns,bshw->bnhw", basis, fold(reconstructed(net, x, c).output, patch))
+    torch.testing.assert_close(found, torch.einsum("ns,bshw->bnhw", basis, fold(x, patch)))
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("base", [0, None])
+def test_the_storm_is_closer_than_the_condition(patch, base):
+    x, c = fields()
+    output = reconstructed(begun(patch, base=base), x, c).output
+    without = 0 if base is None else c[:, :1]
+    assert float((output - x).square().mean()) < 0.7 * float((without - x).square().mean())
+
+
+def test_every_level_says_something_and_none_is_only_noise():
+    x, c = fields()
+    drawn = reconstructed(begun(2), x, c)
+    for level, (q, p) in enumerate(zip(drawn.posterior, drawn.prior, strict=True)):
+        count = 4 if level == 2 else 1
+        told = (q.mu - p.mu).square().mean(dim=(0, 2, 3))
+        assert (told[:count] > 1e-3).all()
+        assert (q.log_sigma[:, :count] < -1).all()
+        assert not told[count:].any()
+
+
+def test_the_way_to_the_output_is_open_to_training():
+    x, c = fields()
+    net = begun(2)
+    quiet = [torch.zeros(len(x), *shape) for shape in net.shapes(SIZE, SIZE)]
+    (net(c, None, quiet, x=x).output - x).square().mean().backward()
+    for level in net.rungs:
+        assert float(level.posterior.weight.grad.abs().sum()) > 0
+        assert float(level.inject.weight.grad.abs().sum()) > 0
+
+
+def test_a_network_too_narrow_for_it_is_left_alone():
+    torch.manual_seed(0)
+    net = Ladder(conditions=1, pooled=0, channels=(1, 4), latents=(1, 1), patch=2)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    begin(net)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_fewer_latents_than_details_take_the_smooth_ones():
+    net = begun(2, latents=(1, 1, 2))
+    assert net.rungs[-1].inject.weight[:, 1].count_nonzero() == 1
+    torch.testing.assert_close(net.head.weight[:, 1, 1, 1], details(2)[0])
+    assert net.head.weight[:, 2].count_nonzero() == 0
