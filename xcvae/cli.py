@@ -24,6 +24,7 @@ STEPS = {
     "sample": "draw the ensembles and list them in the catalog",
     "evaluate": "score the ensembles and compare the scores with the criteria",
     "diagnose": "look for what is wrong with the model",
+    "report": "draw the pictures and write the HTML report again",
 }
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 NEXT_STEPS = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -304,7 +305,7 @@ def test_blocks_of_samples_do_not_change_spectra_and_ranks(
         return [np.asarray(spectrum), np.array(bars)]
 
     whole = curves()
-    monkeypatch.setattr("xcvae.verify.curves.BLOCK", 1)
+    monkeypatch.setattr("xcvae.verify.streaming.BLOCK_BYTES", 1)
     for first, second in zip(whole, curves(), strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-9)
 
@@ -515,6 +516,11 @@ def test_report_writes_pictures_and_json(
         "prior-spectra",
         "prior-ranks",
         "prior-scores",
+        "prior-reliability",
+        "prior-quantiles",
+        "prior-intensity",
+        "prior-bias",
+        "html",
     }
     for path in written.values():
         assert path.stat().st_size > 1000
@@ -537,6 +543,32 @@ def test_report_writes_pictures_and_json(
     assert content["diagnosis"]["ok"] is diagnosis.ok
     assert content["model"]["sha256"] == tiny_model.sha256
     assert all((folder / name).exists() for name in content["files"].values())
+    page = written["html"].read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == len(written) - 2
+    for wanted in ("Ensemble prior", "✗ missed", "✓ met", "≤ 3", "Diagnosis of 3 samples"):
+        assert wanted in page
+    # One file, offline: no script, nothing that a browser would fetch.
+    assert not re.search(r"""<script|<link|@import|url\(|(src|href)=["'](?!data:|#)""", page)
+
+
+def test_the_report_shows_names_as_text(
+    tmp_path: Path, storms: xr.Dataset, card: xr.Dataset, tiny_model: Model
+) -> None:
+    grouped = xr.concat([card, 2 * card], dim=xr.Variable("season", ["<DJF>", "JJA"]))
+    written = save_report(
+        tmp_path,
+        ds=storms,
+        model=tiny_model,
+        ensembles={},
+        cards={"a<b>&": grouped},
+        verdicts={},
+        diagnosis=None,
+    )
+    page = written["html"].read_text(encoding="utf-8")
+    assert "Ensemble a&lt;b&gt;&amp;" in page
+    assert "<td>&lt;DJF&gt;</td>" in page
+    assert "<td>CRPS</td><td>xcvae</td><td>JJA</td>" in page
+    assert "Diagnosis" not in page
 
 
 def test_a_grouped_card_is_in_the_json_without_a_picture(
@@ -552,7 +584,7 @@ def test_a_grouped_card_is_in_the_json_without_a_picture(
         verdicts={},
         diagnosis=None,
     )
-    assert set(written) == {"report", "training"}
+    assert set(written) == {"report", "training", "html"}
     content = json.loads(written["report"].read_text(encoding="utf-8"))
     crps = content["ensembles"]["prior"]["scores"]["crps"]
     assert crps["groups"] == {"season": ["DJF", "JJA"]}

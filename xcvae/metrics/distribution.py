@@ -22,6 +22,7 @@ __all__ = [
     "mass_bias",
     "p99_ratio",
     "p999_ratio",
+    "quantile",
     "wet_fraction",
     "wet_fraction_observed",
 ]
@@ -60,15 +61,26 @@ class _Amounts:
 FIRST_WET = BELOW + 2
 
 
-def _quantile(counts: Array, q: float) -> Array:
-    """Quantile of a histogram, in multiples of the wet threshold, interpolated in its bin."""
+def quantile(counts: Array, q: float | Array) -> Array:
+    """Quantile of histograms of amounts, in multiples of the wet threshold, interpolated in bins.
+
+    Parameters
+    ----------
+    counts
+        Dims (..., bin), as the statistic of `KS` counts them.
+    q
+        Levels, a number or dims (level,); levels come last in what is returned.
+    """
     running = np.cumsum(counts, axis=-1)
-    wanted = q * running[..., -1:]
-    index = (running < wanted).sum(axis=-1, keepdims=True)
+    levels = np.atleast_1d(q)
+    wanted = levels * running[..., -1:]
+    # Running sums rise: the first bin that reaches a level is the number of those below it.
+    index = np.stack([(running < wanted[..., [k]]).sum(axis=-1) for k in range(levels.size)], -1)
     inside = np.take_along_axis(counts, index, axis=-1)
     share = 1.0 - ratio(np.take_along_axis(running, index, axis=-1) - wanted, inside)
     logarithm = (index - FIRST_WET + np.clip(share, 0.0, 1.0)) * WIDTH
-    return np.asarray(np.where(index == 0, 0.0, np.exp(logarithm))[..., 0])
+    amounts = np.where(index == 0, 0.0, np.exp(logarithm))
+    return np.asarray(amounts if np.ndim(q) else amounts[..., 0])
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class _Quantile(Metric):
     def finish(self, stats: Stats) -> Array:
         """Divide the quantiles; NaN where the observed one is zero."""
         generated, observed = (np.asarray(stats[k]) for k in ("generated", "observed"))
-        return ratio(_quantile(generated, self.q), _quantile(observed, self.q))
+        return ratio(quantile(generated, self.q), quantile(observed, self.q))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,11 @@ Stats = Mapping[str, Array]
 
 
 class Statistic(Hashable, Protocol):
-    """Sums over the pixels of one sample; equal statistics are computed once and shared."""
+    """Sums over the pixels of one sample; equal statistics are computed once and shared.
+
+    One with the attribute ``by_piece = False`` is added up over all samples at once: its sums are
+    too large to be kept for resampling.
+    """
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Return scalars or vectors by name, to be added up over samples."""

@@ -20,6 +20,7 @@ __all__ = [
     "SpectralDistance",
     "diversity",
     "radial_spectrum",
+    "ring_powers",
     "spatial_correlation",
     "spectral_distance",
 ]
@@ -68,6 +69,12 @@ def _over_rings(power: Array, shape: tuple[int, int]) -> Array:
     """
     inside, rings, weights, sums = _rings(shape)
     return np.asarray(np.bincount(rings, power[inside] * weights) / sums)
+
+
+def ring_powers(maps: Array) -> Array:
+    """Power by wavenumber from 1 of each of some maps, (n, y, x) to (n, wavenumber)."""
+    shape = (maps.shape[-2], maps.shape[-1])
+    return np.stack([_over_rings(_power(one[None]), shape)[1:] for one in maps])
 
 
 @dataclass(frozen=True)

@@ -85,10 +85,11 @@ def written(steps: Steps) -> dict[str, str]:
         **ensembles,
         "catalog.yaml": "intake catalog of the ensembles, with their scores",
         "report/diagnosis.txt": "the diagnosis, in words",
+        "report/report.html": "the report, one file: open it in a browser",
         "report/report.json": "scores, verdicts and diagnosis",
         "report/summary.json": "verdicts, time and memory",
     }
     there = {path: what for path, what in found.items() if (steps.folder / path).exists()}
     if (steps.report / "report.json").exists():
-        there["report/*.png"] = "training curve; members, spectra, ranks and scores by ensemble"
+        there["report/*.png"] = "its pictures, by ensemble"
     return there

@@ -22,6 +22,8 @@ from xcvae.pipeline.summary import Summary
 __all__ = ["STEPS", "run", "run_step"]
 
 STEPS = ("train", "sample", "evaluate", "diagnose")
+REPORT = "report"
+"""A step that draws again what the others have found."""
 
 
 def run(config: Config, *, overwrite: bool = False, progress: bool = True) -> Summary:
@@ -60,15 +62,15 @@ def run_step(
     config, overwrite, progress
         As for `run`.
     step
-        "train", "sample", "evaluate" or "diagnose".
+        "train", "sample", "evaluate", "diagnose", or "report": pictures and the HTML file.
 
     Raises
     ------
     XcvaeError
         As for `run`.
     """
-    if step not in STEPS:
-        raise ConfigError(f"unknown step '{step}'. {nearest(step, STEPS)}")
+    if step not in (*STEPS, REPORT):
+        raise ConfigError(f"unknown step '{step}'. {nearest(step, (*STEPS, REPORT))}")
     return _run(config, (step,), overwrite=overwrite, progress=progress)
 
 
@@ -85,12 +87,13 @@ def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: 
             _say(progress, f"drawing '{section.name}'")
             steps.sample(section)
     scored = []
-    if "evaluate" in wanted:
+    if "evaluate" in wanted or REPORT in wanted:
         for section in config.sample:
             _say(progress, f"scoring '{section.name}'")
             scored.append(steps.evaluate(section))
             summary.verdicts[section.name] = scored[-1].verdicts
-    _conclude(steps, summary, scored, diagnose="diagnose" in wanted)
+    again = REPORT in wanted
+    _conclude(steps, summary, scored, diagnose=again or "diagnose" in wanted, again=again)
     summary.steps = steps.outcome
     summary.seconds = time.perf_counter() - start
     if scored and set(steps.outcome.values()) != {THERE}:
@@ -99,11 +102,13 @@ def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: 
     return summary
 
 
-def _conclude(steps: Steps, summary: Summary, scored: Sequence[Scored], *, diagnose: bool) -> None:
+def _conclude(
+    steps: Steps, summary: Summary, scored: Sequence[Scored], *, diagnose: bool, again: bool
+) -> None:
     """Diagnose, and write the report; a report that is not current needs the diagnosis again."""
     asked = diagnose and steps.config.diagnose is not None
     made_from = behind_report(steps, scored, diagnosed=asked) if scored else {}
-    stale = bool(scored) and not report_is_current(steps, made_from)
+    stale = bool(scored) and (again or not report_is_current(steps, made_from))
     diagnosis = None
     if asked and (stale or not steps.diagnosis_is_current()):
         _say(steps.progress, "diagnosing the model")

@@ -28,10 +28,14 @@ __all__ = [
     "OBSERVED",
     "Axis",
     "RainScale",
+    "amount",
+    "class_edges",
     "coarse_rain",
+    "display_factor",
     "display_units",
     "label_of",
     "new_figure",
+    "plain_log",
     "pretty",
     "set_aspect",
     "spatial_axis",
@@ -44,6 +48,8 @@ DRY, MASKED = "#f3f2ee", "#a8a8a8"
 
 HOURLY_LEVELS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 DAILY_LEVELS = (0.0, 0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0)
+HOURLY_CLASSES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+DAILY_CLASSES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0)
 # Light to dark blue for everyday rain, then warm colours that jump to the eye for heavy rain.
 ANCHORS = ("#cfe5f4", "#8cc1e6", "#3f8fd2", "#1c57a5", "#3b2e83", "#8b2a8e", "#d62f6d", "#f77f3c",
            "#fdd835")  # fmt: skip
@@ -77,6 +83,14 @@ def coarse_rain(task: Task) -> xr.DataArray | None:
     except MismatchError:
         return None  # a picture of the rest is still worth having
     return found[found.attrs["condition"]] if "condition" in found.attrs else None
+
+
+def class_edges(observed: xr.DataArray, sample: str) -> tuple[float, ...]:
+    """Lower ends of classes of intensity, in the units of the data; the first is zero."""
+    shown = display_units(observed, sample)
+    levels = DAILY_CLASSES if is_daily(observed, sample) else HOURLY_CLASSES
+    scale = factor(shown, str(observed.attrs["units"]), what=str(observed.name))
+    return tuple(float(f"{level * scale:.12g}") for level in levels)
 
 
 @contextmanager
@@ -138,6 +152,28 @@ def display_units(field: xr.DataArray, sample: str) -> str:
     except UnitsError:
         return "mm d-1" if is_daily(field, sample) else "mm h-1"
     return "mm"
+
+
+def display_factor(field: xr.DataArray) -> float:
+    """Return what turns values in the units of the data into those that are shown."""
+    sample = str(field.dims[0])
+    return factor(str(field.attrs["units"]), display_units(field, sample), what=str(field.name))
+
+
+def amount(field: xr.DataArray, value: float) -> str:
+    """Write an amount in the units of the data as people do."""
+    units = display_units(field, str(field.dims[0]))
+    return f"{value * display_factor(field):.4g} {pretty(units)}"
+
+
+def plain_log(axes: Axes) -> None:
+    """Label logarithmic axes with 1, 2, 5, 10 instead of powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def label_of(value: object, *, days: bool = False) -> str:

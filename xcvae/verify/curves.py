@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,28 +10,14 @@ import numpy as np
 import xarray as xr
 
 from xcvae.metrics.calibration import RankDeviation
-from xcvae.metrics.maps import REALIZATION, Pair
-from xcvae.metrics.spatial import radial_spectrum
-from xcvae.registry import build, call, registry
 from xcvae.verify import canvas
-from xcvae.verify.pairing import Task, pair_up
+from xcvae.verify.portrait import Portrait, portray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["flat_band", "rank_histogram", "spectra"]
-
-#: Values of the ensemble that are read at a time.
-BLOCK = 60_000_000
-
-
-def _blocks(pair: Pair) -> Iterator[slice]:
-    """Cut the samples so that a block of all members fits in memory."""
-    count = pair.observed.sizes[pair.sample]
-    step = max(1, BLOCK * count // max(pair.forecast.size, 1))
-    for start in range(0, count, step):
-        yield slice(start, min(start + step, count))
+__all__ = ["draw_rank_histogram", "draw_spectra", "flat_band", "rank_histogram", "spectra"]
 
 
 @dataclass(frozen=True)
@@ -78,57 +64,31 @@ def spectra(
     ComponentError
         A baseline is unknown.
     """
-    task = pair_up(ds, ensemble)
-    found = _measure(task, _rivals(task, baselines))
+    return draw_spectra(portray(ds, ensemble, pictures=["spectra"], baselines=baselines))
+
+
+def draw_spectra(portrait: Portrait) -> Figure:
+    """Draw what `spectra` does, from sums that are there already."""
+    found = _measure(portrait)
     with canvas.style():
         figure = canvas.new_figure(7.0, 6.2, layout="constrained")
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
-        _power(top, found, canvas.pretty(task.pair.units))
+        _power(top, found, canvas.pretty(portrait.units))
         _decibels(below, found)
         return figure
 
 
-def _rivals(task: Task, baselines: Sequence[object] | None) -> dict[str, xr.DataArray]:
-    if baselines is None:
-        usable = task.has_condition and canvas.coarse_rain(task) is not None
-        baselines = ["bilinear"] if usable else []
-    coarse = task.for_baselines() if baselines else xr.Dataset()
-    found = {}
-    for spec in baselines:
-        baseline = build("baseline", spec)
-        members = call("baseline", baseline, coarse, task.pair.forecast.sizes[REALIZATION], 0)
-        found[registry().name_of("baseline", baseline)] = task.against(members).forecast
-    return found
-
-
-def _measure(task: Task, rivals: dict[str, xr.DataArray]) -> _Spectra:
-    pair, spatial = task.pair, [str(dim) for dim in task.pair.observed.dims[1:]]
-    sums: dict[str, np.ndarray] = {}
-    for block in _blocks(pair):
-        part = {pair.sample: block}
-        observed, forecast = pair.observed.isel(part).load(), pair.forecast.isel(part).load()
-        # One mask for all: a hole that only one of them has would be structure of its own.
-        valid = observed.notnull() & forecast.notnull().all(REALIZATION)
-        powers = {"observed": radial_spectrum(observed.where(valid), spatial_dims=spatial).values}
-        powers["members"] = np.stack(
-            [radial_spectrum(m.where(valid), spatial_dims=spatial).values for m in forecast]
-        )
-        for name, rival in rivals.items():
-            masked = rival.isel(part).load().where(valid)
-            powers[f"baseline {name}"] = radial_spectrum(masked, spatial_dims=spatial).values
-        count = observed.sizes[pair.sample]
-        for key, power in powers.items():
-            sums[key] = sums.get(key, 0.0) + count * power
-    mean = {key: total / pair.observed.sizes[pair.sample] for key, total in sums.items()}
-    spacing, units = _spacing(pair.observed)
-    pixels = min(pair.observed.shape[1:]) / np.arange(1, mean["observed"].size + 1)
-    return _Spectra(
-        pixels * spacing,
-        units,
-        mean.pop("observed"),
-        mean.pop("members"),
-        {key.removeprefix("baseline "): power for key, power in mean.items()},
-    )
+def _measure(portrait: Portrait) -> _Spectra:
+    observed = portrait.task.pair.observed
+    sums, samples = portrait.total("spectra"), observed.shape[0]
+    spacing, units = _spacing(observed)
+    pixels = min(observed.shape[1:]) / np.arange(1, sums["observed"].size + 1)
+    rivals = {
+        name: portrait.total("spectra", name)["members"].mean(axis=0) / samples
+        for name in portrait.rivals
+    }
+    members = sums["members"] / samples
+    return _Spectra(pixels * spacing, units, sums["observed"] / samples, members, rivals)
 
 
 def _spacing(observed: xr.DataArray) -> tuple[float, str]:
@@ -220,20 +180,16 @@ def rank_histogram(ds: xr.Dataset, ensemble: xr.Dataset) -> Figure:
     MismatchError
         Samples or grids differ.
     """
-    pair = pair_up(ds, ensemble).pair
-    metric = RankDeviation()
-    count = metric.bind(pair.observed)
-    rows = [
-        count(maps)["ranks"]
-        for block in _blocks(pair)
-        for maps in Pair(
-            pair.forecast.isel({pair.sample: block}), pair.observed.isel({pair.sample: block})
-        )
-    ]
-    counts = np.stack(rows)
+    return draw_rank_histogram(portray(ds, ensemble, pictures=["ranks"]))
+
+
+def draw_rank_histogram(portrait: Portrait) -> Figure:
+    """Draw what `rank_histogram` does, from sums that are there already."""
+    counts = portrait.by_piece("ranks")["ranks"]
+    deviation = float(RankDeviation().finish({"ranks": counts.sum(axis=0)}))
     with canvas.style():
         figure = canvas.new_figure(6.4, 4.0, layout="constrained")
-        _ranks(figure.subplots(), counts, float(metric.finish({"ranks": counts.sum(axis=0)})))
+        _ranks(figure.subplots(), counts, deviation)
         return figure
 
 

@@ -13,11 +13,13 @@ from scipy.special import ndtr, stdtrit
 from xcvae.metrics.maps import Array
 from xcvae.verify.memory import autocorrelation, mean_variance
 
-__all__ = ["Pieces", "Sums", "interval", "pieces_of"]
+__all__ = ["Finish", "Pieces", "Sums", "interval", "memory_of", "pieces_of"]
 
 MAX_PIECES = 512
 RESAMPLES = 500
 LEVEL = 0.95
+LEAST_FREEDOM = 3.0
+"""Degrees of freedom of the widest interval: with fewer, it would say nothing but infinity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,8 @@ class Sums:
     attrs: dict[str, Any] = field(default_factory=dict)
 
     def add(self, piece: int, row: Mapping[str, Array]) -> None:
-        """Add one sample to a piece."""
+        """Add one sample to a piece; where all are one, to that."""
+        piece = min(piece, self.pieces - 1)
         for name, value in row.items():
             if name not in self.values:
                 self.values[name] = np.zeros((self.pieces, *np.shape(value)))
@@ -87,10 +90,16 @@ class Sums:
         return {name: value[group[0] : group[1]] for name, value in self.values.items()}
 
 
+Finish = Callable[[Callable[[Array], Array]], Array]
+"""A score, given a function that adds up pieces, (pieces, ...) to (resamples, ...)."""
+
+
 def interval(
-    finish: Callable[[Callable[[Array], Array]], Array],
+    finish: Finish,
     group: tuple[int, int, int],
     limits: tuple[float, float] = (-np.inf, np.inf),
+    *,
+    memory: Array | None = None,
 ) -> tuple[float, float, float]:
     """Score a group, with the bounds of a 95 % interval.
 
@@ -103,16 +112,19 @@ def interval(
     (`xcvae.verify.memory`), fitted to what each piece does to the score, as others do for plain
     means (https://doi.org/10.2307/2951574). And few blocks, or few independent samples, leave it
     uncertain how much they vary: percentiles are taken further out, as Student's t does
-    (https://doi.org/10.1080/00031305.2015.1089789).
+    (https://doi.org/10.1080/00031305.2015.1089789). Scores that cannot be negative are stretched
+    by factors.
 
     Parameters
     ----------
     finish
-        The score, given a function that adds up pieces, (pieces, ...) to (resamples, ...).
+        The score.
     group
         First piece, piece after the last, and number of samples.
     limits
         What the score cannot be below or above.
+    memory
+        From `memory_of` a smoother score, for one that a piece changes in jumps or not at all.
 
     Returns
     -------
@@ -129,15 +141,27 @@ def interval(
     scores = scores[np.isfinite(scores)]
     if scores.size < RESAMPLES // 2 or not np.isfinite(value):
         return value, np.nan, np.nan
-    without = finish(lambda sums: sums.sum(axis=0) - sums)
-    memory = autocorrelation(np.where(np.isfinite(without), without, value))
+    memory = memory_of(finish) if memory is None else memory
     student = _student(max(2.0, count / length) - 1.0)
     tail = float(ndtr(-student))
     ends = np.quantile(scores, [tail, 1.0 - tail])
-    few = _student(max(min(count / length, 1.0 / mean_variance(memory, count)) - 1.0, 1.5))
-    low, high = value + (ends - value) * _missing(memory, count, length) * few / student
+    few = _student(
+        max(min(count / length, 1.0 / mean_variance(memory, count)) - 1.0, LEAST_FREEDOM)
+    )
+    stretch = _missing(memory, count, length) * few / student
+    if limits[0] == 0 and min(value, ends[0]) > 0:
+        low, high = value * (ends / value) ** stretch
+    else:
+        low, high = value + (ends - value) * stretch
     # A curved formula may shift the resamples to one side of the value.
     return value, min(max(float(low), limits[0]), value), max(min(float(high), limits[1]), value)
+
+
+def memory_of(finish: Finish) -> Array:
+    """Return the autocorrelation of what pieces do to a score: of what it is without each."""
+    value = finish(lambda sums: sums.sum(axis=0))
+    without = finish(lambda sums: sums.sum(axis=0) - sums)
+    return autocorrelation(np.where(np.isfinite(without), without, value))
 
 
 def _student(freedom: float) -> float:

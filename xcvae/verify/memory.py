@@ -13,7 +13,7 @@ from xcvae.metrics.maps import Array
 
 __all__ = ["autocorrelation", "mean_variance"]
 
-MOST = 0.97
+MOST = 0.95
 """Autocorrelation beyond which nothing can be said from one series."""
 LAGS = 4
 """So many lags tell how it decays."""
@@ -50,7 +50,7 @@ def _behind_noise(found: Array, first: float, count: int) -> Array:
     """Fit ``a b^(k - 1)``, b by how the sum of some lags decays to that of the next."""
     fit = _decaying(first, first, count)
     for _ in range(ROUNDS):
-        hidden = min(mean_variance(fit, count), 0.4)
+        hidden = min(mean_variance(fit, count), 0.25)
         lags = (found + hidden) / (1.0 + hidden)
         here, there = float(lags[1:-1].sum()), float(lags[2:].sum())
         if here < np.sqrt(LAGS / count) or there <= 0:

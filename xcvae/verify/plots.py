@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from xcvae.verify.amounts import intensity, quantiles
+from xcvae.verify.bias_map import bias
 from xcvae.verify.criteria import Criterion, Verdict
 from xcvae.verify.curves import rank_histogram, spectra
 from xcvae.verify.member_maps import members
+from xcvae.verify.reliability import reliability
 from xcvae.verify.score_table import score_names, summary
 from xcvae.verify.training_curve import training_curve
 
@@ -23,8 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Plots",
+    "bias",
+    "intensity",
     "members",
+    "quantiles",
     "rank_histogram",
+    "reliability",
     "score_names",
     "spectra",
     "summary",
@@ -65,6 +72,22 @@ class Plots:
     def rank_histogram(self, ds: xr.Dataset) -> Figure:
         """Draw the rank histogram. See `xcvae.verify.plots.rank_histogram`."""
         return rank_histogram(ds, self.ds)
+
+    def reliability(self, ds: xr.Dataset) -> Figure:
+        """Draw the reliability diagram. See `xcvae.verify.plots.reliability`."""
+        return reliability(ds, self.ds)
+
+    def quantiles(self, ds: xr.Dataset, *, baselines: Sequence[object] | None = None) -> Figure:
+        """Draw quantile against quantile. See `xcvae.verify.plots.quantiles`."""
+        return quantiles(ds, self.ds, baselines=baselines)
+
+    def intensity(self, ds: xr.Dataset, *, baselines: Sequence[object] | None = None) -> Figure:
+        """Draw the CRPS by amounts. See `xcvae.verify.plots.intensity`."""
+        return intensity(ds, self.ds, baselines=baselines)
+
+    def bias(self, ds: xr.Dataset) -> Figure:
+        """Draw maps of the mean bias. See `xcvae.verify.plots.bias`."""
+        return bias(ds, self.ds)
 
     def summary(
         self, criteria: Sequence[Criterion | Verdict] | None = None, *, title: str = ""

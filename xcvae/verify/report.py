@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,14 @@ import xarray as xr
 
 from xcvae.fields.dataspec import plain
 from xcvae.verify import plots
+from xcvae.verify.amounts import draw_intensity, draw_quantiles
+from xcvae.verify.bias_map import draw_bias
 from xcvae.verify.criteria import Verdict, to_json
+from xcvae.verify.curves import draw_rank_histogram, draw_spectra
 from xcvae.verify.diagnosis import Diagnosis
+from xcvae.verify.html import write_html
+from xcvae.verify.portrait import Portrait, portray
+from xcvae.verify.reliability import draw_reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +31,15 @@ __all__ = ["report_json", "save_report", "scores_json"]
 
 DPI = 150
 REPORT = "report.json"
+HTML = "report.html"
+DRAWN: dict[str, Callable[[Portrait], Figure]] = {
+    "ranks": draw_rank_histogram,
+    "reliability": draw_reliability,
+    "spectra": draw_spectra,
+    "quantiles": draw_quantiles,
+    "intensity": draw_intensity,
+    "bias": draw_bias,
+}
 
 
 def save_report(
@@ -56,8 +71,8 @@ def save_report(
     Returns
     -------
     dict of str to Path
-        What was written: ``report``, ``training``, and for every ensemble ``<name>-members``,
-        ``<name>-spectra``, ``<name>-ranks`` and ``<name>-scores``.
+        What was written: ``html`` (one file with all of it), ``report`` (JSON), ``training``, and
+        for every ensemble ``<name>-<subject>`` for the subjects of `xcvae.verify.html.CAPTIONS`.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,8 +89,9 @@ def save_report(
         keep("training", plots.training_curve(model.history))
     for name, ensemble in ensembles.items():
         keep(f"{name}-members", plots.members(ds, ensemble))
-        keep(f"{name}-spectra", plots.spectra(ds, ensemble))
-        keep(f"{name}-ranks", plots.rank_histogram(ds, ensemble))
+        portrait = portray(ds, ensemble)  # the ensemble is read once for all pictures
+        for subject, draw in DRAWN.items():
+            keep(f"{name}-{subject}", draw(portrait))
     for name, card in cards.items():
         if set(card.sizes) == {"source"}:  # with groupby there is a table for every group
             found = verdicts.get(name, ())
@@ -86,12 +102,15 @@ def save_report(
         cards=cards,
         verdicts=verdicts,
         diagnosis=diagnosis,
-        files={name: path.name for name, path in written.items()},
+        files={name: path.name for name, path in written.items()} | {"html": HTML},
     )
+    pictures = dict(written)
     written["report"] = folder / REPORT
     partial = folder / f".{REPORT}"
     partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(written["report"])
+    words = None if diagnosis is None else str(diagnosis)
+    written["html"] = write_html(folder / HTML, content, pictures=pictures, diagnosis=words)
     return written
 
 

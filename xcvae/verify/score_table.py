@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["best_sources", "score_names", "summary"]
+__all__ = ["best_sources", "score_names", "summary", "words"]
 
 PASS, MISS, FAINT, BEST = "#2e7d32", "#b3261e", "#777777", "#eaf2fa"
 SPELLED = {word: word.upper() for word in ("crps", "mae", "ks", "fss", "csi", "sedi", "p99")}
@@ -124,7 +124,7 @@ def _row(axes: Axes, card: xr.Dataset, name: str, row: int, verdicts: list[Verdi
 
     score = card[name]
     units = canvas.pretty(str(score.attrs.get("units", "1")))
-    axes.text(0, row, _words(name), va="center", fontsize=12)
+    axes.text(0, row, words(name), va="center", fontsize=12)
     if units:
         axes.text(NAME_WIDTH - 0.05, row, units, va="center", ha="right", fontsize=9.5, color=FAINT)
     best = best_sources(card, name)
@@ -153,7 +153,14 @@ def _row(axes: Axes, card: xr.Dataset, name: str, row: int, verdicts: list[Verdi
     axes.plot([0, axes.get_xlim()[1]], [row + 0.5] * 2, color="#dddddd", lw=0.7)
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """Write the name of a score as people do.
+
+    Examples
+    --------
+    >>> words("crps_skill"), words("p999_ratio")
+    ('CRPS skill', 'P99.9 ratio')
+    """
     return " ".join(SPELLED.get(word, word) for word in name.split("_"))
 
 

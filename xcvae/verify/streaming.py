@@ -58,13 +58,13 @@ class Source:
     load
         Read a block of samples; it is given the block of the ensemble that is judged.
     metrics
-        By name.
+        By name; None where the statistic is all that is wanted.
     bound
         The statistics of those metrics that have one, by name. Equal ones are computed once.
     """
 
     load: Callable[[slice, Pair], Pair]
-    metrics: Mapping[str, Metric | Foreign]
+    metrics: Mapping[str, Metric | Foreign | None]
     bound: Mapping[str, Statistic]
 
 
@@ -118,7 +118,9 @@ class _State:
     def __init__(self, source: Source, count: int) -> None:
         self.source, self.count, self.pixels = source, count, 0
         metrics, bound = source.metrics, source.bound
-        self.shared: dict[Statistic, Sums] = {one: Sums(count) for one in bound.values()}
+        self.shared: dict[Statistic, Sums] = {
+            one: Sums(count if getattr(one, "by_piece", True) else 1) for one in bound.values()
+        }
         self.foreign = {name: Sums(count) for name in metrics if name not in bound}
 
     def add(self, loaded: Pair, of_sample: Array, regions: Sequence[Array | None]) -> None:

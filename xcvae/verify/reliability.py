@@ -1,0 +1,145 @@
+"""The reliability diagram: what is forecast with 30 % should come in 30 of 100 cases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from xcvae.metrics.maps import Array
+from xcvae.metrics.metric import ratio
+from xcvae.verify import canvas
+from xcvae.verify.intervals import interval
+from xcvae.verify.portrait import Portrait, portray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["brier_parts", "draw_reliability", "reliability"]
+
+
+def reliability(ds: xr.Dataset, ensemble: xr.Dataset) -> Figure:
+    """Draw how often rain came, over the probability with which it was forecast.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        The observation, dims (sample, y, x).
+    ensemble : xarray.Dataset
+        Dims (realization, sample, y, x). The share of members is the probability.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        For two events: wet (0.1 mm h-1, of days 1 mm d-1) and heavy (5 mm h-1, of days 20 mm d-1).
+        Bars are 95 % intervals by block bootstrap over samples; below, how often each probability
+        was forecast. In the shaded part forecasts are better than the climate of the sample.
+
+    Raises
+    ------
+    UnitsError
+        The values are not physical rain.
+    MismatchError
+        Samples or grids differ.
+    """
+    return draw_reliability(portray(ds, ensemble, pictures=["reliability"]))
+
+
+def draw_reliability(portrait: Portrait) -> Figure:
+    """Draw what `reliability` does, from sums that are there already."""
+    with canvas.style():
+        figure = canvas.new_figure(8.6, 6.0, layout="constrained")
+        grid = figure.subplots(2, 2, sharex=True, height_ratios=(3.6, 1), squeeze=False)
+        for number, threshold in enumerate(portrait.thresholds):
+            rows = {
+                name: values[:, number] for name, values in portrait.by_piece("reliability").items()
+            }
+            _diagram(grid[0][number], rows, portrait.group)
+            _sharpness(grid[1][number], rows["pixels"].sum(axis=0))
+            limit = canvas.amount(portrait.task.pair.observed, threshold)
+            grid[0][number].set_title(f"Rain ≥ {limit}", loc="left")
+        for axes, text in zip(grid[:, 0], ("observed frequency", "pixels"), strict=True):
+            axes.set_ylabel(text)
+        return figure
+
+
+def brier_parts(pixels: Array, forecast: Array, came: Array) -> tuple[float, float, float]:
+    """Split the Brier score of forecasts in bins into reliability, resolution and uncertainty.
+
+    See https://doi.org/10.1175/1520-0450(1973)012<0595:ANVPOT>2.0.CO;2.
+
+    Parameters
+    ----------
+    pixels, forecast, came
+        By bin: number of pixels, sum of probabilities, number of events.
+
+    Examples
+    --------
+    >>> brier_parts(np.array([2.0, 2.0]), np.array([0.0, 2.0]), np.array([0.0, 2.0]))
+    (0.0, 0.25, 0.25)
+    """
+    total = pixels.sum()
+    some = pixels > 0
+    climate = came.sum() / total
+    often = came[some] / pixels[some]
+    apart = (forecast[some] / pixels[some] - often) ** 2
+    reliable = float(pixels[some] @ apart / total)
+    resolved = float(pixels[some] @ (often - climate) ** 2 / total)
+    return reliable, resolved, float(climate * (1 - climate))
+
+
+def _diagram(axes: Axes, rows: dict[str, Array], group: tuple[int, int, int]) -> None:
+    pixels, forecast, came = (rows[name].sum(axis=0) for name in ("pixels", "forecast", "came"))
+    climate = float(came.sum() / pixels.sum())
+    there = np.flatnonzero(pixels > 0)
+    ends = np.array([_interval(rows, k, group) for k in there.tolist()])
+    x, y = forecast[there] / pixels[there], ends[:, 0]
+    line = np.array([0.0, 1.0])
+    # Between these lines a forecast adds to the Brier skill.
+    side = 0.5 * (line + climate)
+    axes.fill_between(
+        [0, climate], side[0] + 0.5 * np.array([0, climate]), 0, color="#eef3ee", lw=0
+    )
+    axes.fill_between([climate, 1], 0.5 * (np.array([climate, 1]) + climate), 1, color="#eef3ee",
+                      lw=0)  # fmt: skip
+    axes.plot(line, line, color=canvas.OBSERVED, lw=1.2, zorder=2)
+    axes.axhline(climate, color="#888888", lw=1.0, ls=":", zorder=1)
+    axes.text(
+        0.99, climate + 0.012, "climate", ha="right", va="bottom", fontsize=9, color="#666666"
+    )
+    bars = np.abs(ends[:, 1:].T - y)
+    axes.errorbar(
+        x, y, np.nan_to_num(bars), fmt="o-", color=canvas.MEMBER, lw=1.8, ms=5, elinewidth=1.3,
+        capsize=2.5, zorder=3, clip_on=False,
+    )  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    reliable, resolved, uncertain = brier_parts(pixels, forecast, came)
+    text = (
+        f"reliability {reliable:.2g}\nresolution {resolved:.2g}\nuncertainty {uncertain:.2g}\n"
+        "(shaded: better than climate)"
+    )
+    axes.text(0.03, 0.97, text, transform=axes.transAxes, va="top", fontsize=9.5)
+
+
+def _interval(
+    rows: dict[str, Array], k: int, group: tuple[int, int, int]
+) -> tuple[float, float, float]:
+    """How often the event came in one bin, with its interval."""
+    return interval(
+        lambda total: ratio(total(rows["came"][:, k]), total(rows["pixels"][:, k])),
+        group,
+        (0.0, 1.0),
+    )
+
+
+def _sharpness(axes: Axes, pixels: Array) -> None:
+    place = np.linspace(0, 1, pixels.size)
+    axes.bar(
+        place, pixels / pixels.sum(), width=0.75 / pixels.size, color=canvas.MEMBER, alpha=0.85
+    )
+    axes.set_yscale("log")
+    axes.set_ylim(top=1)
+    axes.set_xlabel("forecast probability")
