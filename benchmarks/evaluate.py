@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from references import perfection
+from references.results import Row, report
 from references.scorecards import RIVALS, SIDE, fields, measured, memory_of, worker
 
 HERE = Path(__file__)
@@ -170,14 +170,31 @@ def main() -> None:
     parser.add_argument("--cases", type=case, nargs="+", default=cases, help="coverage: 150,0.5")
     parser.add_argument("--output", type=Path, help="results as JSON")
     arguments = parser.parse_args()
-    machine = {"machine": platform.processor() or platform.machine()}
-    found: dict[str, Any] = {**machine, "threads": os.environ.get("OMP_NUM_THREADS", "all")}
+    found: dict[str, Any] = {}
     for part in arguments.parts or PARTS:
         if part not in PARTS:
             parser.error(f"unknown part '{part}': {', '.join(PARTS)}")
         found[part] = globals()[part](arguments)
-    if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    settings = vars(arguments) | {"threads": os.environ.get("OMP_NUM_THREADS", "all")}
+    report("evaluate", rows_of(found), settings, output=arguments.output, **found)
+
+
+def rows_of(found: dict[str, Any]) -> list[Row]:
+    """Return what has a baseline: other packages, and 4 GB of memory."""
+    speeds, rows = found.get("speed", {}), []
+    for name in RIVALS:
+        if name in speeds:
+            own, other = speeds["xcvae"], speeds[name]
+            rows += [
+                Row.cost("three scores", own["seconds"], other["seconds"], unit="s", against=name,
+                         target=5.0),
+                Row.cost("their memory", max(own["peak_MB"], 1.0), other["peak_MB"], unit="MB",
+                         against=name),
+            ]  # fmt: skip
+    for row in found.get("memory", []):
+        name = f"{row['samples']} samples"
+        rows.append(Row.cost(name, row["peak_MB"], 4000.0, unit="MB", against="4 GB", target=1.0))
+    return rows
 
 
 if __name__ == "__main__":
