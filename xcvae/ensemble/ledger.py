@@ -4,21 +4,24 @@ It lies in the folder of the ensemble variable, where readers of Zarr do not loo
 
     <store>/<variable>/ledger/run.json         identity of the run, versions, notes, checksums of
                                                the metadata and coordinates
-    <store>/<variable>/ledger/regions/*.json   one small file per region that was tried
+    <store>/<variable>/ledger/regions/*.jsonl  one journal per process: a line per region it tried
     <store>/<variable>/ledger/regions.jsonl    the same in one file, once all regions are done
 
-Every file appears in one step, whole or not at all. Each region is recorded with the size and the
-SHA-256 of its chunk file, so that ``sha256sum`` is all it takes to check one.
+Files appear in one step, whole or not at all; journals grow by whole lines. Each region is recorded
+with the size and the SHA-256 of its chunk file, so that ``sha256sum`` is all it takes to check one.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -101,18 +104,25 @@ class Ledger:
 
     def record(self, entry: Entry) -> None:
         """Record one region; a failure never takes the place of what is done."""
-        # Under another name: two workers may be at the same region, one of them given up.
-        kind = "" if entry["state"] == DONE else f".{entry['state']}"
-        write_json(self._regions / f"{entry['region']:06d}{kind}.json", entry)
+        # Each process has a journal of its own: shared file systems do not append for two.
+        journal = os.open(
+            self._regions / f"{_own_name(os.getpid())}.jsonl",
+            os.O_WRONLY | os.O_APPEND | os.O_CREAT,
+            0o666,
+        )
+        try:
+            # It begins with a new line: a full disk may have left half a one.
+            line = f"\n{json.dumps(entry)}".encode()
+            if os.write(journal, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._regions))
+        finally:
+            os.close(journal)
 
     def entries(self) -> dict[int, Entry]:
         """Return what is recorded, by number of the region."""
-        if self.sealed:
-            lines = self._sealed.read_text(encoding="utf-8", errors="replace").splitlines()
-            found = [_parsed(line) for line in lines]
-        else:
-            found = [read_json(path) for path in self._regions.glob("*.json")]
-        # Of a marker that a dying disk left in pieces nothing is believed.
+        files = [self._sealed] if self.sealed else sorted(self._regions.glob("*.jsonl"))
+        found = [_parsed(line) for path in files for line in _lines(path)]
+        # Of a line that a dying disk left in pieces nothing is believed.
         whole = [entry for entry in found if entry is not None and "region" in entry]
         # What is done comes last, and so takes the place of an earlier failure.
         whole.sort(key=lambda entry: entry.get("state") == DONE)
@@ -125,12 +135,14 @@ class Ledger:
         return {number: entry for number, entry in done.items() if number not in damaged}
 
     def reopen(self, entries: Mapping[int, Entry]) -> None:
-        """Take the seal off a ledger whose store was damaged since, and keep these entries."""
+        """Begin the journals anew with these entries, also those of a store damaged since."""
         self._regions.mkdir(exist_ok=True)
-        if self.sealed:
-            for entry in entries.values():
-                self.record(entry)
-            self._sealed.unlink()
+        old = [self._sealed, *self._regions.glob("*.jsonl")]
+        kept = self._regions / f"kept-{uuid4().hex}.jsonl"
+        write_text(kept, "".join(f"{json.dumps(entry)}\n" for entry in entries.values()))
+        # What is damaged must not be believed any more once it is drawn again.
+        for path in old:
+            path.unlink(missing_ok=True)
 
     def damaged(self, entries: Iterable[Entry]) -> dict[int, str]:
         """Say, by number of the region, what is wrong with the files of some entries."""
@@ -183,6 +195,20 @@ def _parsed(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return content if isinstance(content, dict) else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        # Gone since it was listed: another process is going on with the store.
+        return []
+
+
+@lru_cache(maxsize=4)
+def _own_name(process: int) -> str:  # noqa: ARG001  a forked process is another one
+    """Return a name that no other process has, on any host."""
+    return uuid4().hex
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

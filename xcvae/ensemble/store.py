@@ -20,6 +20,7 @@ from uuid import uuid4
 import numpy as np
 import xarray as xr
 
+from xcvae.ensemble.chunks import encoding_of
 from xcvae.ensemble.identity import labels_of
 from xcvae.ensemble.ledger import Ledger
 from xcvae.ensemble.progress import meter
@@ -29,9 +30,6 @@ from xcvae.ensemble.writing import Outcome, Task, failure, tasks_of
 from xcvae.errors import StoreError, explain
 
 __all__ = ["open_store", "write"]
-
-
-ZSTD_LEVEL = 1
 
 
 def write(
@@ -84,7 +82,10 @@ def write(
     # One by one: what they hold need not be in memory at the same time.
     # Sample by sample: what is cut out of the data for one region serves the next.
     missing.sort(key=lambda region: region.samples)
-    tasks = (Task(source_of(region), run.ledger.array, token, region, call) for region in missing)
+    array = run.ledger.array
+    tasks = (
+        Task(source_of(region), array, run.chunks, token, region, call) for region in missing
+    )
     total = sum(region.fields for region in regions)
     done = total - sum(region.fields for region in missing)
     with meter(progress, "drawing", total=total, done=done) as counter:
@@ -158,23 +159,15 @@ def _reopen(run: Run, template: xr.Dataset, *, damaged: bool) -> None:
 
 
 def _write_template(run: Run, template: xr.Dataset, path: Path) -> None:
-    from zarr.codecs import ZstdCodec
-
-    encoding = {
-        run.variable: {
-            "chunks": (*run.chunks, *template[run.variable].shape[2:]),
-            "compressors": (ZstdCodec(level=ZSTD_LEVEL),),
-            # What is not there yet must not look like a dry day.
-            "fill_value": np.float32(np.nan),
-        }
-    }
+    shape = (*run.chunks, *template[run.variable].shape[2:])
     with warnings.catch_warnings():
         # Text labels: the type is stable in practice, its place in the Zarr v3 standard is not.
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
         warnings.filterwarnings("ignore", category=_unstable())
         _in_one_piece(template, run.variable).to_zarr(
-            path, mode="w", compute=False, consolidated=False, zarr_format=3, encoding=encoding
-        )
+            path, mode="w", compute=False, consolidated=False, zarr_format=3,
+            encoding={run.variable: encoding_of(shape)},
+        )  # fmt: skip
 
 
 def _in_one_piece(template: xr.Dataset, variable: str) -> xr.Dataset:

@@ -11,13 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from xcvae.ensemble.ledger import DONE, FAILED, Ledger, checksum
+from xcvae.ensemble.chunks import put_chunk
+from xcvae.ensemble.ledger import DONE, FAILED, Ledger
 from xcvae.ensemble.regions import Counts, Region, Source
 from xcvae.ensemble.scheduling import Tasks
 from xcvae.ensemble.workers import use_threads
@@ -46,6 +45,8 @@ class Task:
         What draws it.
     array
         Folder of the ensemble variable.
+    chunks
+        Realizations and samples per chunk.
     token
         Of the run that the region belongs to: another run under the same name is left alone.
     region
@@ -56,6 +57,7 @@ class Task:
 
     source: Source
     array: Path
+    chunks: tuple[int, int]
     token: str
     region: Region
     call: str
@@ -99,11 +101,7 @@ def draw_and_write(task: Task, threads: int | None = None) -> Outcome:
 def _written(task: Task, values: np.ndarray, counts: Counts) -> int:
     region, ledger = task.region, Ledger(task.array)
     _check_token(task)
-    array = _opened(str(task.array), task.token)
-    array[slice(*region.realizations), slice(*region.samples)] = values
-    file = _file_of(array, region)
-    # Read back, so that the checksum is that of the file.
-    size, sha256 = checksum(task.array / file)
+    file, size, sha256 = put_chunk(task.array, region, task.chunks, values)
     ledger.record(
         {
             "region": region.number,
@@ -129,21 +127,6 @@ def _check_token(task: Task) -> None:
         )
     if told.get("token") != task.token:
         raise FileNotFoundError(errno.ENOENT, "another run has taken the place of this one")
-
-
-@lru_cache(maxsize=4)
-def _opened(array: str, token: str) -> Any:  # noqa: ARG001  the token is part of the key
-    """Open an array once per process and run: a handle of an older run would corrupt this one."""
-    import zarr
-
-    # Dry chunks are written too: a chunk that is not there means one that is not done.
-    return zarr.open_array(array, mode="r+", config={"write_empty_chunks": True})
-
-
-def _file_of(array: Any, region: Region) -> str:
-    size = array.shards or array.chunks
-    place = (region.realizations[0] // size[0], region.samples[0] // size[1], 0, 0)
-    return str(array.metadata.encode_chunk_key(place))
 
 
 def _failed(task: Task, error: Exception) -> Outcome:

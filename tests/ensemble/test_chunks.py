@@ -1,0 +1,67 @@
+"""Chunk files are those that Zarr would write, byte by byte."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from xcvae.ensemble.chunks import encoding_of, put_chunk
+from xcvae.ensemble.regions import regions_of
+from xcvae.errors import MismatchError
+
+SHAPE, CHUNKS = (5, 7, 12, 9), (2, 3)
+
+
+@pytest.fixture
+def values():
+    rain = np.random.default_rng(0).gamma(0.1, 10.0, SHAPE).astype("float32")
+    rain[0, :3] = 0.0
+    rain[:, :, :2] = np.nan
+    return rain
+
+
+def template(path, values):
+    shape = (*CHUNKS, *SHAPE[2:])
+    ds = xr.Dataset({"pr": (("realization", "time", "y", "x"), values)}).chunk(
+        dict(zip(("realization", "time", "y", "x"), shape, strict=True))
+    )
+    ds.to_zarr(
+        path, compute=False, consolidated=False, zarr_format=3, encoding={"pr": encoding_of(shape)}
+    )
+    return path / "pr"
+
+
+def test_they_are_those_of_zarr_byte_by_byte(values, tmp_path):
+    ours, theirs = (template(tmp_path / name, values) for name in ("ours", "theirs"))
+    array = zarr.open_array(theirs, mode="r+", config={"write_empty_chunks": True})
+    for region in regions_of(CHUNKS, SHAPE):
+        part = slice(*region.realizations), slice(*region.samples)
+        array[part] = values[part]
+        # A view that lies in memory in another order is written like any other.
+        mine = np.asfortranarray(values[part])
+        file, size, sha256 = put_chunk(ours, region, CHUNKS, mine)
+        content = (theirs / file).read_bytes()
+        assert (ours / file).read_bytes() == content
+        assert (size, sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert sorted(p.relative_to(ours) for p in ours.rglob("*")) == sorted(
+        p.relative_to(theirs) for p in theirs.rglob("*")
+    )
+    np.testing.assert_array_equal(zarr.open_array(ours, mode="r")[:], values)
+
+
+def test_values_of_another_size_are_refused(values, tmp_path):
+    region = next(regions_of(CHUNKS, SHAPE))
+    with pytest.raises(MismatchError, match="expected 2 realizations of 3 samples, got values of"):
+        put_chunk(tmp_path, region, CHUNKS, values[:2, :2])
+
+
+def test_what_cannot_be_put_in_place_leaves_nothing(values, tmp_path):
+    region = next(regions_of(CHUNKS, SHAPE))
+    (tmp_path / "c/0/0/0/0/in the way").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        put_chunk(tmp_path, region, CHUNKS, values[:2, :3])
+    assert [p.name for p in (tmp_path / "c/0/0/0").iterdir()] == ["0"]
