@@ -71,7 +71,7 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
 
         with (
             distributed.LocalCluster(
-                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
             ) as cluster,
             distributed.Client(cluster) as client,
         ):

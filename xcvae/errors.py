@@ -15,6 +15,7 @@ __all__ = [
     "MissingPluginWarning",
     "MissingVariableError",
     "ModelFileError",
+    "OutOfMemoryError",
     "OutputExistsError",
     "StoreError",
     "UnitsError",
@@ -70,6 +71,10 @@ class ModelFileError(XcvaeError, ValueError):
 
 class OutputExistsError(XcvaeError, FileExistsError):
     """Something that must not be overwritten is already there."""
+
+
+class OutOfMemoryError(XcvaeError, MemoryError):
+    """A device has no room for what is to be drawn."""
 
 
 class StoreError(XcvaeError, RuntimeError):

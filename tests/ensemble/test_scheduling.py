@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import dask
 import numpy as np
@@ -25,6 +26,7 @@ from xcvae.ensemble.regions import Region
 from xcvae.ensemble.sampling import sample
 from xcvae.ensemble.writing import Outcome, Task, draw_and_write, failure
 from xcvae.errors import MismatchError, StoreError
+from xcvae.generator.model import Model
 
 MADE = {"members": 5, "seed": 7, "progress": False}
 
@@ -53,7 +55,7 @@ def test_clusters_of_any_size_write_the_same(few, model, lazy, tmp_path):
     wanted = {4: [0, 1, 2, 3, 4, 5], 2: [0, 1, 2, 3, 4, 5], 1: [1, 4, 5]}
     with (
         distributed.LocalCluster(
-            n_workers=4, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=4, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -96,7 +98,7 @@ def test_the_caller_keeps_its_torch_threads(few, model, lazy, tmp_path):
     torch.set_num_threads(CPU_COUNT + 1)
     try:
         with distributed.Client(
-            processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
+            processes=False, n_workers=1, threads_per_worker=2, dashboard_address=":0"
         ):
             ens = sample(few, model, store=tmp_path / "e.zarr", chunks={"time": 2}, **MADE)
         with ThreadPoolExecutor(1) as fresh:
@@ -105,6 +107,42 @@ def test_the_caller_keeps_its_torch_threads(few, model, lazy, tmp_path):
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(ens.pr.values, lazy)
+
+
+def test_threads_draw_side_by_side_and_share_the_torch_threads(few, model, lazy, tmp_path):
+    before, seen, together = torch.get_num_threads(), set(), Barrier(2)
+
+    def noted(field, context):
+        if field.values.any():
+            seen.add(torch.get_num_threads())
+        return field
+
+    def meeting(self, batch, *given, **how):
+        # Passes only if two draws are under way at the same time.
+        together.wait(timeout=60)
+        return drawn(self, batch, *given, **how)
+
+    drawn = Model.draw
+    torch.set_num_threads(4)
+    try:
+        with (
+            dask.config.set(scheduler="threads", num_workers=2),
+            pytest.MonkeyPatch.context() as patched,
+        ):
+            patched.setattr(Model, "draw", meeting)
+            ens = sample(
+                few, model, store=tmp_path / "e.zarr", chunks={"time": 1},
+                **{**MADE, "postprocess": [noted]},
+            )  # fmt: skip
+        assert torch.get_num_threads() == 4
+        with ThreadPoolExecutor(1) as fresh:
+            assert fresh.submit(torch.get_num_threads).result() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert seen <= {2, 4}
+    assert 2 in seen
+    plain = sample(few, model, **{**MADE, "postprocess": []})
+    np.testing.assert_array_equal(ens.pr.values, plain.pr.values)
 
 
 def test_a_pool_whose_process_is_killed_costs_one_region(few, model, lazy, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from xcvae.fields.scaling import RainScaling, Scaling
 from xcvae.generator import numerics
 from xcvae.generator.architecture import Architecture
 from xcvae.generator.constraint import BlockMeans
-from xcvae.generator.drawing import PASS, Drawing, freed_levels
+from xcvae.generator.drawing import Drawing, freed_levels, pass_size
 from xcvae.generator.ladder import Ladder
 from xcvae.generator.noise import Address, Window, normal_maps
 from xcvae.generator.passes import Pass, Whole
@@ -227,7 +227,7 @@ def test_the_network_never_sees_more_than_one_tile_or_the_seam():
             module.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
     members(network, maps(size, samples=1), (128, 128), spread=0.5, count=1)
     assert max(shape[-1] * shape[-2] for shape in seen) == largest
-    assert max(shape[0] for shape in seen) == PASS
+    assert max(shape[0] for shape in seen) == pass_size("cpu", (128, 128), tiled=True)
 
 
 def test_the_seam_moves_up_with_the_domain():

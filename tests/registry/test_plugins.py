@@ -56,7 +56,7 @@ USE_ALL = """
         import distributed
 
         with distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as cluster, distributed.Client(cluster) as client:
             damped = lazy.pr.compute()
             elsewhere = client.submit(repr, build("loss", "peak_error")).result()

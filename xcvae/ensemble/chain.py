@@ -175,11 +175,21 @@ def _signature(field: xr.DataArray) -> str:
 
 def _count(before: np.ndarray, after: np.ndarray) -> Removed:
     """Count what changed between two arrays of the same shape; NaN is no pixel."""
-    valid = ~np.isnan(before)
-    difference = np.where(valid, before.astype("float64") - after, 0.0)
+    # Map by map: a map stays in the cache, a block does not.
+    size = before.shape[-2] * before.shape[-1]
+    maps = zip(before.reshape(-1, size), after.reshape(-1, size), strict=True)
+    return sum((_count_map(one, other) for one, other in maps), start=Removed())
+
+
+def _count_map(before: np.ndarray, after: np.ndarray) -> Removed:
+    mass = float(before.sum(dtype="float64"))
+    if np.isnan(mass):
+        valid = ~np.isnan(before)
+        before, after = before[valid], after[valid]
+        mass = float(before.sum(dtype="float64"))
     return Removed(
-        pixels=int(np.count_nonzero(difference)),
-        mass=float(difference.sum()),
-        of_pixels=int(valid.sum()),
-        of_mass=float(before.sum(where=valid, dtype="float64")),
+        pixels=int(np.count_nonzero(before != after)),
+        mass=mass - float(after.sum(dtype="float64")),
+        of_pixels=before.size,
+        of_mass=mass,
     )

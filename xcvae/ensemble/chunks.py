@@ -7,7 +7,6 @@ its checksum. The bytes are those that Zarr itself would write.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -66,12 +65,12 @@ def put_chunk(
     first = (region.realizations[0] // chunks[0], region.samples[0] // chunks[1])
     file = f"c/{first[0]}/{first[1]}/0/0"
     path = array / file
-    os.makedirs(path.parent, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # The name is its own: a worker that was given up may still be writing the same one.
     temporary = path.with_name(f"0.{uuid4().hex}.tmp")
     try:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -62,8 +62,8 @@ class Settings:
 def _one_at_a_time() -> Any:
     from dask.utils import SerializableLock
 
-    # One lock per process: torch uses all cores for one draw, and a second draw at the same time
-    # would only get in its way.
+    # One lock per process: torch uses all cores, or the GPU, for one draw, and a second draw at the
+    # same time would only get in its way.
     return SerializableLock("xcvae-draw")
 
 
@@ -89,6 +89,8 @@ class Source:
         Rows and columns of the maps.
     device
         Where the model computes, also in other processes.
+    lock
+        Held while something is drawn.
     """
 
     model: Model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from xcvae.ensemble.drawing import Source
 from xcvae.ensemble.identity import differences
 from xcvae.ensemble.inputs import load_block
 from xcvae.ensemble.regions import Counts, Region
+from xcvae.ensemble.scheduling import side_by_side
 from xcvae.ensemble.workers import last_digits
 from xcvae.errors import DataError, MismatchError, explain
 
@@ -109,4 +111,8 @@ class Parts:
         if any(variable.chunks is not None for variable in prepared.variables.values()):
             # Lazy data: without this, the graph of the whole would travel with every part.
             (prepared,) = optimize(prepared)  # type: ignore[no-untyped-call]
-        return replace(source, prepared=prepared, labels=source.labels[chosen])
+        cut = replace(source, prepared=prepared, labels=source.labels[chosen])
+        # On a CPU a draw per core makes more than one draw on all cores; in tiles, which are there
+        # to save memory, and on a GPU it is one after the other.
+        alone = source.settings.tile is not None or source.model.device.type != "cpu"
+        return cut if alone or not side_by_side() else replace(cut, lock=nullcontext())

@@ -6,19 +6,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
 
-from xcvae.ensemble.workers import place, threads_of_pool, threads_on
+from xcvae.ensemble.workers import place, threads_of_pool, threads_on, threads_shared
 from xcvae.errors import StoreError, explain
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Tasks", "cluster_in_use", "shares_memory"]
+__all__ = ["Tasks", "cluster_in_use", "shares_memory", "side_by_side"]
 
 PER_THREAD = 3
 """Tasks that wait per thread of the cluster: enough that none idles, few enough to be nothing."""
@@ -50,6 +50,21 @@ def shares_memory() -> bool:
     from dask.base import get_scheduler
 
     return get_scheduler() in (None, threaded.get, local.get_sync)  # type: ignore[no-untyped-call]
+
+
+def side_by_side() -> bool:
+    """Whether tasks run in threads of this process, each with torch threads of its own."""
+    from dask import threaded
+    from dask.base import get_scheduler
+
+    return get_scheduler() in (None, threaded.get)  # type: ignore[no-untyped-call]
+
+
+def _threads() -> AbstractContextManager[int | None]:
+    """How many torch threads each of the tasks in this process may use; None: as it is."""
+    if side_by_side():
+        return threads_shared()
+    return nullcontext(None if shares_memory() else threads_of_pool())
 
 
 class Tasks(Generic[T, R]):
@@ -102,7 +117,8 @@ class Tasks(Generic[T, R]):
 
             before = len(left)
             try:
-                self._here(dict(left), noted)
+                with _threads() as threads:
+                    self._here(dict(left), threads, noted)
             except BrokenProcessPool as error:
                 if len(left) < before:
                     continue
@@ -113,13 +129,14 @@ class Tasks(Generic[T, R]):
                     noted(number, self.lost(task, error))
         return results
 
-    def _here(self, tasks: dict[int, T], seen: Callable[[int, R], None]) -> None:
+    def _here(
+        self, tasks: dict[int, T], threads: int | None, seen: Callable[[int, R], None]
+    ) -> None:
         from dask import config
         from dask.base import compute
         from dask.callbacks import Callback
         from dask.delayed import delayed
 
-        threads = None if shares_memory() else threads_of_pool()
         # traverse=False: Dask would otherwise look for arrays inside a task and compute them.
         function = delayed(self.function, pure=False, traverse=False)
         # Dask takes independent tasks by their names: so they are done in their order.

@@ -83,9 +83,7 @@ def write(
     # Sample by sample: what is cut out of the data for one region serves the next.
     missing.sort(key=lambda region: region.samples)
     array = run.ledger.array
-    tasks = (
-        Task(source_of(region), array, run.chunks, token, region, call) for region in missing
-    )
+    tasks = (Task(source_of(region), array, run.chunks, token, region, call) for region in missing)
     total = sum(region.fields for region in regions)
     done = total - sum(region.fields for region in missing)
     with meter(progress, "drawing", total=total, done=done) as counter:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,15 @@ from xcvae.registry.entries import version_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Place", "last_digits", "place", "threads_of_pool", "threads_on", "use_threads"]
+__all__ = [
+    "Place",
+    "last_digits",
+    "place",
+    "threads_of_pool",
+    "threads_on",
+    "threads_shared",
+    "use_threads",
+]
 
 Place = tuple[str, int, int]
 
@@ -47,12 +56,38 @@ def threads_on(places: Mapping[Any, Place]) -> int:
 
 def threads_of_pool() -> int:
     """Return how many torch threads every process of a pool of Dask may use."""
+    from dask.system import CPU_COUNT
+
+    return max(1, CPU_COUNT // _in_pool())
+
+
+@contextmanager
+def threads_shared() -> Iterator[int]:
+    """Share the torch threads of this thread out among those of Dask, for a while.
+
+    Yields
+    ------
+    int
+        How many each of them may use.
+    """
+    import torch
+
+    number = torch.get_num_threads()
+    try:
+        yield max(1, number // _in_pool())
+    finally:
+        # Whatever thread set it last, new threads begin with that number.
+        torch.set_num_threads(number)
+
+
+def _in_pool() -> int:
+    """Return the number of threads or processes of the pool of Dask."""
     from dask import config
     from dask.system import CPU_COUNT
 
     pool = config.get("pool", None)
-    processes = getattr(pool, "_max_workers", None) or config.get("num_workers", None)
-    return max(1, CPU_COUNT // (processes or CPU_COUNT))
+    size = getattr(pool, "_max_workers", None) or config.get("num_workers", None)
+    return int(size or CPU_COUNT)
 
 
 def use_threads(number: int) -> None:

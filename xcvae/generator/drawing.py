@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +12,50 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xcvae.errors import OutOfMemoryError, explain
 from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.ladder import Drawn, Encoded, Ladder
+from xcvae.generator.landing import Landing
 from xcvae.generator.noise import Address
 from xcvae.generator.numerics import autocast
 from xcvae.generator.passes import Pass, Whole
 from xcvae.generator.splitting import split_domain
 from xcvae.generator.tiling import Tiles
 
-__all__ = ["PASS", "Drawing", "LevelReport", "freed_levels"]
+__all__ = ["Drawing", "LevelReport", "freed_levels", "pass_size"]
 
-#: Fields per pass through the network. Always this many, padded if need be, so that a field does
-#: not depend on how many were drawn with it (convolution kernels change with the batch size).
-PASS = 8
+#: Pixels and fields of a pass through the network at most: on a CPU more fields are no faster, a
+#: GPU wants many to be busy, and large maps need no company.
+PIXELS, FIELDS = {"cpu": 2**18, "cuda": 2**20}, {"cpu": 8, "cuda": 64}
+
+
+def pass_size(device: str, size: tuple[int, int], *, tiled: bool = False) -> int:
+    """Fields per pass through the network.
+
+    It depends on the kind of device and the size of the maps only, and passes are padded to it:
+    so a field does not depend on how many were drawn with it, nor on the memory that happened to
+    be free (convolution kernels, and with them last digits, change with the batch size).
+
+    Parameters
+    ----------
+    device
+        ``"cpu"`` or ``"cuda"``.
+    size
+        Rows and columns that go through the network at a time.
+    tiled
+        Whether these are those of a tile: its conditions are encoded again in every pass.
+
+    Examples
+    --------
+    >>> pass_size("cpu", (128, 128)), pass_size("cpu", (1024, 1024)), pass_size("cuda", (128, 128))
+    (8, 1, 64)
+    """
+    most = FIELDS[device]
+    if tiled and device == "cpu":
+        return most
+    fitting = max(1, PIXELS[device] // math.prod(size))
+    return min(most, 1 << (fitting.bit_length() - 1))
 
 
 def freed_levels(spread: float, levels: int) -> list[float]:
@@ -111,14 +142,40 @@ class Drawing:
         array (realization, sample, y, x)
             Physical; NaN where masked.
         """
+        draw = functools.partial(
+            self._members, batch, addresses, freed=freed, temperature=temperature, tile=tile
+        )
+        try:
+            return draw()
+        except torch.cuda.OutOfMemoryError:
+            # What torch keeps for later may be what is lacking now, in pieces of another size.
+            torch.cuda.empty_cache()
+        try:
+            return draw()
+        except torch.cuda.OutOfMemoryError as error:
+            raise _too_large(error, batch, tile) from error
+
+    def _members(
+        self,
+        batch: Batch,
+        addresses: Sequence[Sequence[Address]],
+        *,
+        freed: list[float] | None,
+        temperature: float,
+        tile: tuple[int, int] | None,
+    ) -> NDArray[np.float32]:
         pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
         out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
         posterior = freed is not None
         painter = self._painter(batch, tile, posterior=posterior)
+        tiled = isinstance(painter, Tiles)
+        size = tile if tiled and tile else (batch.c.shape[-2], batch.c.shape[-1])
+        together = pass_size(self.device.type, size, tiled=tiled)
+        landing = Landing(self.device)
         known: dict[int, Encoded] = {}
-        for start in range(0, len(pairs), PASS):
-            part = pairs[start : start + PASS]
-            filled = part + [part[-1]] * (PASS - len(part))
+        for start in range(0, len(pairs), together):
+            part = pairs[start : start + together]
+            filled = part + [part[-1]] * (together - len(part))
             samples = [s for s, _ in filled]
             # Samples are encoded one by one, once for all their members.
             known = {
@@ -127,17 +184,17 @@ class Drawing:
             }
             joined = Encoded.join([known[s] for s in samples])
             one = Pass([addresses[m][s] for s, m in filled], freed, temperature, self.device)
-            for (rows, columns), output in painter.draw(batch, samples, joined, one):
-                fields = np.minimum(self._physical(output.float()), self.limit)
-                for (s, m), field in zip(part, fields, strict=False):
-                    out[m, s, rows, columns] = field
+            for place, output in painter.draw(batch, samples, joined, one):
+                places = [(m, s, *place) for s, m in part]
+                landing.expect(self._physical(output[: len(part)]), out, places)
+        landing.wait()
         out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
         return out
 
     def observed(self, batch: Batch) -> NDArray[np.float32]:
         """The target of a batch; (sample, y, x), physical, NaN where masked."""
         assert batch.x is not None
-        fields = self._physical(batch.x)
+        fields = self.scaling.physical(batch.x).cpu().numpy()[:, 0]
         return np.where(batch.mask[:, 0].cpu().numpy(), fields, np.nan).astype(np.float32)
 
     def reconstruction(self, batch: Batch, latents_of: Sequence[int]) -> NDArray[np.float32]:
@@ -147,7 +204,7 @@ class Drawing:
             z = [q.mu[order] for q in self.encoded(batch).posterior]
             own = batch.packed().to(self.device)
             output = self.network.decode(self.network.encode(own.c, own.pooled), z)
-        fields = np.minimum(self._physical(output.float()), self.limit)
+        fields = self._physical(output).cpu().numpy()
         return np.where(batch.mask[:, 0].cpu().numpy(), fields, np.nan).astype(np.float32)
 
     def encoded(self, batch: Batch) -> Drawn:
@@ -185,6 +242,19 @@ class Drawing:
     def _shapes(self, batch: Batch) -> list[tuple[int, int, int]]:
         return self.network.shapes(batch.c.shape[-2], batch.c.shape[-1])
 
-    def _physical(self, output: Tensor) -> NDArray[np.float32]:
-        fields: NDArray[np.float32] = self.scaling.physical(output).cpu().numpy()[:, 0]
-        return fields
+    def _physical(self, output: Tensor) -> Tensor:
+        """Physical fields on the device, (batch, y, x), none above the limit."""
+        return self.scaling.physical(output.float())[:, 0].clamp(max=self.limit)
+
+
+def _too_large(error: Exception, batch: Batch, tile: tuple[int, int] | None) -> OutOfMemoryError:
+    rows, columns = tile or (batch.c.shape[-2], batch.c.shape[-1])
+    return OutOfMemoryError(
+        explain(
+            "device",
+            expected=f"memory for maps of {rows} by {columns} pixels",
+            got=str(error).splitlines()[0],
+            remedy="Draw in (smaller) tiles, such as tile={'y': 256, 'x': 256}, give the device to "
+            "this process alone, or use device='cpu'.",
+        )
+    )
