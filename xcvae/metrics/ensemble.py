@@ -55,6 +55,7 @@ class CRPS(Metric):
 
     long_name: ClassVar[str] = "continuous ranked probability score (fair)"
     better: ClassVar[str | float] = "lower"
+    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
     units: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
@@ -146,6 +147,7 @@ class EnergyScore(Metric):
 
     long_name: ClassVar[str] = "energy score (fair, Euclidean norm over pixels)"
     better: ClassVar[str | float] = "lower"
+    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
     units: ClassVar[str | None] = None
 
     def bind(self, observed: xr.DataArray) -> Statistic:

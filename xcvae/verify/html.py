@@ -21,7 +21,7 @@ CAPTIONS = {
     "reliability": "Reliability: what is forecast with a probability should come that often.",
     "spectra": "Power by scale. Members should have the observed structure down to the pixel.",
     "quantiles": "Amounts: quantile against quantile, up to what ten samples have reached.",
-    "intensity": "Which amounts the CRPS comes from, and the skill there.",
+    "intensity": "Which amounts the CRPS comes from (the parts add up), and the skill there.",
     "bias": "Where it rains too much or too little on average.",
 }
 
@@ -32,7 +32,7 @@ body { font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #
 main { max-width: 1080px; margin: 0 auto; padding: 24px 20px 60px; }
 h1 { font-size: 28px; margin: 8px 0 4px; } h2 { font-size: 22px; margin: 44px 0 8px;
   border-top: 2px solid #222; padding-top: 14px; } h3 { font-size: 17px; margin: 26px 0 6px; }
-p, li { max-width: 46em; } .faint { color: #666; font-size: 14px; }
+p, li { max-width: 46em; } p.faint { color: #666; font-size: 14px; max-width: none; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 10px 0 18px; }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid #ddd;
   vertical-align: top; } th { font-weight: 600; border-bottom: 1.5px solid #222; }

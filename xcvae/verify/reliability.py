@@ -121,7 +121,10 @@ def _diagram(axes: Axes, rows: dict[str, Array], group: tuple[int, int, int]) ->
         f"reliability {reliable:.2g}\nresolution {resolved:.2g}\nuncertainty {uncertain:.2g}\n"
         "(shaded: better than climate)"
     )
-    axes.text(0.03, 0.97, text, transform=axes.transAxes, va="top", fontsize=9.5)
+    behind = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
+    axes.text(
+        0.02, 0.98, text, transform=axes.transAxes, va="top", fontsize=9, bbox=behind, zorder=5
+    )
 
 
 def _interval(
