@@ -2,8 +2,8 @@
 
     python benchmarks/noise.py [--device cuda] [--preset small] [--size 156 132] [--batch 8]
 
-The forward pass is the ladder's way down from encoded conditions, as it is walked for every member,
-not compiled. The noise is made for new members each time. Three figures
+The forward pass is the ladder's way down from encoded conditions, as it is walked for every member;
+on a GPU it is compiled where that works. The noise is made for new members each time. Three figures
 per field: the pass with noise that is already there, the noise alone, and both one after the other.
 What is printed is the fastest of many turns, since other work on the machine only ever adds. For
 comparison: NumPy's own normal deviates (a Philox stream per map, on the host, not addressable by
@@ -27,7 +27,7 @@ from xcvae.generator.ladder import Ladder
 from xcvae.generator.noise import Address, Window, backend, normal_maps
 from xcvae.generator.noise.address import address_words
 from xcvae.generator.noise.tensors import tensor_normals
-from xcvae.generator.numerics import autocast, choose_device, placed
+from xcvae.generator.numerics import autocast, choose_device, compiled, placed
 
 LIMITS = {"cpu": 0.10, "cuda": 0.05}
 
