@@ -139,6 +139,17 @@ def test_a_run_makes_everything_and_then_nothing_again(
     # The same verdicts and the same words of the diagnosis.
     assert again.partition("\n\ntrain ")[0] == said.out.partition("\n\ntrain ")[0]
 
+    # The report can be had again, with all that is in it.
+    page = out / "report" / "report.html"
+    whole = page.read_text(encoding="utf-8")
+    page.unlink()
+    assert main(["report", str(folder / "config.yaml")]) == 0
+    drawn = page.read_text(encoding="utf-8")
+    for wanted in ("Ensemble posterior", "Ensemble prior", "Verdict: "):
+        assert wanted in drawn
+    assert drawn.count("<img") == whole.count("<img") > 10
+    assert times(out)["model.xcvae"] == before["model.xcvae"]
+
 
 def test_another_configuration_is_refused_unless_it_may_overwrite(
     folder: Path, capsys: pytest.CaptureFixture[str]
