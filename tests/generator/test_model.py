@@ -12,7 +12,7 @@ import torch
 import xcvae
 from xcvae.errors import ConfigError, ModelFileError
 from xcvae.fields.spec import prepare
-from xcvae.generator.calibration import _diversity, even_steps
+from xcvae.generator.calibration import _diversity, calibrated_temperature, even_steps
 from xcvae.generator.model import Model
 from xcvae.generator.numerics import choose_device
 
@@ -194,3 +194,21 @@ def test_no_member_rains_more_than_twice_the_record(tiny_model, batch):
         with torch.no_grad():
             bias.copy_(before)
     assert fields.max() == pytest.approx(2 * tiny_model.record.maximum)
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.2])
+def test_the_temperature_undoes_what_makes_members_too_alike_or_too_different(
+    tiny_model, test_radar, factor
+):
+    """A prior whose sigma is wrong by a factor is given the temperature that makes up for it."""
+    batches = tiny_model.batches(prepare(test_radar, tiny_model.spec, need_target=True))
+    network = tiny_model.network
+    before, network.calibrated = network.calibrated, 1.0
+    try:
+        plain = calibrated_temperature(tiny_model, batches)
+        network.calibrated = factor
+        corrected = calibrated_temperature(tiny_model, batches)
+    finally:
+        network.calibrated = before
+    assert 0.8 <= plain <= 1.25
+    assert corrected == pytest.approx(np.clip(plain / factor, 0.8, 1.25), abs=0.03)
