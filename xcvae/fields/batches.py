@@ -246,7 +246,7 @@ class Batches:
             )
         if self.lazy:
             room = {"count": len(self), "size": size, "sample_bytes": self.nbytes // len(self)}
-            yield from streamed(self.load, Batch.join, **room, rng=rng)
+            yield from streamed(self.load, Batch.join, rng=rng, **room)
         chosen = round(heavy_share * size)
         heavy = self._heaviest() if chosen else np.empty(0, np.int64)
         while True:
@@ -254,8 +254,7 @@ class Batches:
             # A short remainder is left out of this epoch, unless it is all there is.
             for start in range(0, max(len(order) - size + 1, 1), size):
                 rows = order[start : start + size]
-                if chosen:
-                    rows[:chosen] = rng.choice(heavy, len(rows[:chosen]))
+                rows[:chosen] = rng.choice(heavy, len(rows[:chosen])) if chosen else rows[:0]
                 yield self.load(rows)
 
     def _heaviest(self) -> NDArray[np.int64]:
