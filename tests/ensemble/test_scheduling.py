@@ -226,7 +226,8 @@ def test_a_lost_scheduler_is_a_failure_with_its_regions(few, model, tmp_path, re
 
 def test_a_worker_that_does_not_see_the_folder_says_so(few, model, tmp_path):
     region = Region(0, (0, 1), (0, 1))
-    found = draw_and_write(Task(job(few, model).parts()(region), tmp_path / "pr", "t", region, "c"))
+    source = job(few, model).parts()(region)
+    found = draw_and_write(Task(source, tmp_path / "pr", (1, 1), "t", region, "c"))
     assert found.state == "failed"
     assert "not in a folder that all workers share" in found.error
 
