@@ -189,3 +189,34 @@ def test_halve_and_double_keep_odd_sizes():
     assert small.shape == (1, 1, 2, 3)
     assert float(small[0, 0, 1, 2]) == 14  # the corner averages what it has
     assert double(small, (3, 5)).shape == maps.shape
+
+
+def test_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
+    kept, gradients = [], []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = Ladder(
+            conditions=1,
+            pooled=0,
+            channels=[8, 8, 4],
+            latents=[2, 2, 1],
+            checkpointing=checkpointing,
+        )
+        # Silent layers would hide what does not get through.
+        for weight in network.parameters():
+            torch.nn.init.normal_(weight, std=0.1)
+        c, x = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16)
+        noise = [torch.randn(2, *shape) for shape in network.shapes(16, 16)]
+        held: list[int] = []
+
+        def hold(tensor: torch.Tensor, held: list[int] = held) -> torch.Tensor:
+            held.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+            drawn = network(c, None, noise, x=x)
+            (drawn.output.square().mean() + torch.stack(drawn.kl()).mean()).backward()
+            gradients.append([w.grad for w in network.parameters()])
+        kept.append(sum(held))
+    torch.testing.assert_close(gradients[1], gradients[0])
+    assert kept[1] < 0.6 * kept[0]

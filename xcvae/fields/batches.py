@@ -28,6 +28,7 @@ __all__ = ["POSITIONS", "Batch", "Batches"]
 KEEP_BYTES = 3_000_000_000
 #: Number of maps of `position_maps`.
 POSITIONS = 14
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,7 @@ class Batch:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device)
 
-        c, mask = self.c.to(device), self.mask.to(device)
-        return Batch(c, move(self.pooled), move(self.x), mask)
+        return Batch(self.c.to(device), move(self.pooled), move(self.x), self.mask.to(device))
 
 
 class Batches:
@@ -186,8 +186,7 @@ class Batches:
     def load(self, indices: Sequence[int] | slice | NDArray[np.int64]) -> Batch:
         """Read samples by position."""
         if self._kept is not None:
-            rows = np.arange(len(self))[indices]
-            return self._kept.take(rows)
+            return self._kept.take(np.arange(len(self))[indices])
         part = self.prepared.isel({self.spec.sample: indices}).load()
         x, mask = self._target(part)
         maps = [self._map(part, v) for v in self.spec.variables if v.aligned]
@@ -211,12 +210,11 @@ class Batches:
         """Keep what is held in memory on a device, where it fits into half of the free memory."""
         if self._kept is None or device.type != "cuda":
             return
-        free, _ = torch.cuda.mem_get_info(device)
-        if self.nbytes < free / 2:
+        if self.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
             self._kept = self._kept.to(device)
 
     def shuffled(
-        self, size: int, rng: np.random.Generator, heavy_share: float = 0.0
+        self, size: int, rng: np.random.Generator, heavy_share: float = 0.0, part: slice = ALL
     ) -> Generator[Batch]:
         """Batches of ``size`` in random order, without end.
 
@@ -229,6 +227,8 @@ class Batches:
             Samples per batch, and the order.
         heavy_share
             Share of every batch that comes from the heaviest tenth of the samples.
+        part
+            Rows of every batch that are handed on.
 
         Raises
         ------
@@ -246,7 +246,7 @@ class Batches:
             )
         if self.lazy:
             room = {"count": len(self), "size": size, "sample_bytes": self.nbytes // len(self)}
-            yield from streamed(self.load, Batch.join, rng=rng, **room)
+            yield from streamed(self.load, Batch.join, rng=rng, part=part, **room)
         chosen = round(heavy_share * size)
         heavy = self._heaviest() if chosen else np.empty(0, np.int64)
         while True:
@@ -255,7 +255,7 @@ class Batches:
             for start in range(0, max(len(order) - size + 1, 1), size):
                 rows = order[start : start + size]
                 rows[:chosen] = rng.choice(heavy, len(rows[:chosen])) if chosen else rows[:0]
-                yield self.load(rows)
+                yield self.load(rows[part])
 
     def _heaviest(self) -> NDArray[np.int64]:
         """Positions of the tenth of the samples with the most rain, at least one."""

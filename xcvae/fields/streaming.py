@@ -38,6 +38,7 @@ def streamed(
     size: int,
     sample_bytes: int,
     rng: np.random.Generator,
+    part: slice = slice(None),
 ) -> Generator[B]:
     """Batches in random order, without end, while a thread reads the next pool.
 
@@ -53,6 +54,8 @@ def streamed(
         Memory that a sample takes.
     rng
         Of the order. The thread has a generator of its own.
+    part
+        Rows of every batch that are handed on.
     """
     reader, picks = (np.random.default_rng(rng.integers(2**63)) for _ in range(2))
     block, reads = pool_shape(size, sample_bytes)
@@ -66,7 +69,7 @@ def streamed(
         for pool in ready:
             order = picks.permutation(len(pool))
             for start in range(0, max(len(order) - size + 1, 1), size):
-                yield pool.take(order[start : start + size])
+                yield pool.take(order[start : start + size][part])
 
 
 def ahead(items: Generator[T]) -> Generator[T]:

@@ -36,6 +36,9 @@ class Architecture:
         time they take, shrink by the square of it.
     constrain
         Pixels along a side of the blocks whose means members keep; 0 for none.
+    checkpointing
+        Training works features out twice instead of keeping them, for grids that do not fit into
+        the memory otherwise.
     """
 
     channels: tuple[int, ...]
@@ -44,6 +47,7 @@ class Architecture:
     context: int = 64
     patch: int = 1
     constrain: int = 0
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if not self.channels or len(self.channels) != len(self.latents):
@@ -82,7 +86,10 @@ PRESETS: dict[str, Architecture] = {
     "large": Architecture((192, 192, 192, 192, 160, 96), (16, 16, 16, 16, 8, 8), 3, patch=2),
 }
 
-KEYS = ("preset", "levels", "channels", "latents", "blocks", "context", "patch", "constrain")
+KEYS = (
+    "preset", "levels", "channels", "latents", "blocks", "context", "patch", "constrain",
+    "checkpointing",
+)  # fmt: skip
 
 
 def resolve(generator: Mapping[str, Any] | None, spec: DataSpec) -> Architecture:
@@ -116,6 +123,7 @@ def resolve(generator: Mapping[str, Any] | None, spec: DataSpec) -> Architecture
         context=_number("context", options.get("context", preset.context)),
         patch=patch,
         constrain=_block_side(options.get("constrain", False), spec),
+        checkpointing=_switch("checkpointing", options.get("checkpointing", False)),
     )
 
 
@@ -134,6 +142,7 @@ def build_network(
         base=base_channel(spec),
         patch=architecture.patch,
         constraint=BlockMeans(scaling, side) if side else None,
+        checkpointing=architecture.checkpointing,
     )
     begin(ladder)
     return ladder
@@ -141,16 +150,20 @@ def build_network(
 
 def _block_side(constrain: object, spec: DataSpec) -> int:
     """Pixels along a side of the blocks whose means are kept, 0 for ``constrain=False``."""
-    if constrain not in (True, False):
+    return whole_blocks(spec) if _switch("constrain", constrain) else 0
+
+
+def _switch(key: str, value: object) -> bool:
+    if value not in (True, False):
         raise ConfigError(
             explain(
-                "generator.constrain",
+                f"generator.{key}",
                 expected="true or false",
-                got=repr(constrain),
-                remedy="true keeps the block means of the coarse rain in every member.",
+                got=repr(value),
+                remedy="See xcvae.train for what it means.",
             )
         )
-    return whole_blocks(spec) if constrain else 0
+    return bool(value)
 
 
 def base_channel(spec: DataSpec) -> int | None:

@@ -12,19 +12,22 @@ Child 2021 (arXiv:2011.10650), Sohn et al. 2015 (NeurIPS).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from xcvae.generator.blocks import ContextEncoder, double, fold, silence, unfold
 from xcvae.generator.constraint import BlockMeans
 from xcvae.generator.rungs import Level, Normal, Pyramid
 
 __all__ = ["Drawn", "Encoded", "Ladder", "level_sizes"]
+
+R = TypeVar("R")
 
 
 def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
@@ -136,6 +139,8 @@ class Ladder(nn.Module):
         Side of the squares of pixels that the finest level works on as one.
     constraint
         Makes the output keep its block means, which are the last channel of ``c``; None for none.
+    checkpointing
+        Work features out again for the gradients instead of keeping them: less memory, more time.
     """
 
     def __init__(
@@ -150,18 +155,19 @@ class Ladder(nn.Module):
         context: int = 64,
         patch: int = 1,
         constraint: BlockMeans | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.base, self.patch, self.constraint = base, patch, constraint
-        self.latents = tuple(latents)
+        self.base, self.constraint, self.checkpointing = base, constraint, checkpointing
+        self.patch, self.latents = patch, tuple(latents)
         # Factor of the prior's sigma where latents follow it: 1 until it is measured.
         self.calibrated = 1.0
         self.encode_condition = Pyramid((conditions + 1) * patch**2, channels, 1)
         self.encode_target = Pyramid((conditions + 2) * patch**2, channels, 1)
         self.encode_context = ContextEncoder(pooled, context) if pooled else None
-        size = context if pooled else 0
         self.levels = nn.ModuleList(
-            Level(c, c, z, blocks, size) for c, z in zip(channels, latents, strict=True)
+            Level(c, c, z, blocks, context if pooled else 0)
+            for c, z in zip(channels, latents, strict=True)
         )
         self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))
         self.head = nn.Conv2d(channels[-1], patch**2, 3, padding=1)
@@ -213,8 +219,9 @@ class Ladder(nn.Module):
         seen = fold(c, self.patch)
         features = None
         if x is not None:
-            features = self.encode_target(torch.cat([seen, fold(x, self.patch)], dim=1), levels)
-        guides = self.encode_condition(seen, levels)
+            both = torch.cat([seen, fold(x, self.patch)], dim=1)
+            features = self._lean(self.encode_target, both, levels)
+        guides = self._lean(self.encode_condition, seen, levels)
         return Encoded(
             guides=guides,
             features=features,
@@ -260,23 +267,22 @@ class Ladder(nn.Module):
             Where the finest level is not among those that are known, its output is the state
             that the next finer one goes on with.
         """
-        posteriors, priors = [], []
-        h, last = state, known.first + len(known.guides)
+        posteriors, priors, h = [], [], state
+        last = known.first + len(known.guides)
         for index, level in enumerate(self.rungs[known.first : last]):
             h = level.modulate(self._enter(h, index, known), known.vector)
             q = p = level.prior_of(h)
             if known.features is not None:
-                q = level.posterior_of(h, known.features[index], p)
+                q = self._lean(level.posterior_of, h, known.features[index], p)
                 posteriors.append(q)
             priors.append(p)
             wide = p.widened(self.calibrated)
             source = wide if known.features is None else q
             if freed is not None:
                 source = source.freed(wide, freed[index], None if order is None else order[index])
-            h = level.refine(h, source.sample(noise[index], temperature))
+            h = self._lean(level.refine, h, source.sample(noise[index], temperature))
         assert h is not None
-        output = self._finish(h, known) if last == len(self.levels) else h
-        return Drawn(output, posteriors, priors)
+        return Drawn(self._finish(h, known) if last == len(self.levels) else h, posteriors, priors)
 
     def decode(self, known: Encoded, latents: Sequence[Tensor]) -> Tensor:
         """Decode given latents (coarsest first) instead of drawing them; (batch, 1, y, x)."""
@@ -290,6 +296,11 @@ class Ladder(nn.Module):
     def rungs(self) -> list[Level]:
         """The levels, coarsest first."""
         return cast(list[Level], list(self.levels))
+
+    def _lean(self, function: Callable[..., R], *given: object) -> R:
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return function(*given)
+        return cast(R, checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False))
 
     def _enter(self, h: Tensor | None, index: int, known: Encoded) -> Tensor:
         """The state with which a level begins, from that of the next coarser one, if any."""

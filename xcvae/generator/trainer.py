@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from xcvae.errors import DataError, explain
@@ -23,13 +23,14 @@ from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec
 from xcvae.generator import checkpoint, modelfile
 from xcvae.generator.architecture import Architecture
-from xcvae.generator.fit import Fit, Stage, Term
+from xcvae.generator.distributed import Ranks
+from xcvae.generator.fit import Fit, Stage
 from xcvae.generator.ladder import Encoded, Ladder
-from xcvae.generator.losses import LossState, learned_by
+from xcvae.generator.losses import LossState
 from xcvae.generator.numerics import autocast, compiled
+from xcvae.generator.terms import columns_of, learned_values, value_of
 from xcvae.generator.validation import Validation, noise_for
 from xcvae.generator.windows import Windows
-from xcvae.registry import call, wrong_result
 
 __all__ = ["Trainer"]
 
@@ -57,9 +58,11 @@ class Trainer:
     identity: str = ""
     #: Pixels where the target is ever valid, (y, x), if it has a mask.
     valid: NDArray[np.bool_] | None = None
+    #: The processes that train together.
+    ranks: Ranks = field(default_factory=Ranks)
 
     def __post_init__(self) -> None:
-        self.learned = _learned(self.stages, self.device)
+        self.learned = learned_values(self.stages, self.device)
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
         if self.learned:
             groups.append({"params": list(self.learned.values()), "weight_decay": 0.0})
@@ -110,14 +113,15 @@ class Trainer:
         done = settings.progress(state.step, state.seconds)
         sums: dict[str, Tensor] = {}
         counts: Counter[str] = Counter()
-        stream = self.batches.shuffled(settings.batch_size, self.rng, settings.heavy_share)
-        with tqdm(total=100, disable=None if bar else True, unit="%", desc="train") as shown:
+        stream = self._stream(self.rng, settings.heavy_share)
+        quiet = None if bar and self.ranks.leads else True
+        with tqdm(total=100, disable=quiet, unit="%", desc="train") as shown:
             while done < 1:
                 for key, value in self._step(self._cropped(next(stream)), done).items():
                     sums[key] = sums[key] + value if key in sums else value
                     counts[key] += 1
                 state.step += 1
-                state.seconds = before + time.monotonic() - began
+                state.seconds = self._clock(before + time.monotonic() - began)
                 last, done = done, settings.progress(state.step, state.seconds)
                 shown.update(round(100 * done) - shown.n)
                 if settings.due(done) > settings.due(last):
@@ -132,6 +136,7 @@ class Trainer:
         stage = next(s for s in self.stages if done <= s.until + 1e-9)
         logged = self._gradients(stage, batch, done)
         weights = [w for group in self.optimizer.param_groups for w in group["params"]]
+        self.ranks.average(weights)
         torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(done)
@@ -146,7 +151,7 @@ class Trainer:
             known = self.encode(batch.c, batch.pooled, batch.x if stage.reconstructs else None)
             output, kl = batch.x[:0], []
             if stage.reconstructs:
-                drawn = self.descend(known, noise_for(self.network, batch))
+                drawn = self.descend(known, self._noise(batch))
                 output, kl = drawn.output.float(), [level.float() for level in drawn.kl()]
         state = LossState(
             x=batch.x,
@@ -161,7 +166,7 @@ class Trainer:
             draw_many=lambda count: self._prior(batch, known, count),
             learned=self.learned,
         )
-        terms = {name: _value(term, state) for name, term in stage.losses}
+        terms = {name: value_of(term, state) for name, term in stage.losses}
         loss: Tensor = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -175,7 +180,7 @@ class Trainer:
         before = self.rng.bit_generator.state
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            stream = self.batches.shuffled(self.settings.batch_size, np.random.default_rng(0))
+            stream = self._stream(np.random.default_rng(0), 0.0)
             batch = self._cropped(next(stream))
             stream.close()
             for stage in self.stages:
@@ -186,10 +191,28 @@ class Trainer:
     def _prior(self, batch: Batch, known: Encoded, count: int) -> list[Tensor]:
         """Draw ``count`` fields from the prior for every sample, all in one pass."""
         joined = Encoded.join([replace(known, features=None)] * count)
-        noise = noise_for(self.network, batch, count=count)
+        noise = self._noise(batch, count)
         with autocast(self.device):
             drawn = self.descend(joined, noise)
         return list(drawn.output.float().chunk(count))
+
+    def _noise(self, batch: Batch, count: int = 1) -> list[Tensor]:
+        """Deviates for this process, of those that all of them make alike."""
+        noise = noise_for(self.network, batch, count=count * self.ranks.count)
+        if self.ranks.count == 1:
+            return noise
+        rows = self.ranks.rows(count, len(batch)).to(self.device)
+        return [level[rows] for level in noise]
+
+    def _stream(self, rng: np.random.Generator, heavy_share: float) -> Generator[Batch]:
+        size = self.settings.batch_size
+        part = self.ranks.part(size, len(self.batches))
+        return self.batches.shuffled(size, rng, heavy_share, part)
+
+    def _clock(self, seconds: float) -> float:
+        """The time that counts: where it ends the training, all processes have the same."""
+        limited = self.settings.max_minutes is not None
+        return self.ranks.agreed(lambda: seconds) if limited else seconds
 
     def _follow(self) -> None:
         """Move the average of the weights."""
@@ -202,13 +225,13 @@ class Trainer:
     def _judge(self, row: dict[str, float]) -> bool:
         """Validate, log and write a checkpoint; False when patience is over."""
         settings, state = self.settings, self.state
-        row = {"step": state.step, "minutes": state.seconds / 60, **row}
+        row = {"step": state.step, "minutes": state.seconds / 60, **self.ranks.mean(row)}
         for name, value in self.learned.items():
-            row |= _named(f"learned_{name}", value)
+            row |= columns_of(f"learned_{name}", value)
         row["learning_rate"] = settings.rate(settings.progress(state.step, state.seconds))
         improved = True
         if self.validation is not None:
-            row |= self._validated()
+            row |= self.ranks.agreed(self._validated)
         for key in ("loss", f"val_{settings.monitor}"):
             if not math.isfinite(row.get(key, 0.0)):
                 raise DataError(
@@ -238,7 +261,7 @@ class Trainer:
         return scores
 
     def _keep(self) -> None:
-        if self.place is None:
+        if self.place is None or not self.ranks.leads:
             return
         checkpoint.write(
             self.place,
@@ -264,32 +287,6 @@ class Trainer:
             "best": self.best,
             "learned": {name: value.data for name, value in self.learned.items()},
         }
-
-
-def _learned(stages: tuple[Stage, ...], device: torch.device) -> dict[str, nn.Parameter]:
-    """What loss terms learn beside the network, such as the scale of a likelihood."""
-    initial = learned_by(pair for stage in stages for pair in stage.losses)
-    return {
-        name: nn.Parameter(torch.tensor(value, dtype=torch.float32, device=device))
-        for name, value in initial.items()
-    }
-
-
-def _value(term: Term, state: LossState) -> Tensor:
-    """Call a loss term, and make sure that what comes back can be added up."""
-    value = call("loss", term, state)
-    if isinstance(value, Tensor) and value.ndim == 0:
-        return value
-    got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    raise wrong_result("loss", term, expected="a tensor without dimensions", got=got)
-
-
-def _named(name: str, value: Tensor) -> dict[str, float]:
-    """Columns of the log for a learned scalar or vector."""
-    numbers = value.detach().flatten().tolist()
-    if len(numbers) == 1:
-        return {name: numbers[0]}
-    return {f"{name}_{i}": number for i, number in enumerate(numbers)}
 
 
 def _may_flip(spec: DataSpec) -> bool:

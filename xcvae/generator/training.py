@@ -32,8 +32,9 @@ from xcvae.fields.values import check_values
 from xcvae.generator import checkpoint, modelfile
 from xcvae.generator.architecture import Architecture, build_network, resolve
 from xcvae.generator.calibration import calibrate
+from xcvae.generator.distributed import Ranks
 from xcvae.generator.fit import Fit, stages_of
-from xcvae.generator.model import Model
+from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.numerics import choose_device, placed
 from xcvae.generator.trainer import Trainer
 from xcvae.generator.validation import Validation
@@ -80,7 +81,7 @@ def train(
     generator
         ``preset`` ("small", "base", "large"), ``levels``, ``channels``, ``latents``, ``blocks``,
         ``patch`` (pixels along a side that the finest level works on as one), ``constrain`` (keep
-        the block means that a condition tells).
+        the block means that a condition tells), ``checkpointing`` (less memory, more time).
     losses
         Components by name, as a dict with parameters, or instances. By default the negative ELBO
         (``laplace``, ``kl``), joined by ``crps`` in the last two fifths of the training.
@@ -118,7 +119,8 @@ def train(
     settings = Fit.of(fit)
     stages = stages_of(losses, settings)
     place = _free_path(path)
-    chosen = choose_device(device)
+    ranks = Ranks.of_environment()
+    chosen = ranks.device(choose_device(device))
     spec = describe(
         ds,
         target=target,
@@ -153,6 +155,7 @@ def train(
         device=chosen,
         rng=np.random.default_rng(seed),
         valid=_valid_map(learned, spec) if record.masked else None,
+        ranks=ranks,
     )
     told = {
         "seed": seed,
@@ -165,15 +168,14 @@ def train(
         identity = _identity(told, architecture, spec, record)
         trainer.keep_at(checkpoint.checkpoint_path(place), identity)
     trainer.run(bar=progress)
-    return _finished(trainer, spec, told, place)
+    if ranks.count == 1:
+        return _finished(trainer, spec, told, place)
+    made = ranks.agreed(lambda: _finished(trainer, spec, told, place).to_bytes())
+    # To write a model again may give other bytes: the order of a header is free.
+    return from_bytes(made if place is None else place.read_bytes(), place)
 
 
-def _finished(
-    trainer: Trainer,
-    spec: DataSpec,
-    told: dict[str, Any],
-    place: Path | None,
-) -> Model:
+def _finished(trainer: Trainer, spec: DataSpec, told: dict[str, Any], place: Path | None) -> Model:
     """Make the model of a finished training, and its file."""
     names = ("xcvae", "torch", "numpy", "xarray")
     training = {

@@ -1,0 +1,118 @@
+"""Training in several processes: the losses of one process, and no harm done when one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import xcvae
+from xcvae.errors import ConfigError
+from xcvae.generator.distributed import Ranks
+
+#: Trains by itself or as one of several; dies once where it is told to.
+SCRIPT = """
+import json, os, signal, sys
+from dataclasses import dataclass
+from pathlib import Path
+import torch
+import xcvae
+from xcvae.generator import numerics
+from xcvae.plugins import Component
+
+# In bfloat16 kernels round by the size of the batch, and steps multiply what they differ by.
+numerics.precision = lambda device: "float32"
+torch.set_num_threads(1)
+folder, dies = Path(sys.argv[1]), sys.argv[2] == "dies"
+
+@dataclass(frozen=True)
+class Killer(Component):
+    def __call__(self, state):
+        if dies and state.step == 5 and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0.0 * state.output.sum()
+
+ds = xcvae.tutorial.open_dataset("radklim").isel(time=slice(0, 40, 2)).load()
+model = xcvae.train(
+    ds, target="pr", conditions=["pr_coarse"], validation=0.2, device="cpu",
+    generator={"levels": 2, "channels": [8, 8], "latents": [2, 1]},
+    losses=["laplace", "kl", "crps", Killer()],
+    fit={"max_steps": 8, "batch_size": 4, "crop": 24, "validations": 8},
+    path=folder / "model.xcvae", progress=False,
+)
+told = {"history": model.training["history"], "sha256": model.sha256}
+(folder / f"told-{os.environ.get('RANK', 'alone')}.json").write_text(json.dumps(told))
+"""
+TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def train(folder: Path, *, together: bool, dies: bool = False) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, *(TOGETHER if together else []), str(script), str(folder)]
+    root = str(Path(xcvae.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, "dies" if dies else "lives"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def told(folder: Path, rank: str) -> Any:
+    return json.loads((folder / f"told-{rank}.json").read_text())
+
+
+def curve(history: list[dict[str, float]], key: str) -> np.ndarray:
+    return np.array([row[key] for row in history])
+
+
+def test_two_processes_learn_as_one_and_go_on_after_one_was_killed(tmp_path: Path) -> None:
+    alone, whole, killed = tmp_path / "alone", tmp_path / "whole", tmp_path / "killed"
+    assert train(alone, together=False).returncode == 0
+    done = train(whole, together=True)
+    assert done.returncode == 0, done.stderr
+    one, two = told(alone, "alone")["history"], told(whole, "0")["history"]
+    assert len(one) == len(two) == 8
+    for key in ("loss", "loss_laplace", "loss_kl", "loss_crps", "val_crps", "val_negative_elbo"):
+        np.testing.assert_allclose(curve(two, key), curve(one, key), rtol=1e-4, err_msg=key)
+    # All processes return the one model that is in the file.
+    assert told(whole, "0") == told(whole, "1")
+    assert xcvae.load(whole / "model.xcvae").sha256 == told(whole, "0")["sha256"]
+
+    assert train(killed, together=True, dies=True).returncode != 0
+    assert not (killed / "model.xcvae").exists()
+    assert (killed / "model.xcvae.checkpoint").exists()
+    done = train(killed, together=True)
+    assert done.returncode == 0, done.stderr
+    again = told(killed, "0")["history"]
+    assert [row["step"] for row in again] == list(range(1, 9))
+    # It goes on from the checkpoint of step 5, in a new order of the samples.
+    np.testing.assert_array_equal(curve(again, "loss")[:5], curve(two, "loss")[:5])
+    assert np.isfinite(curve(again, "loss")).all()
+
+
+def test_batches_that_cannot_be_shared_are_refused() -> None:
+    assert Ranks().part(3, 1) == slice(0, 3)
+    with pytest.raises(ConfigError, match="a multiple of 2"):
+        Ranks(0, 2).part(3, 100)
+    with pytest.raises(ConfigError, match="at most 3"):
+        Ranks(0, 2).part(4, 3)
+
+
+def test_parts_are_the_whole_batch_each_row_once() -> None:
+    three = [Ranks(rank, 3) for rank in range(3)]
+    assert [row for r in three for row in range(6)[r.part(6, 9)]] == list(range(6))
+    rows = torch.stack([r.rows(2, 2) for r in three])
+    # Each process finds its samples in each of the two draws for the six samples.
+    assert rows.tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
