@@ -129,7 +129,7 @@ class Ranks:
         flat = torch.cat([g.flatten() for g in gradients])
         dist.all_reduce(flat)
         flat /= self.count
-        parts = flat.split([g.numel() for g in gradients])
+        parts = torch.split(flat, [g.numel() for g in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view(gradient.shape))
 
