@@ -23,15 +23,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from references.results import Row, report
-from references.workbench import make_trainer
+from references.workbench import make_model, make_trainer, radar
 from torch._inductor import config as inductor
 
-import xcvae
 from xcvae.generator.ladder import Encoded
-from xcvae.generator.model import Model
 from xcvae.generator.noise import Address, Window, normal_maps
 from xcvae.generator.numerics import precision
 
@@ -45,19 +42,6 @@ VARIANTS = [
 ]
 
 
-def radar(size: tuple[int, int]) -> Any:
-    """A few frames of the bundled radar, repeated or cut to a size."""
-    ds = xcvae.tutorial.open_dataset("radklim").isel(time=slice(8)).load()
-    rows, columns = (np.resize(np.arange(n), s) for n, s in zip((156, 132), size, strict=True))
-    whole = ds.isel(y=rows, x=columns)
-    edges = {"y": np.arange(size[0]) * 1.0, "x": np.arange(size[1]) * 1.0}
-    coarse = {f"{d}_coarse": np.linspace(0, n - 1, ds.sizes[f"{d}_coarse"]) for d, n in
-              zip("yx", size, strict=True)}  # fmt: skip
-    return whole.assign_coords(
-        {d: (d, values, {"units": "km"}) for d, values in (edges | coarse).items()}
-    )
-
-
 class Bench:
     """One untrained model, whose weights do not matter for its speed."""
 
@@ -69,14 +53,8 @@ class Bench:
             fit={},
             device=arguments.device,
         )
-        self.batches, self.device, scaling = trainer.batches, trainer.device, trainer.scaling
-        # Every layer has to do something, or the network would be easier than a trained one.
-        for weight in trainer.network.parameters():
-            torch.nn.init.normal_(weight, std=0.02)
-        self.model = Model(
-            trainer.network, spec=trainer.batches.spec, scaling=scaling, record=trainer.record,
-            architecture=trainer.architecture, training={}, sha256="0" * 64,
-        ).to(arguments.device)  # fmt: skip
+        self.device = trainer.device
+        self.model = make_model(trainer).to(arguments.device)
         self.batch = trainer.batches.load([0, 1, 2, 3])
         shapes = self.model.network.shapes(*trainer.batches.size)
         self.windows = [Window(k, shape) for k, shape in enumerate(shapes)]

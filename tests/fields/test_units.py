@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcvae.errors import ConfigError, UnitsError
+from xcvae.fields import parsing
 from xcvae.fields.units import (
     default_drizzle_threshold,
     default_wet_threshold,
@@ -43,6 +45,36 @@ RATES = ["mm h-1", "mm/day", "mm d-1", "kg m-2 s-1", "m s-1", "mm/h", "0.1 mm h-
 )
 def test_factor_converts(source: str, wanted: str, expected: float) -> None:
     assert factor(source, wanted, what="pr") == pytest.approx(expected, rel=1e-12)
+
+
+def asked_of_pint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "FREQUENT", {})
+    monkeypatch.setattr(parsing, "FACTORS", {})
+
+
+@pytest.mark.parametrize("units", parsing.FREQUENT)
+def test_what_is_known_of_frequent_units_is_what_pint_says(
+    units: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = parsing.exponents_of(units), parsing.per_day(units)
+    asked_of_pint(monkeypatch)
+    assert known == (parsing.exponents_of(units), parsing.per_day(units))
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        (one, two)
+        for one, two in product(parsing.FREQUENT, repeat=2)
+        if parsing.exponents_of(one) == parsing.exponents_of(two)
+    ],
+)
+def test_factors_between_frequent_units_are_those_of_pint(
+    source: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = parsing.affine(source, wanted, "pr")
+    asked_of_pint(monkeypatch)
+    assert found == parsing.affine(source, wanted, "pr")
 
 
 @settings(max_examples=25, deadline=None)

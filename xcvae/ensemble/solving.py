@@ -11,7 +11,6 @@ import numpy as np
 from xcvae.ensemble.dial import EVALUATIONS, MEMBERS, Dial, pick_samples, solve_spread
 from xcvae.ensemble.drawing import Source
 from xcvae.ensemble.progress import steps
-from xcvae.metrics.spatial import Diversity
 
 __all__ = ["dialled"]
 
@@ -66,6 +65,9 @@ def _solve(source: Source, target: float, *, progress: bool) -> Dial:
 
 def _diversity(source: Source, picked: np.ndarray) -> float:
     """Score members of some samples, block by block: maps of any size fit into memory."""
+    # Only who asks for a diversity needs metrics.
+    from xcvae.metrics.spatial import Diversity
+
     spec, metric = source.model.spec, Diversity()
     total: dict[str, Any] = {}
     for block in _blocks(picked, source.size):

@@ -2,7 +2,8 @@
 
 The registry is that of cf-xarray, which reads what CF and UDUNITS files contain (``mm d-1``,
 ``m**2 s**-2``, ``kg m-2 s-1``). Mass of liquid water per area counts as depth, 1 kg m-2 = 1 mm.
-pint takes most of a second to load, so that it is imported when the first units are read.
+pint takes most of a second to load: it is imported when the first units are read that are not among
+the few that are met every day.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from xcvae.errors import UnitsError, explain
 
-__all__ = ["DEPTH", "PRECIPITATION", "affine", "as_depth", "dimensions_of", "parse", "quantity_of"]
+__all__ = ["DEPTH", "PRECIPITATION", "affine", "exponents_of", "per_day", "verify"]
 
 _WATER = 1000.0  # density of liquid water in kg m-3
 
@@ -25,7 +26,21 @@ DEPTH: Exponents = (1.0, 0.0, 0.0)
 RATE: Exponents = (1.0, 0.0, -1.0)
 MASS: Exponents = (-2.0, 1.0, 0.0)
 FLUX: Exponents = (-2.0, 1.0, -1.0)
-PRECIPITATION = (DEPTH, RATE, MASS, FLUX)
+PRECIPITATION = (DEPTH, RATE)
+
+#: What pint says of units met every day, so that it need not be asked: their exponents, one of
+#: several equal spellings, and the factors between them.
+FREQUENT: dict[str, tuple[Exponents, str]] = {
+    "m": (DEPTH, "m"),
+    "km": (DEPTH, "km"),
+    "mm": (DEPTH, "mm"),
+    "mm h-1": (RATE, "mm h-1"),
+    "mm/h": (RATE, "mm h-1"),
+    "mm d-1": (RATE, "mm d-1"),
+    "mm day-1": (RATE, "mm d-1"),
+    "mm/day": (RATE, "mm d-1"),
+}
+FACTORS = {("km", "m"): 1000.0}
 
 
 @lru_cache(maxsize=256)
@@ -47,7 +62,7 @@ def parse(units: str) -> Any:
 
 
 def quantity_of(units: str, what: str) -> Any:
-    """Return units of ``what`` as a pint quantity, or raise UnitsError."""
+    """Units of ``what`` as a pint quantity; UnitsError if there are no such units."""
     try:
         return parse(units)
     except ValueError as error:
@@ -75,8 +90,41 @@ def as_depth(quantity: Any) -> Any:
     return quantity
 
 
+def verify(units: str, what: str) -> None:
+    """Raise UnitsError if there are no such units."""
+    if units not in FREQUENT:
+        quantity_of(units, what)
+
+
+def exponents_of(units: str) -> Exponents | None:
+    """Exponents of length, mass and time, mass of water per area being a depth.
+
+    None for any other units, and for what are none.
+    """
+    if units in FREQUENT:
+        return FREQUENT[units][0]
+    try:
+        return dimensions_of(as_depth(parse(units)))
+    except ValueError:
+        return None
+
+
+def per_day(units: str) -> bool:
+    """Whether units are per day; False for what are none."""
+    if units in FREQUENT:
+        return FREQUENT[units][1].endswith(" d-1")
+    try:
+        return bool(dict(parse(units).unit_items()).get("day") == -1)
+    except ValueError:
+        return False
+
+
 def affine(source: str, wanted: str, what: str) -> tuple[float, float]:
     """Return (scale, offset): wanted = scale * source + offset, or raise UnitsError."""
+    if (source, wanted) in FACTORS:
+        return FACTORS[source, wanted], 0.0
+    if source in FREQUENT and wanted in FREQUENT and FREQUENT[source] == FREQUENT[wanted]:
+        return 1.0, 0.0
     start, end = quantity_of(source, what), quantity_of(wanted, what)
     if source == wanted:
         return 1.0, 0.0

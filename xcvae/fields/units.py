@@ -10,15 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ConfigError, UnitsError, explain
-from xcvae.fields.parsing import (
-    DEPTH,
-    PRECIPITATION,
-    affine,
-    as_depth,
-    dimensions_of,
-    parse,
-    quantity_of,
-)
+from xcvae.fields.parsing import DEPTH, PRECIPITATION, affine, exponents_of, per_day, verify
 
 __all__ = [
     "default_drizzle_threshold",
@@ -54,7 +46,7 @@ def units_of(da: xr.DataArray) -> str:
                 "in; something without a dimension has units '1'.",
             )
         )
-    quantity_of(units, str(da.name))
+    verify(units, str(da.name))
     return units
 
 
@@ -173,11 +165,7 @@ def parse_quantity(value: str | float, *, units: str, what: str) -> float:
 
 def is_precipitation(units: str) -> bool:
     """Whether units can be those of a rate or a depth of water (``mm h-1``, ``kg m-2``, ``m``)."""
-    try:
-        quantity = parse(units)
-    except ValueError:
-        return False
-    return dimensions_of(quantity) in PRECIPITATION
+    return exponents_of(units) in PRECIPITATION
 
 
 def is_daily(da: xr.DataArray, sample: str) -> bool:
@@ -205,15 +193,14 @@ def is_daily(da: xr.DataArray, sample: str) -> bool:
             apart = [later - earlier for earlier, later in pairwise(np.unique(labels))]
             if apart:
                 return bool(min(apart) >= _DAILY_STEP.item())
-    return bool(dict(quantity_of(units_of(da), str(da.name)).unit_items()).get("day") == -1)
+    return per_day(units_of(da))
 
 
 def _threshold(da: xr.DataArray, sample: str, *, hourly: float, daily: float) -> float:
     units = units_of(da)
-    quantity = as_depth(quantity_of(units, str(da.name)))
     days = is_daily(da, sample)
     value = daily if days else hourly
-    period = "" if dimensions_of(quantity) == DEPTH else " d-1" if days else " h-1"
+    period = "" if exponents_of(units) == DEPTH else " d-1" if days else " h-1"
     return parse_quantity(f"{value} mm{period}", units=units, what=str(da.name))
 
 

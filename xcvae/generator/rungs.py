@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import NormalDist
 
 import torch
-from scipy.special import ndtri
 from torch import Tensor, nn
 
 from xcvae.generator.blocks import Modulation, ResidualBlock, halve, silence
@@ -55,7 +55,7 @@ class Normal:
         if share in (0.0, 1.0):
             return prior if share else self
         assert order is not None
-        go = order < float(ndtri(share))
+        go = order < NormalDist().inv_cdf(share)
         return Normal(
             torch.where(go, prior.mu, self.mu), torch.where(go, prior.log_sigma, self.log_sigma)
         )
