@@ -18,12 +18,13 @@ import pytest
 import torch
 from dask.system import CPU_COUNT
 
-from xcvae.ensemble import workers
+from xcvae.ensemble import scheduling, workers
 from xcvae.ensemble.arguments import Request
 from xcvae.ensemble.job import Job
 from xcvae.ensemble.ledger import Ledger
 from xcvae.ensemble.regions import Region
 from xcvae.ensemble.sampling import sample
+from xcvae.ensemble.scheduling import Tasks
 from xcvae.ensemble.writing import Outcome, Task, draw_and_write, failure
 from xcvae.errors import MismatchError, StoreError
 from xcvae.generator.model import Model
@@ -175,6 +176,47 @@ def test_a_pool_whose_process_is_killed_costs_one_region(few, model, lazy, tmp_p
     np.testing.assert_array_equal(
         ens.pr.values, sample(few, model, **{**asked, "store": None}).pr.values
     )
+
+
+def test_a_short_task_that_kills_its_worker_does_not_cost_those_that_share_its_call(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+
+    def doing(task, threads):
+        if task == 200:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return task
+
+    shares, submit = [], distributed.Client.submit
+
+    def noted(client, function, done_by, some, *given, **how):
+        shares.append(len(some))
+        return submit(client, function, done_by, some, *given, **how)
+
+    monkeypatch.setattr(distributed.Client, "submit", noted)
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.Client(
+            n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0"
+        ),
+    ):
+        found = Tasks(doing, lambda task, _: -task).run(range(300), lambda _: None)
+    lost = {-task for task in found if task < 0}
+    # The scheduler also suspects the one that waits next on the worker.
+    assert 200 in lost
+    assert len(lost) <= 2
+    assert sorted(map(abs, found)) == list(range(300))
+    assert max(shares) > 8
+    assert len(shares) < 200
+
+
+def test_a_cluster_without_workers_is_not_waited_for_forever(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(scheduling, "PATIENCE", 1.0)
+    with (
+        distributed.Client(n_workers=0, processes=False, dashboard_address=":0"),
+        pytest.raises(StoreError, match="expected workers, got none for 1 s"),
+    ):
+        Tasks(lambda task, _: task, lambda task, _: task).run([1], lambda _: None)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext, suppress
-from itertools import islice
+from itertools import chain, islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Tasks", "cluster_in_use", "shares_memory", "side_by_side"]
 
-PER_THREAD = 3
-"""Tasks that wait per thread of the cluster: enough that none idles, few enough to be nothing."""
+PER_THREAD = 4
+"""Calls that wait per thread of a cluster: enough that none idles, few enough to be nothing."""
+WORTH = 0.1
+"""Seconds of work in a call on a cluster, which costs milliseconds: short tasks share one."""
+MOST = 64
+"""Tasks that share a call, at most."""
 AT_ONCE = 512
 """Tasks handed to a scheduler in this process at a time: what they hold stays small."""
 TRIES = 3
-"""Pools that may break without any result before the rest of the tasks is given up."""
+"""Pools that may break, and results that may not be fetched, before tasks are given up."""
+FETCHING = 20.0
+"""Seconds for fetching what a worker has done. If it dies just then, `distributed` may wait for it
+forever (seen with 2026.8.0), so that the tasks are done again."""
 GLANCE = 1.0
 """Seconds between two looks at how many workers there are."""
 PATIENCE = 60.0
@@ -68,7 +75,7 @@ def _threads() -> AbstractContextManager[int | None]:
 
 
 class Tasks(Generic[T, R]):
-    """Calls of one function, in order, each on its own.
+    """Calls of one function, each on its own; Dask chooses the order.
 
     Parameters
     ----------
@@ -116,21 +123,26 @@ class Tasks(Generic[T, R]):
                 seen(result)
 
             before = len(left)
+            begun: list[int] = []
             try:
                 with _threads() as threads:
-                    self._here(dict(left), threads, noted)
+                    self._here(dict(left), threads, begun.append, noted)
             except BrokenProcessPool as error:
                 if len(left) < before:
                     continue
-                # The first was under way, and may be the cause; the others get another try.
+                # One that was under way may be the cause; the others get another try.
                 fruitless += 1
-                given_up = list(left.items())[: 1 if fruitless < TRIES else None]
-                for number, task in given_up:
-                    noted(number, self.lost(task, error))
+                suspects = [number for number in begun if number in left][:1]
+                for number in suspects if fruitless < TRIES else list(left):
+                    noted(number, self.lost(left[number], error))
         return results
 
     def _here(
-        self, tasks: dict[int, T], threads: int | None, seen: Callable[[int, R], None]
+        self,
+        tasks: dict[int, T],
+        threads: int | None,
+        begun: Callable[[int], None],
+        seen: Callable[[int, R], None],
     ) -> None:
         from dask import config
         from dask.base import compute
@@ -139,7 +151,6 @@ class Tasks(Generic[T, R]):
 
         # traverse=False: Dask would otherwise look for arrays inside a task and compute them.
         function = delayed(self.function, pure=False, traverse=False)
-        # Dask takes independent tasks by their names: so they are done in their order.
         run = f"draw-{uuid4().hex}"
         calls = [
             function(
@@ -150,56 +161,80 @@ class Tasks(Generic[T, R]):
             for number, task in tasks.items()
         ]
 
+        def before(key: Any, *_: Any) -> None:
+            if str(key).startswith(run):
+                begun(int(str(key)[-8:]))
+
         def after(key: Any, result: Any, *_: Any) -> None:
             if str(key).startswith(run):
                 seen(int(str(key)[-8:]), result)
 
         # One by one: a process that dies takes no results of others with it.
-        with config.set(chunksize=1), Callback(posttask=after):  # type: ignore[no-untyped-call]
+        with config.set(chunksize=1), Callback(pretask=before, posttask=after):  # type: ignore[no-untyped-call]
             compute(*calls)  # type: ignore[no-untyped-call]
 
     def _on_cluster(self, client: Client, tasks: Iterator[T]) -> Iterator[R]:
-        """Keep a few tasks per thread under way: the cluster never holds the whole ensemble."""
-        run, number = f"draw-{uuid4().hex}", 0
-        going: dict[Future[R], T] = {}
+        """Keep a few calls per thread under way: the cluster never holds the whole ensemble."""
+        run, number, unfetched = f"draw-{uuid4().hex}", 0, 0
+        going: dict[Future[tuple[list[R], float]], list[T]] = {}
+        alone: list[list[T]] = []
         try:
             workforce = _Workforce(client)
             while True:
                 workforce.look()
-                for task in islice(tasks, max(0, workforce.room - len(going))):
-                    key = f"{run}-{number:08d}"
+                while len(going) < workforce.room and (
+                    some := alone.pop() if alone else list(islice(tasks, workforce.share))
+                ):
                     future = client.submit(
-                        self.function, task, workforce.threads, key=key, pure=False,
-                        priority=-number,
+                        _several, self.function, some, workforce.threads,
+                        key=f"{run}-{number:08d}", pure=False, priority=-number,
                     )  # fmt: skip
-                    going[future], number = task, number + 1
+                    going[future], number = some, number + 1
                 if not going:
                     return
                 for future in _finished(client, going):
-                    yield self._result(future, going.pop(future))
+                    some = going.pop(future)
+                    try:
+                        results, seconds = future.result(timeout=FETCHING)
+                    except Exception as error:  # noqa: BLE001  of any kind: the other tasks go on
+                        # Only one of several may be the cause, or none.
+                        if len(some) > 1 or (isinstance(error, TimeoutError) and unfetched < TRIES):
+                            alone += [[task] for task in some]
+                        else:
+                            yield self.lost(some[0], error)
+                        unfetched += isinstance(error, TimeoutError)
+                        continue
+                    unfetched = 0
+                    workforce.took(seconds / len(some))
+                    yield from results
         except (CancelledError, OSError) as error:
             # The scheduler is gone, and with it whatever its workers were at.
             gone = ConnectionError(f"the scheduler was lost ({type(error).__name__}: {error})")
-            for task in [*going.values(), *tasks]:
+            for task in chain(*going.values(), *alone, tasks):
                 yield self.lost(task, gone)
         finally:
             with suppress(CancelledError, OSError):
                 client.cancel(list(going))  # type: ignore[no-untyped-call]
 
-    def _result(self, future: Future[R], task: T) -> R:
-        try:
-            result: R = future.result()
-        except Exception as error:  # noqa: BLE001  of any kind: the other tasks go on
-            return self.lost(task, error)
-        return result
+
+def _several(
+    function: Callable[..., R], tasks: list[T], threads: int | None
+) -> tuple[list[R], float]:
+    """Do some tasks on a worker; results and seconds."""
+    start = monotonic()
+    return [function(task, threads) for task in tasks], monotonic() - start
 
 
 class _Workforce:
-    """How many tasks a cluster can take, and the torch threads of each; clusters may grow."""
+    """How many calls a cluster can take, of how many tasks, with what torch threads.
+
+    Clusters may grow.
+    """
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.room = 2
+        self.share = 1
         self.threads: int | None = None
         self._workers: set[str] = set()
         self._looked = float("-inf")
@@ -218,8 +253,13 @@ class _Workforce:
             self.threads = None if own or not places else threads_on(places)
         self._looked = monotonic()
 
+    def took(self, seconds: float) -> None:
+        """Learn how long a task takes; tasks differ, so that the share grows step by step."""
+        fitting = int(WORTH / max(seconds, WORTH / MOST))
+        self.share = max(1, min(fitting, 2 * self.share))
 
-def _finished(client: Client, going: dict[Future[R], T]) -> list[Future[R]]:
+
+def _finished(client: Client, going: dict[Future[R], Any]) -> list[Future[R]]:
     """Wait for some; a cluster without workers is not waited for forever."""
     from distributed import wait
 
@@ -230,7 +270,9 @@ def _finished(client: Client, going: dict[Future[R], T]) -> list[Future[R]]:
             )
             return list(state.done)
         except TimeoutError:
-            if not client.nthreads():  # type: ignore[no-untyped-call]
+            try:
+                client.wait_for_workers(1, timeout=PATIENCE)
+            except TimeoutError:
                 raise StoreError(
                     explain(
                         "cluster",
