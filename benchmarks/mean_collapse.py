@@ -36,7 +36,7 @@ import numpy as np
 import torch
 import xarray as xr
 from references.data import Arena, Split
-from references.old_scripts import VARIANTS, train
+from references.old_scripts import VARIANTS, OldScripts, load, train
 from references.picture import draw_picture
 
 import xcvae
@@ -84,7 +84,11 @@ class Judged:
     diagnosis: Diagnosis
 
 
-def reference(name: str, arena: Arena, options: argparse.Namespace) -> Judged:
+def trained(name: str, arena: Arena, options: argparse.Namespace) -> OldScripts:
+    """Train a variant of the reference, or read it if it is there."""
+    place = options.output / f"{name}.safetensors"
+    if place.exists():
+        return load(place, options.device)
     model = train(
         arena.train.ds,
         VARIANTS[name],
@@ -94,6 +98,12 @@ def reference(name: str, arena: Arena, options: argparse.Namespace) -> Judged:
         max_steps=options.steps,
         device=options.device,
     )
+    model.save(place)
+    return model
+
+
+def reference(name: str, arena: Arena, options: argparse.Namespace) -> Judged:
+    model = trained(name, arena, options)
     ensembles = {
         mode: model.ensemble(arena.test.ds, mode=mode, members=options.members)
         for mode in ("posterior", "prior")
@@ -104,13 +114,15 @@ def reference(name: str, arena: Arena, options: argparse.Namespace) -> Judged:
 
 def ours(arena: Arena, options: argparse.Namespace) -> Judged:
     limit = {} if options.steps is None else {"max_steps": options.steps}
-    model = xcvae.train(
+    place = options.output / f"{OURS}.xcvae"
+    model = xcvae.load(place) if place.exists() else xcvae.train(
         arena.train.ds,
         target=arena.target,
         coarsen=arena.side,
         validation=arena.validation.ds,
         fit={"max_minutes": options.minutes, **limit},
         device=options.device,
+        path=place,
         progress=False,
     )
     ensembles = {}

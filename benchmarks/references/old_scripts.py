@@ -22,15 +22,19 @@ on crops, and a threshold in physical units. What each switch puts in place of t
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import xarray as xr
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xcvae.fields.record import Record
@@ -300,6 +304,21 @@ class OldScripts:
     record: Record
     steps: int
 
+    def save(self, path: Path) -> None:
+        """Write a file that `load` reads."""
+        about = {
+            "diseases": asdict(self.network.diseases),
+            "coarse": self.scaling.coarse,
+            "target": self.target,
+            "coarsen": self.coarsen,
+            "record": self.record.to_json(),
+            "steps": self.steps,
+        }
+        weights = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        maps = {"mean": self.scaling.mean, "std": self.scaling.std}
+        tensors = {k: v.contiguous() for k, v in {**weights, **maps}.items()}
+        save_file(tensors, path, {"about": json.dumps(about)})
+
     def ensemble(self, ds: xr.Dataset, *, mode: str, members: int, seed: int = 0) -> xr.Dataset:
         """Draw members of every sample: physical rain, (realization, sample, y, x)."""
         rain, coarse = self._read(ds)
@@ -391,6 +410,20 @@ class OldScripts:
         if not self.network.diseases.z_threshold:
             rain = torch.where(rain < THRESHOLD, 0.0, rain)
         return rain[:, 0].cpu().numpy()
+
+
+def load(path: Path, device: str = "cpu") -> OldScripts:
+    """Read what `OldScripts.save` wrote."""
+    with safe_open(path, "pt", device) as file:
+        about = json.loads(file.metadata()["about"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no dict
+    mean, std = tensors.pop("mean"), tensors.pop("std")
+    coarsen, record = about["coarsen"], Record.from_json(about["record"])
+    grid = (mean.shape[-2] // coarsen, mean.shape[-1] // coarsen)
+    network = Network(grid, coarsen, Diseases(**about["diseases"])).to(device)
+    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items()})
+    scaling = Scaling(mean, std, tuple(about["coarse"]))
+    return OldScripts(network.eval(), scaling, about["target"], coarsen, record, about["steps"])
 
 
 def train(
