@@ -38,7 +38,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xcvae.fields.record import Record
-from xcvae.verify.evidence import Evidence, LevelEvidence, gather
+from xcvae.verify.evidence import Evidence, LevelEvidence
+from xcvae.verify.measuring import gather
 
 THRESHOLD = 0.1  # of z-scores if ill, else in the units of the rain
 DROPOUT = 0.5

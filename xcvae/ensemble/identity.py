@@ -9,39 +9,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xcvae.fields.labels import labels_of
 from xcvae.fields.spec import DataSpec
 
 __all__ = ["differences", "fingerprint", "labels_of"]
 
 SAMPLES_AT_ONCE = 64
-
-
-def labels_of(ds: xr.Dataset | xr.DataArray, sample: str) -> list[str]:
-    """Return the text of each sample label: the address of its noise.
-
-    Times are written to the second in ISO format, everything else as ``str``. A dimension without
-    a coordinate has its positions as labels.
-
-    Parameters
-    ----------
-    ds
-        Anything with the sample dimension.
-    sample
-        Its name.
-
-    Examples
-    --------
-    >>> labels_of(xr.Dataset(coords={"day": ["a", "b"]}), "day")
-    ['a', 'b']
-    """
-    # Indexing by name gives 0, 1, 2, ... where there is no coordinate.
-    values = ds[sample].values
-    if np.issubdtype(values.dtype, np.datetime64):
-        return [str(text) for text in np.datetime_as_string(values, unit="s")]
-    return [
-        value.isoformat() if hasattr(value, "isoformat") else str(value)
-        for value in values.tolist()
-    ]
 
 
 def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) -> str:

@@ -17,9 +17,11 @@ from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec
+from xcvae.fields.thumbnails import Thumbnails
 from xcvae.generator import modelfile
 from xcvae.generator.architecture import Architecture, build_network
 from xcvae.generator.drawing import Drawing, LevelReport, freed_levels
+from xcvae.generator.kept import kept_of, tensors_of
 from xcvae.generator.ladder import Ladder
 from xcvae.generator.noise import Address
 from xcvae.generator.numerics import choose_device, placed
@@ -27,8 +29,8 @@ from xcvae.registry import warn_of_missing
 
 __all__ = ["Mode", "Model", "from_bytes", "load", "load_once"]
 
-#: Names of tensors in the file: prefix of the weights, and the map of the target's mask.
-NETWORK, VALID = "network.", "valid"
+#: Prefix of the weights' names in the file.
+NETWORK = "network."
 
 #: Members stay below so many times the record's maximum: one latent in millions gave 89 m a day.
 BEYOND = 2.0
@@ -51,6 +53,8 @@ class Model:
         Levels, channels and latents.
     training
         How it was trained: losses, fit, seed, versions, what validation found.
+    thumbnails
+        What is kept of the training samples to recognise them; None in older files.
     sha256
         Fingerprint of the file content.
     path
@@ -67,6 +71,7 @@ class Model:
         architecture: Architecture,
         training: dict[str, Any],
         valid: NDArray[np.bool_] | None = None,
+        thumbnails: Thumbnails | None = None,
         sha256: str = "",
         path: Path | None = None,
     ) -> None:
@@ -75,7 +80,8 @@ class Model:
         self.spec, self.scaling, self.record = spec, scaling, record
         self.architecture, self.training = architecture, training
         self.network.calibrated = float(training.get("temperature", 1.0))
-        self.valid, self.sha256, self.path = valid, sha256, path
+        self.valid, self.thumbnails = valid, thumbnails
+        self.sha256, self.path = sha256, path
         self.device = torch.device("cpu")
 
     def __repr__(self) -> str:
@@ -120,8 +126,7 @@ class Model:
     def to_bytes(self) -> bytes:
         """The content of the model's file."""
         tensors = {f"{NETWORK}{k}": v for k, v in self.network.state_dict().items()}
-        if self.valid is not None:
-            tensors[VALID] = torch.from_numpy(self.valid.copy())
+        tensors |= tensors_of(self.valid, self.thumbnails)
         header = {
             "spec": self.spec.to_json(),
             "scaling": self.scaling.to_json(),
@@ -241,7 +246,7 @@ def from_bytes(content: bytes, path: Path | None = None) -> Model:
     spec = DataSpec.from_json(header["spec"])
     record = Record.from_json(header["record"])
     architecture = Architecture.from_json(header["architecture"])
-    valid = tensors.pop(VALID, None)
+    valid, thumbnails = kept_of(tensors)
     scaling = Scaling.from_json(header["scaling"])
     network = build_network(architecture, spec, scaling.target, masked=record.masked)
     weights = {k.removeprefix(NETWORK): v for k, v in tensors.items()}
@@ -254,7 +259,8 @@ def from_bytes(content: bytes, path: Path | None = None) -> Model:
         record=record,
         architecture=architecture,
         training=header["training"],
-        valid=None if valid is None else valid.numpy().astype(np.bool_),
+        valid=valid,
+        thumbnails=thumbnails,
         sha256=modelfile.fingerprint(content),
         path=path,
     )

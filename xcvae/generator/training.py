@@ -28,6 +28,7 @@ from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.selection import storms_of
 from xcvae.fields.spec import DataSpec, describe, prepare
+from xcvae.fields.thumbnails import Thumbnails
 from xcvae.fields.values import check_values
 from xcvae.generator import checkpoint, modelfile
 from xcvae.generator.architecture import Architecture, build_network, resolve
@@ -169,13 +170,19 @@ def train(
         trainer.keep_at(checkpoint.checkpoint_path(place), identity)
     trainer.run(bar=progress)
     if ranks.count == 1:
-        return _finished(trainer, spec, told, place)
-    made = ranks.agreed(lambda: _finished(trainer, spec, told, place).to_bytes())
+        return _finished(trainer, spec, told, place, learned)
+    made = ranks.agreed(lambda: _finished(trainer, spec, told, place, learned).to_bytes())
     # To write a model again may give other bytes: the order of a header is free.
     return from_bytes(made if place is None else place.read_bytes(), place)
 
 
-def _finished(trainer: Trainer, spec: DataSpec, told: dict[str, Any], place: Path | None) -> Model:
+def _finished(
+    trainer: Trainer,
+    spec: DataSpec,
+    told: dict[str, Any],
+    place: Path | None,
+    learned: xr.Dataset,
+) -> Model:
     """Make the model of a finished training, and its file."""
     names = ("xcvae", "torch", "numpy", "xarray")
     training = {
@@ -185,6 +192,7 @@ def _finished(trainer: Trainer, spec: DataSpec, told: dict[str, Any], place: Pat
         "history": trainer.state.history,
         "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
     }
+    thumbnails = Thumbnails.of(learned, spec)
     models = {}
     for kind, weights in (("last", trainer.average), ("best", trainer.best)):
         network = build_network(
@@ -199,6 +207,7 @@ def _finished(trainer: Trainer, spec: DataSpec, told: dict[str, Any], place: Pat
             architecture=trainer.architecture,
             training={**training, "weights": kind},
             valid=trainer.valid,
+            thumbnails=thumbnails,
         )
     judge = trainer.validation
     held_back = trainer.batches if judge is None else judge.batches

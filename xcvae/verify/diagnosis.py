@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from xcvae.verify.evidence import Evidence, measure
-from xcvae.verify.findings import Finding, detect
+from xcvae.verify.evidence import Evidence
+from xcvae.verify.finding import Finding
+from xcvae.verify.findings import detect
+from xcvae.verify.measuring import measure
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
 __all__ = ["Diagnosis", "diagnose", "judge"]
 
-WIDTH = 96
+#: Columns of the text, and where its words begin.
+WIDTH, INDENT = 100, 15
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Diagnosis:
     Attributes
     ----------
     findings
-        One for everything that was looked into, those without a fault too.
+        One for everything that was looked into, those without a fault too, and one for what could
+        not be checked.
     evidence
         The numbers they rest on.
     """
@@ -43,21 +47,25 @@ class Diagnosis:
 
     def __str__(self) -> str:
         e = self.evidence
-        lines = [f"Diagnosis of {e.samples} samples, {e.members} members, seed {e.seed}"]
-        name_width = max(len(finding.name) for finding in self.findings)
-        indent = " " * (name_width + 13)
-        for finding in self.findings:
-            head = f"  {finding.severity:<7}  {finding.name:<{name_width}}  "
-            lines += _wrapped(head, indent, finding.evidence)
-            if finding.remedy:
-                lines += _wrapped(f"{indent}-> ", f"{indent}   ", finding.remedy)
+        lines = [
+            f"Diagnosis of {e.samples} samples with {e.members} members each, seed {e.seed}",
+            "(prior: drawn from the conditions alone; posterior: redrawn from an observed storm)",
+        ]
+        for severity in ("fault", "warning"):
+            for finding in self._with(severity):
+                lines += ["", *_told(finding)]
+        lines.append("")
+        for finding in self._with("unchecked"):
+            lines += _wrapped(f"{'not checked':<{INDENT}}", f"{finding.name}: {finding.evidence}")
+        fine = ", ".join(finding.name for finding in self._with("ok"))
+        lines += _wrapped(f"{'nothing found':<{INDENT}}", fine) if fine else []
         return "\n".join([*lines, self._verdict()])
 
+    def _with(self, severity: str) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity == severity]
+
     def _verdict(self) -> str:
-        counts = {
-            kind: sum(finding.severity == kind for finding in self.findings)
-            for kind in ("fault", "warning")
-        }
+        counts = {kind: len(self._with(kind)) for kind in ("fault", "warning")}
         if not any(counts.values()):
             return "Verdict: no faults, no warnings."
         words = [f"{n} {kind}{'s' * (n != 1)}" for kind, n in counts.items()]
@@ -72,9 +80,19 @@ class Diagnosis:
         }
 
 
-def _wrapped(head: str, indent: str, text: str) -> list[str]:
+def _told(finding: Finding) -> list[str]:
+    """A finding in a few lines: what it means, what was measured, what to change."""
+    head = f"{finding.severity:<{INDENT}}"
+    return [
+        *_wrapped(head, f"{finding.name}: {finding.meaning}"),
+        *_wrapped(f"{'':<{INDENT}}", finding.evidence),
+        *_wrapped(f"{'to change':>{INDENT - 2}}  ", finding.remedy),
+    ]
+
+
+def _wrapped(head: str, text: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH + 10, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False
+        text, WIDTH, initial_indent=head, subsequent_indent=" " * INDENT, break_on_hyphens=False
     )
 
 
@@ -87,8 +105,9 @@ def diagnose(
 ) -> Diagnosis:
     """Find out what is wrong with a model.
 
-    Looks for posterior collapse, ignored latents, mean collapse, drizzle, mass drift, a gap
-    between prior and posterior, identical members and wrong units.
+    Looks for wrong units, samples that were trained on, posterior collapse, ignored latents, mean
+    collapse, identical members, too little and too much spread, a gap between prior and posterior,
+    memorised fields, drizzle, mass drift, a truncated tail, patterns of the grid and odd borders.
 
     Parameters
     ----------
@@ -129,7 +148,7 @@ def judge(evidence: Evidence) -> Diagnosis:
     Parameters
     ----------
     evidence : Evidence
-        From `xcvae.verify.evidence.gather`, which takes ensembles of any origin.
+        From `xcvae.verify.measuring.gather`, which takes ensembles of any origin.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,17 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xcvae.metrics.calibration import spread_skill
-from xcvae.metrics.distribution import mass_bias, p99_ratio, wet_fraction
+from xcvae.metrics.distribution import mass_bias, p99_ratio, p999_ratio, wet_fraction
 from xcvae.metrics.spatial import diversity, spatial_correlation
+from xcvae.verify.artefacts import Artefacts, artefacts_of
+from xcvae.verify.uncertainty import estimate
 
-__all__ = ["Draws", "Swap", "draws_of", "floor_of", "swap_of"]
+__all__ = ["Draws", "Swap", "ceiling_of", "draws_of", "floor_of", "light_mass", "swap_of"]
 
 #: Members of a pixel that differ by less than this share lie at the same value.
 SAME = 1e-3
+#: Share of the wet values that are the largest, and how many of them it takes to look for a cap.
+LARGEST, ENOUGH = 0.001, 50
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,20 @@ class Draws:
     texture_ratio
         Mean squared difference of neighbouring pixels over that of the observation: smooth maps
         have little of it, however strong they are.
+    mass_error, variance_error, texture_error, spread_error
+        Standard errors, over samples, of the logarithms of ``1 + mass_bias``, ``variance_ratio``,
+        ``texture_ratio`` and ``spread_skill``.
+    spread_log, spread_log_error
+        As ``spread_skill``, of ``log1p(rain / wet threshold)``: less at the mercy of one storm.
+    p999_ratio
+        Ratio of the 99.9th percentiles; NaN if the observed one is zero.
+    light_mass
+        Share of the amount that falls in pixels below the wet threshold: what the usual
+        post-processing removes.
+    ceiling_share
+        Share of the largest values that are one and the same: see `ceiling_of`.
+    artefacts
+        Traces of the grid.
     floor, floor_share
         Median of the smallest values of pixels, in the target's units, and the share of values
         that lie at the smallest one of their pixel although it is not zero: see `floor_of`.
@@ -73,6 +91,16 @@ class Draws:
     spread_skill: float
     correlation: float
     texture_ratio: float = float("nan")
+    mass_error: float = 0.0
+    variance_error: float = 0.0
+    texture_error: float = 0.0
+    spread_error: float = float("inf")
+    spread_log: float = float("nan")
+    spread_log_error: float = float("inf")
+    p999_ratio: float = float("nan")
+    light_mass: float = 0.0
+    ceiling_share: float = 0.0
+    artefacts: Artefacts = field(default_factory=Artefacts)
     floor: float = 0.0
     floor_share: float = 0.0
 
@@ -94,32 +122,115 @@ def draws_of(
     dims = ("realization", "sample", "y", "x")
     forecast = xr.DataArray(members, dims=dims, attrs={"units": units})
     truth = xr.DataArray(observed, dims=dims[1:], attrs={"units": units})
-    spatial = (dims[2], dims[3])
-    scatter = float(truth.var(spatial).sum())
-    pattern = float(forecast.var(spatial).sum()) / len(members)
-    grain = _roughness(observed)
+    _, mass_error = _log_ratio(_amounts(members), _amounts(observed))
+    variance, variance_error = _log_ratio(_variances(members), _variances(observed))
+    texture, texture_error = _log_ratio(_contrasts(members), _contrasts(observed))
+    logs = (np.log1p(np.maximum(fields, 0.0) / wet_threshold) for fields in (members, observed))
+    spread_log, spread_log_error = _spread(*logs)
     floor, floor_share = floor_of(members)
     return Draws(
         wet_fraction=float(wet_fraction(forecast, truth, threshold=wet_threshold)),
         mass_bias=float(mass_bias(forecast, truth)),
+        mass_error=mass_error,
         p99_ratio=float(p99_ratio(forecast, truth)),
-        variance_ratio=pattern / scatter if scatter > 0 else float("nan"),
+        p999_ratio=float(p999_ratio(forecast, truth)),
+        variance_ratio=variance,
+        variance_error=variance_error,
         diversity=float(diversity(forecast, truth)),
         spread_skill=float(spread_skill(forecast, truth)),
+        spread_error=_spread(members, observed)[1],
+        spread_log=spread_log,
+        spread_log_error=spread_log_error,
         correlation=float(spatial_correlation(forecast, truth)),
-        texture_ratio=_roughness(members) / grain if grain > 0 else float("nan"),
+        texture_ratio=texture,
+        texture_error=texture_error,
+        light_mass=light_mass(members, wet_threshold),
+        ceiling_share=ceiling_of(members, wet_threshold),
+        artefacts=artefacts_of(members, observed),
         floor=floor,
         floor_share=floor_share,
     )
 
 
-def _roughness(maps: NDArray[Any]) -> float:
-    """Mean squared difference of neighbouring pixels, (..., y, x)."""
+def _log_ratio(drawn: NDArray[Any], truth: NDArray[Any]) -> tuple[float, float]:
+    """Ratio of sums over samples, (sample,) each, and the standard error of its logarithm."""
+    parts = np.stack([drawn, truth], axis=1)
+    if not (parts.sum(axis=0) > 0).all():
+        return (0.0 if truth.sum() > 0 else float("nan")), 0.0
+    value, error = estimate(parts, lambda sums: float(np.log(sums[0] / sums[1])))
+    return float(np.exp(value)), error
+
+
+def _amounts(maps: NDArray[Any]) -> NDArray[Any]:
+    """Mean over members of the sum over pixels, (..., sample, y, x) to (sample,)."""
+    return np.asarray(np.nansum(_stacked(maps), axis=(2, 3), dtype=np.float64).mean(axis=0))
+
+
+def _variances(maps: NDArray[Any]) -> NDArray[Any]:
+    """Mean over members of the variance within a map, (sample,)."""
+    fields = _stacked(maps)
+    count = np.maximum(np.isfinite(fields).sum(axis=(2, 3)), 1)
+    mean = np.nansum(fields, axis=(2, 3), dtype=np.float64) / count
+    squares = np.nansum((fields - mean[..., None, None]) ** 2, axis=(2, 3), dtype=np.float64)
+    return np.asarray((squares / count).mean(axis=0))
+
+
+def _contrasts(maps: NDArray[Any]) -> NDArray[Any]:
+    """Mean over members of the squared differences of neighbouring pixels, (sample,)."""
     # In float64: the squares of a billion small steps.
-    steps = [np.diff(maps, axis=axis) for axis in (-2, -1)]
-    count = sum(int(np.isfinite(step).sum()) for step in steps)
-    total = sum(float(np.nansum(step**2, dtype=np.float64)) for step in steps)
-    return total / count if count else float("nan")
+    steps = (np.diff(_stacked(maps), axis=axis) for axis in (2, 3))
+    sums = [np.nansum(step**2, axis=(2, 3), dtype=np.float64).mean(axis=0) for step in steps]
+    return np.asarray(sums[0] + sums[1])
+
+
+def _stacked(maps: NDArray[Any]) -> NDArray[Any]:
+    return maps if maps.ndim == 4 else maps[None]
+
+
+def _spread(members: NDArray[Any], observed: NDArray[Any]) -> tuple[float, float]:
+    """Spread over error of the ensemble mean, and the standard error of its logarithm."""
+    count = len(members)
+    if count < 2:
+        return float("nan"), float("inf")
+    spread = np.nansum(members.var(axis=0, ddof=1), axis=(1, 2), dtype=np.float64)
+    error = np.nansum((members.mean(axis=0) - observed) ** 2, axis=(1, 2), dtype=np.float64)
+    if spread.sum() <= 0 or error.sum() <= 0:
+        return (0.0 if error.sum() > 0 else float("nan")), 0.0
+    parts = np.stack([(count + 1) / count * spread, error], axis=1)
+    value, sure = estimate(parts, lambda sums: float(0.5 * np.log(sums[0] / sums[1])))
+    return float(np.exp(value)), sure
+
+
+def light_mass(fields: NDArray[Any], wet_threshold: float) -> float:
+    """Share of the amount that falls in pixels below the wet threshold.
+
+    Examples
+    --------
+    >>> light_mass(np.array([0.05, 0.05, 0.9]), 0.1)
+    0.1
+    """
+    total = float(np.nansum(fields, dtype=np.float64))
+    light = float(np.sum(fields, where=fields < wet_threshold, dtype=np.float64))
+    return round(light / total, 12) if total > 0 else 0.0
+
+
+def ceiling_of(fields: NDArray[Any], wet_threshold: float) -> float:
+    """Look for a cap: the share of the largest values, one in a thousand wet ones, at the maximum.
+
+    Rain thins out towards its largest values. Where they are cut, many are the same.
+
+    Examples
+    --------
+    >>> rain = np.random.default_rng(0).exponential(5.0, 100_000)
+    >>> round(ceiling_of(rain, 0.1), 2), ceiling_of(rain.clip(max=20.0), 0.1)
+    (0.01, 1.0)
+    """
+    wet = fields[fields >= wet_threshold]
+    count = int(LARGEST * wet.size)
+    if count < ENOUGH:
+        return 0.0
+    largest = np.partition(wet, -count)[-count:]
+    return float((largest >= largest.max() * (1 - SAME)).mean())
 
 
 def floor_of(members: NDArray[Any]) -> tuple[float, float]:

@@ -1,0 +1,89 @@
+"""What a model keeps of its training samples: small, and enough to recognise them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae.fields import thumbnails
+from xcvae.fields.labels import label_codes
+from xcvae.fields.thumbnails import Thumbnails, distances, rainy, shrink
+
+
+def field(values: np.ndarray, **coords: object) -> xr.DataArray:
+    return xr.DataArray(values, dims=("time", "y", "x"), coords=coords, attrs={"units": "mm h-1"})
+
+
+@pytest.fixture
+def rain() -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.exponential(1.0, (30, 20, 17)) * (random.random((30, 20, 17)) < 0.4)
+
+
+def test_means_of_cells_cover_every_pixel_once(rain: np.ndarray) -> None:
+    small = np.expm1(shrink(rain[:, :16, :16], 0.1).astype(float)) * 0.1
+    assert small.mean(axis=1) == pytest.approx(rain[:, :16, :16].mean(axis=(1, 2)), rel=2e-3)
+    assert shrink(rain, 0.1).shape == (30, 64)
+    assert shrink(rain[:, :5, :3], 0.1).shape == (30, 15)
+
+
+def test_masked_pixels_do_not_count(rain: np.ndarray) -> None:
+    masked = rain[:, :16, :16].copy()
+    masked[:, :2, :2] = np.nan
+    masked[:, 2, 2] = np.nan
+    small = np.expm1(shrink(masked, 0.1).astype(float)) * 0.1
+    assert np.isnan(small[:, 0]).all()
+    assert small[:, 9] == pytest.approx(np.nanmean(masked[:, 2:4, 2:4], axis=(1, 2)), rel=2e-3)
+
+
+def test_a_copy_is_at_no_distance_and_dry_has_nothing_in_common(rain: np.ndarray) -> None:
+    maps = shrink(rain, 0.1)
+    apart = distances(maps, maps)
+    assert np.diag(apart) == pytest.approx(0.0, abs=1e-6)
+    assert apart[~np.eye(len(maps), dtype=bool)].min() > 0.1
+    assert distances(maps, np.zeros_like(maps)) == pytest.approx(1.0)
+
+
+def test_distances_are_those_of_the_formula(rain: np.ndarray) -> None:
+    maps = shrink(rain, 0.1)
+    maps[3, 5] = np.nan
+    first, second = (m.astype(float) for m in (maps[3], maps[8]))
+    both = np.isfinite(first)
+    norm = max(np.linalg.norm(first[both]), np.linalg.norm(second[both]))
+    expected = np.linalg.norm((first - second)[both]) / norm
+    assert distances(maps[3:4], maps[8:9])[0, 0] == pytest.approx(expected)
+
+
+def test_little_rain_cannot_be_told_apart(rain: np.ndarray) -> None:
+    dry = np.where(np.arange(20)[:, None] < 1, rain, 0.0)
+    assert rainy(shrink(rain, 0.1)).all()
+    assert not rainy(shrink(0.01 * dry, 0.1)).any()
+
+
+def test_what_is_kept_is_bounded(rain: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thumbnails, "MAPS", 7)
+    monkeypatch.setattr(thumbnails, "LABELS", 11)
+    days = np.datetime64("2001-01-01", "s") + np.arange(30) * np.timedelta64(1, "D")
+    kept = Thumbnails.of_field(field(rain, time=days), "time", 0.1)
+    assert (kept.maps.shape, kept.labels.shape, kept.samples) == ((7, 64), (11,), 30)
+    assert (kept.maps[[0, -1]] == shrink(rain[[0, -1]], 0.1)).all()
+    assert set(kept.labels) <= set(label_codes(field(rain, time=days), "time"))
+    assert thumbnails.CELLS**2 * 2 * 2048 + 8 * 16384 < 400_000
+
+
+def test_lazy_rain_makes_the_same(rain: np.ndarray) -> None:
+    lazy = field(rain).chunk(time=4)
+    eager, streamed = (Thumbnails.of_field(f, "time", 0.1) for f in (field(rain), lazy))
+    assert (eager.maps == streamed.maps).all()
+    assert eager.labels.size == 0
+
+
+def test_positions_are_no_labels_and_times_are() -> None:
+    times = np.array(["2001-01-01T06", "2001-01-02T06"], "datetime64[h]").astype("datetime64[s]")
+    by_time = xr.Dataset(coords={"time": times})
+    finer = xr.Dataset(coords={"time": times.astype("datetime64[ns]")})
+    assert (label_codes(by_time, "time") == label_codes(finer, "time")).all()
+    assert len(set(label_codes(by_time, "time"))) == 2
+    for counted in (xr.Dataset({"a": ("time", [0, 1])}), xr.Dataset(coords={"time": [3, 4]})):
+        assert label_codes(counted, "time").size == 0

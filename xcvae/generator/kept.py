@@ -1,0 +1,35 @@
+"""What a model file holds of the training data: the mask, and what recognises its samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xcvae.fields.thumbnails import Thumbnails
+
+__all__ = ["kept_of", "tensors_of"]
+
+VALID, MAPS, LABELS, SAMPLES = "valid", "thumbnails.maps", "thumbnails.labels", "thumbnails.samples"
+
+
+def tensors_of(valid: NDArray[np.bool_] | None, thumbnails: Thumbnails | None) -> dict[str, Tensor]:
+    """Named tensors for the file."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    if valid is not None:
+        arrays[VALID] = valid
+    if thumbnails is not None:
+        arrays[MAPS], arrays[LABELS] = thumbnails.maps, thumbnails.labels
+        arrays[SAMPLES] = np.array(thumbnails.samples)
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+
+def kept_of(tensors: dict[str, Tensor]) -> tuple[NDArray[np.bool_] | None, Thumbnails | None]:
+    """Take what `tensors_of` made out of a file's tensors; None for what is not there."""
+    found = {k: tensors.pop(k, None) for k in (VALID, MAPS, LABELS, SAMPLES)}
+    valid, maps, labels, samples = found.values()
+    thumbnails = None
+    if maps is not None and labels is not None and samples is not None:
+        thumbnails = Thumbnails(maps.numpy(), labels.numpy(), int(samples))
+    return None if valid is None else valid.numpy().astype(np.bool_), thumbnails
