@@ -1,15 +1,18 @@
-"""What a model file holds of the training data: the mask, and what recognises its samples."""
+"""What a model file holds of its training: the mask, what recognises its samples, the log."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
 from xcvae.fields.thumbnails import Thumbnails
 
-__all__ = ["kept_of", "tensors_of"]
+__all__ = ["kept_of", "log_of", "tensors_of"]
 
 VALID, MAPS, LABELS, SAMPLES = "valid", "thumbnails.maps", "thumbnails.labels", "thumbnails.samples"
 
@@ -33,3 +36,14 @@ def kept_of(tensors: dict[str, Tensor]) -> tuple[NDArray[np.bool_] | None, Thumb
     if maps is not None and labels is not None and samples is not None:
         thumbnails = Thumbnails(maps.numpy(), labels.numpy(), int(samples))
     return None if valid is None else valid.numpy().astype(np.bool_), thumbnails
+
+
+def log_of(training: dict[str, Any]) -> xr.Dataset:
+    """The log of a training: one variable per logged quantity along ``step``."""
+    rows = training.get("history", [])
+    columns = sorted({key for row in rows for key in row} - {"step"})
+    steps = [row["step"] for row in rows]
+    return xr.Dataset(
+        {c: ("step", [row.get(c, np.nan) for row in rows]) for c in columns},
+        coords={"step": steps},
+    )

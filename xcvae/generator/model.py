@@ -21,7 +21,7 @@ from xcvae.fields.thumbnails import Thumbnails
 from xcvae.generator import modelfile
 from xcvae.generator.architecture import Architecture, build_network
 from xcvae.generator.drawing import Drawing, LevelReport, freed_levels
-from xcvae.generator.kept import kept_of, tensors_of
+from xcvae.generator.kept import kept_of, log_of, tensors_of
 from xcvae.generator.ladder import Ladder
 from xcvae.generator.noise import Address
 from xcvae.generator.numerics import choose_device, placed
@@ -100,13 +100,7 @@ class Model:
     @property
     def history(self) -> xr.Dataset:
         """The training log: one variable per logged quantity along ``step``."""
-        rows = self.training.get("history", [])
-        columns = sorted({key for row in rows for key in row} - {"step"})
-        steps = [row["step"] for row in rows]
-        return xr.Dataset(
-            {c: ("step", [row.get(c, np.nan) for row in rows]) for c in columns},
-            coords={"step": steps},
-        )
+        return log_of(self.training)
 
     def save(self, path: str | Path) -> Model:
         """Write the model to a new file and remember it.
