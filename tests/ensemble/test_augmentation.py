@@ -16,7 +16,8 @@ from xcvae.errors import (
     MissingVariableError,
 )
 from xcvae.fields.spec import describe, prepare
-from xcvae.generator.training import _split, train
+from xcvae.generator.heldback import split
+from xcvae.generator.training import train
 
 MEMBERS = 3
 
@@ -236,7 +237,7 @@ def test_it_cannot_be_drawn_for_again(real, ensemble, model):
 def test_what_is_held_back_is_real(real, ensemble):
     both = augment(real, ensemble)
     spec = describe(both, target="pr", conditions=["pr_coarse"])
-    learned, held_back = _split(both, spec, 0.34)
+    learned, held_back = split(both, spec, 0.34)
     assert (held_back.realization == -1).all()
     assert held_back.sizes["time"] == 2
     assert not set(held_back.time.values) & set(learned.time.values)

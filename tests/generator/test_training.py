@@ -92,6 +92,7 @@ def test_patience_stops_early_and_keeps_the_best(few):
 def test_a_killed_training_goes_on(few, tmp_path):
     """kill -9 after the first checkpoint; the second call ends where one call would have."""
     data, model = tmp_path / "few.zarr", tmp_path / "model.xcvae"
+    log = tmp_path / "model.xcvae.log.csv"
     few.drop_encoding().to_zarr(data, consolidated=False)
     fit = {**FEW, "max_steps": 300, "validations": 30}
     script = (
@@ -101,12 +102,12 @@ def test_a_killed_training_goes_on(few, tmp_path):
         f"                validation=0, fit={fit}, path={str(model)!r}, progress=False)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script]) as process:
-        while not checkpoint_path(model).exists():
+        while not (log.exists() and checkpoint_path(model).exists()):  # the log comes last
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     assert not model.exists()
-    rows_before = len(pd.read_csv(tmp_path / "model.xcvae.log.csv"))
+    rows_before = len(pd.read_csv(log))
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
     history = xcvae.load(model).history
     assert len(history.step) == 30

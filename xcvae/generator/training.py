@@ -16,9 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xcvae.errors import (
-    ConfigError,
     DataError,
-    EmptySelectionError,
     OutputExistsError,
     explain,
 )
@@ -26,24 +24,20 @@ from xcvae.fields.batches import Batches
 from xcvae.fields.blocks import check_block_means
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
-from xcvae.fields.selection import storms_of
-from xcvae.fields.spec import DataSpec, describe, prepare
+from xcvae.fields.spec import DataSpec, describe
 from xcvae.fields.thumbnails import Thumbnails
-from xcvae.fields.values import check_values
 from xcvae.generator import checkpoint, modelfile
 from xcvae.generator.architecture import Architecture, build_network, resolve
 from xcvae.generator.calibration import calibrate
 from xcvae.generator.distributed import Ranks
 from xcvae.generator.fit import Fit, stages_of
+from xcvae.generator.heldback import split
 from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.numerics import choose_device, placed
 from xcvae.generator.trainer import Trainer
 from xcvae.generator.validation import Validation
 
 __all__ = ["train"]
-
-#: Blocks that a share of the record is held back in: neighbours in time are nearly copies.
-HELD_BACK_BLOCKS = 5
 
 
 def train(
@@ -131,7 +125,7 @@ def train(
         spatial_dims=spatial_dims,
     )
     architecture = resolve(generator, spec)
-    learned, held_back = _split(ds, spec, validation)
+    learned, held_back = split(ds, spec, validation)
     scaling, record = Scaling.fit(learned, spec)
     _check_record(record)
     torch.manual_seed(seed)
@@ -240,51 +234,6 @@ def _free_path(path: str | Path | None) -> Path | None:
             )
         )
     return place
-
-
-def _split(
-    ds: xr.Dataset, spec: DataSpec, validation: float | xr.Dataset
-) -> tuple[xr.Dataset, xr.Dataset | None]:
-    """Prepare the Dataset and hold samples back, in contiguous blocks.
-
-    Of augmented data real samples are held back; their synthetic variants are left out, for they
-    would give them away.
-    """
-    prepared = prepare(ds, spec, need_target=True, augmented=True)
-    check_values(prepared, spec)
-    if isinstance(validation, xr.Dataset):
-        held_back = prepare(validation, spec, need_target=True)
-        check_values(held_back, spec)
-        return prepared, held_back
-    if isinstance(validation, bool) or not 0 <= validation < 1:
-        raise ConfigError(
-            explain(
-                "validation",
-                expected="a share from 0 to below 1, or a Dataset",
-                got=repr(validation),
-                remedy="0.15 holds back 15 % of the samples.",
-            )
-        )
-    storm, observed = storms_of(prepared, spec.sample)
-    total = int(storm.max()) + 1
-    count = round(validation * total)
-    if count == 0:
-        return prepared, None
-    blocks = min(HELD_BACK_BLOCKS, count)
-    held = np.zeros(total, bool)
-    for part in np.array_split(np.arange(total), blocks):
-        held[part[len(part) - round(validation * len(part)) :]] = True
-    learned, kept_apart = ~held[storm], held[storm] & observed
-    if not learned.any() or not kept_apart.any():
-        raise EmptySelectionError(
-            explain(
-                "validation",
-                expected="a share that leaves samples on both sides",
-                got=f"{validation} of {total} samples",
-                remedy="Give more samples or another share.",
-            )
-        )
-    return prepared.isel({spec.sample: learned}), prepared.isel({spec.sample: kept_apart})
 
 
 def _batches(
