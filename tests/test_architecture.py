@@ -25,6 +25,7 @@ HOMES = {
         "ensemble/workers.py",
         "testing/losses.py",
         "testing/states.py",
+        "verify/superresolution.py",
     ),
     "safetensors": ("generator",),
     "intake": ("ensemble/catalog.py",),

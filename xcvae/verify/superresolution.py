@@ -1,0 +1,252 @@
+"""A small network that makes coarse rain fine: what synthetic storms are to be of use to.
+
+It stands for the networks of those who downscale rain, after SRDRN (Wang et al. 2021,
+https://doi.org/10.1029/2020WR029308): residual blocks on the coarse grid, then sub-pixel upsampling
+(Shi et al. 2016, https://arxiv.org/abs/1609.05158), here added to the stretched condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from xcvae.errors import ConfigError, explain, nearest
+
+__all__ = ["LOSSES", "Pool", "Settings", "SuperResolution", "learn", "predict"]
+
+#: Variants: the median, and a quantile that would rather give too much than too little.
+LOSSES = ("l1", "quantile")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The downstream network and its training, the same for every recipe.
+
+    Attributes
+    ----------
+    steps, batch_size, learning_rate
+        Of Adam; the rate falls to zero along a cosine.
+    crop
+        Side of the windows that are trained on, in fine pixels; cut down to whole coarse ones.
+    channels, blocks
+        Feature maps and residual blocks on the coarse grid; half the maps with each step up, not
+        below 8.
+    quantile
+        Level of the loss ``"quantile"``.
+    """
+
+    steps: int = 400
+    batch_size: int = 6
+    learning_rate: float = 2e-3
+    crop: int = 72
+    channels: int = 16
+    blocks: int = 3
+    quantile: float = 0.75
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any] | None) -> Settings:
+        """Check the caller's keys and fill in the rest.
+
+        Raises
+        ------
+        ConfigError
+            For unknown keys and values out of range.
+        """
+        valid = [field.name for field in fields(cls)]
+        for key, value in (options or {}).items():
+            if key not in valid:
+                raise ConfigError(f"network: unknown key '{key}'. {nearest(key, valid)}")
+            if not 0 < value < (1 if key == "quantile" else float("inf")):
+                raise ConfigError(
+                    explain(
+                        f"network.{key}",
+                        expected="a share between 0 and 1" if key == "quantile" else "more than 0",
+                        got=repr(value),
+                        remedy="Leave it out for the default.",
+                    )
+                )
+        return cls(**(options or {}))
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Pairs of fields in the network's space, and how often a sample of a batch is one of them.
+
+    Attributes
+    ----------
+    coarse, fine
+        Dims (sample, y, x); a coarse pixel covers a whole number of fine ones.
+    share
+        Probability.
+    """
+
+    coarse: NDArray[np.float32]
+    fine: NDArray[np.float32]
+    share: float
+
+
+def _coarse_convolution(inward: int, outward: int) -> nn.Conv2d:
+    # A window is few coarse pixels wide: with zeros around them, a network would learn the border.
+    return nn.Conv2d(inward, outward, 3, padding=1, padding_mode="replicate")
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _coarse_convolution(channels, channels),
+            nn.PReLU(),
+            _coarse_convolution(channels, channels),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.layers(features)
+
+
+class SuperResolution(nn.Module):
+    """Coarse maps (n, 1, Y, X) to fine ones (n, 1, Y * factor, X * factor).
+
+    Parameters
+    ----------
+    factor
+        Fine pixels along a side of a coarse one.
+    channels, blocks
+        Feature maps, and residual blocks.
+    """
+
+    def __init__(self, factor: int, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.first = nn.Sequential(_coarse_convolution(1, channels), nn.PReLU())
+        self.body = nn.Sequential(*(_Residual(channels) for _ in range(blocks)))
+        ups: list[nn.Module] = []
+        for prime in _primes(factor):
+            # The finer the map, the fewer features: most of the time goes into the last steps.
+            fewer = max(min(channels, 8), channels // 2)
+            ups += [nn.Conv2d(channels, fewer * prime**2, 3, padding=1)]
+            ups += [nn.PixelShuffle(prime), nn.PReLU()]
+            channels = fewer
+        self.up = nn.Sequential(*ups)
+        self.last = nn.Conv2d(channels, 1, 3, padding=1)
+        nn.init.zeros_(self.last.weight)  # so that it begins near the stretched condition
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """Make maps fine."""
+        features = self.first(coarse)
+        residual: Tensor = self.last(self.up(features + self.body(features)))
+        stretched = F.interpolate(
+            coarse, scale_factor=self.factor, mode="bilinear", align_corners=False
+        )
+        return stretched + residual
+
+
+def learn(
+    pools: Sequence[Pool],
+    *,
+    factor: int,
+    loss: str,
+    settings: Settings,
+    seed: int,
+    device: torch.device,
+) -> SuperResolution:
+    """Train a network on a mix of pairs.
+
+    What two mixes with the same first pool and seed share is the same: weights at the start,
+    windows, flips, and which real samples are where in a batch before others take their places.
+
+    Parameters
+    ----------
+    pools
+        The real pairs first; they fill what the shares of the others leave.
+    factor
+        Fine pixels along a side of a coarse one.
+    loss
+        One of `LOSSES`.
+    settings
+        Of network and training.
+    seed
+        Of weights and batches.
+    device
+        To train on.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SuperResolution(factor, settings.channels, settings.blocks)
+    network.to(device).train()
+    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+    level = settings.quantile if loss == "quantile" else 0.5
+    rng = np.random.default_rng(seed)
+    for _ in range(settings.steps):
+        coarse, fine = (torch.from_numpy(a).to(device) for a in _batch(pools, settings, rng))
+        error = fine - network(coarse)
+        value = torch.maximum(level * error, (level - 1.0) * error).mean()
+        optimiser.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def predict(network: SuperResolution, coarse: NDArray[np.float32], *, batch: int = 16) -> Tensor:
+    """Make coarse maps (sample, Y, X) fine: (sample, y, x), in the network's space, on the CPU."""
+    device = next(network.parameters()).device
+    maps = torch.from_numpy(coarse)[:, None]
+    return torch.cat([network(part.to(device)).cpu()[:, 0] for part in maps.split(batch)])
+
+
+def _primes(number: int) -> list[int]:
+    """Factors, the largest first: the fewer pixels, the cheaper a step up."""
+    found = []
+    for prime in range(2, number + 1):
+        while number % prime == 0:
+            found.append(prime)
+            number //= prime
+    return found[::-1]
+
+
+def _batch(
+    pools: Sequence[Pool], settings: Settings, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Draw windows of whole coarse pixels, (sample, 1, y, x), flipped and turned alike."""
+    size = settings.batch_size
+    _, height, width = pools[0].coarse.shape
+    factor = pools[0].fine.shape[1] // height
+    side = min(max(1, settings.crop // factor), height, width)
+    # All that is drawn is drawn for every mix, so that mixes differ in what they should only.
+    drawn = rng.random((5, size))
+    tops = (drawn[0] * (height - side + 1)).astype(int)
+    lefts = (drawn[1] * (width - side + 1)).astype(int)
+    edges = np.cumsum([pool.share for pool in pools[1:]])
+    chosen = np.searchsorted(edges, drawn[2], side="right") + 1
+    chosen[chosen == len(pools)] = 0
+    coarse, fine = [], []
+    for place in range(size):
+        pool = pools[chosen[place]]
+        row = int(drawn[3, place] * len(pool.fine))
+        top, left = int(tops[place]), int(lefts[place])
+        turn = int(drawn[4, place] * 8)
+        for values, scale, taken in ((pool.coarse, 1, coarse), (pool.fine, factor, fine)):
+            window = values[
+                row, top * scale : (top + side) * scale, left * scale : (left + side) * scale
+            ]
+            taken.append(_turned(window, turn))
+    return np.stack(coarse)[:, None], np.stack(fine)[:, None]
+
+
+def _turned(window: NDArray[np.float32], turn: int) -> NDArray[np.float32]:
+    """Return one of the eight ways to lay a square."""
+    if turn & 1:
+        window = window[::-1]
+    if turn & 2:
+        window = window[:, ::-1]
+    return window.T if turn & 4 else window
