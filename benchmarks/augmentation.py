@@ -49,7 +49,6 @@ GRID = tuple(itertools.product(("heavy", "all"), (0.25, 0.5), (0.3, 0.7)))
 #: Most samples that storms are drawn for.
 MOST_ROWS = 128
 FIT: dict[str, Any] = {"batch_size": 8, "crop": 48, "validations": 4}
-NETWORK: dict[str, Any] = {"steps": 200}
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Cell:
             coarsen=self.record.side,
             target=self.record.target,
             levels=LEVELS,
-            network={**NETWORK, "steps": self.given.steps, **self.given.network},
+            network={"steps": self.given.steps, **self.given.network},
             device=self.given.device,
             keep=self.folder / "networks",
             **options,
@@ -213,7 +212,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--records", default="0.05,0.2,1", help="shares of the training samples")
     add("--seeds", type=int, default=5, help="networks of each recipe and loss")
     add("--tune", type=int, default=2, help="networks of each selection that is tried")
-    add("--steps", type=int, default=NETWORK["steps"], help="of each network")
+    add("--steps", type=int, default=300, help="of each network")
     add("--generator-steps", type=int, default=1000)
     add("--storms", type=int, default=256, help="of each kind")
     add("--generator", type=json.loads, default={}, help="JSON: more of xcvae's generator")
@@ -237,7 +236,7 @@ def _arena(given: argparse.Namespace) -> Arena:
         arena = Arena(arena.name, arena.target, arena.side, arena.train, few, arena.test)
     loose = ("output", "data", "records", "stop_after")
     settings = {key: value for key, value in vars(given).items() if key not in loose}
-    identity = {**arena.identity(), "settings": settings, "network": NETWORK, "fit": FIT}
+    identity = {**arena.identity(), "settings": settings, "fit": FIT}
     given.output.mkdir(parents=True, exist_ok=True)
     place = given.output / "arena.json"
     if place.exists() and json.loads(place.read_text()) != identity:

@@ -42,9 +42,9 @@ class Settings:
         Level of the loss ``"quantile"``.
     """
 
-    steps: int = 400
+    steps: int = 300
     batch_size: int = 6
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     crop: int = 72
     channels: int = 16
     blocks: int = 3

@@ -152,7 +152,11 @@ def table(found: xr.Dataset) -> str:
 def _check(
     recipes: Recipes, seeds: int, levels: Sequence[float], thresholds: Sequence[float] | None
 ) -> None:
-    wrong = None
+    wrong: tuple[str, str, object, str] | None = None
+    for name, recipe in recipes.items():
+        total = sum(extra.share for extra in recipe)
+        if not (recipe and all(extra.share > 0 for extra in recipe) and total < 1):
+            wrong = f"recipe '{name}'", "shares above 0, less than 1 in all", total, "Lower them."
     if seeds < 2:
         wrong = "seeds", "at least 2, for there is no interval without", seeds, "Take 5."
     elif not all(0 < level < 1 for level in levels):
@@ -161,10 +165,6 @@ def _check(
         wrong = "thresholds", f"{len(levels)} amounts", len(thresholds), "Give one per level."
     elif RECORD in recipes:
         wrong = "recipes", "names of additions", RECORD, "The record alone is always there."
-    for name, recipe in recipes.items():
-        total = sum(extra.share for extra in recipe)
-        if not (recipe and all(extra.share > 0 for extra in recipe) and total < 1):
-            wrong = f"recipe '{name}'", "shares above 0, less than 1 in all", total, "Lower them."
     if wrong is not None:
         name, expected, got, remedy = wrong
         raise ConfigError(explain(name, expected=expected, got=repr(got), remedy=remedy))

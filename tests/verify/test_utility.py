@@ -1,0 +1,269 @@
+"""Whether additions to a record help is told as it is, without a look at what is tested on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import xcvae
+from xcvae.errors import ConfigError, DataError, MismatchError
+from xcvae.fields.selection import heavy
+from xcvae.generator.model import Model
+from xcvae.metrics import csi, sedi
+from xcvae.verify import utility
+from xcvae.verify.gains import HELPS, HURTS, NOTHING, UNSCORED, Paired, paired
+from xcvae.verify.mixtures import Fields
+from xcvae.verify.superresolution import Pool, Settings, learn, predict
+from xcvae.verify.utility import Extra
+
+BRIEF = {"steps": 60, "channels": 8, "blocks": 1, "crop": 36, "batch_size": 4}
+TINY = {**BRIEF, "steps": 3}
+COMMON = (0.8, 0.9, 0.95)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def rain(radar: xr.Dataset) -> xr.Dataset:
+    return radar[["pr"]].isel(y=slice(0, 72), x=slice(0, 60))
+
+
+@pytest.fixture(scope="module")
+def train(rain: xr.Dataset) -> xr.Dataset:
+    return rain.isel(time=np.flatnonzero(rain.split.values == 0)[::30])
+
+
+@pytest.fixture(scope="module")
+def test(rain: xr.Dataset) -> xr.Dataset:
+    return rain.isel(time=np.flatnonzero(rain.split.values == 2)[::10])
+
+
+def mean(counts: np.ndarray) -> np.ndarray:
+    """A score of counts (..., 1): their mean per sample."""
+    return np.asarray(counts[..., 0])
+
+
+def test_a_difference_that_is_none_is_found_as_rarely_as_it_should() -> None:
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(250):
+        # What samples and seeds have in common cancels; what each has of its own does not.
+        common = rng.normal(size=(1, 60, 1)) + rng.normal(size=(5, 1, 1))
+        own, base = (
+            common + 0.02 * rng.normal(size=(5, 1, 1)) + 0.1 * rng.normal(size=(1, 60, 1))
+            for _ in range(2)
+        )
+        found = paired(own, base, mean, np.arange(60))
+        wrong += not found.low <= 0 <= found.high
+    assert 1 <= wrong <= 0.08 * 250
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.5, HELPS), (-0.5, HURTS), (0.0, NOTHING)])
+def test_a_paired_difference_is_seen_through_larger_common_noise(
+    shift: float, verdict: str
+) -> None:
+    rng = np.random.default_rng(1)
+    base = 10 * rng.normal(size=(1, 60, 1)) + 10 * rng.normal(size=(5, 1, 1))
+    own = base + (shift + 0.3 * rng.normal(size=(5, 60, 1))) / 60
+    found = paired(own, base, mean, np.arange(60))
+    assert found.difference == pytest.approx(shift, abs=0.1)
+    assert found.verdict("higher") == verdict
+    opposite = {HELPS: HURTS, HURTS: HELPS, NOTHING: NOTHING}
+    assert found.verdict("lower") == opposite[verdict]
+    assert Paired(0.1, np.nan, np.nan).verdict("higher") == UNSCORED
+
+
+def test_blocks_are_of_time() -> None:
+    rng = np.random.default_rng(2)
+    storms = np.repeat(rng.normal(size=8), 10)[None, :, None]
+    shuffled = rng.permutation(80)
+    own, base = np.repeat(storms, 3, axis=0), np.zeros((3, 80, 1))
+    in_time = paired(own, base, mean, np.arange(80))
+    mixed = paired(own[:, shuffled], base, mean, np.argsort(shuffled))
+    ignored = paired(own[:, shuffled], base, mean, np.arange(80))
+    assert mixed == pytest.approx(in_time)
+    assert ignored.high - ignored.low < 0.6 * (in_time.high - in_time.low)
+
+
+def test_real_storms_help_and_heaped_ones_hurt(radar: xr.Dataset) -> None:
+    frames, split = radar[["pr"]], radar.split.values
+    known = frames.isel(time=split == 0)
+    by_rain = np.argsort(known.pr.mean(("y", "x")).values)
+    light, rest = (
+        known.isel(time=np.sort(rows))
+        for rows in (by_rain[60:64], np.r_[by_rain[:60], by_rain[64:]])
+    )
+    # The rain of each block in one corner of it: right in its mean, wrong in everything else.
+    heaped = xr.zeros_like(rest.pr)
+    heaped[:, ::12, ::12] = 144 * rest.pr.coarsen(y=12, x=12).mean().values
+    found = utility.compare(
+        light,
+        frames.isel(time=np.flatnonzero(split == 2)[::2]),
+        {"real": [Extra(rest.pr, 0.9)], "heaped": [Extra(heaped, 0.9)]},
+        coarsen=12,
+        losses=["quantile"],
+        levels=[0.95, 0.99],
+        thresholds=[1.0, 5.0],
+        network=BRIEF,
+        progress=False,
+    ).isel(loss=0)
+    for score in ("csi", "sedi"):
+        verdict = found[f"{score}_verdict"]
+        assert verdict.sel(recipe="real", level=0.99) == HELPS
+        assert verdict.sel(recipe="heaped", level=0.95) == HURTS
+    assert found.csi.attrs["better"] == "higher"
+    assert found.tail_mae.attrs["units"] == "mm h-1"
+    gain = found.csi.sel(recipe="real") - found.csi.sel(recipe="record")
+    np.testing.assert_allclose(found.csi_difference.sel(recipe="real"), gain)
+
+
+def test_copies_of_the_record_change_nothing(train: xr.Dataset, test: xr.Dataset) -> None:
+    found = utility.compare(
+        train, test, {"copies": [Extra(train.pr, 0.5)]}, coarsen=12, seeds=2, network=TINY,
+        levels=COMMON, progress=False,
+    )  # fmt: skip
+    for score in ("csi", "sedi", "tail_mae"):
+        assert (found[f"{score}_difference"].sel(recipe="copies") == 0).all()
+        assert (found[f"{score}_verdict"].sel(recipe="copies") == NOTHING).all()
+    said = utility.table(found)
+    assert "quantile, P95" in said
+    assert said.count("copies") == said.count(NOTHING) == 18
+
+
+def test_what_was_counted_is_kept_and_goes_on(
+    train: xr.Dataset, test: xr.Dataset, tmp_path: Path
+) -> None:
+    def again(where: Path | None, **network: int) -> xr.Dataset:
+        return utility.compare(
+            train, test, {"more": [Extra(train.pr.isel(time=[0, 1]), 0.5)]}, coarsen=12, seeds=2,
+            losses=["l1"], levels=COMMON, network={**TINY, **network}, keep=where, progress=False,
+        )  # fmt: skip
+
+    first = again(tmp_path)
+    kept = sorted(tmp_path.iterdir())
+    assert len(kept) == 4
+    kept[0].unlink()  # as if it had been interrupted
+    times = {place: place.stat().st_mtime_ns for place in kept[1:]}
+    xr.testing.assert_identical(again(tmp_path), first)
+    assert {place: place.stat().st_mtime_ns for place in kept[1:]} == times
+    xr.testing.assert_identical(again(None), first)
+    assert not again(tmp_path, steps=4).equals(first)
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_scores_are_those_of_the_metrics(train: xr.Dataset, test: xr.Dataset) -> None:
+    found = utility.compare(
+        train, test, {"more": [Extra(train.pr, 0.5)]}, coarsen=12, seeds=2, losses=["quantile"],
+        levels=[0.95], network=TINY, progress=False,
+    ).isel(loss=0, level=0, recipe=0)  # fmt: skip
+    limit = float(found.threshold)
+    assert limit == pytest.approx(np.quantile(train.pr, 0.95))
+    record = Fields.of(train.pr, factor=12, what="record")
+    tested = Fields.of(test.pr, factor=12, what="test", like=record)
+    scores = []
+    for seed in range(2):
+        network = learn(
+            [Pool(record.coarse, record.fine, 1.0)],
+            factor=12, loss="quantile", settings=Settings.of(TINY), seed=seed, device=CPU,
+        )  # fmt: skip
+        rain = test.pr.copy(data=record.scaling.physical(predict(network, tested.coarse)).numpy())
+        tail = np.abs(np.maximum(rain, limit) - np.maximum(test.pr, limit)).mean()
+        scores.append([csi(rain, test.pr, threshold=limit), sedi(rain, test.pr, threshold=limit)])
+        scores[-1].append(tail)
+    np.testing.assert_allclose(
+        [found.csi, found.sedi, found.tail_mae], np.mean(scores, axis=0), rtol=1e-5
+    )
+
+
+def test_what_is_tested_on_is_never_trained_on(train: xr.Dataset, test: xr.Dataset) -> None:
+    wettest = int(test.pr.mean(("y", "x")).argmax())
+    leaked = xr.concat([train, test.isel(time=[wettest])], "time")
+    options = {"coarsen": 12, "seeds": 2, "network": TINY, "progress": False}
+    with pytest.raises(MismatchError, match="record: expected no field that is tested on, got 1"):
+        utility.compare(leaked, test, {}, **options)
+    with pytest.raises(MismatchError, match=r"recipe 'more'.*got 1 of them"):
+        utility.compare(train, test, {"more": [Extra(leaked.pr, 0.5)]}, **options)
+
+
+def test_recipes_take_storms_of_the_record_only(
+    train_radar: xr.Dataset, test_radar: xr.Dataset, tiny_model: Model
+) -> None:
+    train = train_radar.isel(time=slice(None, None, 40))
+    drawn = {
+        mode: xcvae.sample(train, tiny_model, mode=mode, members=3, progress=False)
+        for mode in ("posterior", "prior")
+    }
+    made = utility.recipes(train, **drawn, select=[train.time.values[1]], share=0.5, target="pr")
+    assert list(made) == ["duplicated", "posterior", "prior", "both"]
+    chosen = heavy(train, target="pr").values
+    np.testing.assert_array_equal(made["duplicated"][0].fields, train.pr[chosen])
+    for mode, ensemble in drawn.items():
+        np.testing.assert_array_equal(made[mode][0].fields, ensemble.pr[:, 1])
+        assert made[mode][0].fields.attrs["units"] == "mm h-1"
+    assert [one.share for recipe in made.values() for one in recipe] == [0.5, 0.5, 0.5, 0.25, 0.25]
+    later = xcvae.sample(test_radar, tiny_model, members=1, progress=False)
+    with pytest.raises(MismatchError, match="samples of the Dataset only"):
+        utility.recipes(train, prior=later, target="pr")
+    with pytest.raises(ConfigError, match="share: expected a share between 0 and 1, got 1"):
+        utility.recipes(train, prior=drawn["prior"], share=1, target="pr")
+
+
+def test_fields_come_with_their_own_block_means_in_the_units_of_the_record(
+    train: xr.Dataset,
+) -> None:
+    record = Fields.of(train.pr, factor=12, what="record")
+    metres = (train.pr.transpose("x", "time", "y") / 3.6e6).assign_attrs(units="m s-1")
+    same = Fields.of(metres, factor=12, what="storms", like=record)
+    np.testing.assert_allclose(same.rain, record.rain, rtol=1e-5)
+    means = train.pr.coarsen(y=12, x=12).mean()
+    physical = record.scaling.physical(torch.from_numpy(record.coarse))
+    np.testing.assert_allclose(physical, means, rtol=1e-3, atol=1e-5)
+    with pytest.raises(DataError, match="storms: expected rain without gaps"):
+        Fields.of(train.pr.where(train.pr > 0), factor=12, what="storms", like=record)
+    with pytest.raises(MismatchError, match=r"coarsen: .*divides"):
+        Fields.of(train.pr, factor=7, what="record")
+
+
+@pytest.mark.parametrize("factor", [2, 5, 12])
+def test_a_network_fits_any_factor_and_learns_the_quantile(factor: int) -> None:
+    rng = np.random.default_rng(0)
+    coarse = np.full((20, 4, 4), 0.5, np.float32)
+    fine = rng.uniform(0, 1, (20, 4 * factor, 4 * factor)).astype(np.float32)
+    settings = Settings.of({**BRIEF, "steps": 80, "quantile": 0.9, "learning_rate": 1e-2})
+    made = {
+        loss: predict(
+            learn(
+                [Pool(coarse, fine, 1.0)],
+                factor=factor, loss=loss, settings=settings, seed=0, device=CPU,
+            ),
+            coarse[:2],
+        )
+        for loss in ("l1", "quantile")
+    }  # fmt: skip
+    assert made["l1"].shape == (2, 4 * factor, 4 * factor)
+    assert float(made["l1"].mean()) == pytest.approx(0.5, abs=0.08)
+    assert float(made["quantile"].mean()) == pytest.approx(0.9, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 1}, "seeds: expected at least 2"),
+        ({"levels": [99]}, "levels: expected quantiles between 0 and 1"),
+        ({"thresholds": [1.0]}, "thresholds: expected 3 amounts"),
+        ({"losses": ["l2"]}, "losses: unknown 'l2'"),
+        ({"network": {"step": 3}}, "network: unknown key 'step'. Did you mean 'steps'"),
+        ({"network": {"quantile": 1.0}}, "network.quantile: expected a share"),
+        ({"recipes": {"record": []}}, "recipes: expected names of additions"),
+        ({"recipes": {"none": []}}, "recipe 'none': expected shares above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    train: xr.Dataset, test: xr.Dataset, options: dict[str, object], message: str
+) -> None:
+    recipes = options.pop("recipes", {})
+    with pytest.raises(ConfigError, match=message):
+        utility.compare(train, test, recipes, coarsen=12, **options)
