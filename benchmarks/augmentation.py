@@ -153,8 +153,9 @@ def judged(arena: Arena, share: float, given: argparse.Namespace) -> dict[str, A
         "samples": len(record),
         **choice,
         "generator": {key: model.training[key] for key in ("steps", "minutes", "temperature")},
+        "thresholds": thresholds.tolist(),
         "table": utility.table(found),
-        "scores": found.to_dict(),
+        "rows": rows_of(found),
     }
     write_json(place, result)
     return result
@@ -164,15 +165,38 @@ def tell(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
 
 
+def rows_of(found: xr.Dataset) -> list[dict[str, Any]]:
+    """One row per loss, recipe, level and score: beside the record alone, and the ratio to it."""
+    rows = []
+    scores = [str(name) for name in found if "better" in found[name].attrs]
+    for loss, level, recipe, score in itertools.product(
+        found["loss"].values, found["level"].values, found["recipe"].values[1:], scores
+    ):
+        one = found.sel(loss=loss, level=level)
+        value, base = (float(one[score].sel(recipe=r)) for r in (recipe, "record"))
+        names = ("difference", "low", "high")
+        figures = [float(one[f"{score}_{name}"].sel(recipe=recipe)) for name in names]
+        figures = [value, base, value / base if base else np.nan, *figures]
+        keys = ("value", "baseline", "ratio", *names)
+        rows.append(
+            {
+                "loss": str(loss),
+                "level": float(level),
+                "recipe": str(recipe),
+                "score": score,
+                **{k: v if np.isfinite(v) else None for k, v in zip(keys, figures, strict=True)},
+                "unit": found[score].attrs["units"],
+                "verdict": str(one[f"{score}_verdict"].sel(recipe=recipe).item()),
+            }
+        )
+    return rows
+
+
 def summary(results: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Count verdicts by recipe, over records, losses, levels and scores."""
     counted: dict[str, Counter[str]] = {}
-    for result in results.values():
-        found = xr.Dataset.from_dict(result["scores"])
-        for name in (n for n in found if str(n).endswith("_verdict")):
-            for recipe in found["recipe"].values[1:]:
-                verdicts = found[name].sel(recipe=recipe).values.ravel().tolist()
-                counted.setdefault(str(recipe), Counter()).update(verdicts)
+    for row in itertools.chain.from_iterable(result["rows"] for result in results.values()):
+        counted.setdefault(row["recipe"], Counter())[row["verdict"]] += 1
     return {recipe: dict(counter) for recipe, counter in counted.items()}
 
 

@@ -35,15 +35,6 @@ def reference(request: pytest.FixtureRequest) -> ModuleType:
     return import_module(f"references.{request.param}")
 
 
-@pytest.fixture(scope="module")
-def record(radar: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corner of some frames of the bundled radar."""
-    place = tmp_path_factory.mktemp("record") / "corner.zarr"
-    few = radar[["pr"]].isel(time=slice(None, None, 8), y=slice(48, 96), x=slice(48, 84))
-    few.drop_encoding().to_zarr(place, consolidated=False)
-    return place
-
-
 def call(record: Path, folder: Path, methods: str, *more: str) -> int:
     code: int = import_module("skill").main(
         [

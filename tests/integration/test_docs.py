@@ -79,6 +79,19 @@ def test_hand_over_ends_in_a_network_that_was_trained(tmp_path: Path) -> None:
     assert "7 of 330" in printed
 
 
+def test_augmentation_ends_in_verdicts(tmp_path: Path) -> None:
+    tiny = {
+        'fit={"max_minutes": 3}': TINY,
+        "None, None, 20)": "None, None, 60)",
+        "split.values == 2)": "split.values == 2)[dict(time=slice(None, None, 20))]",
+        "members=8": "members=2",
+        "seeds=5": 'seeds=2, network={"steps": 2}',
+    }
+    printed = run(code_of("augmentation.md", **tiny), tmp_path)
+    assert "quantile, P99.9" in printed
+    assert len(re.findall(r"^  both ", printed, re.MULTILINE)) == 18
+
+
 def test_own_data_from_a_climate_model_to_masked_observations(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     days = np.arange("2000-01-01", "2011-01-01", 90, dtype="datetime64[D]")

@@ -179,7 +179,7 @@ def test_scores_are_those_of_the_metrics(train: xr.Dataset, test: xr.Dataset) ->
 
 
 def test_what_is_tested_on_is_never_trained_on(train: xr.Dataset, test: xr.Dataset) -> None:
-    wettest = int(test.pr.mean(("y", "x")).argmax())
+    wettest = int(np.argmax(test.pr.mean(("y", "x")).values))
     leaked = xr.concat([train, test.isel(time=[wettest])], "time")
     options = {"coarsen": 12, "seeds": 2, "network": TINY, "progress": False}
     with pytest.raises(MismatchError, match="record: expected no field that is tested on, got 1"):
@@ -225,6 +225,22 @@ def test_fields_come_with_their_own_block_means_in_the_units_of_the_record(
         Fields.of(train.pr.where(train.pr > 0), factor=12, what="storms", like=record)
     with pytest.raises(MismatchError, match=r"coarsen: .*divides"):
         Fields.of(train.pr, factor=7, what="record")
+
+
+def test_a_seed_decides_on_weights_and_batches_and_nothing_else_does(train: xr.Dataset) -> None:
+    record = Fields.of(train.pr, factor=12, what="record")
+    pool = Pool(record.coarse, record.fine, 1.0)
+    fast, slow = (Settings.of({**TINY, "learning_rate": rate}) for rate in (1e-2, 1e-6))
+
+    def weights(settings: Settings, seed: int) -> torch.Tensor:
+        before = torch.random.get_rng_state()
+        network = learn([pool], factor=12, loss="l1", settings=settings, seed=seed, device=CPU)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        torch.rand(1)  # whatever others draw makes no difference
+        return torch.cat([one.detach().flatten() for one in network.parameters()])
+
+    assert torch.equal(weights(fast, 0), weights(fast, 0))
+    assert (weights(slow, 0) - weights(slow, 1)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("factor", [2, 5, 12])

@@ -179,7 +179,7 @@ class Fields:
                     remedy="Cut out a part without gaps.",
                 )
             )
-        if not isinstance(factor, int) or factor < 2 or any(n % factor for n in rain.shape[1:]):
+        if factor < 2 or any(n % factor for n in rain.shape[1:]):
             raise MismatchError(
                 explain(
                     "coarsen",

@@ -107,7 +107,8 @@ class _Residual(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return features + self.layers(features)
+        added: Tensor = self.layers(features)
+        return features + added
 
 
 class SuperResolution(nn.Module):
@@ -189,7 +190,7 @@ def learn(
         error = fine - network(coarse)
         value = torch.maximum(level * error, (level - 1.0) * error).mean()
         optimiser.zero_grad()
-        value.backward()
+        torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -201,7 +202,8 @@ def predict(network: SuperResolution, coarse: NDArray[np.float32], *, batch: int
     """Make coarse maps (sample, Y, X) fine: (sample, y, x), in the network's space, on the CPU."""
     device = next(network.parameters()).device
     maps = torch.from_numpy(coarse)[:, None]
-    return torch.cat([network(part.to(device)).cpu()[:, 0] for part in maps.split(batch)])
+    parts = [maps[start : start + batch] for start in range(0, len(maps), batch)]
+    return torch.cat([network(part.to(device)).cpu()[:, 0] for part in parts])
 
 
 def _primes(number: int) -> list[int]:
@@ -229,7 +231,8 @@ def _batch(
     edges = np.cumsum([pool.share for pool in pools[1:]])
     chosen = np.searchsorted(edges, drawn[2], side="right") + 1
     chosen[chosen == len(pools)] = 0
-    coarse, fine = [], []
+    coarse: list[NDArray[np.float32]] = []
+    fine: list[NDArray[np.float32]] = []
     for place in range(size):
         pool = pools[chosen[place]]
         row = int(drawn[3, place] * len(pool.fine))

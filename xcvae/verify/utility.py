@@ -123,7 +123,8 @@ def compare(
     mixes: dict[str, Mix] = {RECORD: []}
     mixes |= {name: [(extras[id(e)], e.share) for e in one] for name, one in recipes.items()}
     counts = trials.run(mixes, losses, seeds, progress=progress)
-    labels = {"loss": list(losses), "recipe": list(mixes), "level": list(levels)}
+    labels: dict[str, list[Any]] = {"loss": list(losses), "recipe": list(mixes)}
+    labels["level"] = list(levels)
     return scored(counts, tested, labels, limits)
 
 
@@ -143,8 +144,8 @@ def table(found: xr.Dataset) -> str:
                     cell = one.sel(recipe=name)
                     low, high = float(cell[f"{score}_low"]), float(cell[f"{score}_high"])
                     lines.append(
-                        f"  {name:{width}}  {float(cell[f'{score}_difference']):+9.4f} "
-                        f"[{low:+.4f}, {high:+.4f}]  {cell[f'{score}_verdict'].item()}"
+                        f"  {name:{width}}  {float(cell[f'{score}_difference']):+.3g} "
+                        f"[{low:+.3g}, {high:+.3g}]  {cell[f'{score}_verdict'].item()}"
                     )
     return "\n".join(lines)
 
