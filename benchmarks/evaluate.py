@@ -124,7 +124,10 @@ def coverage(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for samples, remembered in arguments.cases:
         row = perfection.coverage(
-            samples=int(samples), memory=remembered, repeats=arguments.coverage_repeats
+            samples=int(samples),
+            memory=remembered,
+            repeats=arguments.coverage_repeats,
+            seed=arguments.coverage_seed,
         )
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
@@ -166,6 +169,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000, 4000], help="memory")
     parser.add_argument("--folder", type=Path, help="memory: where the stores are made")
     parser.add_argument("--coverage-repeats", type=int, default=500)
+    parser.add_argument("--coverage-seed", type=int, default=0, help="of the synthetic ensembles")
     cases = [(60.0, 0.0), (150.0, 0.0), (150.0, 0.5), (150.0, 0.8), (600.0, 0.8)]
     parser.add_argument("--cases", type=case, nargs="+", default=cases, help="coverage: 150,0.5")
     parser.add_argument("--output", type=Path, help="results as JSON")

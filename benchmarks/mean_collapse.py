@@ -1,10 +1,12 @@
 """The diseases of the old scripts, one by one and together, and the model without them.
 
     python benchmarks/mean_collapse.py --output DIR [--data STORE] [--minutes 3] [--only a,bc,xcvae]
+    python benchmarks/mean_collapse.py --output DIR --steps 400
 
 Trains the reference in `references/old_scripts.py` with its switches on, alone and together, and
-xcvae for the same minutes on the same data; draws prior and posterior members of test samples,
-scores them with `xcvae.evaluate` in physical units, and prints what a diagnosis says of each:
+xcvae on the same data for the same minutes, or for the same number of steps however long they
+take; draws prior and posterior members of test samples, scores them with `xcvae.evaluate` in
+physical units, and prints what a diagnosis says of each:
 
 =========  ========================================================================
 healthy    the reference with every switch off
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +100,7 @@ def trained(name: str, arena: Arena, options: argparse.Namespace) -> OldScripts:
         VARIANTS["healthy" if name == "a" else name],
         target=arena.target,
         coarsen=arena.side,
-        minutes=options.minutes,
+        minutes=options.minutes if options.steps is None else math.inf,
         max_steps=options.steps,
         device=options.device,
     )
@@ -117,7 +120,8 @@ def reference(name: str, arena: Arena, options: argparse.Namespace) -> Judged:
 
 
 def ours(arena: Arena, options: argparse.Namespace) -> Judged:
-    limit = {} if options.steps is None else {"max_steps": options.steps}
+    steps, minutes = options.steps, options.minutes
+    limit = {"max_minutes": minutes} if steps is None else {"max_steps": steps}
     place = options.output / f"{OURS}.xcvae"
     model = (
         xcvae.load(place)
@@ -127,7 +131,7 @@ def ours(arena: Arena, options: argparse.Namespace) -> Judged:
             target=arena.target,
             coarsen=arena.side,
             validation=arena.validation.ds,
-            fit={"max_minutes": options.minutes, **limit},
+            fit=limit,
             device=options.device,
             path=place,
             progress=False,
@@ -145,8 +149,7 @@ def ours(arena: Arena, options: argparse.Namespace) -> Judged:
             **spread,
         ).load()
     diagnosis = xcvae.diagnose(arena.test.ds, model, members=options.members)
-    steps = int(model.history["step"].max()) if model.history.sizes["step"] else None
-    return Judged({"steps": steps, "posterior_spread": 0.5}, ensembles, diagnosis)
+    return Judged({"steps": model.training["steps"], "posterior_spread": 0.5}, ensembles, diagnosis)
 
 
 def scores(test: Split, ensemble: xr.Dataset) -> dict[str, float]:
@@ -214,7 +217,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--target", help="name of the rain (default: pr_hr or pr)")
     parser.add_argument("--coarsen", type=int, help="pixels per block of the condition")
     parser.add_argument("--minutes", type=float, default=3.0, help="of training, per model")
-    parser.add_argument("--steps", type=int, help="of training at most, per model")
+    parser.add_argument("--steps", type=int, help="of training, per model, instead of minutes")
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {','.join(NAMES)}")
     parser.add_argument("--samples", type=int, default=24, help="test samples, evenly spaced")
     parser.add_argument("--members", type=int, default=8)
@@ -235,7 +238,7 @@ def main() -> None:
     )
     about = {
         **arena.identity(),
-        "minutes": options.minutes,
+        "minutes": options.minutes if options.steps is None else None,
         "max_steps": options.steps,
         "members": options.members,
         "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.machine(),

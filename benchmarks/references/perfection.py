@@ -32,7 +32,7 @@ def remembering(random: np.random.Generator, shape: tuple[int, ...], memory: flo
 
 
 def coverage(
-    *, samples: int, memory: float, repeats: int, members: int = 5, side: int = 4
+    *, samples: int, memory: float, repeats: int, members: int = 5, side: int = 4, seed: int = 0
 ) -> dict[str, Any]:
     """Share of 95 % intervals that hold the true score, in percent by name.
 
@@ -53,7 +53,7 @@ def coverage(
     hits: dict[str, list[bool]] = {name: [] for name in expected}
     flat = np.full((samples, 2, 2), ABOVE)
     for number in range(repeats):
-        random = np.random.default_rng([samples, int(100 * memory), number])
+        random = np.random.default_rng([samples, int(100 * memory), number, seed])
         width = np.exp(0.4 * remembering(random, (samples, 1, 1), memory))
         truth = ABOVE + width * remembering(random, (samples, side, side), memory)
         ensemble = ABOVE + width * random.normal(size=(members, samples, side, side))

@@ -55,8 +55,11 @@ class Diagnosis:
             for finding in self._with(severity):
                 lines += ["", *_told(finding)]
         lines.append("")
+        reasons: dict[str, list[str]] = {}
         for finding in self._with("unchecked"):
-            lines += _wrapped(f"{'not checked':<{INDENT}}", f"{finding.name}: {finding.evidence}")
+            reasons.setdefault(finding.evidence, []).append(finding.name)
+        for reason, names in reasons.items():
+            lines += _wrapped(f"{'not checked':<{INDENT}}", f"{', '.join(names)}: {reason}")
         fine = ", ".join(finding.name for finding in self._with("ok"))
         lines += _wrapped(f"{'nothing found':<{INDENT}}", fine) if fine else []
         return "\n".join([*lines, self._verdict()])

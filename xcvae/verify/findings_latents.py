@@ -126,7 +126,7 @@ def underdispersion(e: Evidence) -> Finding:
         e,
         "underdispersion",
         "Prior members agree more with each other than with what happens: too sure.",
-        max(below(ratio, UNDER) for ratio in _sure_spreads(e)),
+        max(below(ratio, UNDER) for ratio in _sure_spreads(e)) * _agreed(e, -1),
         "Train longer (fit: max_minutes); lower weight of the loss 'crps', which squeezes the "
         "spread, or start it later (fit: stages); raise temperature when sampling.",
     )
@@ -138,7 +138,7 @@ def overdispersion(e: Evidence) -> Finding:
         e,
         "overdispersion",
         "Prior members are further from each other than from what happens: too unsure.",
-        max(above(ratio, OVER) for ratio in _sure_spreads(e)),
+        max(above(ratio, OVER) for ratio in _sure_spreads(e)) * _agreed(e, 1),
         "Add the loss 'crps' or raise its weight; train longer (fit: max_minutes); lower "
         "temperature when sampling.",
     )
@@ -148,6 +148,15 @@ def _sure_spreads(e: Evidence) -> tuple[float, float]:
     """Spread over error, of rain and of its logarithm, moved towards 1 by what is not sure."""
     d = e.prior
     return surely(d.spread_skill, d.spread_error), surely(d.spread_log, d.spread_log_error)
+
+
+def _agreed(e: Evidence, side: int) -> bool:
+    """Whether neither rain nor its logarithm surely errs to the other side (1 above, -1 below).
+
+    Too much spread in heavy rain and too little in light rain is neither of both findings.
+    """
+    ratios = _sure_spreads(e)
+    return not any(side * (ratio - 1) < 0 for ratio in ratios)
 
 
 def _dispersion(e: Evidence, name: str, meaning: str, level: int, remedy: str) -> Finding:

@@ -162,12 +162,18 @@ def mass_drift(e: Evidence) -> Finding:
 
 def truncated_tail(e: Evidence) -> Finding:
     """The largest values are too small, or all the same."""
-    low = max(below(d.p999_ratio, TAIL) for d in (e.prior, e.posterior))
+    # How much is missing is told by all samples together, whether it is by each with its members.
+    low = max(
+        below(d.p999_ratio, TAIL) * (d.tail_rank - 0.5 > SURE * d.tail_rank_error)
+        for d in (e.prior, e.posterior)
+    )
     capped = max(e.prior.ceiling_share, e.posterior.ceiling_share)
     cap = above(capped - e.ceiling_share, CEILING)
     words = (
         f"The 99.9th percentile of prior members is {e.prior.p999_ratio:.2f} times the observed, "
-        f"that of posterior ones {e.posterior.p999_ratio:.2f} times."
+        f"that of posterior ones {e.posterior.p999_ratio:.2f} times; a prior "
+        f"member is weaker there than what was observed with it in {share(e.prior.tail_rank)} of "
+        "the cases (50 % is right)."
     )
     if cap:
         words += f" {share(capped)} of the largest values are the same: something caps them."

@@ -13,7 +13,7 @@ from xcvae.metrics.calibration import spread_skill
 from xcvae.metrics.distribution import mass_bias, p99_ratio, p999_ratio, wet_fraction
 from xcvae.metrics.spatial import diversity, spatial_correlation
 from xcvae.verify.artefacts import Artefacts, artefacts_of
-from xcvae.verify.uncertainty import estimate
+from xcvae.verify.uncertainty import estimate, quantile_rank
 
 __all__ = ["Draws", "Swap", "ceiling_of", "draws_of", "floor_of", "light_mass", "swap_of"]
 
@@ -71,6 +71,9 @@ class Draws:
         As ``spread_skill``, of ``log1p(rain / wet threshold)``: less at the mercy of one storm.
     p999_ratio
         Ratio of the 99.9th percentiles; NaN if the observed one is zero.
+    tail_rank, tail_rank_error
+        How often the 99.9th percentile of an observed map is above that of a member, and the
+        standard error of that: see `xcvae.verify.uncertainty.quantile_rank`.
     light_mass
         Share of the amount that falls in pixels below the wet threshold: what the usual
         post-processing removes.
@@ -98,6 +101,8 @@ class Draws:
     spread_log: float = float("nan")
     spread_log_error: float = float("inf")
     p999_ratio: float = float("nan")
+    tail_rank: float = 1.0
+    tail_rank_error: float = 0.0
     light_mass: float = 0.0
     ceiling_share: float = 0.0
     artefacts: Artefacts = field(default_factory=Artefacts)
@@ -128,12 +133,15 @@ def draws_of(
     logs = (np.log1p(np.maximum(fields, 0.0) / wet_threshold) for fields in (members, observed))
     spread_log, spread_log_error = _spread(*logs)
     floor, floor_share = floor_of(members)
+    tail_rank, tail_rank_error = quantile_rank(members, observed, 0.999)
     return Draws(
         wet_fraction=float(wet_fraction(forecast, truth, threshold=wet_threshold)),
         mass_bias=float(mass_bias(forecast, truth)),
         mass_error=mass_error,
         p99_ratio=float(p99_ratio(forecast, truth)),
         p999_ratio=float(p999_ratio(forecast, truth)),
+        tail_rank=tail_rank,
+        tail_rank_error=tail_rank_error,
         variance_ratio=variance,
         variance_error=variance_error,
         diversity=float(diversity(forecast, truth)),
