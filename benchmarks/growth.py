@@ -7,7 +7,7 @@ machine matters little; a figure is the median over repeats. "ensemble" goes thr
 into a store, with a small domain and a narrow network, where all that is not the network weighs
 most; the others are `Model.draw` of the preset "small", untrained, whose weights do not matter for
 its speed. "memory" is what a training adds to a fresh process: its peak resident memory in a few
-steps above what was resident before the first.
+steps above what was resident before the first (on a CPU this needs Linux).
 
 A baseline is the same figure elsewhere on its axis; a ratio of 1 means that cost is proportional to
 what is drawn.
@@ -16,7 +16,6 @@ what is drawn.
 from __future__ import annotations
 
 import argparse
-import resource
 import shutil
 import subprocess
 import sys
@@ -190,23 +189,21 @@ def trained(arguments: argparse.Namespace) -> None:
         device=arguments.device,
     )
     gpu = arguments.device != "cpu"
-    before = torch.cuda.memory_allocated() if gpu else _resident()
+    if not gpu:
+        # The peak so far, of setting up, is forgotten.
+        Path("/proc/self/clear_refs").write_text("5")
+    before = torch.cuda.memory_allocated() if gpu else _memory("VmRSS")
     began = clock(arguments.device)
     trainer.run(bar=False)
     seconds = (clock(arguments.device) - began) / 4
-    # ru_maxrss counts kilobytes, on macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    peak = torch.cuda.max_memory_allocated() if gpu else own
+    peak = torch.cuda.max_memory_allocated() if gpu else _memory("VmHWM")
     print((peak - before) / 2**20, seconds)
 
 
-def _resident() -> int:
-    """Bytes that are resident now (Linux), else the most that ever were."""
-    place = Path("/proc/self/statm")
-    if place.exists():
-        return int(place.read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _memory(name: str) -> int:
+    """Bytes of this process, as Linux counts them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def main() -> None:

@@ -101,6 +101,25 @@ def test_an_epoch_sees_every_sample_once_in_another_order(train_radar, chunks):
     assert np.abs(np.array(order) - wanted).max() > 1
 
 
+@pytest.mark.parametrize("past", [3, 14])
+@pytest.mark.parametrize("chunks", [None, {"time": 5}])
+def test_an_order_goes_on_behind_batches_that_are_past(train_radar, chunks, past, monkeypatch):
+    """In the middle of an epoch or of a pool, without reading what is past."""
+    few = train_radar.isel(time=slice(0, 40), y=slice(0, 24), x=slice(0, 24))[["pr", "pr_coarse"]]
+    few = few.isel(y_coarse=slice(0, 2), x_coarse=slice(0, 2))
+    batches = batches_of(few if chunks is None else few.chunk(chunks), conditions=["pr_coarse"])
+    monkeypatch.setattr("xcvae.fields.streaming.POOL_BYTES", 16 * batches.nbytes // 40)
+    whole = seen(batches, 20)
+    stream = batches.shuffled(4, np.random.default_rng(0), past=past)
+    read, load = [], batches.load
+    batches.load = lambda rows: read.append(rows) or load(rows)
+    rest = [float(v) for _ in range(20 - past) for v in next(stream).x.sum(dim=(1, 2, 3))]
+    stream.close()
+    assert rest == whole[4 * past :]
+    if chunks is None:
+        assert len(read) == 20 - past
+
+
 def test_pools_are_bounded_in_bytes_and_hold_a_batch(train_radar, monkeypatch):
     few = train_radar.isel(time=slice(0, 40), y=slice(0, 24), x=slice(0, 24))[["pr", "pr_coarse"]]
     few = few.isel(y_coarse=slice(0, 2), x_coarse=slice(0, 2)).chunk({"time": 5})

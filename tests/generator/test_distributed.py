@@ -97,9 +97,8 @@ def test_two_processes_learn_as_one_and_go_on_after_one_was_killed(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     again = told(killed, "0")["history"]
     assert [row["step"] for row in again] == list(range(1, 9))
-    # It goes on from the checkpoint of step 5, in a new order of the samples.
-    np.testing.assert_array_equal(curve(again, "loss")[:5], curve(two, "loss")[:5])
-    assert np.isfinite(curve(again, "loss")).all()
+    # It goes on from the checkpoint of step 5, in the middle of an epoch, as if nothing had been.
+    np.testing.assert_array_equal(curve(again, "loss"), curve(two, "loss"))
 
 
 def test_batches_that_cannot_be_shared_are_refused() -> None:

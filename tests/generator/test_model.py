@@ -40,6 +40,10 @@ def test_draws_are_rain(tiny_model, batch):
     assert not np.array_equal(fields[0], fields[1])
 
 
+def test_a_model_has_the_same_bytes_whenever_it_is_written(tiny_model):
+    assert {tiny_model.to_bytes() for _ in range(8)} == {tiny_model.path.read_bytes()}
+
+
 def test_a_member_is_the_same_in_any_batch(tiny_model, batch):
     """Bitwise: other members, other samples and another order change nothing."""
     all_of_them = draw(tiny_model, batch)

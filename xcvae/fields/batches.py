@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from xcvae.fields.grids import stretching
 from xcvae.fields.matching import axis_in, grid_size, moved
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec, VariableSpec
-from xcvae.fields.streaming import streamed
+from xcvae.fields.streaming import epochs, streamed
 from xcvae.fields.units import to_units
 
 Weights = NDArray[np.float32]
@@ -208,13 +209,17 @@ class Batches:
 
     def move(self, device: torch.device) -> None:
         """Keep what is held in memory on a device, where it fits into half of the free memory."""
-        if self._kept is None or device.type != "cuda":
-            return
-        if self.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+        fits = device.type == "cuda" and self.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+        if self._kept is not None and fits:
             self._kept = self._kept.to(device)
 
     def shuffled(
-        self, size: int, rng: np.random.Generator, heavy_share: float = 0.0, part: slice = ALL
+        self,
+        size: int,
+        rng: np.random.Generator,
+        heavy_share: float = 0.0,
+        part: slice = ALL,
+        past: int = 0,
     ) -> Generator[Batch]:
         """Batches of ``size`` in random order, without end.
 
@@ -229,6 +234,8 @@ class Batches:
             Share of every batch that comes from the heaviest tenth of the samples.
         part
             Rows of every batch that are handed on.
+        past
+            Batches that were had before: it goes on behind them, and does not read them.
 
         Raises
         ------
@@ -246,16 +253,12 @@ class Batches:
             )
         if self.lazy:
             room = {"count": len(self), "size": size, "sample_bytes": self.nbytes // len(self)}
-            yield from streamed(self.load, Batch.join, rng=rng, part=part, **room)
+            yield from streamed(self.load, Batch.join, rng=rng, part=part, past=past, **room)
+            return
         chosen = round(heavy_share * size)
         heavy = self._heaviest() if chosen else np.empty(0, np.int64)
-        while True:
-            order = rng.permutation(len(self))
-            # A short remainder is left out of this epoch, unless it is all there is.
-            for start in range(0, max(len(order) - size + 1, 1), size):
-                rows = order[start : start + size]
-                rows[:chosen] = rng.choice(heavy, len(rows[:chosen])) if chosen else rows[:0]
-                yield self.load(rows[part])
+        for rows in islice(epochs(len(self), size, rng, chosen, heavy), past, None):
+            yield self.load(rows[part])
 
     def _heaviest(self) -> NDArray[np.int64]:
         """Positions of the tenth of the samples with the most rain, at least one."""
@@ -293,13 +296,12 @@ class Batches:
         return maps[:, None]
 
     def _pooled(self, part: xr.Dataset) -> Tensor | None:
-        flat = [
-            torch.from_numpy(self.scaling.normalise(part[v.name], v.name)).flatten(1)
-            if v.shape
-            else torch.from_numpy(self.scaling.normalise(part[v.name], v.name))[:, None]
+        values = (
+            torch.from_numpy(self.scaling.normalise(part[v.name], v.name))
             for v in self.spec.variables
             if v.pooled
-        ]
+        )
+        flat = [tensor[..., None].flatten(1) for tensor in values]
         return torch.cat(flat, dim=1) if flat else None
 
 

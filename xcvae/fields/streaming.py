@@ -11,7 +11,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ahead", "pool_shape", "streamed"]
+__all__ = ["ahead", "epochs", "pool_shape", "streamed"]
 
 #: Contiguous samples per read at most, and reads that are shuffled together.
 BLOCK, POOL = 64, 8
@@ -23,11 +23,25 @@ class Block(Protocol):
     """Samples that can be picked from."""
 
     def __len__(self) -> int: ...
-    def take(self, rows: NDArray[np.int64]) -> Self: ...
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self: ...
 
 
 B = TypeVar("B", bound=Block)
 T = TypeVar("T")
+
+
+def epochs(
+    count: int, size: int, rng: np.random.Generator, chosen: int, heavy: NDArray[np.int64]
+) -> Generator[NDArray[np.int64]]:
+    """Rows of batches in random order, without end; so many in each are chosen among ``heavy``."""
+    while True:
+        order = rng.permutation(count)
+        # A short remainder is left out of this epoch, unless it is all there is.
+        for start in range(0, max(count - size + 1, 1), size):
+            rows = order[start : start + size]
+            if chosen:
+                rows[:chosen] = rng.choice(heavy, len(rows[:chosen]))
+            yield rows
 
 
 def streamed(
@@ -39,6 +53,7 @@ def streamed(
     sample_bytes: int,
     rng: np.random.Generator,
     part: slice = slice(None),
+    past: int = 0,
 ) -> Generator[B]:
     """Batches in random order, without end, while a thread reads the next pool.
 
@@ -47,7 +62,7 @@ def streamed(
     load
         Reads contiguous samples.
     join
-        Puts reads one after the other.
+        Puts samples one after the other.
     count, size
         Samples in all, and per batch.
     sample_bytes
@@ -56,20 +71,35 @@ def streamed(
         Of the order. The thread has a generator of its own.
     part
         Rows of every batch that are handed on.
+    past
+        Batches that were had before: it goes on behind them, and does not read their pools.
     """
     reader, picks = (np.random.default_rng(rng.integers(2**63)) for _ in range(2))
     block, reads = pool_shape(size, sample_bytes)
 
-    def pools() -> Generator[B]:
+    def plans() -> Generator[tuple[list[int], list[NDArray[np.int64]]]]:
+        """Blocks of every pool, and rows of its batches."""
         while True:
             for pool in _pools(count, block, reads, reader):
-                yield join([load(slice(s, s + block)) for s in pool])
+                order = picks.permutation(sum(min(block, count - start) for start in pool))
+                starts = range(0, max(len(order) - size + 1, 1), size)
+                yield pool, [order[start : start + size] for start in starts]
+
+    def pools() -> Generator[tuple[list[B], list[NDArray[np.int64]]]]:
+        left = past
+        for pool, rows in plans():
+            if left < len(rows):
+                yield [load(slice(s, s + block)) for s in pool], rows[left:]
+            left = max(0, left - len(rows))
 
     with contextlib.closing(ahead(pools())) as ready:
-        for pool in ready:
-            order = picks.permutation(len(pool))
-            for start in range(0, max(len(order) - size + 1, 1), size):
-                yield pool.take(order[start : start + size][part])
+        for pool, batches in ready:
+            begins = np.cumsum([0, *map(len, pool)])
+            for rows in batches:
+                # Out of the reads as they are: a pool in one piece would be one more copy of all.
+                sources = np.searchsorted(begins, rows[part], side="right") - 1
+                picked = zip(sources, rows[part] - begins[sources], strict=True)
+                yield join([pool[number].take([row]) for number, row in picked])
 
 
 def ahead(items: Generator[T]) -> Generator[T]:

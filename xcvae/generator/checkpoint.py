@@ -1,4 +1,4 @@
-"""A training that was stopped, on disk: enough to go on as if it had not been."""
+"""A training that was stopped, on disk: enough to go on as if it had not been, step by step."""
 
 from __future__ import annotations
 

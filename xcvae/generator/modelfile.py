@@ -39,7 +39,7 @@ def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
     }
     text = json.dumps(header, sort_keys=True)
     metadata = {"format": FORMAT, "header": text, "checksum": _digest(text, plain)}
-    return tensors_to_bytes(plain, metadata)
+    return _ordered(tensors_to_bytes(plain, metadata))
 
 
 def unpack(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -119,10 +119,23 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _metadata(content: bytes) -> dict[str, str]:
-    # The layout of safetensors: eight bytes of length, then JSON with "__metadata__".
-    length = int.from_bytes(content[:8], "little")
-    found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    found: dict[str, str] = _head(content)[0].get("__metadata__", {})
     return found
+
+
+def _head(content: bytes) -> tuple[dict[str, Any], int]:
+    """Head of a safetensors file, eight bytes of length and then JSON, and where it ends."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), end
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same file with sorted metadata: safetensors puts them in another order every time."""
+    head, end = _head(content)
+    head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+    text = json.dumps(head, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _digest(header: str, tensors: dict[str, Tensor]) -> str:

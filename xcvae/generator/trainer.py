@@ -62,6 +62,7 @@ class Trainer:
     ranks: Ranks = field(default_factory=Ranks)
 
     def __post_init__(self) -> None:
+        self.order = self.rng.spawn(1)[0]
         self.learned = learned_values(self.stages, self.device)
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
         if self.learned:
@@ -113,7 +114,8 @@ class Trainer:
         done = settings.progress(state.step, state.seconds)
         sums: dict[str, Tensor] = {}
         counts: Counter[str] = Counter()
-        stream = self._stream(self.rng, settings.heavy_share)
+        # From its beginning: a training that goes on has had so many batches of it.
+        stream = self._stream(self.order, settings.heavy_share, past=state.step)
         quiet = None if bar and self.ranks.leads else True
         with tqdm(total=100, disable=quiet, unit="%", desc="train") as shown:
             while done < 1:
@@ -204,10 +206,12 @@ class Trainer:
         rows = self.ranks.rows(count, len(batch)).to(self.device)
         return [level[rows] for level in noise]
 
-    def _stream(self, rng: np.random.Generator, heavy_share: float) -> Generator[Batch]:
+    def _stream(
+        self, rng: np.random.Generator, heavy_share: float, past: int = 0
+    ) -> Generator[Batch]:
         size = self.settings.batch_size
         part = self.ranks.part(size, len(self.batches))
-        return self.batches.shuffled(size, rng, heavy_share, part)
+        return self.batches.shuffled(size, rng, heavy_share, part, past)
 
     def _clock(self, seconds: float) -> float:
         """The time that counts: where it ends the training, all processes have the same."""
