@@ -296,12 +296,9 @@ class Batches:
         return maps[:, None]
 
     def _pooled(self, part: xr.Dataset) -> Tensor | None:
-        values = (
-            torch.from_numpy(self.scaling.normalise(part[v.name], v.name))
-            for v in self.spec.variables
-            if v.pooled
-        )
-        flat = [tensor[..., None].flatten(1) for tensor in values]
+        names = [v.name for v in self.spec.variables if v.pooled]
+        values = (self.scaling.normalise(part[name], name) for name in names)
+        flat = [torch.from_numpy(array)[..., None].flatten(1) for array in values]
         return torch.cat(flat, dim=1) if flat else None
 
 
