@@ -12,7 +12,7 @@ from xcvae.fields.batches import Batch
 __all__ = ["Windows"]
 
 #: Windows that are tried for one with at least this share of valid pixels.
-TRIES, LEAST_VALID = 20, 0.02
+TRIES, LEAST_VALID = 100, 0.02
 
 
 @dataclass(frozen=True)
