@@ -31,18 +31,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"xcvae {xcvae.__version__}\n"
 
 
-@pytest.mark.parametrize("own", [None, "active"])
-def test_threads_of_torch_do_not_spin_unless_asked_to(own: str | None, tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": own} if own else {}
-    code = "import os, xcvae.cli; xcvae.cli.main(['plugins']); print(os.environ['OMP_WAIT_POLICY'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True, text=True, check=True, cwd=tmp_path, env=environment,
-    )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == (own or "passive")
-
-
 @pytest.mark.parametrize("arguments", [[], ["rnu"], ["run"], ["demo"], ["run", "a", "--chek"]])
 def test_commands_that_are_not_understood_exit_with_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

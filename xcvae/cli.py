@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 import warnings
@@ -54,9 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         The arguments cannot be understood (2), or ask for help or the version (0).
     """
-    # Before torch is loaded. By default its threads spin while they wait for each other, and where
-    # other programs use the cores, too, a step of training then takes ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
