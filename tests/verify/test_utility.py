@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from xcvae.errors import ConfigError, DataError, MismatchError
 from xcvae.fields.selection import heavy
 from xcvae.generator.model import Model
 from xcvae.metrics import csi, sedi
-from xcvae.verify import utility
+from xcvae.verify import superresolution, utility
 from xcvae.verify.gains import HELPS, HURTS, NOTHING, UNSCORED, Paired, paired
 from xcvae.verify.mixtures import Fields
 from xcvae.verify.superresolution import Pool, Settings, learn, predict
@@ -227,10 +228,21 @@ def test_fields_come_with_their_own_block_means_in_the_units_of_the_record(
         Fields.of(train.pr, factor=7, what="record")
 
 
-def test_a_seed_decides_on_weights_and_batches_and_nothing_else_does(train: xr.Dataset) -> None:
+def test_a_seed_decides_on_weights_and_batches_and_nothing_else_does(
+    train: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = Fields.of(train.pr, factor=12, what="record")
     pool = Pool(record.coarse, record.fine, 1.0)
     fast, slow = (Settings.of({**TINY, "learning_rate": rate}) for rate in (1e-2, 1e-6))
+    batches: list[np.ndarray] = []
+    batch = superresolution._batch
+
+    def watched(*given: Any) -> Any:
+        coarse, fine = batch(*given)
+        batches.append(fine)
+        return coarse, fine
+
+    monkeypatch.setattr(superresolution, "_batch", watched)
 
     def weights(settings: Settings, seed: int) -> torch.Tensor:
         before = torch.random.get_rng_state()
@@ -241,6 +253,9 @@ def test_a_seed_decides_on_weights_and_batches_and_nothing_else_does(train: xr.D
 
     assert torch.equal(weights(fast, 0), weights(fast, 0))
     assert (weights(slow, 0) - weights(slow, 1)).abs().max() > 0.1
+    first, again, _, other = np.array_split(np.stack(batches), 4)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 @pytest.mark.parametrize("factor", [2, 5, 12])
