@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -30,13 +31,36 @@ def test_scores_gives_the_scores_of_xcvae(bench: ModuleType) -> None:
     assert other == pytest.approx(own, rel=1e-5)
 
 
-def test_a_store_of_links_reads_like_one_of_copies(bench: ModuleType, tmp_path: Path) -> None:
-    bench.make_store(tmp_path, 4, pool=2)
-    found = xr.open_zarr(tmp_path / "e.zarr", consolidated=False).pr
+def test_the_stores_hold_real_rain_and_no_field_twice(bench: ModuleType, tmp_path: Path) -> None:
+    bench.make_store(tmp_path, 4)
+    found, observed = (
+        xr.open_zarr(tmp_path / f"{name}.zarr", consolidated=False).pr
+        for name in ("ensemble", "observed")
+    )
     assert found.shape == (100, 4, 128, 128)
-    assert found.attrs["units"] == "mm h-1"
-    np.testing.assert_array_equal(found[:3, 3], found[:3, 1])
-    assert (found[0, 0] != found[0, 1]).any()
+    assert observed.shape == (4, 128, 128)
+    assert found.attrs["units"] == observed.attrs["units"] == "mm h-1"
+    assert 0.05 < float((found > 0).mean()) < 0.4
+    assert float(np.abs(found / 0.12 - np.round(found / 0.12)).max()) < 1e-3
+    fields = np.concatenate([found.values.reshape(-1, 128, 128), observed.values])
+    wet = fields[(fields > 0).any(axis=(1, 2))]
+    assert len(np.unique(wet.reshape(len(wet), -1), axis=0)) == len(wet) > 300
+
+
+def test_memory_is_told_of_the_scores_that_were_asked_for(
+    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.make_store(tmp_path, 2)
+    bench.score(tmp_path, ["crps", "mass_bias"])
+    told = json.loads(capsys.readouterr().out)
+    assert (told["members"], told["samples"], told["metrics"]) == (100, 2, ["crps", "mass_bias"])
+    members, observed = (
+        xr.open_zarr(tmp_path / f"{name}.zarr", consolidated=False).pr.values.astype("f8")
+        for name in ("ensemble", "observed")
+    )
+    bias = members.sum() / 100 / observed.sum() - 1
+    assert told["mass_bias"] == pytest.approx(bias, rel=1e-6)
+    assert told["peak_MB"] > 100
 
 
 def test_the_truth_of_the_synthetic_ensembles_is_what_they_score(bench: ModuleType) -> None:

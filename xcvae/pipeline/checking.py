@@ -15,8 +15,8 @@ from xcvae.fields.spec import prepare
 from xcvae.generator.fit import Fit, stages_of
 from xcvae.pipeline.registering import register_plugins
 from xcvae.registry import registry
-from xcvae.verify.canvas import label_of
 from xcvae.verify.criteria import criteria_for
+from xcvae.verify.display import label_of
 
 __all__ = ["check"]
 

@@ -13,6 +13,7 @@ from xcvae.metrics.distribution import quantile
 from xcvae.metrics.maps import Array
 from xcvae.metrics.metric import ratio
 from xcvae.verify import canvas
+from xcvae.verify.display import labelled
 from xcvae.verify.intervals import Finish, interval, memory_of
 from xcvae.verify.portrait import OWN, Portrait, portray
 
@@ -61,26 +62,21 @@ def quantiles(
 
 def draw_quantiles(portrait: Portrait) -> Figure:
     """Draw what `quantiles` does, from sums that are there already."""
-    observed = portrait.task.pair.observed
-    wet = portrait.thresholds[0]
-    scale = wet * canvas.display_factor(observed)
+    scale = portrait.thresholds[0] * portrait.scale
     rows = portrait.by_piece("quantiles")
     levels = _levels(rows["observed"])
     truth = scale * quantile(rows["observed"].sum(axis=0), levels)
-    with canvas.style():
-        figure = canvas.new_figure(6.2, 5.8, layout="constrained")
+    ends = _band(rows, levels, portrait.group)
+    made, low, high = truth * ends.T
+    with canvas.new_figure(canvas.COLUMN, 5.8) as figure:
         axes = figure.subplots()
         for number, name in enumerate(portrait.rivals):
             other = scale * quantile(portrait.total("quantiles", name)["generated"], levels)
-            axes.plot(truth, other, ("--", ":", "-.")[number % 3], color=canvas.BASELINE, lw=1.8,
-                      label=name)  # fmt: skip
-        ends = _band(rows, levels, portrait.group)
-        low, high = truth * ends[:, 1], truth * ends[:, 2]
-        axes.fill_between(truth, low, high, color=canvas.MEMBER, alpha=0.22, lw=0)
-        axes.plot(truth, truth * ends[:, 0], color=canvas.MEMBER, lw=2.2, label="members")
-        _frame(axes, truth, truth * ends[:, 0], canvas.pretty(canvas.display_units(
-            observed, portrait.task.pair.sample)))  # fmt: skip
-        _name_levels(axes, levels, truth, truth * ends[:, 0])
+            axes.plot(truth, other, **canvas.baseline_line(number), label=name)
+        canvas.band(axes, truth, low, high)
+        axes.plot(truth, made, color=canvas.MEMBER, lw=2.0, label=OWN)
+        _frame(axes, truth, made, portrait.units)
+        _name_levels(axes, levels, truth, made)
         return figure
 
 
@@ -121,12 +117,12 @@ def _frame(axes: Axes, truth: Array, made: Array, units: str) -> None:
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
-    canvas.plain_log(axes)
-    axes.set_xlabel(f"observed [{units}]")
-    axes.set_ylabel(f"generated [{units}]")
+    canvas.plain_log(axes.xaxis, axes.yaxis)
+    axes.set_xlabel(labelled("observed", units))
+    axes.set_ylabel(labelled("generated", units))
     axes.grid(which="major")
     axes.legend(loc="upper left")
-    axes.set_title("Quantiles of all pixels, dry ones too", loc="left")
+    axes.set_title("Quantiles of all pixels, dry ones too")
 
 
 def _name_levels(axes: Axes, levels: Array, truth: Array, made: Array) -> None:
@@ -180,16 +176,14 @@ def intensity(
 
 def draw_intensity(portrait: Portrait) -> Figure:
     """Draw what `intensity` does, from sums that are there already."""
-    observed, sample = portrait.task.pair.observed, portrait.task.pair.sample
-    scale = canvas.display_factor(observed)
+    scale, units = portrait.scale, portrait.units
     edges = [scale * edge for edge in portrait.edges]
     reached = max(int(np.count_nonzero(portrait.total("intensity", source)["crps"])) for source in
                   portrait.found)  # fmt: skip
     place = np.arange(max(reached, 1))
     names = [OWN, *portrait.rivals]
     width = 0.8 / len(names)
-    with canvas.style():
-        figure = canvas.new_figure(7.4, 5.4, layout="constrained")
+    with canvas.new_figure(canvas.COLUMN, 5.4) as figure:
         rows = 2 if portrait.rivals else 1
         grid = figure.subplots(rows, 1, sharex=True, squeeze=False,
                                height_ratios=(2, 1)[:rows])[:, 0]  # fmt: skip
@@ -198,21 +192,20 @@ def draw_intensity(portrait: Portrait) -> Figure:
             total = scale * _crps(portrait, name)
             grid[0].bar(
                 place + (number - 0.5 * (len(names) - 1)) * width, ends[:, 0], 0.92 * width,
-                yerr=np.nan_to_num(np.abs(ends[:, 1:].T - ends[:, 0])),
+                yerr=canvas.whiskers(ends),
                 color=canvas.MEMBER if number == 0 else canvas.BASELINE,
                 alpha=1.0 if number < 2 else 0.55, error_kw={"lw": 1.1, "ecolor": "#333333"},
-                label=f"{name}: {total:.3g} in all",
+                label=canvas.wrapped(f"{name}: {total:.3g} in all", 3.0, size=10),
             )  # fmt: skip
-        units = canvas.pretty(canvas.display_units(observed, sample))
-        grid[0].set_ylabel(f"part of the CRPS [{units}]")
+        grid[0].set_ylabel(labelled("part of the CRPS", units))
         grid[0].legend(loc="upper right")
-        grid[0].set_title("Which amounts the error comes from", loc="left")
+        grid[0].set_title("Which amounts the error comes from")
         if portrait.rivals:
             _skill(grid[1], portrait, portrait.rivals[0], place)
         texts = [f"{low:g}\u2013{high:g}" for low, high in pairwise(edges)]
         texts.append(f"> {edges[-1]:g}")
-        grid[-1].set_xticks(place, texts[: place.size])
-        grid[-1].set_xlabel(f"amounts [{units}]")
+        grid[-1].set_xticks(place, texts[: place.size], fontsize=9.5)
+        grid[-1].set_xlabel(labelled("amounts", units))
         return figure
 
 
@@ -240,9 +233,8 @@ def _skill(axes: Axes, portrait: Portrait, rival: str, place: Array) -> None:
     ends = np.array([interval(of(k), portrait.group, limits) for k in place.tolist()])
     axes.axhline(0, color=canvas.OBSERVED, lw=1.0)
     axes.errorbar(
-        place, ends[:, 0], np.nan_to_num(np.abs(ends[:, 1:].T - ends[:, 0])), fmt="o",
-        color=canvas.MEMBER, ms=6, capsize=3,
-    )  # fmt: skip
-    axes.set_ylabel(f"skill over\n{rival}")
+        place, ends[:, 0], canvas.whiskers(ends), fmt="o", color=canvas.MEMBER, ms=6, capsize=3
+    )
+    axes.set_ylabel(canvas.wrapped(f"skill over {rival}", 1.3))
     axes.set_ylim(max(-1.0, float(np.nanmin(ends, initial=-0.1)) - 0.05), 1.0)
     axes.grid(axis="y")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from xcvae.metrics.maps import Array
 from xcvae.metrics.metric import ratio
 from xcvae.verify import canvas
+from xcvae.verify.display import labelled
+from xcvae.verify.map_canvas import draw_map, map_axes
 from xcvae.verify.portrait import Portrait, portray
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["bias", "draw_bias"]
@@ -46,44 +46,33 @@ def bias(ds: xr.Dataset, ensemble: xr.Dataset) -> Figure:
 
 def draw_bias(portrait: Portrait) -> Figure:
     """Draw what `bias` does, from sums that are there already."""
-    observed, sample = portrait.task.pair.observed, portrait.task.pair.sample
-    scale, sums = canvas.display_factor(observed), portrait.total("bias")
-    seen, made = (scale * ratio(sums[name], sums["samples"]) for name in ("observed", "generated"))
-    y, x = (
-        canvas.spatial_axis(observed, str(dim), east=east)
-        for dim, east in zip(observed.dims[1:], (False, True), strict=True)
+    observed, sums = portrait.task.pair.observed, portrait.total("bias")
+    seen, made = (
+        portrait.scale * ratio(sums[name], sums["samples"]) for name in ("observed", "generated")
     )
+    y, x = map_axes(observed)
     high = max(float(np.nanquantile(np.stack([seen, made]), 0.995)), 1e-12)
     apart = made - seen
     most = max(float(np.nanquantile(np.abs(apart), 0.99)), 1e-12)
-    units = canvas.pretty(canvas.display_units(observed, sample))
-    with canvas.style():
-        tall = 3.6 * min(max(observed.shape[1] / observed.shape[2], 0.5), 1.6) + 1.5
-        figure = canvas.new_figure(12.0, tall, layout="compressed")
+    tall = 3.6 * min(max(observed.shape[1] / observed.shape[2], 0.5), 1.6) + 1.5
+    with canvas.new_figure(canvas.PAGE, tall, "compressed") as figure:
         left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True)
         means = {"cmap": "viridis_r", "vmin": 0.0, "vmax": high}
-        _map(left, seen, y, x, **means)
-        shown = _map(middle, made, y, x, **means)
-        differs = _map(right, apart, y, x, cmap="BrBG", vmin=-most, vmax=most)
-        figure.colorbar(shown, ax=[left, middle], label=f"mean [{units}]", extend="max", pad=0.02)
-        figure.colorbar(differs, ax=right, label=f"difference [{units}]", extend="both", pad=0.02)
-        left.set_title("Observed", loc="left")
-        middle.set_title("Mean of members", loc="left")
-        right.set_title(f"Members \u2212 observed: {_in_words(seen, made)}", loc="left")
+        draw_map(left, seen, y, x, **means)
+        shown = draw_map(middle, made, y, x, **means)
+        differs = draw_map(right, apart, y, x, cmap="BrBG", vmin=-most, vmax=most)
+        mean, difference = (labelled(text, portrait.units) for text in ("mean", "difference"))
+        figure.colorbar(shown, ax=[left, middle], label=mean, extend="max", pad=0.02)
+        figure.colorbar(differs, ax=right, label=difference, extend="both", pad=0.02)
+        left.set_title("Observed")
+        middle.set_title("Mean of members")
+        right.set_title(f"Members \u2212 observed: {_in_words(seen, made)}")
         left.set_ylabel(f"y [{y.units}]")
         for axes in (left, middle, right):
             axes.set_xlabel(f"x [{x.units}]")
         return figure
 
 
-def _in_words(seen: Array, made: Array) -> str:
+def _in_words(seen: np.ndarray, made: np.ndarray) -> str:
     total, there = float(np.nansum(made)), float(np.nansum(seen))
     return f"{100 * (total / there - 1):+.1f} %".replace("-", "\u2212") if there > 0 else "no rain"
-
-
-def _map(axes: Axes, values: Array, y: canvas.Axis, x: canvas.Axis, **options: Any) -> Any:
-    axes.set_facecolor(canvas.MASKED)
-    shown = axes.pcolormesh(x.edges(), y.edges(), np.ma.masked_invalid(values), **options,
-                            rasterized=True)  # fmt: skip
-    canvas.set_aspect(axes, y)
-    return shown

@@ -11,6 +11,8 @@ import xarray as xr
 
 from xcvae.metrics.calibration import RankDeviation
 from xcvae.verify import canvas
+from xcvae.verify.display import pretty
+from xcvae.verify.map_canvas import map_axes
 from xcvae.verify.portrait import Portrait, portray
 
 if TYPE_CHECKING:
@@ -70,33 +72,30 @@ def spectra(
 def draw_spectra(portrait: Portrait) -> Figure:
     """Draw what `spectra` does, from sums that are there already."""
     found = _measure(portrait)
-    with canvas.style():
-        figure = canvas.new_figure(7.0, 6.2, layout="constrained")
+    with canvas.new_figure(canvas.COLUMN, 5.8) as figure:
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
-        _power(top, found, canvas.pretty(portrait.units))
+        _power(top, found, pretty(portrait.units))
         _decibels(below, found)
         return figure
 
 
 def _measure(portrait: Portrait) -> _Spectra:
     observed = portrait.task.pair.observed
-    sums, samples = portrait.total("spectra"), observed.shape[0]
+    share = portrait.scale**2 / observed.shape[0]
+    sums = portrait.total("spectra")
     spacing, units = _spacing(observed)
     pixels = min(observed.shape[1:]) / np.arange(1, sums["observed"].size + 1)
     rivals = {
-        name: portrait.total("spectra", name)["members"].mean(axis=0) / samples
+        name: share * portrait.total("spectra", name)["members"].mean(axis=0)
         for name in portrait.rivals
     }
-    members = sums["members"] / samples
-    return _Spectra(pixels * spacing, units, sums["observed"] / samples, members, rivals)
+    own, seen = share * sums["members"], share * sums["observed"]
+    return _Spectra(pixels * spacing, units, seen, own, rivals)
 
 
 def _spacing(observed: xr.DataArray) -> tuple[float, str]:
     """Width of a pixel and its units; degrees are turned into km at the domain's latitude."""
-    y, x = (
-        canvas.spatial_axis(observed, str(dim), east=east)
-        for dim, east in zip(observed.dims[-2:], (False, True), strict=True)
-    )
+    y, x = map_axes(observed)
     if y.units == "°N" and x.units == "°E":
         shrink = np.cos(np.deg2rad(float(y.values.mean())))
         return 111.2 * float(np.sqrt(y.spacing * x.spacing * shrink)), "km"
@@ -109,9 +108,10 @@ def _power(axes: Axes, found: _Spectra, units: str) -> None:
     x = found.wavelength
     low, high = found.members.min(axis=0), found.members.max(axis=0)
     for number, (name, power) in enumerate(found.baselines.items()):
-        dashes = ("--", ":", "-.")[number % 3]
-        axes.plot(x, power, dashes, color=canvas.BASELINE, lw=1.8, label=name, zorder=2)
-    axes.fill_between(x, low, high, color=canvas.MEMBER, alpha=0.25, lw=0)
+        axes.plot(
+            x, power, **canvas.baseline_line(number), label=canvas.wrapped(name, 3.0, size=10)
+        )
+    canvas.band(axes, x, low, high)
     count = len(found.members)
     label = f"members (mean and range of {count})" if count > 1 else "member"
     axes.plot(x, found.members.mean(axis=0), color=canvas.MEMBER, lw=2.0, label=label, zorder=3)
@@ -125,24 +125,20 @@ def _power(axes: Axes, found: _Spectra, units: str) -> None:
     axes.set_ylabel(f"power [({units})²]")
     axes.legend(loc="lower left")
     axes.grid(which="major")
-    axes.set_title("Power spectra: is there as much structure at every scale?", loc="left")
+    axes.set_title("Power spectra: is there as much structure at every scale?")
 
 
 def _decibels(axes: Axes, found: _Spectra) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     floor = 1e-12 * max(float(found.observed.max()), 1e-30)
     ratio = np.maximum(found.members.mean(axis=0), floor) / np.maximum(found.observed, floor)
     decibels = 10 * np.log10(ratio)
-    axes.axhspan(-3, 3, color="#eeeeee", lw=0)
+    axes.axhspan(-3, 3, color=canvas.SHADE, lw=0)
     axes.axhline(0, color=canvas.OBSERVED, lw=1.2)
     axes.plot(found.wavelength, decibels, color=canvas.MEMBER, lw=2.0)
     limit = float(np.clip(1.2 * np.abs(decibels).max(), 6.0, 30.0))
     axes.set_ylim(-limit, limit)
     axes.set_xlim(found.wavelength.max(), found.wavelength.min())
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    canvas.plain_log(axes.xaxis)
     axes.set_ylabel("members /\nobserved [dB]")
     axes.set_xlabel(f"wavelength [{found.units}]")
     axes.grid(which="major")
@@ -187,8 +183,7 @@ def draw_rank_histogram(portrait: Portrait) -> Figure:
     """Draw what `rank_histogram` does, from sums that are there already."""
     counts = portrait.by_piece("ranks")["ranks"]
     deviation = float(RankDeviation().finish({"ranks": counts.sum(axis=0)}))
-    with canvas.style():
-        figure = canvas.new_figure(6.4, 4.0, layout="constrained")
+    with canvas.new_figure(canvas.COLUMN, 4.4) as figure:
         _ranks(figure.subplots(), counts, deviation)
         return figure
 
@@ -233,4 +228,4 @@ def _ranks(axes: Axes, counts: np.ndarray, deviation: float) -> None:
     axes.set_xlabel("rank of the observation (1: below all members)")
     axes.set_ylabel("share of pixels")
     axes.legend(loc="upper right", ncols=2)
-    axes.set_title(f"Rank histogram: deviation from flat {deviation:.3f}", loc="left")
+    axes.set_title(f"Rank histogram: deviation from flat {deviation:.3f}")

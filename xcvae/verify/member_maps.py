@@ -14,6 +14,8 @@ from xcvae.fields.cf import is_rain
 from xcvae.fields.units import is_daily, to_units
 from xcvae.metrics.maps import REALIZATION
 from xcvae.verify import canvas
+from xcvae.verify.display import coarse_rain, display_units, label_of, labelled, pretty
+from xcvae.verify.map_canvas import Axis, RainScale, draw_map, map_axes
 from xcvae.verify.pairing import Task, pair_up
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ class _Panel:
 
     title: str
     values: np.ndarray
-    y: canvas.Axis
-    x: canvas.Axis
+    y: Axis
+    x: Axis
     rain: bool
     units: str
 
@@ -87,9 +89,8 @@ def members(
         panels = [*_condition_panels(task, position, conditions), observed, *panels]
     daily = is_daily(task.pair.observed, task.pair.sample)
     rain = [panel.values for panel in panels if panel.rain]
-    scale = canvas.RainScale.of(rain, panels[-1].units, daily=daily)
-    with canvas.style():
-        return _draw(panels, scale, _title(task, position, days=daily))
+    scale = RainScale.of(rain, panels[-1].units, daily=daily)
+    return _draw(panels, scale, _title(task, position, days=daily))
 
 
 def _position(task: Task, sample: Any) -> int:
@@ -110,7 +111,7 @@ def _position(task: Task, sample: Any) -> int:
             found = np.array([], int)
         if found.size:
             return int(found[0])
-    first, last = (canvas.label_of(source[dim].values[i]) for i in (0, -1))
+    first, last = (label_of(source[dim].values[i]) for i in (0, -1))
     raise DataError(
         explain(
             "sample",
@@ -154,7 +155,7 @@ def _panel(title: str, field: xr.DataArray, task: Task, position: int) -> _Panel
     y, x = task.axes_of(field)
     one = field.isel({sample: position}).transpose(y, x).load()
     if rain:
-        units = canvas.display_units(task.pair.observed, sample)
+        units = display_units(task.pair.observed, sample)
         one = to_units(one, units)
     if rain and float(one.min()) < 0:
         raise DataError(
@@ -165,8 +166,7 @@ def _panel(title: str, field: xr.DataArray, task: Task, position: int) -> _Panel
                 remedy="Pictures show physical values: undo any normalisation first.",
             )
         )
-    axes = canvas.spatial_axis(one, y, east=False), canvas.spatial_axis(one, x, east=True)
-    return _Panel(title, np.asarray(one.values, float), *axes, rain, units)
+    return _Panel(title, np.asarray(one.values, float), *map_axes(one), rain, units)
 
 
 def _condition_panels(
@@ -174,7 +174,7 @@ def _condition_panels(
 ) -> list[_Panel]:
     source, names = task.ds, [conditions] if isinstance(conditions, str) else conditions
     if names is None:
-        coarse = canvas.coarse_rain(task)  # the one derived by `coarsen`, too
+        coarse = coarse_rain(task)  # the one derived by `coarsen`, too
         if coarse is None:
             names = _gridded(task)[:1]
         else:
@@ -193,9 +193,8 @@ def _condition_panels(
 
 
 def _named(panel: _Panel, name: str) -> _Panel:
-    units = canvas.pretty(panel.units)
     if not panel.rain:
-        title = f"{name} [{units}]" if units else name
+        title = labelled(name, panel.units)
     elif panel.x.units == "km":
         title = f"Condition ({panel.x.spacing:.3g} km)"
     else:
@@ -220,35 +219,40 @@ def _gridded(task: Task) -> list[str]:
 def _title(task: Task, position: int, *, days: bool) -> str:
     da = task.pair.observed
     name = str(da.attrs.get("long_name", da.name))
-    label = canvas.label_of(da[task.pair.sample].values[position], days=days)
+    label = label_of(da[task.pair.sample].values[position], days=days)
     mode = str(task.record.get("mode", ""))
     if mode == "posterior" and task.record.get("spread") is not None:
         mode = f"posterior, spread {task.record['spread']:.2f}"
     return f"{name[:1].upper()}{name[1:]}, {label}" + (f"  ({mode})" if mode else "")
 
 
-def _draw(panels: list[_Panel], scale: canvas.RainScale, title: str) -> Figure:
+def _draw(panels: list[_Panel], scale: RainScale, title: str) -> Figure:
     ratios = [_width(panel) for panel in panels]
     between = GAP * len(panels) + MARGIN
     height = min(MAX_HEIGHT, (MAX_WIDTH - between) / sum(ratios))
-    bars = 0.5 * any(not panel.rain for panel in panels)
-    figure = canvas.new_figure(
-        sum(ratios) * height + between, height + 1.15 + bars, layout="compressed"
-    )
-    row = figure.subplots(1, len(panels), width_ratios=ratios, squeeze=False)[0]
-    shown: Any = None
-    for place, (axes, panel) in enumerate(zip(row, panels, strict=True)):
-        mesh = _map(axes, panel, scale)
-        shown = mesh if panel.rain else shown
-        alike = place > 0 and _same_rows(panels[place - 1], panel)
-        _label(axes, panel, first=not alike)
-    bar = figure.colorbar(shown, ax=list(row), shrink=0.95, pad=0.012, aspect=22, fraction=0.05)
-    bar.set_ticks([*scale.levels], labels=[f"{level:g}" for level in scale.levels])
-    bar.ax.tick_params(labelsize=10, length=0)
-    bar.outline.set_linewidth(0.6)
-    bar.set_label(canvas.pretty(scale.units), fontsize=12)
-    figure.suptitle(title, fontsize=14)
-    return figure
+    width = sum(ratios) * height + between
+    heads = [
+        canvas.wrapped(p.title, r * height, size=12) for p, r in zip(panels, ratios, strict=True)
+    ]
+    lines = max(head.count("\n") for head in heads)
+    title = canvas.wrapped(title, width, size=14)
+    extra = 0.5 * any(not panel.rain for panel in panels) + 0.2 * (lines + title.count("\n"))
+    with canvas.new_figure(width, height + 1.15 + extra, "compressed") as figure:
+        row = figure.subplots(1, len(panels), width_ratios=ratios, squeeze=False)[0]
+        shown: Any = None
+        for place, (axes, panel) in enumerate(zip(row, panels, strict=True)):
+            mesh = _map(axes, panel, scale)
+            shown = mesh if panel.rain else shown
+            axes.set_title(heads[place], loc="center")
+            alike = place > 0 and _same_rows(panels[place - 1], panel)
+            _label(axes, panel, first=not alike)
+        bar = figure.colorbar(shown, ax=list(row), shrink=0.95, pad=0.012, aspect=22, fraction=0.05)
+        bar.set_ticks([*scale.levels], labels=[f"{level:g}" for level in scale.levels])
+        bar.ax.tick_params(labelsize=10, length=0)
+        bar.outline.set_linewidth(0.6)
+        bar.set_label(pretty(scale.units), fontsize=12)
+        figure.suptitle(title, fontsize=14)
+        return figure
 
 
 def _width(panel: _Panel) -> float:
@@ -263,33 +267,19 @@ def _same_rows(first: _Panel, second: _Panel) -> bool:
     return first.y.units == second.y.units and np.allclose(a, b, rtol=1e-3)
 
 
-def _map(axes: Axes, panel: _Panel, scale: canvas.RainScale) -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    values = np.ma.masked_invalid(panel.values)
-    axes.set_facecolor(canvas.MASKED)
-    edges = panel.x.edges(), panel.y.edges()
+def _map(axes: Axes, panel: _Panel, scale: RainScale) -> Any:
     if panel.rain:
         chart, norm = scale.colours()
-        mesh = axes.pcolormesh(*edges, values, cmap=chart, norm=norm, rasterized=True)
-    else:
-        mesh = axes.pcolormesh(*edges, values, cmap="cividis", rasterized=True)
-        bar = axes.figure.colorbar(mesh, ax=axes, orientation="horizontal", pad=0.02, aspect=18)
-        bar.locator = MaxNLocator(nbins=3, steps=[1, 2, 5, 10])
-        bar.update_ticks()
-        bar.ax.tick_params(labelsize=9)
-    if panel.y.units == "pixel":
-        axes.invert_yaxis()  # rows count from the top, as in the array
-    canvas.set_aspect(axes, panel.y)
+        return draw_map(axes, panel.values, panel.y, panel.x, cmap=chart, norm=norm)
+    mesh = draw_map(axes, panel.values, panel.y, panel.x, cmap="cividis")
+    bar = axes.figure.colorbar(mesh, ax=axes, orientation="horizontal", pad=0.02, aspect=18)
+    canvas.few_ticks(bar.ax.xaxis, most=3)
+    bar.ax.tick_params(labelsize=9)
     return mesh
 
 
 def _label(axes: Axes, panel: _Panel, *, first: bool) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_title(panel.title, fontsize=12)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+    canvas.few_ticks(axes.xaxis, axes.yaxis, most=4)
     for spine in axes.spines.values():
         spine.set_visible(True)
     axes.tick_params(labelsize=9.5, length=3)

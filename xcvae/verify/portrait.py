@@ -17,7 +17,7 @@ from xcvae.metrics.metric import Statistic
 from xcvae.metrics.pixels import pixel_scores
 from xcvae.metrics.spatial import ring_powers
 from xcvae.registry import build, registry
-from xcvae.verify import canvas
+from xcvae.verify.display import class_edges, coarse_rain, display_factor, display_units
 from xcvae.verify.grouping import group_samples
 from xcvae.verify.intervals import Sums
 from xcvae.verify.pairing import Task, pair_up
@@ -159,8 +159,13 @@ class Portrait:
 
     @cached_property
     def units(self) -> str:
-        """Units of the data."""
-        return self.task.pair.units
+        """Units that amounts are shown in: mm h-1, mm d-1 or mm."""
+        return display_units(self.task.pair.observed, self.task.pair.sample)
+
+    @cached_property
+    def scale(self) -> float:
+        """What turns amounts in the units of the data into those that are shown."""
+        return display_factor(self.task.pair.observed)
 
 
 def portray(
@@ -191,7 +196,7 @@ def portray(
     task = pair_up(ds, ensemble)
     observed = task.pair.observed
     wet, event = (build("metric", name).bind(observed).threshold for name in ("ks", "brier"))
-    edges = canvas.class_edges(observed, task.pair.sample)
+    edges = class_edges(observed, task.pair.sample)
     every: dict[str, Statistic] = {
         "spectra": _MemberSpectra(),
         "ranks": RankDeviation().bind(observed),
@@ -213,7 +218,7 @@ def portray(
 
 def _chosen(task: Task, baselines: Sequence[object] | None) -> dict[str, object]:
     if baselines is None:
-        usable = task.has_condition and canvas.coarse_rain(task) is not None
+        usable = task.has_condition and coarse_rain(task) is not None
         baselines = ["bilinear"] if usable else []
     made = [build("baseline", spec) for spec in baselines]
     return {registry().name_of("baseline", one): one for one in made}

@@ -10,6 +10,7 @@ import xarray as xr
 from xcvae.metrics.maps import Array
 from xcvae.metrics.metric import ratio
 from xcvae.verify import canvas
+from xcvae.verify.display import amount
 from xcvae.verify.intervals import interval
 from xcvae.verify.portrait import Portrait, portray
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["brier_parts", "draw_reliability", "reliability"]
+
+BETTER = "#eef3ee"
 
 
 def reliability(ds: xr.Dataset, ensemble: xr.Dataset) -> Figure:
@@ -49,8 +52,7 @@ def reliability(ds: xr.Dataset, ensemble: xr.Dataset) -> Figure:
 
 def draw_reliability(portrait: Portrait) -> Figure:
     """Draw what `reliability` does, from sums that are there already."""
-    with canvas.style():
-        figure = canvas.new_figure(8.6, 6.0, layout="constrained")
+    with canvas.new_figure(8.6, 6.0) as figure:
         grid = figure.subplots(2, 2, sharex=True, height_ratios=(3.6, 1), squeeze=False)
         for number, threshold in enumerate(portrait.thresholds):
             rows = {
@@ -58,9 +60,9 @@ def draw_reliability(portrait: Portrait) -> Figure:
             }
             _diagram(grid[0][number], rows, portrait.group)
             _sharpness(grid[1][number], rows["pixels"].sum(axis=0))
-            limit = canvas.amount(portrait.task.pair.observed, threshold)
-            grid[0][number].set_title(f"Rain ≥ {limit}", loc="left")
-        for axes, text in zip(grid[:, 0], ("observed frequency", "pixels"), strict=True):
+            limit = amount(portrait.task.pair.observed, threshold)
+            grid[0][number].set_title(f"Rain ≥ {limit}", pad=22)
+        for axes, text in zip(grid[:, 0], ("observed frequency", "share of pixels"), strict=True):
             axes.set_ylabel(text)
         return figure
 
@@ -96,34 +98,26 @@ def _diagram(axes: Axes, rows: dict[str, Array], group: tuple[int, int, int]) ->
     there = np.flatnonzero(pixels > 0)
     ends = np.array([_interval(rows, k, group) for k in there.tolist()])
     x, y = forecast[there] / pixels[there], ends[:, 0]
-    line = np.array([0.0, 1.0])
     # Between these lines a forecast adds to the Brier skill.
-    side = 0.5 * (line + climate)
-    axes.fill_between(
-        [0, climate], side[0] + 0.5 * np.array([0, climate]), 0, color="#eef3ee", lw=0
-    )
-    axes.fill_between([climate, 1], 0.5 * (np.array([climate, 1]) + climate), 1, color="#eef3ee",
-                      lw=0)  # fmt: skip
-    axes.plot(line, line, color=canvas.OBSERVED, lw=1.2, zorder=2)
-    axes.axhline(climate, color="#888888", lw=1.0, ls=":", zorder=1)
+    for ends_at, edge in (((0.0, climate), 0.0), ((climate, 1.0), 1.0)):
+        half = [0.5 * (end + climate) for end in ends_at]
+        axes.fill_between(ends_at, half, edge, color=BETTER, lw=0)
+    axes.plot([0, 1], [0, 1], color=canvas.OBSERVED, lw=1.2, zorder=2)
+    axes.axhline(climate, color=canvas.FAINT, lw=1.0, ls=":", zorder=1)
     axes.text(
-        0.99, climate + 0.012, "climate", ha="right", va="bottom", fontsize=9, color="#666666"
-    )
-    bars = np.abs(ends[:, 1:].T - y)
+        0.99, climate + 0.012, "climate; shaded: better", ha="right", va="bottom", fontsize=9.5,
+        color=canvas.FAINT,
+    )  # fmt: skip
     axes.errorbar(
-        x, y, np.nan_to_num(bars), fmt="o-", color=canvas.MEMBER, lw=1.8, ms=5, elinewidth=1.3,
+        x, y, canvas.whiskers(ends), fmt="o-", color=canvas.MEMBER, lw=1.8, ms=5, elinewidth=1.3,
         capsize=2.5, zorder=3, clip_on=False,
     )  # fmt: skip
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     reliable, resolved, uncertain = brier_parts(pixels, forecast, came)
-    text = (
-        f"reliability {reliable:.2g}\nresolution {resolved:.2g}\nuncertainty {uncertain:.2g}\n"
-        "(shaded: better than climate)"
-    )
-    behind = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
+    text = f"reliability {reliable:.2g}, resolution {resolved:.2g}, uncertainty {uncertain:.2g}"
     axes.text(
-        0.02, 0.98, text, transform=axes.transAxes, va="top", fontsize=9, bbox=behind, zorder=5
+        0, 1.025, text, transform=axes.transAxes, va="bottom", fontsize=9.5, color=canvas.FAINT
     )
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 from xcvae.errors import DataError, explain
 from xcvae.verify import canvas
 from xcvae.verify.criteria import Criterion, Verdict, judge
+from xcvae.verify.display import pretty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["best_sources", "score_names", "summary", "words"]
 
-PASS, MISS, FAINT, BEST = "#2e7d32", "#b3261e", "#777777", "#eaf2fa"
+PASS, MISS, BEST = "#2e7d32", "#b3261e", "#eaf2fa"
 SPELLED = {word: word.upper() for word in ("crps", "mae", "ks", "fss", "csi", "sedi", "p99")}
 SPELLED |= {"p999": "P99.9", "brier": "Brier score"}
 #: Scores of which more is neither better nor worse before it is known what is wanted.
@@ -81,8 +82,7 @@ def summary(
     sources = [str(source) for source in card["source"].values]
     width = NAME_WIDTH + CELL_WIDTH * len(sources) + VERDICT_WIDTH * bool(verdicts)
     height = ROW_HEIGHT * (len(names) + 1) + 0.35
-    with canvas.style():
-        figure = canvas.new_figure(width + 0.3, height, layout=None)
+    with canvas.new_figure(width + 0.3, height, None) as figure:
         axes = figure.add_axes((0.15 / (width + 0.3), 0.0, width / (width + 0.3), 1.0))
         axes.set_axis_off()
         axes.set_xlim(0, width)
@@ -93,7 +93,7 @@ def summary(
             _row(axes, card, name, row, verdicts.get(name, []))
         axes.text(
             0, len(names) + 1.0, "small: 95 % interval over samples; shaded: best", fontsize=9,
-            color=FAINT, va="center",
+            color=canvas.FAINT, va="center",
         )  # fmt: skip
         return figure
 
@@ -123,10 +123,12 @@ def _row(axes: Axes, card: xr.Dataset, name: str, row: int, verdicts: list[Verdi
     from matplotlib.patches import Rectangle
 
     score = card[name]
-    units = canvas.pretty(str(score.attrs.get("units", "1")))
+    units = pretty(str(score.attrs.get("units", "1")))
     axes.text(0, row, words(name), va="center", fontsize=12)
     if units:
-        axes.text(NAME_WIDTH - 0.05, row, units, va="center", ha="right", fontsize=9.5, color=FAINT)
+        axes.text(
+            NAME_WIDTH - 0.05, row, units, va="center", ha="right", fontsize=9.5, color=canvas.FAINT
+        )
     best = best_sources(card, name)
     values = np.asarray(score.values, float)
     small = bool(0 < np.abs(values[np.isfinite(values)]).max(initial=0.0) < 0.005)
@@ -140,7 +142,9 @@ def _row(axes: Axes, card: xr.Dataset, name: str, row: int, verdicts: list[Verdi
         text = _text(value, small)
         weight = "bold" if best[column] else "normal"
         axes.text(middle, high, text, ha="center", va="center", fontsize=12, weight=weight)
-        axes.text(middle, row + 0.25, interval, ha="center", va="center", fontsize=8.5, color=FAINT)
+        axes.text(
+            middle, row + 0.25, interval, ha="center", va="center", fontsize=8.5, color=canvas.FAINT
+        )
     place = NAME_WIDTH + CELL_WIDTH * score.sizes["source"] + 0.25
     for number, verdict in enumerate(verdicts):
         high = row + 0.4 * (number - 0.5 * (len(verdicts) - 1))

@@ -66,8 +66,7 @@ def training_curve(history: xr.Dataset) -> Figure:
         )
     rows = -(-len(groups) // MAX_COLUMNS)
     columns = -(-len(groups) // rows)
-    with canvas.style():
-        figure = canvas.new_figure(3.6 * columns + 0.4, 2.7 * rows + 0.5, layout="constrained")
+    with canvas.new_figure(3.6 * columns + 0.4, 2.7 * rows + 0.5) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for axes, (key, names) in zip(grid.flat, groups.items(), strict=False):
             _panel(axes, history, key, names)
@@ -112,7 +111,7 @@ def _panel(axes: Axes, history: xr.Dataset, key: str, names: list[str]) -> None:
         if validated and key in LOWER_IS_BETTER:
             _mark_lowest(axes, steps, values)
     _scale(axes, np.concatenate(drawn))
-    axes.set_title(TITLES.get(key, key.replace("_", " ")), loc="left")
+    axes.set_title(TITLES.get(key, key.replace("_", " ")))
     axes.grid(axis="y")
     if len(names) > 1 or names[0].startswith("val_"):
         axes.legend(loc="best")
