@@ -120,18 +120,30 @@ def test_plugins_lists_everything_without_torch(tmp_path: Path) -> None:
     )
     lines = done.stdout.splitlines()
     assert lines[-1] == "False"
-    assert "  laplace(scale=0.06, weight=1.0)  [xcvae 0.1.0]" in lines
-    assert "  clip(maximum, minimum=None)  [xcvae 0.1.0]" in lines
+    assert "  laplace(scale=0.06, weight=1.0)" in lines
+    assert "  clip(maximum, minimum=None)" in lines
+    assert max(map(len, lines)) < 80
     assert "has no class" not in done.stdout
     names = [name for kind in KINDS for name in registry().names(kind)]
-    assert [line.strip().partition("(")[0] for line in lines if "  [xcvae " in line] == names
+    begins = [line for line in lines if line.startswith("  ") and line[2] != " "]
+    assert [line.strip().partition("(")[0] for line in begins] == names
 
 
 def test_plugins_of_this_process_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("loss\n  crps(")
-    assert "\n\nbaseline\n  bilinear()" in said
+    assert said.startswith("Losses (train: losses, or fit: stages)\n  crps(")
+    assert "\n\nBaselines (evaluate: baselines)\n  bilinear()" in said
+
+
+def test_a_pipe_that_nobody_reads_to_its_end_is_no_error(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m xcvae.cli plugins | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+        env={**os.environ, "XCVAE_NO_PLUGINS": "1", "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout in ("141\n", "0\n")
 
 
 def test_an_interruption_says_how_to_go_on(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +28,15 @@ STEPS = {
     "diagnose": "look for what is wrong with the model",
     "report": "draw the pictures and write the HTML report again",
 }
-INTERRUPTED = 130  # what shells expect after Ctrl-C
+KINDS = {
+    "loss": "Losses (train: losses, or fit: stages)",
+    "postprocessor": "Post-processors (sample: postprocess)",
+    "metric": "Metrics (evaluate: metrics)",
+    "baseline": "Baselines (evaluate: baselines)",
+}
+WIDTH = 79
+YAML = "YAML file that describes the run; `xcvae demo` writes one to start from"
+INTERRUPTED, CLOSED = 130, 141  # what shells expect after Ctrl-C, and of a pipe nobody reads
 NEXT_STEPS = """
 What to type next:
   xcvae plugins                     # what can be asked for by name
@@ -63,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore")
         try:
             status: int = arguments.act(arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # As with `xcvae plugins | head`: who reads has enough, and nothing went wrong.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return CLOSED
         except (XcvaeError, OSError) as error:
             print(f"xcvae {arguments.command}: {error}", file=sys.stderr)
             return 1
@@ -87,13 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(act=_demo)
 
     run = commands.add_parser("run", help="the whole job on your data")
-    run.add_argument("config", type=Path, metavar="CONFIG", help="YAML file")
+    run.add_argument("config", type=Path, metavar="CONFIG", help=YAML)
     run.add_argument("--check", action="store_true", help="look at it and the data, train nothing")
     run.set_defaults(act=_run)
 
     for name, text in STEPS.items():
-        step = commands.add_parser(name, help=f"one step: {text}")
-        step.add_argument("config", type=Path, metavar="CONFIG", help="YAML file")
+        step = commands.add_parser(name, help=f"one step: {text}", description=_step_text(text))
+        step.add_argument("config", type=Path, metavar="CONFIG", help=YAML)
         step.set_defaults(act=_step)
 
     for one in (demo, run, *(commands.choices[name] for name in STEPS)):
@@ -113,6 +128,13 @@ def _parser() -> argparse.ArgumentParser:
     plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
     plugins.set_defaults(act=_plugins)
     return parser
+
+
+def _step_text(text: str) -> str:
+    return (
+        f"One step of `xcvae run`: {text}. What it builds on must be there already; what is made "
+        "lies in the folder that CONFIG names as its output."
+    )
 
 
 class _Version(argparse.Action):
@@ -216,15 +238,22 @@ def _plugins(_: argparse.Namespace) -> int:
     kind = ""
     for row in plugins.listing():
         if row.kind != kind:
+            print("\n" * bool(kind) + KINDS[row.kind])
             kind = row.kind
-            print(f"\n{kind}" if kind != "loss" else kind)
         given = ", ".join(
             name if default is None else f"{name}={default}"
             for name, default in row.parameters.items()
         )
-        owner = f"{row.package} {row.version}" if row.version else row.package
-        print(f"  {row.name}({given})  [{owner}]")
-        print(f"      {row.summary}")
+        hang = " " * (len(row.name) + 3)
+        # Those of xcvae are the rule, and the others are told by whose they are.
+        home = " ".join(filter(None, (row.package, row.version)))
+        owner = "" if row.package == "xcvae" else f"  [{home}]"
+        for text, begin, rest in (
+            (f"{row.name}({given}){owner}", "  ", hang),
+            (row.summary, " " * 6, " " * 6),
+        ):
+            print(textwrap.fill(text, WIDTH, initial_indent=begin, subsequent_indent=rest,
+                                break_long_words=False, break_on_hyphens=False))  # fmt: skip
     for name, problem in plugins.broken().items():
         print(f"\nbroken plugin '{name}': {problem}")
     return 0

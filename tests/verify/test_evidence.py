@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from xcvae.fields.dataspec import plain
 from xcvae.fields.record import Record
 from xcvae.verify.diagnosis import judge
 from xcvae.verify.evidence import Evidence, LevelEvidence
+from xcvae.verify.findings import detect
 from xcvae.verify.measuring import gather
 from xcvae.verify.symptoms import draws_of, floor_of
 
@@ -131,7 +132,33 @@ def test_drizzle_that_is_no_floor_is_not_called_a_unit_mistake(
     findings = {f.name: f for f in judge(gather(observed, prior=wet, posterior=wet)).findings}
     assert findings["drizzle"].severity == "fault"
     assert findings["units"].severity == "unchecked"
-    assert "post-processor 'threshold'" in findings["drizzle"].remedy
+    assert "below a threshold to zero" in findings["drizzle"].remedy
+
+
+def test_remedies_for_other_generators_name_no_setting_of_xcvae(
+    observed: xr.DataArray, members: xr.DataArray
+) -> None:
+    wild = gather(
+        observed,
+        prior=labelled(np.roll(members.values, 5, axis=-1) * 30 + 0.3),
+        posterior=labelled(np.minimum(near(observed).values, 0.5)),
+        levels=[LevelEvidence((6, 4), 0.0, 0.0)],
+        reconstructed=observed,
+        swapped=observed,
+    )
+    ill = {f.name: f for f in detect(wild) if f.severity in ("warning", "fault")}
+    assert {"posterior_collapse", "ignored_latent", "drizzle", "mass_drift"} <= set(ill)
+    assert all(finding.remedy for finding in ill.values())
+    # The same evidence of a model of xcvae: every remedy is another one, in its words.
+    own = {f.name: f for f in detect(replace(wild, own=True))}
+    settings = ("fit:", "generator:", "post-processor", "the loss '", "max_minutes", "preset")
+    for name, finding in ill.items():
+        assert not any(word in finding.remedy for word in settings), finding.remedy
+        if name not in ("units", "leakage", "drizzle"):  # here a floor, which is ill everywhere
+            assert own[name].remedy != finding.remedy
+    unchecked = {f.name: f.evidence for f in detect(wild) if f.severity == "unchecked"}
+    assert "train again" not in unchecked["leakage"]
+    assert "trained_on" in unchecked["leakage"]
 
 
 def test_a_floor_counts_what_lies_on_it() -> None:

@@ -24,7 +24,7 @@ from xcvae.verify.criteria import Criterion, criteria_for, judge
 from xcvae.verify.curves import flat_band
 from xcvae.verify.diagnosis import Diagnosis, diagnose
 from xcvae.verify.report import save_report
-from xcvae.verify.score_table import best_sources
+from xcvae.verify.score_text import best_sources
 
 
 @pytest.fixture(scope="module")
@@ -447,6 +447,11 @@ def test_the_best_source_is_the_one_that_better_says(card: xr.Dataset) -> None:
     assert better["wet_fraction_observed"] == [False, False]
     swapped = card.assign(crps=card.crps.copy(data=[0.3, 0.2]))
     assert best_sources(swapped, "crps") == [False, True]
+    # A half is as far from one as two; no spread at all is never best.
+    ratio = card.assign(spread_skill=card.spread_skill.copy(data=[1.7, 0.55]))
+    assert best_sources(ratio, "spread_skill") == [True, False]
+    none = card.assign(spread_skill=card.spread_skill.copy(data=[2.9, 0.0]))
+    assert best_sources(none, "spread_skill") == [True, False]
     equal = card.assign(crps=card.crps.copy(data=[0.2, 0.2 + 1e-9]))
     assert best_sources(equal, "crps") == [True, True]
     unknown = card.assign(crps=card.crps.assign_attrs(better="whatever"))
@@ -544,9 +549,17 @@ def test_report_writes_pictures_and_json(
     assert content["model"]["sha256"] == tiny_model.sha256
     assert all((folder / name).exists() for name in content["files"].values())
     page = written["html"].read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == len(written) - 2
-    for wanted in ("Ensemble prior", "✗ missed", "✓ met", "≤ 3", "Diagnosis of 3 samples"):
+    # Scores are a table that can be read aloud, searched and copied; the others are pictures.
+    assert page.count("data:image/png;base64,") == len(written) - 3
+    assert page.count('<img alt="') == page.count("<img")
+    assert 'alt=""' not in page
+    for wanted in ("Ensemble prior", "Criteria: 4 of 5 met", "✗ missed", "≤ 3", "3 samples with 2"):
         assert wanted in page
+    assert '<td class="number best">0.200<small>0.150 to 0.250</small></td>' in page
+    assert "CRPS [mm h⁻¹]<small>a score; lower is better</small>" in page
+    assert "✓ within ±0.06 of observed" in page
+    for finding in diagnosis.findings:
+        assert finding.name in page
     # One file, offline: no script, nothing that a browser would fetch.
     assert not re.search(r"""<script|<link|@import|url\(|(src|href)=["'](?!data:|#)""", page)
 
@@ -566,8 +579,10 @@ def test_the_report_shows_names_as_text(
     )
     page = written["html"].read_text(encoding="utf-8")
     assert "Ensemble a&lt;b&gt;&amp;" in page
-    assert "<td>&lt;DJF&gt;</td>" in page
-    assert "<td>CRPS</td><td>xcvae</td><td>JJA</td>" in page
+    assert "<h4>&lt;DJF&gt;</h4>" in page
+    first, second = page.split("<h4>JJA</h4>")
+    assert '<td class="number">0.200<small>' in first
+    assert '<td class="number">0.400<small>' in second
     assert "Diagnosis" not in page
 
 

@@ -15,6 +15,8 @@ from xcvae.fields.thumbnails import Thumbnails
 __all__ = ["kept_of", "log_of", "tensors_of"]
 
 VALID, MAPS, LABELS, SAMPLES = "valid", "thumbnails.maps", "thumbnails.labels", "thumbnails.samples"
+#: Logged errors in the units of the target.
+PHYSICAL = ("val_crps", "val_mae_tail")
 
 
 def tensors_of(valid: NDArray[np.bool_] | None, thumbnails: Thumbnails | None) -> dict[str, Tensor]:
@@ -38,12 +40,21 @@ def kept_of(tensors: dict[str, Tensor]) -> tuple[NDArray[np.bool_] | None, Thumb
     return None if valid is None else valid.numpy().astype(np.bool_), thumbnails
 
 
-def log_of(training: dict[str, Any]) -> xr.Dataset:
-    """The log of a training: one variable per logged quantity along ``step``."""
+def log_of(training: dict[str, Any], units: str) -> xr.Dataset:
+    """The log of a training: one variable per logged quantity along ``step``.
+
+    Parameters
+    ----------
+    training
+        The record in the model's file.
+    units
+        Of the target, for errors that are validated in physical values.
+    """
     rows = training.get("history", [])
     columns = sorted({key for row in rows for key in row} - {"step"})
     steps = [row["step"] for row in rows]
+    attrs = {name: {"units": units} for name in PHYSICAL}
     return xr.Dataset(
-        {c: ("step", [row.get(c, np.nan) for row in rows]) for c in columns},
+        {c: ("step", [row.get(c, np.nan) for row in rows], attrs.get(c)) for c in columns},
         coords={"step": steps},
     )

@@ -100,7 +100,7 @@ class Model:
     @property
     def history(self) -> xr.Dataset:
         """The training log: one variable per logged quantity along ``step``."""
-        return log_of(self.training)
+        return log_of(self.training, self.spec.units)
 
     def save(self, path: str | Path) -> Model:
         """Write the model to a new file and remember it.

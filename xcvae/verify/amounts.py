@@ -27,6 +27,10 @@ NAMED = (0.9, 0.99, 0.999, 0.9999)
 """Quantiles with a name in the picture."""
 ENOUGH = 10
 """Samples that have reached an amount for it to be compared."""
+BEHIND = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.0}
+"""Of names that stand on curves."""
+WORST = -1.0
+"""Skill below this is marked at the edge."""
 
 
 def quantiles(
@@ -68,7 +72,7 @@ def draw_quantiles(portrait: Portrait) -> Figure:
     truth = scale * quantile(rows["observed"].sum(axis=0), levels)
     ends = _band(rows, levels, portrait.group)
     made, low, high = truth * ends.T
-    with canvas.new_figure(canvas.COLUMN, 5.8) as figure:
+    with canvas.new_figure(*canvas.COLUMN) as figure:
         axes = figure.subplots()
         for number, name in enumerate(portrait.rivals):
             other = scale * quantile(portrait.total("quantiles", name)["generated"], levels)
@@ -110,7 +114,7 @@ def _band(rows: dict[str, Array], levels: Array, group: tuple[int, int, int]) ->
 
 def _frame(axes: Axes, truth: Array, made: Array, units: str) -> None:
     both = np.concatenate([truth[truth > 0], made[made > 0]])
-    low, high = (0.8 * both.min(), 1.4 * both.max()) if both.size else (0.1, 1.0)
+    low, high = (0.8 * both.min(), 2.2 * both.max()) if both.size else (0.1, 1.0)
     axes.plot([low, high], [low, high], color=canvas.OBSERVED, lw=1.2, zorder=1)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -140,7 +144,7 @@ def _name_levels(axes: Axes, levels: Array, truth: Array, made: Array) -> None:
             axes.annotate(
                 text, (truth[k], made[k]), xytext=(9, -7) if k < last else (-9, 9), fontsize=9.5,
                 textcoords="offset points", va="top" if k < last else "bottom",
-                ha="left" if k < last else "right",
+                ha="left" if k < last else "right", bbox=BEHIND,
             )  # fmt: skip
 
 
@@ -183,7 +187,7 @@ def draw_intensity(portrait: Portrait) -> Figure:
     place = np.arange(max(reached, 1))
     names = [OWN, *portrait.rivals]
     width = 0.8 / len(names)
-    with canvas.new_figure(canvas.COLUMN, 5.4) as figure:
+    with canvas.new_figure(*canvas.COLUMN) as figure:
         rows = 2 if portrait.rivals else 1
         grid = figure.subplots(rows, 1, sharex=True, squeeze=False,
                                height_ratios=(2, 1)[:rows])[:, 0]  # fmt: skip
@@ -193,11 +197,12 @@ def draw_intensity(portrait: Portrait) -> Figure:
             grid[0].bar(
                 place + (number - 0.5 * (len(names) - 1)) * width, ends[:, 0], 0.92 * width,
                 yerr=canvas.whiskers(ends),
-                color=canvas.MEMBER if number == 0 else canvas.BASELINE,
-                alpha=1.0 if number < 2 else 0.55, error_kw={"lw": 1.1, "ecolor": "#333333"},
+                color=canvas.baseline_colour(number - 1) if number else canvas.MEMBER,
+                error_kw={"lw": 1.1, "ecolor": "#333333"},
                 label=canvas.wrapped(f"{name}: {total:.3g} in all", 3.0, size=10),
             )  # fmt: skip
         grid[0].set_ylabel(labelled("part of the CRPS", units))
+        grid[0].set_ylim(top=(1.15 + 0.08 * len(names)) * grid[0].get_ylim()[1])
         grid[0].legend(loc="upper right")
         grid[0].set_title("Which amounts the error comes from")
         if portrait.rivals:
@@ -236,5 +241,8 @@ def _skill(axes: Axes, portrait: Portrait, rival: str, place: Array) -> None:
         place, ends[:, 0], canvas.whiskers(ends), fmt="o", color=canvas.MEMBER, ms=6, capsize=3
     )
     axes.set_ylabel(canvas.wrapped(f"skill over {rival}", 1.3))
-    axes.set_ylim(max(-1.0, float(np.nanmin(ends, initial=-0.1)) - 0.05), 1.0)
+    low = max(WORST, float(np.nanmin(ends, initial=-0.1)) - 0.05)
+    beyond = place[ends[:, 0] < low]
+    axes.plot(beyond, np.full(beyond.size, low), "v", color=canvas.MEMBER, ms=8, clip_on=False)
+    axes.set_ylim(low, 1.0)
     axes.grid(axis="y")

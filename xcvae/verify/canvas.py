@@ -27,6 +27,7 @@ __all__ = [
     "PAGE",
     "SHADE",
     "band",
+    "baseline_colour",
     "baseline_line",
     "few_ticks",
     "new_figure",
@@ -36,12 +37,13 @@ __all__ = [
 ]
 
 #: Colours with a meaning, the same in every picture.
-OBSERVED, MEMBER, BASELINE = "#111111", "#1f6fb4", "#d1702a"
+OBSERVED, MEMBER = "#111111", "#1f6fb4"
+#: Baselines, in their order; the first is also what stands beside the training.
+BASELINE, *_ = BASELINES = ("#d1702a", "#7d3f12", "#e8b06a")
 DRY, MASKED = "#f3f2ee", "#a8a8a8"
 FAINT, SHADE = "#666666", "#eeeeee"
-#: Widths in inches: a picture beside another one, and one alone. In print and in the report text
-#: then has one size.
-COLUMN, PAGE = 6.4, 12.0
+#: Inches: size of a picture beside another one, and width of one alone. Text then has one size.
+COLUMN, PAGE = (6.4, 5.4), 12.0
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -101,9 +103,14 @@ def new_figure(
 
 
 def baseline_line(number: int) -> dict[str, Any]:
-    """How the curve of a baseline looks; baselines differ in their dashes."""
+    """How the curve of a baseline looks."""
     dashes = ("--", ":", "-.")[number % 3]
-    return {"color": BASELINE, "ls": dashes, "lw": 1.8, "zorder": 2}
+    return {"color": baseline_colour(number), "ls": dashes, "lw": 1.8, "zorder": 2}
+
+
+def baseline_colour(number: int) -> str:
+    """Colour of a baseline, counted from 0: the browns are theirs."""
+    return BASELINES[number % len(BASELINES)]
 
 
 def band(axes: Axes, x: Array, low: Array, high: Array) -> None:

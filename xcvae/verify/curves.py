@@ -72,7 +72,7 @@ def spectra(
 def draw_spectra(portrait: Portrait) -> Figure:
     """Draw what `spectra` does, from sums that are there already."""
     found = _measure(portrait)
-    with canvas.new_figure(canvas.COLUMN, 5.8) as figure:
+    with canvas.new_figure(*canvas.COLUMN) as figure:
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
         _power(top, found, pretty(portrait.units))
         _decibels(below, found)
@@ -183,7 +183,7 @@ def draw_rank_histogram(portrait: Portrait) -> Figure:
     """Draw what `rank_histogram` does, from sums that are there already."""
     counts = portrait.by_piece("ranks")["ranks"]
     deviation = float(RankDeviation().finish({"ranks": counts.sum(axis=0)}))
-    with canvas.new_figure(canvas.COLUMN, 4.4) as figure:
+    with canvas.new_figure(*canvas.COLUMN) as figure:
         _ranks(figure.subplots(), counts, deviation)
         return figure
 

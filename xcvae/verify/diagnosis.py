@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Diagnosis", "diagnose", "judge"]
 
-#: Columns of the text, and where its words begin.
-WIDTH, INDENT = 100, 15
+#: Columns of the text, for any terminal, and where its words begin.
+WIDTH, INDENT = 79, 15
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Diagnosis:
         e = self.evidence
         lines = [
             f"Diagnosis of {e.samples} samples with {e.members} members each, seed {e.seed}",
-            "(prior: drawn from the conditions alone; posterior: redrawn from an observed storm)",
+            "Prior: drawn from the conditions alone. Posterior: an observed storm, redrawn.",
         ]
         for severity in ("fault", "warning"):
             for finding in self._with(severity):
@@ -62,7 +62,7 @@ class Diagnosis:
             lines += _wrapped(f"{'not checked':<{INDENT}}", f"{', '.join(names)}: {reason}")
         fine = ", ".join(finding.name for finding in self._with("ok"))
         lines += _wrapped(f"{'nothing found':<{INDENT}}", fine) if fine else []
-        return "\n".join([*lines, self._verdict()])
+        return "\n".join([*lines, "", self._verdict()])
 
     def _with(self, severity: str) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == severity]

@@ -64,6 +64,8 @@ class Evidence:
     scale
         How the data compare with the training record, as a factor: the median of the ratios of
         mean, 99th percentile and maximum; NaN for data without rain, or if there is no record.
+    own
+        Whether a model of xcvae drew the members: remedies then name its settings.
     """
 
     units: str
@@ -82,6 +84,7 @@ class Evidence:
     wet_threshold: float = float("nan")
     ceiling_share: float = 0.0
     neighbours: Neighbours | None = None
+    own: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; what is not finite becomes None."""

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import wraps
 from typing import Literal
+
+from xcvae.verify.evidence import Evidence
 
 __all__ = [
     "SURE",
+    "Detector",
     "Finding",
+    "Found",
     "Severity",
     "above",
     "below",
+    "detector",
     "factor",
-    "found",
     "share",
     "surely",
-    "unchecked",
 ]
 
 Severity = Literal["ok", "warning", "fault", "unchecked"]
@@ -54,14 +59,55 @@ class Finding:
         return asdict(self)
 
 
-def found(name: str, meaning: str, level: int, evidence: str, remedy: str) -> Finding:
-    """Make a finding of level 0 (ok), 1 (warning) or 2 (fault)."""
-    return Finding(name, LEVELS[level], evidence, remedy if level else "", meaning)
+@dataclass(frozen=True)
+class Found:
+    """What a detector has to say.
+
+    Attributes
+    ----------
+    level
+        0 (ok), 1 (warning) or 2 (fault).
+    evidence
+        What was measured, in words.
+    remedy
+        What to change, by the names that xcvae has for it.
+    elsewhere
+        The same for members that another generator drew.
+    """
+
+    level: int
+    evidence: str
+    remedy: str
+    elsewhere: str
 
 
-def unchecked(name: str, meaning: str, reason: str) -> Finding:
-    """Say why something was not looked into."""
-    return Finding(name, "unchecked", reason, "", meaning)
+Detector = Callable[[Evidence], Finding]
+
+
+def detector(meaning: str) -> Callable[[Callable[[Evidence], Found | str]], Detector]:
+    """Make a detector of a function that measures; its name is that of the fault.
+
+    Parameters
+    ----------
+    meaning
+        What the fault is, in a sentence. The function returns `Found`, or why it cannot tell.
+    """
+
+    def of(measure: Callable[[Evidence], Found | str]) -> Detector:
+        @wraps(measure)
+        def detect(e: Evidence) -> Finding:
+            told = measure(e)
+            if isinstance(told, str):
+                return Finding(measure.__name__, "unchecked", told, "", meaning)
+            remedy = told.remedy if e.own else told.elsewhere
+            severity = LEVELS[told.level]
+            return Finding(
+                measure.__name__, severity, told.evidence, remedy if told.level else "", meaning
+            )
+
+        return detect
+
+    return of
 
 
 def below(value: float, limits: tuple[float, float]) -> int:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from xcvae.verify.evidence import Evidence
-from xcvae.verify.finding import Finding
+from xcvae.verify.finding import Detector, Finding
 from xcvae.verify.findings_latents import (
     identical_members,
     ignored_latent,
@@ -28,7 +26,7 @@ from xcvae.verify.findings_record import leakage, memorisation
 __all__ = ["DETECTORS", "detect"]
 
 #: What would make the others meaningless comes first.
-DETECTORS: tuple[Callable[[Evidence], Finding], ...] = (
+DETECTORS: tuple[Detector, ...] = (
     units,
     leakage,
     posterior_collapse,

@@ -5,17 +5,7 @@ from __future__ import annotations
 import math
 
 from xcvae.verify.evidence import Draws, Evidence
-from xcvae.verify.finding import (
-    SURE,
-    Finding,
-    above,
-    below,
-    factor,
-    found,
-    share,
-    surely,
-    unchecked,
-)
+from xcvae.verify.finding import SURE, Found, above, below, detector, factor, share, surely
 
 __all__ = [
     "border",
@@ -48,12 +38,12 @@ AFTER_NORMALISATION = (
 )
 
 
-def units(e: Evidence) -> Finding:
+@detector("Amounts are not in the units that they are said to be in.")
+def units(e: Evidence) -> Found | str:
     """Amounts of another order of magnitude than in training, or normalised where they act."""
-    name, meaning = "units", "Amounts are not in the units that they are said to be in."
     floor = above(_floor(e), FLOOR)
     if math.isnan(e.scale) and not floor:
-        return unchecked(name, meaning, "there is no rain in the data, or no training record")
+        return "there is no rain in the data, or no training record"
     apart = factor(e.scale, 1.0)
     more = "larger" if e.scale > 1 else "smaller"
     words = f"Amounts are {apart:.3g} times {more} than those trained on ({e.units})."
@@ -67,7 +57,7 @@ def units(e: Evidence) -> Finding:
     if floor:
         words += f" {_floor_words(e)}"
         remedy = f"{remedy} {AFTER_NORMALISATION}" if scale else AFTER_NORMALISATION
-    return found(name, meaning, max(scale, floor), words, remedy)
+    return Found(max(scale, floor), words, remedy, remedy)
 
 
 def _floor(e: Evidence) -> float:
@@ -82,7 +72,8 @@ def _floor_words(e: Evidence) -> str:
     )
 
 
-def mean_collapse(e: Evidence) -> Finding:
+@detector("Members are too smooth, like the average of many fields that could be.")
+def mean_collapse(e: Evidence) -> Found | str:
     """Members are smooth: the average of what could be, painted flat."""
     variance = max(
         below(surely(d.variance_ratio, d.variance_error), VARIANCE) for d in (e.prior, e.posterior)
@@ -90,9 +81,7 @@ def mean_collapse(e: Evidence) -> Finding:
     # A faithful reconstruction may miss the finest noise; what is drawn from nothing must have it.
     texture = surely(e.prior.texture_ratio, e.prior.texture_error)
     level = max(variance, below(texture, TEXTURE))
-    return found(
-        "mean_collapse",
-        "Members are too smooth, like the average of many fields that could be.",
+    return Found(
         level,
         f"Of the observed variance within a map, prior members have {share(e.prior.variance_ratio)}"
         f", posterior ones {share(e.posterior.variance_ratio)}; of the contrast between "
@@ -101,10 +90,13 @@ def mean_collapse(e: Evidence) -> Finding:
         "A pixel-wise error dominates: lower the weight of intensity_weighted_mae (or its w_min "
         "against tail_boost), lower beta of the loss 'kl', or train longer (fit: max_minutes). "
         "Never drop parts of the conditions in training.",
+        "A pixel-wise error rewards the average: give it less weight, or score several draws at "
+        "once (CRPS, energy score). Never drop parts of the conditions in training.",
     )
 
 
-def drizzle(e: Evidence) -> Finding:
+@detector("Too much of the area has a little rain.")
+def drizzle(e: Evidence) -> Found | str:
     """Too many wet pixels, or too much rain in pixels that count as dry."""
 
     def level_of(draws: Draws) -> int:
@@ -123,9 +115,7 @@ def drizzle(e: Evidence) -> Finding:
             (e.light_mass, e.prior.light_mass, e.posterior.light_mass),
         )
     )
-    return found(
-        "drizzle",
-        "Too much of the area has a little rain.",
+    return Found(
         max(level_of(e.prior), level_of(e.posterior)),
         f"Wet pixels before post-processing: {wet}. Rain that falls in pixels below "
         f"{e.wet_threshold:g} {e.units}: {light}." + (f" {_floor_words(e)}" if floor else ""),
@@ -134,10 +124,15 @@ def drizzle(e: Evidence) -> Finding:
         else "Raise value of the post-processor 'threshold', for example "
         "postprocess=[{'name': 'threshold', 'value': '0.2 mm h-1'}]; train longer "
         "(fit: max_minutes), dry pixels are learned late.",
+        AFTER_NORMALISATION
+        if floor
+        else "Set what is below a threshold to zero, in physical units, and look at the mass; "
+        "learn where it rains apart from how much; train longer.",
     )
 
 
-def mass_drift(e: Evidence) -> Finding:
+@detector("The total amount of rain is wrong.")
+def mass_drift(e: Evidence) -> Found | str:
     """More or less rain in total than observed, before or after the usual threshold."""
     kept = [(1 + d.mass_bias) * (1 - d.light_mass) - 1 for d in (e.prior, e.posterior)]
     drawn = (e.prior.mass_bias, e.posterior.mass_bias)
@@ -148,19 +143,20 @@ def mass_drift(e: Evidence) -> Finding:
             (e.posterior, (drawn[1], kept[1]), MASS_POSTERIOR),
         )
     )
-    return found(
-        "mass_drift",
-        "The total amount of rain is wrong.",
+    return Found(
         level,
         f"It differs from the observed by {drawn[0]:+.0%} (prior) and {drawn[1]:+.0%} (posterior); "
         f"after a threshold of {e.wet_threshold:g} {e.units} by {kept[0]:+.0%} and {kept[1]:+.0%}.",
         "Add the loss 'mass' or raise its weight (posterior); for the prior add the loss 'crps', "
         "or train longer (fit: max_minutes); if the condition is rain on a coarser grid, keep its "
         "amounts (generator: constrain); check that the training data have the same climate.",
+        "Give the total amount a term in training, or scale members to amounts that are known (a "
+        "coarse condition, a climatology); check that the training data have the same climate.",
     )
 
 
-def truncated_tail(e: Evidence) -> Finding:
+@detector("The heaviest rain is too weak.")
+def truncated_tail(e: Evidence) -> Found | str:
     """The largest values are too small, or all the same."""
     # How much is missing is told by all samples together, whether it is by each with its members.
     low = max(
@@ -177,27 +173,26 @@ def truncated_tail(e: Evidence) -> Finding:
     )
     if cap:
         words += f" {share(capped)} of the largest values are the same: something caps them."
-    return found(
-        "truncated_tail",
-        "The heaviest rain is too weak.",
+    return Found(
         max(low, cap),
         words.replace("nan", "unknown"),
         ("Raise maximum of the post-processor 'clip', or leave it out. " if cap else "")
         + "Show heavy samples more often (fit: heavy_share); lower the weight of pixel-wise "
         "losses; add the loss 'quantile'; train longer (fit: max_minutes).",
+        ("Look for a cap in the processing. " if cap else "")
+        + "Show heavy samples more often in training; give pixel-wise errors less weight and the "
+        "tail more; look whether a transformation of the amounts flattens it.",
     )
 
 
-def checkerboard(e: Evidence) -> Finding:
+@detector("A pattern repeats with the pixels, as no rain does.")
+def checkerboard(e: Evidence) -> Found | str:
     """A pattern that repeats with the grid."""
-    name, meaning = "checkerboard", "A pattern repeats with the pixels, as no rain does."
     draws = max((e.prior, e.posterior), key=lambda d: d.artefacts.pattern)
     trace = draws.artefacts
     if trace.period == 0:
-        return unchecked(name, meaning, "the maps are too small for it")
-    return found(
-        name,
-        meaning,
+        return "the maps are too small for it"
+    return Found(
         above(trace.pattern, PATTERN),
         f"The strongest repeats every {trace.period} pixels; its contrast is "
         f"{share(trace.pattern)} of the usual one between neighbouring pixels, beyond what the "
@@ -205,27 +200,30 @@ def checkerboard(e: Evidence) -> Finding:
         "Where the period is that of the coarse cells (coarsen), leave generator: constrain out or "
         "train longer (fit: max_minutes); where it is generator: patch, lower that; where it is a "
         "power of two otherwise, train longer.",
+        "Where the period is that of coarse cells, blocks are corrected one by one: smooth across "
+        "their edges. Where it is a power of two, upsample by interpolation instead of transposed "
+        "convolutions, or train longer.",
     )
 
 
-def border(e: Evidence) -> Finding:
+@detector("Rain at the border of the domain is not like that inside.")
+def border(e: Evidence) -> Found | str:
     """Odd values at the border of the domain."""
-    name, meaning = "border", "Rain at the border of the domain is not like that inside."
     traces = [e.prior.artefacts, e.posterior.artefacts]
     pairs = [(t.border_amount, t.border_amount_error) for t in traces]
     pairs += [(t.border_texture, t.border_texture_error) for t in traces]
     pairs = [pair for pair in pairs if math.isfinite(pair[0] * pair[1])]
     if not pairs:
-        return unchecked(name, meaning, "there is too little rain at the border, or no border")
+        return "there is too little rain at the border, or no border"
     level = max(above(abs(math.log(v)) - SURE * error, BORDER) for v, error in pairs)
     p = e.prior.artefacts
-    return found(
-        name,
-        meaning,
+    return Found(
         level,
         f"Against the pixels further inside, prior members have {p.border_amount:.2f} times the "
         f"observed amount there, and {p.border_texture:.2f} times its roughness (standard errors "
         f"{share(p.border_amount_error)} and {share(p.border_texture_error)}).",
         "Train on larger crops (fit: crop), so that fewer pixels are near an edge, or on whole "
         "fields; draw a domain that is wider than needed, and cut the border off.",
+        "Draw a domain that is wider than needed, and cut the border off; pad with what is around "
+        "instead of zeros.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from xcvae.verify.evidence import Evidence
-from xcvae.verify.finding import Finding, above, below, found, share, unchecked
+from xcvae.verify.finding import Found, above, below, detector, share
 
 __all__ = ["leakage", "memorisation"]
 
@@ -16,16 +16,21 @@ NEAR = (0.6, 0.3)  # distance of draws from the training fields over that of sam
 COPIES = (0.05, 0.2)  # share of draws that are copies, beyond that of samples, above
 
 NO_RECORD = "the model file keeps nothing of the training samples; train again to have it checked"
+SPLIT = (
+    "Judge on samples that training did not see. Split by periods (days, years) or regions, never "
+    "at random: neighbours in time are nearly copies."
+)
+NOT_GIVEN = "it takes the rain that was trained on (trained_on)"
 
 
-def leakage(e: Evidence) -> Finding:
+@detector("The model has seen these samples in training, or all but.")
+def leakage(e: Evidence) -> Found | str:
     """Samples that the model was trained on, or nearly."""
-    name, meaning = "leakage", "The model has seen these samples in training, or all but."
     n = e.neighbours
     if n is None:
-        return unchecked(name, meaning, NO_RECORD)
+        return NO_RECORD if e.own else NOT_GIVEN
     if math.isnan(n.same_labels) and math.isnan(n.copies):
-        return unchecked(name, meaning, "samples have no labels, and too little rain to be told")
+        return "samples have no labels, and too little rain to be told"
     ratio = n.observed / n.usual
     words = []
     if not math.isnan(n.same_labels):
@@ -40,35 +45,29 @@ def leakage(e: Evidence) -> Finding:
             f"they are {ratio:.2f} times as far from the nearest training field as training "
             "storms are from each other"
         )
-    return found(
-        name,
-        meaning,
+    return Found(
         max(above(n.same_labels, SAME), above(n.copies, SAME), below(ratio, CLOSE)),
         "; ".join(words) + ".",
-        "Judge on samples that training did not see. Split by periods (days, years) or regions, "
-        "never at random: neighbours in time are nearly copies.",
+        SPLIT,
+        SPLIT,
     )
 
 
-def memorisation(e: Evidence) -> Finding:
+@detector("Prior members repeat fields of the training record.")
+def memorisation(e: Evidence) -> Found | str:
     """Prior draws repeat training fields."""
-    name, meaning = "memorisation", "Prior members repeat fields of the training record."
     n = e.neighbours
     if n is None:
-        return unchecked(name, meaning, NO_RECORD)
+        return NO_RECORD if e.own else NOT_GIVEN
     if math.isnan(n.drawn):
-        return unchecked(
-            name,
-            meaning,
-            "it takes samples with rain that are no training samples themselves",
-        )
+        return "it takes samples with rain that are no training samples themselves"
     copies = n.drawn_copies - n.copies
-    return found(
-        name,
-        meaning,
+    return Found(
         max(below(n.drawn, NEAR), above(copies, COPIES)),
         f"On the scale of an eighth of the domain, they are {n.drawn:.2f} times as far from the "
         f"nearest training field as the samples are; {share(n.drawn_copies)} are copies.",
         "Train on more samples, for fewer steps (fit: max_steps, patience) or with a smaller "
         "generator (preset: small); turn fields in training (fit: flips).",
+        "Train on more samples, for fewer steps or with a smaller network; turn and mirror fields "
+        "in training.",
     )

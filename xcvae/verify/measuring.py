@@ -36,24 +36,13 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
 
     Parameters
     ----------
-    ds
-        Target and conditions as in training, dims (sample, y, x). At most 24 samples, spread over
-        all of them, are read.
-    model
-        The model.
-    members
-        Prior members per sample, at least 2.
-    seed
-        Of the noise.
+    ds, model, members, seed
+        As in `xcvae.diagnose`.
 
     Raises
     ------
-    ConfigError
-        Too few members.
-    MismatchError
-        The data do not belong to the model.
-    DataError
-        Negative or infinite rain.
+    ConfigError, MismatchError, DataError
+        As there.
     """
     _check_members(members)
     spec = model.spec
@@ -194,6 +183,7 @@ def gather(
         prior=scores["prior"],
         posterior=scores["posterior"],
         neighbours=near,
+        own=False,
         **_of_data(truth, pair.units, threshold, record, convert),
     )
 

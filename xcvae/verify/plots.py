@@ -18,7 +18,8 @@ from xcvae.verify.criteria import Criterion, Verdict
 from xcvae.verify.curves import rank_histogram, spectra
 from xcvae.verify.member_maps import members
 from xcvae.verify.reliability import reliability
-from xcvae.verify.score_table import score_names, summary
+from xcvae.verify.score_table import summary
+from xcvae.verify.score_text import score_names
 from xcvae.verify.training_curve import training_curve
 
 if TYPE_CHECKING:

@@ -64,6 +64,8 @@ def draw_reliability(portrait: Portrait) -> Figure:
             grid[0][number].set_title(f"Rain ≥ {limit}", pad=22)
         for axes, text in zip(grid[:, 0], ("observed frequency", "share of pixels"), strict=True):
             axes.set_ylabel(text)
+        handles, names = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
         return figure
 
 
@@ -101,16 +103,13 @@ def _diagram(axes: Axes, rows: dict[str, Array], group: tuple[int, int, int]) ->
     # Between these lines a forecast adds to the Brier skill.
     for ends_at, edge in (((0.0, climate), 0.0), ((climate, 1.0), 1.0)):
         half = [0.5 * (end + climate) for end in ends_at]
-        axes.fill_between(ends_at, half, edge, color=BETTER, lw=0)
+        axes.fill_between(ends_at, half, edge, color=BETTER, lw=0,
+                          label="better than climate" if edge else None)  # fmt: skip
     axes.plot([0, 1], [0, 1], color=canvas.OBSERVED, lw=1.2, zorder=2)
-    axes.axhline(climate, color=canvas.FAINT, lw=1.0, ls=":", zorder=1)
-    axes.text(
-        0.99, climate + 0.012, "climate; shaded: better", ha="right", va="bottom", fontsize=9.5,
-        color=canvas.FAINT,
-    )  # fmt: skip
+    axes.axhline(climate, color=canvas.FAINT, lw=1.0, ls=":", zorder=1, label="climate")
     axes.errorbar(
         x, y, canvas.whiskers(ends), fmt="o-", color=canvas.MEMBER, lw=1.8, ms=5, elinewidth=1.3,
-        capsize=2.5, zorder=3, clip_on=False,
+        capsize=2.5, zorder=3, clip_on=False, label="members",
     )  # fmt: skip
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -138,5 +137,6 @@ def _sharpness(axes: Axes, pixels: Array) -> None:
         place, pixels / pixels.sum(), width=0.75 / pixels.size, color=canvas.MEMBER, alpha=0.85
     )
     axes.set_yscale("log")
-    axes.set_ylim(top=1)
+    rarest = float(pixels[pixels > 0].min() / pixels.sum())
+    axes.set_ylim(0.8 * 10.0 ** np.floor(np.log10(rarest)), 1)
     axes.set_xlabel("forecast probability")

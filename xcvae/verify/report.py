@@ -21,6 +21,7 @@ from xcvae.verify.diagnosis import Diagnosis
 from xcvae.verify.html import write_html
 from xcvae.verify.portrait import Portrait, portray
 from xcvae.verify.reliability import draw_reliability
+from xcvae.verify.score_text import best_sources, score_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,17 +73,19 @@ def save_report(
     -------
     dict of str to Path
         What was written: ``html`` (one file with all of it), ``report`` (JSON), ``training``, and
-        for every ensemble ``<name>-<subject>`` for the subjects of `xcvae.verify.html.CAPTIONS`.
+        for every ensemble ``<name>-scores`` and ``<name>-<subject>`` for the subjects of
+        `xcvae.verify.html.CAPTIONS`.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, Path] = {}
 
-    def keep(name: str, figure: Figure) -> None:
+    def keep(name: str, figure: Figure, *, crop: bool = True) -> None:
         written[name] = folder / f"{name}.png"
         # Through a second name, so that a killed run leaves no half of a picture.
         partial = folder / f".{name}.png"
-        figure.savefig(partial, dpi=DPI, bbox_inches="tight", pad_inches=0.12, format="png")
+        box: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if crop else {}
+        figure.savefig(partial, dpi=DPI, format="png", **box)
         partial.replace(written[name])
 
     if model.history.sizes.get("step", 0) > 0:
@@ -91,7 +94,8 @@ def save_report(
         keep(f"{name}-members", plots.members(ds, ensemble))
         portrait = portray(ds, ensemble)  # the ensemble is read once for all pictures
         for subject, draw in DRAWN.items():
-            keep(f"{name}-{subject}", draw(portrait))
+            # What stands side by side keeps its size, and with it that of its text.
+            keep(f"{name}-{subject}", draw(portrait), crop=subject == "bias")
     for name, card in cards.items():
         if set(card.sizes) == {"source"}:  # with groupby there is a table for every group
             found = verdicts.get(name, ())
@@ -109,8 +113,7 @@ def save_report(
     partial = folder / f".{REPORT}"
     partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(written["report"])
-    words = None if diagnosis is None else str(diagnosis)
-    written["html"] = write_html(folder / HTML, content, pictures=pictures, diagnosis=words)
+    written["html"] = write_html(folder / HTML, content, pictures=pictures)
     return written
 
 
@@ -160,16 +163,24 @@ def report_json(
 def scores_json(card: xr.Dataset) -> dict[str, Any]:
     """Return a scorecard as ``{score: {"units": ..., source: {"value", "low", "high"}}}``.
 
-    With ``groupby`` the numbers are lists, in the order of ``groups``.
+    Beside the units are what the score says of itself, and the ``best`` sources. With ``groupby``
+    the numbers are lists, in the order of ``groups``.
     """
     scores: dict[str, Any] = {}
     sources = [str(source) for source in card["source"].values]
-    for name in plots.score_names(card):
+    for name in score_names(card):
         ends = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
         rest = [str(dim) for dim in card[name].dims if dim != "source"]
-        entry: dict[str, Any] = {"units": str(card[name].attrs.get("units", "1"))}
+        attrs = card[name].attrs
+        entry: dict[str, Any] = {"units": str(attrs.get("units", "1"))}
+        entry |= {
+            key: plain(attrs[key]) for key in ("long_name", "better", "threshold") if key in attrs
+        }
         if rest:
             entry["groups"] = {dim: [str(label) for label in card[dim].values] for dim in rest}
+        else:
+            best = best_sources(card, name)
+            entry["best"] = [source for source, one in zip(sources, best, strict=True) if one]
         for i, source in enumerate(sources):
             entry[source] = {
                 end: plain(card[variable].isel(source=i).values.tolist())

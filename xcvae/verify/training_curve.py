@@ -9,6 +9,7 @@ import xarray as xr
 
 from xcvae.errors import DataError, explain
 from xcvae.verify import canvas
+from xcvae.verify.display import labelled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +67,7 @@ def training_curve(history: xr.Dataset) -> Figure:
         )
     rows = -(-len(groups) // MAX_COLUMNS)
     columns = -(-len(groups) // rows)
-    with canvas.new_figure(3.6 * columns + 0.4, 2.7 * rows + 0.5) as figure:
+    with canvas.new_figure(3.6 * columns + 0.4, 2.9 * rows + 0.5) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for axes, (key, names) in zip(grid.flat, groups.items(), strict=False):
             _panel(axes, history, key, names)
@@ -110,11 +111,34 @@ def _panel(axes: Axes, history: xr.Dataset, key: str, names: list[str]) -> None:
         )  # fmt: skip
         if validated and key in LOWER_IS_BETTER:
             _mark_lowest(axes, steps, values)
+        if not total and np.isnan(values[0]) and np.isfinite(values).any():
+            _mark_begin(axes, steps[np.isfinite(values)][0], _name(name, key))
     _scale(axes, np.concatenate(drawn))
-    axes.set_title(TITLES.get(key, key.replace("_", " ")))
+    units = history[names[-1]].attrs.get("units", "1")
+    title = canvas.wrapped(labelled(TITLES.get(key, key.replace("_", " ")), units), 3.4, size=12)
+    rows = 0 if names == [key] else _legend(axes)
+    axes.set_title(title, pad=7 + 15 * rows)
     axes.grid(axis="y")
-    if len(names) > 1 or names[0].startswith("val_"):
-        axes.legend(loc="best")
+
+
+def _legend(axes: Axes) -> int:
+    """Name the curves above them, for they leave no corner free; return the number of lines."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = min(len(labels), 4)
+    axes.legend(
+        handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=columns, fontsize=9,
+        handlelength=1.4, columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
+    )  # fmt: skip
+    return -(-len(labels) // columns)
+
+
+def _mark_begin(axes: Axes, step: float, name: str) -> None:
+    """Mark where a term of the loss begins: without that, the sum seems to go astray."""
+    axes.axvline(step, color=canvas.FAINT, lw=1.0, ls=":", zorder=1)
+    axes.text(
+        step, 0.98, f" {name} begins", transform=axes.get_xaxis_transform(), va="top", fontsize=9,
+        color=canvas.FAINT,
+    )  # fmt: skip
 
 
 def _name(name: str, key: str) -> str:

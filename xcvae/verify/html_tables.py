@@ -1,0 +1,183 @@
+"""The report's tables: criteria, scores and findings, from the content of ``report.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from xcvae.verify.criteria import Criterion
+from xcvae.verify.display import pretty
+from xcvae.verify.score_text import (
+    NEUTRAL,
+    interval_text,
+    needs_powers,
+    score_text,
+    wanted_text,
+    words,
+)
+
+__all__ = ["criteria_table", "findings_list", "number", "score_tables"]
+
+ABOUT = ("units", "long_name", "better", "threshold", "best", "groups")
+"""Keys of a score in ``report.json`` that are no source."""
+
+
+def criteria_table(ensembles: Mapping[str, Any]) -> str:
+    """Write what was asked of each ensemble, and whether it was reached; "" for nothing."""
+    bodies, met, total = [], 0, 0
+    for name, one in ensembles.items():
+        rows: list[str] = []
+        for item in one["criteria"]:
+            passed = item["verdict"] == "pass"
+            met, total = met + passed, total + 1
+            first = f'<th scope=rowgroup rowspan="{len(one["criteria"])}">{escape(name)}</th>'
+            score, value = escape(words(item["name"])), number(item["value"])
+            rows.append(
+                f"<tr>{first if not rows else ''}<td>{score}</td><td class=number>{value}</td>"
+                f"<td>{_wanted(item)}</td>{_met(passed)}</tr>"
+            )
+        bodies.append(f"<tbody>{''.join(rows)}</tbody>" if rows else "")
+    if not total:
+        return ""
+    head = _head("ensemble", "criterion", "wanted", "", numbers=["value"], place=2)
+    table = _scrolled(f"<table>{head}{''.join(bodies)}</table>", "Criteria")
+    return f"<h3>Criteria: {met} of {total} met</h3>{table}"
+
+
+def _met(passed: bool) -> str:
+    return "<td class=met>✓ met</td>" if passed else "<td class=missed>✗ missed</td>"
+
+
+def _wanted(item: Mapping[str, Any]) -> str:
+    criterion = Criterion(item["name"], item["low"], item["high"])
+    return escape(wanted_text(criterion))
+
+
+def score_tables(name: str, one: Mapping[str, Any], units: str) -> str:
+    """Write scores beside those of baselines, a table for each group.
+
+    Thresholds are in ``units``.
+    """
+    scores = one["scores"] or {}
+    if not scores:
+        return ""
+    grouped = [entry["groups"] for entry in scores.values() if "groups" in entry]
+    if not grouped:
+        return _scores(f"Scores of {name}", one["criteria"], scores, units)
+    tables = []
+    for place, group in enumerate(next(iter(grouped[0].values()))):
+        part = {score: _of_group(entry, place) for score, entry in scores.items()}
+        table = _scores(f"Scores of {name}, {group}", (), part, units)
+        tables.append(f"<h4>{escape(group)}</h4>{table}")
+    return "".join(tables)
+
+
+def _of_group(entry: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """Take one group out of a score; one without groups is the same in all."""
+
+    def one(value: Any) -> Any:
+        return value[place] if isinstance(value, list) else value
+
+    return {
+        key: value if key in ABOUT else {end: one(v) for end, v in value.items()}
+        for key, value in entry.items()
+    }
+
+
+def _scores(
+    label: str, criteria: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], units: str
+) -> str:
+    sources = list(dict.fromkeys(k for e in scores.values() for k in e if k not in ABOUT))
+    verdicts: dict[str, list[Mapping[str, Any]]] = {}
+    for item in criteria:
+        verdicts.setdefault(Criterion(item["name"]).metric, []).append(item)
+    rows = "".join(
+        f"<tr>{_name(score, entry, units)}{''.join(_cell(entry, source) for source in sources)}"
+        f"{_verdicts(verdicts.get(score, ()), score) if verdicts else ''}</tr>"
+        for score, entry in scores.items()
+    )
+    head = _head("score", *(("criterion",) if verdicts else ()), numbers=sources, place=1)
+    return _scrolled(f"<table class=scores>{head}<tbody>{rows}</tbody></table>", label)
+
+
+def _name(score: str, entry: Mapping[str, Any], units: str) -> str:
+    own = pretty(str(entry["units"]))
+    text = escape(words(score)) + (f" [{escape(own)}]" if own else "")
+    name, better = str(entry.get("long_name") or ""), entry.get("better")
+    told = [name] if name != words(score) else []
+    if "threshold" in entry:
+        told.append(f"threshold {entry['threshold']:g} {units}")
+    if score in NEUTRAL or score.endswith("_observed"):
+        better = None
+    if better in ("lower", "higher"):
+        told.append(f"{better} is better")
+    elif isinstance(better, int | float):
+        told.append(f"{number(better)} is right")
+    return f"<th scope=row>{text}<small>{escape('; '.join(filter(None, told)))}</small></th>"
+
+
+def _cell(entry: Mapping[str, Any], source: str) -> str:
+    rows = {key: value for key, value in entry.items() if key not in ABOUT}
+    powers = needs_powers([row["value"] for row in rows.values()])
+    row = rows.get(source, {"value": None})
+    interval = interval_text(row.get("low"), row.get("high"), powers=powers)
+    small = f"<small>{interval}</small>" if interval else ""
+    kind = "number best" if source in entry.get("best", ()) else "number"
+    return f'<td class="{kind}">{score_text(row["value"], powers=powers)}{small}</td>'
+
+
+def _verdicts(items: Sequence[Mapping[str, Any]], score: str) -> str:
+    told = []
+    for item in items:
+        mark, kind = ("✓", "met") if item["verdict"] == "pass" else ("✗", "missed")
+        more = " of observed" if item["name"] != score else ""
+        told.append(f"<span class={kind}>{mark} {_wanted(item)}{more}</span>")
+    return f"<td>{'<br>'.join(told)}</td>"
+
+
+def findings_list(diagnosis: Mapping[str, Any]) -> str:
+    """Write what the diagnosis found, faults first, then what was not checked, and what is fine."""
+    found = diagnosis["findings"]
+    evidence = diagnosis["evidence"]
+    parts = [
+        f"<p class=faint>{evidence['samples']} samples with {evidence['members']} members each, "
+        f"seed {evidence['seed']}. Prior: drawn from the conditions alone. Posterior: redrawn from "
+        "an observed storm.</p>"
+    ]
+    items = [
+        f"<dt><span class={kind}>{kind}</span>: {escape(one['name'])}</dt>"
+        f"<dd>{escape(one['meaning'])}</dd><dd>{escape(one['evidence'])}</dd>"
+        f"<dd class=remedy><b>To change:</b> {escape(one['remedy'])}</dd>"
+        for kind in ("fault", "warning")
+        for one in found
+        if one["severity"] == kind
+    ]
+    items += [
+        f"<dt>not checked: {escape(one['name'])}</dt><dd>{escape(one['evidence'])}</dd>"
+        for one in found
+        if one["severity"] == "unchecked"
+    ]
+    parts += [f"<dl class=findings>{''.join(items)}</dl>"] if items else []
+    fine = ", ".join(escape(one["name"]) for one in found if one["severity"] == "ok")
+    parts += [f"<p>Nothing found: {fine}.</p>"] if fine else []
+    return "".join(parts)
+
+
+def _head(*names: str, numbers: Sequence[str], place: int) -> str:
+    """Write the head of a table; columns of ``numbers`` follow the first ``place`` ones."""
+    cells = [f"<th scope=col>{escape(name)}</th>" for name in names]
+    cells[place:place] = [f"<th scope=col class=number>{escape(name)}</th>" for name in numbers]
+    return f"<thead><tr>{''.join(cells)}</tr></thead>"
+
+
+def _scrolled(table: str, label: str) -> str:
+    """Let a table that is too wide for the screen be moved, also with the keyboard."""
+    return f'<div class=scroll role=region tabindex=0 aria-label="{escape(label)}">{table}</div>'
+
+
+def number(value: Any) -> str:
+    """Write a number with three digits; a dash where there is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "\u2013" if value is None else escape(str(value))
+    return f"{value:.3g}".replace("-", "\u2212")

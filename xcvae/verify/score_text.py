@@ -1,0 +1,124 @@
+"""Scores as people write them: their names, digits, intervals, and which source is best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from xcvae.verify.criteria import Criterion
+
+__all__ = [
+    "NEUTRAL",
+    "best_sources",
+    "interval_text",
+    "needs_powers",
+    "score_names",
+    "score_text",
+    "wanted_text",
+    "words",
+]
+
+SPELLED = {word: word.upper() for word in ("crps", "mae", "ks", "fss", "csi", "sedi", "p99")}
+SPELLED |= {"p999": "P99.9", "brier": "Brier score"}
+#: Scores of which more is neither better nor worse before it is known what is wanted.
+NEUTRAL = ("diversity",)
+
+
+def score_names(card: xr.Dataset) -> list[str]:
+    """Names of the scores of a card, without their intervals."""
+    return [
+        str(name)
+        for name in card.data_vars
+        if "source" in card[name].dims
+        and not any(str(name) == f"{base}_{end}" for base in card for end in ("low", "high"))
+    ]
+
+
+def words(name: str) -> str:
+    """Write the name of a score as people do.
+
+    Examples
+    --------
+    >>> words("crps_skill"), words("p999_ratio")
+    ('CRPS skill', 'P99.9 ratio')
+    """
+    return " ".join(SPELLED.get(word, word) for word in name.split("_"))
+
+
+def wanted_text(criterion: Criterion) -> str:
+    """Write the range of a criterion as in print.
+
+    Examples
+    --------
+    >>> wanted_text(Criterion("ks", None, 0.15)), wanted_text(Criterion("mass_bias", -0.1, 0.1))
+    ('≤ 0.15', 'within ±0.1')
+    """
+    text = criterion.wanted.replace(">=", "≥").replace("<=", "≤")
+    return text.replace("-", "\u2212")
+
+
+def needs_powers(values: Sequence[float | None]) -> bool:
+    """Whether scores are so small, in their units, that they are written with powers of ten."""
+    finite = [abs(v) for v in values if v is not None and np.isfinite(v)]
+    return bool(0 < max(finite, default=0.0) < 0.005)
+
+
+def score_text(value: float | None, *, powers: bool = False) -> str:
+    """Write a score; a dash where there is none.
+
+    Examples
+    --------
+    >>> score_text(63.961), score_text(-1e-12), score_text(5.55e-5, powers=True)
+    ('63.96', '0.000', '5.55e\u221205')
+    """
+    if value is None or not np.isfinite(value):
+        return "\u2013"  # en dash
+    digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+    text = f"{value:.2e}" if powers else f"{value + 0.0:.{digits}f}"
+    if text.strip("-0.") == "":
+        text = text.lstrip("-")
+    return text.replace("-", "\u2212")  # minus sign, as wide as a plus
+
+
+def interval_text(low: float | None, high: float | None, *, powers: bool = False) -> str:
+    """Write an interval; "" where there is none, or where nothing can vary."""
+    if low is None or high is None or not np.isfinite([low, high]).all():
+        return ""
+    ends = [score_text(end, powers=powers) for end in (low, high)]
+    return "" if ends[0] == ends[1] else " to ".join(ends)
+
+
+def best_sources(card: xr.Dataset, name: str) -> list[bool]:
+    """Say which sources are best in a score; none where ``better`` does not tell.
+
+    ``better`` is "lower", "higher", the ideal value, or the name of the score to equal.
+    """
+    score = card[name]
+    values = np.asarray(score.values, float)
+    better = score.attrs.get("better")
+    if isinstance(better, str) and better in card and better != name:
+        distance = np.abs(values - np.asarray(card[better].values, float))
+    elif better == "higher":
+        distance = -values
+    elif better == "lower":
+        distance = values
+    else:
+        try:
+            distance = _distance(values, float(str(better)))
+        except ValueError:
+            return [False] * values.size
+    if name in NEUTRAL or values.size < 2 or not np.isfinite(distance).any() or np.ptp(values) == 0:
+        return [False] * values.size
+    # What rounding alone tells apart is equally good.
+    limit = np.nanmin(distance) + 1e-6 * np.nanmax(np.abs(values))
+    return [bool(d <= limit) for d in distance]
+
+
+def _distance(values: np.ndarray, ideal: float) -> np.ndarray:
+    """Distance from the ideal; a half is as far from 1 as two, and 0 is furthest."""
+    if ideal != 1.0:
+        return np.asarray(np.abs(values - ideal))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.abs(np.log(values)))
