@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -296,6 +297,24 @@ def test_wavelengths_are_in_km_where_the_grid_is_known(storms: xr.Dataset) -> No
     assert span == pytest.approx(132 * 1.112, rel=0.02)  # both about 1.1 km wide at 60 N
 
 
+def test_spectra_are_in_the_units_that_people_read(storms: xr.Dataset) -> None:
+    flux = (storms[["pr"]] / 3600).assign(pr=(storms.pr / 3600).assign_attrs(units="kg m-2 s-1"))
+    figures = [plots.spectra(ds, members_of(ds, [2.0]), baselines=[]) for ds in (storms, flux)]
+    rates, fluxes = (figure.axes[0].get_lines()[0].get_ydata() for figure in figures)
+    np.testing.assert_allclose(fluxes, rates, rtol=1e-4)
+    assert figures[1].axes[0].get_ylabel() == "power [(mm h⁻¹)²]"
+
+
+def test_rows_without_coordinates_count_from_the_top_in_every_map(storms: xr.Dataset) -> None:
+    bare = storms[["pr"]].drop_vars(["x", "y"])
+    for picture in (plots.bias, plots.members):
+        figure = picture(bare, members_of(bare, [1.0, 1.0]))
+        figure.canvas.draw()
+        maps = [a for a in figure.axes if any(isinstance(c, QuadMesh) for c in a.collections)]
+        limits = {axes.get_ylim() for axes in maps if axes.get_xlim() == (-0.5, 131.5)}
+        assert limits == {(155.5, -0.5)}
+
+
 def test_blocks_of_samples_do_not_change_spectra_and_ranks(
     storms: xr.Dataset, ensemble: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,6 +404,19 @@ def test_a_wild_start_does_not_hide_the_rest(history: xr.Dataset) -> None:
     assert 2.0 <= high < 10.0
 
 
+def test_a_term_that_comes_later_is_marked(history: xr.Dataset) -> None:
+    late = history.loss_kl.where(history.step > 40)
+    texts = texts_of(plots.training_curve(history.assign(loss_crps=late)))
+    assert " crps begins" in texts
+    assert " kl begins" not in texts
+
+
+def test_validated_errors_have_the_units_of_the_target(tiny_model: Model) -> None:
+    assert tiny_model.history.val_crps.attrs == {"units": "mm h-1"}
+    assert "units" not in tiny_model.history.val_wet_fraction.attrs
+    assert "CRPS of prior draws [mm h⁻¹]" in texts_of(plots.training_curve(tiny_model.history))
+
+
 def test_an_empty_log_is_an_error() -> None:
     with pytest.raises(DataError, match=r"model\.history"):
         plots.training_curve(xr.Dataset())
@@ -431,6 +463,23 @@ def test_summary_takes_verdicts_and_nothing(card: xr.Dataset) -> None:
     verdicts = judge(card, [Criterion("crps", None, 0.1)])
     assert texts_of(plots.Plots(card).summary(verdicts)).count("✗") == 1
     assert "criterion" not in texts_of(plots.summary(card))
+
+
+def test_long_names_stay_in_their_column(card: xr.Dataset) -> None:
+    long = card.assign_coords(
+        source=["xcvae_with_more_members_than_before", "bilinear_of_the_coarse"]
+    )
+    figure = plots.summary(long, title="prior_of_the_second_run_with_another_seed")
+    figure.canvas.draw()
+    heads = [text for text in figure.axes[0].texts if text.get_weight() == "bold"][:3]
+    boxes = sorted((text.get_window_extent() for text in heads), key=lambda box: box.x0)
+    assert all(first.x1 < second.x0 for first, second in pairwise(boxes))
+    assert_nothing_is_cut(figure)
+
+
+def test_an_interval_that_cannot_vary_is_left_out(card: xr.Dataset) -> None:
+    fixed = card[["crps"]].assign(crps_low=card.crps, crps_high=card.crps + 1e-9)
+    assert not any(" to " in text for text in texts_of(plots.summary(fixed)))
 
 
 def test_small_scores_are_written_with_powers_of_ten(card: xr.Dataset) -> None:

@@ -243,6 +243,7 @@ def _skill(axes: Axes, portrait: Portrait, rival: str, place: Array) -> None:
     axes.set_ylabel(canvas.wrapped(f"skill over {rival}", 1.3))
     low = max(WORST, float(np.nanmin(ends, initial=-0.1)) - 0.05)
     beyond = place[ends[:, 0] < low]
-    axes.plot(beyond, np.full(beyond.size, low), "v", color=canvas.MEMBER, ms=8, clip_on=False)
+    if beyond.size:
+        axes.plot(beyond, np.full(beyond.size, low), "v", color=canvas.MEMBER, ms=8, clip_on=False)
     axes.set_ylim(low, 1.0)
     axes.grid(axis="y")
