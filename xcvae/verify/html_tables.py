@@ -35,23 +35,21 @@ def criteria_table(ensembles: Mapping[str, Any]) -> str:
             score, value = escape(words(item["name"])), number(item["value"])
             rows.append(
                 f"<tr>{first if not rows else ''}<td>{score}</td><td class=number>{value}</td>"
-                f"<td>{_wanted(item)}</td>{_met(passed)}</tr>"
+                f"<td>{_verdict(item)}</td></tr>"
             )
         bodies.append(f"<tbody>{''.join(rows)}</tbody>" if rows else "")
     if not total:
         return ""
-    head = _head("ensemble", "criterion", "wanted", "", numbers=["value"], place=2)
+    head = _head("ensemble", "criterion", "wanted", numbers=["value"], place=2)
     table = _scrolled(f"<table>{head}{''.join(bodies)}</table>", "Criteria")
     return f"<h3>Criteria: {met} of {total} met</h3>{table}"
 
 
-def _met(passed: bool) -> str:
-    return "<td class=met>✓ met</td>" if passed else "<td class=missed>✗ missed</td>"
-
-
-def _wanted(item: Mapping[str, Any]) -> str:
-    criterion = Criterion(item["name"], item["low"], item["high"])
-    return escape(wanted_text(criterion))
+def _verdict(item: Mapping[str, Any], more: str = "") -> str:
+    """Write what was wanted, and whether it was reached."""
+    mark, kind = ("✓", "met") if item["verdict"] == "pass" else ("✗", "missed")
+    wanted = wanted_text(Criterion(item["name"], item["low"], item["high"]))
+    return f'<span class={kind} title="{kind}">{mark} {escape(wanted)}{more}</span>'
 
 
 def score_tables(name: str, one: Mapping[str, Any], units: str) -> str:
@@ -128,11 +126,7 @@ def _cell(entry: Mapping[str, Any], source: str) -> str:
 
 
 def _verdicts(items: Sequence[Mapping[str, Any]], score: str) -> str:
-    told = []
-    for item in items:
-        mark, kind = ("✓", "met") if item["verdict"] == "pass" else ("✗", "missed")
-        more = " of observed" if item["name"] != score else ""
-        told.append(f"<span class={kind}>{mark} {_wanted(item)}{more}</span>")
+    told = [_verdict(item, "" if item["name"] == score else " of observed") for item in items]
     return f"<td>{'<br>'.join(told)}</td>"
 
 
