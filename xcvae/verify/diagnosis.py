@@ -62,12 +62,14 @@ class Diagnosis:
             lines += _wrapped(f"{'not checked':<{INDENT}}", f"{', '.join(names)}: {reason}")
         fine = ", ".join(finding.name for finding in self._with("ok"))
         lines += _wrapped(f"{'nothing found':<{INDENT}}", fine) if fine else []
-        return "\n".join([*lines, "", self._verdict()])
+        return "\n".join([*lines, "", self.verdict])
 
     def _with(self, severity: str) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == severity]
 
-    def _verdict(self) -> str:
+    @property
+    def verdict(self) -> str:
+        """How many faults and warnings there are, in words."""
         counts = {kind: len(self._with(kind)) for kind in ("fault", "warning")}
         if not any(counts.values()):
             return "Verdict: no faults, no warnings."
@@ -78,6 +80,7 @@ class Diagnosis:
         """Plain JSON types."""
         return {
             "ok": self.ok,
+            "verdict": self.verdict,
             "findings": [finding.to_json() for finding in self.findings],
             "evidence": self.evidence.to_json(),
         }
