@@ -1,20 +1,25 @@
 """Kill runs of the sampling engine with SIGKILL, run them again, and compare what is left.
 
-    python benchmarks/kill.py MODEL DATA [--where threads restart cluster worker files] [--kills 50]
+    python benchmarks/kill.py MODEL DATA [--where threads restart cluster worker files
+                                          icechunk icechunk-restart icechunk-cluster] [--kills 50]
 
 MODEL is a model file, DATA a Zarr store of what it draws for. ``threads`` and ``cluster`` kill the
 calling process at random moments (a cluster has two worker processes), ``restart`` does so while
 it replaces a finished store, ``worker`` kills a worker under a living client, ``files`` kills
-before single changes in the file system, the catalog included. A moment after the end of the
+before single changes in the file system, the catalog included; ``icechunk...`` the same with an
+Icechunk repository, a commit per two regions and no catalog. A moment after the end of the
 drawing is no kill, and another one is tried. After each kill the same call runs again; the store
 must then be bitwise equal to one that nobody disturbed, all files of it but for the time in its
-history and the token of the run, and until then no catalog may list it. Ends with code 1 if one is
+history and the token of the run, and until then no catalog may list it. Of a repository, values,
+coordinates, attributes and records are compared, and what branch main shows right after the kill
+must be whole. Ends with code 1 if one is
 not, or if nothing was killed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -32,6 +37,7 @@ from pathlib import Path
 ASKED = {"mode": "posterior", "members": 4, "spread": 0.5, "seed": 7, "progress": False}
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
 PLACES = ["threads", "restart", "cluster", "worker", "files"]
+ICECHUNK = ["icechunk", "icechunk-restart", "icechunk-cluster"]
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -44,6 +50,11 @@ def prepare() -> None:
     import xcvae.ensemble.sampling
     import xcvae.generator.model  # noqa: F401
 
+    with suppress(ImportError):
+        from xcvae.ensemble import committing
+
+        committing.REGIONS_PER_COMMIT = 2
+
     torch.set_num_threads(1)
 
 
@@ -55,18 +66,24 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
 
     ds = xr.open_zarr(data, consolidated=False).load()
     store, catalog = Path(place) / "e.zarr", Path(place) / "c.yaml"
+    listed = {"catalog": catalog, "name": "e"}
+    if where.startswith("icechunk"):
+        store, listed = f"icechunk:{Path(place) / 'e.icechunk'}", {}
     asked = {**ASKED, "chunks": {"realization": 2, ds.pr.dims[0]: 1}}
 
     def go() -> None:
         print("go", flush=True)
-        if where == "old":
+        if where.endswith("-read"):
+            print(json.dumps(shown(store)), flush=True)
+            return
+        if where.endswith("old"):
             xcvae.sample(ds, model, store=store, **{**asked, "seed": 8})
             return
-        resume = "restart" if where == "restart" else True
-        xcvae.sample(ds, model, store=store, catalog=catalog, name="e", resume=resume, **asked)
+        resume = "restart" if where.endswith("restart") else True
+        xcvae.sample(ds, model, store=store, resume=resume, **listed, **asked)
         print("drawn", flush=True)
 
-    if where in ("cluster", "worker"):
+    if where.endswith("cluster") or where == "worker":
         import distributed
 
         with (
@@ -81,6 +98,26 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
         count = die_at_change(place, dies_at) if where == "files" else int
         go()
         print(f"changes {count()}", flush=True)
+
+
+def shown(store: str) -> dict[str, str]:
+    """What a reader of the branch main finds: nothing, or an ensemble."""
+    from xcvae.ensemble.store import open_store, target_of
+    from xcvae.errors import StoreError
+
+    try:
+        ens = open_store(store)
+    except StoreError:
+        return {}
+    variables = {name: bytes(values.values.data) for name, values in ens.variables.items()}
+    held = target_of(store).finished()
+    told = {k: v for k, v in held.told.items() if k not in ("token", "files")}
+    records = {"run": told, "entries": held.records.entries(), "intact": len(held.records.intact())}
+    return {
+        **{name: hashlib.sha256(content).hexdigest() for name, content in variables.items()},
+        "attributes": json.dumps({k: v for k, v in ens.attrs.items() if k != "history"}),
+        "records": json.dumps(records, sort_keys=True),
+    }
 
 
 def die_at_change(place: str, number: int) -> Callable[[], int]:
@@ -151,6 +188,7 @@ class Trials:
         self.killed = self.wrong = 0
         self.notes: list[str] = []
         self.old: Path | None = None
+        self.icechunk = where.startswith("icechunk")
 
     def start(self, place: Path, dies_at: int = -1) -> Child:
         """Begin one call."""
@@ -158,12 +196,13 @@ class Trials:
 
     def prepare(self, place: Path) -> None:
         """Make a store that is to be replaced, once; trials get a copy of it."""
-        if self.where != "restart":
+        if not self.where.endswith("restart"):
             return
         if self.old is None:
             self.old = place.with_name("old")
             self.old.mkdir()
-            child = Child(self.model, self.data, self.old, "old", -1)
+            kind = "icechunk-old" if self.icechunk else "old"
+            child = Child(self.model, self.data, self.old, kind, -1)
             child.started()
             status, _, errors = child.ended()
             if status:
@@ -180,7 +219,19 @@ class Trials:
         if status:
             sys.exit(errors)
         changes = int(said.split()[-1]) if self.where == "files" else 0
-        return content_of(place), time.perf_counter() - start, changes
+        seconds = time.perf_counter() - start
+        return self.content(place), seconds, changes
+
+    def content(self, place: Path) -> dict[str, bytes]:
+        """What is there in the end; a repository is read in another process, for its threads."""
+        if not self.icechunk:
+            return content_of(place)
+        child = Child(self.model, self.data, place, "icechunk-read", -1)
+        child.started()
+        status, said, errors = child.ended()
+        if status:
+            return {"unreadable": errors.encode()}
+        return {name: text.encode() for name, text in json.loads(said).items()}
 
     def trial(
         self, place: Path, reference: dict[str, bytes], moment: float, dies_at: int = -1
@@ -200,10 +251,16 @@ class Trials:
         self.killed += status == -signal.SIGKILL if self.where == "files" else hit
         if self.where == "worker" and status:
             self.fail(f"a worker {what}: the client gave up:\n{errors}")
+        elif self.icechunk and self.content(place) not in self.whole(reference):
+            self.fail(f"{what}: branch main shows something else than a whole ensemble")
         elif listed(place) and not (place / "e.zarr").is_dir():
             self.fail(f"{what}: listed, but not there")
         else:
             self.again(place, reference, what)
+
+    def whole(self, reference: dict[str, bytes]) -> list[dict[str, bytes]]:
+        """What branch main may show right after a kill."""
+        return [reference, {} if self.old is None else self.content(self.old)]
 
     def again(self, place: Path, reference: dict[str, bytes], what: str) -> None:
         """Run the same call again."""
@@ -211,9 +268,9 @@ class Trials:
         status, _, errors = child.ended()
         if status:
             self.fail(f"{what}: the same call again ended with an error:\n{errors}")
-        elif other := differing(content_of(place), reference):
+        elif other := differing(self.content(place), reference):
             self.fail(f"{what}: other files {other[:8]}")
-        elif not listed(place):
+        elif not self.icechunk and not listed(place):
             self.fail(f"{what}: not listed in the end")
         elif left := leftovers(place):
             self.fail(f"{what}: left behind {left}")
@@ -251,7 +308,7 @@ def listed(place: Path) -> bool:
 
 
 def leftovers(place: Path) -> list[str]:
-    kept = {"e.zarr", "c.yaml", ".e.zarr.lock", ".c.yaml.lock"}
+    kept = {"e.zarr", "c.yaml", ".e.zarr.lock", ".c.yaml.lock", "e.icechunk", ".e.icechunk.lock"}
     return sorted({path.name for path in place.iterdir()} - kept)
 
 
@@ -260,7 +317,7 @@ def main() -> int:
     parser.add_argument("model")
     parser.add_argument("data")
     parser.add_argument(
-        "--where", nargs="+", default=PLACES, choices=PLACES,
+        "--where", nargs="+", default=PLACES, choices=PLACES + ICECHUNK,
     )  # fmt: skip
     parser.add_argument("--kills", type=int, default=50, help="per place; files: evenly spread")
     parser.add_argument("--seed", type=int, help="of the moments")
@@ -295,7 +352,7 @@ def series(arguments: argparse.Namespace, where: str, rng: random.Random) -> dic
             shutil.rmtree(place)
             tried += 1
     text = f"{trials.killed} of {tried} killed ({seconds:.1f} s, {changes} changes undisturbed)"
-    print(f"{where:8} {text}: {trials.wrong} wrong", flush=True)
+    print(f"{where:16} {text}: {trials.wrong} wrong", flush=True)
     return {"tried": tried, "killed": trials.killed, "wrong": trials.wrong, "notes": trials.notes}
 
 

@@ -28,8 +28,8 @@ from references.results import Row, report
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from xcvae.ensemble.regions import Region, plan_chunks, regions_of
-from xcvae.ensemble.runs import Run
-from xcvae.ensemble.store import write
+from xcvae.ensemble.store import target_of, write
+from xcvae.ensemble.target import Run
 from xcvae.tutorial import open_dataset
 
 MEMBERS, SIDE = 16, 128
@@ -95,7 +95,7 @@ class Bench:
 
         lazy = da.zeros(self.shape, chunks=(*self.chunks, SIDE, SIDE), dtype="float32")
         template = xr.Dataset({"pr": (("realization", "time", "y", "x"), lazy)})
-        run = Run(folder / "e.zarr", "pr", {}, self.chunks)
+        run = Run(target_of(folder / "e.zarr"), "pr", {}, self.chunks)
         with dask.config.set(scheduler="threads", num_workers=self.threads):
             write(run, template, lambda _: self.source, finish=lambda _: {}, progress=False)
 

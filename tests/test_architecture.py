@@ -29,6 +29,7 @@ HOMES = {
     ),
     "safetensors": ("generator",),
     "intake": ("ensemble/catalog.py",),
+    "icechunk": ("ensemble/icechunks.py",),
 }
 # What `import xcvae` must not load: everything that takes long and is not always needed.
 LAZY = ("torch", "intake", "matplotlib.pyplot", "scipy.stats", "pint", "distributed", "scores")

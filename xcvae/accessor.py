@@ -12,6 +12,7 @@ import xarray as xr
 from xcvae.errors import ConfigError, explain
 
 if TYPE_CHECKING:
+    from xcvae.ensemble.icechunks import Repository
     from xcvae.generator.model import Model
     from xcvae.verify.diagnosis import Diagnosis
     from xcvae.verify.plots import Plots
@@ -118,7 +119,7 @@ class CvaeAccessor:
         seed: int = 0,
         postprocess: object = None,
         min_mass: float | None = None,
-        store: str | os.PathLike[str] | None = None,
+        store: str | os.PathLike[str] | Repository | None = None,
         catalog: str | os.PathLike[str] | None = None,
         name: str | None = None,
         chunks: Mapping[str, int] | None = None,
@@ -146,7 +147,8 @@ class CvaeAccessor:
         min_mass : float, optional
             Redraw members with less than this share of the reference mass.
         store, catalog, name : optional
-            Write to this Zarr store and list it in this intake catalog under this name.
+            Zarr store to write, and list in this intake catalog under this name; or to an
+            Icechunk repository (``"icechunk:PATH"``).
         chunks, tile : optional
             Chunk sizes by dim; pixels by dim of the tiles that large maps are drawn in.
         resume, device, progress : optional

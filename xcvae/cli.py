@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     verify = commands.add_parser("verify", help="is a stored ensemble still what was written?")
-    verify.add_argument("store", type=Path, metavar="STORE", help="Zarr store of an ensemble")
+    verify.add_argument("store", metavar="STORE", help="Zarr store of an ensemble; icechunk:PATH")
     verify.add_argument("--model", type=Path, help="model file, to draw some regions again")
     verify.add_argument(
         "--data", help="its data: Zarr, NetCDF, tutorial name, or the YAML file of the run"

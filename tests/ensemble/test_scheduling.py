@@ -20,6 +20,7 @@ from dask.system import CPU_COUNT
 
 from xcvae.ensemble import scheduling, workers
 from xcvae.ensemble.arguments import Request
+from xcvae.ensemble.folder import FolderPen
 from xcvae.ensemble.job import Job
 from xcvae.ensemble.ledger import Ledger
 from xcvae.ensemble.regions import Region
@@ -186,7 +187,7 @@ def test_a_short_task_that_kills_its_worker_does_not_cost_those_that_share_its_c
             os.kill(os.getpid(), signal.SIGKILL)
         return task
 
-    shares, submit = [], distributed.Client.submit
+    found, shares, submit = [], [], distributed.Client.submit
 
     def noted(client, function, done_by, some, *given, **how):
         shares.append(len(some))
@@ -199,7 +200,7 @@ def test_a_short_task_that_kills_its_worker_does_not_cost_those_that_share_its_c
             n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0"
         ),
     ):
-        found = Tasks(doing, lambda task, _: -task).run(range(300), lambda _: None)
+        Tasks(doing, lambda task, _: -task).run(range(300), found.append)
     lost = {-task for task in found if task < 0}
     # The scheduler also suspects the one that waits next on the worker.
     assert 200 in lost
@@ -269,7 +270,7 @@ def test_a_lost_scheduler_is_a_failure_with_its_regions(few, model, tmp_path, re
 def test_a_worker_that_does_not_see_the_folder_says_so(few, model, tmp_path):
     region = Region(0, (0, 1), (0, 1))
     source = job(few, model).parts()(region)
-    found = draw_and_write(Task(source, tmp_path / "pr", (1, 1), "t", region, "c"))
+    found = draw_and_write(Task(source, FolderPen(tmp_path / "pr", (1, 1), "t"), region, "c"))
     assert found.state == "failed"
     assert "not in a folder that all workers share" in found.error
 

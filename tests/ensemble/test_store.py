@@ -15,12 +15,14 @@ import pytest
 import xarray as xr
 import zarr
 
+from xcvae.ensemble.beside import locked
+from xcvae.ensemble.folder import Folder
 from xcvae.ensemble.ledger import Ledger
 from xcvae.ensemble.postprocess import Context
 from xcvae.ensemble.regions import plan_chunks, regions_of
-from xcvae.ensemble.runs import Run, locked
 from xcvae.ensemble.sampling import sample
-from xcvae.ensemble.store import _begin, open_store
+from xcvae.ensemble.store import open_store
+from xcvae.ensemble.target import Run
 from xcvae.ensemble.verifying import verify_store
 from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError
 from xcvae.registry import Component
@@ -287,13 +289,14 @@ def test_what_is_begun_does_not_grow_with_the_ensemble(few, model, asked, tmp_pa
     shape = (1000, 1000, 48, 36)
     values = np.broadcast_to(np.float32(0), shape)
     template = xr.Dataset({"pr": (("realization", "time", "y", "x"), values)})
-    run = Run(tmp_path / "m.zarr", "pr", {"seed": 1}, (1, 1))
+    folder = Folder(tmp_path / "m.zarr")
+    run = Run(folder, "pr", {"seed": 1}, (1, 1))
     tracemalloc.start()
-    _begin(run, template, replaces=False)
+    folder.begin(run, template, {"shape": shape})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30e6
-    assert zarr.open_array(run.working / "pr", mode="r").chunks == (1, 1, 48, 36)
+    assert zarr.open_array(folder.working / "pr", mode="r").chunks == (1, 1, 48, 36)
 
 
 @pytest.mark.parametrize(

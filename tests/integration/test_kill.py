@@ -18,15 +18,20 @@ import xarray as xr
 from xcvae.generator.model import Model
 
 KILL = Path(__file__).parents[2] / "benchmarks" / "kill.py"
-FEW = {"threads": 3, "restart": 3, "files": 6, "cluster": 1, "worker": 1}
+FEW = {
+    "threads": 3, "restart": 3, "files": 6, "cluster": 1, "worker": 1,
+    "icechunk": 5, "icechunk-restart": 2, "icechunk-cluster": 1,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("where", FEW)
 def test_a_killed_run_is_completed_by_the_same_call_bit_by_bit(
     where: str, tiny_model: Model, test_radar: xr.Dataset, tmp_path: Path
 ) -> None:
-    if where in ("cluster", "worker"):
+    if where.endswith(("cluster", "worker")):
         pytest.importorskip("distributed")
+    if where.startswith("icechunk"):
+        pytest.importorskip("icechunk")
     data = test_radar.drop_encoding().isel(time=slice(0, 6))
     data.to_zarr(tmp_path / "data.zarr", consolidated=False)
     kills = int(os.environ.get("XCVAE_KILLS", FEW[where]))

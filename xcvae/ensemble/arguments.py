@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from xcvae.ensemble.target import Target
 from xcvae.errors import ConfigError, explain, nearest
 
-__all__ = ["Request", "local_path"]
+__all__ = ["Request", "icechunk_path", "local_path"]
 
 MODES = ("prior", "posterior")
 DEFAULT_POSTERIOR_SPREAD = 0.5
 # A scheme such as s3://, also after pathlib made s3:/ of it; one letter is a drive.
+ICECHUNK = "icechunk:"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*://")
 
 
@@ -41,6 +43,25 @@ def local_path(name: str, value: str | os.PathLike[str] | None) -> Path | None:
     return Path(value).absolute()
 
 
+def icechunk_path(value: object) -> Path | None:
+    """Return the folder of ``"icechunk:PATH"``, absolute; None if it is something else.
+
+    Raises
+    ------
+    ConfigError
+        No local folder follows.
+    """
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value).startswith(ICECHUNK):
+        return None
+    folder = os.fspath(value).removeprefix(ICECHUNK)
+    if not folder or _URL.match(folder):
+        _refuse(
+            "store", f"{ICECHUNK} and the path of a local folder", os.fspath(value),
+            "Open what is elsewhere with icechunk, and give the icechunk.Repository as store.",
+        )  # fmt: skip
+    return Path(folder).absolute()
+
+
 @dataclass(frozen=True)
 class Request:
     """The arguments of :func:`xcvae.sample` that are not data, model or components.
@@ -58,7 +79,7 @@ class Request:
     temperature: float
     seed: int
     min_mass: float | None
-    store: Path | None
+    store: Target | None
     catalog: Path | None
     name: str | None
     chunks: Mapping[str, int] | None
@@ -141,6 +162,12 @@ class Request:
             _refuse(
                 "catalog", "a store to list", "store=None",
                 "Give store='....zarr': only what is written can be listed.",
+            )  # fmt: skip
+        if self.catalog is not None and self.store is not None and self.store.listed is None:
+            _refuse(
+                "catalog", "a plain Zarr store to list", self.store.name,
+                "intake opens no Icechunk repositories at relative paths: leave the catalog out, "
+                "or write store='....zarr'.",
             )  # fmt: skip
         if self.name is not None and self.catalog is None:
             _refuse(

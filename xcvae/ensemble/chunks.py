@@ -1,4 +1,4 @@
-"""One region as one chunk file of Zarr v3: encoded, hashed and put in place in the same breath.
+"""One region as one chunk of Zarr v3: encoded here, and perhaps put in place as a file.
 
 Zarr could write it too, but would not tell what it wrote: the file would have to be read again for
 its checksum. The bytes are those that Zarr itself would write.
@@ -6,7 +6,6 @@ its checksum. The bytes are those that Zarr itself would write.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,7 +15,7 @@ import numpy as np
 from xcvae.ensemble.regions import Region
 from xcvae.errors import MismatchError, explain
 
-__all__ = ["encoding_of", "put_chunk"]
+__all__ = ["encoded", "encoding_of", "put_chunk"]
 
 ZSTD_LEVEL = 1
 
@@ -33,15 +32,11 @@ def encoding_of(shape: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def put_chunk(
-    array: Path, region: Region, chunks: tuple[int, int], values: np.ndarray
-) -> tuple[str, int, str]:
-    """Write a region; its file is there as a whole or not at all.
+def encoded(region: Region, chunks: tuple[int, int], values: np.ndarray) -> tuple[str, bytes]:
+    """Encode a region as the chunk that it is.
 
     Parameters
     ----------
-    array
-        Folder of the array.
     region
         Which chunk.
     chunks
@@ -51,30 +46,38 @@ def put_chunk(
 
     Returns
     -------
-    file, bytes, sha256
-        Name of the file within ``array``, its size and its checksum.
+    name, content
+        Name of the chunk within its array, and its bytes.
 
     Raises
     ------
     MismatchError
         The values are not of the size of the region.
-    OSError
-        They cannot be written.
     """
-    content = _encoded(_filled(region, chunks, values))
+    from numcodecs.zstd import Zstd
+
+    content: bytes = Zstd(level=ZSTD_LEVEL).encode(_filled(region, chunks, values))
     first = (region.realizations[0] // chunks[0], region.samples[0] // chunks[1])
-    file = f"c/{first[0]}/{first[1]}/0/0"
-    path = array / file
+    return f"c/{first[0]}/{first[1]}/0/0", content
+
+
+def put_chunk(path: Path, content: bytes) -> None:
+    """Write a chunk file; it is there as a whole or not at all.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name is its own: a worker that was given up may still be writing the same one.
-    temporary = path.with_name(f"0.{uuid4().hex}.tmp")
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return file, len(content), hashlib.sha256(content).hexdigest()
 
 
 def _filled(region: Region, chunks: tuple[int, int], values: np.ndarray) -> np.ndarray:
@@ -94,10 +97,3 @@ def _filled(region: Region, chunks: tuple[int, int], values: np.ndarray) -> np.n
     whole = np.full((*chunks, *values.shape[2:]), np.nan, "<f4")
     whole[: size[0], : size[1]] = values
     return whole
-
-
-def _encoded(values: np.ndarray) -> bytes:
-    from numcodecs.zstd import Zstd
-
-    content: bytes = Zstd(level=ZSTD_LEVEL).encode(values)
-    return content

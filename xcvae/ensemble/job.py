@@ -189,13 +189,19 @@ class Job:
         return Parts(self.source)
 
     @contextmanager
-    def travelling(self, file: Path) -> Iterator[Job]:
+    def travelling(self, file: Path | None) -> Iterator[Job]:
         """Give the model a file, if it has none and tasks run in other processes.
 
         Parameters
         ----------
         file
-            Name of that file, in a folder that every worker sees. It is gone afterwards.
+            Name of that file, in a folder that every worker sees. It is gone afterwards. None if
+            there is no such folder.
+
+        Raises
+        ------
+        ConfigError
+            It needs a file, and there is no folder.
         """
         from xcvae.generator.model import load
 
@@ -203,6 +209,15 @@ class Job:
         if shares_memory() or (model.path is not None and model.path.is_file()):
             yield self
             return
+        if file is None:
+            raise ConfigError(
+                explain(
+                    "model",
+                    expected="one with a file that all workers see",
+                    got="one without",
+                    remedy="Save it where they see it: model.save('....xcvae').",
+                )
+            )
         # A copy: the model of the caller keeps having no file.
         copy.copy(model).save(file)
         try:

@@ -18,25 +18,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-__all__ = ["DONE", "FAILED", "Entry", "Ledger", "checksum", "read_json", "write_json"]
+from xcvae.ensemble.records import DONE, FORMAT, Entry, Records
 
-FORMAT = "xcvae-ledger-1"
-DONE, FAILED = "done", "failed"
-HASHING_THREADS = 4
-
-Entry = dict[str, Any]
+__all__ = ["Ledger", "checksum"]
 
 
 @dataclass(frozen=True)
-class Ledger:
+class Ledger(Records):
     """The ledger in the folder of one array.
 
     Parameters
@@ -52,6 +47,11 @@ class Ledger:
         """Return the ledger of a store, whatever its variable is called; None if it has none."""
         found = sorted(store.glob("*/ledger/run.json")) if store.is_dir() else []
         return cls(found[0].parent.parent) if found else None
+
+    @property
+    def variable(self) -> str:
+        """Name of the ensemble variable."""
+        return self.array.name
 
     @property
     def folder(self) -> Path:
@@ -91,16 +91,20 @@ class Ledger:
             if not any(path.is_relative_to(folder) for folder in own)
         }
 
-    def changed(self) -> dict[str, str]:
-        """Say, by name, what is wrong with the files of metadata and coordinates."""
-        known = self.run().get("files", {})
-        said = {n: _problem(self.array.parent / n, size, sha) for n, (size, sha) in known.items()}
-        return {name: text for name, text in said.items() if text}
-
     def run(self) -> dict[str, Any]:
         """Return what :meth:`start` was told, with a token of that start; empty if nothing was."""
         found = read_json(self.folder / "run.json") or {}
         return found if found.get("format") == FORMAT else {}
+
+    def problem(self, name: str, size: int, sha256: str) -> str:
+        """Say what is wrong with a file of the store; empty if it is as it was written."""
+        try:
+            there, found = checksum(self.array.parent / name)
+        except OSError as error:
+            return error.strerror or str(error)
+        if there != size:
+            return f"{there} bytes in place of {size}"
+        return "" if found == sha256 else "its content has changed"
 
     def record(self, entry: Entry) -> None:
         """Record one region; a failure never takes the place of what is done."""
@@ -128,12 +132,6 @@ class Ledger:
         whole.sort(key=lambda entry: entry.get("state") == DONE)
         return {entry["region"]: entry for entry in whole}
 
-    def intact(self) -> dict[int, Entry]:
-        """Return the regions that are done and whose files are still as they were written."""
-        done = {n: e for n, e in self.entries().items() if e.get("state") == DONE}
-        damaged = self.damaged(done.values())
-        return {number: entry for number, entry in done.items() if number not in damaged}
-
     def reopen(self, entries: Mapping[int, Entry]) -> None:
         """Begin the journals anew with these entries, also those of a store damaged since."""
         self._regions.mkdir(exist_ok=True)
@@ -144,34 +142,12 @@ class Ledger:
         for path in old:
             path.unlink(missing_ok=True)
 
-    def damaged(self, entries: Iterable[Entry]) -> dict[int, str]:
-        """Say, by number of the region, what is wrong with the files of some entries."""
-        entries = list(entries)
-        with ThreadPoolExecutor(HASHING_THREADS) as pool:
-            said = pool.map(self._damage, entries)
-            return {e["region"]: text for e, text in zip(entries, said, strict=True) if text}
-
-    def _damage(self, entry: Entry) -> str:
-        text = _problem(self.array / entry["file"], entry["bytes"], entry["sha256"])
-        return f"{entry['file']}: {text}" if text else ""
-
     def seal(self) -> None:
         """Gather all entries in one file: all regions are done."""
         if not self.sealed:
             ordered = [entry for _, entry in sorted(self.entries().items())]
             write_text(self._sealed, "".join(f"{json.dumps(entry)}\n" for entry in ordered))
         shutil.rmtree(self._regions, ignore_errors=True)
-
-
-def _problem(path: Path, size: int, sha256: str) -> str:
-    """Say what is wrong with a file; empty if it is as it was written."""
-    try:
-        there, found = checksum(path)
-    except OSError as error:
-        return error.strerror or str(error)
-    if there != size:
-        return f"{there} bytes in place of {size}"
-    return "" if found == sha256 else "its content has changed"
 
 
 def checksum(path: Path) -> tuple[int, str]:

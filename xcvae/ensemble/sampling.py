@@ -14,11 +14,13 @@ from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.arguments import Request, local_path
 from xcvae.ensemble.job import Job, opened
 from xcvae.ensemble.result import assemble, catalog_metadata, check_storable
-from xcvae.ensemble.runs import Resume, Run, State, find, is_settled, locked, notes_of
-from xcvae.ensemble.store import open_store, write
+from xcvae.ensemble.runs import Resume, State, find, is_settled, notes_of
+from xcvae.ensemble.store import open_target, target_of, write
+from xcvae.ensemble.target import Run, Target
 from xcvae.fields.dataspec import plain
 
 if TYPE_CHECKING:
+    from xcvae.ensemble.icechunks import Repository
     from xcvae.generator.model import Model
 
 __all__ = ["sample"]
@@ -36,7 +38,7 @@ def sample(
     seed: int = 0,
     postprocess: object = None,
     min_mass: float | None = None,
-    store: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | Repository | None = None,
     catalog: str | os.PathLike[str] | None = None,
     name: str | None = None,
     chunks: Mapping[str, int] | None = None,
@@ -75,7 +77,8 @@ def sample(
         Redraw members with less than this share of the rain of their sample: of the observed
         field where ``ds`` has it, else of the coarse precipitation condition, stretched.
     store
-        Write to this Zarr store, a local folder, and return it, opened lazily.
+        Write to this Zarr store, a local folder, and return it, opened lazily. Or to an Icechunk
+        repository: ``"icechunk:PATH"``, or an ``icechunk.Repository``, branch ``main``.
     catalog, name
         List the store in this intake catalog (YAML), under this name (default: the store's).
     chunks
@@ -131,7 +134,7 @@ def sample(
         temperature=temperature,
         seed=seed,
         min_mass=min_mass,
-        store=local_path("store", store),
+        store=None if store is None else target_of(store),
         catalog=local_path("catalog", catalog),
         name=name,
         chunks=chunks,
@@ -139,7 +142,8 @@ def sample(
         resume=resume,
     )
     job = Job.of(ds, opened(model, device), request, postprocess)
-    return _lazily(job, progress) if store is None else _stored(job, progress)
+    target = request.store
+    return _lazily(job, progress) if target is None else _stored(job, target, progress)
 
 
 def _lazily(job: Job, progress: bool) -> xr.Dataset:
@@ -149,22 +153,22 @@ def _lazily(job: Job, progress: bool) -> xr.Dataset:
     return assemble(job.ds, job.array(chunks), job.record(dial, None))
 
 
-def _stored(job: Job, progress: bool) -> xr.Dataset:
+def _stored(job: Job, target: Target, progress: bool) -> xr.Dataset:
     """Return the ensemble from its store, after writing what is missing of it."""
     request, spec = job.request, job.source.model.spec
-    path = cast(Path, request.store)
     check_storable(job.ds, spec.sample)
-    if request.catalog is not None:
-        catalogs.check_name(request.catalog, request.listed_as, path)
-    run = Run(path, spec.target, job.identity(), job.chunks, job.made_with())
+    if request.catalog is not None and target.listed is not None:
+        catalogs.check_name(request.catalog, request.listed_as, target.listed)
+    run = Run(target, spec.target, job.identity(), job.chunks, job.made_with())
     resume = cast(Resume, request.resume)
     if not is_settled(run, resume):
-        with locked(path):
+        with target.locked():
             state = find(run, resume)
             if state != "finished":
                 _write(job, run, state, progress)
-    ensemble = open_store(path)
-    _list(request, ensemble, path)
+    ensemble = open_target(target)
+    if target.listed is not None:
+        _list(request, ensemble, target.listed)
     return ensemble
 
 
@@ -173,7 +177,7 @@ def _write(job: Job, run: Run, state: State, progress: bool) -> None:
     job, dial = job.dialled(notes, progress=progress)
     run = replace(run, notes={"dial": vars(dial)} if dial else {})
     record = job.record(dial, run.identity)
-    with job.travelling(run.aside("model")) as filed:
+    with job.travelling(run.target.aside("model")) as filed:
         write(
             run,
             assemble(job.ds, job.placeholder(), record),

@@ -90,8 +90,8 @@ class Tasks(Generic[T, R]):
     def __init__(self, function: Callable[..., R], lost: Callable[[T, Exception], R]) -> None:
         self.function, self.lost = function, lost
 
-    def run(self, tasks: Iterable[T], seen: Callable[[R], None]) -> list[R]:
-        """Do them all; ``seen`` is told every result in this process as soon as it is there.
+    def run(self, tasks: Iterable[T], seen: Callable[[R], None]) -> None:
+        """Do them all; ``seen`` gets every result in this process as soon as it is there.
 
         Raises
         ------
@@ -100,26 +100,21 @@ class Tasks(Generic[T, R]):
         """
         client = cluster_in_use()
         waiting = iter(tasks)
-        results: list[R] = []
         if client is None:
             while some := list(islice(waiting, AT_ONCE)):
-                results += self._patiently(some, seen)
-            return results
+                self._patiently(some, seen)
+            return
         for result in self._on_cluster(client, waiting):
             seen(result)
-            results.append(result)
-        return results
 
-    def _patiently(self, tasks: list[T], seen: Callable[[R], None]) -> list[R]:
+    def _patiently(self, tasks: list[T], seen: Callable[[R], None]) -> None:
         """Do some; if a process of a pool dies, go on with a new pool and what is left."""
         left: dict[int, T] = dict(enumerate(tasks))
-        results: list[R] = []
         fruitless = 0
         while left:
 
             def noted(number: int, result: R, left: dict[int, T] = left) -> None:
                 del left[number]
-                results.append(result)
                 seen(result)
 
             before = len(left)
@@ -135,7 +130,6 @@ class Tasks(Generic[T, R]):
                 suspects = [number for number in begun if number in left][:1]
                 for number in suspects if fruitless < TRIES else list(left):
                     noted(number, self.lost(left[number], error))
-        return results
 
     def _here(
         self,

@@ -14,13 +14,15 @@ import xarray as xr
 from xcvae.ensemble.arguments import Request
 from xcvae.ensemble.identity import differences, labels_of
 from xcvae.ensemble.job import Job, opened
-from xcvae.ensemble.ledger import DONE, Ledger
 from xcvae.ensemble.progress import steps
+from xcvae.ensemble.records import DONE, Records
 from xcvae.ensemble.regions import Region, regions_of
-from xcvae.ensemble.store import open_store
+from xcvae.ensemble.store import open_target, target_of
+from xcvae.ensemble.target import Target
 from xcvae.errors import ConfigError, MismatchError, StoreError, explain
 
 if TYPE_CHECKING:
+    from xcvae.ensemble.icechunks import Repository
     from xcvae.generator.model import Model
 
 __all__ = ["Verification", "verify_store"]
@@ -52,7 +54,7 @@ class Verification:
         Those that came out differently, and by how much.
     """
 
-    store: Path
+    store: Path | str
     finished: bool
     regions: int
     missing: Mapping[int, str]
@@ -99,7 +101,7 @@ def _listed(title: str, found: Mapping[Any, str]) -> list[str]:
 
 
 def verify_store(
-    store: str | os.PathLike[str],
+    store: str | os.PathLike[str] | Repository,
     *,
     ds: xr.Dataset | None = None,
     model: Model | str | os.PathLike[str] | None = None,
@@ -114,7 +116,8 @@ def verify_store(
     Parameters
     ----------
     store
-        A finished store, or one that is still being written.
+        A finished store, or one that is still being written: the path of a Zarr store,
+        ``"icechunk:PATH"``, or an Icechunk repository.
     ds, model
         What it was drawn for and with: then some regions are drawn again and compared bit by bit.
         Samples of ``ds`` that are not in the store do not matter.
@@ -153,17 +156,17 @@ def verify_store(
                 remedy="Without them only the checksums are recomputed.",
             )
         )
-    path, ledger = _found(Path(store))
+    target = target_of(store)
+    name, ledger, finished = _found(target)
     regions = _regions(ledger)
     entries = ledger.entries()
     done = {n: e for n, e in entries.items() if e.get("state") == DONE and n in regions}
     missing = {n: entries.get(n, {}).get("error", "") for n in regions if n not in done}
     damaged = ledger.damaged(done.values())
-    finished = ledger.sealed and not path.name.endswith(".partial")
-    found = Verification(path, finished, len(regions), missing, damaged, ledger.changed())
+    found = Verification(name, finished, len(regions), missing, damaged, ledger.changed())
     if ds is None or found.changed:
         return found
-    ensemble = open_store(path, incomplete=True)
+    ensemble = open_target(target, incomplete=True)
     intact = sorted(done.keys() - damaged.keys())
     rng = np.random.default_rng(seed)
     chosen = tuple(sorted(rng.choice(intact, min(sample, len(intact)), replace=False).tolist()))
@@ -177,29 +180,30 @@ def verify_store(
     return replace(found, redrawn=chosen, different={n: t for n, t in different.items() if t})
 
 
-def _found(path: Path) -> tuple[Path, Ledger]:
-    for one in (path, path.with_name(path.name + ".partial")):
-        ledger = Ledger.within(one)
-        if ledger is not None and ledger.run():
-            return one, ledger
+def _found(target: Target) -> tuple[Path | str, Records, bool]:
+    """Return the name of what is there, its records, and whether it is finished."""
+    held = target.finished()
+    for one in (held, target.begun()):
+        if one.records is not None and one.told:
+            return one.name, one.records, one is held and one.records.sealed
     raise StoreError(
         explain(
-            f"store '{path}'",
+            f"store '{target.name}'",
             expected="a store with a ledger",
-            got="none" if path.exists() else "nothing there",
+            got="none" if held.there else "nothing there",
             remedy="Only ensembles that xcvae.sample(..., store=) wrote can be verified.",
         )
     )
 
 
-def _regions(ledger: Ledger) -> dict[int, Region]:
+def _regions(ledger: Records) -> dict[int, Region]:
     told = ledger.run()
     chunks = told["run"]["chunks"]
     return {one.number: one for one in regions_of((chunks[0], chunks[1]), told["shape"])}
 
 
 def _job(
-    ensemble: xr.Dataset, ledger: Ledger, ds: xr.Dataset, model: Model, postprocess: object
+    ensemble: xr.Dataset, ledger: Records, ds: xr.Dataset, model: Model, postprocess: object
 ) -> Job:
     """Make ready to draw what is in the store; refuse what would draw something else."""
     identity, notes = ledger.run()["run"], ledger.run()["notes"]
@@ -244,9 +248,9 @@ def _chosen(ds: xr.Dataset, ensemble: xr.Dataset, model: Model) -> xr.Dataset:
 
 
 def _compared(
-    ensemble: xr.Dataset, region: Region, drawn: np.ndarray, ledger: Ledger, job: Job
+    ensemble: xr.Dataset, region: Region, drawn: np.ndarray, ledger: Records, job: Job
 ) -> str:
-    stored = ensemble[ledger.array.name][slice(*region.realizations), slice(*region.samples)].values
+    stored = ensemble[ledger.variable][slice(*region.realizations), slice(*region.samples)].values
     if stored.tobytes() == drawn.tobytes():
         return ""
     largest = float(np.nanmax(np.abs(stored.astype("float64") - drawn), initial=0.0))

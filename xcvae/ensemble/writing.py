@@ -6,19 +6,16 @@ What goes wrong in one region is reported and does not stop the others.
 from __future__ import annotations
 
 import errno
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from xcvae.ensemble.chunks import put_chunk
-from xcvae.ensemble.ledger import DONE, FAILED, Ledger
-from xcvae.ensemble.regions import Counts, Region, Source
+from xcvae.ensemble.records import DONE, FAILED
+from xcvae.ensemble.regions import Region, Source
 from xcvae.ensemble.scheduling import Tasks
+from xcvae.ensemble.target import Pen
 from xcvae.ensemble.workers import use_threads
 from xcvae.errors import explain
 
@@ -43,12 +40,8 @@ class Task:
     ----------
     source
         What draws it.
-    array
-        Folder of the ensemble variable.
-    chunks
-        Realizations and samples per chunk.
-    token
-        Of the run that the region belongs to: another run under the same name is left alone.
+    pen
+        What writes it.
     region
         Which one.
     call
@@ -56,21 +49,34 @@ class Task:
     """
 
     source: Source
-    array: Path
-    chunks: tuple[int, int]
-    token: str
+    pen: Pen
     region: Region
     call: str
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a region: ``state`` is done, failed or untried."""
+    """What became of a region.
+
+    Parameters
+    ----------
+    region
+        Which one.
+    state
+        done, failed or untried.
+    written
+        Bytes of its chunk.
+    error
+        Why it failed.
+    handed
+        What the pen left to be done where the run was called.
+    """
 
     region: Region
     state: str
     written: int = 0
     error: str = ""
+    handed: Any = None
 
 
 def tasks_of() -> Tasks[Task, Outcome]:
@@ -89,52 +95,19 @@ def draw_and_write(task: Task, threads: int | None = None) -> Outcome:
     except Exception as error:  # noqa: BLE001  of any kind: the other regions are still drawn
         return _failed(task, error)
     try:
-        written = _written(task, values, counts)
+        written, handed = task.pen.put(task.region, values, counts)
     except Exception as error:  # noqa: BLE001  as above
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
             _strikes[task.call] += 1
         return _failed(task, error)
     _strikes.pop(task.call, None)
-    return Outcome(task.region, DONE, written)
-
-
-def _written(task: Task, values: np.ndarray, counts: Counts) -> int:
-    region, ledger = task.region, Ledger(task.array)
-    _check_token(task)
-    file, size, sha256 = put_chunk(task.array, region, task.chunks, values)
-    ledger.record(
-        {
-            "region": region.number,
-            "state": DONE,
-            "realizations": list(region.realizations),
-            "samples": list(region.samples),
-            "file": file,
-            "bytes": size,
-            "sha256": sha256,
-            "counts": counts,
-        }
-    )
-    return size
-
-
-def _check_token(task: Task) -> None:
-    told = Ledger(task.array).run()
-    if not told:
-        raise FileNotFoundError(
-            errno.ENOENT,
-            f"{socket.gethostname()} sees no run in {task.array}: it was removed, or the store is "
-            "not in a folder that all workers share",
-        )
-    if told.get("token") != task.token:
-        raise FileNotFoundError(errno.ENOENT, "another run has taken the place of this one")
+    return Outcome(task.region, DONE, written, handed=handed)
 
 
 def _failed(task: Task, error: Exception) -> Outcome:
     said = f"{type(error).__name__}: {error}"
-    # So that `xcvae verify` can tell later; on a full disk it cannot.
-    with suppress(OSError):
-        Ledger(task.array).record({"region": task.region.number, "state": FAILED, "error": said})
-    return Outcome(task.region, FAILED, error=said)
+    # So that `xcvae verify` can tell later.
+    return Outcome(task.region, FAILED, error=said, handed=task.pen.failed(task.region, said))
 
 
 def _lost(task: Task, error: Exception) -> Outcome:
@@ -142,14 +115,14 @@ def _lost(task: Task, error: Exception) -> Outcome:
 
 
 def failure(
-    path: Path, outcomes: Iterable[Outcome], total: int, describe: Callable[[Region], str]
+    name: Path | str, outcomes: Iterable[Outcome], total: int, describe: Callable[[Region], str]
 ) -> str:
     """Say which regions came to nothing and why; empty if all are done.
 
     Parameters
     ----------
-    path
-        Name of the store.
+    name
+        Of the store.
     outcomes
         Of the regions that were missing.
     total
@@ -170,7 +143,7 @@ def failure(
     left = [f"\n  {len(untried)} not tried after trouble with the disk"] if untried else []
     done = total - len(failed) - len(untried)
     return explain(
-        f"store '{path}'",
+        f"store '{name}'",
         expected=f"all {total} regions drawn and written",
         got=f"{done} done, {len(failed)} failed:{''.join(named + more + left)}\n",
         remedy="Nothing is listed as finished, and what is done is kept. Mend the cause and run "

@@ -1,0 +1,374 @@
+"""An Icechunk repository holds what a Zarr store holds; its commits agree with themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from xcvae.cli import main
+from xcvae.ensemble import committing, sampling
+from xcvae.ensemble.store import open_store, target_of
+from xcvae.ensemble.verifying import verify_store
+from xcvae.errors import ConfigError, OutputExistsError, StoreError
+
+icechunk = pytest.importorskip("icechunk")
+
+MADE = {"members": 4, "seed": 7, "chunks": {"realization": 2, "time": 2}, "progress": False}
+REGIONS, PER_COMMIT = 6, 4
+
+
+@pytest.fixture(autouse=True)
+def _some_regions_per_commit(monkeypatch):
+    monkeypatch.setattr(committing, "REGIONS_PER_COMMIT", PER_COMMIT)
+
+
+@pytest.fixture(scope="module")
+def plain(few, model, tmp_path_factory):
+    """The same ensemble as a plain Zarr store."""
+    return sample(few, model, tmp_path_factory.mktemp("plain") / "e.zarr").load()
+
+
+@pytest.fixture
+def place(tmp_path):
+    return tmp_path / "e.icechunk"
+
+
+def sample(few, model, store, **changed):
+    return sampling.sample(few, model, store=store, **{**MADE, **changed})
+
+
+def opened(place):
+    return icechunk.Repository.open(icechunk.local_filesystem_storage(str(place)))
+
+
+def messages(place, branch="main"):
+    """What the commits of a branch say, oldest first."""
+    return [one.message for one in opened(place).ancestry(branch=branch)][::-1]
+
+
+def assert_same(ensemble, plain):
+    xr.testing.assert_equal(ensemble, plain)
+    assert ensemble.pr.values.tobytes() == plain.pr.values.tobytes()
+    assert ensemble.attrs.keys() == plain.attrs.keys()
+    assert ensemble.attrs["xcvae"] == plain.attrs["xcvae"]
+
+
+@pytest.fixture
+def fused(few, tmp_path):
+    """A post-processor that fails for one storm, in two regions of six, while its file is there."""
+    fuse, storm = tmp_path / "fuse", few.time.values[3]
+    fuse.touch()
+
+    def burning(field, context):
+        if storm in field.time.values and field.values.any() and fuse.exists():
+            raise RuntimeError("the fuse blew")
+        return field
+
+    return {"postprocess": [burning]}, fuse
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+def test_it_holds_what_a_zarr_store_holds(few, model, plain, place, scheduler):
+    with dask.config.set(scheduler=scheduler, num_workers=2):
+        ensemble = sample(few, model, f"icechunk:{place}")
+    assert_same(ensemble, plain)
+    assert ensemble.pr.chunks[:2] == ((2, 2), (2, 2, 2))
+    # As whoever has icechunk, xarray and zarr reads it.
+    session = opened(place).readonly_session("main")
+    assert_same(xr.open_zarr(session.store, consolidated=False), plain)
+    assert xr.open_datatree(session.store, engine="zarr", consolidated=False).groups == ("/",)
+
+
+def test_a_cluster_of_two_processes_writes_the_same(few, model, plain, place):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
+        ) as cluster,
+        distributed.Client(cluster),
+    ):
+        ensemble = sample(few.chunk(time=1), model, f"icechunk:{place}")
+        assert_same(ensemble, plain)  # read by the workers
+    assert len(messages(place)) == 3 + math.ceil(REGIONS / PER_COMMIT)
+
+
+def test_some_regions_share_a_commit_that_tells_of_them_and_of_no_others(few, model, place):
+    sample(few, model, f"icechunk:{place}")
+    assert messages(place) == [
+        "Repository initialized",
+        "xcvae: 'pr' begins",
+        "xcvae: 4 regions of 'pr', now 4 of 6",
+        "xcvae: 2 regions of 'pr', now 6 of 6",
+        "xcvae: 'pr' is finished",
+    ]
+    repository = opened(place)
+    assert repository.list_branches() == {"main"}
+    seen = 0
+    for commit in reversed(list(repository.ancestry(branch="main"))):
+        told = commit.metadata.get("xcvae", {"entries": []})
+        seen += len(told["entries"])
+        if "run" in told:
+            assert told["run"]["model_sha256"] == model.sha256
+            store = repository.readonly_session(snapshot_id=commit.id).store
+            there = np.isfinite(zarr.open_array(store, path="pr", mode="r")[:]).any(axis=(2, 3))
+            assert there.sum() == 4 * seen
+    assert seen == REGIONS
+
+
+def test_an_interrupted_run_is_not_on_main_and_goes_on(few, model, place, fused):
+    asked, fuse = fused
+    store = f"icechunk:{place}"
+    with pytest.raises(StoreError, match=r"got 4 done, 2 failed.*\n.*the fuse blew") as raised:
+        sample(few, model, store, **asked)
+    assert store in str(raised.value)
+    assert messages(place) == ["Repository initialized"]
+    with pytest.raises(StoreError, match=r"an unfinished one.*goes on where it stopped"):
+        open_store(store)
+    part = open_store(store, incomplete=True)
+    assert part.attrs["xcvae_state"] == "unfinished"
+    missing = np.isnan(part.pr.values).all(axis=(0, 2, 3))
+    np.testing.assert_array_equal(missing, [False, False, True, True, False, False])
+    fuse.unlink()
+    resumed = sample(few, model, store, **asked)
+    assert [text.split()[1] for text in messages(place)[2:-1]] == ["4", "2"]
+    lazy = sampling.sample(few, model, **{**MADE, **asked})
+    np.testing.assert_array_equal(resumed.pr.values, lazy.pr.values)
+    assert "xcvae_state" not in resumed.attrs
+    assert opened(place).list_branches() == {"main"}
+
+
+def test_what_is_handed_over_before_an_error_is_committed(few, model, plain, place, monkeypatch):
+    take = committing.Committer.take
+
+    def interrupting(self, handed):
+        take(self, handed)
+        if len(self._entries) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, dask.config.set(scheduler="synchronous"):
+        patched.setattr(committing.Committer, "take", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            sample(few, model, f"icechunk:{place}")
+    assert messages(place, "xcvae-unfinished")[2:] == ["xcvae: 3 regions of 'pr', now 3 of 6"]
+    assert_same(sample(few, model, f"icechunk:{place}"), plain)
+    assert messages(place)[3] == "xcvae: 3 regions of 'pr', now 6 of 6"
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 8}, {"chunks": {"realization": 1}}, {"members": 5}], ids=str
+)
+def test_another_run_is_refused_with_its_keys_and_begun_on_request(
+    few, model, place, fused, change
+):
+    asked, fuse = fused
+    (key,) = change
+    store = f"icechunk:{place}"
+    with pytest.raises(StoreError, match="the fuse blew"):
+        sample(few, model, store, **asked)
+    before = messages(place, "xcvae-unfinished")
+    with pytest.raises(OutputExistsError, match=rf"branch xcvae-unfinished.*{key} \(there"):
+        sample(few, model, store, **asked, **change)
+    assert messages(place, "xcvae-unfinished") == before
+    fuse.unlink()
+    restarted = sample(few, model, store, **asked, **change, resume="restart")
+    lazy = sampling.sample(few, model, **{**MADE, **asked, **change})
+    np.testing.assert_array_equal(restarted.pr.values, lazy.pr.values)
+    assert "xcvae: 4 regions of 'pr', now 4 of 6" not in messages(place)[:2]
+    assert opened(place).list_branches() == {"main"}
+
+
+def test_a_replacement_leaves_the_old_one_on_main_until_it_is_whole(few, model, place, fused):
+    asked, fuse = fused
+    store = f"icechunk:{place}"
+    fuse.unlink()
+    old = sample(few, model, store, **asked).pr.values
+    with pytest.raises(OutputExistsError, match=r"seed \(there: 7, asked: 8\)"):
+        sample(few, model, store, **asked, seed=8)
+    with pytest.raises(OutputExistsError, match="resume=False"):
+        sample(few, model, store, **asked, resume=False)
+    fuse.touch()
+    with pytest.raises(StoreError, match="the fuse blew"):
+        sample(few, model, store, **asked, seed=8, resume="restart")
+    np.testing.assert_array_equal(open_store(store).pr.values, old)
+    fuse.unlink()
+    # The same call without "restart" goes on with it.
+    new = sample(few, model, store, **asked, seed=8).pr.values
+    assert not np.array_equal(new, old)
+    assert messages(place)[-2] == "xcvae: 2 regions of 'pr', now 6 of 6"
+    # The versions before stay, as in any repository.
+    (first,) = [c for c in list(opened(place).ancestry(branch="main"))[4:] if "fini" in c.message]
+    session = opened(place).readonly_session(snapshot_id=first.id)
+    kept = xr.open_zarr(session.store, consolidated=False)
+    np.testing.assert_array_equal(kept.pr.values, old)
+
+
+def spoil(place):
+    """Change a byte of the largest chunk."""
+    path = max((place / "chunks").iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damage_is_found_and_repaired(few, model, plain, place, capsys):
+    store = f"icechunk:{place}"
+    sample(few, model, store)
+    found = verify_store(store, ds=few, model=model, sample=2)
+    assert found.ok
+    assert str(found).startswith(f"{store}: finished, 6 of 6 regions as they were written")
+    assert main(["verify", store]) == 0
+    spoil(place)
+    found = verify_store(store)
+    assert len(found.damaged) == 1
+    assert "content has changed" in str(found)
+    assert main(["verify", store]) == 1
+    assert_same(sample(few, model, store, resume="repair"), plain)
+    assert verify_store(store).ok
+    assert messages(place)[-3:] == [
+        "xcvae: 'pr' is repaired",
+        "xcvae: 1 regions of 'pr', now 6 of 6",
+        "xcvae: 'pr' is finished",
+    ]
+
+
+def test_an_unfinished_one_is_verified_too(few, model, place, fused):
+    asked, _ = fused
+    with pytest.raises(StoreError):
+        sample(few, model, f"icechunk:{place}", **asked)
+    found = verify_store(f"icechunk:{place}")
+    assert not found.ok
+    assert found.missing.keys() == {1, 4}
+    assert "the fuse blew" in str(found)
+    assert "not finished, 4 of 6" in str(found)
+
+
+def test_commits_of_others_are_kept_and_do_not_matter(few, model, plain, place):
+    store = f"icechunk:{place}"
+    sample(few, model, store)
+    session = opened(place).writable_session("main")
+    zarr.create_array(session.store, name="mine/notes", shape=(2,), dtype="int32")
+    session.commit("mine")
+    assert_same(sample(few, model, store), plain)
+    assert verify_store(store).ok
+    assert messages(place)[-1] == "mine"
+
+
+def test_a_main_that_has_moved_meanwhile_is_not_moved_back(few, model, place, fused):
+    asked, fuse = fused
+    store = f"icechunk:{place}"
+    with pytest.raises(StoreError, match="the fuse blew"):
+        sample(few, model, store, **asked)
+    session = opened(place).writable_session("main")
+    zarr.create_group(session.store)
+    session.commit("mine")
+    fuse.unlink()
+    with pytest.raises(OutputExistsError, match="no xcvae ensemble"):
+        sample(few, model, store, **asked)
+    assert messages(place)[-1] == "mine"
+    # The history of the other commit stays below the ensemble.
+    sample(few, model, store, **asked, resume="restart")
+    assert messages(place)[1] == "mine"
+
+
+def test_two_that_commit_at_a_time_do_not_mix(few, model, place):
+    repository = icechunk.Repository.create(icechunk.local_filesystem_storage(str(place)))
+
+    def rival(field, context):
+        branch = "xcvae-unfinished"
+        if field.values.any() and len(messages(place, branch)) == 2:
+            session = opened(place).writable_session(branch)
+            zarr.open_group(session.store, mode="r+").attrs["rival"] = 1
+            session.commit("rival")
+        return field
+
+    with (
+        dask.config.set(scheduler="synchronous"),
+        pytest.raises(StoreError, match="a repository that nobody else commits to"),
+    ):
+        sample(few, model, repository, postprocess=[rival])
+    assert messages(place) == ["Repository initialized"]
+
+
+def test_a_repository_that_the_caller_opened_is_written_on_main(few, model, plain, place):
+    repository = icechunk.Repository.create(icechunk.local_filesystem_storage(str(place)))
+    assert_same(sample(few, model, repository), plain)
+    assert_same(open_store(repository), plain)
+    assert verify_store(repository).ok
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+    assert_same(sample(few, model, f"icechunk:{place}"), plain)
+
+
+def test_a_model_without_a_file_needs_one_where_no_folder_is_known(few, model, place):
+    import copy
+
+    bare = copy.copy(model)
+    bare.path = None
+    repository = icechunk.Repository.create(icechunk.local_filesystem_storage(str(place)))
+    with dask.config.set(scheduler="processes"):
+        with pytest.raises(ConfigError, match=r"Save it where they see it"):
+            sample(few, bare, repository)
+        sample(few, bare, f"icechunk:{place}")
+
+
+def test_what_is_no_repository_is_refused_and_kept(few, model, place):
+    place.mkdir()
+    (place / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputExistsError, match="no xcvae ensemble"):
+        sample(few, model, f"icechunk:{place}")
+    with pytest.raises(StoreError, match="only ensembles are replaced"):
+        sample(few, model, f"icechunk:{place}", resume="restart")
+    assert [path.name for path in place.iterdir()] == ["thesis.txt"]
+    with pytest.raises(StoreError, match="no such ensemble"):
+        open_store(f"icechunk:{place.with_name('nothing')}")
+    assert not place.with_name("nothing").exists()
+
+
+def test_a_catalog_and_a_url_are_refused_before_anything_is_drawn(few, model, place, tmp_path):
+    with pytest.raises(ConfigError, match="a plain Zarr store to list"):
+        sample(few, model, f"icechunk:{place}", catalog=tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match=r"give the icechunk\.Repository"):
+        sample(few, model, "icechunk:s3://bucket/e")
+    with pytest.raises(ConfigError, match="the path of a local folder"):
+        sample(few, model, "icechunk:")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_at_a_time(few, model, place):
+    target = target_of(f"icechunk:{place}")
+    with target.locked(), pytest.raises(StoreError, match="no other process"):
+        sample(few, model, f"icechunk:{place}")
+    assert not place.exists()
+
+
+def test_commits_do_not_grow_with_what_is_there(few, model, place, monkeypatch):
+    monkeypatch.setattr(committing, "REGIONS_PER_COMMIT", 1)
+    sample(few, model, f"icechunk:{place}")
+    splitting = opened(place).config.manifest.splitting
+    assert splitting is not None
+    commits = list(opened(place).ancestry(branch="main"))[1:-2]
+    assert {len(json.dumps(one.metadata)) // 4000 for one in commits} == {0}
+    assert [len(one.metadata["xcvae"]["entries"]) for one in commits] == [1] * REGIONS
+
+
+def test_without_icechunk_it_is_said_how_to_get_it(tmp_path):
+    code = """
+import sys
+sys.modules["icechunk"] = None
+from xcvae.errors import ConfigError
+from xcvae.ensemble.store import open_store
+try:
+    open_store(sys.argv[1])
+except ConfigError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", code, f"icechunk:{tmp_path / 'e'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 'pip install "xcvae[icechunk]"' in done.stdout
