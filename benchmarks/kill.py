@@ -231,7 +231,7 @@ class Trials:
         status, said, errors = child.ended()
         if status:
             return {"unreadable": errors.encode()}
-        return {name: text.encode() for name, text in json.loads(said).items()}
+        return {name: text.encode() for name, text in json.loads(said.splitlines()[0]).items()}
 
     def trial(
         self, place: Path, reference: dict[str, bytes], moment: float, dies_at: int = -1

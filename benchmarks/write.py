@@ -4,7 +4,8 @@
 
 Draws nothing: regions of rain from the bundled radar, in new combinations, go through the store
 (template, tasks, checksums, ledger) and, in the same run and with the same threads, straight into
-`zarr.Array.__setitem__`. The table of codecs is written the raw way. MB are of float32 values.
+`zarr.Array.__setitem__`; with icechunk installed, also through the store into a repository on the
+same disk. The table of codecs is written the raw way. MB are of float32 values.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +91,17 @@ class Bench:
         self.regions = list(regions_of(self.chunks, self.shape))
         self.megabytes = 4 * np.prod(self.shape) / 1e6
 
-    def engine(self, folder: Path) -> None:
+    def repository(self, folder: Path) -> None:
+        """Through the store of xcvae into an Icechunk repository."""
+        self.engine(folder, f"icechunk:{folder / 'e.icechunk'}")
+
+    def engine(self, folder: Path, store: str | None = None) -> None:
         """Through the store of xcvae."""
         import dask
 
         lazy = da.zeros(self.shape, chunks=(*self.chunks, SIDE, SIDE), dtype="float32")
         template = xr.Dataset({"pr": (("realization", "time", "y", "x"), lazy)})
-        run = Run(target_of(folder / "e.zarr"), "pr", {}, self.chunks)
+        run = Run(target_of(store or folder / "e.zarr"), "pr", {}, self.chunks)
         with dask.config.set(scheduler="threads", num_workers=self.threads):
             write(run, template, lambda _: self.source, finish=lambda _: {}, progress=False)
 
@@ -146,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--repeats", type=int, default=3, help="of store and raw, in turn")
+    parser.add_argument("--repeats", type=int, default=3, help="of all stores, in turn")
     parser.add_argument("--folder", type=Path, help="on the disk to be measured")
     parser.add_argument("--output", type=Path, help="results as JSON")
     arguments = parser.parse_args()
@@ -154,15 +160,17 @@ def main() -> None:
     print(f"{bench.shape}: {len(bench.regions)} regions, {arguments.threads} threads")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name) / "bench"
+        turns = [bench.engine, bench.raw(ZstdCodec(level=1))]
+        turns += [bench.repository] if find_spec("icechunk") else []
         pairs = [
-            (timed(folder, bench.engine, bench.megabytes)["MB/s"],
-             timed(folder, bench.raw(ZstdCodec(level=1)), bench.megabytes)["MB/s"])
+            [timed(folder, one, bench.megabytes)["MB/s"] for one in turns]
             for _ in range(arguments.repeats)
-        ]  # fmt: skip
+        ]
         table = {name: timed(folder, one, bench.megabytes) for name, one in variants(bench).items()}
-    engine, raw = (float(np.median(rates)) for rates in zip(*pairs, strict=True))
+    engine, raw, *ice = (float(np.median(rates)) for rates in zip(*pairs, strict=True))
     overhead = 1e3 * bench.megabytes * (1 / engine - 1 / raw) / len(bench.regions)
     rows = [Row.rate("store", engine, raw, unit="MB/s", against="raw Zarr", target=0.9)]
+    rows += [Row.rate("icechunk", rate, engine, unit="MB/s", against="store") for rate in ice]
     for name, row in table.items():
         rows.append(Row.rate(name, row["MB/s"], raw, unit="MB/s", against="raw Zarr, zstd 1"))
         print(f"{name:28}{row['ratio']:8.2f} bytes of values per byte on disk")

@@ -278,6 +278,23 @@ def test_a_main_that_has_moved_meanwhile_is_not_moved_back(few, model, place, fu
     assert messages(place)[1] == "mine"
 
 
+def test_a_replacement_is_not_put_over_what_others_committed_meanwhile(few, model, place, fused):
+    asked, fuse = fused
+    store = f"icechunk:{place}"
+    fuse.unlink()
+    sample(few, model, store, **asked)
+    fuse.touch()
+    with pytest.raises(StoreError, match="the fuse blew"):
+        sample(few, model, store, **asked, seed=8, resume="restart")
+    session = opened(place).writable_session("main")
+    zarr.open_group(session.store, mode="r+").attrs["mine"] = 1
+    session.commit("mine")
+    fuse.unlink()
+    with pytest.raises(StoreError, match="branch main has other commits since"):
+        sample(few, model, store, **asked, seed=8)
+    assert messages(place)[-1] == "mine"
+
+
 def test_two_that_commit_at_a_time_do_not_mix(few, model, place):
     repository = icechunk.Repository.create(icechunk.local_filesystem_storage(str(place)))
 

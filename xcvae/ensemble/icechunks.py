@@ -16,10 +16,10 @@ from xcvae.ensemble.commits import in_words
 from xcvae.errors import StoreError, explain
 
 __all__ = [
-    "ConflictError",
     "IcechunkError",
     "Repository",
     "as_os_error",
+    "conflict",
     "create",
     "explained",
     "leads_to",
@@ -83,22 +83,31 @@ def as_os_error(error: IcechunkError) -> OSError:
     return OSError(number, in_words(error))
 
 
+def conflict(name: str, got: str) -> StoreError:
+    """Say that somebody else commits to a repository."""
+    return StoreError(
+        explain(
+            f"store '{name}'",
+            expected="a repository that nobody else commits to",
+            got=got,
+            remedy='Begin again with resume="restart", or choose another one.',
+        )
+    )
+
+
 @contextmanager
 def explained(name: str) -> Iterator[None]:
     """Turn errors of icechunk into ours."""
     try:
         yield
-    except (ConflictError, IcechunkError, OSError) as error:
-        conflict = isinstance(error, ConflictError)
+    except ConflictError as error:
+        raise conflict(name, in_words(error)) from error
+    except (IcechunkError, OSError) as error:
         raise StoreError(
             explain(
                 f"store '{name}'",
-                expected="a repository that nobody else commits to"
-                if conflict
-                else "a place that can be written to",
+                expected="a place that can be written to",
                 got=in_words(error),
-                remedy='Begin again with resume="restart", or choose another one.'
-                if conflict
-                else "What is committed is kept: mend the cause, and the same call goes on.",
+                remedy="What is committed is kept: mend the cause, and the same call goes on.",
             )
         ) from error

@@ -21,8 +21,8 @@ from xcvae.ensemble.beside import aside, left_behind, locked
 from xcvae.ensemble.commits import Commits
 from xcvae.ensemble.committing import MAIN, UNFINISHED, Committer
 from xcvae.ensemble.icechunks import (
-    ConflictError,
     Repository,
+    conflict,
     create,
     explained,
     leads_to,
@@ -154,7 +154,7 @@ class Versioned:
                 told = {**self.finished().told, "replaces": True}
                 return self._committer(repository, run, told).mended(template, "is repaired")
             if not leads_to(repository, repository.lookup_branch(MAIN), UNFINISHED):
-                raise ConflictError("branch main has other commits since")
+                raise conflict(self.name, "branch main has other commits since")
             committer = self._committer(repository, run, self.begun().told)
             changed = committer.records.changed() and not committer.records.sealed
             return committer.mended(template, "has its metadata again") if changed else committer
