@@ -251,8 +251,9 @@ class Trials:
         self.killed += status == -signal.SIGKILL if self.where == "files" else hit
         if self.where == "worker" and status:
             self.fail(f"a worker {what}: the client gave up:\n{errors}")
-        elif self.icechunk and self.content(place) not in self.whole(reference):
-            self.fail(f"{what}: branch main shows something else than a whole ensemble")
+        elif self.icechunk and (found := self.content(place)) not in self.whole(reference):
+            other = found.get("unreadable", b"another ensemble").decode()
+            self.fail(f"{what}: branch main shows no whole ensemble: {other}")
         elif listed(place) and not (place / "e.zarr").is_dir():
             self.fail(f"{what}: listed, but not there")
         else:

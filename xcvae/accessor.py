@@ -147,8 +147,7 @@ class CvaeAccessor:
         min_mass : float, optional
             Redraw members with less than this share of the reference mass.
         store, catalog, name : optional
-            Zarr store to write, and list in this intake catalog under this name; or to an
-            Icechunk repository (``"icechunk:PATH"``).
+            Zarr store to write and list under this name, or ``"icechunk:PATH"``, not listed.
         chunks, tile : optional
             Chunk sizes by dim; pixels by dim of the tiles that large maps are drawn in.
         resume, device, progress : optional

@@ -198,6 +198,13 @@ def test_a_replacement_leaves_the_old_one_on_main_until_it_is_whole(few, model, 
     with pytest.raises(StoreError, match="the fuse blew"):
         sample(few, model, store, **asked, seed=8, resume="restart")
     np.testing.assert_array_equal(open_store(store).pr.values, old)
+    # Nothing of the old one is on the branch of the new one.
+    begun = target_of(store).begun()
+    states = {number: entry["state"] for number, entry in begun.records.entries().items()}
+    assert states == {0: "done", 1: "failed", 2: "done", 3: "done", 4: "failed", 5: "done"}
+    part = xr.open_zarr(begun.source, consolidated=False).pr.values
+    assert np.isnan(part[:, 2:4]).all()
+    assert np.isfinite(np.delete(part, [2, 3], axis=1)).all()
     fuse.unlink()
     # The same call without "restart" goes on with it.
     new = sample(few, model, store, **asked, seed=8).pr.values
@@ -237,6 +244,49 @@ def test_damage_is_found_and_repaired(few, model, plain, place, capsys):
         "xcvae: 1 regions of 'pr', now 6 of 6",
         "xcvae: 'pr' is finished",
     ]
+
+
+def test_an_interrupted_repair_goes_on_like_any_run(few, model, place, fused):
+    asked, fuse = fused
+    store = f"icechunk:{place}"
+    fuse.unlink()
+    whole = sample(few, model, store, **asked).load()
+    for path in (place / "chunks").iterdir():
+        if path.stat().st_size > 5000:  # those of the regions, not of coordinates
+            path.write_bytes(b"x" * path.stat().st_size)
+    fuse.touch()
+    with pytest.raises(StoreError, match="got 4 done, 2 failed"):
+        sample(few, model, store, **asked, resume="repair")
+    fuse.unlink()
+    assert_same(sample(few, model, store, **asked), whole)
+    assert messages(place)[-4:] == [
+        "xcvae: 'pr' is repaired",
+        "xcvae: 4 regions of 'pr', now 4 of 6",
+        "xcvae: 2 regions of 'pr', now 6 of 6",
+        "xcvae: 'pr' is finished",
+    ]
+
+
+def test_a_branch_that_a_killed_call_left_is_cleared_away(few, model, plain, place):
+    store = f"icechunk:{place}"
+    sample(few, model, store)
+    repository = opened(place)
+    # Killed before the first commit, or after main was moved.
+    repository.create_branch("xcvae-unfinished", repository.lookup_branch("main"))
+    assert_same(sample(few, model, store), plain)
+    assert opened(place).list_branches() == {"main"}
+
+
+def test_a_late_failure_does_not_take_the_place_of_what_is_done(few, model, plain, place):
+    sample(few, model, f"icechunk:{place}")
+    session = opened(place).writable_session("main")
+    last = next(iter(opened(place).ancestry(branch="main"))).metadata
+    last["xcvae"]["entries"] = [{"region": 2, "state": "failed", "error": "lost"}]
+    zarr.open_group(session.store, mode="r+").attrs["late"] = 1
+    session.commit("late", last)
+    found = verify_store(f"icechunk:{place}")
+    assert not found.missing
+    assert found.changed.keys() == {"zarr.json"}
 
 
 def test_an_unfinished_one_is_verified_too(few, model, place, fused):
