@@ -18,7 +18,7 @@ import pytest
 import torch
 from dask.system import CPU_COUNT
 
-from xcvae.ensemble import scheduling, workers
+from xcvae.ensemble import cluster, workers
 from xcvae.ensemble.arguments import Request
 from xcvae.ensemble.folder import FolderPen
 from xcvae.ensemble.job import Job
@@ -212,7 +212,7 @@ def test_a_short_task_that_kills_its_worker_does_not_cost_those_that_share_its_c
 
 def test_a_cluster_without_workers_is_not_waited_for_forever(monkeypatch):
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(scheduling, "PATIENCE", 1.0)
+    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
     with (
         distributed.Client(n_workers=0, processes=False, dashboard_address=":0"),
         pytest.raises(StoreError, match="expected workers, got none for 1 s"),

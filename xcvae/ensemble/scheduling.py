@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterable
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, nullcontext, suppress
-from itertools import chain, islice
-from time import monotonic
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
 
-from xcvae.ensemble.workers import place, threads_of_pool, threads_on, threads_shared
-from xcvae.errors import StoreError, explain
+from xcvae.ensemble.cluster import ClusterRun
+from xcvae.ensemble.workers import threads_of_pool, threads_shared
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client
 
 __all__ = ["Tasks", "cluster_in_use", "shares_memory", "side_by_side"]
 
-PER_THREAD = 4
-"""Calls that wait per thread of a cluster: enough that none idles, few enough to be nothing."""
-WORTH = 0.1
-"""Seconds of work in a call on a cluster, which costs milliseconds: short tasks share one."""
-MOST = 64
-"""Tasks that share a call, at most."""
 AT_ONCE = 512
 """Tasks handed to a scheduler in this process at a time: what they hold stays small."""
 TRIES = 3
-"""Pools that may break, and results that may not be fetched, before tasks are given up."""
-FETCHING = 20.0
-"""Seconds for fetching what a worker has done. If it dies just then, `distributed` may wait for it
-forever (seen with 2026.8.0), so that the tasks are done again."""
-GLANCE = 1.0
-"""Seconds between two looks at how many workers there are."""
-PATIENCE = 60.0
-"""Seconds without any worker after which a cluster is given up."""
+"""Pools that may break before tasks are given up."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -104,7 +88,7 @@ class Tasks(Generic[T, R]):
             while some := list(islice(waiting, AT_ONCE)):
                 self._patiently(some, seen)
             return
-        for result in self._on_cluster(client, waiting):
+        for result in ClusterRun(client, self.function, self.lost).results(waiting):
             seen(result)
 
     def _patiently(self, tasks: list[T], seen: Callable[[R], None]) -> None:
@@ -166,112 +150,3 @@ class Tasks(Generic[T, R]):
         # One by one: a process that dies takes no results of others with it.
         with config.set(chunksize=1), Callback(pretask=before, posttask=after):  # type: ignore[no-untyped-call]
             compute(*calls)  # type: ignore[no-untyped-call]
-
-    def _on_cluster(self, client: Client, tasks: Iterator[T]) -> Iterator[R]:
-        """Keep a few calls per thread under way: the cluster never holds the whole ensemble."""
-        run, number, unfetched = f"draw-{uuid4().hex}", 0, 0
-        going: dict[Future[tuple[list[R], float]], list[T]] = {}
-        alone: list[list[T]] = []
-        try:
-            workforce = _Workforce(client)
-            while True:
-                workforce.look()
-                while len(going) < workforce.room and (
-                    some := alone.pop() if alone else list(islice(tasks, workforce.share))
-                ):
-                    future = client.submit(
-                        _several, self.function, some, workforce.threads,
-                        key=f"{run}-{number:08d}", pure=False, priority=-number,
-                    )  # fmt: skip
-                    going[future], number = some, number + 1
-                if not going:
-                    return
-                for future in _finished(client, going):
-                    some = going.pop(future)
-                    try:
-                        results, seconds = future.result(timeout=FETCHING)
-                    except Exception as error:  # noqa: BLE001  of any kind: the other tasks go on
-                        # Only one of several may be the cause, or none.
-                        if len(some) > 1 or (isinstance(error, TimeoutError) and unfetched < TRIES):
-                            alone += [[task] for task in some]
-                        else:
-                            yield self.lost(some[0], error)
-                        unfetched += isinstance(error, TimeoutError)
-                        continue
-                    unfetched = 0
-                    workforce.took(seconds / len(some))
-                    yield from results
-        except (CancelledError, OSError) as error:
-            # The scheduler is gone, and with it whatever its workers were at.
-            gone = ConnectionError(f"the scheduler was lost ({type(error).__name__}: {error})")
-            for task in chain(*going.values(), *alone, tasks):
-                yield self.lost(task, gone)
-        finally:
-            with suppress(CancelledError, OSError):
-                client.cancel(list(going))  # type: ignore[no-untyped-call]
-
-
-def _several(
-    function: Callable[..., R], tasks: list[T], threads: int | None
-) -> tuple[list[R], float]:
-    """Do some tasks on a worker; results and seconds."""
-    start = monotonic()
-    return [function(task, threads) for task in tasks], monotonic() - start
-
-
-class _Workforce:
-    """How many calls a cluster can take, of how many tasks, with what torch threads.
-
-    Clusters may grow.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.room = 2
-        self.share = 1
-        self.threads: int | None = None
-        self._workers: set[str] = set()
-        self._looked = float("-inf")
-
-    def look(self) -> None:
-        """Look again, if the last time is over a second ago: it takes a round trip."""
-        if monotonic() - self._looked < GLANCE:
-            return
-        threads = self.client.nthreads()  # type: ignore[no-untyped-call]
-        self.room = max(2, PER_THREAD * sum(threads.values()))
-        if set(threads) != self._workers:
-            self._workers = set(threads)
-            places = self.client.run(place, on_error="ignore")
-            # In the process of the caller, threads are the caller's business.
-            own = any(process == os.getpid() for _, process, _ in places.values())
-            self.threads = None if own or not places else threads_on(places)
-        self._looked = monotonic()
-
-    def took(self, seconds: float) -> None:
-        """Learn how long a task takes; tasks differ, so that the share grows step by step."""
-        fitting = int(WORTH / max(seconds, WORTH / MOST))
-        self.share = max(1, min(fitting, 2 * self.share))
-
-
-def _finished(client: Client, going: dict[Future[R], Any]) -> list[Future[R]]:
-    """Wait for some; a cluster without workers is not waited for forever."""
-    from distributed import wait
-
-    while True:
-        try:
-            state = wait(  # type: ignore[no-untyped-call]
-                list(going), timeout=PATIENCE, return_when="FIRST_COMPLETED"
-            )
-            return list(state.done)
-        except TimeoutError:
-            try:
-                client.wait_for_workers(1, timeout=PATIENCE)
-            except TimeoutError:
-                raise StoreError(
-                    explain(
-                        "cluster",
-                        expected="workers",
-                        got=f"none for {PATIENCE:g} s",
-                        remedy="Start some; the same call goes on with what is missing.",
-                    )
-                ) from None
