@@ -139,6 +139,10 @@ def test_a_run_makes_everything_and_then_nothing_again(
     # The same verdicts and the same words of the diagnosis.
     assert again.partition("\n\ntrain ")[0] == said.out.partition("\n\ntrain ")[0]
 
+    # Scoring alone leaves the report as it is, with the diagnosis of the model.
+    assert main(["evaluate", str(folder / "config.yaml")]) == 0
+    assert times(out) == before
+
     # The report can be had again, with all that is in it.
     page = out / "report" / "report.html"
     whole = page.read_text(encoding="utf-8")

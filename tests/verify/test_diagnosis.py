@@ -215,8 +215,8 @@ def test_a_few_samples_are_not_enough_for_a_verdict() -> None:
 
 def test_the_ledger_counts_what_the_threshold_will_take() -> None:
     said = {f.name: f.evidence for f in detect(both(mass_bias=0.0, light_mass=0.1))}
-    assert "by +0% (prior) and +0% (posterior)" in said["mass_drift"]
-    assert "after a threshold of 0.1 mm h-1 by -10% and -10%" in said["mass_drift"]
+    assert "by +0 % (prior) and +0 % (posterior)" in said["mass_drift"]
+    assert "after a threshold of 0.1 mm h-1 by -10 % and -10 %" in said["mass_drift"]
 
 
 def test_a_cap_that_the_observation_has_is_none_of_the_model() -> None:
@@ -334,7 +334,7 @@ def test_report_reads_like_one() -> None:
     assert text.splitlines()[0] == "Diagnosis of 24 samples with 8 members each, seed 0"
     assert text.splitlines()[-1] == "Verdict: 1 fault, 0 warnings."
     assert "mass_drift: The total amount of rain is wrong." in text
-    assert "-84%" in text
+    assert "-84 % (prior)" in text
     assert text.count("to change") == 1
     # What is fine is named, not told.
     assert "nothing found  units, leakage" in text

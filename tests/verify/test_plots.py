@@ -559,7 +559,7 @@ def test_report_writes_pictures_and_json(
         ensembles={"prior": ensemble},
         cards={"prior": card},
         verdicts={"prior": verdicts},
-        diagnosis=diagnosis,
+        diagnosis=diagnosis.to_json(),
     )
     assert set(written) == {
         "report",

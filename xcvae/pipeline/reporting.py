@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from xcvae.fields.dataspec import plain
 from xcvae.pipeline.products import digest
 from xcvae.pipeline.steps import Scored, Steps
 from xcvae.pipeline.summary import Summary
-from xcvae.verify.diagnosis import Diagnosis
 from xcvae.verify.report import save_report
 
 __all__ = ["behind_report", "report_is_current", "write_report", "write_summary", "written"]
@@ -40,7 +39,7 @@ def report_is_current(steps: Steps, made_from: dict[str, Any]) -> bool:
 def write_report(
     steps: Steps,
     scored: Sequence[Scored],
-    diagnosis: Diagnosis | None,
+    diagnosis: Mapping[str, Any] | None,
     made_from: dict[str, Any],
 ) -> None:
     """Draw the pictures and write ``report.json``."""

@@ -92,8 +92,8 @@ def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: 
             _say(progress, f"scoring '{section.name}'")
             scored.append(steps.evaluate(section))
             summary.verdicts[section.name] = scored[-1].verdicts
-    again = REPORT in wanted
-    _conclude(steps, summary, scored, diagnose=again or "diagnose" in wanted, again=again)
+    _diagnose(steps, summary, asked=REPORT in wanted or "diagnose" in wanted)
+    _report(steps, scored, again=REPORT in wanted)
     summary.steps = steps.outcome
     summary.seconds = time.perf_counter() - start
     if scored and set(steps.outcome.values()) != {THERE}:
@@ -102,23 +102,29 @@ def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: 
     return summary
 
 
-def _conclude(
-    steps: Steps, summary: Summary, scored: Sequence[Scored], *, diagnose: bool, again: bool
-) -> None:
-    """Diagnose, and write the report; a report that is not current needs the diagnosis again."""
-    asked = diagnose and steps.config.diagnose is not None
-    made_from = behind_report(steps, scored, diagnosed=asked) if scored else {}
-    stale = bool(scored) and (again or not report_is_current(steps, made_from))
-    diagnosis = None
-    if asked and (stale or not steps.diagnosis_is_current()):
-        _say(steps.progress, "diagnosing the model")
-        diagnosis = steps.diagnose()
-        summary.diagnosis, summary.sound = str(diagnosis), diagnosis.ok
-    elif asked:
+def _diagnose(steps: Steps, summary: Summary, *, asked: bool) -> None:
+    """Diagnose, or tell what the diagnosis that is there says."""
+    if not asked or steps.config.diagnose is None:
+        return
+    if steps.diagnosis_is_current():
         steps.outcome["diagnose"] = THERE
-        summary.diagnosis, summary.sound = steps.known_diagnosis()
-    if stale:
+    else:
+        _say(steps.progress, "diagnosing the model")
+        steps.diagnose()
+    summary.diagnosis, content = steps.known_diagnosis()
+    summary.sound = bool(content["ok"])
+
+
+def _report(steps: Steps, scored: Sequence[Scored], *, again: bool) -> None:
+    """Write the report, with the diagnosis if there is one, unless it is there already."""
+    if not scored:
+        return
+    # Also of a step that did not ask for it: scoring again must not take it out of the report.
+    diagnosed = steps.config.diagnose is not None and steps.diagnosis_is_current()
+    made_from = behind_report(steps, scored, diagnosed=diagnosed)
+    if again or not report_is_current(steps, made_from):
         _say(steps.progress, "drawing the pictures")
+        diagnosis = steps.known_diagnosis()[1] if diagnosed else None
         write_report(steps, scored, diagnosis, made_from)
 
 

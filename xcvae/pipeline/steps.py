@@ -253,11 +253,11 @@ class Steps:
         files = self._diagnosis_files()
         return self.products.current("diagnosis", self.behind_diagnosis(), *files)
 
-    def known_diagnosis(self) -> tuple[str, bool]:
-        """Return the words of the diagnosis that is there, and whether the model is sound."""
+    def known_diagnosis(self) -> tuple[str, dict[str, Any]]:
+        """Return the diagnosis that is there, in words and as JSON."""
         text, numbers = self._diagnosis_files()
-        sound = json.loads(numbers.read_text(encoding="utf-8"))["ok"]
-        return text.read_text(encoding="utf-8").rstrip("\n"), bool(sound)
+        content: dict[str, Any] = json.loads(numbers.read_text(encoding="utf-8"))
+        return text.read_text(encoding="utf-8").rstrip("\n"), content
 
     def _diagnose_arguments(self) -> dict[str, Any]:
         section = self.config.diagnose

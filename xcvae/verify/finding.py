@@ -21,6 +21,7 @@ __all__ = [
     "detector",
     "factor",
     "share",
+    "signed",
     "surely",
 ]
 
@@ -157,3 +158,14 @@ def share(value: float) -> str:
     ('21 %', '0.4 %', '0 %')
     """
     return f"{100 * value:.0f} %" if value == 0 or value >= 0.01 else f"{100 * value:.1g} %"
+
+
+def signed(value: float) -> str:
+    """A difference in percent, with its sign.
+
+    Examples
+    --------
+    >>> signed(-0.841), signed(0.0)
+    ('-84 %', '+0 %')
+    """
+    return f"{100 * value:+.0f} %"

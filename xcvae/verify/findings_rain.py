@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from xcvae.verify.evidence import Draws, Evidence
-from xcvae.verify.finding import SURE, Found, above, below, detector, factor, share, surely
+from xcvae.verify.finding import SURE, Found, above, below, detector, factor, share, signed, surely
 
 __all__ = [
     "border",
@@ -145,8 +145,9 @@ def mass_drift(e: Evidence) -> Found | str:
     )
     return Found(
         level,
-        f"It differs from the observed by {drawn[0]:+.0%} (prior) and {drawn[1]:+.0%} (posterior); "
-        f"after a threshold of {e.wet_threshold:g} {e.units} by {kept[0]:+.0%} and {kept[1]:+.0%}.",
+        f"It differs from the observed by {signed(drawn[0])} (prior) and {signed(drawn[1])} "
+        f"(posterior); after a threshold of {e.wet_threshold:g} {e.units} by {signed(kept[0])} and "
+        f"{signed(kept[1])}.",
         "Add the loss 'mass' or raise its weight (posterior); for the prior add the loss 'crps', "
         "or train longer (fit: max_minutes); if the condition is rain on a coarser grid, keep its "
         "amounts (generator: constrain); check that the training data have the same climate.",

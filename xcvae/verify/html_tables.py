@@ -137,7 +137,7 @@ def findings_list(diagnosis: Mapping[str, Any]) -> str:
     parts = [
         f"<p class=faint>{evidence['samples']} samples with {evidence['members']} members each, "
         f"seed {evidence['seed']}. Prior: drawn from the conditions alone. Posterior: redrawn from "
-        f"an observed storm.</p><p><b>{escape(diagnosis['verdict'])}</b></p>"
+        f"an observed storm.</p><p><b>{escape(diagnosis.get('verdict', ''))}</b></p>"
     ]
     items = [
         f"<dt><span class={kind}>{kind}</span>: {escape(one['name'])}</dt>"

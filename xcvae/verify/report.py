@@ -17,7 +17,6 @@ from xcvae.verify.amounts import draw_intensity, draw_quantiles
 from xcvae.verify.bias_map import draw_bias
 from xcvae.verify.criteria import Verdict, to_json
 from xcvae.verify.curves import draw_rank_histogram, draw_spectra
-from xcvae.verify.diagnosis import Diagnosis
 from xcvae.verify.html import write_html
 from xcvae.verify.portrait import Portrait, portray
 from xcvae.verify.reliability import draw_reliability
@@ -51,7 +50,7 @@ def save_report(
     ensembles: Mapping[str, xr.Dataset],
     cards: Mapping[str, xr.Dataset],
     verdicts: Mapping[str, Sequence[Verdict]],
-    diagnosis: Diagnosis | None,
+    diagnosis: Mapping[str, Any] | None,
 ) -> dict[str, Path]:
     """Write pictures and ``report.json`` to a folder; files of an earlier report are replaced.
 
@@ -66,8 +65,8 @@ def save_report(
     ensembles, cards, verdicts : dict
         By the name of the ensemble: members, scores from `xcvae.evaluate`, and what
         `xcvae.verify.criteria.judge` said. An ensemble may have no card and no verdicts.
-    diagnosis : Diagnosis or None
-        Of the model.
+    diagnosis : dict or None
+        Of the model, from `Diagnosis.to_json`.
 
     Returns
     -------
@@ -123,7 +122,7 @@ def report_json(
     ensembles: Mapping[str, xr.Dataset],
     cards: Mapping[str, xr.Dataset],
     verdicts: Mapping[str, Sequence[Verdict]],
-    diagnosis: Diagnosis | None,
+    diagnosis: Mapping[str, Any] | None,
     files: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the content of ``report.json``: plain JSON types; what is not finite becomes None.
@@ -155,7 +154,7 @@ def report_json(
             }
             for name in names
         },
-        "diagnosis": None if diagnosis is None else diagnosis.to_json(),
+        "diagnosis": None if diagnosis is None else dict(diagnosis),
         "files": dict(files),
     }
 
