@@ -9,6 +9,9 @@ where the processor has none), channels last, in batches of 8, as `xcvae.sample`
 Variants and baseline draw in turn. The time to compile is beside its variants, and after how many
 fields it is made up for; "frozen" is compiled with constant weights.
 
+The last rows are what is used beside the decoder that it began as (`references.prototype`), which
+drew in float32; its noise is `torch.randn`.
+
 On a GPU: ``--device cuda --preset base --batches 64 256``.
 """
 
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from references import prototype
 from references.results import Row, report
 from references.workbench import make_model, make_trainer, radar
 from torch._inductor import config as inductor
@@ -96,6 +100,28 @@ class Bench:
             self.batch, seed=0, labels=list("abcd"), realizations=range(count // 4), mode="prior"
         )
 
+    def prototype(self, number: str, levels: prototype.Levels) -> Draw:
+        """Draw so many members of one sample as xcvae's first decoder did."""
+        torch.manual_seed(0)
+        network = prototype.Prototype(*levels).to(self.device, memory_format=torch.channels_last)
+        sides = network.sides(self.batch.c.shape[-1])
+        guides = [
+            torch.randn(1, c, side, side, device=self.device).to(memory_format=torch.channels_last)
+            for c, side in zip(network.channels, sides, strict=True)
+        ]
+        scaling = self.model.scaling
+
+        def draw(count: int) -> object:
+            noise = [
+                torch.randn(count, z, side, side, device=self.device)
+                for z, side in zip(network.latents, sides, strict=True)
+            ]
+            with torch.inference_mode(), self.cast(number):
+                known = [guide.repeat(count, 1, 1, 1) for guide in guides]
+                return scaling.physical(network(known, noise).float()).cpu()
+
+        return draw
+
     def beside(self, draw: Draw, count: int, base: Draw) -> tuple[list[float], list[float], float]:
         """Seconds of draws and of the baseline's, in turn, and of the first one."""
         began = time.perf_counter()
@@ -139,6 +165,13 @@ def main() -> None:
             gain = (1 - 1 / row.ratio) / row.baseline
             pays = round(first / gain) if gain > 0 else None
             compiling[row.name] = {"seconds": first, "pays_after_fields": pays}
+    if arguments.size[0] == arguments.size[1]:
+        levels = prototype.SMALL if arguments.preset == "small" else prototype.BASE
+        names["amount"], names["against"] = BASE, "the prototype"
+        for number, target in (("float32", 3.0), ("bfloat16", None)):
+            own, other, _ = bench.beside(base, BASE, bench.prototype(number, levels))
+            label = f"what is used, beside the prototype in {number}"
+            rows.append(Row.paired(label, own, other, target=target, **names))
     for name, cost in compiling.items():
         print(f"{name}: first call {cost['seconds']:.1f} s, pays after {cost['pays_after_fields']}")
     where = {"device": arguments.device, "output": arguments.output}

@@ -6,10 +6,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Normal as TorchNormal
 from torch.distributions import kl_divergence
 
-from xcvae.generator.blocks import double, fold, halve, unfold
+from xcvae.generator.blocks import ResidualBlock, SeparableBlock, double, fold, halve, unfold
 from xcvae.generator.drawing import freed_levels
 from xcvae.generator.ladder import Ladder, level_sizes
 from xcvae.generator.rungs import Normal
@@ -220,3 +221,22 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
         kept.append(sum(held))
     torch.testing.assert_close(gradients[1], gradients[0])
     assert kept[1] < 0.6 * kept[0]
+
+
+def test_the_finest_levels_alone_have_separable_blocks():
+    def net(separable: int) -> Ladder:
+        return Ladder(
+            conditions=2, pooled=0, channels=(8, 8, 8), latents=(2, 2, 2), separable=separable
+        )
+
+    def kinds(blocks: list[nn.Module]) -> list[type]:
+        return [type(block[0]) for block in blocks]
+
+    mixed = net(2)
+    assert kinds([level.blocks for level in mixed.rungs]) == [ResidualBlock] + 2 * [SeparableBlock]
+    for pyramid in (mixed.encode_condition, mixed.encode_target):
+        # Finest first, and the finest level of a pyramid has no block.
+        assert kinds(pyramid.blocks) == [SeparableBlock, ResidualBlock]
+    weights = [sum(w.numel() for w in net(count).parameters()) for count in range(4)]
+    assert weights == sorted(weights, reverse=True)
+    assert len(set(weights)) == 4

@@ -13,11 +13,18 @@ from xcvae.generator.starting import begin, details
 SIZE = 32
 
 
-def begun(patch: int, *, base: int | None = 0, latents: tuple[int, ...] = (3, 3, 4)) -> Ladder:
+def begun(
+    patch: int,
+    *,
+    base: int | None = 0,
+    latents: tuple[int, ...] = (3, 3, 4),
+    separable: int = 0,
+) -> Ladder:
     torch.manual_seed(0)
     net = Ladder(
-        conditions=2, pooled=0, channels=(12, 16, 16), latents=latents, base=base, patch=patch
-    )
+        conditions=2, pooled=0, channels=(12, 16, 16), latents=latents, base=base, patch=patch,
+        separable=separable,
+    )  # fmt: skip
     begin(net)
     return net
 
@@ -52,9 +59,10 @@ def test_details_of_the_squares_go_through_as_they_are(patch):
 
 @pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize("base", [0, None])
-def test_the_storm_is_closer_than_the_condition(patch, base):
+@pytest.mark.parametrize("separable", [0, 3])
+def test_the_storm_is_closer_than_the_condition(patch, base, separable):
     x, c = fields()
-    output = reconstructed(begun(patch, base=base), x, c).output
+    output = reconstructed(begun(patch, base=base, separable=separable), x, c).output
     without = 0 if base is None else c[:, :1]
     assert float((output - x).square().mean()) < 0.7 * float((without - x).square().mean())
 

@@ -30,6 +30,7 @@ PARTS = {
     "deep": {"channels": (12, 12, 10, 8, 8), "latents": (2, 2, 2, 2, 1), "patch": 2, "blocks": 2},
     "pooled": {"pooled": 5, "context": 6, "seed": 2},
     "one level": {"channels": (8,), "latents": (2,)},
+    "separable": {"patch": 2, "separable": 2},
 }
 
 
@@ -150,7 +151,7 @@ def depth(one, other) -> int:
 
 @pytest.mark.parametrize("spread", [None, 0.5])
 @pytest.mark.parametrize("fine", [1, 2])
-@pytest.mark.parametrize("parts", [{}, {"patch": 2, "blocks": 2}])
+@pytest.mark.parametrize("parts", [{}, {"patch": 2, "blocks": 2}, {"separable": 2}])
 def test_the_halo_is_as_wide_as_the_network_sees(parts, fine, spread):
     """Beside a cut without a halo, as much is wrong as `reach` says, and no more."""
     network, size = ladder(**parts), (32, 256)

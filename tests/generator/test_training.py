@@ -229,6 +229,7 @@ def test_validation_may_be_a_dataset_or_nothing(few, test_radar):
         ({"generator": {"channels": [8, 8], "latents": [1]}}, "latents"),
         ({"generator": {"levels": 9}}, "at most 6"),
         ({"generator": {"channels": "8"}}, "list"),
+        ({"generator": {"separable": -1}}, r"separable: expected an integer >= 0"),
         ({"losses": ["laplac"]}, "laplace"),
         ({"losses": []}, "at least one"),
         ({"losses": ["mass", "mass"]}, "each name once"),

@@ -34,6 +34,8 @@ class Architecture:
     patch
         Side of the squares of pixels that the finest level works on as one: its maps, and the
         time they take, shrink by the square of it.
+    separable
+        How many of the finest levels have separable blocks, which take a fraction of the time.
     constrain
         Pixels along a side of the blocks whose means members keep; 0 for none.
     checkpointing
@@ -46,6 +48,7 @@ class Architecture:
     blocks: int = 1
     context: int = 64
     patch: int = 1
+    separable: int = 0
     constrain: int = 0
     checkpointing: bool = False
 
@@ -81,14 +84,14 @@ class Architecture:
 
 
 PRESETS: dict[str, Architecture] = {
-    "small": Architecture((64, 64, 64, 64, 48, 32), (8, 8, 8, 8, 4, 4), patch=2),
+    "small": Architecture((64, 64, 64, 64, 48, 16), (8, 8, 8, 8, 4, 4), patch=2, separable=6),
     "base": Architecture((128, 128, 128, 128, 96, 64), (16, 16, 16, 16, 8, 8), 2, patch=2),
     "large": Architecture((192, 192, 192, 192, 160, 96), (16, 16, 16, 16, 8, 8), 3, patch=2),
 }
 
 KEYS = (
-    "preset", "levels", "channels", "latents", "blocks", "context", "patch", "constrain",
-    "checkpointing",
+    "preset", "levels", "channels", "latents", "blocks", "context", "patch", "separable",
+    "constrain", "checkpointing",
 )  # fmt: skip
 
 
@@ -122,6 +125,7 @@ def resolve(generator: Mapping[str, Any] | None, spec: DataSpec) -> Architecture
         blocks=_number("blocks", options.get("blocks", preset.blocks)),
         context=_number("context", options.get("context", preset.context)),
         patch=patch,
+        separable=_number("separable", options.get("separable", preset.separable), least=0),
         constrain=_block_side(options.get("constrain", False), spec),
         checkpointing=_switch("checkpointing", options.get("checkpointing", False)),
     )
@@ -138,6 +142,7 @@ def build_network(
         channels=architecture.channels,
         latents=architecture.latents,
         blocks=architecture.blocks,
+        separable=architecture.separable,
         context=architecture.context,
         base=base_channel(spec),
         patch=architecture.patch,
@@ -194,12 +199,12 @@ def _levels(options: Mapping[str, Any], available: int, size: tuple[int, int]) -
     return levels
 
 
-def _number(key: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def _number(key: str, value: object, *, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(
             explain(
                 f"generator.{key}",
-                expected="an integer >= 1",
+                expected=f"an integer >= {least}",
                 got=repr(value),
                 remedy="See xcvae.train for what it means.",
             )

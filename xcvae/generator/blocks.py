@@ -10,7 +10,16 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ContextEncoder", "Modulation", "ResidualBlock", "double", "fold", "halve", "unfold"]
+__all__ = [
+    "ContextEncoder",
+    "Modulation",
+    "ResidualBlock",
+    "SeparableBlock",
+    "double",
+    "fold",
+    "halve",
+    "unfold",
+]
 
 
 def halve(maps: Tensor) -> Tensor:
@@ -81,6 +90,26 @@ class ResidualBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         out: Tensor = maps + self.second(F.silu(self.first(F.silu(maps))))
+        return out
+
+
+class SeparableBlock(nn.Module):
+    """Residual block of one convolution per channel and two that mix the channels of a pixel.
+
+    It sees as far as `ResidualBlock` with a sixth of the arithmetic or less, which counts on
+    large maps. After Liu et al. 2022 (arXiv:2201.03545), without normalisation and without more
+    channels inside; its last convolution starts at zero.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.around = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.first = nn.Conv2d(channels, channels, 1)
+        self.second = nn.Conv2d(channels, channels, 1)
+        silence(self.second)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        out: Tensor = maps + self.second(F.silu(self.first(self.around(maps))))
         return out
 
 

@@ -131,6 +131,8 @@ class Ladder(nn.Module):
         Feature and latent channels per level, coarsest first.
     blocks
         Residual blocks per level of the decoder.
+    separable
+        How many of the finest levels have separable blocks.
     base
         Channel of ``c`` that the output is added to (the stretched coarse rain), or None.
     context
@@ -151,6 +153,7 @@ class Ladder(nn.Module):
         channels: Sequence[int],
         latents: Sequence[int],
         blocks: int = 2,
+        separable: int = 0,
         base: int | None = None,
         context: int = 64,
         patch: int = 1,
@@ -162,12 +165,14 @@ class Ladder(nn.Module):
         self.patch, self.latents = patch, tuple(latents)
         # Factor of the prior's sigma where latents follow it: 1 until it is measured.
         self.calibrated = 1.0
-        self.encode_condition = Pyramid((conditions + 1) * patch**2, channels, 1)
-        self.encode_target = Pyramid((conditions + 2) * patch**2, channels, 1)
+        self.encode_condition = Pyramid(
+            (conditions + 1) * patch**2, channels, 1, separable=separable
+        )
+        self.encode_target = Pyramid((conditions + 2) * patch**2, channels, 1, separable=separable)
         self.encode_context = ContextEncoder(pooled, context) if pooled else None
         self.levels = nn.ModuleList(
-            Level(c, c, z, blocks, context if pooled else 0)
-            for c, z in zip(channels, latents, strict=True)
+            Level(c, c, z, blocks, context if pooled else 0, separable=left <= separable)
+            for left, c, z in zip(range(len(channels), 0, -1), channels, latents, strict=True)
         )
         self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))
         self.head = nn.Conv2d(channels[-1], patch**2, 3, padding=1)

@@ -11,7 +11,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from xcvae.generator.blocks import Modulation, ResidualBlock, halve, silence
+from xcvae.generator.blocks import Modulation, ResidualBlock, SeparableBlock, halve, silence
 
 __all__ = ["Level", "Normal", "Pyramid"]
 
@@ -73,14 +73,21 @@ class Level(nn.Module):
     """One rung: prior, posterior, the latent's way into the state, and residual blocks."""
 
     def __init__(
-        self, channels: int, features: int, latents: int, blocks: int, context: int
+        self,
+        channels: int,
+        features: int,
+        latents: int,
+        blocks: int,
+        context: int,
+        *,
+        separable: bool = False,
     ) -> None:
         super().__init__()
         self.prior = nn.Conv2d(channels, 2 * latents, 1)
         self.mix = nn.Conv2d(channels + features, channels, 3, padding=1)
         self.posterior = nn.Conv2d(channels, 2 * latents, 1)
         self.inject = nn.Conv2d(latents, channels, 1)
-        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+        self.blocks = _blocks(channels, blocks, separable=separable)
         self.modulation = Modulation(context, channels) if context else None
         for head in (self.prior, self.posterior):
             silence(head)
@@ -109,6 +116,11 @@ class Level(nn.Module):
         return out
 
 
+def _blocks(channels: int, count: int, *, separable: bool) -> nn.Sequential:
+    kind = SeparableBlock if separable else ResidualBlock
+    return nn.Sequential(*(kind(channels) for _ in range(count)))
+
+
 class Pyramid(nn.Module):
     """Feature maps of an input at every level of the ladder, returned coarsest first.
 
@@ -116,12 +128,15 @@ class Pyramid(nn.Module):
     step. (What they are worth in skill at equal steps was not measured.)
     """
 
-    def __init__(self, inputs: int, channels: Sequence[int], blocks: int) -> None:
+    def __init__(
+        self, inputs: int, channels: Sequence[int], blocks: int, *, separable: int = 0
+    ) -> None:
         super().__init__()
         fine_first = list(channels)[::-1]
         self.stem = nn.Conv2d(inputs, fine_first[0], 3, padding=1)
         self.blocks = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(c) for _ in range(blocks))) for c in fine_first[1:]
+            _blocks(c, blocks, separable=level < separable)
+            for level, c in enumerate(fine_first[1:], start=1)
         )
         self.widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(fine_first))
 
