@@ -61,6 +61,7 @@ class Forward:
             channels=preset.channels,
             latents=preset.latents,
             blocks=preset.blocks,
+            separable=preset.separable,
             base=0,
             patch=args.patch or preset.patch,
         )
