@@ -166,7 +166,7 @@ def main() -> None:
             pays = round(first / gain) if gain > 0 else None
             compiling[row.name] = {"seconds": first, "pays_after_fields": pays}
     if arguments.size[0] == arguments.size[1]:
-        levels = prototype.SMALL if arguments.preset == "small" else prototype.BASE
+        levels = prototype.SMALL if arguments.preset in ("fast", "small") else prototype.BASE
         names["amount"], names["against"] = BASE, "the prototype"
         for number, target in (("float32", 3.0), ("bfloat16", None)):
             own, other, _ = bench.beside(base, BASE, bench.prototype(number, levels))

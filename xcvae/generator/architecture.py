@@ -84,7 +84,8 @@ class Architecture:
 
 
 PRESETS: dict[str, Architecture] = {
-    "small": Architecture((64, 64, 64, 64, 48, 16), (8, 8, 8, 8, 4, 4), patch=2, separable=6),
+    "fast": Architecture((64, 64, 64, 64, 48, 16), (8, 8, 8, 8, 4, 4), patch=2, separable=6),
+    "small": Architecture((64, 64, 64, 64, 48, 32), (8, 8, 8, 8, 4, 4), patch=2),
     "base": Architecture((128, 128, 128, 128, 96, 64), (16, 16, 16, 16, 8, 8), 2, patch=2),
     "large": Architecture((192, 192, 192, 192, 160, 96), (16, 16, 16, 16, 8, 8), 3, patch=2),
 }

@@ -74,10 +74,11 @@ def train(
     validation
         Share of the samples that is held back, in contiguous blocks, or a Dataset; 0 for none.
     generator
-        ``preset`` ("small", "base", "large"), ``levels``, ``channels``, ``latents``, ``blocks``,
-        ``patch`` (pixels along a side that the finest level works on as one), ``separable`` (how
-        many of the finest levels have separable convolutions: less time), ``constrain`` (keep the
-        block means that a condition tells), ``checkpointing`` (less memory, more time).
+        ``preset`` ("small"; "fast", which draws in half the time; "base", "large"), ``levels``,
+        ``channels``, ``latents``, ``blocks``, ``patch`` (pixels along a side that the finest level
+        works on as one), ``separable`` (how many of the finest levels have separable convolutions:
+        less time), ``constrain`` (keep the block means that a condition tells), ``checkpointing``
+        (less memory, more time).
     losses
         Components by name, as a dict with parameters, or instances. By default the negative ELBO
         (``laplace``, ``kl``), joined by ``crps`` in the last two fifths of the training.
