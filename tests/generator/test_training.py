@@ -262,6 +262,7 @@ def test_too_few_samples_to_hold_any_back(few):
         ((9, 9), None, 3),
         ((9, 9), {"preset": "small", "patch": 1}, 4),
         ((156, 132), {"preset": "base", "levels": 3}, 3),
+        ((156, 132), {"preset": "fast"}, 6),
     ],
 )
 def test_levels_fit_the_domain(few, size, generator, levels):
