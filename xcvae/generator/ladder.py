@@ -165,10 +165,8 @@ class Ladder(nn.Module):
         self.patch, self.latents = patch, tuple(latents)
         # Factor of the prior's sigma where latents follow it: 1 until it is measured.
         self.calibrated = 1.0
-        self.encode_condition = Pyramid(
-            (conditions + 1) * patch**2, channels, 1, separable=separable
-        )
-        self.encode_target = Pyramid((conditions + 2) * patch**2, channels, 1, separable=separable)
+        self.encode_condition = Pyramid((conditions + 1) * patch**2, channels, 1, separable)
+        self.encode_target = Pyramid((conditions + 2) * patch**2, channels, 1, separable)
         self.encode_context = ContextEncoder(pooled, context) if pooled else None
         self.levels = nn.ModuleList(
             Level(c, c, z, blocks, context if pooled else 0, separable=left <= separable)
@@ -185,12 +183,7 @@ class Ladder(nn.Module):
         return [(z, h, w) for z, (h, w) in zip(self.latents, sizes, strict=True)]
 
     def forward(
-        self,
-        c: Tensor,
-        pooled: Tensor | None,
-        noise: Sequence[Tensor],
-        *,
-        x: Tensor | None = None,
+        self, c: Tensor, pooled: Tensor | None, noise: Sequence[Tensor], *, x: Tensor | None = None
     ) -> Drawn:
         """Encode a batch, then draw one field per sample: see `encode` and `descend`."""
         return self.descend(self.encode(c, pooled, x), noise)

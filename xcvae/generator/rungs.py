@@ -128,9 +128,7 @@ class Pyramid(nn.Module):
     step. (What they are worth in skill at equal steps was not measured.)
     """
 
-    def __init__(
-        self, inputs: int, channels: Sequence[int], blocks: int, *, separable: int = 0
-    ) -> None:
+    def __init__(self, inputs: int, channels: Sequence[int], blocks: int, separable: int) -> None:
         super().__init__()
         fine_first = list(channels)[::-1]
         self.stem = nn.Conv2d(inputs, fine_first[0], 3, padding=1)
