@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, get_type_hints
 
@@ -26,7 +27,7 @@ def demand(condition: object, message: str) -> None:
         raise AssertionError(message)
 
 
-class Suite:
+class Suite(ABC):
     """Checks of a component; the suites of the kinds add theirs.
 
     Attributes
@@ -72,13 +73,13 @@ class Suite:
         """Make the component as the registry does, its parameters checked."""
         return construct(self.label, self.cls, self.given() | changes)
 
+    @abstractmethod
     def outcome(self, component: Any) -> Any:
         """Return what the component gives for the suite's standard input, as an array."""
-        raise NotImplementedError
 
+    @abstractmethod
     def same(self, first: Any, second: Any) -> bool:
         """Whether two outcomes are equal to the last bit."""
-        raise NotImplementedError
 
     # --- the checks ----------------------------------------------------------------------------
 
