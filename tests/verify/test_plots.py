@@ -407,8 +407,8 @@ def test_a_wild_start_does_not_hide_the_rest(history: xr.Dataset) -> None:
 def test_a_term_that_comes_later_is_marked(history: xr.Dataset) -> None:
     late = history.loss_kl.where(history.step > 40)
     texts = texts_of(plots.training_curve(history.assign(loss_crps=late)))
-    assert " crps begins" in texts
-    assert " kl begins" not in texts
+    assert "crps begins " in texts
+    assert "kl begins " not in texts
 
 
 def test_validated_errors_have_the_units_of_the_target(tiny_model: Model) -> None:

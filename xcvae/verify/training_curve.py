@@ -135,9 +135,10 @@ def _legend(axes: Axes) -> int:
 def _mark_begin(axes: Axes, step: float, name: str) -> None:
     """Mark where a term of the loss begins: without that, the sum seems to go astray."""
     axes.axvline(step, color=canvas.FAINT, lw=1.0, ls=":", zorder=1)
+    # On the side where the sum has not risen yet.
     axes.text(
-        step, 0.98, f" {name} begins", transform=axes.get_xaxis_transform(), va="top", fontsize=9,
-        color=canvas.FAINT,
+        step, 0.98, f"{name} begins ", transform=axes.get_xaxis_transform(), va="top", ha="right",
+        fontsize=9, color=canvas.FAINT,
     )  # fmt: skip
 
 
