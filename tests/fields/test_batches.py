@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from xcvae.errors import ConfigError, MismatchError
 from xcvae.fields.batches import Batches
@@ -77,6 +78,32 @@ def test_crops_and_turns_move_all_maps_alike(test_radar):
     turned = cut.turned(rows=True, columns=False, transpose=True).packed()
     assert torch.equal(turned.x, cut.x.flip(-2).transpose(-1, -2))
     assert torch.equal(turned.mask, cut.mask.flip(-2).transpose(-1, -2))
+
+
+class Operations(TorchDispatchMode):
+    """Writes down every operation of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name() != "aten::lift_fresh":  # numpy's memory as a tensor
+            self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rain", ["radar", "masked"])
+def test_reading_leaves_the_threads_of_torch_alone(rain, test_radar, masked_daily):
+    if rain == "radar":
+        batches = batches_of(test_radar, conditions=["pr_coarse"])
+    else:
+        batches = batches_of(masked_daily, conditions=["slp", "nao"], statics=["height"])
+    with Operations() as seen:
+        read = batches.load([0, 1])
+        assert not seen.names  # an operation in the thread that reads stops those that train
+        _ = read.x + 1
+    assert seen.names == ["aten::add.Tensor"]
 
 
 def seen(batches: Batches, count: int) -> list[float]:

@@ -21,7 +21,7 @@ from xcvae.fields.spec import DataSpec, VariableSpec
 from xcvae.fields.streaming import epochs, streamed
 from xcvae.fields.units import to_units
 
-Weights = NDArray[np.float32]
+Maps = NDArray[np.float32]
 
 __all__ = ["POSITIONS", "Batch", "Batches"]
 
@@ -190,17 +190,24 @@ class Batches:
             return self._kept.take(np.arange(len(self))[indices])
         part = self.prepared.isel({self.spec.sample: indices}).load()
         x, mask = self._target(part)
+        # In numpy to the end: a thread of ours that ran an operation of torch would get threads
+        # of its own for it, and those that train would wait for them at every step.
         maps = [self._map(part, v) for v in self.spec.variables if v.aligned]
         if self.masked:
-            maps.append(mask.float())
+            maps.append(mask.astype(np.float32))
         if self._positions is not None:
-            maps.append(self._positions.expand(len(mask), -1, -1, -1))
+            maps.append(np.broadcast_to(self._positions, (len(mask), *self._positions.shape)))
         if self._blocks is not None:
             coarse = to_units(part[self._blocks.name].astype(np.float32), self.spec.units)
             normal = self.scaling.normalise(coarse)
-            maps.append(torch.from_numpy(repeated(normal, self.size))[:, None])
-        c = torch.cat(maps, dim=1) if maps else mask.float()[:, :0]
-        return Batch(c, self._pooled(part), x, mask)
+            maps.append(repeated(normal, self.size)[:, None])
+        none = np.empty((len(mask), 0, *self.size), np.float32)
+        return Batch(
+            torch.from_numpy(np.concatenate([none, *maps], axis=1)),
+            self._pooled(part),
+            None if x is None else torch.from_numpy(x),
+            torch.from_numpy(mask),
+        )
 
     def keep(self) -> None:
         """Hold all samples in memory as tensors, if they are in memory already and small."""
@@ -266,22 +273,21 @@ class Batches:
         amounts = target.mean([self.spec.y, self.spec.x]).fillna(-1.0).values
         return np.argsort(amounts)[-max(1, len(self) // 10) :]
 
-    def _stretch(self, variable: VariableSpec) -> tuple[Weights, Weights] | None:
+    def _stretch(self, variable: VariableSpec) -> tuple[Maps, Maps] | None:
         if variable.role == "static":
             return None
         return stretching(self.prepared, variable, self.spec, self.size)
 
-    def _target(self, part: xr.Dataset) -> tuple[Tensor | None, Tensor]:
+    def _target(self, part: xr.Dataset) -> tuple[Maps | None, NDArray[np.bool_]]:
         count = part.sizes[self.spec.sample]
         if self.spec.target not in part:
             valid = np.ones(self.size, bool) if self._valid is None else self._valid
-            return None, torch.from_numpy(valid).expand(count, 1, *self.size)
+            return None, np.broadcast_to(valid, (count, 1, *self.size)).copy()
         field = part[self.spec.target]
-        mask = torch.from_numpy(np.isfinite(field.values))[:, None]
-        x = torch.from_numpy(self.scaling.normalise(field))[:, None]
-        return torch.where(mask, x, 0.0), mask
+        mask = np.isfinite(field.values)[:, None]
+        return np.where(mask, self.scaling.normalise(field)[:, None], np.float32(0)), mask
 
-    def _map(self, part: xr.Dataset, variable: VariableSpec) -> Tensor:
+    def _map(self, part: xr.Dataset, variable: VariableSpec) -> Maps:
         field = part[variable.name]
         weights = self._weights[variable.name]
         if weights is not None:
@@ -290,19 +296,19 @@ class Batches:
             values = np.matmul(np.matmul(rows, np.asarray(field.values, np.float32)), columns.T)
             # Stretched as a physical field, so that rain keeps its mass between block centres.
             field = xr.DataArray(values, dims=(self.spec.sample, "y", "x"), attrs=field.attrs)
-        maps = torch.from_numpy(self.scaling.normalise(field, variable.name))
+        maps: Maps = self.scaling.normalise(field, variable.name)
         if not variable.sampled:
-            maps = maps.expand(part.sizes[self.spec.sample], *maps.shape)
+            maps = np.broadcast_to(maps, (part.sizes[self.spec.sample], *maps.shape))
         return maps[:, None]
 
     def _pooled(self, part: xr.Dataset) -> Tensor | None:
         names = [v.name for v in self.spec.variables if v.pooled]
         values = (self.scaling.normalise(part[name], name) for name in names)
-        flat = [torch.from_numpy(array)[..., None].flatten(1) for array in values]
-        return torch.cat(flat, dim=1) if flat else None
+        flat = [array.reshape(len(array), -1) for array in values]
+        return torch.from_numpy(np.concatenate(flat, axis=1)) if flat else None
 
 
-def position_maps(height: int, width: int) -> Tensor:
+def position_maps(height: int, width: int) -> Maps:
     """Maps that tell where a pixel lies: y, x in [-1, 1], and sines of three wavelengths."""
     y = torch.linspace(-1, 1, height)[:, None].expand(height, width)
     x = torch.linspace(-1, 1, width)[None].expand(height, width)
@@ -311,7 +317,7 @@ def position_maps(height: int, width: int) -> Tensor:
         for axis in (y, x):
             angle = torch.pi * 2**octave * axis
             maps += [torch.sin(angle), torch.cos(angle)]
-    return torch.stack(maps)
+    return torch.stack(maps).numpy()
 
 
 def _elsewhere(prepared: xr.Dataset, spec: DataSpec) -> bool:
