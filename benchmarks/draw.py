@@ -3,8 +3,8 @@
     python benchmarks/draw.py [--size 128 128] [--batches 1 8 64] [--variants ...]
 
 A draw is what a member takes once its condition is encoded: noise by address, the way down the
-ladder, and the way back to physical values. The baseline is the eager network in bfloat16 (float32
-where the processor has none), channels last, in batches of 8, as `xcvae.sample` draws. The row
+ladder, and the way back to physical values. The baseline is the eager network in the precision that
+is used on the device, channels last, in batches of 8, as `xcvae.sample` draws. The row
 "Model.draw" is that with all that is around it, the encoding of a sample for 16 members included.
 Variants and baseline draw in turn. The time to compile is beside its variants, and after how many
 fields it is made up for; "frozen" is compiled with constant weights.

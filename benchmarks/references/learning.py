@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from references.clock import Deadline, OutOfTime
 from references.data import Split, block_means, from_log, stretched, to_log
+from xcvae.generator.numerics import precision
 
 __all__ = ["Learner", "Log", "Pool", "autocast", "compiled", "learn"]
 
@@ -27,16 +27,9 @@ __all__ = ["Learner", "Log", "Pool", "autocast", "compiled", "learn"]
 SAVE_EVERY, LOOK_EVERY = 60.0, 10
 
 
-@cache
-def _native_bfloat16() -> bool:
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text() if info.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Compute in bfloat16 where the hardware has it, as xcvae does."""
-    enabled = device.type == "cuda" or _native_bfloat16()
+    """Compute in the precision that xcvae computes in on a device."""
+    enabled = precision(device) == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 

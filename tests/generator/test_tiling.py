@@ -36,8 +36,8 @@ PARTS = {
 
 @pytest.fixture(autouse=True)
 def _exact(monkeypatch):
-    """As on a processor without bfloat16: what differs is rounding of float32, or a mistake."""
-    monkeypatch.setattr(numerics, "_cpu_has_bfloat16", lambda: False)
+    """In float32, so that what differs is its rounding, or a mistake."""
+    monkeypatch.setattr(numerics, "_cpu_gains", lambda: False)
 
 
 def ladder(*, channels=(12, 12, 8), latents=(3, 2, 1), seed=0, **options) -> Ladder:

@@ -16,7 +16,14 @@ from xcvae.errors import ConfigError, explain
 N = TypeVar("N", bound=nn.Module)
 F = TypeVar("F", bound=Callable[..., Any])
 
-__all__ = ["autocast", "choose_device", "compiled", "placed", "precision"]
+__all__ = [
+    "autocast",
+    "choose_device",
+    "compiled",
+    "gains_by_bfloat16",
+    "placed",
+    "precision",
+]
 
 
 def choose_device(device: str) -> torch.device:
@@ -57,7 +64,7 @@ def placed(network: N, device: torch.device) -> N:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Run convolutions in bfloat16 where the hardware has it; elsewhere nothing changes."""
+    """Run convolutions in bfloat16 where that is faster; elsewhere nothing changes."""
     enabled = precision(device) == "bfloat16"
     context: AbstractContextManager[None] = torch.autocast(
         device.type, torch.bfloat16, enabled=enabled
@@ -67,7 +74,7 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
 
 def precision(device: torch.device) -> Literal["bfloat16", "float32"]:
     """Say what convolutions compute in: two machines that differ in it differ in last digits."""
-    return "bfloat16" if device.type == "cuda" or _cpu_has_bfloat16() else "float32"
+    return "bfloat16" if device.type == "cuda" or _cpu_gains() else "float32"
 
 
 def compiled(function: F, *, wanted: bool | None) -> F:
@@ -83,9 +90,27 @@ def compiled(function: F, *, wanted: bool | None) -> F:
     return cast(F, torch.compile(function, dynamic=False)) if wanted else function
 
 
+def gains_by_bfloat16(cpuinfo: str) -> bool:
+    """Whether a processor is faster in bfloat16, by what Linux says of it in /proc/cpuinfo.
+
+    Units for matrices (AMX) are. Of those with vectors only, an AMD EPYC draws 1.9 times as
+    many fields in bfloat16, and an Intel Xeon of the fifth generation .7 times: its vectors
+    multiply float32 as fast. On others oneDNN emulates bfloat16, which is slower still.
+
+    Examples
+    --------
+    >>> gains_by_bfloat16("vendor_id : AuthenticAMD flags : avx512f avx512_bf16")
+    True
+    >>> gains_by_bfloat16("vendor_id : GenuineIntel flags : avx512f avx512_bf16")
+    False
+    >>> gains_by_bfloat16("vendor_id : GenuineIntel flags : avx512_bf16 amx_bf16")
+    True
+    """
+    words = set(cpuinfo.split())
+    return "amx_bf16" in words or {"avx512_bf16", "AuthenticAMD"} <= words
+
+
 @functools.cache
-def _cpu_has_bfloat16() -> bool:
-    # oneDNN also emulates bfloat16, which is slower than float32: only native units count.
+def _cpu_gains() -> bool:
     info = Path("/proc/cpuinfo")
-    flags = info.read_text() if info.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return info.exists() and gains_by_bfloat16(info.read_text())
