@@ -24,7 +24,7 @@ from references.written_out import negative_elbo
 from torch import Tensor
 
 import xcvae
-from xcvae.fields.batches import Batch
+from xcvae.fields.batch import Batch
 from xcvae.generator.numerics import autocast
 from xcvae.generator.trainer import Trainer
 from xcvae.generator.validation import noise_for

@@ -18,6 +18,7 @@ RANKS = ("errors", "registry", "fields", "metrics", "generator", "ensemble", "ve
 HOMES = {
     "torch": (
         "generator",
+        "fields/batch.py",
         "fields/batches.py",
         "ensemble/loader.py",
         "ensemble/parts.py",  # for the type checker

@@ -128,6 +128,29 @@ def test_an_epoch_sees_every_sample_once_in_another_order(train_radar, chunks):
     assert np.abs(np.array(order) - wanted).max() > 1
 
 
+@pytest.mark.parametrize("chunks", [None, {"time": 5}])
+def test_shuffling_keeps_what_belongs_to_a_sample_together(masked_daily, chunks):
+    """A condition and a mask that differ from sample to sample, too."""
+    local = masked_daily.nao * masked_daily.pr.mean("time").fillna(0)
+    ds = masked_daily.assign(
+        pr=masked_daily.pr.where(masked_daily.y / 5000 != 12 + masked_daily.nao.rank("time")),
+        local=local.transpose("time", "y", "x").assign_attrs(units="1"),
+    )
+    batches = batches_of(
+        ds if chunks is None else ds.chunk(chunks),
+        conditions=["slp", "nao", "local"],
+        statics=["height"],
+    )
+    stored = batches.load(slice(None))
+    stream = batches.shuffled(4, np.random.default_rng(0))
+    for batch in (next(stream) for _ in range(5)):
+        for row in range(4):
+            [at] = [n for n in range(20) if torch.equal(stored.x[n], batch.x[row])]
+            for name in ("c", "pooled", "x", "mask"):
+                assert torch.equal(getattr(batch, name)[row], getattr(stored, name)[at]), name
+    stream.close()
+
+
 @pytest.mark.parametrize("past", [3, 14])
 @pytest.mark.parametrize("chunks", [None, {"time": 5}])
 def test_an_order_goes_on_behind_batches_that_are_past(train_radar, chunks, past, monkeypatch):

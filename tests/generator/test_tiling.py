@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from xcvae.errors import ConfigError
-from xcvae.fields.batches import Batch
+from xcvae.fields.batch import Batch
 from xcvae.fields.scaling import RainScaling, Scaling
 from xcvae.generator import numerics
 from xcvae.generator.architecture import Architecture

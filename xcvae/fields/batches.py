@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xcvae.errors import ConfigError, MismatchError, explain
+from xcvae.fields.batch import Batch
 from xcvae.fields.blocks import kept_blocks, repeated
 from xcvae.fields.grids import stretching
 from xcvae.fields.matching import axis_in, grid_size, moved
@@ -23,101 +23,13 @@ from xcvae.fields.units import to_units
 
 Maps = NDArray[np.float32]
 
-__all__ = ["POSITIONS", "Batch", "Batches"]
+__all__ = ["POSITIONS", "Batches"]
 
 #: A dataset whose tensors need less than this is held in memory as tensors.
 KEEP_BYTES = 3_000_000_000
 #: Number of maps of `position_maps`.
 POSITIONS = 14
 ALL = slice(None)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples as the network takes them, in the model's normalised space.
-
-    Attributes
-    ----------
-    c
-        Aligned conditions, statics, then mask and position maps where the model has them;
-        (batch, channels, y, x).
-    pooled
-        Values of pooled conditions, (batch, values), or None.
-    x
-        Target, (batch, 1, y, x), zero where masked, or None.
-    mask
-        True where the target is (or would be) valid, (batch, 1, y, x).
-    """
-
-    c: Tensor
-    pooled: Tensor | None
-    x: Tensor | None
-    mask: Tensor
-
-    def __len__(self) -> int:
-        return len(self.c)
-
-    def crop(self, top: int, left: int, height: int, width: int) -> Batch:
-        """Cut the same window out of all maps."""
-
-        def cut(maps: Tensor) -> Tensor:
-            return maps[..., top : top + height, left : left + width]
-
-        x = None if self.x is None else cut(self.x)
-        return replace(self, c=cut(self.c), x=x, mask=cut(self.mask))
-
-    def turned(self, *, rows: bool, columns: bool, transpose: bool) -> Batch:
-        """Flip and transpose all maps alike."""
-        dims = [dim for dim, flip in ((-2, rows), (-1, columns)) if flip]
-
-        def turn(maps: Tensor) -> Tensor:
-            maps = maps.flip(dims) if dims else maps
-            return maps.transpose(-1, -2) if transpose else maps
-
-        x = None if self.x is None else turn(self.x)
-        return replace(self, c=turn(self.c), x=x, mask=turn(self.mask))
-
-    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """Pick samples, in the order given."""
-        index = torch.as_tensor(np.asarray(rows))
-        if self.c.device.type == "cuda":  # without waiting for the device
-            index = index.pin_memory().to(self.c.device, non_blocking=True)
-        return Batch(
-            self.c[index],
-            None if self.pooled is None else self.pooled[index],
-            None if self.x is None else self.x[index],
-            self.mask[index],
-        )
-
-    @staticmethod
-    def join(parts: Sequence[Batch]) -> Batch:
-        """Put batches of the same kind one after the other."""
-
-        def joined(tensors: list[Tensor | None]) -> Tensor | None:
-            present = [t for t in tensors if t is not None]
-            return torch.cat(present) if present else None
-
-        c, mask = (torch.cat([getattr(p, name) for p in parts]) for name in ("c", "mask"))
-        return Batch(c, joined([p.pooled for p in parts]), joined([p.x for p in parts]), mask)
-
-    def packed(self) -> Batch:
-        """Lay the maps out as convolutions want them: channels last, without gaps."""
-
-        def pack(maps: Tensor) -> Tensor:
-            # A copy, always: strides of a single channel are ambiguous, and compiled code is
-            # made for some of them.
-            return maps.clone(memory_format=torch.channels_last)
-
-        x = None if self.x is None else pack(self.x)
-        return replace(self, c=pack(self.c), x=x, mask=self.mask.contiguous())
-
-    def to(self, device: torch.device) -> Batch:
-        """Move to a device."""
-
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
-
-        return Batch(self.c.to(device), move(self.pooled), move(self.x), self.mask.to(device))
 
 
 class Batches:
@@ -202,8 +114,10 @@ class Batches:
             normal = self.scaling.normalise(coarse)
             maps.append(repeated(normal, self.size)[:, None])
         none = np.empty((len(mask), 0, *self.size), np.float32)
+        alone = len(maps) == 1 and maps[0].flags.writeable  # then a copy would be for nothing
+        c = maps[0] if alone else np.concatenate([none, *maps], axis=1)
         return Batch(
-            torch.from_numpy(np.concatenate([none, *maps], axis=1)),
+            torch.from_numpy(c),
             self._pooled(part),
             None if x is None else torch.from_numpy(x),
             torch.from_numpy(mask),
@@ -260,7 +174,7 @@ class Batches:
             )
         if self.lazy:
             room = {"count": len(self), "size": size, "sample_bytes": self.nbytes // len(self)}
-            yield from streamed(self.load, Batch.join, rng=rng, part=part, past=past, **room)
+            yield from streamed(self.load, Batch.gather, rng=rng, part=part, past=past, **room)
             return
         chosen = round(heavy_share * size)
         heavy = self._heaviest() if chosen else np.empty(0, np.int64)
@@ -285,7 +199,9 @@ class Batches:
             return None, np.broadcast_to(valid, (count, 1, *self.size)).copy()
         field = part[self.spec.target]
         mask = np.isfinite(field.values)[:, None]
-        return np.where(mask, self.scaling.normalise(field)[:, None], np.float32(0)), mask
+        x = self.scaling.normalise(field)[:, None]
+        np.copyto(x, 0.0, where=~mask)
+        return x, mask
 
     def _map(self, part: xr.Dataset, variable: VariableSpec) -> Maps:
         field = part[variable.name]

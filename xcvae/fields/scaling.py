@@ -54,8 +54,12 @@ class RainScaling:
 
     def normalise(self, values: NDArray[Any]) -> Normalised:
         """Physical values in ``units`` to the model's space."""
-        scaled = np.log1p(np.maximum(values, 0.0) / self.eps) / self.divisor
-        return Normalised(scaled.astype(np.float32))
+        scaled = np.maximum(values, 0.0)
+        # In place: a stream of samples spends as much time on memory as on logarithms.
+        scaled /= self.eps
+        np.log1p(scaled, out=scaled)
+        scaled /= self.divisor
+        return Normalised(scaled.astype(np.float32, copy=False))
 
     def physical(self, normalised: T) -> T:
         """Tensor of the model's space to physical values in ``units``; dry is exactly zero."""
@@ -72,7 +76,9 @@ class StandardScaling:
 
     def normalise(self, values: NDArray[Any]) -> Normalised:
         """Physical values in ``units`` to the model's space."""
-        return Normalised(((values - self.mean) / self.std).astype(np.float32))
+        scaled = values - self.mean
+        scaled /= self.std
+        return Normalised(scaled.astype(np.float32, copy=False))
 
 
 @dataclass(frozen=True)

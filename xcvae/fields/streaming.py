@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence, Sized
 from queue import Empty, Queue
-from typing import Protocol, Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,7 @@ BLOCK, POOL = 64, 8
 POOL_BYTES = 256 * 2**20
 
 
-class Block(Protocol):
-    """Samples that can be picked from."""
-
-    def __len__(self) -> int: ...
-    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self: ...
-
-
-B = TypeVar("B", bound=Block)
+B = TypeVar("B", bound=Sized)
 T = TypeVar("T")
 
 
@@ -46,7 +39,7 @@ def epochs(
 
 def streamed(
     load: Callable[[slice], B],
-    join: Callable[[Sequence[B]], B],
+    gather: Callable[[Sequence[B], Sequence[tuple[int, int]]], B],
     *,
     count: int,
     size: int,
@@ -61,8 +54,8 @@ def streamed(
     ----------
     load
         Reads contiguous samples.
-    join
-        Puts samples one after the other.
+    gather
+        Picks samples out of several reads: number of the read, number in it.
     count, size
         Samples in all, and per batch.
     sample_bytes
@@ -99,7 +92,7 @@ def streamed(
                 # Out of the reads as they are: a pool in one piece would be one more copy of all.
                 sources = np.searchsorted(begins, rows[part], side="right") - 1
                 picked = zip(sources, rows[part] - begins[sources], strict=True)
-                yield join([pool[number].take([row]) for number, row in picked])
+                yield gather(pool, [(int(number), int(row)) for number, row in picked])
 
 
 def ahead(items: Generator[T]) -> Generator[T]:

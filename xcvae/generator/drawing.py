@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xcvae.errors import OutOfMemoryError, explain
-from xcvae.fields.batches import Batch
+from xcvae.fields.batch import Batch
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.landing import Landing

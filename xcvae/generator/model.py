@@ -13,7 +13,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xcvae.errors import ModelFileError, explain
-from xcvae.fields.batches import Batch, Batches
+from xcvae.fields.batch import Batch
+from xcvae.fields.batches import Batches
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec
@@ -298,8 +299,7 @@ def _read(path: str | Path) -> Model:
 def load_once(path: str, sha256: str, device: str = "cpu") -> Model:  # noqa: ARG001  see below
     """Read a model once per process; workers get models by path and fingerprint.
 
-    Models for two kinds of device are two objects: one moves its network without the other.
-    The caller moves it.
+    The caller moves it: models for two kinds of device are two objects.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from xcvae.fields.batches import Batch
+from xcvae.fields.batch import Batch
 from xcvae.generator.ladder import Encoded, Ladder
 from xcvae.generator.noise import Address, Window, normal_maps
 from xcvae.generator.numerics import autocast

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xcvae.fields.batches import Batch
+from xcvae.fields.batch import Batch
 from xcvae.generator.ladder import Encoded, Ladder
 from xcvae.generator.noise import Window, level_origins
 from xcvae.generator.numerics import autocast

@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from xcvae.errors import DataError, explain
-from xcvae.fields.batches import Batch, Batches
+from xcvae.fields.batch import Batch
+from xcvae.fields.batches import Batches
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.spec import DataSpec

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xcvae.fields.batches import Batch, Batches
+from xcvae.fields.batch import Batch
+from xcvae.fields.batches import Batches
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.ladder import Ladder

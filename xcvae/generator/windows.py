@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xcvae.fields.batches import Batch
+from xcvae.fields.batch import Batch
 
 __all__ = ["Windows"]
 
