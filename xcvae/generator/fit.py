@@ -38,7 +38,8 @@ class Fit:
     Attributes
     ----------
     max_steps, max_minutes
-        Limits; 5000 steps if neither is given.
+        Limits; 5000 steps if neither is given. With minutes alone, a CPU uses as many threads
+        of torch as pay (`xcvae.generator.pace`).
     batch_size
         Samples per step.
     crop

@@ -29,6 +29,7 @@ from xcvae.generator.fit import Fit, Stage
 from xcvae.generator.ladder import Encoded, Ladder
 from xcvae.generator.losses import LossState
 from xcvae.generator.numerics import autocast, compiled
+from xcvae.generator.pace import Pace
 from xcvae.generator.terms import columns_of, learned_values, value_of
 from xcvae.generator.validation import Validation, noise_for
 from xcvae.generator.windows import Windows
@@ -105,8 +106,8 @@ class Trainer:
                 rng=self.rng,
             )
 
-    def run(self, *, bar: bool) -> None:
-        """Train until the first limit."""
+    def run(self, *, bar: bool, pace: Pace | None = None) -> None:
+        """Train until the first limit; ``pace`` sets the threads of every step."""
         settings, state = self.settings, self.state
         self.network.train()
         if self.compiles:
@@ -120,9 +121,12 @@ class Trainer:
         quiet = None if bar and self.ranks.leads else True
         with tqdm(total=100, disable=quiet, unit="%", desc="train") as shown:
             while done < 1:
+                start = time.monotonic()
                 for key, value in self._step(self._cropped(next(stream)), done).items():
                     sums[key] = sums[key] + value if key in sums else value
                     counts[key] += 1
+                if pace is not None:
+                    pace.took(time.monotonic() - start)
                 state.step += 1
                 state.seconds = self._clock(before + time.monotonic() - began)
                 last, done = done, settings.progress(state.step, state.seconds)

@@ -34,6 +34,7 @@ from xcvae.generator.fit import Fit, stages_of
 from xcvae.generator.heldback import split
 from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.numerics import choose_device, placed
+from xcvae.generator.pace import Pace
 from xcvae.generator.trainer import Trainer
 from xcvae.generator.validation import Validation
 
@@ -164,9 +165,11 @@ def train(
     if place is not None:
         identity = _identity(told, architecture, spec, record)
         trainer.keep_at(checkpoint.checkpoint_path(place), identity)
-    trainer.run(bar=progress)
-    if ranks.count == 1:
-        return _finished(trainer, spec, told, place, learned)
+    by_clock = settings.max_minutes is not None and settings.max_steps is None
+    with Pace(active=by_clock and chosen.type == "cpu" and ranks.count == 1) as pace:
+        trainer.run(bar=progress, pace=pace)
+        if ranks.count == 1:
+            return _finished(trainer, spec, told, place, learned)
     made = ranks.agreed(lambda: _finished(trainer, spec, told, place, learned).to_bytes())
     return from_bytes(made, place)
 
