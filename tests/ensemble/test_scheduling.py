@@ -28,6 +28,7 @@ from xcvae.ensemble.sampling import sample
 from xcvae.ensemble.scheduling import Tasks
 from xcvae.ensemble.writing import Outcome, Task, draw_and_write, failure
 from xcvae.errors import MismatchError, StoreError
+from xcvae.generator import numerics
 from xcvae.generator.model import Model
 
 MADE = {"members": 5, "seed": 7, "progress": False}
@@ -109,6 +110,23 @@ def test_the_caller_keeps_its_torch_threads(few, model, lazy, tmp_path):
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(ens.pr.values, lazy)
+
+
+@pytest.mark.parametrize("gains", [False, True])
+def test_members_do_not_depend_on_the_number_of_torch_threads(few, model, gains, monkeypatch):
+    """In float32 and in bfloat16."""
+    monkeypatch.setattr(numerics, "_cpu_gains", lambda: gains)
+    before, drawn = torch.get_num_threads(), {}
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            with dask.config.set(scheduler="synchronous"):
+                drawn[number] = sample(few, model, **MADE).pr.values
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(drawn[2], drawn[1])
+    np.testing.assert_array_equal(drawn[3], drawn[1])
 
 
 def test_threads_draw_side_by_side_and_share_the_torch_threads(few, model, lazy, tmp_path):

@@ -140,8 +140,13 @@ def test_a_run_makes_everything_and_then_nothing_again(
     assert again.partition("\n\ntrain ")[0] == said.out.partition("\n\ntrain ")[0]
 
     # Scoring alone leaves the report as it is, with the diagnosis of the model.
+    capsys.readouterr()
     assert main(["evaluate", str(folder / "config.yaml")]) == 0
     assert times(out) == before
+    scores = capsys.readouterr().out.partition("scores of 'prior':\n")[2].splitlines()
+    assert scores[0].split() == ["score", "xcvae", "bilinear"]
+    crps = report["ensembles"]["prior"]["scores"]["crps"]["xcvae"]["value"]
+    assert scores[1].split()[:4] == ["CRPS", "[mm", "h-1]", f"{crps:.3f}"]
 
     # The report can be had again, with all that is in it.
     page = out / "report" / "report.html"

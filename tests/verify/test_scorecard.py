@@ -21,7 +21,7 @@ from xcvae.errors import (
 )
 from xcvae.fields.spec import describe
 from xcvae.registry import build
-from xcvae.verify import streaming
+from xcvae.verify import score_text, streaming
 from xcvae.verify.pairing import pair_up
 from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate
 
@@ -267,6 +267,14 @@ def test_groups_are_scored_apart(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
         for name in names:
             xr.testing.assert_allclose(found[name], expected[name])
             xr.testing.assert_allclose(found[f"{name}_low"], expected[f"{name}_low"])
+
+
+def test_the_table_of_a_card_with_groups_has_what_is_the_same_in_all(ds, ensemble) -> None:
+    whole = score_text.table(evaluate(ds, ensemble, metrics=["mass_bias"]), title="all:")
+    assert whole.startswith("all:\nscore")
+    assert "mass bias" in whole
+    card = evaluate(ds, ensemble, metrics=["mass_bias"], groupby="time.hour")
+    assert "mass bias" not in score_text.table(card)
 
 
 def test_groups_come_from_arrays_and_virtual_coordinates(

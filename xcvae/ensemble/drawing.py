@@ -19,6 +19,7 @@ from xcvae.ensemble.inputs import load_block
 from xcvae.ensemble.postprocess import Context, Postprocessor
 from xcvae.ensemble.reference import reference_fields
 from xcvae.ensemble.regions import Counts, Region
+from xcvae.ensemble.workers import one_thread_if_digits_differ
 from xcvae.errors import DataError, explain
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Source:
     ) -> np.ndarray:
         how = self.settings
         batch = self.model.batches(block).load(slice(None))
-        with self.lock:
+        with self.lock, one_thread_if_digits_differ(self.model.device):
             return self.model.draw(
                 batch,
                 seed=how.seed,

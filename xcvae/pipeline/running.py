@@ -18,6 +18,7 @@ from xcvae.pipeline.reporting import (
 )
 from xcvae.pipeline.steps import THERE, Scored, Steps
 from xcvae.pipeline.summary import Summary
+from xcvae.verify.score_text import table
 
 __all__ = ["STEPS", "run", "run_step"]
 
@@ -92,6 +93,9 @@ def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: 
             _say(progress, f"scoring '{section.name}'")
             scored.append(steps.evaluate(section))
             summary.verdicts[section.name] = scored[-1].verdicts
+            if wanted == ("evaluate",):  # a run says more, and points to the report
+                title = f"scores of '{section.name}':"
+                summary.scores[section.name] = table(scored[-1].card, title=title)
     _diagnose(steps, summary, asked=REPORT in wanted or "diagnose" in wanted)
     _report(steps, scored, again=REPORT in wanted)
     summary.steps = steps.outcome

@@ -24,6 +24,8 @@ class Summary:
         What became of each step: "made", "completed" or "there already".
     verdicts
         By ensemble: the criteria, and whether they are met.
+    scores
+        By ensemble: all of them as a table; empty if more than these were asked for.
     diagnosis
         In words; empty if the step was not asked for.
     sound
@@ -37,6 +39,7 @@ class Summary:
     output: Path
     steps: dict[str, str] = field(default_factory=dict)
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
+    scores: dict[str, str] = field(default_factory=dict)
     diagnosis: str = ""
     sound: bool | None = None
     written: dict[str, str] = field(default_factory=dict)
@@ -49,7 +52,8 @@ class Summary:
 
     def __str__(self) -> str:
         parts = [self.diagnosis] if self.diagnosis else []
-        parts += [table(v, title=f"{name}:") for name, v in self.verdicts.items()]
+        parts += self.scores.values()
+        parts += [table(v, title=f"{name}:") for name, v in self.verdicts.items() if v]
         total = sum(len(v) for v in self.verdicts.values())
         if total:
             parts.append(f"{self.met} of {total} criteria met")

@@ -16,6 +16,7 @@ __all__ = [
     "needs_powers",
     "score_names",
     "score_text",
+    "table",
     "wanted_text",
     "words",
 ]
@@ -88,6 +89,42 @@ def interval_text(low: float | None, high: float | None, *, powers: bool = False
         return ""
     ends = [score_text(end, powers=powers) for end in (low, high)]
     return "" if ends[0] == ends[1] else " to ".join(ends)
+
+
+def table(card: xr.Dataset, *, title: str = "") -> str:
+    """Write the scores of a card as text with aligned columns, a source in each.
+
+    Of a card with groups only those scores are written that have none.
+
+    Examples
+    --------
+    >>> score = xr.DataArray([0.301, 0.4842], dims="source", attrs={"units": "mm h-1"})
+    >>> print(table(xr.Dataset({"crps": score}, {"source": ["prior", "bilinear"]})))
+    score          prior  bilinear
+    CRPS [mm h-1]  0.301     0.484
+    """
+    rows = [("score", *(str(source) for source in card["source"].values))]
+    for name in score_names(card):
+        if card[name].dims != ("source",):
+            continue
+        values = [float(v) for v in card[name].values]
+        powers = needs_powers(values)
+        units = str(card[name].attrs.get("units", "1"))
+        label = words(name) + (f" [{units}]" if units not in ("", "1") else "")
+        # In ASCII, as the criteria, which are read by programs, too.
+        texts = [score_text(v, powers=powers).replace("\u2212", "-") for v in values]
+        rows.append((label, *("-" if text == "\u2013" else text for text in texts)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            [
+                f"{row[0]:<{widths[0]}}",
+                *(f"{v:>{w}}" for v, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in rows
+    ]
+    return "\n".join([title, *lines] if title else lines)
 
 
 def best_sources(card: xr.Dataset, name: str) -> list[bool]:
