@@ -49,6 +49,11 @@ def test_it_comes_back_when_the_others_are_gone():
     assert Counter(numbers[600:])[8] > 390
 
 
+def test_where_it_makes_no_difference_all_are_kept():
+    numbers = paced(4, lambda n, step: 1 + 0.05 * (step % 2), 1000)
+    assert Counter(numbers)[4] > 950
+
+
 def test_one_slow_step_changes_nothing():
     numbers = paced(4, lambda n, step: 50.0 if step % 40 == 0 else alone(n, step), PAUSE)
     assert Counter(numbers)[4] > PAUSE - 10
