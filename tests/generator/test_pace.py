@@ -50,7 +50,7 @@ def test_it_comes_back_when_the_others_are_gone():
 
 
 def test_where_it_makes_no_difference_all_are_kept():
-    numbers = paced(4, lambda n, step: 1 + 0.05 * (step % 2), 1000)
+    numbers = paced(4, lambda _, step: 1 + 0.05 * (step % 2), 1000)
     assert Counter(numbers)[4] > 950
 
 
