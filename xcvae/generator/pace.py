@@ -27,39 +27,31 @@ class Pace:
 
     It makes last digits depend on the clock, and so is for a training whose number of steps does.
 
-    Parameters
-    ----------
-    active
-        Whether it does anything.
-
     Examples
     --------
     >>> before = torch.get_num_threads()
-    >>> with Pace(active=True) as pace:
+    >>> with Pace() as pace:
     ...     pace.took(seconds=0.1)
     >>> torch.get_num_threads() == before
     True
     """
 
-    def __init__(self, *, active: bool) -> None:
+    def __init__(self) -> None:
         self.most = torch.get_num_threads()
-        self.choice = paces(self.most) if active and self.most > 1 else None
+        self.choice = paces(self.most)
 
     def __enter__(self) -> Pace:
-        if self.choice is not None:
-            next(self.choice)
+        next(self.choice)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.choice is not None:
-            torch.set_num_threads(self.most)
+        torch.set_num_threads(self.most)
 
     def took(self, seconds: float) -> None:
         """Say what a step took; sets the threads for the next one."""
-        if self.choice is not None:
-            number = self.choice.send(seconds)
-            if number != torch.get_num_threads():
-                torch.set_num_threads(number)
+        number = self.choice.send(seconds)
+        if number != torch.get_num_threads():
+            torch.set_num_threads(number)
 
 
 def paces(most: int) -> Generator[int, float]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,8 @@ def train(
         identity = _identity(told, architecture, spec, record)
         trainer.keep_at(checkpoint.checkpoint_path(place), identity)
     by_clock = settings.max_minutes is not None and settings.max_steps is None
-    with Pace(active=by_clock and chosen.type == "cpu" and ranks.count == 1) as pace:
+    paced = by_clock and chosen.type == "cpu" and ranks.count == 1
+    with Pace() if paced else nullcontext() as pace:
         trainer.run(bar=progress, pace=pace)
         if ranks.count == 1:
             return _finished(trainer, spec, told, place, learned)
