@@ -24,7 +24,7 @@ from xcvae.ensemble.sampling import sample
 from xcvae.ensemble.store import open_store
 from xcvae.ensemble.target import Run
 from xcvae.ensemble.verifying import verify_store
-from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError
+from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError, XcvaeError
 from xcvae.registry import Component
 
 
@@ -328,6 +328,101 @@ def test_what_is_no_run_of_ours_is_refused_and_kept(few, model, asked, tmp_path)
             sample(few, model, **asked)
         assert (folder / "thesis.txt").exists()
         shutil.rmtree(folder)
+
+
+def _user_folder(path):
+    path.mkdir()
+    (path / "thesis.txt").write_text("years of work")
+
+
+def _user_zarr(path):
+    xr.Dataset({"pr": ("time", np.ones(3))}).to_zarr(path, consolidated=False)
+
+
+def _link_to_folder(path):
+    _user_folder(path.with_name("home"))
+    path.symlink_to(path.with_name("home"), target_is_directory=True)
+
+
+USER_THINGS = {
+    "folder": _user_folder,
+    "file": lambda path: path.write_text("years of work"),
+    "empty folder": lambda path: path.mkdir(),
+    "Zarr store": _user_zarr,
+    "link to a folder": _link_to_folder,
+    "link to nothing": lambda path: path.symlink_to("nowhere"),
+    "chunks without a store": lambda path: (
+        (path / "a/c/0").mkdir(parents=True) or (path / "a/c/0/notes").write_text("years of work")
+    ),
+}
+
+
+def _tree(folder):
+    """Names and contents below a folder, the lock of the store left out."""
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else path.is_symlink()
+        for path in folder.rglob("*")
+        if path.suffix != ".lock"
+    }
+
+
+@pytest.mark.parametrize("name", ["e.zarr", "e.zarr.partial"])
+@pytest.mark.parametrize("kind", USER_THINGS)
+def test_things_of_the_user_are_never_replaced(few, model, tmp_path, kind, name):
+    USER_THINGS[kind](tmp_path / name)
+    before = _tree(tmp_path)
+    for resume in (True, False, "restart", "repair"):
+        with pytest.raises(XcvaeError) as caught:
+            sample(few, model, members=1, store=tmp_path / "e.zarr", resume=resume)
+        assert "restart" not in str(caught.value)
+        assert _tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_files_that_a_user_put_into_an_ensemble_keep_it_from_being_replaced(
+    few, model, asked, tmp_path, finished
+):
+    if finished:
+        mend(asked)
+        sample(few, model, **asked)
+    else:
+        interrupt(few, model, asked)
+        mend(asked)
+    note = tmp_path / ("e.zarr" if finished else "e.zarr.partial") / "notes.txt"
+    note.write_text("years of work")
+    with pytest.raises(OutputExistsError, match=r"did not write: notes\.txt"):
+        sample(few, model, **{**asked, "seed": 8}, resume="restart")
+    assert note.read_text() == "years of work"
+    note.unlink()
+    assert sample(few, model, **{**asked, "seed": 8}, resume="restart").sizes["time"] == 6
+
+
+def test_what_took_the_name_of_a_store_during_a_run_is_kept(few, model, asked, tmp_path):
+    mend(asked)
+    sample(few, model, **asked)
+    Path(asked["postprocess"][0].file).touch()
+    with pytest.raises(StoreError, match="the fuse blew"):
+        sample(few, model, **{**asked, "seed": 8}, resume="restart")
+    mend(asked)
+    shutil.rmtree(asked["store"])
+    _user_folder(asked["store"])
+    with pytest.raises(OutputExistsError, match="without a ledger"):
+        sample(few, model, **{**asked, "seed": 8}, resume="restart")
+    assert (asked["store"] / "thesis.txt").exists()
+    shutil.rmtree(asked["store"])
+    assert sample(few, model, **{**asked, "seed": 8}).sizes["realization"] == 4
+
+
+@pytest.mark.parametrize("resume", [True, False, "restart", "repair"])
+@pytest.mark.parametrize("store", ["obs.zarr", "obs.zarr/ens.zarr", ".", "link.zarr"])
+def test_a_store_is_apart_from_the_data_it_is_drawn_for(few, model, tmp_path, store, resume):
+    few.drop_encoding().to_zarr(tmp_path / "data/obs.zarr", consolidated=False)
+    (tmp_path / "data/link.zarr").symlink_to("obs.zarr")
+    before = _tree(tmp_path)
+    opened = xr.open_zarr(tmp_path / "data/obs.zarr", consolidated=False).isel(time=[0, 1])
+    with pytest.raises(ConfigError, match="apart from the data"):
+        sample(opened, model, members=1, store=tmp_path / "data" / store, resume=resume)
+    assert _tree(tmp_path) == before
 
 
 def test_a_begun_run_of_other_packages_or_another_device_is_refused(few, model, asked, tmp_path):

@@ -57,7 +57,7 @@ def augment(
         First the real samples, then the synthetic ones by realization. Along the sample
         dimension, ``synthetic`` (bool) and ``realization`` (-1 for real) are new, and labels (the
         positions in ``ds``) where there were none. The target is in the units of ``ds``, and lazy
-        where the ensemble is.
+        where the ensemble is. Nothing keeps the encoding of the file that ``ds`` was read from.
 
     Raises
     ------
@@ -96,10 +96,23 @@ def augment(
         synthetic[spec.target] = real.dims, member.data, real.attrs
         realization = int(members["realization"].values[number])
         parts.append(_flagged(synthetic, spec.sample, realization))
-    return xr.concat(
+    both = xr.concat(
         parts, dim=spec.sample, data_vars="minimal", coords="minimal", compat="override",
         join="override", combine_attrs="override",
     )  # fmt: skip
+    # The packing and chunks of the file that the real samples came from do not fit the members:
+    # an int16 range that ends at the largest observation would wrap heavier synthetic rain.
+    return _evenly_chunked(both.drop_encoding())
+
+
+def _evenly_chunked(ds: xr.Dataset) -> xr.Dataset:
+    """Give lazy variables chunks of one size per dimension, as Zarr wants them."""
+    even = {
+        name: variable.chunk({dim: max(sizes) for dim, sizes in variable.chunksizes.items()})
+        for name, variable in ds.variables.items()
+        if variable.chunks is not None
+    }
+    return ds.assign(even) if even else ds
 
 
 def _flagged(ds: xr.Dataset, sample: str, realization: int) -> xr.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,6 @@ from xcvae.errors import StoreError, explain
 
 __all__ = ["aside", "left_behind", "locked", "remove"]
 
-ASIDE = ("new-", "old-", "model-")
-"""How files and folders beside a store are called that a killed call may leave behind."""
-
 
 def aside(path: Path, what: str) -> Path:
     """Return a new name beside a store, for what is there during one call."""
@@ -24,8 +22,9 @@ def aside(path: Path, what: str) -> Path:
 
 def left_behind(path: Path) -> list[Path]:
     """Return what calls left beside a store that were killed, or are at it now."""
+    own = re.compile(rf"\.{re.escape(path.name)}\.(new|old|model)-[0-9a-f]{{12}}")
     beside = path.parent.glob(f".{escape(path.name)}.*-????????????")
-    return [p for p in beside if p.name.removeprefix(f".{path.name}.").startswith(ASIDE)]
+    return [p for p in beside if own.fullmatch(p.name)]
 
 
 @contextmanager

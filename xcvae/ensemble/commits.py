@@ -89,6 +89,10 @@ class Commits(Records):
                 found[entry["region"]] = entry
         return found
 
+    def foreign(self) -> list[str]:
+        """Return nothing: earlier commits keep everything that a new one leaves out."""
+        return []
+
     def problem(self, name: str, size: int, sha256: str) -> str:
         """Say what is wrong with a key of the store; empty if it is as it was written."""
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,16 +22,17 @@ import xarray as xr
 
 from xcvae.ensemble.beside import aside, left_behind, locked, remove
 from xcvae.ensemble.chunks import encoded, put_chunk
-from xcvae.ensemble.ledger import Ledger
+from xcvae.ensemble.ledger import TEMPORARY, Ledger
 from xcvae.ensemble.records import Entry, Records, done, failed
 from xcvae.ensemble.regions import Counts, Region
 from xcvae.ensemble.target import Held, Run
 from xcvae.ensemble.template import identity_in, write_template
-from xcvae.errors import StoreError, explain
+from xcvae.errors import OutputExistsError, StoreError, explain
 
 __all__ = ["Folder", "FolderPen"]
 
 PARTIAL = ".partial"
+STRAY = re.compile(r"[^/]+/c/\d+/\d+/0/0")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ class Folder:
         return self.path.stem
 
     @property
+    def place(self) -> Path:
+        """The local folder that it takes."""
+        return self.path
+
+    @property
     def listed(self) -> Path:
         """The folder that a catalog lists."""
         return self.path
@@ -120,13 +127,28 @@ class Folder:
             identity = None
         if ledger is not None and not ledger.sealed:
             identity = None
-        return Held(self.path, self.path.exists(), identity, ledger, self.path)
+        return Held(self.path, _exists(self.path), identity, ledger, self.path)
 
     def begun(self) -> Held:
         """Look at what is not finished."""
         # Under whatever name its variable goes: another one is a difference to be told.
         ledger = Ledger.within(self.working)
-        return Held(self.working, self.working.exists(), None, ledger, self.working)
+        return Held(self.working, _exists(self.working), None, ledger, self.working)
+
+    def check_replaceable(self) -> None:
+        """Refuse to replace anything that xcvae did not write: the ledger is the proof."""
+        for path in (self.path, self.working):
+            reason = _not_ours(path)
+            if reason:
+                raise OutputExistsError(
+                    explain(
+                        f"store '{path}'",
+                        expected="an ensemble that xcvae wrote, or nothing",
+                        got=reason,
+                        remedy="Choose another name, or remove it yourself: xcvae only replaces "
+                        "what it wrote.",
+                    )
+                )
 
     def tidy(self) -> bool:
         """Whether no killed or living call has left anything beside it."""
@@ -164,8 +186,8 @@ class Folder:
         try:
             if damaged:
                 self.path.rename(self.working)
-            for ending in ("partial", "tmp"):  # halves of chunks and of markers
-                for path in self.working.rglob(f"*.{ending}"):
+            for path in self.working.rglob("*"):  # halves of chunks and of markers
+                if TEMPORARY.search(path.name):
                     path.unlink(missing_ok=True)
             if ledger.changed():
                 write_template(template, run.variable, run.chunks, new)
@@ -184,7 +206,7 @@ class Folder:
     def set_aside(self, path: Path) -> Path:
         """Take what is there out of the way in one step; the caller deletes it in the end."""
         old = self.aside("old")
-        if path.exists() or path.is_symlink():
+        if _exists(path):
             path.rename(old)
         return old
 
@@ -248,12 +270,37 @@ class FolderWriter:
             self.ledger.note_template()
             self.ledger.seal()
             _to_disk()
+            # Something else may have taken the name since the run began.
+            folder.check_replaceable()
             old = folder.set_aside(folder.path)
             folder.working.rename(folder.path)
+        except OutputExistsError:
+            raise
         except OSError as error:
             remedy = "All regions are done: mend the cause, and the same call finishes it."
             raise folder.unwritable(error, remedy) from error
         remove(old)
+
+
+def _exists(path: Path) -> bool:
+    """Tell whether a name is taken, also by a link that leads nowhere."""
+    return path.exists() or path.is_symlink()
+
+
+def _not_ours(path: Path) -> str:
+    """Return why a path must not be replaced; empty if nothing or an ensemble of xcvae is there."""
+    if not _exists(path):
+        return ""
+    if path.is_symlink():
+        return f"a symbolic link to {path.readlink()}"
+    if not path.is_dir():
+        return "a file"
+    ledger = Ledger.within(path)
+    if ledger is None or not ledger.run():
+        return "a folder without a ledger of xcvae"
+    foreign = ledger.foreign()
+    more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+    return f"files that xcvae did not write: {foreign[0]}{more}" if foreign else ""
 
 
 def _to_disk() -> None:
@@ -267,6 +314,7 @@ def _remove_strays(working: Path) -> None:
     if not working.is_dir() or (working / "zarr.json").exists():
         return
     # Chunks and nothing else: whatever has a ledger or other files is left alone.
-    files = [path.relative_to(working).parts for path in working.rglob("*") if path.is_file()]
-    if all(len(parts) > 2 and parts[1] == "c" for parts in files):
+    files = [path for path in working.rglob("*") if not path.is_dir() or path.is_symlink()]
+    names = [TEMPORARY.sub("", path.relative_to(working).as_posix()) for path in files]
+    if names and all(STRAY.fullmatch(name) for name in names):
         remove(working)

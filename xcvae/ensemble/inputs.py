@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import xarray as xr
 
+from xcvae.errors import ConfigError, explain
 from xcvae.fields.spec import DataSpec, prepare
 from xcvae.fields.values import check_observed, check_values, is_placeholder
 
-__all__ = ["inputs_of", "load_block"]
+__all__ = ["check_apart", "inputs_of", "load_block"]
 
 
 def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:
@@ -34,6 +37,42 @@ def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:
         prepared = prepare(ds.drop_vars(spec.target), spec, need_target=False)
     _check(prepared[_names(prepared, lazy=False)], spec, mode)
     return prepared
+
+
+def check_apart(ds: xr.Dataset, store: Path) -> None:
+    """Refuse a store that is one of the files the data are read from, around one or in one.
+
+    Parameters
+    ----------
+    ds
+        The data; xarray notes in their ``encoding`` where they were opened.
+    store
+        Folder of an ensemble.
+
+    Raises
+    ------
+    ConfigError
+        The store and the data are not apart.
+    """
+    place = store.resolve()
+    for source in sorted(_sources(ds)):
+        if place == source or place in source.parents or source in place.parents:
+            raise ConfigError(
+                explain(
+                    "store",
+                    expected="a folder apart from the data that the ensemble is drawn for",
+                    got=f"{store}, and data read from {source}",
+                    remedy="Choose another name: input files are never written to or replaced.",
+                )
+            )
+
+
+def _sources(ds: xr.Dataset) -> set[Path]:
+    """Return the local files and folders that a Dataset and its variables were opened from."""
+    encodings = [ds.encoding, *(variable.encoding for variable in ds.variables.values())]
+    found = {str(encoding["source"]) for encoding in encodings if encoding.get("source")}
+    local = (source.removeprefix("file://") for source in found)
+    return {Path(source).resolve() for source in local if "://" not in source}
 
 
 def load_block(prepared: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:

@@ -17,6 +17,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,10 @@ from uuid import uuid4
 
 from xcvae.ensemble.records import DONE, FORMAT, Entry, Records
 
-__all__ = ["Ledger", "checksum"]
+__all__ = ["TEMPORARY", "Ledger", "checksum"]
+
+# What the writers of this package and of Zarr append to the names of files they have not finished.
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(tmp|partial)$")
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,10 @@ class Ledger(Records):
 
     def note_template(self) -> None:
         """Take metadata and coordinates, as they are now, for what was written."""
-        write_json(self.folder / "run.json", {**self.run(), "files": self._template()})
+        run = self.run()
+        # Files that others have put there since do not become ours by this.
+        files = {name: found for name, found in self._template().items() if name in run["files"]}
+        write_json(self.folder / "run.json", {**run, "files": files})
 
     def _template(self) -> dict[str, list[Any]]:
         """Return size and SHA-256 of every file of the store but chunks and ledger, by name."""
@@ -90,6 +97,18 @@ class Ledger(Records):
             for path in files
             if not any(path.is_relative_to(folder) for folder in own)
         }
+
+    def foreign(self) -> list[str]:
+        """Return the names of files in the folder of the store that xcvae did not write there."""
+        store, known = self.array.parent, self.run().get("files", {})
+        own = re.compile(rf"{re.escape(self.variable)}/(c/\d+/\d+/0/0|ledger/.+)")
+        files = (path for path in store.rglob("*") if not path.is_dir() or path.is_symlink())
+        names = (path.relative_to(store).as_posix() for path in files)
+        return sorted(
+            name for name in names
+            if name not in known and not own.fullmatch(TEMPORARY.sub("", name))
+            and not (TEMPORARY.search(name) and TEMPORARY.sub("", name) in known)
+        )  # fmt: skip
 
     def run(self) -> dict[str, Any]:
         """Return what :meth:`start` was told, with a token of that start; empty if nothing was."""

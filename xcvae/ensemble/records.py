@@ -75,6 +75,10 @@ class Records(ABC):
     def problem(self, name: str, size: int, sha256: str) -> str:
         """Say what is wrong with a file of the store; empty if it is as it was written."""
 
+    @abstractmethod
+    def foreign(self) -> list[str]:
+        """Return the names of files that would be lost with the store and are not its own."""
+
     def changed(self) -> dict[str, str]:
         """Say, by name, what is wrong with the files of metadata and coordinates."""
         known = self.run().get("files", {})

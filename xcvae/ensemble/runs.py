@@ -38,7 +38,8 @@ def find(run: Run, resume: Resume) -> State:
     Raises
     ------
     OutputExistsError
-        Something else is there, or ``resume=False`` and anything is there.
+        Something else is there, or ``resume=False`` and anything is there; with
+        ``resume="restart"``, something that xcvae did not write.
     """
     begun = run.target.begun()
     told = begun.told
@@ -46,6 +47,7 @@ def find(run: Run, resume: Resume) -> State:
         # The one to be replaced keeps its name until the last step.
         return "begun"
     if resume == "restart":
+        run.target.check_replaceable()
         return "new"
     there = run.target.finished()
     if resume == "repair" and there.there:
@@ -80,12 +82,15 @@ def _repairable(run: Run, there: Held, begun: Held) -> State:
 
 
 def _taken(held: Held, differing: list[str], resume: Resume) -> OutputExistsError:
+    remedy = "Choose another name"
+    if held.told:  # only ensembles can be replaced
+        remedy += ', or replace the ensemble with resume="restart"'
     return OutputExistsError(
         explain(
             f"store '{held.name}'",
             expected="nothing there, or the same ensemble" if resume else "nothing there",
             got="; ".join(differing) or "the same ensemble, and resume=False",
-            remedy='Choose another name, or replace what is there with resume="restart".',
+            remedy=f"{remedy}.",
         )
     )
 

@@ -12,6 +12,7 @@ import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.arguments import Request, local_path
+from xcvae.ensemble.inputs import check_apart
 from xcvae.ensemble.job import Job, opened
 from xcvae.ensemble.result import assemble, catalog_metadata, check_storable
 from xcvae.ensemble.runs import Resume, State, find, is_settled, notes_of
@@ -157,6 +158,8 @@ def _stored(job: Job, target: Target, progress: bool) -> xr.Dataset:
     """Return the ensemble from its store, after writing what is missing of it."""
     request, spec = job.request, job.source.model.spec
     check_storable(job.ds, spec.sample)
+    if target.place is not None:
+        check_apart(job.ds, target.place)
     if request.catalog is not None and target.listed is not None:
         catalogs.check_name(request.catalog, request.listed_as, target.listed)
     run = Run(target, spec.target, job.identity(), job.chunks, job.made_with())

@@ -106,6 +106,11 @@ class Target(Protocol):
         ...
 
     @property
+    def place(self) -> Path | None:
+        """The local folder that it takes, if any."""
+        ...
+
+    @property
     def listed(self) -> Path | None:
         """The folder that a catalog can list, if it is one."""
         ...
@@ -116,6 +121,16 @@ class Target(Protocol):
 
     def begun(self) -> Held:
         """Look at what is not finished."""
+        ...
+
+    def check_replaceable(self) -> None:
+        """Refuse to replace anything that xcvae did not write.
+
+        Raises
+        ------
+        OutputExistsError
+            Something without a ledger of xcvae, or with files that the ledger does not know.
+        """
         ...
 
     def tidy(self) -> bool:

@@ -30,7 +30,7 @@ from xcvae.ensemble.icechunks import (
 )
 from xcvae.ensemble.target import Held, Run
 from xcvae.ensemble.template import identity_in
-from xcvae.errors import StoreError, explain
+from xcvae.errors import OutputExistsError, StoreError, explain
 
 __all__ = ["Versioned"]
 
@@ -53,6 +53,11 @@ class Versioned:
     def stem(self) -> str:
         """What a catalog would call it."""
         return "" if self.path is None else self.path.stem
+
+    @property
+    def place(self) -> Path | None:
+        """The local folder that it takes, if it was given as one."""
+        return self.path
 
     @property
     def listed(self) -> None:
@@ -96,6 +101,21 @@ class Versioned:
         if leads_to(repository, commits.tip, MAIN):
             return Held(name)  # killed before its first commit, or after its last
         return Held(name, True, None, commits, commits.store)
+
+    def check_replaceable(self) -> None:
+        """Refuse to replace the content of branches that xcvae did not write."""
+        if self.repository is None:
+            return  # what is at its path is refused when the repository is made
+        for held in (self.finished(), self.begun()):
+            if held.there and not held.told:
+                raise OutputExistsError(
+                    explain(
+                        f"store '{held.name}'",
+                        expected="an ensemble that xcvae wrote, or nothing",
+                        got="something without records of xcvae",
+                        remedy="Choose another name: xcvae only replaces what it wrote.",
+                    )
+                )
 
     def tidy(self) -> bool:
         """Whether no killed or living call has left anything."""
