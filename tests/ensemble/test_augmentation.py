@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.ensemble.augmentation import augment
-from xcvae.ensemble.sampling import sample
+from xcvae.ensemble.augment import augment
+from xcvae.ensemble.sample import sample
 from xcvae.errors import (
     ConfigError,
     DataError,
@@ -15,9 +15,8 @@ from xcvae.errors import (
     MismatchError,
     MissingVariableError,
 )
-from xcvae.fields.spec import describe, prepare
-from xcvae.generator.heldback import split
-from xcvae.generator.training import train
+from xcvae.fields.describe import describe, prepare
+from xcvae.generator.training.train import split, train
 
 MEMBERS = 3
 

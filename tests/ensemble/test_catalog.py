@@ -10,9 +10,10 @@ import pytest
 import xarray as xr
 from filelock import FileLock
 
-from xcvae.ensemble import catalog, catalog_file
-from xcvae.ensemble.ledger import Ledger
-from xcvae.ensemble.sampling import sample
+from xcvae.ensemble import catalog
+from xcvae.ensemble import catalog as catalog_file
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.store.local import Ledger
 from xcvae.errors import CatalogError
 
 

@@ -10,10 +10,20 @@ import pytest
 import xarray as xr
 
 from xcvae import tutorial
-from xcvae.ensemble.chain import Removed, apply_chain, build_chain, describe_chain, rehearse
-from xcvae.ensemble.postprocess import Clip, Context, NotPhysicalError, Round, Threshold
+from xcvae.ensemble.postprocess import (
+    Clip,
+    Context,
+    NotPhysicalError,
+    Removed,
+    Round,
+    Threshold,
+    apply_chain,
+    build_chain,
+    describe_chain,
+    rehearse,
+)
 from xcvae.errors import ComponentError, ConfigError, UnitsError
-from xcvae.fields.spec import DataSpec, describe
+from xcvae.fields.describe import DataSpec, describe
 from xcvae.registry import Component
 
 

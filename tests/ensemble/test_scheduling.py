@@ -18,17 +18,16 @@ import pytest
 import torch
 from dask.system import CPU_COUNT
 
-from xcvae.ensemble import cluster, workers
-from xcvae.ensemble.arguments import Request
-from xcvae.ensemble.folder import FolderPen
-from xcvae.ensemble.job import Job
-from xcvae.ensemble.ledger import Ledger
-from xcvae.ensemble.regions import Region
-from xcvae.ensemble.sampling import sample
-from xcvae.ensemble.scheduling import Tasks
-from xcvae.ensemble.writing import Outcome, Task, draw_and_write, failure
+from xcvae.ensemble.execution import cluster
+from xcvae.ensemble.execution import threads as workers
+from xcvae.ensemble.execution.scheduler import Tasks
+from xcvae.ensemble.request import Request
+from xcvae.ensemble.sample import Job, sample
+from xcvae.ensemble.store.base import Region
+from xcvae.ensemble.store.local import FolderPen, Ledger
+from xcvae.ensemble.store.write import Outcome, Task, draw_and_write, failure
 from xcvae.errors import MismatchError, StoreError
-from xcvae.generator import numerics
+from xcvae.generator import device as numerics
 from xcvae.generator.model import Model
 
 MADE = {"members": 5, "seed": 7, "progress": False}

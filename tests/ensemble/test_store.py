@@ -15,15 +15,12 @@ import pytest
 import xarray as xr
 import zarr
 
-from xcvae.ensemble.beside import locked
-from xcvae.ensemble.folder import Folder
-from xcvae.ensemble.ledger import Ledger
 from xcvae.ensemble.postprocess import Context
-from xcvae.ensemble.regions import plan_chunks, regions_of
-from xcvae.ensemble.sampling import sample
-from xcvae.ensemble.store import open_store
-from xcvae.ensemble.target import Run
-from xcvae.ensemble.verifying import verify_store
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.store.base import Run, plan_chunks, regions_of
+from xcvae.ensemble.store.local import Folder, Ledger, locked
+from xcvae.ensemble.store.write import open_store
+from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError, XcvaeError
 from xcvae.registry import Component
 

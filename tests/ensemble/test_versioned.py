@@ -14,9 +14,10 @@ import xarray as xr
 import zarr
 
 from xcvae.cli import main
-from xcvae.ensemble import committing, sampling
-from xcvae.ensemble.store import open_store, target_of
-from xcvae.ensemble.verifying import verify_store
+from xcvae.ensemble import sample as sampling
+from xcvae.ensemble.store import icechunk as committing
+from xcvae.ensemble.store.write import open_store, target_of
+from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import ConfigError, OutputExistsError, StoreError
 
 icechunk = pytest.importorskip("icechunk")
@@ -430,7 +431,7 @@ def test_without_icechunk_it_is_said_how_to_get_it(tmp_path):
 import sys
 sys.modules["icechunk"] = None
 from xcvae.errors import ConfigError
-from xcvae.ensemble.store import open_store
+from xcvae.ensemble.store.write import open_store
 try:
     open_store(sys.argv[1])
 except ConfigError as error:

@@ -15,7 +15,7 @@ import torch
 
 import xcvae
 from xcvae.errors import ConfigError
-from xcvae.generator.distributed import Ranks
+from xcvae.generator.training.distributed import Ranks
 
 #: Trains by itself or as one of several; dies once where it is told to.
 SCRIPT = """
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 import xcvae
-from xcvae.generator import numerics
+from xcvae.generator import device as numerics
 from xcvae.plugins import Component
 
 # In bfloat16 kernels round by the size of the batch, and steps multiply what they differ by.

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from xcvae.ensemble.identity import labels_of
-from xcvae.ensemble.inputs import inputs_of
+from xcvae.ensemble.sampler import inputs_of
 from xcvae.errors import OutOfMemoryError
-from xcvae.generator.drawing import pass_size
-from xcvae.generator.passes import Whole
+from xcvae.generator.sampler import pass_size
+from xcvae.generator.tiling import Whole
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

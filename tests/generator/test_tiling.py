@@ -9,17 +9,25 @@ import pytest
 import torch
 
 from xcvae.errors import ConfigError
-from xcvae.fields.batch import Batch
+from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import RainScaling, Scaling
-from xcvae.generator import numerics
-from xcvae.generator.architecture import Architecture
-from xcvae.generator.constraint import BlockMeans
-from xcvae.generator.drawing import Drawing, freed_levels, pass_size
-from xcvae.generator.ladder import Ladder
+from xcvae.generator import device as numerics
+from xcvae.generator.network.architecture import Architecture
+from xcvae.generator.network.constraint import BlockMeans
+from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address, Window, normal_maps
-from xcvae.generator.passes import Pass, Whole
-from xcvae.generator.splitting import Split, Tile, reach, rise_reach, split_domain, tile_size
-from xcvae.generator.tiling import Tiles
+from xcvae.generator.sampler import Drawing, freed_levels, pass_size
+from xcvae.generator.tiling import (
+    Pass,
+    Split,
+    Tile,
+    Tiles,
+    Whole,
+    reach,
+    rise_reach,
+    split_domain,
+    tile_size,
+)
 
 CPU = torch.device("cpu")
 RAIN = RainScaling("mm h-1", 0.1)

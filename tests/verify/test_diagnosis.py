@@ -14,16 +14,16 @@ import xarray as xr
 
 import xcvae
 from xcvae.errors import ConfigError, DataError, MismatchError
-from xcvae.generator.blocks import silence
 from xcvae.generator.model import Model, from_bytes
+from xcvae.generator.network.layers import silence
 from xcvae.registry import registry
-from xcvae.verify.artefacts import Artefacts
-from xcvae.verify.diagnosis import Diagnosis, diagnose
-from xcvae.verify.evidence import Draws, Evidence, LevelEvidence, Neighbours, Swap
-from xcvae.verify.finding import Finding
-from xcvae.verify.findings import DETECTORS, detect
-from xcvae.verify.measuring import measure
-from xcvae.verify.symptoms import draws_of, swap_of
+from xcvae.verify.diagnosis.artefacts import Artefacts
+from xcvae.verify.diagnosis.detectors import DETECTORS, detect
+from xcvae.verify.diagnosis.diagnose import Diagnosis, diagnose
+from xcvae.verify.diagnosis.evidence import Draws, Evidence, LevelEvidence, Neighbours, Swap
+from xcvae.verify.diagnosis.finding import Finding
+from xcvae.verify.diagnosis.measure import measure
+from xcvae.verify.diagnosis.statistics import draws_of, swap_of
 
 GOOD_DRAWS = Draws(
     wet_fraction=0.29,

@@ -11,13 +11,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.ensemble.augmentation import rows_in
-from xcvae.ensemble.result import record_of
+from xcvae.ensemble.augment import rows_in
+from xcvae.ensemble.dataset import record_of
 from xcvae.errors import MismatchError, MissingVariableError, explain, nearest
 from xcvae.fields.cf import Layout, find_layout, find_target, require
+from xcvae.fields.describe import DataSpec, prepare
+from xcvae.fields.prefetch import pool_shape
 from xcvae.fields.scaling import Scaling
-from xcvae.fields.spec import DataSpec, prepare
-from xcvae.fields.streaming import pool_shape
 from xcvae.fields.units import to_units, units_of
 
 __all__ = ["Source", "Wanted", "check_alike", "source_of", "target_of"]

@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, EmptySelectionError, MissingVariableError, explain, nearest
-from xcvae.metrics.maps import Array
-from xcvae.verify.intervals import Pieces, pieces_of
+from xcvae.metrics.pairs import Array
 from xcvae.verify.pairing import Task
+from xcvae.verify.resampling import Pieces, pieces_of
 
 __all__ = ["Groups", "group_samples"]
 

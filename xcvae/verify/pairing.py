@@ -20,10 +20,10 @@ from xcvae.errors import (
 )
 from xcvae.fields.cf import find_axes, find_layout, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec
-from xcvae.fields.spec import describe, prepare
+from xcvae.fields.describe import describe, prepare
 from xcvae.fields.units import factor
-from xcvae.metrics.maps import REALIZATION, Pair, area_name, matched
-from xcvae.verify.streaming import samples_at_once
+from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
+from xcvae.verify.accumulate import samples_at_once
 
 __all__ = ["Task", "pair_up"]
 

@@ -12,14 +12,14 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError, explain
-from xcvae.metrics.maps import Array, Pair
 from xcvae.metrics.metric import Metric, Skill, Statistic, ratio
+from xcvae.metrics.pairs import Array, Pair
 from xcvae.registry import registry
+from xcvae.verify.accumulate import Foreign, Source, stream
+from xcvae.verify.baselines.runner import Rivals
 from xcvae.verify.grouping import Groups, group_samples
-from xcvae.verify.intervals import Sums, interval
 from xcvae.verify.pairing import Task, pair_up
-from xcvae.verify.rivals import Rivals
-from xcvae.verify.streaming import Foreign, Source, stream
+from xcvae.verify.resampling import Sums, interval
 
 __all__ = ["DEFAULT_METRICS", "evaluate"]
 
