@@ -18,7 +18,7 @@ import zarr
 from xcvae.ensemble.postprocess import Context
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.store.base import Run, plan_chunks, regions_of
-from xcvae.ensemble.store.local import Folder, Ledger, locked
+from xcvae.ensemble.store.local import FileLedger, LocalStore, locked
 from xcvae.ensemble.store.write import open_store
 from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError, XcvaeError
@@ -115,8 +115,8 @@ class LateFuse(Fuse):
     """One that does not blow while the dial is being set: only once there is a store."""
 
     def __call__(self, field: xr.DataArray, context: Context) -> xr.DataArray:
-        begun = Path(self.file).with_name("e.zarr.partial").exists()
-        return super().__call__(field, context) if begun else field
+        partial = Path(self.file).with_name("e.zarr.partial").exists()
+        return super().__call__(field, context) if partial else field
 
 
 def test_a_run_that_was_begun_keeps_its_spread(few, model, asked, tmp_path):
@@ -241,7 +241,7 @@ def test_chunks_of_a_worker_that_was_given_up_are_no_run(few, model, asked, tmp_
 
 
 def test_a_late_failure_does_not_take_the_place_of_what_is_done(tmp_path):
-    ledger = Ledger(tmp_path / "pr")
+    ledger = FileLedger(tmp_path / "pr")
     ledger.start({"run": {}})
     done = {"region": 3, "state": "done", "file": "c/0", "bytes": 1, "sha256": ""}
     failed = {"region": 3, "state": "failed", "error": "lost"}
@@ -252,7 +252,7 @@ def test_a_late_failure_does_not_take_the_place_of_what_is_done(tmp_path):
 
 
 def test_half_a_line_of_a_journal_costs_no_other_region(tmp_path, monkeypatch):
-    ledger = Ledger(tmp_path / "pr")
+    ledger = FileLedger(tmp_path / "pr")
     ledger.start({"run": {}})
     entries = [{"region": n, "state": "done", "file": f"c/{n}"} for n in range(3)]
     write = os.write
@@ -267,7 +267,7 @@ def test_half_a_line_of_a_journal_costs_no_other_region(tmp_path, monkeypatch):
 
 
 def test_every_process_has_a_journal_of_its_own(tmp_path):
-    ledger = Ledger(tmp_path / "pr")
+    ledger = FileLedger(tmp_path / "pr")
     ledger.start({"run": {}})
     ledger.record({"region": 0, "state": "done"})
     child = os.fork()
@@ -286,7 +286,7 @@ def test_what_is_begun_does_not_grow_with_the_ensemble(few, model, asked, tmp_pa
     shape = (1000, 1000, 48, 36)
     values = np.broadcast_to(np.float32(0), shape)
     template = xr.Dataset({"pr": (("realization", "time", "y", "x"), values)})
-    folder = Folder(tmp_path / "m.zarr")
+    folder = LocalStore(tmp_path / "m.zarr")
     run = Run(folder, "pr", {"seed": 1}, (1, 1))
     tracemalloc.start()
     folder.begin(run, template, {"shape": shape})
@@ -435,8 +435,8 @@ def test_a_begun_run_of_other_packages_or_another_device_is_refused(few, model, 
 
 def test_what_is_not_drawn_yet_is_opened_on_request_only_and_is_not_dry(few, model, asked):
     interrupt(few, model, asked)
-    begun = asked["store"].with_name("e.zarr.partial")
-    for path in (asked["store"], begun):
+    partial = asked["store"].with_name("e.zarr.partial")
+    for path in (asked["store"], partial):
         with pytest.raises(StoreError, match="an unfinished one"):
             open_store(path)
         part = open_store(path, incomplete=True).pr
@@ -449,14 +449,14 @@ def test_what_is_not_drawn_yet_is_opened_on_request_only_and_is_not_dry(few, mod
 
 def test_the_ledger_knows_every_region_and_its_file(few, model, asked):
     interrupt(few, model, asked)
-    entries = Ledger.within(asked["store"].with_name("e.zarr.partial")).entries()
+    entries = FileLedger.within(asked["store"].with_name("e.zarr.partial")).entries()
     assert [entries[n]["state"] for n in range(6)] == [
         "done", "failed", "done", "done", "failed", "done",
     ]  # fmt: skip
     assert "the fuse blew" in entries[4]["error"]
     mend(asked)
     sample(few, model, **asked)
-    ledger = Ledger.within(asked["store"])
+    ledger = FileLedger.within(asked["store"])
     told = ledger.run()["run"]
     assert told["model_sha256"] == model.sha256
     assert told["seed"] == 7

@@ -147,7 +147,7 @@ def test_an_interrupted_run_is_not_on_main_and_goes_on(few, model, place, fused)
 
 
 def test_what_is_handed_over_before_an_error_is_committed(few, model, plain, place, monkeypatch):
-    take = committing.Committer.take
+    take = committing.IcechunkStoreWriter.take
 
     def interrupting(self, handed):
         take(self, handed)
@@ -155,7 +155,7 @@ def test_what_is_handed_over_before_an_error_is_committed(few, model, plain, pla
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, dask.config.set(scheduler="synchronous"):
-        patched.setattr(committing.Committer, "take", interrupting)
+        patched.setattr(committing.IcechunkStoreWriter, "take", interrupting)
         with pytest.raises(KeyboardInterrupt):
             sample(few, model, f"icechunk:{place}")
     assert messages(place, "xcvae-unfinished")[2:] == ["xcvae: 3 regions of 'pr', now 3 of 6"]
@@ -200,10 +200,10 @@ def test_a_replacement_leaves_the_old_one_on_main_until_it_is_whole(few, model, 
         sample(few, model, store, **asked, seed=8, resume="restart")
     np.testing.assert_array_equal(open_store(store).pr.values, old)
     # Nothing of the old one is on the branch of the new one.
-    begun = target_of(store).begun()
-    states = {number: entry["state"] for number, entry in begun.records.entries().items()}
+    partial = target_of(store).partial()
+    states = {number: entry["state"] for number, entry in partial.records.entries().items()}
     assert states == {0: "done", 1: "failed", 2: "done", 3: "done", 4: "failed", 5: "done"}
-    part = xr.open_zarr(begun.source, consolidated=False).pr.values
+    part = xr.open_zarr(partial.source, consolidated=False).pr.values
     assert np.isnan(part[:, 2:4]).all()
     assert np.isfinite(np.delete(part, [2, 3], axis=1)).all()
     fuse.unlink()

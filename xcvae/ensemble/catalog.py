@@ -19,7 +19,7 @@ import xarray as xr
 import yaml
 
 from xcvae import files
-from xcvae.ensemble.store.local import Ledger
+from xcvae.ensemble.store.local import FileLedger
 from xcvae.errors import CatalogError, explain, nearest
 from xcvae.fields.dataspec import plain
 from xcvae.files import remove_stale, write_text
@@ -207,7 +207,7 @@ def append(
     from intake.readers.datatypes import Zarr
     from intake.readers.readers import XArrayDatasetReader
 
-    ledger = Ledger.within(Path(store))
+    ledger = FileLedger.within(Path(store))
     there = (Path(store) / "zarr.json").is_file()
     if not there or (ledger is not None and not ledger.sealed):
         raise CatalogError(

@@ -12,22 +12,22 @@ import numpy as np
 import xarray as xr
 from xarray.indexes import PandasMultiIndex
 
-from xcvae.ensemble.postprocess import Removed, describe_chain
-from xcvae.ensemble.sampler import Source
+from xcvae.ensemble.postprocess import ChangeStats, describe_chain
+from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.spread import Dial
-from xcvae.ensemble.store.base import Counts
+from xcvae.ensemble.store.base import RegionStats
 from xcvae.errors import DataError, MismatchError, explain
 from xcvae.fields.describe import DataSpec
 from xcvae.registry.discovery import version_of
 
-__all__ = ["Record", "assemble", "catalog_metadata", "check_storable", "record_of"]
+__all__ = ["Provenance", "assemble", "catalog_metadata", "check_storable", "record_of"]
 
 # Who made the data that an ensemble derives from, and under what terms: this must travel with it.
 KEPT_ATTRIBUTES = ("institution", "source", "license", "attribution", "references", "comment")
 
 
 @dataclass(frozen=True)
-class Record:
+class Provenance:
     """How an ensemble was made, as its attributes tell it.
 
     Parameters
@@ -44,19 +44,19 @@ class Record:
         The history of the data.
     """
 
-    source: Source
+    source: EnsembleSampler
     diversity: float | None
     dial: Dial | None
     identity: Mapping[str, Any] | None
     history: str
 
-    def attributes(self, counts: Sequence[Counts] | None) -> dict[str, str]:
+    def attributes(self, counts: Sequence[RegionStats] | None) -> dict[str, str]:
         """Return ``history`` and ``xcvae``; without counts, what was removed is not known."""
         how = self.source.settings
         removed = None
         if counts is not None:
             removed = [
-                sum((Removed(**one["removed"][i]) for one in counts), start=Removed())
+                sum((ChangeStats(**one["removed"][i]) for one in counts), start=ChangeStats())
                 for i in range(len(self.source.chain))
             ]
         content: dict[str, Any] = {
@@ -89,7 +89,7 @@ class Record:
         return f"{self.history}\n{line}".lstrip("\n")
 
 
-def assemble(ds: xr.Dataset, values: Any, record: Record) -> xr.Dataset:
+def assemble(ds: xr.Dataset, values: Any, record: Provenance) -> xr.Dataset:
     """Put an ensemble together.
 
     Parameters

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from xcvae.ensemble import catalog as catalogs
-from xcvae.ensemble.sources import Source, Wanted, check_alike, source_of, target_of
+from xcvae.ensemble.sources import LoaderRequest, LoaderSource, check_alike, source_of, target_of
 from xcvae.errors import ConfigError, MissingVariableError, explain, nearest
 from xcvae.fields.prefetch import ahead, pool_shape
 from xcvae.generator.model import Model, load
@@ -144,10 +144,10 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[LoaderSource],
         quotas: Sequence[int],
         *,
-        wanted: Wanted,
+        wanted: LoaderRequest,
         batch_size: int | None,
         drop_last: bool,
         threads: int,
@@ -345,10 +345,10 @@ def _opened(catalog: str | os.PathLike[str], entry: str, real: xr.Dataset | None
 
 def _wanted(
     model: Model | str | os.PathLike[str] | None, target: str, conditions: Sequence[str] | None
-) -> Wanted:
+) -> LoaderRequest:
     """Say what is read of each entry, and in which units."""
     if model is None:
-        return Wanted(target, tuple(conditions or ()))
+        return LoaderRequest(target, tuple(conditions or ()))
     known = model if isinstance(model, Model) else load(os.fspath(model))
     units = {known.spec.target: known.spec.units}
     units |= {variable.name: variable.units for variable in known.spec.variables}
@@ -363,7 +363,7 @@ def _wanted(
                     remedy=nearest(condition, units),
                 )
             )
-    return Wanted(known.spec.target, tuple(named), known.spec, known.scaling, units)
+    return LoaderRequest(known.spec.target, tuple(named), known.spec, known.scaling, units)
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:

@@ -19,18 +19,18 @@ from xcvae.fields.units import parse_quantity, units_of
 from xcvae.registry import Component, build, call, describe
 
 __all__ = [
+    "ChangeStats",
     "Clip",
     "Context",
     "NotPhysicalError",
     "Postprocessor",
-    "Removed",
     "Round",
     "Threshold",
     "apply_chain",
     "build_chain",
     "describe_chain",
+    "dry_run",
     "physical_units",
-    "rehearse",
 ]
 
 
@@ -197,7 +197,7 @@ def physical_units(field: object) -> str:
 
 
 @dataclass(frozen=True)
-class Removed:
+class ChangeStats:
     """What one post-processor changed; adds up over blocks.
 
     Parameters
@@ -215,9 +215,9 @@ class Removed:
     of_pixels: int = 0
     of_mass: float = 0.0
 
-    def __add__(self, other: Removed) -> Removed:
+    def __add__(self, other: ChangeStats) -> ChangeStats:
         """Join the counts of two blocks."""
-        return Removed(
+        return ChangeStats(
             self.pixels + other.pixels,
             self.mass + other.mass,
             self.of_pixels + other.of_pixels,
@@ -258,7 +258,7 @@ def build_chain(postprocess: object, spec: DataSpec) -> tuple[Postprocessor, ...
     return tuple(build("postprocessor", one) for one in postprocess)
 
 
-def rehearse(chain: Iterable[Postprocessor], context: Context, shape: tuple[int, int]) -> None:
+def dry_run(chain: Iterable[Postprocessor], context: Context, shape: tuple[int, int]) -> None:
     """Run the chain on one dry map: wrong units and broken plugins show before any drawing.
 
     Raises
@@ -274,7 +274,7 @@ def rehearse(chain: Iterable[Postprocessor], context: Context, shape: tuple[int,
 
 
 def describe_chain(
-    chain: Iterable[Postprocessor], removed: Sequence[Removed] | None
+    chain: Iterable[Postprocessor], removed: Sequence[ChangeStats] | None
 ) -> list[dict[str, Any]]:
     """Describe each post-processor with its parameters and what it removed (None: not known)."""
     chain = tuple(chain)
@@ -287,7 +287,7 @@ def describe_chain(
 
 def apply_chain(
     field: xr.DataArray, chain: Iterable[Postprocessor], context: Context
-) -> tuple[xr.DataArray, tuple[Removed, ...]]:
+) -> tuple[xr.DataArray, tuple[ChangeStats, ...]]:
     """Apply post-processors in their order.
 
     Parameters
@@ -348,21 +348,21 @@ def _signature(field: xr.DataArray) -> str:
     return f"dims {dict(field.sizes)}, units {field.attrs.get('units')!r}"
 
 
-def _count(before: np.ndarray, after: np.ndarray) -> Removed:
+def _count(before: np.ndarray, after: np.ndarray) -> ChangeStats:
     """Count what changed between two arrays of the same shape; NaN is no pixel."""
     # Map by map: a map stays in the cache, a block does not.
     size = before.shape[-2] * before.shape[-1]
     maps = zip(before.reshape(-1, size), after.reshape(-1, size), strict=True)
-    return sum((_count_map(one, other) for one, other in maps), start=Removed())
+    return sum((_count_map(one, other) for one, other in maps), start=ChangeStats())
 
 
-def _count_map(before: np.ndarray, after: np.ndarray) -> Removed:
+def _count_map(before: np.ndarray, after: np.ndarray) -> ChangeStats:
     mass = float(before.sum(dtype="float64"))
     if np.isnan(mass):
         valid = ~np.isnan(before)
         before, after = before[valid], after[valid]
         mass = float(before.sum(dtype="float64"))
-    return Removed(
+    return ChangeStats(
         pixels=int(np.count_nonzero(before != after)),
         mass=mass - float(after.sum(dtype="float64")),
         of_pixels=before.size,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from xcvae.ensemble.store.base import Target
+from xcvae.ensemble.store.base import EnsembleStore
 from xcvae.errors import ConfigError, explain, nearest
 
 __all__ = ["Request"]
@@ -35,7 +35,7 @@ class Request:
     temperature: float
     seed: int
     min_mass: float | None
-    store: Target | None
+    store: EnsembleStore | None
     catalog: Path | None
     name: str | None
     chunks: Mapping[str, int] | None

@@ -14,23 +14,23 @@ import numpy as np
 import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
-from xcvae.ensemble.dataset import Record, assemble, catalog_metadata, check_storable
+from xcvae.ensemble.dataset import Provenance, assemble, catalog_metadata, check_storable
 from xcvae.ensemble.execution.scheduler import shares_memory
-from xcvae.ensemble.execution.threads import last_digits
+from xcvae.ensemble.execution.threads import numeric_environment
 from xcvae.ensemble.identity import fingerprint, labels_of
-from xcvae.ensemble.postprocess import Context, build_chain, describe_chain, rehearse
+from xcvae.ensemble.postprocess import Context, build_chain, describe_chain, dry_run
 from xcvae.ensemble.request import Request
 from xcvae.ensemble.sampler import (
+    EnsembleSampler,
     Mode,
     Parts,
     Settings,
-    Source,
     check_apart,
     check_reference,
     inputs_of,
 )
 from xcvae.ensemble.spread import Dial, dialled
-from xcvae.ensemble.store.base import Run, Target, plan_chunks
+from xcvae.ensemble.store.base import EnsembleStore, Run, plan_chunks
 from xcvae.ensemble.store.locations import local_path
 from xcvae.ensemble.store.write import (
     Resume,
@@ -94,7 +94,7 @@ class Job:
     """
 
     ds: xr.Dataset
-    source: Source
+    source: EnsembleSampler
     request: Request
 
     @classmethod
@@ -113,7 +113,7 @@ class Job:
         prepared = inputs_of(ds, spec, request.mode)
         size = model.batches(prepared).size
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
-        rehearse(chain, Context(spec, request.mode, first), size)
+        dry_run(chain, Context(spec, request.mode, first), size)
         domain = dict(zip((spec.y, spec.x), size, strict=True))
         tile = tile_size(request.tile, domain, model.architecture)
         settings = Settings(
@@ -125,7 +125,7 @@ class Job:
             tile=tile,
         )
         labels = labels_of(prepared, spec.sample)
-        source = Source(
+        source = EnsembleSampler(
             model, prepared, labels, request.members, settings, chain, size, str(model.device)
         )
         if request.min_mass is not None:
@@ -154,10 +154,10 @@ class Job:
         """Return an array of the shape of the ensemble that takes no memory; all NaN."""
         return np.broadcast_to(np.float32(np.nan), self.source.shape)
 
-    def record(self, dial: Dial | None, identity: Mapping[str, Any] | None) -> Record:
+    def record(self, dial: Dial | None, identity: Mapping[str, Any] | None) -> Provenance:
         """Return how the ensemble is made, for its attributes."""
         history = str(self.ds.attrs.get("history", ""))
-        return Record(self.source, self.request.diversity, dial, identity, history)
+        return Provenance(self.source, self.request.diversity, dial, identity, history)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides on the values of the ensemble, as JSON types."""
@@ -182,13 +182,13 @@ class Job:
             "data": fingerprint(source.prepared, spec, target_values=target_values),
         }
 
-    def made_with(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Return what decides on the last digits: packages, the device, and its precision."""
         packages = {"xcvae"}
         packages |= {str(one.get("package")) for one in describe_chain(self.source.chain, None)}
         versions = {f"{name} version": version_of(name) for name in sorted(packages)}
         known = {name: version for name, version in versions.items() if version is not None}
-        return {**known, **last_digits(self.source.model.device)}
+        return {**known, **numeric_environment(self.source.model.device)}
 
     def dialled(self, notes: Mapping[str, Any], *, progress: bool) -> tuple[Job, Dial | None]:
         """Set the spread that gives the diversity asked for, if one is."""
@@ -371,7 +371,7 @@ def _lazily(job: Job, progress: bool) -> xr.Dataset:
     return assemble(job.ds, job.array(chunks), job.record(dial, None))
 
 
-def _stored(job: Job, target: Target, progress: bool) -> xr.Dataset:
+def _stored(job: Job, target: EnsembleStore, progress: bool) -> xr.Dataset:
     """Return the ensemble from its store, after writing what is missing of it."""
     request, spec = job.request, job.source.model.spec
     check_storable(job.ds, spec.sample)
@@ -379,7 +379,7 @@ def _stored(job: Job, target: Target, progress: bool) -> xr.Dataset:
         check_apart(job.ds, target.place)
     if request.catalog is not None and target.listed is not None:
         catalogs.check_name(request.catalog, request.listed_as, target.listed)
-    run = Run(target, spec.target, job.identity(), job.chunks, job.made_with())
+    run = Run(target, spec.target, job.identity(), job.chunks, job.environment())
     resume = cast("Resume", request.resume)
     if not is_settled(run, resume):
         with target.locked():

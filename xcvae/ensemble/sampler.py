@@ -1,6 +1,6 @@
 """From a model to physical members: draw a block, post-process it, redraw what has too little rain.
 
-A :class:`Source` looks like an array of shape (realization, sample, y, x) whose values are drawn
+An :class:`EnsembleSampler` looks like an array (realization, sample, y, x) whose values are drawn
 when they are asked for. Any part of it can be drawn by itself: the noise of a member depends on
 its labels, never on what else is drawn with it.
 """
@@ -19,10 +19,10 @@ import xarray as xr
 from dask.base import optimize
 
 from xcvae.ensemble.execution.scheduler import side_by_side
-from xcvae.ensemble.execution.threads import last_digits, one_thread_if_digits_differ
+from xcvae.ensemble.execution.threads import numeric_environment, one_thread_if_digits_differ
 from xcvae.ensemble.identity import differences
 from xcvae.ensemble.postprocess import Context, Postprocessor, apply_chain
-from xcvae.ensemble.store.base import Counts, Region
+from xcvae.ensemble.store.base import Region, RegionStats
 from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError, explain
 from xcvae.fields.describe import DataSpec, VariableSpec, prepare
 from xcvae.fields.grids import stretching
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
 __all__ = [
+    "EnsembleSampler",
     "Mode",
     "Part",
     "Parts",
     "Settings",
-    "Source",
     "check_apart",
     "check_reference",
     "inputs_of",
@@ -246,7 +246,7 @@ def _one_at_a_time() -> Any:
 
 
 @dataclass
-class Source:
+class EnsembleSampler:
     """Members of all samples, drawn when asked for.
 
     Parameters
@@ -307,12 +307,14 @@ class Source:
         part: np.ndarray = values.values[first][..., second, :, :][..., key[2], :][..., key[3]]
         return part
 
-    def draw_region(self, region: Region) -> tuple[np.ndarray, Counts]:
+    def draw_region(self, region: Region) -> tuple[np.ndarray, RegionStats]:
         """Draw one region of a store; the counts are what was removed and how often redrawn."""
         members, counts = self.draw(np.arange(*region.realizations), np.arange(*region.samples))
         return members.values, counts
 
-    def draw(self, realizations: np.ndarray, samples: np.ndarray) -> tuple[xr.DataArray, Counts]:
+    def draw(
+        self, realizations: np.ndarray, samples: np.ndarray
+    ) -> tuple[xr.DataArray, RegionStats]:
         """Draw realizations of samples, both by position.
 
         Returns
@@ -432,10 +434,10 @@ class Part:
         What :func:`last_digits` returned where the run was begun.
     """
 
-    source: Source
-    made_with: Mapping[str, str]
+    source: EnsembleSampler
+    environment: Mapping[str, str]
 
-    def draw_region(self, region: Region) -> tuple[np.ndarray, Counts]:
+    def draw_region(self, region: Region) -> tuple[np.ndarray, RegionStats]:
         """Draw the region; its counts also say on what device.
 
         Raises
@@ -446,7 +448,7 @@ class Part:
             The data are not what they should be, no member has enough rain, or the model made
             values that are not numbers.
         """
-        differing = differences(self.made_with, last_digits(self.source.model.device))
+        differing = differences(self.environment, numeric_environment(self.source.model.device))
         if differing:
             raise MismatchError(
                 explain(
@@ -493,7 +495,7 @@ class Parts:
         Holds all samples.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: EnsembleSampler) -> None:
         self.source = source
         self._samples: tuple[int, int] | None = None
         self._cut = source
@@ -502,9 +504,9 @@ class Parts:
         """Return what draws a region; regions of the same samples in a row share their cut."""
         if region.samples != self._samples:
             self._samples, self._cut = region.samples, self._of(slice(*region.samples))
-        return Part(self._cut, last_digits(self.source.model.device))
+        return Part(self._cut, numeric_environment(self.source.model.device))
 
-    def _of(self, chosen: slice) -> Source:
+    def _of(self, chosen: slice) -> EnsembleSampler:
         source = self.source
         prepared = source.prepared.isel({source.model.spec.sample: chosen})
         if any(variable.chunks is not None for variable in prepared.variables.values()):

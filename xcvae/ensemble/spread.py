@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xcvae.ensemble.progress import steps
-from xcvae.ensemble.sampler import Source
+from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.errors import ConfigError, explain
 
 __all__ = ["EVALUATIONS", "MEMBERS", "SAMPLES", "Dial", "dialled", "pick_samples", "solve_spread"]
@@ -131,8 +131,8 @@ BLOCK_BYTES = 32 * 2**20
 
 
 def dialled(
-    source: Source, diversity: float | None, notes: Mapping[str, Any], *, progress: bool
-) -> tuple[Source, Dial | None]:
+    source: EnsembleSampler, diversity: float | None, notes: Mapping[str, Any], *, progress: bool
+) -> tuple[EnsembleSampler, Dial | None]:
     """Set the spread of a source to the one that gives a diversity.
 
     Parameters
@@ -158,11 +158,11 @@ def dialled(
     return _at(source, dial.spread), dial
 
 
-def _at(source: Source, spread: float) -> Source:
+def _at(source: EnsembleSampler, spread: float) -> EnsembleSampler:
     return replace(source, settings=replace(source.settings, spread=spread))
 
 
-def _solve(source: Source, target: float, *, progress: bool) -> Dial:
+def _solve(source: EnsembleSampler, target: float, *, progress: bool) -> Dial:
     picked = np.array(pick_samples(len(source.labels)))
 
     def diversity_at(spread: float) -> float:
@@ -175,7 +175,7 @@ def _solve(source: Source, target: float, *, progress: bool) -> Dial:
         return solve_spread(diversity_at, target)
 
 
-def _diversity(source: Source, picked: np.ndarray) -> float:
+def _diversity(source: EnsembleSampler, picked: np.ndarray) -> float:
     """Score members of some samples, block by block: maps of any size fit into memory."""
     # Only who asks for a diversity needs metrics.
     from xcvae.metrics.spatial import Diversity

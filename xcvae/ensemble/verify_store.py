@@ -15,7 +15,7 @@ from xcvae.ensemble.identity import differences, labels_of
 from xcvae.ensemble.progress import steps
 from xcvae.ensemble.request import Request
 from xcvae.ensemble.sample import Job, opened
-from xcvae.ensemble.store.base import DONE, Records, Region, Target, regions_of
+from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, regions_of
 from xcvae.ensemble.store.write import open_target, target_of
 from xcvae.errors import ConfigError, MismatchError, StoreError, explain
 
@@ -178,10 +178,10 @@ def verify_store(
     return replace(found, redrawn=chosen, different={n: t for n, t in different.items() if t})
 
 
-def _found(target: Target) -> tuple[Path | str, Records, bool]:
+def _found(target: EnsembleStore) -> tuple[Path | str, Ledger, bool]:
     """Return the name of what is there, its records, and whether it is finished."""
     held = target.finished()
-    for one in (held, target.begun()):
+    for one in (held, target.partial()):
         if one.records is not None and one.told:
             return one.name, one.records, one is held and one.records.sealed
     raise StoreError(
@@ -194,14 +194,14 @@ def _found(target: Target) -> tuple[Path | str, Records, bool]:
     )
 
 
-def _regions(ledger: Records) -> dict[int, Region]:
+def _regions(ledger: Ledger) -> dict[int, Region]:
     told = ledger.run()
     chunks = told["run"]["chunks"]
     return {one.number: one for one in regions_of((chunks[0], chunks[1]), told["shape"])}
 
 
 def _job(
-    ensemble: xr.Dataset, ledger: Records, ds: xr.Dataset, model: Model, postprocess: object
+    ensemble: xr.Dataset, ledger: Ledger, ds: xr.Dataset, model: Model, postprocess: object
 ) -> Job:
     """Make ready to draw what is in the store; refuse what would draw something else."""
     identity, notes = ledger.run()["run"], ledger.run()["notes"]
@@ -246,7 +246,7 @@ def _chosen(ds: xr.Dataset, ensemble: xr.Dataset, model: Model) -> xr.Dataset:
 
 
 def _compared(
-    ensemble: xr.Dataset, region: Region, drawn: np.ndarray, ledger: Records, job: Job
+    ensemble: xr.Dataset, region: Region, drawn: np.ndarray, ledger: Ledger, job: Job
 ) -> str:
     stored = ensemble[ledger.variable][slice(*region.realizations), slice(*region.samples)].values
     if stored.tobytes() == drawn.tobytes():
@@ -254,7 +254,7 @@ def _compared(
     largest = float(np.nanmax(np.abs(stored.astype("float64") - drawn), initial=0.0))
     share = float((~((stored == drawn) | (np.isnan(stored) & np.isnan(drawn)))).mean())
     told = ledger.run()["run"]
-    made_with: dict[str, Any] = job.made_with()
-    others = differences({k: told[k] for k in made_with if k in told}, made_with)
+    environment: dict[str, Any] = job.environment()
+    others = differences({k: told[k] for k in environment if k in told}, environment)
     text = f"{share:.2%} of the pixels differ, by up to {largest:.3g}"
     return f"{text}; drawn again with another {'; '.join(others)}" if others else text

@@ -18,15 +18,15 @@ from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import autocast
 from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.noise import Address
-from xcvae.generator.tiling import Pass, Tiles, Whole, split_domain
+from xcvae.generator.tiling import DrawBatch, TiledDomain, WholeDomain, split_domain
 
-__all__ = ["Drawing", "Landing", "LevelReport", "freed_levels", "pass_size"]
+__all__ = ["Drawing", "HostCopy", "LevelReport", "freed_levels", "pass_size"]
 
 
 Index = tuple[int, int, slice, slice]
 
 
-class Landing:
+class HostCopy:
     """Takes fields off a device while the next ones are made there.
 
     On a GPU they are copied into pinned memory without waiting, on the stream that makes them; they
@@ -214,10 +214,10 @@ class Drawing:
         out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
         posterior = freed is not None
         painter = self._painter(batch, tile, posterior=posterior)
-        tiled = isinstance(painter, Tiles)
+        tiled = isinstance(painter, TiledDomain)
         size = tile if tiled and tile else (batch.c.shape[-2], batch.c.shape[-1])
         together = pass_size(self.device.type, size, tiled=tiled)
-        landing = Landing(self.device)
+        landing = HostCopy(self.device)
         known: dict[int, Encoded] = {}
         for start in range(0, len(pairs), together):
             part = pairs[start : start + together]
@@ -229,7 +229,7 @@ class Drawing:
                 for s in dict.fromkeys(samples)
             }
             joined = Encoded.join([known[s] for s in samples])
-            one = Pass([addresses[m][s] for s, m in filled], freed, temperature, self.device)
+            one = DrawBatch([addresses[m][s] for s, m in filled], freed, temperature, self.device)
             for place, output in painter.draw(batch, samples, joined, one):
                 places = [(m, s, *place) for s, m in part]
                 landing.expect(self._physical(output[: len(part)]), out, places)
@@ -278,12 +278,12 @@ class Drawing:
 
     def _painter(
         self, batch: Batch, tile: tuple[int, int] | None, *, posterior: bool
-    ) -> Whole | Tiles:
+    ) -> WholeDomain | TiledDomain:
         size = (batch.c.shape[-2], batch.c.shape[-1])
         if tile is None or (tile[0] >= size[0] and tile[1] >= size[1]):
-            return Whole(self.network, self.device)
+            return WholeDomain(self.network, self.device)
         split = split_domain(self.network, size, tile, posterior=posterior)
-        return Tiles(self.network, self.device, size, split)
+        return TiledDomain(self.network, self.device, size, split)
 
     def _shapes(self, batch: Batch) -> list[tuple[int, int, int]]:
         return self.network.shapes(batch.c.shape[-2], batch.c.shape[-1])

@@ -18,12 +18,12 @@ from xcvae.generator.network.ladder import Encoded, Ladder
 from xcvae.generator.noise import Address, Window, level_origins, normal_maps
 
 __all__ = [
-    "Pass",
+    "DrawBatch",
     "Place",
     "Split",
     "Tile",
-    "Tiles",
-    "Whole",
+    "TiledDomain",
+    "WholeDomain",
     "reach",
     "rise_reach",
     "split_domain",
@@ -36,7 +36,7 @@ Place = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
-class Pass:
+class DrawBatch:
     """What one pass through the network is to draw.
 
     Attributes
@@ -111,7 +111,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeDomain:
     """Draws the domain in one piece.
 
     Attributes
@@ -132,7 +132,7 @@ class Whole:
             return self.network.encode(own.c, own.pooled, own.x if posterior else None)
 
     def draw(
-        self, batch: Batch, samples: Sequence[int], known: Encoded, one: Pass
+        self, batch: Batch, samples: Sequence[int], known: Encoded, one: DrawBatch
     ) -> Iterator[tuple[Place, Tensor]]:
         """Draw a member of each of ``samples``; the one piece that there is.
 
@@ -364,7 +364,7 @@ def _refuse(where: str, expected: str, got: object, remedy: str) -> NoReturn:
 
 
 @dataclass(frozen=True)
-class Tiles:
+class TiledDomain:
     """Draws the domain tile by tile; what it keeps of the whole is the seam and the result.
 
     Attributes
@@ -403,7 +403,7 @@ class Tiles:
         return Encoded(guides, features[0] if posterior else None, vector, None, None, self.size)
 
     def draw(
-        self, batch: Batch, samples: Sequence[int], known: Encoded, one: Pass
+        self, batch: Batch, samples: Sequence[int], known: Encoded, one: DrawBatch
     ) -> Iterator[tuple[Place, Tensor]]:
         """Draw a member of each of ``samples``, tile by tile.
 

@@ -16,10 +16,10 @@ from xcvae.errors import OutputExistsError, explain
 from xcvae.fields.describe import DataSpec
 from xcvae.files import write_text
 
-__all__ = ["Products", "digest", "fingerprint", "flat"]
+__all__ = ["Manifest", "digest", "fingerprint", "flat"]
 
 
-class Products:
+class Manifest:
     """The file ``made-from.json`` in the output folder: settings and data behind each product.
 
     Parameters

@@ -14,13 +14,13 @@ import xarray as xr
 from xcvae.fields.dataspec import plain
 from xcvae.files import write_json
 from xcvae.pipeline.manifest import digest
-from xcvae.pipeline.steps import Scored, Steps
+from xcvae.pipeline.steps import PipelineState, Scored
 from xcvae.verify.criteria import Verdict, table
 from xcvae.verify.report.write import save_report
 
 __all__ = [
     "Summary",
-    "behind_report",
+    "inputs_of_report",
     "peak_memory",
     "report_is_current",
     "write_report",
@@ -104,15 +104,17 @@ def peak_memory() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def behind_report(steps: Steps, scored: Sequence[Scored], *, diagnosed: bool) -> dict[str, Any]:
+def inputs_of_report(
+    steps: PipelineState, scored: Sequence[Scored], *, diagnosed: bool
+) -> dict[str, Any]:
     """Return what decides on the report."""
     cards = [plain(one.card.to_dict()) for one in scored]
     verdicts = [[verdict.to_json() for verdict in one.verdicts] for one in scored]
-    diagnosis = steps.behind_diagnosis() if diagnosed else {"model": steps.model.sha256}
+    diagnosis = steps.inputs_of_diagnosis() if diagnosed else {"model": steps.model.sha256}
     return {**diagnosis, "scores": digest([cards, verdicts])}
 
 
-def report_is_current(steps: Steps, made_from: dict[str, Any]) -> bool:
+def report_is_current(steps: PipelineState, made_from: dict[str, Any]) -> bool:
     """Whether the report that is there shows these scores; pictures that are gone count too."""
     file = steps.report / "report.json"
     pictures: list[Path] = []
@@ -123,7 +125,7 @@ def report_is_current(steps: Steps, made_from: dict[str, Any]) -> bool:
 
 
 def write_report(
-    steps: Steps,
+    steps: PipelineState,
     scored: Sequence[Scored],
     diagnosis: Mapping[str, Any] | None,
     made_from: dict[str, Any],
@@ -141,7 +143,7 @@ def write_report(
     steps.products.note("report", made_from)
 
 
-def _observed(steps: Steps, scored: Sequence[Scored]) -> xr.Dataset:
+def _observed(steps: PipelineState, scored: Sequence[Scored]) -> xr.Dataset:
     """Return the samples of all ensembles, each once."""
     names = dict.fromkeys(one.section.part for one in scored)
     parts = [steps.parts[name] for name in names]
@@ -152,13 +154,13 @@ def _observed(steps: Steps, scored: Sequence[Scored]) -> xr.Dataset:
     return joined.drop_duplicates(sample).sortby(sample)
 
 
-def write_summary(steps: Steps, summary: Summary) -> None:
+def write_summary(steps: PipelineState, summary: Summary) -> None:
     """Write the verdicts and what the run took as JSON."""
     steps.report.mkdir(parents=True, exist_ok=True)
     write_json(steps.report / "summary.json", summary.to_json(), indent=1)
 
 
-def written(steps: Steps) -> dict[str, str]:
+def written(steps: PipelineState) -> dict[str, str]:
     """List what is there for people: path in the output folder, and what it is."""
     ensembles = {
         f"{one.name}.zarr": f"ensemble: {one.mode}, {one.members} members"

@@ -11,13 +11,13 @@ from xcvae.errors import ConfigError, nearest
 from xcvae.pipeline.check import register_plugins
 from xcvae.pipeline.outputs import (
     Summary,
-    behind_report,
+    inputs_of_report,
     report_is_current,
     write_report,
     write_summary,
     written,
 )
-from xcvae.pipeline.steps import THERE, Scored, Steps
+from xcvae.pipeline.steps import THERE, PipelineState, Scored
 from xcvae.verify.score_text import table
 
 __all__ = ["STEPS", "run", "run_step"]
@@ -78,7 +78,7 @@ def run_step(
 def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: bool) -> Summary:
     start = time.perf_counter()
     register_plugins(config)
-    steps = Steps(config, overwrite=overwrite, progress=progress)
+    steps = PipelineState(config, overwrite=overwrite, progress=progress)
     summary = Summary(steps.folder)
     if "train" in wanted:
         _say(progress, "training")
@@ -106,7 +106,7 @@ def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: 
     return summary
 
 
-def _diagnose(steps: Steps, summary: Summary, *, asked: bool) -> None:
+def _diagnose(steps: PipelineState, summary: Summary, *, asked: bool) -> None:
     """Diagnose, or tell what the diagnosis that is there says."""
     if not asked or steps.config.diagnose is None:
         return
@@ -119,13 +119,13 @@ def _diagnose(steps: Steps, summary: Summary, *, asked: bool) -> None:
     summary.sound = bool(content["ok"])
 
 
-def _report(steps: Steps, scored: Sequence[Scored], *, again: bool) -> None:
+def _report(steps: PipelineState, scored: Sequence[Scored], *, again: bool) -> None:
     """Write the report, with the diagnosis if there is one, unless it is there already."""
     if not scored:
         return
     # Also of a step that did not ask for it: scoring again must not take it out of the report.
     diagnosed = steps.config.diagnose is not None and steps.diagnosis_is_current()
-    made_from = behind_report(steps, scored, diagnosed=diagnosed)
+    made_from = inputs_of_report(steps, scored, diagnosed=diagnosed)
     if again or not report_is_current(steps, made_from):
         _say(steps.progress, "drawing the pictures")
         diagnosis = steps.known_diagnosis()[1] if diagnosed else None

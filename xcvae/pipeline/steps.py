@@ -18,14 +18,14 @@ from xcvae.ensemble.dataset import record_of
 from xcvae.errors import ModelFileError, OutputExistsError, StoreError, explain
 from xcvae.fields.dataspec import plain
 from xcvae.files import write_json, write_text
-from xcvae.pipeline.manifest import Products, digest, fingerprint, flat
+from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat
 from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, judge
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
     from xcvae.verify.diagnosis.diagnose import Diagnosis
 
-__all__ = ["MADE", "THERE", "Scored", "Steps", "criteria_of"]
+__all__ = ["MADE", "THERE", "PipelineState", "Scored", "criteria_of"]
 
 MADE, COMPLETED, THERE = "made", "completed", "there already"
 
@@ -52,7 +52,7 @@ class Scored:
     verdicts: list[Verdict]
 
 
-class Steps:
+class PipelineState:
     """The steps of one configuration; each method does one, and says what became of it.
 
     Parameters
@@ -68,7 +68,7 @@ class Steps:
     def __init__(self, config: Config, *, overwrite: bool, progress: bool) -> None:
         self.config, self.progress = config, progress
         self.folder = config.output_folder
-        self.products = Products(self.folder, overwrite=overwrite)
+        self.products = Manifest(self.folder, overwrite=overwrite)
         self.model_file = self.folder / "model.xcvae"
         self.catalog = self.folder / "catalog.yaml"
         self.report = self.folder / "report"
@@ -236,11 +236,11 @@ class Steps:
         self.report.mkdir(parents=True, exist_ok=True)
         write_text(text, f"{found}\n")
         write_json(numbers, found.to_json(), indent=1)
-        self.products.note("diagnosis", self.behind_diagnosis())
+        self.products.note("diagnosis", self.inputs_of_diagnosis())
         self.outcome["diagnose"] = MADE
         return found
 
-    def behind_diagnosis(self) -> dict[str, Any]:
+    def inputs_of_diagnosis(self) -> dict[str, Any]:
         """Return what decides on the diagnosis."""
         judged = fingerprint(self.parts["test"], self.parts.spec)
         return {
@@ -252,7 +252,7 @@ class Steps:
     def diagnosis_is_current(self) -> bool:
         """Whether the diagnosis that is there is that of this model and these samples."""
         files = self._diagnosis_files()
-        return self.products.current("diagnosis", self.behind_diagnosis(), *files)
+        return self.products.current("diagnosis", self.inputs_of_diagnosis(), *files)
 
     def known_diagnosis(self) -> tuple[str, dict[str, Any]]:
         """Return the diagnosis that is there, in words and as JSON."""

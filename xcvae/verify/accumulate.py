@@ -15,7 +15,7 @@ from xcvae.metrics.pairs import Array, Maps, Pair
 from xcvae.registry import call, wrong_result
 from xcvae.verify.resampling import Pieces, Sums
 
-__all__ = ["Foreign", "Source", "blocks", "samples_at_once", "stream"]
+__all__ = ["Foreign", "ScoredSource", "blocks", "samples_at_once", "stream"]
 
 BLOCK_BYTES = 128 * 2**20
 TOLD = ("units", "long_name", "better")
@@ -50,7 +50,7 @@ def blocks(forecast: xr.DataArray, sample: str) -> list[slice]:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class ScoredSource:
     """An ensemble or a baseline, and what is asked about it.
 
     Parameters
@@ -70,7 +70,7 @@ class Source:
 
 def stream(
     own: Pair,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, ScoredSource],
     pieces: Pieces,
     tick: Callable[[int], object],
     regions: Sequence[Array | None] = (None,),
@@ -115,7 +115,7 @@ def stream(
 class _State:
     """The sums of one source as they grow."""
 
-    def __init__(self, source: Source, count: int) -> None:
+    def __init__(self, source: ScoredSource, count: int) -> None:
         self.source, self.count, self.pixels = source, count, 0
         metrics, bound = source.metrics, source.bound
         self.shared: dict[Statistic, Sums] = {

@@ -102,16 +102,16 @@ class Tasks(Generic[T, R]):
                 seen(result)
 
             before = len(left)
-            begun: list[int] = []
+            partial: list[int] = []
             try:
                 with _threads() as threads:
-                    self._here(dict(left), threads, begun.append, noted)
+                    self._here(dict(left), threads, partial.append, noted)
             except BrokenProcessPool as error:
                 if len(left) < before:
                     continue
                 # One that was under way may be the cause; the others get another try.
                 fruitless += 1
-                suspects = [number for number in begun if number in left][:1]
+                suspects = [number for number in partial if number in left][:1]
                 for number in suspects if fruitless < TRIES else list(left):
                     noted(number, self.lost(left[number], error))
 
@@ -119,7 +119,7 @@ class Tasks(Generic[T, R]):
         self,
         tasks: dict[int, T],
         threads: int | None,
-        begun: Callable[[int], None],
+        partial: Callable[[int], None],
         seen: Callable[[int, R], None],
     ) -> None:
         from dask import config
@@ -141,7 +141,7 @@ class Tasks(Generic[T, R]):
 
         def before(key: Any, *_: Any) -> None:
             if str(key).startswith(run):
-                begun(int(str(key)[-8:]))
+                partial(int(str(key)[-8:]))
 
         def after(key: Any, result: Any, *_: Any) -> None:
             if str(key).startswith(run):

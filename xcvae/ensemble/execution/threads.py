@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Place",
-    "last_digits",
+    "numeric_environment",
     "one_thread_if_digits_differ",
     "place",
     "threads_of_pool",
@@ -122,7 +122,7 @@ def use_threads(number: int) -> None:
 
 
 @lru_cache(maxsize=4)
-def last_digits(device: torch.device) -> Mapping[str, str]:
+def numeric_environment(device: torch.device) -> Mapping[str, str]:
     """Return what decides on the last digits of a draw in this process on a device."""
     from xcvae.generator.device import precision
 

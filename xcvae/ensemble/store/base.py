@@ -25,16 +25,16 @@ __all__ = [
     "DONE",
     "FAILED",
     "FORMAT",
-    "Counts",
+    "EnsembleStore",
     "Entry",
-    "Held",
-    "Pen",
-    "Records",
+    "Ledger",
     "Region",
+    "RegionSource",
+    "RegionStats",
+    "RegionWriter",
     "Run",
-    "Source",
-    "Target",
-    "Writer",
+    "StoreStatus",
+    "StoreWriter",
     "done",
     "failed",
     "plan_chunks",
@@ -44,7 +44,7 @@ __all__ = [
 
 CHUNK_BYTES = 8_000_000
 
-Counts = dict[str, Any]
+RegionStats = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Region:
         return (self.realizations[1] - self.realizations[0]) * (self.samples[1] - self.samples[0])
 
 
-class Source(Protocol):
+class RegionSource(Protocol):
     """What can draw the values of a region, and says what it counted on the way (JSON types)."""
 
-    def draw_region(self, region: Region) -> tuple[np.ndarray, Counts]:
+    def draw_region(self, region: Region) -> tuple[np.ndarray, RegionStats]:
         """Return float32 (realization, sample, y, x) and the counts of this region."""
         ...
 
@@ -130,7 +130,7 @@ HASHING_THREADS = 4
 Entry = dict[str, Any]
 
 
-def done(region: Region, file: str, content: bytes, counts: Counts) -> Entry:
+def done(region: Region, file: str, content: bytes, counts: RegionStats) -> Entry:
     """Return the record of a region that is there.
 
     Parameters
@@ -161,7 +161,7 @@ def failed(region: Region, said: str) -> Entry:
     return {"region": region.number, "state": FAILED, "error": said}
 
 
-class Records(ABC):
+class Ledger(ABC):
     """What was written, region by region, and whether it still is what was written."""
 
     @property
@@ -216,7 +216,7 @@ class Records(ABC):
 
 
 @dataclass(frozen=True)
-class Held:
+class StoreStatus:
     """What is there under the name of an ensemble, or of the unfinished form of it.
 
     Parameters
@@ -236,7 +236,7 @@ class Held:
     name: Path | str
     there: bool = False
     identity: dict[str, Any] | None = None
-    records: Records | None = None
+    records: Ledger | None = None
     source: Any = None
 
     @property
@@ -245,10 +245,10 @@ class Held:
         return {} if self.records is None else self.records.run()
 
 
-class Pen(Protocol):
+class RegionWriter(Protocol):
     """Travels to whoever draws a region, and writes it."""
 
-    def put(self, region: Region, values: np.ndarray, counts: Counts) -> tuple[int, Any]:
+    def put(self, region: Region, values: np.ndarray, counts: RegionStats) -> tuple[int, Any]:
         """Write a region; its bytes, and what the writer must be handed."""
         ...
 
@@ -257,15 +257,15 @@ class Pen(Protocol):
         ...
 
 
-class Writer(Protocol):
+class StoreWriter(Protocol):
     """Writes the regions of one run; what it was handed is safe when its context ends."""
 
     @property
-    def records(self) -> Records:
+    def records(self) -> Ledger:
         """What is recorded so far."""
         ...
 
-    def __enter__(self) -> Writer: ...
+    def __enter__(self) -> StoreWriter: ...
 
     def __exit__(self, *raised: object) -> None: ...
 
@@ -273,7 +273,7 @@ class Writer(Protocol):
         """Believe no other entries than these, since the other regions are drawn again."""
         ...
 
-    def pen(self) -> Pen:
+    def pen(self) -> RegionWriter:
         """Return what the next task writes with."""
         ...
 
@@ -286,7 +286,7 @@ class Writer(Protocol):
         ...
 
 
-class Target(Protocol):
+class EnsembleStore(Protocol):
     """Where an ensemble is written. Nothing has its name before all of it is there."""
 
     @property
@@ -309,11 +309,11 @@ class Target(Protocol):
         """The folder that a catalog can list, if it is one."""
         ...
 
-    def finished(self) -> Held:
+    def finished(self) -> StoreStatus:
         """Look at what has its name."""
         ...
 
-    def begun(self) -> Held:
+    def partial(self) -> StoreStatus:
         """Look at what is not finished."""
         ...
 
@@ -327,7 +327,7 @@ class Target(Protocol):
         """
         ...
 
-    def tidy(self) -> bool:
+    def is_clean(self) -> bool:
         """Whether no killed or living call has left anything."""
         ...
 
@@ -339,11 +339,11 @@ class Target(Protocol):
         """Return a new name for a file that all workers see; None if there is no such folder."""
         ...
 
-    def begin(self, run: Run, template: xr.Dataset, said: Mapping[str, Any]) -> Writer:
+    def begin(self, run: Run, template: xr.Dataset, said: Mapping[str, Any]) -> StoreWriter:
         """Write metadata, coordinates and what is to be written, all in one step."""
         ...
 
-    def reopen(self, run: Run, template: xr.Dataset, *, damaged: bool) -> Writer:
+    def reopen(self, run: Run, template: xr.Dataset, *, damaged: bool) -> StoreWriter:
         """Make ready what was begun, or what is finished and to be repaired."""
         ...
 
@@ -370,13 +370,13 @@ class Run:
         run that was begun are read with :func:`notes_of`.
     """
 
-    target: Target
+    target: EnsembleStore
     variable: str
     identity: Mapping[str, Any]
     chunks: tuple[int, int]
-    made_with: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return what a run that was begun must have in common with this one."""
-        return {**self.identity, "chunks": list(self.chunks), **self.made_with}
+        return {**self.identity, "chunks": list(self.chunks), **self.environment}

@@ -28,16 +28,16 @@ from icechunk import ConflictError, IcechunkError, Repository
 from xcvae.ensemble.store.base import (
     DONE,
     FORMAT,
-    Counts,
     Entry,
-    Held,
-    Records,
+    Ledger,
     Region,
+    RegionStats,
     Run,
+    StoreStatus,
     done,
     failed,
 )
-from xcvae.ensemble.store.local import left_behind, locked, remove
+from xcvae.ensemble.store.local import locked, remove, stale_files
 from xcvae.ensemble.store.zarr_format import encoded, identity_in, write_template
 from xcvae.errors import OutputExistsError, StoreError, explain
 from xcvae.files import hidden_sibling, sha256
@@ -45,12 +45,12 @@ from xcvae.files import hidden_sibling, sha256
 __all__ = [
     "MAIN",
     "UNFINISHED",
-    "Commits",
-    "Committer",
+    "CommitLedger",
     "ForkPen",
     "IcechunkError",
+    "IcechunkStore",
+    "IcechunkStoreWriter",
     "Repository",
-    "Versioned",
     "as_os_error",
     "checksums",
     "conflict",
@@ -157,7 +157,7 @@ def metadata_of(told: dict[str, Any], entries: list[Entry]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Commits(Records):
+class CommitLedger(Ledger):
     """The commits of a run, from one of them backwards.
 
     Parameters
@@ -346,7 +346,7 @@ class ForkPen:
     variable: str
     chunks: tuple[int, int]
 
-    def put(self, region: Region, values: np.ndarray, counts: Counts) -> tuple[int, Any]:
+    def put(self, region: Region, values: np.ndarray, counts: RegionStats) -> tuple[int, Any]:
         """Write a region; it counts once what is handed back is committed."""
         file, content = encoded(region, self.chunks, values)
         try:
@@ -361,7 +361,7 @@ class ForkPen:
         return failed(region, said), None
 
 
-class Committer:
+class IcechunkStoreWriter:
     """Writes the regions of one run into a repository; a context commits what it was handed.
 
     Parameters
@@ -400,7 +400,7 @@ class Committer:
         fork = pickle.dumps(self._session.fork())
         self._pen = ForkPen(fork, self.run.variable, self.run.chunks)
 
-    def mended(self, template: xr.Dataset, what: str, *, new: bool = False) -> Committer:
+    def mended(self, template: xr.Dataset, what: str, *, new: bool = False) -> IcechunkStoreWriter:
         """Commit metadata and coordinates, in place of all that is there or over it."""
         variable = self.run.variable
         session = self.repository.writable_session(UNFINISHED)
@@ -413,7 +413,7 @@ class Committer:
         self._reset()
         return self
 
-    def __enter__(self) -> Committer:
+    def __enter__(self) -> IcechunkStoreWriter:
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -422,9 +422,9 @@ class Committer:
             self._commit()
 
     @property
-    def records(self) -> Commits:
+    def records(self) -> CommitLedger:
         """What the commits say."""
-        return Commits(self.repository, self.repository.lookup_branch(UNFINISHED))
+        return CommitLedger(self.repository, self.repository.lookup_branch(UNFINISHED))
 
     def keep(self, numbers: Mapping[int, Any]) -> None:
         """Count what is there; what is not is drawn again, and a newer entry is believed."""
@@ -480,7 +480,7 @@ class Committer:
             repository.delete_branch(UNFINISHED)
 
 
-class Versioned:
+class IcechunkStore:
     """An Icechunk repository for an ensemble.
 
     Parameters
@@ -524,34 +524,34 @@ class Versioned:
             return False
         return not path.is_dir() or any(path.iterdir())
 
-    def finished(self) -> Held:
+    def finished(self) -> StoreStatus:
         """Look at the branch main."""
         repository = self.repository
         if repository is None:
-            return Held(self.name, self._occupied())
-        commits = Commits(repository, repository.lookup_branch(MAIN))
+            return StoreStatus(self.name, self._occupied())
+        commits = CommitLedger(repository, repository.lookup_branch(MAIN))
         newest = next(iter(repository.ancestry(snapshot_id=commits.tip)))
         # The first commit of a repository is its own, and empty.
         if newest.parent_id is None:
-            return Held(self.name)
+            return StoreStatus(self.name)
         group = get(commits.store, "zarr.json") or b""
-        return Held(self.name, True, identity_in(group), commits, commits.store)
+        return StoreStatus(self.name, True, identity_in(group), commits, commits.store)
 
-    def begun(self) -> Held:
+    def partial(self) -> StoreStatus:
         """Look at the branch of what is not finished."""
         name, repository = f"{self.name}, branch {UNFINISHED}", self.repository
         if repository is None or UNFINISHED not in repository.list_branches():
-            return Held(name)
-        commits = Commits(repository, repository.lookup_branch(UNFINISHED))
+            return StoreStatus(name)
+        commits = CommitLedger(repository, repository.lookup_branch(UNFINISHED))
         if leads_to(repository, commits.tip, MAIN):
-            return Held(name)  # killed before its first commit, or after its last
-        return Held(name, True, None, commits, commits.store)
+            return StoreStatus(name)  # killed before its first commit, or after its last
+        return StoreStatus(name, True, None, commits, commits.store)
 
     def check_replaceable(self) -> None:
         """Refuse to replace the content of branches that xcvae did not write."""
         if self.repository is None:
             return  # what is at its path is refused when the repository is made
-        for held in (self.finished(), self.begun()):
+        for held in (self.finished(), self.partial()):
             if held.there and not held.told:
                 raise OutputExistsError(
                     explain(
@@ -562,18 +562,18 @@ class Versioned:
                     )
                 )
 
-    def tidy(self) -> bool:
+    def is_clean(self) -> bool:
         """Whether no killed or living call has left anything."""
         repository = self.repository
         left = repository is not None and UNFINISHED in repository.list_branches()
-        return not left and (self.path is None or not left_behind(self.path))
+        return not left and (self.path is None or not stale_files(self.path))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold its folder for one call; elsewhere, who commits second is refused."""
         with nullcontext() if self.path is None else locked(self.path):
             repository = self.repository
-            if repository is not None and not self.tidy() and not self.begun().there:
+            if repository is not None and not self.is_clean() and not self.partial().there:
                 repository.delete_branch(UNFINISHED)
             yield
 
@@ -581,7 +581,7 @@ class Versioned:
         """Return a new name beside its folder."""
         return None if self.path is None else hidden_sibling(self.path, what)
 
-    def begin(self, run: Run, template: xr.Dataset, said: Mapping[str, Any]) -> Committer:
+    def begin(self, run: Run, template: xr.Dataset, said: Mapping[str, Any]) -> IcechunkStoreWriter:
         """Make a branch whose first commit has metadata, coordinates and what is to be written."""
         with explained(self.name):
             repository = self.repository or self._create()
@@ -608,7 +608,7 @@ class Versioned:
         self._repository = create(path)
         return self._repository
 
-    def reopen(self, run: Run, template: xr.Dataset, *, damaged: bool) -> Committer:
+    def reopen(self, run: Run, template: xr.Dataset, *, damaged: bool) -> IcechunkStoreWriter:
         """Make ready what was begun, or what is finished and to be repaired."""
         repository = self.repository
         if repository is None:
@@ -620,9 +620,13 @@ class Versioned:
                 return self._committer(repository, run, told).mended(template, "is repaired")
             if not leads_to(repository, repository.lookup_branch(MAIN), UNFINISHED):
                 raise conflict(self.name, "branch main has other commits since")
-            committer = self._committer(repository, run, self.begun().told)
+            committer = self._committer(repository, run, self.partial().told)
             changed = committer.records.changed() and not committer.records.sealed
             return committer.mended(template, "has its metadata again") if changed else committer
 
-    def _committer(self, repository: Repository, run: Run, told: Mapping[str, Any]) -> Committer:
-        return Committer(repository, run, told, name=self.name, local=self.path is not None)
+    def _committer(
+        self, repository: Repository, run: Run, told: Mapping[str, Any]
+    ) -> IcechunkStoreWriter:
+        return IcechunkStoreWriter(
+            repository, run, told, name=self.name, local=self.path is not None
+        )

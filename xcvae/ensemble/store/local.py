@@ -29,12 +29,12 @@ from xcvae import files
 from xcvae.ensemble.store.base import (
     DONE,
     FORMAT,
-    Counts,
     Entry,
-    Held,
-    Records,
+    Ledger,
     Region,
+    RegionStats,
     Run,
+    StoreStatus,
     done,
     failed,
 )
@@ -43,16 +43,16 @@ from xcvae.errors import OutputExistsError, StoreError, explain
 from xcvae.files import file_sha256, hidden_sibling, is_taken, original_name, write_json, write_text
 
 __all__ = [
-    "Folder",
-    "FolderPen",
-    "Ledger",
-    "left_behind",
+    "FileLedger",
+    "LocalRegionWriter",
+    "LocalStore",
     "locked",
     "remove",
+    "stale_files",
 ]
 
 
-def left_behind(path: Path) -> list[Path]:
+def stale_files(path: Path) -> list[Path]:
     """Return what calls left beside a store that were killed, or are at it now."""
     own = re.compile(rf"\.{re.escape(path.name)}\.(new|old|model)-[0-9a-f]{{12}}")
     beside = path.parent.glob(f".{escape(path.name)}.*-????????????")
@@ -78,7 +78,7 @@ def locked(path: Path) -> Iterator[None]:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.locked(path, timeout=0, busy=busy):
-        for old in left_behind(path):
+        for old in stale_files(path):
             remove(old)
         yield
 
@@ -92,7 +92,7 @@ def remove(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Ledger(Records):
+class FileLedger(Ledger):
     """The ledger in the folder of one array.
 
     Parameters
@@ -104,7 +104,7 @@ class Ledger(Records):
     array: Path
 
     @classmethod
-    def within(cls, store: Path) -> Ledger | None:
+    def within(cls, store: Path) -> FileLedger | None:
         """Return the ledger of a store, whatever its variable is called; None if it has none."""
         found = sorted(store.glob("*/ledger/run.json")) if store.is_dir() else []
         return cls(found[0].parent.parent) if found else None
@@ -268,7 +268,7 @@ STRAY = re.compile(r"[^/]+/c/\d+/\d+/0/0")
 
 
 @dataclass(frozen=True)
-class FolderPen:
+class LocalRegionWriter:
     """Writes regions as chunk files, and records them.
 
     Parameters
@@ -285,21 +285,21 @@ class FolderPen:
     chunks: tuple[int, int]
     token: str
 
-    def put(self, region: Region, values: np.ndarray, counts: Counts) -> tuple[int, Any]:
+    def put(self, region: Region, values: np.ndarray, counts: RegionStats) -> tuple[int, Any]:
         """Write a region, and then record that it is there."""
         self._check_token()
         file, content = encoded(region, self.chunks, values)
         put_chunk(self.array / file, content)
-        Ledger(self.array).record(done(region, file, content, counts))
+        FileLedger(self.array).record(done(region, file, content, counts))
         return len(content), None
 
     def failed(self, region: Region, said: str) -> None:
         """Record that a region came to nothing; on a full disk that does not work either."""
         with suppress(OSError):
-            Ledger(self.array).record(failed(region, said))
+            FileLedger(self.array).record(failed(region, said))
 
     def _check_token(self) -> None:
-        told = Ledger(self.array).run()
+        told = FileLedger(self.array).run()
         if not told:
             raise FileNotFoundError(
                 errno.ENOENT,
@@ -311,7 +311,7 @@ class FolderPen:
 
 
 @dataclass(frozen=True)
-class Folder:
+class LocalStore:
     """A folder for an ensemble.
 
     Parameters
@@ -348,24 +348,24 @@ class Folder:
         name = self.path.name
         return self.path if name.endswith(PARTIAL) else self.path.with_name(name + PARTIAL)
 
-    def finished(self) -> Held:
+    def finished(self) -> StoreStatus:
         """Look at what has its name."""
         if self.path == self.working:
-            return Held(self.path)
-        ledger = Ledger.within(self.path)
+            return StoreStatus(self.path)
+        ledger = FileLedger.within(self.path)
         try:
             identity = identity_in((self.path / "zarr.json").read_bytes())
         except OSError:
             identity = None
         if ledger is not None and not ledger.sealed:
             identity = None
-        return Held(self.path, is_taken(self.path), identity, ledger, self.path)
+        return StoreStatus(self.path, is_taken(self.path), identity, ledger, self.path)
 
-    def begun(self) -> Held:
+    def partial(self) -> StoreStatus:
         """Look at what is not finished."""
         # Under whatever name its variable goes: another one is a difference to be told.
-        ledger = Ledger.within(self.working)
-        return Held(self.working, is_taken(self.working), None, ledger, self.working)
+        ledger = FileLedger.within(self.working)
+        return StoreStatus(self.working, is_taken(self.working), None, ledger, self.working)
 
     def check_replaceable(self) -> None:
         """Refuse to replace anything that xcvae did not write: the ledger is the proof."""
@@ -382,9 +382,9 @@ class Folder:
                     )
                 )
 
-    def tidy(self) -> bool:
+    def is_clean(self) -> bool:
         """Whether no killed or living call has left anything beside it."""
-        return not self.working.exists() and not left_behind(self.path)
+        return not self.working.exists() and not stale_files(self.path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -397,12 +397,12 @@ class Folder:
         """Return a new name beside it, for what is there during one call."""
         return hidden_sibling(self.path, what)
 
-    def begin(self, run: Run, template: xr.Dataset, said: Mapping[str, Any]) -> FolderWriter:
+    def begin(self, run: Run, template: xr.Dataset, said: Mapping[str, Any]) -> LocalStoreWriter:
         """Make metadata, coordinates and ledger, no chunk; all of it appears in one step."""
         new = self.temporary_path("new")
         try:
             write_template(template, run.variable, run.chunks, new)
-            Ledger(new / run.variable).start(said)
+            FileLedger(new / run.variable).start(said)
             old = self.set_aside(self.working)
             new.rename(self.working)
             remove(old)
@@ -410,11 +410,11 @@ class Folder:
             raise self.unwritable(error, "Nothing was drawn yet: choose another place.") from error
         finally:
             remove(new)
-        return FolderWriter(self, run)
+        return LocalStoreWriter(self, run)
 
-    def reopen(self, run: Run, template: xr.Dataset, *, damaged: bool) -> FolderWriter:
+    def reopen(self, run: Run, template: xr.Dataset, *, damaged: bool) -> LocalStoreWriter:
         """Make ready what was begun, or is to be repaired: its metadata are what they were."""
-        new, ledger = self.temporary_path("new"), Ledger(self.working / run.variable)
+        new, ledger = self.temporary_path("new"), FileLedger(self.working / run.variable)
         try:
             if damaged:
                 self.path.rename(self.working)
@@ -433,7 +433,7 @@ class Folder:
             raise self.unwritable(error, remedy) from error
         finally:
             remove(new)
-        return FolderWriter(self, run)
+        return LocalStoreWriter(self, run)
 
     def set_aside(self, path: Path) -> Path:
         """Take what is there out of the way in one step; the caller deletes it in the end."""
@@ -454,7 +454,7 @@ class Folder:
         )
 
 
-class FolderWriter:
+class LocalStoreWriter:
     """Writes the regions of one run into a folder; each is safe as soon as its pen is done.
 
     Parameters
@@ -465,19 +465,19 @@ class FolderWriter:
         What.
     """
 
-    def __init__(self, folder: Folder, run: Run) -> None:
+    def __init__(self, folder: LocalStore, run: Run) -> None:
         self.folder, self.chunks = folder, run.chunks
-        self.ledger = Ledger(folder.working / run.variable)
-        self._pen = FolderPen(self.ledger.array, run.chunks, self.ledger.run()["token"])
+        self.ledger = FileLedger(folder.working / run.variable)
+        self._pen = LocalRegionWriter(self.ledger.array, run.chunks, self.ledger.run()["token"])
 
-    def __enter__(self) -> FolderWriter:
+    def __enter__(self) -> LocalStoreWriter:
         return self
 
     def __exit__(self, *raised: object) -> None:
         pass
 
     @property
-    def records(self) -> Records:
+    def records(self) -> Ledger:
         """The ledger."""
         return self.ledger
 
@@ -485,7 +485,7 @@ class FolderWriter:
         """Believe no other entries than these."""
         self.ledger.reopen(numbers)
 
-    def pen(self) -> FolderPen:
+    def pen(self) -> LocalRegionWriter:
         """Return what tasks write with."""
         return self._pen
 
@@ -522,7 +522,7 @@ def _not_ours(path: Path) -> str:
         return f"a symbolic link to {path.readlink()}"
     if not path.is_dir():
         return "a file"
-    ledger = Ledger.within(path)
+    ledger = FileLedger.within(path)
     if ledger is None or not ledger.run():
         return "a folder without a ledger of xcvae"
     foreign = ledger.foreign()

@@ -24,16 +24,16 @@ from xcvae.ensemble.progress import meter
 from xcvae.ensemble.store.base import (
     DONE,
     FAILED,
-    Counts,
-    Held,
-    Pen,
+    EnsembleStore,
     Region,
+    RegionSource,
+    RegionStats,
+    RegionWriter,
     Run,
-    Source,
-    Target,
+    StoreStatus,
     regions_of,
 )
-from xcvae.ensemble.store.local import Folder
+from xcvae.ensemble.store.local import LocalStore
 from xcvae.ensemble.store.locations import icechunk_path, local_path
 from xcvae.errors import ConfigError, OutputExistsError, StoreError, explain
 
@@ -70,7 +70,7 @@ def is_settled(run: Run, resume: Resume) -> bool:
     there = run.target.finished().identity
     if resume is not True or there is None or differences(there, run.identity):
         return False
-    return run.target.tidy()
+    return run.target.is_clean()
 
 
 def find(run: Run, resume: Resume) -> State:
@@ -89,8 +89,8 @@ def find(run: Run, resume: Resume) -> State:
         Something else is there, or ``resume=False`` and anything is there; with
         ``resume="restart"``, something that xcvae did not write.
     """
-    begun = run.target.begun()
-    told = begun.told
+    partial = run.target.partial()
+    told = partial.told
     if resume and told.get("replaces") and not differences(told["run"], run.to_json()):
         # The one to be replaced keeps its name until the last step.
         return "begun"
@@ -99,10 +99,10 @@ def find(run: Run, resume: Resume) -> State:
         return "new"
     there = run.target.finished()
     if resume == "repair" and there.there:
-        return _repairable(run, there, begun)
+        return _repairable(run, there, partial)
     for held, content, wanted in (
         (there, there.identity, dict(run.identity)),
-        (begun, told.get("run"), run.to_json()),
+        (partial, told.get("run"), run.to_json()),
     ):
         if not held.there:
             continue
@@ -113,7 +113,7 @@ def find(run: Run, resume: Resume) -> State:
     return "new"
 
 
-def _repairable(run: Run, there: Held, begun: Held) -> State:
+def _repairable(run: Run, there: StoreStatus, partial: StoreStatus) -> State:
     told = there.told
     if there.records is None or not told:
         raise _taken(there, ["no xcvae ensemble"], resume=True)
@@ -124,12 +124,12 @@ def _repairable(run: Run, there: Held, begun: Held) -> State:
     count = told.get("regions", len(there.records.entries()))
     if len(there.records.intact()) == count and not there.records.changed():
         return "finished"
-    if begun.there:
-        raise _taken(begun, ["a replacement with other settings"], resume=True)
+    if partial.there:
+        raise _taken(partial, ["a replacement with other settings"], resume=True)
     return "damaged"
 
 
-def _taken(held: Held, differing: list[str], resume: Resume) -> OutputExistsError:
+def _taken(held: StoreStatus, differing: list[str], resume: Resume) -> OutputExistsError:
     remedy = "Choose another name"
     if held.told:  # only ensembles can be replaced
         remedy += ', or replace the ensemble with resume="restart"'
@@ -145,7 +145,7 @@ def _taken(held: Held, differing: list[str], resume: Resume) -> OutputExistsErro
 
 def notes_of(run: Run, state: State) -> dict[str, Any]:
     """Return the notes of a run that was begun or is to be repaired; empty for a new one."""
-    held = {"begun": run.target.begun, "damaged": run.target.finished}.get(state)
+    held = {"begun": run.target.partial, "damaged": run.target.finished}.get(state)
     notes = held().told.get("notes") if held else None
     return notes if isinstance(notes, dict) else {}
 
@@ -177,8 +177,8 @@ class Task:
         Names the call of ``write``.
     """
 
-    source: Source
-    pen: Pen
+    source: RegionSource
+    pen: RegionWriter
     region: Region
     call: str
 
@@ -280,7 +280,7 @@ def failure(
     )
 
 
-def target_of(store: str | os.PathLike[str] | Repository) -> Target:
+def target_of(store: str | os.PathLike[str] | Repository) -> EnsembleStore:
     """Return where an ensemble of this name is written to, or read from.
 
     Raises
@@ -290,9 +290,9 @@ def target_of(store: str | os.PathLike[str] | Repository) -> Target:
     """
     path = icechunk_path(store)
     if path is None and type(store).__module__.partition(".")[0] != "icechunk":
-        return Folder(local_path("store", store))  # type: ignore[arg-type]
+        return LocalStore(local_path("store", store))  # type: ignore[arg-type]
     try:
-        from xcvae.ensemble.store.icechunk import Versioned
+        from xcvae.ensemble.store.icechunk import IcechunkStore
     except ModuleNotFoundError as error:
         if error.name != "icechunk":
             raise
@@ -304,15 +304,15 @@ def target_of(store: str | os.PathLike[str] | Repository) -> Target:
                 remedy='pip install "xcvae[icechunk]", or give the path of a Zarr store.',
             )
         ) from error
-    return Versioned(store if path is None else path)  # type: ignore[arg-type]
+    return IcechunkStore(store if path is None else path)  # type: ignore[arg-type]
 
 
 def write(
     run: Run,
     template: xr.Dataset,
-    source_of: Callable[[Region], Source],
+    source_of: Callable[[Region], RegionSource],
     *,
-    finish: Callable[[list[Counts]], Mapping[str, Any]],
+    finish: Callable[[list[RegionStats]], Mapping[str, Any]],
     resume: Resume = True,
     progress: bool = True,
 ) -> None:
@@ -417,12 +417,12 @@ def open_store(
     return open_target(target_of(store), incomplete=incomplete)
 
 
-def open_target(target: Target, *, incomplete: bool = False) -> xr.Dataset:
+def open_target(target: EnsembleStore, *, incomplete: bool = False) -> xr.Dataset:
     """Open what was written to a target; see :func:`open_store`."""
     held = target.finished()
     if held.identity is None:
-        begun = target.begun()
-        unfinished = bool(begun.told)
+        partial = target.partial()
+        unfinished = bool(partial.told)
         if not (incomplete and unfinished):
             raise StoreError(
                 explain(
@@ -434,7 +434,7 @@ def open_target(target: Target, *, incomplete: bool = False) -> xr.Dataset:
                     else "Check the path.",
                 )
             )
-        held = begun
+        held = partial
     opened: xr.Dataset = xr.open_zarr(held.source, consolidated=False, chunks={})
     # Coordinates are small and needed for every selection: only the members stay lazy.
     return opened.assign_coords({name: coord.compute() for name, coord in opened.coords.items()})

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from xcvae.errors import ConfigError, explain
 
-__all__ = ["Ranks"]
+__all__ = ["ProcessGroup"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """The processes of a training.
 
     Attributes
@@ -39,7 +39,7 @@ class Ranks:
     count: int = 1
 
     @classmethod
-    def of_environment(cls) -> Ranks:
+    def of_environment(cls) -> ProcessGroup:
         """Join the processes that ``torchrun`` started; one process where it did not.
 
         Raises

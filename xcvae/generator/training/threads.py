@@ -12,7 +12,7 @@ from collections.abc import Generator
 
 import torch
 
-__all__ = ["Pace", "paces"]
+__all__ = ["ThreadTuner", "paces"]
 
 #: Steps that a number is judged by, and steps from one look at the others to the next, at first.
 STEPS, PAUSE = 3, 50
@@ -22,7 +22,7 @@ TOO_LONG = 3.0
 GAIN = 0.9
 
 
-class Pace:
+class ThreadTuner:
     """Sets the threads of torch for every step, and what they were when it is left.
 
     It makes last digits depend on the clock, and so is for a training whose number of steps does.
@@ -40,7 +40,7 @@ class Pace:
         self.most = torch.get_num_threads()
         self.choice = paces(self.most)
 
-    def __enter__(self) -> Pace:
+    def __enter__(self) -> ThreadTuner:
         next(self.choice)
         return self
 

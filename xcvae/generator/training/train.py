@@ -36,9 +36,9 @@ from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.network.architecture import Architecture, build_network, resolve
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.calibration import calibrate
-from xcvae.generator.training.distributed import Ranks
+from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, stages_of
-from xcvae.generator.training.threads import Pace
+from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.trainer import Trainer
 from xcvae.generator.training.validation import Validation
 
@@ -170,7 +170,7 @@ def train(
     settings = Fit.of(fit)
     stages = stages_of(losses, settings)
     place = _free_path(path)
-    ranks = Ranks.of_environment()
+    ranks = ProcessGroup.of_environment()
     chosen = ranks.device(choose_device(device))
     spec = describe(
         ds,
@@ -220,7 +220,7 @@ def train(
         trainer.keep_at(checkpoint.checkpoint_path(place), identity)
     by_clock = settings.max_minutes is not None and settings.max_steps is None
     paced = by_clock and chosen.type == "cpu" and ranks.count == 1
-    with Pace() if paced else nullcontext() as pace:
+    with ThreadTuner() if paced else nullcontext() as pace:
         trainer.run(bar=progress, pace=pace)
         if ranks.count == 1:
             return _finished(trainer, spec, told, place, learned)

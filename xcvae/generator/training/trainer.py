@@ -27,9 +27,9 @@ from xcvae.generator.losses import LossState, learned_by
 from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.ladder import Encoded, Ladder
 from xcvae.generator.training import checkpoint
-from xcvae.generator.training.distributed import Ranks
+from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, Stage, Term
-from xcvae.generator.training.threads import Pace
+from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.validation import Validation, noise_for
 from xcvae.registry import call, wrong_result
 
@@ -140,7 +140,7 @@ class Trainer:
     #: Pixels where the target is ever valid, (y, x), if it has a mask.
     valid: NDArray[np.bool_] | None = None
     #: The processes that train together.
-    ranks: Ranks = field(default_factory=Ranks)
+    ranks: ProcessGroup = field(default_factory=ProcessGroup)
 
     def __post_init__(self) -> None:
         self.order = self.rng.spawn(1)[0]
@@ -185,7 +185,7 @@ class Trainer:
                 rng=self.rng,
             )
 
-    def run(self, *, bar: bool, pace: Pace | None = None) -> None:
+    def run(self, *, bar: bool, pace: ThreadTuner | None = None) -> None:
         """Train until the first limit; ``pace`` sets the threads of every step."""
         settings, state = self.settings, self.state
         self.network.train()

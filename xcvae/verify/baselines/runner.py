@@ -12,7 +12,7 @@ from xcvae.metrics.pairs import REALIZATION, Pair, matched
 from xcvae.registry import call
 from xcvae.verify.accumulate import blocks
 from xcvae.verify.baselines.interpolation import MEMBERS
-from xcvae.verify.pairing import Task
+from xcvae.verify.pairing import MatchedPair
 
 __all__ = ["Rivals"]
 
@@ -30,7 +30,7 @@ class Rivals:
         Of those that draw.
     """
 
-    def __init__(self, task: Task, baselines: Mapping[str, Any], seed: int) -> None:
+    def __init__(self, task: MatchedPair, baselines: Mapping[str, Any], seed: int) -> None:
         self.task, self.seed = task, seed
         self.members: dict[str, int] = {}
         self.baselines = dict(baselines)

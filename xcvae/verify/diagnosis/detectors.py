@@ -9,14 +9,14 @@ from xcvae.verify.diagnosis.finding import (
     SURE,
     Detector,
     Finding,
-    Found,
+    Measurement,
     above,
     below,
     detector,
     factor,
     share,
+    shrink_by_error,
     signed,
-    surely,
 )
 
 __all__ = [
@@ -55,7 +55,7 @@ NOT_GIVEN = "it takes the rain that was trained on (trained_on)"
 
 
 @detector("The model has seen these samples in training, or all but.")
-def leakage(e: Evidence) -> Found | str:
+def leakage(e: Evidence) -> Measurement | str:
     """Samples that the model was trained on, or nearly."""
     n = e.neighbours
     if n is None:
@@ -76,7 +76,7 @@ def leakage(e: Evidence) -> Found | str:
             f"they are {ratio:.2f} times as far from the nearest training field as training "
             "storms are from each other"
         )
-    return Found(
+    return Measurement(
         max(above(n.same_labels, SAME), above(n.copies, SAME), below(ratio, CLOSE)),
         "; ".join(words) + ".",
         SPLIT,
@@ -85,7 +85,7 @@ def leakage(e: Evidence) -> Found | str:
 
 
 @detector("Prior members repeat fields of the training record.")
-def memorisation(e: Evidence) -> Found | str:
+def memorisation(e: Evidence) -> Measurement | str:
     """Prior draws repeat training fields."""
     n = e.neighbours
     if n is None:
@@ -93,7 +93,7 @@ def memorisation(e: Evidence) -> Found | str:
     if math.isnan(n.drawn):
         return "it takes samples with rain that are no training samples themselves"
     copies = n.drawn_copies - n.copies
-    return Found(
+    return Measurement(
         max(below(n.drawn, NEAR), above(copies, COPIES)),
         f"On the scale of an eighth of the domain, they are {n.drawn:.2f} times as far from the "
         f"nearest training field as the samples are; {share(n.drawn_copies)} are copies.",
@@ -126,7 +126,7 @@ AFTER_NORMALISATION = (
 
 
 @detector("Amounts are not in the units that they are said to be in.")
-def units(e: Evidence) -> Found | str:
+def units(e: Evidence) -> Measurement | str:
     """Amounts of another order of magnitude than in training, or normalised where they act."""
     floor = above(_floor(e), FLOOR)
     if math.isnan(e.scale) and not floor:
@@ -144,7 +144,7 @@ def units(e: Evidence) -> Found | str:
     if floor:
         words += f" {_floor_words(e)}"
         remedy = f"{remedy} {AFTER_NORMALISATION}" if scale else AFTER_NORMALISATION
-    return Found(max(scale, floor), words, remedy, remedy)
+    return Measurement(max(scale, floor), words, remedy, remedy)
 
 
 def _floor(e: Evidence) -> float:
@@ -160,15 +160,16 @@ def _floor_words(e: Evidence) -> str:
 
 
 @detector("Members are too smooth, like the average of many fields that could be.")
-def mean_collapse(e: Evidence) -> Found | str:
+def mean_collapse(e: Evidence) -> Measurement | str:
     """Members are smooth: the average of what could be, painted flat."""
     variance = max(
-        below(surely(d.variance_ratio, d.variance_error), VARIANCE) for d in (e.prior, e.posterior)
+        below(shrink_by_error(d.variance_ratio, d.variance_error), VARIANCE)
+        for d in (e.prior, e.posterior)
     )
     # A faithful reconstruction may miss the finest noise; what is drawn from nothing must have it.
-    texture = surely(e.prior.texture_ratio, e.prior.texture_error)
+    texture = shrink_by_error(e.prior.texture_ratio, e.prior.texture_error)
     level = max(variance, below(texture, TEXTURE))
-    return Found(
+    return Measurement(
         level,
         f"Of the observed variance within a map, prior members have {share(e.prior.variance_ratio)}"
         f", posterior ones {share(e.posterior.variance_ratio)}; of the contrast between "
@@ -183,7 +184,7 @@ def mean_collapse(e: Evidence) -> Found | str:
 
 
 @detector("Too much of the area has a little rain.")
-def drizzle(e: Evidence) -> Found | str:
+def drizzle(e: Evidence) -> Measurement | str:
     """Too many wet pixels, or too much rain in pixels that count as dry."""
 
     def level_of(draws: Draws) -> int:
@@ -202,7 +203,7 @@ def drizzle(e: Evidence) -> Found | str:
             (e.light_mass, e.prior.light_mass, e.posterior.light_mass),
         )
     )
-    return Found(
+    return Measurement(
         max(level_of(e.prior), level_of(e.posterior)),
         f"Wet pixels before post-processing: {wet}. Rain that falls in pixels below "
         f"{e.wet_threshold:g} {e.units}: {light}." + (f" {_floor_words(e)}" if floor else ""),
@@ -219,18 +220,18 @@ def drizzle(e: Evidence) -> Found | str:
 
 
 @detector("The total amount of rain is wrong.")
-def mass_drift(e: Evidence) -> Found | str:
+def mass_drift(e: Evidence) -> Measurement | str:
     """More or less rain in total than observed, before or after the usual threshold."""
     kept = [(1 + d.mass_bias) * (1 - d.light_mass) - 1 for d in (e.prior, e.posterior)]
     drawn = (e.prior.mass_bias, e.posterior.mass_bias)
     level = max(
-        above(max(abs(surely(1 + bias, d.mass_error) - 1) for bias in biases), limits)
+        above(max(abs(shrink_by_error(1 + bias, d.mass_error) - 1) for bias in biases), limits)
         for d, biases, limits in (
             (e.prior, (drawn[0], kept[0]), MASS_PRIOR),
             (e.posterior, (drawn[1], kept[1]), MASS_POSTERIOR),
         )
     )
-    return Found(
+    return Measurement(
         level,
         f"It differs from the observed by {signed(drawn[0])} (prior) and {signed(drawn[1])} "
         f"(posterior); after a threshold of {e.wet_threshold:g} {e.units} by {signed(kept[0])} and "
@@ -244,7 +245,7 @@ def mass_drift(e: Evidence) -> Found | str:
 
 
 @detector("The heaviest rain is too weak.")
-def truncated_tail(e: Evidence) -> Found | str:
+def truncated_tail(e: Evidence) -> Measurement | str:
     """The largest values are too small, or all the same."""
     # How much is missing is told by all samples together, whether it is by each with its members.
     low = max(
@@ -261,7 +262,7 @@ def truncated_tail(e: Evidence) -> Found | str:
     )
     if cap:
         words += f" {share(capped)} of the largest values are the same: something caps them."
-    return Found(
+    return Measurement(
         max(low, cap),
         words.replace("nan", "unknown"),
         ("Raise maximum of the post-processor 'clip', or leave it out. " if cap else "")
@@ -274,13 +275,13 @@ def truncated_tail(e: Evidence) -> Found | str:
 
 
 @detector("A pattern repeats with the pixels, as no rain does.")
-def checkerboard(e: Evidence) -> Found | str:
+def checkerboard(e: Evidence) -> Measurement | str:
     """A pattern that repeats with the grid."""
     draws = max((e.prior, e.posterior), key=lambda d: d.artefacts.pattern)
     trace = draws.artefacts
     if trace.period == 0:
         return "the maps are too small for it"
-    return Found(
+    return Measurement(
         above(trace.pattern, PATTERN),
         f"The strongest repeats every {trace.period} pixels; its contrast is "
         f"{share(trace.pattern)} of the usual one between neighbouring pixels, beyond what the "
@@ -295,7 +296,7 @@ def checkerboard(e: Evidence) -> Found | str:
 
 
 @detector("Rain at the border of the domain is not like that inside.")
-def border(e: Evidence) -> Found | str:
+def border(e: Evidence) -> Measurement | str:
     """Odd values at the border of the domain."""
     traces = [e.prior.artefacts, e.posterior.artefacts]
     pairs = [(t.border_amount, t.border_amount_error) for t in traces]
@@ -305,7 +306,7 @@ def border(e: Evidence) -> Found | str:
         return "there is too little rain at the border, or no border"
     level = max(above(abs(math.log(v)) - SURE * error, BORDER) for v, error in pairs)
     p = e.prior.artefacts
-    return Found(
+    return Measurement(
         level,
         f"Against the pixels further inside, prior members have {p.border_amount:.2f} times the "
         f"observed amount there, and {p.border_texture:.2f} times its roughness (standard errors "
@@ -330,7 +331,7 @@ UNDER, OVER = (0.85, 0.5), (1.2, 2.0)  # spread over error; two standard errors 
 
 
 @detector("The latent variables learn nothing from the observed storm.")
-def posterior_collapse(e: Evidence) -> Found | str:
+def posterior_collapse(e: Evidence) -> Measurement | str:
     """The posterior equals the prior: latents learn nothing from the observation."""
     if not e.levels:
         return "nobody says what the latent variables carry"
@@ -345,7 +346,7 @@ def posterior_collapse(e: Evidence) -> Found | str:
             f"channels on average: {kl:.4g} nats (KL) per sample, {kl / max(e.pixels, 1):.3g} per "
             f"pixel, most of it at the level of {most.size[0]} x {most.size[1]}."
         )
-    return Found(
+    return Measurement(
         min(below(active, ACTIVE), below(kl / max(e.pixels, 1), NATS)),
         words,
         "Lower beta of the loss 'kl', raise its warmup or give it free_bits (nats per level); "
@@ -356,13 +357,13 @@ def posterior_collapse(e: Evidence) -> Found | str:
 
 
 @detector("The decoder does not react to its latent variables.")
-def ignored_latent(e: Evidence) -> Found | str:
+def ignored_latent(e: Evidence) -> Measurement | str:
     """The decoder does not listen to its latents."""
     if e.swap is None:
         return "it takes reconstructions, also with the latents of another sample"
     own, swapped = e.swap.error_own, e.swap.error_swapped
     ratio = swapped / own if own > 0 else (math.inf if swapped > 0 else 1.0)
-    return Found(
+    return Measurement(
         max(below(ratio, SWAP_ERROR), below(e.swap.change, SWAP_CHANGE)),
         f"With the latents of another sample a reconstruction changes by "
         f"{share(e.swap.change)} of the mean rain, and its error grows {ratio:.3g} times "
@@ -378,14 +379,14 @@ def ignored_latent(e: Evidence) -> Found | str:
     "Draws from the conditions alone (prior) are of another kind than draws around an observed "
     "storm (posterior)."
 )
-def prior_posterior_gap(e: Evidence) -> Found | str:
+def prior_posterior_gap(e: Evidence) -> Measurement | str:
     """The prior draws from elsewhere than where the decoder was trained."""
     wet = abs(e.prior.wet_fraction - e.posterior.wet_fraction)
     mass = factor(1 + e.prior.mass_bias, 1 + e.posterior.mass_bias)
     p99 = factor(e.prior.p99_ratio, e.posterior.p99_ratio)
     error = math.hypot(e.prior.mass_error, e.posterior.mass_error)
-    factors = max(surely(mass, error), surely(p99, error))
-    return Found(
+    factors = max(shrink_by_error(mass, error), shrink_by_error(p99, error))
+    return Measurement(
         max(above(wet, GAP_WET), above(factors, GAP_FACTOR)),
         f"They differ by {100 * wet:.1f} points in wet fraction, by a factor {mass:.2f} in total "
         f"rain and {p99:.2f} in the 99th percentile.",
@@ -397,9 +398,9 @@ def prior_posterior_gap(e: Evidence) -> Found | str:
 
 
 @detector("Members of a sample are all but copies of each other.")
-def identical_members(e: Evidence) -> Found | str:
+def identical_members(e: Evidence) -> Measurement | str:
     """Prior members are copies of each other."""
-    return Found(
+    return Measurement(
         max(
             below(e.prior.diversity, DIVERSITY),
             below(e.prior.spread_skill, COPIES_FINDINGS_LATENTS),
@@ -414,7 +415,7 @@ def identical_members(e: Evidence) -> Found | str:
 
 
 @detector("Prior members agree more with each other than with what happens: too sure.")
-def underdispersion(e: Evidence) -> Found | str:
+def underdispersion(e: Evidence) -> Measurement | str:
     """Members agree more with each other than with the observation."""
     return _dispersion(
         e,
@@ -427,7 +428,7 @@ def underdispersion(e: Evidence) -> Found | str:
 
 
 @detector("Prior members are further from each other than from what happens: too unsure.")
-def overdispersion(e: Evidence) -> Found | str:
+def overdispersion(e: Evidence) -> Measurement | str:
     """Members are further from each other than from the observation."""
     return _dispersion(
         e,
@@ -442,7 +443,9 @@ def overdispersion(e: Evidence) -> Found | str:
 def _sure_spreads(e: Evidence) -> tuple[float, float]:
     """Spread over error, of rain and of its logarithm, moved towards 1 by what is not sure."""
     d = e.prior
-    return surely(d.spread_skill, d.spread_error), surely(d.spread_log, d.spread_log_error)
+    return shrink_by_error(d.spread_skill, d.spread_error), shrink_by_error(
+        d.spread_log, d.spread_log_error
+    )
 
 
 def _agreed(e: Evidence, side: int) -> bool:
@@ -454,7 +457,7 @@ def _agreed(e: Evidence, side: int) -> bool:
     return not any(side * (ratio - 1) < 0 for ratio in ratios)
 
 
-def _dispersion(e: Evidence, level: int, remedy: str, elsewhere: str) -> Found | str:
+def _dispersion(e: Evidence, level: int, remedy: str, elsewhere: str) -> Measurement | str:
     d = e.prior
     if not math.isfinite(d.spread_skill * d.spread_error):
         return "it takes at least two samples with rain"
@@ -464,7 +467,7 @@ def _dispersion(e: Evidence, level: int, remedy: str, elsewhere: str) -> Found |
         f"{high:.2f} with {e.samples} samples), and {d.spread_log:.2f} times where light rain "
         "counts like heavy (logarithms); 1 is right."
     )
-    return Found(level, words, remedy, elsewhere)
+    return Measurement(level, words, remedy, elsewhere)
 
 
 #: What would make the others meaningless comes first.

@@ -7,9 +7,9 @@ from typing import Any
 
 from xcvae.fields.dataspec import plain
 from xcvae.verify.diagnosis.memorization import Neighbours
-from xcvae.verify.diagnosis.statistics import Draws, Swap
+from xcvae.verify.diagnosis.statistics import Draws, LatentSwap
 
-__all__ = ["Draws", "Evidence", "LevelEvidence", "Neighbours", "Swap"]
+__all__ = ["Draws", "Evidence", "LatentSwap", "LevelEvidence", "Neighbours"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Evidence:
     seed: int
     pixels: float
     levels: tuple[LevelEvidence, ...]
-    swap: Swap | None
+    swap: LatentSwap | None
     prior: Draws
     posterior: Draws
     wet_fraction: float

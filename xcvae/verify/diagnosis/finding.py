@@ -14,15 +14,15 @@ __all__ = [
     "SURE",
     "Detector",
     "Finding",
-    "Found",
+    "Measurement",
     "Severity",
     "above",
     "below",
     "detector",
     "factor",
     "share",
+    "shrink_by_error",
     "signed",
-    "surely",
 ]
 
 Severity = Literal["ok", "warning", "fault", "unchecked"]
@@ -61,7 +61,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Found:
+class Measurement:
     """What a detector has to say.
 
     Attributes
@@ -85,7 +85,7 @@ class Found:
 Detector = Callable[[Evidence], Finding]
 
 
-def detector(meaning: str) -> Callable[[Callable[[Evidence], Found | str]], Detector]:
+def detector(meaning: str) -> Callable[[Callable[[Evidence], Measurement | str]], Detector]:
     """Make a detector of a function that measures; its name is that of the fault.
 
     Parameters
@@ -94,7 +94,7 @@ def detector(meaning: str) -> Callable[[Callable[[Evidence], Found | str]], Dete
         What the fault is, in a sentence. The function returns `Found`, or why it cannot tell.
     """
 
-    def of(measure: Callable[[Evidence], Found | str]) -> Detector:
+    def of(measure: Callable[[Evidence], Measurement | str]) -> Detector:
         @wraps(measure)
         def detect(e: Evidence) -> Finding:
             told = measure(e)
@@ -135,13 +135,15 @@ def factor(first: float, second: float) -> float:
     return high / low if low > 0 else math.inf
 
 
-def surely(ratio: float, error: float) -> float:
+def shrink_by_error(ratio: float, error: float) -> float:
     """Move a ratio towards 1 by two standard errors of its logarithm, but not past it.
 
     Examples
     --------
-    >>> surely(2.0, 0.0), surely(0.5, 0.1) > 0.6, surely(1.2, 0.3), surely(0.0, 0.0)
-    (2.0, True, 1.0, 0.0)
+    >>> shrink_by_error(2.0, 0.0), shrink_by_error(0.5, 0.1) > 0.6
+    (2.0, True)
+    >>> shrink_by_error(1.2, 0.3), shrink_by_error(0.0, 0.0)
+    (1.0, 0.0)
     """
     if math.isnan(ratio) or ratio in (0.0, 1.0):
         return ratio

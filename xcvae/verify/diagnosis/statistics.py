@@ -15,7 +15,7 @@ from xcvae.metrics.spatial import diversity, spatial_correlation
 from xcvae.verify.diagnosis.artefacts import Artefacts, artefacts_of
 from xcvae.verify.resampling import estimate, quantile_rank
 
-__all__ = ["Draws", "Swap", "ceiling_of", "draws_of", "floor_of", "light_mass", "swap_of"]
+__all__ = ["Draws", "LatentSwap", "ceiling_of", "draws_of", "floor_of", "light_mass", "swap_of"]
 
 #: Members of a pixel that differ by less than this share lie at the same value.
 SAME = 1e-3
@@ -24,7 +24,7 @@ LARGEST, ENOUGH = 0.001, 50
 
 
 @dataclass(frozen=True)
-class Swap:
+class LatentSwap:
     """What happens to reconstructions that get the latents of another sample.
 
     Attributes
@@ -110,10 +110,10 @@ class Draws:
     floor_share: float = 0.0
 
 
-def swap_of(own: NDArray[Any], swapped: NDArray[Any], observed: NDArray[Any]) -> Swap:
+def swap_of(own: NDArray[Any], swapped: NDArray[Any], observed: NDArray[Any]) -> LatentSwap:
     """Compare reconstructions with own and with other latents; arrays (sample, y, x)."""
     mean = float(np.nanmean(observed))
-    return Swap(
+    return LatentSwap(
         error_own=float(np.nanmean(np.abs(own - observed))),
         error_swapped=float(np.nanmean(np.abs(swapped - observed))),
         change=float(np.nanmean(np.abs(own - swapped))) / mean if mean > 0 else float("nan"),

@@ -13,7 +13,7 @@ from xcvae.metrics.distribution import quantile
 from xcvae.metrics.metric import ratio
 from xcvae.metrics.pairs import Array
 from xcvae.verify.plots import style as canvas
-from xcvae.verify.plots.summaries import OWN, Portrait, portray
+from xcvae.verify.plots.summaries import OWN, FigureData, portray
 from xcvae.verify.plots.text import labelled
 from xcvae.verify.resampling import Finish, interval, memory_of
 
@@ -64,7 +64,7 @@ def quantiles(
     return draw_quantiles(portray(ds, ensemble, pictures=["quantiles"], baselines=baselines))
 
 
-def draw_quantiles(portrait: Portrait) -> Figure:
+def draw_quantiles(portrait: FigureData) -> Figure:
     """Draw what `quantiles` does, from sums that are there already."""
     scale = portrait.thresholds[0] * portrait.scale
     rows = portrait.by_piece("quantiles")
@@ -178,7 +178,7 @@ def intensity(
     return draw_intensity(portray(ds, ensemble, pictures=["intensity"], baselines=baselines))
 
 
-def draw_intensity(portrait: Portrait) -> Figure:
+def draw_intensity(portrait: FigureData) -> Figure:
     """Draw what `intensity` does, from sums that are there already."""
     scale, units = portrait.scale, portrait.units
     edges = [scale * edge for edge in portrait.edges]
@@ -214,7 +214,7 @@ def draw_intensity(portrait: Portrait) -> Figure:
         return figure
 
 
-def _part(portrait: Portrait, source: str, k: int) -> tuple[float, float, float]:
+def _part(portrait: FigureData, source: str, k: int) -> tuple[float, float, float]:
     rows = portrait.by_piece("intensity", source)
     return interval(
         lambda total: ratio(total(rows["crps"][:, k]), total(rows["pixels"])),
@@ -223,12 +223,12 @@ def _part(portrait: Portrait, source: str, k: int) -> tuple[float, float, float]
     )
 
 
-def _crps(portrait: Portrait, source: str) -> float:
+def _crps(portrait: FigureData, source: str) -> float:
     total = portrait.total("intensity", source)
     return float(total["crps"].sum() / max(float(total["pixels"]), 1.0))
 
 
-def _skill(axes: Axes, portrait: Portrait, rival: str, place: Array) -> None:
+def _skill(axes: Axes, portrait: FigureData, rival: str, place: Array) -> None:
     own, other = (portrait.by_piece("intensity", name)["crps"] for name in (OWN, rival))
 
     def of(k: int) -> Finish:

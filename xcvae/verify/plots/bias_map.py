@@ -10,7 +10,7 @@ import xarray as xr
 from xcvae.metrics.metric import ratio
 from xcvae.verify.plots import style as canvas
 from xcvae.verify.plots.member_maps import draw_map, map_axes
-from xcvae.verify.plots.summaries import Portrait, portray
+from xcvae.verify.plots.summaries import FigureData, portray
 from xcvae.verify.plots.text import labelled
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def bias(ds: xr.Dataset, ensemble: xr.Dataset) -> Figure:
     return draw_bias(portray(ds, ensemble, pictures=["bias"]))
 
 
-def draw_bias(portrait: Portrait) -> Figure:
+def draw_bias(portrait: FigureData) -> Figure:
     """Draw what `bias` does, from sums that are there already."""
     observed, sums = portrait.task.pair.observed, portrait.total("bias")
     seen, made = (

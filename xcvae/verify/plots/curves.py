@@ -12,7 +12,7 @@ import xarray as xr
 from xcvae.metrics.calibration import RankDeviation
 from xcvae.verify.plots import style as canvas
 from xcvae.verify.plots.member_maps import map_axes
-from xcvae.verify.plots.summaries import Portrait, portray
+from xcvae.verify.plots.summaries import FigureData, portray
 from xcvae.verify.plots.text import pretty
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def spectra(
     return draw_spectra(portray(ds, ensemble, pictures=["spectra"], baselines=baselines))
 
 
-def draw_spectra(portrait: Portrait) -> Figure:
+def draw_spectra(portrait: FigureData) -> Figure:
     """Draw what `spectra` does, from sums that are there already."""
     found = _measure(portrait)
     with canvas.new_figure(*canvas.COLUMN) as figure:
@@ -79,7 +79,7 @@ def draw_spectra(portrait: Portrait) -> Figure:
         return figure
 
 
-def _measure(portrait: Portrait) -> _Spectra:
+def _measure(portrait: FigureData) -> _Spectra:
     observed = portrait.task.pair.observed
     share = portrait.scale**2 / observed.shape[0]
     sums = portrait.total("spectra")
@@ -179,7 +179,7 @@ def rank_histogram(ds: xr.Dataset, ensemble: xr.Dataset) -> Figure:
     return draw_rank_histogram(portray(ds, ensemble, pictures=["ranks"]))
 
 
-def draw_rank_histogram(portrait: Portrait) -> Figure:
+def draw_rank_histogram(portrait: FigureData) -> Figure:
     """Draw what `rank_histogram` does, from sums that are there already."""
     counts = portrait.by_piece("ranks")["ranks"]
     deviation = float(RankDeviation().finish({"ranks": counts.sum(axis=0)}))

@@ -13,7 +13,7 @@ from xcvae.errors import DataError, MissingVariableError, explain, nearest
 from xcvae.fields.cf import is_rain
 from xcvae.fields.units import is_daily, to_units
 from xcvae.metrics.pairs import REALIZATION
-from xcvae.verify.pairing import Task, pair_up
+from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.plots import style as canvas
 from xcvae.verify.plots.style import DRY, MASKED
 from xcvae.verify.plots.text import coarse_rain, display_units, label_of, labelled, pretty
@@ -223,7 +223,7 @@ def members(
     return _draw(panels, scale, _title(task, position, days=daily))
 
 
-def _position(task: Task, sample: Any) -> int:
+def _position(task: MatchedPair, sample: Any) -> int:
     """Find the position of a sample in the ensemble."""
     source, dim = task.pair.observed, task.pair.sample
     count = source.sizes[dim]
@@ -252,7 +252,7 @@ def _position(task: Task, sample: Any) -> int:
     )
 
 
-def _rain_panels(task: Task, position: int, members: int | Sequence[int]) -> list[_Panel]:
+def _rain_panels(task: MatchedPair, position: int, members: int | Sequence[int]) -> list[_Panel]:
     forecast = task.pair.forecast
     size = forecast.sizes[REALIZATION]
     chosen = list(range(min(members, size)) if isinstance(members, int) else members)
@@ -276,7 +276,7 @@ def _rain_panels(task: Task, position: int, members: int | Sequence[int]) -> lis
     ]
 
 
-def _panel(title: str, field: xr.DataArray, task: Task, position: int) -> _Panel:
+def _panel(title: str, field: xr.DataArray, task: MatchedPair, position: int) -> _Panel:
     """Read one map; rain is converted to what it is shown in."""
     sample = task.pair.sample
     units = str(field.attrs.get("units", "1"))
@@ -300,7 +300,7 @@ def _panel(title: str, field: xr.DataArray, task: Task, position: int) -> _Panel
 
 
 def _condition_panels(
-    task: Task, position: int, conditions: Sequence[str] | str | None
+    task: MatchedPair, position: int, conditions: Sequence[str] | str | None
 ) -> list[_Panel]:
     source, names = task.ds, [conditions] if isinstance(conditions, str) else conditions
     if names is None:
@@ -332,7 +332,7 @@ def _named(panel: _Panel, name: str) -> _Panel:
     return replace(panel, title=title)
 
 
-def _gridded(task: Task) -> list[str]:
+def _gridded(task: MatchedPair) -> list[str]:
     """Name the conditions that can be drawn."""
     found = []
     for name, da in task.ds.data_vars.items():
@@ -346,7 +346,7 @@ def _gridded(task: Task) -> list[str]:
     return found
 
 
-def _title(task: Task, position: int, *, days: bool) -> str:
+def _title(task: MatchedPair, position: int, *, days: bool) -> str:
     da = task.pair.observed
     name = str(da.attrs.get("long_name", da.name))
     label = label_of(da[task.pair.sample].values[position], days=days)

@@ -10,7 +10,7 @@ import xarray as xr
 from xcvae.metrics.metric import ratio
 from xcvae.metrics.pairs import Array
 from xcvae.verify.plots import style as canvas
-from xcvae.verify.plots.summaries import Portrait, portray
+from xcvae.verify.plots.summaries import FigureData, portray
 from xcvae.verify.plots.text import amount
 from xcvae.verify.resampling import interval
 
@@ -50,7 +50,7 @@ def reliability(ds: xr.Dataset, ensemble: xr.Dataset) -> Figure:
     return draw_reliability(portray(ds, ensemble, pictures=["reliability"]))
 
 
-def draw_reliability(portrait: Portrait) -> Figure:
+def draw_reliability(portrait: FigureData) -> Figure:
     """Draw what `reliability` does, from sums that are there already."""
     with canvas.new_figure(8.6, 6.0) as figure:
         grid = figure.subplots(2, 2, sharex=True, height_ratios=(3.6, 1), squeeze=False)

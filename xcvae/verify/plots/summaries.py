@@ -17,14 +17,14 @@ from xcvae.metrics.pairs import Array, Maps
 from xcvae.metrics.sample import pixel_scores
 from xcvae.metrics.spatial import ring_powers
 from xcvae.registry import build, registry
-from xcvae.verify.accumulate import Source, stream
+from xcvae.verify.accumulate import ScoredSource, stream
 from xcvae.verify.baselines.runner import Rivals
 from xcvae.verify.grouping import group_samples
-from xcvae.verify.pairing import Task, pair_up
+from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.plots.text import class_edges, coarse_rain, display_factor, display_units
 from xcvae.verify.resampling import Sums
 
-__all__ = ["OWN", "PICTURES", "Portrait", "portray"]
+__all__ = ["OWN", "PICTURES", "FigureData", "portray"]
 
 OWN = "members"
 BINS = 11
@@ -121,7 +121,7 @@ PICTURES = ("spectra", "ranks", "reliability", "quantiles", "intensity", "bias")
 
 
 @dataclass(frozen=True, eq=False)
-class Portrait:
+class FigureData:
     """Sums by source and subject, for the functions that draw.
 
     Parameters
@@ -138,7 +138,7 @@ class Portrait:
         First piece, piece after the last, and number of samples.
     """
 
-    task: Task
+    task: MatchedPair
     thresholds: tuple[float, ...]
     edges: tuple[float, ...]
     found: Mapping[str, Mapping[str, Sums]]
@@ -174,7 +174,7 @@ def portray(
     *,
     pictures: Sequence[str] = PICTURES,
     baselines: Sequence[object] | None = None,
-) -> Portrait:
+) -> FigureData:
     """Go through an ensemble once for some pictures.
 
     Parameters
@@ -208,15 +208,15 @@ def portray(
     asked = {name: every[name] for name in pictures}
     shared = {n: one for n, one in asked.items() if n in ("spectra", "quantiles", "intensity")}
     rivals = Rivals(task, _chosen(task, baselines) if shared else {}, SEED)
-    sources = {OWN: Source(lambda _, own: own, dict.fromkeys(asked), asked)}
+    sources = {OWN: ScoredSource(lambda _, own: own, dict.fromkeys(asked), asked)}
     for name, load in rivals.loaders().items():
-        sources[name] = Source(load, dict.fromkeys(shared), shared)
+        sources[name] = ScoredSource(load, dict.fromkeys(shared), shared)
     groups = group_samples(task, None)
     found = stream(task.pair, sources, groups.pieces, lambda _: None)
-    return Portrait(task, (wet, event), edges, found, groups.places[0])
+    return FigureData(task, (wet, event), edges, found, groups.places[0])
 
 
-def _chosen(task: Task, baselines: Sequence[object] | None) -> dict[str, object]:
+def _chosen(task: MatchedPair, baselines: Sequence[object] | None) -> dict[str, object]:
     if baselines is None:
         usable = task.has_condition and coarse_rain(task) is not None
         baselines = ["bilinear"] if usable else []

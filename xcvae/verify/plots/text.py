@@ -11,7 +11,7 @@ from xcvae.errors import MismatchError, UnitsError
 from xcvae.fields.units import factor, is_daily
 
 if TYPE_CHECKING:
-    from xcvae.verify.pairing import Task
+    from xcvae.verify.pairing import MatchedPair
 
 __all__ = [
     "amount",
@@ -30,7 +30,7 @@ DAILY_CLASSES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0)
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def coarse_rain(task: Task) -> xr.DataArray | None:
+def coarse_rain(task: MatchedPair) -> xr.DataArray | None:
     """Return the coarse rain an ensemble was made from; None where the Dataset has none."""
     try:
         found = task.for_baselines()

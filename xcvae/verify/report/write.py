@@ -19,7 +19,7 @@ from xcvae.verify.plots.amounts import draw_intensity, draw_quantiles
 from xcvae.verify.plots.bias_map import draw_bias
 from xcvae.verify.plots.curves import draw_rank_histogram, draw_spectra
 from xcvae.verify.plots.reliability import draw_reliability
-from xcvae.verify.plots.summaries import Portrait, portray
+from xcvae.verify.plots.summaries import FigureData, portray
 from xcvae.verify.report.html import write_html
 from xcvae.verify.score_text import best_sources, score_names
 
@@ -33,7 +33,7 @@ __all__ = ["report_json", "save_report", "scores_json"]
 DPI = 150
 REPORT = "report.json"
 HTML = "report.html"
-DRAWN: dict[str, Callable[[Portrait], Figure]] = {
+DRAWN: dict[str, Callable[[FigureData], Figure]] = {
     "ranks": draw_rank_histogram,
     "reliability": draw_reliability,
     "spectra": draw_spectra,
