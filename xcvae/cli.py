@@ -241,7 +241,8 @@ def _plugins(_: argparse.Namespace) -> int:
             print("\n" * bool(kind) + KINDS[row.kind])
             kind = row.kind
         given = ", ".join(
-            name if default is None else f"{name}={default}"
+            (name if default is None else f"{name}={default}")
+            + (f" ({row.ranges[name]})" if name in row.ranges else "")
             for name, default in row.parameters.items()
         )
         hang = " " * (len(row.name) + 3)

@@ -1,4 +1,4 @@
-"""Everything that the author of a component needs, and what components there are.
+"""The names that authors of components need, and the list of all components.
 
 A component is a frozen dataclass, usually derived from `Component`, whose fields are its
 parameters. `register` adds those of a module or object for the rest of this process; an installed
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from xcvae.errors import ComponentError
 from xcvae.registry import Component, Kind, hookimpl, registry
-from xcvae.registry.components import in_range
-from xcvae.registry.discovery import imported
+from xcvae.registry.components import Range, in_range, load_module
 from xcvae.registry.hookspecs import API_VERSION
 from xcvae.registry.signatures import Row, listing
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from xcvae.generator.losses import LossState
     from xcvae.metrics.metric import (
         Metric,
+        SampleSums,
         Skill,
         Statistic,
         Stats,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         threshold_in,
         wet_threshold_in,
     )
-    from xcvae.metrics.pairs import Maps, Pair, matched
+    from xcvae.metrics.pairs import Maps, Pair, SampleFields, matched
 
 __all__ = [
     "API_VERSION",
@@ -43,7 +43,10 @@ __all__ = [
     "Maps",
     "Metric",
     "Pair",
+    "Range",
     "Row",
+    "SampleFields",
+    "SampleSums",
     "Skill",
     "Statistic",
     "Stats",
@@ -70,6 +73,8 @@ _HOMES = {
     "Maps": "xcvae.metrics.pairs",
     "Metric": "xcvae.metrics.metric",
     "Pair": "xcvae.metrics.pairs",
+    "SampleFields": "xcvae.metrics.pairs",
+    "SampleSums": "xcvae.metrics.metric",
     "Skill": "xcvae.metrics.metric",
     "Statistic": "xcvae.metrics.metric",
     "Stats": "xcvae.metrics.metric",
@@ -85,7 +90,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is defined elsewhere on first use (PEP 562)."""
+    """Import a name of another module on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'xcvae.plugins' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
@@ -100,8 +105,8 @@ def register(plugin: object) -> None:
     ----------
     plugin : module, object or str
         Has a function ``xcvae_components`` marked with ``@xcvae.hookimpl``; or the dotted name of
-        such a module. What is registered already is left as it is; one that has the module and
-        name of an older one, as a class of a notebook cell that is run again, takes its place.
+        such a module. A plugin that is registered already stays as it is; one with the module and
+        name of an older one, such as a class of a notebook cell that is run again, replaces it.
 
     Raises
     ------
@@ -111,7 +116,7 @@ def register(plugin: object) -> None:
     """
     if isinstance(plugin, str):
         remedy = "Install it, or put its file beside the configuration."
-        plugin = imported(plugin, f"plugin '{plugin}'", remedy=remedy)
+        plugin = load_module(plugin, f"plugin '{plugin}'", remedy=remedy)
     registry().register(plugin)
 
 
@@ -127,5 +132,5 @@ def names(kind: Kind) -> list[str]:
 
 
 def broken() -> dict[str, str]:
-    """Return the installed plugins that cannot be used, each with what went wrong."""
+    """Return the installed plugins that cannot be used, each with the error."""
     return dict(registry().broken)

@@ -115,7 +115,7 @@ def test_pooled_crps_is_that_of_block_means(
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_blocks_of_no_pixels_are_refused() -> None:
-    for name in ("crps", "crps_skill"):
-        with pytest.raises(ComponentError, match="pool: expected a number of pixels >= 1, got 0"):
-            registry().build("metric", {"name": name, "pool": 0})
+@pytest.mark.parametrize("name", ["crps", "crps_skill"])
+def test_pool_below_one_pixel_is_refused(name: str) -> None:
+    with pytest.raises(ComponentError, match=r"'pool': expected a number >= 1, got 0"):
+        registry().build("metric", {"name": name, "pool": 0})

@@ -132,7 +132,10 @@ def test_default_threshold_knows_units_and_days(
     assert metrics.brier(dry, event).item() == 0.5
 
 
-@pytest.mark.parametrize("window", [0, 4, -3])
-def test_windows_need_a_centre(window: int) -> None:
-    with pytest.raises(ComponentError, match="odd number of pixels"):
+@pytest.mark.parametrize(
+    ("window", "words"),
+    [(0, "a number >= 1"), (-3, "a number >= 1"), (4, "an odd number of pixels, got 4.*use 5")],
+)
+def test_fss_refuses_windows_without_a_centre(window: int, words: str) -> None:
+    with pytest.raises(ComponentError, match=f"FSS, parameter 'window': expected {words}"):
         build("metric", {"name": "fss", "window": window})

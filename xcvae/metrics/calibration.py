@@ -1,30 +1,44 @@
-"""Whether the members and the observation could have been drawn from the same distribution."""
+"""Calibration: spread against error, and ranks of the observation among the members."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import xarray as xr
 
-from xcvae.metrics.metric import Metric, Statistic, Stats, ratio
-from xcvae.metrics.pairs import Array, Maps
+from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio
+from xcvae.metrics.pairs import Array, SampleFields
 
 __all__ = ["RankDeviation", "SpreadSkill", "rank_deviation", "rank_histogram", "spread_skill"]
 
 
-@dataclass(frozen=True)
-class _SpreadErrors:
-    """Sums of the ensemble variance and of the squared error of the ensemble mean."""
+def spread_and_error(sample: SampleFields) -> dict[str, Array]:
+    """Sum the ensemble variance, times (M + 1) / M, and the squared error of the ensemble mean."""
+    found, m = sample.wet.scores, len(sample.members)
+    return {
+        "variance": sample.wet.total(found.variance) * (m + 1) / m,
+        "squared_error": sample.wet.total((found.mean - sample.wet.observed) ** 2),
+    }
 
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Add up one sample."""
-        found, m = maps.wet.scores, len(maps.members)
-        return {
-            "variance": maps.wet.total(found.variance) * (m + 1) / m,
-            "squared_error": maps.wet.total((found.mean - maps.wet.truth) ** 2),
-        }
+
+def rank_counts(sample: SampleFields) -> dict[str, Array]:
+    """Count the ranks of the observation among the members, (M + 1,).
+
+    A tie broken at random is in every rank it covers with the same probability; we add these
+    probabilities instead of drawing, so that the result depends on no seed and no order.
+    """
+    wet, m = sample.wet, len(sample.members)
+    below, ties = wet.scores.below, wet.scores.ties
+    share = 1.0 / (ties + 1.0)
+    if wet.weights is not None:
+        share *= wet.weights
+    # From rank `below` to rank `below + ties`: the running sum of a step up and a step down.
+    up = np.bincount(below, weights=share, minlength=m + 2)
+    down = np.bincount(below + ties + 1, weights=share, minlength=m + 2)
+    # A pixel that is dry in all members and observed dry ties with every member: any of the
+    # M + 1 ranks is as good as any other.
+    return {"ranks": np.cumsum(up - down)[: m + 1] + wet.dry / (m + 1)}
 
 
 @dataclass(frozen=True)
@@ -35,38 +49,14 @@ class SpreadSkill(Metric):
     See https://doi.org/10.1175/JHM-D-14-0008.1.
     """
 
-    long_name: ClassVar[str] = "ratio of ensemble spread to error of the ensemble mean"
-    better: ClassVar[str | float] = 1.0
-    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _SpreadErrors()
+    long_name = "ratio of ensemble spread to error of the ensemble mean"
+    better = 1.0
+    limits = (0.0, np.inf)
+    sums = SampleSums(spread_and_error)
 
     def finish(self, stats: Stats) -> Array:
         """Take the root of the ratio of the sums."""
         return np.sqrt(ratio(stats["variance"], stats["squared_error"]))
-
-
-@dataclass(frozen=True)
-class _Ranks:
-    """Histogram of the rank of the observation among the members.
-
-    A tie broken at random is in every rank it covers with the same probability; we add these
-    probabilities instead of drawing, so that the result depends on no seed and no order.
-    """
-
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Count one sample."""
-        m, found = len(maps.members), maps.wet.scores
-        share = 1.0 / (found.ties + 1.0)
-        if maps.wet.weights is not None:
-            share *= maps.wet.weights
-        # From rank `below` to rank `below + ties`: the running sum of a step up and a step down.
-        up = np.bincount(found.below, weights=share, minlength=m + 2)
-        down = np.bincount(found.below + found.ties + 1, weights=share, minlength=m + 2)
-        # Where all is dry, any rank is as good as any other.
-        return {"ranks": np.cumsum(up - down)[: m + 1] + maps.wet.dry / (m + 1)}
 
 
 @dataclass(frozen=True)
@@ -77,13 +67,10 @@ class RankDeviation(Metric):
     parts for all ranks they cover: the expectation of breaking them at random.
     """
 
-    long_name: ClassVar[str] = "deviation of the rank histogram from uniform"
-    better: ClassVar[str | float] = "lower"
-    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _Ranks()
+    long_name = "deviation of the rank histogram from uniform"
+    better = "lower"
+    limits = (0.0, 1.0)
+    sums = SampleSums(rank_counts)
 
     def finish(self, stats: Stats) -> Array:
         """Compare frequencies with uniform ones."""

@@ -1,15 +1,15 @@
-"""Scores of rain amounts, wherever they fall: how often, how much, how extreme."""
+"""Scores of rain amounts wherever they fall: frequency, total and extremes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
 
-from xcvae.metrics.metric import Metric, Statistic, Stats, ratio, wet_threshold_in
-from xcvae.metrics.pairs import Array, Maps
+from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio, wet_threshold_in
+from xcvae.metrics.pairs import Array, SampleFields
 
 __all__ = [
     "KS",
@@ -31,38 +31,51 @@ WIDTH = 0.004
 """Relative width of the bins of amounts."""
 BELOW, ABOVE = 2400, 3000
 """Bins below and above the wet threshold: from 7e-5 to 1.6e5 times its value."""
-
-
-@dataclass(frozen=True)
-class _Amounts:
-    """Histograms of amounts: dry, a trace, and logarithmic bins that meet at the threshold."""
-
-    threshold: float
-
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Count one sample."""
-        wet = maps.wet
-        return {
-            "generated": self._count(wet.members, wet.weights, wet.dry * len(wet.members)),
-            "observed": self._count(wet.truth, wet.weights, wet.dry),
-        }
-
-    def _count(self, values: Array, weights: Array | None, dry: float) -> Array:
-        rains = values > 0
-        bins = np.floor(np.log(values[rains] / self.threshold) / WIDTH)
-        bins = np.clip(bins, -BELOW - 1, ABOVE - 1).astype(np.int64) + BELOW + 2
-        each = None if weights is None else np.broadcast_to(weights, values.shape)
-        heavy = None if each is None else each[rains]
-        counts = np.bincount(bins, heavy, minlength=BELOW + ABOVE + 2).astype(np.float64)
-        counts[0] = dry + (values.size - bins.size if each is None else each[~rains].sum())
-        return counts
-
-
 FIRST_WET = BELOW + 2
+"""The first bin of wet amounts: before it are one for dry pixels, one for a trace, and `BELOW`."""
+
+
+def amount_counts(sample: SampleFields, *, threshold: float) -> dict[str, Array]:
+    """Count amounts: dry, a trace, and logarithmic bins that meet at the wet threshold."""
+    wet = sample.wet
+    return {
+        "generated": _count(wet.members, threshold, wet.weights, wet.dry * len(wet.members)),
+        "observed": _count(wet.observed, threshold, wet.weights, wet.dry),
+    }
+
+
+def _count(values: Array, threshold: float, weights: Array | None, dry: float) -> Array:
+    rains = values > 0
+    bins = np.floor(np.log(values[rains] / threshold) / WIDTH)
+    bins = np.clip(bins, -BELOW - 1, ABOVE - 1).astype(np.int64) + BELOW + 2
+    each = None if weights is None else np.broadcast_to(weights, values.shape)
+    heavy = None if each is None else each[rains]
+    counts = np.bincount(bins, heavy, minlength=BELOW + ABOVE + 2).astype(np.float64)
+    counts[0] = dry + (values.size - bins.size if each is None else each[~rains].sum())
+    return counts
+
+
+def wet_counts(sample: SampleFields, *, threshold: float) -> dict[str, Array]:
+    """Count the wet pixels of the members, averaged, of the observation, and all pixels."""
+    some = sample.with_events(threshold)
+    return {
+        "generated": some.total(some.events(threshold)) / len(sample.members),
+        "observed": some.total(some.observed >= threshold),
+        "pixels": sample.pixels,
+    }
+
+
+def totals(sample: SampleFields) -> dict[str, Array]:
+    """Sum the rain of the members, averaged, and of the observation."""
+    wet = sample.wet
+    return {
+        "generated": wet.total(wet.members.sum(axis=0)) / len(wet.members),
+        "observed": wet.total(wet.observed),
+    }
 
 
 def quantile(counts: Array, q: float | Array) -> Array:
-    """Quantile of histograms of amounts, in multiples of the wet threshold, interpolated in bins.
+    """Return quantiles of histograms, in multiples of the wet threshold, interpolated in bins.
 
     Parameters
     ----------
@@ -84,16 +97,17 @@ def quantile(counts: Array, q: float | Array) -> Array:
 
 
 @dataclass(frozen=True)
-class _Quantile(Metric):
+class _QuantileRatio(Metric):
     """Ratio of a quantile of all generated pixels to that of all observed pixels."""
 
     q: ClassVar[float]
-    better: ClassVar[str | float] = 1.0
-    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
+    better = 1.0
+    limits = (0.0, np.inf)
+    sums = SampleSums(amount_counts)
 
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _Amounts(wet_threshold_in(observed, None))
+    def bound_parameters(self, observed: xr.DataArray) -> dict[str, Any]:
+        """Return the default wet threshold: with it, `KS` has the same sums."""
+        return {"threshold": wet_threshold_in(observed, None)}
 
     def finish(self, stats: Stats) -> Array:
         """Divide the quantiles; NaN where the observed one is zero."""
@@ -102,23 +116,34 @@ class _Quantile(Metric):
 
 
 @dataclass(frozen=True)
-class P99Ratio(_Quantile):
+class P99Ratio(_QuantileRatio):
     """99th percentile of all generated pixels over that of all observed pixels, dry ones too."""
 
-    q: ClassVar[float] = 0.99
-    long_name: ClassVar[str] = "ratio of the 99th percentiles, generated over observed"
+    q = 0.99
+    long_name = "ratio of the 99th percentiles, generated over observed"
 
 
 @dataclass(frozen=True)
-class P999Ratio(_Quantile):
+class P999Ratio(_QuantileRatio):
     """99.9th percentile of all generated pixels over that of all observed pixels."""
 
-    q: ClassVar[float] = 0.999
-    long_name: ClassVar[str] = "ratio of the 99.9th percentiles, generated over observed"
+    q = 0.999
+    long_name = "ratio of the 99.9th percentiles, generated over observed"
 
 
 @dataclass(frozen=True)
-class KS(Metric):
+class _WetThreshold(Metric):
+    """A metric of pixels at or above a wet threshold."""
+
+    threshold: str | float | None = None
+
+    def bound_parameters(self, observed: xr.DataArray) -> dict[str, Any]:
+        """Return the threshold in the units of the data."""
+        return {"threshold": wet_threshold_in(observed, self.threshold)}
+
+
+@dataclass(frozen=True)
+class KS(_WetThreshold):
     """Two-sample Kolmogorov-Smirnov statistic of wet amounts.
 
     The largest distance between the distribution functions of wet pixels of all members and of
@@ -131,15 +156,10 @@ class KS(Metric):
         0.1 mm h-1, for daily data 1 mm d-1.
     """
 
-    threshold: str | float | None = None
-
-    long_name: ClassVar[str] = "Kolmogorov-Smirnov statistic of wet amounts"
-    better: ClassVar[str | float] = "lower"
-    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _Amounts(wet_threshold_in(observed, self.threshold))
+    long_name = "Kolmogorov-Smirnov statistic of wet amounts"
+    better = "lower"
+    limits = (0.0, 1.0)
+    sums = SampleSums(amount_counts)
 
     def finish(self, stats: Stats) -> Array:
         """Compare the distribution functions."""
@@ -152,23 +172,7 @@ class KS(Metric):
 
 
 @dataclass(frozen=True)
-class _WetCounts:
-    """Number of wet pixels on both sides."""
-
-    threshold: float
-
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Count one sample."""
-        some = maps.with_events(self.threshold)
-        return {
-            "generated": some.total(some.events(self.threshold)) / len(maps.members),
-            "observed": some.total(some.truth >= self.threshold),
-            "pixels": maps.pixels,
-        }
-
-
-@dataclass(frozen=True)
-class WetFraction(Metric):
+class WetFraction(_WetThreshold):
     """Share of the pixels of all members that are wet; ideally that of the observed pixels.
 
     Parameters
@@ -178,19 +182,11 @@ class WetFraction(Metric):
         0.1 mm h-1, for daily data 1 mm d-1.
     """
 
-    threshold: str | float | None = None
-
-    long_name: ClassVar[str] = "share of wet pixels"
-    better: ClassVar[str | float] = "wet_fraction_observed"
-    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _WetCounts(wet_threshold_in(observed, self.threshold))
-
-    def finish(self, stats: Stats) -> Array:
-        """Divide by the number of pixels."""
-        return ratio(stats["generated"], stats["pixels"])
+    long_name = "share of wet pixels"
+    better = "wet_fraction_observed"
+    limits = (0.0, 1.0)
+    sums = SampleSums(wet_counts)
+    quotient = ("generated", "pixels")
 
     def best(self, stats: Stats) -> str | float:
         """Return the observed share."""
@@ -207,37 +203,18 @@ class WetFractionObserved(WetFraction):
         As for `WetFraction`.
     """
 
-    long_name: ClassVar[str] = "share of wet pixels, observed"
-
-    def finish(self, stats: Stats) -> Array:
-        """Divide by the number of pixels."""
-        return ratio(stats["observed"], stats["pixels"])
-
-
-@dataclass(frozen=True)
-class _Mass:
-    """Sums of rain on both sides."""
-
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Add up one sample."""
-        wet = maps.wet
-        return {
-            "generated": wet.total(wet.members.sum(axis=0)) / len(wet.members),
-            "observed": wet.total(wet.truth),
-        }
+    long_name = "share of wet pixels, observed"
+    quotient = ("observed", "pixels")
 
 
 @dataclass(frozen=True)
 class MassBias(Metric):
     """Total generated (mean over members) over total observed rain, less one."""
 
-    long_name: ClassVar[str] = "relative bias of the total amount"
-    better: ClassVar[str | float] = 0.0
-    limits: ClassVar[tuple[float, float]] = (-1.0, np.inf)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _Mass()
+    long_name = "relative bias of the total amount"
+    better = 0.0
+    limits = (-1.0, np.inf)
+    sums = SampleSums(totals)
 
     def finish(self, stats: Stats) -> Array:
         """Compare the totals."""

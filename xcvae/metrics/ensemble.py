@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ComponentError, explain
-from xcvae.metrics.metric import Metric, Skill, Statistic, Stats, ratio
-from xcvae.metrics.pairs import Array, Maps
+from xcvae.metrics.metric import Metric, SampleSums, Skill, ratio
+from xcvae.metrics.pairs import Array, SampleFields
+from xcvae.registry.components import Range
 
 __all__ = [
     "CRPS",
@@ -24,17 +24,37 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class _CrpsSums:
-    """Sum of the fair CRPS over pixels, or over means of blocks of pixels."""
+def crps_sums(sample: SampleFields, *, pool: int) -> dict[str, Array]:
+    """Sum the fair CRPS over pixels, or over means of blocks of ``pool`` x ``pool`` pixels."""
+    if pool > 1:
+        sample = sample.pooled(pool)
+    return {"crps": sample.wet.total(sample.wet.scores.crps), "pixels": sample.pixels}
 
-    pool: int = 1
 
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Add up one sample."""
-        if self.pool > 1:
-            maps = maps.pooled(self.pool)
-        return {"crps": maps.wet.total(maps.wet.scores.crps), "pixels": maps.pixels}
+def median_errors(sample: SampleFields) -> dict[str, Array]:
+    """Sum the absolute error of the ensemble median."""
+    error = np.abs(sample.wet.scores.median - sample.wet.observed)
+    return {"error": sample.wet.total(error), "pixels": sample.pixels}
+
+
+def energy_sums(sample: SampleFields) -> dict[str, Array]:
+    """Return the fair energy score of the maps, and 1 for the sample unless it has no pixels."""
+    gaps = _distances(sample.wet.products)
+    m = len(gaps) - 1
+    error = gaps[-1, :-1].mean()
+    if m > 1:
+        error -= gaps[:-1, :-1].sum() / (2 * m * (m - 1))
+    counts = np.asarray(sample.observed_pixels.size > 0, dtype=np.float64)
+    return {"energy": error * counts, "samples": counts}
+
+
+def _distances(products: Array) -> Array:
+    """Euclidean distances between maps, by their inner products: M x M of maps is cheap."""
+    squares = np.diag(products)
+    gaps: Array = squares[:, None] + squares[None, :] - 2.0 * products
+    # Rounding leaves identical members a tiny distance apart, of either sign.
+    gaps[gaps < 1e-12 * (squares[:, None] + squares[None, :])] = 0.0
+    return np.sqrt(gaps)
 
 
 @dataclass(frozen=True)
@@ -51,24 +71,14 @@ class CRPS(Metric):
         A block counts as much as the valid pixels that it has.
     """
 
-    pool: int = 1
+    pool: Annotated[int, Range(1)] = 1
 
-    long_name: ClassVar[str] = "continuous ranked probability score (fair)"
-    better: ClassVar[str | float] = "lower"
-    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
-    units: ClassVar[str | None] = None
-
-    def __post_init__(self) -> None:
-        """Refuse blocks that are none."""
-        _check_pool(self.pool)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _CrpsSums(self.pool)
-
-    def finish(self, stats: Stats) -> Array:
-        """Divide by the number of pixels."""
-        return ratio(stats["crps"], stats["pixels"])
+    long_name = "continuous ranked probability score (fair)"
+    better = "lower"
+    limits = (0.0, np.inf)
+    units = None
+    sums = SampleSums(crps_sums)
+    quotient = ("crps", "pixels")
 
 
 @dataclass(frozen=True)
@@ -83,57 +93,23 @@ class CRPSSkill(Skill):
         As for `CRPS`.
     """
 
-    pool: int = 1
+    pool: Annotated[int, Range(1)] = 1
 
-    long_name: ClassVar[str] = "CRPS skill over a baseline"
-
-    def __post_init__(self) -> None:
-        """Refuse blocks that are none."""
-        _check_pool(self.pool)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _CrpsSums(self.pool)
-
-    def absolute(self, stats: Stats) -> Array:
-        """Divide by the number of pixels."""
-        return ratio(stats["crps"], stats["pixels"])
-
-
-def _check_pool(pool: int) -> None:
-    if pool < 1:
-        raise ComponentError(
-            explain(
-                "pool",
-                expected="a number of pixels >= 1",
-                got=pool,
-                remedy="4 scores means of 4 x 4 pixels; 1 scores the pixels themselves.",
-            )
-        )
+    long_name = "CRPS skill over a baseline"
+    sums = SampleSums(crps_sums)
+    quotient = ("crps", "pixels")
 
 
 @dataclass(frozen=True)
-class _EnergySums:
-    """The fair energy score of a sample."""
+class MAE(Metric):
+    """Mean absolute error of the ensemble median (the median is what minimises it)."""
 
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Score one sample."""
-        gaps = _distances(maps.wet.products)
-        m = len(gaps) - 1
-        error = gaps[-1, :-1].mean()
-        if m > 1:
-            error -= gaps[:-1, :-1].sum() / (2 * m * (m - 1))
-        counts = np.asarray(maps.truth.size > 0, dtype=np.float64)
-        return {"energy": error * counts, "samples": counts}
-
-
-def _distances(products: Array) -> Array:
-    """Euclidean distances between maps, by their inner products: M x M of maps is cheap."""
-    squares = np.diag(products)
-    gaps: Array = squares[:, None] + squares[None, :] - 2.0 * products
-    # Rounding leaves identical members a tiny distance apart, of either sign.
-    gaps[gaps < 1e-12 * (squares[:, None] + squares[None, :])] = 0.0
-    return np.sqrt(gaps)
+    long_name = "mean absolute error of the ensemble median"
+    better = "lower"
+    limits = (0.0, np.inf)
+    units = None
+    sums = SampleSums(median_errors)
+    quotient = ("error", "pixels")
 
 
 @dataclass(frozen=True)
@@ -145,46 +121,12 @@ class EnergyScore(Metric):
     https://doi.org/10.1198/016214506000001437.
     """
 
-    long_name: ClassVar[str] = "energy score (fair, Euclidean norm over pixels)"
-    better: ClassVar[str | float] = "lower"
-    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
-    units: ClassVar[str | None] = None
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _EnergySums()
-
-    def finish(self, stats: Stats) -> Array:
-        """Average over samples."""
-        return ratio(stats["energy"], stats["samples"])
-
-
-@dataclass(frozen=True)
-class _MedianErrors:
-    """Sum of the absolute error of the ensemble median."""
-
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Add up one sample."""
-        error = np.abs(maps.wet.scores.median - maps.wet.truth)
-        return {"error": maps.wet.total(error), "pixels": maps.pixels}
-
-
-@dataclass(frozen=True)
-class MAE(Metric):
-    """Mean absolute error of the ensemble median (the median is what minimises it)."""
-
-    long_name: ClassVar[str] = "mean absolute error of the ensemble median"
-    better: ClassVar[str | float] = "lower"
-    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
-    units: ClassVar[str | None] = None
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _MedianErrors()
-
-    def finish(self, stats: Stats) -> Array:
-        """Divide by the number of pixels."""
-        return ratio(stats["error"], stats["pixels"])
+    long_name = "energy score (fair, Euclidean norm over pixels)"
+    better = "lower"
+    limits = (0.0, np.inf)
+    units = None
+    sums = SampleSums(energy_sums)
+    quotient = ("energy", "samples")
 
 
 def crps(forecast: xr.DataArray, observed: xr.DataArray, *, pool: int = 1) -> xr.DataArray:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError, explain
 from xcvae.fields.units import default_wet_threshold, is_daily, parse_quantity
-from xcvae.metrics.metric import Metric, Statistic, Stats, ratio, threshold_in
-from xcvae.metrics.pairs import Array, Maps
+from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio, threshold_in
+from xcvae.metrics.pairs import Array, SampleFields
+from xcvae.registry.components import Range
 
 __all__ = ["CSI", "FSS", "SEDI", "Brier", "brier", "csi", "fss", "sedi"]
 
@@ -27,27 +28,67 @@ def _event_threshold(observed: xr.DataArray, value: str | float | None) -> float
     return parse_quantity(float(f"{exact:.12g}"), units=observed.attrs["units"], what="threshold")
 
 
+def brier_sums(sample: SampleFields, *, threshold: float) -> dict[str, Array]:
+    """Sum the squared error of the share of members with the event."""
+    some = sample.with_events(threshold)
+    probability = some.events(threshold) / len(some.members)
+    return {
+        "brier": some.total((probability - (some.observed >= threshold)) ** 2),
+        "pixels": sample.pixels,
+    }
+
+
+def contingency(sample: SampleFields, *, threshold: float) -> dict[str, Array]:
+    """Return the contingency table, all members pooled."""
+    some = sample.with_events(threshold)
+    forecast, observed = some.events(threshold), some.observed >= threshold
+    hits = some.total(forecast * observed)
+    events = some.total(observed) * len(some.members)
+    alarms = some.total(forecast)
+    return {
+        "hits": hits,
+        "misses": events - hits,
+        "false_alarms": alarms - hits,
+        "correct_negatives": sample.pixels * len(some.members) - events - alarms + hits,
+    }
+
+
+def fraction_errors(sample: SampleFields, *, threshold: float, window: int) -> dict[str, Array]:
+    """Sum squares of the shares of events in the window around each pixel, and their errors."""
+    some, valid = sample.with_events(threshold), sample.valid
+    shares = (some.events(threshold) / len(some.members), some.observed >= threshold)
+    area = np.ones(valid.shape) if sample.area is None else sample.area
+    around = _window_sums(np.where(valid, area, 0.0), window)[valid]
+    around = np.where(around > 0, around, 1.0)
+    forecast, observed = (
+        _window_sums(sample.as_map(some, share) * area, window)[valid] / around for share in shares
+    )
+    whole = sample.all_pixels
+    return {
+        "distance": whole.total((forecast - observed) ** 2),
+        "worst": whole.total(forecast**2) + whole.total(observed**2),
+    }
+
+
+def _window_sums(field: Array, window: int) -> Array:
+    """Sum over the window around each pixel; pixels outside the map count as zero."""
+    from scipy.ndimage import convolve1d
+
+    ones = np.ones(window)
+    total = convolve1d(field.astype(np.float64), ones, axis=0, mode="constant")
+    return np.asarray(convolve1d(total, ones, axis=1, mode="constant"))
+
+
 @dataclass(frozen=True)
 class _Event(Metric):
     """A metric of rain at or above a threshold."""
 
     threshold: str | float | None = None
 
-
-@dataclass(frozen=True)
-class _BrierSums:
-    """Sum of squared errors of the share of members with the event."""
-
-    threshold: float
-
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Add up one sample."""
-        some = maps.with_events(self.threshold)
-        probability = some.events(self.threshold) / len(some.members)
-        return {
-            "brier": some.total((probability - (some.truth >= self.threshold)) ** 2),
-            "pixels": maps.pixels,
-        }
+    def bound_parameters(self, observed: xr.DataArray) -> dict[str, Any]:
+        """Return the parameters with the threshold in the units of the data."""
+        threshold = _event_threshold(observed, self.threshold)
+        return super().bound_parameters(observed) | {"threshold": threshold}
 
 
 @dataclass(frozen=True)
@@ -61,38 +102,11 @@ class Brier(_Event):
         20 mm d-1.
     """
 
-    long_name: ClassVar[str] = "Brier score"
-    better: ClassVar[str | float] = "lower"
-    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _BrierSums(_event_threshold(observed, self.threshold))
-
-    def finish(self, stats: Stats) -> Array:
-        """Divide by the number of pixels."""
-        return ratio(stats["brier"], stats["pixels"])
-
-
-@dataclass(frozen=True)
-class _Contingency:
-    """Contingency table, all members pooled."""
-
-    threshold: float
-
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Count one sample."""
-        some = maps.with_events(self.threshold)
-        forecast, observed = some.events(self.threshold), some.truth >= self.threshold
-        hits = some.total(forecast * observed)
-        events = some.total(observed) * len(some.members)
-        alarms = some.total(forecast)
-        return {
-            "hits": hits,
-            "misses": events - hits,
-            "false_alarms": alarms - hits,
-            "correct_negatives": maps.pixels * len(some.members) - events - alarms + hits,
-        }
+    long_name = "Brier score"
+    better = "lower"
+    limits = (0.0, 1.0)
+    sums = SampleSums(brier_sums)
+    quotient = ("brier", "pixels")
 
 
 @dataclass(frozen=True)
@@ -106,16 +120,13 @@ class CSI(_Event):
         20 mm d-1.
     """
 
-    long_name: ClassVar[str] = "critical success index"
-    better: ClassVar[str | float] = "higher"
-    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _Contingency(_event_threshold(observed, self.threshold))
+    long_name = "critical success index"
+    better = "higher"
+    limits = (0.0, 1.0)
+    sums = SampleSums(contingency)
 
     def finish(self, stats: Stats) -> Array:
-        """Divide; NaN where nobody has an event."""
+        """Divide; NaN without any event, forecast or observed."""
         return ratio(stats["hits"], stats["hits"] + stats["misses"] + stats["false_alarms"])
 
 
@@ -134,13 +145,10 @@ class SEDI(_Event):
         20 mm d-1.
     """
 
-    long_name: ClassVar[str] = "symmetric extremal dependence index"
-    better: ClassVar[str | float] = "higher"
-    limits: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _Contingency(_event_threshold(observed, self.threshold))
+    long_name = "symmetric extremal dependence index"
+    better = "higher"
+    limits = (-1.0, 1.0)
+    sums = SampleSums(contingency)
 
     def finish(self, stats: Stats) -> Array:
         """Turn the table into rates and these into the index."""
@@ -153,38 +161,6 @@ class SEDI(_Event):
         # On the border the index depends on which side of the diagonal H = F we are.
         border = np.where(np.isnan(hit - alarm), np.nan, np.sign(hit - alarm))
         return np.where(inside, index, border)
-
-
-@dataclass(frozen=True)
-class _Fractions:
-    """Sums of squares of the shares of events in the window around each pixel."""
-
-    threshold: float
-    window: int
-
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Add up one sample."""
-        some, valid = maps.with_events(self.threshold), maps.valid
-        shares = (some.events(self.threshold) / len(some.members), some.truth >= self.threshold)
-        area = np.ones(valid.shape) if maps.area is None else maps.area
-        around = self._total(np.where(valid, area, 0.0))[valid]
-        around = np.where(around > 0, around, 1.0)
-        forecast, observed = (
-            self._total(maps.as_map(some, share) * area)[valid] / around for share in shares
-        )
-        whole = maps.everywhere
-        return {
-            "distance": whole.total((forecast - observed) ** 2),
-            "worst": whole.total(forecast**2) + whole.total(observed**2),
-        }
-
-    def _total(self, field: Array) -> Array:
-        """Sum over the window around each pixel, what is outside the map being nothing."""
-        from scipy.ndimage import convolve1d
-
-        ones = np.ones(self.window)
-        total = convolve1d(field.astype(np.float64), ones, axis=0, mode="constant")
-        return np.asarray(convolve1d(total, ones, axis=1, mode="constant"))
 
 
 @dataclass(frozen=True)
@@ -207,30 +183,28 @@ class FSS(_Event):
         Width of the square window in pixels, odd.
     """
 
-    window: int = 9
+    window: Annotated[int, Range(1)] = 9
 
-    long_name: ClassVar[str] = "fractions skill score"
-    better: ClassVar[str | float] = "higher"
-    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    long_name = "fractions skill score"
+    better = "higher"
+    limits = (0.0, 1.0)
+    sums = SampleSums(fraction_errors)
 
     def __post_init__(self) -> None:
         """Refuse windows without a centre."""
-        if self.window < 1 or self.window % 2 == 0:
+        super().__post_init__()
+        if self.window % 2 == 0:
             raise ComponentError(
                 explain(
-                    "window",
-                    expected="an odd number of pixels >= 1",
+                    "FSS, parameter 'window'",
+                    expected="an odd number of pixels",
                     got=self.window,
-                    remedy="A window has a pixel at its centre: 9, for example.",
+                    remedy=f"A window has a pixel at its centre: use {self.window + 1}.",
                 )
             )
 
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _Fractions(_event_threshold(observed, self.threshold), self.window)
-
     def finish(self, stats: Stats) -> Array:
-        """Compare with the worst that could be; NaN where nobody has an event."""
+        """Compare with the largest distance that is possible; NaN without any event."""
         return 1.0 - ratio(stats["distance"], stats["worst"])
 
 

@@ -1,21 +1,31 @@
-"""What a metric is: sums over samples, and one formula that turns the sums into a number."""
+"""The contract of a metric: sums over samples, and one formula that turns the sums into a score."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError
 from xcvae.fields.units import default_wet_threshold, parse_quantity
-from xcvae.metrics.pairs import Array, Maps, matched
+from xcvae.metrics.pairs import Array, SampleFields, matched
 from xcvae.registry import Component
 
-__all__ = ["Metric", "Skill", "Statistic", "Stats", "ratio", "threshold_in", "wet_threshold_in"]
+__all__ = [
+    "Metric",
+    "SampleSums",
+    "Skill",
+    "Statistic",
+    "Stats",
+    "ratio",
+    "threshold_in",
+    "wet_threshold_in",
+]
 
 Stats = Mapping[str, Array]
 """Sums over samples by name. Leading axes (for example resamples) are kept by every formula."""
@@ -28,37 +38,92 @@ class Statistic(Hashable, Protocol):
     too large to be kept for resampling.
     """
 
-    def __call__(self, maps: Maps) -> dict[str, Array]:
+    def __call__(self, maps: SampleFields, /) -> dict[str, Array]:
         """Return scalars or vectors by name, to be added up over samples."""
         ...
+
+
+@dataclass(frozen=True)
+class SampleSums:
+    """The statistic of all built-in metrics: a function of one sample, and its parameters.
+
+    Two with the same function and parameters are equal, so that the metrics that need them share
+    one computation. A bound parameter is an attribute too: ``sums.threshold``.
+
+    Attributes
+    ----------
+    function
+        Takes the fields of one sample, and the parameters by name; returns sums by name.
+    parameters
+        Names and values in the order of the function, numbers in the units of the data; empty in
+        the declaration of a metric.
+
+    Examples
+    --------
+    >>> def exceedances(sample, *, threshold):
+    ...     return {"count": (sample.members >= threshold).sum()}
+    >>> SampleSums(exceedances).bind(threshold=5.0) == SampleSums(exceedances).bind(threshold=5.0)
+    True
+    """
+
+    function: Callable[..., dict[str, Array]]
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The parameters that the function takes."""
+        return tuple(inspect.signature(self.function).parameters)[1:]
+
+    def bind(self, **parameters: Any) -> SampleSums:
+        """Return the sums with the parameters that the function takes; others are left out."""
+        return replace(self, parameters=tuple((name, parameters[name]) for name in self.names))
+
+    def __call__(self, sample: SampleFields, /) -> dict[str, Array]:
+        """Return the sums of one sample."""
+        return self.function(sample, **dict(self.parameters))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a bound parameter."""
+        # Not self.parameters: while pickle makes an instance, it has no attributes yet.
+        for key, value in vars(self).get("parameters", ()):
+            if key == name:
+                return value
+        raise AttributeError(f"{type(self).__name__} has no parameter '{name}'")
 
 
 @dataclass(frozen=True)
 class Metric(Component):
     """Base of the built-in metrics, and of any metric that wants intervals at no cost.
 
-    A metric says what to add up over the pixels of a sample (`bind`) and what to make of the
-    sums (`finish`). So an ensemble of any size is scored block by block, in bounded memory,
-    and a bootstrap only reweighs sums.
+    A metric declares what to add up over the pixels of a sample (`sums`) and what to make of the
+    totals (`quotient` or `finish`). So an ensemble of any size is scored block by block, in
+    bounded memory, and a bootstrap only reweighs sums.
 
     Attributes
     ----------
-    long_name : str
-        What it measures, in a few words.
-    better : str or float
+    long_name
+        The quantity that it measures, in a few words.
+    better
         "lower", "higher" or the ideal value.
-    units : str or None
+    units
         Units of the score; None stands for those of the data.
-    limits : tuple of two floats
-        What the score cannot be below or above.
+    limits
+        The lowest and the highest score that is possible.
+    sums
+        The sums over the pixels of one sample. Its function takes parameters of the metric by
+        name.
+    quotient
+        The names of two sums: the score is the first over the second. Any other formula goes into
+        `finish`.
     """
 
     long_name: ClassVar[str]
     better: ClassVar[str | float]
     units: ClassVar[str | None] = "1"
     limits: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
+    sums: ClassVar[SampleSums]
+    quotient: ClassVar[tuple[str, str]]
 
-    @abstractmethod
     def bind(self, observed: xr.DataArray) -> Statistic:
         """Return the sums that this metric needs, with thresholds in the units of the data.
 
@@ -68,10 +133,19 @@ class Metric(Component):
             All observed samples (not a block of them): defaults may depend on the time step.
             Dims (sample, y, x); only labels and attributes are read.
         """
+        return self.sums.bind(**self.bound_parameters(observed))
 
-    @abstractmethod
+    def bound_parameters(self, observed: xr.DataArray) -> dict[str, Any]:
+        """Return the parameters by name, quantities as numbers in the units of the data."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     def finish(self, stats: Stats) -> Array:
         """Turn sums over samples into the score, keeping leading axes."""
+        return self._quotient(stats)
+
+    def _quotient(self, stats: Stats) -> Array:
+        numerator, denominator = self.quotient
+        return ratio(stats[numerator], stats[denominator])
 
     def best(self, stats: Stats) -> str | float:
         """Return "lower", "higher" or the ideal value, which may depend on what was observed."""
@@ -107,7 +181,7 @@ class Metric(Component):
         """
         pair = matched(forecast, observed, spatial_dims=spatial_dims)
         statistic = self.bind(pair.observed)
-        rows = [statistic(maps) for maps in pair]
+        rows = [statistic(sample) for sample in pair]
         labels = {k: c for k, c in pair.observed.coords.items() if c.dims == (pair.sample,)}
         found = {}
         for name in rows[0]:
@@ -140,12 +214,12 @@ class Skill(Metric):
 
     against: str = "bilinear"
 
-    better: ClassVar[str | float] = "higher"
-    limits: ClassVar[tuple[float, float]] = (-np.inf, 1.0)
+    better = "higher"
+    limits = (-np.inf, 1.0)
 
-    @abstractmethod
     def absolute(self, stats: Stats) -> Array:
         """Turn sums over samples into the score that is compared; lower must be better."""
+        return self._quotient(stats)
 
     def finish(self, stats: Stats) -> Array:
         """Refuse: there is no skill without the sums of the baseline.
@@ -166,7 +240,7 @@ class Skill(Metric):
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
-    """Divide; NaN where the denominator is zero, for there is nothing to score."""
+    """Divide; NaN where the denominator is zero: nothing was scored."""
     numerator, denominator = np.broadcast_arrays(
         np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     )

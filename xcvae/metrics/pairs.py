@@ -12,9 +12,21 @@ import xarray as xr
 from xcvae.errors import DataError, MismatchError, UnitsError, explain
 from xcvae.fields.cf import find_layout
 from xcvae.fields.units import is_precipitation, to_units
-from xcvae.metrics.sample import Array, Maps
+from xcvae.metrics.sample import Array, SampleFields
 
-__all__ = ["REALIZATION", "Array", "Maps", "Pair", "area_name", "matched", "same_axis"]
+__all__ = [
+    "REALIZATION",
+    "Array",
+    "Maps",
+    "Pair",
+    "SampleFields",
+    "area_name",
+    "matched",
+    "same_axis",
+]
+
+Maps = SampleFields
+"""The name that plugins know."""
 
 REALIZATION = "realization"
 """The member dimension, here and in every ensemble."""
@@ -79,13 +91,13 @@ class Pair:
             )
         )
 
-    def __iter__(self) -> Iterator[Maps]:
+    def __iter__(self) -> Iterator[SampleFields]:
         """Go through the samples; dask-backed input is computed once, as a whole."""
         forecast = _checked_values(self.forecast, "forecast")
         observed = _checked_values(self.observed, "observed")
         area = self.area
         for i in range(observed.shape[0]):
-            yield Maps(forecast[:, i], observed[i], area)
+            yield SampleFields(forecast[:, i], observed[i], area)
 
 
 def area_name(observed: xr.DataArray) -> str | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
 
 import numpy as np
 import xarray as xr
 
 from xcvae.fields.cf import find_axes
-from xcvae.metrics.metric import Metric, Statistic, Stats, ratio
-from xcvae.metrics.pairs import Array, Maps
+from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio
+from xcvae.metrics.pairs import Array, SampleFields
 
 __all__ = [
     "Diversity",
@@ -77,20 +76,47 @@ def ring_powers(maps: Array) -> Array:
     return np.stack([_over_rings(_power(one[None]), shape)[1:] for one in maps])
 
 
-@dataclass(frozen=True)
-class _Spectra:
-    """Radial spectra of the observation and, averaged, of the members."""
+def spectra(sample: SampleFields) -> dict[str, Array]:
+    """Return the radial spectra of the members, averaged, and of the observation."""
+    shape, valid = sample.observed.shape, sample.valid
+    sides = {"generated": sample.forecast, "observed": sample.observed[None]}
+    if not valid.all():  # missing pixels count as zero
+        sides = {name: np.where(valid, values, 0.0) for name, values in sides.items()}
+    return {
+        name: _over_rings(_power(values), (shape[0], shape[1])) for name, values in sides.items()
+    }
 
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Add up one sample."""
-        shape, valid = maps.observed.shape, maps.valid
-        sides = {"generated": maps.forecast, "observed": maps.observed[None]}
-        if not valid.all():  # missing pixels count as zero
-            sides = {name: np.where(valid, values, 0.0) for name, values in sides.items()}
-        return {
-            name: _over_rings(_power(values), (shape[0], shape[1]))
-            for name, values in sides.items()
-        }
+
+def correlations(sample: SampleFields) -> dict[str, Array]:
+    """Average over members the correlation with the observation; 0 samples if that is flat."""
+    observed = sample.observed_pixels
+    if observed.size == 0 or np.ptp(observed) == 0:
+        return {"correlation": np.asarray(0.0), "samples": np.asarray(0.0)}
+    products, sums = sample.wet.products, sample.wet.sums
+    covariance = products[:-1, -1] - sums[:-1] * sums[-1] / sample.pixels
+    squares = np.diag(products)
+    variance = squares - sums**2 / sample.pixels
+    # Rounding must not turn a constant member into a pattern.
+    flat = variance[:-1] <= 1e-13 * squares[:-1]
+    size = np.sqrt(np.where(flat, 1.0, variance[:-1]) * variance[-1])
+    correlation = ratio(np.where(flat, 0.0, covariance), size).mean()
+    return {"correlation": correlation, "samples": np.asarray(1.0)}
+
+
+def dissimilarity(sample: SampleFields) -> dict[str, Array]:
+    """Return one minus the mean cosine similarity of pairs of members."""
+    products = sample.wet.products[:-1, :-1]
+    m = len(products)
+    counts = np.asarray(sample.observed_pixels.size > 0, dtype=np.float64)
+    if m == 1:
+        return {"diversity": np.asarray(0.0), "samples": counts}
+    norms = np.sqrt(np.diag(products))
+    dry = int((norms == 0).sum())
+    scale = np.where(norms == 0, 1.0, norms)
+    # Less the M - dry products of members with themselves. Two dry members are equal; a dry
+    # and a wet one have nothing in common.
+    similarity = (products / np.outer(scale, scale)).sum() - (m - dry) + dry * (dry - 1)
+    return {"diversity": (1.0 - similarity / (m * (m - 1))) * counts, "samples": counts}
 
 
 @dataclass(frozen=True)
@@ -101,14 +127,11 @@ class SpectralDistance(Metric):
     and members (the power of every member, never that of the mean field).
     """
 
-    long_name: ClassVar[str] = "mean log distance of radial power spectra"
-    better: ClassVar[str | float] = "lower"
-    limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
-    units: ClassVar[str | None] = "dB"
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _Spectra()
+    long_name = "mean log distance of radial power spectra"
+    better = "lower"
+    limits = (0.0, np.inf)
+    units = "dB"
+    sums = SampleSums(spectra)
 
     def finish(self, stats: Stats) -> Array:
         """Compare the spectra."""
@@ -120,25 +143,6 @@ class SpectralDistance(Metric):
 
 
 @dataclass(frozen=True)
-class _Correlations:
-    """Mean over members of the correlation with the observation."""
-
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Score one sample."""
-        if maps.truth.size == 0 or np.ptp(maps.truth) == 0:
-            return {"correlation": np.asarray(0.0), "samples": np.asarray(0.0)}
-        products, sums = maps.wet.products, maps.wet.sums
-        covariance = products[:-1, -1] - sums[:-1] * sums[-1] / maps.pixels
-        squares = np.diag(products)
-        variance = squares - sums**2 / maps.pixels
-        # Rounding must not turn a constant member into a pattern.
-        flat = variance[:-1] <= 1e-13 * squares[:-1]
-        size = np.sqrt(np.where(flat, 1.0, variance[:-1]) * variance[-1])
-        correlation = ratio(np.where(flat, 0.0, covariance), size).mean()
-        return {"correlation": correlation, "samples": np.asarray(1.0)}
-
-
-@dataclass(frozen=True)
 class SpatialCorrelation(Metric):
     """Mean over samples and members of the Pearson correlation of the maps.
 
@@ -146,54 +150,22 @@ class SpatialCorrelation(Metric):
     none do not count.
     """
 
-    long_name: ClassVar[str] = "spatial correlation of members with the observation"
-    better: ClassVar[str | float] = "higher"
-    limits: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _Correlations()
-
-    def finish(self, stats: Stats) -> Array:
-        """Average over samples."""
-        return ratio(stats["correlation"], stats["samples"])
-
-
-@dataclass(frozen=True)
-class _Dissimilarity:
-    """One minus the mean cosine similarity of pairs of members."""
-
-    def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Score one sample."""
-        products = maps.wet.products[:-1, :-1]
-        m = len(products)
-        counts = np.asarray(maps.truth.size > 0, dtype=np.float64)
-        if m == 1:
-            return {"diversity": np.asarray(0.0), "samples": counts}
-        norms = np.sqrt(np.diag(products))
-        dry = int((norms == 0).sum())
-        scale = np.where(norms == 0, 1.0, norms)
-        # Less the M - dry products of members with themselves. Two dry members are equal; a dry
-        # and a wet one have nothing in common.
-        similarity = (products / np.outer(scale, scale)).sum() - (m - dry) + dry * (dry - 1)
-        return {"diversity": (1.0 - similarity / (m * (m - 1))) * counts, "samples": counts}
+    long_name = "spatial correlation of members with the observation"
+    better = "higher"
+    limits = (-1.0, 1.0)
+    sums = SampleSums(correlations)
+    quotient = ("correlation", "samples")
 
 
 @dataclass(frozen=True)
 class Diversity(Metric):
     """Mean over samples of 1 - mean pairwise cosine similarity between members."""
 
-    long_name: ClassVar[str] = "diversity of members (1 - mean pairwise cosine similarity)"
-    better: ClassVar[str | float] = "higher"
-    limits: ClassVar[tuple[float, float]] = (0.0, 2.0)
-
-    def bind(self, observed: xr.DataArray) -> Statistic:
-        """Return the sums."""
-        return _Dissimilarity()
-
-    def finish(self, stats: Stats) -> Array:
-        """Average over samples."""
-        return ratio(stats["diversity"], stats["samples"])
+    long_name = "diversity of members (1 - mean pairwise cosine similarity)"
+    better = "higher"
+    limits = (0.0, 2.0)
+    sums = SampleSums(dissimilarity)
+    quotient = ("diversity", "samples")
 
 
 def spectral_distance(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:

@@ -1,7 +1,6 @@
 """Who is called what: losses, post-processors, metrics and baselines, built in or plugged in."""
 
-from xcvae.registry.components import KINDS, Component, Kind
-from xcvae.registry.discovery import Entry
+from xcvae.registry.components import KINDS, Component, Entry, Kind
 from xcvae.registry.hookspecs import hookimpl
 from xcvae.registry.registry import (
     Registry,

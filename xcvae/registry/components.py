@@ -1,14 +1,17 @@
-"""What a component is, and how its parameters are checked against the field annotations."""
+"""Components: their names, the ranges and types of their parameters, and how they are made."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib
 import math
 import numbers
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from xcvae.errors import ComponentError, explain, nearest
 
@@ -16,13 +19,144 @@ __all__ = [
     "JSON",
     "KINDS",
     "Component",
+    "Entry",
     "Kind",
+    "Range",
     "check_class",
+    "check_ranges",
     "checked",
     "construct",
     "in_range",
+    "load_module",
     "parameters_of",
+    "ranges_of",
 ]
+
+Kind = Literal["loss", "postprocessor", "metric", "baseline"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+JSON = Any
+"""Plain JSON types: dict, list, str, int, float, bool, None."""
+
+RESERVED = ("name", "package", "version")
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """Base of all components: a subclass is a frozen dataclass whose fields are its parameters.
+
+    The registry checks the fields against their annotations. A range is part of the annotation,
+    ``Annotated[int, Range(1)]``, and is checked on construction. A subclass that has to check more
+    does so in ``__post_init__``, after ``super().__post_init__()``, and raises ``ValueError`` or
+    ``ComponentError``.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse parameters out of the ranges in their annotations."""
+        check_ranges(self)
+
+    def parameters(self) -> dict[str, JSON]:
+        """Return the parameters as plain JSON types, by name."""
+        return parameters_of(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values that a number may have, in an annotation: ``Annotated[int, Range(1)]``.
+
+    None and text (a quantity with units) pass unchecked.
+
+    Attributes
+    ----------
+    low, high
+        The smallest and the largest value.
+    above
+        In place of ``low``: a bound that the value must exceed.
+
+    Examples
+    --------
+    >>> str(Range(0, 1)), str(Range(1)), str(Range(above=0))
+    ('from 0 to 1', '>= 1', 'above 0')
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float | None = dataclasses.field(default=None, kw_only=True)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.above is not None:
+            parts.append(f"above {self.above:g}")
+        elif self.low > -math.inf:
+            parts.append(f"from {self.low:g}" if self.high < math.inf else f">= {self.low:g}")
+        if self.high < math.inf:
+            joined = parts and self.above is None
+            parts.append(f"to {self.high:g}" if joined else f"at most {self.high:g}")
+        return (" and " if self.above is not None else " ").join(parts)
+
+    def check(self, label: str, value: object) -> None:
+        """Refuse a number that is out of range.
+
+        Parameters
+        ----------
+        label
+            The parameter, for the message.
+        value
+            Any value; only numbers are compared.
+
+        Raises
+        ------
+        ComponentError
+            Naming the parameter, the range and the value.
+        """
+        if not isinstance(value, int | float):
+            return
+        # NaN compares as False, and is refused.
+        if self.low <= value <= self.high and (self.above is None or value > self.above):
+            return
+        remedy = "Choose a number in this range."
+        if value > self.high:
+            remedy = f"The largest value is {self.high:g}."
+        elif value < self.low:
+            remedy = f"The smallest value is {self.low:g}."
+        raise ComponentError(
+            explain(label, expected=f"a number {self}", got=repr(value), remedy=remedy)
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def ranges_of(cls: type) -> Mapping[str, Range]:
+    """Return the ranges in the annotations of a component class, by parameter."""
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except NameError:
+        # `construct` says which name is missing. An instance made without it is not checked for
+        # types either.
+        return {}
+    found = {field.name: _range_in(hints[field.name]) for field in _fields(cls)}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _range_in(hint: Any) -> Range | None:
+    """Return the range of an annotation or of one of its alternatives, None without."""
+    if get_origin(hint) is Annotated:
+        own = (one for one in hint.__metadata__ if isinstance(one, Range))
+        return next(own, None)
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
+    return next((found for one in options if (found := _range_in(one)) is not None), None)
+
+
+def check_ranges(component: object) -> None:
+    """Refuse parameters of a component that are out of the ranges in their annotations.
+
+    Raises
+    ------
+    ComponentError
+        Naming component, parameter, the range and the value.
+    """
+    cls: type = type(component)
+    for name, allowed in ranges_of(cls).items():
+        allowed.check(_label(component, name), getattr(component, name))
 
 
 def in_range(
@@ -33,18 +167,20 @@ def in_range(
     *,
     above: float | None = None,
 ) -> None:
-    """Refuse a parameter of a component that is out of its range.
+    """Refuse a parameter of a component that is out of a range which depends on others.
+
+    A range of plain numbers belongs into the annotation: ``Annotated[float, Range(0, 1)]``.
 
     Parameters
     ----------
     component
         The component, usually ``self`` in ``__post_init__``.
     parameter
-        Name of the field. None and text (a quantity with units) are left alone.
+        Name of the field. None and text (a quantity with units) pass unchecked.
     low, high
         Smallest and largest value that is allowed.
     above
-        Instead of ``low``: what the value must be larger than.
+        In place of ``low``: a bound that the value must exceed.
 
     Raises
     ------
@@ -63,56 +199,56 @@ def in_range(
     Traceback (most recent call last):
     xcvae.errors.ComponentError: Peak, parameter 'share': expected a number from 0 to 1, ...
     """
-    value = getattr(component, parameter)
-    if not isinstance(value, int | float):
-        return
-    if low <= value <= high and (above is None or value > above):
-        return
-    raise ComponentError(
-        explain(
-            f"{type(component).__name__}, parameter '{parameter}'",
-            expected=_words(low, high, above),
-            got=repr(value),
-            remedy="Change the value.",
-        )
-    )
+    allowed = Range(low, high, above=above)
+    allowed.check(_label(component, parameter), getattr(component, parameter))
 
 
-def _words(low: float, high: float, above: float | None) -> str:
-    parts = []
-    if above is not None:
-        parts.append(f"above {above:g}")
-    elif low > -math.inf:
-        parts.append(f"from {low:g}" if high < math.inf else f">= {low:g}")
-    if high < math.inf:
-        parts.append(f"to {high:g}" if parts and above is None else f"at most {high:g}")
-    return " ".join(["a number", " and ".join(parts) if above is not None else " ".join(parts)])
-
-
-Kind = Literal["loss", "postprocessor", "metric", "baseline"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-JSON = Any
-"""Plain JSON types: dict, list, str, int, float, bool, None."""
-
-RESERVED = ("name", "package", "version")
-
-
-class _RefusedError(Exception):
-    """A value does not fit an annotation; never leaves this module."""
+def _label(component: object, parameter: str) -> str:
+    return f"{type(component).__name__}, parameter '{parameter}'"
 
 
 @dataclasses.dataclass(frozen=True)
-class Component:
-    """Base of all components: a subclass is a frozen dataclass whose fields are its parameters.
+class Entry:
+    """A registered name: the component class that it stands for, and the package of that class.
 
-    The registry checks the fields against their annotations; ranges are the subclass's own
-    business: raise ``ValueError`` or ``ComponentError`` in ``__post_init__``.
+    Attributes
+    ----------
+    kind, name
+        The kind of the component, and its name.
+    package, version
+        The distribution that provides it; the version is None for a local plugin.
+    target
+        The class, or "module:Class" until the name is first used.
     """
 
-    def parameters(self) -> dict[str, JSON]:
-        """Return the parameters as plain JSON types, by name."""
-        return parameters_of(self)
+    kind: Kind
+    name: str
+    package: str
+    version: str | None
+    target: type | str
+
+    @property
+    def owner(self) -> str:
+        """The package and its version, for messages."""
+        return f"{self.package} {self.version}" if self.version else self.package
+
+    def stands_for(self, cls: type) -> bool:
+        """Return True if the name is that of a class; imports nothing."""
+        if not isinstance(self.target, str):
+            return self.target is cls
+        module, _, attribute = self.target.partition(":")
+        return getattr(sys.modules.get(module), attribute, None) is cls
+
+
+def load_module(module: str, label: str, *, remedy: str = "") -> Any:
+    """Import a module of a component; any failure becomes a ComponentError about `label`."""
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # third-party code may raise anything
+        raise ComponentError(
+            f"{label}: the module {module} cannot be imported ({type(error).__name__}: {error}). "
+            f"{remedy}".rstrip()
+        ) from error
 
 
 def parameters_of(instance: object) -> dict[str, JSON]:
@@ -231,7 +367,9 @@ def construct(label: str, cls: type, parameters: Mapping[str, object]) -> Any:
     """
     values = checked(label, cls, parameters)
     try:
-        return cls(**values)
+        instance = cls(**values)
+        check_ranges(instance)  # that of a third party may not derive from Component
+        return instance
     except (ValueError, TypeError) as error:
         raise ComponentError(f"{label}: {error}") from error
     except Exception as error:  # foreign code fails in any way it likes
@@ -248,6 +386,10 @@ def _hints(label: str, cls: type) -> dict[str, Any]:
         ) from error
 
 
+class _RefusedError(Exception):
+    """A value does not fit an annotation; never leaves this module."""
+
+
 def _checked_value(label: str, name: str, value: object, hint: Any) -> object:
     try:
         return _fit(value, hint)
@@ -258,7 +400,7 @@ def _checked_value(label: str, name: str, value: object, hint: Any) -> object:
         raise ComponentError(
             explain(
                 f"{label}, parameter '{name}'",
-                expected=_words_components(hint),
+                expected=_words(hint),
                 got=f"{value!r} ({type(value).__name__})",
                 remedy=remedy,
             )
@@ -360,17 +502,17 @@ _SCALARS: dict[Any, Callable[[object], object]] = {
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Any: "anything"}
 
 
-def _words_components(hint: Any) -> str:
+def _words(hint: Any) -> str:
     """Say an annotation in words."""
     origin, items = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_words_components(option) for option in items)
+        return " or ".join(_words(option) for option in items)
     if origin is Literal:
         return "one of " + ", ".join(repr(option) for option in items)
     if origin is tuple and items and items[-1] is not Ellipsis:
-        return "a list of " + ", ".join(_words_components(item) for item in items)
+        return "a list of " + ", ".join(_words(item) for item in items)
     if origin in (tuple, list, Sequence, Iterable):
-        return f"a list of ({_words_components(items[0])})"
+        return f"a list of ({_words(items[0])})"
     if hint is type(None):
         return "None"
     return _WORDS.get(hint, str(getattr(hint, "__name__", hint)))

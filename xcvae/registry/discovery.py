@@ -3,65 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import importlib.metadata
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any
 
 import pluggy
 
 from xcvae.errors import ComponentError, XcvaeError, explain, nearest
-from xcvae.registry.components import KINDS, Kind, check_class
+from xcvae.registry.components import KINDS, Entry, check_class
 from xcvae.registry.hookspecs import API_ATTRIBUTE, API_VERSION, PROJECT, Hooks
 
 __all__ = [
-    "Entry",
     "Local",
     "check_kind",
     "clash_text",
     "collect",
     "entries_of",
-    "imported",
     "installed",
     "package_of",
     "version_of",
     "words_of",
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One name of one kind, and whose it is.
-
-    Parameters
-    ----------
-    kind, name
-        What it is and how it is called.
-    package, version
-        The distribution that brings it; the version is None for a local plugin.
-    target
-        The class, or "module:Class" as long as nobody has needed it.
-    """
-
-    kind: Kind
-    name: str
-    package: str
-    version: str | None
-    target: type | str
-
-    @property
-    def owner(self) -> str:
-        """The package and its version, for messages."""
-        return f"{self.package} {self.version}" if self.version else self.package
-
-    def stands_for(self, cls: type) -> bool:
-        """Whether the name is that of a class; imports nothing."""
-        if not isinstance(self.target, str):
-            return self.target is cls
-        module, _, attribute = self.target.partition(":")
-        return getattr(sys.modules.get(module), attribute, None) is cls
 
 
 def entries_of(names: object, package: str, version: str | None) -> list[Entry]:
@@ -111,17 +73,6 @@ def clash_text(first: Entry, second: Entry) -> str:
         f"{first.kind} '{first.name}' is claimed by two packages: {first.owner} and "
         f"{second.owner}. Uninstall one of them, or rename one of the components."
     )
-
-
-def imported(module: str, label: str, *, remedy: str = "") -> Any:
-    """Import a module; whatever goes wrong becomes a ComponentError about `label`."""
-    try:
-        return importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # foreign code fails in any way it likes
-        raise ComponentError(
-            f"{label}: the module {module} cannot be imported ({type(error).__name__}: {error}). "
-            f"{remedy}".rstrip()
-        ) from error
 
 
 def version_of(package: str) -> str | None:

@@ -19,19 +19,19 @@ from xcvae.registry.components import (
     JSON,
     KINDS,
     Component,
+    Entry,
     Kind,
     check_class,
     checked,
     construct,
+    load_module,
     parameters_of,
 )
 from xcvae.registry.discovery import (
-    Entry,
     Local,
     check_kind,
     clash_text,
     collect,
-    imported,
     installed,
     package_of,
     version_of,
@@ -109,7 +109,7 @@ class Registry:
             is registered.
         """
         if isinstance(plugin, str):
-            plugin = imported(plugin, f"plugin '{plugin}'")
+            plugin = load_module(plugin, f"plugin '{plugin}'")
         if self._plugins.is_registered(plugin) or any(one.given is plugin for one in self._locals):
             return
         package = package_of(plugin)
@@ -150,7 +150,7 @@ class Registry:
         entry, label = entries[0], f"{kind} '{name}'"
         if isinstance(entry.target, str):
             module, _, attribute = entry.target.partition(":")
-            found = getattr(imported(module, f"{label} of {entry.owner}"), attribute, None)
+            found = getattr(load_module(module, f"{label} of {entry.owner}"), attribute, None)
             cls = check_class(f"{label} of {entry.owner} ({entry.target})", found)
         else:
             cls = check_class(f"{label} of {entry.owner}", entry.target)

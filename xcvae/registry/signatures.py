@@ -1,7 +1,7 @@
-"""What components there are and what they take, without importing what they need.
+"""List components with their parameters, without importing the modules that they need.
 
 A built-in is named by an import string, and importing its module could load torch. So its
-parameters are read from the source instead: the annotated fields of a dataclass are there.
+parameters are read from the source instead: from the annotated fields of its dataclass.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from xcvae.registry.components import Kind
-from xcvae.registry.discovery import Entry
+from xcvae.registry.components import Entry, Kind, Range, ranges_of
 from xcvae.registry.registry import registry
 
 __all__ = ["Row", "doc_of", "listing"]
@@ -24,18 +23,20 @@ __all__ = ["Row", "doc_of", "listing"]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One component, as a person wants to read about it.
+    """One component in the listing.
 
-    Parameters
+    Attributes
     ----------
     kind, name
-        What it is and how it is called.
+        The kind of the component, and its name.
     package, version
-        Whose it is; the version is None for a local plugin.
+        The distribution that provides it; the version is None for a local plugin.
     parameters
         Default by parameter, as source text; None where a value must be given.
     summary
         First line of its docstring.
+    ranges
+        Allowed values by parameter, such as ">= 1"; only of parameters that have a range.
     """
 
     kind: Kind
@@ -44,6 +45,16 @@ class Row:
     version: str | None
     parameters: dict[str, str | None]
     summary: str
+    ranges: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Signature:
+    """Default and range by parameter, and the docstring of a class."""
+
+    parameters: dict[str, str | None]
+    ranges: dict[str, str]
+    doc: str
 
 
 def listing() -> list[Row]:
@@ -62,20 +73,27 @@ def listing() -> list[Row]:
 
 
 def _row(entry: Entry) -> Row:
-    parameters: dict[str, str | None] = {}
     try:
         if isinstance(entry.target, str):
             module, _, name = entry.target.partition(":")
-            parameters, text = _from_source(module, name)
+            found = _from_source(module, name)
         else:
-            parameters, text = _from_class(entry.target)
-    except Exception as error:  # noqa: BLE001 - foreign code; the other rows must go on
-        text = f"(cannot be read: {type(error).__name__}: {error})"
-    summary = text.strip().partition("\n")[0]
-    return Row(entry.kind, entry.name, entry.package, entry.version, parameters, summary)
+            found = _from_class(entry.target)
+    except Exception as error:  # noqa: BLE001 - third-party code; the other rows must go on
+        found = _Signature({}, {}, f"(cannot be read: {type(error).__name__}: {error})")
+    summary = found.doc.strip().partition("\n")[0]
+    return Row(
+        entry.kind,
+        entry.name,
+        entry.package,
+        entry.version,
+        found.parameters,
+        summary,
+        found.ranges,
+    )
 
 
-def _from_class(cls: type) -> tuple[dict[str, str | None], str]:
+def _from_class(cls: type) -> _Signature:
     parameters: dict[str, str | None] = {}
     for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
         if not field.init:
@@ -86,11 +104,12 @@ def _from_class(cls: type) -> tuple[dict[str, str | None], str]:
             parameters[field.name] = repr(field.default)
         else:
             parameters[field.name] = None
-    return parameters, doc_of(cls)
+    ranges = {name: str(one) for name, one in ranges_of(cls).items()} if parameters else {}
+    return _Signature(parameters, ranges, doc_of(cls))
 
 
 def doc_of(cls: type) -> str:
-    """Return the docstring that somebody wrote for a class itself, "" where nobody did."""
+    """Return the docstring written for a class itself, "" without one."""
     text = str(vars(cls).get("__doc__") or "").strip()
     # A dataclass without a docstring gets its signature for one, on one line.
     return "" if re.fullmatch(rf"{cls.__name__}\(.*\)", text) else text
@@ -98,28 +117,35 @@ def doc_of(cls: type) -> str:
 
 def _from_source(
     module: str, name: str, below: frozenset[tuple[str, str]] = frozenset()
-) -> tuple[dict[str, str | None], str]:
+) -> _Signature:
     """Read the fields and the docstring of a class, the fields of its bases first.
 
-    ``below`` are the classes that are read already and stand below this one: a class can have its
+    ``below`` are the classes that are read already and derive from this one: a class can have its
     own name for its base, as `class CRPS(CRPS)` has after an import.
     """
     home, found = _find(module, name)
     if found is None:
         missing = _file(module) is None
-        return {}, f"({module} cannot be found)" if missing else f"({module} has no class {name})"
+        text = f"({module} cannot be found)" if missing else f"({module} has no class {name})"
+        return _Signature({}, {}, text)
     if (home, found.name) in below:
-        return {}, ""
+        return _Signature({}, {}, "")
     below |= {(home, found.name)}
     parameters: dict[str, str | None] = {}
+    ranges: dict[str, str] = {}
     for base in found.bases:
         if isinstance(base, ast.Name):
             place = (home, base.id)
             if place in below:
                 place = _imports(home).get(base.id, place)
-            parameters |= _from_source(*place, below)[0]
-    parameters |= dict(_fields(found))
-    return parameters, ast.get_docstring(found) or ""
+            above = _from_source(*place, below)
+            parameters, ranges = parameters | above.parameters, ranges | above.ranges
+    for field, default, allowed in _fields(found):
+        parameters[field] = default
+        ranges.pop(field, None)
+        if allowed is not None:
+            ranges[field] = allowed
+    return _Signature(parameters, ranges, ast.get_docstring(found) or "")
 
 
 def _find(module: str, name: str) -> tuple[str, ast.ClassDef | None]:
@@ -134,13 +160,27 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef | None]:
     return module, None
 
 
-def _fields(cls: ast.ClassDef) -> Iterator[tuple[str, str | None]]:
+def _fields(cls: ast.ClassDef) -> Iterator[tuple[str, str | None, str | None]]:
+    """Find the fields of a class: name, default and range as text."""
     for node in (one for one in cls.body if isinstance(one, ast.AnnAssign)):
         kind = ast.unparse(node.annotation)
         default = None if node.value is None else ast.unparse(node.value)
         hidden = "ClassVar" in kind or "KW_ONLY" in kind or "init=False" in (default or "")
         if isinstance(node.target, ast.Name) and not hidden:
-            yield node.target.id, default
+            yield node.target.id, default, _range(node.annotation)
+
+
+def _range(annotation: ast.expr) -> str | None:
+    """Return the range in an annotation as text, None without one."""
+    for node in ast.walk(annotation):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == Range.__name__:
+            try:
+                low_high = [ast.literal_eval(one) for one in node.args]
+                named = {str(one.arg): ast.literal_eval(one.value) for one in node.keywords}
+            except ValueError:  # a bound that has a name
+                return ast.unparse(node)
+            return str(Range(*low_high, **named))
+    return None
 
 
 def _classes(module: str) -> dict[str, ast.ClassDef]:
@@ -175,13 +215,13 @@ def _absolute(node: ast.ImportFrom, module: str) -> str:
 
 
 def _file(module: str) -> str | None:
-    """Return the source file of a module, None if there is none to be had."""
+    """Return the source file of a module, None without one."""
     top, *inside = module.split(".")
     try:
         found = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return None
-    # To find a submodule in the usual way imports its package, and with it perhaps torch.
+    # The usual way to find a submodule imports its package, and with it perhaps torch.
     for i, _ in enumerate(inside, start=2):
         path = None if found is None else found.submodule_search_locations
         if path is None:
@@ -193,7 +233,7 @@ def _file(module: str) -> str | None:
 
 @lru_cache(maxsize=64)
 def _tree(module: str) -> ast.Module:
-    """Return the source of a module, parsed; empty if it is not to be had."""
+    """Return the parsed source of a module; empty if it has no source file."""
     file = _file(module)
     if file is None:
         return ast.Module(body=[], type_ignores=[])
