@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from xcvae.errors import ConfigError, MismatchError
 from xcvae.fields.batches import Batches
 from xcvae.fields.describe import describe, prepare
-from xcvae.fields.prefetch import pool_shape
+from xcvae.fields.prefetch import pool_shape, streamed
 from xcvae.fields.scaling import Scaling
 
 
@@ -106,8 +106,8 @@ def test_reading_leaves_the_threads_of_torch_alone(rain, test_radar, masked_dail
     assert seen.names == ["aten::add.Tensor"]
 
 
-def seen(batches: Batches, count: int) -> list[float]:
-    stream = batches.shuffled(4, np.random.default_rng(0))
+def seen(batches: Batches, count: int, seed: int = 0, **options: int) -> list[float]:
+    stream = batches.shuffled(4, np.random.default_rng(seed), **options)
     sums = [float(v) for _ in range(count) for v in next(stream).x.sum(dim=(1, 2, 3))]
     stream.close()
     return sums
@@ -151,16 +151,49 @@ def test_shuffling_keeps_what_belongs_to_a_sample_together(masked_daily, chunks)
     stream.close()
 
 
+@pytest.mark.parametrize("chunks", [None, {"time": 20}])
+def test_shuffled_depends_on_its_generator(train_radar, chunks):
+    few = train_radar.isel(time=slice(0, 20), y=slice(0, 24), x=slice(0, 24))[["pr", "pr_coarse"]]
+    few = few.isel(y_coarse=slice(0, 2), x_coarse=slice(0, 2))
+    # A single read: only the picks out of it can differ.
+    batches = batches_of(few if chunks is None else few.chunk(chunks), conditions=["pr_coarse"])
+    orders = [seen(batches, 5, seed) for seed in (0, 0, 1, 2)]
+    assert orders[0] == orders[1]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_streamed_reads_pools_in_the_order_of_its_generator():
+    def reads(seed: int) -> list[int]:
+        starts: list[int] = []
+        rooms = {"count": 40, "size": 2, "sample_bytes": 1, "pool_bytes": 2}
+
+        def load(rows: slice) -> list[int]:
+            starts.append(rows.start)
+            return list(range(rows.start, rows.stop))
+
+        def gather(pool: list[list[int]], places: list[tuple[int, int]]) -> list[int]:
+            return [pool[number][row] for number, row in places]
+
+        stream = streamed(load, gather, rng=np.random.default_rng(seed), **rooms)
+        rows = [row for _ in range(20) for row in next(stream)]
+        stream.close()
+        assert sorted(rows) == list(range(40))  # an epoch
+        return starts[:40]
+
+    assert reads(0) == reads(0)
+    assert reads(0) != reads(1) != reads(2)
+
+
 @pytest.mark.parametrize("past", [3, 14])
 @pytest.mark.parametrize("chunks", [None, {"time": 5}])
-def test_an_order_goes_on_behind_batches_that_are_past(train_radar, chunks, past, monkeypatch):
+def test_shuffled_goes_on_behind_past_batches(train_radar, chunks, past):
     """In the middle of an epoch or of a pool, without reading what is past."""
     few = train_radar.isel(time=slice(0, 40), y=slice(0, 24), x=slice(0, 24))[["pr", "pr_coarse"]]
     few = few.isel(y_coarse=slice(0, 2), x_coarse=slice(0, 2))
     batches = batches_of(few if chunks is None else few.chunk(chunks), conditions=["pr_coarse"])
-    monkeypatch.setattr("xcvae.fields.prefetch.POOL_BYTES", 16 * batches.nbytes // 40)
-    whole = seen(batches, 20)
-    stream = batches.shuffled(4, np.random.default_rng(0), past=past)
+    room = 16 * batches.nbytes // 40
+    whole = seen(batches, 20, pool_bytes=room)
+    stream = batches.shuffled(4, np.random.default_rng(0), past=past, pool_bytes=room)
     read, load = [], batches.load
     batches.load = lambda rows: read.append(rows) or load(rows)
     rest = [float(v) for _ in range(20 - past) for v in next(stream).x.sum(dim=(1, 2, 3))]
@@ -170,16 +203,16 @@ def test_an_order_goes_on_behind_batches_that_are_past(train_radar, chunks, past
         assert len(read) == 20 - past
 
 
-def test_pools_are_bounded_in_bytes_and_hold_a_batch(train_radar, monkeypatch):
+def test_pools_are_bounded_in_bytes_and_hold_a_batch(train_radar):
     few = train_radar.isel(time=slice(0, 40), y=slice(0, 24), x=slice(0, 24))[["pr", "pr_coarse"]]
     few = few.isel(y_coarse=slice(0, 2), x_coarse=slice(0, 2)).chunk({"time": 5})
     batches = batches_of(few, conditions=["pr_coarse"])
     assert pool_shape(4, 10**12) == (1, 4)
     assert pool_shape(4, 1000) == (64, 8)
     read, load = [], batches.load
-    monkeypatch.setattr("xcvae.fields.prefetch.POOL_BYTES", 12 * batches.nbytes // 40)
     batches.load = lambda rows: read.append(rows.stop - rows.start) or load(rows)
-    stream = batches.shuffled(4, np.random.default_rng(0))
+    room = 12 * batches.nbytes // 40
+    stream = batches.shuffled(4, np.random.default_rng(0), pool_bytes=room)
     assert [len(next(stream)) for _ in range(12)] == [4] * 12
     stream.close()
     assert set(read) == {1}

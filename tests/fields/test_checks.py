@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from xcvae.errors import DataError, EmptySelectionError, MissingVariableError
+from xcvae.fields.sample_blocks import slabs
 from xcvae.fields.validation import check_complete, check_rain, check_same_samples, check_samples
 
 Maker = Callable[..., xr.Dataset]
@@ -75,10 +76,14 @@ def test_lazy_rain_is_streamed_by_chunks() -> None:
     assert sizes == [40, 40, 40]
 
 
-def test_a_large_array_is_placed_across_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xcvae.fields.validation._SLAB", 20)
-    with pytest.raises(DataError, match=r"2 of 120 negative.*time=2020-01-03"):
-        check_rain(rain(False, at={(2, 1, 1): -3.0, (5, 1, 1): -1.0}))
+def test_check_rain_counts_across_slabs_and_names_the_first() -> None:
+    values = np.zeros((5, 1000, 3000), np.int8)  # two samples to a slab
+    values[3, 7, 8] = values[4, 1, 2] = -3
+    labels = {"time": np.arange("2020-01-01", "2020-01-06", dtype="datetime64[D]")}
+    da = xr.DataArray(values, coords=labels, dims=("time", "y", "x"), name="pr")
+    assert [slab.shape[0] for _, slab in slabs(da)] == [2, 2, 1]
+    with pytest.raises(DataError, match=r"2 of 15000000 negative.*time=2020-01-04.*y=7, x=8"):
+        check_rain(da)
 
 
 def test_integers_and_single_fields_can_be_checked() -> None:

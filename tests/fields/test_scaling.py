@@ -65,14 +65,14 @@ def test_lazy_and_in_memory_fit_alike(train_radar):
     assert results[0][1] == results[1][1]
 
 
-def test_blocks_are_bounded_in_bytes(train_radar, monkeypatch):
+def test_blocks_of_are_bounded_in_bytes(train_radar):
     few = train_radar.isel(time=slice(0, 9))
     spec = describe(few, target="pr", conditions=["pr_coarse"])
     prepared = prepare(few, spec, need_target=True)
     sample_bytes = 8 * sum(da.size for da in prepared.data_vars.values()) // 9
     for room, sizes in ((10.0, [9]), (4.5, [4, 4, 1]), (0.5, [1] * 9)):
-        monkeypatch.setattr("xcvae.fields.scaling.BLOCK_BYTES", int(room * sample_bytes))
-        assert [b.sizes["time"] for b in blocks_of(prepared, spec)] == sizes
+        blocks = blocks_of(prepared, spec, int(room * sample_bytes))
+        assert [block.sizes["time"] for block in blocks] == sizes
 
 
 def with_condition(values: np.ndarray) -> xr.Dataset:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.fields import record as thumbnails
-from xcvae.fields.record import Thumbnails, distances, rainy, shrink
+from xcvae.fields.record import CELLS, LABELS, MAPS, Thumbnails, distances, rainy, shrink
 from xcvae.fields.samples import label_codes
 
 
@@ -61,15 +60,13 @@ def test_little_rain_cannot_be_told_apart(rain: np.ndarray) -> None:
     assert not rainy(shrink(0.01 * dry, 0.1)).any()
 
 
-def test_what_is_kept_is_bounded(rain: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thumbnails, "MAPS", 7)
-    monkeypatch.setattr(thumbnails, "LABELS", 11)
+def test_thumbnails_are_bounded_in_number(rain: np.ndarray) -> None:
     days = np.datetime64("2001-01-01", "s") + np.arange(30) * np.timedelta64(1, "D")
-    kept = Thumbnails.of_field(field(rain, time=days), "time", 0.1)
+    kept = Thumbnails.of_field(field(rain, time=days), "time", 0.1, maps=7, labels=11)
     assert (kept.maps.shape, kept.labels.shape, kept.samples) == ((7, 64), (11,), 30)
     assert (kept.maps[[0, -1]] == shrink(rain[[0, -1]], 0.1)).all()
     assert set(kept.labels) <= set(label_codes(field(rain, time=days), "time"))
-    assert thumbnails.CELLS**2 * 2 * 2048 + 8 * 16384 < 400_000
+    assert CELLS**2 * 2 * MAPS + 8 * LABELS < 400_000
 
 
 def test_lazy_rain_makes_the_same(rain: np.ndarray) -> None:

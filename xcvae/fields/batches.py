@@ -237,6 +237,7 @@ class Batches:
         heavy_share: float = 0.0,
         part: slice = ALL,
         past: int = 0,
+        pool_bytes: int | None = None,
     ) -> Generator[Batch]:
         """Batches of ``size`` in random order, without end.
 
@@ -252,7 +253,9 @@ class Batches:
         part
             Rows of every batch that are handed on.
         past
-            Batches that were had before: it goes on behind them, and does not read them.
+            Number of batches to skip: the stream goes on behind them, and does not read them.
+        pool_bytes
+            Memory of the lazy samples that are shuffled together; see `xcvae.fields.prefetch`.
 
         Raises
         ------
@@ -270,7 +273,8 @@ class Batches:
             )
         if self.lazy:
             room = {"count": len(self), "size": size, "sample_bytes": self.nbytes // len(self)}
-            yield from streamed(self.load, Batch.gather, rng=rng, part=part, past=past, **room)
+            order = {"rng": rng, "part": part, "past": past, "pool_bytes": pool_bytes}
+            yield from streamed(self.load, Batch.gather, **room, **order)
             return
         chosen = round(heavy_share * size)
         heavy = self._heaviest() if chosen else np.empty(0, np.int64)

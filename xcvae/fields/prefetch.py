@@ -15,7 +15,7 @@ __all__ = ["ahead", "epochs", "pool_shape", "streamed"]
 
 #: Contiguous samples per read at most, and reads that are shuffled together.
 BLOCK, POOL = 64, 8
-#: Memory that a pool takes. Three exist at a time: one in use, one ready, one being read.
+#: Default memory of a pool. Three exist at a time: one in use, one ready, one being read.
 POOL_BYTES = 256 * 2**20
 
 
@@ -47,6 +47,7 @@ def streamed(
     rng: np.random.Generator,
     part: slice = slice(None),
     past: int = 0,
+    pool_bytes: int | None = None,
 ) -> Generator[B]:
     """Batches in random order, without end, while a thread reads the next pool.
 
@@ -65,10 +66,12 @@ def streamed(
     part
         Rows of every batch that are handed on.
     past
-        Batches that were had before: it goes on behind them, and does not read their pools.
+        Number of batches to skip: the stream goes on behind them, and does not read their pools.
+    pool_bytes
+        Memory of a pool; by default `POOL_BYTES`.
     """
     reader, picks = (np.random.default_rng(rng.integers(2**63)) for _ in range(2))
-    block, reads = pool_shape(size, sample_bytes)
+    block, reads = pool_shape(size, sample_bytes, pool_bytes)
 
     def plans() -> Generator[tuple[list[int], list[NDArray[np.int64]]]]:
         """Blocks of every pool, and rows of its batches."""
@@ -132,15 +135,16 @@ def ahead(items: Generator[T]) -> Generator[T]:
             ready.get_nowait()  # lets a reader that waits to hand over see the end
 
 
-def pool_shape(size: int, sample_bytes: int) -> tuple[int, int]:
-    """Samples per read, and reads per pool: as many as memory allows, but at least a batch.
+def pool_shape(size: int, sample_bytes: int, pool_bytes: int | None = None) -> tuple[int, int]:
+    """Return samples per read and reads per pool: as many as fit, but at least a batch.
 
     Examples
     --------
     >>> pool_shape(16, 100_000), pool_shape(16, 16_000_000), pool_shape(1, 10**9)
     ((64, 8), (2, 8), (1, 1))
     """
-    wanted = max(size, min(BLOCK * POOL, POOL_BYTES // max(1, sample_bytes)))
+    budget = POOL_BYTES if pool_bytes is None else pool_bytes
+    wanted = max(size, min(BLOCK * POOL, budget // max(1, sample_bytes)))
     block = min(BLOCK, max(1, wanted // POOL))
     return block, -(-wanted // block)
 

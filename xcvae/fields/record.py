@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xcvae.fields.describe import DataSpec
+from xcvae.fields.sample_blocks import block_slices, evenly_spaced
 from xcvae.fields.samples import label_codes, storms_of
 
 __all__ = [
@@ -108,29 +109,27 @@ class Thumbnails:
         )
 
     @classmethod
-    def of_field(cls, rain: xr.DataArray, sample: str, wet_threshold: float) -> Thumbnails:
-        """Make them of rain, dims (sample, y, x), in the units of the threshold."""
+    def of_field(
+        cls,
+        rain: xr.DataArray,
+        sample: str,
+        wet_threshold: float,
+        *,
+        maps: int = MAPS,
+        labels: int = LABELS,
+    ) -> Thumbnails:
+        """Shrink rain, dims (sample, y, x), in the units of the threshold.
+
+        At most ``maps`` maps and ``labels`` labels are stored.
+        """
         count = rain.sizes[sample]
-        picked = spaced(count, MAPS)
-        maps = [
-            shrink(np.asarray(rain.isel({sample: some}).values), wet_threshold)
-            for some in np.array_split(picked, -(-len(picked) // AT_ONCE))
+        picked = evenly_spaced(count, maps)
+        shrunk = [
+            shrink(np.asarray(rain.isel({sample: picked[some]}).values), wet_threshold)
+            for some in block_slices(len(picked), AT_ONCE)
         ]
         codes = label_codes(rain, sample)
-        return cls(np.concatenate(maps), codes[spaced(len(codes), LABELS)], count)
-
-
-def spaced(count: int, most: int) -> NDArray[np.int64]:
-    """Positions of at most so many of ``count`` samples, evenly spaced.
-
-    Examples
-    --------
-    >>> spaced(3, 5), spaced(9, 3)
-    (array([0, 1, 2]), array([0, 4, 8]))
-    """
-    if count == 0:
-        return np.empty(0, np.int64)
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+        return cls(np.concatenate(shrunk), codes[evenly_spaced(len(codes), labels)], count)
 
 
 BINS = 400

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from xcvae.errors import ConfigError, EmptySelectionError, explain
 from xcvae.fields.cf import find_layout, find_target
+from xcvae.fields.sample_blocks import slabs
 from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of
 from xcvae.fields.validation import MEMBER, check_dataset, check_samples
 
@@ -19,7 +20,6 @@ __all__ = ["heavy", "label_codes", "labels_of", "storms_of"]
 
 #: Logarithmic bins of wet values, from the wet threshold up: 0.06 % wide, five decades.
 _BINS, _DECADES = 20_000, 5.0
-_SLAB = 8_000_000  # values looked at at a time
 
 
 def heavy(
@@ -76,7 +76,7 @@ def heavy(
         limit = _wet_quantile(da, default_wet_threshold(da, layout.sample), quantile)
     else:
         limit = parse_quantity(threshold, units=units, what="threshold")
-    shares = np.concatenate([_share(values, limit) for values in _slabs(da)])
+    shares = np.concatenate([_share(values, limit) for _, values in slabs(da)])
     coords = {layout.sample: da[layout.sample]} if layout.sample in da.coords else {}
     return xr.DataArray(
         shares >= extent,
@@ -105,12 +105,6 @@ def _check_share(name: str, value: float, *, open_end: bool) -> None:
         )
 
 
-def _slabs(da: xr.DataArray) -> list[xr.DataArray]:
-    """Cut (sample, y, x) along the samples; values are read when they are used."""
-    step = max(1, _SLAB // max(1, da[0].size))
-    return [da[start : start + step] for start in range(0, da.shape[0], step)]
-
-
 def _share(slab: xr.DataArray, limit: float) -> NDArray[np.float64]:
     """Share of the valid pixels at or above a limit; 0 for a sample without any."""
     values = slab.values
@@ -123,7 +117,7 @@ def _share(slab: xr.DataArray, limit: float) -> NDArray[np.float64]:
 def _wet_quantile(da: xr.DataArray, wet: float, quantile: float) -> float:
     """Quantile of the wet values by a histogram, so that chunks make no difference."""
     counts = np.zeros(_BINS, np.int64)
-    for slab in _slabs(da):
+    for _, slab in slabs(da):
         values = slab.values.astype(np.float64)
         values = values[np.isfinite(values) & (values >= wet)]
         bins = np.log10(values / wet) * (_BINS / _DECADES)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from xcvae.errors import DataError, UnitsError, explain
 from xcvae.fields.describe import DataSpec, VariableSpec
 from xcvae.fields.record import Record
+from xcvae.fields.sample_blocks import block_length, block_slices
 from xcvae.fields.units import default_wet_threshold
 
 __all__ = ["Normalised", "RainScaling", "Scaling", "StandardScaling", "blocks_of"]
@@ -31,7 +32,7 @@ Normalised = NewType("Normalised", NDArray[np.float32])
 #: that a network that diverges yields a large number to be found, not an overflow.
 CEILING = 5.7
 
-#: Memory of a block of `blocks_of`.
+#: Default memory of a block of `blocks_of`.
 BLOCK_BYTES = 64 * 2**20
 
 
@@ -155,17 +156,19 @@ class Scaling:
         return cls(RainScaling(**text["target"]), variables)
 
 
-def blocks_of(prepared: xr.Dataset, spec: DataSpec) -> Iterator[xr.Dataset]:
+def blocks_of(
+    prepared: xr.Dataset, spec: DataSpec, budget: int = BLOCK_BYTES
+) -> Iterator[xr.Dataset]:
     """Cut a prepared Dataset into blocks of samples, so that lazy data is never loaded whole.
 
-    A block takes up to 64 MB as the float64 that statistics are made of, and at least a sample.
+    A block takes up to ``budget`` bytes as the float64 that statistics are made of, and at least
+    a sample.
     """
     count = prepared.sizes[spec.sample]
     sampled = (da for da in prepared.data_vars.values() if spec.sample in da.dims)
     sample_bytes = 8 * sum(da.size for da in sampled) // count
-    size = max(1, BLOCK_BYTES // max(1, sample_bytes))
-    for start in range(0, count, size):
-        yield prepared.isel({spec.sample: slice(start, start + size)})
+    for block in block_slices(count, block_length(sample_bytes, budget)):
+        yield prepared.isel({spec.sample: block})
 
 
 def _fit(

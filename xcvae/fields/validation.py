@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from xcvae.errors import (
 )
 from xcvae.fields.cf import find_axes
 from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.sample_blocks import slabs
 from xcvae.fields.units import default_wet_threshold
 
 __all__ = [
@@ -38,7 +39,6 @@ __all__ = [
 ROUNDING = 1e-6
 #: Coordinate along the samples of an augmented Dataset.
 MEMBER = "realization"
-_SLAB = 8_000_000  # values looked at at a time
 
 
 def check_dataset(ds: object) -> None:
@@ -275,7 +275,7 @@ def _in_blocks(
 ) -> NDArray[np.float64]:
     """Summaries of all blocks, (block, values); the chunks of lazy data in parallel."""
     if da.chunks is None:
-        return np.stack([summarise(slab.values) for _, slab in _slabs(da)])
+        return np.stack([summarise(slab.values) for _, slab in slabs(da)])
     from dask.base import compute
     from dask.delayed import delayed
 
@@ -283,22 +283,12 @@ def _in_blocks(
     return np.stack(compute(*parts))  # type: ignore[no-untyped-call]
 
 
-def _slabs(da: xr.DataArray) -> Iterator[tuple[int, xr.DataArray]]:
-    """Cut a field along its first dim; yields (start, slab)."""
-    if da.ndim == 0:
-        yield 0, da
-        return
-    step = max(1, _SLAB // max(1, da.size // max(1, da.shape[0])))
-    for start in range(0, da.shape[0], step):
-        yield start, da[start : start + step]
-
-
 def _refuse(
     da: xr.DataArray, bad: Callable[[NDArray[Any]], NDArray[np.bool_]], problem: str, remedy: str
 ) -> None:
     """Count bad values, find the first, and raise DataError."""
     count, first = 0, ""
-    for start, slab in _slabs(da):
+    for start, slab in slabs(da):
         wrong = bad(slab.values)
         if wrong.any() and not first:
             place = [int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape)]

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.fields.cf import find_axes
+from xcvae.fields.sample_blocks import block_slices
 from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio
 from xcvae.metrics.pairs import Array, SampleFields
 
@@ -36,11 +37,11 @@ def _power(maps: Array) -> Array:
 
     ny, nx = maps.shape[-2:]
     total = np.zeros((ny, nx // 2 + 1))
-    for start in range(0, len(maps), AT_ONCE):
+    for some in block_slices(len(maps), AT_ONCE):
         # In the precision of the maps: that of float32 is 30 dB below the floor.
-        some = rfft2(maps[start : start + AT_ONCE], overwrite_x=False)
-        power = some.real**2
-        power += some.imag**2
+        modes = rfft2(maps[some], overwrite_x=False)
+        power = modes.real**2
+        power += modes.imag**2
         total += power.sum(axis=0, dtype=np.float64)
     return np.asarray(total / (ny * nx * max(len(maps), 1)))
 

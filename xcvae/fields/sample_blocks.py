@@ -1,0 +1,85 @@
+"""Blocks of samples within a budget of memory, and evenly spaced picks of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+__all__ = ["block_length", "block_slices", "evenly_spaced", "join_chunks", "slabs"]
+
+SLAB = 8_000_000
+"""Values of a slab: 64 MB as the float64 that statistics are made of."""
+
+
+def block_length(sample_bytes: int, budget: int) -> int:
+    """Return how many samples fit into a budget of bytes; at least one.
+
+    Examples
+    --------
+    >>> block_length(100, 450), block_length(100, 50)
+    (4, 1)
+    """
+    return max(1, budget // max(1, sample_bytes))
+
+
+def block_slices(count: int, length: int) -> Iterator[slice]:
+    """Cut ``count`` samples into blocks of equal length; the last one may be shorter.
+
+    Examples
+    --------
+    >>> list(block_slices(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    for start in range(0, count, length):
+        yield slice(start, min(start + length, count))
+
+
+def join_chunks(chunks: Iterable[int], length: int) -> list[slice]:
+    """Join chunks of samples into blocks of at most a length; a longer chunk is a block.
+
+    Edges of blocks are edges of chunks, so that no chunk is read, or drawn, twice.
+
+    Examples
+    --------
+    >>> join_chunks((2, 2, 2, 7), 4)
+    [slice(0, 4, None), slice(4, 6, None), slice(6, 13, None)]
+    """
+    found, start, stop = [], 0, 0
+    for chunk in chunks:
+        if stop > start and stop + chunk - start > length:
+            found.append(slice(start, stop))
+            start = stop
+        stop += chunk
+    return [*found, slice(start, stop)]
+
+
+def slabs(da: xr.DataArray, values: int = SLAB) -> Iterator[tuple[int, xr.DataArray]]:
+    """Cut a field along its first dim into slabs of about so many values: (start, slab)."""
+    if da.ndim == 0:
+        yield 0, da
+        return
+    for block in block_slices(da.shape[0], block_length(da.size // max(1, da.shape[0]), values)):
+        yield block.start, da[block]
+
+
+def evenly_spaced(count: int, most: int, *, down: bool = False) -> NDArray[np.int64]:
+    """Return positions of at most ``most`` of ``count`` samples, evenly spaced, each once.
+
+    Parameters
+    ----------
+    count, most
+        Numbers of samples.
+    down
+        Round positions down, not to the nearest. The samples that a training validates on are
+        picked like this; another rule would change which weights are saved.
+
+    Examples
+    --------
+    >>> evenly_spaced(3, 5), evenly_spaced(9, 3)
+    (array([0, 1, 2]), array([0, 4, 8]))
+    """
+    positions = np.linspace(0, max(count - 1, 0), min(count, most))
+    return np.unique((np.floor if down else np.round)(positions).astype(np.int64))
