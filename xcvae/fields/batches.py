@@ -237,6 +237,7 @@ class Batches:
         heavy_share: float = 0.0,
         part: slice = ALL,
         past: int = 0,
+        *,
         pool_bytes: int | None = None,
     ) -> Generator[Batch]:
         """Batches of ``size`` in random order, without end.
@@ -272,9 +273,17 @@ class Batches:
                 )
             )
         if self.lazy:
-            room = {"count": len(self), "size": size, "sample_bytes": self.nbytes // len(self)}
-            order = {"rng": rng, "part": part, "past": past, "pool_bytes": pool_bytes}
-            yield from streamed(self.load, Batch.gather, **room, **order)
+            yield from streamed(
+                self.load,
+                Batch.gather,
+                count=len(self),
+                size=size,
+                sample_bytes=self.nbytes // len(self),
+                rng=rng,
+                part=part,
+                past=past,
+                pool_bytes=pool_bytes,
+            )
             return
         chosen = round(heavy_share * size)
         heavy = self._heaviest() if chosen else np.empty(0, np.int64)
