@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "xcvae"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 320
 MAX_FUNCTION_LINES = 60
-RANKS = ("errors", "registry", "fields", "metrics", "generator", "ensemble", "verify")
+RANKS = ("errors", "files", "registry", "fields", "metrics", "generator", "ensemble", "verify")
 # Where a heavy package may be imported at all, even inside a function: files or folders.
 HOMES = {
     "torch": (

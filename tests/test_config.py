@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from xcvae import config
-from xcvae.config.selecting import select
+from xcvae.config.data import select
 from xcvae.ensemble import catalog
 from xcvae.errors import (
     ConfigError,

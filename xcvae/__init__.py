@@ -14,14 +14,14 @@ import xcvae.accessor  # noqa: F401  registers ds.cvae
 
 if TYPE_CHECKING:
     from xcvae import errors, plugins, testing, tutorial
-    from xcvae.ensemble.augmentation import augment
+    from xcvae.ensemble.augment import augment
     from xcvae.ensemble.loader import loader
-    from xcvae.ensemble.sampling import sample
-    from xcvae.fields.selection import heavy
+    from xcvae.ensemble.sample import sample
+    from xcvae.fields.samples import heavy
     from xcvae.generator.model import Model, load
-    from xcvae.generator.training import train
+    from xcvae.generator.training.train import train
     from xcvae.registry.hookspecs import hookimpl
-    from xcvae.verify.diagnosis import Diagnosis, diagnose
+    from xcvae.verify.diagnosis.diagnose import Diagnosis, diagnose
     from xcvae.verify.scorecard import evaluate
 
     __version__: str
@@ -46,17 +46,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Diagnosis": "xcvae.verify.diagnosis",
+    "Diagnosis": "xcvae.verify.diagnosis.diagnose",
     "Model": "xcvae.generator.model",
-    "augment": "xcvae.ensemble.augmentation",
-    "diagnose": "xcvae.verify.diagnosis",
+    "augment": "xcvae.ensemble.augment",
+    "diagnose": "xcvae.verify.diagnosis.diagnose",
     "evaluate": "xcvae.verify.scorecard",
-    "heavy": "xcvae.fields.selection",
+    "heavy": "xcvae.fields.samples",
     "hookimpl": "xcvae.registry.hookspecs",
     "load": "xcvae.generator.model",
     "loader": "xcvae.ensemble.loader",
-    "sample": "xcvae.ensemble.sampling",
-    "train": "xcvae.generator.training",
+    "sample": "xcvae.ensemble.sample",
+    "train": "xcvae.generator.training.train",
 }
 _MODULES = ("errors", "plugins", "testing", "tutorial")
 

@@ -17,7 +17,7 @@ from xcvae.errors import MismatchError, XcvaeError
 if TYPE_CHECKING:
     import xarray as xr
 
-    from xcvae.ensemble.verifying import Verification
+    from xcvae.ensemble.verify_store import Verification
 
 __all__ = ["main"]
 
@@ -189,7 +189,7 @@ def _step(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from xcvae.ensemble.verifying import verify_store
+    from xcvae.ensemble.verify_store import verify_store
 
     options = {"model": arguments.model, "sample": arguments.sample}
     if arguments.data is None or arguments.model is None:
@@ -203,7 +203,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _verify_drawing(arguments: argparse.Namespace, options: dict[str, Any]) -> Verification:
     """Verify with the first of the data that the store was drawn for."""
-    from xcvae.ensemble.verifying import verify_store
+    from xcvae.ensemble.verify_store import verify_store
 
     problems = []
     for ds in _data(arguments.data):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.verify.diagnosis import Diagnosis, judge
+from xcvae.verify.diagnosis.diagnose import Diagnosis, judge
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 old_scripts = importlib.import_module("references.old_scripts")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xcvae.verify.diagnosis import Diagnosis, judge
-from xcvae.verify.findings import DETECTORS
+from xcvae.verify.diagnosis.detectors import DETECTORS
+from xcvae.verify.diagnosis.diagnose import Diagnosis, judge
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 sick = importlib.import_module("references.sick")

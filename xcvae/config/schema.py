@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from xcvae.ensemble.arguments import Request
+from xcvae.ensemble.request import Request
 from xcvae.errors import ConfigError, explain
-from xcvae.generator.fit import Fit
+from xcvae.generator.training.settings import Fit
 
 __all__ = [
     "Config",

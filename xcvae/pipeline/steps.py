@@ -14,17 +14,18 @@ import xarray as xr
 from xcvae.config import Config, Parts, open_parts
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble import catalog as catalogs
-from xcvae.ensemble.result import record_of
+from xcvae.ensemble.dataset import record_of
 from xcvae.errors import ModelFileError, OutputExistsError, StoreError, explain
 from xcvae.fields.dataspec import plain
-from xcvae.pipeline.products import Products, digest, fingerprint, flat
+from xcvae.files import write_json, write_text
+from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat
 from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, judge
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
-    from xcvae.verify.diagnosis import Diagnosis
+    from xcvae.verify.diagnosis.diagnose import Diagnosis
 
-__all__ = ["MADE", "THERE", "Scored", "Steps", "criteria_of"]
+__all__ = ["MADE", "THERE", "PipelineState", "Scored", "criteria_of"]
 
 MADE, COMPLETED, THERE = "made", "completed", "there already"
 
@@ -51,7 +52,7 @@ class Scored:
     verdicts: list[Verdict]
 
 
-class Steps:
+class PipelineState:
     """The steps of one configuration; each method does one, and says what became of it.
 
     Parameters
@@ -67,7 +68,7 @@ class Steps:
     def __init__(self, config: Config, *, overwrite: bool, progress: bool) -> None:
         self.config, self.progress = config, progress
         self.folder = config.output_folder
-        self.products = Products(self.folder, overwrite=overwrite)
+        self.products = Manifest(self.folder, overwrite=overwrite)
         self.model_file = self.folder / "model.xcvae"
         self.catalog = self.folder / "catalog.yaml"
         self.report = self.folder / "report"
@@ -90,9 +91,9 @@ class Steps:
         OutputExistsError
             A model is there that other settings or data made.
         """
-        from xcvae.generator.checkpoint import checkpoint_path, last_weights_path
         from xcvae.generator.model import load
-        from xcvae.generator.training import train
+        from xcvae.generator.training.checkpoint import checkpoint_path, last_weights_path
+        from xcvae.generator.training.train import train
 
         made_from = self._behind_model()
         if self.products.current("model", made_from, self.model_file):
@@ -154,7 +155,7 @@ class Steps:
 
     def sample(self, section: SampleSection) -> xr.Dataset:
         """Draw an ensemble into its store, list it, or complete it."""
-        from xcvae.ensemble.sampling import sample
+        from xcvae.ensemble.sample import sample
 
         store = self.store(section)
         there = _place_of(store)
@@ -219,7 +220,7 @@ class Steps:
             observed = self.parts[section.part]
             card = evaluate(observed, ensemble, **asked, progress=self.progress)
             self.report.mkdir(parents=True, exist_ok=True)
-            file.write_text(_card_to_json(card), encoding="utf-8")
+            write_text(file, _card_to_json(card))
             self.products.note(product, made_from)
         verdicts = judge(card, criteria_of(self.config, section, card))
         catalogs.annotate(self.catalog, section.name, _headline(card, verdicts))
@@ -228,18 +229,18 @@ class Steps:
 
     def diagnose(self) -> Diagnosis:
         """Diagnose the model on the test samples."""
-        from xcvae.verify.diagnosis import diagnose
+        from xcvae.verify.diagnosis.diagnose import diagnose
 
         found = diagnose(self.parts["test"], self.model, **self._diagnose_arguments())
         text, numbers = self._diagnosis_files()
         self.report.mkdir(parents=True, exist_ok=True)
-        text.write_text(f"{found}\n", encoding="utf-8")
-        numbers.write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
-        self.products.note("diagnosis", self.behind_diagnosis())
+        write_text(text, f"{found}\n")
+        write_json(numbers, found.to_json(), indent=1)
+        self.products.note("diagnosis", self.inputs_of_diagnosis())
         self.outcome["diagnose"] = MADE
         return found
 
-    def behind_diagnosis(self) -> dict[str, Any]:
+    def inputs_of_diagnosis(self) -> dict[str, Any]:
         """Return what decides on the diagnosis."""
         judged = fingerprint(self.parts["test"], self.parts.spec)
         return {
@@ -251,7 +252,7 @@ class Steps:
     def diagnosis_is_current(self) -> bool:
         """Whether the diagnosis that is there is that of this model and these samples."""
         files = self._diagnosis_files()
-        return self.products.current("diagnosis", self.behind_diagnosis(), *files)
+        return self.products.current("diagnosis", self.inputs_of_diagnosis(), *files)
 
     def known_diagnosis(self) -> tuple[str, dict[str, Any]]:
         """Return the diagnosis that is there, in words and as JSON."""
