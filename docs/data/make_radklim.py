@@ -1,7 +1,7 @@
 r"""Make the bundled tutorial data: a subset of the German radar climatology RADKLIM-YW.
 
-The source is the example file inside the PyPI wheel of pycomlink 0.6.0. Download the wheel, then run
-this script; reading the file needs netCDF4 (the extra `netcdf` of xcvae)::
+The source is the example file inside the PyPI wheel of pycomlink 0.6.0. Download the wheel, then
+run this script; reading the file needs netCDF4 (the extra `netcdf` of xcvae)::
 
     pip download --no-deps pycomlink==0.6.0
     python docs/data/make_radklim.py pycomlink-0.6.0-py3-none-any.whl \
