@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, make_dataclass
-from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import xarray as xr
@@ -172,8 +172,9 @@ class ScoresMetric(Component):
         return score.drop_vars(list(score.coords)).drop_attrs().assign_attrs(attrs)
 
     def _function(self) -> Any:
-        module, _, name = self.entry.function.rpartition(".")
-        return getattr(import_module(f"scores.{module}"), name)
+        import scores.spatial  # which scores itself does not import
+
+        return attrgetter(self.entry.function)(scores)
 
     def _arguments(self, pair: Pair) -> dict[str, Any]:
         from xcvae.plugins import threshold_in
