@@ -33,7 +33,6 @@ SINGLE_IMPORTER = {
     "ensemble.loader": "public verb, imported on first use",
     "ensemble.sources": "reads blocks of samples for the loader",
     "ensemble.verify_store": "public verb, used by the command line",
-    "fields.prepare": "the way from a Dataset to the form of the model",
     "generator.losses.elbo": "family of components",
     "generator.losses.pointwise": "family of components",
     "generator.losses.scores": "family of components",

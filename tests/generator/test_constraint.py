@@ -8,8 +8,7 @@ import torch
 
 import xcvae
 from xcvae.fields.block_means import check_block_means, kept_blocks
-from xcvae.fields.describe import describe
-from xcvae.fields.prepare import prepare
+from xcvae.fields.describe import describe, prepare
 from xcvae.fields.scaling import RainScaling
 from xcvae.generator.network.constraint import BlockMeans
 
