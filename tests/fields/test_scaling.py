@@ -54,6 +54,13 @@ def test_fit_on_radar(train_radar):
     assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
+def test_record_quantile_at_the_end_of_a_bin_is_in_this_bin():
+    record = Record.of([np.array([0.0, 0.0, 1.0, 3.0])], units="mm h-1", wet_threshold=0.1)
+    assert record.quantile(0.5) == 0.0
+    assert record.quantile(0.75) == pytest.approx(1.0, rel=0.04)
+    assert record.quantile(0.5, wet=True) == pytest.approx(1.0, rel=0.04)
+
+
 def test_lazy_and_in_memory_fit_alike(train_radar):
     few = train_radar.isel(time=slice(0, 60))
     spec = describe(few, target="pr", conditions=["pr_coarse"])
@@ -96,6 +103,18 @@ def test_standard_scaling_has_mean_zero_and_spread_one():
     normalised = scaling.normalise(prepared["t"], "t")
     assert normalised.mean() == pytest.approx(0, abs=1e-6)
     assert normalised.std() == pytest.approx(1, rel=1e-5)
+
+
+def test_moments_do_not_depend_on_blocks():
+    """Blocks of one sample have no variance within: all of it is between their means."""
+    values = 270.0 + np.arange(6.0) ** 2  # a trend
+    ds = with_condition(values)
+    spec = describe(ds, target="pr", conditions=["t"])
+    prepared = prepare(ds, spec, need_target=True)
+    for budget in (1, 3 * 8, 10**6):
+        fitted = Scaling.fit(prepared, spec, budget)[0].variables["t"]
+        assert fitted.mean == pytest.approx(values.mean(), rel=1e-12)
+        assert fitted.std == pytest.approx(values.std(), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def days() -> xr.Dataset:
         (20, 0.05, [2, 3]),  # 4 of the 80 valid pixels are exactly 5 percent
         (20, 0.06, [3]),
         (20, 0.01, [1, 2, 3]),
+        (30, 0.02, [2, 3]),  # the storm is exactly 30
+        (50, 0.02, [3]),
         (60, 0.02, []),
     ],
 )
@@ -72,6 +74,14 @@ def test_lazy_data_gives_the_same(make_radar: Maker) -> None:
 def test_equal_values_at_the_quantile_are_heavy(days: xr.Dataset) -> None:
     # 80 of the 85 wet values are 50, the median is one of them.
     assert bool(heavy(days, quantile=0.5)[3])
+
+
+def test_wet_quantile_counts_values_at_the_wet_threshold(days: xr.Dataset) -> None:
+    # 4 pixels at 1 mm d-1, the wet threshold, and 4 at 8 mm d-1: the median is the lower one.
+    pr = xr.zeros_like(days.pr[:2])
+    pr[0, 4, :4], pr[1, 4, :4] = 1.0, 8.0
+    assert heavy(pr.to_dataset(), quantile=0.5).attrs["threshold"] == pytest.approx(1.0)
+    assert heavy(pr.to_dataset(), quantile=0.51).attrs["threshold"] == pytest.approx(8, rel=1e-3)
 
 
 def test_dims_may_be_in_any_order(days: xr.Dataset) -> None:

@@ -54,6 +54,19 @@ def test_distances_are_those_of_the_formula(rain: np.ndarray) -> None:
     assert distances(maps[3:4], maps[8:9])[0, 0] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("masked", ["first", "second"])
+def test_distances_leave_out_cells_that_one_map_lacks(masked: str, rain: np.ndarray) -> None:
+    """A copy with missing cells is a copy, whichever of the two has them."""
+    whole = shrink(rain[:2], 0.1)
+    part = whole.copy()
+    part[:, whole[0].argmax()] = np.nan
+    pair = (part, whole) if masked == "first" else (whole, part)
+    found = distances(*pair)
+    assert np.diag(found) == pytest.approx(0.0, abs=1e-6)
+    common = np.isfinite(part[0])
+    assert found == pytest.approx(distances(whole[:, common], whole[:, common]), rel=1e-6, abs=1e-6)
+
+
 def test_little_rain_cannot_be_told_apart(rain: np.ndarray) -> None:
     dry = np.where(np.arange(20)[:, None] < 1, rain, 0.0)
     assert rainy(shrink(rain, 0.1)).all()

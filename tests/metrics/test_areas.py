@@ -9,7 +9,7 @@ from scores.probability import crps_for_ensemble
 
 from xcvae import metrics
 from xcvae.errors import ComponentError, DataError
-from xcvae.metrics.sample import pixel_scores
+from xcvae.metrics.sample import SampleFields, pixel_scores
 from xcvae.registry import registry
 from xcvae.verify.scorecard import evaluate
 
@@ -94,6 +94,16 @@ def test_pixels_are_scored_as_plain_numpy_does(count: int, kind: str) -> None:
     np.testing.assert_allclose(found.error, np.abs(x - y).mean(axis=0), rtol=1e-5)
     np.testing.assert_array_equal(found.below, (x < y).sum(axis=0))
     np.testing.assert_array_equal(found.ties, (x == y).sum(axis=0))
+
+
+@pytest.mark.parametrize("count", [254, 255, 256, 257])
+def test_counts_of_members_do_not_wrap(count: int) -> None:
+    members = np.ones((count, 2), "float32")
+    found = pixel_scores(members, np.array([1.0, 2.0], "float32"))
+    assert found.ties.tolist() == [count, 0]
+    assert found.below.tolist() == [0, count]
+    fields = SampleFields(members[:, None], np.ones((1, 2), "float32"))
+    assert fields.wet.events(1.0).tolist() == [count, count]
 
 
 @pytest.mark.parametrize("pool", [1, 3, 20])

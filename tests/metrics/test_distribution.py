@@ -9,7 +9,7 @@ from scipy.stats import ks_2samp
 
 from xcvae import metrics
 from xcvae.errors import UnitsError
-from xcvae.metrics.distribution import KS
+from xcvae.metrics.distribution import FIRST_WET, KS, WIDTH, quantile
 
 from .conftest import labelled, rain
 
@@ -27,6 +27,13 @@ def test_wet_fractions_count_pixels(masked: tuple[xr.DataArray, xr.DataArray]) -
     assert found.attrs["better"] == pytest.approx((truth >= 2).mean())
     observed = metrics.wet_fraction_observed(*masked, threshold="48 mm/day")
     assert observed.item() == pytest.approx((truth >= 2).mean())
+
+
+def test_wet_fraction_at_threshold_zero_counts_dry_pixels(
+    masked: tuple[xr.DataArray, xr.DataArray],
+) -> None:
+    assert metrics.wet_fraction(*masked, threshold=0).item() == 1
+    assert metrics.wet_fraction_observed(*masked, threshold=0).item() == 1
 
 
 def test_default_wet_threshold_knows_units_and_days() -> None:
@@ -87,6 +94,15 @@ def test_quantiles_are_those_of_numpy(score, q: float, units: str) -> None:
     generated, truth = pooled(forecast, observed)
     expected = np.quantile(generated, q) / np.quantile(truth, q)
     assert score(forecast, observed).item() == pytest.approx(expected, rel=0.008)
+
+
+def test_quantile_at_the_end_of_a_bin_is_in_this_bin() -> None:
+    """A level that the running sum reaches exactly is not in the next bin with values."""
+    counts = np.zeros(FIRST_WET + 1000)
+    counts[0], counts[FIRST_WET], counts[FIRST_WET + 500] = 2, 1, 1  # dry, wet, heavy
+    found = quantile(counts, np.array([0.25, 0.5, 0.75, 1.0]))
+    assert found[:2].tolist() == [0, 0]
+    assert found[2:] == pytest.approx([np.exp(WIDTH), np.exp(501 * WIDTH)])
 
 
 def test_quantiles_count_dry_pixels_too() -> None:

@@ -9,6 +9,7 @@ from scores.probability import brier_score_for_ensemble, crps_for_ensemble
 
 from xcvae import metrics
 from xcvae.errors import ComponentError
+from xcvae.metrics.calibration import RankDeviation
 from xcvae.metrics.ensemble import CRPSSkill
 
 from .conftest import labelled, rain
@@ -122,6 +123,19 @@ def test_ranks_share_ties_as_random_draws_do(
     assert histogram.sum().item() == pytest.approx(1)
     deviation = 0.5 * abs(histogram - 1 / 6).sum().item()
     assert metrics.rank_deviation(forecast, observed).item() == pytest.approx(deviation)
+
+
+def test_ranks_of_a_mostly_dry_field_are_the_formula() -> None:
+    """A pixel that is dry on both sides counts 1 / (M + 1) for each of the M + 1 ranks."""
+    members, observed = rain((4, 2, 9, 7), seed=21, wet=0.05), rain((2, 9, 7), seed=22, wet=0.05)
+    expected = np.zeros(5)
+    for seen, drawn in zip(observed.ravel(), members.reshape(4, -1).T, strict=True):
+        below, ties = (drawn < seen).sum(), (drawn == seen).sum()
+        expected[below : below + ties + 1] += 1 / (ties + 1)
+    stats = RankDeviation().statistics(labelled(members), labelled(observed))
+    np.testing.assert_allclose(stats["ranks"].sum("time"), expected, rtol=1e-12)
+    found = metrics.rank_histogram(labelled(members), labelled(observed))
+    np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-12)
 
 
 def test_ranks_run_from_below_all_to_above_all() -> None:

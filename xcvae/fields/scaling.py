@@ -90,8 +90,10 @@ class Scaling:
     variables: dict[str, RainScaling | StandardScaling]
 
     @classmethod
-    def fit(cls, prepared: xr.Dataset, spec: DataSpec) -> tuple[Scaling, Record]:
-        """Fit on a Dataset from `xcvae.fields.describe.prepare`, block by block.
+    def fit(
+        cls, prepared: xr.Dataset, spec: DataSpec, budget: int = BLOCK_BYTES
+    ) -> tuple[Scaling, Record]:
+        """Fit on a Dataset from `xcvae.fields.describe.prepare`, in blocks of ``budget`` bytes.
 
         Returns
         -------
@@ -104,12 +106,14 @@ class Scaling:
             If a condition is constant or has missing values.
         """
         target = RainScaling(spec.units, spec.wet_threshold)
+        blocks = blocks_of(prepared[[spec.target]], spec, budget)
         record = Record.of(
-            (np.asarray(b[spec.target].values) for b in blocks_of(prepared[[spec.target]], spec)),
+            (np.asarray(block[spec.target].values) for block in blocks),
             units=spec.units,
             wet_threshold=spec.wet_threshold,
         )
-        return cls(target, {v.name: _fit(prepared, v, spec) for v in spec.variables}), record
+        variables = {v.name: _fit(prepared, v, spec, budget) for v in spec.variables}
+        return cls(target, variables), record
 
     def normalise(self, field: xr.DataArray, name: str | None = None) -> Normalised:
         """Take a physical field across the border; ``name`` None means the target.
@@ -172,11 +176,11 @@ def blocks_of(
 
 
 def _fit(
-    prepared: xr.Dataset, variable: VariableSpec, spec: DataSpec
+    prepared: xr.Dataset, variable: VariableSpec, spec: DataSpec, budget: int
 ) -> RainScaling | StandardScaling:
     field = prepared[variable.name]
     units = str(variable.units)
-    count, mean, spread = _moments(field, variable, spec)
+    count, mean, spread = _moments(field, variable, spec, budget)
     if count < field.size:
         raise DataError(
             explain(
@@ -201,19 +205,17 @@ def _fit(
 
 
 def _moments(
-    field: xr.DataArray, variable: VariableSpec, spec: DataSpec
+    field: xr.DataArray, variable: VariableSpec, spec: DataSpec, budget: int
 ) -> tuple[int, float, float]:
     """Count of finite values, mean and standard deviation, in one pass (Chan et al. 1979)."""
     count, mean, squares = 0, 0.0, 0.0
-    pieces = (
-        (b[variable.name] for b in blocks_of(field.to_dataset(name=variable.name), spec))
-        if variable.sampled
-        else iter([field])
-    )
-    for piece in pieces:
-        values = np.asarray(piece.values, np.float64)
+    ds = field.to_dataset(name=variable.name)
+    blocks = blocks_of(ds, spec, budget) if variable.sampled else [ds]
+    for block in blocks:
+        values = np.asarray(block[variable.name].values, np.float64)
         values = values[np.isfinite(values)]
         if values.size:
+            # The variance within the block, and that between its mean and the mean so far.
             delta = values.mean() - mean
             total = count + values.size
             squares += values.var() * values.size + delta**2 * count * values.size / total
