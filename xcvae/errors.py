@@ -1,4 +1,4 @@
-"""Every error that xcvae raises on purpose, and how its message is put together."""
+"""The errors that xcvae raises on purpose, and the form of their messages."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class XcvaeError(Exception):
 
 
 class UnitsError(XcvaeError, ValueError):
-    """Units are missing, unknown, or cannot be converted into what is needed."""
+    """Units are missing, unknown, or cannot be converted into those needed."""
 
 
 class DataError(XcvaeError, ValueError):
-    """The values, dimensions or labels of a field are not what rain data can be."""
+    """The values, dimensions or labels of a field cannot be those of rain."""
 
 
 class MissingPluginWarning(UserWarning):
@@ -62,7 +62,7 @@ class EmptySelectionError(XcvaeError, ValueError):
 
 
 class MismatchError(XcvaeError, ValueError):
-    """A Dataset, model or ensemble does not belong to the other one it is used with."""
+    """A Dataset, model or ensemble does not belong to the one that it is used with."""
 
 
 class ModelFileError(XcvaeError, ValueError):
@@ -70,11 +70,11 @@ class ModelFileError(XcvaeError, ValueError):
 
 
 class OutputExistsError(XcvaeError, FileExistsError):
-    """Something that must not be overwritten is already there."""
+    """An output exists already and must not be overwritten."""
 
 
 class OutOfMemoryError(XcvaeError, MemoryError):
-    """A device has no room for what is to be drawn."""
+    """The members to be drawn do not fit into the memory of the device."""
 
 
 class StoreError(XcvaeError, RuntimeError):
@@ -86,7 +86,7 @@ class CatalogError(XcvaeError, ValueError):
 
 
 def explain(name: str, *, expected: str, got: object, remedy: str) -> str:
-    """Put a message together the way all of ours read: what, expected, got, what to do.
+    """Return a message of the common form: name, expected, got, remedy.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def explain(name: str, *, expected: str, got: object, remedy: str) -> str:
 
 
 def nearest(name: str, valid: Iterable[object]) -> str:
-    """Say which valid name is closest to a wrong one, and list the valid ones.
+    """Return the valid name closest to a wrong one, and all valid names, as a sentence.
 
     Examples
     --------

@@ -103,7 +103,7 @@ def register(plugin: object) -> None:
 
     Parameters
     ----------
-    plugin : module, object or str
+    plugin
         Has a function ``xcvae_components`` marked with ``@xcvae.hookimpl``; or the dotted name of
         such a module. A plugin that is registered already stays as it is; one with the module and
         name of an older one, such as a class of a notebook cell that is run again, replaces it.

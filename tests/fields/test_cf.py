@@ -101,7 +101,7 @@ def test_unknown_dims_are_named(dims: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("dims", [("y", "x"), ("time", "member", "y", "x")])
 def test_exactly_one_sample_dim_is_needed(dims: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match="one sample dimension beside y and x"):
+    with pytest.raises(DataError, match="one sample dimension besides y and x"):
         find_layout(field(*dims))
 
 

@@ -183,7 +183,7 @@ def test_a_missing_sample_dim_names_the_nearest() -> None:
 def test_other_samples_of_the_same_labels_only_need_a_name(islands: xr.Dataset) -> None:
     ds = islands.drop_vars("mslp").assign(mslp=islands.mslp.rename(time="day"))
     check_same_samples(ds, "z500", "time")
-    with pytest.raises(DataError, match=r"labels equal as far as they go.*rename_dims"):
+    with pytest.raises(DataError, match=r"labels equal up to the end.*rename_dims"):
         check_same_samples(ds, "mslp", "time")
 
 

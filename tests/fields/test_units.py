@@ -140,7 +140,7 @@ def test_parse_quantity(value: str | float, units: str, expected: float) -> None
 
 
 def test_parse_quantity_refuses_a_text_without_units() -> None:
-    with pytest.raises(UnitsError, match="threshold: expected units behind the number"):
+    with pytest.raises(UnitsError, match="threshold: expected a number followed by units"):
         parse_quantity("0.5", units="mm h-1", what="threshold")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import xcvae
-from xcvae.fields.block_means import check_block_means, kept_blocks
+from xcvae.fields.block_means import check_block_means, conserved_condition
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.scaling import RainScaling
 from xcvae.generator.network.constraint import BlockMeans
@@ -119,8 +119,8 @@ def test_cells_that_run_against_the_pixels_are_refused(train_radar):
     few = train_radar.isel(time=slice(4))
     spec = describe(few, target="pr", conditions=["pr_coarse"])
     prepared = prepare(few, spec, need_target=True)
-    assert kept_blocks(prepared, spec, spec.shape, 12).name == "pr_coarse"
-    with pytest.raises(xcvae.errors.ConfigError, match="run against 'y'"):
-        kept_blocks(prepared.isel(y_coarse=slice(None, None, -1)), spec, spec.shape, 12)
+    assert conserved_condition(prepared, spec, spec.shape, 12).name == "pr_coarse"
+    with pytest.raises(xcvae.errors.ConfigError, match="opposite order to 'y'"):
+        conserved_condition(prepared.isel(y_coarse=slice(None, None, -1)), spec, spec.shape, 12)
     with pytest.raises(xcvae.errors.ConfigError, match="13 x 11 cells over 78 x 66 pixels"):
-        kept_blocks(prepared, spec, (78, 66), 12)
+        conserved_condition(prepared, spec, (78, 66), 12)

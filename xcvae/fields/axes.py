@@ -1,4 +1,4 @@
-"""Where a coarse grid lies under a fine one: axes, coverage, and stretching weights."""
+"""Positions of a coarse grid under a fine one: axes, coverage, and stretching weights."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Axis:
 
     Attributes
     ----------
-    kind : str
+    kind
         ``latitude``, ``longitude`` (degrees), ``rotated`` (degrees), ``length``, another unit,
         ``plain`` for numbers without units, ``index`` for 0, 1, 2, ... without units, or ``none``.
-    values : ndarray or None
+    values
         Cell centres as they are in the file; None where there are no coordinates.
-    metres : float
+    metres
         Length of one unit of ``values`` (1 where the kind is not ``length``).
     """
 
@@ -52,7 +52,7 @@ class Axis:
 
     @property
     def counted(self) -> bool:
-        """Whether cells are only counted: such a grid lies edge to edge with the target's."""
+        """True if cells are only counted: such a grid lies edge to edge with that of the target."""
         return self.values is None or self.kind == "index"
 
     @property
@@ -71,11 +71,11 @@ def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, ob
 
     Parameters
     ----------
-    dim : str
+    dim
         Name of the dimension, used where the attributes say nothing.
-    values : ndarray or None
+    values
         Cell centres. Without units, 0, 1, 2, ... counts the cells.
-    attrs : mapping
+    attrs
         Attributes of the coordinate.
 
     Raises
@@ -122,7 +122,7 @@ def in_frame_of(source: Axis, target: Axis) -> NDArray[np.float64] | None:
     -------
     ndarray or None
         The centres of ``source``, in the units of ``target``; None where the two are not
-        comparable. Longitudes are shifted by whole turns to lie by those of the target.
+        comparable. Longitudes are shifted by multiples of 360 degrees to the range of the target.
     """
     if source.counted or source.values is None or target.values is None:
         return None
@@ -136,7 +136,7 @@ def in_frame_of(source: Axis, target: Axis) -> NDArray[np.float64] | None:
 
 
 def _box(values: NDArray[np.float64], extra: float = 0.5) -> tuple[float, float]:
-    """Outer edges of the cells, ``extra`` cells beyond the outer centres."""
+    """Return the outer edges of the cells, ``extra`` cells beyond the outer centres."""
     if len(values) < 2:
         # The extent of a single cell cannot be seen from its centre: it may be any.
         return -np.inf, np.inf
@@ -145,7 +145,7 @@ def _box(values: NDArray[np.float64], extra: float = 0.5) -> tuple[float, float]
 
 
 def covers(source: NDArray[np.float64], target: NDArray[np.float64]) -> bool:
-    """Whether source cells cover the target's box, with half a source cell of slack."""
+    """Return True if source cells cover the target's box, with half a source cell of slack."""
     low, high = _box(source, extra=1.0)
     start, stop = _box(target) if len(target) > 1 else (target[0], target[0])
     return bool(low <= start + 1e-9 * abs(start) and stop - 1e-9 * abs(stop) <= high)
@@ -154,7 +154,7 @@ def covers(source: NDArray[np.float64], target: NDArray[np.float64]) -> bool:
 def share_outside(
     sources: Sequence[NDArray[np.float64]], targets: Sequence[NDArray[np.float64]]
 ) -> float:
-    """Share of a grid's cells, given by its axes, with centres outside the target's box."""
+    """Return the share of a grid's cells with centres outside the target's box."""
     inside = 1.0
     for source, target in zip(sources, targets, strict=True):
         low, high = _box(target)
@@ -168,16 +168,16 @@ def stretch_weights(
     target: NDArray[np.float64] | None,
     n_target: int,
 ) -> NDArray[np.float32]:
-    """Weights that interpolate linearly along one axis.
+    """Return weights that interpolate linearly along one axis.
 
     Applied along y and x they stretch a coarse map bilinearly: ``wy @ coarse @ wx.T``.
 
     Parameters
     ----------
-    source, target : ndarray or None
+    source, target
         Cell centres in the same units, rising or falling. None on either side lays the two grids
         edge to edge, cell centres at (i + 0.5) / n.
-    n_source, n_target : int
+    n_source, n_target
         Number of cells.
 
     Returns
@@ -189,7 +189,7 @@ def stretch_weights(
     Raises
     ------
     DataError
-        Coordinates of another length than said.
+        The lengths of the coordinates are not the numbers of cells.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Dataset to tensors: the samples that a network sees, from memory or streamed."""
+"""Samples of a Dataset as tensors for the network, from memory or streamed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xcvae.errors import ConfigError, MismatchError, explain
-from xcvae.fields.block_means import kept_blocks, repeated
+from xcvae.fields.block_means import conserved_condition, repeated
 from xcvae.fields.describe import DataSpec, VariableSpec
 from xcvae.fields.grids import axis_in, grid_size, moved, stretching
 from xcvae.fields.prefetch import epochs, streamed
@@ -25,7 +25,7 @@ __all__ = ["POSITIONS", "Batch", "Batches"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples as the network takes them, in the model's normalised space.
+    """Samples as tensors in the normalised space of the model.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Batch:
         """Pick samples out of batches in memory: number of the batch, number in it."""
 
         def picked(tensors: Sequence[Tensor]) -> Tensor:
-            # By numpy, which copies each once; torch would make a tensor of each first.
+            # NumPy copies each sample once; torch would make a tensor of each first.
             arrays = [t.numpy() for t in tensors]
             return torch.from_numpy(np.stack([arrays[n][row] for n, row in places]))
 
@@ -99,11 +99,11 @@ class Batch:
         )
 
     def packed(self) -> Batch:
-        """Lay the maps out as convolutions want them: channels last, without gaps."""
+        """Copy the maps into the memory layout of convolutions: channels last, without gaps."""
 
         def pack(maps: Tensor) -> Tensor:
-            # A copy, always: strides of a single channel are ambiguous, and compiled code is
-            # made for some of them.
+            # Always a copy: the strides of a single channel are ambiguous, and compiled code is
+            # specialised on strides.
             return maps.clone(memory_format=torch.channels_last)
 
         x = None if self.x is None else pack(self.x)
@@ -121,7 +121,7 @@ class Batch:
 Maps = NDArray[np.float32]
 
 
-#: A dataset whose tensors need less than this is held in memory as tensors.
+#: Datasets whose tensors need less than this are stored in memory as tensors.
 KEEP_BYTES = 3_000_000_000
 #: Number of maps of `position_maps`.
 POSITIONS = 14
@@ -138,16 +138,16 @@ class Batches:
     spec, scaling
         Of the model.
     masked
-        Whether the model has a mask channel.
+        The model has a mask channel.
     valid
         Where the target is valid, (y, x), for data without the target; None means everywhere.
     blocks
-        Side of the blocks whose means the model keeps, their map being the last channel; 0: none.
+        Side of the blocks whose means the model conserves; their map is the last channel. 0: none.
 
     Raises
     ------
     MismatchError
-        There is no target, and ``valid`` is of another domain.
+        The target is missing, and ``valid`` is of another domain.
     """
 
     def __init__(
@@ -168,14 +168,14 @@ class Batches:
                     "grid",
                     expected=f"the model's masked domain of {valid.shape} (y, x)",
                     got=f"another one of {self.size}",
-                    remedy="Keep the target in the Dataset, so that its NaN tell the mask.",
+                    remedy="Keep the target in the Dataset, so that its NaN define the mask.",
                 )
             )
         self._valid = valid
         self._positions = position_maps(*self.size) if spec.located else None
         self._weights = {v.name: self._stretch(v) for v in spec.variables if v.aligned}
-        self._blocks = kept_blocks(prepared, spec, self.size, blocks) if blocks else None
-        self._kept: Batch | None = None
+        self._blocks = conserved_condition(prepared, spec, self.size, blocks) if blocks else None
+        self._stored: Batch | None = None
 
     def __len__(self) -> int:
         return int(self.prepared.sizes[self.spec.sample])
@@ -189,17 +189,17 @@ class Batches:
 
     @property
     def lazy(self) -> bool:
-        """Whether any variable is backed by dask."""
+        """True if any variable is backed by Dask."""
         return any(v.chunks is not None for v in self.prepared.variables.values())
 
     def load(self, indices: Sequence[int] | slice | NDArray[np.int64]) -> Batch:
         """Read samples by position."""
-        if self._kept is not None:
-            return self._kept.take(np.arange(len(self))[indices])
+        if self._stored is not None:
+            return self._stored.take(np.arange(len(self))[indices])
         part = self.prepared.isel({self.spec.sample: indices}).load()
         x, mask = self._target(part)
-        # In numpy to the end: a thread of ours that ran an operation of torch would get threads
-        # of its own for it, and those that train would wait for them at every step.
+        # Only NumPy in this thread: an operation of torch would start threads of its own here,
+        # and the threads that train would wait for them at every step.
         maps = [self._map(part, v) for v in self.spec.variables if v.aligned]
         if self.masked:
             maps.append(mask.astype(np.float32))
@@ -210,8 +210,8 @@ class Batches:
             normal = self.scaling.normalise(coarse)
             maps.append(repeated(normal, self.size)[:, None])
         none = np.empty((len(mask), 0, *self.size), np.float32)
-        alone = len(maps) == 1 and maps[0].flags.writeable  # then a copy would be for nothing
-        c = maps[0] if alone else np.concatenate([none, *maps], axis=1)
+        single = len(maps) == 1 and maps[0].flags.writeable  # needs no copy
+        c = maps[0] if single else np.concatenate([none, *maps], axis=1)
         return Batch(
             torch.from_numpy(c),
             self._pooled(part),
@@ -220,15 +220,15 @@ class Batches:
         )
 
     def keep(self) -> None:
-        """Hold all samples in memory as tensors, if they are in memory already and small."""
+        """Store all samples as tensors, if the Dataset is in memory and small."""
         if not self.lazy and self.nbytes < KEEP_BYTES:
-            self._kept = self.load(slice(None))
+            self._stored = self.load(slice(None))
 
     def move(self, device: torch.device) -> None:
-        """Keep what is held in memory on a device, where it fits into half of the free memory."""
+        """Move the stored samples to a device, if they fit into half of its free memory."""
         fits = device.type == "cuda" and self.nbytes < torch.cuda.mem_get_info(device)[0] / 2
-        if self._kept is not None and fits:
-            self._kept = self._kept.to(device)
+        if self._stored is not None and fits:
+            self._stored = self._stored.to(device)
 
     def shuffled(
         self,
@@ -240,7 +240,7 @@ class Batches:
         *,
         pool_bytes: int | None = None,
     ) -> Generator[Batch]:
-        """Batches of ``size`` in random order, without end.
+        """Yield batches of ``size`` in random order, without end.
 
         Data in memory is shuffled as a whole. Lazy data is read in contiguous blocks, several of
         which are shuffled together while a thread reads the next ones.
@@ -252,7 +252,7 @@ class Batches:
         heavy_share
             Share of every batch that comes from the heaviest tenth of the samples.
         part
-            Rows of every batch that are handed on.
+            Rows of every batch that are yielded.
         past
             Number of batches to skip: the stream goes on behind them, and does not read them.
         pool_bytes
@@ -261,7 +261,7 @@ class Batches:
         Raises
         ------
         ConfigError
-            If ``heavy_share`` is asked of lazy data.
+            ``heavy_share`` is requested for lazy data.
         """
         if self.lazy and heavy_share:
             raise ConfigError(
@@ -291,7 +291,7 @@ class Batches:
             yield self.load(rows[part])
 
     def _heaviest(self) -> NDArray[np.int64]:
-        """Positions of the tenth of the samples with the most rain, at least one."""
+        """Return positions of the tenth of the samples with the most rain, at least one."""
         target = self.prepared[self.spec.target]
         amounts = target.mean([self.spec.y, self.spec.x]).fillna(-1.0).values
         return np.argsort(amounts)[-max(1, len(self) // 10) :]
@@ -317,9 +317,10 @@ class Batches:
         weights = self._weights[variable.name]
         if weights is not None:
             rows, columns = weights
-            # Sample by sample (matmul broadcasts), so that a field does not depend on its company.
+            # Sample by sample (matmul broadcasts): a product over several samples would round
+            # differently, and a field must not depend on the other samples of its batch.
             values = np.matmul(np.matmul(rows, np.asarray(field.values, np.float32)), columns.T)
-            # Stretched as a physical field, so that rain keeps its mass between block centres.
+            # Stretched in physical units, so that the mass between block centres is conserved.
             field = xr.DataArray(values, dims=(self.spec.sample, "y", "x"), attrs=field.attrs)
         maps: Maps = self.scaling.normalise(field, variable.name)
         if not variable.sampled:
@@ -334,7 +335,7 @@ class Batches:
 
 
 def position_maps(height: int, width: int) -> Maps:
-    """Maps that tell where a pixel lies: y, x in [-1, 1], and sines of three wavelengths."""
+    """Return maps of the position of pixels: y, x in [-1, 1], and waves of three lengths."""
     y = torch.linspace(-1, 1, height)[:, None].expand(height, width)
     x = torch.linspace(-1, 1, width)[None].expand(height, width)
     maps = [y, x]

@@ -1,4 +1,4 @@
-"""Coarse rain that is the mean of blocks of fine pixels: whether it is, and which."""
+"""Coarse rain as the mean of blocks of fine pixels: checks, and repetition over the blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.scaling import blocks_of
 from xcvae.fields.units import to_units
 
-__all__ = ["block_condition", "check_block_means", "kept_blocks", "repeated", "whole_blocks"]
+__all__ = [
+    "block_condition",
+    "check_block_means",
+    "conserved_condition",
+    "repeated",
+    "whole_blocks",
+]
 
 #: Largest difference between block means of the target and the condition, as a share of the
 #: larger of the block's rain and the wet threshold. Packed integers and float32 stay below it.
@@ -27,12 +33,12 @@ def block_condition(spec: DataSpec) -> VariableSpec | None:
 
 
 def whole_blocks(spec: DataSpec) -> int:
-    """Pixels along a side of the blocks that the coarse rain stands for.
+    """Return the side, in pixels, of the blocks that the cells of the coarse rain cover.
 
     Raises
     ------
     ConfigError
-        If there is no coarse rain, or its cells do not hold whole square blocks of pixels.
+        The coarse rain is missing, or its cells do not cover whole square blocks of pixels.
     """
     variable = block_condition(spec)
     if variable is None:
@@ -44,12 +50,12 @@ def whole_blocks(spec: DataSpec) -> int:
 
 
 def check_block_means(prepared: xr.Dataset, spec: DataSpec) -> None:
-    """Make sure that the coarse rain is the target's block means, in all samples.
+    """Refuse coarse rain that is not the block means of the target, in any sample.
 
     Raises
     ------
     ConfigError
-        If the target has gaps, or a block mean differs from the condition.
+        The target has missing pixels, or a block mean differs from the condition.
     """
     variable, side = block_condition(spec), whole_blocks(spec)
     assert variable is not None
@@ -70,15 +76,15 @@ def check_block_means(prepared: xr.Dataset, spec: DataSpec) -> None:
             raise _not_blocks(f"a block that differs from '{variable.name}' by {worst:.0%}")
 
 
-def kept_blocks(
+def conserved_condition(
     prepared: xr.Dataset, spec: DataSpec, size: tuple[int, int], side: int
 ) -> VariableSpec:
-    """Return the condition whose block means are kept, if its cells lie over the pixels as trained.
+    """Return the condition that is conserved, if its cells cover the pixels as in training.
 
     Raises
     ------
     ConfigError
-        If cells are not ``side`` pixels wide, or run the other way than the pixels.
+        Cells are not ``side`` pixels wide, or their order is opposite to that of the pixels.
     """
     variable = block_condition(spec)
     assert variable is not None
@@ -87,9 +93,9 @@ def kept_blocks(
         raise _not_blocks(f"{cells[0]} x {cells[1]} cells over {size[0]} x {size[1]} pixels")
     for own, fine in zip(variable.dims, (spec.y, spec.x), strict=True):
         if own in prepared.coords and fine in prepared.coords:
-            ways = [float(prepared[d].values[-1] - prepared[d].values[0]) for d in (own, fine)]
-            if ways[0] * ways[1] < 0:
-                raise _not_blocks(f"cells along '{own}' that run against '{fine}'")
+            spans = [float(prepared[d].values[-1] - prepared[d].values[0]) for d in (own, fine)]
+            if spans[0] * spans[1] < 0:
+                raise _not_blocks(f"cells along '{own}' in the opposite order to '{fine}'")
     return variable
 
 
@@ -99,7 +105,7 @@ def repeated(coarse: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
     Raises
     ------
     ConfigError
-        If the blocks are not whole.
+        A cell does not cover a whole number of pixels.
     """
     rows, columns = coarse.shape[-2:]
     if size[0] % rows or size[1] % columns:

@@ -1,4 +1,4 @@
-"""Find dimensions and variables by what CF attributes and conventional names say."""
+"""Find dimensions and variables by CF attributes and conventional names."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Layout:
 
 
 def _axis(da: xr.DataArray, dim: Hashable) -> Literal["Y", "X", ""]:
-    """Say which horizontal axis a dimension is, "" if nothing tells."""
+    """Return the horizontal axis of a dimension, "" if it cannot be inferred."""
     if dim in da.coords:
         attrs = da[dim].attrs
         declared = str(attrs.get("axis", "")).upper()
@@ -81,7 +81,7 @@ def _axis(da: xr.DataArray, dim: Hashable) -> Literal["Y", "X", ""]:
 
 
 def _curvilinear(da: xr.DataArray) -> tuple[str, str] | None:
-    """Dims of a 2-D latitude: rows and columns of a curvilinear grid."""
+    """Return the dims of a 2-D latitude: rows and columns of a curvilinear grid."""
     for name, coordinate in da.coords.items():
         attrs = coordinate.attrs
         latitude = (
@@ -97,7 +97,7 @@ def _curvilinear(da: xr.DataArray) -> tuple[str, str] | None:
 def find_axes(
     da: xr.DataArray, *, sample: str | None = None, spatial_dims: Sequence[str] | None = None
 ) -> tuple[str, str]:
-    """Find the (y, x) dims of a field; ``sample`` is none of them.
+    """Find the (y, x) dims of a field, other than ``sample``.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def find_axes(
                 "spatial_dims",
                 expected=f"two of the dims of {str(da.name)!r}, rows first: {', '.join(dims)}",
                 got=given,
-                remedy="Correct spatial_dims, or leave it out where CF attributes tell.",
+                remedy="Name two of these dims, or leave it out if CF attributes name them.",
             )
         )
     rows = [dim for dim in dims if _axis(da, dim) == "Y"]
@@ -141,11 +141,11 @@ def find_layout(da: xr.DataArray, *, spatial_dims: Sequence[str] | None = None) 
 
     Parameters
     ----------
-    da : xarray.DataArray
+    da
         The field. Rows and columns are found by ``axis``, ``standard_name`` and ``units`` of their
         coordinates, by conventional names, or by a 2-D latitude; the other dim has the samples.
-    spatial_dims : (str, str), optional
-        Names of the (y, x) dims, where the attributes say nothing or the wrong thing.
+    spatial_dims
+        Names of the (y, x) dims, if attributes are missing or wrong.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def find_layout(da: xr.DataArray, *, spatial_dims: Sequence[str] | None = None) 
         raise DataError(
             explain(
                 str(da.name),
-                expected=f"one sample dimension beside {y} and {x}",
+                expected=f"one sample dimension besides {y} and {x}",
                 got=f"dims ({', '.join(map(str, da.dims))})",
                 remedy="Select one of each further dimension with isel, stack several into one "
                 "with ds.stack(sample=[...]), or add one with expand_dims.",
@@ -168,17 +168,17 @@ def find_layout(da: xr.DataArray, *, spatial_dims: Sequence[str] | None = None) 
 
 
 def is_rain(da: xr.DataArray, *, by_rate: bool = False) -> bool:
-    """Whether a variable is precipitation: by its units, and by its names.
+    """Return True for precipitation, judged by units and names.
 
-    Units alone do not tell: elevation is in metres, wind in metres per second, and evaporation
+    Units alone do not suffice: elevation is in metres, wind in metres per second, and evaporation
     in millimetres per day.
 
     Parameters
     ----------
-    da : xarray.DataArray
+    da
         The variable.
-    by_rate : bool
-        Units such as mm/h and mm/day are enough where there is no ``standard_name``.
+    by_rate
+        Units such as mm/h and mm/day are enough without a ``standard_name``.
     """
     if not is_precipitation(str(da.attrs.get("units", "")).strip() or "?"):
         return False
@@ -199,7 +199,7 @@ def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
     Raises
     ------
     MissingVariableError
-        It is not there. Names the nearest ones that are.
+        The Dataset has no such variable. Names the nearest ones.
     """
     if name in ds.variables:
         return ds[name]
@@ -220,17 +220,17 @@ def find_target(
 
     Parameters
     ----------
-    ds : xarray.Dataset
-        Where to look.
-    target : str or None
+    ds
+        The Dataset to search.
+    target
         Its name. None takes the precipitation variable with three dims and the finest grid.
-    spatial_dims : (str, str), optional
-        Names of its (y, x) dims, where attributes and names do not tell.
+    spatial_dims
+        Names of its (y, x) dims, if attributes and names do not identify them.
 
     Raises
     ------
     MissingVariableError
-        There is no variable of that name, none that qualifies, or more than one.
+        No variable has that name, none qualifies, or more than one does.
     """
     if target is not None:
         return str(require(ds, target, what="target").name)

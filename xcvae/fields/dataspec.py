@@ -1,4 +1,4 @@
-"""What a model remembers of the Dataset it was trained on."""
+"""The description of its training Dataset that a model stores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["DataSpec", "VariableSpec", "plain"]
 
 
 def plain(value: object) -> Any:
-    """Turn an attribute into JSON types; what cannot be said in JSON becomes None or a text."""
+    """Turn an attribute into JSON types; values without a JSON type become None or text."""
     if isinstance(value, np.ndarray):
         return [plain(item) for item in value.tolist()]
     if isinstance(value, np.generic):
@@ -36,21 +36,21 @@ class VariableSpec:
 
     Attributes
     ----------
-    name, units : str
+    name, units
         As in the training Dataset; other units are converted to these.
-    dims : tuple of str
+    dims
         The (y, x) dims of its own grid; () for a scalar per sample.
-    shape : tuple of int
+    shape
         Its size along ``dims``.
-    role : {"condition", "static"}
+    role
         Statics are on the target's grid.
-    aligned : bool
+    aligned
         Stretched onto the target's grid and seen pixel by pixel.
-    pooled : bool
+    pooled
         Encoded as a whole and known everywhere.
-    precipitation : bool
-        Rain, so that it is scaled like the target.
-    sampled : bool
+    precipitation
+        Rain; it is scaled like the target.
+    sampled
         Has the sample dim.
     """
 
@@ -71,26 +71,25 @@ class DataSpec:
 
     Attributes
     ----------
-    target, units : str
-        The rain variable and its units, in which the model answers.
-    attrs : dict
+    target, units
+        The rain variable, and the units of it and of the members.
+    attrs
         Attributes of the target, as JSON types.
-    sample, y, x : str
+    sample, y, x
         Names of the target's dims.
-    shape : (int, int)
+    shape
         Size of the training grid along (y, x).
-    coordinates : dict
-        1-D coordinates of the target's and the conditions' grids, by dim; None where there is
-        none.
-    coordinate_attrs : dict
+    coordinates
+        1-D coordinates of the grids of target and conditions, by dim; None without.
+    coordinate_attrs
         Their attributes, by dim.
-    variables : tuple of VariableSpec
+    variables
         Conditions in the order given, the derived one last; then statics.
-    coarsen : int or None
+    coarsen
         Block size of the condition that is derived from the target.
-    wet_threshold, drizzle_threshold : float
+    wet_threshold, drizzle_threshold
         Defaults for this data, in ``units``.
-    daily : bool
+    daily
         Samples are days, not hours or minutes.
     """
 
@@ -111,7 +110,7 @@ class DataSpec:
 
     @property
     def located(self) -> bool:
-        """Whether the model is tied to its domain: a condition is a map of another area."""
+        """True if the model is tied to its domain: a condition is a map of another area."""
         return any(variable.pooled and variable.shape for variable in self.variables)
 
     @property
@@ -121,7 +120,7 @@ class DataSpec:
 
     @property
     def grid_coords(self) -> dict[str, xr.DataArray]:
-        """Coordinates of the training grid along y and x, those there are."""
+        """Coordinates of the training grid along y and x, as far as it has any."""
         return {
             dim: xr.DataArray(values, dims=dim, name=dim, attrs=self.coordinate_attrs.get(dim, {}))
             for dim in (self.y, self.x)
@@ -135,13 +134,13 @@ class DataSpec:
         return axis_of(dim, array, self.coordinate_attrs.get(dim, {}))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, for the model file."""
+        """Return plain JSON types, for the model file."""
         content: dict[str, Any] = plain(asdict(self))
         return content
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> DataSpec:
-        """Undo `to_json`."""
+        """Restore from the result of `to_json`."""
         height, width = content["shape"]
         variables = tuple(
             VariableSpec(**{**item, "dims": tuple(item["dims"]), "shape": tuple(item["shape"])})

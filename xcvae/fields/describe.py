@@ -38,20 +38,20 @@ def describe(
 
     Parameters
     ----------
-    ds : xarray.Dataset
+    ds
         The target with dims (sample, y, x) in any order, conditions with the sample dim on grids
         of their own or without one, and statics on the target's grid. All with ``units``.
-    target : str, optional
+    target
         Name of the rain variable. None takes the only one on the finest grid.
-    conditions : list of str, optional
+    conditions
         None takes all other data variables that have the sample dim and units, but none if
         ``coarsen`` is given.
-    statics : list of str, optional
+    statics
         Maps on the target's grid, with or without the sample dim.
-    coarsen : int, optional
+    coarsen
         Derive a condition, ``<target>_coarse``, by means over blocks of so many pixels.
-    spatial_dims : (str, str), optional
-        Names of the target's (y, x) dims, where attributes and names do not tell.
+    spatial_dims
+        Names of the target's (y, x) dims, if attributes and names do not identify them.
 
     Raises
     ------
@@ -62,9 +62,9 @@ def describe(
     DataError
         Dims, labels or types that do not fit.
     EmptySelectionError
-        There are no samples.
+        The Dataset has no samples.
     ConfigError
-        There is no condition, or a variable is given twice.
+        No condition is left, or a variable is given twice.
     """
     check_dataset(ds)
     name = find_target(ds, target, spatial_dims=spatial_dims)
@@ -76,23 +76,12 @@ def describe(
     check_samples(ds, layout.sample, augmented=True)
     shape = (field.sizes[layout.y], field.sizes[layout.x])
     _check_coarsen(coarsen, shape)
-    named, maps = _names(
-        ds,
-        name,
-        sample=layout.sample,
-        conditions=conditions,
-        statics=statics,
-        coarsen=coarsen,
-    )
+    named, maps = _names(ds, name, layout.sample, coarsen, conditions=conditions, statics=statics)
     variables = [_condition(ds, condition, layout, target=name) for condition in named]
     if coarsen is not None:
         variables.append(_derived(field, layout, coarsen, variables))
     variables += [_static(ds, static, layout) for static in maps]
-    dims = dict.fromkeys([layout.y, layout.x, *(d for v in variables for d in v.dims)])
-    coordinates = {d: ds[d].values.tolist() if d in ds.coords else None for d in dims}
-    if coarsen is not None:
-        # These come and go with the target's: they are not the Dataset's, even if it has some.
-        coordinates |= dict.fromkeys((f"{layout.y}_coarse", f"{layout.x}_coarse"))
+    coordinates = _coordinates(ds, layout, variables, coarsen)
     return DataSpec(
         target=name,
         units=units,
@@ -111,6 +100,18 @@ def describe(
     )
 
 
+def _coordinates(
+    ds: xr.Dataset, layout: Layout, variables: Sequence[VariableSpec], coarsen: int | None
+) -> dict[str, list[float] | None]:
+    """Return the coordinates of the grids of target and conditions, by dim; None without."""
+    dims = dict.fromkeys([layout.y, layout.x, *(d for v in variables for d in v.dims)])
+    found = {d: ds[d].values.tolist() if d in ds.coords else None for d in dims}
+    if coarsen is not None:
+        # They are derived from the coordinates of the target, even if the Dataset has others.
+        found |= dict.fromkeys((f"{layout.y}_coarse", f"{layout.x}_coarse"))
+    return found
+
+
 def _check_rain_units(name: str, units: str) -> None:
     if not is_precipitation(units):
         raise UnitsError(
@@ -127,7 +128,7 @@ def _check_rain_units(name: str, units: str) -> None:
 def _check_coarsen(coarsen: int | None, shape: tuple[int, int]) -> None:
     if coarsen is None:
         return
-    # A caller's YAML may hold anything.
+    # The value may come from YAML, with any type.
     if type(coarsen) is not int or not 2 <= coarsen <= max(shape):
         raise ConfigError(
             explain(
@@ -142,13 +143,13 @@ def _check_coarsen(coarsen: int | None, shape: tuple[int, int]) -> None:
 def _names(
     ds: xr.Dataset,
     target: str,
-    *,
     sample: str,
+    coarsen: int | None,
+    *,
     conditions: Sequence[str] | str | None,
     statics: Sequence[str] | str | None,
-    coarsen: int | None,
 ) -> tuple[list[str], list[str]]:
-    """Names of conditions and statics, each once and none the target."""
+    """Return the names of conditions and statics, each once and without the target."""
     maps = [statics] if isinstance(statics, str) else list(statics or ())
     if isinstance(conditions, str):
         named = [conditions]
@@ -235,7 +236,7 @@ def _static(ds: xr.Dataset, name: str, layout: Layout) -> VariableSpec:
 
 
 def _place(ds: xr.Dataset, da: xr.DataArray, layout: Layout) -> tuple[tuple[str, ...], bool, bool]:
-    """Say where a condition is: (its y and x dims, aligned, pooled)."""
+    """Locate a condition: (its y and x dims, aligned, pooled)."""
     others = {str(dim) for dim in da.dims} - {layout.sample}
     if not others:
         return (), False, True
@@ -302,15 +303,15 @@ def prepare(
 
     Parameters
     ----------
-    ds : xarray.Dataset
-        Has what ``spec`` names. The condition that ``coarsen`` derives is made from the target;
-        where that is not there, it is taken from ``ds``.
-    spec : DataSpec
+    ds
+        Has the variables of ``spec``. The condition that ``coarsen`` derives is made from the
+        target; without a target, it is taken from ``ds``.
+    spec
         From `xcvae.fields.describe.describe`, usually by way of a model.
-    need_target : bool
-        Whether the target must be there. If not, it is used if it is there.
-    augmented : bool
-        Whether samples may share a label, as in what `xcvae.augment` returns.
+    need_target
+        The target is required. Otherwise it is used if it exists.
+    augmented
+        Samples may share a label, as in the result of `xcvae.augment`.
 
     Returns
     -------
@@ -327,7 +328,7 @@ def prepare(
     UnitsError
         A variable has no units, or unknown ones.
     DataError, EmptySelectionError
-        Samples that are unsorted, repeated, or not there.
+        Samples are unsorted, repeated or missing.
     """
     check_dataset(ds)
     check_match(ds, spec, need_target=need_target)

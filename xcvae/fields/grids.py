@@ -1,4 +1,4 @@
-"""The fine grid: where it lies when only coarse fields are given, and how these are stretched."""
+"""The fine grid: its match with training, its position, and the stretching of coarse fields."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def axis_in(ds: xr.Dataset, dim: str) -> Axis:
 
 
 def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
-    """Check that a Dataset has what a model was trained on; reads no values.
+    """Check that a Dataset matches the training Dataset of a model; reads no values.
 
     A model without maps of another area may be used on another grid of the same kind: same
     spacing (within 1 %), same number of target pixels to a condition's pixel.
@@ -34,7 +34,7 @@ def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
     Raises
     ------
     MismatchError
-        Variables are missing, dims differ, or the grid is not one that the model can be used on.
+        Variables are missing, dims differ, or the model cannot be used on the grid.
     """
     expected = _expected_dims(ds, spec, need_target=need_target)
     for name, dims in expected.items():
@@ -67,7 +67,7 @@ def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
 def _expected_dims(
     ds: xr.Dataset, spec: DataSpec, *, need_target: bool
 ) -> dict[str, tuple[str, ...]]:
-    """Names of the variables that must be in the Dataset, and their dims."""
+    """Return the dims of the variables that the Dataset must have, by name."""
     expected: dict[str, tuple[str, ...]] = {}
     if need_target or spec.target in ds.variables:
         expected[spec.target] = (spec.sample, spec.y, spec.x)
@@ -85,7 +85,7 @@ def _check_variable(ds: xr.Dataset, name: str, dims: tuple[str, ...]) -> None:
             explain(
                 "Dataset",
                 expected=f"variable {name!r}, which the model was trained with",
-                got="none of that name",
+                got="no such variable",
                 remedy=f"Add it, or rename: ds.rename(old={name!r}). {nearest(name, ds.data_vars)}",
             )
         )
@@ -101,7 +101,7 @@ def _check_variable(ds: xr.Dataset, name: str, dims: tuple[str, ...]) -> None:
 
 
 def grid_size(ds: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
-    """Return the size (y, x) of the fine grid, also where only coarse conditions tell."""
+    """Return the size (y, x) of the fine grid, inferred from coarse conditions if need be."""
     height, width = _size_by_conditions(ds, spec)
     return ds.sizes.get(spec.y, height), ds.sizes.get(spec.x, width)
 
@@ -119,17 +119,17 @@ def _size_by_conditions(ds: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
 
 
 def _stretched(n: int, count: int, other: int, ratio: int | None) -> int:
-    """Size of a fine axis over ``other`` coarse cells, if ``n`` lie over ``count``."""
+    """Return the size of a fine axis over ``other`` coarse cells, if ``n`` lie over ``count``."""
     if ratio is None and _same_ratio(n, count, -(-n // count) * count, count):
         ratio = -(-n // count)
     return other * ratio if ratio is not None else round(other * n / count)
 
 
 def _same_ratio(n: int, count: int, other_n: int, other_count: int) -> bool:
-    """Whether two pairs of fine and coarse sizes have the same ratio.
+    """Return True if two pairs of fine and coarse sizes have the same ratio.
 
-    An odd size ends in a partial block, count = ceil(n / ratio), so that the sizes tell the ratio
-    to an interval: they agree when a whole number lies in both.
+    An odd size ends in a partial block, count = ceil(n / ratio), so that the sizes determine the
+    ratio to an interval: they agree if a whole number lies in both.
     """
     if abs((other_n / other_count) / (n / count) - 1) <= TOLERANCE:
         return True
@@ -153,10 +153,10 @@ def _check_spacing(ds: xr.Dataset, spec: DataSpec, dim: str) -> None:
             found.kind,
         }
     ):
-        # Numbers without units: nothing that could be compared.
+        # Numbers without units cannot be compared.
         return
     same = trained.kind == found.kind
-    # Two blocks, the second partial, do not tell how far apart blocks are.
+    # From two blocks, the second partial, the distance of blocks cannot be inferred.
     few = dim not in (spec.y, spec.x) and min(len(trained.values), len(found.values)) < 3
     if same and few:
         return
@@ -179,7 +179,7 @@ def _spacing(axis: Axis) -> str:
 
 
 def moved(found: Axis, trained: Axis) -> bool:
-    """Whether an axis lies elsewhere than in training: comparable, of one length, not equal."""
+    """Return True for an axis moved since training: comparable, equally long, not equal."""
     values = in_frame_of(found, trained)
     if values is None or trained.values is None or len(values) != len(trained.values):
         return False
@@ -209,18 +209,18 @@ def _check_same_domain(ds: xr.Dataset, spec: DataSpec, size: tuple[int, int]) ->
 def stretching(
     prepared: xr.Dataset, variable: VariableSpec, spec: DataSpec, size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weights along y and x that stretch an aligned condition onto the fine grid.
+    """Return weights along y and x that stretch an aligned condition onto the fine grid.
 
     Parameters
     ----------
-    prepared : xarray.Dataset
+    prepared
         From `xcvae.fields.describe.prepare`: coordinates on both sides are in the same units.
-    variable : VariableSpec
+    variable
         The condition.
-    spec : DataSpec
-        Names the dims of the fine grid.
-    size : (int, int)
-        Of the fine grid.
+    spec
+        Has the names of the dims of the fine grid.
+    size
+        Size of the fine grid.
     """
     weights = []
     for own, fine, n in zip(variable.dims, (spec.y, spec.x), size, strict=True):
@@ -237,11 +237,11 @@ def stretching(
 
 
 def fine_coords(ds: xr.Dataset, spec: DataSpec) -> dict[str, xr.DataArray]:
-    """Coordinates of the fine grid of a Dataset without the target, by dim, those that are known.
+    """Return the coordinates of the fine grid of a Dataset without the target, by dim.
 
-    They are those of the Dataset where it has them; those of the training grid where the
-    conditions lie as in training; else pixels of the training grid's spacing under the first
-    condition. Where nothing tells, there are none: conditions are laid edge to edge.
+    They are those of the Dataset, if it has them; those of the training grid, if the conditions
+    lie as in training; else pixels of the training grid's spacing under the first condition. A
+    dim without any of these is left out: its conditions are laid edge to edge.
     """
     found: dict[str, xr.DataArray] = {}
     for place, (dim, n) in enumerate(zip((spec.y, spec.x), grid_size(ds, spec), strict=True)):
@@ -252,7 +252,7 @@ def fine_coords(ds: xr.Dataset, spec: DataSpec) -> dict[str, xr.DataArray]:
 
 
 def _coordinate(ds: xr.Dataset, spec: DataSpec, place: int, n: int) -> xr.DataArray | None:
-    """Find where ``n`` pixels along y (place 0) or x (1) lie, None where nothing tells."""
+    """Locate ``n`` pixels along y (place 0) or x (1); None if they cannot be located."""
     dim = (spec.y, spec.x)[place]
     trained = spec.grid_coords.get(dim)
     if trained is None:
@@ -267,7 +267,7 @@ def _coordinate(ds: xr.Dataset, spec: DataSpec, place: int, n: int) -> xr.DataAr
 
 
 def _coarse_dims(ds: xr.Dataset, spec: DataSpec, place: int) -> list[str]:
-    """Dims of the aligned conditions that are there and have a grid of their own."""
+    """Return the dims of the aligned conditions that have a grid of their own."""
     dims = [
         variable.dims[place]
         for variable in spec.variables
@@ -277,7 +277,7 @@ def _coarse_dims(ds: xr.Dataset, spec: DataSpec, place: int) -> list[str]:
 
 
 def _unmoved(ds: xr.Dataset, spec: DataSpec, own: str, place: int) -> bool:
-    """Whether cells of a condition lie where they lay in training."""
+    """Return True if the cells of a condition lie as in training."""
     found, trained = axis_in(ds, own), _trained_axis(spec, own, place)
     if found.counted or trained.counted:
         # A model that is tied to its domain is not used on another one.
@@ -297,9 +297,9 @@ def _trained_axis(spec: DataSpec, own: str, place: int) -> Axis:
 
 
 def _under(coarse: Axis, trained: Axis, n: int) -> NDArray[np.float64] | None:
-    """Centres of ``n`` pixels under the cells of a condition, in the units of the trained axis.
+    """Return centres of ``n`` pixels under the cells of a condition, in units of the trained axis.
 
-    None where cells do not hold whole numbers of pixels, or pixels of another size than trained.
+    None if cells do not cover whole numbers of pixels, or pixels of another size than trained.
     """
     if in_frame_of(coarse, trained) is None or coarse.values is None or trained.values is None:
         return None
@@ -310,7 +310,7 @@ def _under(coarse: Axis, trained: Axis, n: int) -> NDArray[np.float64] | None:
     step = float(trained.values[1] - trained.values[0]) * ratio
     gaps = np.diff(cells) if len(cells) > 1 else np.array([step])
     at = (np.arange(n) + 0.5) / ratio - 0.5
-    # Beyond the outer centres the outer gaps go on.
+    # Beyond the outer centres, the outer gaps are continued.
     low = np.clip(np.floor(at).astype(int), 0, len(gaps) - 1)
     values: NDArray[np.float64] = cells[low] + (at - low) * gaps[low]
     spacing = np.abs(np.diff(values)).max() * trained.metres

@@ -1,4 +1,4 @@
-"""Samples in random order from data that is too large to hold: blocks, pools and a reader ahead."""
+"""Samples in random order from data larger than memory: blocks, pools and a reader thread."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ T = TypeVar("T")
 def epochs(
     count: int, size: int, rng: np.random.Generator, chosen: int, heavy: NDArray[np.int64]
 ) -> Generator[NDArray[np.int64]]:
-    """Rows of batches in random order, without end; so many in each are chosen among ``heavy``."""
+    """Yield rows of batches in random order; ``chosen`` of each are drawn from ``heavy``."""
     while True:
         order = rng.permutation(count)
-        # A short remainder is left out of this epoch, unless it is all there is.
+        # A remainder shorter than a batch is left out of this epoch, unless it is all samples.
         for start in range(0, max(count - size + 1, 1), size):
             rows = order[start : start + size]
             if chosen:
@@ -49,7 +49,7 @@ def streamed(
     past: int = 0,
     pool_bytes: int | None = None,
 ) -> Generator[B]:
-    """Batches in random order, without end, while a thread reads the next pool.
+    """Yield batches in random order, without end, while a thread reads the next pool.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ def streamed(
     sample_bytes
         Memory that a sample takes.
     rng
-        Of the order. The thread has a generator of its own.
+        Generator of the order. The thread has one of its own.
     part
-        Rows of every batch that are handed on.
+        Rows of every batch that are yielded.
     past
         Number of batches to skip: the stream goes on behind them, and does not read their pools.
     pool_bytes
@@ -74,7 +74,7 @@ def streamed(
     block, reads = pool_shape(size, sample_bytes, pool_bytes)
 
     def plans() -> Generator[tuple[list[int], list[NDArray[np.int64]]]]:
-        """Blocks of every pool, and rows of its batches."""
+        """Yield the blocks of every pool, and the rows of its batches."""
         while True:
             for pool in _pools(count, block, reads, reader):
                 order = picks.permutation(sum(min(block, count - start) for start in pool))
@@ -92,17 +92,17 @@ def streamed(
         for pool, batches in ready:
             begins = np.cumsum([0, *map(len, pool)])
             for rows in batches:
-                # Out of the reads as they are: a pool in one piece would be one more copy of all.
+                # Picked out of the reads: joining them into one pool would copy every sample again.
                 sources = np.searchsorted(begins, rows[part], side="right") - 1
                 picked = zip(sources, rows[part] - begins[sources], strict=True)
                 yield gather(pool, [(int(number), int(row)) for number, row in picked])
 
 
 def ahead(items: Generator[T]) -> Generator[T]:
-    """Hand on what a generator yields, while a thread works out the next item.
+    """Yield the items of a generator, while a thread computes the next one.
 
-    An error of the generator is raised here. Closing this one ends the thread after the item that
-    it is at, and closes the generator.
+    An error of the generator is raised here. Closing ends the thread after its current item, and
+    closes the generator.
 
     Examples
     --------
@@ -120,7 +120,7 @@ def ahead(items: Generator[T]) -> Generator[T]:
                     if done.is_set():
                         return
             ready.put(None)
-        except BaseException as problem:  # noqa: BLE001  # handed over: the consumer raises it
+        except BaseException as problem:  # noqa: BLE001  # the consumer raises it
             ready.put(problem)
 
     threading.Thread(target=read, daemon=True, name="xcvae-reader").start()
@@ -132,7 +132,7 @@ def ahead(items: Generator[T]) -> Generator[T]:
     finally:
         done.set()
         with contextlib.suppress(Empty):
-            ready.get_nowait()  # lets a reader that waits to hand over see the end
+            ready.get_nowait()  # a reader that waits for room sees the end
 
 
 def pool_shape(size: int, sample_bytes: int, pool_bytes: int | None = None) -> tuple[int, int]:
@@ -150,6 +150,6 @@ def pool_shape(size: int, sample_bytes: int, pool_bytes: int | None = None) -> t
 
 
 def _pools(count: int, block: int, reads: int, rng: np.random.Generator) -> list[list[int]]:
-    """Starts of blocks in random order, in pools of at least so many reads, if there are."""
+    """Return starts of blocks in random order, in pools of at least ``reads`` if possible."""
     starts = rng.permutation(np.arange(0, count, block))
     return [[int(s) for s in pool] for pool in np.array_split(starts, max(1, len(starts) // reads))]

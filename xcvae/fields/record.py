@@ -1,4 +1,4 @@
-"""The training record: what the observed rain looked like, in physical units, in a few numbers."""
+"""The training record: statistics of the observed rain in physical units, and thumbnails."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = [
 
 #: Cells along a side of a thumbnail.
 CELLS = 8
-#: Thumbnails and label codes that are kept at most, evenly spaced: 256 and 128 kB.
+#: Largest number of stored thumbnails and label codes, evenly spaced: 256 and 128 kB.
 MAPS, LABELS = 2048, 16384
 #: A cell counts as wet from this multiple of the wet threshold on; with fewer wet cells than this
-#: share, a field has too little rain to be told from others.
+#: share, a field has too little rain to be distinguished from others.
 WET_CELL, RAINY = 0.5, 0.1
 AT_ONCE = 64
 
@@ -39,7 +39,7 @@ Distances = NDArray[np.float64]
 
 
 def shrink(fields: NDArray[Any], wet_threshold: float) -> NDArray[np.float16]:
-    """Means over 8 x 8 cells of fields (..., y, x), as ``log1p(mean / wet_threshold)``.
+    """Return means over 8 x 8 cells of fields (..., y, x), as ``log1p(mean / wet_threshold)``.
 
     Returns
     -------
@@ -65,15 +65,15 @@ def _blocks(fields: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def rainy(maps: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether thumbnails (n, cells) have rain enough to be told from others."""
+    """Return True for thumbnails (n, cells) with enough rain to be distinguished from others."""
     return np.asarray(np.nanmean(maps > np.log1p(WET_CELL), axis=1) >= RAINY)
 
 
 def distances(maps: NDArray[Any], others: NDArray[Any]) -> Distances:
-    """Distances of thumbnails (n, cells) from others (m, cells): (n, m).
+    """Return distances of thumbnails (n, cells) from others (m, cells): (n, m).
 
     The root of the squared differences over the larger of both norms, over the cells that both
-    have: 0 is a copy, 1 has nothing in common.
+    have: 0 for a copy, 1 for maps without common rain.
     """
     here, there = (np.nan_to_num(m.astype(np.float64)) for m in (maps, others))
     seen, known = (np.isfinite(m).astype(np.float64) for m in (maps, others))
@@ -93,7 +93,7 @@ class Thumbnails:
     labels
         From `label_codes`, evenly spaced if there were more; empty if samples had no labels.
     samples
-        How many observed samples the record has.
+        Number of observed samples in the record.
     """
 
     maps: NDArray[np.float16]
@@ -102,7 +102,7 @@ class Thumbnails:
 
     @classmethod
     def of(cls, prepared: xr.Dataset, spec: DataSpec) -> Thumbnails:
-        """Make them from a prepared training set; lazy data is streamed."""
+        """Shrink a prepared training set; lazy data is streamed."""
         observed = storms_of(prepared, spec.sample)[1]
         return cls.of_field(
             prepared[spec.target].isel({spec.sample: observed}), spec.sample, spec.wet_threshold
@@ -136,7 +136,7 @@ BINS = 400
 
 
 def bin_edges(wet_threshold: float) -> NDArray[np.float64]:
-    """Edges of the record's bins: one for dry pixels, then about 3.5 % wide each."""
+    """Return the edges of the record's bins: one for dry pixels, then about 3.5 % wide each."""
     return np.concatenate([[0.0], wet_threshold * np.geomspace(0.1, 1e5, BINS)])
 
 
@@ -151,11 +151,11 @@ class Record:
     wet_threshold
         A pixel with at least this much counts as wet.
     samples, pixels
-        How many samples, and how many valid pixels in all of them.
+        Number of samples, and of valid pixels in all of them.
     mean, maximum, wet_fraction
         Over all valid pixels.
     masked
-        Whether any target pixel was NaN.
+        True if any target pixel was NaN.
     counts
         Pixels per bin of `bin_edges`.
     """
@@ -171,7 +171,7 @@ class Record:
     counts: tuple[int, ...]
 
     def quantile(self, q: float, *, wet: bool = False) -> float:
-        """Quantile of all valid pixels, or of the wet ones, in `units`; exact to a bin (3.5 %).
+        """Return a quantile of all valid pixels, or of the wet ones, in `units`; exact to 3.5 %.
 
         Examples
         --------
@@ -191,7 +191,7 @@ class Record:
 
     @classmethod
     def of(cls, blocks: Iterable[NDArray[Any]], *, units: str, wet_threshold: float) -> Record:
-        """Read blocks of physical values (any shape, samples first, NaN = masked) in one pass."""
+        """Summarise blocks of physical values (any shape, samples first, NaN = masked)."""
         edges = bin_edges(wet_threshold)
         counts = np.zeros(BINS, np.int64)
         samples = pixels = wet = 0
@@ -221,10 +221,10 @@ class Record:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, for the model file."""
+        """Return plain JSON types, for the model file."""
         return {**asdict(self), "counts": list(self.counts)}
 
     @classmethod
     def from_json(cls, text: dict[str, Any]) -> Record:
-        """Undo `to_json`."""
+        """Restore from the result of `to_json`."""
         return cls(**{**text, "counts": tuple(text["counts"])})

@@ -1,4 +1,4 @@
-"""The labels of samples: as text, and as numbers that tell them apart."""
+"""Labels of samples, as text and as numbers, and the selection of samples with heavy rain."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ def heavy(
 
     Parameters
     ----------
-    ds : xarray.Dataset
+    ds
         Has the target.
-    target : str, optional
+    target
         Name of the rain variable; None takes the only one on the finest grid.
-    threshold : str or float, optional
-        What heavy is: ``"20 mm/day"``, or a number in the target's units. None takes ``quantile``
-        of the wet values of ``ds``.
-    quantile : float
+    threshold
+        Rain from which a pixel is heavy: ``"20 mm/day"``, or a number in the target's units. None
+        takes ``quantile`` of the wet values of ``ds``.
+    quantile
         Between 0 and 1; used without ``threshold``. Found to 0.1 %, the same for lazy data.
-    extent : float
+    extent
         Least share of the valid pixels of a sample that must be heavy, above 0 up to 1.
-    spatial_dims : (str, str), optional
-        Names of the target's (y, x) dims, where attributes and names do not tell.
+    spatial_dims
+        Names of the target's (y, x) dims, if attributes and names do not identify them.
 
     Returns
     -------
     xarray.DataArray
         True for heavy samples, dims (sample,); use it as ``ds.isel(time=xcvae.heavy(ds))``. The
-        attributes say the threshold that was used.
+        attributes have the threshold that was used.
 
     Raises
     ------
     ConfigError
         A parameter out of range.
     EmptySelectionError
-        There are no samples, or no wet pixel to take a quantile of.
+        The Dataset has no samples, or no wet pixel for the quantile.
     DataError, MissingVariableError, UnitsError
         As for training.
     """
@@ -106,7 +106,7 @@ def _check_share(name: str, value: float, *, open_end: bool) -> None:
 
 
 def _share(slab: xr.DataArray, limit: float) -> NDArray[np.float64]:
-    """Share of the valid pixels at or above a limit; 0 for a sample without any."""
+    """Return the share of the valid pixels at or above a limit; 0 for a sample without any."""
     values = slab.values
     valid = np.isfinite(values).sum(axis=(1, 2))
     above = (values >= limit).sum(axis=(1, 2))
@@ -115,7 +115,7 @@ def _share(slab: xr.DataArray, limit: float) -> NDArray[np.float64]:
 
 
 def _wet_quantile(da: xr.DataArray, wet: float, quantile: float) -> float:
-    """Quantile of the wet values by a histogram, so that chunks make no difference."""
+    """Return a quantile of the wet values, from a histogram: chunks make no difference."""
     counts = np.zeros(_BINS, np.int64)
     for _, slab in slabs(da):
         values = slab.values.astype(np.float64)
@@ -170,7 +170,7 @@ def labels_of(ds: xr.Dataset | xr.DataArray, sample: str) -> list[str]:
     >>> labels_of(xr.Dataset(coords={"day": ["a", "b"]}), "day")
     ['a', 'b']
     """
-    # Indexing by name gives 0, 1, 2, ... where there is no coordinate.
+    # Indexing by name gives 0, 1, 2, ... for a dim without a coordinate.
     values = ds[sample].values
     if np.issubdtype(values.dtype, np.datetime64):
         return [str(text) for text in np.datetime_as_string(values, unit="s")]
@@ -181,10 +181,10 @@ def labels_of(ds: xr.Dataset | xr.DataArray, sample: str) -> list[str]:
 
 
 def label_codes(ds: xr.Dataset | xr.DataArray, sample: str) -> NDArray[np.int64]:
-    """Return a number for every label that stays the same in any Dataset; it cannot be read back.
+    """Return a hash of every label: the same in any Dataset, without a way back to the label.
 
-    Empty where the dimension has no coordinate, or one that only counts: positions say nothing
-    about which sample it is.
+    Empty for a dimension without a coordinate, or with one that only counts: positions do not
+    identify samples.
 
     Examples
     --------

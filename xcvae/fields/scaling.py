@@ -54,7 +54,7 @@ class RainScaling:
     divisor: float = 2.0
 
     def normalise(self, values: NDArray[Any]) -> Normalised:
-        """Physical values in ``units`` to the model's space."""
+        """Convert physical values in ``units`` to the model's space."""
         scaled = np.maximum(values, 0.0)
         # In place: a stream of samples spends as much time on memory as on logarithms.
         scaled /= self.eps
@@ -63,7 +63,7 @@ class RainScaling:
         return Normalised(scaled.astype(np.float32, copy=False))
 
     def physical(self, normalised: T) -> T:
-        """Tensor of the model's space to physical values in ``units``; dry is exactly zero."""
+        """Convert a tensor of the model's space to ``units``; dry pixels are exactly zero."""
         return (normalised.clamp(0.0, CEILING) * self.divisor).expm1() * self.eps
 
 
@@ -76,7 +76,7 @@ class StandardScaling:
     std: float
 
     def normalise(self, values: NDArray[Any]) -> Normalised:
-        """Physical values in ``units`` to the model's space."""
+        """Convert physical values in ``units`` to the model's space."""
         scaled = values - self.mean
         scaled /= self.std
         return Normalised(scaled.astype(np.float32, copy=False))
@@ -103,7 +103,7 @@ class Scaling:
         Raises
         ------
         DataError
-            If a condition is constant or has missing values.
+            A condition is constant or has missing values.
         """
         target = RainScaling(spec.units, spec.wet_threshold)
         blocks = blocks_of(prepared[[spec.target]], spec, budget)
@@ -116,12 +116,12 @@ class Scaling:
         return cls(target, variables), record
 
     def normalise(self, field: xr.DataArray, name: str | None = None) -> Normalised:
-        """Take a physical field across the border; ``name`` None means the target.
+        """Normalise a physical field; ``name`` None means the target.
 
         Raises
         ------
         UnitsError
-            If the field's units are not the ones that the scaling was fitted in.
+            The units of the field are not those of the scaling.
         """
         scaling = self.target if name is None else self.variables[name]
         found = field.attrs.get("units")
@@ -131,17 +131,17 @@ class Scaling:
                     str(name or field.name),
                     expected=f"units '{scaling.units}'",
                     got=repr(found),
-                    remedy="Convert the field before it is normalised.",
+                    remedy=f"Convert the field first: to_units(field, {scaling.units!r}).",
                 )
             )
         return scaling.normalise(np.asarray(field.values))
 
     def physical(self, normalised: T) -> T:
-        """Take a tensor of the target back; the result is in the target's units."""
+        """Convert a normalised tensor of the target to the target's units."""
         return self.target.physical(normalised)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, for the model file."""
+        """Return plain JSON types, for the model file."""
         return {
             "target": asdict(self.target),
             "variables": {
@@ -151,7 +151,7 @@ class Scaling:
 
     @classmethod
     def from_json(cls, text: dict[str, Any]) -> Scaling:
-        """Undo `to_json`."""
+        """Restore from the result of `to_json`."""
         kinds = {"RainScaling": RainScaling, "StandardScaling": StandardScaling}
         variables = {
             name: kinds[s["kind"]](**{k: v for k, v in s.items() if k != "kind"})
@@ -198,7 +198,7 @@ def _fit(
                 variable.name,
                 expected="values that vary",
                 got=f"the constant {mean:g} {units}",
-                remedy="Leave it out: it tells the model nothing.",
+                remedy="Leave it out: a constant has no information for the model.",
             )
         )
     return StandardScaling(units, mean, spread)
@@ -207,7 +207,7 @@ def _fit(
 def _moments(
     field: xr.DataArray, variable: VariableSpec, spec: DataSpec, budget: int
 ) -> tuple[int, float, float]:
-    """Count of finite values, mean and standard deviation, in one pass (Chan et al. 1979)."""
+    """Return number, mean and standard deviation of finite values (Chan et al. 1979)."""
     count, mean, squares = 0, 0.0, 0.0
     ds = field.to_dataset(name=variable.name)
     blocks = blocks_of(ds, spec, budget) if variable.sampled else [ds]

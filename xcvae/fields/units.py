@@ -33,7 +33,7 @@ __all__ = [
 
 _WATER = 1000.0  # density of liquid water in kg m-3
 
-# Dimensions of pint, as (length, mass, time) exponents, of the four ways to give precipitation.
+# Dimensions of pint, as (length, mass, time) exponents, of the four kinds of precipitation units.
 Exponents = tuple[float, float, float]
 DEPTH: Exponents = (1.0, 0.0, 0.0)
 RATE: Exponents = (1.0, 0.0, -1.0)
@@ -41,8 +41,8 @@ MASS: Exponents = (-2.0, 1.0, 0.0)
 FLUX: Exponents = (-2.0, 1.0, -1.0)
 PRECIPITATION = (DEPTH, RATE)
 
-#: What pint says of units met every day, so that it need not be asked: their exponents, one of
-#: several equal spellings, and the factors between them.
+#: Results of pint for frequent units, so that it need not be imported: their exponents, and one
+#: of several equal spellings. `FACTORS` has the factors between some of them.
 FREQUENT: dict[str, tuple[Exponents, str]] = {
     "m": (DEPTH, "m"),
     "km": (DEPTH, "km"),
@@ -64,7 +64,7 @@ def parse(units: str) -> Any:
     try:
         quantity = registry(units)
         if quantity.magnitude == 1:
-            # Not by way of arithmetic, which turns an offset unit (degC) into its base unit.
+            # Arithmetic would turn an offset unit (degC) into its base unit.
             quantity = registry.Quantity(1.0, quantity.units)
         magnitude = float(quantity.magnitude)
     except Exception as error:  # pint raises a dozen types, AssertionError and TypeError included
@@ -75,7 +75,7 @@ def parse(units: str) -> Any:
 
 
 def quantity_of(units: str, what: str) -> Any:
-    """Units of ``what`` as a pint quantity; UnitsError if there are no such units."""
+    """Return the units of ``what`` as a pint quantity, or raise UnitsError."""
     try:
         return parse(units)
     except ValueError as error:
@@ -90,7 +90,7 @@ def quantity_of(units: str, what: str) -> Any:
 
 
 def dimensions_of(quantity: Any) -> Exponents | None:
-    """Exponents of length, mass and time, None if anything else is in it."""
+    """Return the exponents of length, mass and time, None with any other dimension."""
     exponents = dict(quantity.dimensionality)
     found = tuple(exponents.pop(f"[{name}]", 0) for name in ("length", "mass", "time"))
     return None if exponents else (found[0], found[1], found[2])
@@ -104,15 +104,15 @@ def as_depth(quantity: Any) -> Any:
 
 
 def verify(units: str, what: str) -> None:
-    """Raise UnitsError if there are no such units."""
+    """Refuse unknown units with a UnitsError."""
     if units not in FREQUENT:
         quantity_of(units, what)
 
 
 def exponents_of(units: str) -> Exponents | None:
-    """Exponents of length, mass and time, mass of water per area being a depth.
+    """Return exponents of length, mass and time, with mass of water per area as depth.
 
-    None for any other units, and for what are none.
+    None for units with any other dimension, and for unknown ones.
     """
     if units in FREQUENT:
         return FREQUENT[units][0]
@@ -123,7 +123,7 @@ def exponents_of(units: str) -> Exponents | None:
 
 
 def per_day(units: str) -> bool:
-    """Whether units are per day; False for what are none."""
+    """Return True for units per day; False for unknown ones."""
     if units in FREQUENT:
         return FREQUENT[units][1].endswith(" d-1")
     try:
@@ -152,7 +152,7 @@ def affine(source: str, wanted: str, what: str) -> tuple[float, float]:
                 remedy=_conversion_remedy(start, end),
             )
         )
-    # Two points determine the line; offsets (degC to K) are not a matter of multiplication.
+    # Two points determine the line: units may differ by an offset too (degC and K).
     points = start._REGISTRY.Quantity(np.array([0.0, 1.0]) * start.magnitude, start.units)
     zero, one = (points.to(end.units).magnitude / end.magnitude).tolist()
     offset = zero if abs(zero) > 1e-12 * abs(one) else 0.0
@@ -165,7 +165,7 @@ def _conversion_remedy(start: Any, end: Any) -> str:
             "One is a depth and the other a rate: divide the depth by the length of its "
             "accumulation period, or multiply the rate by it, and set the new units."
         )
-    return "Check which variable this is, and its attribute 'units'."
+    return "Check that this is the right variable, and correct its attribute 'units'."
 
 
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
@@ -173,12 +173,12 @@ _DAILY_STEP = np.timedelta64(20, "h")
 
 
 def units_of(da: xr.DataArray) -> str:
-    """Return the units of a variable, and refuse one without.
+    """Return the units of a variable; refuse one without.
 
     Raises
     ------
     UnitsError
-        There is no attribute ``units``, it is blank, or no such units are known.
+        The attribute ``units`` is missing, blank or unknown.
     """
     units = str(da.attrs.get("units", "")).strip()
     if not units:
@@ -188,7 +188,7 @@ def units_of(da: xr.DataArray) -> str:
                 expected="an attribute 'units'",
                 got="none",
                 remedy=f"Set ds[{str(da.name)!r}].attrs['units'] = 'mm h-1', or whatever it is "
-                "in; something without a dimension has units '1'.",
+                "in; a quantity without a dimension has units '1'.",
             )
         )
     verify(units, str(da.name))
@@ -200,10 +200,10 @@ def factor(source: str, wanted: str, *, what: str) -> float:
 
     Parameters
     ----------
-    source, wanted : str
+    source, wanted
         Units. Mass of water per area counts as depth: 1 kg m-2 = 1 mm.
-    what : str
-        What is converted, for the message.
+    what
+        The converted quantity, for the message.
 
     Returns
     -------
@@ -227,7 +227,7 @@ def factor(source: str, wanted: str, *, what: str) -> float:
                 what,
                 expected=f"units that convert to {wanted!r} by a factor",
                 got=repr(source),
-                remedy="These differ by an offset too: convert the values with to_units.",
+                remedy="They differ by an offset too: convert the values with to_units.",
             )
         )
     return scale
@@ -238,9 +238,9 @@ def to_units(da: xr.DataArray, units: str) -> xr.DataArray:
 
     Parameters
     ----------
-    da : xarray.DataArray
+    da
         Any dims, with the attribute ``units``.
-    units : str
+    units
         The units wanted.
 
     Returns
@@ -263,7 +263,7 @@ def to_units(da: xr.DataArray, units: str) -> xr.DataArray:
 
 
 def parse_quantity(value: str | float, *, units: str, what: str) -> float:
-    """Read ``"0.5 mm/day"``, or a number that is in ``units`` already.
+    """Read a quantity: ``"0.5 mm/day"``, or a number that is in ``units`` already.
 
     Returns
     -------
@@ -299,7 +299,7 @@ def parse_quantity(value: str | float, *, units: str, what: str) -> float:
         raise UnitsError(
             explain(
                 what,
-                expected="units behind the number",
+                expected="a number followed by units",
                 got=repr(value),
                 remedy=f"Write '{number} {units}', or the number without quotes.",
             )
@@ -309,12 +309,12 @@ def parse_quantity(value: str | float, *, units: str, what: str) -> float:
 
 
 def is_precipitation(units: str) -> bool:
-    """Whether units can be those of a rate or a depth of water (``mm h-1``, ``kg m-2``, ``m``)."""
+    """Return True for units of a rate or a depth of water (``mm h-1``, ``kg m-2``, ``m``)."""
     return exponents_of(units) in PRECIPITATION
 
 
 def is_daily(da: xr.DataArray, sample: str) -> bool:
-    """Whether the samples are days (or longer), not hours or minutes.
+    """Return True if the samples are days (or longer), not hours or minutes.
 
     Decided by the shortest step between the times of the samples, at least 20 hours; not by the
     median step, which is long in a selection of single storms too. Without times it is decided
@@ -322,9 +322,9 @@ def is_daily(da: xr.DataArray, sample: str) -> bool:
 
     Parameters
     ----------
-    da : xarray.DataArray
+    da
         Has the dim ``sample`` and the attribute ``units``.
-    sample : str
+    sample
         Name of the sample dim.
     """
     if da.sizes.get(sample, 0) > 1 and sample in da.coords:
@@ -350,7 +350,7 @@ def _threshold(da: xr.DataArray, sample: str, *, hourly: float, daily: float) ->
 
 
 def default_wet_threshold(da: xr.DataArray, sample: str) -> float:
-    """Rain from which a pixel counts as wet, in the units of ``da``.
+    """Return the rain from which a pixel counts as wet, in the units of ``da``.
 
     0.1 mm h-1, or 1 mm d-1 for daily data (see `is_daily`); 0.1 and 1 mm for depths.
 
@@ -363,7 +363,7 @@ def default_wet_threshold(da: xr.DataArray, sample: str) -> float:
 
 
 def default_drizzle_threshold(da: xr.DataArray, sample: str) -> float:
-    """Rain below which the default post-processor sets zero, in the units of ``da``.
+    """Return the rain below which the default post-processor sets zero, in the units of ``da``.
 
     0.1 mm h-1, or 0.1 mm d-1 for daily data (see `is_daily`); 0.1 mm for depths.
 

@@ -47,7 +47,7 @@ def check_dataset(ds: object) -> None:
     Raises
     ------
     DataError
-        It is not an xarray.Dataset.
+        The object is not an xarray.Dataset.
     """
     if not isinstance(ds, xr.Dataset):
         raise DataError(
@@ -66,7 +66,7 @@ def check_numeric(da: xr.DataArray) -> None:
     Raises
     ------
     DataError
-        The values are no real numbers (truth values pass).
+        The values are not real numbers (booleans pass).
     """
     if da.dtype.kind not in "biuf":
         raise DataError(
@@ -80,26 +80,26 @@ def check_numeric(da: xr.DataArray) -> None:
 
 
 def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> None:
-    """Check that there are samples, each label once, and in order where labels have one.
+    """Check that a Dataset has samples, each label once, and in order if labels have one.
 
     Parameters
     ----------
-    ds : xarray.Dataset
+    ds
         Any variables.
-    sample : str
+    sample
         Name of the sample dim.
-    augmented : bool
-        Take what `xcvae.augment` returns too: its coordinate ``realization`` tells the samples of
-        a label apart, and labels rise within each realization.
+    augmented
+        Accept the result of `xcvae.augment` too: its coordinate ``realization`` distinguishes the
+        samples of a label, and labels rise within each realization.
 
     Raises
     ------
     MissingVariableError
-        There is no such dim.
+        The Dataset has no such dim.
     EmptySelectionError
         It has no samples.
     DataError
-        Labels that are repeated, missing, or neither text nor rising. Says which.
+        Labels are repeated, missing, or neither text nor rising. Names the first.
     """
     if sample not in ds.sizes:
         raise MissingVariableError(
@@ -116,7 +116,7 @@ def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> No
                 "Dataset",
                 expected="at least one sample",
                 got=f"none along {sample!r}",
-                remedy="Check the selection that made it: is its condition ever true?",
+                remedy="Check the selection: no sample met its condition.",
             )
         )
     if sample not in ds.coords:
@@ -147,7 +147,7 @@ def _refuse_labels(sample: str, bad: NDArray[np.bool_], index: Any, problem: str
             sample,
             expected="sample labels that rise, each once",
             got=f"{int(bad.sum())} {problem}, first {index[place]!s} at position {place}",
-            remedy=f"Put it in order: ds.sortby({sample!r}), {unique}, "
+            remedy=f"Sort or drop labels: ds.sortby({sample!r}), {unique}, "
             f"ds.dropna({sample!r}, subset=[...]).",
         )
     )
@@ -159,7 +159,7 @@ def check_same_samples(ds: xr.Dataset, name: str, sample: str) -> None:
     Raises
     ------
     DataError
-        It has none, or they are along another dim. Names the first labels that differ.
+        Its samples are missing or along another dim. Names the first labels that differ.
     """
     da = ds[name]
     if sample in da.dims:
@@ -195,28 +195,28 @@ def _first_difference(own: NDArray[Any], wanted: NDArray[Any]) -> str:
     for place, (left, right) in enumerate(zip(own, wanted, strict=False)):
         if left != right:
             return f"first difference at position {place}: {left!s} instead of {right!s}"
-    return "labels equal as far as they go"
+    return "labels equal up to the end of the shorter one"
 
 
 def check_rain(da: xr.DataArray, *, masked: bool = False, usual: float = 0.0) -> None:
     """Check that values can be rain: finite or NaN, not all NaN, not negative.
 
-    One pass, by blocks; lazy data is streamed and never held whole.
+    One pass, by blocks; lazy data is streamed.
 
     Parameters
     ----------
-    da : xarray.DataArray
+    da
         Rain, any dims and precipitation units. NaN is a mask. Negative values down to -1e-6 of
         the maximum are rounding and pass.
-    masked : bool
+    masked
         All of it may be NaN.
-    usual : float
-        A maximum that data of this kind has, for parts without much rain.
+    usual
+        A typical maximum of such data, for parts without much rain.
 
     Raises
     ------
     DataError
-        Negative or infinite values, or nothing but NaN. Says how many, and where the first is.
+        Values are negative, infinite or all NaN. Gives their number and the first position.
     """
     statistics = _in_blocks(da, _extremes)
     low, high = np.fmin.reduce(statistics[:, 0]), np.fmax.reduce(statistics[:, 1])
@@ -229,7 +229,7 @@ def check_rain(da: xr.DataArray, *, masked: bool = False, usual: float = 0.0) ->
                 str(da.name),
                 expected="rain in at least one pixel of one sample",
                 got=f"{da.size} values, all NaN",
-                remedy="Check the mask, and whether coordinates matched when it was put together.",
+                remedy="Check the mask; NaN also arise from joining fields with other coordinates.",
             )
         )
     limit = -ROUNDING * np.fmax(abs(high), usual)
@@ -238,7 +238,7 @@ def check_rain(da: xr.DataArray, *, masked: bool = False, usual: float = 0.0) ->
             da,
             lambda values: values < limit,
             f"negative (minimum {low:.6g} {da.attrs.get('units', '')}".rstrip() + ")",
-            "Is it an anomaly, in dB or normalised? Give physical rain; set a fill value to NaN.",
+            "Pass physical rain, not anomalies, dB or normalised values; set fill values to NaN.",
         )
 
 
@@ -248,21 +248,21 @@ def check_complete(da: xr.DataArray) -> None:
     Raises
     ------
     DataError
-        NaN or infinite values. Says how many, and where the first is: a sample that is missing
-        altogether comes from joining a condition on other samples.
+        Values are NaN or infinite. Gives their number and the first position: a sample that is
+        missing as a whole comes from joining a condition with other samples.
     """
     if _in_blocks(da, lambda values: np.array([(~np.isfinite(values)).sum()])).sum():
         _refuse(
             da,
             lambda values: ~np.isfinite(values),
             "missing or infinite",
-            "Interpolate or drop them; a whole sample is missing where the condition had other "
+            "Interpolate or drop them; a whole sample is missing if the condition had other "
             "labels than the target.",
         )
 
 
 def _extremes(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Minimum, maximum, number of infinite and of valid values; NaN-skipping."""
+    """Return minimum, maximum, and the numbers of infinite and of valid values; skips NaN."""
     if values.size == 0:
         return np.array([np.nan, np.nan, 0.0, 0.0])
     low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
@@ -273,7 +273,7 @@ def _extremes(values: NDArray[Any]) -> NDArray[np.float64]:
 def _in_blocks(
     da: xr.DataArray, summarise: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> NDArray[np.float64]:
-    """Summaries of all blocks, (block, values); the chunks of lazy data in parallel."""
+    """Summarise all blocks, (block, values); chunks of lazy data in parallel."""
     if da.chunks is None:
         return np.stack([summarise(slab.values) for _, slab in slabs(da)])
     from dask.base import compute
@@ -306,36 +306,37 @@ def _refuse(
 
 
 def _place(da: xr.DataArray, position: list[int]) -> str:
-    """Labels of a position, or the index where a dim has none."""
+    """Return the labels of a position, or the index along a dim without labels."""
     return ", ".join(
         f"{dim}={da[dim].values[i] if dim in da.coords else i}"
         for dim, i in zip(da.dims, position, strict=True)
     )
 
 
-#: A heavy shower is so many times the wet threshold; a dry block still has its rounding errors.
+#: Rain of a heavy shower, in multiples of the wet threshold: in a block without rain, rounding
+#: errors are compared with it.
 SHOWER = 1000.0
 
 
 def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) -> None:
-    """Check that conditions and statics are complete, and that rain can be rain.
+    """Check that conditions and statics are complete, and that values of rain can be rain.
 
     One pass or two over each variable; lazy data is streamed.
 
     Parameters
     ----------
-    prepared : xarray.Dataset
+    prepared
         From `xcvae.fields.describe.prepare`, or some of its variables.
-    spec : DataSpec
+    spec
         The one it was prepared for.
-    masked : bool
+    masked
         The target may be NaN throughout, as in a block of samples that all lie in a mask.
 
     Raises
     ------
     DataError
-        A condition or static that is NaN or infinite somewhere; rain (target or condition) that
-        is negative or infinite; a target that is all NaN. Says how many, and where the first is.
+        A condition or static is NaN or infinite somewhere, rain (target or condition) is
+        negative or infinite, or the target is all NaN. Gives number and first position.
     """
     for variable in spec.variables:
         # Block means of the target are complete by construction.
@@ -357,7 +358,7 @@ def check_observed(prepared: xr.Dataset, spec: DataSpec) -> None:
     Raises
     ------
     DataError
-        A sample without any. Names the first.
+        A sample has none. Names the first.
     """
     empty = ~prepared[spec.target].notnull().any((spec.y, spec.x)).values
     if not empty.any():
@@ -375,9 +376,9 @@ def check_observed(prepared: xr.Dataset, spec: DataSpec) -> None:
 
 
 def is_placeholder(target: xr.DataArray, spec: DataSpec) -> bool:
-    """Whether a target is NaN throughout: no observation, only a name.
+    """Return True for a target that is NaN throughout: a name without observations.
 
-    Reads no further than to the first valid pixel, chunk by chunk.
+    Reads chunk by chunk, up to the first valid pixel.
     """
     if bool(target.isel({spec.sample: 0}).notnull().any()):
         return False

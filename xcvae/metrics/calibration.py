@@ -90,7 +90,7 @@ def rank_deviation(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArr
 
 
 def rank_histogram(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
-    """Return how often the observation had each rank among the members.
+    """Return the frequency of each rank of the observation among the members.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Scores of an ensemble as a forecast of what was observed."""
+"""Scores of an ensemble as a forecast of the observation."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def energy_sums(sample: SampleFields) -> dict[str, Array]:
 
 
 def _distances(products: Array) -> Array:
-    """Euclidean distances between maps, by their inner products: M x M of maps is cheap."""
+    """Return Euclidean distances between maps from their inner products, without M x M maps."""
     squares = np.diag(products)
     gaps: Array = squares[:, None] + squares[None, :] - 2.0 * products
     # Rounding leaves identical members a tiny distance apart, of either sign.

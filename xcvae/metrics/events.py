@@ -158,7 +158,7 @@ class SEDI(_Event):
         h, f = np.where(inside, hit, 0.5), np.where(inside, alarm, 0.5)
         a, b = np.log(f) - np.log1p(-f), np.log(h) - np.log1p(-h)
         index = (a - b) / (np.log(f) + np.log(h) + np.log1p(-h) + np.log1p(-f))
-        # On the border the index depends on which side of the diagonal H = F we are.
+        # On the border the index is the sign of H - F.
         border = np.where(np.isnan(hit - alarm), np.nan, np.sign(hit - alarm))
         return np.where(inside, index, border)
 

@@ -167,7 +167,7 @@ class Metric(Component):
         observed
             Dims (sample, y, x).
         spatial_dims
-            The names of (y, x) where attributes and names do not tell.
+            The names of (y, x), if attributes and names do not identify them.
 
         Returns
         -------
@@ -222,7 +222,7 @@ class Skill(Metric):
         return self._quotient(stats)
 
     def finish(self, stats: Stats) -> Array:
-        """Refuse: there is no skill without the sums of the baseline.
+        """Refuse: a skill needs the sums of the baseline too.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""The only way into a score: a pair of labelled arrays, checked to be physical and matching."""
+"""A forecast and an observation as a pair, checked to be physical and on the same grid."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LONE_SAMPLE = "sample"
 class Pair:
     """A forecast and an observation of the same samples and grid, in the same units.
 
-    Parameters
+    Attributes
     ----------
     forecast
         Dims (realization, sample, y, x).
@@ -57,20 +57,20 @@ class Pair:
 
     @property
     def units(self) -> str:
-        """The units of both."""
+        """The units of both fields."""
         return str(self.observed.attrs["units"])
 
     @cached_property
     def area(self) -> Array | None:
-        """Weight of each pixel, (y, x), one on average; None where nothing tells.
+        """The weight of each pixel, (y, x), one on average; None without cell areas.
 
-        It is the coordinate that the attribute ``cell_measures`` of the observation names, as in
-        "area: cell_area" (CF conventions, section 7.2).
+        The areas are the coordinate named by the attribute ``cell_measures`` of the observation,
+        as in "area: cell_area" (CF conventions, section 7.2).
 
         Raises
         ------
         DataError
-            It is not one finite number >= 0 for each pixel.
+            The areas are not one finite number >= 0 for each pixel.
         """
         name = area_name(self.observed)
         if name is None or name not in self.observed.coords:
@@ -86,13 +86,13 @@ class Pair:
             explain(
                 f"cell area '{name}'",
                 expected=f"numbers >= 0, dims ({', '.join(map(str, spatial))})",
-                got=f"dims ({', '.join(map(str, found.dims))}) or values that are none",
-                remedy="Mend it, or drop 'cell_measures' from the observation's attributes.",
+                got=f"dims ({', '.join(map(str, found.dims))}) or NaN, infinite or negative values",
+                remedy="Correct it, or drop 'cell_measures' from the observation's attributes.",
             )
         )
 
     def __iter__(self) -> Iterator[SampleFields]:
-        """Go through the samples; dask-backed input is computed once, as a whole."""
+        """Yield the fields of each sample; Dask-backed input is computed once, as a whole."""
         forecast = _checked_values(self.forecast, "forecast")
         observed = _checked_values(self.observed, "observed")
         area = self.area
@@ -101,15 +101,15 @@ class Pair:
 
 
 def area_name(observed: xr.DataArray) -> str | None:
-    """Return the name of the cell areas that the attribute ``cell_measures`` tells, if it does.
+    """Return the name of the cell areas in the attribute ``cell_measures``, None without.
 
     Examples
     --------
     >>> area_name(xr.DataArray(0, attrs={"cell_measures": "area: cell_area"}))
     'cell_area'
     """
-    told = observed.attrs.get("cell_measures", observed.encoding.get("cell_measures", ""))
-    words = str(told).split()
+    measures = observed.attrs.get("cell_measures", observed.encoding.get("cell_measures", ""))
+    words = str(measures).split()
     return words[words.index("area:") + 1] if "area:" in words[:-1] else None
 
 
@@ -128,7 +128,7 @@ def matched(
     observed
         Dims (sample, y, x) in any order; without the sample dimension it is one sample.
     spatial_dims
-        The names of (y, x) where attributes and names do not tell.
+        The names of (y, x), if attributes and names do not identify them.
 
     Returns
     -------
@@ -138,8 +138,8 @@ def matched(
     Raises
     ------
     UnitsError
-        Units are missing, are not those of precipitation, or cannot be converted: what is
-        scored are physical values, never normalised ones.
+        Units are missing, are not those of precipitation, or cannot be converted: scores are
+        for physical values, never for normalised ones.
     MismatchError
         Dimensions, sizes or labels differ.
     """
@@ -199,7 +199,7 @@ def _check_axis(dim: str, forecast: xr.DataArray, observed: xr.DataArray) -> Non
 
 
 def same_axis(first: Array, second: Array) -> bool:
-    """Whether two 1-D coordinates are the same; numbers may differ by a thousandth of a step."""
+    """Return True for equal 1-D coordinates; numbers may differ by a thousandth of a step."""
     if first.shape != second.shape:
         return False
     if first.dtype.kind == "f" and second.dtype.kind in "fiu":
@@ -233,7 +233,7 @@ def _checked_values(da: xr.DataArray, name: str) -> Array:
                 f"{name} '{da.name}'",
                 expected="finite precipitation or NaN outside the mask",
                 got="infinite values",
-                remedy="Find out where they come from, or mask them with NaN.",
+                remedy="Correct them, or mask them with NaN.",
             )
         )
     return values

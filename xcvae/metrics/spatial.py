@@ -1,4 +1,4 @@
-"""Scores of maps as patterns: where the rain is, at which scales, how different members are."""
+"""Scores of spatial patterns: spectra, correlation with the observation, diversity of members."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = [
 ]
 
 AT_ONCE = 16
-"""Maps whose Fourier transforms are in memory together."""
+"""Number of maps whose Fourier transforms are in memory together."""
 FLOOR = 1e-12
-"""Share of the largest observed power below which power counts as none: at most 120 dB."""
+"""Share of the largest observed power below which power counts as zero: at most 120 dB."""
 
 
 def _power(maps: Array) -> Array:
-    """Mean power of maps (n, y, x) in the half plane of `rfft2`, (y, x // 2 + 1)."""
+    """Return the mean power of maps (n, y, x) in the half plane of `rfft2`, (y, x // 2 + 1)."""
     from scipy.fft import rfft2
 
     ny, nx = maps.shape[-2:]
@@ -48,7 +48,7 @@ def _power(maps: Array) -> Array:
 
 @lru_cache(maxsize=8)
 def _rings(shape: tuple[int, int]) -> tuple[Array, Array, Array, Array]:
-    """Where rings are in the half plane, the ring of each such place, its weight, their sums."""
+    """Return the mask of the half plane in rings, and of each mode there ring and weight; sums."""
     shorter = min(shape)
     rows, columns = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
     ring = np.rint(np.hypot(rows[:, None], columns) * shorter).astype(int)
@@ -61,18 +61,18 @@ def _rings(shape: tuple[int, int]) -> tuple[Array, Array, Array, Array]:
 
 
 def _over_rings(power: Array, shape: tuple[int, int]) -> Array:
-    """Mean over rings of equal wavenumber of the power of maps of a shape, (wavenumber,).
+    """Average the power of maps of a shape over rings of equal wavenumber, (wavenumber,).
 
-    Wavenumber k has k waves along the shorter side, k = 0, ..., half of that side; what is
-    beyond, in the corners of the Fourier plane, belongs to no ring. Pixels are taken to be
-    square. There is no window: members and observation have the same edges.
+    Wavenumber k has k waves along the shorter side, k = 0, ..., half of that side; modes beyond,
+    in the corners of the Fourier plane, are in no ring. Pixels are assumed to be square. No
+    window is applied: members and observation have the same edges.
     """
     inside, rings, weights, sums = _rings(shape)
     return np.asarray(np.bincount(rings, power[inside] * weights) / sums)
 
 
 def ring_powers(maps: Array) -> Array:
-    """Power by wavenumber from 1 of each of some maps, (n, y, x) to (n, wavenumber)."""
+    """Return the power by wavenumber, from 1, of each of some maps: (n, wavenumber)."""
     shape = (maps.shape[-2], maps.shape[-1])
     return np.stack([_over_rings(_power(one[None]), shape)[1:] for one in maps])
 
@@ -138,7 +138,7 @@ class SpectralDistance(Metric):
         """Compare the spectra."""
         generated, observed = (np.asarray(stats[k])[..., 1:] for k in ("generated", "observed"))
         floor = FLOOR * observed.max(axis=-1, keepdims=True)
-        # An observation that is dry everywhere has no spectrum to compare with.
+        # The spectrum of a dry observation is zero: no distance is defined.
         decibels = 10 * np.log10(ratio(np.maximum(generated, floor), np.maximum(observed, floor)))
         return np.asarray(np.abs(decibels).mean(axis=-1))
 
@@ -194,7 +194,7 @@ def radial_spectrum(
     field
         Any dims besides (y, x), for example (realization, sample, y, x). NaN counts as zero.
     spatial_dims
-        The names of (y, x) where attributes and names do not tell.
+        The names of (y, x), if attributes and names do not identify them.
 
     Returns
     -------
@@ -208,7 +208,7 @@ def radial_spectrum(
     shorter = min(field.sizes[y], field.sizes[x])
     shape = (field.sizes[y], field.sizes[x])
     power = np.zeros((shape[0], shape[1] // 2 + 1))
-    # Map after map along the last other dimension, so that nothing large is in memory at once.
+    # One map after the other along the last other dimension: only these are in memory.
     steps = stacked.sizes[others[-1]] if others else 1
     for i in range(steps):
         block = stacked.isel({others[-1]: i}) if others else stacked

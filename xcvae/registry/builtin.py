@@ -56,7 +56,7 @@ BASELINES: dict[str, type | str] = {
 
 @hookimpl
 def xcvae_components() -> dict[str, dict[str, type | str]]:
-    """Name the components that xcvae brings itself."""
+    """Return the components of xcvae itself, by kind and name."""
     return {
         "loss": dict(LOSSES),
         "postprocessor": dict(POSTPROCESSORS),

@@ -1,4 +1,4 @@
-"""Components: their names, the ranges and types of their parameters, and how they are made."""
+"""Components: their names, the types and ranges of their parameters, and their construction."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def parameters_of(instance: object) -> dict[str, JSON]:
 
 def _plain(value: object) -> JSON:
     if value is None or isinstance(value, bool | str | int | float):
-        # A NumPy float64 is a float but not what a YAML writer can name.
+        # A NumPy float64 is a float, but YAML has no name for its type.
         return float(value) if isinstance(value, float) else value
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
@@ -277,12 +277,12 @@ def _fields(cls: type) -> list[dataclasses.Field[Any]]:
 
 
 def check_class(label: str, cls: object) -> type:
-    """Make sure that what a name stands for is a dataclass with usable field names.
+    """Refuse a class that is not a dataclass with usable field names.
 
     Parameters
     ----------
     label
-        How messages call it, for example "metric 'fss'".
+        The component in messages, for example "metric 'fss'".
     cls
         The class to check.
 
@@ -319,7 +319,7 @@ def checked(label: str, cls: type, parameters: Mapping[str, object]) -> dict[str
     Parameters
     ----------
     label
-        How messages call the component.
+        The component in messages.
     cls
         A dataclass.
     parameters
@@ -354,7 +354,7 @@ def construct(label: str, cls: type, parameters: Mapping[str, object]) -> Any:
     Parameters
     ----------
     label
-        How messages call the component.
+        The component in messages.
     cls
         A dataclass.
     parameters
@@ -372,7 +372,7 @@ def construct(label: str, cls: type, parameters: Mapping[str, object]) -> Any:
         return instance
     except (ValueError, TypeError) as error:
         raise ComponentError(f"{label}: {error}") from error
-    except Exception as error:  # foreign code fails in any way it likes
+    except Exception as error:  # third-party code may raise anything
         raise ComponentError(f"{label}: {type(error).__name__}: {error}") from error
 
 
@@ -394,7 +394,7 @@ def _checked_value(label: str, name: str, value: object, hint: Any) -> object:
     try:
         return _fit(value, hint)
     except _RefusedError:
-        remedy = "Change the value."
+        remedy = "See `xcvae plugins` for the parameters and their defaults."
         if isinstance(value, str) and _is_number(value):
             remedy = "In YAML, numbers with an exponent need a point: write 1.0e-3, not 1e-3."
         raise ComponentError(
@@ -503,7 +503,7 @@ _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "tex
 
 
 def _words(hint: Any) -> str:
-    """Say an annotation in words."""
+    """Return an annotation in words."""
     origin, items = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(_words(option) for option in items)

@@ -1,4 +1,4 @@
-"""One plugin at a time: found, checked, asked for its components, or said what is wrong with it."""
+"""Find plugins, check them and collect their components, one plugin at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ __all__ = [
 
 
 def entries_of(names: object, package: str, version: str | None) -> list[Entry]:
-    """Turn what a hook returned into entries, or say what is wrong with it."""
+    """Turn the result of a hook into entries.
+
+    Raises
+    ------
+    ComponentError
+        The result is not a table of components; names the first thing that is wrong.
+    """
     if not isinstance(names, Mapping):
         raise ComponentError(
             explain(
@@ -62,13 +68,13 @@ def _check_entry(label: str, name: object, target: object) -> None:
 
 
 def check_kind(kind: object) -> None:
-    """Raise ComponentError, naming the nearest kind, unless this is one."""
+    """Refuse anything but a kind of component, naming the nearest kind."""
     if kind not in KINDS:
         raise ComponentError(f"unknown kind of component '{kind}'. {nearest(str(kind), KINDS)}")
 
 
 def clash_text(first: Entry, second: Entry) -> str:
-    """Say that two packages claim one name."""
+    """Return the message for a name that two packages claim."""
     return (
         f"{first.kind} '{first.name}' is claimed by two packages: {first.owner} and "
         f"{second.owner}. Uninstall one of them, or rename one of the components."
@@ -76,7 +82,7 @@ def clash_text(first: Entry, second: Entry) -> str:
 
 
 def version_of(package: str) -> str | None:
-    """Return the version of an installed distribution, None if it is not one."""
+    """Return the version of a distribution, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -85,12 +91,12 @@ def version_of(package: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Local:
-    """A plugin that was registered in this process, and what it brought.
+    """A plugin that was registered in this process, and its components.
 
-    Parameters
+    Attributes
     ----------
     given
-        The module, object or class, as it was given.
+        The module, object or class that was registered.
     label
         Its name in the plugin manager.
     entries
@@ -103,11 +109,11 @@ class Local:
 
     @property
     def keys(self) -> set[tuple[str, str]]:
-        """Kind and name of what it brought."""
+        """Kind and name of its components."""
         return {(entry.kind, entry.name) for entry in self.entries}
 
     def replaces(self, older: Local) -> bool:
-        """Whether this is the older plugin again, as after a notebook cell is run once more.
+        """Return True for a newer version of a plugin, as after a notebook cell is run once more.
 
         Both have one module and qualified name. If they are of the same class, or of classes that a
         function makes, the components that both name must be the same too: there can be several
@@ -128,12 +134,12 @@ def _components(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
 
 
 def _class_of(plugin: object) -> object:
-    """Return what a plugin is an instance of; a class and a module stand for themselves."""
+    """Return the class of a plugin object; classes and modules as they are."""
     return plugin if isinstance(plugin, type | ModuleType) else type(plugin)
 
 
 def _spelled(target: object) -> str:
-    """Return "module:Class" of a class, the name of a module, and text as it is."""
+    """Return "module:Class" of a class, the name of a module, text as it is."""
     if isinstance(target, str):
         return target
     if isinstance(target, type):
@@ -145,13 +151,13 @@ HOOKS = [name for name in vars(Hooks) if not name.startswith("_")]
 
 
 def installed() -> Iterator[importlib.metadata.EntryPoint]:
-    """Find the plugins of installed packages; one that is found twice on the path is one."""
+    """Find the plugins of installed packages; one that is on the path twice counts once."""
     points = {(p.name, p.value): p for p in importlib.metadata.entry_points(group=PROJECT)}
     return (point for _, point in sorted(points.items()))
 
 
 def package_of(plugin: object) -> str:
-    """Return the module that a local plugin is, or is from."""
+    """Return the name of a local plugin, or of the module that defines it."""
     if isinstance(plugin, ModuleType):
         return plugin.__name__
     return str(getattr(plugin, "__module__", type(plugin).__module__))
@@ -160,23 +166,23 @@ def package_of(plugin: object) -> str:
 def collect(
     manager: pluggy.PluginManager, plugin: object, label: str, package: str, version: str | None
 ) -> list[Entry]:
-    """Call the hook of one plugin alone, so that its names and failures are its own.
+    """Call the hook of one plugin alone, so that its failures do not affect other plugins.
 
     Parameters
     ----------
     manager
-        Keeps the plugin under `label`, unless something is wrong with it.
+        Registers the plugin as `label`, unless an error is raised.
     plugin
         A module, an object, or a class without arguments.
     label, package, version
-        What it is called, whose it is.
+        Its name in the manager, and its package with version.
 
     Raises
     ------
     ComponentError
-        It is for another API, or implements no hook or an unknown one, or its names are wrong.
+        It is for another API, implements no hook or an unknown one, or its names are wrong.
     Exception
-        Whatever the hook itself raises.
+        Any error that the hook itself raises.
     """
     _check_api(plugin, package)
     plugin = plugin() if isinstance(plugin, type) else plugin
@@ -196,7 +202,7 @@ def collect(
 
 
 def words_of(error: BaseException) -> str:
-    """Say what went wrong; our own messages need no type in front."""
+    """Return the message of an error, with its type unless it is an error of xcvae."""
     return str(error) if isinstance(error, XcvaeError) else f"{type(error).__name__}: {error}"
 
 

@@ -1,4 +1,4 @@
-"""The one hook through which components get their names."""
+"""The hook through which plugins name their components."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PROJECT = "xcvae"
 """The pluggy project name, and the entry-point group of plugin packages."""
 
 API_VERSION = 1
-"""Version of what plugins may rely on: the hook, and how components are called.
+"""Version of the plugin API: the hook, and the calls of components.
 
 It only changes when a component written for the version before would no longer work.
 """
@@ -23,11 +23,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Hooks:
-    """What a plugin may implement."""
+    """The hooks that a plugin may implement."""
 
     @hookspec
     def xcvae_components(self) -> dict[str, dict[str, type | str]]:
-        """Name the components that a plugin brings.
+        """Return the components of a plugin, by kind and name.
 
         The module (or object) that implements this may say ``XCVAE_API = 1``, the version of
         `xcvae.plugins.API_VERSION` that it was written for; without it, 1 is taken.

@@ -1,4 +1,4 @@
-"""Names to component classes: built-ins, installed plugins and local plugins in one table."""
+"""The table from names to component classes: built-ins, installed and local plugins."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class Registry:
 
     Attributes
     ----------
-    broken : dict of str to str
-        Plugin name to what went wrong.
+    broken
+        The error by name of the plugin.
     """
 
     def __init__(self) -> None:
@@ -85,16 +85,16 @@ class Registry:
         return sorted(name for of, name in self._entries if of == kind)
 
     def entries(self) -> list[Entry]:
-        """Return everything there is, by kind and name, without importing it."""
+        """Return all entries, by kind and name, without importing their modules."""
         order = {kind: i for i, kind in enumerate(KINDS)}
         found = [entry for entries in self._entries.values() for entry in entries]
         return sorted(found, key=lambda e: (order[e.kind], e.name, e.package))
 
     def register(self, plugin: object) -> None:
-        """Add a local plugin; one that is registered already is left as it is.
+        """Add a local plugin; one that is registered already stays as it is.
 
-        One with the module and qualified name of an earlier one, such as the class of a notebook
-        cell that is run again, takes its place.
+        A plugin with the module and qualified name of an earlier one, such as the class of a
+        notebook cell that is run again, replaces it.
 
         Parameters
         ----------
@@ -105,8 +105,8 @@ class Registry:
         Raises
         ------
         ComponentError
-            It cannot be imported, implements no hook, or a name is taken; then nothing of it
-            is registered.
+            It cannot be imported, implements no hook, or a name is taken; then none of its
+            components is registered.
         """
         if isinstance(plugin, str):
             plugin = load_module(plugin, f"plugin '{plugin}'")
@@ -130,7 +130,7 @@ class Registry:
             self._entries[entry.kind, entry.name] = [entry]
 
     def resolve(self, kind: Kind, name: str) -> type:
-        """Return the class behind a name, imported now if need be.
+        """Return the class of a name, and import it on first use.
 
         Raises
         ------
@@ -228,7 +228,7 @@ class Registry:
         return None
 
     def _load_entry_points(self) -> None:
-        """Load every plugin by itself: pluggy's own loader stops at the first broken one."""
+        """Load every plugin by itself: the loader of pluggy stops at the first broken one."""
         for point in installed():
             package = point.dist.name if point.dist else point.value.partition(":")[0]
             version = point.dist.version if point.dist else None
@@ -291,19 +291,19 @@ def describe(kind: Kind, instance: object) -> dict[str, JSON]:
 
 
 def missing(kind: Kind, described: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Say which components of a record are not here, and how to get them.
+    """Return which components of a record are not installed, each with a remedy.
 
     Parameters
     ----------
     kind
-        Of all of them.
+        The kind of all of them.
     described
-        What `describe` returned when they were used.
+        Descriptions by `describe`, made when the components were used.
 
     Returns
     -------
     list of str
-        A sentence for each name that is missing; empty if all are here.
+        A sentence for each missing component; empty if all are installed.
     """
     known = {(entry.name, entry.package) for entry in registry().entries() if entry.kind == kind}
     found = {}
@@ -324,27 +324,27 @@ def missing(kind: Kind, described: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def warn_of_missing(kind: Kind, described: Iterable[Mapping[str, Any]], place: str) -> None:
-    """Warn the caller's caller of what is missing; `place` says where the record was found."""
+    """Warn the caller's caller of missing components of a record that was found in `place`."""
     for text in missing(kind, described):
         warnings.warn(f"{place}: {text}", MissingPluginWarning, stacklevel=3)
 
 
 def _is_here(package: str) -> bool:
-    """Whether a package is there, though its name is not registered (an instance was given)."""
+    """Return True for a package that is importable, though it registers no such name."""
     if version_of(package) is not None:
         return True
     try:
         return importlib.util.find_spec(package.partition(".")[0]) is not None
-    except (ImportError, ValueError):  # __main__ has no spec, and is always there
+    except (ImportError, ValueError):  # __main__ has no spec, and always exists
         return package == "__main__"
 
 
 def call(kind: Kind, component: Any, *arguments: Any) -> Any:
-    """Call a component; whatever it raises becomes an error that names it and its package.
+    """Call a component; its exceptions become an error that names it and its package.
 
     Errors on purpose (`XcvaeError`) and failures of built-in components pass unchanged: the first
-    say what to do, the second are for us to see in full. So does a lack of memory, on the device
-    too, which is nobody's mistake and may be caught further up.
+    have a remedy, the second are bugs of xcvae and need their traceback. So does a lack of
+    memory, also on the device, which is no fault of the component and may be caught further up.
 
     Raises
     ------
@@ -356,7 +356,7 @@ def call(kind: Kind, component: Any, *arguments: Any) -> Any:
     except (XcvaeError, MemoryError):
         raise
     except Exception as error:
-        # torch has an error of its own for it, and must not be imported here.
+        # torch has its own class for a lack of memory, and must not be imported here.
         if any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__):
             raise
         about = registry().describe(kind, component)
@@ -371,7 +371,7 @@ def call(kind: Kind, component: Any, *arguments: Any) -> Any:
 
 
 def wrong_result(kind: Kind, component: Any, *, expected: str, got: str) -> ComponentError:
-    """Make the error for a component that returned something else than its kind must."""
+    """Return the error for a component whose result is not that of its kind."""
     label = _label(kind, registry().describe(kind, component))
     return ComponentError(f"{label} must return {expected}, got {got}.")
 

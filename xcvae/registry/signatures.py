@@ -58,7 +58,7 @@ class _Signature:
 
 
 def listing() -> list[Row]:
-    """Describe all components by kind and name; nothing is imported for it.
+    """Describe all components by kind and name, without importing them.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def _from_source(
 
 
 def _find(module: str, name: str) -> tuple[str, ast.ClassDef | None]:
-    """Find where a class is defined, following imports from module to module."""
+    """Find the module that defines a class, following imports from module to module."""
     seen: set[tuple[str, str]] = set()
     while (module, name) not in seen:
         seen.add((module, name))

@@ -9,9 +9,9 @@ rest::
     class TestPeak(xcvae.testing.MetricSuite):
         component = Peak
 
-``component`` is a class, a registered name, or a dict ``{"name": ..., parameters}``. What else a
-suite can be told is described with it. A check that does not apply to a component, for a reason
-worth a comment, is switched off by ``test_... = None``.
+``component`` is a class, a registered name, or a dict ``{"name": ..., parameters}``. Each suite
+documents its other attributes. A check that does not apply to a component, for a reason worth a
+comment, is switched off by ``test_... = None``.
 """
 
 from __future__ import annotations

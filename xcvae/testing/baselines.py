@@ -1,4 +1,4 @@
-"""What a baseline must do and must not do."""
+"""The conformance suite of baselines."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class BaselineSuite(Suite):
     ----------
     component, parameters, refused
         As in every suite.
-    same_in_any_units : bool
-        Whether the parameters mean the same in any units of the data. Switch it off where a
-        parameter is a bare number in the units of the data.
+    same_in_any_units
+        True if the parameters mean the same in any units of the data; False if one is a bare
+        number in the units of the data.
 
     Examples
     --------
@@ -59,15 +59,15 @@ class BaselineSuite(Suite):
         return field  # type: ignore[no-any-return]
 
     def outcome(self, component: Any) -> Any:
-        """Return the values that it draws, whatever the global random state is."""
+        """Return the values that the baseline draws."""
         return self.draw(component).values
 
     def same(self, first: Any, second: Any) -> bool:
-        """Whether two ensembles are equal to the last bit."""
+        """Return True if two ensembles are equal to the last bit."""
         return np.array_equal(first, second, equal_nan=True)
 
     def test_it_is_an_ensemble_of_the_target(self) -> None:
-        """Dims are (realization, sample, y, x), labels and sizes are those of the target."""
+        """Check dims (realization, sample, y, x), and labels and sizes of the target."""
         ds = self.given_data()
         field = self.draw(ds=ds)
         dims = ("realization", *ds.pr.dims)
@@ -84,7 +84,7 @@ class BaselineSuite(Suite):
             demand(good, f"{self.label} loses or changes the labels of '{name}'")
 
     def test_it_is_rain_with_units(self) -> None:
-        """Units are there and convert into the target's; values are finite and not below zero."""
+        """Check that units convert into the target's; values are finite and not below zero."""
         field = self.draw()
         units = field.attrs.get("units")
         demand(units, f"{self.label} returns no units")
@@ -96,8 +96,8 @@ class BaselineSuite(Suite):
         demand((field >= 0).all(), f"{self.label} makes negative rain")
 
     def test_only_the_seed_decides(self) -> None:
-        """Equal seeds give equal members whatever was drawn before; other seeds give others."""
-        before = np.random.get_state()  # noqa: NPY002 - on which nothing may depend
+        """Check that equal seeds give equal members, and other seeds others."""
+        before = np.random.get_state()  # noqa: NPY002 - nothing may depend on it
         drawn = []
         for state in (1, 99):
             np.random.seed(state)  # noqa: NPY002 - as above
@@ -114,7 +114,7 @@ class BaselineSuite(Suite):
         demand(not ignored, f"{self.label} draws members but ignores the seed")
 
     def test_it_does_not_look_at_the_answer(self) -> None:
-        """What is drawn for a sample does not depend on the target of that sample."""
+        """Check that the members of a sample do not depend on its target."""
         ds = self.given_data()
         plain = self.draw(ds=ds)
         other = ds.copy(deep=True)
@@ -126,7 +126,7 @@ class BaselineSuite(Suite):
         )
 
     def test_dask_in_dask_out(self) -> None:
-        """A lazy Dataset gives a lazy ensemble, with the same values."""
+        """Check that a lazy Dataset gives a lazy ensemble with the same values."""
         ds = self.given_data()
         lazy = self.draw(ds=ds.chunk(time=2))
         demand(lazy.chunks is not None, f"{self.label} computes a lazy Dataset: avoid .values")
@@ -136,7 +136,7 @@ class BaselineSuite(Suite):
         )
 
     def test_units_are_minded(self) -> None:
-        """The same data in other units give the same rain."""
+        """Check that the same data in other units give the same rain."""
         if self.same_in_any_units:
             plain, other = self.draw(), self.draw(ds=self.given_data(units=OTHER_UNITS))
             scale = factor(str(other.attrs["units"]), str(plain.attrs["units"]), what=self.label)
@@ -146,8 +146,8 @@ class BaselineSuite(Suite):
             )
 
     def test_its_input_is_not_changed(self) -> None:
-        """The Dataset is as it was."""
+        """Check that the Dataset is unchanged."""
         ds = self.given_data()
         before = ds.copy(deep=True)
         self.draw(ds=ds)
-        demand(ds.identical(before), f"{self.label} changes what it is given, in place")
+        demand(ds.identical(before), f"{self.label} changes its input in place")

@@ -1,4 +1,4 @@
-"""Real rain to try components on: a part of the bundled radar record."""
+"""Real rain for tests of components: a part of the bundled radar record."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_dataset(*, samples: int = 6, masked: bool = False, units: str = UNITS) 
     samples
         Number of frames, at most 20.
     masked
-        Hide part of the target (NaN): a corner of every frame, as sea or a border does.
+        Mask part of the target (NaN): a corner of every frame, as sea or a border does.
     units
         Units of both variables.
 
@@ -65,7 +65,7 @@ def make_ensemble(ds: xr.Dataset, *, members: int = 3, seed: int = 0) -> xr.Data
     members
         Number of realizations.
     seed
-        Other seeds give other members.
+        Seed of the members.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def make_ensemble(ds: xr.Dataset, *, members: int = 3, seed: int = 0) -> xr.Data
 
 
 def make_context(ds: xr.Dataset, *, mode: str = "prior") -> Context:
-    """Return what a post-processor is told besides the field, for the frames of `make_dataset`.
+    """Return the context of a post-processor, for the frames of `make_dataset`.
 
     Parameters
     ----------
@@ -114,5 +114,5 @@ def _frames() -> xr.Dataset:
         y=slice(48, 84), x=slice(36, 84), y_coarse=slice(4, 7), x_coarse=slice(3, 7)
     ).load()
     wet = np.flatnonzero((ds.pr > 0.1).mean(("y", "x")) > 0.3)
-    kept = ds.isel(time=wet[::STEP][:20]).drop_vars("split", errors="ignore")
-    return kept.drop_attrs(deep=False)
+    frames = ds.isel(time=wet[::STEP][:20]).drop_vars("split", errors="ignore")
+    return frames.drop_attrs(deep=False)

@@ -1,4 +1,4 @@
-"""What a loss term must do and must not do."""
+"""The conformance suite of loss terms, and the state of a training step for it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_loss_state(
     term: object = None,
     **more: Any,
 ) -> LossState:
-    """Return what a loss term sees of one training step, made of real radar.
+    """Return the state of one training step for a loss term, made of real radar.
 
     Reconstruction, KL and prior draws are leaves of the graph: after ``loss(state).backward()``
     their gradients are in ``state.output.grad``, ``state.kl[i].grad`` and
@@ -51,28 +51,28 @@ def make_loss_state(
     samples, size
         Shape of the batch: (samples, 1, y, x); at most 20 of 36 x 48 pixels.
     masked
-        Mask a corner of every sample, and all of the last one where there are several.
+        Mask a corner of every sample, and all of the last one of several.
     units
         Units of the physical values.
     truth
-        Makes the target from the normalised radar; by default it is the radar.
+        Function that makes the target from the normalised radar; by default the radar itself.
     guess
-        Makes reconstruction and draws from the normalised target; by default something near it.
+        Function that makes reconstruction and draws from the normalised target; by default fields
+        near it.
     under_mask
-        Added to the normalised values of masked pixels, where nothing may depend on them.
+        Added to the normalised values of masked pixels, on which nothing may depend.
     progress
-        Share of the training that is done, 0 to 1.
+        Completed share of the training, 0 to 1.
     seed
-        Of reconstruction and draws.
+        Seed of reconstruction and draws.
     term
-        A loss whose trainable values (its method ``learned``) are to be there.
+        A loss whose trainable values (its method ``learned``) the state has.
     **more
-        Other attributes of `LossState`, as they are.
+        Other attributes of `LossState`, passed on unchanged.
 
     Returns
     -------
     LossState
-        The state.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def make_loss_state(
 
 
 def _near(x: Tensor, random: torch.Generator) -> Tensor:
-    """Make a field like another one: moved, weaker, with noise, also below zero."""
+    """Return a field like another one: shifted, weaker, with noise, also below zero."""
     rows, columns = (int(n) for n in torch.randint(1, 4, (2,), generator=random))
     noise = 0.1 * torch.randn(x.shape, generator=random)
     return 0.8 * x + 0.2 * x.roll((rows, columns), (-2, -1)) + noise - 0.02
@@ -148,8 +148,8 @@ class LossSuite(Suite):
     ----------
     component, parameters, refused
         As in every suite.
-    learns_from : list of "reconstruction", "kl", "draws", "learned"
-        Where gradients must arrive. By default it is enough that one of them gets some.
+    learns_from
+        Tensors that must receive gradients. By default at least one of them must.
 
     Examples
     --------
@@ -174,11 +174,11 @@ class LossSuite(Suite):
         return torch.cat([part.detach().flatten() for part in parts]).numpy()
 
     def same(self, first: Any, second: Any) -> bool:
-        """Whether two vectors are equal to the last bit."""
+        """Return True if two vectors are equal to the last bit."""
         return np.array_equal(first, second, equal_nan=True)
 
     def test_it_gives_one_finite_number(self) -> None:
-        """The value is a tensor without dimensions, finite, at the start and the end."""
+        """Check that the value is a finite tensor without dimensions, at any progress."""
         for progress in (0.0, 0.5, 1.0):
             value = self.make()(self.state(progress=progress))
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value)
@@ -187,16 +187,16 @@ class LossSuite(Suite):
             demand(value.isfinite(), f"{self.label} gives {value.item()} at progress {progress}")
 
     def test_gradients_arrive(self) -> None:
-        """Gradients are finite, and not zero where the term is to teach something."""
+        """Check that gradients are finite, and not zero for the tensors in `learns_from`."""
         gradients = self._learn(self.make(), self.state())[1]
         self._all_finite(gradients, "radar")
         moved = {kind for kind, found in gradients.items() if any(bool(g.any()) for g in found)}
-        demand(moved, f"{self.label} has no gradients: nothing can be learnt from it")
+        demand(moved, f"{self.label} has no gradients: the network cannot learn from it")
         for kind in self.learns_from:
             demand(kind in moved, f"{self.label}: no gradients arrive at '{kind}'")
 
     def test_gradients_are_finite_at_the_edges(self) -> None:
-        """Dry maps, perfect reconstructions and large values give no NaN."""
+        """Check that dry maps, perfect reconstructions and large values give no NaN."""
         cases: dict[str, dict[str, Any]] = {
             "dry maps": {"truth": torch.zeros_like, "guess": torch.zeros_like},
             "a dry target": {"truth": torch.zeros_like},
@@ -210,7 +210,7 @@ class LossSuite(Suite):
             self._all_finite(gradients, what)
 
     def test_any_window_will_do(self) -> None:
-        """One sample, odd sizes and small windows work."""
+        """Check one sample, odd sizes and small windows."""
         for samples, size in ((1, (36, 48)), (2, (35, 23)), (1, (16, 16))):
             what = f"{samples} sample(s) of {size[0]} x {size[1]}"
             value, gradients = self._learn(self.make(), self.state(samples=samples, size=size))
@@ -218,7 +218,7 @@ class LossSuite(Suite):
             self._all_finite(gradients, what)
 
     def test_masked_values_have_no_influence(self) -> None:
-        """What is under the mask changes neither the value nor any gradient, and gets none."""
+        """Check that masked pixels change neither value nor gradients, and get none."""
         plain, pushed = self.state(masked=True), self.state(masked=True, under_mask=2.5)
         first, before = self._learn(self.make(), plain)
         second, after = self._learn(self.make(), pushed)
@@ -237,23 +237,23 @@ class LossSuite(Suite):
                 )
 
     def test_it_works_in_other_units(self) -> None:
-        """Records in mm/day and kg m-2 s-1 give finite values."""
+        """Check that records in mm/day and kg m-2 s-1 give finite values."""
         for units in ("mm/day", "kg m-2 s-1"):
             value, gradients = self._learn(self.make(), self.state(units=units))
             demand(value.isfinite(), f"{self.label} gives {value.item()} for rain in {units}")
             self._all_finite(gradients, f"rain in {units}")
 
     def test_its_input_is_not_changed(self) -> None:
-        """Target, reconstruction, mask, KL and draws are as they were."""
+        """Check that target, reconstruction, mask, KL and draws are unchanged."""
         state = self.state(masked=True)
         tensors = [state.x, state.output, state.mask, *state.kl, *state.prior_draws(2)]
         before = [one.detach().clone() for one in tensors]
         self.make()(state)
-        for one, kept in zip(tensors, before, strict=True):
-            demand(torch.equal(one, kept), f"{self.label} changes what it is given, in place")
+        for one, copy in zip(tensors, before, strict=True):
+            demand(torch.equal(one, copy), f"{self.label} changes its input in place")
 
     def _learn(self, component: Any, state: Any) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        """Call the term and go backwards; zeros stand where no gradient arrived."""
+        """Call the term and its backward pass; missing gradients are zero."""
         value = component(state)
         if isinstance(value, Tensor) and value.requires_grad:
             value.sum().backward()  # type: ignore[no-untyped-call]

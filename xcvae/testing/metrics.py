@@ -1,4 +1,4 @@
-"""What a metric must do and must not do."""
+"""The conformance suite of metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xcvae.testing.suite import Suite, demand
 __all__ = ["MetricSuite"]
 
 OTHER_UNITS = "mm/day"
-HIDDEN = 50.0  # rain under the mask that nobody may see
+HIDDEN = 50.0  # rain under the mask, which must not count
 TOLERANCE = 1e-5
 
 
@@ -28,9 +28,9 @@ class MetricSuite(Suite):
     ----------
     component, parameters, refused
         As in every suite.
-    same_in_any_units : bool
-        Whether the parameters mean the same in any units of the fields. Switch it off where a
-        parameter is a bare number in the units of the data.
+    same_in_any_units
+        True if the parameters mean the same in any units of the fields; False if one is a bare
+        number in the units of the data.
 
     Examples
     --------
@@ -69,16 +69,16 @@ class MetricSuite(Suite):
         return self.score(component, *self.given_fields(masked=True)).values
 
     def same(self, first: Any, second: Any) -> bool:
-        """Whether two scores are equal to the last bit."""
+        """Return True if two scores are equal to the last bit."""
         return np.array_equal(first, second, equal_nan=True)
 
     def test_the_score_says_what_it_is(self) -> None:
-        """It has units, long_name and better."""
+        """Check that the score has units, long_name and better."""
         score = self.score(self.make(), *self.given_fields())
         for key in ("units", "long_name"):
-            told = score.attrs.get(key)
-            good = isinstance(told, str) and told.strip()
-            demand(good, f"{self.label}: the score needs the attribute '{key}', got {told!r}")
+            text = score.attrs.get(key)
+            good = isinstance(text, str) and text.strip()
+            demand(good, f"{self.label}: the score needs the attribute '{key}', got {text!r}")
         better = score.attrs.get("better")
         ideal = isinstance(better, int | float | np.number) and not isinstance(better, bool)
         demand(
@@ -88,7 +88,7 @@ class MetricSuite(Suite):
         )
 
     def test_the_score_is_a_finite_number(self) -> None:
-        """There is something finite in it, and members are not among its dims."""
+        """Check that the score has finite values, and no dim of members."""
         for masked in (False, True):
             forecast, observed = self.given_fields(masked=masked)
             score = self.score(self.make(), forecast, observed)
@@ -102,14 +102,14 @@ class MetricSuite(Suite):
             )
 
     def test_one_sample_is_enough(self) -> None:
-        """Samples can be scored one by one, as `xcvae.evaluate` does."""
+        """Check that samples can be scored one by one, as `xcvae.evaluate` does."""
         forecast, observed = self.given_fields()
         one = {"time": [1]}
         score = self.score(self.make(), forecast.isel(one), observed.isel(one))
         demand(np.isfinite(score).any(), f"{self.label} cannot score a single sample")
 
     def test_masked_values_have_no_influence(self) -> None:
-        """Forecasts where nothing was observed (NaN) do not count."""
+        """Check that forecasts do not count where the observation is NaN."""
         forecast, observed = self.given_fields(masked=True)
         plain = self.score(self.make(), forecast.fillna(0.0), observed)
         hidden = self.score(self.make(), forecast.fillna(HIDDEN), observed)
@@ -119,7 +119,7 @@ class MetricSuite(Suite):
         )
 
     def test_units_are_minded(self) -> None:
-        """The same rain in other units gets the same score, or one that converts."""
+        """Check that the same rain in other units gets the same score, or one that converts."""
         score = self.score(self.make(), *self.given_fields())
         units = str(score.attrs.get("units"))
         if self.same_in_any_units:
@@ -143,7 +143,7 @@ class MetricSuite(Suite):
         )
 
     def test_dask_gives_the_same(self) -> None:
-        """Lazy fields are scored as those in memory are."""
+        """Check that lazy fields get the score of fields in memory."""
         forecast, observed = self.given_fields(masked=True)
         lazy = forecast.chunk(realization=2, time=2), observed.chunk(time=3)
         try:
@@ -157,9 +157,9 @@ class MetricSuite(Suite):
         )
 
     def test_its_input_is_not_changed(self) -> None:
-        """Forecast and observation are as they were."""
+        """Check that forecast and observation are unchanged."""
         forecast, observed = self.given_fields(masked=True)
         before = forecast.copy(deep=True), observed.copy(deep=True)
         self.score(self.make(), forecast, observed)
-        kept = forecast.identical(before[0]) and observed.identical(before[1])
-        demand(kept, f"{self.label} changes what it is given, in place")
+        same = forecast.identical(before[0]) and observed.identical(before[1])
+        demand(same, f"{self.label} changes its input in place")

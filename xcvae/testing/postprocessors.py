@@ -1,4 +1,4 @@
-"""What a post-processor must do and must not do."""
+"""The conformance suite of post-processors."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class PostprocessorSuite(Suite):
     ----------
     component, parameters, refused
         As in every suite.
-    same_in_any_units : bool
-        Whether the parameters mean the same in any units of the field. Switch it off where a
-        parameter is a bare number in the units of the field.
+    same_in_any_units
+        True if the parameters mean the same in any units of the field; False if one is a bare
+        number in the units of the field.
 
     Examples
     --------
@@ -49,11 +49,11 @@ class PostprocessorSuite(Suite):
         return self._values(component(*self.given_field(masked=True)))
 
     def same(self, first: Any, second: Any) -> bool:
-        """Whether two blocks are equal to the last bit."""
+        """Return True if two blocks are equal to the last bit."""
         return np.array_equal(first, second, equal_nan=True)
 
     def test_units_dims_and_labels_are_kept(self) -> None:
-        """What comes back is labelled as what went in."""
+        """Check that dims, shape, type, name, units and coordinates are unchanged."""
         field, context = self.given_field(masked=True)
         after = self.make()(field, context)
         self._values(after)
@@ -72,7 +72,7 @@ class PostprocessorSuite(Suite):
             )
 
     def test_rain_stays_rain(self) -> None:
-        """Physical values come back: finite and not below zero, also from dry maps."""
+        """Check that values are finite and not below zero, also for dry maps."""
         field, context = self.given_field()
         for what, block in (("radar", field), ("dry maps", xr.zeros_like(field))):
             values = self._values(self.make()(block, context))
@@ -80,7 +80,7 @@ class PostprocessorSuite(Suite):
             demand((values >= 0).all(), f"{self.label} makes negative rain of {what}")
 
     def test_the_mask_is_kept(self) -> None:
-        """NaN stays NaN, and no other pixel becomes NaN."""
+        """Check that NaN stays NaN, and no other pixel becomes NaN."""
         field, context = self.given_field(masked=True)
         values = self._values(self.make()(field, context))
         demand(
@@ -89,7 +89,7 @@ class PostprocessorSuite(Suite):
         )
 
     def test_dask_in_dask_out(self) -> None:
-        """A lazy field stays lazy, and has the same values when it is computed."""
+        """Check that a lazy field stays lazy, with the same values."""
         field, context = self.given_field(masked=True)
         lazy = field.chunk(realization=1, time=2)
         after = self.make()(lazy, context)
@@ -100,7 +100,7 @@ class PostprocessorSuite(Suite):
         )
 
     def test_the_block_does_not_matter(self) -> None:
-        """A member of a sample comes out the same, whatever else is in the block.
+        """Check that a member of a sample does not depend on the rest of its block.
 
         Ensembles are drawn in blocks whose size depends on the machine.
         """
@@ -117,7 +117,7 @@ class PostprocessorSuite(Suite):
             )
 
     def test_units_are_minded(self) -> None:
-        """The same rain in other units comes out the same; without units it is not guessed at."""
+        """Check the same rain in other units, and that units are never guessed."""
         field, context = self.given_field(masked=True)
         plain = self._values(self.make()(field, context))
         if self.same_in_any_units:
@@ -139,12 +139,12 @@ class PostprocessorSuite(Suite):
         )
 
     def test_its_input_is_not_changed(self) -> None:
-        """The block that was handed over is as it was."""
+        """Check that field and context are unchanged."""
         field, context = self.given_field(masked=True)
         before, inputs = field.copy(deep=True), context.inputs.copy(deep=True)
         self.make()(field, context)
-        kept = field.identical(before) and context.inputs.identical(inputs)
-        demand(kept, f"{self.label} changes what it is given, in place")
+        same = field.identical(before) and context.inputs.identical(inputs)
+        demand(same, f"{self.label} changes its input in place")
 
     def _values(self, after: Any) -> Any:
         found = type(after).__name__

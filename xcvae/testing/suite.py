@@ -1,4 +1,4 @@
-"""What every component must be, whatever its kind: documented, checked, and safe to send about."""
+"""The checks of every component: documentation, parameters, pickling, determinism."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNKNOWN = "no_such_parameter"
 
 
 def demand(condition: object, message: str) -> None:
-    """Fail a check; as plain ``assert`` says nothing in a module that pytest does not rewrite."""
+    """Fail a check with a message: pytest does not rewrite ``assert`` in this module."""
     if not condition:
         raise AssertionError(message)
 
@@ -32,12 +32,12 @@ class Suite(ABC):
 
     Attributes
     ----------
-    component : type, str or dict
-        What is tested: a class, a registered name, or ``{"name": ..., parameters}``.
-    parameters : dict
-        Parameters to test it with; those that have no default must be given.
-    refused : list of dict
-        Parameters that are out of range, each to be refused by itself.
+    component
+        The tested component: a class, a registered name, or ``{"name": ..., parameters}``.
+    parameters
+        Parameters for the test; those without a default must be given.
+    refused
+        Parameters that are out of range, each of which must be refused by itself.
     """
 
     kind: ClassVar[Kind]
@@ -45,11 +45,9 @@ class Suite(ABC):
     parameters: ClassVar[Mapping[str, Any]] = {}
     refused: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
-    # --- what the checks are made of -----------------------------------------------------------
-
     @property
     def cls(self) -> type:
-        """The class that is tested."""
+        """The tested class."""
         if isinstance(self.component, Mapping):
             return registry().resolve(self.kind, self.component["name"])
         if isinstance(self.component, str):
@@ -58,7 +56,7 @@ class Suite(ABC):
 
     @property
     def label(self) -> str:
-        """How messages call the component."""
+        """The component in messages."""
         one = self.component
         name = one["name"] if isinstance(one, Mapping) else getattr(one, "__name__", one)
         return f"{self.kind} '{name}'"
@@ -70,30 +68,28 @@ class Suite(ABC):
         return own | dict(self.parameters)
 
     def make(self, **changes: Any) -> Any:
-        """Make the component as the registry does, its parameters checked."""
+        """Make the component as the registry does, with its parameters checked."""
         return construct(self.label, self.cls, self.given() | changes)
 
     @abstractmethod
     def outcome(self, component: Any) -> Any:
-        """Return what the component gives for the suite's standard input, as an array."""
+        """Return the result of the component for the standard input of the suite, as an array."""
 
     @abstractmethod
     def same(self, first: Any, second: Any) -> bool:
-        """Whether two outcomes are equal to the last bit."""
-
-    # --- the checks ----------------------------------------------------------------------------
+        """Return True if two outcomes are equal to the last bit."""
 
     def test_it_has_a_doc_line(self) -> None:
-        """The class has a docstring of its own: `xcvae plugins` shows its first line."""
+        """Check the docstring of the class: `xcvae plugins` shows its first line."""
         written = doc_of(self.cls)
         demand(written, f"{self.label} has no docstring: its first line is what users see of it")
 
     def test_it_is_callable(self) -> None:
-        """Instances can be called."""
+        """Check that instances can be called."""
         demand(callable(self.make()), f"{self.label} has no __call__")
 
     def test_parameters_round_trip_through_yaml(self) -> None:
-        """Parameters survive YAML, and make the same component again."""
+        """Check that parameters survive YAML and make the same component again."""
         before = self.make()
         text = yaml.safe_dump(parameters_of(before))
         after = construct(self.label, self.cls, yaml.safe_load(text) or {})
@@ -108,12 +104,12 @@ class Suite(ABC):
         )
 
     def test_parameters_it_does_not_know_are_refused(self) -> None:
-        """An unknown parameter is an error that names it."""
+        """Check that the error for an unknown parameter names it."""
         message = self._refusal({UNKNOWN: 1}, "the unknown parameter")
         demand(UNKNOWN in message, f"{self.label}: {message!r} does not name the parameter")
 
     def test_wrong_types_are_refused(self) -> None:
-        """A value of the wrong type is an error, for every parameter with a definite type."""
+        """Check that every parameter with a definite type refuses another type."""
         hints = get_type_hints(self.cls)
         for name in self._names():
             if hints[name] not in (Any, object):
@@ -121,14 +117,14 @@ class Suite(ABC):
                 demand(name in message, f"{self.label}: {message!r} does not name '{name}'")
 
     def test_values_out_of_range_are_refused(self) -> None:
-        """NaN, and what `refused` lists, are errors."""
+        """Check that NaN and the parameters in `refused` are errors."""
         hints = get_type_hints(self.cls)
         numbers = [{name: math.nan} for name in self._names() if hints[name] is float]
         for wrong in (*numbers, *self.refused):
             self._refusal(wrong, f"parameters out of range, {dict(wrong)},")
 
     def test_it_survives_pickling(self) -> None:
-        """A Dask worker gets the same component that was sent."""
+        """Check that a pickled component, as sent to a Dask worker, is the same."""
         before = self.make()
         try:
             after = cloudpickle.loads(cloudpickle.dumps(before))
@@ -140,7 +136,7 @@ class Suite(ABC):
         )
 
     def test_it_is_deterministic(self) -> None:
-        """Two calls with the same input give the same, and leave the parameters alone."""
+        """Check that two calls give the same result and leave the parameters unchanged."""
         component = self.make()
         before = parameters_of(component)
         first, second = self.outcome(component), self.outcome(component)
@@ -149,8 +145,6 @@ class Suite(ABC):
             self.same(first, self.outcome(self.make())), f"{self.label}: a second one gives another"
         )
         demand(parameters_of(component) == before, f"{self.label}: a call changes its parameters")
-
-    # --- parts ---------------------------------------------------------------------------------
 
     def _names(self) -> list[str]:
         return [f.name for f in dataclasses.fields(self.cls) if f.init]

@@ -1,4 +1,4 @@
-"""Real radar data that comes with the package, so that everything can be tried offline."""
+"""Real radar data of the package, for examples without a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DATA = Path(__file__).parent / "data"
 
 
 def names() -> list[str]:
-    """List the Datasets that `open_dataset` knows.
+    """List the bundled Datasets.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def open_dataset(name: str = "radklim") -> xr.Dataset:
 
     Parameters
     ----------
-    name : str
+    name
         One of `names`.
 
     Returns
@@ -47,13 +47,13 @@ def open_dataset(name: str = "radklim") -> xr.Dataset:
     xarray.Dataset
         ``pr`` with dims (time, y, x) and ``pr_coarse`` with dims (time, y_coarse, x_coarse), its
         means over blocks of 12 x 12 pixels, both in mm h-1 as float32. The coordinate ``split``
-        along time tells training (0, 10 to 15 May), validation (1, 16 May) and test days
-        (2, 17 to 20 May) apart. Not backed by Dask: use ``.chunk()`` for that.
+        along time marks training (0, 10 to 15 May), validation (1, 16 May) and test days
+        (2, 17 to 20 May). Not backed by Dask: use ``.chunk()`` for that.
 
     Raises
     ------
     ConfigError
-        There is no Dataset of that name.
+        No bundled Dataset has that name.
 
     Notes
     -----
