@@ -158,9 +158,9 @@ def run(*arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, __file__, "--child", *arguments])
 
 
-def kill_when(there: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
-    """Kill a child with SIGKILL as soon as something is there."""
-    while not there():
+def kill_when(condition: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
+    """Kill a child with SIGKILL as soon as a condition holds."""
+    while not condition():
         assert child.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     child.kill()

@@ -117,7 +117,7 @@ def environment_of(store: Path) -> dict[str, str]:
 
 
 def relabel(store: Path, environment: dict[str, str]) -> None:
-    """Have the ledger say that the store was begun in another environment."""
+    """Write another environment into the ledger of a store."""
     ledger = json.loads(ledger_of(store).read_text(encoding="utf-8"))
     ledger["run"] |= environment
     ledger_of(store).write_text(json.dumps(ledger), encoding="utf-8")
