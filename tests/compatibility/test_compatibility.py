@@ -23,7 +23,7 @@ import xarray as xr
 import xcvae
 from xcvae.ensemble import catalog
 from xcvae.ensemble.store import open_store
-from xcvae.ensemble.verifying import Verification, verify_store
+from xcvae.ensemble.verify_store import Verification, verify_store
 from xcvae.errors import OutputExistsError, StoreError
 
 HERE = Path(__file__).parent
