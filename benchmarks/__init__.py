@@ -1,5 +1,19 @@
-"""What the ladder of xcvae is measured against, and the bench that measures both alike.
+"""Benchmarks of xcvae: run them from the root of the repository, as modules.
 
-Nothing here is part of the package: the references are compact, in plain torch, and as good as
-they could be made in the same time on the same device.
+    python -m benchmarks.speed.train --help
+
+============  =====================================================================
+folder        subject
+============  =====================================================================
+speed         time, memory and disk space of training, drawing, storing and scoring
+skill         scores of trained models beside other methods and baselines
+diagnosis     verdicts of xcvae on ensembles and models whose faults are known
+robustness    runs that are killed, and what their stores contain afterwards
+models        the rival models and the models with known faults
+harness       command lines, timing, worker processes, records and result files
+============  =====================================================================
+
+`benchmarks.compare` compares two result files of one benchmark. The tests in ``benchmarks/tests``
+run with ``pytest benchmarks``. Nothing here is part of the package: the rival models are compact,
+in plain torch, and as good as they could be made in the same time on the same device.
 """

@@ -1,26 +1,28 @@
-"""Check the figures of `xcvae demo` with plain numpy, from the files that it left.
+"""Check the figures of `xcvae demo` with plain numpy, from its files.
 
-    python benchmarks/check_demo.py DEMO_FOLDER [--dial]
+    python -m benchmarks.diagnosis.check_demo DEMO_FOLDER [--dial]
 
-Reads the Zarr stores through xarray and nothing of xcvae, computes the scores of the success table
-again from their definitions, and prints them beside those of the demo's own report. ``--dial``
+Reads the Zarr stores through xarray, without xcvae, computes the scores of the success table again
+from their definitions, and prints them beside those of the demo's own report. ``--dial``
 also draws posterior ensembles over the dial (this part uses xcvae) and scores them the same way.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
+from benchmarks.harness.arguments import BenchmarkParser
+
 WET = 0.1  # mm h-1
 
 
 def spectrum(fields: np.ndarray) -> np.ndarray:
-    """Power by radial wavenumber (cycles per shorter side), averaged over fields."""
+    """Return power by radial wavenumber (cycles per shorter side), averaged over fields."""
     ny, nx = fields.shape[-2:]
     short = min(ny, nx)
     power = sum(np.abs(np.fft.fft2(f)) ** 2 for f in fields) / len(fields)
@@ -31,7 +33,7 @@ def spectrum(fields: np.ndarray) -> np.ndarray:
 
 
 def scores(members: np.ndarray, observed: np.ndarray, bilinear: np.ndarray) -> dict[str, float]:
-    """Scores of DESIGN's success table; members (m, n, y, x), observed and bilinear (n, y, x)."""
+    """Score members (m, n, y, x) by the definitions; observed and bilinear are (n, y, x)."""
     m, n = members.shape[:2]
     flat, truth = members.reshape(m, n, -1), observed.reshape(n, -1)
     ordered = np.sort(members, axis=0)
@@ -72,8 +74,8 @@ def scores(members: np.ndarray, observed: np.ndarray, bilinear: np.ndarray) -> d
     }
 
 
-def stretched(coarse: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Bilinear stretch of block means, edge to edge, constant beyond the outer centres."""
+def interpolated(coarse: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Interpolate block means bilinearly, edge to edge, constant beyond the outer centres."""
     for axis, size in ((1, shape[0]), (2, shape[1])):
         count = coarse.shape[axis]
         place = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0, count - 1)
@@ -83,27 +85,26 @@ def stretched(coarse: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return coarse
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = BenchmarkParser(__file__, __doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dial", action="store_true")
-    arguments = parser.parse_args()
-    here = Path(__file__).resolve().parent.parent
+    arguments = parser.parse_args(argv)
+    here = Path(__file__).resolve().parents[2]
     record = xr.open_zarr(here / "xcvae/tutorial/data/radklim.zarr", consolidated=False).load()
     test = record.isel(time=record.split.values == 2)
     observed = test.pr.values.astype("f8")
-    bilinear = stretched(test.pr_coarse.values.astype("f8"), observed.shape[1:])
+    bilinear = interpolated(test.pr_coarse.values.astype("f8"), observed.shape[1:])
     report = json.loads((arguments.folder / "report" / "report.json").read_text())
     for mode in ("posterior", "prior"):
         ensemble = xr.open_zarr(arguments.folder / f"{mode}.zarr", consolidated=False).load()
         members = ensemble.pr.values.astype("f8")
-        told = report["ensembles"][mode]["scores"]
-        mine = scores(members, observed, bilinear)
+        reported = report["ensembles"][mode]["scores"]
+        computed = scores(members, observed, bilinear)
         print(f"\n{mode}, {members.shape[0]} members of {members.shape[1]} frames")
         print(f"{'score':22}{'numpy':>9}{'report':>9}")
-        for name, value in mine.items():
-            reported = told[name]["xcvae"]["value"]
-            print(f"{name:22}{value:9.4f}{reported:9.4f}")
+        for name, value in computed.items():
+            print(f"{name:22}{value:9.4f}{reported[name]['xcvae']['value']:9.4f}")
     if arguments.dial:
         dial(arguments.folder, test, observed, bilinear)
 
@@ -124,8 +125,8 @@ def dial(folder: Path, test: xr.Dataset, observed: np.ndarray, bilinear: np.ndar
             spread=spread,
             progress=False,
         )
-        mine = scores(drawn.pr.values.astype("f8"), observed[few], bilinear[few])
-        print(f"{spread:7.2f}" + "".join(f"{mine[name]:21.4f}" for name in names))
+        computed = scores(drawn.pr.values.astype("f8"), observed[few], bilinear[few])
+        print(f"{spread:7.2f}" + "".join(f"{computed[name]:21.4f}" for name in names))
 
 
 if __name__ == "__main__":

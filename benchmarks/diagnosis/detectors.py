@@ -1,37 +1,39 @@
 """True and false alarms of `xcvae.diagnose`: ensembles and models, healthy and with one disease.
 
-    python benchmarks/detectors.py --output DIR [--steps 600] [--seeds 1,2] [--only synthetic]
+    python -m benchmarks.diagnosis.detectors --output DIR [--steps 600] [--seeds 1,2]
+                                             [--only synthetic]
 
 Three groups of cases:
 
 =========  ========================================================================
-synthetic  observation and members are draws of one random field, right by construction; each
-           disease of `references/sick.py` is made of them, in two strengths
-radar      the same diseases, made of what a trained model draws for the bundled radar
-models     trained models as they are, on the bundled radar: two healthy ones, and ones that are
-           ill or judged on the wrong data; and RainFARM
+synthetic  observation and members are draws of one random field, calibrated by construction; each
+           disease of `benchmarks.diagnosis.diseases` is made of them, in two strengths
+radar      the same diseases, made of the draws of a trained model for the bundled radar
+models     trained models on the bundled radar: two healthy ones, and ones that are ill or
+           diagnosed on the wrong data; and RainFARM
 =========  ========================================================================
 
-A true alarm is a warning or fault of the finding that is named for the disease, stronger than in
-the healthy case it was made of. Other findings beside it may be its consequences: they are listed,
-not counted. A false alarm is any warning or fault in a healthy case. Limits of the detectors were
-chosen with synthetic seed 0 and with storms of other radars; report other seeds. The folder gets
-detectors.json and the trained models, which are used again if they are there.
+A true alarm is a warning or fault of a finding that belongs to the disease, stronger than in the
+healthy case it was made of. Other findings may be its consequences: they are listed, not counted. A
+false alarm is any warning or fault in a healthy case. Limits of the detectors were chosen with
+synthetic seed 0 and with storms of other radars; report other seeds. The folder gets detectors.json
+and the trained models, which later calls use again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from references.sick import DISEASES, HEALTHY, SPREADS, Case, perfect
 
 import xcvae
+from benchmarks.diagnosis.diseases import DISEASES, HEALTHY, SPREADS, Case, calibrated_case
+from benchmarks.harness.arguments import BenchmarkParser, comma_separated
+from benchmarks.harness.results import write_json
 from xcvae.generator.blocks import silence
 from xcvae.generator.model import Model
 from xcvae.verify.diagnosis import Diagnosis, diagnose, judge
@@ -53,7 +55,7 @@ COLLAPSED: dict[str, Any] = {
 
 @dataclass
 class Row:
-    """A case and what was found.
+    """A case and its findings.
 
     Attributes
     ----------
@@ -64,9 +66,9 @@ class Row:
     said
         Warnings and faults.
     right
-        Whether the disease was named, or nothing was said of a healthy case.
+        True if the disease was named, or if a healthy case raised no finding.
     unchecked
-        What could not be looked into.
+        Findings that could not be checked.
     """
 
     group: str
@@ -94,7 +96,7 @@ def row(
     disease: tuple[str, ...] = (),
     healthy: Diagnosis | None = None,
 ) -> Row:
-    """Judge a diagnosis by what is known of the case."""
+    """Compare a diagnosis with the known state of the case."""
     found = {f.name: f.severity for f in diagnosis.findings}
     said = {name: s for name, s in found.items() if RANK[s]}
     before = {} if healthy is None else {f.name: RANK[f.severity] for f in healthy.findings}
@@ -103,8 +105,8 @@ def row(
     return Row(group, name, disease, said, named if disease else not said, unchecked)
 
 
-def spoiled(group: str, base: Case, healthy: Diagnosis) -> Iterator[Row]:
-    """Every disease in every strength."""
+def diseased(group: str, base: Case, healthy: Diagnosis) -> Iterator[Row]:
+    """Diagnose every disease in every strength."""
     for disease in DISEASES:
         for strength in disease.strengths:
             ill = disease.change(base, strength, np.random.default_rng(0))
@@ -113,17 +115,17 @@ def spoiled(group: str, base: Case, healthy: Diagnosis) -> Iterator[Row]:
 
 
 def synthetic(seed: int) -> Iterator[Row]:
-    """Cases that are right, or ill, by construction."""
+    """Diagnose cases that are calibrated, or ill, by construction."""
     group = f"seed {seed}"
     for name, how in HEALTHY.items():
-        yield row(group, name, judge(perfect(seed=seed, **how).evidence()))
+        yield row(group, name, judge(calibrated_case(seed=seed, **how).evidence()))
     for name, strengths in SPREADS.items():
         for how in strengths:
             values = " ".join(f"{v:g}" for v in how.values())
-            ill = judge(perfect(seed=seed, **how).evidence())
+            ill = judge(calibrated_case(seed=seed, **how).evidence())
             yield row(group, f"{name} {values}", ill, (name,))
-    base = perfect(seed=seed)
-    yield from spoiled(group, base, judge(base.evidence()))
+    base = calibrated_case(seed=seed)
+    yield from diseased(group, base, judge(base.evidence()))
 
 
 class Radar:
@@ -145,7 +147,7 @@ class Radar:
         return xcvae.train(self.train, **given)
 
     def drawn(self) -> Case:
-        """What the first model draws for frames of the test days, cut to whole blocks."""
+        """Draw from the first model for frames of the test days, cut to whole blocks."""
         model = self.model("defaults", **TRAININGS["defaults"])
         test = self.test.isel(time=np.linspace(0, self.test.sizes["time"] - 1, 16).astype(int))
         whole = {"y": slice(0, 152), "x": slice(0, 128)}
@@ -166,23 +168,23 @@ class Radar:
         )
 
 
-def spoiled_radar(radar: Radar) -> Iterator[Row]:
-    """Diseases of what a model draws."""
+def radar_diseases(radar: Radar) -> Iterator[Row]:
+    """Diagnose diseases of the draws of a model."""
     base = radar.drawn()
     healthy = judge(base.evidence())
     yield row("radar", "draws of the model", healthy)
-    yield from spoiled("radar", base, healthy)
+    yield from diseased("radar", base, healthy)
 
 
 def models(radar: Radar) -> Iterator[Row]:
-    """Models as they are."""
+    """Diagnose models, and one baseline."""
     group = "models"
     for name, how in TRAININGS.items():
         yield row(group, name, diagnose(radar.test, radar.model(name, **how)))
     model = radar.model("defaults", **TRAININGS["defaults"])
     few = diagnose(radar.test, model, members=2, seed=1)
     yield row(group, "defaults, 2 members, other seed", few)
-    # Before its posterior has become the prior, the decoder no longer listens to it.
+    # The decoder ignores the posterior before the posterior has become the prior.
     ill = radar.model("collapsed", **COLLAPSED)
     collapse = ("posterior_collapse", "ignored_latent")
     yield row(group, "kl with beta 1e4", diagnose(radar.test, ill), collapse)
@@ -190,8 +192,8 @@ def models(radar: Radar) -> Iterator[Row]:
         silence(level.posterior)
     yield row(group, "posterior is the prior", diagnose(radar.test, ill), collapse[:1])
     yield row(group, "judged on the training days", diagnose(radar.train, model), ("leakage",))
-    lied = radar.test.assign(pr=(24 * radar.test.pr).assign_attrs(radar.test.pr.attrs))
-    yield row(group, "mm/day said to be mm/h", diagnose(lied, model), ("units",))
+    mislabelled = radar.test.assign(pr=(24 * radar.test.pr).assign_attrs(radar.test.pr.attrs))
+    yield row(group, "mm/day said to be mm/h", diagnose(mislabelled, model), ("units",))
     test = radar.test.isel(time=slice(None, None, 4))
     rain = RainFARM()(test.assign_attrs(target="pr", condition="pr_coarse"), 8, 0)
     yield row(group, "RainFARM", judge(gather(test["pr"], prior=rain, posterior=rain)))
@@ -208,34 +210,47 @@ def summary(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--steps", type=int, default=600, help="of training, per model")
-    parser.add_argument("--seeds", default="1,2", help="of the synthetic ensembles")
-    parser.add_argument("--only", default=",".join(GROUPS), help=f"some of {','.join(GROUPS)}")
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+def cases(options: argparse.Namespace) -> Iterator[Row]:
+    """Diagnose the cases of the groups to run."""
+    if "synthetic" in options.only:
+        for seed in options.seeds:
+            yield from synthetic(seed)
     radar = Radar(options.output, options.steps)
+    if "radar" in options.only:
+        yield from radar_diseases(radar)
+    if "models" in options.only:
+        yield from models(radar)
 
-    def cases() -> Iterator[Row]:
-        if "synthetic" in options.only:
-            for seed in options.seeds.split(","):
-                yield from synthetic(int(seed))
-        if "radar" in options.only:
-            yield from spoiled_radar(radar)
-        if "models" in options.only:
-            yield from models(radar)
 
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = BenchmarkParser(__file__, __doc__)
+    parser.add_output_folder()
+    add = parser.add_argument
+    add("--steps", type=int, default=600, help="of training, per model")
+    add(
+        "--seeds",
+        type=comma_separated(int),
+        default=[1, 2],
+        help="of the synthetic ensembles; default: 1,2",
+    )
+    add(
+        "--only",
+        type=comma_separated(),
+        default=list(GROUPS),
+        help=f"some of {','.join(GROUPS)}",
+    )
+    options = parser.parse_args(argv)
+    for name in options.only:
+        if name not in GROUPS:
+            parser.error(f"--only: unknown '{name}'; there are {', '.join(GROUPS)}")
+    options.output.mkdir(parents=True, exist_ok=True)
     rows = []
-    for one in cases():
+    for one in cases(options):
         print(one, flush=True)
         rows.append(one)
     print(f"\n{summary(rows)}")
     content = {"steps": options.steps, "rows": [asdict(one) for one in rows]}
-    (options.output / "detectors.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_json(options.output / "detectors.json", content)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Ensembles with one disease each, made from healthy ones, for the detectors of `xcvae.diagnose`.
 
-A healthy ensemble is synthetic here: observation and members are draws of one random field, of
-which the condition tells the large scales. So the members are right by construction, and what a
-disease does to them is known.
+A healthy ensemble is synthetic here: observation and members are draws of one random field whose
+large scales the condition determines. So the members are calibrated by construction, and the effect
+of a disease is known.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xcvae.verify.measuring import gather
 
 Array = NDArray[np.float64]
 
-#: What a healthy ladder carries; a collapsed one is made from it.
+#: Evidence of the levels of a healthy model; that of a collapsed one is made from it.
 LEVELS = (LevelEvidence((8, 8), 60.0, 0.8), LevelEvidence((32, 32), 900.0, 0.5))
 
 
@@ -39,7 +39,7 @@ class Case:
     units: str = "mm h-1"
 
     def evidence(self) -> Evidence:
-        """What `judge` needs."""
+        """Gather the input of `judge`."""
         return gather(
             self._labelled(self.observed, self.days),
             prior=self._labelled(self.prior, self.days),
@@ -68,7 +68,7 @@ def _noise(random: np.random.Generator, shape: tuple[int, ...], slope: float) ->
     return np.asarray(fields / fields.std(axis=(-2, -1), keepdims=True))
 
 
-def perfect(
+def calibrated_case(
     *,
     seed: int,
     samples: int = 16,
@@ -89,14 +89,14 @@ def perfect(
     seed, samples, members, size
         Of the random fields, and how many.
     dry
-        What rain has to exceed, in standard deviations of the field: 0 leaves half of it wet.
+        Threshold of rain, in standard deviations of the field: with 0 half of it is wet.
     amount
         Scale of the rain.
     known
-        Share of the variance that the condition tells.
+        Share of the variance that the condition explains.
     sure
-        What members take that share to be, relative to the truth: 1 is right. More makes them
-        underdispersed, less overdispersed, with no change to what a single member looks like.
+        That share in the members, relative to the truth: above 1 they are underdispersed, below 1
+        overdispersed, while single members look the same.
     slope
         Of the spectrum.
     trained
@@ -114,7 +114,7 @@ def perfect(
 
     base = parts(samples)
     truth = np.sqrt(known) * base + np.sqrt(1 - known) * parts(samples)
-    # Too sure: members agree on more than the condition tells, and on that they are wrong.
+    # Underdispersed: members agree on more than the condition explains, and that part is wrong.
     agreed = np.sqrt(min(known, share)) * base
     if share > known:
         agreed = agreed + np.sqrt(share - known) * parts(samples)
@@ -138,7 +138,7 @@ Change = Callable[[Case, float, np.random.Generator], Case]
 
 
 def _members(case: Case, change: Callable[[Array], Array]) -> Case:
-    """Change all that the generator draws."""
+    """Change prior and posterior members alike."""
     return replace(case, prior=change(case.prior), posterior=change(case.posterior))
 
 
@@ -147,7 +147,7 @@ def _collapsed(case: Case, kl: float, _: np.random.Generator) -> Case:
     return replace(case, levels=levels)
 
 
-def _deaf(case: Case, change: float, _: np.random.Generator) -> Case:
+def _ignored_latents(case: Case, change: float, _: np.random.Generator) -> Case:
     own = case.reconstructed
     return replace(case, swapped=own + change * (case.swapped - own))
 
@@ -157,7 +157,7 @@ def _smooth(case: Case, width: float, _: np.random.Generator) -> Case:
 
 
 def _averaged(case: Case, share: float, _: np.random.Generator) -> Case:
-    """Members drawn towards a flat map of their mean."""
+    """Move members towards a flat map of their mean."""
     return _members(case, lambda x: x + share * (x.mean((2, 3), keepdims=True) - x))
 
 
@@ -185,7 +185,7 @@ def _capped(case: Case, quantile: float, _: np.random.Generator) -> Case:
 
 
 def _bent(case: Case, power: float, _: np.random.Generator) -> Case:
-    """Rain above its 95th percentile grows slower."""
+    """Compress rain above its 95th percentile."""
     knee = np.quantile(case.observed, 0.95)
     return _members(
         case, lambda x: np.where(x > knee, knee * (np.maximum(x, knee) / knee) ** power, x)
@@ -233,14 +233,14 @@ def _threshold_of_scores(case: Case, limit: float, _: np.random.Generator) -> Ca
 
 
 def _remembered(case: Case, noise: float, random: np.random.Generator) -> Case:
-    """Prior members are training fields, blurred by a little noise."""
+    """Replace prior members by training fields with a little noise."""
     chosen = random.integers(0, len(case.trained), case.prior.shape[:2])
     drawn = case.trained[chosen]
     return replace(case, prior=drawn * random.uniform(1 - noise, 1 + noise, drawn.shape))
 
 
 def _leaked(case: Case, share: float, _: np.random.Generator) -> Case:
-    """Samples that were trained on, under the same label."""
+    """Add test samples to the training record, under the same label."""
     count = max(1, round(share * len(case.observed)))
     trained, days = case.trained.copy(), case.days.copy()
     trained[:count] = case.observed[:count]
@@ -249,7 +249,7 @@ def _leaked(case: Case, share: float, _: np.random.Generator) -> Case:
 
 
 def _neighbours(case: Case, change: float, random: np.random.Generator) -> Case:
-    """The record holds what was observed just before each sample, under another label."""
+    """Add a field close to each test sample to the training record, under another label."""
     trained = case.trained.copy()
     step = _noise(random, case.observed.shape, 2.6)
     trained[: len(case.observed)] = np.maximum(case.observed * np.exp(change * step), 0.0)
@@ -258,14 +258,14 @@ def _neighbours(case: Case, change: float, random: np.random.Generator) -> Case:
 
 @dataclass(frozen=True)
 class Disease:
-    """A way to spoil a healthy ensemble, in strengths from mild to strong.
+    """A change that makes a healthy ensemble ill, in strengths from mild to strong.
 
     Attributes
     ----------
     name
         Of the disease, for the table.
     finding
-        What the diagnosis is to call it: a finding of one of these names.
+        Names of findings, of which the diagnosis must raise one.
     strengths
         Of the change.
     change
@@ -280,7 +280,7 @@ class Disease:
 
 DISEASES = (
     Disease("posterior collapse", ("posterior_collapse",), (1e-3, 0.0), _collapsed),
-    Disease("deaf decoder", ("ignored_latent",), (0.05, 0.0), _deaf),
+    Disease("deaf decoder", ("ignored_latent",), (0.05, 0.0), _ignored_latents),
     Disease("smoothed", ("mean_collapse",), (1.5, 4.0), _smooth),
     Disease("towards the mean", ("mean_collapse",), (0.4, 0.8), _averaged),
     Disease("copies of one member", ("identical_members",), (0.05, 0.0), _copies),
@@ -299,7 +299,7 @@ DISEASES = (
     Disease("trained on the test", ("leakage",), (0.1, 1.0), _leaked),
     Disease("random split", ("leakage",), (0.5, 0.2), _neighbours),
 )
-#: Diseases of the random field itself: arguments of `perfect`, which is not to be that then.
+#: Diseases of the spread: arguments of `calibrated_case` with which it is not calibrated.
 SPREADS: dict[str, tuple[dict[str, float], ...]] = {
     "underdispersion": ({"sure": 1.25}, {"sure": 1.38}),
     "overdispersion": ({"known": 0.8, "sure": 0.6}, {"known": 0.95, "sure": 0.5}),

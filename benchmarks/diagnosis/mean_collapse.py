@@ -1,15 +1,16 @@
-"""The diseases of the old scripts, one by one and together, and the model without them.
+"""The faults of the scripts that xcvae replaces, one by one and together, and xcvae.
 
-    python benchmarks/mean_collapse.py --output DIR [--data STORE] [--minutes 3] [--only a,bc,xcvae]
-    python benchmarks/mean_collapse.py --output DIR --steps 400
+    python -m benchmarks.diagnosis.mean_collapse --output DIR [--data STORE] [--minutes 3]
+                                                 [--only a,bc,xcvae]
+    python -m benchmarks.diagnosis.mean_collapse --output DIR --steps 400
 
-Trains the reference in `references/old_scripts.py` with its switches on, alone and together, and
-xcvae on the same data for the same minutes, or for the same number of steps however long they
-take; draws prior and posterior members of test samples, scores them with `xcvae.evaluate` in
-physical units, and prints what a diagnosis says of each:
+Trains `benchmarks.models.legacy_cvae` with its switches on, alone and together, and xcvae on the
+same data for the same minutes, or with ``--steps`` for the same number of steps; draws prior and
+posterior members of test samples, scores them with `xcvae.evaluate` in physical units, and prints
+the diagnosis of each:
 
 =========  ========================================================================
-healthy    the reference with every switch off
+healthy    the legacy cVAE with every switch off
 a          the threshold of 0.1 acts on z-scores (the weights are those of healthy)
 b          half of the condition is dropped in training
 c          absolute error with weights, w_min 1.0 and tail_boost 3.0
@@ -19,7 +20,7 @@ abcd       all of it: the old scripts
 xcvae      `xcvae.train`, its defaults
 =========  ========================================================================
 
-Without ``--data`` this takes the radar that comes with xcvae. Another record is a Zarr store or
+Without ``--data`` this uses the radar that comes with xcvae. Another record is a Zarr store or
 NetCDF file with rain in mm h-1, dims (sample, y, x), no gaps, and ``split`` along sample: 0 to
 train on, 1 to tune on (xcvae alone does), 2 to test. The folder gets mean_collapse.json and
 members.png.
@@ -31,6 +32,7 @@ import argparse
 import json
 import math
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,13 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from references.data import Arena, Split
-from references.old_scripts import VARIANTS, OldScripts, load, train
-from references.picture import draw_picture
 
 import xcvae
+from benchmarks.harness.arguments import BenchmarkParser, comma_separated
+from benchmarks.harness.member_maps import plot_member_maps
+from benchmarks.harness.record_splits import RecordSplits, Split
+from benchmarks.harness.results import write_json
+from benchmarks.models.legacy_cvae import VARIANTS, LegacyCVAE, load, train
 from xcvae.verify.diagnosis import Diagnosis, judge
 
 OURS = "xcvae"
@@ -56,8 +60,7 @@ METRICS = (
     "ks",
     "p99_ratio",
 )
-#: What the diagnosis is to call each disease: at least one finding of each group is a fault or a
-#: warning.
+#: Groups of findings for each disease: of each group at least one must be a fault or a warning.
 EXPECTED: dict[str, tuple[tuple[str, ...], ...]] = {
     "a": (("units",), ("drizzle",)),
     "b": (("mean_collapse",),),
@@ -79,27 +82,27 @@ HEAD = (
 
 
 @dataclass
-class Judged:
-    """One model: how it was made, its ensembles by mode, and what the diagnosis says."""
+class Result:
+    """One model: its training, its ensembles by mode, and its diagnosis."""
 
     about: dict[str, Any]
     ensembles: dict[str, xr.Dataset]
     diagnosis: Diagnosis
 
 
-def trained(name: str, arena: Arena, options: argparse.Namespace) -> OldScripts:
-    """Train a variant of the reference, or read it if it is there."""
-    # Where a threshold acts is no matter of training: these weights are the healthy ones.
+def trained(name: str, splits: RecordSplits, options: argparse.Namespace) -> LegacyCVAE:
+    """Train a variant of the legacy cVAE, or read it from the folder."""
+    # Training does not depend on where a threshold acts: these weights are the healthy ones.
     place = options.output / f"{'healthy' if name == 'a' else name}.safetensors"
     if place.exists():
         model = load(place, options.device)
         model.network.diseases = VARIANTS[name]
         return model
     model = train(
-        arena.train.ds,
+        splits.train.ds,
         VARIANTS["healthy" if name == "a" else name],
-        target=arena.target,
-        coarsen=arena.side,
+        target=splits.target,
+        coarsen=splits.side,
         minutes=options.minutes if options.steps is None else math.inf,
         max_steps=options.steps,
         device=options.device,
@@ -109,17 +112,17 @@ def trained(name: str, arena: Arena, options: argparse.Namespace) -> OldScripts:
     return model
 
 
-def reference(name: str, arena: Arena, options: argparse.Namespace) -> Judged:
-    model = trained(name, arena, options)
+def legacy_result(name: str, splits: RecordSplits, options: argparse.Namespace) -> Result:
+    model = trained(name, splits, options)
     ensembles = {
-        mode: model.ensemble(arena.test.ds, mode=mode, members=options.members)
+        mode: model.ensemble(splits.test.ds, mode=mode, members=options.members)
         for mode in ("posterior", "prior")
     }
-    diagnosis = judge(model.evidence(arena.test.ds, members=options.members))
-    return Judged({"steps": model.steps}, ensembles, diagnosis)
+    diagnosis = judge(model.evidence(splits.test.ds, members=options.members))
+    return Result({"steps": model.steps}, ensembles, diagnosis)
 
 
-def ours(arena: Arena, options: argparse.Namespace) -> Judged:
+def xcvae_result(splits: RecordSplits, options: argparse.Namespace) -> Result:
     steps, minutes = options.steps, options.minutes
     limit = {"max_minutes": minutes} if steps is None else {"max_steps": steps}
     place = options.output / f"{OURS}.xcvae"
@@ -127,10 +130,10 @@ def ours(arena: Arena, options: argparse.Namespace) -> Judged:
         xcvae.load(place)
         if place.exists()
         else xcvae.train(
-            arena.train.ds,
-            target=arena.target,
-            coarsen=arena.side,
-            validation=arena.validation.ds,
+            splits.train.ds,
+            target=splits.target,
+            coarsen=splits.side,
+            validation=splits.validation.ds,
             fit=limit,
             device=options.device,
             path=place,
@@ -140,7 +143,7 @@ def ours(arena: Arena, options: argparse.Namespace) -> Judged:
     ensembles = {}
     for mode, spread in (("posterior", {"spread": 0.5}), ("prior", {})):
         ensembles[mode] = xcvae.sample(
-            arena.test.ds,
+            splits.test.ds,
             model,
             mode=mode,
             members=options.members,
@@ -148,12 +151,12 @@ def ours(arena: Arena, options: argparse.Namespace) -> Judged:
             progress=False,
             **spread,
         ).load()
-    diagnosis = xcvae.diagnose(arena.test.ds, model, members=options.members)
-    return Judged({"steps": model.training["steps"], "posterior_spread": 0.5}, ensembles, diagnosis)
+    diagnosis = xcvae.diagnose(splits.test.ds, model, members=options.members)
+    return Result({"steps": model.training["steps"], "posterior_spread": 0.5}, ensembles, diagnosis)
 
 
 def scores(test: Split, ensemble: xr.Dataset) -> dict[str, float]:
-    """The old scripts' table, on rain in physical units."""
+    """Score an ensemble by the metrics of the legacy scripts, in physical units."""
     card = xcvae.evaluate(test.ds, ensemble, metrics=METRICS, baselines=[], progress=False)
     members, observed = ensemble[test.target].values, test.ds[test.target].values
     return {
@@ -175,22 +178,21 @@ def row(name: str, mode: str, s: dict[str, float]) -> str:
 
 
 def unnamed(name: str, diagnosis: Diagnosis) -> list[str]:
-    """What the diagnosis should have said of a disease, and did not."""
-    said = {f.name for f in diagnosis.findings if f.severity in ("warning", "fault")}
-    return [" or ".join(group) for group in EXPECTED.get(name, ()) if not said & {*group}]
+    """Return the findings of a disease that the diagnosis does not raise."""
+    raised = {f.name for f in diagnosis.findings if f.severity in ("warning", "fault")}
+    return [" or ".join(group) for group in EXPECTED.get(name, ()) if not raised & {*group}]
 
 
 def save(folder: Path, results: dict[str, Any], about: dict[str, Any]) -> None:
-    """Write the results; those of other models that are in the file stay there."""
+    """Write the results, and keep those of other models that are in the file."""
     place = folder / "mean_collapse.json"
     known = json.loads(place.read_text()) if place.exists() else {}
     models = known.get("models", {}) if known.get("about") == about else {}
-    content = {"about": about, "models": {**models, **results}}
-    place.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(place, {"about": about, "models": {**models, **results}})
 
 
-def picture(folder: Path, test: Split, judged: dict[str, Judged]) -> None:
-    """Two posterior and two prior members of the wettest sample, for every model."""
+def plot_members(folder: Path, test: Split, found: dict[str, Result]) -> None:
+    """Plot two posterior and two prior members of the wettest sample, for every model."""
     sample = int(test.fine.mean((1, 2)).argmax())
     rows = {
         name: [
@@ -198,74 +200,84 @@ def picture(folder: Path, test: Split, judged: dict[str, Judged]) -> None:
             for mode in ("posterior", "prior")
             for member in range(2)
         ]
-        for name, one in judged.items()
+        for name, one in found.items()
     }
     top = [
         ("condition", np.kron(test.coarse[sample].numpy(), np.ones((test.side, test.side)))),
         ("observed", test.fine[sample].numpy()),
     ]
     title = "Two posterior members, two prior members"
-    draw_picture(folder / "members.png", top, rows, title=title)
+    plot_member_maps(folder / "members.png", top, rows, title=title)
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = BenchmarkParser(__file__, __doc__)
+    parser.add_output_folder()
+    parser.add_record()
+    parser.add_device("cuda" if torch.cuda.is_available() else "cpu")
+    add = parser.add_argument
+    add("--minutes", type=float, default=3.0, help="of training, per model")
+    add("--steps", type=int, help="of training, per model, instead of minutes")
+    add(
+        "--only",
+        type=comma_separated(),
+        default=list(NAMES),
+        help=f"some of {','.join(NAMES)}",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--data", type=Path, metavar="STORE")
-    parser.add_argument("--target", help="name of the rain (default: pr_hr or pr)")
-    parser.add_argument("--coarsen", type=int, help="pixels per block of the condition")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of training, per model")
-    parser.add_argument("--steps", type=int, help="of training, per model, instead of minutes")
-    parser.add_argument("--only", default=",".join(NAMES), help=f"some of {','.join(NAMES)}")
-    parser.add_argument("--samples", type=int, default=24, help="test samples, evenly spaced")
-    parser.add_argument("--members", type=int, default=8)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-    options.only = options.only.split(",")
+    add("--samples", type=int, default=24, help="test samples, evenly spaced")
+    add("--members", type=int, default=8)
+    options = parser.parse_args(argv)
     for name in options.only:
         if name not in NAMES:
-            parser.error(f"--only: '{name}' is none of {', '.join(NAMES)}")
+            parser.error(f"--only: unknown '{name}'; there are {', '.join(NAMES)}")
     return options
 
 
-def main() -> None:
-    options = arguments()
-    options.output.mkdir(parents=True, exist_ok=True)
-    arena = Arena.open(
-        options.data, target=options.target, side=options.coarsen, tiles=options.samples
-    )
-    about = {
-        **arena.identity(),
+def about(splits: RecordSplits, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what results must share to stand in one file."""
+    cuda = options.device.startswith("cuda")
+    return {
+        **splits.identity(),
         "minutes": options.minutes if options.steps is None else None,
         "max_steps": options.steps,
         "members": options.members,
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.machine(),
+        "device": torch.cuda.get_device_name() if cuda else platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    print(f"{arena.name}: {about['samples']} samples to train on, tune on and test, mm h-1\n{HEAD}")
-    judged: dict[str, Judged] = {}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse_arguments(argv)
+    options.output.mkdir(parents=True, exist_ok=True)
+    splits = RecordSplits.open(
+        options.data, target=options.target, side=options.coarsen, tiles=options.samples
+    )
+    shared = about(splits, options)
+    print(f"{splits.name}: {shared['samples']} samples to train, tune and test, mm h-1\n{HEAD}")
+    found: dict[str, Result] = {}
     results: dict[str, Any] = {}
     for name in options.only:
-        one = ours(arena, options) if name == OURS else reference(name, arena, options)
-        tables = {mode: scores(arena.test, drawn) for mode, drawn in one.ensembles.items()}
+        one = (
+            xcvae_result(splits, options) if name == OURS else legacy_result(name, splits, options)
+        )
+        tables = {mode: scores(splits.test, drawn) for mode, drawn in one.ensembles.items()}
         for mode, values in tables.items():
             print(row(name, mode, values), flush=True)
-        judged[name] = one
+        found[name] = one
         results[name] = {
             **one.about,
             "scores": tables,
             "diagnosis": one.diagnosis.to_json(),
             "unnamed": unnamed(name, one.diagnosis),
         }
-        save(options.output, results, about)
-    for name, one in judged.items():
+        save(options.output, results, shared)
+    for name, one in found.items():
         print(f"\n--- {name}, {one.about['steps']} steps\n{one.diagnosis}")
         if name in EXPECTED:
             missing = results[name]["unnamed"]
             print(f"Not named: {', '.join(missing)}." if missing else "The disease is named.")
-    picture(options.output, arena.test, judged)
+    plot_members(options.output, splits.test, found)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,24 @@
-"""Time limits of a call: trainings stop softly before them, everything else is interrupted."""
+"""Time limits of a call: trainings stop softly before the limit, everything else is interrupted."""
 
 from __future__ import annotations
 
 import signal
 import time
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, Self
 
-__all__ = ["Deadline", "OutOfTime"]
+__all__ = ["INTERRUPTED", "Deadline", "OutOfTime"]
+
+#: Exit code of a call that ran out of time; the next call continues.
+INTERRUPTED = 75
 
 
-class OutOfTime(BaseException):  # no library is to take it for an error of its own
-    """The call has used up its time; what was done is on disk."""
+class OutOfTime(BaseException):  # not an Exception, which a library might catch and swallow
+    """The call has used up its time; its results so far are on disk."""
 
 
 class Deadline:
-    """The end of a call.
+    """The end of a call: a context that ends its block when the time is over.
 
     Parameters
     ----------
@@ -25,27 +28,30 @@ class Deadline:
 
     def __init__(self, seconds: float | None) -> None:
         self.end = None
+        self.exit_code = 0
         if seconds is not None:
             margin = min(10.0, 0.1 * seconds)
             self.end = time.monotonic() + seconds - 1.5 * margin
-            # What does not look at the clock is interrupted a little later; again if need be, for
-            # an exception inside a destructor is lost.
+            # Code that does not look at the clock is interrupted a little later; again if need be,
+            # for an exception inside a destructor is lost.
             signal.signal(signal.SIGALRM, _interrupt)
             signal.setitimer(signal.ITIMER_REAL, seconds - margin, 1.0)
 
-    @property
-    def left(self) -> float:
-        """Seconds left, without end if there is none."""
-        return float("inf") if self.end is None else self.end - time.monotonic()
+    def __enter__(self) -> Self:
+        return self
 
-    def over(self) -> bool:
-        """Whether it is time to write what is there, and stop."""
-        return self.left <= 0
-
-    def close(self) -> None:
-        """Let the rest of the process take what time it needs."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         if self.end is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        if kind is not OutOfTime:
+            return False
+        self.exit_code = INTERRUPTED
+        print("out of time: run the same command again to continue", flush=True)
+        return True
+
+    def over(self) -> bool:
+        """Return True when it is time to write the results so far, and stop."""
+        return self.end is not None and time.monotonic() >= self.end
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  as signal calls it

@@ -1,4 +1,4 @@
-"""Members of every method side by side, in one colour scale."""
+"""A figure of members, one row of maps per method, in one colour scale."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, Normalize
 
-__all__ = ["draw_picture"]
+__all__ = ["plot_member_maps"]
 
 LEVELS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 ANCHORS = ("#cfe5f4", "#8cc1e6", "#3f8fd2", "#1c57a5", "#3b2e83", "#8b2a8e", "#d62f6d", "#f77f3c",
@@ -22,14 +23,14 @@ PANEL, LABEL, GAP, HEAD, FOOT = 1.75, 1.75, 0.08, 0.62, 0.2
 COLUMNS = 4
 
 
-def draw_picture(
+def plot_member_maps(
     place: Path,
     top: Sequence[tuple[str, np.ndarray]],
     rows: Mapping[str, Sequence[np.ndarray]],
     *,
     title: str,
 ) -> None:
-    """Write the picture.
+    """Write the figure.
 
     Parameters
     ----------
@@ -40,11 +41,9 @@ def draw_picture(
     rows
         Members by the label of their method. Maps are (y, x) in mm h-1, rows from north.
     title
-        Of the whole.
+        Of the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colorbar import Colorbar
-    from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap
     from matplotlib.figure import Figure
 
     shape = top[0][1].shape
@@ -55,37 +54,46 @@ def draw_picture(
     )
     figure = Figure(figsize=size, dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
-    ramp = LinearSegmentedColormap.from_list("rain", ANCHORS)(np.linspace(0, 1, len(LEVELS) - 1))
-    chart = ListedColormap([DRY, *ramp[:-1]]).with_extremes(over=ramp[-1])
-    norm = BoundaryNorm(LEVELS, chart.N)
+    colours, norm = _rain_colours()
 
-    def axes(row: int, column: int) -> Axes:
+    def show(row: int, column: int, field: np.ndarray, name: str = "") -> None:
         lower = HEAD + 0.28 * (1 + (row > 0)) + (row + 1) * panel[1] + row * GAP
         left = LABEL + column * (panel[0] + GAP)
         box = (left / size[0], 1 - lower / size[1], panel[0] / size[0], panel[1] / size[1])
-        found = figure.add_axes(box)
-        found.set(xticks=[], yticks=[])
-        found.spines[:].set(color="#999999", linewidth=0.6)
-        return found
-
-    def show(place: Axes, field: np.ndarray, name: str = "") -> None:
-        place.imshow(field, cmap=chart, norm=norm, interpolation="nearest")
-        place.set_title(name, fontsize=9.5, pad=3)
+        axes = figure.add_axes(box)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(color="#999999", linewidth=0.6)
+        axes.imshow(field, cmap=colours, norm=norm, interpolation="nearest")
+        axes.set_title(name, fontsize=9.5, pad=3)
 
     figure.text(0.012, 1 - 0.3 / size[1], title, fontsize=12, weight="bold", va="center")
     for column, (name, field) in enumerate(top):
-        show(axes(0, column), field, name)
+        show(0, column, field, name)
     for row, (name, members) in enumerate(rows.items(), start=1):
         for column, field in enumerate(members[:COLUMNS]):
-            show(axes(row, column), field, f"member {column + 1}" if row == 1 else "")
+            show(row, column, field, f"member {column + 1}" if row == 1 else "")
         middle = HEAD + 0.56 + (row + 0.5) * panel[1] + row * GAP
         figure.text((LABEL - 0.12) / size[0], 1 - middle / size[1], name, fontsize=9.5, ha="right",
                     va="center", linespacing=1.35)  # fmt: skip
     middle = HEAD + 0.28 + 0.5 * panel[1]
     bar = figure.add_axes((0.85 / size[0], 1 - (middle + 0.46 * panel[1]) / size[1], 0.16 / size[0],
                            0.92 * panel[1] / size[1]))  # fmt: skip
-    scale = Colorbar(bar, cmap=chart, norm=norm, extend="max", spacing="uniform", ticks=LEVELS)
+    _label_colours(bar, colours, norm)
+    figure.savefig(place)
+
+
+def _rain_colours() -> tuple[Colormap, Normalize]:
+    from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap
+
+    ramp = LinearSegmentedColormap.from_list("rain", ANCHORS)(np.linspace(0, 1, len(LEVELS) - 1))
+    colours = ListedColormap([DRY, *ramp[:-1]]).with_extremes(over=ramp[-1])
+    return colours, BoundaryNorm(LEVELS, colours.N)
+
+
+def _label_colours(axes: Axes, colours: Colormap, norm: Normalize) -> None:
+    from matplotlib.colorbar import Colorbar
+
+    scale = Colorbar(axes, cmap=colours, norm=norm, extend="max", spacing="uniform", ticks=LEVELS)
     scale.ax.set_yticklabels([f"{level:g}" for level in LEVELS], fontsize=7.5)
     scale.ax.yaxis.set_ticks_position("left")
     scale.ax.set_title("mm h⁻¹", fontsize=8.5, pad=8)
-    figure.savefig(place)

@@ -1,7 +1,7 @@
-"""The one shape that benchmarks leave their figures in, so that two runs can be compared.
+"""Result files of benchmarks: rows beside their baselines, in one shape, so that runs compare.
 
-A row is a figure beside a bare baseline that was measured in the same run. Its ratio is always the
-larger the better: rates are divided by the baseline's, times and memory divide it.
+A row is a figure beside a bare baseline that was measured in the same run. A larger ratio is always
+better: rates are divided by the baseline's, times and memory divide it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-__all__ = ["Row", "machine", "report", "write_json"]
+__all__ = ["SHAPE", "Row", "claim_folder", "machine", "report", "write_json"]
 
 SHAPE = "xcvae-benchmark-1"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A figure and what it is measured against.
+    """A figure beside its baseline.
 
     Attributes
     ----------
@@ -31,11 +31,11 @@ class Row:
     value, baseline
         Both in ``unit``.
     unit
-        What they are given in, such as "samples/s" or "ms".
+        Unit of both, such as "samples/s" or "ms".
     against
-        What the baseline is.
+        Name of the baseline.
     ratio
-        Value against baseline, the larger the better.
+        Value against baseline; larger is better.
     target
         Least ratio that is wanted; None where the figure is for information.
     """
@@ -49,32 +49,14 @@ class Row:
     target: float | None = None
 
     @classmethod
-    def rate(
-        cls,
-        name: str,
-        value: float,
-        baseline: float,
-        *,
-        unit: str,
-        against: str,
-        target: float | None = None,
-    ) -> Row:
-        """Make a row of rates: more is better."""
-        return cls(name, value, unit, baseline, against, value / baseline, target)
+    def rate(cls, name: str, value: float, baseline: float, **about: Any) -> Row:
+        """Make a row of rates, where more is better; ``about`` has unit, against and target."""
+        return cls(name=name, value=value, baseline=baseline, ratio=value / baseline, **about)
 
     @classmethod
-    def cost(
-        cls,
-        name: str,
-        value: float,
-        baseline: float,
-        *,
-        unit: str,
-        against: str,
-        target: float | None = None,
-    ) -> Row:
-        """Make a row of times or memory: less is better."""
-        return cls(name, value, unit, baseline, against, baseline / value, target)
+    def cost(cls, name: str, value: float, baseline: float, **about: Any) -> Row:
+        """Make a row of times or memory, where less is better."""
+        return cls(name=name, value=value, baseline=baseline, ratio=baseline / value, **about)
 
     @classmethod
     def paired(
@@ -84,22 +66,20 @@ class Row:
         baseline: Sequence[float],
         *,
         amount: float,
-        unit: str,
-        against: str,
-        target: float | None = None,
+        **about: Any,
     ) -> Row:
         """Make a row of rates from repeats that were measured in turn.
 
-        The ratio is the median over pairs: what slows a shared machine down for a while slows
-        both sides of a pair.
+        The ratio is the median over pairs: a shared machine that is slow for a while slows both
+        sides of a pair. The rates are ``amount`` over the median seconds.
         """
         ratio = median(base / own for own, base in zip(seconds, baseline, strict=True))
         value, other = amount / median(seconds), amount / median(baseline)
-        return cls(name, value, unit, other, against, ratio, target)
+        return cls(name=name, value=value, baseline=other, ratio=ratio, **about)
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None without one."""
+        """True if the ratio reaches the target; None without one."""
         return None if self.target is None else self.ratio >= self.target
 
 
@@ -112,20 +92,20 @@ def report(
     output: Path | None = None,
     **details: Any,
 ) -> dict[str, Any]:
-    """Print a table of rows, and write them where ``output`` says.
+    """Print a table of rows, and write them to ``output``.
 
     Parameters
     ----------
     benchmark
         Its name.
     rows, settings
-        What was measured, and with what.
+        The measurements, and the options that they were made with.
     device
-        That was measured.
+        The device that was measured.
     output
         JSON file.
     **details
-        Whatever else the file is to hold, such as single repeats.
+        More entries of the file, such as single repeats.
 
     Returns
     -------
@@ -133,14 +113,7 @@ def report(
         The content of the file.
     """
     where = machine(device)
-    width = max([len(row.name) for row in rows], default=0)
-    print(f"{benchmark}: {where}")
-    for row in rows:
-        aim = "" if row.target is None else f"  target {row.target:g}: {_verdict(row)}"
-        print(
-            f"{row.name:{width}} {row.value:12.4g} {row.unit:10} {row.ratio:8.3f} of "
-            f"{row.against} ({row.baseline:.4g}){aim}"
-        )
+    _print_rows(benchmark, where, rows)
     content = {
         "shape": SHAPE,
         "benchmark": benchmark,
@@ -152,20 +125,31 @@ def report(
         **details,
     }
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         write_json(output, content)
     return content
 
 
 def write_json(place: Path, content: Any) -> None:
-    """Write a JSON file, complete or not at all."""
+    """Write a JSON file, complete or not at all; folders that do not exist are made."""
+    place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_name(f"{place.name}.partial")
     partial.write_text(json.dumps(content, indent=1))
     partial.replace(place)
 
 
+def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make a folder for results, or refuse one with results of other data or settings."""
+    place = folder / "arena.json"
+    if place.exists() and json.loads(place.read_text()) != identity:
+        raise SystemExit(
+            f"{folder} holds results of {place.read_text()}, not {dict(identity)}: give another "
+            "--output, or remove the folder"
+        )
+    write_json(place, identity)
+
+
 def machine(device: str) -> str:
-    """Name of the GPU, or of the processor and how many threads of it are used."""
+    """Return the name of the GPU, or of the processor and the number of threads in use."""
     import torch
 
     if torch.device(device).type == "cuda":
@@ -177,5 +161,13 @@ def machine(device: str) -> str:
     return f"CPU {name}, {torch.get_num_threads()} threads"
 
 
-def _verdict(row: Row) -> str:
-    return "met" if row.met else "missed"
+def _print_rows(benchmark: str, where: str, rows: Sequence[Row]) -> None:
+    width = max([len(row.name) for row in rows], default=0)
+    print(f"{benchmark}: {where}")
+    for row in rows:
+        verdict = "met" if row.met else "missed"
+        aim = "" if row.target is None else f"  target {row.target:g}: {verdict}"
+        print(
+            f"{row.name:{width}} {row.value:12.4g} {row.unit:10} {row.ratio:8.3f} of "
+            f"{row.against} ({row.baseline:.4g}){aim}"
+        )

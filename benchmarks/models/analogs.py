@@ -1,4 +1,4 @@
-"""Analogs: the rain of those days of a record whose weather maps look most alike.
+"""Analogs: the rain of the days of a record with the most similar weather maps.
 
 Weather maps are standardised grid point by grid point over the record, joined, and reduced to
 their leading principal components; analogs are nearest in Euclidean distance of these (Lorenz
@@ -24,7 +24,7 @@ def principal_components(
     Parameters
     ----------
     record, others
-        Have the predictors, the sample dim first.
+        Datasets with the predictors, the sample dim first.
     predictors
         Names of maps; each grid point is standardised with mean and spread of the record.
     count
@@ -35,27 +35,27 @@ def principal_components(
     array (record samples, count), array (other samples, count)
         Not rescaled: the first component varies most.
     """
-    known, asked = (
+    known, queried = (
         np.concatenate(
             [ds[name].values.reshape(ds[name].shape[0], -1) for name in predictors], axis=1
         ).astype(np.float64)
         for ds in (record, others)
     )
     mean, spread = known.mean(0), known.std(0)
-    known, asked = (known - mean) / spread, (asked - mean) / spread
+    known, queried = (known - mean) / spread, (queried - mean) / spread
     _, _, patterns = np.linalg.svd(known, full_matrices=False)
-    return known @ patterns[:count].T, asked @ patterns[:count].T
+    return known @ patterns[:count].T, queried @ patterns[:count].T
 
 
 class Analogs:
-    """A baseline for `xcvae.evaluate`: the nearest days of a record, however many are asked for.
+    """A baseline for `xcvae.evaluate`: a fixed number of nearest days of a record.
 
     Parameters
     ----------
     record
-        Has the target and the predictors, sample dim first.
+        Dataset with the target and the predictors, sample dim first.
     test
-        Has the predictors of the samples that are judged, with the same labels.
+        Dataset with the predictors of the samples to score, with the same labels.
     predictors
         Names of maps.
     members
@@ -81,8 +81,8 @@ class Analogs:
         observed = dataset[dataset.attrs["target"]]
         sample = str(observed.dims[0])
         test = self.test.sel({sample: observed[sample].values})
-        known, asked = principal_components(self.record, test, self.predictors, self.components)
-        squares = (known**2).sum(1)[None] - 2 * asked @ known.T
+        known, queried = principal_components(self.record, test, self.predictors, self.components)
+        squares = (known**2).sum(1)[None] - 2 * queried @ known.T
         nearest = np.argsort(squares, axis=1, kind="stable")[:, : self.members]
         fields = self.record[observed.name].transpose(*observed.dims)
         return xr.DataArray(

@@ -1,6 +1,6 @@
 """A conditional diffusion model: EDM in the space of log rain, CorrDiff-like.
 
-Denoises the residual over the stretched condition, given the condition; preconditioning,
+Denoises the residual over the stretch_bilinear condition, given the condition; preconditioning,
 log-normal noise levels and the deterministic second-order (Heun) sampler of Karras et al. 2022
 (arXiv:2206.00364), here 18 steps, as CorrDiff (Mardani et al., arXiv:2309.15214) draws rain.
 """
@@ -17,11 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from references.clock import Deadline
-from references.data import WET, Arena, Split, block_means, from_log, stretched, to_log
-from references.drawing import Draw, drawn, fair_crps
-from references.learning import Pool, autocast, compiled
-from references.unet import UNet
+from benchmarks.harness.deadline import Deadline
+from benchmarks.harness.record_splits import (
+    WET,
+    RecordSplits,
+    Split,
+    block_means,
+    from_log,
+    stretch_bilinear,
+    to_log,
+)
+from benchmarks.models.drawing import DrawBatch, draw_members, fair_crps
+from benchmarks.models.training import TrainingBatches, autocast, compiled
+from benchmarks.models.unet import UNet
 
 __all__ = ["EDM", "Settings", "Tuned"]
 
@@ -101,7 +109,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What validation chose for drawing.
+    """Settings of drawing, chosen on validation samples.
 
     Attributes
     ----------
@@ -110,9 +118,9 @@ class Tuned:
     temperature
         Factor on its initial noise.
     rescaled
-        Whether the blocks of a member are brought to their known means.
+        True to scale the blocks of a member to their known means.
     dry
-        Rain below this is dry, and from here to 0.1 mm h-1, where the record has nothing, 0.1.
+        Rain below this becomes 0; from here to 0.1 mm h-1, a gap of the record, 0.1.
     """
 
     sigma_max: float = 80.0
@@ -122,16 +130,16 @@ class Tuned:
 
 
 class EDM:
-    """The diffusion model as `references.learning.learn` trains it.
+    """The diffusion model as `benchmarks.models.training.train` trains it.
 
     Parameters
     ----------
-    arena
+    splits
         The data.
     settings
         Size and training.
     device
-        Where it computes.
+        Device of the network.
     seed
         Of weights and batches.
     """
@@ -140,35 +148,35 @@ class EDM:
     validations = 20
 
     def __init__(
-        self, arena: Arena, settings: Settings, device: torch.device, *, seed: int
+        self, splits: RecordSplits, settings: Settings, device: torch.device, *, seed: int
     ) -> None:
         torch.manual_seed(seed)
-        self.arena, self.settings, self.device = arena, settings, device
-        self.rate, self.side = settings.rate, arena.side
+        self.splits, self.settings, self.device = splits, settings, device
+        self.rate, self.side = settings.rate, splits.side
         network = UNet(3, settings.channels, settings.blocks, settings.dropout)
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.apply = compiled(self.network, device)
-        self.pool = Pool(arena.train, device)
+        self.pool = TrainingBatches(splits.train, device)
         self.scale = float((self.pool.x - self.pool.base).std()) / SIGMA_DATA
-        held = arena.validation.take(arena.validation.spaced(settings.validation))
-        self.held = (to_log(held.fine), *self.condition(held))
+        validation = splits.validation.take(splits.validation.spaced(settings.validation))
+        self.validation = (to_log(validation.fine), *self.condition(validation))
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with."""
-        told = asdict(self.settings)
+        """Return the settings that must equal those of a checkpoint."""
+        settings = asdict(self.settings)
         drawing = ("draw_batch", "tune", "steps")
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()
                 if k not in drawing}  # fmt: skip
 
     def condition(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Stretched condition and blocks, (n, y, x) in log space, on the host."""
+        """Return interpolated condition and blocks, (n, y, x) in log space, on the host."""
         blocks = split.coarse.repeat_interleave(self.side, -1).repeat_interleave(self.side, -2)
-        return to_log(stretched(split.coarse, self.side)), to_log(blocks)
+        return to_log(stretch_bilinear(split.coarse, self.side)), to_log(blocks)
 
     def denoised(
         self, apply: Callable[..., Tensor], noisy: Tensor, sigma: Tensor, known: Tensor
     ) -> Tensor:
-        """The expectation of the residual (n, 1, y, x), given it with noise of level (n,)."""
+        """Estimate the residual (n, 1, y, x) from the residual with noise of level (n,)."""
         level = sigma[:, None, None, None]
         total = (level**2 + SIGMA_DATA**2).sqrt()
         maps = torch.cat([noisy / total, known], dim=1)
@@ -184,17 +192,17 @@ class EDM:
         normal = torch.randn(len(batch[0]), device=self.device)
         return self._score(batch, normal, None)
 
-    def judge(self) -> float:
+    def validate(self) -> float:
         """Score the denoising of validation samples, with the same noise each time."""
         random = torch.Generator(self.device).manual_seed(0)
-        total, count = 0.0, len(self.held[0])
+        total, count = 0.0, len(self.validation[0])
         size = min(64, count)
         # Spread evenly over the levels that training draws at random.
         places = (torch.arange(count) * 0.618034 + 0.5) % 1
         normals = torch.special.ndtri(places.clamp(1e-3, 1 - 1e-3)).to(self.device)
         for start in range(0, count - size + 1, size):
             part = slice(start, start + size)
-            batch = tuple(maps[part].to(self.device) for maps in self.held)
+            batch = tuple(maps[part].to(self.device) for maps in self.validation)
             total += float(self._score(batch, normals[part], random)) * size
         return total / (count // size * size)
 
@@ -214,7 +222,7 @@ class EDM:
     def sampled(
         self, apply: Callable[..., Tensor], known: Tensor, noise: Tensor, tuned: Tuned
     ) -> Tensor:
-        """Draw one field per row of the condition (n, 2, y, x): rain (n, y, x) in mm h-1."""
+        """DrawBatch one field per row of the condition (n, 2, y, x): rain (n, y, x) in mm h-1."""
         count = self.settings.steps
         ramp = torch.arange(count, dtype=torch.float64) / (count - 1)
         high, low = tuned.sigma_max ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
@@ -237,8 +245,8 @@ class EDM:
         *,
         apply: Callable[..., Tensor] | None = None,
         plain: bool = False,
-    ) -> Draw:
-        """Prepare to draw members of samples; ``plain`` leaves out what follows the sampler."""
+    ) -> DrawBatch:
+        """Return a function that draws members of samples; ``plain`` leaves out post-processing."""
         known = torch.stack(self.condition(split), dim=1).to(self.device)
         coarse = split.coarse.to(self.device)
         apply = self.apply if apply is None else apply
@@ -252,36 +260,38 @@ class EDM:
                 if plain:
                     return rain
                 if tuned.rescaled:
-                    rain = brought_to(rain, coarse[index])
-                return without_gap(rain, tuned.dry)
+                    rain = match_block_means(rain, coarse[index])
+                return close_dry_gap(rain, tuned.dry)
 
         return draw
 
     def tune(self, deadline: Deadline, *, seconds: float, seed: int) -> tuple[Tuned, list[Any]]:
-        """Choose how to draw by the CRPS of validation samples, one choice after the other.
+        """Choose settings of drawing by the CRPS of validation samples, one after the other.
 
         Returns
         -------
         Tuned, list
-            The choice, and what was tried.
+            The choice, and all that was tried.
         """
         best, tried = (float("inf"), Tuned()), []
         if not self.settings.tune:
             return best[1], tried
-        split = self.arena.validation
+        split = self.splits.validation
         split = split.take(split.spaced(self.settings.tune))
         end, size = time.monotonic() + seconds, self.settings.draw_batch
         for change in CHANGES:
             start = replace(best[1], **change, rescaled=False)
             draw = self.drawer(split, start, plain=True)
             raw = torch.from_numpy(
-                drawn(draw, split, 8, batch=size, device=self.device, seed=seed, deadline=deadline)
+                draw_members(
+                    draw, split, 8, batch=size, device=self.device, seed=seed, deadline=deadline
+                )
             )
             for rescaled in (False, True):
-                rain = brought_to(raw, split.coarse) if rescaled else raw
+                rain = match_block_means(raw, split.coarse) if rescaled else raw
                 dry = _dry_limit(rain, split.fine)
                 candidate = replace(start, rescaled=rescaled, dry=dry)
-                score = fair_crps(without_gap(rain, dry), split.fine)
+                score = fair_crps(close_dry_gap(rain, dry), split.fine)
                 tried.append({**asdict(candidate), "crps": score})
                 if score < best[0]:
                     best = (score, candidate)
@@ -290,7 +300,7 @@ class EDM:
         return best[1], tried
 
 
-def brought_to(rain: Tensor, coarse: Tensor) -> Tensor:
+def match_block_means(rain: Tensor, coarse: Tensor) -> Tensor:
     """Scale the blocks of rain (..., n, y, x) to their known means (n, y_coarse, x_coarse)."""
     side = rain.shape[-1] // coarse.shape[-1]
     means = block_means(rain, side)
@@ -299,13 +309,13 @@ def brought_to(rain: Tensor, coarse: Tensor) -> Tensor:
     return rain * factor.repeat_interleave(side, -1).repeat_interleave(side, -2)
 
 
-def without_gap(rain: Tensor, dry: float) -> Tensor:
-    """Dry below a limit; from there to 0.1 mm h-1, where the record has nothing, 0.1 mm h-1."""
+def close_dry_gap(rain: Tensor, dry: float) -> Tensor:
+    """Set rain below a limit to 0, and from there to 0.1 mm h-1, a gap of the record, to 0.1."""
     return torch.where(rain < dry, torch.zeros_like(rain), rain.clamp(min=WET))
 
 
 def _dry_limit(rain: Tensor, observed: Tensor) -> float:
-    """The limit at which as much is wet as was observed, from 0.02 to 0.1 mm h-1."""
+    """Return the limit that gives the observed wet fraction, from 0.02 to 0.1 mm h-1."""
     wet = float((observed >= WET).float().mean())
     ordered = rain.flatten().sort(descending=True).values
     limit = float(ordered[min(len(ordered) - 1, round(wet * len(ordered)))])

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from references.clock import Deadline, OutOfTime
-from references.data import Split, thresholded
+from benchmarks.harness.deadline import Deadline, OutOfTime
+from benchmarks.harness.record_splits import Split, thresholded
 
-__all__ = ["Draw", "drawn", "fair_crps"]
+__all__ = ["DrawBatch", "draw_members", "fair_crps"]
 
-Draw = Callable[[np.ndarray, torch.Generator], Tensor]
-"""Positions of samples, random numbers: one field (y, x) in mm h-1 for each of the samples."""
+DrawBatch = Callable[[np.ndarray, torch.Generator], Tensor]
+"""Positions of samples and a generator in, one field (y, x) in mm h-1 for each sample out."""
 
 
-def drawn(
-    draw: Draw,
+def draw_members(
+    draw: DrawBatch,
     split: Split,
     members: int,
     *,
@@ -30,22 +30,22 @@ def drawn(
     deadline: Deadline,
     place: Path | None = None,
 ) -> np.ndarray:
-    """Draw members of every sample.
+    """DrawBatch members of every sample.
 
     Parameters
     ----------
     draw
         Draws one batch.
     split, members
-        What to draw: so many members of every sample.
+        The samples, and the number of members of each.
     batch
         Fields at once; the last batch is filled up, so that the size is always this.
     device, seed
-        Of the random numbers, which depend on the batch and not on when it is drawn.
+        Of the random numbers, which depend on the batch, not on the call that draws it.
     deadline
         Of this call.
     place
-        Array file to draw into; a later call goes on where this one stopped.
+        Array file for the members; a later call continues where this one stopped.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def drawn(
     Raises
     ------
     OutOfTime
-        The call ends before all is drawn.
+        The call ends before all members are drawn.
     """
     shape = (members, len(split), *split.size)
     out, first = _begun(place, shape)
@@ -90,7 +90,7 @@ def _begun(place: Path | None, shape: tuple[int, ...]) -> tuple[np.ndarray, int]
 
 
 def fair_crps(members: Tensor, observed: Tensor) -> float:
-    """CRPS of members (m, n, y, x) after the threshold, fair to their number."""
+    """Return the fair CRPS of members (m, n, y, x) after the threshold."""
     rain = torch.from_numpy(thresholded(members.numpy().copy()))
     count = len(rain)
     error = (rain - observed).abs().mean()

@@ -1,7 +1,7 @@
 """The model of the scripts that xcvae replaces: one flat latent vector and no trained prior.
 
 A vector z of 128 numbers, a fully connected decoder from z and the coarse field, prior N(0, I)
-whatever the condition, Gaussian likelihood on z-scores of log1p(rain) per pixel, KL to N(0, I):
+for every condition, Gaussian likelihood on z-scores of log1p(rain) per pixel, KL to N(0, I):
 Sohn et al. 2015 (NeurIPS) in its plainest form. No dropout and no reweighting: those are diseases
 of their own.
 """
@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from references.clock import Deadline
-from references.data import Arena, Split, block_means, from_log, to_log
-from references.drawing import Draw, drawn, fair_crps
-from references.learning import Pool, autocast
+from benchmarks.harness.deadline import Deadline
+from benchmarks.harness.record_splits import RecordSplits, Split, block_means, from_log, to_log
+from benchmarks.models.drawing import DrawBatch, draw_members, fair_crps
+from benchmarks.models.training import TrainingBatches, autocast
 
 __all__ = ["Flat", "FlatCVAE"]
 
@@ -28,7 +28,7 @@ LATENT = 128
 WIDTHS = (2048, 4096)
 BATCH, SMALL_BATCH = 64, 16
 #: Validation samples, and members drawn for each.
-HELD, MEMBERS = 64, 4
+VALIDATION, MEMBERS = 64, 4
 CLIP = 8.0
 
 
@@ -62,27 +62,27 @@ class Flat(nn.Module):
         self.decoder = nn.Sequential(*layers, nn.Linear(WIDTHS[-1], pixels))
 
     def encode(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-sigma of z, given z-scores of target and condition."""
+        """Return mean and log-sigma of z from z-scores of target and condition."""
         seen = torch.cat([self.see(x[:, None]), c.flatten(1)], dim=1)
         mu, log_sigma = self.posterior(self.summarise(seen)).chunk(2, dim=1)
         return mu, log_sigma.clamp(-6, 3)
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        """z-scores of the field, (batch, y, x)."""
+        """Return z-scores of the field, (batch, y, x)."""
         return self.decoder(torch.cat([z, c.flatten(1)], dim=1)).reshape(-1, *self.fine)
 
 
 class FlatCVAE:
-    """The flat model as `references.learning.learn` trains it.
+    """The flat model as `benchmarks.models.training.train` trains it.
 
     Parameters
     ----------
-    arena
+    splits
         The data.
     device
-        Where it computes.
+        Device of the network.
     small
-        Whether it has to do on a CPU.
+        True for a run on a CPU: smaller batches.
     seed
         Of weights and batches.
     """
@@ -91,28 +91,30 @@ class FlatCVAE:
     validations = 20
     rate = 5e-4
 
-    def __init__(self, arena: Arena, device: torch.device, *, small: bool, seed: int) -> None:
+    def __init__(
+        self, splits: RecordSplits, device: torch.device, *, small: bool, seed: int
+    ) -> None:
         torch.manual_seed(seed)
-        self.device, self.side = device, arena.side
+        self.device, self.side = device, splits.side
         self.batch = SMALL_BATCH if small else BATCH
-        size = tuple(arena.train.coarse.shape[1:])
-        self.network = Flat(size, arena.train.size).to(device)
-        self.pool = Pool(arena.train, device)
+        size = tuple(splits.train.coarse.shape[1:])
+        self.network = Flat(size, splits.train.size).to(device)
+        self.pool = TrainingBatches(splits.train, device)
         self.mean = self.pool.x.mean(0)
         self.std = self.pool.x.std(0).clamp(min=1e-3)
-        coarse = to_log(arena.train.coarse)
+        coarse = to_log(splits.train.coarse)
         self.centre, self.spread = float(coarse.mean()), float(coarse.std())
-        self.held = arena.validation.take(arena.validation.spaced(HELD))
+        self.validation = splits.validation.take(splits.validation.spaced(VALIDATION))
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with."""
+        """Return the settings that must equal those of a checkpoint."""
         return {"latent": LATENT, "widths": list(WIDTHS), "batch_size": self.batch}
 
     def _condition(self, coarse: Tensor) -> Tensor:
         return (to_log(coarse) - self.centre) / self.spread
 
     def loss(self) -> Tensor:
-        """Negative ELBO of a batch, in nats per pixel: a decoder of unit variance."""
+        """Return the negative ELBO of a batch, in nats per pixel: a decoder of unit variance."""
         x, _, _ = self.pool.batch(self.batch, max(self.network.fine))
         c = self._condition(block_means(from_log(x), self.side))
         x = (x - self.mean) / self.std
@@ -125,15 +127,15 @@ class FlatCVAE:
         pixels = x.shape[1] * x.shape[2]
         return 0.5 * F.mse_loss(found, x) + kl.sum(1).mean() / pixels
 
-    def judge(self) -> float:
-        """CRPS of prior draws of validation samples."""
-        draw = self.drawer(self.held)
-        options = {"batch": len(self.held), "device": self.device, "deadline": Deadline(None)}
-        members = drawn(draw, self.held, MEMBERS, seed=0, **options)
-        return fair_crps(torch.from_numpy(members), self.held.fine)
+    def validate(self) -> float:
+        """Return the CRPS of prior draws of validation samples."""
+        draw = self.drawer(self.validation)
+        options = {"batch": len(self.validation), "device": self.device, "deadline": Deadline(None)}
+        members = draw_members(draw, self.validation, MEMBERS, seed=0, **options)
+        return fair_crps(torch.from_numpy(members), self.validation.fine)
 
-    def drawer(self, split: Split, *, decode: Callable[..., Tensor] | None = None) -> Draw:
-        """Prepare to draw members of samples from the prior."""
+    def drawer(self, split: Split, *, decode: Callable[..., Tensor] | None = None) -> DrawBatch:
+        """Return a function that draws members of samples from the prior."""
         known = self._condition(split.coarse).to(self.device)
         decode = self.network.decode if decode is None else decode
 

@@ -1,9 +1,9 @@
-"""A compact model with the diseases of the scripts that xcvae replaces, each with its own switch.
+"""A compact cVAE with the faults of the scripts that xcvae replaces, each with its own switch.
 
-It is kept as an example of what goes wrong, not to be used. With every switch off it is a small
+It is an example of what goes wrong, not for use. With every switch off it is a small
 healthy relative of xcvae's generator: rain as ``log1p`` and z-scores per pixel, latent maps on
 every scale with a learned conditional prior, a Laplace likelihood that is censored at dry, training
-on crops, and a threshold in physical units. What each switch puts in place of that:
+on crops, and a threshold in physical units. Each switch replaces a part of that:
 
 ``z_threshold``
     The threshold of 0.1 acts on z-scores: what is below becomes 0, the mean of its pixel, instead
@@ -15,7 +15,7 @@ on crops, and a threshold in physical units. What each switch puts in place of t
     intensity with ``w_min`` 1.0 and ``tail_boost`` 3.0, which is no likelihood, as a mean over
     pixels, beside a KL in nats per sample, times 0.01.
 ``flat``
-    One latent vector of 128 numbers, the prior N(0, I) whatever the condition, a fully connected
+    One latent vector of 128 numbers, the prior N(0, I) for every condition, a fully connected
     decoder of [z, coarse], whole fields instead of crops (which that decoder needs), and the same
     KL; instead of latent maps with a prior of their own.
 """
@@ -53,7 +53,7 @@ WINDOW = 6  # coarse cells of a training crop; a fully connected decoder needs t
 
 @dataclass(frozen=True)
 class Diseases:
-    """Which of them the model has."""
+    """Faults of a model; see the module."""
 
     z_threshold: bool = False
     dropout: bool = False
@@ -115,15 +115,15 @@ class MapLatent(nn.Module):
         self.into = nn.Conv2d(channels, features, 1)
 
     def shape(self, h: Tensor) -> tuple[int, ...]:
-        """Shape of its noise."""
+        """Return the shape of its noise."""
         return (len(h), self.channels, *h.shape[-2:])
 
     def prior(self, h: Tensor) -> Gauss:
-        """What the condition tells."""
+        """Return the prior given the features."""
         return Gauss.of(self.p(h))
 
     def posterior(self, h: Tensor, e: Tensor) -> Gauss:
-        """What the observation tells."""
+        """Return the posterior given the encoded observation."""
         return Gauss.of(self.q(torch.cat([h, e], 1)), self.prior(h))
 
     def enter(self, h: Tensor, z: Tensor) -> Tensor:
@@ -142,16 +142,16 @@ class FlatLatent(nn.Module):
         self.base = (features, *grid)
 
     def shape(self, h: Tensor) -> tuple[int, ...]:
-        """Shape of its noise."""
+        """Return the shape of its noise."""
         return (len(h), Z)
 
     def prior(self, h: Tensor) -> Gauss:
-        """What the condition tells."""
+        """Return the prior given the features."""
         zero = h.new_zeros(len(h), Z)
         return Gauss(zero, zero)
 
     def posterior(self, h: Tensor, e: Tensor) -> Gauss:
-        """What the observation tells."""
+        """Return the posterior given the encoded observation."""
         return Gauss.of(self.q(e.flatten(1)))
 
     def enter(self, c: Tensor, z: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class Block(nn.Module):
 
 
 def factors(coarsen: int) -> list[int]:
-    """Prime factors, in falling order: the steps from the coarse to the fine grid."""
+    """Return prime factors in falling order: the steps from the coarse to the fine grid."""
     found, rest, divisor = [], coarsen, 2
     while rest > 1:
         while rest % divisor == 0:
@@ -184,8 +184,8 @@ def factors(coarsen: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """What came of one way through the network."""
+class ForwardPass:
+    """Result of a forward pass."""
 
     scores: Tensor  # z-scores, (batch, 1, y, x)
     latents: list[Tensor]
@@ -215,7 +215,7 @@ class Network(nn.Module):
         )
 
     def encode(self, x: Tensor, c: Tensor) -> list[Tensor]:
-        """Features of the observation and the condition on every scale, coarsest first."""
+        """Return features of observation and condition on every scale, coarsest first."""
         stretched = F.interpolate(c, size=x.shape[-2:], mode="bilinear")
         found = [self.read(torch.cat([x, stretched], 1))]
         for layer in self.down:
@@ -228,7 +228,7 @@ class Network(nn.Module):
         noise: Callable[[tuple[int, ...]], Tensor],
         x: Tensor | None = None,
         given: Sequence[Tensor] | None = None,
-    ) -> Pass:
+    ) -> ForwardPass:
         """Decode latents: those ``given``, else of the posterior given x, else of the prior."""
         if self.training and self.diseases.dropout:
             c = F.dropout(c, DROPOUT)
@@ -248,7 +248,7 @@ class Network(nn.Module):
                 kl.append(q.kl(p))
                 h = latent.enter(h, latents[-1])
             h = block(h)
-        return Pass(self.head(F.silu(h)), latents, kl)
+        return ForwardPass(self.head(F.silu(h)), latents, kl)
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ class Scaling:
         return cls(log.mean(0), log.std(0).clamp(min=0.02), (float(low.mean()), float(low.std())))
 
     def cropped(self, pixels: tuple[slice, ...]) -> Scaling:
-        """The scaling of a part of the field."""
+        """Return the scaling of a part of the field."""
         return Scaling(self.mean[..., *pixels], self.std[..., *pixels], self.coarse)
 
     def scores(self, rain: Tensor) -> Tensor:
@@ -283,17 +283,17 @@ class Scaling:
 
 
 @dataclass
-class OldScripts:
+class LegacyCVAE:
     """A trained model.
 
     Attributes
     ----------
     network, scaling
-        What was trained, and on which numbers.
+        The trained network, and the scaling of its input and output.
     target, coarsen
-        Name of the rain, and the width of the blocks whose means are the condition.
+        Name of the rain, and the side of the blocks whose means are the condition.
     record
-        Of the training rain.
+        Statistics of the training rain.
     steps
         Steps of the training.
     """
@@ -306,7 +306,7 @@ class OldScripts:
     steps: int
 
     def save(self, path: Path) -> None:
-        """Write a file that `load` reads."""
+        """Write a file for `load`."""
         about = {
             "diseases": asdict(self.network.diseases),
             "coarse": self.scaling.coarse,
@@ -326,7 +326,7 @@ class OldScripts:
         return self._labelled(self._draw(rain, coarse, mode, members, seed), ds)
 
     def evidence(self, ds: xr.Dataset, *, members: int = 8, seed: int = 0) -> Evidence:
-        """Gather what `xcvae.verify.diagnosis.judge` needs."""
+        """Gather the input of `xcvae.verify.diagnosis.judge`."""
         rain, coarse = self._read(ds)
         mode = {"prior": members, "posterior": min(members, 4)}
         drawn = {
@@ -384,7 +384,7 @@ class OldScripts:
         x, c = self.scaling.scores(rain), self.scaling.condition(coarse)
         found = self.network(c, rain.new_zeros, x)
         if latents_of is not None:
-            # Decoded like a posterior draw, with what another observation left behind.
+            # Decode like a posterior draw, with the latents of another observation.
             order = torch.as_tensor(latents_of, device=rain.device)
             found = self.network(c, rain.new_zeros, x, [z[order] for z in found.latents])
         return self._physical(found.scores)
@@ -413,8 +413,8 @@ class OldScripts:
         return rain[:, 0].cpu().numpy()
 
 
-def load(path: Path, device: str = "cpu") -> OldScripts:
-    """Read what `OldScripts.save` wrote."""
+def load(path: Path, device: str = "cpu") -> LegacyCVAE:
+    """Read a file of `LegacyCVAE.save`."""
     with safe_open(path, "pt", device) as file:
         about = json.loads(file.metadata()["about"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no dict
@@ -424,7 +424,7 @@ def load(path: Path, device: str = "cpu") -> OldScripts:
     network = Network(grid, coarsen, Diseases(**about["diseases"])).to(device)
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items()})
     scaling = Scaling(mean, std, tuple(about["coarse"]))
-    return OldScripts(network.eval(), scaling, about["target"], coarsen, record, about["steps"])
+    return LegacyCVAE(network.eval(), scaling, about["target"], coarsen, record, about["steps"])
 
 
 def train(
@@ -437,15 +437,15 @@ def train(
     max_steps: int | None = None,
     device: str = "cpu",
     seed: int = 0,
-) -> OldScripts:
+) -> LegacyCVAE:
     """Train until the time is over or the steps are done.
 
     Parameters
     ----------
     ds
-        Complete rain fields in mm h-1 or mm/day, dims (sample, y, x), held in memory.
+        Complete rain fields in mm h-1 or mm/day, dims (sample, y, x), in memory.
     diseases
-        What is to be wrong.
+        Faults of the model.
     target, coarsen
         Name of the rain; the condition is its mean over blocks this wide.
     """
@@ -459,9 +459,8 @@ def train(
         [ds[target].values], units=ds[target].attrs["units"], wet_threshold=THRESHOLD
     )
     tail = record.quantile(0.95, wet=True)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1.5e-3)
-    start, step, progress = time.perf_counter(), 0, 0.0
-    while progress < 1:
+
+    def loss(progress: float) -> Tensor:
         rows = torch.from_numpy(random.integers(0, len(rain), BATCH)).to(device)
         cells = _window(coarse.shape[-2:], random, whole=diseases.flat)
         pixels = tuple(slice(s.start * coarsen, s.stop * coarsen) for s in cells)
@@ -470,19 +469,32 @@ def train(
         x, c = here.scores(truth), here.condition(coarse[rows][..., *cells])
         found = network(c, lambda shape: torch.randn(shape, device=device), x)
         error = _error(here.log(found.scores), truth, diseases, tail)
-        loss = error + min(1.0, (progress + 0.02) / 0.1) * _kl(found, diseases, truth[0].numel())
+        return error + min(1.0, (progress + 0.02) / 0.1) * _kl(found, diseases, truth[0].numel())
+
+    step = _optimise(network, loss, minutes=minutes, max_steps=max_steps)
+    return LegacyCVAE(network.eval(), scaling, target, coarsen, record, step)
+
+
+def _optimise(
+    network: Network, loss: Callable[[float], Tensor], *, minutes: float, max_steps: int | None
+) -> int:
+    """Take steps until the time is over or so many are done; return their number."""
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1.5e-3)
+    start, step, progress = time.perf_counter(), 0, 0.0
+    while progress < 1:
+        value = loss(progress)
         for group in optimiser.param_groups:
             group["lr"] = (
                 1.5e-3 * min(1.0, (step + 1) / 30) * (1 + math.cos(math.pi * progress)) / 2
             )
         optimiser.zero_grad()
-        loss.backward()
+        value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         step += 1
         spent = (time.perf_counter() - start) / (60 * minutes)
         progress = spent if max_steps is None else max(spent, step / max_steps)
-    return OldScripts(network.eval(), scaling, target, coarsen, record, step)
+    return step
 
 
 def _window(
@@ -508,6 +520,6 @@ def _error(log: Tensor, rain: Tensor, diseases: Diseases, tail: float) -> Tensor
     return torch.where(rain > 0, wet, dry).mean()
 
 
-def _kl(found: Pass, diseases: Diseases, pixels: int) -> Tensor:
+def _kl(found: ForwardPass, diseases: Diseases, pixels: int) -> Tensor:
     nats = torch.stack([kl.flatten(1).sum(1).mean() for kl in found.kl]).sum()
     return BETA * nats if diseases.flat or diseases.weights else nats / pixels

@@ -1,6 +1,6 @@
-"""The decoder that xcvae's began as: group norm, two blocks a level, and the full grid as a level.
+"""The first decoder of xcvae: group norm, two blocks a level, and the full grid as a level.
 
-Only the way down is here, with random weights: it is a yardstick for how fast fields are drawn.
+Only the decoder, with random weights: a baseline for the speed of drawing.
 It drew 95 fields of 128 x 128 pixels a second in float32 on two CPU cores of 2026 with the channels
 of `SMALL`, and with those of `BASE` took 4.07 GFLOP a field.
 """
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BASE", "SMALL", "Levels", "Prototype"]
+__all__ = ["BASE", "SMALL", "Levels", "PrototypeDecoder"]
 
 Levels = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -40,8 +40,8 @@ class Block(nn.Module):
         return maps + out
 
 
-class Prototype(nn.Module):
-    """From features of the condition and noise to fields."""
+class PrototypeDecoder(nn.Module):
+    """Decoder from features of the condition and noise to fields."""
 
     def __init__(self, channels: Sequence[int], latents: Sequence[int]) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Prototype(nn.Module):
         )
 
     def sides(self, side: int) -> list[int]:
-        """Sides of the maps per level."""
+        """Return the sides of the maps per level."""
         return [side >> halvings for halvings in reversed(range(len(self.channels)))]
 
     def forward(self, guides: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:

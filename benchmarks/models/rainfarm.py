@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from references.data import Split
-from references.drawing import fair_crps
+from benchmarks.harness.record_splits import Split
+from benchmarks.models.drawing import fair_crps
 
-__all__ = ["available", "choose", "downscaled", "workers"]
+__all__ = ["available", "choose", "downscale_split", "workers"]
 
 Map = Callable[..., Any]
 
@@ -33,17 +33,17 @@ TRIED, TRIED_MEMBERS = 32, 8
 
 
 def available() -> bool:
-    """Whether pysteps is installed."""
+    """Return True if pysteps is installed."""
     return find_spec("pysteps") is not None
 
 
 @contextlib.contextmanager
 def workers(count: int) -> Iterator[Map]:
-    """Give a ``map`` over so many processes; 0 stays in this one."""
+    """Yield a ``map`` over so many processes; 0 stays in this one."""
     if count == 0:
         yield map
         return
-    # Not forked: this process has threads, and perhaps a GPU.
+    # Spawned, not forked: this process has threads, and perhaps a GPU.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context)
     try:
@@ -52,7 +52,7 @@ def workers(count: int) -> Iterator[Map]:
         pool.shutdown(cancel_futures=True)
 
 
-def downscaled(
+def downscale_split(
     split: Split, members: int, *, seed: int, each: Map, how: dict[str, Any]
 ) -> np.ndarray:
     """Draw members of every sample.
@@ -60,7 +60,7 @@ def downscaled(
     Parameters
     ----------
     split, members
-        What to draw.
+        The samples, and the number of members of each.
     seed
         Of the noise.
     each
@@ -74,26 +74,26 @@ def downscaled(
         In mm h-1.
     """
     fields = split.coarse.double().numpy()
-    chores = [(fields[i], members, split.side, (seed, i), how) for i in range(len(fields))]
-    return np.stack(list(each(_sample, chores)), axis=1)
+    tasks = [(fields[i], members, split.side, (seed, i), how) for i in range(len(fields))]
+    return np.stack(list(each(_sample, tasks)), axis=1)
 
 
 def choose(split: Split, *, seed: int, each: Map) -> tuple[dict[str, Any], list[Any]]:
-    """Choose slope and kernel by the CRPS of validation samples; also what was tried."""
+    """Choose slope and kernel by the CRPS of validation samples; return all tried ones too."""
     split = split.take(split.spaced(TRIED))
     tried = []
     for alpha, kernel in itertools.product(SLOPES, KERNELS):
         how = {"alpha": alpha, "kernel_type": kernel}
-        members = downscaled(split, TRIED_MEMBERS, seed=seed, each=each, how=how)
+        members = downscale_split(split, TRIED_MEMBERS, seed=seed, each=each, how=how)
         tried.append({**how, "crps": fair_crps(torch.from_numpy(members), split.fine)})
     best = min(tried, key=lambda one: one["crps"])
     return {key: best[key] for key in ("alpha", "kernel_type")}, tried
 
 
-def _sample(chore: tuple[np.ndarray, int, int, tuple[int, int], dict[str, Any]]) -> np.ndarray:
+def _sample(task: tuple[np.ndarray, int, int, tuple[int, int], dict[str, Any]]) -> np.ndarray:
     """Draw all members of one sample."""
-    coarse, members, side, (seed, number), how = chore
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells where its settings come from
+    coarse, members, side, (seed, number), how = task
+    with contextlib.redirect_stdout(io.StringIO()):  # pysteps prints where its settings come from
         from pysteps.downscaling.rainfarm import downscale
     shape = (members, coarse.shape[0] * side, coarse.shape[1] * side)
     out = np.zeros(shape, np.float32)

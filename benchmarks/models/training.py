@@ -1,7 +1,7 @@
-"""The training loop of the references: a time budget that may be spent over several calls.
+"""The training loop of the rival models: a time budget that may be spent over several calls.
 
-The clock leaves out what torch.compile takes, as that of xcvae does: it begins after the first step
-of a call, on a GPU after a first validation too.
+The clock leaves out the time of torch.compile, as that of xcvae does: it starts after the first
+step of a call, on a GPU after a first validation too.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from references.clock import Deadline, OutOfTime
-from references.data import Split, block_means, from_log, stretched, to_log
+from benchmarks.harness.deadline import Deadline, OutOfTime
+from benchmarks.harness.record_splits import Split, block_means, from_log, stretch_bilinear, to_log
+from benchmarks.harness.timing import synchronize
 from xcvae.generator.numerics import precision
 
-__all__ = ["Learner", "Log", "Pool", "autocast", "compiled", "learn"]
+__all__ = ["Trainable", "TrainingBatches", "TrainingLog", "autocast", "compiled", "train"]
 
 #: Seconds between checkpoints, and steps between looks at the clock of a GPU.
 SAVE_EVERY, LOOK_EVERY = 60.0, 10
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Compute in the precision that xcvae computes in on a device."""
+    """Compute in the precision that xcvae uses on a device."""
     enabled = precision(device) == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Compile for a GPU; where that fails, say so once and go on without."""
+    """Compile for a GPU; where that fails, print so once and run eagerly."""
     if device.type != "cuda":
         return function
     fast = torch.compile(function, dynamic=False)
@@ -55,24 +56,24 @@ def compiled(function: Callable[..., Any], device: torch.device) -> Callable[...
     return call
 
 
-class Pool:
-    """The training samples as tensors on the device, handed out in augmented batches.
+class TrainingBatches:
+    """Augmented batches of the training samples, which are kept as tensors on the device.
 
     Parameters
     ----------
     split
         The samples.
     device
-        Where they are kept.
+        Device of the tensors.
     """
 
     def __init__(self, split: Split, device: torch.device) -> None:
         self.side = split.side
         self.x = to_log(split.fine).to(device)
-        self.base = to_log(stretched(split.coarse, split.side)).to(device)
+        self.base = to_log(stretch_bilinear(split.coarse, split.side)).to(device)
 
     def batch(self, size: int, crop: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Target, stretched condition and blocks of it in log space, each (size, y, x).
+        """Return target, interpolated condition and its blocks in log space, each (size, y, x).
 
         Crops are windows of whole blocks, the same for a batch; flips and transposition are drawn
         for every sample.
@@ -98,7 +99,7 @@ class Pool:
 
 
 def blocks_of(x: Tensor, side: int) -> Tensor:
-    """Block means of a field in log space, in log space, repeated over their pixels."""
+    """Average a field in log space over blocks of rain; return log space, repeated over pixels."""
     means = to_log(block_means(from_log(x), side))
     return means.repeat_interleave(side, -1).repeat_interleave(side, -2)
 
@@ -108,8 +109,18 @@ def _coin(size: int, device: torch.device) -> Tensor:
 
 
 @dataclass
-class Log:
-    """What a training has done so far."""
+class TrainingLog:
+    """Progress of a training.
+
+    Attributes
+    ----------
+    step, seconds
+        Steps and training time so far.
+    best, which
+        Best validation score, and its weights: 0 for the last ones, else the number of an average.
+    history
+        One entry per validation.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -118,8 +129,18 @@ class Log:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-class Learner(Protocol):
-    """A reference that is trained."""
+class Trainable(Protocol):
+    """A model that `train` trains.
+
+    Attributes
+    ----------
+    network, device, rate
+        What to optimise, where, and the peak of the learning rate.
+    averages
+        Powers of the averages of the weights that are validated too.
+    validations
+        Number of validations, evenly spaced over the training.
+    """
 
     network: nn.Module
     device: torch.device
@@ -131,77 +152,77 @@ class Learner(Protocol):
         """Draw a batch and score it."""
         ...
 
-    def judge(self) -> float:
-        """Score the weights that are in the network on the validation split."""
+    def validate(self) -> float:
+        """Score the current weights of the network on the validation split."""
         ...
 
 
-def learn(
-    learner: Learner,
+def train(
+    model: Trainable,
     *,
     minutes: float,
     place: Path,
     identity: Mapping[str, Any],
     deadline: Deadline,
-    tell: str,
-) -> Log:
+    label: str,
+) -> TrainingLog:
     """Train for a number of minutes, over as many calls as that takes.
 
     The best of all validated weights, averaged ones among them, is in the network at the end.
 
     Parameters
     ----------
-    learner
-        What to train.
+    model
+        Weights, batches and scores.
     minutes
         Budget of all calls together, validation included, compilation not.
     place
-        Checkpoint; goes on from it if it is there.
+        Checkpoint; a training continues from it if it exists.
     identity
-        Settings that a checkpoint must agree with.
+        Settings that must equal those of the checkpoint.
     deadline
         Of this call.
-    tell
-        Name for the log on the screen.
+    label
+        Name in the log on the screen.
 
     Raises
     ------
     OutOfTime
-        The call ends before the training does; the checkpoint is written.
+        The call ends before the training does, after writing a checkpoint.
     """
-    run = _Run(learner, place, {**identity, "minutes": minutes})
+    run = _Run(model, place, {**identity, "minutes": minutes})
     run.load()
     budget = 60 * minutes
     if run.log.seconds < budget:
-        run.train(budget, deadline, tell)
+        run.train(budget, deadline, label)
     run.use(run.best)
     return run.log
 
 
 class _Run:
-    def __init__(self, learner: Learner, place: Path, identity: Mapping[str, Any]) -> None:
-        self.learner, self.place, self.identity = learner, place, dict(identity)
-        self.log = Log()
-        weights = [p.detach() for p in learner.network.parameters()]
+    def __init__(self, model: Trainable, place: Path, identity: Mapping[str, Any]) -> None:
+        self.model, self.place, self.identity = model, place, dict(identity)
+        self.log = TrainingLog()
+        weights = [p.detach() for p in model.network.parameters()]
         self.weights = weights
-        self.averages = [[w.clone() for w in weights] for _ in learner.averages]
+        self.averages = [[w.clone() for w in weights] for _ in model.averages]
         self.best = [w.clone() for w in weights]
         self.optimizer = torch.optim.AdamW(
-            learner.network.parameters(),
-            lr=learner.rate,
+            model.network.parameters(),
+            lr=model.rate,
             betas=(0.9, 0.99),
             weight_decay=1e-4,
             fused=True,
         )
         self.saved, self.pause = time.monotonic(), SAVE_EVERY
 
-    def train(self, budget: float, deadline: Deadline, tell: str) -> None:
-        learner, log = self.learner, self.log
-        if learner.device.type == "cuda":  # what validation runs is compiled before the clock runs
-            learner.network.eval()
+    def train(self, budget: float, deadline: Deadline, label: str) -> None:
+        model, log = self.model, self.log
+        if model.device.type == "cuda":  # compile the validation before the clock starts
+            model.network.eval()
             with torch.no_grad():
-                learner.judge()
-        learner.network.train()
+                model.validate()
+        model.network.train()
         began: float | None = None
         before = log.seconds
         fresh = False
@@ -209,15 +230,15 @@ class _Run:
             progress = log.seconds / budget
             loss = self._step(progress)
             if began is None:  # the first step of a call compiles, which is not training
-                _synchronise(learner.device)
+                synchronize(model.device)
                 began = time.monotonic()
-            if log.step % LOOK_EVERY == 0 or learner.device.type == "cpu":
-                _synchronise(learner.device)
+            if log.step % LOOK_EVERY == 0 or model.device.type == "cpu":
+                synchronize(model.device)
             log.seconds = before + time.monotonic() - began
-            due = math.floor(min(1.0, log.seconds / budget) * learner.validations)
-            fresh = due > math.floor(progress * learner.validations)
+            due = math.floor(min(1.0, log.seconds / budget) * model.validations)
+            fresh = due > math.floor(progress * model.validations)
             if fresh:
-                self._validate(float(loss), tell)
+                self._validate(float(loss), label)
                 log.seconds = before + time.monotonic() - began
             if deadline.over():
                 self.save()
@@ -225,45 +246,45 @@ class _Run:
             if time.monotonic() - self.saved > self.pause:
                 self.save()
         if not fresh:
-            self._validate(float(loss), tell)
+            self._validate(float(loss), label)
         self.save()
 
     def _step(self, progress: float) -> Tensor:
-        learner, log = self.learner, self.log
-        loss = learner.loss()
+        model, log = self.model, self.log
+        loss = model.loss()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(learner.network.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
         rise = min(1.0, (progress + 1e-3) / 0.02)
         for group in self.optimizer.param_groups:
-            group["lr"] = learner.rate * rise * 0.5 * (1 + math.cos(math.pi * progress))
+            group["lr"] = model.rate * rise * 0.5 * (1 + math.cos(math.pi * progress))
         self.optimizer.step()
         log.step += 1
         # Averages with a memory that grows with the training (arXiv:2312.02696).
-        for average, power in zip(self.averages, learner.averages, strict=True):
+        for average, power in zip(self.averages, model.averages, strict=True):
             torch._foreach_lerp_(average, self.weights, 1 - (1 - 1 / log.step) ** power)
         return loss.detach()
 
     @torch.no_grad()
-    def _validate(self, loss: float, tell: str) -> None:
-        learner, log = self.learner, self.log
+    def _validate(self, loss: float, label: str) -> None:
+        model, log = self.model, self.log
         if not math.isfinite(loss):
-            raise SystemExit(f"{tell}: the loss is {loss} at step {log.step}; lower the rate")
+            raise SystemExit(f"{label}: the loss is {loss} at step {log.step}; lower the rate")
         current = [w.clone() for w in self.weights]
         scores = []
-        learner.network.eval()
+        model.network.eval()
         for kind, average in enumerate([current, *self.averages]):
             self.use(average)
-            scores.append(learner.judge())
+            scores.append(model.validate())
             if scores[-1] < log.best:
                 log.best, log.which = scores[-1], kind
                 self.best = [w.clone() for w in average]
         self.use(current)
-        learner.network.train()
+        model.network.train()
         log.history.append({"step": log.step, "loss": loss, "validation": min(scores)})
         listed = " ".join(f"{score:.4f}" for score in scores)
         print(
-            f"{tell}: {log.seconds / 60:6.2f} min, step {log.step}, loss {loss:.4f}, "
+            f"{label}: {log.seconds / 60:6.2f} min, step {log.step}, loss {loss:.4f}, "
             f"validation {listed} (best {log.best:.4f})",
             flush=True,
         )
@@ -275,7 +296,7 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint, complete or not at all."""
         start = time.monotonic()
-        cuda = torch.cuda.get_rng_state() if self.learner.device.type == "cuda" else None
+        cuda = torch.cuda.get_rng_state() if self.model.device.type == "cuda" else None
         state = {
             "identity": self.identity,
             "log": asdict(self.log),
@@ -289,31 +310,26 @@ class _Run:
         torch.save(state, partial)
         partial.replace(self.place)
         self.saved = time.monotonic()
-        # That of the flat model has more than 1 GB: writing is to take 5 % of the time at most.
+        # A checkpoint of the flat model has more than 1 GB: write for 5 % of the time at most.
         self.pause = max(SAVE_EVERY, 20 * (self.saved - start))
 
     def load(self) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         if not self.place.exists():
             return
         state = torch.load(self.place, map_location="cpu", weights_only=True)
         if state["identity"] != self.identity:
             raise SystemExit(
-                f"{self.place} is of another training: {state['identity']}, "
-                f"not {self.identity}. Use another --output, or remove it."
+                f"{self.place} is the checkpoint of another training: expected {self.identity}, "
+                f"got {state['identity']}. Give another --output, or remove the file."
             )
-        self.log = Log(**state["log"])
-        self.use([w.to(self.learner.device) for w in state["weights"]])
+        self.log = TrainingLog(**state["log"])
+        self.use([w.to(self.model.device) for w in state["weights"]])
         for average, kept in zip(self.averages, state["averages"], strict=True):
-            torch._foreach_copy_(average, [w.to(self.learner.device) for w in kept])
-        self.best = [w.to(self.learner.device) for w in state["best"]]
+            torch._foreach_copy_(average, [w.to(self.model.device) for w in kept])
+        self.best = [w.to(self.model.device) for w in state["best"]]
         self.optimizer.load_state_dict(state["optimizer"])
         cpu, cuda = state["random"]
         torch.set_rng_state(cpu)
-        if cuda is not None and self.learner.device.type == "cuda":
+        if cuda is not None and self.model.device.type == "cuda":
             torch.cuda.set_rng_state(cuda)
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The network of the diffusion reference: a U-Net with noise levels, as in EDM and CorrDiff."""
+"""The network of the diffusion model: a U-Net with noise levels, as in EDM and CorrDiff."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class UNet(nn.Module):
         self.leave = nn.Sequential(
             nn.GroupNorm(_groups(width), width), nn.SiLU(), nn.Conv2d(width, 1, 3, padding=1)
         )
-        _silence(self.leave[-1])
+        _zero_init(self.leave[-1])
         frequencies = torch.exp(torch.linspace(0, math.log(100.0), EMBEDDING // 2))
         self.register_buffer("frequencies", frequencies, persistent=False)
 
@@ -87,7 +87,7 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions, scaled and shifted by the noise level; attention after them if asked."""
+    """Two convolutions, scaled and shifted by the noise level; optionally attention."""
 
     def __init__(self, inputs: int, outputs: int, dropout: float, *, attends: bool) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Block(nn.Module):
         self.second = nn.Sequential(
             nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(outputs, outputs, 3, padding=1)
         )
-        _silence(self.second[-1])
+        _zero_init(self.second[-1])
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.attention = Attention(outputs) if attends else None
 
@@ -114,7 +114,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every place looks at every other."""
+    """Self-attention over all positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Attention(nn.Module):
         self.norm = nn.GroupNorm(_groups(channels), channels)
         self.enter = nn.Conv2d(channels, 3 * channels, 1)
         self.leave = nn.Conv2d(channels, channels, 1)
-        _silence(self.leave)
+        _zero_init(self.leave)
 
     def forward(self, h: Tensor) -> Tensor:
         """Attend over (batch, channels, y, x)."""
@@ -137,7 +137,7 @@ def _groups(channels: int) -> int:
     return next(n for n in (8, 4, 2, 1) if channels % n == 0)
 
 
-def _silence(layer: nn.Module) -> None:
-    """Begin with an output of zero."""
+def _zero_init(layer: nn.Module) -> None:
+    """Let a layer return zero before training."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

@@ -1,19 +1,19 @@
-"""Kill runs of the sampling engine with SIGKILL, run them again, and compare what is left.
+"""Kill runs of `sample` with SIGKILL, run them again, and compare the stores.
 
-    python benchmarks/kill.py MODEL DATA [--where threads restart cluster worker files
-                                          icechunk icechunk-restart icechunk-cluster] [--kills 50]
+    python -m benchmarks.robustness.kill MODEL DATA [--kills 50]
+                                         [--where threads restart cluster worker files
+                                          icechunk icechunk-restart icechunk-cluster]
 
-MODEL is a model file, DATA a Zarr store of what it draws for. ``threads`` and ``cluster`` kill the
-calling process at random moments (a cluster has two worker processes), ``restart`` does so while
-it replaces a finished store, ``worker`` kills a worker under a living client, ``files`` kills
-before single changes in the file system, the catalog included; ``icechunk...`` the same with an
-Icechunk repository, a commit per two regions and no catalog. A moment after the end of the
-drawing is no kill, and another one is tried. After each kill the same call runs again; the store
-must then be bitwise equal to one that nobody disturbed, all files of it but for the time in its
-history and the token of the run, and until then no catalog may list it. Of a repository, values,
-coordinates, attributes and records are compared, and what branch main shows right after the kill
-must be whole. Ends with code 1 if one is
-not, or if nothing was killed.
+MODEL is a model file, DATA a Zarr store of its input. ``threads`` and ``cluster`` kill the calling
+process at random moments (a cluster has two worker processes), ``restart`` does so while it
+replaces a finished store, ``worker`` kills a worker under a living client, ``files`` kills before
+single changes in the file system, the catalog included; ``icechunk...`` the same with an Icechunk
+repository, a commit per two regions and no catalog. A moment after the end of the drawing does not
+count, and another one is tried. After each kill the same call runs again; the store must then be
+bitwise equal to one of an undisturbed run, all files of it but for the time in its history and the
+token of the run, and until then no catalog may list it. Of a repository, values, coordinates,
+attributes and records are compared, and the ensemble on branch main right after the kill must be
+complete. The exit code is 1 if a store is wrong, or if nothing was killed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-ASKED = {"mode": "posterior", "members": 4, "spread": 0.5, "seed": 7, "progress": False}
+from benchmarks.harness.arguments import BenchmarkParser
+from benchmarks.harness.results import write_json
+
+OPTIONS = {"mode": "posterior", "members": 4, "spread": 0.5, "seed": 7, "progress": False}
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
 PLACES = ["threads", "restart", "cluster", "worker", "files"]
 ICECHUNK = ["icechunk", "icechunk-restart", "icechunk-cluster"]
@@ -42,7 +45,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def prepare() -> None:
-    """Import what every child needs; nothing that starts threads, which do not survive a fork."""
+    """Import the modules of every child, without starting threads, which do not survive a fork."""
     import distributed  # noqa: F401
     import intake.readers.readers  # noqa: F401
     import torch
@@ -59,7 +62,7 @@ def prepare() -> None:
 
 
 def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
-    """What is killed: one call of `sample`; it says when it starts."""
+    """Call `sample` once, in the process that is killed; print a line when it starts."""
     import xarray as xr
 
     import xcvae
@@ -69,18 +72,18 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
     listed = {"catalog": catalog, "name": "e"}
     if where.startswith("icechunk"):
         store, listed = f"icechunk:{Path(place) / 'e.icechunk'}", {}
-    asked = {**ASKED, "chunks": {"realization": 2, ds.pr.dims[0]: 1}}
+    options = {**OPTIONS, "chunks": {"realization": 2, ds.pr.dims[0]: 1}}
 
     def go() -> None:
         print("go", flush=True)
         if where.endswith("-read"):
-            print(json.dumps(shown(store)), flush=True)
+            print(json.dumps(content_of_main(store)), flush=True)
             return
         if where.endswith("old"):
-            xcvae.sample(ds, model, store=store, **{**asked, "seed": 8})
+            xcvae.sample(ds, model, store=store, **{**options, "seed": 8})
             return
         resume = "restart" if where.endswith("restart") else True
-        xcvae.sample(ds, model, store=store, resume=resume, **listed, **asked)
+        xcvae.sample(ds, model, store=store, resume=resume, **listed, **options)
         print("drawn", flush=True)
 
     if where.endswith("cluster") or where == "worker":
@@ -100,8 +103,8 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
         print(f"changes {count()}", flush=True)
 
 
-def shown(store: str) -> dict[str, str]:
-    """What a reader of the branch main finds: nothing, or an ensemble."""
+def content_of_main(store: str) -> dict[str, str]:
+    """Return the content of branch main: nothing, or hashes of an ensemble."""
     from xcvae.ensemble.store import open_store, target_of
     from xcvae.errors import StoreError
 
@@ -110,9 +113,13 @@ def shown(store: str) -> dict[str, str]:
     except StoreError:
         return {}
     variables = {name: bytes(values.values.data) for name, values in ens.variables.items()}
-    held = target_of(store).finished()
-    told = {k: v for k, v in held.told.items() if k not in ("token", "files")}
-    records = {"run": told, "entries": held.records.entries(), "intact": len(held.records.intact())}
+    state = target_of(store).finished()
+    metadata = {k: v for k, v in state.told.items() if k not in ("token", "files")}
+    records = {
+        "run": metadata,
+        "entries": state.records.entries(),
+        "intact": len(state.records.intact()),
+    }
     return {
         **{name: hashlib.sha256(content).hexdigest() for name, content in variables.items()},
         "attributes": json.dumps({k: v for k, v in ens.attrs.items() if k != "history"}),
@@ -121,7 +128,7 @@ def shown(store: str) -> dict[str, str]:
 
 
 def die_at_change(place: str, number: int) -> Callable[[], int]:
-    """Die right before a numbered change in the file system; returns what counts them."""
+    """Die right before a numbered change in the file system; return a counter of changes."""
     seen = 0
 
     def audit(event: str, arguments: tuple[object, ...]) -> None:
@@ -137,7 +144,7 @@ def die_at_change(place: str, number: int) -> Callable[[], int]:
 
 
 class Child:
-    """One call of `sample` in a forked process: imports are paid for once."""
+    """One call of `sample` in a forked process, which saves the time of its imports."""
 
     def __init__(self, model: str, data: str, place: Path, where: str, dies_at: int) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed with the object
@@ -151,37 +158,37 @@ class Child:
             try:
                 draw(model, data, str(place), where, dies_at)
                 status = 0
-            except BaseException:  # noqa: BLE001  it goes where a traceback goes
+            except BaseException:  # noqa: BLE001  printed for the parent
                 traceback.print_exc(file=os.fdopen(2, "w", closefd=False))
             sys.stdout.flush()
             os._exit(status)
         os.close(writing)
-        self.said = os.fdopen(reading)
+        self.output = os.fdopen(reading)
 
     def started(self) -> list[int]:
-        """Wait until it begins to sample; the processes of its workers, if it has some."""
+        """Wait until sampling starts; return the process ids of the workers of a cluster."""
         workers: list[int] = []
-        for line in self.said:
+        for line in self.output:
             if line == "go\n":
                 break
             workers = [int(pid) for pid in line.split()]
         return workers
 
     def is_drawn(self) -> bool:
-        """Whether it has said already that it is done with sampling, or has ended."""
-        return bool(select.select([self.said], [], [], 0)[0])
+        """Return True if sampling is over, or the process has ended."""
+        return bool(select.select([self.output], [], [], 0)[0])
 
     def ended(self) -> tuple[int, str, str]:
-        """Wait for its end: exit status (negative: killed), what it said and complained of."""
-        said = self.said.read()
+        """Wait for the end; return exit status (negative: killed), output and errors."""
+        output = self.output.read()
         _, status = os.waitpid(self.pid, 0)
-        self.said.close()
+        self.output.close()
         self.errors.seek(0)
-        return os.waitstatus_to_exitcode(status), said, self.errors.read()[-2000:]
+        return os.waitstatus_to_exitcode(status), output, self.errors.read()[-2000:]
 
 
 class Trials:
-    """Kill after kill, each in a folder of its own."""
+    """Kills of one kind, each in a folder of its own."""
 
     def __init__(self, model: str, data: str, where: str) -> None:
         self.model, self.data, self.where = model, data, where
@@ -191,11 +198,11 @@ class Trials:
         self.icechunk = where.startswith("icechunk")
 
     def start(self, place: Path, dies_at: int = -1) -> Child:
-        """Begin one call."""
+        """Start one call."""
         return Child(self.model, self.data, place, self.where, dies_at)
 
     def prepare(self, place: Path) -> None:
-        """Make a store that is to be replaced, once; trials get a copy of it."""
+        """Copy a finished store for a run that replaces it; make the store at the first time."""
         if not self.where.endswith("restart"):
             return
         if self.old is None:
@@ -210,33 +217,33 @@ class Trials:
         shutil.copytree(self.old, place, dirs_exist_ok=True)
 
     def reference(self, place: Path) -> tuple[dict[str, bytes], float, int]:
-        """Content of an undisturbed store, how long it takes, and the changes it makes."""
+        """Return content, seconds, and changes in the file system of an undisturbed run."""
         self.prepare(place)
         child = self.start(place, 0)
         child.started()
         start = time.perf_counter()
-        status, said, errors = child.ended()
+        status, output, errors = child.ended()
         if status:
             sys.exit(errors)
-        changes = int(said.split()[-1]) if self.where == "files" else 0
+        changes = int(output.split()[-1]) if self.where == "files" else 0
         seconds = time.perf_counter() - start
         return self.content(place), seconds, changes
 
     def content(self, place: Path) -> dict[str, bytes]:
-        """What is there in the end; a repository is read in another process, for its threads."""
+        """Return the content of a store; read a repository in a child, because of its threads."""
         if not self.icechunk:
             return content_of(place)
         child = Child(self.model, self.data, place, "icechunk-read", -1)
         child.started()
-        status, said, errors = child.ended()
+        status, output, errors = child.ended()
         if status:
             return {"unreadable": errors.encode()}
-        return {name: text.encode() for name, text in json.loads(said.splitlines()[0]).items()}
+        return {name: text.encode() for name, text in json.loads(output.splitlines()[0]).items()}
 
     def trial(
         self, place: Path, reference: dict[str, bytes], moment: float, dies_at: int = -1
     ) -> None:
-        """Kill one run, run it again, and look at what is there."""
+        """Kill one run, run it again, and compare its store."""
         self.prepare(place)
         what = f"killed at {moment:.3f} s" if dies_at < 0 else f"killed before change {dies_at}"
         child = self.start(place, dies_at)
@@ -251,20 +258,20 @@ class Trials:
         self.killed += status == -signal.SIGKILL if self.where == "files" else hit
         if self.where == "worker" and status:
             self.fail(f"a worker {what}: the client gave up:\n{errors}")
-        elif self.icechunk and (found := self.content(place)) not in self.whole(reference):
+        elif self.icechunk and (found := self.content(place)) not in self.complete(reference):
             other = found.get("unreadable", b"another ensemble").decode()
-            self.fail(f"{what}: branch main shows no whole ensemble: {other}")
+            self.fail(f"{what}: branch main shows no complete ensemble: {other}")
         elif listed(place) and not (place / "e.zarr").is_dir():
             self.fail(f"{what}: listed, but not there")
         else:
             self.again(place, reference, what)
 
-    def whole(self, reference: dict[str, bytes]) -> list[dict[str, bytes]]:
-        """What branch main may show right after a kill."""
+    def complete(self, reference: dict[str, bytes]) -> list[dict[str, bytes]]:
+        """Return the contents that branch main may have right after a kill."""
         return [reference, {} if self.old is None else self.content(self.old)]
 
     def again(self, place: Path, reference: dict[str, bytes], what: str) -> None:
-        """Run the same call again."""
+        """Run the same call again, and compare its store."""
         child = self.start(place)
         status, _, errors = child.ended()
         if status:
@@ -277,14 +284,14 @@ class Trials:
             self.fail(f"{what}: left behind {left}")
 
     def fail(self, what: str) -> None:
-        """Note what is wrong."""
+        """Record a failure."""
         self.wrong += 1
         self.notes.append(what)
         print(f"  {what}", flush=True)
 
 
 def content_of(place: Path) -> dict[str, bytes]:
-    """Files of the finished store, but for what tells the time of a run and its token.
+    """Return the files of the finished store, without the time of the run and its token.
 
     Read without Zarr, whose threads fork badly. Chunks of one codec and level have the same bytes
     where they have the same values.
@@ -299,7 +306,7 @@ def content_of(place: Path) -> dict[str, bytes]:
 
 
 def differing(found: dict[str, bytes], reference: dict[str, bytes]) -> list[str]:
-    """Names of files that differ, or that only one of the two has."""
+    """Return names of files that differ or are missing in one of the two."""
     names = sorted(found.keys() | reference.keys())
     return [name for name in names if found.get(name) != reference.get(name)]
 
@@ -313,37 +320,36 @@ def leftovers(place: Path) -> list[str]:
     return sorted({path.name for path in place.iterdir()} - kept)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = BenchmarkParser(__file__, __doc__)
     parser.add_argument("model")
     parser.add_argument("data")
-    parser.add_argument(
-        "--where", nargs="+", default=PLACES, choices=PLACES + ICECHUNK,
-    )  # fmt: skip
+    parser.add_argument("--where", nargs="+", default=PLACES, choices=PLACES + ICECHUNK)
     parser.add_argument("--kills", type=int, default=50, help="per place; files: evenly spread")
     parser.add_argument("--seed", type=int, help="of the moments")
-    parser.add_argument("--output", type=Path, help="results as JSON")
-    arguments = parser.parse_args()
+    parser.add_output_file()
+    options = parser.parse_args(argv)
     prepare()
-    seed = random.randrange(2**32) if arguments.seed is None else arguments.seed
+    seed = random.randrange(2**32) if options.seed is None else options.seed
     rng, results = random.Random(seed), {}
     print(f"moments from seed {seed}")
-    for where in arguments.where:
-        results[where] = series(arguments, where, rng)
-    if arguments.output:
-        arguments.output.write_text(json.dumps({"seed": seed, **results}, indent=1))
+    for where in options.where:
+        results[where] = series(options, where, rng)
+    if options.output:
+        write_json(options.output, {"seed": seed, **results})
     return int(any(one["wrong"] or not one["killed"] for one in results.values()))
 
 
-def series(arguments: argparse.Namespace, where: str, rng: random.Random) -> dict[str, object]:
-    trials = Trials(arguments.model, arguments.data, where)
+def series(options: argparse.Namespace, where: str, rng: random.Random) -> dict[str, object]:
+    """Kill runs of one kind, as many as requested."""
+    trials = Trials(options.model, options.data, where)
     with tempfile.TemporaryDirectory(prefix="kill") as folder:
         place = Path(folder) / "reference"
         place.mkdir()
         reference, seconds, changes = trials.reference(place)
-        count = min(arguments.kills, changes) if where == "files" else arguments.kills
+        count = min(options.kills, changes) if where == "files" else options.kills
         tried = 0
-        # Moments after the end are tried again, but not forever.
+        # Replace moments after the end, but only so many of them.
         while tried < count or (where != "files" and trials.killed < count and tried < 5 * count):
             place = Path(folder) / "trial"
             place.mkdir()

@@ -1,23 +1,23 @@
-"""Do synthetic storms help a network that is trained on them, at the extremes? Measured.
+"""Effect of synthetic storms on a network that is trained on them, at the extremes.
 
-    python benchmarks/augmentation.py --output DIR [--data STORE] [--records 0.05,0.2,1]
+    python -m benchmarks.skill.augmentation --output DIR [--data STORE] [--records 0.05,0.2,1]
 
-Without ``--data`` this takes the radar that comes with xcvae. A record of your own is a Zarr store
+Without ``--data`` this uses the radar that comes with xcvae. A record of your own is a Zarr store
 or NetCDF file with rain in mm h-1, dims (sample, y, x), no gaps, and ``split`` along sample: 0 to
 train on, 1 to tune on, 2 to report.
 
 For every share of the training samples (evenly spaced) a generator is trained on these samples
 alone. It draws storms for them, from the posterior and the prior. A small super-resolution network
 is then trained on the record, on the record with heavy samples duplicated, and on the record with
-storms, the same steps each, and scored (`xcvae.verify.utility`). Which samples storms are drawn
-for (heavy ones or all), which share of a batch they are, and how much of a storm is redrawn: that
-is chosen on split 1, by the mean CSI of the quantile network trained on both kinds of storms. Split
-2 is scored once, with what was chosen. Thresholds of events are quantiles of all training samples,
-so that all records are asked for the same events.
+storms, the same steps each, and scored (`xcvae.verify.utility`). A selection is the samples that
+storms are drawn for (heavy ones or all), their share of a batch, and the share of a storm that is
+redrawn. It is chosen on split 1, by the mean CSI of the quantile network trained on both kinds of
+storms. Split 2 is scored once, with this selection. Thresholds of events are quantiles of all
+training samples, so that the events are the same for all records.
 
 The folder keeps the generators, the storms, and the counts of every network, so that a call that
-is interrupted (``--stop-after``, or killed) goes on where it was; the exit code of the former is
-75. At its end a call prints verdicts and writes augmentation.json.
+is interrupted (``--stop-after``, or killed) is continued by the next one; the exit code is then 75.
+At its end a call prints verdicts and writes augmentation.json.
 """
 
 from __future__ import annotations
@@ -28,36 +28,50 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from references.clock import Deadline, OutOfTime
-from references.data import Arena, Split
-from references.results import machine, write_json
 
 import xcvae
+from benchmarks.harness.arguments import BenchmarkParser, comma_separated
+from benchmarks.harness.deadline import Deadline
+from benchmarks.harness.record_splits import RecordSplits, Split
+from benchmarks.harness.results import claim_folder, machine, write_json
 from xcvae.verify import utility
 
-STOPPED = 75
 LEVELS = (0.95, 0.99, 0.999)
-#: What is tried on split 1: samples that storms are drawn for, share of a batch, share redrawn.
-GRID = tuple(itertools.product(("heavy", "all"), (0.25, 0.5), (0.3, 0.7)))
+#: Samples that storms are drawn for, their share of a batch, share of a storm that is redrawn.
+Selection = tuple[str, float, float]
+#: Selections tried on split 1.
+SELECTIONS: tuple[Selection, ...] = tuple(
+    itertools.product(("heavy", "all"), (0.25, 0.5), (0.3, 0.7))
+)
 #: Most samples that storms are drawn for.
-MOST_ROWS = 128
+MOST_SAMPLES = 128
 FIT: dict[str, Any] = {"batch_size": 8, "crop": 48, "validations": 4}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One record: a share of the training samples, its generator and its storms."""
+class Experiment:
+    """Generator, storms and networks of one share of the training samples.
+
+    Attributes
+    ----------
+    record
+        The share.
+    folder
+        Where all is kept.
+    options
+        Of the command line.
+    """
 
     record: Split
     folder: Path
-    given: argparse.Namespace
+    options: argparse.Namespace
 
     def model(self) -> Any:
         """Train the generator, or read it."""
@@ -68,10 +82,10 @@ class Cell:
             self.record.ds,
             target=self.record.target,
             coarsen=self.record.side,
-            generator={"preset": "small", **self.given.generator},
-            fit={**FIT, "max_steps": self.given.generator_steps, **self.given.fit},
-            seed=self.given.seed,
-            device=self.given.device,
+            generator={"preset": "small", **self.options.generator},
+            fit={**FIT, "max_steps": self.options.generator_steps, **self.options.fit},
+            seed=self.options.seed,
+            device=self.options.device,
             path=place,
         )
 
@@ -81,22 +95,24 @@ class Cell:
         rows = np.arange(len(self.record))
         if samples == "heavy":
             rows = np.flatnonzero(xcvae.heavy(record, target=self.record.target).values)
-        rows = rows[np.unique(np.linspace(0, rows.size - 1, min(rows.size, MOST_ROWS)).astype(int))]
+        rows = rows[
+            np.unique(np.linspace(0, rows.size - 1, min(rows.size, MOST_SAMPLES)).astype(int))
+        ]
         sample = record[self.record.target].dims[0]
-        redrawn = "" if spread is None else f"-{spread}"
+        suffix = "" if spread is None else f"-{spread}"
         return xcvae.sample(
             record.isel({sample: rows}),
             model,
             mode=mode,
-            members=max(2, -(-self.given.storms // rows.size)),
+            members=max(2, -(-self.options.storms // rows.size)),
             spread=spread,
-            seed=self.given.seed,
-            store=self.folder / f"{mode}-{samples}{redrawn}.zarr",
-            device=self.given.device,
+            seed=self.options.seed,
+            store=self.folder / f"{mode}-{samples}{suffix}.zarr",
+            device=self.options.device,
         )
 
     def recipes(self, model: Any, samples: str, share: float, spread: float) -> utility.Recipes:
-        """Make the recipes of a selection."""
+        """Return the recipes of a selection."""
         return utility.recipes(
             self.record.ds,
             posterior=self.storms(model, "posterior", samples, spread).load(),
@@ -106,7 +122,7 @@ class Cell:
         )
 
     def compare(self, test: Split, recipes: utility.Recipes, **options: Any) -> xr.Dataset:
-        """Train and score networks, or read what they scored."""
+        """Train and score networks, or read their scores."""
         return utility.compare(
             self.record.ds,
             test.ds,
@@ -114,41 +130,57 @@ class Cell:
             coarsen=self.record.side,
             target=self.record.target,
             levels=LEVELS,
-            network={"steps": self.given.steps, **self.given.network},
-            device=self.given.device,
+            network={"steps": self.options.steps, **self.options.network},
+            device=self.options.device,
             keep=self.folder / "networks",
             **options,
         )
 
 
-def chosen_on(validation: Split, cell: Cell, model: Any, thresholds: np.ndarray) -> dict[str, Any]:
-    """Find the selection under which both kinds of storms help most."""
-    tried = {"-".join(map(str, one)): one for one in GRID}
-    recipes = {name: cell.recipes(model, *one)["both"] for name, one in tried.items()}
-    found = cell.compare(
-        validation, recipes, losses=["quantile"], seeds=cell.given.tune, thresholds=thresholds
+def choose_selection(
+    validation: Split,
+    experiment: Experiment,
+    model: Any,
+    thresholds: np.ndarray,
+    selections: Sequence[Selection],
+) -> dict[str, Any]:
+    """Find the selection with which both kinds of storms help most."""
+    by_name = {"-".join(map(str, one)): one for one in selections}
+    recipes = {name: experiment.recipes(model, *one)["both"] for name, one in by_name.items()}
+    found = experiment.compare(
+        validation,
+        recipes,
+        losses=["quantile"],
+        seeds=experiment.options.tune,
+        thresholds=thresholds,
     )
     csi = found["csi"].sel(loss="quantile").fillna(0.0).mean("level").to_series()
     best = str(csi.drop("record").idxmax())
-    return {"selection": tried[best], "tried": {str(k): float(v) for k, v in csi.items()}}
+    return {"selection": by_name[best], "tried": {str(k): float(v) for k, v in csi.items()}}
 
 
-def judged(arena: Arena, share: float, given: argparse.Namespace) -> dict[str, Any]:
-    """Do all there is to do for one share of the training samples."""
-    place = given.output / f"record-{share:g}" / "result.json"
+def result_of(
+    splits: RecordSplits,
+    share: float,
+    options: argparse.Namespace,
+    selections: Sequence[Selection],
+) -> dict[str, Any]:
+    """Train, choose and score for one share of the training samples, or read its result."""
+    place = options.output / f"record-{share:g}" / "result.json"
     if place.exists():
         return dict(json.loads(place.read_text()))
     place.parent.mkdir(exist_ok=True)
-    record = arena.train.take(arena.train.spaced(max(1, round(share * len(arena.train)))))
-    cell = Cell(record, place.parent, given)
-    thresholds = np.quantile(arena.train.fine.numpy(), LEVELS)
-    tell(f"record of {len(record)} samples: generator")
-    model = cell.model()
-    tell("storms, and networks on validation")
-    choice = chosen_on(arena.validation, cell, model, thresholds)
-    tell(f"chosen: {choice['selection']}; networks on test")
-    recipes = cell.recipes(model, *choice["selection"])
-    found = cell.compare(arena.test, recipes, seeds=given.seeds, thresholds=thresholds)
+    train = splits.train
+    record = train.take(train.spaced(max(1, round(share * len(train)))))
+    experiment = Experiment(record, place.parent, options)
+    thresholds = np.quantile(train.fine.numpy(), LEVELS)
+    log(f"record of {len(record)} samples: generator")
+    model = experiment.model()
+    log("storms, and networks on validation")
+    choice = choose_selection(splits.validation, experiment, model, thresholds, selections)
+    log(f"chosen: {choice['selection']}; networks on test")
+    recipes = experiment.recipes(model, *choice["selection"])
+    found = experiment.compare(splits.test, recipes, seeds=options.seeds, thresholds=thresholds)
     result = {
         "samples": len(record),
         **choice,
@@ -161,12 +193,12 @@ def judged(arena: Arena, share: float, given: argparse.Namespace) -> dict[str, A
     return result
 
 
-def tell(what: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
+def log(message: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {message}", flush=True)
 
 
 def rows_of(found: xr.Dataset) -> list[dict[str, Any]]:
-    """One row per loss, recipe, level and score: beside the record alone, and the ratio to it."""
+    """Return one row per loss, recipe, level and score, beside that of the record alone."""
     rows = []
     scores = [str(name) for name in found if "better" in found[name].attrs]
     for loss, level, recipe, score in itertools.product(
@@ -200,12 +232,12 @@ def summary(results: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     return {recipe: dict(counter) for recipe, counter in counted.items()}
 
 
-def assemble(given: argparse.Namespace) -> None:
-    """Print and write what is done."""
-    identity = json.loads((given.output / "arena.json").read_text())
+def assemble(options: argparse.Namespace) -> None:
+    """Print and write all results in the folder."""
+    identity = json.loads((options.output / "arena.json").read_text())
     results = {}
-    for share in given.records:
-        place = given.output / f"record-{share:g}" / "result.json"
+    for share in options.records:
+        place = options.output / f"record-{share:g}" / "result.json"
         if place.exists():
             results[f"{share:g}"] = json.loads(place.read_text())
     for share, result in results.items():
@@ -217,73 +249,66 @@ def assemble(given: argparse.Namespace) -> None:
         print(result["table"])
     counted = summary(results)
     for recipe, verdicts in counted.items():
-        said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
-        print(f"{recipe}: {said}")
+        listed = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+        print(f"{recipe}: {listed}")
     content = {"arena": identity, "device": machine("cpu"), "verdicts": counted, "records": results}
-    write_json(given.output / "augmentation.json", content)
+    write_json(options.output / "augmentation.json", content)
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = BenchmarkParser(__file__, __doc__)
+    parser.add_output_folder()
+    parser.add_record()
+    parser.add_device()
+    parser.add_json(
+        generator="more keys of xcvae's generator",
+        fit="keys of xcvae's fit",
+        network="keys of the networks",
     )
+    parser.add_call_limit()
     add = parser.add_argument
-    add("--output", type=Path, required=True, help="folder for results and what they are made of")
-    add("--data", type=Path, help="the record; default: the radar that comes with xcvae")
-    add("--target", help="name of the rain; default: pr_hr or pr")
-    add("--coarsen", type=int, help="pixels along a side of a block; default 8, bundled radar 12")
     add("--tiles", type=int, help="samples of split 1 and 2 each, evenly spaced; default: all")
-    add("--records", default="0.05,0.2,1", help="shares of the training samples")
+    add(
+        "--records",
+        type=comma_separated(float),
+        default=[0.05, 0.2, 1.0],
+        help="shares of the training samples; default: 0.05,0.2,1",
+    )
     add("--seeds", type=int, default=5, help="networks of each recipe and loss")
     add("--tune", type=int, default=2, help="networks of each selection that is tried")
     add("--steps", type=int, default=300, help="of each network")
     add("--generator-steps", type=int, default=1000)
     add("--storms", type=int, default=256, help="of each kind")
-    add("--generator", type=json.loads, default={}, help="JSON: more of xcvae's generator")
-    add("--fit", type=json.loads, default={}, help="JSON: keys of xcvae's fit")
-    add("--network", type=json.loads, default={}, help="JSON: keys of the networks")
-    add("--device", default="cpu", choices=("auto", "cpu", "cuda"))
-    add("--stop-after", type=float, help="seconds; the next call goes on")
     add("--seed", type=int, default=0, help="of generator and storms")
-    given = parser.parse_args(argv)
-    given.records = [float(share) for share in given.records.split(",")]
-    if not all(0 < share <= 1 for share in given.records):
+    options = parser.parse_args(argv)
+    if not all(0 < share <= 1 for share in options.records):
         parser.error("--records: shares above 0, up to 1")
-    return given
+    return options
 
 
-def _arena(given: argparse.Namespace) -> Arena:
-    """Open the data, and refuse a folder with results of other data or settings."""
-    arena = Arena.open(given.data, target=given.target, side=given.coarsen, tiles=given.tiles)
-    if given.tiles is not None:
-        few = arena.validation.take(arena.validation.spaced(given.tiles))
-        arena = Arena(arena.name, arena.target, arena.side, arena.train, few, arena.test)
-    loose = ("output", "data", "records", "stop_after")
-    settings = {key: value for key, value in vars(given).items() if key not in loose}
-    identity = {**arena.identity(), "settings": settings, "fit": FIT}
-    given.output.mkdir(parents=True, exist_ok=True)
-    place = given.output / "arena.json"
-    if place.exists() and json.loads(place.read_text()) != identity:
-        raise SystemExit(f"{given.output} holds results of {place.read_text()}, not {identity}")
-    write_json(place, identity)
-    return arena
+def open_splits(options: argparse.Namespace) -> RecordSplits:
+    """Open the record, and claim the folder for it and for these settings."""
+    splits = RecordSplits.open(
+        options.data, target=options.target, side=options.coarsen, tiles=options.tiles
+    )
+    if options.tiles is not None:
+        few = splits.validation.take(splits.validation.spaced(options.tiles))
+        splits = replace(splits, validation=few)
+    elsewhere = ("output", "data", "records", "stop_after")
+    settings = {key: value for key, value in vars(options).items() if key not in elsewhere}
+    claim_folder(options.output, {**splits.identity(), "settings": settings, "fit": FIT})
+    return splits
 
 
-def main(argv: list[str] | None = None) -> int:
-    given = _arguments(argv)
-    deadline = Deadline(given.stop_after)
-    code = 0
-    try:
-        arena = _arena(given)
-        for share in given.records:
-            judged(arena, share, given)
-    except OutOfTime:
-        code = STOPPED
-        print("out of time: run the same command again to go on", flush=True)
-    finally:
-        deadline.close()
-    assemble(given)
-    return code
+def main(argv: Sequence[str] | None = None, *, selections: Sequence[Selection] = SELECTIONS) -> int:
+    options = parse_arguments(argv)
+    with Deadline(options.stop_after) as deadline:
+        splits = open_splits(options)
+        for share in options.records:
+            result_of(splits, share, options, selections)
+    assemble(options)
+    return deadline.exit_code
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """Pressure fields over a continent to daily rain on islands: train, draw, score beside baselines.
 
-    python benchmarks/balearic.py --data STORE [--minutes 10] [--device cuda] [--output DIR]
+    python -m benchmarks.skill.balearic --data STORE [--minutes 10] [--device cuda] [--output DIR]
 
 The store is a Zarr record of daily rain ``pr`` (time, y, x) with NaN over sea, and weather maps on
 a grid of their own that is coarser and wider (by default ``mslp``, ``z500``, ``t850``), on the same
-days, with ``split`` along time: 0 to train on, 1 to tune on, 2 to report. The conditions are no
-rain, and no coarsening of it.
+days, with ``split`` along time: 0 to train on, 1 to tune on, 2 to report. The conditions are
+neither rain nor a coarsening of it.
 
-What a trained model has to beat: random days of the training years ("climatology"), such days of
-the same season (a window of 30 days), and the classical method, the rain of the 16 and 30 training
-days whose weather is nearest on 12 principal components. All land cells and days count; CRPS is
-fair, so that it does not depend on the number of members.
+The baselines are random days of the training years ("climatology"), random days of the same season
+(a window of 30 days), and the classical method, the rain of the 16 and 30 training days whose
+weather is nearest on 12 principal components. All land cells and days count; CRPS is fair, so that
+it does not depend on the number of members.
 
 ``--tune`` scores the years of split 1 instead of those of split 2, for choosing a recipe; the best
 weights of a training are picked by its CRPS there in any case. ``--recipe``, ``--generator``,
@@ -21,18 +21,18 @@ scored.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from references.analogs import Analogs, principal_components
 
 import xcvae
+from benchmarks.harness.arguments import BenchmarkParser
+from benchmarks.harness.results import write_json
+from benchmarks.models.analogs import Analogs, principal_components
 
 FIELDS = ("mslp", "z500", "t850")
 #: Components and season stand for the fields in the recipe "components".
@@ -40,7 +40,7 @@ COMPONENTS = 12
 DAYS_PER_YEAR = 365.25
 #: What a trained model should reach: skill over climatology, and spread over skill.
 LEAST_SKILL, SPREAD_SKILL = 0.18, (0.9, 1.1)
-#: Rows of the table that are baselines, by what they are called.
+#: Names of the baselines in the table.
 CLIMATOLOGY = "climatology"
 NAMES = (CLIMATOLOGY, "30-day window", "16 analogs", "30 analogs")
 
@@ -62,11 +62,11 @@ def splits_of(record: xr.Dataset) -> list[xr.Dataset]:
 
 
 def with_components(parts: Sequence[xr.Dataset], fields: Sequence[str]) -> list[str]:
-    """Add whitened components of the weather maps, and the season, to all parts; their names."""
+    """Add whitened components of the weather maps, and the season, to all parts; return names."""
     train = parts[0]
     for part in parts:
-        known, asked = principal_components(train, part, fields, COMPONENTS)
-        values = (asked / known.std(0)).astype(np.float32)
+        known, queried = principal_components(train, part, fields, COMPONENTS)
+        values = (queried / known.std(0)).astype(np.float32)
         angle = 2 * np.pi * part["time"].dt.dayofyear / DAYS_PER_YEAR
         for name, wave in (("season_cosine", np.cos(angle)), ("season_sine", np.sin(angle))):
             part[name] = wave.astype(np.float32).assign_attrs(units="1")
@@ -76,37 +76,37 @@ def with_components(parts: Sequence[xr.Dataset], fields: Sequence[str]) -> list[
     return [*(f"component_{number}" for number in range(COMPONENTS)), *seasons]
 
 
-def baselines_for(train: xr.Dataset, judged: xr.Dataset, fields: Sequence[str]) -> list[Any]:
+def baselines_for(train: xr.Dataset, scored: xr.Dataset, fields: Sequence[str]) -> list[Any]:
     """Make the baselines, in the order of `NAMES`."""
     record = train[["pr"]]
     return [
         {"name": CLIMATOLOGY, "record": record},
         {"name": CLIMATOLOGY, "record": record, "window": 30},
-        Analogs(train, judged, fields, members=16),
-        Analogs(train, judged, fields, members=30),
+        Analogs(train, scored, fields, members=16),
+        Analogs(train, scored, fields, members=30),
     ]
 
 
-def random_days(train: xr.Dataset, judged: xr.Dataset, members: int, seed: int) -> xr.Dataset:
+def random_days(train: xr.Dataset, scored: xr.Dataset, members: int, seed: int) -> xr.Dataset:
     """Draw random training days as an ensemble, so that baselines can be scored without a model."""
     rng = np.random.default_rng(seed)
-    rows = np.stack([rng.permutation(train.sizes["time"])[:members] for _ in judged["time"]], 1)
+    rows = np.stack([rng.permutation(train.sizes["time"])[:members] for _ in scored["time"]], 1)
     values = train["pr"].transpose("time", "y", "x").values[rows]
     ensemble = xr.DataArray(
         values,
         dims=("realization", "time", "y", "x"),
-        coords=judged["pr"].coords,
-        attrs=judged["pr"].attrs,
+        coords=scored["pr"].coords,
+        attrs=scored["pr"].attrs,
     )
     return ensemble.to_dataset(name="pr")
 
 
 def scores_of(
-    judged: xr.Dataset, ensemble: xr.Dataset, baselines: Sequence[Any], own: str
+    scored: xr.Dataset, ensemble: xr.Dataset, baselines: Sequence[Any], own: str
 ) -> dict[str, dict[str, float]]:
     """Score an ensemble and the baselines; skill is over the climatology of the same call."""
     card = xcvae.evaluate(
-        judged,
+        scored,
         ensemble,
         metrics=[
             "crps",
@@ -128,21 +128,21 @@ def scores_of(
 
 
 def trained(
-    parts: Sequence[xr.Dataset], conditions: Sequence[str], arguments: argparse.Namespace
+    parts: Sequence[xr.Dataset], conditions: Sequence[str], options: argparse.Namespace
 ) -> Any:
     """Train a model by the public API."""
-    fit = {**RECIPE["fit"], "max_minutes": arguments.minutes, **arguments.fit}
-    fit["stages"] = arguments.stages or RECIPE["stages"]
+    fit = {**RECIPE["fit"], "max_minutes": options.minutes, **options.fit}
+    fit["stages"] = options.stages or RECIPE["stages"]
     return xcvae.train(
         parts[0],
         target="pr",
         conditions=list(conditions),
         validation=parts[1],
-        generator=arguments.generator or RECIPE["generator"],
+        generator=options.generator or RECIPE["generator"],
         fit=fit,
-        seed=arguments.seed,
-        device=arguments.device,
-        path=None if arguments.output is None else arguments.output / "model.xcvae",
+        seed=options.seed,
+        device=options.device,
+        path=None if options.output is None else options.output / "model.xcvae",
     )
 
 
@@ -157,7 +157,7 @@ def print_table(rows: dict[str, dict[str, float]]) -> None:
 
 
 def verdict(row: dict[str, float], analogs: float) -> list[str]:
-    """Say what is reached."""
+    """Compare the scores of a model with the goals."""
     low, high = SPREAD_SKILL
     checks = (
         (f"CRPS skill over climatology >= {LEAST_SKILL}", row["crps_skill"] >= LEAST_SKILL),
@@ -167,70 +167,80 @@ def verdict(row: dict[str, float], analogs: float) -> list[str]:
     return [f"{'reached' if good else 'missed'}: {text}" for text, good in checks]
 
 
-def parsed(words: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = BenchmarkParser(__file__, __doc__)
+    parser.add_output_folder(required=False)
+    parser.add_device("auto")
     parser.add_argument("--data", required=True, help="Zarr store with pr, weather maps and split")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training; 0 for none")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--output", type=Path, help="folder for model.xcvae and balearic.json")
     parser.add_argument("--members", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tune", action="store_true", help="score split 1 instead of split 2")
     parser.add_argument("--fields", nargs="+", default=list(FIELDS))
     parser.add_argument("--recipe", choices=("fields", "components"), default="fields")
-    for option in ("generator", "fit", "stages"):
-        parser.add_argument(f"--{option}", type=json.loads, default={}, metavar="JSON")
-    return parser.parse_args(words)
+    parser.add_json(
+        generator="instead of preset small",
+        fit="more keys of xcvae's fit",
+        stages="instead of the stages of the recipe",
+    )
+    return parser.parse_args(argv)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    arguments = parsed(words)
-    record = xr.open_zarr(arguments.data, consolidated=False)[["pr", *arguments.fields]]
+def draw_with_model(
+    parts: Sequence[xr.Dataset],
+    scored: xr.Dataset,
+    conditions: Sequence[str],
+    options: argparse.Namespace,
+) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Train a model and draw its ensemble; return also the facts for the report."""
+    model = trained(parts, conditions, options)
+    start = time.monotonic()
+    ensemble = xcvae.sample(
+        scored, model, members=options.members, seed=options.seed, device=options.device
+    ).load()
+    print(f"trained {model.training['steps']} steps in {model.training['minutes']:.1f} min")
+    return ensemble, {
+        "device": str(model.device),
+        "drawing_seconds": time.monotonic() - start,
+        "training": {key: model.training[key] for key in ("fit", "losses", "steps", "minutes")},
+        "architecture": model.architecture.to_json(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse_arguments(argv)
+    record = xr.open_zarr(options.data, consolidated=False)[["pr", *options.fields]]
     parts = splits_of(record)
-    conditions = list(arguments.fields)
-    if arguments.recipe == "components":
-        conditions = with_components(parts, arguments.fields)
-    judged = parts[1] if arguments.tune else parts[2]
-    baselines = baselines_for(parts[0], judged, arguments.fields)
+    conditions = list(options.fields)
+    if options.recipe == "components":
+        conditions = with_components(parts, options.fields)
+    scored = parts[1] if options.tune else parts[2]
     report: dict[str, Any] = {
-        "split": 1 if arguments.tune else 2,
-        "days": judged.sizes["time"],
-        "members": arguments.members,
-        "recipe": arguments.recipe,
+        "split": 1 if options.tune else 2,
+        "days": scored.sizes["time"],
+        "members": options.members,
+        "recipe": options.recipe,
         "python": platform.python_version(),
         "xcvae": xcvae.__version__,
     }
-    own = "random days"
-    if arguments.minutes > 0:
-        if arguments.output is not None:
-            arguments.output.mkdir(parents=True, exist_ok=True)
-        model = trained(parts, conditions, arguments)
-        began = time.monotonic()
-        ensemble = xcvae.sample(
-            judged, model, members=arguments.members, seed=arguments.seed, device=arguments.device
-        ).load()
-        own = "xcvae"
-        report |= {
-            "device": str(model.device),
-            "drawing_seconds": time.monotonic() - began,
-            "training": {key: model.training[key] for key in ("fit", "losses", "steps", "minutes")},
-            "architecture": model.architecture.to_json(),
-        }
-        print(f"trained {model.training['steps']} steps in {model.training['minutes']:.1f} min")
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+    if options.minutes > 0:
+        name = "xcvae"
+        ensemble, facts = draw_with_model(parts, scored, conditions, options)
+        report |= facts
     else:
-        ensemble = random_days(parts[0], judged, arguments.members, arguments.seed)
-    rows = scores_of(judged, ensemble, baselines, own)
+        name = "random days"
+        ensemble = random_days(parts[0], scored, options.members, options.seed)
+    rows = scores_of(scored, ensemble, baselines_for(parts[0], scored, options.fields), name)
     print_table(rows)
-    if own == "xcvae":
-        report["verdict"] = verdict(rows[own], rows["16 analogs"]["crps"])
+    if name == "xcvae":
+        report["verdict"] = verdict(rows[name], rows["16 analogs"]["crps"])
         print("\n".join(report["verdict"]))
     report["scores"] = rows
-    if arguments.output is not None:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        (arguments.output / "balearic.json").write_text(json.dumps(report, indent=2) + "\n")
+    if options.output is not None:
+        write_json(options.output / "balearic.json", report)
 
 
 if __name__ == "__main__":

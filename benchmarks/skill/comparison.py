@@ -1,4 +1,4 @@
-"""What all methods of the bench are given, and how they leave their results."""
+"""Settings that all methods of a comparison share, and the files of their results."""
 
 from __future__ import annotations
 
@@ -11,19 +11,41 @@ from typing import Any
 import numpy as np
 import torch
 
-from references.clock import Deadline
-from references.data import Arena, thresholded
-from references.drawing import Draw, drawn
-from references.results import machine, write_json
+from benchmarks.harness.deadline import Deadline
+from benchmarks.harness.record_splits import RecordSplits, thresholded
+from benchmarks.harness.results import machine, write_json
+from benchmarks.models.drawing import DrawBatch, draw_members
 
-__all__ = ["Bench"]
+__all__ = ["Comparison"]
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What all methods are given."""
+class Comparison:
+    """Data and settings of all methods.
 
-    arena: Arena
+    Attributes
+    ----------
+    splits
+        The record.
+    folder
+        Of results and checkpoints.
+    device
+        Where methods train and draw.
+    minutes
+        Training of each method.
+    members, seed
+        Of the ensembles.
+    small
+        True for small networks on crops, for two CPU cores.
+    workers
+        Processes of RainFARM.
+    deadline
+        Of this call.
+    generator, fit, edm
+        Settings of xcvae's generator and training, and of the diffusion model.
+    """
+
+    splits: RecordSplits
     folder: Path
     device: torch.device
     minutes: float
@@ -37,7 +59,7 @@ class Bench:
     edm: Mapping[str, Any]
 
     def place(self, name: str) -> Path:
-        """A file of the folder."""
+        """Return the path of a file in the folder."""
         return self.folder / name
 
     def write(self, method: str, rows: Mapping[str, Any], **details: Any) -> None:
@@ -51,11 +73,11 @@ class Bench:
         }
         write_json(self.place(f"{method}.json"), content)
 
-    def draw_all(self, draw: Draw, *, batch: int, place: Path | None = None) -> np.ndarray:
+    def draw_all(self, draw: DrawBatch, *, batch: int, place: Path | None = None) -> np.ndarray:
         """Draw all members of all test samples."""
-        members = drawn(
+        members = draw_members(
             draw,
-            self.arena.test,
+            self.splits.test,
             self.members,
             batch=batch,
             device=self.device,

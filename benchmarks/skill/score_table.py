@@ -1,4 +1,4 @@
-"""The table of all methods."""
+"""The printed table of all methods."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ COLUMNS = (
 WIDTH, NAME = 8, 32
 
 
-def print_table(found: Mapping[str, Any], arena: Mapping[str, Any]) -> dict[str, Any]:
-    """Print what was measured.
+def print_table(found: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    """Print scores, training and speed of all methods.
 
     Parameters
     ----------
     found
         Results by method.
-    arena
-        What they have in common.
+    common
+        Data and settings that they share.
 
     Returns
     -------
     dict
-        CRPS skill of every row over both ways to stretch the condition, and how many times as
-        fast as diffusion xcvae draws.
+        CRPS skill of every row over both interpolations of the condition, and the speed of
+        xcvae relative to diffusion.
     """
     skills = _skills(found)
-    # The printed one is over the better of the two.
+    # Print the skill over the better of the two.
     skill = min(skills.values(), key=lambda over: over["bilinear"], default={})
     observed = _observed(found)
     print(
-        f"\n{arena['data']}: {arena['samples'][2]} test samples, {arena['coarsen']} x "
-        f"{arena['coarsen']} block means, {arena['members']} members; wet observed {observed:.4f}"
+        f"\n{common['data']}: {common['samples'][2]} test samples, {common['coarsen']} x "
+        f"{common['coarsen']} block means, {common['members']} members; wet observed {observed:.4f}"
     )
     heads = ["M par.", "min", "steps", "CRPS", "skill", *(head for head, *_ in COLUMNS[1:])]
     print(f"{'':{NAME}}" + "".join(f"{head:>{WIDTH}}" for head in heads) + f"{'fields/s':>20}")
@@ -81,7 +81,7 @@ def _line(label: str, row: Mapping[str, Any], skill: float | None, result: Any) 
 
 
 def _rate(result: Mapping[str, Any]) -> tuple[float, str] | None:
-    """The best rate of drawing, and in what state."""
+    """Return the best rate of drawing, and its state: eager or compiled."""
     rates = result.get("fields_per_s") or {}
     return max(((one["value"], state) for state, one in rates.items()), default=None)
 

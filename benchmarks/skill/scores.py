@@ -1,4 +1,4 @@
-"""One way to score members, whoever drew them."""
+"""Scores of an ensemble, and a few of its members for the figure, the same for all methods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 import xcvae
-from references.data import Arena, Split
+from benchmarks.harness.record_splits import RecordSplits, Split
 
 __all__ = ["METRICS", "keep_fields", "picture_rows", "scores"]
 
@@ -26,7 +26,7 @@ METRICS = (
     "spatial_correlation",
     "diversity",
 )
-#: Members in the picture.
+#: Members in the figure.
 SHOWN = 4
 
 
@@ -36,15 +36,15 @@ def scores(split: Split, ensemble: xr.Dataset) -> dict[str, dict[str, Any]]:
     Parameters
     ----------
     split
-        What was observed.
+        Observed rain.
     ensemble
         Dims (realization, sample, y, x) with units, thresholded.
 
     Returns
     -------
     dict
-        By metric: value, low and high (95 % interval over samples), units. What says nothing of
-        a single member is left out.
+        By metric: value, low and high (95 % interval over samples), units. For a single member
+        without ``rank_deviation``.
     """
     card = xcvae.evaluate(split.ds, ensemble, metrics=METRICS, baselines=[], progress=False)
     alone = ensemble.sizes["realization"] == 1
@@ -58,18 +58,18 @@ def scores(split: Split, ensemble: xr.Dataset) -> dict[str, dict[str, Any]]:
     return found
 
 
-def picture_rows(arena: Arena) -> np.ndarray:
-    """Positions of the test samples to show: with much rain, with more, and with little."""
-    order = np.argsort(arena.test.fine.mean(dim=(1, 2)).numpy(), kind="stable")
+def picture_rows(splits: RecordSplits) -> np.ndarray:
+    """Return positions of the test samples to show: much rain, more, and little."""
+    order = np.argsort(splits.test.fine.mean(dim=(1, 2)).numpy(), kind="stable")
     return order[[int(share * (len(order) - 1)) for share in (0.9, 0.98, 0.5)]]
 
 
-def keep_fields(place: Path, arena: Arena, ensembles: dict[str, xr.Dataset]) -> None:
+def keep_fields(place: Path, splits: RecordSplits, ensembles: dict[str, xr.Dataset]) -> None:
     """Write a few members of the samples to show, under the names of the ensembles."""
-    rows = picture_rows(arena)
+    rows = picture_rows(splits)
     fields = {}
     for name, ensemble in ensembles.items():
-        sample = ensemble[arena.target].dims[1]
-        few = ensemble[arena.target].isel({"realization": slice(SHOWN), sample: rows})
+        sample = ensemble[splits.target].dims[1]
+        few = ensemble[splits.target].isel({"realization": slice(SHOWN), sample: rows})
         fields[name] = few.values.astype(np.float32)
     np.savez_compressed(place, **fields)

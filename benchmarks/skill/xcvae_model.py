@@ -1,4 +1,4 @@
-"""What the bench needs of xcvae: its defaults here, and how fast its network draws."""
+"""The settings of xcvae in the comparison, and its network alone, for the speed of drawing."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 import torch
 
 import xcvae
-from references.data import Split
-from references.learning import autocast, compiled
+from benchmarks.harness.record_splits import Split
+from benchmarks.models.training import autocast, compiled
 
 __all__ = ["default_fit", "network_drawer"]
 
-#: Members of a sample share its encoded condition, in the bench as in `xcvae.sample`.
+#: Members of a sample share its encoded condition, as in `xcvae.sample`.
 SHARED = 16
 
 
 def default_fit(device: torch.device, *, minutes: float) -> dict[str, Any]:
-    """Keys of ``fit`` for a device; a checkpoint at least every minute."""
+    """Return keys of ``fit`` for a device; a checkpoint at least every minute."""
     fit: dict[str, Any] = {"max_minutes": minutes, "validations": max(8, round(minutes))}
     if device.type == "cuda":
         fit |= {"batch_size": 64, "crop": 128}
@@ -29,10 +29,10 @@ def default_fit(device: torch.device, *, minutes: float) -> dict[str, Any]:
 def network_drawer(
     model: xcvae.Model, split: Split, device: torch.device, *, fast: bool
 ) -> Callable[[int], object]:
-    """Draw so many fields from the prior, noise made on the device; ``fast`` compiles.
+    """Return a function that draws fields from the prior; ``fast`` compiles.
 
-    The one place of the bench that looks inside a model: `xcvae.sample` also reads, post-processes
-    and labels, and its noise has an address.
+    Only the network, with noise made on the device: `xcvae.sample` also reads, post-processes and
+    labels, and its noise has an address.
     """
     from xcvae.fields.spec import prepare
 

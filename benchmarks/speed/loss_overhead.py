@@ -1,10 +1,10 @@
-"""What losses by name cost: a step of the trainer against the same arithmetic written out.
+"""Cost of losses by name: a step of the trainer beside the same arithmetic in plain torch.
 
-    python benchmarks/loss_overhead.py [--steps 60] [--output loss_overhead.json]
+    python -m benchmarks.speed.loss_overhead [--steps 60] [--output loss_overhead.json]
 
-Six terms, two of them from a plugin that is registered here. Both sides train the same network
-from the same weights on the same batch, step by step in turn, so that both see the same machine;
-the ratio is the median over pairs of steps. The target is 5 % more per step, at most.
+Six terms, two of them from a plugin that this benchmark registers. Both sides train the same
+network from the same weights on the same batch, step by step in turn; the ratio is the median over
+pairs of steps. The target is 5 % more per step, at most.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from references.results import Row, report
-from references.workbench import make_trainer
-from references.written_out import negative_elbo
 from torch import Tensor
 
 import xcvae
+from benchmarks.harness.arguments import BenchmarkParser
+from benchmarks.harness.radar import open_radar
+from benchmarks.harness.results import Row, report
+from benchmarks.harness.timing import interleaved_seconds
+from benchmarks.harness.untrained import make_trainer
+from benchmarks.speed.negative_elbo import negative_elbo
 from xcvae.fields.batch import Batch
 from xcvae.generator.numerics import autocast
 from xcvae.generator.trainer import Trainer
@@ -62,23 +63,23 @@ class LogError(Component):
 
 
 class Plugin:
-    """The local plugin that brings them."""
+    """A local plugin with these two losses."""
 
     @xcvae.hookimpl
     def xcvae_components(self) -> dict[str, dict[str, type]]:
-        """Name the two terms."""
+        """Return the two losses by name."""
         return {"loss": {"wet_area": WetArea, "log_error": LogError}}
 
 
-class WrittenOut:
-    """The arithmetic of the six terms with their default parameters, and nothing around it."""
+class PlainLosses:
+    """The six terms in plain torch, with their default parameters."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.tail = trainer.record.quantile(0.95, wet=True)
         self.scaling = trainer.scaling
 
     def __call__(self, x: Tensor, output: Tensor, mask: Tensor, kl: list[Tensor]) -> Tensor:
-        """Return the sum of the six."""
+        """Return the sum of the six terms."""
         valid = mask.sum().clamp(min=1)
         pixels = mask.flatten(1).sum(1, dtype=torch.float32).clamp(min=1)
         elbo = negative_elbo(x, output, mask, kl)
@@ -93,14 +94,14 @@ class WrittenOut:
         return elbo + heavy + mass + area + square
 
 
-def bare_step(trainer: Trainer, written: WrittenOut, batch: Batch, done: float) -> Tensor:
-    """`Trainer._step` with the losses written out."""
+def plain_step(trainer: Trainer, losses: PlainLosses, batch: Batch, done: float) -> Tensor:
+    """Take the step of `Trainer._step` with the losses in plain torch."""
     with autocast(trainer.device):
         known = trainer.encode(batch.c, batch.pooled, batch.x)
         drawn = trainer.descend(known, noise_for(trainer.network, batch))
     assert batch.x is not None
     kl = [level.float() for level in drawn.kl()]
-    loss = written(batch.x, drawn.output.float(), batch.mask, kl)
+    loss = losses(batch.x, drawn.output.float(), batch.mask, kl)
     trainer.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     weights = [w for group in trainer.optimizer.param_groups for w in group["params"]]
@@ -112,67 +113,62 @@ def bare_step(trainer: Trainer, written: WrittenOut, batch: Batch, done: float) 
     return loss.detach()
 
 
-def side(arguments: argparse.Namespace) -> tuple[Trainer, Batch]:
-    """A trainer on the bundled radar, and the batch that it takes again and again."""
-    ds = xcvae.tutorial.open_dataset("radklim").isel(time=slice(0, 60)).load()
-    fit = {"crop": arguments.crop, "batch_size": arguments.batch_size, "compile": False}
-    generator = {"preset": arguments.preset}
-    trainer = make_trainer(ds, generator=generator, fit=fit, losses=LOSSES, device=arguments.device)
-    stream = trainer.batches.shuffled(arguments.batch_size, trainer.rng)
+def make_side(options: argparse.Namespace) -> tuple[Trainer, Batch]:
+    """Make a trainer on the bundled radar, and the batch of all its steps."""
+    ds = open_radar().isel(time=slice(0, 60))
+    fit = {"crop": options.crop, "batch_size": options.batch_size, "compile": False}
+    generator = {"preset": options.preset}
+    trainer = make_trainer(ds, generator=generator, fit=fit, losses=LOSSES, device=options.device)
+    stream = trainer.batches.shuffled(options.batch_size, trainer.rng)
     batch = trainer._cropped(next(stream))
     stream.close()
     return trainer, batch
 
 
-def timed(trainer: Trainer, act: Any) -> tuple[float, float]:
-    """Return seconds and loss of one step, its noise given by the number of the step."""
-    torch.manual_seed(trainer.state.step)
-    began = time.perf_counter()
-    loss = float(act())  # waits for the device
-    seconds = time.perf_counter() - began
-    trainer.state.step += 1
-    return seconds, loss
+def seeded(trainer: Trainer, step: Callable[[], Tensor]) -> Callable[[], float]:
+    """Return a step whose noise depends on its number alone; the step returns its loss."""
+
+    def act() -> float:
+        torch.manual_seed(trainer.state.step)
+        loss = float(step())  # waits for the device
+        trainer.state.step += 1
+        return loss
+
+    return act
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = BenchmarkParser(__file__, __doc__)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--preset", default="small")
+    parser.add_preset()
     parser.add_argument("--crop", type=int, default=48)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+    parser.add_device()
+    parser.add_output_file()
+    options = parser.parse_args(argv)
     xcvae.plugins.register(Plugin())
-    (named, batch), (bare, _) = side(arguments), side(arguments)
-    bare.network.load_state_dict(copy.deepcopy(named.network.state_dict()))
-    written = WrittenOut(bare)
+    (named, batch), (plain, _) = make_side(options), make_side(options)
+    plain.network.load_state_dict(copy.deepcopy(named.network.state_dict()))
+    losses = PlainLosses(plain)
     sides = {
-        "named": (named, lambda: named._step(batch, 0.5)["loss"]),
-        "written_out": (bare, lambda: bare_step(bare, written, batch, 0.5)),
+        "named": seeded(named, lambda: named._step(batch, 0.5)["loss"]),
+        "plain": seeded(plain, lambda: plain_step(plain, losses, batch, 0.5)),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for step in range(WARM_UP + arguments.steps):
-        losses = []
-        # In turn, and the first of each pair in turn too: what is warm helps whoever comes second.
-        for name in sorted(sides, reverse=bool(step % 2)):
-            spent, loss = timed(*sides[name])
-            losses.append(loss)
-            if step >= WARM_UP:
-                seconds[name].append(spent)
-        if step == 0 and not math.isclose(*losses, rel_tol=1e-5):
-            raise SystemExit(f"the two sides do not compute the same: {losses}")
+    first = [step() for step in sides.values()]
+    if not math.isclose(*first, rel_tol=1e-5):
+        raise SystemExit(f"the two sides do not compute the same: {first}")
+    seconds = interleaved_seconds(sides, named.device, rounds=options.steps, warm_up=WARM_UP - 1)
     row = Row.paired(
         "step, losses by name",
         seconds["named"],
-        seconds["written_out"],
+        seconds["plain"],
         amount=1,
         unit="steps/s",
         against="the same written out",
         target=1 / 1.05,
     )
-    settings = vars(arguments) | {"losses": LOSSES}
-    report("loss_overhead", [row], settings, device=arguments.device, output=arguments.output)
+    settings = vars(options) | {"losses": LOSSES}
+    report("loss_overhead", [row], settings, device=options.device, output=options.output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The default losses of a training as one would write them down once, with their parameters."""
+"""The default losses of a training in plain torch, with their parameters as constants."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["negative_elbo"]
 
 
 def negative_elbo(x: Tensor, output: Tensor, mask: Tensor, kl: Sequence[Tensor]) -> Tensor:
-    """Nats per valid pixel: Laplace of scale 0.06, censored at dry, and KL."""
+    """Return nats per valid pixel: Laplace of scale 0.06, censored at dry, and KL."""
     valid = mask.sum().clamp(min=1)
     pixels = mask.flatten(1).sum(1, dtype=torch.float32).clamp(min=1)
-    scale = x.new_full((), 0.06)  # a copy from the host would be waited for
+    scale = x.new_full((), 0.06)  # not a tensor from the host, whose copy a GPU waits for
     wet = (x - output).abs() / scale + (2 * scale).log()
     above = output / scale
     below = -torch.log1p(-0.5 * torch.exp(above.clamp(max=0)))

@@ -1,11 +1,11 @@
-"""What the noise costs, as a share of the forward pass that uses it.
+"""Cost of the noise, as a share of the forward pass that uses it.
 
-    python benchmarks/noise.py [--device cuda] [--preset small] [--size 156 132] [--batch 8]
+    python -m benchmarks.speed.noise [--device cuda] [--preset small] [--size 156 132] [--batch 8]
 
-The forward pass is the ladder's way down from encoded conditions, as it is walked for every member;
-on a GPU it is compiled where that works. The noise is made for new members each time. Three figures
-per field: the pass with noise that is already there, the noise alone, and both one after the other.
-What is printed is the fastest of many turns, since other work on the machine only ever adds. For
+The forward pass is the ladder's way down from encoded conditions, as for every member; on a GPU it
+is compiled where that works. The noise is made for new members each time. Three figures per field:
+the pass with noise that is in memory, the noise alone, and both one after the other. Each is the
+fastest of many rounds, since other work on the machine only adds time. For
 comparison: NumPy's own normal deviates (a Philox stream per map, on the host, not addressable by
 position) and the plain torch operations.
 """
@@ -13,15 +13,16 @@ position) and the plain torch operations.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from itertools import count
 
 import numpy as np
 import torch
-from references.results import Row, report
 from torch import Tensor
 
+from benchmarks.harness.arguments import BenchmarkParser
+from benchmarks.harness.results import Row, report
+from benchmarks.harness.timing import interleaved_seconds
 from xcvae.generator.architecture import PRESETS
 from xcvae.generator.ladder import Ladder
 from xcvae.generator.noise import Address, Window, backend, normal_maps
@@ -52,8 +53,8 @@ def plain(batch: int, windows: Sequence[Window], device: torch.device) -> list[T
 class Forward:
     """The ladder's way down for a batch of encoded conditions."""
 
-    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
-        preset = PRESETS[args.preset]
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        preset = PRESETS[options.preset]
         torch.manual_seed(0)
         network = Ladder(
             conditions=1,
@@ -63,12 +64,12 @@ class Forward:
             blocks=preset.blocks,
             separable=preset.separable,
             base=0,
-            patch=args.patch or preset.patch,
+            patch=options.patch or preset.patch,
         )
         self.network, self.device = placed(network.eval(), device), device
-        self.windows = [Window(k, s) for k, s in enumerate(network.shapes(*args.size))]
+        self.windows = [Window(k, s) for k, s in enumerate(network.shapes(*options.size))]
         with torch.inference_mode(), autocast(device):
-            conditions = torch.rand(args.batch, 1, *args.size, device=device)
+            conditions = torch.rand(options.batch, 1, *options.size, device=device)
             self.known = self.network.encode(conditions, None)
         self.descend = compiled(self.network.descend, wanted=device.type == "cuda")
 
@@ -78,49 +79,48 @@ class Forward:
             self.descend(self.known, noise)
 
 
-def fastest(
-    work: dict[str, Callable[[int], object]], seconds: float, device: torch.device
-) -> dict[str, float]:
-    """Seconds of one call of each; they take turns, so that all meet the same machine."""
-    best = dict.fromkeys(work, float("inf"))
-    stop, turn = time.perf_counter() + seconds, 0
-    while turn < 3 or time.perf_counter() < stop:
-        for name, call in work.items():
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            start = time.perf_counter()
-            call(turn)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if turn:  # the first turn warms up
-                best[name] = min(best[name], time.perf_counter() - start)
-        turn += 1
-    return best
+def noise_maker(
+    batch: int, windows: Sequence[Window], device: torch.device
+) -> Callable[[], list[Tensor]]:
+    """Return a function that makes the noise of new members at each call."""
+    turns = count(1)
+    return lambda: normal_maps(addresses(batch, next(turns)), windows, device=device)
 
 
-def measure(args: argparse.Namespace) -> tuple[list[Row], dict[str, object]]:
-    device = choose_device(args.device)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    forward = Forward(args, device)
-    windows, batch = forward.windows, args.batch
-    there = normal_maps(addresses(batch, 0), windows, device=device)
-    times = fastest(
+def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, object]]:
+    """Time the pass and the noise, alone and together."""
+    device = choose_device(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    forward = Forward(options, device)
+    windows, batch = forward.windows, options.batch
+    ready = normal_maps(addresses(batch, 0), windows, device=device)
+    alone, followed = (noise_maker(batch, windows, device) for _ in range(2))
+    seconds = interleaved_seconds(
         {
-            "forward": lambda _: forward.walk(there),
-            "noise": lambda turn: normal_maps(addresses(batch, turn), windows, device=device),
-            "both": lambda turn: forward.walk(
-                normal_maps(addresses(batch, turn), windows, device=device)
-            ),
-            "plain torch": lambda _: plain(batch, windows, device),
-            "numpy streams": lambda _: streams(batch, windows),
+            "forward": lambda: forward.walk(ready),
+            "noise": alone,
+            "both": lambda: forward.walk(followed()),
+            "plain torch": lambda: plain(batch, windows, device),
+            "numpy streams": lambda: streams(batch, windows),
         },
-        args.seconds,
         device,
+        rounds=2,
+        seconds=options.seconds,
     )
+    times = {name: min(each) for name, each in seconds.items()}
     deviates = sum(int(np.prod(window.shape)) for window in windows)
+    details = {
+        "backend": backend(device),
+        "deviates_per_field": deviates,
+        "ns_per_deviate": 1e9 * times["noise"] / batch / deviates,
+    }
     ms = {name: 1e3 * value / batch for name, value in times.items()}
-    limit = 1 / (1 + LIMITS[device.type])
+    return rows_of(ms, 1 / (1 + LIMITS[device.type])), details
+
+
+def rows_of(ms: dict[str, float], limit: float) -> list[Row]:
+    """Make the rows from milliseconds per field."""
     rows = [
         Row.cost(
             "forward pass and noise",
@@ -135,27 +135,22 @@ def measure(args: argparse.Namespace) -> tuple[list[Row], dict[str, object]]:
         Row.cost(f"noise, beside {name}", ms["noise"], ms[name], unit="ms/field", against=name)
         for name in ("plain torch", "numpy streams")
     ]
-    details = {
-        "backend": backend(device),
-        "deviates_per_field": deviates,
-        "ns_per_deviate": 1e9 * times["noise"] / batch / deviates,
-    }
-    return rows, details
+    return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = BenchmarkParser(__file__, __doc__)
+    parser.add_device()
     parser.add_argument("--preset", default="small", choices=sorted(PRESETS))
     parser.add_argument("--patch", type=int, default=0, help="0: the preset's")
     parser.add_argument("--size", type=int, nargs=2, default=[156, 132], metavar=("Y", "X"))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/noise.json"))
-    args = parser.parse_args()
-    rows, details = measure(args)
-    report("noise", rows, vars(args), device=args.device, output=args.output, **details)
+    parser.add_output_file("noise.json")
+    options = parser.parse_args(argv)
+    rows, details = measure(options)
+    report("noise", rows, vars(options), device=options.device, output=options.output, **details)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,37 @@
-"""Three scores of one ensemble, by xcvae and by packages that others use, in a process each."""
+"""Three scores of one ensemble, by xcvae and by other packages."""
 
 from __future__ import annotations
 
 import ctypes
-import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-__all__ = ["RIVALS", "fields", "measured", "memory_of", "worker"]
+from benchmarks.harness.processes import memory, reset_peak_memory
+from benchmarks.harness.radar import open_radar, rescaled_rain
 
-#: What can be asked: xskillscore takes its CRPS from properscoring, which is slow without Numba.
+__all__ = ["RIVALS", "SIDE", "by_scores", "by_xcvae", "pair", "score_with"]
+
+#: Packages; xskillscore takes its CRPS from properscoring, which is slow without Numba.
 RIVALS = ("scores", "xskillscore", "xskillscore without Numba")
 SIDE = 128
 
 
 def fields(count: int, seed: int) -> np.ndarray:
-    """Rain of the bundled radar, multiplied so that it is not a multiple of its resolution."""
-    from xcvae.tutorial import open_dataset
-
+    """Return rainy frames of the bundled radar at random, each rescaled."""
     random = np.random.default_rng(seed)
-    rain = open_dataset("radklim").pr.values[:, :SIDE, :SIDE]
+    rain = open_radar().pr.values[:, :SIDE, :SIDE]
     rain = rain[np.argsort(-rain.mean(axis=(1, 2)))[:200]]
     rain = rain[random.integers(0, len(rain), count)]
-    factor = random.lognormal(0.0, 0.1, (count, 1, 1)).astype("float32")
-    return np.where(rain * factor < 0.1, 0.0, rain * factor).astype("float32")
+    return rescaled_rain(rain, random.lognormal(0.0, 0.1, (count, 1, 1)).astype("float32"))
 
 
 def pair(members: int, samples: int) -> tuple[xr.DataArray, xr.DataArray]:
-    """An ensemble of members and what was observed, in memory."""
+    """Return an ensemble and an observation, in memory."""
     values = fields(members * samples, 1).reshape(members, samples, SIDE, SIDE)
     times = np.datetime64("2020-01-01", "ns") + np.arange(samples) * np.timedelta64(1, "h")
     dims, attrs = ("time", "y", "x"), {"units": "mm h-1"}
@@ -43,17 +40,17 @@ def pair(members: int, samples: int) -> tuple[xr.DataArray, xr.DataArray]:
 
 
 def by_xcvae(forecast: xr.DataArray, observed: xr.DataArray) -> dict[str, float]:
-    """One scorecard, with intervals."""
+    """Score by one scorecard of xcvae, with intervals."""
     from xcvae.verify.scorecard import evaluate
 
     names = ["crps", "spread_skill", "rank_deviation"]
-    asked: dict[str, Any] = {"metrics": names, "baselines": [], "progress": False}
-    card = evaluate(observed.to_dataset(), forecast.to_dataset(), **asked)
+    options: dict[str, Any] = {"metrics": names, "baselines": [], "progress": False}
+    card = evaluate(observed.to_dataset(), forecast.to_dataset(), **options)
     return {name: card[name].item() for name in names}
 
 
 def by_scores(forecast: xr.DataArray, observed: xr.DataArray) -> dict[str, float]:
-    """`scores`, each score by its own function."""
+    """Score by `scores`, each score by its own function."""
     from scores.continuous import mse
     from scores.probability import crps_for_ensemble, rank_histogram
 
@@ -64,7 +61,7 @@ def by_scores(forecast: xr.DataArray, observed: xr.DataArray) -> dict[str, float
 
 
 def by_xskillscore(forecast: xr.DataArray, observed: xr.DataArray) -> dict[str, float]:
-    """`xskillscore`, each score by its own function; its CRPS is not the fair one."""
+    """Score by `xskillscore`, each score by its own function; its CRPS is not the fair one."""
     import xskillscore as xs
 
     crps = xs.crps_ensemble(observed, forecast, member_dim="realization")
@@ -86,43 +83,27 @@ def _scores(crps: float, spread: float, ranks: np.ndarray) -> dict[str, float]:
     return {"crps": crps, "spread_skill": spread, "rank_deviation": deviation}
 
 
-def worker(name: str, members: int, samples: int, repeats: int) -> None:
-    """Score in this process and print time (the best) and peak memory beyond the arrays."""
-    if name.endswith("without Numba"):
+def score_with(package: str, members: int, samples: int, repeats: int) -> dict[str, Any]:
+    """Score in this process; return the best time and the peak memory beyond the arrays."""
+    if package.endswith("without Numba"):
         sys.modules["numba"] = None  # type: ignore[assignment]
     by: Callable[..., dict[str, float]] = {"xcvae": by_xcvae, "scores": by_scores}.get(
-        name, by_xskillscore
+        package, by_xskillscore
     )
     by(*pair(3, 2))  # imports, and what Numba compiles
     forecast, observed = pair(members, samples)
-    ctypes.CDLL(None).malloc_trim(0)  # what imports and the first call have freed
-    before = memory_of("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # a new high-water mark
+    ctypes.CDLL(None).malloc_trim(0)  # return what imports and the first call have freed
+    before = memory("VmRSS")
+    reset_peak_memory()
     times, found = [], {}
     for _ in range(repeats):
         start = time.perf_counter()
         found = by(forecast, observed)
         times.append(time.perf_counter() - start)
-    print(json.dumps({
-        "seconds": min(times), "repeats": repeats, "peak_MB": memory_of("VmHWM") - before,
-        "arrays_MB": (forecast.nbytes + observed.nbytes) / 1e6, **found,
-    }))  # fmt: skip
-
-
-def measured(script: Path, *arguments: object) -> dict[str, Any] | None:
-    """Run a worker of a script in a fresh process; None if a package is not there."""
-    command = [sys.executable, str(script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "ModuleNotFoundError" in done.stderr:
-        return None
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def memory_of(key: str) -> float:
-    """MB of this process: VmRSS now, VmHWM at most (Linux)."""
-    text = Path("/proc/self/status").read_text(encoding="ascii")
-    line = next(line for line in text.splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024 / 1e6
+    return {
+        "seconds": min(times),
+        "repeats": repeats,
+        "peak_MB": (memory("VmHWM") - before) / 1e6,
+        "arrays_MB": (forecast.nbytes + observed.nbytes) / 1e6,
+        **found,
+    }

@@ -1,14 +1,13 @@
-"""What one waits for before anything happens: imports, help, and the first field of a model.
+"""Time to start: imports, help, and the first field of a model.
 
-    python benchmarks/startup.py [--repeats 5] [--output benchmarks/results/startup.json]
+    python -m benchmarks.speed.startup [--repeats 5] [--output benchmarks/results/startup.json]
 
 Every figure is the median over fresh processes, the files being in the page cache. The limits are
-those of the project; the imports that a figure cannot do without are measured beside it.
+those of the project; the imports that a figure needs in any case are measured beside it.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from references.results import Row, report
-from references.workbench import make_trainer
-
-import xcvae
+from benchmarks.harness.arguments import BenchmarkParser
+from benchmarks.harness.radar import open_radar
+from benchmarks.harness.results import Row, report
+from benchmarks.harness.untrained import make_trainer
 from xcvae.generator.model import Model
 
 IMPORT = """
@@ -48,7 +47,7 @@ ds = xcvae.tutorial.open_dataset("radklim").isel(time=slice(1))
 members = ds.cvae.sample(sys.argv[1], mode="prior", members=1, progress=False)
 assert members.pr.values.shape == (1, 1, 156, 132)
 """
-#: What cannot be done without, by figure.
+#: The least that a figure needs.
 BARE = {
     "xcvae --help": "pass",
     "xcvae plugins": "import xarray",
@@ -56,26 +55,26 @@ BARE = {
 }
 
 
-def process(code: str, *arguments: str) -> tuple[float, str]:
-    """Seconds of a fresh process, and what it printed."""
-    began = time.perf_counter()
+def run_process(code: str, *arguments: str) -> tuple[float, str]:
+    """Run a fresh process; return seconds and its output."""
+    start = time.perf_counter()
     command = [sys.executable, "-c", code, *arguments]
     # An installed package comes with its bytecode.
     own = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=own)
-    return time.perf_counter() - began, done.stdout
+    return time.perf_counter() - start, done.stdout
 
 
-def timed(code: str, arguments: Sequence[str], repeats: int) -> float:
-    """Median seconds of a process, after one that warms up."""
-    process(code, *arguments)
-    return median(process(code, *arguments)[0] for _ in range(repeats))
+def median_seconds(code: str, arguments: Sequence[str], repeats: int) -> float:
+    """Return median seconds of a process, after one that warms up."""
+    run_process(code, *arguments)
+    return median(run_process(code, *arguments)[0] for _ in range(repeats))
 
 
 def save_model(place: Path) -> None:
     """Save a model of the preset "small"; its weights do not matter."""
     trainer = make_trainer(
-        xcvae.tutorial.open_dataset("radklim").isel(time=slice(0, 490, 10)).load(),
+        open_radar().isel(time=slice(0, 490, 10)),
         generator={"preset": "small"},
         fit={},
     )
@@ -85,13 +84,13 @@ def save_model(place: Path) -> None:
     ).save(place)  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = BenchmarkParser(__file__, __doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/startup.json"))
-    arguments = parser.parse_args()
-    process(IMPORT)
-    imported = median(float(process(IMPORT)[1]) for _ in range(arguments.repeats))
+    parser.add_output_file("startup.json")
+    options = parser.parse_args(argv)
+    run_process(IMPORT)
+    imported = median(float(run_process(IMPORT)[1]) for _ in range(options.repeats))
     limit = {"unit": "s", "against": "the limit", "target": 1.0}
     rows = [Row.cost("import xcvae, beyond xarray", imported, 0.3, **limit)]
     with tempfile.TemporaryDirectory() as folder:
@@ -103,12 +102,12 @@ def main() -> None:
             "first field": (FIELD, [str(model)], 3.0),
         }
         for name, (code, given, most) in figures.items():
-            seconds = timed(code, given, arguments.repeats)
-            bare = timed(BARE[name], [], arguments.repeats)
+            seconds = median_seconds(code, given, options.repeats)
+            bare = median_seconds(BARE[name], [], options.repeats)
             rows.append(Row.cost(name, seconds, most, **limit))
             what = {"unit": "s", "against": f"python -c '{BARE[name]}'"}
             rows.append(Row.cost(f"{name}, bare", seconds, bare, **what))
-    report("startup", rows, vars(arguments), output=arguments.output)
+    report("startup", rows, vars(options), output=options.output)
 
 
 if __name__ == "__main__":

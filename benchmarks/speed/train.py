@@ -1,12 +1,12 @@
-"""How fast a training is: beside a bare torch loop, and streamed beside in memory.
+"""Speed of training: beside a bare torch loop, and streamed beside in memory.
 
-    python benchmarks/train.py [--only bare|streamed] [--output benchmarks/results/train.json]
+    python -m benchmarks.speed.train [--only bare|streamed] [--output benchmarks/results/train.json]
 
 Both sides of a pair train a preset on the bundled radar with the same batch size, crop, losses
-(the negative ELBO) and optimiser, for so many steps, in turn; what is printed are medians over the
-rounds. The bare loop holds two tensors, knows no names, logs nothing and averages no weights. The
-streamed side reads a Zarr store with Dask that is larger, as tensors, than what a process of
-its own is allowed to allocate; that process must finish a training too.
+(the negative ELBO) and optimiser, for so many steps, in turn; the figures are medians over the
+rounds. The bare loop holds two tensors, has no names of losses, logs nothing and averages no
+weights. The streamed side reads a Zarr store with Dask that is larger, as tensors, than a process
+of its own is allowed to allocate; that process must finish a training too.
 
 On a GPU: ``--device cuda --preset base --crop 128 --batch-size 64 --compile``.
 """
@@ -16,22 +16,23 @@ from __future__ import annotations
 import argparse
 import copy
 import resource
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from references.results import Row, report
-from references.workbench import make_trainer
-from references.written_out import negative_elbo
 from torch import Tensor
 
-import xcvae
+from benchmarks.harness.arguments import BenchmarkParser
+from benchmarks.harness.processes import WorkerError, in_fresh_process, memory
+from benchmarks.harness.radar import open_radar
+from benchmarks.harness.results import Row, report
+from benchmarks.harness.timing import interleaved_seconds, seconds_of
+from benchmarks.harness.untrained import make_trainer
+from benchmarks.speed.negative_elbo import negative_elbo
 from xcvae.generator.checkpoint import Progress
 from xcvae.generator.numerics import autocast
 from xcvae.generator.trainer import Trainer
@@ -39,8 +40,8 @@ from xcvae.generator.trainer import Trainer
 ELBO = ["laplace", {"name": "kl", "warmup": 0.0}]
 
 
-class Bare:
-    """What one writes to train this network once: two tensors and a loop."""
+class BareLoop:
+    """The least code that trains this network: two tensors and a loop."""
 
     def __init__(self, trainer: Trainer, compile_: bool) -> None:
         whole = trainer.batches.load(slice(None))
@@ -84,7 +85,7 @@ class Bare:
         return window(c), window(x)
 
     def step(self, c: Tensor, x: Tensor) -> None:
-        """One step of the optimiser."""
+        """Take one step of the optimiser."""
         noise = [
             torch.randn(len(x), *shape, device=self.device)
             for shape in self.network.shapes(x.shape[-2], x.shape[-1])
@@ -100,55 +101,28 @@ class Bare:
         self.scheduler.step()
 
 
-def trained(trainer: Trainer) -> None:
+def train_once(trainer: Trainer) -> None:
     """Train from step 0 to the limit, as `xcvae.train` does."""
     trainer.state = Progress()
     trainer.run(bar=False)
 
 
-def timed(call: Callable[[], None], device: torch.device) -> float:
-    """Seconds of a call, the device's work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def in_turn(
-    sides: dict[str, Callable[[], None]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds of each side in every round; who comes first changes."""
-    for call in sides.values():  # warms up
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(rounds):
-        for name in sorted(sides, reverse=bool(turn % 2)):
-            seconds[name].append(timed(sides[name], device))
-    return seconds
-
-
-def trainer_of(ds: xr.Dataset, arguments: argparse.Namespace, steps: int) -> Trainer:
+def trainer_of(ds: xr.Dataset, settings: Mapping[str, Any], steps: int) -> Trainer:
+    """Make the trainer of a training of so many steps."""
     fit = {
         "max_steps": steps,
         "validations": 1,
-        "crop": arguments.crop,
-        "batch_size": arguments.batch_size,
-        "compile": arguments.compile,
+        "crop": settings["crop"],
+        "batch_size": settings["batch_size"],
+        "compile": settings["compile"],
     }
-    generator = {"preset": arguments.preset}
-    return make_trainer(ds, generator=generator, fit=fit, losses=ELBO, device=arguments.device)
-
-
-def radar() -> xr.Dataset:
-    return xcvae.tutorial.open_dataset("radklim").load()
+    generator = {"preset": settings["preset"]}
+    return make_trainer(ds, generator=generator, fit=fit, losses=ELBO, device=settings["device"])
 
 
 def write_record(place: Path, samples: int) -> None:
-    """Repeat the radar, turned, into a Zarr store."""
-    ds = radar().drop_vars("split")
+    """Write the radar, repeated and flipped, to a Zarr store."""
+    ds = open_radar().drop_vars("split")
     turned = [ds, ds.isel(y=slice(None, None, -1), y_coarse=slice(None, None, -1))]
     parts = [turned[k % 2] for k in range(-(-samples // ds.sizes["time"]))]
     coords = {name: ds[name] for name in ("y", "x", "y_coarse", "x_coarse") if name in ds.coords}
@@ -159,85 +133,54 @@ def write_record(place: Path, samples: int) -> None:
     whole.chunk(time=64).to_zarr(place, consolidated=False)
 
 
-def opened(place: Path) -> xr.Dataset:
+def open_record(place: Path) -> xr.Dataset:
+    """Open the record as Dask arrays."""
     return xr.open_zarr(place, chunks={"time": 64}, consolidated=False)
 
 
-def under_cap(arguments: argparse.Namespace) -> None:
-    """Train from the record, allowed to allocate so much beyond what is loaded already."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
-    limit = used + arguments.cap * 2**20
+def train_under_cap(place: str, settings: dict[str, Any], in_memory: bool) -> float:
+    """Train in this process, allowed to allocate so much more; return samples per second."""
+    limit = memory("VmData") + settings["cap"] * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    ds = opened(arguments.record)
-    trainer = trainer_of(ds.load() if arguments.held else ds, arguments, arguments.steps)
-    seconds = timed(lambda: trained(trainer), trainer.device)
-    print(arguments.steps * arguments.batch_size / seconds)
+    ds = open_record(Path(place))
+    steps = settings["streamed_steps"]
+    trainer = trainer_of(ds.load() if in_memory else ds, settings, steps)
+    seconds = seconds_of(lambda: train_once(trainer), trainer.device)
+    return steps * settings["batch_size"] / seconds
 
 
-def capped(place: Path, arguments: argparse.Namespace) -> float:
-    """Samples per second of a stream in a process that the record, held in memory, does not fit."""
-    again = [sys.executable, __file__, "--record", str(place)]
-    again += ["--steps", str(arguments.streamed_steps)]
-    for name in ("preset", "crop", "batch_size", "device", "cap"):
-        again += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
-    held = subprocess.run([*again, "--held"], check=False, capture_output=True, text=True)
-    if "MemoryError" not in held.stderr and "allocate memory" not in held.stderr:
-        raise SystemExit("the record fits into memory: nothing is shown\n" + held.stderr)
-    return float(subprocess.run(again, check=True, stdout=subprocess.PIPE, text=True).stdout)
+def streamed_rate_under_cap(place: Path, settings: Mapping[str, Any]) -> float:
+    """Return samples per second of a stream in a process too small for the record in memory."""
+    given = {key: value for key, value in settings.items() if not isinstance(value, Path)}
+    given["compile"] = False  # compiling would need memory of its own
+    try:
+        in_fresh_process(train_under_cap, str(place), given, True)
+    except WorkerError as error:
+        if "MemoryError" not in str(error) and "allocate memory" not in str(error):
+            raise
+    else:
+        raise SystemExit(
+            "the record fits into memory, so the cap shows nothing: give fewer --cap or more "
+            "--samples"
+        )
+    rate: float = in_fresh_process(train_under_cap, str(place), given, False)
+    return rate
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=16, help="per round, beside the bare loop")
-    parser.add_argument("--streamed-steps", type=int, default=192, help="per round, streamed")
-    parser.add_argument("--streamed-rounds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--preset", default="small")
-    parser.add_argument("--crop", type=int, default=72)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--samples", type=int, default=8000, help="of the record that is streamed")
-    parser.add_argument("--cap", type=int, default=1200, help="MB that its process may allocate")
-    parser.add_argument("--only", choices=("bare", "streamed"))
-    parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--held", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/train.json"))
-    arguments = parser.parse_args()
-    if arguments.record:
-        under_cap(arguments)
-        return
-    rows, repeats = [], {}
-    if arguments.only != "streamed":
-        row, repeats["bare"] = beside_bare(arguments)
-        rows.append(row)
-    if arguments.only != "bare":
-        found, repeats["streamed"] = beside_memory(arguments)
-        rows += found
-    report(
-        "train",
-        rows,
-        vars(arguments),
-        device=arguments.device,
-        output=arguments.output,
-        seconds=repeats,
-    )
-
-
-def beside_bare(arguments: argparse.Namespace) -> tuple[Row, dict[str, list[float]]]:
-    trainer = trainer_of(radar(), arguments, arguments.steps)
-    bare = Bare(trainer, arguments.compile)
+def beside_bare(options: argparse.Namespace) -> tuple[Row, dict[str, list[float]]]:
+    """Compare with the bare loop."""
+    trainer = trainer_of(open_radar(), vars(options), options.steps)
+    bare = BareLoop(trainer, options.compile)
     sides: dict[str, Callable[[], None]] = {
-        "xcvae": lambda: trained(trainer),
-        "bare": lambda: bare.run(arguments.steps),
+        "xcvae": lambda: train_once(trainer),
+        "bare": lambda: bare.run(options.steps),
     }
-    seconds = in_turn(sides, arguments.rounds, trainer.device)
+    seconds = interleaved_seconds(sides, trainer.device, rounds=options.rounds)
     row = Row.paired(
         "train, in memory",
         seconds["xcvae"],
         seconds["bare"],
-        amount=arguments.steps * arguments.batch_size,
+        amount=options.steps * options.batch_size,
         unit="samples/s",
         against="a bare loop",
         target=0.97,
@@ -245,31 +188,60 @@ def beside_bare(arguments: argparse.Namespace) -> tuple[Row, dict[str, list[floa
     return row, seconds
 
 
-def beside_memory(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, list[float]]]:
-    steps = arguments.streamed_steps
+def beside_memory(options: argparse.Namespace) -> tuple[list[Row], dict[str, list[float]]]:
+    """Compare a stream with the record in memory, and measure it under a cap of memory."""
+    steps, settings = options.streamed_steps, vars(options)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "record.zarr"
-        write_record(place, arguments.samples)
-        streamed = trainer_of(opened(place), arguments, steps)
-        held = trainer_of(opened(place).load(), arguments, steps)
+        write_record(place, options.samples)
+        streamed = trainer_of(open_record(place), settings, steps)
+        in_memory = trainer_of(open_record(place).load(), settings, steps)
         sides: dict[str, Callable[[], None]] = {
-            "streamed": lambda: trained(streamed),
-            "in memory": lambda: trained(held),
+            "streamed": lambda: train_once(streamed),
+            "in memory": lambda: train_once(in_memory),
         }
-        seconds = in_turn(sides, arguments.streamed_rounds, held.device)
-        rate = capped(place, arguments)
-    what = {"unit": "samples/s", "against": "in memory"}
+        seconds = interleaved_seconds(sides, in_memory.device, rounds=options.streamed_rounds)
+        rate = streamed_rate_under_cap(place, settings)
+    about = {"unit": "samples/s", "against": "in memory"}
     row = Row.paired(
         "train, streamed",
         seconds["streamed"],
         seconds["in memory"],
-        amount=steps * arguments.batch_size,
+        amount=steps * options.batch_size,
         target=0.9,
-        **what,
+        **about,
     )
     megabytes = streamed.batches.nbytes / 2**20
-    name = f"train, streamed, {megabytes:.0f} MB under a cap of {arguments.cap} MB"
-    return [row, Row.rate(name, rate, row.baseline, **what)], seconds
+    name = f"train, streamed, {megabytes:.0f} MB under a cap of {options.cap} MB"
+    return [row, Row.rate(name, rate, row.baseline, **about)], seconds
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = BenchmarkParser(__file__, __doc__)
+    add = parser.add_argument
+    add("--steps", type=int, default=16, help="per round, beside the bare loop")
+    add("--streamed-steps", type=int, default=192, help="per round, streamed")
+    add("--streamed-rounds", type=int, default=3)
+    add("--rounds", type=int, default=31)
+    parser.add_preset()
+    add("--crop", type=int, default=72)
+    add("--batch-size", type=int, default=8)
+    parser.add_device()
+    add("--compile", action="store_true")
+    add("--samples", type=int, default=8000, help="of the record that is streamed")
+    add("--cap", type=int, default=1200, help="MB that its process may allocate")
+    add("--only", choices=("bare", "streamed"))
+    parser.add_output_file("train.json")
+    options = parser.parse_args(argv)
+    rows, repeats = [], {}
+    if options.only != "streamed":
+        row, repeats["bare"] = beside_bare(options)
+        rows.append(row)
+    if options.only != "bare":
+        found, repeats["streamed"] = beside_memory(options)
+        rows += found
+    where = {"device": options.device, "output": options.output}
+    report("train", rows, vars(options), **where, seconds=repeats)
 
 
 if __name__ == "__main__":

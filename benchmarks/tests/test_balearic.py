@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import xarray as xr
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks.models.analogs import Analogs
+from benchmarks.skill import balearic
+
 QUICK = '{"max_steps": 4, "batch_size": 4, "validations": 1}'
 TINY = '{"channels": [8, 8], "latents": [2, 1]}'
 
 
-@pytest.fixture
-def balearic(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("balearic")
-
-
 @pytest.fixture(scope="module")
 def record() -> xr.Dataset:
-    """Three years; a wave that passes decides on the rain, so that analogs know something."""
+    """Three years in which a passing wave determines the rain, so that analogs have skill."""
     rng = np.random.default_rng(0)
     time = np.datetime64("2001-01-01", "ns") + np.arange(3 * 365) * np.timedelta64(1, "D")
     phase = rng.uniform(0, 2 * np.pi, time.size)
@@ -55,21 +49,21 @@ def store(record: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(place)
 
 
-def report_of(balearic: ModuleType, store: str, output: Path, *words: str) -> dict[str, object]:
+def report_of(store: str, output: Path, *words: str) -> dict[str, object]:
     fixed = ["--data", store, "--fields", "mslp", "t850", "--output", str(output)]
     balearic.main([*fixed, "--members", "6", *words])
     report: dict[str, object] = json.loads((output / "balearic.json").read_text())
     return report
 
 
-def test_baselines_alone(
-    balearic: ModuleType, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_baselines_are_scored_without_a_model(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = report_of(balearic, store, tmp_path, "--minutes", "0")
+    report = report_of(store, tmp_path, "--minutes", "0")
     assert (report["split"], report["days"]) == (2, 365)
     scores = report["scores"]
     assert list(scores) == ["random days", *balearic.NAMES]
-    # Two draws of random days differ by chance; analogs know the wave.
+    # Two draws of random days differ by chance only; analogs see the wave.
     assert scores["random days"]["crps_skill"] == pytest.approx(0, abs=0.05)
     assert scores["climatology"]["spread_skill"] == pytest.approx(1, abs=0.1)
     assert scores["16 analogs"]["crps_skill"] > 0.5
@@ -77,11 +71,9 @@ def test_baselines_alone(
 
 
 @pytest.mark.parametrize("recipe", ["fields", "components"])
-def test_a_model_is_trained_and_judged(
-    balearic: ModuleType, store: str, tmp_path: Path, recipe: str
-) -> None:
+def test_model_is_trained_and_scored(store: str, tmp_path: Path, recipe: str) -> None:
     words = ["--minutes", "1", "--device", "cpu", "--recipe", recipe, "--tune"]
-    report = report_of(balearic, store, tmp_path, *words, "--fit", QUICK, "--generator", TINY)
+    report = report_of(store, tmp_path, *words, "--fit", QUICK, "--generator", TINY)
     assert report["split"] == 1
     assert report["training"]["steps"] == 4
     assert report["architecture"]["channels"] == [8, 8]
@@ -90,7 +82,7 @@ def test_a_model_is_trained_and_judged(
     assert (tmp_path / "model.xcvae").exists()
 
 
-def test_components_are_of_the_training_days(balearic: ModuleType, record: xr.Dataset) -> None:
+def test_components_are_scaled_by_the_training_days(record: xr.Dataset) -> None:
     parts = balearic.splits_of(record)
     names = balearic.with_components(parts, ["mslp", "t850"])
     assert len(names) == 14
@@ -105,17 +97,17 @@ def test_components_are_of_the_training_days(balearic: ModuleType, record: xr.Da
     assert abs(moved[2]["component_0"] - parts[2]["component_0"]).mean() > 0.1
 
 
-def test_analogs_are_the_nearest_days(balearic: ModuleType, record: xr.Dataset) -> None:
+def test_analogs_are_the_nearest_days(record: xr.Dataset) -> None:
     record = record.isel(time=slice(60))
     twin = record.isel(time=[7, 30])
     later = twin.assign_coords(time=twin["time"] + np.timedelta64(5000, "D"))
-    analogs = balearic.Analogs(record, later, ["mslp", "t850"], members=3, components=2)
+    analogs = Analogs(record, later, ["mslp", "t850"], members=3, components=2)
     found = analogs(later[["pr"]].assign_attrs(target="pr"), 50, 0)
     assert found.dims == ("realization", "time", "y", "x")
     assert found.shape[0] == 3
     np.testing.assert_array_equal(found[0], twin["pr"])
 
 
-def test_a_record_without_test_days_is_refused(balearic: ModuleType, record: xr.Dataset) -> None:
+def test_record_without_test_days_is_refused(record: xr.Dataset) -> None:
     with pytest.raises(SystemExit, match="test: the record has no days"):
         balearic.splits_of(record.isel(time=slice(700)))

@@ -1,56 +1,47 @@
-"""The benchmark of losses by name: the arithmetic beside them is theirs."""
+"""The benchmark of losses by name: the plain losses equal the named ones."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from benchmarks.speed import loss_overhead
 from xcvae.registry import Registry
 from xcvae.testing import make_loss_state
 
 
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    yield import_module("loss_overhead")
-    sys.modules.pop("loss_overhead", None)
-
-
-def written_out(bench: ModuleType, state: Any) -> torch.Tensor:
-    # It takes record and scaling from what it is made with, and a state has both.
-    loss: torch.Tensor = bench.WrittenOut(state)(state.x, state.output, state.mask, state.kl)
+def plain_loss(state: Any) -> torch.Tensor:
+    # `PlainLosses` takes record and scaling of a trainer; a state has both, too.
+    loss: torch.Tensor = loss_overhead.PlainLosses(state)(
+        state.x, state.output, state.mask, state.kl
+    )
     return loss
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_what_is_written_out_is_what_the_names_compute(bench: ModuleType, masked: bool) -> None:
+def test_plain_losses_equal_the_named_losses(masked: bool) -> None:
     registry = Registry()
-    registry.register(bench.Plugin())
+    registry.register(loss_overhead.Plugin())
     # The warm-up of the KL is over.
     state = make_loss_state(masked=masked, progress=0.5)
-    named = sum(registry.build("loss", name)(state) for name in bench.LOSSES)
-    torch.testing.assert_close(written_out(bench, state), named)
+    named = sum(registry.build("loss", name)(state) for name in loss_overhead.LOSSES)
+    torch.testing.assert_close(plain_loss(state), named)
 
 
 class NoCopies(TorchFunctionMode):
-    """Refuses tensors made from numbers of the host: on a GPU their copy is waited for."""
+    """Refuse tensors made from numbers of the host, whose copy a GPU waits for."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         assert func not in (torch.as_tensor, torch.tensor), f"{func.__name__} copies from the host"
         return func(*args, **(kwargs or {}))
 
 
-def test_what_is_written_out_waits_for_no_copy(bench: ModuleType) -> None:
+def test_plain_losses_copy_nothing_from_the_host() -> None:
     state = make_loss_state()
     with NoCopies():
-        written_out(bench, state)
+        plain_loss(state)
     with pytest.raises(AssertionError, match="copies"), NoCopies():
         torch.as_tensor(0.06)

@@ -1,23 +1,20 @@
-"""The diseases of the old scripts, caught early: the diagnosis calls each by its name."""
+"""The faults of the legacy cVAE: the diagnosis names each, after a short training."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
+from benchmarks.diagnosis import mean_collapse
+from benchmarks.models import legacy_cvae
 from xcvae.verify.diagnosis import Diagnosis, judge
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-old_scripts = importlib.import_module("references.old_scripts")
-mean_collapse = importlib.import_module("mean_collapse")
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +31,9 @@ def storms(window: xr.Dataset) -> xr.Dataset:
 
 
 def trained(window: xr.Dataset, name: str, steps: int) -> Any:
-    return old_scripts.train(
+    return legacy_cvae.train(
         window,
-        old_scripts.VARIANTS[name],
+        legacy_cvae.VARIANTS[name],
         target="pr",
         coarsen=12,
         minutes=10,
@@ -49,40 +46,40 @@ def healthy(window: xr.Dataset) -> Any:
     return trained(window, "healthy", 160)
 
 
-def said(diagnosis: Diagnosis) -> dict[str, str]:
+def severities(diagnosis: Diagnosis) -> dict[str, str]:
     return {finding.name: finding.severity for finding in diagnosis.findings}
 
 
 def test_every_switch_has_a_variant_of_its_own() -> None:
-    alone = {name: asdict(v) for name, v in old_scripts.VARIANTS.items() if len(name) == 1}
+    alone = {name: asdict(v) for name, v in legacy_cvae.VARIANTS.items() if len(name) == 1}
     assert {name: sum(switches.values()) for name, switches in alone.items()} == dict.fromkeys(
         "abcd", 1
     )
-    assert not any(asdict(old_scripts.VARIANTS["healthy"]).values())
-    assert all(asdict(old_scripts.VARIANTS["abcd"]).values())
-    assert set(mean_collapse.EXPECTED) == set(old_scripts.VARIANTS) - {"healthy"}
+    assert not any(asdict(legacy_cvae.VARIANTS["healthy"]).values())
+    assert all(asdict(legacy_cvae.VARIANTS["abcd"]).values())
+    assert set(mean_collapse.EXPECTED) == set(legacy_cvae.VARIANTS) - {"healthy"}
 
 
-def test_the_healthy_one_uses_its_latents(storms: xr.Dataset, healthy: Any) -> None:
+def test_healthy_variant_uses_its_latents(storms: xr.Dataset, healthy: Any) -> None:
     diagnosis = judge(healthy.evidence(storms, members=4))
-    names = said(diagnosis)
+    names = severities(diagnosis)
     for name in ("units", "posterior_collapse", "ignored_latent"):
         assert names[name] == "ok", diagnosis
     assert "normalised" not in str(diagnosis)
     assert diagnosis.evidence.posterior.correlation > diagnosis.evidence.prior.correlation + 0.2
 
 
-def test_a_threshold_on_z_scores_is_named(storms: xr.Dataset, healthy: Any) -> None:
-    # The same weights: nothing is wrong with them but where the threshold acts.
+def test_threshold_on_z_scores_is_named(storms: xr.Dataset, healthy: Any) -> None:
+    # The same weights: only the threshold acts in the wrong place.
     before = healthy.network.diseases
-    healthy.network.diseases = old_scripts.VARIANTS["a"]
+    healthy.network.diseases = legacy_cvae.VARIANTS["a"]
     try:
         diagnosis = judge(healthy.evidence(storms, members=4))
     finally:
         healthy.network.diseases = before
     assert mean_collapse.unnamed("a", diagnosis) == []
-    assert said(diagnosis)["units"] == "fault"
-    assert said(diagnosis)["drizzle"] == "fault"
+    assert severities(diagnosis)["units"] == "fault"
+    assert severities(diagnosis)["drizzle"] == "fault"
     assert "a threshold acted on normalised values" in str(diagnosis).replace("\n", " ").replace(
         "  ", ""
     )
@@ -90,19 +87,18 @@ def test_a_threshold_on_z_scores_is_named(storms: xr.Dataset, healthy: Any) -> N
 
 
 @pytest.mark.parametrize("name", ["c", "bc", "d", "abcd"])
-def test_a_disease_is_named(window: xr.Dataset, storms: xr.Dataset, name: str) -> None:
+def test_disease_is_named(window: xr.Dataset, storms: xr.Dataset, name: str) -> None:
     diagnosis = judge(trained(window, name, 50).evidence(storms, members=4))
     assert not diagnosis.ok
     assert mean_collapse.unnamed(name, diagnosis) == [], diagnosis
-    # Every one of them keeps its latents from meaning anything, and draws the same map again.
-    assert said(diagnosis)["ignored_latent"] == "fault"
-    assert said(diagnosis)["identical_members"] == "fault"
+    # Each of them makes the decoder ignore its latents, and all members equal.
+    assert severities(diagnosis)["ignored_latent"] == "fault"
+    assert severities(diagnosis)["identical_members"] == "fault"
 
 
-def test_dropout_acts_on_the_condition_in_training_only(window: xr.Dataset) -> None:
-    torch = importlib.import_module("torch")
+def test_dropout_acts_on_the_condition_in_training_only() -> None:
     seen = []
-    network = old_scripts.Network((4, 3), 12, old_scripts.VARIANTS["b"])
+    network = legacy_cvae.Network((4, 3), 12, legacy_cvae.VARIANTS["b"])
     network.base.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     coarse = torch.ones(64, 1, 4, 3)
     for training in (True, False):
@@ -112,12 +108,11 @@ def test_dropout_acts_on_the_condition_in_training_only(window: xr.Dataset) -> N
     assert np.isclose(float(seen[0].max()), 2.0)
 
 
-def test_it_prints_a_table_and_writes_what_it_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_benchmark_prints_a_table_and_writes_results_and_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call = ["x", "--output", str(tmp_path), "--steps", "2", "--only", "a", "--samples", "2"]
-    monkeypatch.setattr(sys, "argv", [*call, "--members", "2", "--device", "cpu"])
-    mean_collapse.main()
+    call = ["--output", str(tmp_path), "--steps", "2", "--only", "a", "--samples", "2"]
+    mean_collapse.main([*call, "--members", "2", "--device", "cpu"])
     printed = capsys.readouterr().out
     assert "P99" in printed
     assert "Diagnosis of 2 samples" in printed

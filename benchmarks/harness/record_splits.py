@@ -1,4 +1,4 @@
-"""The arena: one rain record in three splits, as Datasets and as tensors, the same for all."""
+"""One rain record in three splits, as Datasets and as tensors, the same for all methods."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor
 
-__all__ = ["WET", "Arena", "Split", "block_means", "from_log", "stretched", "thresholded", "to_log"]
+__all__ = [
+    "WET",
+    "RecordSplits",
+    "Split",
+    "block_means",
+    "from_log",
+    "stretch_bilinear",
+    "thresholded",
+    "to_log",
+]
 
-#: mm h-1. What is below becomes 0 in the members of every method, references or not.
+#: mm h-1. Rain below becomes 0 in the members of every method.
 WET = 0.1
 UNITS = ("mm h-1", "mm/h", "mm hr-1", "mm h**-1")
 #: Blocks per side of the bundled record's own condition.
@@ -25,12 +34,12 @@ TUTORIAL_BLOCK, DEFAULT_BLOCK = 12, 8
 
 
 def to_log(rain: Tensor) -> Tensor:
-    """Rain in mm h-1 to the space that networks work in: the scaling of xcvae."""
+    """Scale rain in mm h-1 to the space of the networks, as xcvae does."""
     return torch.log1p(rain.clamp(min=0.0) / WET) / 2
 
 
 def from_log(values: Tensor) -> Tensor:
-    """Undo `to_log`; everything below zero is dry."""
+    """Invert `to_log`; everything below zero is dry."""
     return torch.expm1(2 * values.clamp(0.0, 5.7)) * WET
 
 
@@ -41,14 +50,14 @@ def thresholded(rain: np.ndarray) -> np.ndarray:
 
 
 def block_means(fine: Tensor, side: int) -> Tensor:
-    """Means over blocks of pixels, (..., y, x) to (..., y / side, x / side)."""
+    """Average over blocks of pixels, (..., y, x) to (..., y / side, x / side)."""
     *lead, height, width = fine.shape
     means = F.avg_pool2d(fine.reshape(-1, 1, height, width), side)
     return means.reshape(*lead, height // side, width // side)
 
 
-def stretched(coarse: Tensor, side: int) -> Tensor:
-    """Stretch bilinearly, edge to edge, (n, y, x) to (n, y * side, x * side)."""
+def stretch_bilinear(coarse: Tensor, side: int) -> Tensor:
+    """Interpolate bilinearly, edge to edge, (n, y, x) to (n, y * side, x * side)."""
     fine = F.interpolate(coarse[:, None], scale_factor=side, mode="bilinear", align_corners=False)
     return fine[:, 0]
 
@@ -62,9 +71,9 @@ class Split:
     ds
         The target alone, dims (sample, y, x), float32 in memory, with units.
     target
-        Its name.
+        Name of the target.
     side
-        Pixels along a side of the blocks that the condition is made of.
+        Pixels along a side of the blocks whose means are the condition.
     """
 
     ds: xr.Dataset
@@ -99,7 +108,7 @@ class Split:
         return Split(self.ds.isel({sample: np.asarray(rows)}), self.target, self.side)
 
     def ensemble(self, members: np.ndarray) -> xr.Dataset:
-        """Label members (realization, sample, y, x) in mm h-1 as what `xcvae.evaluate` takes."""
+        """Label members (realization, sample, y, x) in mm h-1 for `xcvae.evaluate`."""
         field = self.ds[self.target]
         coords = {dim: field[dim] for dim in field.dims if dim in field.coords}
         ensemble = xr.DataArray(
@@ -112,8 +121,20 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
-class Arena:
-    """The splits, and what identifies them."""
+class RecordSplits:
+    """The training, validation and test samples of a record.
+
+    Attributes
+    ----------
+    name
+        Of the record.
+    target
+        Name of the rain.
+    side
+        Pixels along a side of the blocks whose means are the condition.
+    train, validation, test
+        The splits.
+    """
 
     name: str
     target: str
@@ -125,7 +146,7 @@ class Arena:
     @classmethod
     def open(
         cls, path: Path | None, *, target: str | None, side: int | None, tiles: int | None
-    ) -> Arena:
+    ) -> RecordSplits:
         """Read a record with a ``split`` of 0 (train), 1 (validation) and 2 (test).
 
         Parameters
@@ -133,7 +154,7 @@ class Arena:
         path
             Zarr store or NetCDF file; None for the radar that comes with xcvae.
         target
-            Name of the rain; by default ``pr_hr`` or ``pr``, whichever is there.
+            Name of the rain; by default ``pr_hr`` or ``pr``, the first that exists.
         side
             Pixels along a side of a block; by default 12 for the bundled radar, else 8.
         tiles
@@ -156,7 +177,7 @@ class Arena:
         return cls("tutorial" if path is None else path.name, target, side, *parts)
 
     def identity(self) -> dict[str, Any]:
-        """What results must share to stand in one table, as JSON types."""
+        """Return, as JSON types, what all results of one table must share."""
         observed = self.test.fine.numpy().tobytes()
         return {
             "data": self.name,
@@ -173,7 +194,9 @@ def _opened(path: Path | None) -> xr.Dataset:
     if path is None:
         return xcvae.tutorial.open_dataset()
     if not path.exists():
-        raise SystemExit(f"--data: there is nothing at {path}")
+        raise SystemExit(
+            f"--data: expected a Zarr store or NetCDF file, got {path}, which does not exist"
+        )
     if path.is_dir():
         return xr.open_zarr(path, consolidated=False)
     return xr.open_dataset(path, chunks={})
@@ -191,5 +214,7 @@ def _split(ds: xr.Dataset, target: str, side: int, rows: np.ndarray) -> Split:
     attrs = field.attrs
     field = field.reset_coords(drop=True).astype("float32").load().assign_attrs(attrs)
     if not np.isfinite(field.values).all():
-        raise SystemExit(f"{target}: missing values, which the references know no mask for")
+        raise SystemExit(
+            f"{target}: expected complete fields, got missing values: the rival models have no mask"
+        )
     return Split(field.to_dataset(name=target), target, side)
