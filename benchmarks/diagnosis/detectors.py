@@ -63,7 +63,7 @@ class Row:
         Of the case.
     disease
         Findings of which one must be raised; empty for a healthy case.
-    said
+    raised
         Warnings and faults.
     right
         True if the disease was named, or if a healthy case raised no finding.
@@ -74,7 +74,7 @@ class Row:
     group: str
     name: str
     disease: tuple[str, ...]
-    said: dict[str, str]
+    raised: dict[str, str]
     right: bool
     unchecked: list[str] = field(default_factory=list)
 
@@ -83,8 +83,8 @@ class Row:
             verdict = "named" if self.right else "MISSED"
         else:
             verdict = "silent" if self.right else "FALSE"
-        beside = [f"{n} ({s})" for n, s in self.said.items() if n not in self.disease]
-        named = [f"{n} ({s})" for n, s in self.said.items() if n in self.disease]
+        beside = [f"{n} ({s})" for n, s in self.raised.items() if n not in self.disease]
+        named = [f"{n} ({s})" for n, s in self.raised.items() if n in self.disease]
         words = ", ".join(named) + (f"; beside: {', '.join(beside)}" if beside else "")
         return f"{self.group:10} {self.name:40} {verdict:7} {words}".rstrip()
 
@@ -98,11 +98,11 @@ def row(
 ) -> Row:
     """Compare a diagnosis with the known state of the case."""
     found = {f.name: f.severity for f in diagnosis.findings}
-    said = {name: s for name, s in found.items() if RANK[s]}
+    raised = {name: s for name, s in found.items() if RANK[s]}
     before = {} if healthy is None else {f.name: RANK[f.severity] for f in healthy.findings}
     named = any(RANK[found[d]] > before.get(d, 0) for d in disease)
     unchecked = [name for name, s in found.items() if s == "unchecked"]
-    return Row(group, name, disease, said, named if disease else not said, unchecked)
+    return Row(group, name, disease, raised, named if disease else not raised, unchecked)
 
 
 def diseased(group: str, base: Case, healthy: Diagnosis) -> Iterator[Row]:

@@ -60,7 +60,7 @@ class Case:
 
 
 def _noise(random: np.random.Generator, shape: tuple[int, ...], slope: float) -> Array:
-    """Gaussian fields with a power-law spectrum, of variance 1."""
+    """Draw Gaussian fields with a power-law spectrum, of variance 1."""
     white = np.fft.rfft2(random.standard_normal(shape))
     wave = np.hypot(np.fft.fftfreq(shape[-2])[:, None], np.fft.rfftfreq(shape[-1]))
     wave[0, 0] = np.inf

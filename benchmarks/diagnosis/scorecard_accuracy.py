@@ -49,9 +49,9 @@ def coverage(
 
     Observation and members are drawn from one normal distribution of a day. Its width w varies from
     day to day (log-normal, 0.4); width and deviations of the observation depend on the day before.
-    The CRPS is w / sqrt(pi), and the members are calibrated. The interpolated condition is the mean of
-    the distribution, whose error is w sqrt(2 / pi), so that the skill over it is 1 - sqrt(1/2).
-    Above the mean are half of the days, which gives a Brier score of (1 + 1 / members) / 4.
+    The CRPS is w / sqrt(pi), and the members are calibrated. The interpolated condition is the mean
+    of the distribution, whose error is w sqrt(2 / pi), so that the skill over it is 1 - sqrt(1/2).
+    Half of the days are above the mean, which gives a Brier score of (1 + 1 / members) / 4.
     """
     expected = {
         "crps": np.exp(0.08) / np.sqrt(np.pi),

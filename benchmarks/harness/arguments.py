@@ -62,10 +62,6 @@ class BenchmarkParser(argparse.ArgumentParser):
         """Add ``--preset``, of xcvae's generator."""
         self.add_argument("--preset", default="small", help="of xcvae's generator")
 
-    def add_threads(self, default: int) -> None:
-        """Add ``--threads``."""
-        self.add_argument("--threads", type=int, default=default, help="default: %(default)s")
-
     def add_record(self) -> None:
         """Add ``--data``, ``--target`` and ``--coarsen``, which select a rain record."""
         self.add_argument(
@@ -103,8 +99,18 @@ class BenchmarkParser(argparse.ArgumentParser):
         for name, text in helps.items():
             self.add_argument(f"--{name}", type=json.loads, default={}, metavar="JSON", help=text)
 
-    def add_call_limit(self) -> None:
-        """Add ``--stop-after``, the time limit of one call."""
+    def add_experiment(self, device: str, **helps: str) -> None:
+        """Add the options of trainings on a record that may take several calls.
+
+        Folder, record, device and time limit of a call, and JSON options for generator and fit of
+        xcvae; ``helps`` has more JSON options.
+        """
+        self.add_output_folder()
+        self.add_record()
+        self.add_device(device)
+        self.add_json(
+            generator="more keys of xcvae's generator", fit="keys of xcvae's fit", **helps
+        )
         self.add_argument(
             "--stop-after", type=float, metavar="SECONDS", help="the next call continues"
         )

@@ -99,7 +99,7 @@ class Split:
         return int(self.fine.shape[1]), int(self.fine.shape[2])
 
     def spaced(self, count: int) -> np.ndarray:
-        """Positions of so many samples, evenly spaced."""
+        """Return positions of so many samples, evenly spaced."""
         return np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Split:

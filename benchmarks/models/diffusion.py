@@ -1,6 +1,6 @@
 """A conditional diffusion model: EDM in the space of log rain, CorrDiff-like.
 
-Denoises the residual over the stretch_bilinear condition, given the condition; preconditioning,
+Denoises the residual over the interpolated condition, given the condition; preconditioning,
 log-normal noise levels and the deterministic second-order (Heun) sampler of Karras et al. 2022
 (arXiv:2206.00364), here 18 steps, as CorrDiff (Mardani et al., arXiv:2309.15214) draws rain.
 """
@@ -222,7 +222,7 @@ class EDM:
     def sampled(
         self, apply: Callable[..., Tensor], known: Tensor, noise: Tensor, tuned: Tuned
     ) -> Tensor:
-        """DrawBatch one field per row of the condition (n, 2, y, x): rain (n, y, x) in mm h-1."""
+        """Draw one field per row of the condition (n, 2, y, x): rain (n, y, x) in mm h-1."""
         count = self.settings.steps
         ramp = torch.arange(count, dtype=torch.float64) / (count - 1)
         high, low = tuned.sigma_max ** (1 / RHO), SIGMA_MIN ** (1 / RHO)

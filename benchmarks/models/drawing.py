@@ -30,7 +30,7 @@ def draw_members(
     deadline: Deadline,
     place: Path | None = None,
 ) -> np.ndarray:
-    """DrawBatch members of every sample.
+    """Draw members of every sample.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def draw_members(
         The call ends before all members are drawn.
     """
     shape = (members, len(split), *split.size)
-    out, first = _begun(place, shape)
+    out, first = _open_members(place, shape)
     pairs = np.stack(np.meshgrid(np.arange(len(split)), np.arange(members), indexing="ij"), -1)
     pairs = pairs.reshape(-1, 2)
     for start in range(first, len(pairs), batch):
@@ -78,7 +78,7 @@ def _progress(place: Path) -> Path:
     return place.with_suffix(".json")
 
 
-def _begun(place: Path | None, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+def _open_members(place: Path | None, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
     if place is None:
         return np.empty(shape, np.float32), 0
     if place.exists() and _progress(place).exists():

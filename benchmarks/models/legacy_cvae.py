@@ -92,7 +92,7 @@ class Gauss:
         return self.mean + noise * self.log_sigma.exp()
 
     def kl(self, other: Gauss) -> Tensor:
-        """KL(self || other) per number, in nats."""
+        """Return KL(self || other) per number, in nats."""
         ratio = 2 * (self.log_sigma - other.log_sigma)
         distance = ((self.mean - other.mean) / other.log_sigma.exp()) ** 2
         return 0.5 * (ratio.exp() + distance - 1 - ratio)
@@ -270,15 +270,15 @@ class Scaling:
         return Scaling(self.mean[..., *pixels], self.std[..., *pixels], self.coarse)
 
     def scores(self, rain: Tensor) -> Tensor:
-        """Rain to z-scores."""
+        """Scale rain to z-scores."""
         return (rain.log1p() - self.mean) / self.std
 
     def condition(self, coarse: Tensor) -> Tensor:
-        """Block means to the network's input."""
+        """Scale block means to the input of the network."""
         return (coarse.log1p() - self.coarse[0]) / self.coarse[1]
 
     def log(self, scores: Tensor) -> Tensor:
-        """log1p of the rain; below zero where it is dry."""
+        """Return log1p of the rain, below zero where it is dry."""
         return scores * self.std + self.mean
 
 
@@ -507,7 +507,7 @@ def _window(
 
 
 def _error(log: Tensor, rain: Tensor, diseases: Diseases, tail: float) -> Tensor:
-    """The error of a reconstruction, a mean over pixels."""
+    """Return the error of a reconstruction, a mean over pixels."""
     if diseases.weights:
         weight = (W_MIN + rain / SCALE).clamp(max=W_MAX)
         weight = torch.where(rain > tail, TAIL_BOOST * weight, weight)

@@ -60,7 +60,7 @@ class PrototypeDecoder(nn.Module):
         return [side >> halvings for halvings in reversed(range(len(self.channels)))]
 
     def forward(self, guides: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
-        """Draw; features of the condition and deviates per level, coarsest first."""
+        """Decode features of the condition and deviates per level, coarsest first."""
         h = guides[0]
         for level, guide in enumerate(guides):
             if level:

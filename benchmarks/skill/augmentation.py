@@ -258,15 +258,7 @@ def assemble(options: argparse.Namespace) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = BenchmarkParser(__file__, __doc__)
-    parser.add_output_folder()
-    parser.add_record()
-    parser.add_device()
-    parser.add_json(
-        generator="more keys of xcvae's generator",
-        fit="keys of xcvae's fit",
-        network="keys of the networks",
-    )
-    parser.add_call_limit()
+    parser.add_experiment("cpu", network="keys of the networks")
     add = parser.add_argument
     add("--tiles", type=int, help="samples of split 1 and 2 each, evenly spaced; default: all")
     add(

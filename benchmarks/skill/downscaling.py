@@ -82,15 +82,7 @@ def assemble(run: Comparison) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = BenchmarkParser(__file__, __doc__)
-    parser.add_output_folder()
-    parser.add_record()
-    parser.add_device("auto")
-    parser.add_json(
-        generator="more keys of xcvae's generator",
-        fit="keys of xcvae's fit",
-        edm="settings of the diffusion model",
-    )
-    parser.add_call_limit()
+    parser.add_experiment("auto", edm="settings of the diffusion model")
     add = parser.add_argument
     add("--tiles", default="all", help="test samples, evenly spaced: a number, or all")
     add(

@@ -126,7 +126,7 @@ class DrawBenchmark:
         return draw
 
     def compare(self, draw: Draw, count: int, base: Draw) -> tuple[list[float], list[float], float]:
-        """Time draws and the baseline, in turn, in seconds per `BASE` fields, and the first draw."""
+        """Time draws and the baseline, in turn, in seconds per `BASE` fields; also the first."""
         first = seconds_of(lambda: draw(count), self.device)
         seconds = interleaved_seconds(
             {"own": lambda: draw(count), "base": lambda: base(BASE)},
