@@ -13,7 +13,6 @@ models        the rival models and the models with known faults
 harness       command lines, timing, worker processes, records and result files
 ============  =====================================================================
 
-`benchmarks.compare` compares two result files of one benchmark. The tests in ``benchmarks/tests``
-run with ``pytest benchmarks``. Nothing here is part of the package: the rival models are compact,
-in plain torch, and as good as they could be made in the same time on the same device.
+Nothing here is part of the package: the rival models are compact, in plain torch, and as good as
+they could be made in the same time on the same device.
 """
