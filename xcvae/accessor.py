@@ -12,10 +12,10 @@ import xarray as xr
 from xcvae.errors import ConfigError, explain
 
 if TYPE_CHECKING:
-    from xcvae.ensemble.icechunks import Repository
+    from xcvae.ensemble.store.icechunk import Repository
     from xcvae.generator.model import Model
-    from xcvae.verify.diagnosis import Diagnosis
-    from xcvae.verify.plots import Plots
+    from xcvae.verify.diagnosis.diagnose import Diagnosis
+    from xcvae.verify.plots.accessor import Plots
 
 __all__ = ["CvaeAccessor"]
 
@@ -39,7 +39,7 @@ class CvaeAccessor:
         An ensemble has `members`, `spectra` and `rank_histogram`, a scorecard has `summary`, the
         history of a model `training_curve`.
         """
-        from xcvae.verify.plots import Plots
+        from xcvae.verify.plots.accessor import Plots
 
         return Plots(self._ds)
 
@@ -87,7 +87,7 @@ class CvaeAccessor:
         -------
         Model
         """
-        from xcvae.generator.training import train
+        from xcvae.generator.training.train import train
 
         self._model = train(
             self._ds,
@@ -159,7 +159,7 @@ class CvaeAccessor:
         xarray.Dataset
             The target variable with dims (realization, sample, Y, X), lazy.
         """
-        from xcvae.ensemble.sampling import sample
+        from xcvae.ensemble.sample import sample
 
         return sample(
             self._ds,
@@ -238,7 +238,7 @@ class CvaeAccessor:
         -------
         Diagnosis
         """
-        from xcvae.verify.diagnosis import diagnose
+        from xcvae.verify.diagnosis.diagnose import diagnose
 
         return diagnose(self._ds, self._given(model), members=members, seed=seed)
 
@@ -263,7 +263,7 @@ class CvaeAccessor:
         -------
         xarray.Dataset
         """
-        from xcvae.ensemble.augmentation import augment
+        from xcvae.ensemble.augment import augment
 
         return augment(self._ds, ensemble, select=select, fraction=fraction, seed=seed)
 
@@ -292,7 +292,7 @@ class CvaeAccessor:
         xarray.DataArray
             True or False per sample, for ``ds.isel(time=ds.cvae.heavy())``.
         """
-        from xcvae.fields.selection import heavy
+        from xcvae.fields.samples import heavy
 
         return heavy(
             self._ds,

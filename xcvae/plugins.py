@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from xcvae.errors import ComponentError
 from xcvae.registry import Component, Kind, hookimpl, registry
-from xcvae.registry.entries import imported
+from xcvae.registry.components import in_range
+from xcvae.registry.discovery import imported
 from xcvae.registry.hookspecs import API_VERSION
-from xcvae.registry.listing import Row, listing
-from xcvae.registry.ranges import in_range
+from xcvae.registry.signatures import Row, listing
 
 if TYPE_CHECKING:
     from xcvae.ensemble.identity import labels_of
     from xcvae.ensemble.postprocess import Context, physical_units
     from xcvae.fields.units import default_wet_threshold, parse_quantity
     from xcvae.generator.losses import LossState
-    from xcvae.metrics.maps import Maps, Pair, matched
     from xcvae.metrics.metric import (
         Metric,
         Skill,
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
         threshold_in,
         wet_threshold_in,
     )
+    from xcvae.metrics.pairs import Maps, Pair, matched
 
 __all__ = [
     "API_VERSION",
@@ -67,15 +67,15 @@ __all__ = [
 _HOMES = {
     "Context": "xcvae.ensemble.postprocess",
     "LossState": "xcvae.generator.losses",
-    "Maps": "xcvae.metrics.maps",
+    "Maps": "xcvae.metrics.pairs",
     "Metric": "xcvae.metrics.metric",
-    "Pair": "xcvae.metrics.maps",
+    "Pair": "xcvae.metrics.pairs",
     "Skill": "xcvae.metrics.metric",
     "Statistic": "xcvae.metrics.metric",
     "Stats": "xcvae.metrics.metric",
     "default_wet_threshold": "xcvae.fields.units",
     "labels_of": "xcvae.ensemble.identity",
-    "matched": "xcvae.metrics.maps",
+    "matched": "xcvae.metrics.pairs",
     "parse_quantity": "xcvae.fields.units",
     "physical_units": "xcvae.ensemble.postprocess",
     "ratio": "xcvae.metrics.metric",

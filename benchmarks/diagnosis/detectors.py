@@ -34,11 +34,11 @@ import xcvae
 from benchmarks.diagnosis.diseases import DISEASES, HEALTHY, SPREADS, Case, calibrated_case
 from benchmarks.harness.arguments import BenchmarkParser, comma_separated
 from benchmarks.harness.results import write_json
-from xcvae.generator.blocks import silence
 from xcvae.generator.model import Model
-from xcvae.verify.diagnosis import Diagnosis, diagnose, judge
-from xcvae.verify.measuring import gather
-from xcvae.verify.rainfarm import RainFARM
+from xcvae.generator.network.layers import silence
+from xcvae.verify.baselines.rainfarm import RainFARM
+from xcvae.verify.diagnosis.diagnose import Diagnosis, diagnose, judge
+from xcvae.verify.diagnosis.measure import gather
 
 GROUPS = ("synthetic", "radar", "models")
 RANK = {"unchecked": 0, "ok": 0, "warning": 1, "fault": 2}

@@ -15,8 +15,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from xcvae.verify.evidence import Evidence, LevelEvidence
-from xcvae.verify.measuring import gather
+from xcvae.verify.diagnosis.evidence import Evidence, LevelEvidence
+from xcvae.verify.diagnosis.measure import gather
 
 Array = NDArray[np.float64]
 

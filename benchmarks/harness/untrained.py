@@ -10,13 +10,14 @@ import torch
 import xarray as xr
 
 from xcvae.fields.batches import Batches
+from xcvae.fields.describe import describe
+from xcvae.fields.prepare import prepare
 from xcvae.fields.scaling import Scaling
-from xcvae.fields.spec import describe, prepare
-from xcvae.generator.architecture import build_network, resolve
-from xcvae.generator.fit import Fit, stages_of
+from xcvae.generator.device import choose_device, placed
 from xcvae.generator.model import Model
-from xcvae.generator.numerics import choose_device, placed
-from xcvae.generator.trainer import Trainer
+from xcvae.generator.network.architecture import build_network, resolve
+from xcvae.generator.training.settings import Fit, stages_of
+from xcvae.generator.training.trainer import Trainer
 
 __all__ = ["make_model", "make_trainer"]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.harness.deadline import Deadline, OutOfTime
 from benchmarks.harness.record_splits import Split, block_means, from_log, stretch_bilinear, to_log
 from benchmarks.harness.timing import synchronize
-from xcvae.generator.numerics import precision
+from xcvae.generator.device import precision
 
 __all__ = ["Trainable", "TrainingBatches", "TrainingLog", "autocast", "compiled", "train"]
 

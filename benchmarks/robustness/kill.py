@@ -50,13 +50,13 @@ def prepare() -> None:
     import intake.readers.readers  # noqa: F401
     import torch
 
-    import xcvae.ensemble.sampling
+    import xcvae.ensemble.sample
     import xcvae.generator.model  # noqa: F401
 
     with suppress(ImportError):
-        from xcvae.ensemble import committing
+        from xcvae.ensemble.store import icechunk
 
-        committing.REGIONS_PER_COMMIT = 2
+        icechunk.REGIONS_PER_COMMIT = 2
 
     torch.set_num_threads(1)
 
@@ -105,7 +105,7 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
 
 def content_of_main(store: str) -> dict[str, str]:
     """Return the content of branch main: nothing, or hashes of an ensemble."""
-    from xcvae.ensemble.store import open_store, target_of
+    from xcvae.ensemble.store.write import open_store, target_of
     from xcvae.errors import StoreError
 
     try:

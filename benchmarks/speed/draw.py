@@ -33,9 +33,9 @@ from benchmarks.harness.results import Row, report
 from benchmarks.harness.timing import interleaved_seconds, seconds_of
 from benchmarks.harness.untrained import make_model, make_trainer
 from benchmarks.models import prototype_decoder
-from xcvae.generator.ladder import Encoded
+from xcvae.generator.device import precision
+from xcvae.generator.network.ladder import Encoded
 from xcvae.generator.noise import Address, Window, normal_maps
-from xcvae.generator.numerics import precision
 
 BASE = 8
 Draw = Callable[[int], object]

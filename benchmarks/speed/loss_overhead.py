@@ -25,10 +25,10 @@ from benchmarks.harness.results import Row, report
 from benchmarks.harness.timing import interleaved_seconds
 from benchmarks.harness.untrained import make_trainer
 from benchmarks.speed.negative_elbo import negative_elbo
-from xcvae.fields.batch import Batch
-from xcvae.generator.numerics import autocast
-from xcvae.generator.trainer import Trainer
-from xcvae.generator.validation import noise_for
+from xcvae.fields.batches import Batch
+from xcvae.generator.device import autocast
+from xcvae.generator.training.trainer import Trainer
+from xcvae.generator.training.validation import noise_for
 from xcvae.plugins import Component, LossState
 
 LOSSES = ["laplace", "kl", "intensity_weighted_mae", "mass", "wet_area", "log_error"]

@@ -23,12 +23,12 @@ from torch import Tensor
 from benchmarks.harness.arguments import BenchmarkParser
 from benchmarks.harness.results import Row, report
 from benchmarks.harness.timing import interleaved_seconds
-from xcvae.generator.architecture import PRESETS
-from xcvae.generator.ladder import Ladder
+from xcvae.generator.device import autocast, choose_device, compiled, placed
+from xcvae.generator.network.architecture import PRESETS
+from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address, Window, backend, normal_maps
 from xcvae.generator.noise.address import address_words
-from xcvae.generator.noise.tensors import tensor_normals
-from xcvae.generator.numerics import autocast, choose_device, compiled, placed
+from xcvae.generator.noise.philox_torch import tensor_normals
 
 LIMITS = {"cpu": 0.10, "cuda": 0.05}
 

@@ -40,12 +40,12 @@ from benchmarks.harness.processes import in_fresh_process, memory
 from benchmarks.harness.radar import open_radar
 from benchmarks.harness.results import write_json
 from benchmarks.harness.timing import fields_per_second, seconds_of
-from xcvae.ensemble.inputs import inputs_of
-from xcvae.ensemble.scheduling import Tasks
-from xcvae.generator.ladder import Encoded
+from xcvae.ensemble.execution.scheduler import Tasks
+from xcvae.ensemble.sampler import inputs_of
+from xcvae.generator.device import autocast
 from xcvae.generator.model import Model, load
+from xcvae.generator.network.ladder import Encoded
 from xcvae.generator.noise import Address, Window, normal_maps
-from xcvae.generator.numerics import autocast
 
 PER_SAMPLE, BATCHES = 16, (1, 2, 4, 8, 16)
 SMALL = {"channels": [24, 24, 24, 16], "latents": [4, 4, 2, 2], "blocks": 1}

@@ -33,9 +33,9 @@ from benchmarks.harness.results import Row, report
 from benchmarks.harness.timing import interleaved_seconds, seconds_of
 from benchmarks.harness.untrained import make_trainer
 from benchmarks.speed.negative_elbo import negative_elbo
-from xcvae.generator.checkpoint import Progress
-from xcvae.generator.numerics import autocast
-from xcvae.generator.trainer import Trainer
+from xcvae.generator.device import autocast
+from xcvae.generator.training.checkpoint import Progress
+from xcvae.generator.training.trainer import Trainer
 
 ELBO = ["laplace", {"name": "kl", "warmup": 0.0}]
 

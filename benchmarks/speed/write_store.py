@@ -31,9 +31,8 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from benchmarks.harness.arguments import BenchmarkParser
 from benchmarks.harness.radar import open_radar, rescaled_rain
 from benchmarks.harness.results import Row, report
-from xcvae.ensemble.regions import Region, plan_chunks, regions_of
-from xcvae.ensemble.store import target_of, write
-from xcvae.ensemble.target import Run
+from xcvae.ensemble.store.base import Region, Run, plan_chunks, regions_of
+from xcvae.ensemble.store.write import target_of, write
 
 MEMBERS, SIDE = 16, 128
 BARE = {"write_empty_chunks": True}

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from xcvae import tutorial
-from xcvae.generator.training import train
+from xcvae.generator.training.train import train
 
 READER = """
 import sys

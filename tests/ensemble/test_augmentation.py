@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.ensemble.augmentation import augment
-from xcvae.ensemble.sampling import sample
+from xcvae.ensemble.augment import augment
+from xcvae.ensemble.sample import sample
 from xcvae.errors import (
     ConfigError,
     DataError,
@@ -15,9 +15,8 @@ from xcvae.errors import (
     MismatchError,
     MissingVariableError,
 )
-from xcvae.fields.spec import describe, prepare
-from xcvae.generator.heldback import split
-from xcvae.generator.training import train
+from xcvae.fields.describe import describe, prepare
+from xcvae.generator.training.train import split, train
 
 MEMBERS = 3
 
@@ -58,6 +57,34 @@ def test_a_synthetic_sample_is_a_member_with_its_conditions(real, ensemble):
         for name in ("pr_coarse", "wind", "split"):
             expected = real[name].sel(time=one.time)
             np.testing.assert_array_equal(one[name].values, expected.values)
+
+
+@pytest.mark.parametrize("kind", ["netcdf", "zarr"])
+def test_packing_and_chunks_of_the_source_do_not_reach_the_synthetic_samples(
+    few, model, tmp_path, kind
+):
+    # The packed range ends at the largest observation; a member may be heavier.
+    packing = {"dtype": "int16", "scale_factor": float(few.pr.max()) / 32767, "_FillValue": -32768}
+    packed = few.drop_encoding().chunk(time=4)
+    if kind == "netcdf":
+        packed.to_netcdf(tmp_path / "obs.nc", engine="scipy", encoding={"pr": packing})
+        real = xr.open_dataset(tmp_path / "obs.nc", engine="scipy")
+    else:
+        packed.to_zarr(tmp_path / "obs.zarr", encoding={"pr": packing}, consolidated=False)
+        real = xr.open_zarr(tmp_path / "obs.zarr", consolidated=False)
+    ensemble = sample(real, model, members=MEMBERS).compute()
+    ensemble["pr"] = ensemble.pr * 3
+    both = augment(real, ensemble.chunk(time=5))
+    assert not both.encoding
+    assert not any(variable.encoding for variable in both.variables.values())
+    both.to_netcdf(tmp_path / "both.nc", engine="scipy")
+    both.to_zarr(tmp_path / "both.zarr", consolidated=False)
+    for again in (
+        xr.open_dataset(tmp_path / "both.nc", engine="scipy"),
+        xr.open_zarr(tmp_path / "both.zarr", consolidated=False),
+    ):
+        np.testing.assert_array_equal(again.pr.values, both.pr.values)
+    real.close()
 
 
 def test_every_member_of_every_storm_is_in_it_once(real, ensemble):

@@ -10,9 +10,10 @@ import pytest
 import xarray as xr
 from filelock import FileLock
 
-from xcvae.ensemble import catalog, catalog_file
-from xcvae.ensemble.ledger import Ledger
-from xcvae.ensemble.sampling import sample
+from xcvae.ensemble import catalog
+from xcvae.ensemble import catalog as catalog_file
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.store.local import FileLedger
 from xcvae.errors import CatalogError
 
 
@@ -117,10 +118,10 @@ def _append(arguments):
 
 
 def test_a_store_that_is_still_being_written_is_not_listed(path, store):
-    Ledger(store / "pr").start({"run": {}, "notes": {}})
+    FileLedger(store / "pr").start({"run": {}, "notes": {}})
     with pytest.raises(CatalogError, match="still being written"):
         catalog.append(path, "prior", store, {})
-    Ledger(store / "pr").seal()
+    FileLedger(store / "pr").seal()
     catalog.append(path, "prior", store, {})
 
 

@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 import zarr
 
-from xcvae.ensemble.chunks import encoded, encoding_of, put_chunk
-from xcvae.ensemble.regions import regions_of
+from xcvae.ensemble.store.base import regions_of
+from xcvae.ensemble.store.zarr_format import encoded, encoding_of, put_chunk
 from xcvae.errors import MismatchError
 
 SHAPE, CHUNKS = (5, 7, 12, 9), (2, 3)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from xcvae.ensemble.dial import EVALUATIONS, pick_samples, solve_spread
+from xcvae.ensemble.spread import EVALUATIONS, pick_samples, solve_spread
 from xcvae.errors import ConfigError
 
 CURVES = {

@@ -19,8 +19,8 @@ import torch
 import xarray as xr
 
 from xcvae.ensemble import catalog
-from xcvae.ensemble.sampling import sample
-from xcvae.ensemble.store import open_store
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.store.write import open_store
 from xcvae.errors import StoreError
 from xcvae.generator.model import load
 

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from xcvae.ensemble.identity import differences, fingerprint, labels_of
-from xcvae.fields.spec import describe, prepare
+from xcvae.fields.describe import describe, prepare
 
 
 def test_labels_of_times_are_iso_to_the_second():

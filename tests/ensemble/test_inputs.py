@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.ensemble.sampling import sample
+from xcvae.ensemble.sample import sample
 from xcvae.errors import DataError, MismatchError
 
 lazy_or_not = pytest.mark.parametrize("lazy", [False, True])

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import xcvae
 from xcvae.ensemble import catalog
-from xcvae.ensemble.sampling import sample
+from xcvae.ensemble.sample import sample
 from xcvae.errors import CatalogError, ConfigError, MismatchError, MissingVariableError
 
 DAYS, MEMBERS, SIZE = 90, 4, (6, 5)
@@ -182,7 +182,7 @@ def test_single_samples_are_put_together_by_torch(folder):
 
 def test_an_epoch_that_is_left_early_leaves_no_thread(folder, monkeypatch):
     # Pools of one batch: the reader is far from its end when it is left.
-    monkeypatch.setattr("xcvae.fields.streaming.POOL_BYTES", 1)
+    monkeypatch.setattr("xcvae.fields.prefetch.POOL_BYTES", 1)
     iterator = iter(load(folder, "drawn", batch_size=4))
     next(iterator)
     assert any(thread.name == "xcvae-reader" for thread in threading.enumerate())

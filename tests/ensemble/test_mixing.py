@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xcvae.ensemble.mixing import epoch, quotas
+from xcvae.ensemble.loader import epoch, quotas
 from xcvae.errors import ConfigError
 
 BLOCKS = [[64] * 4 + [44], [64] * 75]

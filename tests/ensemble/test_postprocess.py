@@ -10,10 +10,20 @@ import pytest
 import xarray as xr
 
 from xcvae import tutorial
-from xcvae.ensemble.chain import Removed, apply_chain, build_chain, describe_chain, rehearse
-from xcvae.ensemble.postprocess import Clip, Context, NotPhysicalError, Round, Threshold
+from xcvae.ensemble.postprocess import (
+    ChangeStats,
+    Clip,
+    Context,
+    NotPhysicalError,
+    Round,
+    Threshold,
+    apply_chain,
+    build_chain,
+    describe_chain,
+    dry_run,
+)
 from xcvae.errors import ComponentError, ConfigError, UnitsError
-from xcvae.fields.spec import DataSpec, describe
+from xcvae.fields.describe import DataSpec, describe
 from xcvae.registry import Component
 
 
@@ -122,14 +132,14 @@ def test_counts_of_blocks_add_up_to_those_of_the_whole(context):
     chain = (Threshold("0.1 mm h-1"),)
     _, (whole,) = apply_chain(field(values), chain, context)
     parts = [apply_chain(field(part), chain, context)[1][0] for part in np.split(values, 5)]
-    total = sum(parts, start=Removed())
+    total = sum(parts, start=ChangeStats())
     assert (total.pixels, total.of_pixels) == (whole.pixels, whole.of_pixels)
     assert total.mass == pytest.approx(whole.mass)
     assert total.of_mass == pytest.approx(whole.of_mass)
 
 
 def test_nothing_removed_from_nothing_is_a_share_of_zero():
-    assert Removed().to_json()["mass_share"] == 0.0
+    assert ChangeStats().to_json()["mass_share"] == 0.0
 
 
 def test_the_default_is_a_threshold_at_the_drizzle_threshold_of_the_data(spec):
@@ -182,12 +192,12 @@ class ReturnsValues(Component):
 @pytest.mark.parametrize(("broken", "got"), [(ForgetsUnits(), "None"), (ReturnsValues(), "nd")])
 def test_a_post_processor_that_loses_the_meaning_of_values_is_named(spec, context, broken, got):
     with pytest.raises(ComponentError, match=f"{type(broken).__name__}.*got .*{got}"):
-        rehearse(build_chain([broken], spec), context, (4, 5))
+        dry_run(build_chain([broken], spec), context, (4, 5))
 
 
 def test_the_rehearsal_finds_units_that_do_not_convert(spec, context):
     with pytest.raises(UnitsError, match=r"'mm h-1', got 'K'"):
-        rehearse((Threshold("280 K"),), context, (4, 5))
+        dry_run((Threshold("280 K"),), context, (4, 5))
 
 
 def test_lazy_fields_stay_lazy(context):

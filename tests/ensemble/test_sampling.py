@@ -12,8 +12,8 @@ import pytest
 import xarray as xr
 
 from xcvae.ensemble import catalog
-from xcvae.ensemble.reference import check_reference, reference_fields
-from xcvae.ensemble.sampling import sample
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.sampler import check_reference, reference_fields
 from xcvae.errors import (
     CatalogError,
     ComponentError,
@@ -25,7 +25,7 @@ from xcvae.errors import (
     OutputExistsError,
     UnitsError,
 )
-from xcvae.fields.spec import prepare
+from xcvae.fields.describe import prepare
 from xcvae.metrics.spatial import diversity, spatial_correlation
 
 

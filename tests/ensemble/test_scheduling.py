@@ -18,17 +18,16 @@ import pytest
 import torch
 from dask.system import CPU_COUNT
 
-from xcvae.ensemble import cluster, workers
-from xcvae.ensemble.arguments import Request
-from xcvae.ensemble.folder import FolderPen
-from xcvae.ensemble.job import Job
-from xcvae.ensemble.ledger import Ledger
-from xcvae.ensemble.regions import Region
-from xcvae.ensemble.sampling import sample
-from xcvae.ensemble.scheduling import Tasks
-from xcvae.ensemble.writing import Outcome, Task, draw_and_write, failure
+from xcvae.ensemble.execution import cluster
+from xcvae.ensemble.execution import threads as workers
+from xcvae.ensemble.execution.scheduler import Tasks
+from xcvae.ensemble.request import Request
+from xcvae.ensemble.sample import Job, sample
+from xcvae.ensemble.store.base import Region
+from xcvae.ensemble.store.local import FileLedger, LocalRegionWriter
+from xcvae.ensemble.store.write import Outcome, Task, draw_and_write, failure
 from xcvae.errors import MismatchError, StoreError
-from xcvae.generator import numerics
+from xcvae.generator import device as numerics
 from xcvae.generator.model import Model
 
 MADE = {"members": 5, "seed": 7, "progress": False}
@@ -90,7 +89,7 @@ def test_clusters_of_any_size_write_the_same(few, model, lazy, tmp_path):
     assert not list(tmp_path.glob(".*.model-*"))
     assert seen[1] == {cores}
     assert seen[4] <= {1, max(1, cores // 4)}
-    entries = Ledger.within(tmp_path / "4.zarr").entries()
+    entries = FileLedger.within(tmp_path / "4.zarr").entries()
     assert len(entries) == 30
 
 
@@ -288,7 +287,9 @@ def test_a_lost_scheduler_is_a_failure_with_its_regions(few, model, tmp_path, re
 def test_a_worker_that_does_not_see_the_folder_says_so(few, model, tmp_path):
     region = Region(0, (0, 1), (0, 1))
     source = job(few, model).parts()(region)
-    found = draw_and_write(Task(source, FolderPen(tmp_path / "pr", (1, 1), "t"), region, "c"))
+    found = draw_and_write(
+        Task(source, LocalRegionWriter(tmp_path / "pr", (1, 1), "t"), region, "c")
+    )
     assert found.state == "failed"
     assert "not in a folder that all workers share" in found.error
 
@@ -297,9 +298,9 @@ def test_a_worker_that_computes_in_another_way_is_refused(few, model):
     region = Region(0, (0, 2), (1, 3))
     part = job(few, model).parts()(region)
     assert part.draw_region(region)[0].shape[:2] == (2, 2)
-    assert {"torch version", "numpy version", "precision", "device"} == part.made_with.keys()
-    assert set(part.made_with.items()) <= set(job(few, model).made_with().items())
-    other = replace(part, made_with={**part.made_with, "precision": "float8"})
+    assert {"torch version", "numpy version", "precision", "device"} == part.environment.keys()
+    assert set(part.environment.items()) <= set(job(few, model).environment().items())
+    other = replace(part, environment={**part.environment, "precision": "float8"})
     with pytest.raises(MismatchError, match=r"precision \(there: 'float8'"):
         other.draw_region(region)
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from xcvae.ensemble import solving
-from xcvae.ensemble.dial import MEMBERS
-from xcvae.ensemble.sampling import sample
+from xcvae.ensemble import spread as solving
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.spread import MEMBERS
 from xcvae.metrics.spatial import diversity
 
 

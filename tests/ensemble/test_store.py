@@ -15,16 +15,13 @@ import pytest
 import xarray as xr
 import zarr
 
-from xcvae.ensemble.beside import locked
-from xcvae.ensemble.folder import Folder
-from xcvae.ensemble.ledger import Ledger
 from xcvae.ensemble.postprocess import Context
-from xcvae.ensemble.regions import plan_chunks, regions_of
-from xcvae.ensemble.sampling import sample
-from xcvae.ensemble.store import open_store
-from xcvae.ensemble.target import Run
-from xcvae.ensemble.verifying import verify_store
-from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.store.base import Run, plan_chunks, regions_of
+from xcvae.ensemble.store.local import FileLedger, LocalStore, locked
+from xcvae.ensemble.store.write import open_store
+from xcvae.ensemble.verify_store import verify_store
+from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError, XcvaeError
 from xcvae.registry import Component
 
 
@@ -118,8 +115,8 @@ class LateFuse(Fuse):
     """One that does not blow while the dial is being set: only once there is a store."""
 
     def __call__(self, field: xr.DataArray, context: Context) -> xr.DataArray:
-        begun = Path(self.file).with_name("e.zarr.partial").exists()
-        return super().__call__(field, context) if begun else field
+        partial = Path(self.file).with_name("e.zarr.partial").exists()
+        return super().__call__(field, context) if partial else field
 
 
 def test_a_run_that_was_begun_keeps_its_spread(few, model, asked, tmp_path):
@@ -244,7 +241,7 @@ def test_chunks_of_a_worker_that_was_given_up_are_no_run(few, model, asked, tmp_
 
 
 def test_a_late_failure_does_not_take_the_place_of_what_is_done(tmp_path):
-    ledger = Ledger(tmp_path / "pr")
+    ledger = FileLedger(tmp_path / "pr")
     ledger.start({"run": {}})
     done = {"region": 3, "state": "done", "file": "c/0", "bytes": 1, "sha256": ""}
     failed = {"region": 3, "state": "failed", "error": "lost"}
@@ -255,7 +252,7 @@ def test_a_late_failure_does_not_take_the_place_of_what_is_done(tmp_path):
 
 
 def test_half_a_line_of_a_journal_costs_no_other_region(tmp_path, monkeypatch):
-    ledger = Ledger(tmp_path / "pr")
+    ledger = FileLedger(tmp_path / "pr")
     ledger.start({"run": {}})
     entries = [{"region": n, "state": "done", "file": f"c/{n}"} for n in range(3)]
     write = os.write
@@ -270,7 +267,7 @@ def test_half_a_line_of_a_journal_costs_no_other_region(tmp_path, monkeypatch):
 
 
 def test_every_process_has_a_journal_of_its_own(tmp_path):
-    ledger = Ledger(tmp_path / "pr")
+    ledger = FileLedger(tmp_path / "pr")
     ledger.start({"run": {}})
     ledger.record({"region": 0, "state": "done"})
     child = os.fork()
@@ -289,7 +286,7 @@ def test_what_is_begun_does_not_grow_with_the_ensemble(few, model, asked, tmp_pa
     shape = (1000, 1000, 48, 36)
     values = np.broadcast_to(np.float32(0), shape)
     template = xr.Dataset({"pr": (("realization", "time", "y", "x"), values)})
-    folder = Folder(tmp_path / "m.zarr")
+    folder = LocalStore(tmp_path / "m.zarr")
     run = Run(folder, "pr", {"seed": 1}, (1, 1))
     tracemalloc.start()
     folder.begin(run, template, {"shape": shape})
@@ -330,6 +327,101 @@ def test_what_is_no_run_of_ours_is_refused_and_kept(few, model, asked, tmp_path)
         shutil.rmtree(folder)
 
 
+def _user_folder(path):
+    path.mkdir()
+    (path / "thesis.txt").write_text("years of work")
+
+
+def _user_zarr(path):
+    xr.Dataset({"pr": ("time", np.ones(3))}).to_zarr(path, consolidated=False)
+
+
+def _link_to_folder(path):
+    _user_folder(path.with_name("home"))
+    path.symlink_to(path.with_name("home"), target_is_directory=True)
+
+
+USER_THINGS = {
+    "folder": _user_folder,
+    "file": lambda path: path.write_text("years of work"),
+    "empty folder": lambda path: path.mkdir(),
+    "Zarr store": _user_zarr,
+    "link to a folder": _link_to_folder,
+    "link to nothing": lambda path: path.symlink_to("nowhere"),
+    "chunks without a store": lambda path: (
+        (path / "a/c/0").mkdir(parents=True) or (path / "a/c/0/notes").write_text("years of work")
+    ),
+}
+
+
+def _tree(folder):
+    """Names and contents below a folder, the lock of the store left out."""
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else path.is_symlink()
+        for path in folder.rglob("*")
+        if path.suffix != ".lock"
+    }
+
+
+@pytest.mark.parametrize("name", ["e.zarr", "e.zarr.partial"])
+@pytest.mark.parametrize("kind", USER_THINGS)
+def test_things_of_the_user_are_never_replaced(few, model, tmp_path, kind, name):
+    USER_THINGS[kind](tmp_path / name)
+    before = _tree(tmp_path)
+    for resume in (True, False, "restart", "repair"):
+        with pytest.raises(XcvaeError) as caught:
+            sample(few, model, members=1, store=tmp_path / "e.zarr", resume=resume)
+        assert "restart" not in str(caught.value)
+        assert _tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_files_that_a_user_put_into_an_ensemble_keep_it_from_being_replaced(
+    few, model, asked, tmp_path, finished
+):
+    if finished:
+        mend(asked)
+        sample(few, model, **asked)
+    else:
+        interrupt(few, model, asked)
+        mend(asked)
+    note = tmp_path / ("e.zarr" if finished else "e.zarr.partial") / "notes.txt"
+    note.write_text("years of work")
+    with pytest.raises(OutputExistsError, match=r"did not write: notes\.txt"):
+        sample(few, model, **{**asked, "seed": 8}, resume="restart")
+    assert note.read_text() == "years of work"
+    note.unlink()
+    assert sample(few, model, **{**asked, "seed": 8}, resume="restart").sizes["time"] == 6
+
+
+def test_what_took_the_name_of_a_store_during_a_run_is_kept(few, model, asked, tmp_path):
+    mend(asked)
+    sample(few, model, **asked)
+    Path(asked["postprocess"][0].file).touch()
+    with pytest.raises(StoreError, match="the fuse blew"):
+        sample(few, model, **{**asked, "seed": 8}, resume="restart")
+    mend(asked)
+    shutil.rmtree(asked["store"])
+    _user_folder(asked["store"])
+    with pytest.raises(OutputExistsError, match="without a ledger"):
+        sample(few, model, **{**asked, "seed": 8}, resume="restart")
+    assert (asked["store"] / "thesis.txt").exists()
+    shutil.rmtree(asked["store"])
+    assert sample(few, model, **{**asked, "seed": 8}).sizes["realization"] == 4
+
+
+@pytest.mark.parametrize("resume", [True, False, "restart", "repair"])
+@pytest.mark.parametrize("store", ["obs.zarr", "obs.zarr/ens.zarr", ".", "link.zarr"])
+def test_a_store_is_apart_from_the_data_it_is_drawn_for(few, model, tmp_path, store, resume):
+    few.drop_encoding().to_zarr(tmp_path / "data/obs.zarr", consolidated=False)
+    (tmp_path / "data/link.zarr").symlink_to("obs.zarr")
+    before = _tree(tmp_path)
+    opened = xr.open_zarr(tmp_path / "data/obs.zarr", consolidated=False).isel(time=[0, 1])
+    with pytest.raises(ConfigError, match="apart from the data"):
+        sample(opened, model, members=1, store=tmp_path / "data" / store, resume=resume)
+    assert _tree(tmp_path) == before
+
+
 def test_a_begun_run_of_other_packages_or_another_device_is_refused(few, model, asked, tmp_path):
     interrupt(few, model, asked)
     mend(asked)
@@ -343,8 +435,8 @@ def test_a_begun_run_of_other_packages_or_another_device_is_refused(few, model, 
 
 def test_what_is_not_drawn_yet_is_opened_on_request_only_and_is_not_dry(few, model, asked):
     interrupt(few, model, asked)
-    begun = asked["store"].with_name("e.zarr.partial")
-    for path in (asked["store"], begun):
+    partial = asked["store"].with_name("e.zarr.partial")
+    for path in (asked["store"], partial):
         with pytest.raises(StoreError, match="an unfinished one"):
             open_store(path)
         part = open_store(path, incomplete=True).pr
@@ -357,14 +449,14 @@ def test_what_is_not_drawn_yet_is_opened_on_request_only_and_is_not_dry(few, mod
 
 def test_the_ledger_knows_every_region_and_its_file(few, model, asked):
     interrupt(few, model, asked)
-    entries = Ledger.within(asked["store"].with_name("e.zarr.partial")).entries()
+    entries = FileLedger.within(asked["store"].with_name("e.zarr.partial")).entries()
     assert [entries[n]["state"] for n in range(6)] == [
         "done", "failed", "done", "done", "failed", "done",
     ]  # fmt: skip
     assert "the fuse blew" in entries[4]["error"]
     mend(asked)
     sample(few, model, **asked)
-    ledger = Ledger.within(asked["store"])
+    ledger = FileLedger.within(asked["store"])
     told = ledger.run()["run"]
     assert told["model_sha256"] == model.sha256
     assert told["seed"] == 7

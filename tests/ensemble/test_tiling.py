@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 
 import xcvae
-from xcvae.ensemble.sampling import sample
-from xcvae.ensemble.verifying import verify_store
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import OutputExistsError
 
 TILE = {"y": 16, "x": 20}

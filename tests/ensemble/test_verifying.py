@@ -11,8 +11,8 @@ import xarray as xr
 import zarr
 
 from xcvae.cli import main
-from xcvae.ensemble.sampling import sample
-from xcvae.ensemble.verifying import verify_store
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import ComponentError, ConfigError, MismatchError, StoreError
 
 MADE = {"members": 4, "seed": 7, "chunks": {"realization": 2, "time": 2}, "progress": False}
@@ -82,7 +82,7 @@ def test_values_that_the_model_does_not_draw_are_found_even_with_their_checksum(
     array = zarr.open_array(path / "pr", mode="r+")
     array[0, 0, 5, 5] += 1.0
     ledger = path / "pr/ledger/regions.jsonl"
-    from xcvae.ensemble.ledger import checksum
+    from xcvae.ensemble.store.local import checksum
 
     size, sha256 = checksum(path / "pr/c/0/0/0/0")
     import json

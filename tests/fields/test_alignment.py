@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcvae.errors import DataError
-from xcvae.fields.alignment import (
+from xcvae.fields.axes import (
     Axis,
     axis_of,
     covers,

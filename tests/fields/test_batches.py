@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from xcvae.errors import ConfigError, MismatchError
 from xcvae.fields.batches import Batches
+from xcvae.fields.describe import describe, prepare
+from xcvae.fields.prefetch import pool_shape
 from xcvae.fields.scaling import Scaling
-from xcvae.fields.spec import describe, prepare
-from xcvae.fields.streaming import pool_shape
 
 
 def batches_of(ds: xr.Dataset, **names) -> Batches:
@@ -158,7 +158,7 @@ def test_an_order_goes_on_behind_batches_that_are_past(train_radar, chunks, past
     few = train_radar.isel(time=slice(0, 40), y=slice(0, 24), x=slice(0, 24))[["pr", "pr_coarse"]]
     few = few.isel(y_coarse=slice(0, 2), x_coarse=slice(0, 2))
     batches = batches_of(few if chunks is None else few.chunk(chunks), conditions=["pr_coarse"])
-    monkeypatch.setattr("xcvae.fields.streaming.POOL_BYTES", 16 * batches.nbytes // 40)
+    monkeypatch.setattr("xcvae.fields.prefetch.POOL_BYTES", 16 * batches.nbytes // 40)
     whole = seen(batches, 20)
     stream = batches.shuffled(4, np.random.default_rng(0), past=past)
     read, load = [], batches.load
@@ -177,7 +177,7 @@ def test_pools_are_bounded_in_bytes_and_hold_a_batch(train_radar, monkeypatch):
     assert pool_shape(4, 10**12) == (1, 4)
     assert pool_shape(4, 1000) == (64, 8)
     read, load = [], batches.load
-    monkeypatch.setattr("xcvae.fields.streaming.POOL_BYTES", 12 * batches.nbytes // 40)
+    monkeypatch.setattr("xcvae.fields.prefetch.POOL_BYTES", 12 * batches.nbytes // 40)
     batches.load = lambda rows: read.append(rows.stop - rows.start) or load(rows)
     stream = batches.shuffled(4, np.random.default_rng(0))
     assert [len(next(stream)) for _ in range(12)] == [4] * 12

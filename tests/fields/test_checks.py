@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from xcvae.errors import DataError, EmptySelectionError, MissingVariableError
-from xcvae.fields.checks import check_complete, check_rain, check_same_samples, check_samples
+from xcvae.fields.validation import check_complete, check_rain, check_same_samples, check_samples
 
 Maker = Callable[..., xr.Dataset]
 lazy_or_not = pytest.mark.parametrize("lazy", [False, True])
@@ -76,7 +76,7 @@ def test_lazy_rain_is_streamed_by_chunks() -> None:
 
 
 def test_a_large_array_is_placed_across_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xcvae.fields.checks._SLAB", 20)
+    monkeypatch.setattr("xcvae.fields.validation._SLAB", 20)
     with pytest.raises(DataError, match=r"2 of 120 negative.*time=2020-01-03"):
         check_rain(rain(False, at={(2, 1, 1): -3.0, (5, 1, 1): -1.0}))
 

@@ -7,9 +7,9 @@ import pytest
 import xarray as xr
 
 from xcvae.errors import DataError, EmptySelectionError, MismatchError, UnitsError
-from xcvae.fields.alignment import stretch_weights
-from xcvae.fields.matching import grid_size
-from xcvae.fields.spec import describe, prepare
+from xcvae.fields.axes import stretch_weights
+from xcvae.fields.describe import describe, prepare
+from xcvae.fields.grids import grid_size
 
 Maker = Callable[..., xr.Dataset]
 

@@ -10,9 +10,9 @@ import torch
 import xarray as xr
 
 from xcvae.errors import DataError, UnitsError
+from xcvae.fields.describe import describe, prepare
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import RainScaling, Scaling, StandardScaling, blocks_of
-from xcvae.fields.spec import describe, prepare
 
 
 def test_rain_goes_there_and_back_and_dry_is_exactly_dry():

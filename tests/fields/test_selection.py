@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from xcvae.errors import ConfigError, EmptySelectionError, UnitsError
-from xcvae.fields.selection import heavy
+from xcvae.fields.samples import heavy
 
 Maker = Callable[..., xr.Dataset]
 

@@ -14,7 +14,7 @@ from xcvae.errors import (
     MissingVariableError,
     UnitsError,
 )
-from xcvae.fields.spec import DataSpec, VariableSpec, describe, prepare
+from xcvae.fields.describe import DataSpec, VariableSpec, describe, prepare
 
 Maker = Callable[..., xr.Dataset]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.fields import thumbnails
-from xcvae.fields.labels import label_codes
-from xcvae.fields.thumbnails import Thumbnails, distances, rainy, shrink
+from xcvae.fields import record as thumbnails
+from xcvae.fields.record import Thumbnails, distances, rainy, shrink
+from xcvae.fields.samples import label_codes
 
 
 def field(values: np.ndarray, **coords: object) -> xr.DataArray:

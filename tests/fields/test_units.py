@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcvae.errors import ConfigError, UnitsError
-from xcvae.fields import parsing
+from xcvae.fields import units as parsing
 from xcvae.fields.units import (
     default_drizzle_threshold,
     default_wet_threshold,

@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 
 from xcvae.errors import DataError
-from xcvae.fields.spec import DataSpec, describe, prepare
-from xcvae.fields.values import check_observed, check_values, is_placeholder
+from xcvae.fields.describe import DataSpec, describe, prepare
+from xcvae.fields.validation import check_observed, check_values, is_placeholder
 
 Maker = Callable[..., xr.Dataset]
 lazy_or_not = pytest.mark.parametrize("lazy", [False, True])

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import xcvae
-from xcvae.fields.blocks import check_block_means, kept_blocks
-from xcvae.fields.preparing import prepare
+from xcvae.fields.block_means import check_block_means, kept_blocks
+from xcvae.fields.describe import describe
+from xcvae.fields.prepare import prepare
 from xcvae.fields.scaling import RainScaling
-from xcvae.fields.spec import describe
-from xcvae.generator.constraint import BlockMeans
+from xcvae.generator.network.constraint import BlockMeans
 
 SCALING = RainScaling("mm h-1", 0.1)
 KEEP = BlockMeans(SCALING, 4)

@@ -15,7 +15,7 @@ import torch
 
 import xcvae
 from xcvae.errors import ConfigError
-from xcvae.generator.distributed import Ranks
+from xcvae.generator.training.distributed import ProcessGroup
 
 #: Trains by itself or as one of several; dies once where it is told to.
 SCRIPT = """
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 import xcvae
-from xcvae.generator import numerics
+from xcvae.generator import device as numerics
 from xcvae.plugins import Component
 
 # In bfloat16 kernels round by the size of the batch, and steps multiply what they differ by.
@@ -102,15 +102,15 @@ def test_two_processes_learn_as_one_and_go_on_after_one_was_killed(tmp_path: Pat
 
 
 def test_batches_that_cannot_be_shared_are_refused() -> None:
-    assert Ranks().part(3, 1) == slice(0, 3)
+    assert ProcessGroup().part(3, 1) == slice(0, 3)
     with pytest.raises(ConfigError, match="a multiple of 2"):
-        Ranks(0, 2).part(3, 100)
+        ProcessGroup(0, 2).part(3, 100)
     with pytest.raises(ConfigError, match="at most 3"):
-        Ranks(0, 2).part(4, 3)
+        ProcessGroup(0, 2).part(4, 3)
 
 
 def test_parts_are_the_whole_batch_each_row_once() -> None:
-    three = [Ranks(rank, 3) for rank in range(3)]
+    three = [ProcessGroup(rank, 3) for rank in range(3)]
     assert [row for r in three for row in range(6)[r.part(6, 9)]] == list(range(6))
     rows = torch.stack([r.rows(2, 2) for r in three])
     # Each process finds its samples in each of the two draws for the six samples.

@@ -10,10 +10,16 @@ from torch import nn
 from torch.distributions import Normal as TorchNormal
 from torch.distributions import kl_divergence
 
-from xcvae.generator.blocks import ResidualBlock, SeparableBlock, double, fold, halve, unfold
-from xcvae.generator.drawing import freed_levels
-from xcvae.generator.ladder import Ladder, level_sizes
-from xcvae.generator.rungs import Normal
+from xcvae.generator.network.ladder import Ladder, Normal, level_sizes
+from xcvae.generator.network.layers import (
+    ResidualBlock,
+    SeparableBlock,
+    double,
+    fold,
+    halve,
+    unfold,
+)
+from xcvae.generator.sampler import freed_levels
 
 LATENTS = (4, 3, 2, 1)
 

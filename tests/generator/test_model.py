@@ -11,10 +11,10 @@ import torch
 
 import xcvae
 from xcvae.errors import ConfigError, ModelFileError
-from xcvae.fields.spec import prepare
-from xcvae.generator.calibration import _diversity, calibrated_temperature, even_steps
+from xcvae.fields.describe import prepare
+from xcvae.generator.device import choose_device
 from xcvae.generator.model import Model
-from xcvae.generator.numerics import choose_device
+from xcvae.generator.training.calibration import _diversity, calibrated_temperature, even_steps
 
 
 @pytest.fixture(scope="module")

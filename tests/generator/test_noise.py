@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcvae.errors import ConfigError
-from xcvae.generator.ladder import level_sizes
+from xcvae.generator.network.ladder import level_sizes
 from xcvae.generator.noise import Address, Window, level_origins, normal_maps, normals
 
 HERE = Address(seed=3, label="2018-05-17T12:00:00", realization=5, mode="prior")

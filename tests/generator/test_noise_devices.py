@@ -12,8 +12,8 @@ import torch
 
 from xcvae.generator.noise import Address, Window, backend, normal_maps
 from xcvae.generator.noise.address import address_words
-from xcvae.generator.noise.philox import philox
-from xcvae.generator.noise.tensors import tensor_normals, tensor_philox
+from xcvae.generator.noise.philox_numpy import philox
+from xcvae.generator.noise.philox_torch import tensor_normals, tensor_philox
 
 ADDRESSES = [Address(seed, "a storm", 2**32 - 1 - seed, "prior") for seed in range(5)]
 WINDOWS = [
@@ -59,7 +59,7 @@ def test_the_kernel_gives_the_bits_of_torch():
     pytest.importorskip("triton")
     code = (
         "import torch; from tests_of_noise import WINDOWS, WORDS, HOST;"
-        "from xcvae.generator.noise.kernel import fused_normals;"
+        "from xcvae.generator.noise.philox_triton import fused_normals;"
         "assert all(torch.equal(fused_normals(WORDS, w), h) for w, h in zip(WINDOWS, HOST))"
     )
     load = (

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from xcvae.generator.noise import Address, normals
-from xcvae.generator.noise.philox import _radius, deviates, philox
+from xcvae.generator.noise.philox_numpy import _radius, deviates, philox
 
 HERE = Address(seed=0, label="storm", realization=0, mode="prior")
 SIDE = 1024

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import xcvae
-from xcvae.generator.pace import PAUSE, paces
+from xcvae.generator.training.threads import PAUSE, paces
 
 
 def paced(most, seconds, steps):

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from xcvae.ensemble.identity import labels_of
-from xcvae.ensemble.inputs import inputs_of
+from xcvae.ensemble.sampler import inputs_of
 from xcvae.errors import OutOfMemoryError
-from xcvae.generator.drawing import pass_size
-from xcvae.generator.passes import Whole
+from xcvae.generator.sampler import pass_size
+from xcvae.generator.tiling import WholeDomain
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -32,7 +32,7 @@ def draw(tiny_model, test_radar):
 
 def crowded(monkeypatch, times):
     """A device that has no room for a pass, so many times."""
-    real, tried = Whole.draw, []
+    real, tried = WholeDomain.draw, []
 
     def lacking(*given):
         tried.append(given)
@@ -40,7 +40,7 @@ def crowded(monkeypatch, times):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
         return real(*given)
 
-    monkeypatch.setattr(Whole, "draw", lacking)
+    monkeypatch.setattr(WholeDomain, "draw", lacking)
     return tried
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xcvae.generator.blocks import fold
-from xcvae.generator.ladder import Drawn, Ladder
-from xcvae.generator.starting import begin, details
+from xcvae.generator.network.initialization import begin, details
+from xcvae.generator.network.ladder import Drawn, Ladder
+from xcvae.generator.network.layers import fold
 
 SIZE = 32
 

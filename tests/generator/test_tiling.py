@@ -9,17 +9,25 @@ import pytest
 import torch
 
 from xcvae.errors import ConfigError
-from xcvae.fields.batch import Batch
+from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import RainScaling, Scaling
-from xcvae.generator import numerics
-from xcvae.generator.architecture import Architecture
-from xcvae.generator.constraint import BlockMeans
-from xcvae.generator.drawing import Drawing, freed_levels, pass_size
-from xcvae.generator.ladder import Ladder
+from xcvae.generator import device as numerics
+from xcvae.generator.network.architecture import Architecture
+from xcvae.generator.network.constraint import BlockMeans
+from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address, Window, normal_maps
-from xcvae.generator.passes import Pass, Whole
-from xcvae.generator.splitting import Split, Tile, reach, rise_reach, split_domain, tile_size
-from xcvae.generator.tiling import Tiles
+from xcvae.generator.sampler import Drawing, freed_levels, pass_size
+from xcvae.generator.tiling import (
+    DrawBatch,
+    Split,
+    Tile,
+    TiledDomain,
+    WholeDomain,
+    reach,
+    rise_reach,
+    split_domain,
+    tile_size,
+)
 
 CPU = torch.device("cpu")
 RAIN = RainScaling("mm h-1", 0.1)
@@ -120,7 +128,7 @@ def test_a_tile_that_covers_the_domain_changes_nothing():
     assert np.array_equal(whole, members(network, batch, (40, 64)), equal_nan=True)
 
 
-def halves(network: Ladder, size, *, fine: int, halo: int) -> Tiles:
+def halves(network: Ladder, size, *, fine: int, halo: int) -> TiledDomain:
     """The domain cut once, in the middle of its columns."""
     rows, width = slice(0, size[0]), size[1]
     middle = width // 2
@@ -128,13 +136,13 @@ def halves(network: Ladder, size, *, fine: int, halo: int) -> Tiles:
         Tile((rows, slice(0, middle)), (rows, slice(0, middle + halo))),
         Tile((rows, slice(middle, width)), (rows, slice(middle - halo, width))),
     )
-    return Tiles(network, CPU, size, Split(fine, network.patch * 2**fine, halo, tiles))
+    return TiledDomain(network, CPU, size, Split(fine, network.patch * 2**fine, halo, tiles))
 
 
 def drawn(painter, batch, spread, known=None):
     posterior = spread is not None
     freed = freed_levels(spread, 3) if posterior else None
-    one = Pass([Address(0, "a", 0, "prior")], freed, 1.0, CPU)
+    one = DrawBatch([Address(0, "a", 0, "prior")], freed, 1.0, CPU)
     known = known or painter.encode(batch, 0, posterior=posterior)
     out = np.empty(batch.c.shape[-2:], np.float32)
     for (rows, columns), values in painter.draw(batch, [0], known, one):
@@ -156,7 +164,7 @@ def test_the_halo_is_as_wide_as_the_network_sees(parts, fine, spread):
     """Beside a cut without a halo, as much is wrong as `reach` says, and no more."""
     network, size = ladder(**parts), (32, 256)
     batch = maps(size, samples=1)
-    whole = drawn(Whole(network, CPU), batch, spread)
+    whole = drawn(WholeDomain(network, CPU), batch, spread)
     right = halves(network, size, fine=fine, halo=128)
     known = right.encode(batch, 0, posterior=spread is not None)
     np.testing.assert_allclose(drawn(right, batch, spread, known), whole, atol=1e-5)
@@ -202,7 +210,7 @@ def test_cores_cover_the_domain_once_and_windows_their_halos(tile, side, posteri
 def test_noise_is_the_same_bit_by_bit():
     network, size = ladder(**PARTS["deep"]), (300, 260)
     split = split_domain(network, size, (64, 64), posterior=True)
-    tiles = Tiles(network, CPU, size, split)
+    tiles = TiledDomain(network, CPU, size, split)
     here = [Address(3, "a", 1, "prior")]
     for level, shape in enumerate(network.shapes(*size)):
         (whole,) = normal_maps(here, [Window(level, shape)], device=CPU)

@@ -24,12 +24,12 @@ from xcvae.errors import (
     MismatchError,
     OutputExistsError,
 )
-from xcvae.fields.spec import describe, prepare
-from xcvae.generator import checkpoint
-from xcvae.generator.architecture import build_network, resolve
-from xcvae.generator.checkpoint import checkpoint_path
-from xcvae.generator.fit import Fit
-from xcvae.generator.numerics import placed
+from xcvae.fields.describe import describe, prepare
+from xcvae.generator.device import placed
+from xcvae.generator.network.architecture import build_network, resolve
+from xcvae.generator.training import checkpoint
+from xcvae.generator.training.checkpoint import checkpoint_path
+from xcvae.generator.training.settings import Fit
 
 SMALL = {"channels": [16, 8], "latents": [2, 1]}
 FEW = {"max_steps": 6, "batch_size": 4, "crop": 24, "validations": 2}

@@ -9,7 +9,7 @@ from scores.probability import crps_for_ensemble
 
 from xcvae import metrics
 from xcvae.errors import ComponentError, DataError
-from xcvae.metrics.pixels import pixel_scores
+from xcvae.metrics.sample import pixel_scores
 from xcvae.registry import registry
 from xcvae.verify.scorecard import evaluate
 

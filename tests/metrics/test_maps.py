@@ -8,7 +8,7 @@ import xarray as xr
 
 from xcvae import metrics
 from xcvae.errors import DataError, MismatchError, UnitsError
-from xcvae.metrics.maps import same_axis
+from xcvae.metrics.pairs import same_axis
 from xcvae.registry import registry
 
 NAMES = [name for name in registry().names("metric") if name != "crps_skill"]

@@ -18,7 +18,7 @@ from xcvae import hookimpl, plugins
 from xcvae.errors import ComponentError, DataError
 from xcvae.registry import Registry, call, describe, missing, registry
 from xcvae.registry.components import construct
-from xcvae.registry.listing import Row, _row, doc_of
+from xcvae.registry.signatures import Row, _row, doc_of
 from xcvae.testing import make_dataset, make_ensemble, make_loss_state
 
 from .conftest import GOOD, install, install_good

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.verify.artefacts import Artefacts, artefacts_of
+from xcvae.verify.diagnosis.artefacts import Artefacts, artefacts_of
 
 
 @pytest.fixture(scope="module")

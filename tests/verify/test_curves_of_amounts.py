@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from xcvae import metrics
 from xcvae.errors import MismatchError, UnitsError
 from xcvae.metrics.distribution import quantile
-from xcvae.verify import plots
-from xcvae.verify.portrait import OWN, portray
-from xcvae.verify.reliability import brier_parts
+from xcvae.verify.plots import accessor as plots
+from xcvae.verify.plots.reliability import brier_parts
+from xcvae.verify.plots.summaries import OWN, portray
 
 SAMPLES, MEMBERS = 24, 10
 

@@ -14,16 +14,16 @@ import xarray as xr
 
 import xcvae
 from xcvae.errors import ConfigError, DataError, MismatchError
-from xcvae.generator.blocks import silence
 from xcvae.generator.model import Model, from_bytes
+from xcvae.generator.network.layers import silence
 from xcvae.registry import registry
-from xcvae.verify.artefacts import Artefacts
-from xcvae.verify.diagnosis import Diagnosis, diagnose
-from xcvae.verify.evidence import Draws, Evidence, LevelEvidence, Neighbours, Swap
-from xcvae.verify.finding import Finding
-from xcvae.verify.findings import DETECTORS, detect
-from xcvae.verify.measuring import measure
-from xcvae.verify.symptoms import draws_of, swap_of
+from xcvae.verify.diagnosis.artefacts import Artefacts
+from xcvae.verify.diagnosis.detectors import DETECTORS, detect
+from xcvae.verify.diagnosis.diagnose import Diagnosis, diagnose
+from xcvae.verify.diagnosis.evidence import Draws, Evidence, LatentSwap, LevelEvidence, Neighbours
+from xcvae.verify.diagnosis.finding import Finding
+from xcvae.verify.diagnosis.measure import measure
+from xcvae.verify.diagnosis.statistics import draws_of, swap_of
 
 GOOD_DRAWS = Draws(
     wet_fraction=0.29,
@@ -50,7 +50,7 @@ GOOD = Evidence(
     levels=tuple(
         LevelEvidence((size, size), kl, 0.8) for size, kl in ((10, 40.0), (20, 200.0), (40, 900.0))
     ),
-    swap=Swap(error_own=0.05, error_swapped=0.4, change=1.1),
+    swap=LatentSwap(error_own=0.05, error_swapped=0.4, change=1.1),
     prior=GOOD_DRAWS,
     posterior=replace(GOOD_DRAWS, diversity=0.02, correlation=0.97),
     wet_fraction=0.30,
@@ -92,7 +92,7 @@ def levels(active: float, kl: float) -> Evidence:
 
 
 def swapped(own: float, other: float, change: float) -> Evidence:
-    return replace(GOOD, swap=Swap(own, other, change))
+    return replace(GOOD, swap=LatentSwap(own, other, change))
 
 
 def severities(evidence: Evidence) -> dict[str, str]:
@@ -311,7 +311,7 @@ def test_remedies_only_name_losses_and_post_processors_that_exist() -> None:
         ),
         neighbours=replace(near().neighbours, copies=1.0, drawn=0.0),
         levels=levels(0.0, 0.0).levels,
-        swap=Swap(0.24, 0.24, 0.0),
+        swap=LatentSwap(0.24, 0.24, 0.0),
         scale=100.0,
     )
     text = " ".join(finding.remedy for finding in detect(everything))

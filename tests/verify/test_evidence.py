@@ -12,11 +12,11 @@ import xarray as xr
 from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError
 from xcvae.fields.dataspec import plain
 from xcvae.fields.record import Record
-from xcvae.verify.diagnosis import judge
-from xcvae.verify.evidence import Evidence, LevelEvidence
-from xcvae.verify.findings import detect
-from xcvae.verify.measuring import gather
-from xcvae.verify.symptoms import draws_of, floor_of
+from xcvae.verify.diagnosis.detectors import detect
+from xcvae.verify.diagnosis.diagnose import judge
+from xcvae.verify.diagnosis.evidence import Evidence, LevelEvidence
+from xcvae.verify.diagnosis.measure import gather
+from xcvae.verify.diagnosis.statistics import draws_of, floor_of
 
 RANDOM = np.random.default_rng(0)
 SHAPE = (6, 24, 18)

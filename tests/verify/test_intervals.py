@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xcvae.verify.intervals import MAX_PIECES, Sums, interval, pieces_of
-from xcvae.verify.memory import autocorrelation, mean_variance
+from xcvae.verify.resampling import (
+    MAX_PIECES,
+    Sums,
+    autocorrelation,
+    interval,
+    mean_variance,
+    pieces_of,
+)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.fields.labels import label_codes
-from xcvae.fields.thumbnails import Thumbnails
-from xcvae.verify.neighbours import Neighbours, neighbours_of
+from xcvae.fields.record import Thumbnails
+from xcvae.fields.samples import label_codes
+from xcvae.verify.diagnosis.memorization import Neighbours, neighbours_of
 
 
 def kept(ds: xr.Dataset) -> Thumbnails:

@@ -20,11 +20,12 @@ from matplotlib.text import Text
 
 from xcvae.errors import DataError, MismatchError, MissingVariableError, UnitsError
 from xcvae.generator.model import Model
-from xcvae.verify import canvas, plots
 from xcvae.verify.criteria import Criterion, criteria_for, judge
-from xcvae.verify.curves import flat_band
-from xcvae.verify.diagnosis import Diagnosis, diagnose
-from xcvae.verify.report import save_report
+from xcvae.verify.diagnosis.diagnose import Diagnosis, diagnose
+from xcvae.verify.plots import accessor as plots
+from xcvae.verify.plots import style as canvas
+from xcvae.verify.plots.curves import flat_band
+from xcvae.verify.report.write import save_report
 from xcvae.verify.score_text import best_sources
 
 
@@ -324,7 +325,7 @@ def test_blocks_of_samples_do_not_change_spectra_and_ranks(
         return [np.asarray(spectrum), np.array(bars)]
 
     whole = curves()
-    monkeypatch.setattr("xcvae.verify.streaming.BLOCK_BYTES", 1)
+    monkeypatch.setattr("xcvae.verify.accumulate.BLOCK_BYTES", 1)
     for first, second in zip(whole, curves(), strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-9)
 
@@ -518,7 +519,7 @@ def test_pictures_leave_the_users_matplotlib_alone(tmp_path: Path) -> None:
 import sys, matplotlib
 matplotlib.rcParams["font.size"] = 23
 import numpy as np, xarray as xr
-from xcvae.verify import plots
+from xcvae.verify.plots import accessor as plots
 assert "matplotlib.pyplot" not in sys.modules
 log = xr.Dataset({{"loss": ("step", np.arange(3.0))}}, coords={{"step": range(3)}})
 figure = plots.training_curve(log)

@@ -11,7 +11,7 @@ import xarray as xr
 
 from xcvae.errors import ComponentError, DataError
 from xcvae.registry import build
-from xcvae.verify.rainfarm import spectral_slope
+from xcvae.verify.baselines.rainfarm import spectral_slope
 
 FRAMES = 12
 MEMBERS = 8

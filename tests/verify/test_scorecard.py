@@ -19,9 +19,10 @@ from xcvae.errors import (
     MissingVariableError,
     UnitsError,
 )
-from xcvae.fields.spec import describe
+from xcvae.fields.describe import describe
 from xcvae.registry import build
-from xcvae.verify import score_text, streaming
+from xcvae.verify import accumulate as streaming
+from xcvae.verify import score_text
 from xcvae.verify.pairing import pair_up
 from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate
 

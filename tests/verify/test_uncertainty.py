@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from xcvae.verify.uncertainty import quantile_rank
+from xcvae.verify.resampling import quantile_rank
 
 
 @pytest.fixture

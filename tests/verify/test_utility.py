@@ -12,14 +12,14 @@ import xarray as xr
 
 import xcvae
 from xcvae.errors import ConfigError, DataError, MismatchError
-from xcvae.fields.selection import heavy
+from xcvae.fields.samples import heavy
 from xcvae.generator.model import Model
 from xcvae.metrics import csi, sedi
-from xcvae.verify import superresolution, utility
-from xcvae.verify.gains import HELPS, HURTS, NOTHING, UNSCORED, Paired, paired
-from xcvae.verify.mixtures import Fields
-from xcvae.verify.superresolution import Pool, Settings, learn, predict
-from xcvae.verify.utility import Extra
+from xcvae.verify.utility import comparison as utility
+from xcvae.verify.utility import downstream as superresolution
+from xcvae.verify.utility.comparison import HELPS, HURTS, NOTHING, UNSCORED, Extra, Paired, paired
+from xcvae.verify.utility.downstream import Pool, Settings, learn, predict
+from xcvae.verify.utility.recipes import Fields
 
 BRIEF = {"steps": 60, "channels": 8, "blocks": 1, "crop": 36, "batch_size": 4}
 TINY = {**BRIEF, "steps": 3}

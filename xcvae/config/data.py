@@ -1,4 +1,4 @@
-"""The data that a configuration names, and the samples in it to train on and to judge."""
+"""Data of a configuration: opened, renamed, and selected for training, validation and test."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import glob
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xcvae.config.schema import Config, DataSection, HeavySection, Part, Selection
-from xcvae.config.selecting import select
 from xcvae.errors import (
     ConfigError,
     EmptySelectionError,
@@ -20,26 +20,157 @@ from xcvae.errors import (
     nearest,
 )
 from xcvae.fields.cf import find_layout, find_target
-from xcvae.fields.selection import heavy
-from xcvae.fields.spec import DataSpec, describe
+from xcvae.fields.describe import DataSpec, describe
+from xcvae.fields.samples import heavy
 
-__all__ = ["Parts", "open_parts"]
+__all__ = ["Parts", "open_parts", "select"]
 
-#: Data that is smaller than this is read into memory once; what is larger is streamed.
-IN_MEMORY = 1_000_000_000
+
+def select(ds: xr.Dataset, selection: Selection, sample: str, where: str) -> xr.Dataset:
+    """Choose samples by their labels.
+
+    Parameters
+    ----------
+    ds
+        The data.
+    selection
+        By coordinate along the sample dim: a value (``split: 0``; ``time: 2005`` is the whole
+        year), a list of values, for times a pair [first, last], or ``{start, stop, step}``.
+        Samples must fulfil all of them; steps are applied last.
+    sample
+        Name of the sample dim.
+    where
+        Name of the selection in messages.
+
+    Raises
+    ------
+    MissingVariableError
+        A coordinate does not exist.
+    ConfigError
+        A value cannot be looked up.
+    EmptySelectionError
+        The selection is empty.
+    """
+    keep = np.ones(ds.sizes[sample], dtype=bool)
+    step = 1
+    for name, wanted in selection.items():
+        labels = _labels(ds, name, sample, where)
+        if isinstance(wanted, Mapping):
+            step *= _step(wanted, f"{where}.{name}")
+        matched = _matches(labels, wanted, f"{where}.{name}")
+        if not matched.any():
+            raise EmptySelectionError(
+                explain(
+                    f"{where}.{name}",
+                    expected=f"labels from {labels.min()} to {labels.max()}",
+                    got=repr(wanted),
+                    remedy="Choose values that occur in the data.",
+                )
+            )
+        keep &= matched
+    positions = np.flatnonzero(keep)[::step]
+    if not len(positions):
+        raise EmptySelectionError(
+            explain(
+                where,
+                expected="at least one sample",
+                got=f"none that fits {selection!r}",
+                remedy="Each condition selects some samples, but no sample fulfils all: relax one.",
+            )
+        )
+    return ds.isel({sample: positions})
+
+
+def _labels(ds: xr.Dataset, name: str, sample: str, where: str) -> Any:
+    """Return a coordinate along the sample dim as a pandas index."""
+    along = [str(c) for c, coord in ds.coords.items() if coord.dims == (sample,)]
+    if name not in along:
+        raise MissingVariableError(
+            explain(
+                where,
+                expected=f"names of coordinates along '{sample}'",
+                got=repr(name),
+                remedy=nearest(name, along),
+            )
+        )
+    return ds[name].to_index()
+
+
+def _matches(labels: Any, wanted: object, where: str) -> np.ndarray:
+    times = hasattr(labels, "year")
+    if isinstance(wanted, Mapping):
+        return _between(labels, wanted.get("start"), wanted.get("stop"), times, where)
+    values = wanted if isinstance(wanted, list) else [wanted]
+    if not times:
+        return np.asarray(labels.isin(values))
+    if len(values) == 2:
+        return _between(labels, values[0], values[1], times, where)
+    found = [_between(labels, value, value, times, where) for value in values]
+    return np.asarray(np.any(found, axis=0))
+
+
+def _between(labels: Any, start: object, stop: object, times: bool, where: str) -> np.ndarray:
+    """Return which labels lie in [start, stop]; a time such as "2005-03" covers the whole month."""
+    bounds = [None if b is None else str(b) if times else b for b in (start, stop)]
+    if not times:
+        try:
+            after = True if start is None else labels >= start
+            before = True if stop is None else labels <= stop
+        except TypeError as error:
+            raise _unreadable(where, bounds, labels) from error
+        return np.broadcast_to(np.logical_and(after, before), len(labels))
+    labels = labels.rename("label")
+    positions = xr.DataArray(np.arange(len(labels)), {"label": labels}, "label")
+    try:
+        inside = positions.sel(label=slice(*bounds)).values
+    except (KeyError, ValueError, TypeError) as error:
+        raise _unreadable(where, bounds, labels) from error
+    return np.isin(positions.values, inside)
+
+
+def _unreadable(where: str, bounds: list[Any], labels: Any) -> ConfigError:
+    return ConfigError(
+        explain(
+            where,
+            expected=f"labels such as {labels[0]}, in ascending order",
+            got=f"from {bounds[0]!r} to {bounds[1]!r}",
+            remedy="Write times as 2005, 2005-03 or 2005-03-01T12:00.",
+        )
+    )
+
+
+def _step(wanted: Mapping[str, Any], where: str) -> int:
+    valid = ("start", "stop", "step")
+    for key in wanted:
+        if key not in valid:
+            raise ConfigError(f"{where}: unknown key '{key}'. {nearest(str(key), valid)}")
+    step = wanted.get("step", 1)
+    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+        raise ConfigError(
+            explain(
+                f"{where}.step",
+                expected="an integer >= 1",
+                got=repr(step),
+                remedy="8 takes every 8th sample.",
+            )
+        )
+    return step
+
+
+IN_MEMORY_BYTES = 1_000_000_000  # smaller data are read into memory, larger data are streamed
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The selections of a configuration.
+    """Data of a configuration.
 
-    Parameters
+    Attributes
     ----------
     train, validation, test
-        Samples to train on, to steer the training by, and to draw and judge; None where the
-        configuration selects none.
+        Samples for training, for its validation, and for ensembles and scores; None if the
+        configuration does not select any.
     spec
-        What is what in them.
+        Roles, grids and units of their variables.
     """
 
     train: xr.Dataset
@@ -48,7 +179,13 @@ class Parts:
     spec: DataSpec
 
     def __getitem__(self, part: Part) -> xr.Dataset:
-        """Return a part, or say that there is none."""
+        """Return a part.
+
+        Raises
+        ------
+        ConfigError
+            The configuration does not select this part.
+        """
         ds: xr.Dataset | None = getattr(self, part)
         if ds is None:
             raise ConfigError(
@@ -74,21 +211,21 @@ def open_parts(config: Config) -> Parts:
     Returns
     -------
     Parts
-        In memory where the variables in use are small, else backed by Dask.
+        In memory if the variables in use are small, else backed by Dask.
 
     Raises
     ------
     ConfigError
-        The source cannot be opened, or a selection cannot be understood.
+        The source cannot be opened, or a selection is invalid.
     EmptySelectionError
-        A selection leaves no samples.
+        A selection is empty.
     MissingVariableError, UnitsError, DataError
-        The data is not what the section ``train`` says; see `xcvae.train`.
+        The data do not fit the section ``train``; see :func:`xcvae.train`.
     """
-    section, asked = config.data, config.train
+    section, training = config.data, config.train
     ds = _renamed(_opened(section, config.folder), section.rename)
-    dims = asked.spatial_dims
-    target = find_target(ds, asked.target)
+    dims = training.spatial_dims
+    target = find_target(ds, training.target)
     sample = find_layout(ds[target], spatial_dims=dims).sample
     wanted: dict[str, Selection | None] = {
         "train": section.train,
@@ -103,9 +240,9 @@ def open_parts(config: Config) -> Parts:
     spec = describe(
         chosen["train"],
         target=target,
-        conditions=asked.conditions,
-        statics=asked.statics,
-        coarsen=asked.coarsen,
+        conditions=training.conditions,
+        statics=training.statics,
+        coarsen=training.coarsen,
         spatial_dims=dims,
     )
     names = [target, *(v.name for v in spec.variables if v.name != spec.derived)]
@@ -137,8 +274,8 @@ def _from_path(path: str, folder: Path) -> xr.Dataset:
         raise ConfigError(
             explain(
                 "data.path",
-                expected="a file, a Zarr store or a pattern with matches",
-                got=f"{pattern}, where there is nothing",
+                expected="a file, a Zarr store, or a pattern that matches some",
+                got=f"{pattern}, which matches nothing",
                 remedy="Paths are relative to the folder of the configuration.",
             )
         )
@@ -161,7 +298,7 @@ def _from_path(path: str, folder: Path) -> xr.Dataset:
                 "pip install 'xcvae[netcdf]'.",
             )
         ) from error
-    assert isinstance(joined, xr.Dataset)  # of Datasets, not of arrays
+    assert isinstance(joined, xr.Dataset)  # combine_by_coords returns an array for arrays
     return joined
 
 
@@ -185,7 +322,7 @@ def _renamed(ds: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
 
 
 def _in_memory(ds: xr.Dataset) -> xr.Dataset:
-    return ds.load() if ds.nbytes <= IN_MEMORY else ds
+    return ds.load() if ds.nbytes <= IN_MEMORY_BYTES else ds
 
 
 def _heavy(ds: xr.Dataset, section: HeavySection, spec: DataSpec, part: str) -> xr.Dataset:

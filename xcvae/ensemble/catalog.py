@@ -9,17 +9,20 @@ catalog, so that a folder that holds both can be moved or copied. Where an entry
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 import yaml
 
-from xcvae.ensemble import catalog_file
-from xcvae.ensemble.ledger import Ledger
+from xcvae import files
+from xcvae.ensemble.store.local import FileLedger
 from xcvae.errors import CatalogError, explain, nearest
 from xcvae.fields.dataspec import plain
+from xcvae.files import remove_stale, write_text
 
 if TYPE_CHECKING:
     from intake.readers.entry import Catalog
@@ -28,12 +31,144 @@ __all__ = [
     "annotate",
     "append",
     "check_name",
+    "forget",
+    "headline",
     "link",
+    "locked",
     "metadata_of",
     "names",
     "open_entry",
+    "refuse_used",
+    "replace",
     "search",
+    "url_of",
 ]
+
+
+LOCK_SECONDS = 120.0
+# What intake adds on opening; written back, it would pin the catalog to the folder it was read in.
+OPENED = ("CATALOG_DIR", "CATALOG_PATH", "STORAGE_OPTIONS")
+
+
+def url_of(catalog: Path, listed: str | os.PathLike[str]) -> str:
+    """Name a store or another catalog relative to this one.
+
+    Raises
+    ------
+    CatalogError
+        There are braces in the path.
+    """
+    relative = Path(os.path.relpath(Path(listed).resolve(), catalog.resolve().parent)).as_posix()
+    if "{" in relative or "}" in relative:
+        raise CatalogError(
+            explain(
+                f"store '{listed}'",
+                expected="a path without braces",
+                got=repr(relative),
+                remedy="intake reads braces in paths as parameters: rename the folder.",
+            )
+        )
+    return "{CATALOG_DIR}/" + relative
+
+
+def refuse_used(entries: Any, catalog: Path, name: str, url: str, *, overwrite: bool) -> None:
+    """Refuse a name that intake would misread, or that stands for something else already.
+
+    Raises
+    ------
+    CatalogError
+        Says what it stands for.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise CatalogError(
+            explain(
+                "name",
+                expected="letters, digits, '_', '-' or '.'",
+                got=repr(name),
+                remedy="Choose a name such as 'prior64'.",
+            )
+        )
+    if overwrite or (name not in entries.aliases and name not in entries.entries):
+        return
+    used = [entries.data[token].kwargs.get("url") for token in _data_of(entries, name)]
+    if used != [url]:
+        raise CatalogError(
+            explain(
+                f"name '{name}' in {catalog}",
+                expected="a name that is not used yet",
+                got=f"an entry for {', '.join(map(str, used)) or 'other data'}",
+                remedy="Choose another name or catalog, or overwrite the entry explicitly.",
+            )
+        )
+
+
+def forget(entries: Any, name: str) -> None:
+    """Take an entry out, and the data descriptions that no other entry reads."""
+    tokens = set(_data_of(entries, name))
+    if name in entries.aliases or name in entries.entries:
+        del entries[name]
+    kept = {token for other in entries.entries for token in _data_of(entries, other)}
+    for token in tokens - kept:
+        del entries.data[token]
+
+
+def headline(card: xr.Dataset) -> dict[str, float]:
+    """Return the scores of xcvae in a scorecard, without intervals.
+
+    Raises
+    ------
+    CatalogError
+        There are none, or they are by groups.
+    """
+    own = card.sel(source="xcvae") if "xcvae" in card.get("source", ()) else card
+    scores = {n: da for n, da in own.data_vars.items() if da.ndim == 0 and "better" in da.attrs}
+    if not scores:
+        raise CatalogError(
+            explain(
+                "card",
+                expected="a scorecard with the source 'xcvae', not by groups",
+                got=f"variables with the dims {dict(own.sizes)}",
+                remedy="Give what xcvae.evaluate(ds, ensemble) returns.",
+            )
+        )
+    return {str(name): round(float(da), 6) for name, da in scores.items()}
+
+
+def _data_of(entries: Any, name: str) -> list[str]:
+    """Return the tokens of the data descriptions that an entry reads."""
+    token = entries.aliases.get(name, name)
+    text = str(entries.entries[token].kwargs) if token in entries.entries else ""
+    return [found for found in re.findall(r"data\(([^)]+)\)", text) if found in entries.data]
+
+
+def replace(entries: Any, path: Path) -> None:
+    """Replace the file in one step: a reader sees the old catalog or the new one, never half."""
+    content = entries.to_dict()
+    content["user_parameters"] = {
+        key: value for key, value in content["user_parameters"].items() if key not in OPENED
+    }
+    remove_stale(path)
+    write_text(path, yaml.safe_dump(content, sort_keys=True), sync=True)
+
+
+def locked(path: Path) -> AbstractContextManager[None]:
+    """Hold the catalog for one change; without a lock, concurrent changes lose entries.
+
+    Raises
+    ------
+    CatalogError
+        Another process holds it for too long.
+    """
+    busy = CatalogError(
+        explain(
+            f"catalog '{path}'",
+            expected=f"the lock of the catalog within {LOCK_SECONDS:g} s",
+            got="a lock held by another process",
+            remedy="Wait until that process ends, then repeat the call.",
+        )
+    )
+    return files.locked(path, timeout=LOCK_SECONDS, busy=busy)
+
 
 Place = str | os.PathLike[str]
 
@@ -72,7 +207,7 @@ def append(
     from intake.readers.datatypes import Zarr
     from intake.readers.readers import XArrayDatasetReader
 
-    ledger = Ledger.within(Path(store))
+    ledger = FileLedger.within(Path(store))
     there = (Path(store) / "zarr.json").is_file()
     if not there or (ledger is not None and not ledger.sealed):
         raise CatalogError(
@@ -83,7 +218,7 @@ def append(
                 remedy="Write the ensemble first; only then can it be listed.",
             )
         )
-    url = catalog_file.url_of(Path(catalog), store)
+    url = url_of(Path(catalog), store)
     # Plain types: a NumPy scalar in it would leave an empty catalog file.
     reader = XArrayDatasetReader(
         Zarr(url), engine="zarr", chunks={}, consolidated=False, metadata=plain(metadata)
@@ -119,20 +254,20 @@ def link(
     from intake.readers.readers import YAMLCatalogReader
 
     _read(Path(other))  # a file that is no catalog is found now, not by who opens it
-    url = catalog_file.url_of(Path(catalog), other)
+    url = url_of(Path(catalog), other)
     reader = YAMLCatalogReader(YAMLFile(url), metadata=plain(metadata or {}))
     _put(Path(catalog), name, url, reader, overwrite=overwrite)
 
 
 def _put(catalog: Path, name: str, url: str, reader: Any, *, overwrite: bool) -> None:
     catalog.parent.mkdir(parents=True, exist_ok=True)
-    with catalog_file.locked(catalog):
+    with locked(catalog):
         entries = _read(catalog, new=True)
-        catalog_file.refuse_used(entries, catalog, name, url, overwrite=overwrite)
-        catalog_file.forget(entries, name)
+        refuse_used(entries, catalog, name, url, overwrite=overwrite)
+        forget(entries, name)
         entries[name] = reader
         entries.aliases[name] = name
-        catalog_file.replace(entries, catalog)
+        replace(entries, catalog)
 
 
 def check_name(catalog: Place, name: str, store: Place) -> None:
@@ -143,8 +278,8 @@ def check_name(catalog: Place, name: str, store: Place) -> None:
     CatalogError
         As :func:`append` raises it.
     """
-    path, url = Path(catalog), catalog_file.url_of(Path(catalog), store)
-    catalog_file.refuse_used(_read(path, new=True), path, name, url, overwrite=False)
+    path, url = Path(catalog), url_of(Path(catalog), store)
+    refuse_used(_read(path, new=True), path, name, url, overwrite=False)
 
 
 def names(catalog: Place) -> list[str]:
@@ -243,14 +378,14 @@ def annotate(catalog: Place, name: str, card: xr.Dataset | Mapping[str, Any]) ->
     CatalogError
         There is no such catalog or entry, or no score in the card.
     """
-    scores = catalog_file.headline(card) if isinstance(card, xr.Dataset) else card
+    scores = headline(card) if isinstance(card, xr.Dataset) else card
     path, _, own = _holder(Path(catalog), name)
-    with catalog_file.locked(path):
+    with locked(path):
         entries = _read(path)
         _known(entries, path, own)
         described = entries.get_entity(own).metadata
         described["scores"] = {**described.get("scores", {}), **plain(scores)}
-        catalog_file.replace(entries, path)
+        replace(entries, path)
 
 
 def metadata_of(catalog: Place, name: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.fields.labels import labels_of
-from xcvae.fields.spec import DataSpec
+from xcvae.fields.describe import DataSpec
+from xcvae.fields.samples import labels_of
 
 __all__ = ["differences", "fingerprint", "labels_of"]
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,13 +15,108 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from xcvae.ensemble import catalog as catalogs
-from xcvae.ensemble.mixing import Piece, epoch, quotas
-from xcvae.ensemble.sources import Source, Wanted, check_alike, source_of, target_of
+from xcvae.ensemble.sources import LoaderRequest, LoaderSource, check_alike, source_of, target_of
 from xcvae.errors import ConfigError, MissingVariableError, explain, nearest
-from xcvae.fields.streaming import ahead, pool_shape
+from xcvae.fields.prefetch import ahead, pool_shape
 from xcvae.generator.model import Model, load
 
-__all__ = ["Loader", "loader"]
+__all__ = ["Loader", "Piece", "epoch", "loader", "quotas"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Samples of one block of one source, to be read at once.
+
+    Attributes
+    ----------
+    source, block
+        Their numbers.
+    rows
+        Positions in the block, in random order, each once.
+    """
+
+    source: int
+    block: int
+    rows: NDArray[np.int64]
+
+
+def quotas(
+    counts: Sequence[int], weights: Sequence[float], samples: int | None = None
+) -> list[int]:
+    """Return how many samples of each source an epoch takes.
+
+    Parameters
+    ----------
+    counts
+        Samples that each source has.
+    weights
+        Their shares, in any scale.
+    samples
+        Samples of an epoch. Default: as many as there can be without any of them twice.
+
+    Raises
+    ------
+    ConfigError
+        An epoch would have no sample of one of the sources.
+
+    Examples
+    --------
+    >>> quotas([300, 4800], [1.0, 1.0]), quotas([300, 4800], [1.0, 3.0], samples=2000)
+    ([300, 300], [500, 1500])
+    """
+    shares = np.asarray(weights, float) / sum(weights)
+    once = samples is None
+    if samples is None:
+        # 300 at a share of a third are 900, not the 899 that rounding may make of them.
+        samples = int(min(n / share for n, share in zip(counts, shares, strict=True)) + 1e-6)
+    # Rounded one after the other, the quotas of many sources need not add up.
+    edges = np.rint(np.concatenate([[0.0], np.cumsum(shares)]) * samples).astype(int)
+    found = [int(n) for n in np.diff(edges)]
+    if once:
+        found = [min(n, count) for n, count in zip(found, counts, strict=True)]
+    if min(found) < 1:
+        raise ConfigError(
+            explain(
+                "weights",
+                expected=f"shares that give every source a sample of an epoch of {samples}",
+                got=", ".join(f"{share:.3g}" for share in shares),
+                remedy="Leave out what weighs so little, or set a larger `samples`.",
+            )
+        )
+    return found
+
+
+def epoch(
+    blocks: Sequence[Sequence[int]], wanted: Sequence[int], rng: np.random.Generator
+) -> list[Piece]:
+    """Choose the samples of an epoch and put the reads in order.
+
+    Blocks are taken in random order. A source that is asked for fewer samples than it has gives
+    some of its blocks; one that is asked for more starts over, in another order. The reads of the
+    sources alternate in proportion, so that every stretch of the epoch is mixed by weight.
+
+    Parameters
+    ----------
+    blocks
+        For each source, the number of samples in each of its blocks.
+    wanted
+        From `quotas`.
+    rng
+        Of the choice and the order.
+    """
+    placed: list[tuple[float, Piece]] = []
+    for source, (sizes, quota) in enumerate(zip(blocks, wanted, strict=True)):
+        taken = 0
+        while taken < quota:
+            for block in rng.permutation(len(sizes)):
+                rows = rng.permutation(sizes[block])[: quota - taken]
+                if rows.size == 0:
+                    break
+                place = (taken + rng.random() * rows.size) / quota
+                placed.append((place, Piece(source, int(block), rows)))
+                taken += rows.size
+    return [piece for _, piece in sorted(placed, key=lambda one: one[0])]
+
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -48,10 +144,10 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[LoaderSource],
         quotas: Sequence[int],
         *,
-        wanted: Wanted,
+        wanted: LoaderRequest,
         batch_size: int | None,
         drop_last: bool,
         threads: int,
@@ -249,10 +345,10 @@ def _opened(catalog: str | os.PathLike[str], entry: str, real: xr.Dataset | None
 
 def _wanted(
     model: Model | str | os.PathLike[str] | None, target: str, conditions: Sequence[str] | None
-) -> Wanted:
+) -> LoaderRequest:
     """Say what is read of each entry, and in which units."""
     if model is None:
-        return Wanted(target, tuple(conditions or ()))
+        return LoaderRequest(target, tuple(conditions or ()))
     known = model if isinstance(model, Model) else load(os.fspath(model))
     units = {known.spec.target: known.spec.units}
     units |= {variable.name: variable.units for variable in known.spec.variables}
@@ -267,7 +363,7 @@ def _wanted(
                     remedy=nearest(condition, units),
                 )
             )
-    return Wanted(known.spec.target, tuple(named), known.spec, known.scaling, units)
+    return LoaderRequest(known.spec.target, tuple(named), known.spec, known.scaling, units)
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:

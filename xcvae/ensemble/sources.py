@@ -11,22 +11,22 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.ensemble.augmentation import rows_in
-from xcvae.ensemble.result import record_of
+from xcvae.ensemble.augment import rows_in
+from xcvae.ensemble.dataset import record_of
 from xcvae.errors import MismatchError, MissingVariableError, explain, nearest
 from xcvae.fields.cf import Layout, find_layout, find_target, require
+from xcvae.fields.describe import DataSpec, prepare
+from xcvae.fields.prefetch import pool_shape
 from xcvae.fields.scaling import Scaling
-from xcvae.fields.spec import DataSpec, prepare
-from xcvae.fields.streaming import pool_shape
 from xcvae.fields.units import to_units, units_of
 
-__all__ = ["Source", "Wanted", "check_alike", "source_of", "target_of"]
+__all__ = ["LoaderRequest", "LoaderSource", "check_alike", "source_of", "target_of"]
 
 MEMBER = "realization"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LoaderRequest:
     """What is to be read of every source.
 
     Attributes
@@ -54,7 +54,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Source:
+class LoaderSource:
     """Fields of one entry.
 
     Attributes
@@ -125,7 +125,9 @@ class Source:
         return self.scaling.normalise(da, name)
 
 
-def source_of(name: str, ds: xr.Dataset, real: xr.Dataset | None, wanted: Wanted) -> Source:
+def source_of(
+    name: str, ds: xr.Dataset, real: xr.Dataset | None, wanted: LoaderRequest
+) -> LoaderSource:
     """Find the target of an entry, its conditions and its blocks.
 
     Parameters
@@ -159,7 +161,7 @@ def source_of(name: str, ds: xr.Dataset, real: xr.Dataset | None, wanted: Wanted
         given = _prepared(name, ds, real, target, wanted)
     bare = xr.Dataset({n: _bare(da, layout.sample) for n, da in given.data_vars.items()})
     spans = _spans(target, layout.sample)
-    return Source(name, _bare(target), bare, layout, wanted.scaling, spans)
+    return LoaderSource(name, _bare(target), bare, layout, wanted.scaling, spans)
 
 
 def target_of(ds: xr.Dataset) -> str:
@@ -169,7 +171,7 @@ def target_of(ds: xr.Dataset) -> str:
     return find_target(ds.isel({MEMBER: 0}, drop=True) if MEMBER in ds.dims else ds, None)
 
 
-def check_alike(sources: Sequence[Source]) -> None:
+def check_alike(sources: Sequence[LoaderSource]) -> None:
     """Make sure that fields of all sources can go into one batch.
 
     Raises
@@ -191,7 +193,7 @@ def check_alike(sources: Sequence[Source]) -> None:
                 )
 
 
-def _shapes(source: Source) -> dict[str, tuple[int, ...]]:
+def _shapes(source: LoaderSource) -> dict[str, tuple[int, ...]]:
     apart = (source.layout.sample, MEMBER)
     every: Mapping[str, xr.DataArray] = {
         str(da.name): da for da in (source.target, *source.given.data_vars.values())
@@ -207,7 +209,7 @@ def _spatial(spec: DataSpec | None) -> tuple[str, str] | None:
 
 
 def _prepared(
-    name: str, ds: xr.Dataset, real: xr.Dataset | None, target: xr.DataArray, wanted: Wanted
+    name: str, ds: xr.Dataset, real: xr.Dataset | None, target: xr.DataArray, wanted: LoaderRequest
 ) -> xr.Dataset:
     """Return the variables of a model for the samples of an entry, in the model's units."""
     spec = wanted.spec
@@ -223,7 +225,7 @@ def _prepared(
 
 
 def _given(
-    name: str, ds: xr.Dataset, real: xr.Dataset | None, layout: Layout, wanted: Wanted
+    name: str, ds: xr.Dataset, real: xr.Dataset | None, layout: Layout, wanted: LoaderRequest
 ) -> xr.Dataset:
     """Return the conditions for the samples of an entry: its own, else those of the real ones."""
     absent = [c for c in wanted.conditions if c not in ds.variables]

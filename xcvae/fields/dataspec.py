@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from xcvae.fields.alignment import Axis, axis_of
+from xcvae.fields.axes import Axis, axis_of
 
 __all__ = ["DataSpec", "VariableSpec", "plain"]
 

@@ -7,9 +7,131 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
-__all__ = ["Record", "bin_edges"]
+from xcvae.fields.describe import DataSpec
+from xcvae.fields.samples import label_codes, storms_of
+
+__all__ = [
+    "CELLS",
+    "Distances",
+    "Record",
+    "Thumbnails",
+    "bin_edges",
+    "distances",
+    "rainy",
+    "shrink",
+]
+
+
+#: Cells along a side of a thumbnail.
+CELLS = 8
+#: Thumbnails and label codes that are kept at most, evenly spaced: 256 and 128 kB.
+MAPS, LABELS = 2048, 16384
+#: A cell counts as wet from this multiple of the wet threshold on; with fewer wet cells than this
+#: share, a field has too little rain to be told from others.
+WET_CELL, RAINY = 0.5, 0.1
+AT_ONCE = 64
+
+Distances = NDArray[np.float64]
+
+
+def shrink(fields: NDArray[Any], wet_threshold: float) -> NDArray[np.float16]:
+    """Means over 8 x 8 cells of fields (..., y, x), as ``log1p(mean / wet_threshold)``.
+
+    Returns
+    -------
+    array of float16
+        (..., cells); NaN for a cell without valid pixels. Fields of fewer than 8 pixels along a
+        side have as many cells.
+    """
+    valid = np.isfinite(fields)
+    sums, counts = (_blocks(part) for part in (np.where(valid, fields, 0.0), valid))
+    with np.errstate(invalid="ignore"):
+        means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+        small = np.log1p(np.maximum(means, 0.0) / wet_threshold)
+    return small.reshape(*fields.shape[:-2], -1).astype(np.float16)
+
+
+def _blocks(fields: NDArray[Any]) -> NDArray[np.float64]:
+    sums = fields.astype(np.float64)
+    for axis in (-2, -1):
+        length = fields.shape[axis]
+        starts = np.linspace(0, length, min(CELLS, length) + 1).round().astype(int)[:-1]
+        sums = np.add.reduceat(sums, starts, axis=axis)
+    return sums
+
+
+def rainy(maps: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether thumbnails (n, cells) have rain enough to be told from others."""
+    return np.asarray(np.nanmean(maps > np.log1p(WET_CELL), axis=1) >= RAINY)
+
+
+def distances(maps: NDArray[Any], others: NDArray[Any]) -> Distances:
+    """Distances of thumbnails (n, cells) from others (m, cells): (n, m).
+
+    The root of the squared differences over the larger of both norms, over the cells that both
+    have: 0 is a copy, 1 has nothing in common.
+    """
+    here, there = (np.nan_to_num(m.astype(np.float64)) for m in (maps, others))
+    seen, known = (np.isfinite(m).astype(np.float64) for m in (maps, others))
+    first, second = here**2 @ known.T, seen @ (there**2).T
+    apart = np.maximum(first + second - 2 * here @ there.T, 0.0)
+    return np.asarray(np.sqrt(apart / np.maximum(np.maximum(first, second), 1e-12)))
+
+
+@dataclass(frozen=True, eq=False)
+class Thumbnails:
+    """Small maps of training fields, and codes of the training samples' labels.
+
+    Attributes
+    ----------
+    maps
+        From `shrink`, (n, cells), in the order of the record; evenly spaced if there were more.
+    labels
+        From `label_codes`, evenly spaced if there were more; empty if samples had no labels.
+    samples
+        How many observed samples the record has.
+    """
+
+    maps: NDArray[np.float16]
+    labels: NDArray[np.int64]
+    samples: int
+
+    @classmethod
+    def of(cls, prepared: xr.Dataset, spec: DataSpec) -> Thumbnails:
+        """Make them from a prepared training set; lazy data is streamed."""
+        observed = storms_of(prepared, spec.sample)[1]
+        return cls.of_field(
+            prepared[spec.target].isel({spec.sample: observed}), spec.sample, spec.wet_threshold
+        )
+
+    @classmethod
+    def of_field(cls, rain: xr.DataArray, sample: str, wet_threshold: float) -> Thumbnails:
+        """Make them of rain, dims (sample, y, x), in the units of the threshold."""
+        count = rain.sizes[sample]
+        picked = spaced(count, MAPS)
+        maps = [
+            shrink(np.asarray(rain.isel({sample: some}).values), wet_threshold)
+            for some in np.array_split(picked, -(-len(picked) // AT_ONCE))
+        ]
+        codes = label_codes(rain, sample)
+        return cls(np.concatenate(maps), codes[spaced(len(codes), LABELS)], count)
+
+
+def spaced(count: int, most: int) -> NDArray[np.int64]:
+    """Positions of at most so many of ``count`` samples, evenly spaced.
+
+    Examples
+    --------
+    >>> spaced(3, 5), spaced(9, 3)
+    (array([0, 1, 2]), array([0, 4, 8]))
+    """
+    if count == 0:
+        return np.empty(0, np.int64)
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
 
 BINS = 400
 

@@ -18,8 +18,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xcvae.errors import DataError, UnitsError, explain
+from xcvae.fields.describe import DataSpec, VariableSpec
 from xcvae.fields.record import Record
-from xcvae.fields.spec import DataSpec, VariableSpec
 from xcvae.fields.units import default_wet_threshold
 
 __all__ = ["Normalised", "RainScaling", "Scaling", "StandardScaling", "blocks_of"]
@@ -90,7 +90,7 @@ class Scaling:
 
     @classmethod
     def fit(cls, prepared: xr.Dataset, spec: DataSpec) -> tuple[Scaling, Record]:
-        """Fit on a Dataset from `xcvae.fields.spec.prepare`, block by block.
+        """Fit on a Dataset from `xcvae.fields.describe.prepare`, block by block.
 
         Returns
         -------

@@ -13,19 +13,19 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xcvae.errors import ModelFileError, explain
-from xcvae.fields.batch import Batch
-from xcvae.fields.batches import Batches
-from xcvae.fields.record import Record
+from xcvae.fields.batches import Batch, Batches
+from xcvae.fields.describe import DataSpec
+from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.scaling import Scaling
-from xcvae.fields.spec import DataSpec
-from xcvae.fields.thumbnails import Thumbnails
+from xcvae.files import sha256 as sha256_of
+from xcvae.files import write_bytes
 from xcvae.generator import modelfile
-from xcvae.generator.architecture import Architecture, build_network
-from xcvae.generator.drawing import Drawing, LevelReport, freed_levels
-from xcvae.generator.kept import kept_of, log_of, tensors_of
-from xcvae.generator.ladder import Ladder
+from xcvae.generator.device import choose_device, placed
+from xcvae.generator.modelfile import kept_of, log_of, tensors_of
+from xcvae.generator.network.architecture import Architecture, build_network
+from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address
-from xcvae.generator.numerics import choose_device, placed
+from xcvae.generator.sampler import Drawing, LevelReport, freed_levels
 from xcvae.registry import warn_of_missing
 
 __all__ = ["Mode", "Model", "from_bytes", "load", "load_once"]
@@ -114,8 +114,9 @@ class Model:
         target = Path(path).absolute()
         modelfile.check_new(target)
         content = self.to_bytes()
-        modelfile.write_atomically(target, content)
-        self.path, self.sha256 = target, modelfile.fingerprint(content)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(target, content, sync=True)
+        self.path, self.sha256 = target, sha256_of(content)
         return self
 
     def to_bytes(self) -> bytes:
@@ -138,7 +139,7 @@ class Model:
         return self
 
     def batches(self, prepared: xr.Dataset) -> Batches:
-        """Samples of a Dataset from `xcvae.fields.spec.prepare` as this model's tensors."""
+        """Samples of a Dataset from `xcvae.fields.describe.prepare` as this model's tensors."""
         masked, blocks = self.record.masked, self.architecture.constrain
         # A target tells its own mask; the stored one serves data that has none.
         valid = None if self.spec.target in prepared else self.valid
@@ -256,7 +257,7 @@ def from_bytes(content: bytes, path: Path | None = None) -> Model:
         training=header["training"],
         valid=valid,
         thumbnails=thumbnails,
-        sha256=modelfile.fingerprint(content),
+        sha256=sha256_of(content),
         path=path,
     )
 

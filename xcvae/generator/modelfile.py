@@ -4,29 +4,79 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import xarray as xr
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from xcvae.errors import ModelFileError, OutputExistsError, explain
+from xcvae.fields.record import Thumbnails
 
 __all__ = [
     "FORMAT",
     "check_new",
     "check_shapes",
-    "fingerprint",
+    "kept_of",
+    "log_of",
     "pack",
+    "tensors_of",
     "unpack",
-    "write_atomically",
 ]
+
+
+VALID, MAPS, LABELS, SAMPLES = "valid", "thumbnails.maps", "thumbnails.labels", "thumbnails.samples"
+#: Logged errors in the units of the target.
+PHYSICAL = ("val_crps", "val_mae_tail")
+
+
+def tensors_of(valid: NDArray[np.bool_] | None, thumbnails: Thumbnails | None) -> dict[str, Tensor]:
+    """Named tensors for the file."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    if valid is not None:
+        arrays[VALID] = valid
+    if thumbnails is not None:
+        arrays[MAPS], arrays[LABELS] = thumbnails.maps, thumbnails.labels
+        arrays[SAMPLES] = np.array(thumbnails.samples)
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+
+def kept_of(tensors: dict[str, Tensor]) -> tuple[NDArray[np.bool_] | None, Thumbnails | None]:
+    """Take what `tensors_of` made out of a file's tensors; None for what is not there."""
+    found = {k: tensors.pop(k, None) for k in (VALID, MAPS, LABELS, SAMPLES)}
+    valid, maps, labels, samples = found.values()
+    thumbnails = None
+    if maps is not None and labels is not None and samples is not None:
+        thumbnails = Thumbnails(maps.numpy(), labels.numpy(), int(samples))
+    return None if valid is None else valid.numpy().astype(np.bool_), thumbnails
+
+
+def log_of(training: dict[str, Any], units: str) -> xr.Dataset:
+    """The log of a training: one variable per logged quantity along ``step``.
+
+    Parameters
+    ----------
+    training
+        The record in the model's file.
+    units
+        Of the target, for errors that are validated in physical values.
+    """
+    rows = training.get("history", [])
+    columns = sorted({key for row in rows for key in row} - {"step"})
+    steps = [row["step"] for row in rows]
+    attrs = {name: {"units": units} for name in PHYSICAL}
+    return xr.Dataset(
+        {c: ("step", [row.get(c, np.nan) for row in rows], attrs.get(c)) for c in columns},
+        coords={"step": steps},
+    )
+
 
 #: 2: patches, latents that are freed one by one, a measured temperature.
 FORMAT = "xcvae-model-2"
@@ -64,11 +114,6 @@ def unpack(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, Tensor]
     return header, tensors
 
 
-def fingerprint(content: bytes) -> str:
-    """What tells two files apart: the sha256 of the content."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def check_shapes(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], name: str) -> None:
     """Make sure that a file's weights are those of its architecture.
 
@@ -100,22 +145,6 @@ def check_new(path: Path) -> None:
                 remedy="Choose another name, or remove the old model.",
             )
         )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _metadata(content: bytes) -> dict[str, str]:

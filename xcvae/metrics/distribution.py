@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 import xarray as xr
 
-from xcvae.metrics.maps import Array, Maps
 from xcvae.metrics.metric import Metric, Statistic, Stats, ratio, wet_threshold_in
+from xcvae.metrics.pairs import Array, Maps
 
 __all__ = [
     "KS",

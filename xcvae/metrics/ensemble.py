@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError, explain
-from xcvae.metrics.maps import Array, Maps
 from xcvae.metrics.metric import Metric, Skill, Statistic, Stats, ratio
+from xcvae.metrics.pairs import Array, Maps
 
 __all__ = [
     "CRPS",

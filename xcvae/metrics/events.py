@@ -10,8 +10,8 @@ import xarray as xr
 
 from xcvae.errors import ComponentError, explain
 from xcvae.fields.units import default_wet_threshold, is_daily, parse_quantity
-from xcvae.metrics.maps import Array, Maps
 from xcvae.metrics.metric import Metric, Statistic, Stats, ratio, threshold_in
+from xcvae.metrics.pairs import Array, Maps
 
 __all__ = ["CSI", "FSS", "SEDI", "Brier", "brier", "csi", "fss", "sedi"]
 

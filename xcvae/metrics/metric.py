@@ -12,7 +12,7 @@ import xarray as xr
 
 from xcvae.errors import ComponentError
 from xcvae.fields.units import default_wet_threshold, parse_quantity
-from xcvae.metrics.maps import Array, Maps, matched
+from xcvae.metrics.pairs import Array, Maps, matched
 from xcvae.registry import Component
 
 __all__ = ["Metric", "Skill", "Statistic", "Stats", "ratio", "threshold_in", "wet_threshold_in"]
@@ -103,7 +103,7 @@ class Metric(Component):
         Raises
         ------
         UnitsError, MismatchError, DataError
-            As in `xcvae.metrics.maps.matched`.
+            As in `xcvae.metrics.pairs.matched`.
         """
         pair = matched(forecast, observed, spatial_dims=spatial_dims)
         statistic = self.bind(pair.observed)

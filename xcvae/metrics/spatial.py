@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from xcvae.fields.cf import find_axes
-from xcvae.metrics.maps import Array, Maps
 from xcvae.metrics.metric import Metric, Statistic, Stats, ratio
+from xcvae.metrics.pairs import Array, Maps
 
 __all__ = [
     "Diversity",

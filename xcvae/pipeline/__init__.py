@@ -1,7 +1,7 @@
-"""The whole job of a configuration: train, draw, list, judge, diagnose, report."""
+"""Runs of a configuration: train, sample, catalog, evaluate, diagnose, report."""
 
-from xcvae.pipeline.checking import check
-from xcvae.pipeline.running import run, run_step
-from xcvae.pipeline.summary import Summary
+from xcvae.pipeline.check import check
+from xcvae.pipeline.outputs import Summary
+from xcvae.pipeline.run import run, run_step
 
 __all__ = ["Summary", "check", "run", "run_step"]

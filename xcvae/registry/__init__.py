@@ -1,11 +1,18 @@
 """Who is called what: losses, post-processors, metrics and baselines, built in or plugged in."""
 
-from xcvae.registry.calling import call, wrong_result
 from xcvae.registry.components import KINDS, Component, Kind
-from xcvae.registry.entries import Entry
+from xcvae.registry.discovery import Entry
 from xcvae.registry.hookspecs import hookimpl
-from xcvae.registry.missing import missing, warn_of_missing
-from xcvae.registry.registry import Registry, build, describe, registry
+from xcvae.registry.registry import (
+    Registry,
+    build,
+    call,
+    describe,
+    missing,
+    registry,
+    warn_of_missing,
+    wrong_result,
+)
 
 __all__ = [
     "KINDS",

@@ -7,17 +7,17 @@ from xcvae.registry.hookspecs import hookimpl
 __all__ = ["xcvae_components"]
 
 LOSSES: dict[str, type | str] = {
-    "laplace": "xcvae.generator.losses.likelihood:Laplace",
-    "multiscale_laplace": "xcvae.generator.losses.likelihood:MultiscaleLaplace",
-    "hurdle": "xcvae.generator.losses.likelihood:Hurdle",
-    "kl": "xcvae.generator.losses.divergence:KL",
+    "laplace": "xcvae.generator.losses.elbo:Laplace",
+    "multiscale_laplace": "xcvae.generator.losses.elbo:MultiscaleLaplace",
+    "hurdle": "xcvae.generator.losses.elbo:Hurdle",
+    "kl": "xcvae.generator.losses.elbo:KL",
     "intensity_weighted_mae": "xcvae.generator.losses.pointwise:IntensityWeightedMAE",
     "quantile": "xcvae.generator.losses.pointwise:Quantile",
     "gradient": "xcvae.generator.losses.pointwise:Gradient",
     "mass": "xcvae.generator.losses.pointwise:Mass",
-    "crps": "xcvae.generator.losses.scoring:CRPS",
-    "energy_score": "xcvae.generator.losses.scoring:EnergyScore",
-    "spectral": "xcvae.generator.losses.spectra:Spectral",
+    "crps": "xcvae.generator.losses.scores:CRPS",
+    "energy_score": "xcvae.generator.losses.scores:EnergyScore",
+    "spectral": "xcvae.generator.losses.spectral:Spectral",
 }
 POSTPROCESSORS: dict[str, type | str] = {
     "threshold": "xcvae.ensemble.postprocess:Threshold",
@@ -46,11 +46,11 @@ METRICS: dict[str, type | str] = {
     "sedi": "xcvae.metrics.events:SEDI",
 }
 BASELINES: dict[str, type | str] = {
-    "bilinear": "xcvae.verify.baselines:Bilinear",
-    "block": "xcvae.verify.baselines:Block",
-    "shuffled": "xcvae.verify.baselines:Shuffled",
-    "climatology": "xcvae.verify.climatology:Climatology",
-    "rainfarm": "xcvae.verify.rainfarm:RainFARM",
+    "bilinear": "xcvae.verify.baselines.interpolation:Bilinear",
+    "block": "xcvae.verify.baselines.interpolation:Block",
+    "shuffled": "xcvae.verify.baselines.interpolation:Shuffled",
+    "climatology": "xcvae.verify.baselines.climatology:Climatology",
+    "rainfarm": "xcvae.verify.baselines.rainfarm:RainFARM",
 }
 
 

@@ -20,8 +20,74 @@ __all__ = [
     "check_class",
     "checked",
     "construct",
+    "in_range",
     "parameters_of",
 ]
+
+
+def in_range(
+    component: object,
+    parameter: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: float | None = None,
+) -> None:
+    """Refuse a parameter of a component that is out of its range.
+
+    Parameters
+    ----------
+    component
+        The component, usually ``self`` in ``__post_init__``.
+    parameter
+        Name of the field. None and text (a quantity with units) are left alone.
+    low, high
+        Smallest and largest value that is allowed.
+    above
+        Instead of ``low``: what the value must be larger than.
+
+    Raises
+    ------
+    ComponentError
+        Naming component, parameter, the range and the value.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Peak:
+    ...     share: float = 0.5
+    ...     def __post_init__(self):
+    ...         in_range(self, "share", 0, 1)
+    >>> Peak(share=2.0)
+    Traceback (most recent call last):
+    xcvae.errors.ComponentError: Peak, parameter 'share': expected a number from 0 to 1, ...
+    """
+    value = getattr(component, parameter)
+    if not isinstance(value, int | float):
+        return
+    if low <= value <= high and (above is None or value > above):
+        return
+    raise ComponentError(
+        explain(
+            f"{type(component).__name__}, parameter '{parameter}'",
+            expected=_words(low, high, above),
+            got=repr(value),
+            remedy="Change the value.",
+        )
+    )
+
+
+def _words(low: float, high: float, above: float | None) -> str:
+    parts = []
+    if above is not None:
+        parts.append(f"above {above:g}")
+    elif low > -math.inf:
+        parts.append(f"from {low:g}" if high < math.inf else f">= {low:g}")
+    if high < math.inf:
+        parts.append(f"to {high:g}" if parts and above is None else f"at most {high:g}")
+    return " ".join(["a number", " and ".join(parts) if above is not None else " ".join(parts)])
+
 
 Kind = Literal["loss", "postprocessor", "metric", "baseline"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -71,7 +137,7 @@ def _plain(value: object) -> JSON:
 
 
 def _fields(cls: type) -> list[dataclasses.Field[Any]]:
-    return [f for f in dataclasses.fields(cast(Any, cls)) if f.init]
+    return [f for f in dataclasses.fields(cast("Any", cls)) if f.init]
 
 
 def check_class(label: str, cls: object) -> type:
@@ -192,7 +258,7 @@ def _checked_value(label: str, name: str, value: object, hint: Any) -> object:
         raise ComponentError(
             explain(
                 f"{label}, parameter '{name}'",
-                expected=_words(hint),
+                expected=_words_components(hint),
                 got=f"{value!r} ({type(value).__name__})",
                 remedy=remedy,
             )
@@ -294,17 +360,17 @@ _SCALARS: dict[Any, Callable[[object], object]] = {
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Any: "anything"}
 
 
-def _words(hint: Any) -> str:
+def _words_components(hint: Any) -> str:
     """Say an annotation in words."""
     origin, items = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_words(option) for option in items)
+        return " or ".join(_words_components(option) for option in items)
     if origin is Literal:
         return "one of " + ", ".join(repr(option) for option in items)
     if origin is tuple and items and items[-1] is not Ellipsis:
-        return "a list of " + ", ".join(_words(item) for item in items)
+        return "a list of " + ", ".join(_words_components(item) for item in items)
     if origin in (tuple, list, Sequence, Iterable):
-        return f"a list of ({_words(items[0])})"
+        return f"a list of ({_words_components(items[0])})"
     if hint is type(None):
         return "None"
     return _WORDS.get(hint, str(getattr(hint, "__name__", hint)))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import os
+import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pluggy
 
-from xcvae.errors import ComponentError, explain, nearest
+from xcvae.errors import ComponentError, MissingPluginWarning, XcvaeError, explain, nearest
 from xcvae.registry import builtin
 from xcvae.registry.components import (
     JSON,
@@ -23,18 +25,31 @@ from xcvae.registry.components import (
     construct,
     parameters_of,
 )
-from xcvae.registry.entries import (
+from xcvae.registry.discovery import (
     Entry,
+    Local,
     check_kind,
     clash_text,
+    collect,
     imported,
+    installed,
+    package_of,
     version_of,
+    words_of,
 )
 from xcvae.registry.hookspecs import PROJECT, Hooks
-from xcvae.registry.loading import collect, installed, package_of, words_of
-from xcvae.registry.local import Local
 
-__all__ = ["Registry", "build", "describe", "registry"]
+__all__ = [
+    "Registry",
+    "build",
+    "call",
+    "describe",
+    "missing",
+    "registry",
+    "warn_of_missing",
+    "wrong_result",
+]
+
 
 NO_PLUGINS = "XCVAE_NO_PLUGINS"
 
@@ -273,3 +288,94 @@ def build(kind: Kind, spec: object) -> Any:
 def describe(kind: Kind, instance: object) -> dict[str, JSON]:
     """Describe a component with the registry of this process; see `Registry.describe`."""
     return registry().describe(kind, instance)
+
+
+def missing(kind: Kind, described: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say which components of a record are not here, and how to get them.
+
+    Parameters
+    ----------
+    kind
+        Of all of them.
+    described
+        What `describe` returned when they were used.
+
+    Returns
+    -------
+    list of str
+        A sentence for each name that is missing; empty if all are here.
+    """
+    known = {(entry.name, entry.package) for entry in registry().entries() if entry.kind == kind}
+    found = {}
+    for one in described:
+        name, package, version = one["name"], one.get("package", PROJECT), one.get("version")
+        if package == PROJECT or (name, package) in known or _is_here(package):
+            continue
+        if version is None:
+            remedy = (
+                f"Put the module '{package}' on the path and name it in `plugins`, or call "
+                f"xcvae.plugins.register('{package}')."
+            )
+        else:
+            remedy = f"Install it: pip install '{package}=={version}'."
+        owner = f"{package} {version}" if version else package
+        found[name, package] = f"{kind} '{name}' of {owner} is not installed here. {remedy}"
+    return list(found.values())
+
+
+def warn_of_missing(kind: Kind, described: Iterable[Mapping[str, Any]], place: str) -> None:
+    """Warn the caller's caller of what is missing; `place` says where the record was found."""
+    for text in missing(kind, described):
+        warnings.warn(f"{place}: {text}", MissingPluginWarning, stacklevel=3)
+
+
+def _is_here(package: str) -> bool:
+    """Whether a package is there, though its name is not registered (an instance was given)."""
+    if version_of(package) is not None:
+        return True
+    try:
+        return importlib.util.find_spec(package.partition(".")[0]) is not None
+    except (ImportError, ValueError):  # __main__ has no spec, and is always there
+        return package == "__main__"
+
+
+def call(kind: Kind, component: Any, *arguments: Any) -> Any:
+    """Call a component; whatever it raises becomes an error that names it and its package.
+
+    Errors on purpose (`XcvaeError`) and failures of built-in components pass unchanged: the first
+    say what to do, the second are for us to see in full. So does a lack of memory, on the device
+    too, which is nobody's mistake and may be caught further up.
+
+    Raises
+    ------
+    ComponentError
+        A component of a plugin, or one that was given as an instance, failed.
+    """
+    try:
+        return component(*arguments)
+    except (XcvaeError, MemoryError):
+        raise
+    except Exception as error:
+        # torch has an error of its own for it, and must not be imported here.
+        if any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__):
+            raise
+        about = registry().describe(kind, component)
+        if about["package"] == PROJECT:
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ComponentError(
+            f"{_label(kind, about)} raised {type(error).__name__}: {error} "
+            f"({last.filename}, line {last.lineno}). "
+            f"Look for a newer version of '{about['package']}', or leave this {kind} out."
+        ) from error
+
+
+def wrong_result(kind: Kind, component: Any, *, expected: str, got: str) -> ComponentError:
+    """Make the error for a component that returned something else than its kind must."""
+    label = _label(kind, registry().describe(kind, component))
+    return ComponentError(f"{label} must return {expected}, got {got}.")
+
+
+def _label(kind: Kind, about: dict[str, Any]) -> str:
+    version = f" {about['version']}" if about["version"] else ""
+    return f"{kind} '{about['name']}' of {about['package']}{version}"

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xcvae.testing.baselines import BaselineSuite
-    from xcvae.testing.fields import make_context, make_dataset, make_ensemble
-    from xcvae.testing.losses import LossSuite
+    from xcvae.testing.data import make_context, make_dataset, make_ensemble
+    from xcvae.testing.losses import LossSuite, make_loss_state
     from xcvae.testing.metrics import MetricSuite
     from xcvae.testing.postprocessors import PostprocessorSuite
-    from xcvae.testing.states import make_loss_state
 
 __all__ = [
     "BaselineSuite",
@@ -44,10 +43,10 @@ _HOMES = {
     "LossSuite": "losses",
     "MetricSuite": "metrics",
     "PostprocessorSuite": "postprocessors",
-    "make_context": "fields",
-    "make_dataset": "fields",
-    "make_ensemble": "fields",
-    "make_loss_state": "states",
+    "make_context": "data",
+    "make_dataset": "data",
+    "make_ensemble": "data",
+    "make_loss_state": "losses",
 }
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 from xcvae.errors import UnitsError
 from xcvae.fields.units import factor
 from xcvae.registry import Kind
-from xcvae.testing.fields import UNITS, make_dataset, make_ensemble
+from xcvae.testing.data import UNITS, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
 
 __all__ = ["BaselineSuite"]

@@ -11,7 +11,7 @@ from xcvae.errors import XcvaeError
 from xcvae.fields.units import factor
 from xcvae.metrics.metric import Skill
 from xcvae.registry import Kind
-from xcvae.testing.fields import UNITS, make_dataset, make_ensemble
+from xcvae.testing.data import UNITS, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
 
 __all__ = ["MetricSuite"]

@@ -9,7 +9,7 @@ import xarray as xr
 
 from xcvae.fields.units import factor
 from xcvae.registry import Kind
-from xcvae.testing.fields import UNITS, make_context, make_dataset, make_ensemble
+from xcvae.testing.data import UNITS, make_context, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
 
 __all__ = ["PostprocessorSuite"]

@@ -14,7 +14,7 @@ import yaml
 from xcvae.errors import ComponentError
 from xcvae.registry import Kind, registry
 from xcvae.registry.components import check_class, construct, parameters_of
-from xcvae.registry.listing import doc_of
+from xcvae.registry.signatures import doc_of
 
 __all__ = ["Suite", "demand"]
 

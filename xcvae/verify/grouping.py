@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, EmptySelectionError, MissingVariableError, explain, nearest
-from xcvae.metrics.maps import Array
-from xcvae.verify.intervals import Pieces, pieces_of
-from xcvae.verify.pairing import Task
+from xcvae.metrics.pairs import Array
+from xcvae.verify.pairing import MatchedPair
+from xcvae.verify.resampling import Pieces, pieces_of
 
 __all__ = ["Groups", "group_samples"]
 
@@ -44,7 +44,7 @@ class Groups:
         ]
 
 
-def group_samples(task: Task, groupby: str | xr.DataArray | None) -> Groups:
+def group_samples(task: MatchedPair, groupby: str | xr.DataArray | None) -> Groups:
     """Group samples, or pixels, by the values of a coordinate; missing values are in no group.
 
     Raises
@@ -91,7 +91,7 @@ def group_samples(task: Task, groupby: str | xr.DataArray | None) -> Groups:
     return Groups(pieces_of(groups, order), name, names)
 
 
-def _in_time(task: Task) -> Array:
+def _in_time(task: MatchedPair) -> Array:
     """Return the samples in the order of time, for blocks are of neighbours in time."""
     observed, sample = task.pair.observed, task.pair.sample
     times = [
@@ -106,7 +106,7 @@ def _in_time(task: Task) -> Array:
     return np.argsort(times[0].values, kind="stable")
 
 
-def _values(task: Task, groupby: str | xr.DataArray) -> xr.DataArray:
+def _values(task: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray:
     if isinstance(groupby, xr.DataArray):
         sample = task.pair.sample
         if sample in groupby.indexes and sample in task.pair.observed.indexes:

@@ -20,19 +20,19 @@ from xcvae.errors import (
 )
 from xcvae.fields.cf import find_axes, find_layout, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec
-from xcvae.fields.spec import describe, prepare
+from xcvae.fields.describe import describe, prepare
 from xcvae.fields.units import factor
-from xcvae.metrics.maps import REALIZATION, Pair, area_name, matched
-from xcvae.verify.streaming import samples_at_once
+from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
+from xcvae.verify.accumulate import samples_at_once
 
-__all__ = ["Task", "pair_up"]
+__all__ = ["MatchedPair", "pair_up"]
 
 LONGEST = 64
 """Samples that a baseline makes at a time, at most."""
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class MatchedPair:
     """What is to be judged.
 
     Parameters
@@ -149,7 +149,7 @@ class Task:
         return describe(self.ds, target=str(observed.name), conditions=named, spatial_dims=spatial)
 
 
-def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> Task:
+def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     """Match an ensemble with the observations in a Dataset, by name and by sample label.
 
     Raises
@@ -190,7 +190,7 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> Task:
     ds = _selected(ds, forecast, sample)
     pair = matched(forecast, _with_area(ds, name), spatial_dims=spatial)
     content = {key: value for key, value in record.items() if key != "spec"}
-    return Task(pair, ds, spec, content)
+    return MatchedPair(pair, ds, spec, content)
 
 
 def _with_area(ds: xr.Dataset, name: str) -> xr.DataArray:

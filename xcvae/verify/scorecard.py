@@ -12,14 +12,14 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError, explain
-from xcvae.metrics.maps import Array, Pair
 from xcvae.metrics.metric import Metric, Skill, Statistic, ratio
+from xcvae.metrics.pairs import Array, Pair
 from xcvae.registry import registry
+from xcvae.verify.accumulate import Foreign, ScoredSource, stream
+from xcvae.verify.baselines.runner import Rivals
 from xcvae.verify.grouping import Groups, group_samples
-from xcvae.verify.intervals import Sums, interval
-from xcvae.verify.pairing import Task, pair_up
-from xcvae.verify.rivals import Rivals
-from xcvae.verify.streaming import Foreign, Source, stream
+from xcvae.verify.pairing import MatchedPair, pair_up
+from xcvae.verify.resampling import Sums, interval
 
 __all__ = ["DEFAULT_METRICS", "evaluate"]
 
@@ -108,7 +108,7 @@ def evaluate(
     chosen = _chosen("metric", metrics, _applicable(has_condition))
     listed = _chosen("baseline", baselines, ("bilinear",) if has_condition else ())
     bound = {k: m.bind(task.pair.observed) for k, m in chosen.items() if isinstance(m, Metric)}
-    job = _Job(task, groups, chosen, bound, listed)
+    job = _Evaluation(task, groups, chosen, bound, listed)
     rivals = Rivals(task, _hidden(chosen, listed) | listed, SEED)
     sources = {OWN: job.source(lambda _, own: own)}
     for name, load in rivals.loaders().items():
@@ -164,23 +164,23 @@ def _bar(progress: bool, total: int) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class _Evaluation:
     """Metrics by name, the statistics of those that have one, and what they are applied to."""
 
-    task: Task
+    task: MatchedPair
     groups: Groups
     metrics: Mapping[str, Metric | Foreign]
     bound: Mapping[str, Statistic]
     baselines: Mapping[str, Any]
 
-    def only_skills(self) -> _Job:
+    def only_skills(self) -> _Evaluation:
         """Return the part that a baseline needs which is only compared with."""
         skills = {name: m for name, m in self.metrics.items() if isinstance(m, Skill)}
         return replace(self, metrics=skills, bound={name: self.bound[name] for name in skills})
 
-    def source(self, load: Callable[[slice, Pair], Pair]) -> Source:
+    def source(self, load: Callable[[slice, Pair], Pair]) -> ScoredSource:
         """Return what is asked of a source, and how it is read."""
-        return Source(load, self.metrics, self.bound)
+        return ScoredSource(load, self.metrics, self.bound)
 
     def card(self, sums: Mapping[str, Mapping[str, Sums]], sources: tuple[str, ...]) -> xr.Dataset:
         """Fill the scorecard from the sums of every source."""

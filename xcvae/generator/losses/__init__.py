@@ -5,11 +5,10 @@ gives a scalar tensor. ``weight`` multiplies the term. Physical parameters are i
 units unless they are given as text with units.
 """
 
-from xcvae.generator.losses.divergence import KL
-from xcvae.generator.losses.likelihood import Hurdle, Laplace, MultiscaleLaplace
+from xcvae.generator.losses.elbo import KL, Hurdle, Laplace, MultiscaleLaplace
 from xcvae.generator.losses.pointwise import Gradient, IntensityWeightedMAE, Mass, Quantile
-from xcvae.generator.losses.scoring import CRPS, EnergyScore
-from xcvae.generator.losses.spectra import Spectral
+from xcvae.generator.losses.scores import CRPS, EnergyScore
+from xcvae.generator.losses.spectral import Spectral
 from xcvae.generator.losses.state import LossState, Space, learned_by, learned_of
 
 __all__ = [

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from xcvae.fields.units import parse_quantity
 from xcvae.generator.losses.state import LossState
-from xcvae.registry.components import Component
-from xcvae.registry.ranges import in_range
+from xcvae.registry.components import Component, in_range
 
 __all__ = ["Gradient", "IntensityWeightedMAE", "Mass", "Quantile"]
 

@@ -9,7 +9,7 @@ gets the same member whatever the batch, the order, the number of workers, the t
 from __future__ import annotations
 
 from xcvae.generator.noise.address import Address, Window, level_origins
-from xcvae.generator.noise.host import normals
 from xcvae.generator.noise.maps import backend, normal_maps
+from xcvae.generator.noise.philox_numpy import normals
 
 __all__ = ["Address", "Window", "backend", "level_origins", "normal_maps", "normals"]

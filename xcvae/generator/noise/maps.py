@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from xcvae.generator.noise.address import Address, Window, address_words
-from xcvae.generator.noise.host import host_maps
-from xcvae.generator.noise.tensors import tensor_normals
+from xcvae.generator.noise.philox_numpy import host_maps
+from xcvae.generator.noise.philox_torch import tensor_normals
 
 __all__ = ["backend", "normal_maps"]
 
@@ -65,7 +65,7 @@ def _kernel(device: torch.device) -> Make | None:
         address_words([Address(seed, "", 2**32 - 1, "prior") for seed in range(9)]).astype("int64")
     ).to(device)
     try:
-        from xcvae.generator.noise.kernel import fused_normals
+        from xcvae.generator.noise.philox_triton import fused_normals
 
         same = all(torch.equal(fused_normals(words, w), tensor_normals(words, w)) for w in windows)
     except Exception:  # noqa: BLE001 - whatever is missing (Triton, a C compiler): not this way

@@ -1,0 +1,248 @@
+"""Real and synthetic samples in one Dataset, for the training of other networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xcvae.ensemble.dataset import record_of
+from xcvae.errors import ConfigError, EmptySelectionError, MismatchError, explain
+from xcvae.fields.cf import require
+from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.units import to_units
+
+__all__ = ["augment", "rows_in"]
+
+Select = xr.DataArray | Callable[[xr.Dataset], xr.DataArray] | Iterable[Any] | None
+
+
+def augment(
+    ds: xr.Dataset,
+    ensemble: xr.Dataset,
+    *,
+    select: Select = None,
+    fraction: float | None = None,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Append synthetic samples to real ones.
+
+    A synthetic sample has the target of one member and everything else of the real sample that
+    the member was drawn for: conditions, statics, coordinates and the label along the sample
+    dimension, which is therefore repeated: the pair of label and ``realization`` is unique. Read
+    the result by position (``isel``), as training loops do. :func:`xcvae.train` takes it too; what
+    it holds back to validate is real, and synthetic variants of that are left out.
+
+    Parameters
+    ----------
+    ds
+        Real samples: the target and all that goes with it, dims (sample, y, x) and others.
+    ensemble
+        From :func:`xcvae.sample`, drawn for some or all of these samples.
+    select
+        Samples to take synthetic members of: a boolean DataArray along the sample dimension
+        (such as ``xcvae.heavy(ds)``), a function of ``ds`` that returns one, or labels.
+        Default: every sample of the ensemble.
+    fraction
+        Share of synthetic samples in the result, 0 to less than 1; which ones is drawn with
+        ``seed``. Default: all members of the selected samples.
+    seed
+        Of the choice.
+
+    Returns
+    -------
+    xarray.Dataset
+        First the real samples, then the synthetic ones by realization. Along the sample
+        dimension, ``synthetic`` (bool) and ``realization`` (-1 for real) are new, and labels (the
+        positions in ``ds``) where there were none. The target is in the units of ``ds``, and lazy
+        where the ensemble is. Nothing keeps the encoding of the file that ``ds`` was read from.
+
+    Raises
+    ------
+    MismatchError
+        The ensemble is none of xcvae, or its samples or grid are not those of ``ds``.
+    MissingVariableError
+        The target is not in ``ds``.
+    EmptySelectionError
+        No sample is selected.
+    ConfigError
+        ``fraction`` is out of range, or there are too few members to reach it.
+    """
+    spec = DataSpec.from_json(record_of(ensemble)["spec"])
+    if spec.sample in ds.dims and spec.sample not in ds.coords:
+        ds = ds.assign_coords({spec.sample: np.arange(ds.sizes[spec.sample])})
+    real = require(ds, spec.target, what="augment")
+    members = to_units(ensemble[spec.target], str(real.attrs.get("units", spec.units)))
+    _check_grid(real, members, spec)
+    rows = rows_in(ds, members, spec.sample)
+    columns = np.flatnonzero(_selected(ds, members, select, spec))
+    if columns.size == 0:
+        raise EmptySelectionError(
+            explain(
+                "select",
+                expected="at least one sample of the ensemble",
+                got="none",
+                remedy="Check the selection, and that the ensemble was drawn for these samples.",
+            )
+        )
+    taken = _choose(len(ds[spec.sample]), members.sizes["realization"], columns, fraction, seed)
+    parts = [_flagged(ds, spec.sample, -1)]
+    for number, chosen in taken:
+        synthetic = ds.isel({spec.sample: rows[chosen]})
+        member = members.isel({"realization": number, spec.sample: chosen}).variable
+        member = member.transpose(*(d for d in real.dims if d in member.dims))
+        synthetic[spec.target] = real.dims, member.data, real.attrs
+        realization = int(members["realization"].values[number])
+        parts.append(_flagged(synthetic, spec.sample, realization))
+    both = xr.concat(
+        parts, dim=spec.sample, data_vars="minimal", coords="minimal", compat="override",
+        join="override", combine_attrs="override",
+    )  # fmt: skip
+    # The packing and chunks of the file that the real samples came from do not fit the members:
+    # an int16 range that ends at the largest observation would wrap heavier synthetic rain.
+    return _evenly_chunked(both.drop_encoding())
+
+
+def _evenly_chunked(ds: xr.Dataset) -> xr.Dataset:
+    """Give lazy variables chunks of one size per dimension, as Zarr wants them."""
+    even = {
+        name: variable.chunk({dim: max(sizes) for dim, sizes in variable.chunksizes.items()})
+        for name, variable in ds.variables.items()
+        if variable.chunks is not None
+    }
+    return ds.assign(even) if even else ds
+
+
+def _flagged(ds: xr.Dataset, sample: str, realization: int) -> xr.Dataset:
+    n = ds.sizes[sample]
+    meanings = {
+        "synthetic": (
+            np.full(n, realization >= 0),
+            {"long_name": "drawn by a model, not observed"},
+        ),
+        "realization": (
+            np.full(n, realization, "int32"),
+            {"long_name": "member of the ensemble, -1 for real samples", "units": "1"},
+        ),
+    }
+    return ds.assign_coords(
+        {name: (sample, values, attrs) for name, (values, attrs) in meanings.items()}
+    )
+
+
+def _check_grid(real: xr.DataArray, members: xr.DataArray, spec: DataSpec) -> None:
+    for dim in (spec.sample, spec.y, spec.x):
+        if dim not in real.dims or dim not in members.dims:
+            raise MismatchError(
+                explain(
+                    f"dimension '{dim}'",
+                    expected=f"it in both, the target {real.dims} and the ensemble {members.dims}",
+                    got="it in one of them only",
+                    remedy="Keep the dimensions of the ensemble as xcvae.sample returns them.",
+                )
+            )
+    for dim in (spec.y, spec.x):
+        same = real.sizes[dim] == members.sizes[dim]
+        if same and dim in real.coords and dim in members.coords:
+            same = bool(np.allclose(real[dim].values, members[dim].values))
+        if not same:
+            raise MismatchError(
+                explain(
+                    f"grid of the ensemble along '{dim}'",
+                    expected=f"that of the data, {real.sizes[dim]} pixels",
+                    got=f"{members.sizes[dim]} pixels or other coordinates",
+                    remedy="Draw the ensemble on the grid of this Dataset.",
+                )
+            )
+
+
+def rows_in(ds: xr.Dataset, members: xr.DataArray, sample: str) -> np.ndarray:
+    """Return, for each sample of an ensemble, its position in the data it was drawn for.
+
+    Raises
+    ------
+    MismatchError
+        The ensemble has other samples too.
+    """
+    position = {label: i for i, label in enumerate(ds[sample].values.tolist())}
+    labels = members[sample].values
+    missing = [label for label in labels.tolist() if label not in position]
+    if missing:
+        first = labels[labels.tolist().index(missing[0])]
+        raise MismatchError(
+            explain(
+                "ensemble",
+                expected="samples of the Dataset only, for their conditions are needed",
+                got=f"{len(missing)} others, the first of them {first}",
+                remedy=f"Select them: ensemble.sel({sample}=ds.{sample}) or the like.",
+            )
+        )
+    return np.array([position[label] for label in labels.tolist()])
+
+
+def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataSpec) -> np.ndarray:
+    """Say for each sample of the ensemble whether it is selected."""
+    labels = members[spec.sample].values
+    if select is None:
+        return np.ones(labels.size, bool)
+    if callable(select):
+        select = select(ds)
+    if isinstance(select, xr.DataArray) and select.dtype == bool:
+        if select.dims != (spec.sample,) or select.sizes[spec.sample] not in (
+            ds.sizes[spec.sample], labels.size,
+        ):  # fmt: skip
+            raise MismatchError(
+                explain(
+                    "select",
+                    expected=f"one value per sample, dims ('{spec.sample}',)",
+                    got=f"dims {dict(select.sizes)}",
+                    remedy="xcvae.heavy(ds) makes such a selection.",
+                )
+            )
+        return np.isin(labels, select[spec.sample].values[select.values])
+    wanted = np.asarray(select if isinstance(select, xr.DataArray) else list(select), labels.dtype)
+    unknown = wanted[~np.isin(wanted, labels)]
+    if unknown.size:
+        raise MismatchError(
+            explain(
+                "select",
+                expected="labels of the ensemble's samples",
+                got=f"{unknown.size} others, the first of them {unknown[0]}",
+                remedy="Leave them out, or draw members for them.",
+            )
+        )
+    return np.isin(labels, wanted)
+
+
+def _choose(
+    real: int, members: int, columns: np.ndarray, fraction: float | None, seed: int
+) -> list[tuple[int, np.ndarray]]:
+    """Return for each realization the chosen samples of the ensemble, by position, in order."""
+    available = members * columns.size
+    if fraction is None:
+        return [(number, columns) for number in range(members)]
+    if isinstance(fraction, bool) or not 0.0 <= fraction < 1.0:
+        raise ConfigError(
+            explain(
+                "fraction",
+                expected="a share from 0 to less than 1",
+                got=repr(fraction),
+                remedy="0.5 gives as many synthetic samples as real ones.",
+            )
+        )
+    wanted = round(fraction / (1.0 - fraction) * real)
+    if wanted > available:
+        raise ConfigError(
+            explain(
+                "fraction",
+                expected=f"at most {available / (available + real):.3f}, for there are "
+                f"{available} members to choose from and {real} real samples",
+                got=f"{fraction:g}",
+                remedy="Draw more members, select more samples, or lower the fraction.",
+            )
+        )
+    picked = np.sort(np.random.default_rng(seed).permutation(available)[:wanted])
+    number, place = np.divmod(picked, columns.size)
+    return [(int(m), columns[place[number == m]]) for m in np.unique(number)]

@@ -1,0 +1,260 @@
+"""Is a store still what was written? Checksums again, and some regions drawn again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xcvae.ensemble.identity import differences, labels_of
+from xcvae.ensemble.progress import steps
+from xcvae.ensemble.request import Request
+from xcvae.ensemble.sample import Job, opened
+from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, regions_of
+from xcvae.ensemble.store.write import open_target, target_of
+from xcvae.errors import ConfigError, MismatchError, StoreError, explain
+
+if TYPE_CHECKING:
+    from xcvae.ensemble.store.icechunk import Repository
+    from xcvae.generator.model import Model
+
+__all__ = ["Verification", "verify_store"]
+
+NAMED = 8
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in a store.
+
+    Attributes
+    ----------
+    store
+        The store, or its unfinished form.
+    finished
+        Whether it has its final name and attributes.
+    regions
+        Number of regions it should have.
+    missing
+        Regions that are not there, with the error that is recorded, if any.
+    damaged
+        Regions whose file is not as it was written, and how.
+    changed
+        Files of metadata and coordinates that are not as they were written, and how.
+    redrawn
+        Regions that were drawn again.
+    different
+        Those that came out differently, and by how much.
+    """
+
+    store: Path | str
+    finished: bool
+    regions: int
+    missing: Mapping[int, str]
+    damaged: Mapping[int, str]
+    changed: Mapping[str, str] = field(default_factory=dict)
+    redrawn: tuple[int, ...] = ()
+    different: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the store is finished, and nothing is missing, changed or different."""
+        return self.finished and not (
+            self.missing or self.damaged or self.changed or self.different
+        )
+
+    def __str__(self) -> str:
+        intact = self.regions - len(self.missing) - len(self.damaged)
+        lines = [
+            f"{self.store}: {'finished' if self.finished else 'not finished'}, "
+            f"{intact} of {self.regions} regions as they were written"
+        ]
+        for title, found in (("missing", self.missing), ("damaged", self.damaged)):
+            lines += _listed(f"{title}: region", found)
+        lines += _listed("damaged: file", self.changed)
+        if self.redrawn:
+            equal = len(self.redrawn) - len(self.different)
+            numbers = ", ".join(map(str, self.redrawn))
+            lines.append(f"drawn again: {len(self.redrawn)} ({numbers}), {equal} equal bit by bit")
+            lines += _listed("different: region", self.different)
+        return "\n".join([*lines, *self._remedy()])
+
+    def _remedy(self) -> list[str]:
+        if not self.finished:
+            return ["The same call of sample again draws what is missing."]
+        if self.missing or self.damaged or self.changed:
+            return ['The same call of sample with resume="repair" writes what is damaged again.']
+        return []
+
+
+def _listed(title: str, found: Mapping[Any, str]) -> list[str]:
+    some = list(found.items())[:NAMED]
+    lines = [f"  {title} {name}" + (f" ({text})" if text else "") for name, text in some]
+    return lines + ([f"  {title}: {len(found) - NAMED} more"] if len(found) > NAMED else [])
+
+
+def verify_store(
+    store: str | os.PathLike[str] | Repository,
+    *,
+    ds: xr.Dataset | None = None,
+    model: Model | str | os.PathLike[str] | None = None,
+    sample: int = 4,
+    postprocess: object = None,
+    seed: int | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> Verification:
+    """Check a store against its ledger and, with model and data, against a new draw.
+
+    Parameters
+    ----------
+    store
+        A finished store, or one that is still being written: the path of a Zarr store,
+        ``"icechunk:PATH"``, or an Icechunk repository.
+    ds, model
+        What it was drawn for and with: then some regions are drawn again and compared bit by bit.
+        Samples of ``ds`` that are not in the store do not matter.
+    sample
+        How many regions to draw again, chosen at random among the intact ones.
+    postprocess
+        The post-processors, if they are not known by the names that the store tells.
+    seed
+        Of that choice; None for another one every time.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...; another device than that of the store draws
+        values that differ in their last digits.
+    progress
+        Show a bar on a terminal.
+
+    Returns
+    -------
+    Verification
+
+    Raises
+    ------
+    StoreError
+        There is no such store, or it has no ledger.
+    ConfigError
+        One of ``ds`` and ``model`` is missing, or ``sample`` is below 1.
+    MismatchError
+        Model or data are not those of the store: the message names the keys that differ.
+    """
+    if (ds is None) != (model is None) or sample < 1:
+        raise ConfigError(
+            explain(
+                "verify",
+                expected="both model and data, or neither, and sample >= 1",
+                got=f"model {'given' if model is not None else 'missing'}, "
+                f"data {'given' if ds is not None else 'missing'}, sample={sample}",
+                remedy="Without them only the checksums are recomputed.",
+            )
+        )
+    target = target_of(store)
+    name, ledger, finished = _found(target)
+    regions = _regions(ledger)
+    entries = ledger.entries()
+    done = {n: e for n, e in entries.items() if e.get("state") == DONE and n in regions}
+    missing = {n: entries.get(n, {}).get("error", "") for n in regions if n not in done}
+    damaged = ledger.damaged(done.values())
+    found = Verification(name, finished, len(regions), missing, damaged, ledger.changed())
+    if ds is None or found.changed:
+        return found
+    ensemble = open_target(target, incomplete=True)
+    intact = sorted(done.keys() - damaged.keys())
+    rng = np.random.default_rng(seed)
+    chosen = tuple(sorted(rng.choice(intact, min(sample, len(intact)), replace=False).tolist()))
+    job = _job(ensemble, ledger, ds, opened(model, device), postprocess)
+    parts, different = job.parts(), {}
+    with steps(progress, "drawing again", len(chosen)) as bar:
+        for number in chosen:
+            values, _ = parts(regions[number]).draw_region(regions[number])
+            different[number] = _compared(ensemble, regions[number], values, ledger, job)
+            bar.update()
+    return replace(found, redrawn=chosen, different={n: t for n, t in different.items() if t})
+
+
+def _found(target: EnsembleStore) -> tuple[Path | str, Ledger, bool]:
+    """Return the name of what is there, its records, and whether it is finished."""
+    held = target.finished()
+    for one in (held, target.partial()):
+        if one.records is not None and one.told:
+            return one.name, one.records, one is held and one.records.sealed
+    raise StoreError(
+        explain(
+            f"store '{target.name}'",
+            expected="a store with a ledger",
+            got="none" if held.there else "nothing there",
+            remedy="Only ensembles that xcvae.sample(..., store=) wrote can be verified.",
+        )
+    )
+
+
+def _regions(ledger: Ledger) -> dict[int, Region]:
+    told = ledger.run()
+    chunks = told["run"]["chunks"]
+    return {one.number: one for one in regions_of((chunks[0], chunks[1]), told["shape"])}
+
+
+def _job(
+    ensemble: xr.Dataset, ledger: Ledger, ds: xr.Dataset, model: Model, postprocess: object
+) -> Job:
+    """Make ready to draw what is in the store; refuse what would draw something else."""
+    identity, notes = ledger.run()["run"], ledger.run()["notes"]
+    names = ("mode", "members", "spread", "diversity", "temperature", "seed", "min_mass")
+    asked = {name: identity[name] for name in names}
+    if asked["mode"] == "prior":
+        asked["spread"] = None
+    # Stores of earlier versions know no tiles.
+    asked["tile"] = identity.get("tile")
+    request = Request(**asked, store=None, catalog=None, name=None, chunks=None, resume=True)
+    chain = identity["postprocess"] if postprocess is None else postprocess
+    job = Job.of(_chosen(ds, ensemble, model), model, request, chain)
+    differing = differences({k: identity.get(k) for k in job.identity()}, job.identity())
+    if differing:
+        raise MismatchError(
+            explain(
+                "verify",
+                expected="the model and the data of the store",
+                got="; ".join(differing),
+                remedy="Give those that it was drawn with.",
+            )
+        )
+    return job.at(notes["dial"]["spread"]) if notes.get("dial") else job
+
+
+def _chosen(ds: xr.Dataset, ensemble: xr.Dataset, model: Model) -> xr.Dataset:
+    """Take the samples of the store out of a Dataset that may have more."""
+    dim = model.spec.sample
+    wanted = labels_of(ensemble, dim)
+    place = {label: i for i, label in enumerate(labels_of(ds, dim))} if dim in ds.dims else {}
+    lacking = [label for label in wanted if label not in place]
+    if lacking:
+        raise MismatchError(
+            explain(
+                f"data, dimension '{dim}'",
+                expected=f"the {len(wanted)} samples of the store",
+                got=f"data without {len(lacking)} of them, such as {lacking[0]}",
+                remedy="Give the data that it was drawn for.",
+            )
+        )
+    return ds.isel({dim: [place[label] for label in wanted]})
+
+
+def _compared(
+    ensemble: xr.Dataset, region: Region, drawn: np.ndarray, ledger: Ledger, job: Job
+) -> str:
+    stored = ensemble[ledger.variable][slice(*region.realizations), slice(*region.samples)].values
+    if stored.tobytes() == drawn.tobytes():
+        return ""
+    largest = float(np.nanmax(np.abs(stored.astype("float64") - drawn), initial=0.0))
+    share = float((~((stored == drawn) | (np.isnan(stored) & np.isnan(drawn)))).mean())
+    told = ledger.run()["run"]
+    environment: dict[str, Any] = job.environment()
+    others = differences({k: told[k] for k in environment if k in told}, environment)
+    text = f"{share:.2%} of the pixels differ, by up to {largest:.3g}"
+    return f"{text}; drawn again with another {'; '.join(others)}" if others else text

@@ -1,0 +1,207 @@
+"""The labels of samples: as text, and as numbers that tell them apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xcvae.errors import ConfigError, EmptySelectionError, explain
+from xcvae.fields.cf import find_layout, find_target
+from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of
+from xcvae.fields.validation import MEMBER, check_dataset, check_samples
+
+__all__ = ["heavy", "label_codes", "labels_of", "storms_of"]
+
+
+#: Logarithmic bins of wet values, from the wet threshold up: 0.06 % wide, five decades.
+_BINS, _DECADES = 20_000, 5.0
+_SLAB = 8_000_000  # values looked at at a time
+
+
+def heavy(
+    ds: xr.Dataset,
+    *,
+    target: str | None = None,
+    threshold: str | float | None = None,
+    quantile: float = 0.95,
+    extent: float = 0.02,
+    spatial_dims: Sequence[str] | None = None,
+) -> xr.DataArray:
+    """Find the samples with heavy rain over a part of the domain, not in a single pixel.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Has the target.
+    target : str, optional
+        Name of the rain variable; None takes the only one on the finest grid.
+    threshold : str or float, optional
+        What heavy is: ``"20 mm/day"``, or a number in the target's units. None takes ``quantile``
+        of the wet values of ``ds``.
+    quantile : float
+        Between 0 and 1; used without ``threshold``. Found to 0.1 %, the same for lazy data.
+    extent : float
+        Least share of the valid pixels of a sample that must be heavy, above 0 up to 1.
+    spatial_dims : (str, str), optional
+        Names of the target's (y, x) dims, where attributes and names do not tell.
+
+    Returns
+    -------
+    xarray.DataArray
+        True for heavy samples, dims (sample,); use it as ``ds.isel(time=xcvae.heavy(ds))``. The
+        attributes say the threshold that was used.
+
+    Raises
+    ------
+    ConfigError
+        A parameter out of range.
+    EmptySelectionError
+        There are no samples, or no wet pixel to take a quantile of.
+    DataError, MissingVariableError, UnitsError
+        As for training.
+    """
+    check_dataset(ds)
+    _check_share("quantile", quantile, open_end=True)
+    _check_share("extent", extent, open_end=False)
+    da = ds[find_target(ds, target, spatial_dims=spatial_dims)]
+    units = units_of(da)
+    layout = find_layout(da, spatial_dims=spatial_dims)
+    check_samples(ds, layout.sample)
+    da = da.transpose(layout.sample, layout.y, layout.x)
+    if threshold is None:
+        limit = _wet_quantile(da, default_wet_threshold(da, layout.sample), quantile)
+    else:
+        limit = parse_quantity(threshold, units=units, what="threshold")
+    shares = np.concatenate([_share(values, limit) for values in _slabs(da)])
+    coords = {layout.sample: da[layout.sample]} if layout.sample in da.coords else {}
+    return xr.DataArray(
+        shares >= extent,
+        dims=layout.sample,
+        coords=coords,
+        name="heavy",
+        attrs={
+            "long_name": f"at least {limit:.4g} {units} in {extent:.4g} of the valid pixels",
+            "units": "1",
+            "threshold": limit,
+            "threshold_units": units,
+            "extent": extent,
+        },
+    )
+
+
+def _check_share(name: str, value: float, *, open_end: bool) -> None:
+    if not (0 < value < 1 or (value == 1 and not open_end)):
+        raise ConfigError(
+            explain(
+                name,
+                expected=f"a share above 0 and {'below' if open_end else 'up to'} 1",
+                got=repr(value),
+                remedy="0.02 means two percent.",
+            )
+        )
+
+
+def _slabs(da: xr.DataArray) -> list[xr.DataArray]:
+    """Cut (sample, y, x) along the samples; values are read when they are used."""
+    step = max(1, _SLAB // max(1, da[0].size))
+    return [da[start : start + step] for start in range(0, da.shape[0], step)]
+
+
+def _share(slab: xr.DataArray, limit: float) -> NDArray[np.float64]:
+    """Share of the valid pixels at or above a limit; 0 for a sample without any."""
+    values = slab.values
+    valid = np.isfinite(values).sum(axis=(1, 2))
+    above = (values >= limit).sum(axis=(1, 2))
+    share: NDArray[np.float64] = above / np.maximum(valid, 1)
+    return share
+
+
+def _wet_quantile(da: xr.DataArray, wet: float, quantile: float) -> float:
+    """Quantile of the wet values by a histogram, so that chunks make no difference."""
+    counts = np.zeros(_BINS, np.int64)
+    for slab in _slabs(da):
+        values = slab.values.astype(np.float64)
+        values = values[np.isfinite(values) & (values >= wet)]
+        bins = np.log10(values / wet) * (_BINS / _DECADES)
+        counts += np.bincount(np.minimum(bins.astype(np.int64), _BINS - 1), minlength=_BINS)
+    total = counts.sum()
+    if total == 0:
+        raise EmptySelectionError(
+            explain(
+                "heavy",
+                expected=f"a pixel of at least {wet:.4g} {da.attrs['units']}",
+                got="none in the Dataset",
+                remedy="Check the units, or give a threshold.",
+            )
+        )
+    # The lower edge: all values of the bin are heavy, also if many are equal.
+    found = int(np.searchsorted(np.cumsum(counts), quantile * total))
+    return float(wet * 10 ** (min(found, _BINS - 1) * _DECADES / _BINS))
+
+
+def storms_of(ds: xr.Dataset, sample: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Number the storms of an augmented Dataset; in any other, every sample is one.
+
+    Returns
+    -------
+    array of int, array of bool
+        For each sample the number of its storm, which it shares with the samples of its label, in
+        the order of the labels; and whether it is observed, not synthetic.
+    """
+    if MEMBER not in ds.coords or ds[MEMBER].dims != (sample,):
+        return np.arange(ds.sizes[sample]), np.ones(ds.sizes[sample], np.bool_)
+    _, storm = np.unique(ds[sample].values, return_inverse=True)
+    return storm, np.asarray(ds[MEMBER].values < 0)
+
+
+def labels_of(ds: xr.Dataset | xr.DataArray, sample: str) -> list[str]:
+    """Return the text of each sample label: the address of its noise.
+
+    Times are written to the second in ISO format, everything else as ``str``. A dimension without
+    a coordinate has its positions as labels.
+
+    Parameters
+    ----------
+    ds
+        Anything with the sample dimension.
+    sample
+        Its name.
+
+    Examples
+    --------
+    >>> labels_of(xr.Dataset(coords={"day": ["a", "b"]}), "day")
+    ['a', 'b']
+    """
+    # Indexing by name gives 0, 1, 2, ... where there is no coordinate.
+    values = ds[sample].values
+    if np.issubdtype(values.dtype, np.datetime64):
+        return [str(text) for text in np.datetime_as_string(values, unit="s")]
+    return [
+        value.isoformat() if hasattr(value, "isoformat") else str(value)
+        for value in values.tolist()
+    ]
+
+
+def label_codes(ds: xr.Dataset | xr.DataArray, sample: str) -> NDArray[np.int64]:
+    """Return a number for every label that stays the same in any Dataset; it cannot be read back.
+
+    Empty where the dimension has no coordinate, or one that only counts: positions say nothing
+    about which sample it is.
+
+    Examples
+    --------
+    >>> days = xr.Dataset(coords={"day": ["a", "b"]})
+    >>> bool((label_codes(days, "day")[1:] == label_codes(days.isel(day=[1]), "day")).all())
+    True
+    >>> label_codes(xr.Dataset(coords={"day": [0, 1]}), "day")
+    array([], dtype=int64)
+    """
+    if sample not in ds.coords or ds[sample].dtype.kind in "iu":
+        return np.empty(0, np.int64)
+    texts = (text.encode() for text in labels_of(ds, sample))
+    digests = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), np.int64)

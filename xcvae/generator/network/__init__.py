@@ -1,0 +1,1 @@
+"""The ladder network: architecture, layers, initialization and the constraint on block means."""

@@ -1,0 +1,237 @@
+"""The choices that make a ladder: presets, and how the caller's keys change them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from xcvae.errors import ConfigError, explain, nearest
+from xcvae.fields.batches import POSITIONS
+from xcvae.fields.block_means import whole_blocks
+from xcvae.fields.describe import DataSpec
+from xcvae.fields.scaling import RainScaling
+from xcvae.generator.network.constraint import BlockMeans
+from xcvae.generator.network.initialization import begin
+from xcvae.generator.network.ladder import Ladder
+
+__all__ = ["PRESETS", "Architecture", "base_channel", "build_network", "resolve"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a ladder is made of, coarsest level first.
+
+    Attributes
+    ----------
+    channels, latents
+        Feature and latent channels per level.
+    blocks
+        Residual blocks per level of the decoder.
+    context
+        Length of the vector that summarises conditions without a place on the grid.
+    patch
+        Side of the squares of pixels that the finest level works on as one: its maps, and the
+        time they take, shrink by the square of it.
+    separable
+        How many of the finest levels have separable blocks, which take a fraction of the time.
+    constrain
+        Pixels along a side of the blocks whose means members keep; 0 for none.
+    checkpointing
+        Training works features out twice instead of keeping them, for grids that do not fit into
+        the memory otherwise.
+    """
+
+    channels: tuple[int, ...]
+    latents: tuple[int, ...]
+    blocks: int = 1
+    context: int = 64
+    patch: int = 1
+    separable: int = 0
+    constrain: int = 0
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.channels or len(self.channels) != len(self.latents):
+            raise ConfigError(
+                explain(
+                    "generator",
+                    expected="as many `channels` as `latents`, one per level, at least one",
+                    got=f"{len(self.channels)} and {len(self.latents)}",
+                    remedy="Give both lists, coarsest level first, or `levels`.",
+                )
+            )
+        if min(*self.channels, *self.latents, self.blocks, self.context, self.patch, 1) < 1:
+            raise ConfigError(
+                explain(
+                    "generator",
+                    expected="positive channels, latents, blocks, context and patch",
+                    got=self.to_json(),
+                    remedy="A level without latents cannot vary.",
+                )
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, for the model file."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, text: Mapping[str, Any]) -> Architecture:
+        """Undo `to_json`."""
+        numbers = {k: v for k, v in text.items() if k not in ("channels", "latents")}
+        return cls(tuple(text["channels"]), tuple(text["latents"]), **numbers)
+
+
+PRESETS: dict[str, Architecture] = {
+    "fast": Architecture((64, 64, 64, 64, 48, 16), (8, 8, 8, 8, 4, 4), patch=2, separable=6),
+    "small": Architecture((64, 64, 64, 64, 48, 32), (8, 8, 8, 8, 4, 4), patch=2),
+    "base": Architecture((128, 128, 128, 128, 96, 64), (16, 16, 16, 16, 8, 8), 2, patch=2),
+    "large": Architecture((192, 192, 192, 192, 160, 96), (16, 16, 16, 16, 8, 8), 3, patch=2),
+}
+
+KEYS = (
+    "preset", "levels", "channels", "latents", "blocks", "context", "patch", "separable",
+    "constrain", "checkpointing",
+)  # fmt: skip
+
+
+def resolve(generator: Mapping[str, Any] | None, spec: DataSpec) -> Architecture:
+    """Turn the caller's ``generator`` into an architecture for the fields of ``spec``.
+
+    ``levels`` keeps that many of the finest levels. Without it, levels whose map would be
+    smaller than 2x2 are left out.
+
+    Raises
+    ------
+    ConfigError
+        For unknown keys or presets, and for values that do not fit together.
+    """
+    options = dict(generator or {})
+    for key in options:
+        if key not in KEYS:
+            raise ConfigError(f"generator: unknown key '{key}'. {nearest(key, KEYS)}")
+    name = options.get("preset", "small")
+    if name not in PRESETS:
+        raise ConfigError(f"generator.preset: unknown preset '{name}'. {nearest(name, PRESETS)}")
+    preset = PRESETS[name]
+    patch = _number("patch", options.get("patch", preset.patch))
+    channels = tuple(_numbers("channels", options.get("channels", preset.channels)))
+    latents = tuple(_numbers("latents", options.get("latents", preset.latents)))
+    height, width = spec.shape
+    levels = _levels(options, len(channels), (-(-height // patch), -(-width // patch)))
+    return Architecture(
+        channels[-levels:],
+        latents[-levels:],
+        blocks=_number("blocks", options.get("blocks", preset.blocks)),
+        context=_number("context", options.get("context", preset.context)),
+        patch=patch,
+        separable=_number("separable", options.get("separable", preset.separable), least=0),
+        constrain=_block_side(options.get("constrain", False), spec),
+        checkpointing=_switch("checkpointing", options.get("checkpointing", False)),
+    )
+
+
+def build_network(
+    architecture: Architecture, spec: DataSpec, scaling: RainScaling, *, masked: bool
+) -> Ladder:
+    """Make an untrained ladder for a Dataset described by ``spec``; ``scaling`` of the target."""
+    side = architecture.constrain
+    ladder = Ladder(
+        conditions=channels_of(spec, masked=masked) + (side > 0),
+        pooled=pooled_size(spec),
+        channels=architecture.channels,
+        latents=architecture.latents,
+        blocks=architecture.blocks,
+        separable=architecture.separable,
+        context=architecture.context,
+        base=base_channel(spec),
+        patch=architecture.patch,
+        constraint=BlockMeans(scaling, side) if side else None,
+        checkpointing=architecture.checkpointing,
+    )
+    begin(ladder)
+    return ladder
+
+
+def _block_side(constrain: object, spec: DataSpec) -> int:
+    """Pixels along a side of the blocks whose means are kept, 0 for ``constrain=False``."""
+    return whole_blocks(spec) if _switch("constrain", constrain) else 0
+
+
+def _switch(key: str, value: object) -> bool:
+    if value not in (True, False):
+        raise ConfigError(
+            explain(
+                f"generator.{key}",
+                expected="true or false",
+                got=repr(value),
+                remedy="See xcvae.train for what it means.",
+            )
+        )
+    return bool(value)
+
+
+def base_channel(spec: DataSpec) -> int | None:
+    """Channel of the first aligned rain condition: the field that the output is added to."""
+    aligned = [v for v in spec.variables if v.aligned]
+    for channel, variable in enumerate(aligned):
+        if variable.precipitation and variable.role == "condition":
+            return channel
+    return None
+
+
+def _levels(options: Mapping[str, Any], available: int, size: tuple[int, int]) -> int:
+    if "levels" in options:
+        levels = _number("levels", options["levels"])
+        if levels > available:
+            raise ConfigError(
+                explain(
+                    "generator.levels",
+                    expected=f"at most {available}, the levels of `channels`",
+                    got=levels,
+                    remedy="Give `channels` and `latents` for that many levels.",
+                )
+            )
+        return levels
+    levels = 1
+    while levels < available and min(size) > 2**levels:
+        levels += 1
+    return levels
+
+
+def _number(key: str, value: object, *, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(
+            explain(
+                f"generator.{key}",
+                expected=f"an integer >= {least}",
+                got=repr(value),
+                remedy="See xcvae.train for what it means.",
+            )
+        )
+    return value
+
+
+def _numbers(key: str, values: object) -> list[int]:
+    if not isinstance(values, list | tuple):
+        raise ConfigError(
+            explain(
+                f"generator.{key}",
+                expected="a list of integers, one per level, coarsest first",
+                got=repr(values),
+                remedy="For example [64, 48, 32].",
+            )
+        )
+    return [_number(key, v) for v in values]
+
+
+def channels_of(spec: DataSpec, *, masked: bool) -> int:
+    """Number of channels of `Batch.c`."""
+    aligned = sum(v.aligned for v in spec.variables)
+    return aligned + masked + (POSITIONS if spec.located else 0)
+
+
+def pooled_size(spec: DataSpec) -> int:
+    """Number of values per sample in `Batch.pooled`; 0 for none."""
+    return sum(math.prod(v.shape) for v in spec.variables if v.pooled)

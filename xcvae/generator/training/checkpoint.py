@@ -1,0 +1,170 @@
+"""A training that was stopped, on disk: enough to go on as if it had not been, step by step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from xcvae.errors import MismatchError, ModelFileError, explain
+from xcvae.files import write_bytes
+
+__all__ = ["Progress", "checkpoint_path", "last_weights_path", "read", "write"]
+
+FORMAT = "xcvae-checkpoint-1"
+
+
+@dataclass
+class Progress:
+    """Where a training stands.
+
+    Attributes
+    ----------
+    step, seconds
+        Steps done and time spent training.
+    best
+        Best value of the monitored figure so far.
+    waited
+        Validations since then.
+    history
+        Rows of the log.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float = float("inf")
+    waited: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def checkpoint_path(path: Path) -> Path:
+    """Where the checkpoint of a model file lies: beside it."""
+    return path.with_name(path.name + ".checkpoint")
+
+
+def last_weights_path(path: Path) -> Path:
+    """Where a training leaves the weights of its last step: beside the best ones."""
+    return path.with_name(f"{path.stem}-last{path.suffix}")
+
+
+def write(
+    path: Path,
+    *,
+    identity: str,
+    progress: Progress,
+    weights: dict[str, dict[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    rng: np.random.Generator,
+) -> None:
+    """Write a checkpoint; the last one is replaced only when this one is complete.
+
+    Parameters
+    ----------
+    path
+        The file.
+    identity
+        Fingerprint of data and settings.
+    progress, optimizer, rng
+        State of the training.
+    weights
+        Sets of weights by name, such as ``network``, ``average`` and ``best``.
+    """
+    tensors = {f"{kind}/{k}": v for kind, state in weights.items() for k, v in state.items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"optimizer/{number}/{key}"] = torch.as_tensor(value)
+    tensors["torch_rng"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["cuda_rng"] = torch.cuda.get_rng_state()
+    # Copies: weights may share memory, which safetensors refuses.
+    plain = {
+        k: v.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        for k, v in tensors.items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "identity": identity,
+        "progress": json.dumps(vars(progress)),
+        "rng": json.dumps(rng.bit_generator.state),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, tensors_to_bytes(plain, metadata), sync=True)
+
+
+def read(
+    path: Path,
+    *,
+    identity: str,
+    weights: dict[str, dict[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    rng: np.random.Generator,
+) -> Progress:
+    """Read a checkpoint into the given weights, optimiser and random states.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is not a checkpoint, or damaged.
+    MismatchError
+        If it belongs to a training with other data or settings.
+    """
+    try:
+        tensors = tensors_from_bytes(path.read_bytes())
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, ValueError, OSError) as problem:
+        raise _unusable(path, str(problem)) from problem
+    if metadata.get("format") != FORMAT:
+        raise _unusable(path, f"format {metadata.get('format')!r}")
+    if metadata["identity"] != identity:
+        raise MismatchError(
+            explain(
+                str(path),
+                expected="the checkpoint of a training with this data and these settings",
+                got="that of another one",
+                remedy="Remove it or pass fit={'resume': False} to start over.",
+            )
+        )
+    for kind, state in weights.items():
+        for key, value in state.items():
+            value.copy_(tensors[f"{kind}/{key}"])
+    _restore_optimizer(optimizer, tensors)
+    torch.set_rng_state(tensors["torch_rng"])
+    if "cuda_rng" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda_rng"])
+    rng.bit_generator.state = json.loads(metadata["rng"])
+    return Progress(**json.loads(metadata["progress"]))
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, number, key = name.split("/")
+            weight = weights[int(number)]
+            if value.shape == weight.shape:
+                # The fused step walks weights and moments in the order of memory.
+                value = torch.empty_like(weight).copy_(value)  # noqa: PLW2901
+            state.setdefault(int(number), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _unusable(path: Path, got: str) -> ModelFileError:
+    return ModelFileError(
+        explain(
+            str(path),
+            expected="an undamaged xcvae checkpoint",
+            got=got,
+            remedy="Remove it or pass fit={'resume': False} to start over.",
+        )
+    )

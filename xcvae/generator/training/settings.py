@@ -1,0 +1,258 @@
+"""The settings of a training, checked before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from xcvae.errors import ConfigError, explain, nearest
+from xcvae.registry.registry import build, describe, registry
+
+if TYPE_CHECKING:  # a configuration is checked without loading torch
+    from torch import Tensor
+
+    from xcvae.generator.losses import LossState
+
+__all__ = ["DEFAULT_STAGES", "MONITORS", "Fit", "Stage", "stages_of"]
+
+#: The negative ELBO.
+ELBO: tuple[str, ...] = ("laplace", "kl")
+
+#: What a training minimises unless told otherwise: the ELBO first, which makes the decoder and
+#: ties prior and posterior together; the score of the prior's draws last, beside it.
+DEFAULT_STAGES: tuple[dict[str, Any], ...] = (
+    {"losses": ELBO, "share": 0.6},
+    {"losses": (*ELBO, "crps"), "share": 0.4},
+)
+
+#: Validation figures a training can be steered by; lower is better for all.
+MONITORS = ("crps", "negative_elbo", "mae_tail")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How long and how a model is trained. Training ends at the first limit reached.
+
+    Attributes
+    ----------
+    max_steps, max_minutes
+        Limits; 5000 steps if neither is given. With minutes alone, a CPU uses as many threads
+        of torch as pay (`xcvae.generator.training.threads`).
+    batch_size
+        Samples per step.
+    crop
+        Side of the square windows that are trained on, in pixels; smaller domains are used whole.
+    learning_rate
+        Of AdamW at its peak; warm-up over 2 % of the training, then a cosine to zero.
+    weight_decay, clip_norm
+        Of the optimiser; largest norm of the gradient.
+    monitor
+        Validation figure that picks the best weights and stops early: ``"crps"`` (of prior draws),
+        ``"negative_elbo"`` or ``"mae_tail"`` (of reconstructions, above the record's 95 %
+        quantile of wet pixels).
+    patience
+        Stop after so many validations without improvement; None never stops.
+    validations
+        How often to validate during the training.
+    heavy_share
+        Share of every batch that is drawn from the heaviest tenth of the training samples; 0
+        leaves the climate as it is. Needs data in memory.
+    flips
+        Flip and transpose crops at random; None does so where it is right, that is if all
+        conditions are rain on the target's domain.
+    stages
+        Losses in sequence: a list of ``{"losses": [...], "share": 0.8}``; shares add up to 1.
+    resume
+        Go on from a checkpoint beside ``path`` if there is one.
+    compile
+        Compile the network with ``torch.compile`` before the first step, which does not count as
+        training time. Experimental, and off unless it is asked for.
+    """
+
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    batch_size: int = 8
+    crop: int = 72
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    monitor: str = "crps"
+    patience: int | None = None
+    validations: int = 8
+    heavy_share: float = 0.0
+    flips: bool | None = None
+    stages: Sequence[Mapping[str, Any]] | None = None
+    resume: bool = True
+    compile: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is None and name in ("max_steps", "max_minutes", "patience"):
+                continue
+            whole = name in _WHOLE
+            number = isinstance(value, int) or (isinstance(value, float) and not whole)
+            if isinstance(value, bool) or not number or not low <= value <= high:
+                raise ConfigError(
+                    explain(
+                        f"fit.{name}",
+                        expected=f"{'an integer' if whole else 'a number'} from {low} to {high}",
+                        got=repr(value),
+                        remedy="See xcvae.train.",
+                    )
+                )
+        for name in ("resume", "flips", "compile"):
+            if getattr(self, name) not in (True, False, None):
+                raise ConfigError(
+                    explain(
+                        f"fit.{name}",
+                        expected="true or false",
+                        got=repr(getattr(self, name)),
+                        remedy="Write it without quotes.",
+                    )
+                )
+        if self.monitor not in MONITORS:
+            raise ConfigError(
+                f"fit.monitor: unknown figure '{self.monitor}'. {nearest(self.monitor, MONITORS)}"
+            )
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any] | None) -> Fit:
+        """Check the caller's keys and fill in the rest.
+
+        Raises
+        ------
+        ConfigError
+            For unknown keys, wrong types and values out of range.
+        """
+        valid = [f.name for f in fields(cls)]
+        for key in options or {}:
+            if key not in valid:
+                raise ConfigError(f"fit: unknown key '{key}'. {nearest(key, valid)}")
+        return cls(**(options or {}))
+
+    @property
+    def step_limit(self) -> float:
+        """Most steps; infinite if only the time is limited."""
+        if self.max_steps is None:
+            return 5000 if self.max_minutes is None else math.inf
+        return self.max_steps
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the training that is done, by whichever limit is nearer."""
+        by_time = 0.0 if self.max_minutes is None else seconds / (60 * self.max_minutes)
+        return min(1.0, max(step / self.step_limit, by_time))
+
+    def due(self, progress: float) -> int:
+        """Validations that are due by a point of the training."""
+        return math.floor(progress * self.validations + 1e-9)
+
+    def rate(self, progress: float) -> float:
+        """Learning rate at a point of the training."""
+        rise = min(1.0, (progress + 1e-3) / 0.02)
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, for the model file."""
+        return asdict(self)
+
+
+_RANGES = (
+    ("max_steps", 1, 10**9),
+    ("max_minutes", 1e-6, 1e6),
+    ("batch_size", 1, 10**6),
+    ("crop", 4, 10**6),
+    ("learning_rate", 1e-9, 1.0),
+    ("weight_decay", 0.0, 1.0),
+    ("clip_norm", 1e-9, 1e9),
+    ("patience", 1, 10**6),
+    ("validations", 1, 10**4),
+    ("heavy_share", 0.0, 1.0),
+)
+_WHOLE = ("max_steps", "batch_size", "crop", "patience", "validations")
+
+
+class Term(Protocol):
+    """A loss component, as it is called."""
+
+    def __call__(self, state: LossState) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Loss terms by name, and the progress up to which they are used."""
+
+    losses: tuple[tuple[str, Term], ...]
+    until: float
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether a term needs the target's reconstruction or its KL: all that do not deny it."""
+        everything = ("posterior", "prior")
+        return any("posterior" in getattr(t, "needs", everything) for _, t in self.losses)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the stage used: names, parameters, packages and versions."""
+        return {"losses": [describe("loss", term) for _, term in self.losses], "until": self.until}
+
+
+def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
+    """Build the loss terms of a training, in sequence.
+
+    Raises
+    ------
+    ConfigError
+        If both ``losses`` and ``fit.stages`` are given, or the shares do not add up to 1.
+    ComponentError
+        For unknown losses and wrong parameters.
+    """
+    if losses is not None and fit.stages is None:
+        return (Stage(_terms(losses), 1.0),)
+    if losses is not None:
+        raise ConfigError(
+            explain(
+                "losses",
+                expected="either `losses` or `fit.stages`",
+                got="both",
+                remedy="Name the losses of every stage in `fit.stages`.",
+            )
+        )
+    stages, until = [], 0.0
+    given = DEFAULT_STAGES if fit.stages is None else fit.stages
+    for number, stage in enumerate(given):
+        for key in stage:
+            if key not in ("losses", "share"):
+                known = ("losses", "share")
+                raise ConfigError(
+                    f"fit.stages[{number}]: unknown key '{key}'. {nearest(key, known)}"
+                )
+        until += float(stage.get("share", 1 / len(given)))
+        stages.append(Stage(_terms(stage.get("losses", ELBO)), until))
+    if not stages or abs(until - 1) > 1e-6:
+        raise ConfigError(
+            explain(
+                "fit.stages",
+                expected="shares that add up to 1",
+                got=f"{until:g}",
+                remedy="Give every stage its share of the training.",
+            )
+        )
+    return tuple(stages)
+
+
+def _terms(specs: Sequence[Any]) -> tuple[tuple[str, Term], ...]:
+    terms = [cast("Term", build("loss", spec)) for spec in specs]
+    named = [(registry().name_of("loss", term), term) for term in terms]
+    names = [name for name, _ in named]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(
+            explain(
+                "losses",
+                expected="at least one loss, each name once",
+                got=names,
+                remedy="One term with the sum of the weights does the same.",
+            )
+        )
+    return tuple(named)

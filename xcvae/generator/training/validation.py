@@ -1,0 +1,136 @@
+"""What a training is judged by while it runs: a few held-back samples, scored as users would."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xcvae.fields.batches import Batch, Batches
+from xcvae.fields.record import Record
+from xcvae.fields.scaling import Scaling
+from xcvae.generator.device import autocast
+from xcvae.generator.losses import Laplace, LossState
+from xcvae.generator.network.ladder import Ladder
+
+__all__ = ["Validation", "noise_for"]
+
+#: Held-back pixels that are looked at, within limits of samples; members drawn for each sample;
+#: samples per pass.
+PIXELS, SAMPLES, MEMBERS, PASS = 300_000, (16, 256), 4, 8
+
+
+def noise_for(
+    network: Ladder, batch: Batch, generator: torch.Generator | None = None, count: int = 1
+) -> list[Tensor]:
+    """Deviates for ``count`` draws of a batch in training, coarsest level first."""
+    return [
+        torch.randn(count * len(batch), *shape, generator=generator, device=batch.c.device)
+        for shape in network.shapes(batch.c.shape[-2], batch.c.shape[-1])
+    ]
+
+
+@dataclass
+class Validation:
+    """Scores a network on the same held-back samples and noise each time.
+
+    Attributes
+    ----------
+    batches
+        The held-back data.
+    scaling, record
+        Of the model.
+    device
+        Where the network lives.
+    """
+
+    batches: Batches
+    scaling: Scaling
+    record: Record
+    device: torch.device
+
+    def __call__(self, network: Ladder) -> dict[str, float]:
+        """Score the network.
+
+        Returns
+        -------
+        dict
+            ``val_crps`` (prior draws, fair, physical), ``val_negative_elbo`` (nats per sample,
+            Laplace likelihood at beta 1), ``val_kl`` (nats per sample), ``val_mae_tail``
+            (reconstructions, physical) and ``val_wet_fraction`` (prior draws).
+        """
+        network.eval()
+        generator = torch.Generator(self.device).manual_seed(0)
+        parts = [self._score(network, batch, generator) for batch in self._samples()]
+        network.train()
+        totals = {key: sum(part[key] for part in parts) for key in parts[0]}
+        pixels, samples = max(totals["pixels"], 1.0), totals["samples"]
+        return {
+            "val_crps": totals["crps"] / pixels,
+            "val_negative_elbo": totals["negative_elbo"] / samples,
+            "val_kl": totals["kl"] / samples,
+            "val_mae_tail": totals["tail_error"] / max(totals["tail_pixels"], 1.0),
+            "val_wet_fraction": totals["wet"] / pixels,
+        }
+
+    def _samples(self) -> Iterator[Batch]:
+        pixels = max(1, self.record.pixels // self.record.samples)
+        count = min(max(PIXELS // pixels, SAMPLES[0]), SAMPLES[1], len(self.batches))
+        picks = np.unique(np.linspace(0, len(self.batches) - 1, count).astype(np.int64))
+        for start in range(0, len(picks), PASS):
+            yield self.batches.load(picks[start : start + PASS]).to(self.device)
+
+    def _score(self, network: Ladder, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        assert batch.x is not None
+        noise = noise_for(network, batch, generator)
+        with torch.inference_mode(), autocast(self.device):
+            drawn = network(batch.c, batch.pooled, noise, x=batch.x)
+            members = [self._member(network, batch, generator) for _ in range(MEMBERS)]
+        kl = [level.float() for level in drawn.kl()]
+        state = LossState(
+            x=batch.x,
+            output=drawn.output.float(),
+            mask=batch.mask,
+            kl=kl,
+            step=0,
+            progress=1.0,
+            scaling=self.scaling,
+            record=self.record,
+            draw=lambda: members[0],
+        )
+        pixels = float(batch.mask.sum())
+        nll = float(Laplace()(state)) * pixels
+        nats = float(torch.stack(kl).sum())
+        physical = torch.stack([self.scaling.physical(m) for m in members])
+        tail = batch.mask & (state.observed > self.record.quantile(0.95, wet=True))
+        wet = (physical >= self.record.wet_threshold) * batch.mask
+        return {
+            "samples": float(len(batch)),
+            "pixels": pixels,
+            "crps": float((fair_crps(physical, state.observed) * batch.mask).sum()),
+            "negative_elbo": nll + nats,
+            "kl": nats,
+            "tail_error": float(((state.reconstructed - state.observed).abs() * tail).sum()),
+            "tail_pixels": float(tail.sum()),
+            "wet": float(wet.sum()) / MEMBERS,
+        }
+
+    def _member(self, network: Ladder, batch: Batch, generator: torch.Generator) -> Tensor:
+        noise = noise_for(network, batch, generator)
+        output: Tensor = network(batch.c, batch.pooled, noise).output
+        return output.float()
+
+
+def fair_crps(members: Tensor, observed: Tensor) -> Tensor:
+    """Fair CRPS per pixel (Ferro 2014, doi:10.1002/qj.2270); members (m, ...), observed (...)."""
+    count = len(members)
+    error = (members - observed).abs().mean(0)
+    ordered = members.sort(0).values
+    ranks = torch.arange(count, device=members.device).view(-1, *[1] * observed.ndim)
+    # Sum of |x_i - x_j| over pairs i < j, from the sorted members.
+    pairs = ((2 * ranks - count + 1) * ordered).sum(0)
+    return error - pairs / math.comb(count, 2) / 2

@@ -1,0 +1,138 @@
+"""Check of a configuration and its data without training."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import xarray as xr
+
+from xcvae import plugins
+from xcvae.config import Config, Parts, open_parts
+from xcvae.config.schema import SampleSection
+from xcvae.ensemble.postprocess import Context, build_chain, dry_run
+from xcvae.errors import ConfigError, nearest
+from xcvae.fields.describe import prepare
+from xcvae.fields.validation import check_rain
+from xcvae.generator.training.settings import Fit, stages_of
+from xcvae.registry import registry
+from xcvae.verify.criteria import criteria_for
+from xcvae.verify.plots.text import label_of
+
+__all__ = ["check", "register_plugins"]
+
+
+def register_plugins(config: Config) -> None:
+    """Import and register the plugin modules, also those beside the configuration file.
+
+    Raises
+    ------
+    ComponentError
+        A module cannot be imported, or registers a name that is in use.
+    """
+    folder = str(config.folder.absolute())
+    if config.plugins and folder not in sys.path:
+        sys.path.append(folder)
+    for module in config.plugins:
+        plugins.register(module)
+
+
+def check(config: Config) -> str:
+    """Validate a configuration and its data.
+
+    Parameters
+    ----------
+    config
+        From `xcvae.config.load`.
+
+    Returns
+    -------
+    str
+        Description of the run: data, grids, parts, ensembles and output folder.
+
+    Raises
+    ------
+    XcvaeError
+        One of its subclasses, as :func:`xcvae.pipeline.run` would raise it.
+    """
+    register_plugins(config)
+    _check_components(config)
+    parts = open_parts(config)
+    chosen = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+    for section in config.sample:
+        chosen[section.part] = parts[section.part]
+        _check_postprocess(section, parts)
+    if config.diagnose is not None:
+        chosen["test"] = parts["test"]
+    for ds in chosen.values():
+        if ds is not None:
+            check_rain(prepare(ds, parts.spec, need_target=True)[parts.spec.target])
+    _check_network(config, parts)
+    return _words(config, parts)
+
+
+def _check_components(config: Config) -> None:
+    """Build every named component, so that a wrong name or parameter shows before training."""
+    stages_of(config.train.losses, Fit.of(config.train.fit))
+    for metric in config.evaluate.metrics or ():
+        registry().build("metric", metric)
+    for baseline in config.evaluate.baselines or ():
+        registry().build("baseline", baseline)
+    names = [section.name for section in config.sample]
+    for name in config.criteria or {}:
+        if name not in names:
+            raise ConfigError(f"criteria: unknown ensemble '{name}'. {nearest(name, names)}")
+    for section in config.sample:
+        criteria_for(section.mode, (config.criteria or {}).get(section.name))
+
+
+def _check_postprocess(section: SampleSection, parts: Parts) -> None:
+    spec = parts.spec
+    first = prepare(parts[section.part].isel({spec.sample: [0]}), spec, need_target=True)
+    context = Context(spec, section.mode, first.drop_vars(spec.target))
+    dry_run(build_chain(section.postprocess, spec), context, spec.shape)
+
+
+def _check_network(config: Config, parts: Parts) -> None:
+    from xcvae.generator.device import choose_device
+    from xcvae.generator.network.architecture import resolve
+
+    resolve(config.train.generator, parts.spec)
+    for device in {config.train.device, *(section.device for section in config.sample)}:
+        choose_device(device)
+
+
+def _words(config: Config, parts: Parts) -> str:
+    spec = parts.spec
+    lines = [f"target      {spec.target} [{spec.units}], {spec.shape[0]} x {spec.shape[1]}"]
+    for variable in spec.variables:
+        size = " x ".join(map(str, variable.shape)) or "one value per sample"
+        how = " and ".join(
+            word for word, is_so in (("aligned", variable.aligned), ("pooled", variable.pooled))
+            if is_so
+        )  # fmt: skip
+        lines.append(f"{variable.role:<11} {variable.name} [{variable.units}], {size}, {how}")
+    for name in ("train", "validation", "test"):
+        ds: xr.Dataset | None = getattr(parts, name)
+        if ds is not None:
+            labels = ds[spec.sample].values
+            ends = f"{label_of(labels[0])} to {label_of(labels[-1])}"
+            lines.append(f"{name:<11} {len(labels)} samples, {ends}")
+    for section in config.sample:
+        count = parts[section.part].sizes[spec.sample]
+        lines.append(
+            f"ensemble    {section.name}: {section.mode}, {section.members} members of {count} "
+            f"{section.part} samples"
+        )
+    lines.append(f"output      {config.output_folder}")
+    shared = _shared(parts)
+    if shared:
+        lines.append(f"note: {shared} test samples are trained on; their scores flatter the model")
+    return "\n".join([*lines, "configuration and data are fine"])
+
+
+def _shared(parts: Parts) -> int:
+    if parts.test is None:
+        return 0
+    sample = parts.spec.sample
+    return int(np.isin(parts.test[sample].values, parts.train[sample].values).sum())

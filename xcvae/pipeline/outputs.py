@@ -1,0 +1,182 @@
+"""Outputs of a run: the report, its summary, and the list of products."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from xcvae.fields.dataspec import plain
+from xcvae.files import write_json
+from xcvae.pipeline.manifest import digest
+from xcvae.pipeline.steps import PipelineState, Scored
+from xcvae.verify.criteria import Verdict, table
+from xcvae.verify.report.write import save_report
+
+__all__ = [
+    "Summary",
+    "inputs_of_report",
+    "peak_memory",
+    "products_of",
+    "report_is_current",
+    "write_report",
+    "write_summary",
+]
+
+
+@dataclass
+class Summary:
+    """Results of a run.
+
+    Attributes
+    ----------
+    output
+        Output folder.
+    steps
+        State of each step: "made", "completed" or "there already".
+    verdicts
+        By ensemble: the criteria, each passed or failed.
+    scores
+        By ensemble: a table of all scores; empty unless ``evaluate`` ran alone.
+    diagnosis
+        The diagnosis as text; empty if it was not requested.
+    sound
+        True if the diagnosis found no fault; None if it was not requested.
+    written
+        Path relative to ``output``, and a description of the product.
+    seconds
+        Wall-clock time of the run.
+    """
+
+    output: Path
+    steps: dict[str, str] = field(default_factory=dict)
+    verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
+    scores: dict[str, str] = field(default_factory=dict)
+    diagnosis: str = ""
+    sound: bool | None = None
+    written: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def met(self) -> int:
+        """Number of criteria that are met."""
+        return sum(v.passed for verdicts in self.verdicts.values() for v in verdicts)
+
+    def __str__(self) -> str:
+        parts = [self.diagnosis] if self.diagnosis else []
+        parts += self.scores.values()
+        parts += [table(v, title=f"{name}:") for name, v in self.verdicts.items() if v]
+        total = sum(len(v) for v in self.verdicts.values())
+        if total:
+            parts.append(f"{self.met} of {total} criteria met")
+        done = ", ".join(f"{step} {what}" for step, what in self.steps.items())
+        memory = peak_memory()
+        used = f", {memory / 1e9:.1f} GB memory at most" if memory else ""
+        parts.append(f"{done}\n{self.seconds / 60:.1f} minutes{used}")
+        width = max((len(path) for path in self.written), default=0)
+        lines = [f"  {path:<{width}}  {what}" for path, what in self.written.items()]
+        parts.append("\n".join([f"Written to {self.output}:", *lines]))
+        return "\n\n".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as JSON types."""
+        return {
+            "steps": self.steps,
+            "criteria": {n: [v.to_json() for v in vs] for n, vs in self.verdicts.items()},
+            "sound": self.sound,
+            "seconds": round(self.seconds, 1),
+            "peak_memory_bytes": peak_memory(),
+        }
+
+
+def peak_memory() -> int:
+    """Return the peak memory of this process in bytes; 0 where the system does not report it."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def inputs_of_report(
+    steps: PipelineState, scored: Sequence[Scored], *, diagnosed: bool
+) -> dict[str, Any]:
+    """Return the diagnosis and scores that the report shows, as a hash."""
+    cards = [plain(one.card.to_dict()) for one in scored]
+    verdicts = [[verdict.to_json() for verdict in one.verdicts] for one in scored]
+    diagnosis = steps.inputs_of_diagnosis() if diagnosed else {"model": steps.model.sha256}
+    return {**diagnosis, "scores": digest([cards, verdicts])}
+
+
+def report_is_current(steps: PipelineState, inputs: dict[str, Any]) -> bool:
+    """Tell if the stored report shows these scores and all its pictures exist."""
+    file = steps.report / "report.json"
+    pictures: list[Path] = []
+    if file.exists():
+        names = json.loads(file.read_text(encoding="utf-8"))["files"]
+        pictures = [steps.report / name for name in names.values()]
+    return steps.manifest.is_current("report", inputs, file, *pictures)
+
+
+def write_report(
+    steps: PipelineState,
+    scored: Sequence[Scored],
+    diagnosis: Mapping[str, Any] | None,
+    inputs: dict[str, Any],
+) -> None:
+    """Draw the pictures and write the HTML and JSON report."""
+    steps.manifest.claim("report", steps.report / "report.html", steps.report / "report.json")
+    save_report(
+        steps.report,
+        ds=_observed(steps, scored),
+        model=steps.model,
+        ensembles={one.section.name: one.ensemble for one in scored},
+        cards={one.section.name: one.card for one in scored},
+        verdicts={one.section.name: one.verdicts for one in scored},
+        diagnosis=diagnosis,
+    )
+    steps.manifest.record("report", inputs)
+
+
+def _observed(steps: PipelineState, scored: Sequence[Scored]) -> xr.Dataset:
+    """Return the samples of all ensembles, each once."""
+    names = dict.fromkeys(one.section.part for one in scored)
+    parts = [steps.parts[name] for name in names]
+    if len(parts) == 1:
+        return parts[0]
+    sample = steps.parts.spec.sample
+    joined = xr.concat(parts, sample, data_vars="minimal", coords="minimal", compat="override")
+    return joined.drop_duplicates(sample).sortby(sample)
+
+
+def write_summary(steps: PipelineState, summary: Summary) -> None:
+    """Write verdicts, time and memory as JSON."""
+    steps.report.mkdir(parents=True, exist_ok=True)
+    write_json(steps.report / "summary.json", summary.to_json(), indent=1)
+
+
+def products_of(steps: PipelineState) -> dict[str, str]:
+    """Return the existing products: path in the output folder, and a description."""
+    ensembles = {
+        f"{one.name}.zarr": f"ensemble: {one.mode}, {one.members} members"
+        for one in steps.config.sample
+    }
+    known = {
+        "model.xcvae": "the model, for xcvae.load",
+        **ensembles,
+        "catalog.yaml": "intake catalog of the ensembles, with their scores",
+        "report/diagnosis.txt": "the diagnosis, in words",
+        "report/report.html": "the report, one file: open it in a browser",
+        "report/report.json": "scores, verdicts and diagnosis",
+        "report/summary.json": "verdicts, time and memory",
+    }
+    existing = {path: what for path, what in known.items() if (steps.folder / path).exists()}
+    if (steps.report / "report.json").exists():
+        existing["report/*.png"] = "its pictures, by ensemble"
+    return existing

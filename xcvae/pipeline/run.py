@@ -1,0 +1,137 @@
+"""Runs of all steps of a configuration, or of one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from xcvae.config import Config
+from xcvae.errors import ConfigError, nearest
+from xcvae.pipeline.check import register_plugins
+from xcvae.pipeline.outputs import (
+    Summary,
+    inputs_of_report,
+    products_of,
+    report_is_current,
+    write_report,
+    write_summary,
+)
+from xcvae.pipeline.steps import CURRENT, PipelineState, Scored
+from xcvae.verify.score_text import table
+
+__all__ = ["STEPS", "run", "run_step"]
+
+STEPS = ("train", "sample", "evaluate", "diagnose")
+REPORT = "report"  # a step of its own on the command line, and a part of `run`
+
+
+def run(config: Config, *, overwrite: bool = False, progress: bool = True) -> Summary:
+    """Run all steps of a configuration; products that are current are kept.
+
+    Parameters
+    ----------
+    config
+        From `xcvae.config.load`.
+    overwrite
+        Replace products of another configuration in the same folder.
+    progress
+        Show progress on a terminal.
+
+    Returns
+    -------
+    Summary
+        State of each step, verdicts, and paths of all products.
+
+    Raises
+    ------
+    XcvaeError
+        One of its subclasses: the configuration, the data or the content of the output folder is
+        wrong.
+    """
+    return _run(config, STEPS, overwrite=overwrite, progress=progress)
+
+
+def run_step(
+    config: Config, step: str, *, overwrite: bool = False, progress: bool = True
+) -> Summary:
+    """Run one step of a configuration; the products it needs must exist.
+
+    Parameters
+    ----------
+    config, overwrite, progress
+        As for `run`.
+    step
+        "train", "sample", "evaluate", "diagnose", or "report" (pictures and the HTML file).
+
+    Raises
+    ------
+    XcvaeError
+        As for `run`.
+    """
+    if step not in (*STEPS, REPORT):
+        raise ConfigError(f"unknown step '{step}'. {nearest(step, (*STEPS, REPORT))}")
+    return _run(config, (step,), overwrite=overwrite, progress=progress)
+
+
+def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: bool) -> Summary:
+    start = time.perf_counter()
+    register_plugins(config)
+    steps = PipelineState(config, overwrite=overwrite, progress=progress)
+    summary = Summary(steps.folder)
+    if "train" in wanted:
+        _announce(progress, "training")
+        steps.model = steps.train()
+    if "sample" in wanted:
+        for section in config.sample:
+            _announce(progress, f"drawing '{section.name}'")
+            steps.sample(section)
+    scored = []
+    if "evaluate" in wanted or REPORT in wanted:
+        for section in config.sample:
+            _announce(progress, f"scoring '{section.name}'")
+            scored.append(steps.evaluate(section))
+            summary.verdicts[section.name] = scored[-1].verdicts
+            if wanted == ("evaluate",):  # a whole run points to the report instead
+                title = f"scores of '{section.name}':"
+                summary.scores[section.name] = table(scored[-1].card, title=title)
+    _diagnose(steps, summary, requested=REPORT in wanted or "diagnose" in wanted)
+    _report(steps, scored, again=REPORT in wanted)
+    summary.steps = steps.outcome
+    summary.seconds = time.perf_counter() - start
+    if scored and set(steps.outcome.values()) != {CURRENT}:
+        write_summary(steps, summary)  # a run that only kept products keeps the summary too
+    summary.written = products_of(steps)
+    return summary
+
+
+def _diagnose(steps: PipelineState, summary: Summary, *, requested: bool) -> None:
+    """Diagnose the model, or read the stored diagnosis if it is current."""
+    if not requested or steps.config.diagnose is None:
+        return
+    if steps.diagnosis_is_current():
+        steps.outcome["diagnose"] = CURRENT
+    else:
+        _announce(steps.progress, "diagnosing the model")
+        steps.diagnose()
+    summary.diagnosis, content = steps.stored_diagnosis()
+    summary.sound = bool(content["ok"])
+
+
+def _report(steps: PipelineState, scored: Sequence[Scored], *, again: bool) -> None:
+    """Write the report, with the diagnosis if one is current; skip a report that is current."""
+    if not scored:
+        return
+    # A step that does not diagnose, such as scoring, keeps the diagnosis in the report.
+    diagnosed = steps.config.diagnose is not None and steps.diagnosis_is_current()
+    inputs = inputs_of_report(steps, scored, diagnosed=diagnosed)
+    if again or not report_is_current(steps, inputs):
+        _announce(steps.progress, "drawing the pictures")
+        diagnosis = steps.stored_diagnosis()[1] if diagnosed else None
+        write_report(steps, scored, diagnosis, inputs)
+
+
+def _announce(progress: bool, text: str) -> None:
+    """Name the step that starts, on a terminal."""
+    if progress and sys.stderr.isatty():
+        sys.stderr.write(f"{text} ...\n")

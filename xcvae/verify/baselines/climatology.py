@@ -1,0 +1,219 @@
+"""Climatology: real fields of other times, from the same season if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xcvae.ensemble.identity import labels_of
+from xcvae.errors import ComponentError, DataError, MismatchError, explain
+from xcvae.fields.cf import require
+from xcvae.fields.units import to_units
+from xcvae.metrics.pairs import REALIZATION, Array, same_axis
+from xcvae.registry import Component
+from xcvae.verify.baselines.interpolation import as_members, stream
+
+__all__ = ["Climatology", "HeldRecord"]
+
+
+class HeldRecord:
+    """A Dataset as a parameter: it is described by a line of text, and Dask leaves it alone.
+
+    Parameters
+    ----------
+    dataset
+        The record.
+    """
+
+    def __init__(self, dataset: xr.Dataset) -> None:
+        self.dataset = dataset
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{dim} {size}" for dim, size in self.dataset.sizes.items())
+        return f"Dataset with {', '.join(map(str, self.dataset.data_vars))} ({sizes})"
+
+
+@dataclass(frozen=True)
+class Climatology(Component):
+    """Fields of a record, drawn at random: what is known without a forecast.
+
+    The members of a sample are different fields of the record, as long as there are enough. Never
+    drawn are the field with the sample's own label and its neighbours, which are nearly copies:
+    those less than about the root of the record's length away, as the blocks of the scorecard's
+    intervals. Where samples are times this is a distance in time, in median steps of the record,
+    and holds for a sample that is not in the record too; else it is one in places of the record.
+    Draws are a function of seed, label and record, whatever the chunks.
+
+    Parameters
+    ----------
+    record
+        Dataset with the target (name, grid; units that convert), or the path of a Zarr store or
+        NetCDF file; usually what the model was trained on. None takes the other samples that are
+        judged, so that the baseline knows more of their climate than a model could.
+    window
+        Width, in days, of the season that is drawn from, centred on the day of the year of the
+        sample; None draws from the whole year. The samples have to be times.
+    """
+
+    record: xr.Dataset | HeldRecord | str | None = None
+    window: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.record, xr.Dataset):
+            object.__setattr__(self, "record", HeldRecord(self.record))
+        if self.window is not None and not 0 < self.window <= 366:
+            raise ComponentError(
+                explain(
+                    "baseline 'climatology', parameter 'window'",
+                    expected="a number of days above 0, up to 366",
+                    got=self.window,
+                    remedy="30 draws from the same time of the year; leave it out for all of it.",
+                )
+            )
+
+    def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """Draw members: dims (realization, sample, y, x); lazy if the target is.
+
+        Raises
+        ------
+        MissingVariableError, UnitsError, MismatchError
+            The record does not belong to the target.
+        DataError
+            There is nothing to draw from for some sample, or a season is wanted of samples that
+            are not times.
+        """
+        observed = dataset[dataset.attrs["target"]]
+        record = self._record(observed)
+        sample, *spatial = (str(dim) for dim in observed.dims)
+        rows = xr.DataArray(self._rows(observed, record, members, seed), dims=(sample, REALIZATION))
+        if observed.chunks:
+            rows = rows.chunk({sample: observed.chunksizes[sample]})
+        fields = xr.apply_ufunc(
+            _taken,
+            rows,
+            kwargs={"source": HeldRecord(record.to_dataset(name="field"))},
+            input_core_dims=[[REALIZATION]],
+            output_core_dims=[[REALIZATION, *spatial]],
+            dask="parallelized",
+            output_dtypes=[record.dtype],
+            dask_gufunc_kwargs={"output_sizes": {dim: observed.sizes[dim] for dim in spatial}},
+        )
+        return as_members(fields, observed, units=str(record.attrs["units"]))
+
+    def _record(self, observed: xr.DataArray) -> xr.DataArray:
+        """Return the fields to draw from, in the units and on the grid of the target."""
+        if self.record is None:
+            return observed
+        held = self.record
+        found = held.dataset if isinstance(held, HeldRecord) else _opened(str(held))
+        field = require(found, str(observed.name), what="record of the baseline 'climatology'")
+        if set(field.dims) != set(observed.dims):
+            raise _mismatch(f"the dims {', '.join(map(str, observed.dims))}", field.dims)
+        field = to_units(field, str(observed.attrs["units"])).transpose(*observed.dims)
+        for dim in observed.dims[1:]:
+            labelled = dim in field.coords and dim in observed.coords
+            same = field.sizes[dim] == observed.sizes[dim]
+            if not same or (
+                labelled and not same_axis(np.asarray(field[dim]), np.asarray(observed[dim]))
+            ):
+                raise _mismatch(f"the target's axis '{dim}'", f"another of {field.sizes[dim]}")
+        return field
+
+    def _rows(self, observed: xr.DataArray, record: xr.DataArray, members: int, seed: int) -> Array:
+        """Choose fields of the record by position, (sample, realization)."""
+        sample = str(observed.dims[0])
+        labels, known = labels_of(observed, sample), labels_of(record, sample)
+        block = max(1, min(round(len(known) ** 0.5), len(known) // 2))
+        apart_from = _distances(observed, record, sample)
+        days = [_days(field, sample) if self.window else None for field in (observed, record)]
+        rows = np.empty((len(labels), members), np.int64)
+        for i, label in enumerate(labels):
+            free = apart_from(i) >= block
+            if days[0] is not None and days[1] is not None:
+                apart = np.abs(days[1] - days[0][i])
+                free &= np.minimum(apart, 365.25 - apart) <= float(self.window or 0) / 2
+            rows[i] = _drawn(np.flatnonzero(free), members, stream(seed, "climatology", label))
+        return rows
+
+
+def _distances(observed: xr.DataArray, record: xr.DataArray, sample: str) -> Callable[[int], Array]:
+    """Return what tells how many steps all fields of the record are away from a sample."""
+    origin = record[sample].values[0]
+    try:
+        times, known = (_seconds(field[sample].values, origin) for field in (observed, record))
+    except (AttributeError, TypeError):
+        # No times, or of different calendars: places in the record, if the sample has one.
+        order = np.arange(record.sizes[sample])
+        places = {label: place for place, label in enumerate(labels_of(record, sample))}
+        own = [places.get(label, -np.inf) for label in labels_of(observed, sample)]
+        return lambda i: np.abs(order - own[i])
+    steps = np.diff(np.unique(known))
+    step = float(np.median(steps)) if steps.size else 1.0
+    return lambda i: np.abs(known - times[i]) / step
+
+
+def _seconds(times: Array, origin: Any) -> Array:
+    """Return seconds since a time; calendars of cftime are objects."""
+    if np.issubdtype(times.dtype, np.datetime64):
+        return np.asarray((times - origin) / np.timedelta64(1, "s"), np.float64)
+    return np.array([(time - origin).total_seconds() for time in times.tolist()])
+
+
+def _drawn(candidates: Array, members: int, random: np.random.Generator) -> Array:
+    """Draw without replacement; if there are too few, the others with replacement."""
+    if candidates.size == 0:
+        raise DataError(
+            explain(
+                "baseline 'climatology'",
+                expected="fields to draw from for every sample, beside itself and its neighbours",
+                got="none for some sample",
+                remedy="Give a longer record, or a wider window.",
+            )
+        )
+    rows = random.permutation(candidates)[:members]
+    return np.concatenate([rows, random.choice(candidates, members - rows.size)])
+
+
+def _days(field: xr.DataArray, sample: str) -> Array:
+    try:
+        return np.asarray(field[sample].dt.dayofyear.values, np.float64)
+    except (AttributeError, TypeError) as error:
+        raise DataError(
+            explain(
+                "baseline 'climatology', parameter 'window'",
+                expected="samples that are times",
+                got=f"'{sample}' of type {field[sample].dtype}",
+                remedy="Leave out the window.",
+            )
+        ) from error
+
+
+def _taken(rows: Array, *, source: HeldRecord) -> Array:
+    """Read fields by position: (..., members) to (..., members, y, x)."""
+    field = source.dataset["field"]
+    wanted, place = np.unique(rows, return_inverse=True)
+    # A lazy record is read by the task itself, whole blocks of samples at a time.
+    values = field.isel({field.dims[0]: wanted}).compute(scheduler="synchronous").values
+    return np.asarray(values[place.reshape(rows.shape)])
+
+
+def _opened(path: str) -> xr.Dataset:
+    stored = Path(path).is_dir()
+    found: xr.Dataset = xr.open_zarr(path, consolidated=False) if stored else xr.open_dataset(path)
+    return found
+
+
+def _mismatch(expected: str, got: object) -> MismatchError:
+    return MismatchError(
+        explain(
+            "record of the baseline 'climatology'",
+            expected=expected,
+            got=got,
+            remedy="Give the record that the target is a part of, on the same grid.",
+        )
+    )

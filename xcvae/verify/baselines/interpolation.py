@@ -1,0 +1,234 @@
+"""What an ensemble has to beat: cheap fields from the coarse condition or from other samples.
+
+A baseline is a component ``(dataset, members, seed) -> DataArray`` that returns dims
+(realization, sample, y, x) with ``units``. The dataset has the observed target and, where there
+is one, the aligned coarse precipitation condition, both with dims in the order (sample, y, x),
+whatever their names; its attributes ``target`` and ``condition`` name the two. A baseline must
+not look at the target of the sample it is for; only its missing pixels may be used as a mask.
+
+One with the attribute ``of_members = True`` is made from the ensemble that is judged: the dataset
+has its members, dims (realization, sample, y, x), as the variable that the attribute ``members``
+names. It is called for a few samples at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import xarray as xr
+
+from xcvae.ensemble.identity import labels_of
+from xcvae.errors import DataError, explain
+from xcvae.fields.axes import stretch_weights
+from xcvae.metrics.pairs import REALIZATION, Array
+from xcvae.registry import Component
+
+MEMBERS = "members of the ensemble"
+"""The variable that they are in a dataset for baselines."""
+
+__all__ = ["Bilinear", "Block", "Shuffled", "as_members", "coarse_condition", "stream"]
+
+
+@dataclass(frozen=True)
+class Bilinear(Component):
+    """The coarse condition, stretched bilinearly onto the grid of the target: one member."""
+
+    def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """Return one member, whatever number is asked for."""
+        return _stretched(dataset, nearest=False)
+
+
+@dataclass(frozen=True)
+class Block(Component):
+    """The coarse condition as it is, every cell a block of equal pixels: one member."""
+
+    def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """Return one member, whatever number is asked for."""
+        return _stretched(dataset, nearest=True)
+
+
+@dataclass(frozen=True)
+class Shuffled(Component):
+    """The members that are judged, torn apart: at every pixel they change places at random.
+
+    What members have beyond their mean is shuffled among them, pixel by pixel, with no regard to
+    the neighbours. Each pixel keeps its values, so that no score of single pixels sees a
+    difference; a score that tells rain fields from noise has to.
+    """
+
+    of_members: ClassVar[bool] = True
+
+    def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """Return as many members as the ensemble has, lazy if it is.
+
+        Raises
+        ------
+        DataError
+            The dataset has no ensemble, or one of a single member.
+        """
+        observed = dataset[dataset.attrs["target"]]
+        sample, *fine = (str(dim) for dim in observed.dims)
+        whole = self._members(dataset)
+        fields = xr.apply_ufunc(
+            _torn,
+            xr.DataArray(np.array(labels_of(observed, sample)), dims=sample),
+            whole.chunk(dict.fromkeys((REALIZATION, *fine), -1)) if whole.chunks else whole,
+            kwargs={"seed": seed},
+            input_core_dims=[[], [REALIZATION, *fine]],
+            output_core_dims=[[REALIZATION, *fine]],
+            join="override",
+            dask="parallelized",
+            output_dtypes=[whole.dtype],
+        )
+        return as_members(fields, observed, units=str(whole.attrs["units"]))
+
+    @staticmethod
+    def _members(dataset: xr.Dataset) -> xr.DataArray:
+        name = dataset.attrs.get("members")
+        whole: xr.DataArray | None = None if name is None else dataset[name]
+        if whole is None or whole.sizes[REALIZATION] < 2:
+            raise DataError(
+                explain(
+                    "baseline 'shuffled'",
+                    expected="an ensemble of at least two members",
+                    got="none" if whole is None else "one member",
+                    remedy="Name it in xcvae.evaluate, or leave this baseline out.",
+                )
+            )
+        return whole
+
+
+def _torn(labels: Array, members: Array, *, seed: int) -> Array:
+    """Turn the members around at every pixel; labels (n,), members (n, M, y, x)."""
+    out = np.empty_like(members)
+    for place in np.ndindex(labels.shape):
+        field = members[place]
+        turns = stream(seed, "shuffled", str(labels[place])).integers(
+            0, len(field), field.shape[1:]
+        )
+        # Turned by a random number, each pixel of a member is one of a random member: enough, for
+        # the order of members means nothing.
+        chosen = (np.arange(len(field))[:, None, None] + turns) % len(field)
+        out[place] = np.take_along_axis(field, chosen, axis=0)
+    return out
+
+
+def coarse_condition(dataset: xr.Dataset) -> xr.DataArray:
+    """Return the coarse precipitation condition, dims (sample, y, x).
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    if "condition" not in dataset.attrs:
+        raise DataError(
+            explain(
+                "baseline",
+                expected="an aligned coarse precipitation condition with units in the Dataset",
+                got=f"variables {', '.join(map(str, dataset.data_vars))}",
+                remedy="Leave out the baseline and crps_skill, add the condition, or keep the "
+                "attributes of the ensemble, which tell how it was coarsened.",
+            )
+        )
+    coarse: xr.DataArray = dataset[dataset.attrs["condition"]]
+    return coarse
+
+
+def as_members(fields: xr.DataArray, observed: xr.DataArray, *, units: str) -> xr.DataArray:
+    """Give fields the order of dims, the labels and the name of what was observed.
+
+    Parameters
+    ----------
+    fields
+        Has the dims of `observed` and ``realization``, in any order.
+    observed
+        Dims (sample, y, x).
+    units
+        Of the fields.
+    """
+    members: xr.DataArray = fields.transpose(REALIZATION, *observed.dims).rename(observed.name)
+    coords = {k: c for k, c in observed.coords.items() if k not in members.coords}
+    return members.assign_coords(coords).assign_attrs(units=units)
+
+
+def stream(seed: int, name: str, label: str, member: int = 0) -> np.random.Generator:
+    """Random numbers of one member of one sample: the same whatever else is drawn.
+
+    Parameters
+    ----------
+    seed
+        Any integer.
+    name
+        Of the baseline, so that two of them do not share numbers.
+    label
+        Of the sample, as text.
+    member
+        Number of the realization, >= 0.
+
+    Examples
+    --------
+    >>> bool(stream(0, "a", "2018", 1).random() == stream(0, "a", "2018", 1).random())
+    True
+    """
+    text = f"{seed}\x1f{name}\x1f{label}".encode()
+    key = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
+    # The lowest word of the counter advances as numbers are drawn.
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, member, 0]))
+
+
+def _stretched(dataset: xr.Dataset, *, nearest: bool) -> xr.DataArray:
+    """Stretch the condition onto the target's grid, lazily if it is lazy."""
+    observed = dataset[dataset.attrs["target"]]
+    coarse = coarse_condition(dataset)
+    _, *fine = (str(dim) for dim in observed.dims)
+    _, *own = (str(dim) for dim in coarse.dims)
+    rows, columns = (
+        _weights(dataset, source, target, nearest=nearest)
+        for source, target in zip(own, fine, strict=True)
+    )
+    field = xr.apply_ufunc(
+        _apply,
+        coarse.chunk(dict.fromkeys(own, -1)) if coarse.chunks else coarse,
+        kwargs={"rows": rows, "columns": columns},
+        input_core_dims=[own],
+        output_core_dims=[fine],
+        exclude_dims=set(own),
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        dask_gufunc_kwargs={"output_sizes": {dim: observed.sizes[dim] for dim in fine}},
+    )
+    one = field.expand_dims(REALIZATION)
+    return as_members(one, observed, units=str(coarse.attrs["units"]))
+
+
+def _weights(dataset: xr.Dataset, source: str, target: str, *, nearest: bool) -> Array:
+    both = source in dataset.coords and target in dataset.coords
+    weights = stretch_weights(
+        dataset[source].values if both else None,
+        dataset.sizes[source],
+        dataset[target].values if both else None,
+        dataset.sizes[target],
+    )
+    if not nearest:
+        return weights
+    # The nearest cell is the one to which interpolation gives the largest weight.
+    cells: Array = np.eye(weights.shape[1], dtype=weights.dtype)
+    chosen: Array = cells[weights.argmax(axis=1)]
+    return chosen
+
+
+def _apply(coarse: Array, rows: Array, columns: Array) -> Array:
+    """Apply weights along both axes; missing cells leave their weight to the others."""
+    valid = np.isfinite(coarse)
+    filled = np.where(valid, coarse, 0.0).astype(np.float32)
+    stretched = rows @ filled @ columns.T
+    if valid.all():
+        return np.asarray(stretched, dtype=np.float32)
+    weight = rows @ valid.astype(np.float32) @ columns.T
+    out = np.full(stretched.shape, np.nan, dtype=np.float32)
+    np.divide(stretched, weight, out=out, where=weight > 1e-6)
+    return out

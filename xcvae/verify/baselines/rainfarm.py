@@ -1,0 +1,256 @@
+"""RainFARM: noise with the slope of the coarse field's spectrum, scaled to its block means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from xcvae.ensemble.identity import labels_of
+from xcvae.errors import ComponentError, DataError, explain
+from xcvae.fields.units import parse_quantity
+from xcvae.metrics.pairs import REALIZATION, Array
+from xcvae.registry import Component
+from xcvae.verify.baselines.interpolation import as_members, coarse_condition, stream
+
+__all__ = ["RainFARM", "block_side", "spectral_slope"]
+
+#: Of fields too small or too smooth to have a slope; rain on maps of 10 to 1000 km is near it.
+DEFAULT_SLOPE = 2.0
+#: Slopes of noisy estimates are cut to this range: from white noise to very smooth.
+SLOPES = (0.0, 6.0)
+#: Power below this share of the largest is rounding.
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class RainFARM(Component):
+    """Stochastic downscaling of the coarse condition (RainFARM), any number of members.
+
+    A Gaussian field with a power-law spectrum is normalised, exponentiated, and scaled in each
+    block so that its mean over the valid pixels equals the coarse value. The slope is that of
+    the coarse field itself, sample by sample. After Rebora et al. 2006 (doi:10.1175/JHM517.1) and
+    D'Onofrio et al. 2014 (doi:10.1175/JHM-D-13-096.1), in space alone, without their smoothing.
+
+    A member is a function of seed, sample label and realization: it does not depend on chunks, on
+    the other samples, or on how many members are drawn.
+
+    Parameters
+    ----------
+    slope
+        Exponent a of the power spectral density k^-a of the Gaussian field; None estimates it.
+    threshold
+        Less rain than this becomes 0 ("0.1 mm h-1", or a number in the units of the condition),
+        at the cost of the block means; None keeps all of it.
+
+    Notes
+    -----
+    A block of the condition has to be a square of whole pixels of the target; those cut off by the
+    last row or column may be smaller, as ``coarsen`` makes them.
+    """
+
+    slope: float | None = None
+    threshold: float | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.slope is not None and not SLOPES[0] <= self.slope <= SLOPES[1]:
+            raise ComponentError(
+                explain(
+                    "baseline 'rainfarm', parameter 'slope'",
+                    expected=f"a number from {SLOPES[0]:g} to {SLOPES[1]:g}",
+                    got=self.slope,
+                    remedy="Leave it out to estimate it from each coarse field.",
+                )
+            )
+
+    def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """Draw members: dims (realization, sample, y, x), NaN where the target is; lazy if it is.
+
+        Raises
+        ------
+        DataError
+            There is no coarse precipitation condition, or its cells are not blocks of pixels.
+        """
+        observed = dataset[dataset.attrs["target"]]
+        coarse = coarse_condition(dataset)
+        sample, *fine = (str(dim) for dim in observed.dims)
+        own = [str(dim) for dim in coarse.dims[1:]]
+        limit = 0.0
+        if self.threshold is not None:
+            units = str(coarse.attrs["units"])
+            limit = parse_quantity(self.threshold, units=units, what="baseline rainfarm, threshold")
+        if coarse.chunks:
+            coarse = coarse.chunk(dict.fromkeys(own, -1))
+        valid = observed.notnull()
+        fields = xr.apply_ufunc(
+            _draw,
+            xr.DataArray(np.array(labels_of(observed, sample)), dims=sample),
+            coarse,
+            valid.chunk(dict.fromkeys(fine, -1)) if valid.chunks else valid,
+            kwargs={
+                "side": block_side(dataset, coarse, observed),
+                "members": members,
+                "seed": seed,
+                "slope": self.slope,
+                "limit": limit,
+            },
+            input_core_dims=[[], own, fine],
+            output_core_dims=[[REALIZATION, *fine]],
+            exclude_dims=set(own),
+            join="override",
+            dask="parallelized",
+            output_dtypes=[np.float32],
+            dask_gufunc_kwargs={"output_sizes": {REALIZATION: members}},
+        )
+        return as_members(fields, observed, units=str(coarse.attrs["units"]))
+
+
+def block_side(dataset: xr.Dataset, coarse: xr.DataArray, observed: xr.DataArray) -> int:
+    """Pixels along each side of the blocks that the cells of the condition are.
+
+    The attribute ``block`` of the Dataset tells it where the condition was derived; else sizes
+    and coordinates do.
+
+    Raises
+    ------
+    DataError
+        The cells are no such blocks: sizes or coordinates do not fit, or more than one side does.
+    """
+    if "block" in dataset.attrs:
+        return int(dataset.attrs["block"])
+    pairs = list(zip(coarse.dims[1:], observed.dims[1:], strict=True))
+    sizes = [(coarse.sizes[own], observed.sizes[fine]) for own, fine in pairs]
+    sides = [
+        side
+        for side in range(2, max(fine for _, fine in sizes) + 1)
+        if all(-(-fine // side) == cells for cells, fine in sizes)
+        and all(_blocks_of(dataset, str(a), str(b), side) for a, b in pairs)
+    ]
+    # Blocks that leave no remainder are meant where nothing tells otherwise.
+    whole = [side for side in sides if all(side * cells == fine for cells, fine in sizes)]
+    if len(sides) == 1 or whole:
+        return (whole or sides)[0]
+    if sides:
+        raise DataError(
+            explain(
+                "baseline 'rainfarm'",
+                expected="coordinates of the condition, or cells of whole blocks of pixels",
+                got=f"{_size(sizes, 0)} cells for {_size(sizes, 1)} pixels: blocks of "
+                f"{', '.join(map(str, sides))} pixels would fit",
+                remedy="Give both grids coordinates, derive the condition by block means "
+                "(coarsen=8), or leave out this baseline.",
+            )
+        )
+    raise DataError(
+        explain(
+            "baseline 'rainfarm'",
+            expected="a condition whose cells are square blocks of the target's pixels",
+            got=f"{_size(sizes, 0)} cells for {_size(sizes, 1)} pixels"
+            + (", or coordinates that lie elsewhere" if _labelled(dataset, pairs) else ""),
+            remedy="Derive it by block means (coarsen=8), or leave out this baseline.",
+        )
+    )
+
+
+def _size(sizes: Sequence[tuple[int, int]], which: int) -> str:
+    return " x ".join(str(pair[which]) for pair in sizes)
+
+
+def _labelled(dataset: xr.Dataset, pairs: Sequence[tuple[object, object]]) -> bool:
+    return any(own in dataset.coords and fine in dataset.coords for own, fine in pairs)
+
+
+def _blocks_of(dataset: xr.Dataset, own: str, fine: str, side: int) -> bool:
+    """Whether each coarse coordinate lies amid its block of fine ones; yes if there are none."""
+    if own not in dataset.coords or fine not in dataset.coords:
+        return True
+    pixels = np.asarray(dataset[fine].values, np.float64)
+    cells = np.asarray(dataset[own].values, np.float64)
+    middles = [pixels[i : i + side].mean() for i in range(0, pixels.size, side)]
+    pixel = np.abs(np.diff(pixels)).max(initial=0.0) or 1.0
+    # Half a pixel: some count cells of an even number of pixels from their middle pixel.
+    whole = pixels.size // side
+    return bool(np.all(np.abs(cells - middles)[:whole] <= 0.51 * pixel))
+
+
+def _draw(
+    labels: Array,
+    coarse: Array,
+    valid: Array,
+    *,
+    side: int,
+    members: int,
+    seed: int,
+    slope: float | None,
+    limit: float,
+) -> Array:
+    """Draw members of each sample of a chunk; labels (n,) to (n, members, y, x)."""
+    height, width = valid.shape[-2:]
+    out = np.empty((*labels.shape, members, height, width), np.float32)
+    for place in np.ndindex(labels.shape):
+        field = np.asarray(coarse[place], np.float64)
+        steep = spectral_slope(field) if slope is None else slope
+        size = (side * field.shape[0], side * field.shape[1])
+        noise = _noise(size, steep, members, seed, str(labels[place]))[:, :height, :width]
+        rain = _to_block_means(np.exp(noise), field, valid[place], side)
+        rain[rain < limit] = 0.0
+        out[place] = rain
+    return out
+
+
+def _noise(size: tuple[int, int], slope: float, members: int, seed: int, label: str) -> Array:
+    """Gaussian fields (members, y, x) with power spectral density k^-slope, mean 0, spread 1."""
+    from scipy import fft
+
+    wavenumber = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None])
+    wavenumber[0, 0] = np.inf  # no mean
+    amplitude = wavenumber ** (-slope / 2)
+    white = np.stack(
+        [stream(seed, "rainfarm", label, member).standard_normal(size) for member in range(members)]
+    )
+    fields: Array = fft.irfft2(fft.rfft2(white) * amplitude, s=size)
+    spread = fields.std((-2, -1), keepdims=True)
+    return fields / np.where(spread > 0, spread, 1.0)
+
+
+def _to_block_means(weights: Array, coarse: Array, valid: Array, side: int) -> Array:
+    """Scale positive fields (..., y, x) so that their means over blocks are those of `coarse`."""
+    starts = [np.arange(0, size, side) for size in valid.shape]
+
+    def summed(maps: Array) -> Array:
+        rows = np.add.reduceat(maps, starts[0], axis=-2)
+        return np.asarray(np.add.reduceat(rows, starts[1], axis=-1))
+
+    total, count = summed(weights * valid), summed(valid.astype(np.float64))
+    factor = np.full(total.shape, np.nan)
+    np.divide(coarse * count, total, out=factor, where=total > 0)
+    spread = factor.repeat(side, -2).repeat(side, -1)[..., : valid.shape[0], : valid.shape[1]]
+    return np.asarray(np.where(valid, weights * spread, np.nan))
+
+
+def spectral_slope(field: Array) -> float:
+    """Exponent a of the power law k^-a that fits the power of a field (y, x) over wavenumbers.
+
+    The line is fitted to all Fourier modes within the middle two thirds of the range of log k, as
+    pysteps does (Pulkkinen et al. 2019, doi:10.5194/gmd-12-4185-2019), and cut to the range 0 to 6.
+
+    Examples
+    --------
+    >>> spectral_slope(np.ones((4, 4)))
+    2.0
+    """
+    filled = np.where(np.isfinite(field), field, 0.0)
+    power = np.abs(np.fft.fft2(filled)) ** 2
+    wavenumber = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, field.shape), indexing="ij"))
+    there = (wavenumber > 0) & (power > ROUNDING * power.max())
+    if not there.any():
+        return DEFAULT_SLOPE
+    k, log_power = np.log(wavenumber[there]), np.log(power[there])
+    margin = (k.max() - k.min()) / 6
+    middle = (k >= k.min() + margin) & (k <= k.max() - margin)
+    if middle.sum() < 2 or np.ptp(k[middle]) < 1e-6:
+        return DEFAULT_SLOPE
+    slope = -np.polyfit(k[middle], log_power[middle], 1)[0]
+    return float(np.clip(slope, *SLOPES))

@@ -1,0 +1,1 @@
+"""Diagnosis of a trained model: measurements, detectors, findings with remedies."""

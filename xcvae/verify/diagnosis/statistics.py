@@ -1,0 +1,270 @@
+"""What can be measured on fields alone: draws against observations, and exchanged latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xcvae.metrics.calibration import spread_skill
+from xcvae.metrics.distribution import mass_bias, p99_ratio, p999_ratio, wet_fraction
+from xcvae.metrics.spatial import diversity, spatial_correlation
+from xcvae.verify.diagnosis.artefacts import Artefacts, artefacts_of
+from xcvae.verify.resampling import estimate, quantile_rank
+
+__all__ = ["Draws", "LatentSwap", "ceiling_of", "draws_of", "floor_of", "light_mass", "swap_of"]
+
+#: Members of a pixel that differ by less than this share lie at the same value.
+SAME = 1e-3
+#: Share of the wet values that are the largest, and how many of them it takes to look for a cap.
+LARGEST, ENOUGH = 0.001, 50
+
+
+@dataclass(frozen=True)
+class LatentSwap:
+    """What happens to reconstructions that get the latents of another sample.
+
+    Attributes
+    ----------
+    error_own, error_swapped
+        Mean absolute error with the sample's own latents and with another's, in the target's
+        units.
+    change
+        Mean absolute difference of both reconstructions, as a share of the mean observed rain.
+    """
+
+    error_own: float
+    error_swapped: float
+    change: float
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Members against the observation.
+
+    Attributes
+    ----------
+    wet_fraction
+        Share of wet pixels.
+    mass_bias
+        Relative bias of the total amount.
+    p99_ratio
+        Ratio of the 99th percentiles; NaN if the observed one is zero.
+    variance_ratio
+        Spatial variance of members over that of the observation.
+    diversity
+        1 - mean pairwise cosine similarity between members.
+    spread_skill
+        Spread over error of the ensemble mean.
+    correlation
+        Spatial correlation of members with the observation.
+    texture_ratio
+        Mean squared difference of neighbouring pixels over that of the observation: smooth maps
+        have little of it, however strong they are.
+    mass_error, variance_error, texture_error, spread_error
+        Standard errors, over samples, of the logarithms of ``1 + mass_bias``, ``variance_ratio``,
+        ``texture_ratio`` and ``spread_skill``.
+    spread_log, spread_log_error
+        As ``spread_skill``, of ``log1p(rain / wet threshold)``: less at the mercy of one storm.
+    p999_ratio
+        Ratio of the 99.9th percentiles; NaN if the observed one is zero.
+    tail_rank, tail_rank_error
+        How often the 99.9th percentile of an observed map is above that of a member, and the
+        standard error of that: see `xcvae.verify.resampling.quantile_rank`.
+    light_mass
+        Share of the amount that falls in pixels below the wet threshold: what the usual
+        post-processing removes.
+    ceiling_share
+        Share of the largest values that are one and the same: see `ceiling_of`.
+    artefacts
+        Traces of the grid.
+    floor, floor_share
+        Median of the smallest values of pixels, in the target's units, and the share of values
+        that lie at the smallest one of their pixel although it is not zero: see `floor_of`.
+    """
+
+    wet_fraction: float
+    mass_bias: float
+    p99_ratio: float
+    variance_ratio: float
+    diversity: float
+    spread_skill: float
+    correlation: float
+    texture_ratio: float = float("nan")
+    mass_error: float = 0.0
+    variance_error: float = 0.0
+    texture_error: float = 0.0
+    spread_error: float = float("inf")
+    spread_log: float = float("nan")
+    spread_log_error: float = float("inf")
+    p999_ratio: float = float("nan")
+    tail_rank: float = 1.0
+    tail_rank_error: float = 0.0
+    light_mass: float = 0.0
+    ceiling_share: float = 0.0
+    artefacts: Artefacts = field(default_factory=Artefacts)
+    floor: float = 0.0
+    floor_share: float = 0.0
+
+
+def swap_of(own: NDArray[Any], swapped: NDArray[Any], observed: NDArray[Any]) -> LatentSwap:
+    """Compare reconstructions with own and with other latents; arrays (sample, y, x)."""
+    mean = float(np.nanmean(observed))
+    return LatentSwap(
+        error_own=float(np.nanmean(np.abs(own - observed))),
+        error_swapped=float(np.nanmean(np.abs(swapped - observed))),
+        change=float(np.nanmean(np.abs(own - swapped))) / mean if mean > 0 else float("nan"),
+    )
+
+
+def draws_of(
+    members: NDArray[Any], observed: NDArray[Any], *, units: str, wet_threshold: float
+) -> Draws:
+    """Score members (realization, sample, y, x) against (sample, y, x), both physical."""
+    dims = ("realization", "sample", "y", "x")
+    forecast = xr.DataArray(members, dims=dims, attrs={"units": units})
+    truth = xr.DataArray(observed, dims=dims[1:], attrs={"units": units})
+    _, mass_error = _log_ratio(_amounts(members), _amounts(observed))
+    variance, variance_error = _log_ratio(_variances(members), _variances(observed))
+    texture, texture_error = _log_ratio(_contrasts(members), _contrasts(observed))
+    logs = (np.log1p(np.maximum(fields, 0.0) / wet_threshold) for fields in (members, observed))
+    spread_log, spread_log_error = _spread(*logs)
+    floor, floor_share = floor_of(members)
+    tail_rank, tail_rank_error = quantile_rank(members, observed, 0.999)
+    return Draws(
+        wet_fraction=float(wet_fraction(forecast, truth, threshold=wet_threshold)),
+        mass_bias=float(mass_bias(forecast, truth)),
+        mass_error=mass_error,
+        p99_ratio=float(p99_ratio(forecast, truth)),
+        p999_ratio=float(p999_ratio(forecast, truth)),
+        tail_rank=tail_rank,
+        tail_rank_error=tail_rank_error,
+        variance_ratio=variance,
+        variance_error=variance_error,
+        diversity=float(diversity(forecast, truth)),
+        spread_skill=float(spread_skill(forecast, truth)),
+        spread_error=_spread(members, observed)[1],
+        spread_log=spread_log,
+        spread_log_error=spread_log_error,
+        correlation=float(spatial_correlation(forecast, truth)),
+        texture_ratio=texture,
+        texture_error=texture_error,
+        light_mass=light_mass(members, wet_threshold),
+        ceiling_share=ceiling_of(members, wet_threshold),
+        artefacts=artefacts_of(members, observed),
+        floor=floor,
+        floor_share=floor_share,
+    )
+
+
+def _log_ratio(drawn: NDArray[Any], truth: NDArray[Any]) -> tuple[float, float]:
+    """Ratio of sums over samples, (sample,) each, and the standard error of its logarithm."""
+    parts = np.stack([drawn, truth], axis=1)
+    if not (parts.sum(axis=0) > 0).all():
+        return (0.0 if truth.sum() > 0 else float("nan")), 0.0
+    value, error = estimate(parts, lambda sums: float(np.log(sums[0] / sums[1])))
+    return float(np.exp(value)), error
+
+
+def _amounts(maps: NDArray[Any]) -> NDArray[Any]:
+    """Mean over members of the sum over pixels, (..., sample, y, x) to (sample,)."""
+    return np.asarray(np.nansum(_stacked(maps), axis=(2, 3), dtype=np.float64).mean(axis=0))
+
+
+def _variances(maps: NDArray[Any]) -> NDArray[Any]:
+    """Mean over members of the variance within a map, (sample,)."""
+    fields = _stacked(maps)
+    count = np.maximum(np.isfinite(fields).sum(axis=(2, 3)), 1)
+    mean = np.nansum(fields, axis=(2, 3), dtype=np.float64) / count
+    squares = np.nansum((fields - mean[..., None, None]) ** 2, axis=(2, 3), dtype=np.float64)
+    return np.asarray((squares / count).mean(axis=0))
+
+
+def _contrasts(maps: NDArray[Any]) -> NDArray[Any]:
+    """Mean over members of the squared differences of neighbouring pixels, (sample,)."""
+    # In float64: the squares of a billion small steps.
+    steps = (np.diff(_stacked(maps), axis=axis) for axis in (2, 3))
+    sums = [np.nansum(step**2, axis=(2, 3), dtype=np.float64).mean(axis=0) for step in steps]
+    return np.asarray(sums[0] + sums[1])
+
+
+def _stacked(maps: NDArray[Any]) -> NDArray[Any]:
+    return maps if maps.ndim == 4 else maps[None]
+
+
+def _spread(members: NDArray[Any], observed: NDArray[Any]) -> tuple[float, float]:
+    """Spread over error of the ensemble mean, and the standard error of its logarithm."""
+    count = len(members)
+    if count < 2:
+        return float("nan"), float("inf")
+    spread = np.nansum(members.var(axis=0, ddof=1), axis=(1, 2), dtype=np.float64)
+    error = np.nansum((members.mean(axis=0) - observed) ** 2, axis=(1, 2), dtype=np.float64)
+    if spread.sum() <= 0 or error.sum() <= 0:
+        return (0.0 if error.sum() > 0 else float("nan")), 0.0
+    parts = np.stack([(count + 1) / count * spread, error], axis=1)
+    value, sure = estimate(parts, lambda sums: float(0.5 * np.log(sums[0] / sums[1])))
+    return float(np.exp(value)), sure
+
+
+def light_mass(fields: NDArray[Any], wet_threshold: float) -> float:
+    """Share of the amount that falls in pixels below the wet threshold.
+
+    Examples
+    --------
+    >>> light_mass(np.array([0.05, 0.05, 0.9]), 0.1)
+    0.1
+    """
+    total = float(np.nansum(fields, dtype=np.float64))
+    light = float(np.sum(fields, where=fields < wet_threshold, dtype=np.float64))
+    return round(light / total, 12) if total > 0 else 0.0
+
+
+def ceiling_of(fields: NDArray[Any], wet_threshold: float) -> float:
+    """Look for a cap: the share of the largest values, one in a thousand wet ones, at the maximum.
+
+    Rain thins out towards its largest values. Where they are cut, many are the same.
+
+    Examples
+    --------
+    >>> rain = np.random.default_rng(0).exponential(5.0, 100_000)
+    >>> round(ceiling_of(rain, 0.1), 2), ceiling_of(rain.clip(max=20.0), 0.1)
+    (0.01, 1.0)
+    """
+    wet = fields[fields >= wet_threshold]
+    count = int(LARGEST * wet.size)
+    if count < ENOUGH:
+        return 0.0
+    largest = np.partition(wet, -count)[-count:]
+    return float((largest >= largest.max() * (1 - SAME)).mean())
+
+
+def floor_of(members: NDArray[Any]) -> tuple[float, float]:
+    """Look for a floor above zero that members (realization, sample, y, x) do not fall below.
+
+    Rain has its floor at zero. A threshold that acts on z-scores sets what is below it to the mean
+    of its pixel: a large share of the values of a pixel is then one and the same positive number.
+
+    Returns
+    -------
+    floor, share
+        Median over pixels of the smallest value, and the share of all values that equal the
+        smallest of their pixel where that is not zero. The smallest itself does not count: it
+        equals itself in every field.
+
+    Examples
+    --------
+    >>> members = np.array([0.0, 0.0, 3.0, 1.0]).reshape(2, 2, 1, 1)
+    >>> floor_of(members), floor_of(np.maximum(members, 0.5))
+    ((0.0, 0.0), (0.5, 0.333...))
+    """
+    flat = members.reshape(-1, *members.shape[2:])
+    lowest = np.fmin.reduce(flat, axis=0)
+    valid = np.isfinite(lowest)
+    if not valid.any() or len(flat) < 2:
+        return 0.0, 0.0
+    at = (flat <= lowest * (1 + SAME)) & (lowest > 0)
+    share = (at.sum(axis=0)[valid] - (lowest[valid] > 0)).mean() / (len(flat) - 1)
+    return float(np.median(lowest[valid])), float(share)

@@ -1,0 +1,1 @@
+"""Figures of ensembles, scores, diagnoses and trainings."""

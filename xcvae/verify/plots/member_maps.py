@@ -1,0 +1,420 @@
+"""The picture for a talk: condition, observation and members of one sample in one row of maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from xcvae.errors import DataError, MissingVariableError, explain, nearest
+from xcvae.fields.cf import is_rain
+from xcvae.fields.units import is_daily, to_units
+from xcvae.metrics.pairs import REALIZATION
+from xcvae.verify.pairing import MatchedPair, pair_up
+from xcvae.verify.plots import style as canvas
+from xcvae.verify.plots.style import DRY, MASKED
+from xcvae.verify.plots.text import coarse_rain, display_units, label_of, labelled, pretty
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.colors import BoundaryNorm, Colormap
+    from matplotlib.figure import Figure
+
+__all__ = ["Axis", "RainScale", "draw_map", "map_axes", "members"]
+
+
+HOURLY_LEVELS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+DAILY_LEVELS = (0.0, 0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0)
+# Light to dark blue for everyday rain, then warm colours that jump to the eye for heavy rain.
+ANCHORS = ("#cfe5f4", "#8cc1e6", "#3f8fd2", "#1c57a5", "#3b2e83", "#8b2a8e", "#d62f6d", "#f77f3c",
+           "#fdd835")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RainScale:
+    """One discrete colour scale for all maps of a picture.
+
+    Attributes
+    ----------
+    units
+        Of the levels.
+    levels
+        Edges of the classes; the first class is dry.
+    beyond
+        Whether values exceed the last edge.
+    """
+
+    units: str
+    levels: tuple[float, ...]
+    beyond: bool
+
+    @classmethod
+    def of(cls, arrays: Sequence[np.ndarray], units: str, *, daily: bool) -> RainScale:
+        """Choose levels for values in ``units``: as many as there is rain for, at least four."""
+        every = DAILY_LEVELS if daily else HOURLY_LEVELS
+        highest = max((float(np.nanmax(a, initial=0.0)) for a in arrays), default=0.0)
+        needed = int(np.searchsorted(every, highest)) + 1
+        levels = every[: min(max(needed, 5), len(every))]
+        return cls(units, levels, highest > levels[-1])
+
+    def colours(self) -> tuple[Colormap, BoundaryNorm]:
+        """Return the colour map and the norm for matplotlib."""
+        from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap
+
+        # Colours stand for absolute amounts: those of the classes above are kept back.
+        every = DAILY_LEVELS if self.levels[2] == DAILY_LEVELS[2] else HOURLY_LEVELS
+        ramp = LinearSegmentedColormap.from_list("rain", ANCHORS)(np.linspace(0, 1, len(every) - 1))
+        classes = len(self.levels) - 1 + self.beyond
+        chart = ListedColormap([DRY, *(tuple(c) for c in ramp[: classes - 1])], name="rain")
+        extend: Literal["max", "neither"] = "max" if self.beyond else "neither"
+        return chart.with_extremes(bad=MASKED), BoundaryNorm(self.levels, classes, extend=extend)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Cell centres of one map axis, as they are drawn.
+
+    Attributes
+    ----------
+    values
+        Centres, in ``units``.
+    units
+        "km", "°E", "°N", or "pixel" where nothing is known; else the units of the coordinate.
+    """
+
+    values: np.ndarray
+    units: str
+
+    @property
+    def spacing(self) -> float:
+        """Distance of neighbouring centres; 1 for a single one."""
+        return float(np.abs(np.diff(self.values)).mean()) if self.values.size > 1 else 1.0
+
+    def edges(self) -> np.ndarray:
+        """Return the cell edges, one more than centres."""
+        half = 0.5 * np.diff(self.values) if self.values.size > 1 else np.array([0.5])
+        first, last = self.values[:1] - half[:1], self.values[-1:] + half[-1:]
+        return np.concatenate([first, self.values[:-1] + half[: self.values.size - 1], last])
+
+
+def map_axes(field: xr.DataArray) -> tuple[Axis, Axis]:
+    """Read the axes of maps, dims (..., y, x).
+
+    Metres become km, degrees get their letter, and no coordinate means pixels.
+    """
+    y, x = map(str, field.dims[-2:])
+    return _axis(field, y, east=False), _axis(field, x, east=True)
+
+
+def _axis(field: xr.DataArray, dim: str, *, east: bool) -> Axis:
+    size = field.sizes[dim]
+    if dim not in field.coords or field[dim].dtype.kind not in "fiu":
+        return Axis(np.arange(size, dtype=float), "pixel")
+    values = np.asarray(field[dim].values, float)
+    attrs = field[dim].attrs
+    units = str(attrs.get("units", ""))
+    name = f"{attrs.get('standard_name', '')} {dim}".lower()
+    if units.startswith("degree") or (not units and ("lat" in name or "lon" in name)):
+        # A rotated pole has degrees, too, but no east and no north.
+        rotated = "grid_" in name or "rlat" in name or "rlon" in name or units == "degrees"
+        return Axis(values, "°" if rotated else "°E" if east else "°N")
+    if units in ("m", "metre", "meter", "metres", "meters"):
+        return Axis(values / 1000.0, "km")
+    return Axis(values, units or "pixel")
+
+
+def draw_map(axes: Axes, values: np.ndarray, y: Axis, x: Axis, **options: Any) -> QuadMesh:
+    """Draw one map, dims (y, x), with what is masked in grey and distances alike both ways.
+
+    Parameters
+    ----------
+    axes
+        Where to.
+    values
+        NaN is masked.
+    y, x
+        From `map_axes`.
+    options
+        Of matplotlib's ``pcolormesh``, such as ``cmap``.
+    """
+    axes.set_facecolor(MASKED)
+    edges = y.edges()
+    mesh = axes.pcolormesh(
+        x.edges(), edges, np.ma.masked_invalid(values), rasterized=True, **options
+    )
+    if y.units == "pixel":
+        axes.set_ylim(edges[-1], edges[0])  # rows count from the top, as in the array
+    # Degrees of longitude shrink with latitude.
+    north = np.cos(np.deg2rad(float(y.values.mean()))) if y.units == "°N" else 1.0
+    axes.set_aspect(1.0 / max(float(north), 0.05))
+    return mesh
+
+
+#: Inches. A row of maps is as wide as a slide at most, so that its text keeps its size there.
+MAX_HEIGHT, MAX_WIDTH = 3.4, 13.3
+GAP, MARGIN = 0.12, 1.7
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One map: its title, values (y, x) and axes; ``rain`` ones share the colour scale."""
+
+    title: str
+    values: np.ndarray
+    y: Axis
+    x: Axis
+    rain: bool
+    units: str
+
+
+def members(
+    ds: xr.Dataset | None,
+    ensemble: xr.Dataset,
+    *,
+    sample: Any = None,
+    members: int | Sequence[int] = 4,
+    conditions: Sequence[str] | str | None = None,
+) -> Figure:
+    """Draw maps of one sample side by side, all rain in one discrete colour scale.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or None
+        The observation (dims sample, y, x, with the name it has in the ensemble) and conditions.
+        None shows members alone.
+    ensemble : xarray.Dataset
+        From `xcvae.sample`: dims (realization, sample, y, x).
+    sample : label, optional
+        Which sample, by label as in ``sel`` (a time may be text). Where the labels are not
+        integers an integer is a position. None takes the one with the most rain.
+    members : int or list of int
+        How many members, or which.
+    conditions : list of str, optional
+        Gridded variables of `ds` to show. None shows the first coarse rain field, or the first
+        gridded variable where there is no such field. An empty list shows none.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    UnitsError
+        The values are not physical rain: units are missing or not those of precipitation.
+    MissingVariableError
+        A condition is not in `ds`.
+    DataError
+        There is no such sample or member.
+    """
+    # An ensemble alone is checked and named like one with an observation: its first member.
+    task = pair_up(ensemble.isel({REALIZATION: 0}, drop=True) if ds is None else ds, ensemble)
+    position = _position(task, sample)
+    panels = _rain_panels(task, position, members)
+    if ds is not None:
+        observed = _panel("Observed", task.pair.observed, task, position)
+        panels = [*_condition_panels(task, position, conditions), observed, *panels]
+    daily = is_daily(task.pair.observed, task.pair.sample)
+    rain = [panel.values for panel in panels if panel.rain]
+    scale = RainScale.of(rain, panels[-1].units, daily=daily)
+    return _draw(panels, scale, _title(task, position, days=daily))
+
+
+def _position(task: MatchedPair, sample: Any) -> int:
+    """Find the position of a sample in the ensemble."""
+    source, dim = task.pair.observed, task.pair.sample
+    count = source.sizes[dim]
+    if sample is None:
+        return int(np.argmax(np.nan_to_num(source.mean(source.dims[1:]).values)))
+    labels = source.indexes.get(dim)
+    whole = isinstance(sample, int | np.integer) and not isinstance(sample, bool)
+    if whole and (labels is None or labels.dtype.kind not in "iu"):
+        if -count <= int(sample) < count:
+            return int(sample) % count
+    elif labels is not None:
+        try:
+            found = np.atleast_1d(np.arange(count)[labels.get_loc(sample)])
+        except (KeyError, TypeError, ValueError):
+            found = np.array([], int)
+        if found.size:
+            return int(found[0])
+    first, last = (label_of(source[dim].values[i]) for i in (0, -1))
+    raise DataError(
+        explain(
+            "sample",
+            expected=f"one of the {count} samples, {first} to {last}, or a position",
+            got=repr(sample),
+            remedy=f"ensemble['{dim}'] lists them.",
+        )
+    )
+
+
+def _rain_panels(task: MatchedPair, position: int, members: int | Sequence[int]) -> list[_Panel]:
+    forecast = task.pair.forecast
+    size = forecast.sizes[REALIZATION]
+    chosen = list(range(min(members, size)) if isinstance(members, int) else members)
+    if not chosen or min(chosen) < -size or max(chosen) >= size:
+        raise DataError(
+            explain(
+                "members",
+                expected=f"at least one of the {size} members, counted from 0",
+                got=members,
+                remedy="Give a number of members, or a list of positions.",
+            )
+        )
+    return [
+        _panel(
+            f"Member {int(forecast[REALIZATION].values[m])}",
+            forecast.isel({REALIZATION: m}),
+            task,
+            position,
+        )
+        for m in chosen
+    ]
+
+
+def _panel(title: str, field: xr.DataArray, task: MatchedPair, position: int) -> _Panel:
+    """Read one map; rain is converted to what it is shown in."""
+    sample = task.pair.sample
+    units = str(field.attrs.get("units", "1"))
+    # A depth has no place in the colours of a rate: it is shown like any other condition.
+    rain = field.name == task.pair.observed.name or (is_rain(field) and task.converts(units))
+    y, x = task.axes_of(field)
+    one = field.isel({sample: position}).transpose(y, x).load()
+    if rain:
+        units = display_units(task.pair.observed, sample)
+        one = to_units(one, units)
+    if rain and float(one.min()) < 0:
+        raise DataError(
+            explain(
+                str(field.name),
+                expected="rain, which is never below zero",
+                got=f"{float(one.min()):.3g} {units}",
+                remedy="Pictures show physical values: undo any normalisation first.",
+            )
+        )
+    return _Panel(title, np.asarray(one.values, float), *map_axes(one), rain, units)
+
+
+def _condition_panels(
+    task: MatchedPair, position: int, conditions: Sequence[str] | str | None
+) -> list[_Panel]:
+    source, names = task.ds, [conditions] if isinstance(conditions, str) else conditions
+    if names is None:
+        coarse = coarse_rain(task)  # the one derived by `coarsen`, too
+        if coarse is None:
+            names = _gridded(task)[:1]
+        else:
+            source, names = coarse.to_dataset(), [str(coarse.name)]
+    for name in names:
+        if name not in source:
+            raise MissingVariableError(
+                explain(
+                    "conditions",
+                    expected="variables of the Dataset",
+                    got=repr(name),
+                    remedy=nearest(name, source.data_vars),
+                )
+            )
+    return [_named(_panel("", source[name], task, position), name) for name in names]
+
+
+def _named(panel: _Panel, name: str) -> _Panel:
+    if not panel.rain:
+        title = labelled(name, panel.units)
+    elif panel.x.units == "km":
+        title = f"Condition ({panel.x.spacing:.3g} km)"
+    else:
+        title = f"Condition ({panel.values.shape[0]} x {panel.values.shape[1]})"
+    return replace(panel, title=title)
+
+
+def _gridded(task: MatchedPair) -> list[str]:
+    """Name the conditions that can be drawn."""
+    found = []
+    for name, da in task.ds.data_vars.items():
+        if name == task.pair.observed.name or task.pair.sample not in da.dims or da.ndim != 3:
+            continue
+        try:
+            task.axes_of(da)
+        except DataError:
+            continue
+        found.append(str(name))
+    return found
+
+
+def _title(task: MatchedPair, position: int, *, days: bool) -> str:
+    da = task.pair.observed
+    name = str(da.attrs.get("long_name", da.name))
+    label = label_of(da[task.pair.sample].values[position], days=days)
+    mode = str(task.record.get("mode", ""))
+    if mode == "posterior" and task.record.get("spread") is not None:
+        mode = f"posterior, spread {task.record['spread']:.2f}"
+    return f"{name[:1].upper()}{name[1:]}, {label}" + (f"  ({mode})" if mode else "")
+
+
+def _draw(panels: list[_Panel], scale: RainScale, title: str) -> Figure:
+    ratios = [_width(panel) for panel in panels]
+    between = GAP * len(panels) + MARGIN
+    height = min(MAX_HEIGHT, (MAX_WIDTH - between) / sum(ratios))
+    width = sum(ratios) * height + between
+    heads = [
+        canvas.wrapped(p.title, r * height, size=12) for p, r in zip(panels, ratios, strict=True)
+    ]
+    lines = max(head.count("\n") for head in heads)
+    title = canvas.wrapped(title, width, size=14)
+    extra = 0.5 * any(not panel.rain for panel in panels) + 0.2 * (lines + title.count("\n"))
+    with canvas.new_figure(width, height + 1.15 + extra, "compressed") as figure:
+        row = figure.subplots(1, len(panels), width_ratios=ratios, squeeze=False)[0]
+        shown: Any = None
+        for place, (axes, panel) in enumerate(zip(row, panels, strict=True)):
+            mesh = _map(axes, panel, scale)
+            shown = mesh if panel.rain else shown
+            axes.set_title(heads[place], loc="center")
+            alike = place > 0 and _same_rows(panels[place - 1], panel)
+            _label(axes, panel, first=not alike)
+        bar = figure.colorbar(shown, ax=list(row), shrink=0.95, pad=0.012, aspect=22, fraction=0.05)
+        bar.set_ticks([*scale.levels], labels=[f"{level:g}" for level in scale.levels])
+        bar.ax.tick_params(labelsize=10, length=0)
+        bar.outline.set_linewidth(0.6)
+        bar.set_label(pretty(scale.units), fontsize=12)
+        figure.suptitle(title, fontsize=14)
+        return figure
+
+
+def _width(panel: _Panel) -> float:
+    """Width of a map whose height is 1."""
+    y, x = (np.abs(np.ptp(axis.edges())) for axis in (panel.y, panel.x))
+    shrink = np.cos(np.deg2rad(panel.y.values.mean())) if panel.y.units == "°N" else 1.0
+    return float(np.clip(shrink * x / y, 0.4, 3.0))
+
+
+def _same_rows(first: _Panel, second: _Panel) -> bool:
+    a, b = (panel.y.edges()[[0, -1]] for panel in (first, second))
+    return first.y.units == second.y.units and np.allclose(a, b, rtol=1e-3)
+
+
+def _map(axes: Axes, panel: _Panel, scale: RainScale) -> Any:
+    if panel.rain:
+        chart, norm = scale.colours()
+        return draw_map(axes, panel.values, panel.y, panel.x, cmap=chart, norm=norm)
+    mesh = draw_map(axes, panel.values, panel.y, panel.x, cmap="cividis")
+    bar = axes.figure.colorbar(mesh, ax=axes, orientation="horizontal", pad=0.02, aspect=18)
+    canvas.few_ticks(bar.ax.xaxis, most=3)
+    bar.ax.tick_params(labelsize=9)
+    return mesh
+
+
+def _label(axes: Axes, panel: _Panel, *, first: bool) -> None:
+    canvas.few_ticks(axes.xaxis, axes.yaxis, most=4)
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+    axes.tick_params(labelsize=9.5, length=3)
+    axes.set_xlabel(panel.x.units, fontsize=10.5, labelpad=2)
+    if first:
+        axes.set_ylabel(panel.y.units, fontsize=10.5, labelpad=2)
+    else:
+        axes.tick_params(labelleft=False)

@@ -1,0 +1,154 @@
+"""What all pictures share: colours, one look, marks with one meaning, figures without a window."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from xcvae.metrics.pairs import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "BASELINE",
+    "COLUMN",
+    "DRY",
+    "FAINT",
+    "MASKED",
+    "MEMBER",
+    "OBSERVED",
+    "PAGE",
+    "SHADE",
+    "band",
+    "baseline_colour",
+    "baseline_line",
+    "few_ticks",
+    "new_figure",
+    "plain_log",
+    "whiskers",
+    "wrapped",
+]
+
+#: Colours with a meaning, the same in every picture.
+OBSERVED, MEMBER = "#111111", "#1f6fb4"
+#: Baselines, in their order; the first is also what stands beside the training.
+BASELINE, *_ = BASELINES = ("#d1702a", "#7d3f12", "#e8b06a")
+DRY, MASKED = "#f3f2ee", "#a8a8a8"
+FAINT, SHADE = "#666666", "#eeeeee"
+#: Inches: size of a picture beside another one, and width of one alone. Text then has one size.
+COLUMN, PAGE = (6.4, 5.4), 12.0
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 11,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "text.color": "#222222",
+    "axes.labelcolor": "#222222",
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.7,
+}
+
+
+@contextmanager
+def new_figure(
+    width: float,
+    height: float,
+    layout: Literal["constrained", "compressed"] | None = "constrained",
+) -> Iterator[Figure]:
+    """Draw in the look of xcvae, and leave the caller's settings as they were.
+
+    Parameters
+    ----------
+    width, height
+        In inches.
+    layout
+        How matplotlib places what is drawn; None for by hand.
+
+    Yields
+    ------
+    matplotlib.figure.Figure
+        It belongs to no window and no pyplot state.
+    """
+    # Not rcParams itself: reading its backend would choose one, and open the way to a window.
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with style.context(["default", STYLE]):
+        engine = None
+        if layout is not None:
+            compress = layout == "compressed"
+            engine = ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.05, compress=compress)
+        figure = Figure(figsize=(width, height), dpi=110, layout=engine)
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def baseline_line(number: int) -> dict[str, Any]:
+    """How the curve of a baseline looks."""
+    dashes = ("--", ":", "-.")[number % 3]
+    return {"color": baseline_colour(number), "ls": dashes, "lw": 1.8, "zorder": 2}
+
+
+def baseline_colour(number: int) -> str:
+    """Colour of a baseline, counted from 0: the browns are theirs."""
+    return BASELINES[number % len(BASELINES)]
+
+
+def band(axes: Axes, x: Array, low: Array, high: Array) -> None:
+    """Draw the range or the interval around a curve of members."""
+    axes.fill_between(x, low, high, color=MEMBER, alpha=0.24, lw=0)
+
+
+def whiskers(ends: Array) -> Array:
+    """Turn (value, low, high) by row into lengths down and up, for bars and points."""
+    lengths: Array = np.nan_to_num(np.abs(ends[:, 1:].T - ends[:, 0]))
+    return lengths
+
+
+def plain_log(*several: Axis) -> None:
+    """Label logarithmic axes with 1, 2, 5, 10 instead of powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for axis in several:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def few_ticks(*several: Axis, most: int) -> None:
+    """Label an axis with so many round numbers at most."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in several:
+        axis.set_major_locator(MaxNLocator(nbins=most, steps=[1, 2, 5, 10]))
+
+
+def wrapped(text: str, inches: float, *, size: float = 11.0) -> str:
+    """Break a text into lines that are not wider than so many inches.
+
+    Examples
+    --------
+    >>> wrapped("a_long_name_of_something", 1.0).splitlines()
+    ['a_long_name', '_of_somethi', 'ng']
+    """
+    # A letter is 0.58 of its size wide on average.
+    return textwrap.fill(text, max(int(inches * 72 / (0.58 * size)), 4), break_on_hyphens=False)

@@ -1,0 +1,173 @@
+"""The log of a training as curves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from xcvae.errors import DataError, explain
+from xcvae.verify.plots import style as canvas
+from xcvae.verify.plots.text import labelled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["training_curve"]
+
+#: Logged quantities that are not a result of the training, and panels that come last.
+CLOCKS, LAST = ("minutes", "seconds", "epoch"), ("learning_rate",)
+TITLES = {
+    "loss": "Loss",
+    "kl": "KL divergence [nats per sample]",
+    "elbo": "ELBO [nats per sample]",
+    "negative_elbo": "Negative ELBO [nats per sample]",
+    "crps": "CRPS of prior draws",
+    "mae_tail": "Absolute error in the tail",
+    "wet_fraction": "Wet fraction of prior draws",
+    "learning_rate": "Learning rate",
+}
+#: Panels whose lowest validated value is marked.
+LOWER_IS_BETTER = ("loss", "negative_elbo", "crps", "mae_tail")
+COLOURS = (canvas.MEMBER, "#6aa84f", "#8b5fbf", "#c9a227", "#7f7f7f")
+MAX_COLUMNS = 4
+#: A positive curve that spans more than this factor is drawn on a logarithmic axis.
+LOG_SPAN = 30.0
+
+
+def training_curve(history: xr.Dataset) -> Figure:
+    """Draw the log of a training: every quantity in a panel, training beside validation.
+
+    Parameters
+    ----------
+    history : xarray.Dataset
+        `Model.history`: variables with one dim, such as ``step``; ``val_*`` were validated, and
+        ``loss_*`` are terms of the loss.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    DataError
+        There is nothing in it to draw.
+    """
+    groups = _groups(history)
+    if not groups:
+        raise DataError(
+            explain(
+                "history",
+                expected="a log with variables along one dim, such as model.history",
+                got=f"variables {', '.join(map(str, history.data_vars)) or 'none'}",
+                remedy="A model that was trained for at least one validation has one.",
+            )
+        )
+    rows = -(-len(groups) // MAX_COLUMNS)
+    columns = -(-len(groups) // rows)
+    with canvas.new_figure(3.6 * columns + 0.4, 2.9 * rows + 0.5) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+        for axes, (key, names) in zip(grid.flat, groups.items(), strict=False):
+            _panel(axes, history, key, names)
+        for axes in grid.flat[len(groups) :]:
+            axes.remove()
+        for axes in grid.flat[max(len(groups) - columns, 0) : len(groups)]:
+            axes.set_xlabel(str(history[next(iter(history.data_vars))].dims[0]))
+            axes.tick_params(labelbottom=True)
+        return figure
+
+
+def _groups(history: xr.Dataset) -> dict[str, list[str]]:
+    """Variables by panel: what was validated beside what was trained, terms beside their sum."""
+    groups: dict[str, list[str]] = {}
+    for name, values in history.data_vars.items():
+        text = str(name)
+        if text in CLOCKS or values.ndim != 1 or not np.isfinite(values.values).any():
+            continue
+        key = text.removeprefix("val_")
+        key = "loss" if key.startswith("loss_") else key
+        groups.setdefault(key, []).append(text)
+    order = [key for key in TITLES if key in groups and key not in LAST]
+    order += [key for key in groups if key not in TITLES]
+    return {key: sorted(groups[key]) for key in [*order, *(k for k in LAST if k in groups)]}
+
+
+def _panel(axes: Axes, history: xr.Dataset, key: str, names: list[str]) -> None:
+    steps = history[names[0]][history[names[0]].dims[0]].values
+    drawn = []
+    for number, name in enumerate(names):
+        values = np.asarray(history[name].values, float)
+        drawn.append(values)
+        validated = name.startswith("val_")
+        colour = canvas.BASELINE if validated else COLOURS[number % len(COLOURS)]
+        total = name in (key, f"val_{key}")
+        marker = "o" if len(values) < 40 else None
+        width = 2.0 if total else 1.3
+        axes.plot(
+            steps, values, color=colour, lw=width, marker=marker, ms=3.5, label=_name(name, key),
+            ls="-" if total else "--",
+        )  # fmt: skip
+        if validated and key in LOWER_IS_BETTER:
+            _mark_lowest(axes, steps, values)
+        if not total and np.isnan(values[0]) and np.isfinite(values).any():
+            _mark_begin(axes, steps[np.isfinite(values)][0], _name(name, key))
+    _scale(axes, np.concatenate(drawn))
+    units = history[names[-1]].attrs.get("units", "1")
+    title = canvas.wrapped(labelled(TITLES.get(key, key.replace("_", " ")), units), 3.4, size=12)
+    rows = 0 if names == [key] else _legend(axes)
+    axes.set_title(title, pad=7 + 15 * rows)
+    axes.grid(axis="y")
+
+
+def _legend(axes: Axes) -> int:
+    """Name the curves above them, for they leave no corner free; return the number of lines."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = min(len(labels), 4)
+    axes.legend(
+        handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=columns, fontsize=9,
+        handlelength=1.4, columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
+    )  # fmt: skip
+    return -(-len(labels) // columns)
+
+
+def _mark_begin(axes: Axes, step: float, name: str) -> None:
+    """Mark where a term of the loss begins: without that, the sum seems to go astray."""
+    axes.axvline(step, color=canvas.FAINT, lw=1.0, ls=":", zorder=1)
+    # On the side where the sum has not risen yet.
+    axes.text(
+        step, 0.98, f"{name} begins ", transform=axes.get_xaxis_transform(), va="top", ha="right",
+        fontsize=9, color=canvas.FAINT,
+    )  # fmt: skip
+
+
+def _name(name: str, key: str) -> str:
+    if name.startswith("val_"):
+        return "validation"
+    if name != key:
+        return name.removeprefix("loss_")
+    # Sums over pixels: a crop has fewer than the fields that are validated.
+    return "training (crops)" if name == "kl" else "training"
+
+
+def _mark_lowest(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
+    if np.isfinite(values).any():
+        best = int(np.nanargmin(values))
+        lowest = values[best]
+        label = f"lowest: {lowest:,.0f}" if abs(lowest) >= 1000 else f"lowest: {lowest:.3g}"
+        axes.plot(
+            steps[best], values[best], "o", ms=9, mfc="none", mec=canvas.OBSERVED, label=label
+        )
+
+
+def _scale(axes: Axes, values: np.ndarray) -> None:
+    """Make the long end of a curve readable, whatever its first values are."""
+    values = values[np.isfinite(values)]
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high > LOG_SPAN * low:
+        axes.set_yscale("log")
+        return
+    upper = float(np.quantile(values, 0.9))
+    if values.size > 10 and high - low > 5 * (upper - low) > 0:
+        axes.set_ylim(low - 0.1 * (upper - low), upper + 0.5 * (upper - low))

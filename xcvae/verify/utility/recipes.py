@@ -1,0 +1,236 @@
+"""Recipes of training data: a real record, and what is mixed into it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xcvae.ensemble.augment import Select, augment
+from xcvae.errors import ConfigError, DataError, MismatchError, explain
+from xcvae.fields.cf import find_layout, find_target
+from xcvae.fields.samples import heavy
+from xcvae.fields.scaling import RainScaling
+from xcvae.fields.units import default_wet_threshold, to_units, units_of
+
+__all__ = ["RECORD", "Extra", "Fields", "Recipes", "check_apart", "recipes"]
+
+#: What the others are compared with: the record alone.
+RECORD = "record"
+
+
+@dataclass(frozen=True, eq=False)
+class Extra:
+    """Fields that a recipe adds to the record.
+
+    Attributes
+    ----------
+    fields
+        Fine rain with ``units``, dims (sample, y, x) as in the record.
+    share
+        Probability that a sample of a batch is one of them, above 0.
+    """
+
+    fields: xr.DataArray
+    share: float
+
+
+Recipes = Mapping[str, Sequence[Extra]]
+"""What is added to the record, by the name of the recipe."""
+
+
+def recipes(
+    train: xr.Dataset,
+    *,
+    posterior: xr.Dataset | None = None,
+    prior: xr.Dataset | None = None,
+    select: Select = None,
+    share: float = 0.25,
+    target: str | None = None,
+) -> dict[str, list[Extra]]:
+    """Make the recipes that augmentation is judged by.
+
+    ``duplicated``: the record, its heavy samples (`xcvae.heavy`) more often. ``posterior`` and
+    ``prior``: the record and storms of that ensemble. ``both``: half of each. Every recipe has
+    the same share of additions, so that none trains on more than another.
+
+    Parameters
+    ----------
+    train
+        The real record: the same samples that the generator was trained on, never more.
+    posterior, prior
+        From `xcvae.sample`, drawn for samples of ``train``.
+    select
+        Samples of ``train`` to take storms of, as for `xcvae.augment`. Default: all that the
+        ensembles were drawn for.
+    share
+        Of additions in training, between 0 and 1.
+    target
+        Name of the rain in ``train``.
+
+    Returns
+    -------
+    dict of str to list of Extra
+        For `xcvae.verify.utility.comparison.compare`.
+
+    Raises
+    ------
+    ConfigError
+        ``share`` is out of range.
+    MismatchError
+        An ensemble has samples that are not in ``train``: storms of days that a network is later
+        tested on would be a leak.
+    EmptySelectionError
+        No sample is selected.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(
+            explain(
+                "share",
+                expected="a share between 0 and 1",
+                got=repr(share),
+                remedy="0.25 makes every fourth sample an addition.",
+            )
+        )
+    target = find_target(train, target)
+    chosen = heavy(train, target=target)
+    found = {}
+    if chosen.any():
+        real = train[target].isel({chosen.dims[0]: np.flatnonzero(chosen.values)})
+        found["duplicated"] = [Extra(real, share)]
+    storms = {}
+    for name, ensemble in (("posterior", posterior), ("prior", prior)):
+        if ensemble is not None:
+            mixed = augment(train[[target]], ensemble, select=select)
+            rows = np.flatnonzero(mixed["synthetic"].values)
+            storms[name] = mixed[target].isel({mixed["synthetic"].dims[0]: rows})
+            found[name] = [Extra(storms[name], share)]
+    if len(storms) == 2:
+        found["both"] = [Extra(fields, share / 2) for fields in storms.values()]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """Rain as arrays, checked: of a record, of additions, or to test on.
+
+    Attributes
+    ----------
+    rain
+        Fine, (sample, y, x), in ``units``.
+    factor
+        Fine pixels along a side of a coarse one.
+    scaling
+        To the network's space.
+    order
+        Samples in the order of time.
+    """
+
+    rain: NDArray[np.float32]
+    factor: int
+    scaling: RainScaling
+    order: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls, field: xr.DataArray, *, factor: int, what: str, like: Fields | None = None
+    ) -> Fields:
+        """Take rain out of its labels.
+
+        Parameters
+        ----------
+        field
+            Dims (sample, y, x) in any order, with ``units``.
+        factor
+            Fine pixels along a side of a coarse one.
+        what
+            What it is called in messages.
+        like
+            The record, whose units and scaling count.
+
+        Raises
+        ------
+        DataError
+            Values are missing.
+        MismatchError
+            The grid does not divide into coarse pixels.
+        UnitsError
+            Units are missing, or not those of precipitation.
+        """
+        layout = find_layout(field)
+        field = field.transpose(layout.sample, layout.y, layout.x)
+        if like is None:
+            scaling = RainScaling(units_of(field), default_wet_threshold(field, layout.sample))
+        else:
+            scaling = like.scaling
+            field = to_units(field, scaling.units)
+        rain = np.ascontiguousarray(field.values, dtype=np.float32)
+        if not np.isfinite(rain).all():
+            raise DataError(
+                explain(
+                    what,
+                    expected="rain without gaps, for the network reads whole maps",
+                    got=f"{np.count_nonzero(~np.isfinite(rain))} values missing",
+                    remedy="Cut out a part without gaps.",
+                )
+            )
+        if factor < 2 or any(n % factor for n in rain.shape[1:]):
+            raise MismatchError(
+                explain(
+                    "coarsen",
+                    expected=f"a whole number from 2 that divides the {rain.shape[1:]} pixels of "
+                    f"the {what}",
+                    got=repr(factor),
+                    remedy="Crop the fields, or choose another.",
+                )
+            )
+        times: Any = field[layout.sample].values
+        ordered = np.issubdtype(np.asarray(times).dtype, np.datetime64)
+        order = np.argsort(times, kind="stable") if ordered else np.arange(len(rain))
+        return cls(rain, factor, scaling, order)
+
+    @property
+    def fine(self) -> NDArray[np.float32]:
+        """In the network's space, (sample, y, x)."""
+        return self.scaling.normalise(self.rain)
+
+    @property
+    def coarse(self) -> NDArray[np.float32]:
+        """Their own block means, in the network's space, (sample, y, x)."""
+        n, height, width = self.rain.shape
+        blocks = self.rain.reshape(
+            n, height // self.factor, self.factor, width // self.factor, self.factor
+        )
+        return self.scaling.normalise(blocks.mean(axis=(2, 4), dtype=np.float64))
+
+    @property
+    def prints(self) -> list[bytes]:
+        """A fingerprint of every sample with rain, for telling whether two are the same."""
+        return [hashlib.sha256(one.tobytes()).digest() for one in self.rain if one.any()]
+
+
+def check_apart(pools: Mapping[str, Fields], test: Fields) -> None:
+    """Refuse fields that are both trained on and tested on.
+
+    Raises
+    ------
+    MismatchError
+        There are such fields.
+    """
+    tested = set(test.prints)
+    for name, pool in pools.items():
+        shared = sum(one in tested for one in pool.prints)
+        if shared:
+            raise MismatchError(
+                explain(
+                    name,
+                    expected="no field that is tested on",
+                    got=f"{shared} of them",
+                    remedy="Split the record by time before anything is trained.",
+                )
+            )
