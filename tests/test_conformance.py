@@ -68,5 +68,5 @@ def cases() -> list[Any]:
 
 
 @pytest.mark.parametrize(("suite", "check"), cases())
-def test_built_in(suite: type[Suite], check: str) -> None:
+def test_built_in_component_passes_its_suite(suite: type[Suite], check: str) -> None:
     getattr(suite(), check)()

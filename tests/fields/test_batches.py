@@ -46,7 +46,7 @@ def masked_daily() -> xr.Dataset:
     )
 
 
-def test_radar_batch_holds_what_the_dataset_says(test_radar):
+def test_load_returns_the_values_of_the_dataset(test_radar):
     batch = batches_of(test_radar, conditions=["pr_coarse"]).load([3, 0])
     assert batch.c.shape == (2, 1, 156, 132)
     assert batch.pooled is None
@@ -59,7 +59,7 @@ def test_radar_batch_holds_what_the_dataset_says(test_radar):
     assert centre == pytest.approx(float(test_radar.pr_coarse[3, 1, 1]), rel=0.05, abs=0.01)
 
 
-def test_masks_positions_statics_and_pooled_conditions(masked_daily):
+def test_load_returns_masks_positions_statics_and_pooled_conditions(masked_daily):
     batches = batches_of(masked_daily, conditions=["slp", "nao"], statics=["height"])
     batch = batches.load([0, 5])
     assert batch.pooled.shape == (2, 11 * 13 + 1)
@@ -70,7 +70,7 @@ def test_masks_positions_statics_and_pooled_conditions(masked_daily):
     assert torch.isfinite(batch.c).all()
 
 
-def test_crops_and_turns_move_all_maps_alike(test_radar):
+def test_crop_and_turned_move_all_maps_alike(test_radar):
     batch = batches_of(test_radar, conditions=["pr_coarse"]).load([0])
     cut = batch.crop(12, 24, 48, 36)
     assert torch.equal(cut.x, batch.x[..., 12:60, 24:60])
@@ -94,7 +94,7 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("rain", ["radar", "masked"])
-def test_reading_leaves_the_threads_of_torch_alone(rain, test_radar, masked_daily):
+def test_load_runs_no_operation_of_torch(rain, test_radar, masked_daily):
     if rain == "radar":
         batches = batches_of(test_radar, conditions=["pr_coarse"])
     else:
@@ -114,7 +114,7 @@ def seen(batches: Batches, count: int, seed: int = 0, **options: int) -> list[fl
 
 
 @pytest.mark.parametrize("chunks", [None, {"time": 5}])
-def test_an_epoch_sees_every_sample_once_in_another_order(train_radar, chunks):
+def test_shuffled_yields_every_sample_once_per_epoch(train_radar, chunks):
     few = train_radar.isel(time=slice(0, 40), y=slice(0, 24), x=slice(0, 24))[["pr", "pr_coarse"]]
     few = few.isel(y_coarse=slice(0, 2), x_coarse=slice(0, 2))
     few = few if chunks is None else few.chunk(chunks)
@@ -129,7 +129,7 @@ def test_an_epoch_sees_every_sample_once_in_another_order(train_radar, chunks):
 
 
 @pytest.mark.parametrize("chunks", [None, {"time": 5}])
-def test_shuffling_keeps_what_belongs_to_a_sample_together(masked_daily, chunks):
+def test_shuffled_keeps_the_tensors_of_a_sample_together(masked_daily, chunks):
     """A condition and a mask that differ from sample to sample, too."""
     local = masked_daily.nao * masked_daily.pr.mean("time").fillna(0)
     ds = masked_daily.assign(
@@ -186,7 +186,7 @@ def test_streamed_reads_pools_in_the_order_of_its_generator():
 
 @pytest.mark.parametrize("past", [3, 14])
 @pytest.mark.parametrize("chunks", [None, {"time": 5}])
-def test_shuffled_goes_on_behind_past_batches(train_radar, chunks, past):
+def test_shuffled_skips_past_batches(train_radar, chunks, past):
     """In the middle of an epoch or of a pool, without reading what is past."""
     few = train_radar.isel(time=slice(0, 40), y=slice(0, 24), x=slice(0, 24))[["pr", "pr_coarse"]]
     few = few.isel(y_coarse=slice(0, 2), x_coarse=slice(0, 2))
@@ -218,7 +218,7 @@ def test_pools_are_bounded_in_bytes_and_hold_a_batch(train_radar):
     assert set(read) == {1}
 
 
-def test_a_reader_that_fails_is_heard(train_radar):
+def test_shuffled_raises_errors_of_the_reader_thread(train_radar):
     few = train_radar.isel(time=slice(0, 8)).chunk({"time": 4})
     spec = describe(few, target="pr", conditions=["pr_coarse"])
     prepared = prepare(few, spec, need_target=True)
@@ -234,7 +234,7 @@ def test_a_reader_that_fails_is_heard(train_radar):
         seen(Batches(lost, spec, scaling), 1)
 
 
-def test_without_a_target_the_stored_mask_must_fit(masked_daily):
+def test_batches_without_target_refuse_a_mask_of_another_domain(masked_daily):
     spec = describe(masked_daily, target="pr", conditions=["slp"])
     scaling, _ = Scaling.fit(prepare(masked_daily, spec, need_target=True), spec)
     bare = prepare(masked_daily.drop_vars("pr"), spec, need_target=False)
@@ -251,7 +251,7 @@ def test_without_a_target_the_stored_mask_must_fit(masked_daily):
         Batches(elsewhere, spec, scaling, masked=True, valid=valid)
 
 
-def test_heavy_samples_fill_their_share_of_every_batch(train_radar):
+def test_shuffled_fills_the_share_of_heavy_samples(train_radar):
     batches = batches_of(train_radar.isel(time=slice(0, 60)), conditions=["pr_coarse"])
     batches.keep()
 

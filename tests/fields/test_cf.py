@@ -37,11 +37,11 @@ def field(*dims: str, **coords: tuple[str, dict[str, str]]) -> xr.DataArray:
         ("valid_time", "nj", "ni"),
     ],
 )
-def test_dims_are_found_by_conventional_names(dims: tuple[str, str, str]) -> None:
+def test_find_layout_by_conventional_names(dims: tuple[str, str, str]) -> None:
     assert find_layout(field(*dims)) == Layout(*dims)
 
 
-def test_order_of_dims_does_not_matter() -> None:
+def test_find_layout_does_not_depend_on_the_order_of_dims() -> None:
     assert find_layout(field("lon", "day", "lat")) == Layout("day", "lat", "lon")
 
 
@@ -58,21 +58,21 @@ def test_order_of_dims_does_not_matter() -> None:
         ),
     ],
 )
-def test_dims_are_found_by_attributes(attrs: tuple[dict[str, str], dict[str, str]]) -> None:
+def test_find_layout_by_attributes(attrs: tuple[dict[str, str], dict[str, str]]) -> None:
     da = field("a", "b", "c", b=("b", attrs[1]), c=("c", attrs[0]))
     assert find_layout(da) == Layout("a", "c", "b")
 
 
-def test_attributes_win_over_names() -> None:
+def test_find_layout_prefers_attributes_to_names() -> None:
     da = field("time", "x", "y", x=("x", {"axis": "Y"}), y=("y", {"axis": "X"}))
     assert find_layout(da) == Layout("time", "x", "y")
 
 
-def test_a_word_that_only_begins_like_an_axis_is_none() -> None:
+def test_find_layout_ignores_longer_words() -> None:
     assert find_layout(field("year", "lat", "lon")).sample == "year"
 
 
-def test_a_curvilinear_grid_is_found_by_its_latitude() -> None:
+def test_find_layout_of_a_curvilinear_grid_by_latitude() -> None:
     da = field("time", "a", "b").assign_coords(
         lat=(("a", "b"), np.zeros((5, 6)), {"standard_name": "latitude"}),
         lon=(("a", "b"), np.zeros((5, 6)), {"standard_name": "longitude"}),
@@ -80,19 +80,19 @@ def test_a_curvilinear_grid_is_found_by_its_latitude() -> None:
     assert find_layout(da) == Layout("time", "a", "b")
 
 
-def test_spatial_dims_are_believed() -> None:
+def test_find_layout_uses_given_spatial_dims() -> None:
     da = field("time", "a", "b")
     assert find_layout(da, spatial_dims=("b", "a")) == Layout("time", "b", "a")
 
 
 @pytest.mark.parametrize("given", [("a",), ("a", "a"), ("a", "zz"), ("a", "b", "time")])
-def test_spatial_dims_that_do_not_fit_are_refused(given: tuple[str, ...]) -> None:
+def test_find_layout_refuses_wrong_spatial_dims(given: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match="spatial_dims: expected two of the dims"):
         find_layout(field("time", "a", "b"), spatial_dims=given)
 
 
 @pytest.mark.parametrize("dims", [("time", "a", "b"), ("time", "y", "b"), ("time", "y")])
-def test_unknown_dims_are_named(dims: tuple[str, ...]) -> None:
+def test_find_layout_names_unknown_dims(dims: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match="axis Y") as caught:
         find_layout(field(*dims))
     assert f"({', '.join(dims)})" in str(caught.value)
@@ -100,7 +100,7 @@ def test_unknown_dims_are_named(dims: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("dims", [("y", "x"), ("time", "member", "y", "x")])
-def test_exactly_one_sample_dim_is_needed(dims: tuple[str, ...]) -> None:
+def test_find_layout_needs_exactly_one_sample_dim(dims: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match="one sample dimension besides y and x"):
         find_layout(field(*dims))
 
@@ -122,18 +122,18 @@ def test_exactly_one_sample_dim_is_needed(dims: tuple[str, ...]) -> None:
         ("pr", {}, False),
     ],
 )
-def test_rain_is_known_by_units_and_names(name: str, attrs: dict[str, str], expected: bool) -> None:
+def test_is_rain_by_units_and_names(name: str, attrs: dict[str, str], expected: bool) -> None:
     assert is_rain(xr.DataArray([0.0], name=name, attrs=attrs)) is expected
 
 
-def test_a_target_may_be_known_by_its_rate_alone(make_radar: Callable[..., xr.Dataset]) -> None:
+def test_find_target_accepts_units_of_a_rate_alone(make_radar: Callable[..., xr.Dataset]) -> None:
     field = make_radar().rename(pr="field").field.assign_attrs(standard_name="")
     assert is_rain(field, by_rate=True)
     assert not is_rain(field.assign_attrs(standard_name="water_evaporation_flux"), by_rate=True)
     assert find_target(field.to_dataset(), None) == "field"
 
 
-def test_the_target_is_the_rain_on_the_finest_grid(
+def test_find_target_takes_the_finest_grid(
     make_radar: Callable[..., xr.Dataset], islands: xr.Dataset
 ) -> None:
     assert find_target(make_radar(), None) == "pr"
@@ -141,24 +141,24 @@ def test_the_target_is_the_rain_on_the_finest_grid(
     assert find_target(make_radar(), "pr_coarse") == "pr_coarse"
 
 
-def test_a_missing_target_names_the_nearest(islands: xr.Dataset) -> None:
+def test_find_target_suggests_the_nearest_name(islands: xr.Dataset) -> None:
     with pytest.raises(MissingVariableError, match=r"'mslpp'.*Did you mean 'mslp'"):
         find_target(islands, "mslpp")
 
 
-def test_two_targets_on_one_grid_are_a_question(make_radar: Callable[..., xr.Dataset]) -> None:
+def test_find_target_refuses_two_candidates(make_radar: Callable[..., xr.Dataset]) -> None:
     ds = make_radar()
     ds["rain"] = ds.pr
     with pytest.raises(MissingVariableError, match=r"pr, rain, on equal grids.*target='\.\.\.'"):
         find_target(ds, None)
 
 
-def test_no_rain_at_all_says_what_there_is(islands: xr.Dataset) -> None:
+def test_find_target_lists_variables_without_rain(islands: xr.Dataset) -> None:
     with pytest.raises(MissingVariableError, match=r"got none.*mslp, z500"):
         find_target(islands.drop_vars("pr"), None)
 
 
-def test_rain_without_known_dims_is_passed_over(islands: xr.Dataset) -> None:
+def test_find_target_ignores_rain_without_known_dims(islands: xr.Dataset) -> None:
     islands["other"] = (("time", "a", "b"), np.zeros((6, 99, 99)), {"units": "mm d-1"})
     assert find_target(islands, None) == "pr"
     assert find_target(islands, None, spatial_dims=("a", "b")) == "other"

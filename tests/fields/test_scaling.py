@@ -15,7 +15,7 @@ from xcvae.fields.record import Record
 from xcvae.fields.scaling import RainScaling, Scaling, StandardScaling, blocks_of
 
 
-def test_rain_goes_there_and_back_and_dry_is_exactly_dry():
+def test_rain_scaling_inverts_and_dry_is_exactly_dry():
     scaling = RainScaling("mm h-1", 0.1)
     rain = np.array([0.0, 0.01, 0.12, 1.0, 30.0, 400.0])
     normalised = scaling.normalise(rain)
@@ -34,7 +34,7 @@ def test_physical_is_bounded_and_has_gradients():
     assert float(value.grad[0]) > 0
 
 
-def test_fit_on_radar(train_radar):
+def test_fit_of_radar_has_scaling_and_record(train_radar):
     spec = describe(train_radar, target="pr", conditions=["pr_coarse"])
     scaling, record = Scaling.fit(prepare(train_radar, spec, need_target=True), spec)
     values = train_radar.pr.values
@@ -61,7 +61,7 @@ def test_record_quantile_at_the_end_of_a_bin_is_in_this_bin():
     assert record.quantile(0.5, wet=True) == pytest.approx(1.0, rel=0.04)
 
 
-def test_lazy_and_in_memory_fit_alike(train_radar):
+def test_fit_is_equal_for_lazy_data(train_radar):
     few = train_radar.isel(time=slice(0, 60))
     spec = describe(few, target="pr", conditions=["pr_coarse"])
     results = [
@@ -93,7 +93,7 @@ def with_condition(values: np.ndarray) -> xr.Dataset:
     )
 
 
-def test_standard_scaling_has_mean_zero_and_spread_one():
+def test_standard_scaling_has_mean_zero_and_deviation_one():
     ds = with_condition(np.array([270.0, 275, 280, 285, 290, 295]))
     spec = describe(ds, target="pr", conditions=["t"])
     prepared = prepare(ds, spec, need_target=True)
@@ -121,14 +121,14 @@ def test_moments_do_not_depend_on_blocks():
     ("values", "said"),
     [([280.0] * 6, "constant"), ([280.0, np.nan, 281, 282, 283, 284], "1 NaN")],
 )
-def test_conditions_that_cannot_be_scaled_are_named(values, said):
+def test_fit_names_conditions_that_cannot_be_scaled(values, said):
     ds = with_condition(np.array(values))
     spec = describe(ds, target="pr", conditions=["t"])
     with pytest.raises(DataError, match=said):
         Scaling.fit(prepare(ds, spec, need_target=True), spec)
 
 
-def test_normalising_takes_the_right_units_only():
+def test_normalise_refuses_other_units():
     scaling = Scaling(RainScaling("mm h-1", 0.1), {})
     for attrs in ({}, {"units": "mm/day"}, {"units": "1"}):
         field = xr.DataArray(np.ones((2, 2)), name="pr", attrs=attrs)

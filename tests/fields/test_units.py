@@ -65,7 +65,7 @@ def test_factors_between_frequent_units_are_those_of_pint(source: str, wanted: s
 
 
 @pytest.mark.parametrize(("source", "wanted"), [("mm", "mm h-1"), ("kg m-2 s-1", "m")])
-def test_a_rate_is_not_a_depth(source: str, wanted: str) -> None:
+def test_factor_refuses_rate_against_depth(source: str, wanted: str) -> None:
     with pytest.raises(UnitsError, match="accumulation period") as caught:
         factor(source, wanted, what="pr")
     assert f"'{source}'" in str(caught.value)
@@ -73,13 +73,13 @@ def test_a_rate_is_not_a_depth(source: str, wanted: str) -> None:
     assert "pr" in str(caught.value)
 
 
-def test_temperature_is_not_rain() -> None:
+def test_factor_refuses_temperature_against_rain() -> None:
     with pytest.raises(UnitsError, match=r"'mm h-1', got 'K'"):
         factor("K", "mm h-1", what="t850")
 
 
 @pytest.mark.parametrize("units", ["foo", "(0 - 1)", "mm (3h)-1", "days since 2000-01-01", "x+"])
-def test_unknown_units_are_named(units: str) -> None:
+def test_factor_names_unknown_units(units: str) -> None:
     with pytest.raises(UnitsError, match="not known") as caught:
         factor(units, "mm h-1", what="pr")
     assert repr(units) in str(caught.value)
@@ -112,7 +112,7 @@ def test_to_units_stays_lazy() -> None:
 
 
 @pytest.mark.parametrize("attrs", [{}, {"units": ""}, {"units": "  "}])
-def test_missing_units_name_the_variable_and_the_remedy(attrs: dict[str, str]) -> None:
+def test_units_of_names_variable_and_remedy(attrs: dict[str, str]) -> None:
     with pytest.raises(UnitsError, match=r"ds\['dist'\]\.attrs\['units'\].*'1'"):
         units_of(xr.DataArray([1.0], name="dist", attrs=attrs))
     with pytest.raises(UnitsError, match="dist"):
@@ -145,7 +145,7 @@ def test_parse_quantity_refuses_a_text_without_units() -> None:
 
 
 @pytest.mark.parametrize("value", ["heavy", "mm 5", True, math.nan, math.inf, None])
-def test_parse_quantity_refuses_what_is_no_number(value: object) -> None:
+def test_parse_quantity_refuses_other_than_finite_numbers(value: object) -> None:
     with pytest.raises(ConfigError, match="threshold"):
         parse_quantity(value, units="mm h-1", what="threshold")  # type: ignore[arg-type]
 
@@ -156,12 +156,12 @@ def test_parse_quantity_names_both_units() -> None:
 
 
 @pytest.mark.parametrize("units", ["mm/h", "mm d-1", "kg m-2 s-1", "m", "mm", "kg m-2"])
-def test_precipitation_units(units: str) -> None:
+def test_is_precipitation_for_rates_and_depths(units: str) -> None:
     assert is_precipitation(units)
 
 
 @pytest.mark.parametrize("units", ["K", "Pa", "1", "m2 s-2", "foo", "kg"])
-def test_other_units_are_not_precipitation(units: str) -> None:
+def test_is_precipitation_not_for_other_units(units: str) -> None:
     assert not is_precipitation(units)
 
 
@@ -194,18 +194,20 @@ DAYS = pd.date_range("2020-01-01", periods=4, freq="D")
         ("kg m-2", None, 0.1, 0.1),
     ],
 )
-def test_default_thresholds(units: str, times: object, wet: float, drizzle: float) -> None:
+def test_default_thresholds_depend_on_units_and_time_step(
+    units: str, times: object, wet: float, drizzle: float
+) -> None:
     da = rain(units, times)
     assert default_wet_threshold(da, "time") == pytest.approx(wet)
     assert default_drizzle_threshold(da, "time") == pytest.approx(drizzle)
 
 
-def test_a_selection_of_single_hours_does_not_become_daily() -> None:
+def test_is_daily_uses_the_shortest_step() -> None:
     times = pd.to_datetime(["2020-01-01T03", "2020-01-01T04", "2020-02-01T07", "2020-03-05T10"])
     assert not is_daily(rain("mm h-1", times), "time")
 
 
-def test_other_calendars_are_read() -> None:
+def test_is_daily_reads_other_calendars() -> None:
     pytest.importorskip("cftime")
     days = xr.date_range("2000-01-01", periods=3, calendar="noleap", use_cftime=True)
     hours = xr.date_range("2000-01-01", periods=3, freq="6h", calendar="noleap", use_cftime=True)
@@ -213,12 +215,12 @@ def test_other_calendars_are_read() -> None:
     assert not is_daily(rain("mm d-1", hours), "time")
 
 
-def test_a_single_sample_is_judged_by_its_units() -> None:
+def test_is_daily_of_a_single_sample_uses_units() -> None:
     assert is_daily(rain("mm d-1", DAYS[:1]), "time")
     assert not is_daily(rain("mm h-1", DAYS[:1]), "time")
 
 
-def test_samples_that_share_a_time_do_not_hide_the_step() -> None:
+def test_is_daily_ignores_repeated_times() -> None:
     twice = DAYS.append(DAYS[::-1]).append(DAYS[:1])
     assert is_daily(rain("mm h-1", twice), "time")
     assert is_daily(rain("mm d-1", DAYS[[0, 0]]), "time")

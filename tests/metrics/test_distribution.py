@@ -36,7 +36,7 @@ def test_wet_fraction_at_threshold_zero_counts_dry_pixels(
     assert metrics.wet_fraction_observed(*masked, threshold=0).item() == 1
 
 
-def test_default_wet_threshold_knows_units_and_days() -> None:
+def test_wet_fraction_default_threshold_depends_on_units_and_days() -> None:
     values = np.array([[[0.05, 0.1, 0.5, 2.0]]]).repeat(3, axis=0).repeat(2, axis=1)
     hourly, daily = labelled(values), labelled(values, "mm d-1", "24h")
     assert metrics.wet_fraction(hourly, hourly).item() == 0.75
@@ -45,7 +45,7 @@ def test_default_wet_threshold_knows_units_and_days() -> None:
     assert metrics.wet_fraction(flux, flux).item() == 0.75
 
 
-def test_float32_at_the_threshold_is_wet() -> None:
+def test_wet_fraction_counts_float32_at_the_threshold() -> None:
     values = np.full((1, 2, 2), 0.7, dtype="float32")
     da = labelled(values)
     assert metrics.wet_fraction(da, da, threshold=0.7).item() == 1
@@ -87,7 +87,7 @@ def test_ks_of_one_dry_side_is_one(forecast: xr.DataArray, observed: xr.DataArra
 
 @pytest.mark.parametrize(("score", "q"), [(metrics.p99_ratio, 0.99), (metrics.p999_ratio, 0.999)])
 @pytest.mark.parametrize("units", ["mm h-1", "kg m-2 s-1", "m s-1"])
-def test_quantiles_are_those_of_numpy(score, q: float, units: str) -> None:
+def test_quantile_ratios_are_those_of_numpy(score, q: float, units: str) -> None:
     scale = {"mm h-1": 1.0, "kg m-2 s-1": 1 / 3600, "m s-1": 1 / 3.6e6}[units]
     observed = labelled(scale * rain((40, 31, 29), seed=8).astype(float), units)
     forecast = labelled(1.4 * scale * rain((4, 40, 31, 29), seed=9).astype(float), units)
@@ -105,7 +105,7 @@ def test_quantile_at_the_end_of_a_bin_is_in_this_bin() -> None:
     assert found[2:] == pytest.approx([np.exp(WIDTH), np.exp(501 * WIDTH)])
 
 
-def test_quantiles_count_dry_pixels_too() -> None:
+def test_quantile_ratios_count_dry_pixels() -> None:
     values = np.zeros((1, 10, 100))
     values[0, 0, :50] = np.arange(1, 51)
     observed = labelled(values)
@@ -116,14 +116,14 @@ def test_quantiles_count_dry_pixels_too() -> None:
     assert np.isnan(metrics.p99_ratio(forecast, rare).item())
 
 
-def test_quantiles_are_interpolated_inside_bins() -> None:
+def test_quantile_ratios_interpolate_inside_bins() -> None:
     values = np.linspace(1, 100, 200_000).reshape(2, 200, 500)
     for factor in (1.001, 1.002, 1.003):
         found = metrics.p99_ratio(labelled(factor * values), labelled(values)).item()
         assert found == pytest.approx(factor, abs=1e-4)
 
 
-def test_extremes_beyond_all_bins_keep_their_weight() -> None:
+def test_quantile_ratios_count_values_beyond_all_bins() -> None:
     values = rain((1, 20, 20), seed=3, wet=1.0)
     huge = values.copy()
     huge[0, :3] = 1e30
@@ -131,7 +131,7 @@ def test_extremes_beyond_all_bins_keep_their_weight() -> None:
     assert metrics.p99_ratio(labelled(huge), labelled(values)).item() > 1000
 
 
-def test_threshold_in_other_dimensions_is_refused(
+def test_ks_refuses_thresholds_of_other_dimensions(
     forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
     with pytest.raises(UnitsError):

@@ -100,7 +100,7 @@ def test_spread_skill_is_the_formula(forecast: xr.DataArray, observed: xr.DataAr
     assert metrics.spread_skill(forecast.isel(realization=[0]), observed).item() == 0
 
 
-def test_a_perfect_ensemble_is_calibrated() -> None:
+def test_calibration_scores_of_a_perfect_ensemble() -> None:
     observed = labelled(rain((60, 30, 30), seed=5))
     perfect = labelled(rain((8, 60, 30, 30), seed=6))
     assert metrics.spread_skill(perfect, observed).item() == pytest.approx(1, abs=0.02)
@@ -110,7 +110,7 @@ def test_a_perfect_ensemble_is_calibrated() -> None:
     assert metrics.rank_deviation(narrow, observed).item() > 0.2
 
 
-def test_ranks_share_ties_as_random_draws_do(
+def test_rank_histogram_shares_ties_as_random_draws_do(
     forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
     random = np.random.default_rng(0)
@@ -125,7 +125,7 @@ def test_ranks_share_ties_as_random_draws_do(
     assert metrics.rank_deviation(forecast, observed).item() == pytest.approx(deviation)
 
 
-def test_ranks_of_a_mostly_dry_field_are_the_formula() -> None:
+def test_rank_histogram_of_a_mostly_dry_field_is_the_formula() -> None:
     """A pixel that is dry on both sides counts 1 / (M + 1) for each of the M + 1 ranks."""
     members, observed = rain((4, 2, 9, 7), seed=21, wet=0.05), rain((2, 9, 7), seed=22, wet=0.05)
     expected = np.zeros(5)
@@ -138,7 +138,7 @@ def test_ranks_of_a_mostly_dry_field_are_the_formula() -> None:
     np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-12)
 
 
-def test_ranks_run_from_below_all_to_above_all() -> None:
+def test_rank_histogram_runs_from_below_all_to_above_all() -> None:
     observed = labelled(np.full((1, 2, 2), 9.0))
     low = labelled(np.ones((3, 1, 2, 2)))
     assert metrics.rank_histogram(low, observed).values.tolist() == [0, 0, 0, 1]

@@ -47,7 +47,9 @@ def test_csi_and_sedi_are_those_of_scores(
         ([9, 0, 9, 0], [0, 0, 0, 0], np.nan),
     ],
 )
-def test_sedi_at_the_borders(generated: list[float], truth: list[float], expected: float) -> None:
+def test_sedi_takes_its_limits_at_the_borders(
+    generated: list[float], truth: list[float], expected: float
+) -> None:
     pair = [labelled(np.array(v, dtype=float).reshape(1, 2, 2)) for v in (generated, truth)]
     assert metrics.sedi(*pair).item() == pytest.approx(expected, nan_ok=True)
 
@@ -100,12 +102,12 @@ def test_fss_of_scores_inside_the_domain() -> None:
     )
 
 
-def test_perfect_events(observed: xr.DataArray) -> None:
+def test_event_scores_of_a_perfect_forecast_are_best(observed: xr.DataArray) -> None:
     for name, best in (("fss", 1), ("csi", 1), ("sedi", 1), ("brier", 0)):
         assert build("metric", name)(observed, observed).item() == pytest.approx(best)
 
 
-def test_nothing_happens_nowhere(observed: xr.DataArray) -> None:
+def test_event_scores_without_events_are_nan(observed: xr.DataArray) -> None:
     dry = (observed * 0).assign_attrs(observed.attrs)
     assert np.isnan(metrics.csi(dry, dry).item())
     assert np.isnan(metrics.fss(dry, dry).item())
@@ -122,7 +124,7 @@ def test_nothing_happens_nowhere(observed: xr.DataArray) -> None:
         ("mm h-1", "24h", 19.9 / 24, 20.01 / 24),
     ],
 )
-def test_default_threshold_knows_units_and_days(
+def test_default_event_threshold_depends_on_units_and_days(
     units: str, step: str, below: float, at: float
 ) -> None:
     values = np.zeros((2, 2, 2))

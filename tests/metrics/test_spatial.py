@@ -26,7 +26,7 @@ def full_plane(field: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(13, 11), (12, 8), (9, 9), (8, 15), (16, 16)])
-def test_spectrum_is_that_of_the_full_plane(shape: tuple[int, int]) -> None:
+def test_radial_spectrum_is_that_of_the_full_plane(shape: tuple[int, int]) -> None:
     field = rain((2, *shape), seed=7).astype(float)
     expected = np.mean([full_plane(one) for one in field], axis=0)[1:]
     found = metrics.radial_spectrum(labelled(field))
@@ -35,7 +35,7 @@ def test_spectrum_is_that_of_the_full_plane(shape: tuple[int, int]) -> None:
     assert found.attrs["units"] == "(mm h-1)2"
 
 
-def test_spectrum_of_a_wave_is_at_its_wavenumber() -> None:
+def test_radial_spectrum_of_a_wave_is_at_its_wavenumber() -> None:
     x = np.arange(132)
     wave = 1 + np.cos(2 * np.pi * 6 * x / 132) * np.ones((156, 1))
     spectrum = metrics.radial_spectrum(labelled(wave[None]))
@@ -62,12 +62,12 @@ def test_spectral_distance_of_a_scaled_field_is_its_decibels(observed: xr.DataAr
     assert metrics.spectral_distance(observed, observed).item() == pytest.approx(0)
 
 
-def test_spectral_distance_of_nothing_is_large_and_finite(observed: xr.DataArray) -> None:
+def test_spectral_distance_of_a_dry_forecast_is_large_and_finite(observed: xr.DataArray) -> None:
     dry = (observed * 0).assign_attrs(observed.attrs)
     assert 60 < metrics.spectral_distance(dry, observed).item() <= 120
 
 
-def test_spatial_correlation_is_pearsons(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
+def test_spatial_correlation_is_that_of_pearson(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
     forecast, observed = masked
     valid = observed.notnull() & forecast.notnull().all("realization")
     expected = xr.corr(forecast.where(valid), observed.where(valid), ["y", "x"]).mean().item()
@@ -75,7 +75,9 @@ def test_spatial_correlation_is_pearsons(masked: tuple[xr.DataArray, xr.DataArra
     assert metrics.spatial_correlation(observed, observed).item() == pytest.approx(1)
 
 
-def test_flat_maps_have_no_correlation(forecast: xr.DataArray, observed: xr.DataArray) -> None:
+def test_spatial_correlation_of_flat_maps_is_zero(
+    forecast: xr.DataArray, observed: xr.DataArray
+) -> None:
     before = metrics.spatial_correlation(
         forecast.isel(time=slice(1, None)), observed.isel(time=slice(1, None))
     ).item()

@@ -79,8 +79,8 @@ FIELDS = '''
             pair = matched(forecast, observed)
             seen = pair.forecast.where(pair.observed.notnull())
             high = [f.max(f.dims[-2:]).mean() for f in (seen, pair.observed)]
-            told = {"units": pair.units, "long_name": "bias of peaks", "better": 0.0}
-            return (self.scale * (high[0] - high[1])).assign_attrs(told)
+            about = {"units": pair.units, "long_name": "bias of peaks", "better": 0.0}
+            return (self.scale * (high[0] - high[1])).assign_attrs(about)
 
     @dataclass(frozen=True)
     class Doubled(Component):

@@ -62,7 +62,7 @@ class Needy:
         ("seconds", [1, 2], (1, 2)),
     ],
 )
-def test_fitting_values_are_kept_or_converted(name: str, given: object, kept: object) -> None:
+def test_checked_passes_or_converts_fitting_values(name: str, given: object, kept: object) -> None:
     found = checked("loss 'sample'", Sample, {name: given})[name]
     assert found == kept
     assert type(found) is type(kept)
@@ -90,29 +90,29 @@ def test_fitting_values_are_kept_or_converted(name: str, given: object, kept: ob
         ("weights", ["a"], "dict"),
     ],
 )
-def test_wrong_types_are_refused_in_words(name: str, given: object, words: str) -> None:
+def test_checked_names_the_expected_type(name: str, given: object, words: str) -> None:
     with pytest.raises(
         ComponentError, match=rf"loss 'sample', parameter '{name}': expected {words}"
     ):
         checked("loss 'sample'", Sample, {name: given})
 
 
-def test_unknown_parameter_names_the_nearest() -> None:
+def test_checked_suggests_the_nearest_parameter() -> None:
     with pytest.raises(ComponentError, match=r"unknown parameter 'scael'. Did you mean 'scale'"):
         checked("loss 'sample'", Sample, {"scael": 1.0})
 
 
-def test_missing_parameter_is_named() -> None:
+def test_checked_names_a_missing_parameter() -> None:
     with pytest.raises(ComponentError, match="'threshold' is required"):
         checked("metric 'needy'", Needy, {})
 
 
-def test_yaml_exponent_without_point_gets_a_hint() -> None:
+def test_checked_explains_yaml_exponents_without_point() -> None:
     with pytest.raises(ComponentError, match=r"write 1\.0e-3"):
         checked("loss 'sample'", Sample, {"scale": "1e-3"})
 
 
-def test_parameters_are_json() -> None:
+def test_parameters_of_returns_json_types() -> None:
     parameters = Sample(levels=(1.0, 2.0), limit=np.float64(2.5), anything=np.int16(4)).parameters()
     assert json.loads(json.dumps(parameters))["levels"] == [1.0, 2.0]
     assert type(parameters["limit"]) is float
@@ -121,7 +121,7 @@ def test_parameters_are_json() -> None:
     assert parameters_of(len) == {}
 
 
-def test_undecorated_class_is_refused() -> None:
+def test_check_class_refuses_an_undecorated_class() -> None:
     class Plain(Component):
         size: int = 3
 
@@ -129,7 +129,7 @@ def test_undecorated_class_is_refused() -> None:
         check_class("loss 'plain'", Plain)
 
 
-def test_reserved_field_name_is_refused() -> None:
+def test_check_class_refuses_reserved_field_names() -> None:
     @dataclass(frozen=True)
     class Named(Component):
         name: str = "x"
@@ -138,7 +138,7 @@ def test_reserved_field_name_is_refused() -> None:
         check_class("loss 'named'", Named)
 
 
-def test_unresolvable_annotation_is_explained() -> None:
+def test_checked_explains_unresolvable_annotations() -> None:
     @dataclass(frozen=True)
     class Odd(Component):
         size: Unimported = 3  # type: ignore[name-defined]  # noqa: F821

@@ -1,4 +1,4 @@
-"""What the registry promises authors and users, one sentence at a time."""
+"""The contract of the registry with authors and users of components."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (True, "newer"),
     ],
 )
-def test_another_api_version_is_refused(declared: object, remedy: str) -> None:
+def test_register_refuses_another_api_version(declared: object, remedy: str) -> None:
     odd = ModuleType("odd")
     odd.XCVAE_API = declared  # type: ignore[attr-defined]
     with pytest.raises(ComponentError, match=rf"'odd', XCVAE_API: expected 1.*{remedy}"):
@@ -58,7 +58,7 @@ def test_another_api_version_is_refused(declared: object, remedy: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["XCVAE_API = 1", ""])
-def test_this_api_version_and_none_are_fine(path: Path, line: str) -> None:
+def test_plugins_of_this_api_version_or_none_load(path: Path, line: str) -> None:
     install_good(path)
     (path / "rainpeaks.py").write_text(textwrap.dedent(GOOD).replace("XCVAE_API = 1", line))
     found = Registry()
@@ -69,7 +69,7 @@ def test_this_api_version_and_none_are_fine(path: Path, line: str) -> None:
 # --- broken plugins ------------------------------------------------------------------------------
 
 
-def test_a_plugin_that_exits_stops_nothing(path: Path) -> None:
+def test_registry_survives_a_plugin_that_exits(path: Path) -> None:
     install(path, "quitter", "import sys; sys.exit('no licence')")
     install_good(path)
     found = Registry()
@@ -77,7 +77,7 @@ def test_a_plugin_that_exits_stops_nothing(path: Path) -> None:
     assert "peak_error" in found.names("loss")
 
 
-def test_every_clash_of_a_plugin_is_told(path: Path) -> None:
+def test_broken_lists_every_clash_of_a_plugin(path: Path) -> None:
     install_good(path)
     again = GOOD.replace('"rainpeaks_parts.losses:PeakError"', '"a:B"')
     install(path, "snowpeaks", again)
@@ -86,7 +86,7 @@ def test_every_clash_of_a_plugin_is_told(path: Path) -> None:
         assert f"{name} is claimed by two packages: rainpeaks 1.2 and snowpeaks 1.2" in problem
 
 
-def test_a_built_in_that_a_plugin_claims_too_says_so_on_use(path: Path) -> None:
+def test_build_warns_of_a_plugin_that_claims_a_built_in_name(path: Path) -> None:
     install_good(path)
     install(path, "greedy", GOOD.replace("peak_error", "laplace").replace("damp", "damper"))
     found = Registry()
@@ -95,7 +95,7 @@ def test_a_built_in_that_a_plugin_claims_too_says_so_on_use(path: Path) -> None:
     assert type(term).__module__.startswith("xcvae.")
 
 
-def test_an_error_of_a_constructor_names_the_component() -> None:
+def test_construct_names_the_component_in_errors() -> None:
     @dataclass(frozen=True)
     class Fragile:
         def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ def test_an_error_of_a_constructor_names_the_component() -> None:
 # --- calls ---------------------------------------------------------------------------------------
 
 
-def test_errors_on_purpose_and_of_built_ins_pass_unchanged() -> None:
+def test_call_passes_errors_of_xcvae_unchanged() -> None:
     def refuses() -> None:
         raise DataError("too dry")
 
@@ -119,11 +119,11 @@ def test_errors_on_purpose_and_of_built_ins_pass_unchanged() -> None:
 
 
 class OutOfMemoryError(RuntimeError):
-    """Stands for the one of a library that is not torch."""
+    """The class of a library other than torch."""
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, OutOfMemoryError, KeyboardInterrupt])
-def test_a_lack_of_memory_is_not_the_fault_of_a_component(error: type[BaseException]) -> None:
+def test_call_passes_a_lack_of_memory_unchanged(error: type[BaseException]) -> None:
     def large() -> None:
         raise error("tried to allocate 200 GiB")
 
@@ -135,7 +135,7 @@ def test_a_lack_of_memory_is_not_the_fault_of_a_component(error: type[BaseExcept
     ("result", "words"),
     [(3.0, "float"), (torch.zeros(2), r"shape \(2,\)")],
 )
-def test_a_loss_that_gives_no_scalar_is_named(
+def test_train_names_a_loss_without_a_scalar_result(
     train_radar: xr.Dataset, result: Any, words: str
 ) -> None:
     def odd_one(state: Any) -> Any:
@@ -158,14 +158,14 @@ def test_a_loss_that_gives_no_scalar_is_named(
 # --- scorecards say what a third party's metric says ---------------------------------------------
 
 
-def test_the_card_takes_units_and_names_from_the_scores() -> None:
+def test_evaluate_takes_units_and_names_from_third_party_scores() -> None:
     ds = make_dataset()
     ensemble = make_ensemble(ds).to_dataset(name="pr")
 
     def spread(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
-        told = {"units": "mm h-1", "long_name": "mean range of members", "better": "higher"}
+        about = {"units": "mm h-1", "long_name": "mean range of members", "better": "higher"}
         reach = forecast.max("realization") - forecast.min("realization")
-        return reach.mean().assign_attrs(told)
+        return reach.mean().assign_attrs(about)
 
     def silent(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
         return (forecast.mean() / observed.mean()).assign_attrs(observed.attrs)
@@ -192,7 +192,7 @@ class Local:
         return {}
 
 
-def test_what_is_registered_already_is_left_as_it_is(path: Path) -> None:
+def test_register_twice_changes_nothing(path: Path) -> None:
     install_good(path)
     found = Registry()
     found.register("rainpeaks")
@@ -202,7 +202,7 @@ def test_what_is_registered_already_is_left_as_it_is(path: Path) -> None:
     found.register(one)
 
 
-def test_a_module_that_cannot_be_imported_says_where_to_put_it() -> None:
+def test_register_explains_a_missing_module() -> None:
     with pytest.raises(ComponentError, match=r"no_such_module.*beside the configuration"):
         plugins.register("no_such_module")
 
@@ -210,7 +210,7 @@ def test_a_module_that_cannot_be_imported_says_where_to_put_it() -> None:
 # --- what is missing -----------------------------------------------------------------------------
 
 
-def test_missing_components_are_told_with_their_package() -> None:
+def test_missing_names_package_and_remedy() -> None:
     record = [
         {"name": "laplace", "package": "xcvae", "version": "0.0.1"},
         {"name": "gone", "package": "rain-peaks", "version": "1.2"},
@@ -225,7 +225,7 @@ def test_missing_components_are_told_with_their_package() -> None:
     assert "xcvae.plugins.register('no_such_module')" in local
 
 
-def test_instances_without_a_name_are_described_by_class_and_module() -> None:
+def test_describe_uses_class_and_module_of_unregistered_instances() -> None:
     about = describe("metric", Local())
     assert about["name"] == "Local"
     assert "package" in about
@@ -239,7 +239,7 @@ def rows(target: str | type) -> Row:
     return _row(type(entry)("loss", "mine", "me", None, target))
 
 
-def test_sources_are_read_through_packages_and_imports(path: Path) -> None:
+def test_listing_reads_sources_through_packages_and_imports(path: Path) -> None:
     inside = path / "layered"
     inside.mkdir()
     (inside / "__init__.py").write_text("raise RuntimeError('not to be imported')")
@@ -266,7 +266,7 @@ def test_sources_are_read_through_packages_and_imports(path: Path) -> None:
         ("xcvae.errors:Nothing", "(xcvae.errors has no class Nothing)"),
     ],
 )
-def test_names_that_lead_nowhere_say_so(target: str, words: str) -> None:
+def test_listing_explains_missing_modules_and_classes(target: str, words: str) -> None:
     assert rows(target).summary == words
 
 
@@ -279,9 +279,7 @@ def test_names_that_lead_nowhere_say_so(target: str, words: str) -> None:
         (b"class Cls:\n    'a\0b'\n", "Error"),
     ],
 )
-def test_a_source_that_cannot_be_read_is_told_in_its_row(
-    path: Path, source: bytes, words: str
-) -> None:
+def test_listing_explains_unreadable_sources(path: Path, source: bytes, words: str) -> None:
     (path / "unreadable.py").write_bytes(source)
     row = rows("unreadable:Cls")
     assert row.summary.startswith("(cannot be read: ")
@@ -289,12 +287,12 @@ def test_a_source_that_cannot_be_read_is_told_in_its_row(
     assert (row.name, row.parameters) == ("mine", {})
 
 
-def test_a_declared_encoding_counts(path: Path) -> None:
+def test_listing_respects_declared_encodings(path: Path) -> None:
     (path / "latin.py").write_bytes(b"# coding: latin-1\nclass Cls:\n    'caf\xe9'\n")
     assert rows("latin:Cls").summary == "café"
 
 
-def test_a_default_that_cannot_be_made_is_told_in_its_row() -> None:
+def test_listing_explains_failing_default_factories() -> None:
     def fails() -> int:
         raise RuntimeError("no licence")
 
@@ -305,7 +303,7 @@ def test_a_default_that_cannot_be_made_is_told_in_its_row() -> None:
     assert rows(Costly).summary == "(cannot be read: RuntimeError: no licence)"
 
 
-def test_a_class_may_be_named_like_its_base(path: Path) -> None:
+def test_listing_accepts_a_class_with_the_name_of_its_base(path: Path) -> None:
     (path / "above.py").write_text("class CRPS:\n    first: int = 1\n")
     (path / "named.py").write_text(
         "from above import CRPS\nclass CRPS(CRPS):\n    'Mine.'\n    second: int = 2\n"
@@ -320,17 +318,17 @@ def test_a_class_may_be_named_like_its_base(path: Path) -> None:
     assert rows("itself:Loop").parameters == {"a": "1"}
 
 
-def test_a_signature_is_no_docstring() -> None:
+def test_doc_of_ignores_generated_signatures() -> None:
     @dataclass
     class Bare:
         size: int = 1
 
     @dataclass
     class Signed:
-        """Signed(x) is written by somebody."""
+        """Signed(x) is a written docstring."""
 
     assert doc_of(Bare) == ""
-    assert doc_of(Signed) == "Signed(x) is written by somebody."
+    assert doc_of(Signed) == "Signed(x) is a written docstring."
     assert rows(Bare).summary == ""
 
 
@@ -338,12 +336,12 @@ def test_a_signature_is_no_docstring() -> None:
 
 
 @pytest.mark.parametrize("name", plugins.__all__)
-def test_everything_an_author_needs_is_there(name: str) -> None:
+def test_public_names_of_plugins_can_be_imported(name: str) -> None:
     assert getattr(plugins, name) is getattr(plugins, name)
 
 
 @pytest.mark.parametrize("module", ["plugins", "testing"])
-def test_names_that_are_not_there_are_attribute_errors(module: str) -> None:
+def test_unknown_public_names_are_attribute_errors(module: str) -> None:
     with pytest.raises(AttributeError, match=f"'xcvae.{module}' has no attribute 'Losss'"):
         _ = getattr(xcvae, module).Losss
 
@@ -359,7 +357,7 @@ class Ranged:
 
 
 @pytest.mark.parametrize("given", [{}, {"share": None}, {"share": 1}, {"count": "3 mm"}])
-def test_values_in_range_pass(given: dict[str, Any]) -> None:
+def test_in_range_passes_values_in_range(given: dict[str, Any]) -> None:
     assert Ranged(**given)
 
 
@@ -371,7 +369,7 @@ def test_values_in_range_pass(given: dict[str, Any]) -> None:
         ({"count": 10}, "above 0 and at most 9, got 10"),
     ],
 )
-def test_values_out_of_range_are_refused_in_words(given: dict[str, Any], words: str) -> None:
+def test_in_range_names_parameter_and_range(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ComponentError, match=f"Ranged, parameter .*{words}"):
         Ranged(**given)
 
@@ -379,7 +377,7 @@ def test_values_out_of_range_are_refused_in_words(given: dict[str, Any], words: 
 # --- the data of the suites ----------------------------------------------------------------------
 
 
-def test_a_loss_state_is_made_of_real_rain_and_can_be_changed() -> None:
+def test_make_loss_state_is_real_rain_with_options() -> None:
     state = make_loss_state(samples=2, size=(16, 20), masked=True, step=7)
     assert state.x.shape == (2, 1, 16, 20)
     assert float(state.observed.max()) > 1
@@ -391,7 +389,7 @@ def test_a_loss_state_is_made_of_real_rain_and_can_be_changed() -> None:
     assert not torch.equal(pushed.output, state.output)
 
 
-def test_datasets_of_the_suites_are_fresh_copies() -> None:
+def test_make_dataset_returns_fresh_copies() -> None:
     one = make_dataset(masked=True)
     one.pr[:] = 0.0
     assert float(make_dataset().pr.max()) > 1

@@ -1,4 +1,4 @@
-"""Installed plugins in processes of their own: one sound package, and five broken beside it."""
+"""Installed plugins in processes of their own: one sound package and five broken ones."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ USE_ALL = """
         ) as cluster, distributed.Client(cluster) as client:
             damped = lazy.pr.compute()
             elsewhere = client.submit(repr, build("loss", "peak_error")).result()
-        told = {
+        record = {
             "training": model.training["losses"],
             "ensemble": json.loads(lazy.attrs["xcvae"])["postprocess"],
             "card": json.loads(card.attrs["xcvae"]),
@@ -80,7 +80,7 @@ USE_ALL = """
                 "range": message(lambda: train([{"name": "peak_error", "weight": -1}])),
             },
         }
-        (out / "told.json").write_text(json.dumps(told))
+        (out / "record.json").write_text(json.dumps(record))
 
     if __name__ == "__main__":
         main(Path(sys.argv[1]))
@@ -110,7 +110,7 @@ def listed(site: Path) -> list[str]:
     return python("-W", "error", "-c", LISTING, site=site).stdout.splitlines()
 
 
-def test_the_listing_shows_what_a_plugin_brings_without_torch(listed: list[str]) -> None:
+def test_listing_shows_components_of_a_plugin_without_torch(listed: list[str]) -> None:
     assert listed[-1] == "False"
     for row, line in [
         ("peak_error(weight=0.5)", "Absolute error of the largest value of every sample."),
@@ -131,26 +131,26 @@ def test_the_listing_shows_what_a_plugin_brings_without_torch(listed: list[str])
         ("b_api", "plugin 'b_api', XCVAE_API: expected 1, the plugin API of this xcvae, got 99"),
     ],
 )
-def test_the_listing_shows_what_is_wrong_with_a_broken_one(
+def test_listing_shows_the_error_of_a_broken_plugin(
     listed: list[str], plugin: str, words: str
 ) -> None:
     (line,) = (one for one in listed if one.startswith(f"broken plugin '{plugin}'"))
     assert words in line
 
 
-def test_nothing_else_is_called_broken(listed: list[str]) -> None:
+def test_broken_lists_only_broken_plugins(listed: list[str]) -> None:
     assert sum(one.startswith("broken plugin") for one in listed) == 4
     assert "  clip(maximum, minimum=None)" in listed
 
 
-def test_plugins_can_be_left_out(site: Path) -> None:
+def test_environment_variable_switches_plugins_off(site: Path) -> None:
     said = python("-c", LISTING, site=site, XCVAE_NO_PLUGINS="1").stdout
     assert "\n  clip(maximum, minimum=None)\n" in said
     assert "rainpeaks" not in said
     assert "broken" not in said
 
 
-def test_a_component_that_cannot_be_read_does_not_stop_the_listing(tmp_path: Path) -> None:
+def test_listing_continues_after_an_unreadable_component(tmp_path: Path) -> None:
     install_good(tmp_path)
     (tmp_path / "rainpeaks_parts" / "losses.py").write_text("class PeakError(:\n")
     said = python("-c", LISTING, site=tmp_path).stdout.splitlines()
@@ -169,23 +169,23 @@ def used(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(used: Path) -> Any:
-    return json.loads((used / "told.json").read_text())
+def record(used: Path) -> Any:
+    return json.loads((used / "record.json").read_text())
 
 
 PLUGIN = {"package": "rainpeaks", "version": "1.2"}
 
 
-def test_the_model_file_says_what_was_used(told: Any, used: Path) -> None:
-    terms = told["training"][0]["losses"]
+def test_model_file_names_components_of_plugins(record: Any, used: Path) -> None:
+    terms = record["training"][0]["losses"]
     assert terms[2] == {"name": "peak_error", "weight": 2.0, **PLUGIN}
     assert terms[1]["package"] == "xcvae"
     with pytest.warns(xcvae.errors.MissingPluginWarning):
         assert xcvae.load(used / "m.xcvae").training["losses"][0]["losses"] == terms
 
 
-def test_the_ensemble_says_what_was_used(told: Any, used: Path) -> None:
-    (step,) = told["ensemble"]
+def test_ensemble_names_components_of_plugins(record: Any, used: Path) -> None:
+    (step,) = record["ensemble"]
     assert step == {"name": "damp", "factor": 0.5, **PLUGIN, "removed": None}
     stored = xr.open_zarr(used / "e.zarr", consolidated=False)
     (step,) = json.loads(stored.attrs["xcvae"])["postprocess"]
@@ -197,40 +197,40 @@ def test_the_ensemble_says_what_was_used(told: Any, used: Path) -> None:
     assert step["removed"]["mass_share"] == pytest.approx(0.5)
 
 
-def test_the_scorecard_says_what_was_used(told: Any) -> None:
-    assert told["card"]["metrics"][0] == {"name": "peak_bias", "scale": 2.0, **PLUGIN}
-    assert told["card"]["metrics"][1]["package"] == "xcvae"
-    assert told["card"]["baselines"][0] == {"name": "doubled", **PLUGIN}
-    assert told["sources"] == ["xcvae", "doubled", "bilinear"]
-    assert told["card_attrs"]["units"] == "mm h-1"
-    assert told["card_attrs"]["long_name"] == "bias of peaks"
-    assert told["card_attrs"]["better"] == "0.0"
+def test_scorecard_names_components_of_plugins(record: Any) -> None:
+    assert record["card"]["metrics"][0] == {"name": "peak_bias", "scale": 2.0, **PLUGIN}
+    assert record["card"]["metrics"][1]["package"] == "xcvae"
+    assert record["card"]["baselines"][0] == {"name": "doubled", **PLUGIN}
+    assert record["sources"] == ["xcvae", "doubled", "bilinear"]
+    assert record["card_attrs"]["units"] == "mm h-1"
+    assert record["card_attrs"]["long_name"] == "bias of peaks"
+    assert record["card_attrs"]["better"] == "0.0"
 
 
-def test_components_of_a_plugin_work_on_a_cluster(told: Any) -> None:
-    assert told["rain"] > 0
-    assert told["damped"] < 1e-6
-    assert told["elsewhere"] == "PeakError(weight=0.5)"
+def test_components_of_a_plugin_run_on_a_cluster(record: Any) -> None:
+    assert record["rain"] > 0
+    assert record["damped"] < 1e-6
+    assert record["elsewhere"] == "PeakError(weight=0.5)"
 
 
 @pytest.mark.parametrize("kind", ["loss", "postprocessor", "metric", "baseline"])
-def test_a_component_that_raises_is_named_with_its_package(told: Any, kind: str) -> None:
-    message = told["messages"][kind]
+def test_errors_of_a_component_name_its_package(record: Any, kind: str) -> None:
+    message = record["messages"][kind]
     assert message.startswith(f"{kind} 'boom' of b_raises 1.2 raised ZeroDivisionError: division")
     assert "b_raises.py, line 11" in message
 
 
-def test_names_that_clash_or_are_broken_say_so_on_use(told: Any) -> None:
-    assert "b_clash 1.2 and rainpeaks 1.2" in told["messages"]["clash"]
-    assert "could not be loaded" in told["messages"]["future"]
-    assert "b_api" in told["messages"]["future"]
-    assert told["messages"]["range"] == (
+def test_build_explains_clashing_and_broken_names(record: Any) -> None:
+    assert "b_clash 1.2 and rainpeaks 1.2" in record["messages"]["clash"]
+    assert "could not be loaded" in record["messages"]["future"]
+    assert "b_api" in record["messages"]["future"]
+    assert record["messages"]["range"] == (
         "loss 'peak_error': PeakError, parameter 'weight': expected a number above 0, got -1.0. "
         "Change the value."
     )
 
 
-def test_a_model_whose_plugin_is_missing_says_what_to_install(used: Path, site: Path) -> None:
+def test_load_warns_of_a_missing_plugin(used: Path, site: Path) -> None:
     load = f"import xcvae; print(xcvae.load({str(used / 'm.xcvae')!r}).spec.units)"
     without = python("-c", load, site=None)
     assert without.stdout.strip() == "mm h-1"
@@ -240,7 +240,7 @@ def test_a_model_whose_plugin_is_missing_says_what_to_install(used: Path, site: 
     assert "peak_error" not in python("-c", load, site=site).stderr
 
 
-def test_a_suite_is_subclassed_in_three_lines(site: Path, tmp_path: Path) -> None:
+def test_suite_of_a_plugin_runs_under_pytest(site: Path, tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         "import xcvae.testing\n"
         "from rainpeaks_parts.losses import PeakError\n"

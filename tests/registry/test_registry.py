@@ -1,4 +1,4 @@
-"""Names resolve to built-ins and plugins; clashes and failures say whose they are."""
+"""Names resolve to built-ins and plugins; clashes and failures name the package."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         sys.modules.pop(path.stem, None)
 
 
-def test_builtin_names_are_listed_without_importing_them() -> None:
+def test_names_lists_built_ins_without_importing_them() -> None:
     code = (
         "import sys; from xcvae.registry import registry; r = registry();"
         "assert 'crps' in r.names('metric') and 'kl' in r.names('loss');"
@@ -63,7 +63,7 @@ def test_builtin_names_are_listed_without_importing_them() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_installed_plugin_is_found_and_described(install) -> None:
+def test_describe_has_package_and_version_of_a_plugin(install) -> None:
     install("rainpeaks", GOOD)
     found = Registry()
     peak = found.build("metric", {"name": "peak", "factor": 2})
@@ -81,7 +81,9 @@ def test_installed_plugin_is_found_and_described(install) -> None:
         found.resolve("metric", "lazy")
 
 
-def test_plugins_can_be_switched_off(install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry_without_plugins_has_built_ins_only(
+    install, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install("rainpeaks", GOOD)
     monkeypatch.setenv("XCVAE_NO_PLUGINS", "1")
     assert "peak" not in Registry().names("metric")
@@ -121,7 +123,7 @@ def test_plugins_can_be_switched_off(install, monkeypatch: pytest.MonkeyPatch) -
         ),
     ],
 )
-def test_a_broken_plugin_does_not_stop_the_others(install, source: str, words: str) -> None:
+def test_registry_survives_a_broken_plugin(install, source: str, words: str) -> None:
     install("abroken", source)
     install("rainpeaks", GOOD)
     found = Registry()
@@ -132,7 +134,7 @@ def test_a_broken_plugin_does_not_stop_the_others(install, source: str, words: s
         found.resolve("metric", "of_the_broken_one")
 
 
-def test_two_plugins_with_one_name_clash_on_use(install) -> None:
+def test_build_refuses_a_name_of_two_plugins(install) -> None:
     install("rainpeaks", GOOD)
     install("snowpeaks", GOOD.replace('"lazy": "MODULE_late:Late"', ""), point="rainpeaks")
     found = Registry()
@@ -142,7 +144,7 @@ def test_two_plugins_with_one_name_clash_on_use(install) -> None:
     assert "crps" in found.names("metric")
 
 
-def test_a_plugin_cannot_displace_a_builtin(install) -> None:
+def test_plugins_cannot_replace_a_built_in(install) -> None:
     install("rainpeaks", GOOD.replace('"peak"', '"crps"'))
     found = Registry()
     assert "claimed by two packages: xcvae" in found.broken["rainpeaks"]
@@ -157,7 +159,7 @@ class Local(Component):
     size: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
+        """Refuse values out of range."""
         if self.size < 1:
             raise ValueError(f"size must be >= 1, got {self.size}")
 
@@ -172,7 +174,7 @@ class Other(Local):
 
 
 class LocalPlugin:
-    """A plugin object, with the names it is told."""
+    """A plugin object with given names."""
 
     def __init__(self, names: dict[str, object] | None = None) -> None:
         self.names = {"local": Local} if names is None else names
@@ -184,13 +186,13 @@ class LocalPlugin:
 
 
 @pytest.mark.parametrize("plugin", [LocalPlugin(), LocalPlugin])
-def test_local_plugins_register_as_object_or_class(plugin: object) -> None:
+def test_register_accepts_objects_and_classes(plugin: object) -> None:
     found = Registry()
     found.register(plugin)
     assert found.build("metric", "local") == Local()
 
 
-def test_local_plugins_register_by_module_name(install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_register_accepts_a_module_name(install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("rainpeaks", GOOD)
     monkeypatch.setenv("XCVAE_NO_PLUGINS", "1")
     found = Registry()
@@ -200,7 +202,7 @@ def test_local_plugins_register_by_module_name(install, monkeypatch: pytest.Monk
         found.register("not_there_at_all")
 
 
-def test_local_clash_registers_nothing() -> None:
+def test_register_with_a_clash_registers_nothing() -> None:
     found = Registry()
     with pytest.raises(ComponentError, match="claimed by two packages: xcvae"):
         found.register(LocalPlugin({"fresh": Local, "crps": Local}))
@@ -212,7 +214,7 @@ def test_local_clash_registers_nothing() -> None:
     assert found.resolve("metric", "local") is Local
 
 
-def test_a_plugin_that_is_registered_again_is_no_clash() -> None:
+def test_register_again_is_not_a_clash() -> None:
     found = Registry()
     found.register(LocalPlugin)
     found.register(LocalPlugin)
@@ -246,7 +248,7 @@ def cell(value: int, names: str) -> type:
 
 
 @pytest.mark.parametrize("made", [lambda plugin: plugin, lambda plugin: plugin()])
-def test_a_cell_that_is_run_again_replaces_what_it_registered(made) -> None:
+def test_register_replaces_the_plugin_of_a_notebook_cell(made) -> None:
     found = Registry()
     found.register(made(cell(1, "{'size': Size, 'old': Size}")))
     assert found.build("metric", "size").value == 1
@@ -259,7 +261,7 @@ def test_a_cell_that_is_run_again_replaces_what_it_registered(made) -> None:
     assert found.build("metric", "size").value == 2
 
 
-def test_classes_that_a_function_makes_are_plugins_of_their_own() -> None:
+def test_register_separates_classes_made_by_a_function() -> None:
     def plugin(name: str) -> object:
         class Made:
             @hookimpl
@@ -274,7 +276,7 @@ def test_classes_that_a_function_makes_are_plugins_of_their_own() -> None:
     assert {"first", "second"} <= set(found.names("metric"))
 
 
-def test_specs_of_every_form_build_the_same() -> None:
+def test_build_accepts_name_dict_and_instance() -> None:
     found = Registry()
     found.register(LocalPlugin())
     instance = Local(size=2)
@@ -286,7 +288,7 @@ def test_specs_of_every_form_build_the_same() -> None:
 
 
 class Needless:
-    """A callable that nobody registered."""
+    """A callable that is not registered."""
 
     def __call__(self) -> None:
         """Do nothing."""
@@ -304,24 +306,24 @@ class Needless:
         (Local, "expected a name"),
     ],
 )
-def test_wrong_specs_are_refused(spec: object, words: str) -> None:
+def test_build_refuses_wrong_specs(spec: object, words: str) -> None:
     found = Registry()
     found.register(LocalPlugin())
     with pytest.raises(ComponentError, match=words):
         found.build("metric", spec)
 
 
-def test_instances_with_wrong_types_are_refused() -> None:
+def test_build_refuses_instances_with_wrong_types() -> None:
     with pytest.raises(ComponentError, match="parameter 'size'"):
         Registry().build("metric", Local(size=2.5))  # type: ignore[arg-type]
 
 
-def test_unknown_kind_is_refused() -> None:
+def test_build_refuses_unknown_kinds() -> None:
     with pytest.raises(ComponentError, match="Did you mean 'metric'"):
         registry().names("metrics")  # type: ignore[arg-type]
 
 
-def test_process_wide_registry() -> None:
+def test_registry_is_one_per_process() -> None:
     assert registry() is registry()
     with pytest.raises(ComponentError, match="unknown baseline"):
         build("baseline", "blinear")

@@ -1,4 +1,4 @@
-"""The conformance suites can fail: every check stops a component that is broken in its way."""
+"""Every check of the conformance suites fails for a component that breaks it."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def checks_of(suite: type[Suite]) -> list[str]:
     return [name for name in dir(suite) if name.startswith("test_")]
 
 
-def suite_of(sound: type, component: Any = None, **told: Any) -> Suite:
-    own = {"component": sound if component is None else component, **told}
+def suite_of(sound: type, component: Any = None, **options: Any) -> Suite:
+    own = {"component": sound if component is None else component, **options}
     made: Suite = type("Test", (SUITES[sound],), own)()
     return made
 
@@ -110,7 +110,7 @@ def suite_of(sound: type, component: Any = None, **told: Any) -> Suite:
     ("sound", "check"),
     [(one, check) for one, suite in SUITES.items() for check in checks_of(suite)],
 )
-def test_a_sound_component_passes(sound: type, check: str) -> None:
+def test_suites_pass_a_sound_component(sound: type, check: str) -> None:
     refused = [{"weight": 0.0}] if sound is Square else []
     getattr(suite_of(sound, refused=refused), check)()
 
@@ -145,12 +145,12 @@ for sound in SUITES:
     @broken(sound, "it_is_callable")
     @dataclass(frozen=True)
     class Mute(Component):
-        """It cannot be called."""
+        """Cannot be called."""
 
     @broken(sound, "parameters_round_trip_through_yaml")
     @dataclass(frozen=True)
     class Drifting(sound):  # type: ignore[valid-type,misc]
-        """It changes its own parameter whenever it is made."""
+        """Changes its own parameter in its constructor."""
 
         count: int = 0
 
@@ -160,7 +160,7 @@ for sound in SUITES:
     @broken(sound, "it_survives_pickling")
     @dataclass(frozen=True)
     class Stuck(sound):  # type: ignore[valid-type,misc]
-        """It cannot be sent anywhere."""
+        """Cannot be pickled."""
 
         def __reduce__(self) -> Any:
             raise TypeError("cannot pickle this")
@@ -168,7 +168,7 @@ for sound in SUITES:
     @broken(sound, "it_is_deterministic")
     @dataclass(frozen=True)
     class Moody(sound):  # type: ignore[valid-type,misc]
-        """It gives another result every time."""
+        """Returns another result at every call."""
 
         def __call__(self, *given: Any) -> Any:
             return super().__call__(*given) * random.random()
@@ -178,7 +178,7 @@ del sound
 
 
 @pytest.mark.parametrize("sound", SUITES)
-def test_out_of_range_values_that_are_accepted_are_found(sound: type) -> None:
+def test_suite_finds_accepted_values_out_of_range(sound: type) -> None:
     with pytest.raises(AssertionError, match="out of range"):
         suite_of(sound, refused=[{}]).test_values_out_of_range_are_refused()
     accepting = suite_of(sound)
@@ -223,7 +223,7 @@ def _overwrites(state: Any) -> Any:
 variant(Square, _overwrites, "its_input_is_not_changed")
 
 
-def test_gradients_that_do_not_arrive_where_they_should_are_found() -> None:
+def test_suite_finds_missing_gradients() -> None:
     with pytest.raises(AssertionError, match="no gradients arrive at 'kl'"):
         suite_of(Square, learns_from=("reconstruction", "kl")).test_gradients_arrive()  # type: ignore[attr-defined]
 
@@ -273,8 +273,8 @@ variant(Cap, _overwritten, "its_input_is_not_changed")
 
 # Metrics.
 def _attributed(value: Any, observed: Any, **attrs: Any) -> Any:
-    told = {"units": observed.attrs.get("units", "1"), "long_name": "bias", "better": 0.0}
-    return xr.DataArray(value).assign_attrs({**told, **attrs})
+    about = {"units": observed.attrs.get("units", "1"), "long_name": "bias", "better": 0.0}
+    return xr.DataArray(value).assign_attrs({**about, **attrs})
 
 
 variant(Bias, lambda f, o: (f - o).mean(keep_attrs=False), "the_score_says_what_it_is")
@@ -396,12 +396,12 @@ TRIED_ABOVE = {
 
 
 @pytest.mark.parametrize("sound", SUITES)
-def test_every_check_is_tried(sound: type) -> None:
+def test_every_check_has_a_broken_component(sound: type) -> None:
     tried = {check for of, check, _ in BROKEN if of is sound}
     assert set(checks_of(SUITES[sound])) == tried | TRIED_ABOVE
 
 
 @pytest.mark.parametrize(("sound", "check", "component"), BROKEN)
-def test_a_broken_component_is_stopped(sound: type, check: str, component: Any) -> None:
+def test_check_stops_a_broken_component(sound: type, check: str, component: Any) -> None:
     with pytest.raises((AssertionError, UnitsError, RuntimeError)):
         getattr(suite_of(sound, component), check)()

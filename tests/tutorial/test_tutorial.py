@@ -1,4 +1,4 @@
-"""The bundled data is what its attributes, the docs and the demo say it is."""
+"""The bundled data matches its attributes, the docs and the demo."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def radklim() -> xr.Dataset:
     return tutorial.open_dataset("radklim").load()
 
 
-def test_values_are_read_on_first_use_without_dask() -> None:
+def test_open_dataset_reads_values_on_first_use_without_dask() -> None:
     ds = tutorial.open_dataset("radklim")
     assert ds["pr"].chunks is None
     assert not ds["pr"].variable._in_memory
 
 
-def test_layout(radklim: xr.Dataset) -> None:
+def test_radklim_has_dims_and_sizes(radklim: xr.Dataset) -> None:
     assert radklim["pr"].dims == ("time", "y", "x")
     assert radklim["pr"].shape[1:] == (156, 132)
     assert radklim["pr"].dtype == np.float32
@@ -38,7 +38,7 @@ def test_layout(radklim: xr.Dataset) -> None:
     assert set(radklim.data_vars) == {"pr", "pr_coarse"}
 
 
-def test_cf_attributes(radklim: xr.Dataset) -> None:
+def test_radklim_has_cf_attributes(radklim: xr.Dataset) -> None:
     for name in ("pr", "pr_coarse"):
         assert radklim[name].attrs["units"] == "mm h-1"
         assert radklim[name].attrs["standard_name"] == "lwe_precipitation_rate"
@@ -51,13 +51,13 @@ def test_cf_attributes(radklim: xr.Dataset) -> None:
     assert radklim.attrs["Conventions"].startswith("CF-")
 
 
-def test_sources_are_named_and_changes_marked(radklim: xr.Dataset) -> None:
+def test_radklim_names_source_and_changes(radklim: xr.Dataset) -> None:
     assert "Data basis: Deutscher Wetterdienst, values processed" in radklim.attrs["license"]
     assert "pycomlink 0.6.0" in radklim.attrs["source"]
     assert "Cropped" in radklim.attrs["processing"]
 
 
-def test_rates_are_whole_counts_and_heavy_somewhere(radklim: xr.Dataset) -> None:
+def test_radklim_rates_are_whole_counts(radklim: xr.Dataset) -> None:
     rates = radklim["pr"].values.astype(np.float64)
     counts = np.rint(rates / STEP)
     np.testing.assert_allclose(rates, counts * STEP, rtol=2e-7, atol=0)
@@ -66,21 +66,21 @@ def test_rates_are_whole_counts_and_heavy_somewhere(radklim: xr.Dataset) -> None
     assert np.isfinite(rates).all()
 
 
-def test_coarse_field_is_the_block_mean_in_place(radklim: xr.Dataset) -> None:
+def test_radklim_coarse_field_is_the_block_mean(radklim: xr.Dataset) -> None:
     means = radklim["pr"].astype("float64").coarsen(y=12, x=12).mean()
     np.testing.assert_allclose(radklim["pr_coarse"], means, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(radklim["y_coarse"], means["y"])
     np.testing.assert_allclose(radklim["x_coarse"], means["x"])
 
 
-def test_grid_is_one_kilometre_north_up_around_zero(radklim: xr.Dataset) -> None:
+def test_radklim_grid_is_one_kilometre_around_zero(radklim: xr.Dataset) -> None:
     np.testing.assert_array_equal(np.diff(radklim["y"]), -1.0)
     np.testing.assert_array_equal(np.diff(radklim["x"]), 1.0)
     assert float(radklim["y"].mean()) == 0
     assert float(radklim["x"].mean()) == 0
 
 
-def test_split_is_by_days(radklim: xr.Dataset) -> None:
+def test_radklim_split_is_by_days(radklim: xr.Dataset) -> None:
     split = radklim["split"]
     assert split.dtype == np.int8
     assert split.attrs["flag_meanings"].split() == ["train", "val", "test"]
@@ -92,27 +92,27 @@ def test_split_is_by_days(radklim: xr.Dataset) -> None:
 
 
 @pytest.mark.parametrize(("split", "minutes"), [(TRAIN, 10), (VALIDATION, 20), (TEST, 20)])
-def test_frames_vary(radklim: xr.Dataset, split: int, minutes: int) -> None:
+def test_radklim_frames_vary(radklim: xr.Dataset, split: int, minutes: int) -> None:
     time = radklim["time"].values[radklim["split"].values == split]
     assert np.diff(time).min() >= pd.Timedelta(minutes=minutes)
 
 
-def test_every_frame_is_wet(radklim: xr.Dataset) -> None:
+def test_radklim_frames_are_wet(radklim: xr.Dataset) -> None:
     share = (radklim["pr"] >= 0.1).mean(["y", "x"])
     assert float(share.min()) >= 0.05
 
 
-def test_sample_labels_are_unique_and_sorted(radklim: xr.Dataset) -> None:
+def test_radklim_labels_are_unique_and_sorted(radklim: xr.Dataset) -> None:
     index = radklim.indexes["time"]
     assert index.is_unique
     assert index.is_monotonic_increasing
 
 
-def test_names() -> None:
+def test_names_lists_radklim() -> None:
     assert tutorial.names() == ["radklim"]
 
 
-def test_unknown_name_names_the_nearest() -> None:
+def test_open_dataset_suggests_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"'radclim'.*Did you mean 'radklim'"):
         tutorial.open_dataset("radclim")
 
@@ -122,7 +122,7 @@ def test_bundle_is_small() -> None:
     assert sum(f.stat().st_size for f in store.rglob("*") if f.is_file()) < 5e6
 
 
-def test_catalog_of_the_repository_opens_it(radklim: xr.Dataset) -> None:
+def test_catalog_of_the_repository_opens_radklim(radklim: xr.Dataset) -> None:
     catalog = intake.open_catalog(str(Path(__file__).parents[2] / "catalogs" / "tutorial.yaml"))
     assert list(catalog) == ["radklim"]
     opened = catalog["radklim"].read()

@@ -1,4 +1,4 @@
-"""Areas of cells: a cell of twice the area counts like two cells."""
+"""Fields of one sample: areas of cells, counts of members, means of blocks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ NO_AREA = ("crps_skill", "spectral_distance", "fss")
 
 def with_area(observed: xr.DataArray, sizes: np.ndarray) -> xr.DataArray:
     area = np.broadcast_to(1e6 * sizes, observed.shape[1:])
-    told = observed.assign_coords(cell_area=(observed.dims[1:], area))
-    return told.assign_attrs(cell_measures="area: cell_area")
+    measured = observed.assign_coords(cell_area=(observed.dims[1:], area))
+    return measured.assign_attrs(cell_measures="area: cell_area")
 
 
 @pytest.mark.parametrize("name", [n for n in registry().names("metric") if n not in NO_AREA])
-def test_a_cell_of_twice_the_area_is_two_cells(
-    name: str, masked: tuple[xr.DataArray, xr.DataArray]
-) -> None:
+def test_metrics_weigh_cells_by_area(name: str, masked: tuple[xr.DataArray, xr.DataArray]) -> None:
     forecast, observed = masked
     metric = registry().build("metric", name)
     cells = np.repeat(np.arange(SIZES.size), SIZES)
@@ -58,12 +56,12 @@ def test_fss_with_areas_is_the_formula(masked: tuple[xr.DataArray, xr.DataArray]
     assert found.item() == pytest.approx(1 - distance / worst)
 
 
-def test_the_scorecard_finds_areas_among_variables(
+def test_evaluate_finds_areas_among_variables(
     forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
-    told = with_area(observed, SIZES)
-    expected = metrics.crps(forecast, told).item()
-    ds = told.to_dataset(name="pr").reset_coords("cell_area")
+    measured = with_area(observed, SIZES)
+    expected = metrics.crps(forecast, measured).item()
+    ds = measured.to_dataset(name="pr").reset_coords("cell_area")
     card = evaluate(ds, forecast.to_dataset(name="pr"), metrics=["crps"], baselines=[])
     assert card.crps[0].item() == pytest.approx(expected)
     # Named, but elsewhere, as in many files: pixels count alike.
@@ -72,14 +70,16 @@ def test_the_scorecard_finds_areas_among_variables(
 
 
 @pytest.mark.parametrize("area", [-1.0, np.nan, 0.0])
-def test_areas_that_are_none(forecast: xr.DataArray, observed: xr.DataArray, area: float) -> None:
+def test_cell_areas_must_be_finite_and_positive(
+    forecast: xr.DataArray, observed: xr.DataArray, area: float
+) -> None:
     with pytest.raises(DataError, match="cell area 'cell_area'"):
         metrics.crps(forecast, with_area(observed, np.full(11, area)))
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 300])
 @pytest.mark.parametrize("kind", ["float32", "float64"])
-def test_pixels_are_scored_as_plain_numpy_does(count: int, kind: str) -> None:
+def test_pixel_scores_are_those_of_numpy(count: int, kind: str) -> None:
     members = rain((count, 401), seed=3).astype(kind) + 1000  # a mean that spoils plain sums
     truth = (rain((401,), seed=4) + 1000).astype(kind)
     found = pixel_scores(members, truth)
@@ -107,7 +107,7 @@ def test_counts_of_members_do_not_wrap(count: int) -> None:
 
 
 @pytest.mark.parametrize("pool", [1, 3, 20])
-def test_pooled_crps_is_that_of_block_means(
+def test_crps_with_pool_is_that_of_block_means(
     masked: tuple[xr.DataArray, xr.DataArray], pool: int
 ) -> None:
     forecast, observed = masked
@@ -126,6 +126,6 @@ def test_pooled_crps_is_that_of_block_means(
 
 
 @pytest.mark.parametrize("name", ["crps", "crps_skill"])
-def test_pool_below_one_pixel_is_refused(name: str) -> None:
+def test_crps_refuses_pools_below_one_pixel(name: str) -> None:
     with pytest.raises(ComponentError, match=r"'pool': expected a number >= 1, got 0"):
         registry().build("metric", {"name": name, "pool": 0})

@@ -31,18 +31,18 @@ def rain(lazy: bool, *, at: dict[tuple[int, int, int], float] | None = None) -> 
 
 
 @lazy_or_not
-def test_rain_with_a_mask_passes(lazy: bool) -> None:
+def test_check_rain_accepts_a_mask(lazy: bool) -> None:
     check_rain(rain(lazy))
     check_rain(rain(lazy) * 0)
 
 
 @lazy_or_not
-def test_rounding_below_zero_passes(lazy: bool) -> None:
+def test_check_rain_accepts_rounding_below_zero(lazy: bool) -> None:
     check_rain(rain(lazy, at={(1, 1, 1): -1e-6, (0, 1, 1): 2.5}))
 
 
 @lazy_or_not
-def test_negative_rain_is_counted_and_placed(lazy: bool) -> None:
+def test_check_rain_counts_and_locates_negative_values(lazy: bool) -> None:
     with pytest.raises(DataError, match="pr: expected rain of zero or more") as caught:
         check_rain(rain(lazy, at={(3, 2, 4): -0.5, (4, 1, 1): -0.25}))
     message = str(caught.value)
@@ -53,18 +53,18 @@ def test_negative_rain_is_counted_and_placed(lazy: bool) -> None:
 
 @lazy_or_not
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
-def test_infinite_rain_is_counted_and_placed(lazy: bool, value: float) -> None:
+def test_check_rain_counts_and_locates_infinite_values(lazy: bool, value: float) -> None:
     with pytest.raises(DataError, match=r"1 of 120 infinite, first at time=2020-01-06.*y=30, x=0"):
         check_rain(rain(lazy, at={(5, 3, 0): value}))
 
 
 @lazy_or_not
-def test_nothing_but_nan_is_refused(lazy: bool) -> None:
+def test_check_rain_refuses_all_nan(lazy: bool) -> None:
     with pytest.raises(DataError, match=r"pr: expected rain in at least one pixel.*all NaN"):
         check_rain(rain(lazy) * np.nan)
 
 
-def test_lazy_rain_is_streamed_by_chunks() -> None:
+def test_check_rain_streams_chunks() -> None:
     sizes: list[int] = []
 
     def note(block: np.ndarray) -> np.ndarray:
@@ -86,20 +86,20 @@ def test_check_rain_counts_across_slabs_and_names_the_first() -> None:
         check_rain(da)
 
 
-def test_integers_and_single_fields_can_be_checked() -> None:
+def test_check_rain_accepts_integers_and_single_fields() -> None:
     check_rain(xr.DataArray(np.arange(6).reshape(2, 3), dims=("y", "x"), name="pr"))
     with pytest.raises(DataError, match="negative"):
         check_rain(xr.DataArray(np.array(-4), name="pr"))
 
 
 @lazy_or_not
-def test_conditions_have_no_gaps(lazy: bool) -> None:
+def test_check_complete_refuses_nan(lazy: bool) -> None:
     check_complete(rain(lazy)[:, 1:])
     with pytest.raises(DataError, match=r"30 of 120 missing or infinite.*time=2020-01-01"):
         check_complete(rain(lazy))
 
 
-def test_joined_samples_that_a_condition_does_not_have_are_found() -> None:
+def test_check_complete_locates_samples_missing_after_a_join() -> None:
     other = rain(False)[2:, 1:].rename("mslp")
     joined = xr.merge([rain(False)[:, 1:], other], join="outer", compat="no_conflicts")
     with pytest.raises(DataError, match=r"mslp: .*first at time=2020-01-01.*other labels"):
@@ -119,11 +119,11 @@ def samples(labels: object, dim: str = "time") -> xr.Dataset:
         [7],
     ],
 )
-def test_good_labels_pass(labels: object) -> None:
+def test_check_samples_accepts_rising_labels(labels: object) -> None:
     check_samples(samples(labels), "time")
 
 
-def test_no_labels_and_stacked_labels_pass() -> None:
+def test_check_samples_accepts_missing_and_stacked_labels() -> None:
     check_samples(xr.Dataset({"pr": ("time", [1.0, 2.0])}), "time")
     grid = xr.Dataset(
         {"pr": (("year", "day"), np.ones((2, 3)))}, {"year": [2, 1], "day": [1, 2, 3]}
@@ -131,7 +131,7 @@ def test_no_labels_and_stacked_labels_pass() -> None:
     check_samples(grid.stack(sample=("year", "day")), "sample")
 
 
-def test_repeated_labels_are_named() -> None:
+def test_check_samples_names_repeated_labels() -> None:
     times = pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-02", "2020-01-03"])
     with pytest.raises(DataError, match="1 repeated, first 2020-01-02 00:00:00 at position 2"):
         check_samples(samples(times), "time")
@@ -139,7 +139,7 @@ def test_repeated_labels_are_named() -> None:
         check_samples(samples(["a", "b", "a"], "storm"), "storm")
 
 
-def test_augmented_samples_may_share_labels() -> None:
+def test_check_samples_accepts_shared_labels_of_augmented_data() -> None:
     times = pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03"])
     three = samples(times.append(times).append(times[1:]))
     member = np.repeat([-1, 0, 1], [3, 3, 2])
@@ -157,7 +157,7 @@ def test_augmented_samples_may_share_labels() -> None:
         check_samples(mixed, "time", augmented=True)
 
 
-def test_unsorted_labels_are_named() -> None:
+def test_check_samples_names_unsorted_labels() -> None:
     times = pd.to_datetime(["2020-01-01", "2020-01-03", "2020-01-02"])
     with pytest.raises(DataError, match=r"first 2020-01-02 00:00:00 at position 2.*sortby"):
         check_samples(samples(times), "time")
@@ -165,29 +165,29 @@ def test_unsorted_labels_are_named() -> None:
         check_samples(samples([3, 2, 1]), "time")
 
 
-def test_missing_labels_are_named() -> None:
+def test_check_samples_names_missing_labels() -> None:
     with pytest.raises(DataError, match=r"1 missing \(NaN\), first NaT at position 1"):
         check_samples(samples(pd.to_datetime(["2020-01-01", None])), "time")
 
 
-def test_an_empty_selection_says_so() -> None:
+def test_check_samples_refuses_an_empty_selection() -> None:
     with pytest.raises(EmptySelectionError, match="none along 'time'"):
         check_samples(samples(pd.to_datetime([])), "time")
 
 
-def test_a_missing_sample_dim_names_the_nearest() -> None:
+def test_check_samples_suggests_the_nearest_dim() -> None:
     with pytest.raises(MissingVariableError, match="Did you mean 'time'"):
         check_samples(samples([1, 2]), "tme")
 
 
-def test_other_samples_of_the_same_labels_only_need_a_name(islands: xr.Dataset) -> None:
+def test_check_same_samples_suggests_rename_dims_for_equal_labels(islands: xr.Dataset) -> None:
     ds = islands.drop_vars("mslp").assign(mslp=islands.mslp.rename(time="day"))
     check_same_samples(ds, "z500", "time")
     with pytest.raises(DataError, match=r"labels equal up to the end.*rename_dims"):
         check_same_samples(ds, "mslp", "time")
 
 
-def test_a_condition_whose_samples_cannot_be_told_is_refused() -> None:
+def test_check_same_samples_refuses_ambiguous_samples() -> None:
     ds = xr.Dataset({"pr": ("time", [1.0]), "t": (("a", "b"), [[1.0]])})
     with pytest.raises(DataError, match="dimension 'time' of length 1, got none"):
         check_same_samples(ds, "t", "time")

@@ -1,4 +1,4 @@
-"""Values that a model must never be fed."""
+"""Values of targets, conditions and statics that a model refuses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prepared_with(
 
 
 @lazy_or_not
-def test_good_values_pass(make_radar: Maker, lazy: bool) -> None:
+def test_check_values_accepts_good_values(make_radar: Maker, lazy: bool) -> None:
     check_values(*prepared_with(make_radar(), "pr", np.nan, lazy=lazy))
     check_values(*prepared_with(make_radar(), "pr_coarse", 0.0, lazy=lazy))
 
@@ -42,7 +42,7 @@ def test_good_values_pass(make_radar: Maker, lazy: bool) -> None:
         ("pr_coarse", -0.5, r"pr_coarse: expected rain of zero or more"),
     ],
 )
-def test_bad_values_are_named(
+def test_check_values_names_bad_values(
     make_radar: Maker, lazy: bool, name: str, value: float, said: str
 ) -> None:
     prepared, spec = prepared_with(make_radar(), name, value, lazy=lazy)
@@ -50,7 +50,7 @@ def test_bad_values_are_named(
         check_values(prepared, spec)
 
 
-def test_statics_have_no_gaps(make_radar: Maker) -> None:
+def test_check_values_refuses_missing_values_of_statics(make_radar: Maker) -> None:
     ds = make_radar()
     ds["height"] = (("y", "x"), np.full((24, 36), np.nan), {"units": "m"})
     spec = describe(ds, conditions=["pr_coarse"], statics=["height"])
@@ -58,19 +58,19 @@ def test_statics_have_no_gaps(make_radar: Maker) -> None:
         check_values(prepare(ds, spec, need_target=True), spec)
 
 
-def test_a_condition_that_is_no_rain_may_be_negative(make_radar: Maker) -> None:
+def test_check_values_accepts_negative_conditions_other_than_rain(make_radar: Maker) -> None:
     ds = make_radar()
     ds["evap"] = (-ds.pr_coarse).assign_attrs(units="mm h-1", standard_name="")
     check_values(*prepared_with(ds, "evap", -4.0, lazy=False))
 
 
-def test_rounding_passes_in_a_dry_block_too(make_radar: Maker) -> None:
+def test_check_values_accepts_rounding_in_a_dry_block(make_radar: Maker) -> None:
     prepared, spec = prepared_with(make_radar(), "pr", -1e-5, lazy=False)
     dry = prepared.assign(pr=prepared.pr.where(prepared.pr < 0, 0.0).assign_attrs(units="mm h-1"))
     check_values(dry, spec)
 
 
-def test_only_a_block_may_be_masked_throughout(make_radar: Maker) -> None:
+def test_check_values_accepts_all_nan_only_in_a_block(make_radar: Maker) -> None:
     prepared, spec = prepared_with(make_radar(), "pr", 0.0, lazy=False)
     empty = prepared.assign(pr=prepared.pr.where(False))
     check_values(empty, spec, masked=True)
@@ -85,7 +85,7 @@ def keep(prepared: xr.Dataset, flags: list[bool]) -> xr.Dataset:
 
 
 @lazy_or_not
-def test_a_sample_without_a_valid_pixel_is_named(make_radar: Maker, lazy: bool) -> None:
+def test_check_observed_names_a_sample_without_valid_pixels(make_radar: Maker, lazy: bool) -> None:
     prepared, spec = prepared_with(make_radar(), "pr", np.nan, lazy=lazy)
     check_observed(prepared, spec)
     with pytest.raises(DataError, match=r"pr, time 2018-05-10T03.*NaN throughout in 2 of 5"):
@@ -94,13 +94,15 @@ def test_a_sample_without_a_valid_pixel_is_named(make_radar: Maker, lazy: bool) 
 
 @lazy_or_not
 @pytest.mark.parametrize("first", range(6))
-def test_a_placeholder_has_no_valid_pixel(make_radar: Maker, lazy: bool, first: int) -> None:
+def test_is_placeholder_for_targets_without_valid_pixels(
+    make_radar: Maker, lazy: bool, first: int
+) -> None:
     prepared, spec = prepared_with(make_radar(), "pr", 0.0, lazy=lazy)
     part = keep(prepared, [i == first for i in range(5)])
     assert is_placeholder(part.pr, spec) is (first == 5)
 
 
-def test_no_more_is_read_than_to_the_first_valid_pixel(make_radar: Maker) -> None:
+def test_is_placeholder_reads_up_to_the_first_valid_pixel(make_radar: Maker) -> None:
     prepared, spec = prepared_with(make_radar(), "pr", 0.0, lazy=True)
     read = []
 

@@ -24,7 +24,7 @@ def only(spec: DataSpec) -> VariableSpec:
     return variable
 
 
-def test_rain_over_block_means_is_aligned(make_radar: Maker) -> None:
+def test_describe_aligns_block_means(make_radar: Maker) -> None:
     spec = describe(make_radar())
     assert (spec.target, spec.units, spec.shape) == ("pr", "mm h-1", (24, 36))
     assert (spec.sample, spec.y, spec.x) == ("time", "y", "x")
@@ -48,7 +48,7 @@ def test_rain_over_block_means_is_aligned(make_radar: Maker) -> None:
     assert spec.grid_coords["y"].attrs == {"units": "km", "axis": "Y"}
 
 
-def test_a_derived_condition_needs_nothing_but_the_target(make_radar: Maker) -> None:
+def test_describe_derives_a_condition_from_the_target_alone(make_radar: Maker) -> None:
     spec = describe(make_radar(35, 53)[["pr"]], target="pr", coarsen=12)
     assert spec.coarsen == 12
     assert only(spec).name == spec.derived == "pr_coarse"
@@ -57,13 +57,13 @@ def test_a_derived_condition_needs_nothing_but_the_target(make_radar: Maker) -> 
     assert only(spec).aligned
 
 
-def test_coarsen_wins_over_a_variable_of_the_same_name_that_was_not_asked_for(
+def test_describe_prefers_coarsen_to_an_unnamed_variable(
     make_radar: Maker,
 ) -> None:
     assert only(describe(make_radar(), coarsen=6)).shape == (4, 6)
 
 
-def test_pressure_over_a_continent_is_pooled_and_ties_to_the_domain(islands: xr.Dataset) -> None:
+def test_describe_pools_conditions_of_a_wider_area(islands: xr.Dataset) -> None:
     spec = describe(islands, target="pr", conditions=["mslp", "z500"])
     assert [v.name for v in spec.variables] == ["mslp", "z500"]
     assert all(v.pooled and not v.aligned and v.shape == (11, 13) for v in spec.variables)
@@ -74,7 +74,7 @@ def test_pressure_over_a_continent_is_pooled_and_ties_to_the_domain(islands: xr.
     assert (spec.wet_threshold, spec.drizzle_threshold) == (1.0, 0.1)
 
 
-def test_scalars_are_pooled_and_do_not_tie(make_radar: Maker) -> None:
+def test_describe_pools_scalars_without_locating_the_model(make_radar: Maker) -> None:
     ds = make_radar()
     ds["season"] = ("time", np.arange(5.0), {"units": "1"})
     spec = describe(ds, conditions=["pr_coarse", "season"])
@@ -83,7 +83,7 @@ def test_scalars_are_pooled_and_do_not_tie(make_radar: Maker) -> None:
     assert not spec.located
 
 
-def test_statics_with_and_without_samples(make_radar: Maker) -> None:
+def test_describe_statics_with_and_without_samples(make_radar: Maker) -> None:
     ds = make_radar()
     ds["elevation"] = (("x", "y"), np.zeros((36, 24)), {"units": "m"})
     ds["snow"] = (("time", "y", "x"), np.zeros((5, 24, 36)), {"units": "m"})
@@ -96,7 +96,7 @@ def test_statics_with_and_without_samples(make_radar: Maker) -> None:
     assert not any(v.precipitation for v in statics)
 
 
-def test_none_takes_all_with_samples_and_units(make_radar: Maker) -> None:
+def test_describe_takes_all_variables_with_samples_and_units(make_radar: Maker) -> None:
     ds = make_radar()
     ds["quality"] = ("time", np.ones(5))
     ds["elevation"] = (("y", "x"), np.zeros((24, 36)), {"units": "m"})
@@ -105,18 +105,18 @@ def test_none_takes_all_with_samples_and_units(make_radar: Maker) -> None:
     assert [v.name for v in spec.variables] == ["pr_coarse", "snow"]
 
 
-def test_one_condition_may_be_a_text(make_radar: Maker) -> None:
+def test_describe_accepts_one_condition_as_text(make_radar: Maker) -> None:
     assert only(describe(make_radar(), conditions="pr_coarse")).name == "pr_coarse"
 
 
-def test_samples_need_not_be_times_nor_dims_in_order(make_radar: Maker) -> None:
+def test_describe_accepts_any_samples_and_order_of_dims(make_radar: Maker) -> None:
     ds = make_radar().rename(time="storm").assign_coords(storm=list("edcba")).transpose("x", ...)
     spec = describe(ds)
     assert spec.sample == "storm"
     assert spec.shape == (24, 36)
 
 
-def test_curvilinear_targets_lie_edge_to_edge_under_conditions_without_coordinates(
+def test_describe_lays_curvilinear_targets_edge_to_edge(
     make_radar: Maker,
 ) -> None:
     ds = make_radar().drop_vars(["y", "x", "y_coarse", "x_coarse"])
@@ -127,7 +127,7 @@ def test_curvilinear_targets_lie_edge_to_edge_under_conditions_without_coordinat
     assert spec.grid_coords == {}
 
 
-def test_counted_coordinates_are_none(make_radar: Maker) -> None:
+def test_describe_treats_counted_coordinates_as_none(make_radar: Maker) -> None:
     ds = make_radar().assign_coords(
         {d: np.arange(n) for d, n in make_radar().sizes.items() if d != "time"}
     )
@@ -135,7 +135,7 @@ def test_counted_coordinates_are_none(make_radar: Maker) -> None:
     assert not only(describe(ds)).pooled
 
 
-def test_a_condition_with_coordinates_over_a_target_without_any_is_pooled(
+def test_describe_pools_located_conditions_of_a_target_without_coordinates(
     make_radar: Maker,
 ) -> None:
     ds = make_radar().drop_vars(["y", "x"])
@@ -144,7 +144,7 @@ def test_a_condition_with_coordinates_over_a_target_without_any_is_pooled(
 
 
 @pytest.mark.parametrize("ny", [24, 35])
-def test_block_means_of_an_indexed_target_lie_on_it(make_radar: Maker, ny: int) -> None:
+def test_describe_aligns_block_means_of_an_indexed_target(make_radar: Maker, ny: int) -> None:
     bare = make_radar(ny, 36).drop_vars(["y", "x", "y_coarse", "x_coarse"])
     pr = bare.pr.assign_coords(y=np.arange(ny), x=np.arange(36))
     coarse = pr.coarsen(y=12, x=12, boundary="pad").mean().rename(y="y_c", x="x_c")
@@ -158,7 +158,7 @@ def test_block_means_of_an_indexed_target_lie_on_it(make_radar: Maker, ny: int) 
     np.testing.assert_array_equal(prepare(part, spec, need_target=True).y_c, coarse.y_c[1:])
 
 
-def test_what_is_named_after_the_target_is_rain_and_evaporation_is_not(make_radar: Maker) -> None:
+def test_describe_scales_conditions_named_after_the_target_as_rain(make_radar: Maker) -> None:
     ds = make_radar().rename(pr="field", pr_coarse="field_coarse")
     for name in ds:
         ds[name].attrs = {"units": "mm h-1"}
@@ -176,7 +176,7 @@ def test_what_is_named_after_the_target_is_rain_and_evaporation_is_not(make_rada
         ((3.75, 6.25), False, True),  # beside it
     ],
 )
-def test_a_wide_condition_is_seen_both_ways(
+def test_describe_aligns_and_pools_a_wide_condition(
     edges: tuple[float, ...], aligned: bool, pooled: bool
 ) -> None:
     rng = np.random.default_rng(2)
@@ -203,7 +203,7 @@ def test_a_wide_condition_is_seen_both_ways(
     assert (variable.aligned, variable.pooled) == (aligned, pooled)
 
 
-def test_conditions_on_the_target_grid_are_aligned(make_radar: Maker) -> None:
+def test_describe_aligns_conditions_on_the_target_grid(make_radar: Maker) -> None:
     ds = make_radar()
     ds["forecast"] = ds.pr * 2
     ds.forecast.attrs = {"units": "kg m-2 s-1"}
@@ -211,7 +211,7 @@ def test_conditions_on_the_target_grid_are_aligned(make_radar: Maker) -> None:
     assert not describe(ds, conditions=["forecast"]).located
 
 
-def test_it_survives_json(islands: xr.Dataset) -> None:
+def test_spec_round_trips_through_json(islands: xr.Dataset) -> None:
     islands.pr.attrs |= {"valid_min": np.float32(0), "flags": np.array([1, 2]), "gap": np.nan}
     islands["land"] = (("y", "x"), np.ones((35, 53)), {"units": "1"})
     spec = describe(islands, target="pr", conditions=["mslp"], statics=["land"])
@@ -220,7 +220,7 @@ def test_it_survives_json(islands: xr.Dataset) -> None:
     assert spec.attrs["flags"] == [1, 2]
 
 
-def test_values_are_not_read(islands: xr.Dataset) -> None:
+def test_describe_reads_no_values(islands: xr.Dataset) -> None:
     def fail(block: np.ndarray) -> np.ndarray:
         raise AssertionError("values were read")
 
@@ -231,7 +231,7 @@ def test_values_are_not_read(islands: xr.Dataset) -> None:
 
 
 @pytest.mark.parametrize("role", ["target", "conditions", "statics"])
-def test_missing_variables_name_the_nearest(islands: xr.Dataset, role: str) -> None:
+def test_describe_suggests_the_nearest_variable(islands: xr.Dataset, role: str) -> None:
     arguments = {"target": "pr", "conditions": ["mslp"], "statics": []}
     arguments[role] = "mslq" if role == "target" else ["mslq"]
     with pytest.raises(MissingVariableError, match=rf"{role}: .*'mslq'.*Did you mean 'mslp'"):
@@ -240,7 +240,7 @@ def test_missing_variables_name_the_nearest(islands: xr.Dataset, role: str) -> N
 
 @pytest.mark.parametrize("name", ["pr", "mslp", "land"])
 @pytest.mark.parametrize("units", [None, "foo"])
-def test_units_that_are_missing_or_unknown_name_the_variable(
+def test_describe_names_variables_with_missing_or_unknown_units(
     islands: xr.Dataset, name: str, units: str | None
 ) -> None:
     islands["land"] = (("y", "x"), np.ones((35, 53)), {"units": "1"})
@@ -249,12 +249,12 @@ def test_units_that_are_missing_or_unknown_name_the_variable(
         describe(islands, target="pr", conditions=["mslp"], statics=["land"])
 
 
-def test_a_target_that_is_no_rain_is_refused(islands: xr.Dataset) -> None:
+def test_describe_refuses_a_target_other_than_rain(islands: xr.Dataset) -> None:
     with pytest.raises(UnitsError, match=r"mslp: expected units of precipitation.*'Pa'"):
         describe(islands, target="mslp", conditions=["z500"])
 
 
-def test_a_condition_on_other_samples_names_the_first_difference(islands: xr.Dataset) -> None:
+def test_describe_names_the_first_differing_sample(islands: xr.Dataset) -> None:
     shifted = islands.mslp.rename(time="day").assign_coords(
         day=islands.time.values + np.timedelta64(1, "D")
     )
@@ -263,26 +263,26 @@ def test_a_condition_on_other_samples_names_the_first_difference(islands: xr.Dat
         describe(ds, target="pr", conditions=["mslp"])
 
 
-def test_a_condition_without_samples_is_a_static(islands: xr.Dataset) -> None:
+def test_describe_suggests_statics_for_conditions_without_samples(islands: xr.Dataset) -> None:
     islands["mean"] = islands.mslp.mean("time").assign_attrs(units="Pa")
     with pytest.raises(DataError, match=r"statics=\['mean'\]"):
         describe(islands, target="pr", conditions=["mean"])
 
 
-def test_a_condition_with_levels_is_refused(islands: xr.Dataset) -> None:
+def test_describe_refuses_conditions_with_levels(islands: xr.Dataset) -> None:
     islands["t"] = islands.mslp.expand_dims(level=[500, 850]).assign_attrs(units="K")
     with pytest.raises(DataError, match=r"t: .*\(level, time, lat, lon\).*variable of its own"):
         describe(islands, target="pr", conditions=["t"])
 
 
-def test_a_static_on_another_grid_is_refused(islands: xr.Dataset) -> None:
+def test_describe_refuses_statics_on_another_grid(islands: xr.Dataset) -> None:
     islands["relief"] = islands.mslp[0].assign_attrs(units="m")
     with pytest.raises(DataError, match=r"relief: expected a static on the target's grid"):
         describe(islands, target="pr", conditions=["mslp"], statics=["relief"])
 
 
 @pytest.mark.parametrize("conditions", [[], None])
-def test_no_condition_is_refused(make_radar: Maker, conditions: list[str] | None) -> None:
+def test_describe_refuses_no_condition(make_radar: Maker, conditions: list[str] | None) -> None:
     with pytest.raises(ConfigError, match=r"at least one variable, got none.*coarsen=12"):
         describe(make_radar()[["pr"]], conditions=conditions)
 
@@ -296,35 +296,37 @@ def test_no_condition_is_refused(make_radar: Maker, conditions: list[str] | None
         {"conditions": ["pr_coarse"], "coarsen": 12},
     ],
 )
-def test_variables_are_used_once(make_radar: Maker, arguments: dict[str, object]) -> None:
+def test_describe_refuses_repeated_variables(
+    make_radar: Maker, arguments: dict[str, object]
+) -> None:
     with pytest.raises(ConfigError, match="more than once"):
         describe(make_radar(), target="pr", **arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("coarsen", [0, 1, -2, 37, 2.5, True, "12"])
-def test_block_sizes_that_make_no_sense_are_refused(make_radar: Maker, coarsen: object) -> None:
+def test_describe_refuses_impossible_block_sizes(make_radar: Maker, coarsen: object) -> None:
     with pytest.raises(ConfigError, match="coarsen: expected a whole number"):
         describe(make_radar(), coarsen=coarsen)  # type: ignore[arg-type]
 
 
-def test_dims_of_the_derived_condition_must_be_free(make_radar: Maker) -> None:
+def test_describe_refuses_taken_dims_of_the_derived_condition(make_radar: Maker) -> None:
     ds = make_radar().rename(pr_coarse="other")
     with pytest.raises(ConfigError, match=r"y_coarse and x_coarse to be free.*other"):
         describe(ds, conditions=["other"], coarsen=12)
 
 
-def test_texts_are_refused(make_radar: Maker) -> None:
+def test_describe_refuses_texts(make_radar: Maker) -> None:
     ds = make_radar()
     ds["name"] = ("time", list("abcde"), {"units": "1"})
     with pytest.raises(DataError, match="name: expected real numbers, got type"):
         describe(ds, conditions=["name"])
 
 
-def test_an_empty_selection_is_refused(make_radar: Maker) -> None:
+def test_describe_refuses_an_empty_selection(make_radar: Maker) -> None:
     with pytest.raises(EmptySelectionError, match="none along 'time'"):
         describe(make_radar().isel(time=slice(0, 0)))
 
 
-def test_an_array_is_refused_with_the_way_to_a_dataset(make_radar: Maker) -> None:
+def test_describe_refuses_an_array_and_names_to_dataset(make_radar: Maker) -> None:
     with pytest.raises(DataError, match=r"got DataArray.*to_dataset"):
         describe(make_radar().pr)  # type: ignore[arg-type]

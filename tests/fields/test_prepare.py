@@ -14,7 +14,7 @@ from xcvae.fields.grids import grid_size
 Maker = Callable[..., xr.Dataset]
 
 
-def test_dims_are_put_in_order_and_values_kept(make_radar: Maker) -> None:
+def test_prepare_orders_dims_and_preserves_values(make_radar: Maker) -> None:
     ds = make_radar()
     ds["elevation"] = (("x", "y"), np.arange(36.0 * 24).reshape(36, 24), {"units": "m"})
     ds["season"] = ("time", np.arange(5.0), {"units": "1"})
@@ -31,7 +31,7 @@ def test_dims_are_put_in_order_and_values_kept(make_radar: Maker) -> None:
         )
 
 
-def test_units_become_those_of_the_model(make_radar: Maker) -> None:
+def test_prepare_converts_units(make_radar: Maker) -> None:
     ds = make_radar()
     spec = describe(ds)
     other = ds.copy()
@@ -44,7 +44,7 @@ def test_units_become_those_of_the_model(make_radar: Maker) -> None:
     assert other.pr.attrs["units"] == "mm/day"
 
 
-def test_lazy_data_stays_lazy(islands: xr.Dataset) -> None:
+def test_prepare_stays_lazy(islands: xr.Dataset) -> None:
     lazy = islands.chunk(time=2)
     spec = describe(lazy, target="pr", conditions=["mslp"], coarsen=12)
     prepared = prepare(lazy, spec, need_target=True)
@@ -53,7 +53,7 @@ def test_lazy_data_stays_lazy(islands: xr.Dataset) -> None:
 
 
 @pytest.mark.parametrize(("ny", "nx"), [(24, 36), (35, 53), (61, 47)])
-def test_block_means_equal_a_plain_loop(make_radar: Maker, ny: int, nx: int) -> None:
+def test_prepare_derives_block_means_as_a_loop_does(make_radar: Maker, ny: int, nx: int) -> None:
     ds = make_radar(ny, nx)[["pr"]]
     ds["pr"][:, 5:9, 10:30] = np.nan
     prepared = prepare(ds, describe(ds, coarsen=12), need_target=True)
@@ -69,7 +69,7 @@ def test_block_means_equal_a_plain_loop(make_radar: Maker, ny: int, nx: int) -> 
     assert prepared.pr_coarse.dtype == np.float32
 
 
-def test_blocks_at_sea_get_the_mean_of_the_others_and_empty_samples_zero(
+def test_prepare_fills_masked_blocks_with_the_mean_of_others(
     islands: xr.Dataset,
 ) -> None:
     islands["pr"][3] = np.nan
@@ -82,7 +82,7 @@ def test_blocks_at_sea_get_the_mean_of_the_others_and_empty_samples_zero(
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_derived_blocks_lie_where_their_pixels_are(make_radar: Maker, labelled: bool) -> None:
+def test_prepare_places_derived_blocks_over_their_pixels(make_radar: Maker, labelled: bool) -> None:
     ds = make_radar(24, 53)[["pr"]]
     ds["pr"] = (ds.pr * 0 + np.arange(53.0)).assign_attrs(ds.pr.attrs)
     if not labelled:
@@ -93,7 +93,7 @@ def test_derived_blocks_lie_where_their_pixels_are(make_radar: Maker, labelled: 
     np.testing.assert_allclose(stretched[6:50], np.arange(53.0)[6:50], atol=1e-4)
 
 
-def test_a_curvilinear_grid_can_be_coarsened(make_radar: Maker) -> None:
+def test_prepare_coarsens_a_curvilinear_grid(make_radar: Maker) -> None:
     ds = make_radar()[["pr"]].assign_coords(
         lat=(("y", "x"), np.zeros((24, 36)), {"standard_name": "latitude"})
     )
@@ -102,7 +102,7 @@ def test_a_curvilinear_grid_can_be_coarsened(make_radar: Maker) -> None:
     np.testing.assert_allclose(prepared.pr_coarse, make_radar().pr_coarse, rtol=1e-5)
 
 
-def test_a_derived_condition_is_taken_from_the_dataset_without_target(make_radar: Maker) -> None:
+def test_prepare_without_target_takes_the_given_derived_condition(make_radar: Maker) -> None:
     ds = make_radar()
     spec = describe(ds, coarsen=12)
     given = ds[["pr_coarse"]].drop_vars(["y_coarse", "x_coarse"]) * 2
@@ -112,7 +112,7 @@ def test_a_derived_condition_is_taken_from_the_dataset_without_target(make_radar
     np.testing.assert_array_equal(prepared.pr_coarse, given.pr_coarse)
 
 
-def test_without_target_the_grid_is_that_of_training(make_radar: Maker) -> None:
+def test_prepare_without_target_has_the_training_grid(make_radar: Maker) -> None:
     ds = make_radar()
     prepared = prepare(ds[["pr_coarse"]], describe(ds), need_target=False)
     assert "pr" not in prepared
@@ -120,7 +120,7 @@ def test_without_target_the_grid_is_that_of_training(make_radar: Maker) -> None:
     np.testing.assert_array_equal(prepared.x, ds.x)
 
 
-def test_without_target_another_grid_follows_from_the_condition(make_radar: Maker) -> None:
+def test_prepare_without_target_infers_the_grid_from_the_condition(make_radar: Maker) -> None:
     spec = describe(make_radar())
     wide = make_radar(48, 60)[["pr_coarse"]]
     assert grid_size(wide, spec) == (48, 60)
@@ -137,7 +137,7 @@ def degrees(make_radar: Maker) -> xr.Dataset:
 
 
 @pytest.mark.parametrize("coarsen", [None, 12])
-def test_without_target_a_part_of_the_domain_keeps_its_place(
+def test_prepare_without_target_locates_a_part_of_the_domain(
     make_radar: Maker, degrees: xr.Dataset, coarsen: int | None
 ) -> None:
     if coarsen is not None:
@@ -152,7 +152,7 @@ def test_without_target_a_part_of_the_domain_keeps_its_place(
     np.testing.assert_allclose(one.lon, degrees.lon[24:36])
 
 
-def test_without_target_as_many_cells_elsewhere_lie_elsewhere(degrees: xr.Dataset) -> None:
+def test_prepare_without_target_locates_another_domain(degrees: xr.Dataset) -> None:
     spec = describe(degrees)
     there = degrees[["pr_coarse"]].assign_coords(lat_c=degrees.lat_c + 20)
     prepared = prepare(there, spec, need_target=False)
@@ -161,14 +161,14 @@ def test_without_target_as_many_cells_elsewhere_lie_elsewhere(degrees: xr.Datase
     assert len(np.unique(weights, axis=0)) > 2
 
 
-def test_without_target_and_place_nothing_is_named(degrees: xr.Dataset) -> None:
+def test_prepare_without_target_and_coordinates_has_none(degrees: xr.Dataset) -> None:
     bare = degrees[["pr_coarse"]].isel(lon_c=slice(1, 3)).drop_vars(["lat_c", "lon_c"])
     prepared = prepare(bare, describe(degrees), need_target=False)
     assert not {"lat", "lon", "lat_c", "lon_c"} & set(prepared.coords)
     assert grid_size(prepared, describe(degrees)) == (24, 24)
 
 
-def test_without_target_pixels_of_another_size_are_not_made_up(make_radar: Maker) -> None:
+def test_prepare_without_target_invents_no_pixels_of_another_size(make_radar: Maker) -> None:
     # Three cells of 100 pixels over 252: the grids do not end together.
     ds = make_radar(252, 252, factor=84)
     ds = ds.assign_coords(
@@ -183,7 +183,7 @@ def test_without_target_pixels_of_another_size_are_not_made_up(make_radar: Maker
     assert "x" not in prepare(moved, spec, need_target=False).coords
 
 
-def test_an_index_along_time_may_be_stored_as_a_coordinate(make_radar: Maker) -> None:
+def test_prepare_accepts_conditions_stored_as_coordinates(make_radar: Maker) -> None:
     ds = make_radar()
     ds = ds.assign_coords(nao=("time", np.arange(5.0), {"units": "1"}))
     spec = describe(ds, conditions=["pr_coarse", "nao"])
@@ -192,14 +192,16 @@ def test_an_index_along_time_may_be_stored_as_a_coordinate(make_radar: Maker) ->
     np.testing.assert_array_equal(prepared.nao, np.arange(5.0))
 
 
-def test_without_target_a_pooled_model_has_its_training_grid(islands: xr.Dataset) -> None:
+def test_prepare_without_target_of_a_pooled_model_has_the_training_grid(
+    islands: xr.Dataset,
+) -> None:
     spec = describe(islands, target="pr", conditions=["mslp"])
     prepared = prepare(islands[["mslp"]], spec, need_target=False)
     np.testing.assert_array_equal(prepared.y, islands.y)
     assert prepared.y.attrs == {"units": "m"}
 
 
-def test_coordinates_of_conditions_are_in_the_units_of_the_target(make_radar: Maker) -> None:
+def test_prepare_converts_coordinates_of_conditions(make_radar: Maker) -> None:
     ds = make_radar()
     metres = ds.assign_coords(
         {d: (d, ds[d].values * 1000, {"units": "m"}) for d in ("y_coarse", "x_coarse")}
@@ -209,7 +211,7 @@ def test_coordinates_of_conditions_are_in_the_units_of_the_target(make_radar: Ma
     assert prepared.y_coarse.attrs["units"] == "km"
 
 
-def test_counted_coordinates_of_conditions_are_dropped(make_radar: Maker) -> None:
+def test_prepare_drops_counted_coordinates_of_conditions(make_radar: Maker) -> None:
     ds = make_radar().assign_coords(y_coarse=[0, 1], x_coarse=[0, 1, 2])
     prepared = prepare(ds, describe(ds), need_target=True)
     assert not {"y_coarse", "x_coarse"} & set(prepared.coords)
@@ -217,17 +219,17 @@ def test_counted_coordinates_of_conditions_are_dropped(make_radar: Maker) -> Non
 
 
 @pytest.mark.parametrize(("ny", "nx"), [(48, 36), (35, 53), (61, 47), (12, 12)])
-def test_another_grid_of_the_same_kind_is_fine(make_radar: Maker, ny: int, nx: int) -> None:
+def test_prepare_accepts_another_grid_of_the_same_kind(make_radar: Maker, ny: int, nx: int) -> None:
     spec = describe(make_radar(36, 48))
     prepared = prepare(make_radar(ny, nx), spec, need_target=True)
     assert prepared.pr.shape == (5, ny, nx)
 
 
-def test_a_model_trained_on_odd_sizes_takes_even_ones(make_radar: Maker) -> None:
+def test_prepare_accepts_even_sizes_after_odd_training_sizes(make_radar: Maker) -> None:
     prepare(make_radar(36, 48), describe(make_radar(35, 53)), need_target=True)
 
 
-def test_another_ratio_of_target_to_condition_is_refused(make_radar: Maker) -> None:
+def test_prepare_refuses_another_ratio_of_target_to_condition(make_radar: Maker) -> None:
     spec = describe(make_radar())
     with pytest.raises(MismatchError, match=r"12 target pixels .* got .* 6") as caught:
         prepare(
@@ -236,31 +238,31 @@ def test_another_ratio_of_target_to_condition_is_refused(make_radar: Maker) -> N
     assert "pr_coarse" in str(caught.value)
 
 
-def test_a_crop_of_the_target_alone_is_refused(make_radar: Maker) -> None:
+def test_prepare_refuses_a_crop_of_the_target_alone(make_radar: Maker) -> None:
     with pytest.raises(MismatchError, match="Cut target and condition to the same area"):
         prepare(make_radar().isel(x=slice(0, 12)), describe(make_radar()), need_target=True)
 
 
-def test_coarser_conditions_are_told_by_their_spacing(make_radar: Maker) -> None:
+def test_prepare_refuses_conditions_of_another_spacing(make_radar: Maker) -> None:
     with pytest.raises(MismatchError, match="y_coarse: expected a grid spacing of 12000 m"):
         prepare(make_radar(48, 48, factor=6), describe(make_radar(48, 48)), need_target=True)
 
 
-def test_another_spacing_is_refused(make_radar: Maker) -> None:
+def test_prepare_refuses_another_spacing_of_the_target(make_radar: Maker) -> None:
     ds = make_radar()
     wide = ds.assign_coords({d: (d, ds[d].values * 2, ds[d].attrs) for d in ("y", "x")})
     with pytest.raises(MismatchError, match=r"y: expected a grid spacing of 1000 m.*got 2000 m"):
         prepare(wide, describe(ds), need_target=True)
 
 
-def test_degrees_instead_of_kilometres_are_refused(make_radar: Maker) -> None:
+def test_prepare_refuses_degrees_for_kilometres(make_radar: Maker) -> None:
     ds = make_radar()
     degrees = ds.assign_coords(y=("y", ds.y.values, {"units": "degrees_north"}))
     with pytest.raises(MismatchError, match=r"y: .*1000 m.*degrees \(latitude\)"):
         prepare(degrees, describe(ds), need_target=True)
 
 
-def test_a_model_tied_to_its_domain_refuses_another(islands: xr.Dataset) -> None:
+def test_prepare_refuses_another_domain_for_a_located_model(islands: xr.Dataset) -> None:
     spec = describe(islands, target="pr", conditions=["mslp"])
     with pytest.raises(MismatchError, match=r"the 35 cells of the training grid.*got 20 cells"):
         prepare(islands.isel(y=slice(0, 20)), spec, need_target=True)
@@ -273,7 +275,7 @@ def test_a_model_tied_to_its_domain_refuses_another(islands: xr.Dataset) -> None
 
 
 @pytest.mark.parametrize("missing", ["pr", "mslp", "land"])
-def test_missing_variables_name_the_nearest(islands: xr.Dataset, missing: str) -> None:
+def test_prepare_suggests_the_nearest_variable(islands: xr.Dataset, missing: str) -> None:
     islands["land"] = (("y", "x"), np.ones((35, 53)), {"units": "1"})
     spec = describe(islands, target="pr", conditions=["mslp"], statics=["land"])
     other = islands.rename({missing: f"{missing}_x"})
@@ -281,39 +283,39 @@ def test_missing_variables_name_the_nearest(islands: xr.Dataset, missing: str) -
         prepare(other, spec, need_target=True)
 
 
-def test_the_target_is_not_missed_where_it_is_not_needed(islands: xr.Dataset) -> None:
+def test_prepare_needs_no_target_for_the_prior(islands: xr.Dataset) -> None:
     spec = describe(islands, target="pr", conditions=["mslp"])
     assert "pr" not in prepare(islands.drop_vars("pr"), spec, need_target=False)
     assert "pr" in prepare(islands, spec, need_target=False)
 
 
-def test_neither_target_nor_derived_condition_is_a_mismatch(make_radar: Maker) -> None:
+def test_prepare_refuses_neither_target_nor_derived_condition(make_radar: Maker) -> None:
     spec = describe(make_radar(), coarsen=12)
     with pytest.raises(MismatchError, match="variable 'pr_coarse'"):
         prepare(make_radar()[["pr"]].rename(pr="tp"), spec, need_target=False)
 
 
-def test_other_dims_are_refused(islands: xr.Dataset) -> None:
+def test_prepare_refuses_other_dims(islands: xr.Dataset) -> None:
     spec = describe(islands, target="pr", conditions=["mslp"])
     with pytest.raises(MismatchError, match=r"mslp: expected dims \(time, lat, lon\)"):
         prepare(islands.rename(lat="plat"), spec, need_target=True)
 
 
-def test_units_that_do_not_convert_name_both(islands: xr.Dataset) -> None:
+def test_prepare_names_units_that_do_not_convert(islands: xr.Dataset) -> None:
     spec = describe(islands, target="pr", conditions=["mslp"])
     islands.pr.attrs["units"] = "mm"
     with pytest.raises(MismatchError, match="'mm d-1', got 'mm'"):
         prepare(islands, spec, need_target=True)
 
 
-def test_units_that_are_missing_are_a_units_error(islands: xr.Dataset) -> None:
+def test_prepare_refuses_missing_units(islands: xr.Dataset) -> None:
     spec = describe(islands, target="pr", conditions=["mslp"])
     del islands.mslp.attrs["units"]
     with pytest.raises(UnitsError, match=r"ds\['mslp'\]\.attrs\['units'\]"):
         prepare(islands, spec, need_target=True)
 
 
-def test_labels_are_checked_again(islands: xr.Dataset) -> None:
+def test_prepare_checks_labels(islands: xr.Dataset) -> None:
     spec = describe(islands, target="pr", conditions=["mslp"])
     with pytest.raises(DataError, match="time"):
         prepare(islands.isel(time=[0, 0, 1]), spec, need_target=True)

@@ -1,4 +1,4 @@
-"""Nothing but physical values of matching samples, grids and units gets into a score."""
+"""Scores accept physical values of matching samples, grids and units only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = [name for name in registry().names("metric") if name != "crps_skill"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_metric_refuses_fields_without_units(
+def test_metrics_refuse_fields_without_units(
     name: str, forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
     metric = registry().build("metric", name)
@@ -26,20 +26,20 @@ def test_every_metric_refuses_fields_without_units(
 
 
 @pytest.mark.parametrize("units", ["1", "K", "", "furlongs of rain"])
-def test_units_of_something_else_are_refused(
+def test_matched_refuses_units_other_than_precipitation(
     units: str, forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
     with pytest.raises(UnitsError, match="units of precipitation"):
         metrics.crps(forecast.assign_attrs(units=units), observed)
 
 
-def test_depth_against_rate_is_refused(forecast: xr.DataArray, observed: xr.DataArray) -> None:
+def test_matched_refuses_depth_against_rate(forecast: xr.DataArray, observed: xr.DataArray) -> None:
     with pytest.raises(UnitsError):
         metrics.crps(forecast.assign_attrs(units="mm"), observed)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_metric_refuses_normalised_fields(
+def test_metrics_refuse_normalised_fields(
     name: str, forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
     with xr.set_options(keep_attrs=True):
@@ -48,7 +48,7 @@ def test_every_metric_refuses_normalised_fields(
         registry().build("metric", name)(scored, observed)
 
 
-def test_rounding_below_zero_is_forgiven_and_infinity_is_not(
+def test_matched_accepts_rounding_below_zero_but_no_infinity(
     forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
     tiny = forecast.copy()
@@ -60,7 +60,7 @@ def test_rounding_below_zero_is_forgiven_and_infinity_is_not(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_units_do_not_change_what_is_scored(
+def test_metrics_do_not_depend_on_units(
     name: str, forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
     metric = registry().build("metric", name)
@@ -68,22 +68,22 @@ def test_units_do_not_change_what_is_scored(
     xr.testing.assert_allclose(metric(other, observed), metric(forecast, observed), rtol=1e-5)
 
 
-def test_water_mass_is_depth(forecast: xr.DataArray, observed: xr.DataArray) -> None:
+def test_matched_converts_water_mass_to_depth(
+    forecast: xr.DataArray, observed: xr.DataArray
+) -> None:
     other = (forecast.astype("float64") / 3600).assign_attrs(units="kg m-2 s-1")
     expected = metrics.crps(forecast, observed)
     xr.testing.assert_allclose(metrics.crps(other, observed), expected, rtol=1e-6)
 
 
-def test_order_of_dimensions_does_not_matter(
+def test_metrics_do_not_depend_on_the_order_of_dims(
     forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
     turned = metrics.crps(forecast.transpose("x", "time", "realization", "y"), observed.T)
     xr.testing.assert_identical(turned, metrics.crps(forecast, observed))
 
 
-def test_dimensions_without_telling_names_can_be_given(
-    forecast: xr.DataArray, observed: xr.DataArray
-) -> None:
+def test_statistics_accepts_spatial_dims(forecast: xr.DataArray, observed: xr.DataArray) -> None:
     names = {"y": "a", "x": "b"}
     stats = metrics.Metric.statistics
     crps = registry().build("metric", "crps")
@@ -93,7 +93,9 @@ def test_dimensions_without_telling_names_can_be_given(
     )
 
 
-def test_a_single_map_is_one_sample(forecast: xr.DataArray, observed: xr.DataArray) -> None:
+def test_matched_treats_a_single_map_as_one_sample(
+    forecast: xr.DataArray, observed: xr.DataArray
+) -> None:
     one = metrics.crps(forecast.isel(time=0), observed.isel(time=0))
     expected = metrics.crps(forecast.isel(time=[0]), observed.isel(time=[0]))
     assert one.item() == expected.item()
@@ -110,14 +112,14 @@ def test_a_single_map_is_one_sample(forecast: xr.DataArray, observed: xr.DataArr
         lambda da: da.expand_dims("height"),
     ],
 )
-def test_other_samples_or_grids_are_refused(
+def test_matched_refuses_other_samples_or_grids(
     broken, forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
     with pytest.raises(MismatchError, match="forecast"):
         metrics.crps(broken(forecast), observed)
 
 
-def test_coordinates_may_have_gone_through_float32() -> None:
+def test_same_axis_accepts_rounding_to_float32() -> None:
     axis = np.linspace(47.123456789, 52.3, 500)
     assert same_axis(axis.astype("float32"), axis)
     assert not same_axis(axis + 0.005, axis)
@@ -126,7 +128,7 @@ def test_coordinates_may_have_gone_through_float32() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_masked_pixels_count_nowhere(name: str, masked: tuple[xr.DataArray, xr.DataArray]) -> None:
+def test_metrics_ignore_masked_pixels(name: str, masked: tuple[xr.DataArray, xr.DataArray]) -> None:
     metric = registry().build("metric", name)
     forecast, observed = masked
     expected = metric(forecast, observed)
@@ -139,7 +141,9 @@ def test_masked_pixels_count_nowhere(name: str, masked: tuple[xr.DataArray, xr.D
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_dask_gives_the_same_numbers(name: str, masked: tuple[xr.DataArray, xr.DataArray]) -> None:
+def test_metrics_of_lazy_fields_are_equal(
+    name: str, masked: tuple[xr.DataArray, xr.DataArray]
+) -> None:
     metric = registry().build("metric", name)
     forecast, observed = masked
     lazy = metric(forecast.chunk(time=2, realization=2, x=3), observed.chunk(time=4))
@@ -147,7 +151,7 @@ def test_dask_gives_the_same_numbers(name: str, masked: tuple[xr.DataArray, xr.D
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_say_what_they_are(
+def test_scores_have_units_name_and_direction(
     name: str, forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
     score = registry().build("metric", name)(forecast, observed)
@@ -158,7 +162,7 @@ def test_scores_say_what_they_are(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_masked_is_not_a_number(
+def test_metrics_of_masked_fields_are_nan(
     name: str, forecast: xr.DataArray, observed: xr.DataArray
 ) -> None:
     nothing = observed.where(observed < 0)

@@ -26,7 +26,7 @@ def axis(gaps: list[float], flip: bool) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(steps, steps, flips, flips)
-def test_rows_sum_to_one_and_weights_are_not_negative(
+def test_stretch_weights_sum_to_one_and_are_not_negative(
     source: list[float], target: list[float], flip: bool, turn: bool
 ) -> None:
     s, t = axis(source, flip), axis(target, turn)
@@ -39,7 +39,7 @@ def test_rows_sum_to_one_and_weights_are_not_negative(
 
 @settings(max_examples=40, deadline=None)
 @given(steps, steps, flips, flips, st.floats(-3, 3))
-def test_a_linear_function_is_reproduced_inside_and_kept_outside(
+def test_stretch_weights_reproduce_linear_functions_inside(
     source: list[float], target: list[float], flip: bool, turn: bool, slope: float
 ) -> None:
     s, t = axis(source, flip), axis(target, turn)
@@ -50,29 +50,29 @@ def test_a_linear_function_is_reproduced_inside_and_kept_outside(
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 40))
-def test_edge_to_edge_keeps_the_middle_and_mirrors(n_source: int, n_target: int) -> None:
+def test_stretch_weights_edge_to_edge_are_symmetric(n_source: int, n_target: int) -> None:
     weights = stretch_weights(None, n_source, None, n_target)
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-6)
 
 
-def test_none_on_one_side_is_edge_to_edge() -> None:
+def test_stretch_weights_without_one_coordinate_are_edge_to_edge() -> None:
     both = stretch_weights(None, 3, None, 6)
     np.testing.assert_array_equal(stretch_weights(np.arange(3.0), 3, None, 6), both)
     np.testing.assert_array_equal(stretch_weights(None, 3, np.arange(6.0), 6), both)
 
 
-def test_opposite_directions_are_turned() -> None:
+def test_stretch_weights_handle_opposite_directions() -> None:
     up = stretch_weights(np.array([0.0, 1, 2]), 3, np.array([0.5, 1.5]), 2)
     down = stretch_weights(np.array([2.0, 1, 0]), 3, np.array([0.5, 1.5]), 2)
     np.testing.assert_allclose(down, up[:, ::-1])
 
 
-def test_a_single_source_cell_is_spread() -> None:
+def test_stretch_weights_of_a_single_cell_are_one() -> None:
     np.testing.assert_array_equal(stretch_weights(np.array([7.0]), 1, np.arange(4.0), 4), 1)
 
 
-def test_coordinates_of_the_wrong_length_are_refused() -> None:
+def test_stretch_weights_refuse_coordinates_of_wrong_length() -> None:
     with pytest.raises(DataError, match="3 source and 4 target"):
         stretch_weights(np.arange(2.0), 3, np.arange(4.0), 4)
 
@@ -92,11 +92,11 @@ def test_coordinates_of_the_wrong_length_are_refused() -> None:
         ("y", {}, "plain"),
     ],
 )
-def test_the_kind_of_an_axis(dim: str, attrs: dict[str, str], kind: str) -> None:
+def test_axis_of_infers_the_kind(dim: str, attrs: dict[str, str], kind: str) -> None:
     assert axis_of(dim, np.array([2.0, 4.0]), attrs).kind == kind
 
 
-def test_an_index_without_units_counts_cells() -> None:
+def test_axis_of_an_index_counts_cells() -> None:
     assert axis_of("y", np.arange(5.0), {}).counted
     assert axis_of("y", None, {}) == Axis("none", None)
     assert axis_of("y", None, {}).counted
@@ -104,7 +104,7 @@ def test_an_index_without_units_counts_cells() -> None:
     assert not axis_of("y", np.arange(5.0) + 1, {}).counted
 
 
-def test_plain_numbers_count_the_pixels_of_an_index() -> None:
+def test_in_frame_of_an_index_accepts_plain_numbers() -> None:
     index, other = axis_of("y", np.arange(24.0), {}), axis_of("yc", np.arange(2.0), {})
     means = axis_of("yc", np.array([5.5, 17.5]), {})
     np.testing.assert_array_equal(in_frame_of(means, index), [5.5, 17.5])
@@ -114,12 +114,12 @@ def test_plain_numbers_count_the_pixels_of_an_index() -> None:
 
 
 @pytest.mark.parametrize("values", [[0.0, 2, 1], [0.0, 0, 1], [0.0, np.nan, 1]])
-def test_unordered_coordinates_are_refused(values: list[float]) -> None:
+def test_axis_of_refuses_unordered_coordinates(values: list[float]) -> None:
     with pytest.raises(DataError, match="y: expected a coordinate that rises or falls"):
         axis_of("y", np.array(values), {})
 
 
-def test_lengths_are_compared_in_the_units_of_the_target() -> None:
+def test_in_frame_of_converts_lengths() -> None:
     km = axis_of("y_coarse", np.array([6.0, 18]), {"units": "km"})
     m = axis_of("y", np.array([500.0, 1500]), {"units": "m"})
     np.testing.assert_allclose(in_frame_of(km, m), [6000, 18000])
@@ -127,13 +127,13 @@ def test_lengths_are_compared_in_the_units_of_the_target() -> None:
     assert km.spacing == pytest.approx(12000)
 
 
-def test_longitudes_are_moved_by_whole_turns() -> None:
+def test_in_frame_of_shifts_longitudes_by_360_degrees() -> None:
     east = axis_of("lon", np.array([275.0, 280.0, 285.0]), {})
     west = axis_of("lon", np.array([-82.0, -81.0]), {})
     np.testing.assert_allclose(in_frame_of(east, west), [-85, -80, -75])
 
 
-def test_other_kinds_have_no_common_frame() -> None:
+def test_in_frame_of_another_kind_is_none() -> None:
     lat = axis_of("lat", np.array([30.0, 31]), {})
     y = axis_of("y", np.array([30.0, 31]), {"units": "km"})
     assert in_frame_of(lat, y) is None
@@ -151,7 +151,7 @@ def test_other_kinds_have_no_common_frame() -> None:
         ([12.0], True),  # the extent of one cell is not known
     ],
 )
-def test_coverage_has_half_a_cell_of_slack(source: list[float], expected: bool) -> None:
+def test_covers_has_half_a_cell_of_slack(source: list[float], expected: bool) -> None:
     assert covers(np.array(source), np.arange(24) + 0.5) is expected
 
 
@@ -162,5 +162,5 @@ def test_share_outside_counts_cells_not_rows() -> None:
     assert share_outside([wide, wide], [target, target]) == pytest.approx(0.75)
 
 
-def test_a_single_cell_has_no_spacing() -> None:
+def test_spacing_of_a_single_cell_is_nan() -> None:
     assert np.isnan(axis_of("y", np.array([3.0]), {"units": "km"}).spacing)

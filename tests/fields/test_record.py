@@ -1,4 +1,4 @@
-"""What a model keeps of its training samples: small, and enough to recognise them."""
+"""Thumbnails of training samples: small, and enough to recognise copies."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def rain() -> np.ndarray:
     return random.exponential(1.0, (30, 20, 17)) * (random.random((30, 20, 17)) < 0.4)
 
 
-def test_means_of_cells_cover_every_pixel_once(rain: np.ndarray) -> None:
+def test_shrink_covers_every_pixel_once(rain: np.ndarray) -> None:
     small = np.expm1(shrink(rain[:, :16, :16], 0.1).astype(float)) * 0.1
     assert small.mean(axis=1) == pytest.approx(rain[:, :16, :16].mean(axis=(1, 2)), rel=2e-3)
     assert shrink(rain, 0.1).shape == (30, 64)
     assert shrink(rain[:, :5, :3], 0.1).shape == (30, 15)
 
 
-def test_masked_pixels_do_not_count(rain: np.ndarray) -> None:
+def test_shrink_ignores_masked_pixels(rain: np.ndarray) -> None:
     masked = rain[:, :16, :16].copy()
     masked[:, :2, :2] = np.nan
     masked[:, 2, 2] = np.nan
@@ -36,7 +36,7 @@ def test_masked_pixels_do_not_count(rain: np.ndarray) -> None:
     assert small[:, 9] == pytest.approx(np.nanmean(masked[:, 2:4, 2:4], axis=(1, 2)), rel=2e-3)
 
 
-def test_a_copy_is_at_no_distance_and_dry_has_nothing_in_common(rain: np.ndarray) -> None:
+def test_distances_are_zero_for_copies_and_one_for_dry_maps(rain: np.ndarray) -> None:
     maps = shrink(rain, 0.1)
     apart = distances(maps, maps)
     assert np.diag(apart) == pytest.approx(0.0, abs=1e-6)
@@ -67,7 +67,7 @@ def test_distances_leave_out_cells_that_one_map_lacks(masked: str, rain: np.ndar
     assert found == pytest.approx(distances(whole[:, common], whole[:, common]), rel=1e-6, abs=1e-6)
 
 
-def test_little_rain_cannot_be_told_apart(rain: np.ndarray) -> None:
+def test_rainy_is_false_for_little_rain(rain: np.ndarray) -> None:
     dry = np.where(np.arange(20)[:, None] < 1, rain, 0.0)
     assert rainy(shrink(rain, 0.1)).all()
     assert not rainy(shrink(0.01 * dry, 0.1)).any()
@@ -75,21 +75,25 @@ def test_little_rain_cannot_be_told_apart(rain: np.ndarray) -> None:
 
 def test_thumbnails_are_bounded_in_number(rain: np.ndarray) -> None:
     days = np.datetime64("2001-01-01", "s") + np.arange(30) * np.timedelta64(1, "D")
-    kept = Thumbnails.of_field(field(rain, time=days), "time", 0.1, maps=7, labels=11)
-    assert (kept.maps.shape, kept.labels.shape, kept.samples) == ((7, 64), (11,), 30)
-    assert (kept.maps[[0, -1]] == shrink(rain[[0, -1]], 0.1)).all()
-    assert set(kept.labels) <= set(label_codes(field(rain, time=days), "time"))
+    thumbnails = Thumbnails.of_field(field(rain, time=days), "time", 0.1, maps=7, labels=11)
+    assert (thumbnails.maps.shape, thumbnails.labels.shape, thumbnails.samples) == (
+        (7, 64),
+        (11,),
+        30,
+    )
+    assert (thumbnails.maps[[0, -1]] == shrink(rain[[0, -1]], 0.1)).all()
+    assert set(thumbnails.labels) <= set(label_codes(field(rain, time=days), "time"))
     assert CELLS**2 * 2 * MAPS + 8 * LABELS < 400_000
 
 
-def test_lazy_rain_makes_the_same(rain: np.ndarray) -> None:
+def test_thumbnails_of_lazy_rain_are_equal(rain: np.ndarray) -> None:
     lazy = field(rain).chunk(time=4)
     eager, streamed = (Thumbnails.of_field(f, "time", 0.1) for f in (field(rain), lazy))
     assert (eager.maps == streamed.maps).all()
     assert eager.labels.size == 0
 
 
-def test_positions_are_no_labels_and_times_are() -> None:
+def test_label_codes_of_times_but_not_of_positions() -> None:
     times = np.array(["2001-01-01T06", "2001-01-02T06"], "datetime64[h]").astype("datetime64[s]")
     by_time = xr.Dataset(coords={"time": times})
     finer = xr.Dataset(coords={"time": times.astype("datetime64[ns]")})
