@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 __all__ = [
     "CatalogError",
@@ -31,6 +32,11 @@ class XcvaeError(Exception):
     def __str__(self) -> str:
         # KeyError prints the repr of its argument; our messages are sentences.
         return str(self.args[0]) if self.args else type(self).__name__
+
+    @classmethod
+    def of(cls, name: str, *, expected: str, got: object, remedy: str) -> Self:
+        """Return an error with the message of `explain`."""
+        return cls(explain(name, expected=expected, got=got, remedy=remedy))
 
 
 class UnitsError(XcvaeError, ValueError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xcvae.errors import DataError, UnitsError, explain
+from xcvae.errors import DataError, UnitsError
 from xcvae.fields.units import factor
 
 __all__ = ["Axis", "axis_of", "covers", "in_frame_of", "share_outside", "stretch_weights"]
@@ -88,13 +88,11 @@ def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, ob
     values = np.asarray(values, dtype=np.float64)
     steps = np.diff(values)
     if not (np.isfinite(values).all() and ((steps > 0).all() or (steps < 0).all())):
-        raise DataError(
-            explain(
-                dim,
-                expected="a coordinate that rises or falls throughout",
-                got="equal, missing or unordered values",
-                remedy=f"Sort the Dataset with ds.sortby({dim!r}), and drop repeated rows.",
-            )
+        raise DataError.of(
+            dim,
+            expected="a coordinate that rises or falls throughout",
+            got="equal, missing or unordered values",
+            remedy=f"Sort the Dataset with ds.sortby({dim!r}), and drop repeated rows.",
         )
     units = str(attrs.get("units", "")).strip()
     for hint in (str(attrs.get("standard_name", "")), units):
@@ -203,13 +201,11 @@ def stretch_weights(
         source = (np.arange(n_source) + 0.5) / n_source
         target = (np.arange(n_target) + 0.5) / n_target
     if len(source) != n_source or len(target) != n_target:
-        raise DataError(
-            explain(
-                "coordinates",
-                expected=f"{n_source} source and {n_target} target cells",
-                got=f"{len(source)} and {len(target)}",
-                remedy="Give the coordinates of the fields that are stretched.",
-            )
+        raise DataError.of(
+            "coordinates",
+            expected=f"{n_source} source and {n_target} target cells",
+            got=f"{len(source)} and {len(target)}",
+            remedy="Give the coordinates of the fields that are stretched.",
         )
     start, end = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if start[0] > start[-1]:

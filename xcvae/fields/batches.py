@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xcvae.errors import ConfigError, MismatchError, explain
+from xcvae.errors import ConfigError, MismatchError
 from xcvae.fields.block_means import conserved_condition, repeated
 from xcvae.fields.describe import DataSpec, VariableSpec
 from xcvae.fields.grids import axis_in, grid_size, moved, stretching
@@ -163,13 +163,11 @@ class Batches:
         self.prepared, self.spec, self.scaling, self.masked = prepared, spec, scaling, masked
         self.size = grid_size(prepared, spec)
         if valid is not None and (valid.shape != self.size or _elsewhere(prepared, spec)):
-            raise MismatchError(
-                explain(
-                    "grid",
-                    expected=f"the model's masked domain of {valid.shape} (y, x)",
-                    got=f"another one of {self.size}",
-                    remedy="Keep the target in the Dataset, so that its NaN define the mask.",
-                )
+            raise MismatchError.of(
+                "grid",
+                expected=f"the model's masked domain of {valid.shape} (y, x)",
+                got=f"another one of {self.size}",
+                remedy="Keep the target in the Dataset, so that its NaN define the mask.",
             )
         self._valid = valid
         self._positions = position_maps(*self.size) if spec.located else None
@@ -264,13 +262,11 @@ class Batches:
             ``heavy_share`` is requested for lazy data.
         """
         if self.lazy and heavy_share:
-            raise ConfigError(
-                explain(
-                    "fit.heavy_share",
-                    expected="data in memory",
-                    got="lazy data, which is read in blocks",
-                    remedy="Load the Dataset, or select heavy samples with xcvae.heavy.",
-                )
+            raise ConfigError.of(
+                "fit.heavy_share",
+                expected="data in memory",
+                got="lazy data, which is read in blocks",
+                remedy="Load the Dataset, or select heavy samples with xcvae.heavy.",
             )
         if self.lazy:
             yield from streamed(

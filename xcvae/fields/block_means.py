@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, explain
+from xcvae.errors import ConfigError
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.scaling import blocks_of
 from xcvae.fields.units import to_units
@@ -114,11 +114,9 @@ def repeated(coarse: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
 
 
 def _not_blocks(got: str) -> ConfigError:
-    return ConfigError(
-        explain(
-            "generator.constrain",
-            expected="a condition that is the mean of whole square blocks of the target",
-            got=got,
-            remedy="Leave `constrain` out, or derive the condition with coarsen=.",
-        )
+    return ConfigError.of(
+        "generator.constrain",
+        expected="a condition that is the mean of whole square blocks of the target",
+        got=got,
+        remedy="Leave `constrain` out, or derive the condition with coarsen=.",
     )

@@ -9,7 +9,7 @@ from typing import Literal
 
 import xarray as xr
 
-from xcvae.errors import DataError, MissingVariableError, explain, nearest
+from xcvae.errors import DataError, MissingVariableError, nearest
 from xcvae.fields.units import is_precipitation
 
 __all__ = ["Layout", "find_axes", "find_layout", "find_target", "is_rain", "require"]
@@ -109,13 +109,11 @@ def find_axes(
         given = tuple(spatial_dims)
         if len(given) == 2 and given[0] != given[1] and set(given) <= set(dims):
             return given[0], given[1]
-        raise DataError(
-            explain(
-                "spatial_dims",
-                expected=f"two of the dims of {str(da.name)!r}, rows first: {', '.join(dims)}",
-                got=given,
-                remedy="Name two of these dims, or leave it out if CF attributes name them.",
-            )
+        raise DataError.of(
+            "spatial_dims",
+            expected=f"two of the dims of {str(da.name)!r}, rows first: {', '.join(dims)}",
+            got=given,
+            remedy="Name two of these dims, or leave it out if CF attributes name them.",
         )
     rows = [dim for dim in dims if _axis(da, dim) == "Y"]
     columns = [dim for dim in dims if _axis(da, dim) == "X"]
@@ -124,15 +122,13 @@ def find_axes(
     grid = _curvilinear(da)
     if grid is not None and set(grid) <= set(dims):
         return grid
-    raise DataError(
-        explain(
-            str(da.name),
-            expected="one dimension with axis Y and one with axis X",
-            got=f"dims ({', '.join(map(str, da.dims))})",
-            remedy="Set the attribute 'axis' to 'Y' and 'X' on the two coordinates, rename the "
-            "dims to names such as y and x (a suffix is fine: y_coarse), or, for the target, "
-            "give spatial_dims=('rows', 'columns').",
-        )
+    raise DataError.of(
+        str(da.name),
+        expected="one dimension with axis Y and one with axis X",
+        got=f"dims ({', '.join(map(str, da.dims))})",
+        remedy="Set the attribute 'axis' to 'Y' and 'X' on the two coordinates, rename the "
+        "dims to names such as y and x (a suffix is fine: y_coarse), or, for the target, "
+        "give spatial_dims=('rows', 'columns').",
     )
 
 
@@ -155,14 +151,12 @@ def find_layout(da: xr.DataArray, *, spatial_dims: Sequence[str] | None = None) 
     y, x = find_axes(da, spatial_dims=spatial_dims)
     others = [str(dim) for dim in da.dims if dim not in (y, x)]
     if len(others) != 1:
-        raise DataError(
-            explain(
-                str(da.name),
-                expected=f"one sample dimension besides {y} and {x}",
-                got=f"dims ({', '.join(map(str, da.dims))})",
-                remedy="Select one of each further dimension with isel, stack several into one "
-                "with ds.stack(sample=[...]), or add one with expand_dims.",
-            )
+        raise DataError.of(
+            str(da.name),
+            expected=f"one sample dimension besides {y} and {x}",
+            got=f"dims ({', '.join(map(str, da.dims))})",
+            remedy="Select one of each further dimension with isel, stack several into one "
+            "with ds.stack(sample=[...]), or add one with expand_dims.",
         )
     return Layout(others[0], y, x)
 
@@ -203,13 +197,11 @@ def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
     """
     if name in ds.variables:
         return ds[name]
-    raise MissingVariableError(
-        explain(
-            what,
-            expected="a variable of the Dataset",
-            got=repr(name),
-            remedy=nearest(name, ds.data_vars),
-        )
+    raise MissingVariableError.of(
+        what,
+        expected="a variable of the Dataset",
+        got=repr(name),
+        remedy=nearest(name, ds.data_vars),
     )
 
 
@@ -246,11 +238,9 @@ def find_target(
     finest = [name for name, size in sizes.items() if size == max(sizes.values())]
     if len(finest) == 1:
         return finest[0]
-    raise MissingVariableError(
-        explain(
-            "target",
-            expected="one precipitation variable with a sample and two spatial dims",
-            got=f"{', '.join(finest)}, on equal grids" if finest else "none",
-            remedy=f"Name it: target='...'. Variables: {', '.join(map(str, ds.data_vars))}.",
-        )
+    raise MissingVariableError.of(
+        "target",
+        expected="one precipitation variable with a sample and two spatial dims",
+        got=f"{', '.join(finest)}, on equal grids" if finest else "none",
+        remedy=f"Name it: target='...'. Variables: {', '.join(map(str, ds.data_vars))}.",
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError, explain
+from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError
 from xcvae.fields.axes import covers, in_frame_of, share_outside
 from xcvae.fields.cf import Layout, find_axes, find_layout, find_target, is_rain, require
 from xcvae.fields.dataspec import DataSpec, VariableSpec, plain
@@ -114,14 +114,11 @@ def _coordinates(
 
 def _check_rain_units(name: str, units: str) -> None:
     if not is_precipitation(units):
-        raise UnitsError(
-            explain(
-                name,
-                expected="units of precipitation, such as 'mm h-1', 'mm/day' or 'kg m-2 s-1'",
-                got=repr(units),
-                remedy=f"Name the rain variable as the target, or correct "
-                f"ds[{name!r}].attrs['units'].",
-            )
+        raise UnitsError.of(
+            name,
+            expected="units of precipitation, such as 'mm h-1', 'mm/day' or 'kg m-2 s-1'",
+            got=repr(units),
+            remedy=f"Name the rain variable as the target, or correct ds[{name!r}].attrs['units'].",
         )
 
 
@@ -130,13 +127,11 @@ def _check_coarsen(coarsen: int | None, shape: tuple[int, int]) -> None:
         return
     # The value may come from YAML, with any type.
     if type(coarsen) is not int or not 2 <= coarsen <= max(shape):
-        raise ConfigError(
-            explain(
-                "coarsen",
-                expected=f"a whole number of pixels from 2 to {max(shape)}",
-                got=repr(coarsen),
-                remedy="Give the width of the blocks, in pixels of the target.",
-            )
+        raise ConfigError.of(
+            "coarsen",
+            expected=f"a whole number of pixels from 2 to {max(shape)}",
+            got=repr(coarsen),
+            remedy="Give the width of the blocks, in pixels of the target.",
         )
 
 
@@ -167,23 +162,19 @@ def _names(
     taken = [target, *named, *maps] + ([f"{target}_coarse"] if coarsen is not None else [])
     twice = sorted({name for name in taken if taken.count(name) > 1})
     if twice:
-        raise ConfigError(
-            explain(
-                "conditions and statics",
-                expected=f"other variables than the target {target!r}, each once",
-                got=f"{', '.join(twice)} more than once",
-                remedy="Leave out the repeated name, or coarsen, which makes a condition itself.",
-            )
+        raise ConfigError.of(
+            "conditions and statics",
+            expected=f"other variables than the target {target!r}, each once",
+            got=f"{', '.join(twice)} more than once",
+            remedy="Leave out the repeated name, or coarsen, which makes a condition itself.",
         )
     if not named and coarsen is None:
-        raise ConfigError(
-            explain(
-                "conditions",
-                expected="at least one variable",
-                got="none",
-                remedy="Name variables of the Dataset that have units, or give coarsen=12 to "
-                "derive one from the target.",
-            )
+        raise ConfigError.of(
+            "conditions",
+            expected="at least one variable",
+            got="none",
+            remedy="Name variables of the Dataset that have units, or give coarsen=12 to "
+            "derive one from the target.",
         )
     return named, maps
 
@@ -214,13 +205,11 @@ def _static(ds: xr.Dataset, name: str, layout: Layout) -> VariableSpec:
     check_numeric(da)
     spatial = {str(dim) for dim in da.dims} - {layout.sample}
     if spatial != {layout.y, layout.x}:
-        raise DataError(
-            explain(
-                name,
-                expected=f"a static on the target's grid, dims ({layout.y}, {layout.x})",
-                got=f"dims ({', '.join(map(str, da.dims))})",
-                remedy="Interpolate it to the target's grid, or give it as a condition.",
-            )
+        raise DataError.of(
+            name,
+            expected=f"a static on the target's grid, dims ({layout.y}, {layout.x})",
+            got=f"dims ({', '.join(map(str, da.dims))})",
+            remedy="Interpolate it to the target's grid, or give it as a condition.",
         )
     return VariableSpec(
         name=name,
@@ -243,14 +232,12 @@ def _place(ds: xr.Dataset, da: xr.DataArray, layout: Layout) -> tuple[tuple[str,
     if others == {layout.y, layout.x}:
         return (layout.y, layout.x), True, False
     if len(others) != 2:
-        raise DataError(
-            explain(
-                str(da.name),
-                expected=f"a map or a number per sample, dims ({layout.sample}, y, x) or "
-                f"({layout.sample})",
-                got=f"dims ({', '.join(map(str, da.dims))})",
-                remedy="Give every level, or every number, a variable of its own.",
-            )
+        raise DataError.of(
+            str(da.name),
+            expected=f"a map or a number per sample, dims ({layout.sample}, y, x) or "
+            f"({layout.sample})",
+            got=f"dims ({', '.join(map(str, da.dims))})",
+            remedy="Give every level, or every number, a variable of its own.",
         )
     dims = find_axes(da, sample=layout.sample)
     sources, targets = [], []
@@ -275,13 +262,11 @@ def _derived(
     dims = (f"{layout.y}_coarse", f"{layout.x}_coarse")
     taken = [variable.name for variable in conditions if set(variable.dims) & set(dims)]
     if taken:
-        raise ConfigError(
-            explain(
-                "coarsen",
-                expected=f"dims {dims[0]} and {dims[1]} to be free for the derived condition",
-                got=f"them in {', '.join(taken)}",
-                remedy="Rename the dims of these conditions, or leave coarsen out.",
-            )
+        raise ConfigError.of(
+            "coarsen",
+            expected=f"dims {dims[0]} and {dims[1]} to be free for the derived condition",
+            got=f"them in {', '.join(taken)}",
+            remedy="Rename the dims of these conditions, or leave coarsen out.",
         )
     return VariableSpec(
         name=f"{field.name}_coarse",

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import MismatchError, explain, nearest
+from xcvae.errors import MismatchError, nearest
 from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch_weights
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 
@@ -52,15 +52,12 @@ def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
             variable.dims, variable.shape, size, spec.shape, strict=True
         ):
             if not _same_ratio(n_trained, trained, n, ds.sizes[own]):
-                raise MismatchError(
-                    explain(
-                        variable.name,
-                        expected=f"{n_trained / trained:.4g} target pixels to one of its pixels "
-                        f"along {own!r}, as in the training data",
-                        got=f"{n} to {ds.sizes[own]}, which is {n / ds.sizes[own]:.4g}",
-                        remedy="Cut target and condition to the same area, and keep their "
-                        "resolutions.",
-                    )
+                raise MismatchError.of(
+                    variable.name,
+                    expected=f"{n_trained / trained:.4g} target pixels to one of its pixels "
+                    f"along {own!r}, as in the training data",
+                    got=f"{n} to {ds.sizes[own]}, which is {n / ds.sizes[own]:.4g}",
+                    remedy="Cut target and condition to the same area, and keep their resolutions.",
                 )
 
 
@@ -81,22 +78,18 @@ def _expected_dims(
 
 def _check_variable(ds: xr.Dataset, name: str, dims: tuple[str, ...]) -> None:
     if name not in ds.variables:
-        raise MismatchError(
-            explain(
-                "Dataset",
-                expected=f"variable {name!r}, which the model was trained with",
-                got="no such variable",
-                remedy=f"Add it, or rename: ds.rename(old={name!r}). {nearest(name, ds.data_vars)}",
-            )
+        raise MismatchError.of(
+            "Dataset",
+            expected=f"variable {name!r}, which the model was trained with",
+            got="no such variable",
+            remedy=f"Add it, or rename: ds.rename(old={name!r}). {nearest(name, ds.data_vars)}",
         )
     if set(ds[name].dims) != set(dims):
-        raise MismatchError(
-            explain(
-                name,
-                expected=f"dims ({', '.join(dims)}), as in the training data",
-                got=f"({', '.join(map(str, ds[name].dims))})",
-                remedy="Rename or select dims: ds.rename(...), ds.isel(...).",
-            )
+        raise MismatchError.of(
+            name,
+            expected=f"dims ({', '.join(dims)}), as in the training data",
+            got=f"({', '.join(map(str, ds[name].dims))})",
+            remedy="Rename or select dims: ds.rename(...), ds.isel(...).",
         )
 
 
@@ -163,13 +156,11 @@ def _check_spacing(ds: xr.Dataset, spec: DataSpec, dim: str) -> None:
     if same and (np.isnan(trained.spacing) or np.isnan(found.spacing)):
         return
     if not same or abs(found.spacing / trained.spacing - 1) > TOLERANCE:
-        raise MismatchError(
-            explain(
-                dim,
-                expected=f"a grid spacing of {_spacing(trained)}, as in the training data",
-                got=_spacing(found),
-                remedy="Interpolate the Dataset to that spacing, or train a model on this grid.",
-            )
+        raise MismatchError.of(
+            dim,
+            expected=f"a grid spacing of {_spacing(trained)}, as in the training data",
+            got=_spacing(found),
+            remedy="Interpolate the Dataset to that spacing, or train a model on this grid.",
         )
 
 
@@ -195,14 +186,12 @@ def _check_same_domain(ds: xr.Dataset, spec: DataSpec, size: tuple[int, int]) ->
     for dim, (trained, found) in sizes.items():
         elsewhere = moved(axis_in(ds, dim), spec.axis(dim))
         if trained != found or elsewhere:
-            raise MismatchError(
-                explain(
-                    dim,
-                    expected=f"the {trained} cells of the training grid: the model has a "
-                    "condition from another area, which ties it to its domain",
-                    got="other coordinates" if elsewhere else f"{found} cells",
-                    remedy="Give the whole training domain, or train a model on this one.",
-                )
+            raise MismatchError.of(
+                dim,
+                expected=f"the {trained} cells of the training grid: the model has a "
+                "condition from another area, which ties it to its domain",
+                got="other coordinates" if elsewhere else f"{found} cells",
+                remedy="Give the whole training domain, or train a model on this one.",
             )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, EmptySelectionError, explain
+from xcvae.errors import ConfigError, EmptySelectionError
 from xcvae.fields.cf import find_layout, find_target
 from xcvae.fields.sample_blocks import slabs
 from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of
@@ -95,13 +95,11 @@ def heavy(
 
 def _check_share(name: str, value: float, *, open_end: bool) -> None:
     if not (0 < value < 1 or (value == 1 and not open_end)):
-        raise ConfigError(
-            explain(
-                name,
-                expected=f"a share above 0 and {'below' if open_end else 'up to'} 1",
-                got=repr(value),
-                remedy="0.02 means two percent.",
-            )
+        raise ConfigError.of(
+            name,
+            expected=f"a share above 0 and {'below' if open_end else 'up to'} 1",
+            got=repr(value),
+            remedy="0.02 means two percent.",
         )
 
 
@@ -124,13 +122,11 @@ def _wet_quantile(da: xr.DataArray, wet: float, quantile: float) -> float:
         counts += np.bincount(np.minimum(bins.astype(np.int64), _BINS - 1), minlength=_BINS)
     total = counts.sum()
     if total == 0:
-        raise EmptySelectionError(
-            explain(
-                "heavy",
-                expected=f"a pixel of at least {wet:.4g} {da.attrs['units']}",
-                got="none in the Dataset",
-                remedy="Check the units, or give a threshold.",
-            )
+        raise EmptySelectionError.of(
+            "heavy",
+            expected=f"a pixel of at least {wet:.4g} {da.attrs['units']}",
+            got="none in the Dataset",
+            remedy="Check the units, or give a threshold.",
         )
     # The lower edge: all values of the bin are heavy, also if many are equal.
     found = int(np.searchsorted(np.cumsum(counts), quantile * total))

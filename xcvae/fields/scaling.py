@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import DataError, UnitsError, explain
+from xcvae.errors import DataError, UnitsError
 from xcvae.fields.describe import DataSpec, VariableSpec
 from xcvae.fields.record import Record
 from xcvae.fields.sample_blocks import block_length, block_slices
@@ -126,13 +126,11 @@ class Scaling:
         scaling = self.target if name is None else self.variables[name]
         found = field.attrs.get("units")
         if found != scaling.units:
-            raise UnitsError(
-                explain(
-                    str(name or field.name),
-                    expected=f"units '{scaling.units}'",
-                    got=repr(found),
-                    remedy=f"Convert the field first: to_units(field, {scaling.units!r}).",
-                )
+            raise UnitsError.of(
+                str(name or field.name),
+                expected=f"units '{scaling.units}'",
+                got=repr(found),
+                remedy=f"Convert the field first: to_units(field, {scaling.units!r}).",
             )
         return scaling.normalise(np.asarray(field.values))
 
@@ -182,24 +180,20 @@ def _fit(
     units = str(variable.units)
     count, mean, spread = _moments(field, variable, spec, budget)
     if count < field.size:
-        raise DataError(
-            explain(
-                variable.name,
-                expected="a condition or static without missing values",
-                got=f"{field.size - count} NaN or infinite of {field.size}",
-                remedy="Fill them (ds.fillna, interpolate_na) or drop those samples.",
-            )
+        raise DataError.of(
+            variable.name,
+            expected="a condition or static without missing values",
+            got=f"{field.size - count} NaN or infinite of {field.size}",
+            remedy="Fill them (ds.fillna, interpolate_na) or drop those samples.",
         )
     if variable.precipitation:
         return RainScaling(units, default_wet_threshold(field, spec.sample))
     if spread <= 0:
-        raise DataError(
-            explain(
-                variable.name,
-                expected="values that vary",
-                got=f"the constant {mean:g} {units}",
-                remedy="Leave it out: a constant has no information for the model.",
-            )
+        raise DataError.of(
+            variable.name,
+            expected="values that vary",
+            got=f"the constant {mean:g} {units}",
+            remedy="Leave it out: a constant has no information for the model.",
         )
     return StandardScaling(units, mean, spread)
 

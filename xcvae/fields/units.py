@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ConfigError, UnitsError, explain
+from xcvae.errors import ConfigError, UnitsError
 
 __all__ = [
     "DEPTH",
@@ -79,13 +79,11 @@ def quantity_of(units: str, what: str) -> Any:
     try:
         return parse(units)
     except ValueError as error:
-        raise UnitsError(
-            explain(
-                what,
-                expected="units such as 'mm h-1', 'mm/day', 'kg m-2 s-1', 'K' or '1'",
-                got=f"{units!r}, which is not known",
-                remedy=f"Correct them: ds[{what!r}].attrs['units'] = '...'.",
-            )
+        raise UnitsError.of(
+            what,
+            expected="units such as 'mm h-1', 'mm/day', 'kg m-2 s-1', 'K' or '1'",
+            got=f"{units!r}, which is not known",
+            remedy=f"Correct them: ds[{what!r}].attrs['units'] = '...'.",
         ) from error
 
 
@@ -144,13 +142,11 @@ def affine(source: str, wanted: str, what: str) -> tuple[float, float]:
     if dimensions_of(start) is not None:
         start, end = as_depth(start), as_depth(end)
     if start.dimensionality != end.dimensionality:
-        raise UnitsError(
-            explain(
-                what,
-                expected=f"units that convert to {wanted!r}",
-                got=repr(source),
-                remedy=_conversion_remedy(start, end),
-            )
+        raise UnitsError.of(
+            what,
+            expected=f"units that convert to {wanted!r}",
+            got=repr(source),
+            remedy=_conversion_remedy(start, end),
         )
     # Two points determine the line: units may differ by an offset too (degC and K).
     points = start._REGISTRY.Quantity(np.array([0.0, 1.0]) * start.magnitude, start.units)
@@ -182,14 +178,12 @@ def units_of(da: xr.DataArray) -> str:
     """
     units = str(da.attrs.get("units", "")).strip()
     if not units:
-        raise UnitsError(
-            explain(
-                str(da.name),
-                expected="an attribute 'units'",
-                got="none",
-                remedy=f"Set ds[{str(da.name)!r}].attrs['units'] = 'mm h-1', or whatever it is "
-                "in; a quantity without a dimension has units '1'.",
-            )
+        raise UnitsError.of(
+            str(da.name),
+            expected="an attribute 'units'",
+            got="none",
+            remedy=f"Set ds[{str(da.name)!r}].attrs['units'] = 'mm h-1', or whatever it is "
+            "in; a quantity without a dimension has units '1'.",
         )
     verify(units, str(da.name))
     return units
@@ -222,13 +216,11 @@ def factor(source: str, wanted: str, *, what: str) -> float:
     """
     scale, offset = affine(source, wanted, what)
     if offset:
-        raise UnitsError(
-            explain(
-                what,
-                expected=f"units that convert to {wanted!r} by a factor",
-                got=repr(source),
-                remedy="They differ by an offset too: convert the values with to_units.",
-            )
+        raise UnitsError.of(
+            what,
+            expected=f"units that convert to {wanted!r} by a factor",
+            got=repr(source),
+            remedy="They differ by an offset too: convert the values with to_units.",
         )
     return scale
 
@@ -286,23 +278,19 @@ def parse_quantity(value: str | float, *, units: str, what: str) -> float:
         return float(value)
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ConfigError(
-            explain(
-                what,
-                expected=f"a number in {units!r}, or a text with units such as '0.1 mm h-1'",
-                got=repr(value),
-                remedy="Write the number first, then a space and the units.",
-            )
+        raise ConfigError.of(
+            what,
+            expected=f"a number in {units!r}, or a text with units such as '0.1 mm h-1'",
+            got=repr(value),
+            remedy="Write the number first, then a space and the units.",
         )
     number, source = match.groups()
     if not source:
-        raise UnitsError(
-            explain(
-                what,
-                expected="a number followed by units",
-                got=repr(value),
-                remedy=f"Write '{number} {units}', or the number without quotes.",
-            )
+        raise UnitsError.of(
+            what,
+            expected="a number followed by units",
+            got=repr(value),
+            remedy=f"Write '{number} {units}', or the number without quotes.",
         )
     # Rounding keeps 24 mm/day at 1 mm h-1, not at 0.9999999999999998.
     return float(f"{float(number) * factor(source, units, what=what):.12g}")

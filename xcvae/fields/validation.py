@@ -13,7 +13,6 @@ from xcvae.errors import (
     DataError,
     EmptySelectionError,
     MissingVariableError,
-    explain,
     nearest,
 )
 from xcvae.fields.cf import find_axes
@@ -50,13 +49,11 @@ def check_dataset(ds: object) -> None:
         The object is not an xarray.Dataset.
     """
     if not isinstance(ds, xr.Dataset):
-        raise DataError(
-            explain(
-                "ds",
-                expected="an xarray.Dataset",
-                got=type(ds).__name__,
-                remedy="Make one: da.to_dataset(name='pr'), or xr.Dataset({'pr': da}).",
-            )
+        raise DataError.of(
+            "ds",
+            expected="an xarray.Dataset",
+            got=type(ds).__name__,
+            remedy="Make one: da.to_dataset(name='pr'), or xr.Dataset({'pr': da}).",
         )
 
 
@@ -69,13 +66,11 @@ def check_numeric(da: xr.DataArray) -> None:
         The values are not real numbers (booleans pass).
     """
     if da.dtype.kind not in "biuf":
-        raise DataError(
-            explain(
-                str(da.name),
-                expected="real numbers",
-                got=f"type {da.dtype}",
-                remedy="Convert it with astype('float32'), or leave it out.",
-            )
+        raise DataError.of(
+            str(da.name),
+            expected="real numbers",
+            got=f"type {da.dtype}",
+            remedy="Convert it with astype('float32'), or leave it out.",
         )
 
 
@@ -102,22 +97,18 @@ def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> No
         Labels are repeated, missing, or neither text nor rising. Names the first.
     """
     if sample not in ds.sizes:
-        raise MissingVariableError(
-            explain(
-                "sample dimension",
-                expected=f"a dimension {sample!r}",
-                got="none",
-                remedy=nearest(sample, ds.sizes),
-            )
+        raise MissingVariableError.of(
+            "sample dimension",
+            expected=f"a dimension {sample!r}",
+            got="none",
+            remedy=nearest(sample, ds.sizes),
         )
     if ds.sizes[sample] == 0:
-        raise EmptySelectionError(
-            explain(
-                "Dataset",
-                expected="at least one sample",
-                got=f"none along {sample!r}",
-                remedy="Check the selection: no sample met its condition.",
-            )
+        raise EmptySelectionError.of(
+            "Dataset",
+            expected="at least one sample",
+            got=f"none along {sample!r}",
+            remedy="Check the selection: no sample met its condition.",
         )
     if sample not in ds.coords:
         return
@@ -142,14 +133,12 @@ def _refuse_labels(sample: str, bad: NDArray[np.bool_], index: Any, problem: str
         return
     place = int(np.argmax(bad))
     unique = f"ds.drop_duplicates({sample!r})"
-    raise DataError(
-        explain(
-            sample,
-            expected="sample labels that rise, each once",
-            got=f"{int(bad.sum())} {problem}, first {index[place]!s} at position {place}",
-            remedy=f"Sort or drop labels: ds.sortby({sample!r}), {unique}, "
-            f"ds.dropna({sample!r}, subset=[...]).",
-        )
+    raise DataError.of(
+        sample,
+        expected="sample labels that rise, each once",
+        got=f"{int(bad.sum())} {problem}, first {index[place]!s} at position {place}",
+        remedy=f"Sort or drop labels: ds.sortby({sample!r}), {unique}, "
+        f"ds.dropna({sample!r}, subset=[...]).",
     )
 
 
@@ -172,13 +161,11 @@ def check_same_samples(ds: xr.Dataset, name: str, sample: str) -> None:
         remedy = f"Select the same samples, then ds.rename_dims({own}={sample!r}) on the condition."
         if own in da.coords and sample in ds.coords:
             got += f", {_first_difference(da[own].values, ds[sample].values)}"
-    raise DataError(
-        explain(
-            name,
-            expected=f"the target's samples, dimension {sample!r} of length {ds.sizes[sample]}",
-            got=got,
-            remedy=remedy,
-        )
+    raise DataError.of(
+        name,
+        expected=f"the target's samples, dimension {sample!r} of length {ds.sizes[sample]}",
+        got=got,
+        remedy=remedy,
     )
 
 
@@ -224,13 +211,11 @@ def check_rain(da: xr.DataArray, *, masked: bool = False, usual: float = 0.0) ->
     if infinite:
         _refuse(da, np.isinf, "infinite", "Set them to NaN: ds.where(np.isfinite(ds[...])).")
     if not valid and not masked:
-        raise DataError(
-            explain(
-                str(da.name),
-                expected="rain in at least one pixel of one sample",
-                got=f"{da.size} values, all NaN",
-                remedy="Check the mask; NaN also arise from joining fields with other coordinates.",
-            )
+        raise DataError.of(
+            str(da.name),
+            expected="rain in at least one pixel of one sample",
+            got=f"{da.size} values, all NaN",
+            remedy="Check the mask; NaN also arise from joining fields with other coordinates.",
         )
     limit = -ROUNDING * np.fmax(abs(high), usual)
     if low < limit:
@@ -295,13 +280,11 @@ def _refuse(
             offset = [start, *[0] * (da.ndim - 1)][: da.ndim]
             first = _place(da, [i + j for i, j in zip(place, offset, strict=True)])
         count += int(wrong.sum())
-    raise DataError(
-        explain(
-            str(da.name),
-            expected="rain of zero or more" if "negative" in problem else "finite values",
-            got=f"{count} of {da.size} {problem}, first at {first}",
-            remedy=remedy,
-        )
+    raise DataError.of(
+        str(da.name),
+        expected="rain of zero or more" if "negative" in problem else "finite values",
+        got=f"{count} of {da.size} {problem}, first at {first}",
+        remedy=remedy,
     )
 
 
@@ -364,14 +347,12 @@ def check_observed(prepared: xr.Dataset, spec: DataSpec) -> None:
     if not empty.any():
         return
     label = prepared[spec.sample].values[int(np.argmax(empty))]
-    raise DataError(
-        explain(
-            f"{spec.target}, {spec.sample} {label}",
-            expected="an observed field: a valid pixel in every sample",
-            got=f"NaN throughout in {int(empty.sum())} of {empty.size} samples",
-            remedy="Leave these samples out, or draw them with mode='prior', which needs no "
-            "observation.",
-        )
+    raise DataError.of(
+        f"{spec.target}, {spec.sample} {label}",
+        expected="an observed field: a valid pixel in every sample",
+        got=f"NaN throughout in {int(empty.sum())} of {empty.size} samples",
+        remedy="Leave these samples out, or draw them with mode='prior', which needs no "
+        "observation.",
     )
 
 

@@ -133,9 +133,11 @@ class P999Ratio(_QuantileRatio):
 
 @dataclass(frozen=True)
 class _WetThreshold(Metric):
-    """A metric of pixels at or above a wet threshold."""
+    """A metric of pixels at or above a wet threshold, from 0 to 1."""
 
     threshold: str | float | None = None
+
+    limits = (0.0, 1.0)
 
     def bound_parameters(self, observed: xr.DataArray) -> dict[str, Any]:
         """Return the threshold in the units of the data."""
@@ -152,13 +154,11 @@ class KS(_WetThreshold):
     Parameters
     ----------
     threshold
-        From where a pixel is wet: "0.1 mm h-1", or a number in the units of the data; by default
-        0.1 mm h-1, for daily data 1 mm d-1.
+        As for `WetFraction`.
     """
 
     long_name = "Kolmogorov-Smirnov statistic of wet amounts"
     better = "lower"
-    limits = (0.0, 1.0)
     sums = SampleSums(amount_counts)
 
     def finish(self, stats: Stats) -> Array:
@@ -184,7 +184,6 @@ class WetFraction(_WetThreshold):
 
     long_name = "share of wet pixels"
     better = "wet_fraction_observed"
-    limits = (0.0, 1.0)
     sums = SampleSums(wet_counts)
     quotient = ("generated", "pixels")
 

@@ -58,7 +58,16 @@ def _distances(products: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class CRPS(Metric):
+class _Error(Metric):
+    """A score in the units of the data, zero at best."""
+
+    better = "lower"
+    limits = (0.0, np.inf)
+    units = None
+
+
+@dataclass(frozen=True)
+class CRPS(_Error):
     """Continuous ranked probability score, fair to the number of members.
 
     Mean over pixels and samples of ``mean_i |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1))``,
@@ -74,9 +83,6 @@ class CRPS(Metric):
     pool: Annotated[int, Range(1)] = 1
 
     long_name = "continuous ranked probability score (fair)"
-    better = "lower"
-    limits = (0.0, np.inf)
-    units = None
     sums = SampleSums(crps_sums)
     quotient = ("crps", "pixels")
 
@@ -101,19 +107,16 @@ class CRPSSkill(Skill):
 
 
 @dataclass(frozen=True)
-class MAE(Metric):
+class MAE(_Error):
     """Mean absolute error of the ensemble median (the median is what minimises it)."""
 
     long_name = "mean absolute error of the ensemble median"
-    better = "lower"
-    limits = (0.0, np.inf)
-    units = None
     sums = SampleSums(median_errors)
     quotient = ("error", "pixels")
 
 
 @dataclass(frozen=True)
-class EnergyScore(Metric):
+class EnergyScore(_Error):
     """Energy score of whole maps, fair to the number of members.
 
     Mean over samples of mean_i ||x_i - y|| - sum_ij ||x_i - x_j|| / (2 M (M - 1)) with the
@@ -122,9 +125,6 @@ class EnergyScore(Metric):
     """
 
     long_name = "energy score (fair, Euclidean norm over pixels)"
-    better = "lower"
-    limits = (0.0, np.inf)
-    units = None
     sums = SampleSums(energy_sums)
     quotient = ("energy", "samples")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ComponentError, explain
+from xcvae.errors import ComponentError
 from xcvae.fields.units import default_wet_threshold, is_daily, parse_quantity
 from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio, threshold_in
 from xcvae.metrics.pairs import Array, SampleFields
@@ -81,9 +81,12 @@ def _window_sums(field: Array, window: int) -> Array:
 
 @dataclass(frozen=True)
 class _Event(Metric):
-    """A metric of rain at or above a threshold."""
+    """A metric of rain at or above a threshold, from 0 to 1."""
 
     threshold: str | float | None = None
+
+    better = "higher"
+    limits = (0.0, 1.0)
 
     def bound_parameters(self, observed: xr.DataArray) -> dict[str, Any]:
         """Return the parameters with the threshold in the units of the data."""
@@ -104,7 +107,6 @@ class Brier(_Event):
 
     long_name = "Brier score"
     better = "lower"
-    limits = (0.0, 1.0)
     sums = SampleSums(brier_sums)
     quotient = ("brier", "pixels")
 
@@ -116,13 +118,10 @@ class CSI(_Event):
     Parameters
     ----------
     threshold
-        "5 mm h-1", or a number in the units of the data; by default 5 mm h-1, for daily data
-        20 mm d-1.
+        As for `Brier`.
     """
 
     long_name = "critical success index"
-    better = "higher"
-    limits = (0.0, 1.0)
     sums = SampleSums(contingency)
 
     def finish(self, stats: Stats) -> Array:
@@ -141,12 +140,10 @@ class SEDI(_Event):
     Parameters
     ----------
     threshold
-        "5 mm h-1", or a number in the units of the data; by default 5 mm h-1, for daily data
-        20 mm d-1.
+        As for `Brier`.
     """
 
     long_name = "symmetric extremal dependence index"
-    better = "higher"
     limits = (-1.0, 1.0)
     sums = SampleSums(contingency)
 
@@ -177,8 +174,7 @@ class FSS(_Event):
     Parameters
     ----------
     threshold
-        "5 mm h-1", or a number in the units of the data; by default 5 mm h-1, for daily data
-        20 mm d-1.
+        As for `Brier`.
     window
         Width of the square window in pixels, odd.
     """
@@ -186,21 +182,17 @@ class FSS(_Event):
     window: Annotated[int, Range(1)] = 9
 
     long_name = "fractions skill score"
-    better = "higher"
-    limits = (0.0, 1.0)
     sums = SampleSums(fraction_errors)
 
     def __post_init__(self) -> None:
         """Refuse windows without a centre."""
         super().__post_init__()
         if self.window % 2 == 0:
-            raise ComponentError(
-                explain(
-                    "FSS, parameter 'window'",
-                    expected="an odd number of pixels",
-                    got=self.window,
-                    remedy=f"A window has a pixel at its centre: use {self.window + 1}.",
-                )
+            raise ComponentError.of(
+                "FSS, parameter 'window'",
+                expected="an odd number of pixels",
+                got=self.window,
+                remedy=f"A window has a pixel at its centre: use {self.window + 1}.",
             )
 
     def finish(self, stats: Stats) -> Array:

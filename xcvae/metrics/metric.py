@@ -162,12 +162,8 @@ class Metric(Component):
 
         Parameters
         ----------
-        forecast
-            Dims (realization, sample, y, x).
-        observed
-            Dims (sample, y, x).
-        spatial_dims
-            The names of (y, x), if attributes and names do not identify them.
+        forecast, observed, spatial_dims
+            As for `xcvae.metrics.pairs.matched`.
 
         Returns
         -------

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, MismatchError, UnitsError, explain
+from xcvae.errors import DataError, MismatchError, UnitsError
 from xcvae.fields.cf import find_layout
 from xcvae.fields.units import is_precipitation, to_units
 from xcvae.metrics.sample import Array, SampleFields
@@ -82,13 +82,11 @@ class Pair:
             if np.isfinite(values).all() and values.min() >= 0 and values.max() > 0:
                 weights: Array = values / values.mean()
                 return weights
-        raise DataError(
-            explain(
-                f"cell area '{name}'",
-                expected=f"numbers >= 0, dims ({', '.join(map(str, spatial))})",
-                got=f"dims ({', '.join(map(str, found.dims))}) or NaN, infinite or negative values",
-                remedy="Correct it, or drop 'cell_measures' from the observation's attributes.",
-            )
+        raise DataError.of(
+            f"cell area '{name}'",
+            expected=f"numbers >= 0, dims ({', '.join(map(str, spatial))})",
+            got=f"dims ({', '.join(map(str, found.dims))}) or NaN, infinite or negative values",
+            remedy="Correct it, or drop 'cell_measures' from the observation's attributes.",
         )
 
     def __iter__(self) -> Iterator[SampleFields]:
@@ -153,13 +151,11 @@ def matched(
     layout = find_layout(observed, spatial_dims=spatial_dims)
     dims = (layout.sample, layout.y, layout.x)
     if set(forecast.dims) != {REALIZATION, *dims}:
-        raise MismatchError(
-            explain(
-                "forecast",
-                expected=f"the dimensions {REALIZATION}, {', '.join(dims)}",
-                got=", ".join(str(d) for d in forecast.dims),
-                remedy="A forecast has the dimensions of the observation and its members.",
-            )
+        raise MismatchError.of(
+            "forecast",
+            expected=f"the dimensions {REALIZATION}, {', '.join(dims)}",
+            got=", ".join(str(d) for d in forecast.dims),
+            remedy="A forecast has the dimensions of the observation and its members.",
         )
     for dim in dims:
         _check_axis(dim, forecast, observed)
@@ -169,26 +165,21 @@ def matched(
 def _check_units(name: str, da: xr.DataArray) -> None:
     units = da.attrs.get("units")
     if units is None or not is_precipitation(str(units)):
-        raise UnitsError(
-            explain(
-                f"{name} '{da.name}'",
-                expected="units of precipitation, like mm h-1, mm/day or kg m-2 s-1",
-                got="no units" if units is None else f"'{units}'",
-                remedy="Scores are for physical values: undo any normalisation and set "
-                "attrs['units'].",
-            )
+        raise UnitsError.of(
+            f"{name} '{da.name}'",
+            expected="units of precipitation, like mm h-1, mm/day or kg m-2 s-1",
+            got="no units" if units is None else f"'{units}'",
+            remedy="Scores are for physical values: undo any normalisation and set attrs['units'].",
         )
 
 
 def _check_axis(dim: str, forecast: xr.DataArray, observed: xr.DataArray) -> None:
     if forecast.sizes[dim] != observed.sizes[dim]:
-        raise MismatchError(
-            explain(
-                f"forecast, dimension '{dim}'",
-                expected=f"{observed.sizes[dim]} values as observed",
-                got=forecast.sizes[dim],
-                remedy="Select the same samples and grid on both sides.",
-            )
+        raise MismatchError.of(
+            f"forecast, dimension '{dim}'",
+            expected=f"{observed.sizes[dim]} values as observed",
+            got=forecast.sizes[dim],
+            remedy="Select the same samples and grid on both sides.",
         )
     labelled = dim in forecast.indexes and dim in observed.indexes
     if labelled and not same_axis(np.asarray(forecast[dim]), np.asarray(observed[dim])):
@@ -219,21 +210,17 @@ def _checked_values(da: xr.DataArray, name: str) -> Array:
         lowest = np.fmin.reduce(values, axis=None, initial=np.inf)
         highest = np.fmax.reduce(values, axis=None, initial=-np.inf)
     if lowest < -1e-6 * max(highest, 0.0):
-        raise DataError(
-            explain(
-                f"{name} '{da.name}'",
-                expected="precipitation, which is never below zero",
-                got=f"{np.sum(values < 0)} negative values, the lowest {lowest:.4g}",
-                remedy="Scores are for physical values: undo any normalisation first.",
-            )
+        raise DataError.of(
+            f"{name} '{da.name}'",
+            expected="precipitation, which is never below zero",
+            got=f"{np.sum(values < 0)} negative values, the lowest {lowest:.4g}",
+            remedy="Scores are for physical values: undo any normalisation first.",
         )
     if np.isposinf(highest):
-        raise DataError(
-            explain(
-                f"{name} '{da.name}'",
-                expected="finite precipitation or NaN outside the mask",
-                got="infinite values",
-                remedy="Correct them, or mask them with NaN.",
-            )
+        raise DataError.of(
+            f"{name} '{da.name}'",
+            expected="finite precipitation or NaN outside the mask",
+            got="infinite values",
+            remedy="Correct them, or mask them with NaN.",
         )
     return values

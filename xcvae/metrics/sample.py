@@ -25,7 +25,7 @@ CACHED = 131072
 class SampleFields:
     """The members and the observation of one sample.
 
-    Parameters
+    Attributes
     ----------
     forecast
         Members, (M, y, x), in physical units.
@@ -146,7 +146,7 @@ class SampleFields:
 class Pixels:
     """Some pixels of one sample.
 
-    Parameters
+    Attributes
     ----------
     members
         Dims (member, pixel), all finite.
@@ -245,10 +245,8 @@ def pixel_scores(members: Floats, observed: Floats) -> PixelScores:
 
     Parameters
     ----------
-    members
-        Dims (member, pixel), all finite.
-    observed
-        Dims (pixel,), all finite.
+    members, observed
+        As in `Pixels`.
     """
     count, pixels = members.shape
     mean, variance, median, error, difference = (np.empty(pixels) for _ in range(5))

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
-from xcvae.errors import ComponentError, explain, nearest
+from xcvae.errors import ComponentError, nearest
 
 __all__ = [
     "JSON",
@@ -119,9 +119,7 @@ class Range:
             remedy = f"The largest value is {self.high:g}."
         elif value < self.low:
             remedy = f"The smallest value is {self.low:g}."
-        raise ComponentError(
-            explain(label, expected=f"a number {self}", got=repr(value), remedy=remedy)
-        )
+        raise ComponentError.of(label, expected=f"a number {self}", got=repr(value), remedy=remedy)
 
 
 @functools.lru_cache(maxsize=256)
@@ -292,23 +290,19 @@ def check_class(label: str, cls: object) -> type:
         It is not a class, not decorated, or a field has a reserved name.
     """
     if not isinstance(cls, type) or "__dataclass_fields__" not in vars(cls):
-        raise ComponentError(
-            explain(
-                label,
-                expected="a class decorated with @dataclass(frozen=True)",
-                got=repr(cls),
-                remedy="Parameters are the fields of the dataclass: decorate the class.",
-            )
+        raise ComponentError.of(
+            label,
+            expected="a class decorated with @dataclass(frozen=True)",
+            got=repr(cls),
+            remedy="Parameters are the fields of the dataclass: decorate the class.",
         )
     taken = [f.name for f in _fields(cls) if f.name in RESERVED]
     if taken:
-        raise ComponentError(
-            explain(
-                f"{label}, parameter '{taken[0]}'",
-                expected=f"a parameter name other than {', '.join(RESERVED)}",
-                got=f"'{taken[0]}'",
-                remedy="Rename the field: these keys describe the component itself.",
-            )
+        raise ComponentError.of(
+            f"{label}, parameter '{taken[0]}'",
+            expected=f"a parameter name other than {', '.join(RESERVED)}",
+            got=f"'{taken[0]}'",
+            remedy="Rename the field: these keys describe the component itself.",
         )
     return cls
 
@@ -353,12 +347,8 @@ def construct(label: str, cls: type, parameters: Mapping[str, object]) -> Any:
 
     Parameters
     ----------
-    label
-        The component in messages.
-    cls
-        A dataclass.
-    parameters
-        Values by field name, for example from YAML.
+    label, cls, parameters
+        As for `checked`.
 
     Raises
     ------
@@ -397,13 +387,11 @@ def _checked_value(label: str, name: str, value: object, hint: Any) -> object:
         remedy = "See `xcvae plugins` for the parameters and their defaults."
         if isinstance(value, str) and _is_number(value):
             remedy = "In YAML, numbers with an exponent need a point: write 1.0e-3, not 1e-3."
-        raise ComponentError(
-            explain(
-                f"{label}, parameter '{name}'",
-                expected=_words(hint),
-                got=f"{value!r} ({type(value).__name__})",
-                remedy=remedy,
-            )
+        raise ComponentError.of(
+            f"{label}, parameter '{name}'",
+            expected=_words(hint),
+            got=f"{value!r} ({type(value).__name__})",
+            remedy=remedy,
         ) from None
 
 

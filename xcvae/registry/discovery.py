@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pluggy
 
-from xcvae.errors import ComponentError, XcvaeError, explain, nearest
+from xcvae.errors import ComponentError, XcvaeError, nearest
 from xcvae.registry.components import KINDS, Entry, check_class
 from xcvae.registry.hookspecs import API_ATTRIBUTE, API_VERSION, PROJECT, Hooks
 
@@ -35,13 +35,11 @@ def entries_of(names: object, package: str, version: str | None) -> list[Entry]:
         The result is not a table of components; names the first thing that is wrong.
     """
     if not isinstance(names, Mapping):
-        raise ComponentError(
-            explain(
-                f"xcvae_components of '{package}'",
-                expected="a dict from kinds to dicts from names to dataclasses",
-                got=repr(names),
-                remedy='Return {"metric": {"my_metric": MyMetric}}, for example.',
-            )
+        raise ComponentError.of(
+            f"xcvae_components of '{package}'",
+            expected="a dict from kinds to dicts from names to dataclasses",
+            got=repr(names),
+            remedy='Return {"metric": {"my_metric": MyMetric}}, for example.',
         )
     found = []
     for kind, targets in names.items():
@@ -54,16 +52,16 @@ def entries_of(names: object, package: str, version: str | None) -> list[Entry]:
 
 def _check_entry(label: str, name: object, target: object) -> None:
     if not isinstance(name, str) or not name.isidentifier():
-        raise ComponentError(
-            explain(label, expected="a name like my_metric", got=repr(name), remedy="Rename it.")
+        raise ComponentError.of(
+            label, expected="a name like my_metric", got=repr(name), remedy="Rename it."
         )
     if isinstance(target, str) and target.count(":") == 1:
         return
     if not isinstance(target, str):
         check_class(label, target)
         return
-    raise ComponentError(
-        explain(label, expected='"module:Class"', got=repr(target), remedy="Add the class name.")
+    raise ComponentError.of(
+        label, expected='"module:Class"', got=repr(target), remedy="Add the class name."
     )
 
 
@@ -211,13 +209,11 @@ def _check_api(plugin: object, package: str) -> None:
     if type(declared) is int and declared == API_VERSION:
         return
     newer = type(declared) is int and declared > API_VERSION
-    raise ComponentError(
-        explain(
-            f"plugin '{package}', {API_ATTRIBUTE}",
-            expected=f"{API_VERSION}, the plugin API of this xcvae",
-            got=repr(declared),
-            remedy="Upgrade xcvae." if newer else f"Install a newer version of '{package}'.",
-        )
+    raise ComponentError.of(
+        f"plugin '{package}', {API_ATTRIBUTE}",
+        expected=f"{API_VERSION}, the plugin API of this xcvae",
+        got=repr(declared),
+        remedy="Upgrade xcvae." if newer else f"Install a newer version of '{package}'.",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pluggy
 
-from xcvae.errors import ComponentError, MissingPluginWarning, XcvaeError, explain, nearest
+from xcvae.errors import ComponentError, MissingPluginWarning, XcvaeError, nearest
 from xcvae.registry import builtin
 from xcvae.registry.components import (
     JSON,
@@ -190,13 +190,11 @@ class Registry:
                 label = f"{kind} '{self.name_of(kind, spec)}'"
                 checked(label, type(spec), _values(spec))
             return spec
-        raise ComponentError(
-            explain(
-                f"{kind}",
-                expected='a name, a dict {"name": ..., parameters} or an instance',
-                got=repr(spec),
-                remedy=f"Names: {', '.join(self.names(kind))}.",
-            )
+        raise ComponentError.of(
+            f"{kind}",
+            expected='a name, a dict {"name": ..., parameters} or an instance',
+            got=repr(spec),
+            remedy=f"Names: {', '.join(self.names(kind))}.",
         )
 
     def name_of(self, kind: Kind, instance: object) -> str:

@@ -27,10 +27,8 @@ class Row:
 
     Attributes
     ----------
-    kind, name
-        The kind of the component, and its name.
-    package, version
-        The distribution that provides it; the version is None for a local plugin.
+    kind, name, package, version
+        As in `Entry`.
     parameters
         Default by parameter, as source text; None where a value must be given.
     summary

@@ -10,25 +10,16 @@ import xarray as xr
 from xcvae.errors import UnitsError
 from xcvae.fields.units import factor
 from xcvae.registry import Kind
-from xcvae.testing.data import UNITS, make_dataset, make_ensemble
+from xcvae.testing.data import OTHER_UNITS, UNITS, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
 
 __all__ = ["BaselineSuite"]
 
 MEMBERS = 4
-OTHER_UNITS = "mm/day"
 
 
 class BaselineSuite(Suite):
     """Checks of a baseline, besides those that every component gets.
-
-    Attributes
-    ----------
-    component, parameters, refused
-        As in every suite.
-    same_in_any_units
-        True if the parameters mean the same in any units of the data; False if one is a bare
-        number in the units of the data.
 
     Examples
     --------
@@ -38,7 +29,6 @@ class BaselineSuite(Suite):
     """
 
     kind: ClassVar[Kind] = "baseline"
-    same_in_any_units: ClassVar[bool] = True
 
     def given_data(self, **options: Any) -> xr.Dataset:
         """Return the Dataset of a baseline; options are those of `make_dataset`."""
@@ -61,10 +51,6 @@ class BaselineSuite(Suite):
     def outcome(self, component: Any) -> Any:
         """Return the values that the baseline draws."""
         return self.draw(component).values
-
-    def same(self, first: Any, second: Any) -> bool:
-        """Return True if two ensembles are equal to the last bit."""
-        return np.array_equal(first, second, equal_nan=True)
 
     def test_it_is_an_ensemble_of_the_target(self) -> None:
         """Check dims (realization, sample, y, x), and labels and sizes of the target."""

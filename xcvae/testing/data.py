@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_context", "make_dataset", "make_ensemble"]
 
-UNITS = "mm h-1"
+UNITS, OTHER_UNITS = "mm h-1", "mm/day"
 STEP = 7  # of frames: neighbours five minutes apart are nearly copies
 
 

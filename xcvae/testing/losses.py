@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -172,10 +171,6 @@ class LossSuite(Suite):
         value, gradients = self._learn(component, state)
         parts = [value, *(g for kind in gradients.values() for g in kind)]
         return torch.cat([part.detach().flatten() for part in parts]).numpy()
-
-    def same(self, first: Any, second: Any) -> bool:
-        """Return True if two vectors are equal to the last bit."""
-        return np.array_equal(first, second, equal_nan=True)
 
     def test_it_gives_one_finite_number(self) -> None:
         """Check that the value is a finite tensor without dimensions, at any progress."""

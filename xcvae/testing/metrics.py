@@ -11,26 +11,17 @@ from xcvae.errors import XcvaeError
 from xcvae.fields.units import factor
 from xcvae.metrics.metric import Skill
 from xcvae.registry import Kind
-from xcvae.testing.data import UNITS, make_dataset, make_ensemble
+from xcvae.testing.data import OTHER_UNITS, UNITS, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
 
 __all__ = ["MetricSuite"]
 
-OTHER_UNITS = "mm/day"
 HIDDEN = 50.0  # rain under the mask, which must not count
 TOLERANCE = 1e-5
 
 
 class MetricSuite(Suite):
     """Checks of a metric, besides those that every component gets.
-
-    Attributes
-    ----------
-    component, parameters, refused
-        As in every suite.
-    same_in_any_units
-        True if the parameters mean the same in any units of the fields; False if one is a bare
-        number in the units of the data.
 
     Examples
     --------
@@ -40,7 +31,6 @@ class MetricSuite(Suite):
     """
 
     kind: ClassVar[Kind] = "metric"
-    same_in_any_units: ClassVar[bool] = True
 
     def given_fields(self, **options: Any) -> tuple[xr.DataArray, xr.DataArray]:
         """Return a forecast and an observation; options are those of `make_dataset`."""
@@ -67,10 +57,6 @@ class MetricSuite(Suite):
     def outcome(self, component: Any) -> Any:
         """Return the score of fields with missing pixels."""
         return self.score(component, *self.given_fields(masked=True)).values
-
-    def same(self, first: Any, second: Any) -> bool:
-        """Return True if two scores are equal to the last bit."""
-        return np.array_equal(first, second, equal_nan=True)
 
     def test_the_score_says_what_it_is(self) -> None:
         """Check that the score has units, long_name and better."""

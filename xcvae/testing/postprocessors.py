@@ -9,25 +9,16 @@ import xarray as xr
 
 from xcvae.fields.units import factor
 from xcvae.registry import Kind
-from xcvae.testing.data import UNITS, make_context, make_dataset, make_ensemble
+from xcvae.testing.data import OTHER_UNITS, UNITS, make_context, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
 
 __all__ = ["PostprocessorSuite"]
 
-OTHER_UNITS = "mm/day"
 TIES = 0.01  # share of the pixels that may fall on the other side of a limit by rounding
 
 
 class PostprocessorSuite(Suite):
     """Checks of a post-processor, besides those that every component gets.
-
-    Attributes
-    ----------
-    component, parameters, refused
-        As in every suite.
-    same_in_any_units
-        True if the parameters mean the same in any units of the field; False if one is a bare
-        number in the units of the field.
 
     Examples
     --------
@@ -37,7 +28,6 @@ class PostprocessorSuite(Suite):
     """
 
     kind: ClassVar[Kind] = "postprocessor"
-    same_in_any_units: ClassVar[bool] = True
 
     def given_field(self, **options: Any) -> tuple[xr.DataArray, Any]:
         """Return a block of members, and the context; options are those of `make_dataset`."""
@@ -47,10 +37,6 @@ class PostprocessorSuite(Suite):
     def outcome(self, component: Any) -> Any:
         """Return the values of a block with missing pixels."""
         return self._values(component(*self.given_field(masked=True)))
-
-    def same(self, first: Any, second: Any) -> bool:
-        """Return True if two blocks are equal to the last bit."""
-        return np.array_equal(first, second, equal_nan=True)
 
     def test_units_dims_and_labels_are_kept(self) -> None:
         """Check that dims, shape, type, name, units and coordinates are unchanged."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xcvae.errors import ConfigError, explain, nearest
+from xcvae.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -75,13 +75,11 @@ def open_dataset(name: str = "radklim") -> xr.Dataset:
     import xarray as xr
 
     if name not in names():
-        raise ConfigError(
-            explain(
-                "name",
-                expected="a bundled Dataset",
-                got=repr(name),
-                remedy=nearest(name, names()),
-            )
+        raise ConfigError.of(
+            "name",
+            expected="a bundled Dataset",
+            got=repr(name),
+            remedy=nearest(name, names()),
         )
     ds = xr.open_zarr(_DATA / f"{name}.zarr", chunks=None, consolidated=False, decode_cf=False)
     for variable in ds.data_vars.values():
