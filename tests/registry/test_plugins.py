@@ -226,7 +226,7 @@ def test_build_explains_clashing_and_broken_names(record: Any) -> None:
     assert "b_api" in record["messages"]["future"]
     assert record["messages"]["range"] == (
         "loss 'peak_error': PeakError, parameter 'weight': expected a number above 0, got -1.0. "
-        "Change the value."
+        "Choose a number in this range."
     )
 
 
