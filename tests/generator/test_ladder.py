@@ -19,7 +19,7 @@ from xcvae.generator.network.layers import (
     halve,
     unfold,
 )
-from xcvae.generator.sampler import freed_levels
+from xcvae.generator.sampler import release_shares
 
 LATENTS = (4, 3, 2, 1)
 
@@ -97,7 +97,7 @@ def test_freed_latents_follow_the_prior_and_the_others_the_storm():
     order = torch.randn(shape)
     before = torch.zeros(shape, dtype=torch.bool)
     for share in (0.0, 0.2, 0.5, 0.9, 1.0):
-        path = storm.freed(prior, share, order)
+        path = storm.release_to_prior(prior, share, order)
         go = path.mu == 0
         assert float(go.float().mean()) == pytest.approx(share, abs=0.01)
         assert torch.equal(path.log_sigma == 0, go)  # never something in between
@@ -112,7 +112,7 @@ def test_a_storm_between_the_ends_is_as_far_from_members_as_they_are_from_each_o
     storm = torch.randn(1, 200_000)
     posterior = Normal(storm, torch.full_like(storm, -20.0))
     for share in (0.25, 0.5, 0.75):
-        path = posterior.freed(prior, share, torch.randn(1, 200_000))
+        path = posterior.release_to_prior(prior, share, torch.randn(1, 200_000))
         members = torch.cat([path.sample(torch.randn(1, 200_000)) for _ in range(8)])
         spread = (9 / 8 * members.var(0).mean()).sqrt()
         error = (members.mean(0) - storm).square().mean().sqrt()
@@ -125,19 +125,21 @@ def test_dial_ends_are_posterior_and_prior():
     z = noise(1, (32, 32))
     posterior = net(c, None, z, x=x).output
     prior = net(c, None, z).output
-    known = net.encode(c, None, x)
-    torch.testing.assert_close(net.descend(known, z, freed=freed_levels(0, 4)).output, posterior)
-    torch.testing.assert_close(net.descend(known, z, freed=freed_levels(1, 4)).output, prior)
+    encoded = net.encode(c, None, x)
+    torch.testing.assert_close(
+        net.descend(encoded, z, released=release_shares(0, 4)).output, posterior
+    )
+    torch.testing.assert_close(net.descend(encoded, z, released=release_shares(1, 4)).output, prior)
     assert float((posterior - prior).abs().max()) > 1e-3
 
 
 def test_dial_frees_fine_levels_first_and_never_takes_back():
-    dial = [freed_levels(s / 60, 6) for s in range(61)]
+    dial = [release_shares(s / 60, 6) for s in range(61)]
     assert dial[0] == [0.0] * 6
     assert dial[-1] == [1.0] * 6
     for low, high in pairwise(dial):
         assert all(b >= a for a, b in zip(low, high, strict=True))
-        assert high == sorted(high)  # coarsest first: the finest is freed most
+        assert high == sorted(high)  # coarsest first: the finest is released most
         assert sum(0 < share < 1 for share in high) <= 1  # a level is done before the next goes
         assert max(b - a for a, b in zip(low, high, strict=True)) < 0.11  # no jump
 
@@ -229,7 +231,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
     assert kept[1] < 0.6 * kept[0]
 
 
-def test_the_finest_levels_alone_have_separable_blocks():
+def test_the_finest_levels_zero_row_have_separable_blocks():
     def net(separable: int) -> Ladder:
         return Ladder(
             conditions=2, pooled=0, channels=(8, 8, 8), latents=(2, 2, 2), separable=separable
@@ -239,7 +241,7 @@ def test_the_finest_levels_alone_have_separable_blocks():
         return [type(block[0]) for block in blocks]
 
     mixed = net(2)
-    assert kinds([level.blocks for level in mixed.rungs]) == [ResidualBlock] + 2 * [SeparableBlock]
+    assert kinds([level.blocks for level in mixed.levels]) == [ResidualBlock] + 2 * [SeparableBlock]
     for pyramid in (mixed.encode_condition, mixed.encode_target):
         # Finest first, and the finest level of a pyramid has no block.
         assert kinds(pyramid.blocks) == [SeparableBlock, ResidualBlock]

@@ -14,7 +14,11 @@ from xcvae.errors import ConfigError, ModelFileError
 from xcvae.fields.describe import prepare
 from xcvae.generator.device import choose_device
 from xcvae.generator.model import Model
-from xcvae.generator.training.calibration import _diversity, calibrated_temperature, even_steps
+from xcvae.generator.training.calibration import (
+    _diversity,
+    calibrate_temperature,
+    equal_diversity_steps,
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +84,8 @@ def test_the_dial_turns_in_even_steps(tiny_model, test_radar):
 
 
 def test_dial_without_effect_stays_straight():
-    assert even_steps([0, 0.5, 1], [0.2, 0.2, 0.2]) == [[0, 0], [1, 1]]
-    assert even_steps([0, 0.5, 1], [0.3, 0.1, 0.2]) == [[0, 0], [1, 1]]
+    assert equal_diversity_steps([0, 0.5, 1], [0.2, 0.2, 0.2]) == [[0, 0], [1, 1]]
+    assert equal_diversity_steps([0, 0.5, 1], [0.3, 0.1, 0.2]) == [[0, 0], [1, 1]]
 
 
 def test_temperature_scales_the_variety(tiny_model, batch):
@@ -207,12 +211,12 @@ def test_the_temperature_undoes_what_makes_members_too_alike_or_too_different(
     """A prior whose sigma is wrong by a factor is given the temperature that makes up for it."""
     batches = tiny_model.batches(prepare(test_radar, tiny_model.spec, need_target=True))
     network = tiny_model.network
-    before, network.calibrated = network.calibrated, 1.0
+    before, network.sigma_factor = network.sigma_factor, 1.0
     try:
-        plain = calibrated_temperature(tiny_model, batches)
-        network.calibrated = factor
-        corrected = calibrated_temperature(tiny_model, batches)
+        plain = calibrate_temperature(tiny_model, batches)
+        network.sigma_factor = factor
+        corrected = calibrate_temperature(tiny_model, batches)
     finally:
-        network.calibrated = before
+        network.sigma_factor = before
     assert 0.8 <= plain <= 1.25
     assert corrected == pytest.approx(np.clip(plain / factor, 0.8, 1.25), abs=0.03)

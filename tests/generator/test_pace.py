@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import xcvae
-from xcvae.generator.training.threads import PAUSE, paces
+from xcvae.generator.training.threads import PAUSE, thread_counts
 
 
 def paced(most, seconds, steps):
     """Numbers of threads of so many steps that take ``seconds(number, step)``."""
-    choice = paces(most)
+    choice = thread_counts(most)
     numbers = [next(choice)]
     for step in range(steps - 1):
         numbers.append(choice.send(seconds(numbers[-1], step)))
@@ -29,7 +29,7 @@ def crowded(number, _):
     return alone(number, _) if number <= 6 else 3.0
 
 
-def test_alone_all_threads_are_kept_and_little_is_spent_on_others():
+def test_zero_row_all_threads_are_kept_and_little_is_spent_on_others():
     for most in (2, 8, 64):
         numbers = Counter(paced(most, alone, 1000))
         assert numbers[most] > 970

@@ -9,13 +9,13 @@ import torch
 from xcvae.ensemble.identity import labels_of
 from xcvae.ensemble.sampler import inputs_of
 from xcvae.errors import OutOfMemoryError
-from xcvae.generator.sampler import pass_size
+from xcvae.generator.sampler import draw_batch_size
 from xcvae.generator.tiling import WholeDomain
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_pass_is_as_large_as_the_maps_allow_and_never_empty(device):
-    sizes = [pass_size(device, (side, side)) for side in (8, 128, 256, 1024, 2**14)]
+    sizes = [draw_batch_size(device, (side, side)) for side in (8, 128, 256, 1024, 2**14)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > sizes[-1] == 1
     assert all(size & (size - 1) == 0 for size in sizes)

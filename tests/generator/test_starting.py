@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xcvae.generator.network.initialization import begin, details
+from xcvae.generator.network.initialization import details, initialize
 from xcvae.generator.network.ladder import Drawn, Ladder
 from xcvae.generator.network.layers import fold
 
@@ -25,7 +25,7 @@ def begun(
         conditions=2, pooled=0, channels=(12, 16, 16), latents=latents, base=base, patch=patch,
         separable=separable,
     )  # fmt: skip
-    begin(net)
+    initialize(net)
     return net
 
 
@@ -51,7 +51,7 @@ def test_details_of_the_squares_go_through_as_they_are(patch):
     latents = (3, 3, patch**2)
     torch.manual_seed(0)
     net = Ladder(conditions=2, pooled=0, channels=(12, 16, 32), latents=latents, patch=patch)
-    begin(net)
+    initialize(net)
     basis = details(patch)
     found = torch.einsum("ns,bshw->bnhw", basis, fold(reconstructed(net, x, c).output, patch))
     torch.testing.assert_close(found, torch.einsum("ns,bshw->bnhw", basis, fold(x, patch)))
@@ -83,21 +83,21 @@ def test_the_way_to_the_output_is_open_to_training():
     net = begun(2)
     quiet = [torch.zeros(len(x), *shape) for shape in net.shapes(SIZE, SIZE)]
     (net(c, None, quiet, x=x).output - x).square().mean().backward()
-    for level in net.rungs:
+    for level in net.levels:
         assert float(level.posterior.weight.grad.abs().sum()) > 0
         assert float(level.inject.weight.grad.abs().sum()) > 0
 
 
-def test_a_network_too_narrow_for_it_is_left_alone():
+def test_a_network_too_narrow_for_it_is_left_zero_row():
     torch.manual_seed(0)
     net = Ladder(conditions=1, pooled=0, channels=(1, 4), latents=(1, 1), patch=2)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    begin(net)
+    initialize(net)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
 def test_fewer_latents_than_details_take_the_smooth_ones():
     net = begun(2, latents=(1, 1, 2))
-    assert net.rungs[-1].inject.weight[:, 1].count_nonzero() == 1
+    assert net.levels[-1].inject.weight[:, 1].count_nonzero() == 1
     torch.testing.assert_close(net.head.weight[:, 1, 1, 1], details(2)[0])
     assert net.head.weight[:, 2].count_nonzero() == 0

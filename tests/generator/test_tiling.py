@@ -16,7 +16,7 @@ from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.constraint import BlockMeans
 from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address, Window, normal_maps
-from xcvae.generator.sampler import Drawing, freed_levels, pass_size
+from xcvae.generator.sampler import FieldSampler, draw_batch_size, release_shares
 from xcvae.generator.tiling import (
     DrawBatch,
     Split,
@@ -75,11 +75,11 @@ def maps(size=SIZE, *, samples=2, conditions=2, pooled=0, side=0) -> Batch:
 
 
 def members(network: Ladder, batch: Batch, tile, *, spread=None, count=2):
-    drawing = Drawing(network, Scaling(RAIN, {}), CPU)
+    drawing = FieldSampler(network, Scaling(RAIN, {}), CPU)
     mode = "prior" if spread is None else "posterior"
     addresses = [[Address(0, s, m, mode) for s in "ab"[: len(batch)]] for m in range(count)]
-    freed = None if spread is None else freed_levels(spread, len(network.latents))
-    return drawing.members(batch, addresses, freed=freed, temperature=1.0, tile=tile)
+    released = None if spread is None else release_shares(spread, len(network.latents))
+    return drawing.members(batch, addresses, released=released, temperature=1.0, tile=tile)
 
 
 def distance(one, other) -> float:
@@ -139,13 +139,13 @@ def halves(network: Ladder, size, *, fine: int, halo: int) -> TiledDomain:
     return TiledDomain(network, CPU, size, Split(fine, network.patch * 2**fine, halo, tiles))
 
 
-def drawn(painter, batch, spread, known=None):
+def drawn(domain, batch, spread, encoded=None):
     posterior = spread is not None
-    freed = freed_levels(spread, 3) if posterior else None
-    one = DrawBatch([Address(0, "a", 0, "prior")], freed, 1.0, CPU)
-    known = known or painter.encode(batch, 0, posterior=posterior)
+    released = release_shares(spread, 3) if posterior else None
+    one = DrawBatch([Address(0, "a", 0, "prior")], released, 1.0, CPU)
+    encoded = encoded or domain.encode(batch, 0, posterior=posterior)
     out = np.empty(batch.c.shape[-2:], np.float32)
-    for (rows, columns), values in painter.draw(batch, [0], known, one):
+    for (rows, columns), values in domain.draw(batch, [0], encoded, one):
         out[rows, columns] = values[0, 0].numpy()
     return out
 
@@ -166,9 +166,9 @@ def test_the_halo_is_as_wide_as_the_network_sees(parts, fine, spread):
     batch = maps(size, samples=1)
     whole = drawn(WholeDomain(network, CPU), batch, spread)
     right = halves(network, size, fine=fine, halo=128)
-    known = right.encode(batch, 0, posterior=spread is not None)
-    np.testing.assert_allclose(drawn(right, batch, spread, known), whole, atol=1e-5)
-    cut = drawn(halves(network, size, fine=fine, halo=0), batch, spread, known)
+    encoded = right.encode(batch, 0, posterior=spread is not None)
+    np.testing.assert_allclose(drawn(right, batch, spread, encoded), whole, atol=1e-5)
+    cut = drawn(halves(network, size, fine=fine, halo=0), batch, spread, encoded)
     far = network.patch * reach(network, fine, posterior=spread is not None)
     assert far / 2 < depth(cut, whole) <= far
 
@@ -181,8 +181,8 @@ def test_features_of_the_seam_are_wrong_as_far_as_they_are_said_to_be(fine):
         halves(network, size, fine=fine, halo=halo).encode(batch, 0, posterior=True)
         for halo in (0, 128)
     ]
-    for maps_of in (lambda known: known.guides, lambda known: known.features):
-        cut, whole = (maps_of(known)[-1][0].abs().sum(0).numpy() for known in seams)
+    for maps_of in (lambda encoded: encoded.guides, lambda encoded: encoded.features):
+        cut, whole = (maps_of(encoded)[-1][0].abs().sum(0).numpy() for encoded in seams)
         far = rise_reach(network, fine)[fine]
         assert far - 1 <= depth(cut, whole) <= far
 
@@ -236,7 +236,7 @@ def test_the_network_never_sees_more_than_one_tile_or_the_seam():
             module.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
     members(network, maps(size, samples=1), (128, 128), spread=0.5, count=1)
     assert max(shape[-1] * shape[-2] for shape in seen) == largest
-    assert max(shape[0] for shape in seen) == pass_size("cpu", (128, 128), tiled=True)
+    assert max(shape[0] for shape in seen) == draw_batch_size("cpu", (128, 128), tiled=True)
 
 
 def test_the_seam_moves_up_with_the_domain():

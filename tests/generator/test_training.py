@@ -313,13 +313,13 @@ def test_temperature_widens_what_follows_the_prior_only(tiny_model, few):
 
     def drawn(factor, **options):
         network = tiny_model.network
-        before, network.calibrated = network.calibrated, factor
+        before, network.sigma_factor = network.sigma_factor, factor
         try:
             return tiny_model.draw(
                 batch, seed=0, labels=["a", "b"], realizations=range(3), **options
             )
         finally:
-            network.calibrated = before
+            network.sigma_factor = before
 
     kept = {"mode": "posterior", "spread": 0.0}
     np.testing.assert_array_equal(drawn(1.0, **kept), drawn(1.3, **kept))

@@ -26,7 +26,7 @@ def test_free_bits_for_each_level_coarsest_first(free_bits, wanted, rain, seen):
     assert float(free) == pytest.approx(wanted / 80)
 
 
-def test_a_level_below_its_free_bits_is_left_alone(rain, seen):
+def test_a_level_below_its_free_bits_is_left_zero_row(rain, seen):
     step = seen(rain, rain)
     step.kl = [level.requires_grad_() for level in step.kl]
     build("loss", {"name": "kl", "free_bits": [0.0, 1.0]})(step).backward()

@@ -81,7 +81,7 @@ def test_hurdle_pulls_a_missed_wet_pixel_up(seen):
     assert pull.item() < -1
 
 
-def test_multiscale_of_pixels_alone_is_laplace(rain, seen):
+def test_multiscale_of_pixels_zero_row_is_laplace(rain, seen):
     mask = rain < 5
     alone = build("loss", {"name": "multiscale_laplace", "poolings": [1]})
     one = float(alone(seen(rain, rain + 0.3, mask)))

@@ -20,13 +20,13 @@ def test_prior_draws_are_made_once_and_shared(rain, seen):
 
 
 def test_prior_draws_come_in_one_pass_where_that_is_offered(rain, seen):
-    asked = []
+    requested = []
     step = seen(rain, rain)
-    step.draw_many = lambda count: asked.append(count) or [step.x + i for i in range(count)]
+    step.draw_many = lambda count: requested.append(count) or [step.x + i for i in range(count)]
     assert len(step.prior_draws(2)) == 2
     assert len(step.prior_draws(5)) == 5
     assert len(step.prior_draws(3)) == 3
-    assert asked == [2, 3]
+    assert requested == [2, 3]
 
 
 def test_members_are_stacked_once_and_dry_at_zero(rain, seen):
