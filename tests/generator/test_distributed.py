@@ -77,7 +77,7 @@ def curve(history: list[dict[str, float]], key: str) -> np.ndarray:
     return np.array([row[key] for row in history])
 
 
-def test_two_processes_learn_as_one_and_go_on_after_one_was_killed(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_and_resume_after_a_kill(tmp_path: Path) -> None:
     alone, whole, killed = tmp_path / "alone", tmp_path / "whole", tmp_path / "killed"
     assert train(alone, together=False).returncode == 0
     done = train(whole, together=True)
@@ -101,7 +101,7 @@ def test_two_processes_learn_as_one_and_go_on_after_one_was_killed(tmp_path: Pat
     np.testing.assert_array_equal(curve(again, "loss"), curve(two, "loss"))
 
 
-def test_batches_that_cannot_be_shared_are_refused() -> None:
+def test_part_refuses_unequal_shares() -> None:
     assert ProcessGroup().part(3, 1) == slice(0, 3)
     with pytest.raises(ConfigError, match="a multiple of 2"):
         ProcessGroup(0, 2).part(3, 100)
@@ -109,7 +109,7 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
         ProcessGroup(0, 2).part(4, 3)
 
 
-def test_parts_are_the_whole_batch_each_row_once() -> None:
+def test_parts_and_rows_cover_the_batch_once() -> None:
     three = [ProcessGroup(rank, 3) for rank in range(3)]
     assert [row for r in three for row in range(6)[r.part(6, 9)]] == list(range(6))
     rows = torch.stack([r.rows(2, 2) for r in three])

@@ -46,14 +46,14 @@ def noise(batch: int, size: tuple[int, int]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("size", [(35, 53), (128, 128), (61, 47), (156, 132), (9, 8)])
-def test_any_grid_size_comes_out_as_it_went_in(size):
+def test_ladder_keeps_any_grid_size(size):
     c, x = torch.randn(2, 2, *size), torch.randn(2, 1, *size)
     drawn = shaken()(c, None, noise(2, size), x=x)
     assert drawn.output.shape == (2, 1, *size)
     assert [q.mu.shape[-2:] for q in drawn.posterior] == level_sizes(size, 4)
 
 
-def test_untrained_network_gives_the_base_and_no_divergence():
+def test_untrained_ladder_returns_the_base_without_kl():
     c, x = torch.randn(2, 2, 20, 24), torch.randn(2, 1, 20, 24)
     drawn = network()(c, None, noise(2, (20, 24)), x=x)
     torch.testing.assert_close(drawn.output, c[:, :1])
@@ -61,7 +61,7 @@ def test_untrained_network_gives_the_base_and_no_divergence():
 
 
 @pytest.mark.parametrize("level", range(4))
-def test_every_level_changes_the_field(level):
+def test_latents_of_every_level_change_the_output(level):
     net, c, z = shaken(), torch.randn(1, 2, 32, 32), noise(1, (32, 32))
     with torch.no_grad():
         before = net(c, None, z).output
@@ -69,7 +69,7 @@ def test_every_level_changes_the_field(level):
         assert float((net(c, None, z).output - before).abs().max()) > 1e-5
 
 
-def test_gradients_reach_every_weight():
+def test_ladder_gradients_reach_every_weight():
     net = shaken(pooled=5)
     c, x = torch.randn(2, 2, 32, 32), torch.randn(2, 1, 32, 32)
     drawn = net(c, torch.randn(2, 5), noise(2, (32, 32)), x=x)
@@ -78,7 +78,7 @@ def test_gradients_reach_every_weight():
     assert silent == []
 
 
-def test_kl_agrees_with_torch():
+def test_normal_kl_equals_torch():
     q = Normal(torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5))
     p = Normal(torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5))
     oracle = kl_divergence(
@@ -89,7 +89,7 @@ def test_kl_agrees_with_torch():
     assert float(p.kl(p).abs().max()) == 0
 
 
-def test_freed_latents_follow_the_prior_and_the_others_the_storm():
+def test_release_to_prior_replaces_whole_latents():
     torch.manual_seed(0)
     shape = (1, 2, 100, 100)
     prior = Normal(torch.zeros(shape), torch.zeros(shape))
@@ -105,7 +105,7 @@ def test_freed_latents_follow_the_prior_and_the_others_the_storm():
         before = go
 
 
-def test_a_storm_between_the_ends_is_as_far_from_members_as_they_are_from_each_other():
+def test_release_to_prior_is_calibrated_at_any_share():
     """Calibrated along the dial: the storm could be one of the members."""
     torch.manual_seed(0)
     prior = Normal(torch.zeros(1, 200_000), torch.zeros(1, 200_000))
@@ -120,7 +120,7 @@ def test_a_storm_between_the_ends_is_as_far_from_members_as_they_are_from_each_o
 
 
 @torch.no_grad()
-def test_dial_ends_are_posterior_and_prior():
+def test_descend_with_all_or_none_released_is_prior_or_posterior():
     net, c, x = shaken(), torch.randn(1, 2, 32, 32), torch.randn(1, 1, 32, 32)
     z = noise(1, (32, 32))
     posterior = net(c, None, z, x=x).output
@@ -133,7 +133,7 @@ def test_dial_ends_are_posterior_and_prior():
     assert float((posterior - prior).abs().max()) > 1e-3
 
 
-def test_dial_frees_fine_levels_first_and_never_takes_back():
+def test_release_shares_release_fine_levels_first():
     dial = [release_shares(s / 60, 6) for s in range(61)]
     assert dial[0] == [0.0] * 6
     assert dial[-1] == [1.0] * 6
@@ -145,7 +145,7 @@ def test_dial_frees_fine_levels_first_and_never_takes_back():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (35, 53), (9, 8)])
-def test_patches_keep_the_size_and_shrink_the_levels(size):
+def test_patch_shrinks_the_levels_and_keeps_the_size(size):
     torch.manual_seed(0)
     net = Ladder(conditions=2, pooled=0, channels=(8, 8), latents=(3, 5), base=0, patch=2)
     fine = ((size[0] + 1) // 2, (size[1] + 1) // 2)
@@ -157,7 +157,7 @@ def test_patches_keep_the_size_and_shrink_the_levels(size):
     assert drawn.posterior[-1].mu.shape == (2, 5, *fine)
 
 
-def test_fold_and_unfold_are_inverse():
+def test_unfold_inverts_fold():
     maps = torch.randn(2, 3, 7, 9)
     folded = fold(maps, 2)
     assert folded.shape == (2, 12, 4, 5)
@@ -165,14 +165,14 @@ def test_fold_and_unfold_are_inverse():
 
 
 @torch.no_grad()
-def test_pooled_conditions_change_the_field():
+def test_pooled_conditions_change_the_output():
     net, c, z = shaken(pooled=5), torch.randn(1, 2, 32, 32), noise(1, (32, 32))
     a, b = (net(c, torch.full((1, 5), v), z).output for v in (0.0, 3.0))
     assert float((a - b).abs().max()) > 1e-4
 
 
 @torch.no_grad()
-def test_decode_of_drawn_latents_is_the_draw():
+def test_decode_of_posterior_means_equals_the_draw():
     net, c, x = shaken(), torch.randn(1, 2, 32, 32), torch.randn(1, 1, 32, 32)
     silent = [torch.zeros_like(level) for level in noise(1, (32, 32))]
     drawn = net(c, None, silent, x=x)
@@ -181,7 +181,7 @@ def test_decode_of_drawn_latents_is_the_draw():
 
 
 @torch.no_grad()
-def test_pixels_depend_on_their_neighbourhood_only():
+def test_ladder_output_is_local():
     """A crop of a wide domain gives the same field in its middle: nothing looks at whole maps."""
     net = shaken()
     c, z = torch.randn(1, 2, 16, 512), noise(1, (16, 512))
@@ -192,7 +192,7 @@ def test_pixels_depend_on_their_neighbourhood_only():
     assert float(difference[..., :64].max()) == 0
 
 
-def test_halve_and_double_keep_odd_sizes():
+def test_double_restores_odd_sizes_of_halve():
     maps = torch.arange(15.0).reshape(1, 1, 3, 5)
     small = halve(maps)
     assert small.shape == (1, 1, 2, 3)
@@ -200,7 +200,7 @@ def test_halve_and_double_keep_odd_sizes():
     assert double(small, (3, 5)).shape == maps.shape
 
 
-def test_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
+def test_checkpointing_saves_memory_and_keeps_gradients() -> None:
     kept, gradients = [], []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -231,7 +231,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
     assert kept[1] < 0.6 * kept[0]
 
 
-def test_the_finest_levels_zero_row_have_separable_blocks():
+def test_separable_applies_to_the_finest_levels_only():
     def net(separable: int) -> Ladder:
         return Ladder(
             conditions=2, pooled=0, channels=(8, 8, 8), latents=(2, 2, 2), separable=separable

@@ -27,7 +27,7 @@ HOST = normal_maps(ADDRESSES, WINDOWS, device=CPU)
 WORDS = torch.from_numpy(address_words(ADDRESSES).astype("int64"))
 
 
-def test_integers_are_the_same_in_numpy_and_torch():
+def test_tensor_philox_equals_philox():
     random = np.random.default_rng(0)
     x, y = random.integers(0, 2**32, (2, 2, 1, 1000), np.uint32)
     offset, key = random.integers(0, 2**32, (2, 2, 7, 1), np.uint32)
@@ -41,11 +41,11 @@ def test_integers_are_the_same_in_numpy_and_torch():
 
 
 @pytest.mark.parametrize("which", range(len(WINDOWS)))
-def test_torch_gives_the_bits_of_numpy(which):
+def test_tensor_normals_equal_numpy(which):
     assert torch.equal(tensor_normals(WORDS, WINDOWS[which]), HOST[which])
 
 
-def test_torch_can_be_traced_as_one_graph():
+def test_tensor_normals_trace_as_one_graph():
     """By the compiler's front end; what its code generator gives is tested where there is a GPU."""
     traced = torch.compile(
         lambda words: [tensor_normals(words, w) for w in WINDOWS], backend="eager", fullgraph=True
@@ -54,7 +54,7 @@ def test_torch_can_be_traced_as_one_graph():
         assert torch.equal(made, expected)
 
 
-def test_the_kernel_gives_the_bits_of_torch():
+def test_triton_kernel_equals_numpy_in_the_interpreter():
     """Triton's interpreter runs the kernel on the host, operation by operation."""
     pytest.importorskip("triton")
     code = (
@@ -75,7 +75,7 @@ def test_the_kernel_gives_the_bits_of_torch():
     )
 
 
-def test_the_host_uses_numpy():
+def test_backend_of_each_device():
     assert backend(CPU) == "numpy"
 
 
@@ -83,20 +83,20 @@ def test_the_host_uses_numpy():
 class TestGpu:
     device = torch.device("cuda")
 
-    def test_values_are_those_of_the_host(self):
+    def test_normal_maps_equal_those_of_the_host(self):
         made = normal_maps(ADDRESSES, WINDOWS, device=self.device)
         for values, expected in zip(made, HOST, strict=True):
             assert torch.equal(values.cpu(), expected)
 
-    def test_plain_torch_gives_them_too(self):
+    def test_tensor_normals_equal_those_of_the_host(self):
         for window, expected in zip(WINDOWS, HOST, strict=True):
             assert torch.equal(tensor_normals(WORDS.to(self.device), window).cpu(), expected)
 
-    def test_the_kernel_is_used_where_triton_is(self):
+    def test_backend_is_triton(self):
         pytest.importorskip("triton")
         assert backend(self.device) == "triton"
 
-    def test_compiled_values_differ_by_rounding_at_most(self):
+    def test_compiled_normals_differ_by_rounding_only(self):
         pytest.importorskip("triton")
         window, expected = WINDOWS[1], HOST[1]
         made = torch.compile(lambda words: tensor_normals(words, window))(WORDS.to(self.device))

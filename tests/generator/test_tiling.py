@@ -75,11 +75,11 @@ def maps(size=SIZE, *, samples=2, conditions=2, pooled=0, side=0) -> Batch:
 
 
 def members(network: Ladder, batch: Batch, tile, *, spread=None, count=2):
-    drawing = FieldSampler(network, Scaling(RAIN, {}), CPU)
+    sampler = FieldSampler(network, Scaling(RAIN, {}), CPU)
     mode = "prior" if spread is None else "posterior"
     addresses = [[Address(0, s, m, mode) for s in "ab"[: len(batch)]] for m in range(count)]
     released = None if spread is None else release_shares(spread, len(network.latents))
-    return drawing.members(batch, addresses, released=released, temperature=1.0, tile=tile)
+    return sampler.draw(batch, addresses, released=released, temperature=1.0, tile=tile)
 
 
 def distance(one, other) -> float:
@@ -91,7 +91,7 @@ def distance(one, other) -> float:
 
 @pytest.mark.parametrize("spread", [None, 0.0, 0.5, 1.0])
 @pytest.mark.parametrize("parts", PARTS)
-def test_tiles_give_the_field_of_one_piece(parts, spread):
+def test_tiled_draw_equals_whole_draw(parts, spread):
     options = PARTS[parts]
     network, batch = ladder(**options), maps(pooled=options.get("pooled", 0))
     whole = members(network, batch, None, spread=spread)
@@ -100,7 +100,7 @@ def test_tiles_give_the_field_of_one_piece(parts, spread):
 
 
 @pytest.mark.parametrize("spread", [None, 0.5])
-def test_blocks_keep_their_means_across_cuts(spread):
+def test_tiled_draw_keeps_block_means_across_cuts(spread):
     """Blocks of 6 pixels do not fit into tiles of 40, nor into cells of the seam."""
     network = ladder(conditions=3, patch=2, constraint=BlockMeans(RAIN, 6))
     batch = maps((150, 120), side=6)
@@ -115,14 +115,14 @@ def test_blocks_keep_their_means_across_cuts(spread):
     np.testing.assert_allclose(means, given, rtol=1e-4, atol=1e-4)
 
 
-def test_a_member_does_not_depend_on_its_company():
+def test_tiled_draw_does_not_depend_on_other_members():
     network, batch = ladder(patch=2), maps()
     several = members(network, batch, (48, 48), spread=0.5, count=5)
     alone = members(network, batch.take([0]), (48, 48), spread=0.5, count=1)
     assert np.array_equal(several[:1, :1], alone, equal_nan=True)
 
 
-def test_a_tile_that_covers_the_domain_changes_nothing():
+def test_tile_as_large_as_the_domain_changes_nothing():
     network, batch = ladder(), maps((40, 30))
     whole = members(network, batch, None)
     assert np.array_equal(whole, members(network, batch, (40, 64)), equal_nan=True)
@@ -160,7 +160,7 @@ def depth(one, other) -> int:
 @pytest.mark.parametrize("spread", [None, 0.5])
 @pytest.mark.parametrize("fine", [1, 2])
 @pytest.mark.parametrize("parts", [{}, {"patch": 2, "blocks": 2}, {"separable": 2}])
-def test_the_halo_is_as_wide_as_the_network_sees(parts, fine, spread):
+def test_reach_is_the_receptive_field(parts, fine, spread):
     """Beside a cut without a halo, as much is wrong as `reach` says, and no more."""
     network, size = ladder(**parts), (32, 256)
     batch = maps(size, samples=1)
@@ -174,7 +174,7 @@ def test_the_halo_is_as_wide_as_the_network_sees(parts, fine, spread):
 
 
 @pytest.mark.parametrize("fine", [1, 2])
-def test_features_of_the_seam_are_wrong_as_far_as_they_are_said_to_be(fine):
+def test_rise_reach_is_the_receptive_field_of_features(fine):
     network, size = ladder(), (32, 256)
     batch = maps(size, samples=1)
     seams = [
@@ -190,7 +190,7 @@ def test_features_of_the_seam_are_wrong_as_far_as_they_are_said_to_be(fine):
 @pytest.mark.parametrize("posterior", [False, True])
 @pytest.mark.parametrize("tile", [(64, 64), (100, 37), (1000, 50), (16, 16)])
 @pytest.mark.parametrize("side", [0, 12])
-def test_cores_cover_the_domain_once_and_windows_their_halos(tile, side, posterior):
+def test_split_domain_covers_the_domain_once_with_halos(tile, side, posterior):
     size = (516, 708)
     keep = BlockMeans(RAIN, side) if side else None
     network = ladder(conditions=3, **{**PARTS["deep"], "constraint": keep})
@@ -207,7 +207,7 @@ def test_cores_cover_the_domain_once_and_windows_their_halos(tile, side, posteri
     assert (seen == 1).all()
 
 
-def test_noise_is_the_same_bit_by_bit():
+def test_tile_windows_have_the_noise_of_the_domain():
     network, size = ladder(**PARTS["deep"]), (300, 260)
     split = split_domain(network, size, (64, 64), posterior=True)
     tiles = TiledDomain(network, CPU, size, split)
@@ -224,7 +224,7 @@ def test_noise_is_the_same_bit_by_bit():
                     assert torch.equal(part, cut)
 
 
-def test_the_network_never_sees_more_than_one_tile_or_the_seam():
+def test_tiled_draw_limits_the_largest_map():
     network, size = ladder(**PARTS["deep"]), (512, 512)
     split = split_domain(network, size, (128, 128), posterior=True)
     largest = max(math.prod(tile.shape) for tile in split.tiles) // network.patch**2
@@ -239,7 +239,7 @@ def test_the_network_never_sees_more_than_one_tile_or_the_seam():
     assert max(shape[0] for shape in seen) == draw_batch_size("cpu", (128, 128), tiled=True)
 
 
-def test_the_seam_moves_up_with_the_domain():
+def test_split_domain_coarsens_the_seam_for_larger_domains():
     network = ladder(**PARTS["deep"])
     fine = [
         split_domain(network, (side, side), (128, 128), posterior=False).fine
@@ -263,11 +263,11 @@ DOMAIN, DEEP = {"lat": 300, "lon": 200}, Architecture((8, 8, 8), (2, 2, 2), patc
         ({"lat": 4, "lon": 4}, (4, 4)),
     ],
 )
-def test_tiles_are_asked_for_by_dims(tile, size):
+def test_tile_size_by_dims(tile, size):
     assert tile_size(tile, DOMAIN, DEEP) == size
 
 
-def test_tiles_that_make_no_sense_are_refused():
+def test_tile_size_refuses_unknown_dims_and_small_tiles():
     with pytest.raises(ConfigError, match=r"tile\['y'\]: expected the dims of the maps, lat and"):
         tile_size({"y": 64}, DOMAIN, DEEP)
     with pytest.raises(ConfigError, match=r"tile\['lon'\]: expected at least 4 pixels.*got 3"):

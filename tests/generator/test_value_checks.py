@@ -35,7 +35,9 @@ def train(ds: xr.Dataset, validation: float | xr.Dataset) -> None:
         ("pr_coarse", -2.0, "pr_coarse: .*negative"),
     ],
 )
-def test_bad_values_are_refused_in_both_parts(train_radar, *, lazy, part, name, value, said):
+def test_train_refuses_bad_values_in_training_and_validation(
+    train_radar, *, lazy, part, name, value, said
+):
     good = train_radar.isel(time=slice(0, 12))[["pr", "pr_coarse"]]
     bad = good.isel(time=slice(0, 3)).copy(deep=True)
     bad[name][1, 2, 3] = value

@@ -46,7 +46,7 @@ def fields() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("patch", [2, 4])
-def test_details_of_the_squares_go_through_as_they_are(patch):
+def test_initialize_passes_details_of_squares_through(patch):
     x, c = fields()
     latents = (3, 3, patch**2)
     torch.manual_seed(0)
@@ -60,14 +60,14 @@ def test_details_of_the_squares_go_through_as_they_are(patch):
 @pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize("base", [0, None])
 @pytest.mark.parametrize("separable", [0, 3])
-def test_the_storm_is_closer_than_the_condition(patch, base, separable):
+def test_initialize_reconstructs_better_than_the_condition(patch, base, separable):
     x, c = fields()
     output = reconstructed(begun(patch, base=base, separable=separable), x, c).output
     without = 0 if base is None else c[:, :1]
     assert float((output - x).square().mean()) < 0.7 * float((without - x).square().mean())
 
 
-def test_every_level_says_something_and_none_is_only_noise():
+def test_initialize_makes_every_level_informative():
     x, c = fields()
     drawn = reconstructed(begun(2), x, c)
     for level, (q, p) in enumerate(zip(drawn.posterior, drawn.prior, strict=True)):
@@ -78,7 +78,7 @@ def test_every_level_says_something_and_none_is_only_noise():
         assert not told[count:].any()
 
 
-def test_the_way_to_the_output_is_open_to_training():
+def test_initialize_lets_gradients_reach_every_level():
     x, c = fields()
     net = begun(2)
     quiet = [torch.zeros(len(x), *shape) for shape in net.shapes(SIZE, SIZE)]
@@ -88,7 +88,7 @@ def test_the_way_to_the_output_is_open_to_training():
         assert float(level.inject.weight.grad.abs().sum()) > 0
 
 
-def test_a_network_too_narrow_for_it_is_left_zero_row():
+def test_initialize_leaves_narrow_networks_unchanged():
     torch.manual_seed(0)
     net = Ladder(conditions=1, pooled=0, channels=(1, 4), latents=(1, 1), patch=2)
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -96,7 +96,7 @@ def test_a_network_too_narrow_for_it_is_left_zero_row():
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
-def test_fewer_latents_than_details_take_the_smooth_ones():
+def test_initialize_uses_the_smoothest_details_first():
     net = begun(2, latents=(1, 1, 2))
     assert net.levels[-1].inject.weight[:, 1].count_nonzero() == 1
     torch.testing.assert_close(net.head.weight[:, 1, 1, 1], details(2)[0])

@@ -14,7 +14,7 @@ from xcvae.generator.tiling import WholeDomain
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_pass_is_as_large_as_the_maps_allow_and_never_empty(device):
+def test_draw_batch_size_shrinks_with_the_maps_to_one(device):
     sizes = [draw_batch_size(device, (side, side)) for side in (8, 128, 256, 1024, 2**14)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > sizes[-1] == 1
@@ -44,14 +44,14 @@ def crowded(monkeypatch, times):
     return tried
 
 
-def test_memory_that_was_lacking_once_costs_nothing(draw, monkeypatch):
+def test_draw_repeats_after_one_out_of_memory_error(draw, monkeypatch):
     whole = draw()
     tried = crowded(monkeypatch, times=1)
     np.testing.assert_array_equal(draw(), whole)
     assert len(tried) == 2
 
 
-def test_memory_that_is_lacking_says_what_to_do(draw, monkeypatch):
+def test_draw_explains_repeated_out_of_memory_errors(draw, monkeypatch):
     tried = crowded(monkeypatch, times=2)
     with pytest.raises(
         OutOfMemoryError, match=r"memory for maps of 156 by 132 pixels, got CUDA ou"
@@ -65,9 +65,7 @@ def test_memory_that_is_lacking_says_what_to_do(draw, monkeypatch):
 
 @pytest.mark.parametrize("how", [{"mode": "prior"}, {"mode": "posterior", "spread": 0.6}])
 @pytest.mark.parametrize("together", [1, 3, 7])
-def test_batches_of_any_size_in_any_order_are_the_same_bit_by_bit(
-    tiny_model, test_radar, how, together
-):
+def test_draw_does_not_depend_on_batch_size_or_order(tiny_model, test_radar, how, together):
     prepared = inputs_of(test_radar.isel(time=slice(3)), tiny_model.spec, "posterior")
     labels = labels_of(prepared, "time")
 
