@@ -1,4 +1,4 @@
-"""NumPy, torch and Triton, the host and the GPU: the same bits."""
+"""NumPy, torch and Triton, on the host and on a GPU, give the same bits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_tensor_normals_equal_numpy(which):
 
 
 def test_tensor_normals_trace_as_one_graph():
-    """By the compiler's front end; what its code generator gives is tested where there is a GPU."""
+    """By the compiler's front end; its code generator is tested on a GPU."""
     traced = torch.compile(
         lambda words: [tensor_normals(words, w) for w in WINDOWS], backend="eager", fullgraph=True
     )
@@ -77,6 +77,11 @@ def test_triton_kernel_equals_numpy_in_the_interpreter():
 
 def test_backend_of_each_device():
     assert backend(CPU) == "numpy"
+    # Any other device than a GPU takes the slow way through torch.
+    meta = torch.device("meta")
+    assert backend(meta) == "torch"
+    maps = normal_maps(ADDRESSES, WINDOWS, device=meta)
+    assert [tuple(values.shape) for values in maps] == [(5, *w.shape) for w in WINDOWS]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,4 +1,4 @@
-"""Passes of a fixed size, and what happens when a device has no room for one."""
+"""The field sampler: draw batches of a fixed size, copies to the host, and lack of memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from xcvae.ensemble.identity import labels_of
 from xcvae.ensemble.sampler import inputs_of
 from xcvae.errors import OutOfMemoryError
-from xcvae.generator.sampler import draw_batch_size
-from xcvae.generator.tiling import WholeDomain
+from xcvae.generator.sampler import HostCopy, draw_batch_size
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -30,37 +29,62 @@ def draw(tiny_model, test_radar):
     )
 
 
-def crowded(monkeypatch, times):
-    """A device that has no room for a pass, so many times."""
-    real, tried = WholeDomain.draw, []
+@pytest.fixture
+def lacking(tiny_model):
+    """Let the network run out of memory the given number of times; return the attempts."""
+    handles = []
 
-    def lacking(*given):
-        tried.append(given)
-        if len(tried) <= times:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
-        return real(*given)
+    def fail(times):
+        attempts = []
 
-    monkeypatch.setattr(WholeDomain, "draw", lacking)
-    return tried
+        def hook(*_):
+            attempts.append(1)
+            if len(attempts) <= times:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to get 2 GiB.\nMore")
+
+        # The head runs once per draw batch, and one batch is enough for these draws.
+        handles.append(tiny_model.network.head.register_forward_pre_hook(hook))
+        return attempts
+
+    yield fail
+    for handle in handles:
+        handle.remove()
 
 
-def test_draw_repeats_after_one_out_of_memory_error(draw, monkeypatch):
-    whole = draw()
-    tried = crowded(monkeypatch, times=1)
-    np.testing.assert_array_equal(draw(), whole)
-    assert len(tried) == 2
+def test_draw_repeats_after_one_out_of_memory_error(draw, lacking):
+    expected = draw()
+    attempts = lacking(times=1)
+    np.testing.assert_array_equal(draw(), expected)
+    assert len(attempts) == 2
 
 
-def test_draw_explains_repeated_out_of_memory_errors(draw, monkeypatch):
-    tried = crowded(monkeypatch, times=2)
-    with pytest.raises(
-        OutOfMemoryError, match=r"memory for maps of 156 by 132 pixels, got CUDA ou"
-    ):
+def test_draw_explains_repeated_out_of_memory_errors(draw, lacking):
+    attempts = lacking(times=2)
+    message = r"memory for maps of 156 by 132 pixels, got CUDA ou.*tile=\{'y': 256, 'x': 256\}"
+    with pytest.raises(OutOfMemoryError, match=message) as refused:
         draw()
-    assert len(tried) == 2
-    crowded(monkeypatch, times=2)
-    with pytest.raises(MemoryError, match=r"tile=\{'y': 256, 'x': 256\}"):
-        draw()
+    assert isinstance(refused.value, MemoryError)
+    assert len(attempts) == 2
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_host_copy_writes_every_field_to_its_place(asynchronous):
+    """Also fields whose tensor is reused before they are written."""
+    out = np.full((2, 3, 4, 4), np.nan, np.float32)
+    host_copy = HostCopy(torch.device("cpu"), asynchronous=asynchronous)
+    rows, columns = slice(0, 2), slice(1, 4)
+    fields = torch.empty(3, 2, 3)
+    for member in range(2):
+        fields.copy_(torch.arange(18.0).reshape(3, 2, 3) + 100 * member)
+        host_copy.submit(fields, out, [(member, sample, rows, columns) for sample in (2, 0, 1)])
+        # Asynchronous copies are written at the next call: the device goes on meanwhile.
+        assert np.isnan(out[member]).all() == asynchronous
+        fields.fill_(-1)
+    host_copy.flush()
+    host_copy.flush()
+    expected = np.arange(18.0).reshape(3, 2, 3)[[1, 2, 0]]
+    np.testing.assert_array_equal(out[..., rows, columns], [expected, expected + 100])
+    assert np.isnan(out[..., 2:, :]).all()
 
 
 @pytest.mark.parametrize("how", [{"mode": "prior"}, {"mode": "posterior", "spread": 0.6}])

@@ -229,6 +229,31 @@ def test_checkpoint_restores_the_optimiser(tmp_path):
     torch.testing.assert_close(two.weight, one.weight, rtol=0, atol=0)
 
 
+def test_checkpoint_restores_the_random_states_of_cpu_and_gpu(tmp_path, monkeypatch):
+    """With a stand-in for the GPU's generator, which torch has on machines with a GPU only."""
+    state = [torch.arange(16, dtype=torch.uint8)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: state[-1])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", state.append)
+    network = torch.nn.Conv2d(3, 4, 3)
+    rng = np.random.default_rng(0)
+    common = {
+        "path": tmp_path / "c",
+        "identity": "x",
+        "rng": rng,
+        "weights": {"n": network.state_dict()},
+        "optimizer": torch.optim.AdamW(network.parameters()),
+    }
+    with torch.random.fork_rng([]):
+        checkpoint.write(progress=checkpoint.Progress(3), **common)
+        expected = torch.rand(4), rng.random(4)
+        state.append(torch.zeros(16, dtype=torch.uint8))
+        assert checkpoint.read(**common).step == 3
+        assert torch.equal(torch.rand(4), expected[0])
+    np.testing.assert_array_equal(rng.random(4), expected[1])
+    assert torch.equal(state[-1], state[0])
+
+
 def test_random_crop_avoids_masked_windows(few):
     """Only a tenth of the domain is valid: every step has valid pixels."""
     land = few.assign(pr=few.pr.where(few.x < few.x.values[14]))

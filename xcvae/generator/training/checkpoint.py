@@ -66,6 +66,8 @@ def write(
 ) -> None:
     """Write a checkpoint; it replaces the previous one when it is complete.
 
+    Experimental: the random state of a GPU has not been saved on a GPU yet.
+
     Parameters
     ----------
     path
