@@ -139,11 +139,7 @@ def test_learned_scale_is_optimal_at_the_mean_error(seen):
         optimizer.step()
     error = (step.x - step.output).abs().mean().item()
     assert value.exp().item() == pytest.approx(error, rel=0.01)
-<<<<<<< HEAD:tests/generator/losses/test_elbo.py
     assert abs(error - elbo.START) > 0.01
-=======
-    assert abs(error - losses.elbo.START) > 0.01
->>>>>>> main:tests/generator/losses/test_likelihood.py
 
 
 def test_learned_scale_has_a_lower_bound(seen):

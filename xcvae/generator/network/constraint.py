@@ -67,9 +67,9 @@ class BlockMeans:
         rain = torch.where(wet, rain, spare)
         corrected = rain * wanted / self._means(rain).clamp(min=trace)
         normal = torch.log1p(corrected / self.scaling.eps) / self.scaling.divisor
-        kept = torch.where((output > 0) | ~wet, normal, output)
+        result = torch.where((output > 0) | ~wet, normal, output)
         # A block without rain in the condition is dry for certain.
-        return torch.where(wanted > trace, kept, output.clamp(max=DRY))
+        return torch.where(wanted > trace, result, output.clamp(max=DRY))
 
     def _means(self, rain: Tensor) -> Tensor:
         return self._spread(F.avg_pool2d(rain, self.side))
