@@ -1,4 +1,4 @@
-"""The first step of a training: what every latent says before anything is learned."""
+"""Initial weights of a ladder: the information in its latents before any training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xcvae.generator.network.layers import fold
 SIZE = 32
 
 
-def begun(
+def initialized(
     patch: int,
     *,
     base: int | None = 0,
@@ -62,25 +62,25 @@ def test_initialize_passes_details_of_squares_through(patch):
 @pytest.mark.parametrize("separable", [0, 3])
 def test_initialize_reconstructs_better_than_the_condition(patch, base, separable):
     x, c = fields()
-    output = reconstructed(begun(patch, base=base, separable=separable), x, c).output
+    output = reconstructed(initialized(patch, base=base, separable=separable), x, c).output
     without = 0 if base is None else c[:, :1]
     assert float((output - x).square().mean()) < 0.7 * float((without - x).square().mean())
 
 
 def test_initialize_makes_every_level_informative():
     x, c = fields()
-    drawn = reconstructed(begun(2), x, c)
+    drawn = reconstructed(initialized(2), x, c)
     for level, (q, p) in enumerate(zip(drawn.posterior, drawn.prior, strict=True)):
         count = 4 if level == 2 else 1
-        told = (q.mu - p.mu).square().mean(dim=(0, 2, 3))
-        assert (told[:count] > 1e-3).all()
+        information = (q.mu - p.mu).square().mean(dim=(0, 2, 3))
+        assert (information[:count] > 1e-3).all()
         assert (q.log_sigma[:, :count] < -1).all()
-        assert not told[count:].any()
+        assert not information[count:].any()
 
 
 def test_initialize_lets_gradients_reach_every_level():
     x, c = fields()
-    net = begun(2)
+    net = initialized(2)
     quiet = [torch.zeros(len(x), *shape) for shape in net.shapes(SIZE, SIZE)]
     (net(c, None, quiet, x=x).output - x).square().mean().backward()
     for level in net.levels:
@@ -97,7 +97,7 @@ def test_initialize_leaves_narrow_networks_unchanged():
 
 
 def test_initialize_uses_the_smoothest_details_first():
-    net = begun(2, latents=(1, 1, 2))
+    net = initialized(2, latents=(1, 1, 2))
     assert net.levels[-1].inject.weight[:, 1].count_nonzero() == 1
     torch.testing.assert_close(net.head.weight[:, 1, 1, 1], details(2)[0])
     assert net.head.weight[:, 2].count_nonzero() == 0
