@@ -1,4 +1,4 @@
-"""Members that keep the means of their coarse cells."""
+"""The constraint on block means, in the network and in training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_block_means_are_kept():
 
 def test_block_means_keep_dry_pixels_and_dry_blocks_dry():
     output = torch.randn(1, 1, 8, 8)
-    output[0, 0, 0, 0] = 1.0  # the first block has rain for certain
+    output[0, 0, 0, 0] = 1.0  # a wet pixel in the first block
     wanted = torch.tensor([[[[2.0, 0.0], [1.0, 0.0]]]])
     kept = KEEP(output, coarse_maps(wanted))
     first = (slice(None), slice(None), slice(0, 4), slice(0, 4))

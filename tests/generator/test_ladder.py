@@ -1,4 +1,4 @@
-"""The network: shapes on any grid, a latent that counts, a posterior relative to the prior."""
+"""The ladder: shapes on any grid, effects of latents, release to the prior, gradients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def network(pooled: int = 0) -> Ladder:
 
 
 def shaken(pooled: int = 0) -> Ladder:
-    """As after some training: no head is zero any more."""
+    """Return a network without zero heads, as after some training."""
     net = network(pooled)
     with torch.no_grad():
         for weights in net.parameters():
@@ -74,8 +74,10 @@ def test_ladder_gradients_reach_every_weight():
     c, x = torch.randn(2, 2, 32, 32), torch.randn(2, 1, 32, 32)
     drawn = net(c, torch.randn(2, 5), noise(2, (32, 32)), x=x)
     (drawn.output.square().mean() + torch.stack(drawn.kl()).sum()).backward()
-    silent = [n for n, w in net.named_parameters() if w.grad is None or not w.grad.abs().max() > 0]
-    assert silent == []
+    unreached = [
+        n for n, w in net.named_parameters() if w.grad is None or not w.grad.abs().max() > 0
+    ]
+    assert unreached == []
 
 
 def test_normal_kl_equals_torch():
@@ -106,7 +108,7 @@ def test_release_to_prior_replaces_whole_latents():
 
 
 def test_release_to_prior_is_calibrated_at_any_share():
-    """Calibrated along the dial: the storm could be one of the members."""
+    """The storm is as far from the members as they are from each other."""
     torch.manual_seed(0)
     prior = Normal(torch.zeros(1, 200_000), torch.zeros(1, 200_000))
     storm = torch.randn(1, 200_000)
@@ -140,7 +142,7 @@ def test_release_shares_release_fine_levels_first():
     for low, high in pairwise(dial):
         assert all(b >= a for a, b in zip(low, high, strict=True))
         assert high == sorted(high)  # coarsest first: the finest is released most
-        assert sum(0 < share < 1 for share in high) <= 1  # a level is done before the next goes
+        assert sum(0 < share < 1 for share in high) <= 1  # one level after the other
         assert max(b - a for a, b in zip(low, high, strict=True)) < 0.11  # no jump
 
 
@@ -182,7 +184,7 @@ def test_decode_of_posterior_means_equals_the_draw():
 
 @torch.no_grad()
 def test_ladder_output_is_local():
-    """A crop of a wide domain gives the same field in its middle: nothing looks at whole maps."""
+    """A change far away has no effect: no operation uses whole maps."""
     net = shaken()
     c, z = torch.randn(1, 2, 16, 512), noise(1, (16, 512))
     far = c.clone()
@@ -211,7 +213,7 @@ def test_checkpointing_saves_memory_and_keeps_gradients() -> None:
             latents=[2, 2, 1],
             checkpointing=checkpointing,
         )
-        # Silent layers would hide what does not get through.
+        # Layers that start at zero would hide missing gradients.
         for weight in network.parameters():
             torch.nn.init.normal_(weight, std=0.1)
         c, x = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16)

@@ -1,4 +1,4 @@
-"""Noise is a function of its address."""
+"""Noise as a function of its address."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_normals_of_fewer_channels_are_the_first_ones():
 
 
 def test_normals_do_not_depend_on_the_block_size():
-    """300 x 300 blocks of four rows are worked on in several parts."""
+    """300 x 300 blocks of four rows are computed in several parts."""
     whole = normals([HERE, replace(HERE, seed=4)], 0, (1, 1200, 300))
     row = normals([HERE, replace(HERE, seed=4)], 0, (1, 1, 300), origin=(1101, 0))
     np.testing.assert_array_equal(whole[:, :, 1101:1102], row)
@@ -124,7 +124,7 @@ def test_normals_accept_numpy_seeds():
 
 
 def test_normal_maps_keep_their_bits():
-    """Another hash means that every seed gives other members: never by accident."""
+    """A change of these bits changes the members of every seed."""
     windows = [Window(0, (2, 5, 5)), Window(5, (1, 37, 29), (1001, 2**20))]
     addresses = [HERE, Address(-1, "Ä", 2**31, "posterior", 2)]
     maps = normal_maps(addresses, windows, device=CPU)

@@ -12,6 +12,7 @@ import torch
 
 from xcvae.generator.noise import Address, Window, backend, normal_maps
 from xcvae.generator.noise.address import address_words
+from xcvae.generator.noise.maps import _kernel
 from xcvae.generator.noise.philox_numpy import philox
 from xcvae.generator.noise.philox_torch import tensor_normals, tensor_philox
 
@@ -60,7 +61,9 @@ def test_triton_kernel_equals_numpy_in_the_interpreter():
     code = (
         "import torch; from tests_of_noise import WINDOWS, WORDS, HOST;"
         "from xcvae.generator.noise.philox_triton import fused_normals;"
-        "assert all(torch.equal(fused_normals(WORDS, w), h) for w, h in zip(WINDOWS, HOST))"
+        "assert all(torch.equal(fused_normals(WORDS, w), h) for w, h in zip(WINDOWS, HOST));"
+        "from xcvae.generator.noise.maps import _kernel;"
+        "assert _kernel(torch.device('cpu')) is fused_normals"
     )
     load = (
         "import importlib.util as u, sys;"
@@ -73,6 +76,10 @@ def test_triton_kernel_equals_numpy_in_the_interpreter():
         check=True,
         timeout=600,
     )
+
+
+def test_kernel_is_not_used_where_triton_cannot_run_it():
+    assert _kernel(CPU) is None
 
 
 def test_backend_of_each_device():

@@ -1,4 +1,4 @@
-"""The integers are Philox's, the deviates made of them are normal and independent."""
+"""Philox: its integers against known answers, and its deviates as independent normals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_philox_equals_random123(counter, key, words, offset):
 
 
 def test_philox_of_many_blocks_equals_single_ones():
-    """Words go where `philox` says, whatever is computed together."""
+    """The order of words does not depend on the number of blocks computed together."""
     random = np.random.default_rng(1)
     x, y, offset, key = (
         random.integers(0, 2**32, shape, np.uint32)
@@ -73,7 +73,7 @@ def test_deviates_equal_box_muller_in_float64():
     ]
     x, y, offset, key = arrays
     even, odd = philox(x, y, offset=offset, key=key)
-    # Next to 1, u has the 24 bits of a float32: this moves nothing but deviates next to 0.
+    # Near 1, u has the 24 bits of a float32, which changes only deviates near 0.
     u = (even.astype(np.float32) + np.float32(0.5)).astype(float) / 2**32
     radius = np.sqrt(-2 * np.log(u))
     angle = np.pi / 2 * (odd << np.uint32(1)).view(np.int32) / 2**31
@@ -115,7 +115,7 @@ def test_normals_have_normal_tails():
 
 
 def neighbours(field):
-    """Pairs of arrays that lie next to each other in one part of the address."""
+    """Yield pairs of arrays whose addresses are neighbours in one part."""
     for step in range(1, 9):
         yield f"rows, {step} apart", field[step:], field[:-step]
         yield f"columns, {step} apart", field[:, step:], field[:, :-step]
@@ -134,7 +134,7 @@ def neighbours(field):
 
 
 def test_normals_of_neighbouring_addresses_are_uncorrelated(field):
-    """Neither the values nor their magnitudes know of each other."""
+    """Neither the values nor their magnitudes correlate."""
     for name, a, b in neighbours(field):
         for power in (1, 2):
             correlation = np.corrcoef(a.ravel() ** power, b.ravel() ** power)[0, 1]

@@ -1,4 +1,4 @@
-"""Domains drawn in tiles: as from one piece, wherever the cuts are."""
+"""Domains drawn in tiles equal those drawn in one piece."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ PARTS = {
 
 @pytest.fixture(autouse=True)
 def _exact(monkeypatch):
-    """In float32, so that what differs is its rounding, or a mistake."""
+    """In float32, whose rounding is far below the tolerance of these tests."""
     monkeypatch.setattr(numerics, "_cpu_gains", lambda: False)
 
 
 def ladder(*, channels=(12, 12, 8), latents=(3, 2, 1), seed=0, **options) -> Ladder:
-    """With weights that let everything act, also what is silent before training."""
+    """Return a ladder with random weights, also in layers that start at zero."""
     options = {"conditions": 2, "pooled": 0, "base": 0, **options}
     network = Ladder(channels=channels, latents=latents, **options).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -85,7 +85,7 @@ def members(network: Ladder, batch: Batch, tile, *, spread=None, count=2):
 def distance(one, other) -> float:
     """Largest difference, as a share of the largest value."""
     assert np.array_equal(np.isnan(one), np.isnan(other))
-    assert 1 < np.nanmax(one) < 500  # there is rain, and it is no overflow
+    assert 1 < np.nanmax(one) < 500  # some rain, without an overflow
     return float(np.nanmax(np.abs(one - other)) / np.nanmax(one))
 
 
@@ -161,7 +161,7 @@ def depth(one, other) -> int:
 @pytest.mark.parametrize("fine", [1, 2])
 @pytest.mark.parametrize("parts", [{}, {"patch": 2, "blocks": 2}, {"separable": 2}])
 def test_reach_is_the_receptive_field(parts, fine, spread):
-    """Beside a cut without a halo, as much is wrong as `reach` says, and no more."""
+    """Without a halo, values are wrong as far from the cut as `reach` says, and no farther."""
     network, size = ladder(**parts), (32, 256)
     batch = maps(size, samples=1)
     whole = drawn(WholeDomain(network, CPU), batch, spread)

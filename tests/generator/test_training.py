@@ -152,6 +152,27 @@ def test_train_leaves_the_global_random_state_of_torch(corner, fails_at):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_seeded_restores_the_random_states_of_gpus(monkeypatch):
+    """With stand-ins for the generators of two GPUs."""
+    states = {0: torch.tensor(10), 1: torch.tensor(11)}
+
+    def seed_all(seed):
+        states.update(dict.fromkeys(states, torch.tensor(seed)))
+
+    def restore(state, device):
+        states[device] = state
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", states.get)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restore)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seed_all)
+    for device, seed in (("cpu", 10), ("cuda", 5)):
+        with _seeded(5, torch.device(device)):
+            assert states[0] == seed
+            assert torch.initial_seed() == 5
+        assert [int(state) for state in states.values()] == [10, 11]
+
+
 def test_train_does_not_depend_on_the_global_random_state_of_torch(corner):
     models = []
     for state in (1, 2):

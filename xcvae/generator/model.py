@@ -173,7 +173,7 @@ class Model:
             ``"posterior"`` starts from the target in ``batch``, ``"prior"`` does not see it.
         spread
             Posterior only: 0 reconstructs the target, 1 is the prior; in between diversity grows
-            in proportion, as far as calibration could tell.
+            in proportion, on the samples of the calibration.
         temperature
             Factor of the spread of every latent; 1 is the calibrated spread.
         tile

@@ -1,4 +1,4 @@
-"""What every loss must do, whatever the batch: be finite, respect the mask, ask for no value."""
+"""Properties of every loss: finite, blind to masked pixels, without synchronisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xcvae.errors import ComponentError
 from xcvae.fields.record import Record
 from xcvae.registry.registry import build, registry
 
-# With their defaults, and with the options that take another way through the code.
+# With their defaults, and with the options that select other branches.
 TERMS = [
     *registry().names("loss"),
     {"name": "laplace", "scale": "learned"},
@@ -31,11 +31,11 @@ every_term = pytest.mark.parametrize("spec", TERMS, ids=str)
 
 
 def checked(loss: torch.Tensor, step, drawn: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Gradients of a loss towards all that a network would learn from; all are finite."""
+    """Return the gradients of a loss for outputs, draws and learned values; all are finite."""
     assert loss.ndim == 0
     assert torch.isfinite(loss)
     wanted = [step.output, *drawn, *step.learned.values()]
-    if not loss.requires_grad:  # nothing here depends on a network, as for KL
+    if not loss.requires_grad:  # KL, which is a constant here
         return []
     found = torch.autograd.grad(loss, wanted, allow_unused=True)
     gradients = [g for g in found if g is not None]
@@ -77,7 +77,7 @@ def test_loss_is_finite_for_dry_and_masked_batches(spec, case, rain, seen):
     mask &= case != "all masked"
     of = truth if case == "dry record" else rain
     record = Record.of([of], units="mm h-1", wet_threshold=0.1)
-    # Outputs below zero are just as dry; a network gone astray is far off on either side.
+    # Outputs below zero are dry, too; those of a diverged network are far off on either side.
     for shift in (0.0, -0.7, -30.0, 30.0):
         step = seen(truth, guess, mask, [guess] * 3, learns=True, term=term, record=record)
         step.output = (step.output.detach() + shift).requires_grad_()

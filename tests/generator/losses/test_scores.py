@@ -68,7 +68,7 @@ def brute_energy(
     patch: int,
     alpha: float,
 ) -> float:
-    """The definition, window by window: norms of differences of means over valid pixels."""
+    """Compute the definition, window by window, from means over valid pixels."""
     total = 0.0
     for side in poolings:
         samples, ny, nx = truth.shape

@@ -1,4 +1,4 @@
-"""What terms share: prior draws, spaces, learned values."""
+"""The state of a training step: prior draws, spaces, learned values."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ GAIN = 0.9
 class ThreadTuner:
     """Sets the number of torch's threads for every step, and restores it at the end.
 
-    The last digits then depend on the clock: only for a training whose number of steps does, too.
+    Last digits then depend on the clock, so it is for trainings whose number of steps does, too.
 
     Examples
     --------

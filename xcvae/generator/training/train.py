@@ -165,14 +165,15 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
     The global generators of torch are used inside, because the initial weights of torch modules
     come from them, and so may random numbers of a third-party loss.
+
+    Experimental: has not run on a GPU yet.
     """
-    gpus = [device] if device.type == "cuda" else []
+    gpus = range(torch.cuda.device_count() if device.type == "cuda" else 0)
     with torch.random.fork_rng(gpus):
-        # Not torch.manual_seed, which also seeds GPUs whose state is not restored.
+        # Not torch.manual_seed, which seeds GPUs also if a training on the CPU does not use them.
         torch.default_generator.manual_seed(int(seed))
-        for gpu in gpus:
-            with torch.cuda.device(gpu):
-                torch.cuda.manual_seed(int(seed))
+        if gpus:
+            torch.cuda.manual_seed_all(int(seed))
         yield
 
 

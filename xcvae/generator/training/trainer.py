@@ -49,8 +49,7 @@ class RandomCrop:
     side
         Pixels along a side; smaller domains are used whole.
     unit
-        Pixels of which the edges of a crop are multiples: the side of the blocks whose means are
-        kept.
+        Unit of the edges of a crop, in pixels: constrained blocks are not cut.
     flips
         True to flip and transpose crops.
     valid

@@ -35,7 +35,7 @@ def pick_samples(
     batches
         Held-back samples.
     record
-        Record of the training data, whose samples tell the pixels per sample.
+        Record of the training data, for its pixels per sample.
     pixels
         Number of valid pixels to reach.
     limits
@@ -137,15 +137,7 @@ class Validation:
 
 
 def fair_crps(members: Tensor, observed: Tensor) -> Tensor:
-    """Compute the fair CRPS per pixel (Ferro 2014, doi:10.1002/qj.2270).
-
-    Parameters
-    ----------
-    members
-        (members, ...).
-    observed
-        (...).
-    """
+    """Compute the fair CRPS per pixel (Ferro 2014, doi:10.1002/qj.2270) of (members, ...)."""
     count = len(members)
     error = (members - observed).abs().mean(0)
     ordered = members.sort(0).values
