@@ -115,25 +115,34 @@ class DrawBatch:
 
 
 @dataclass(frozen=True)
-class WholeDomain:
-    """Draws the domain in one piece.
+class _Domain:
+    """Domain that a network draws.
 
     Attributes
     ----------
     network
         The ladder, on ``device``.
     device
-        Where the network is.
+        Device of the network.
     """
 
     network: Ladder
     device: torch.device
 
+    def _encode(self, part: Batch, *, posterior: bool, levels: int | None = None) -> Encoded:
+        own = part.packed().to(self.device)
+        with torch.inference_mode(), autocast(self.device):
+            return self.network.encode(
+                own.c, own.pooled, own.x if posterior else None, levels=levels
+            )
+
+
+class WholeDomain(_Domain):
+    """Draws the domain in one piece."""
+
     def encode(self, batch: Batch, sample: int, *, posterior: bool) -> Encoded:
         """Encode a sample, once for all its members."""
-        own = batch.take([sample]).packed().to(self.device)
-        with torch.inference_mode(), autocast(self.device):
-            return self.network.encode(own.c, own.pooled, own.x if posterior else None)
+        return self._encode(batch.take([sample]), posterior=posterior)
 
     def draw(
         self, batch: Batch, samples: Sequence[int], encoded: Encoded, draw_batch: DrawBatch
@@ -151,23 +160,19 @@ class WholeDomain:
 
 
 @dataclass(frozen=True)
-class TiledDomain:
+class TiledDomain(_Domain):
     """Draws the domain tile by tile; of the whole domain only the seam and the result are stored.
 
     Attributes
     ----------
-    network
-        The ladder, on ``device``.
-    device
-        Where the network is.
+    network, device
+        The ladder, and its device.
     size
         Rows and columns of the domain.
     split
         Tiles from `split_domain`.
     """
 
-    network: Ladder
-    device: torch.device
     size: tuple[int, int]
     split: Split
 
@@ -233,11 +238,7 @@ class TiledDomain:
         """Encode the window of a tile for the ``levels`` finest levels."""
         rows, columns = tile.window
         part = batch.crop(rows.start, columns.start, *tile.shape).take([sample])
-        own = part.packed().to(self.device)
-        with torch.inference_mode(), autocast(self.device):
-            return self.network.encode(
-                own.c, own.pooled, own.x if posterior else None, levels=levels
-            )
+        return self._encode(part, posterior=posterior, levels=levels)
 
     def windows(self, tile: Tile) -> list[Window]:
         """Return the rectangles of a tile on the fine levels, coarsest first."""
