@@ -271,7 +271,7 @@ class HostCopy:
     On a GPU the copy goes into pinned memory on the stream that computes the fields, and the host
     reads it after the next copy was queued. On a CPU fields are written at once.
 
-    Experimental: the copy from a GPU has not run on a GPU yet.
+    Experimental: has not run on a GPU yet.
 
     Parameters
     ----------

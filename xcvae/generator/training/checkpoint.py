@@ -66,7 +66,7 @@ def write(
 ) -> None:
     """Write a checkpoint; it replaces the previous one when it is complete.
 
-    Experimental: the random state of a GPU has not been saved on a GPU yet.
+    The state of a GPU's generator is saved, too. Experimental: has not run on a GPU yet.
 
     Parameters
     ----------

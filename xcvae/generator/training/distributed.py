@@ -29,7 +29,7 @@ T = TypeVar("T")
 class ProcessGroup:
     """Processes of one training.
 
-    Experimental: has not run on a GPU yet (NCCL); on CPUs (gloo) it has.
+    Experimental: has not run on a GPU yet, where it needs NCCL. On CPUs it uses gloo.
 
     Attributes
     ----------
