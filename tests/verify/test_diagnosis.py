@@ -15,7 +15,7 @@ import xarray as xr
 import xcvae
 from xcvae.errors import ConfigError, DataError, MismatchError
 from xcvae.generator.model import Model, from_bytes
-from xcvae.generator.network.layers import silence
+from xcvae.generator.network.layers import zero_init
 from xcvae.registry import registry
 from xcvae.verify.diagnosis.artefacts import Artefacts
 from xcvae.verify.diagnosis.detectors import DETECTORS, detect
@@ -444,8 +444,8 @@ def sound(storms: xr.Dataset) -> Model:
 def collapsed(storms: xr.Dataset) -> Model:
     """A posterior that is the prior, whatever was observed."""
     model = trained(storms, beta=1e4)
-    for level in model.network.rungs:
-        silence(level.posterior)
+    for level in model.network.levels:
+        zero_init(level.posterior)
     return model
 
 

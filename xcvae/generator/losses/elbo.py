@@ -1,4 +1,4 @@
-"""How likely the target is, given the reconstruction: the first half of the ELBO."""
+"""The ELBO: likelihoods of the target given the reconstruction, and the KL divergence."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xcvae.errors import ComponentError, explain
-from xcvae.generator.losses.pooling import check_sides, pool
-from xcvae.generator.losses.state import LossState
+from xcvae.generator.losses.state import LossState, check_sides, pool
 from xcvae.registry.components import Component, in_range
 
 __all__ = ["KL", "Hurdle", "Laplace", "MultiscaleLaplace"]
@@ -30,7 +29,7 @@ class KL(Component):
         Share of the training over which beta rises from near 0 (Bowman et al. 2016,
         arXiv:1511.06349).
     free_bits
-        Nats per level and sample that cost nothing (Kingma et al. 2016, arXiv:1606.04934): one
+        Nats per level and sample without a cost (Kingma et al. 2016, arXiv:1606.04934): one
         number for all levels, or one for each, coarsest first.
     """
 
@@ -66,13 +65,13 @@ class KL(Component):
                 "KL, parameter 'free_bits'",
                 expected=expected,
                 got=repr(self.free_bits),
-                remedy="Change it in `losses`; one number alone is for all levels.",
+                remedy="Give one number for all levels, or a list with one for each.",
             )
         )
 
 
-#: Where a learned scale begins, and what it cannot fall below: without a floor, a record that can
-#: be reconstructed exactly has no best scale.
+#: Initial value and lower bound of a learned scale: without a bound, a record that can be
+#: reconstructed exactly has no best scale.
 START, FLOOR = 0.06, 1e-4
 
 Scale = float | Literal["learned"]
@@ -82,8 +81,8 @@ Scale = float | Literal["learned"]
 class Laplace(Component):
     """Negative log-likelihood of a Laplace distribution, censored at dry; nats per pixel.
 
-    A dry pixel only asks for an output at or below zero, because everything below zero is dry:
-    its likelihood is the mass of the distribution there.
+    The likelihood of a dry pixel is the mass of the distribution at and below zero, because every
+    output there is dry.
 
     Parameters
     ----------
@@ -101,7 +100,7 @@ class Laplace(Component):
         in_range(self, "scale", 1e-6)
 
     def learned(self) -> dict[str, float]:
-        """Trainable values: initial value by name."""
+        """Return the trainable values: initial value by name."""
         return _learned("laplace_log_scale", self.scale)
 
     def __call__(self, state: LossState) -> Tensor:
@@ -114,9 +113,9 @@ class MultiscaleLaplace(Component):
     """`Laplace` of the fields and of their means over windows, each with a scale of its own.
 
     The sum of the mean over pixels and, for every further pooling, the mean over windows; a
-    window counts by its share of valid pixels, and what is averaged is dry at zero. Poolings are
-    not independent of each other, so the sum is a composite likelihood (Varin et al. 2011,
-    Statistica Sinica 21, 5-42) and not the likelihood of an ELBO.
+    window is weighted by its share of valid pixels, and averages take values below zero as zero.
+    Poolings are not independent of each other, so the sum is a composite likelihood (Varin et al.
+    2011, Statistica Sinica 21, 5-42) and not the likelihood of an ELBO.
 
     Parameters
     ----------
@@ -144,12 +143,12 @@ class MultiscaleLaplace(Component):
                     "MultiscaleLaplace, parameter 'scale'",
                     expected=f"a number >= 1e-06 for each of the poolings {self.poolings}",
                     got=repr(self.scale),
-                    remedy="Change it in `losses`.",
+                    remedy="Give one number for all poolings, as many as poolings, or 'learned'.",
                 )
             )
 
     def learned(self) -> dict[str, float]:
-        """Trainable values: initial value by name."""
+        """Return the trainable values: initial value by name."""
         values: dict[str, float] = {}
         for side, scale in self._scales():
             values |= _learned(_name(side), scale)
@@ -163,7 +162,7 @@ class MultiscaleLaplace(Component):
                 terms.append(state.mean(_censored(state.x, state.output, scale)))
                 continue
             share = pool(state.mask.to(state.x.dtype), side)
-            # Any divisor does where nothing is valid: both sums are zero there.
+            # Without a valid pixel both sums are zero, whatever the divisor.
             divisor = share.clamp(min=1e-9)
             x = pool(state.x * state.mask, side) / divisor
             output = pool(state.reconstruction("normalised") * state.mask, side) / divisor
@@ -179,7 +178,7 @@ class MultiscaleLaplace(Component):
 
 @dataclass(frozen=True)
 class Hurdle(Component):
-    """Negative log-likelihood of a hurdle: wet or not, and how much where wet; nats per pixel.
+    """Negative log-likelihood of a hurdle: wet or dry, then the wet amount; nats per pixel.
 
     A pixel is wet with the probability ``sigmoid(output / occurrence)``. Where it is, its amount
     has a Laplace distribution about the output, restricted to above zero (after Cragg 1971,
@@ -205,7 +204,7 @@ class Hurdle(Component):
         in_range(self, "occurrence", 1e-6)
 
     def learned(self) -> dict[str, float]:
-        """Trainable values: initial value by name."""
+        """Return the trainable values: initial value by name."""
         scale = _learned("hurdle_log_scale", self.scale)
         return scale | _learned("hurdle_log_occurrence", self.occurrence)
 
@@ -237,7 +236,7 @@ def _learned(name: str, given: Scale) -> dict[str, float]:
 def _scale(state: LossState, name: str, given: Scale) -> Tensor:
     if isinstance(given, str):
         return state.parameter(name).exp() + FLOOR
-    # Filled on the device: a tensor made from a Python number would be copied, and waited for.
+    # Filled on the device: copying a Python number there would synchronise with the host.
     return state.x.new_full((), given)
 
 

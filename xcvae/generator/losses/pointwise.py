@@ -1,4 +1,4 @@
-"""Errors of the reconstruction, pixel by pixel or summed up; physical units."""
+"""Errors of the reconstruction, per pixel or of sums over pixels; physical units."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class IntensityWeightedMAE(Component):
     tail_boost
         Factor of the weight in the tail.
     tail_quantile
-        Where the tail begins, as a quantile of the wet pixels of the training record.
+        Threshold of the tail, as a quantile of the wet pixels of the training record.
     weight
         Factor of the term.
     """
@@ -70,13 +70,13 @@ class Quantile(Component):
     Parameters
     ----------
     level
-        Quantile that the reconstruction is asked for: above 0.5, too little costs more than too
+        Quantile that the reconstruction is fitted to: above 0.5, too little costs more than too
         much. One level, because a mean over several is the loss of their mean level.
     tail_quantile
-        Where the tail begins, as a quantile of the wet pixels of the training record; 0 takes
+        Threshold of the tail, as a quantile of the wet pixels of the training record; 0 counts
         all errors in full.
     below
-        What an error below the tail counts, 0 to 1.
+        Weight of an error below the tail, 0 to 1.
     weight
         Factor of the term.
     """
@@ -91,13 +91,15 @@ class Quantile(Component):
             in_range(self, name, 0, 1)
 
     def __call__(self, state: LossState) -> Tensor:
-        begin = state.record.quantile(self.tail_quantile, wet=True)
-        lacking = self._seen(state.observed, begin) - self._seen(state.reconstructed, begin)
+        threshold = state.record.quantile(self.tail_quantile, wet=True)
+        lacking = self._amount(state.observed, threshold) - self._amount(
+            state.reconstructed, threshold
+        )
         loss = state.mean(torch.maximum(self.level * lacking, (self.level - 1) * lacking))
         return self.weight * loss / state.typical("physical")
 
-    def _seen(self, amount: Tensor, begin: float) -> Tensor:
-        return amount.clamp(min=begin) + self.below * amount.clamp(max=begin)
+    def _amount(self, amount: Tensor, threshold: float) -> Tensor:
+        return amount.clamp(min=threshold) + self.below * amount.clamp(max=threshold)
 
 
 @dataclass(frozen=True)
