@@ -1,9 +1,8 @@
-"""Whether additions to a record help is told as it is, without a look at what is tested on."""
+"""Additions to a record: recipes, training of the network, and differences of its scores."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +14,25 @@ from xcvae.errors import ConfigError, DataError, MismatchError
 from xcvae.fields.samples import heavy
 from xcvae.generator.model import Model
 from xcvae.metrics import csi, sedi
-from xcvae.verify.utility import comparison as utility
-from xcvae.verify.utility import downstream as superresolution
-from xcvae.verify.utility.comparison import HELPS, HURTS, NOTHING, UNSCORED, Extra, Paired, paired
-from xcvae.verify.utility.downstream import Pool, Settings, learn, predict
+from xcvae.verify import utility
+from xcvae.verify.utility import Extra
+from xcvae.verify.utility.comparison import (
+    HELPS,
+    HURTS,
+    NOTHING,
+    UNSCORED,
+    PairedDifference,
+    paired_difference,
+)
+from xcvae.verify.utility.downstream import (
+    Pool,
+    Settings,
+    draw_batch,
+    fit_network,
+    initial_network,
+    predict,
+    train_network,
+)
 from xcvae.verify.utility.recipes import Fields
 
 BRIEF = {"steps": 60, "channels": 8, "blocks": 1, "crop": 36, "batch_size": 4}
@@ -47,7 +61,7 @@ def mean(counts: np.ndarray) -> np.ndarray:
     return np.asarray(counts[..., 0])
 
 
-def test_a_difference_that_is_none_is_found_as_rarely_as_it_should() -> None:
+def test_paired_difference_rarely_excludes_a_true_zero() -> None:
     rng = np.random.default_rng(0)
     wrong = 0
     for _ in range(250):
@@ -57,39 +71,37 @@ def test_a_difference_that_is_none_is_found_as_rarely_as_it_should() -> None:
             common + 0.02 * rng.normal(size=(5, 1, 1)) + 0.1 * rng.normal(size=(1, 60, 1))
             for _ in range(2)
         )
-        found = paired(own, base, mean, np.arange(60))
+        found = paired_difference(own, base, mean, np.arange(60))
         wrong += not found.low <= 0 <= found.high
     assert 1 <= wrong <= 0.08 * 250
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.5, HELPS), (-0.5, HURTS), (0.0, NOTHING)])
-def test_a_paired_difference_is_seen_through_larger_common_noise(
-    shift: float, verdict: str
-) -> None:
+def test_paired_difference_cancels_common_noise(shift: float, verdict: str) -> None:
     rng = np.random.default_rng(1)
     base = 10 * rng.normal(size=(1, 60, 1)) + 10 * rng.normal(size=(5, 1, 1))
     own = base + (shift + 0.3 * rng.normal(size=(5, 60, 1))) / 60
-    found = paired(own, base, mean, np.arange(60))
+    found = paired_difference(own, base, mean, np.arange(60))
     assert found.difference == pytest.approx(shift, abs=0.1)
     assert found.verdict("higher") == verdict
     opposite = {HELPS: HURTS, HURTS: HELPS, NOTHING: NOTHING}
     assert found.verdict("lower") == opposite[verdict]
-    assert Paired(0.1, np.nan, np.nan).verdict("higher") == UNSCORED
+    assert PairedDifference(0.1, np.nan, np.nan).verdict("higher") == UNSCORED
 
 
-def test_blocks_are_of_time() -> None:
+def test_paired_difference_blocks_are_of_time() -> None:
     rng = np.random.default_rng(2)
     storms = np.repeat(rng.normal(size=8), 10)[None, :, None]
     shuffled = rng.permutation(80)
     own, base = np.repeat(storms, 3, axis=0), np.zeros((3, 80, 1))
-    in_time = paired(own, base, mean, np.arange(80))
-    mixed = paired(own[:, shuffled], base, mean, np.argsort(shuffled))
-    ignored = paired(own[:, shuffled], base, mean, np.arange(80))
+    in_time = paired_difference(own, base, mean, np.arange(80))
+    mixed = paired_difference(own[:, shuffled], base, mean, np.argsort(shuffled))
+    ignored = paired_difference(own[:, shuffled], base, mean, np.arange(80))
     assert mixed == pytest.approx(in_time)
     assert ignored.high - ignored.low < 0.6 * (in_time.high - in_time.low)
 
 
-def test_real_storms_help_and_heaped_ones_hurt(radar: xr.Dataset) -> None:
+def test_compare_finds_help_and_harm(radar: xr.Dataset) -> None:
     frames, split = radar[["pr"]], radar.split.values
     known = frames.isel(time=split == 0)
     by_rain = np.argsort(known.pr.mean(("y", "x")).values)
@@ -121,7 +133,7 @@ def test_real_storms_help_and_heaped_ones_hurt(radar: xr.Dataset) -> None:
     np.testing.assert_allclose(found.csi_difference.sel(recipe="real"), gain)
 
 
-def test_copies_of_the_record_change_nothing(train: xr.Dataset, test: xr.Dataset) -> None:
+def test_compare_finds_no_effect_of_copies(train: xr.Dataset, test: xr.Dataset) -> None:
     found = utility.compare(
         train, test, {"copies": [Extra(train.pr, 0.5)]}, coarsen=12, seeds=2, network=TINY,
         levels=COMMON, progress=False,
@@ -134,28 +146,28 @@ def test_copies_of_the_record_change_nothing(train: xr.Dataset, test: xr.Dataset
     assert said.count("copies") == said.count(NOTHING) == 18
 
 
-def test_what_was_counted_is_kept_and_goes_on(
+def test_compare_continues_from_kept_counts(
     train: xr.Dataset, test: xr.Dataset, tmp_path: Path
 ) -> None:
-    def again(where: Path | None, **network: int) -> xr.Dataset:
+    def again(keep: Path | None, **network: int) -> xr.Dataset:
         return utility.compare(
             train, test, {"more": [Extra(train.pr.isel(time=[0, 1]), 0.5)]}, coarsen=12, seeds=2,
-            losses=["l1"], levels=COMMON, network={**TINY, **network}, keep=where, progress=False,
+            losses=["l1"], levels=COMMON, network={**TINY, **network}, keep=keep, progress=False,
         )  # fmt: skip
 
     first = again(tmp_path)
-    kept = sorted(tmp_path.iterdir())
-    assert len(kept) == 4
-    kept[0].unlink()  # as if it had been interrupted
-    times = {place: place.stat().st_mtime_ns for place in kept[1:]}
+    counts = sorted(tmp_path.iterdir())
+    assert len(counts) == 4
+    counts[0].unlink()  # as after an interruption
+    times = {path: path.stat().st_mtime_ns for path in counts[1:]}
     xr.testing.assert_identical(again(tmp_path), first)
-    assert {place: place.stat().st_mtime_ns for place in kept[1:]} == times
+    assert {path: path.stat().st_mtime_ns for path in counts[1:]} == times
     xr.testing.assert_identical(again(None), first)
     assert not again(tmp_path, steps=4).equals(first)
     assert len(list(tmp_path.iterdir())) == 8
 
 
-def test_scores_are_those_of_the_metrics(train: xr.Dataset, test: xr.Dataset) -> None:
+def test_compare_scores_equal_metrics(train: xr.Dataset, test: xr.Dataset) -> None:
     found = utility.compare(
         train, test, {"more": [Extra(train.pr, 0.5)]}, coarsen=12, seeds=2, losses=["quantile"],
         levels=[0.95], network=TINY, progress=False,
@@ -166,7 +178,7 @@ def test_scores_are_those_of_the_metrics(train: xr.Dataset, test: xr.Dataset) ->
     tested = Fields.of(test.pr, factor=12, what="test", like=record)
     scores = []
     for seed in range(2):
-        network = learn(
+        network = train_network(
             [Pool(record.coarse, record.fine, 1.0)],
             factor=12, loss="quantile", settings=Settings.of(TINY), seed=seed, device=CPU,
         )  # fmt: skip
@@ -179,7 +191,7 @@ def test_scores_are_those_of_the_metrics(train: xr.Dataset, test: xr.Dataset) ->
     )
 
 
-def test_what_is_tested_on_is_never_trained_on(train: xr.Dataset, test: xr.Dataset) -> None:
+def test_compare_refuses_test_fields_in_training(train: xr.Dataset, test: xr.Dataset) -> None:
     wettest = int(np.argmax(test.pr.mean(("y", "x")).values))
     leaked = xr.concat([train, test.isel(time=[wettest])], "time")
     options = {"coarsen": 12, "seeds": 2, "network": TINY, "progress": False}
@@ -212,7 +224,7 @@ def test_recipes_take_storms_of_the_record_only(
         utility.recipes(train, prior=drawn["prior"], share=1, target="pr")
 
 
-def test_fields_come_with_their_own_block_means_in_the_units_of_the_record(
+def test_fields_have_block_means_in_units_of_the_record(
     train: xr.Dataset,
 ) -> None:
     record = Fields.of(train.pr, factor=12, what="record")
@@ -228,45 +240,63 @@ def test_fields_come_with_their_own_block_means_in_the_units_of_the_record(
         Fields.of(train.pr, factor=7, what="record")
 
 
-def test_a_seed_decides_on_weights_and_batches_and_nothing_else_does(
-    train: xr.Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def weights(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([one.detach().flatten() for one in network.parameters()])
+
+
+def test_train_network_depends_on_the_seed_only(train: xr.Dataset) -> None:
     record = Fields.of(train.pr, factor=12, what="record")
-    pool = Pool(record.coarse, record.fine, 1.0)
-    fast, slow = (Settings.of({**TINY, "learning_rate": rate}) for rate in (1e-2, 1e-6))
-    batches: list[np.ndarray] = []
-    batch = superresolution._batch
+    pools = [Pool(record.coarse, record.fine, 1.0)]
+    settings = Settings.of({**TINY, "learning_rate": 1e-2})
 
-    def watched(*given: Any) -> Any:
-        coarse, fine = batch(*given)
-        batches.append(fine)
-        return coarse, fine
-
-    monkeypatch.setattr(superresolution, "_batch", watched)
-
-    def weights(settings: Settings, seed: int) -> torch.Tensor:
+    def trained(seed: int) -> torch.Tensor:
         before = torch.random.get_rng_state()
-        network = learn([pool], factor=12, loss="l1", settings=settings, seed=seed, device=CPU)
+        network = train_network(
+            pools, factor=12, loss="l1", settings=settings, seed=seed, device=CPU
+        )
         assert torch.equal(torch.random.get_rng_state(), before)
-        torch.rand(1)  # whatever others draw makes no difference
-        return torch.cat([one.detach().flatten() for one in network.parameters()])
+        torch.rand(1)  # the state of the global generator has no effect
+        return weights(network)
 
-    assert torch.equal(weights(fast, 0), weights(fast, 0))
-    assert (weights(slow, 0) - weights(slow, 1)).abs().max() > 0.1
-    first, again, _, other = np.array_split(np.stack(batches), 4)
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
+    def fitted(weight_seed: int, batch_seed: int) -> torch.Tensor:
+        network = initial_network(12, settings, weight_seed)
+        rng = np.random.default_rng(batch_seed)
+        return weights(fit_network(network, pools, "l1", settings, rng))
+
+    assert torch.equal(trained(1), trained(1))
+    assert torch.equal(trained(1), fitted(1, 1))
+    # Both the initial weights and the batches depend on the seed.
+    assert not torch.equal(trained(1), fitted(0, 1))
+    assert not torch.equal(trained(1), fitted(1, 0))
+
+
+def test_draw_batch_depends_on_the_generator_only(train: xr.Dataset) -> None:
+    record = Fields.of(train.pr, factor=12, what="record")
+    real = Pool(record.coarse, record.fine, 0.5)
+    added = Pool(record.coarse, record.fine + 100, 0.5)
+    settings = Settings.of({**TINY, "batch_size": 64})
+
+    def fine(pools: list[Pool], seed: int) -> np.ndarray:
+        return draw_batch(pools, settings, np.random.default_rng(seed))[1]
+
+    np.testing.assert_array_equal(fine([real], 0), fine([real], 0))
+    assert not np.array_equal(fine([real], 0), fine([real], 1))
+    # Additions replace samples of the real batch, which are otherwise the same.
+    mixed, alone = fine([real, added], 0), fine([real], 0)
+    replaced = (mixed > 50).all(axis=(1, 2, 3))
+    assert 0.3 < replaced.mean() < 0.7
+    np.testing.assert_array_equal(mixed[~replaced], alone[~replaced])
 
 
 @pytest.mark.parametrize("factor", [2, 5, 12])
-def test_a_network_fits_any_factor_and_learns_the_quantile(factor: int) -> None:
+def test_network_fits_any_factor_and_the_quantile(factor: int) -> None:
     rng = np.random.default_rng(0)
     coarse = np.full((20, 4, 4), 0.5, np.float32)
     fine = rng.uniform(0, 1, (20, 4 * factor, 4 * factor)).astype(np.float32)
     settings = Settings.of({**BRIEF, "steps": 80, "quantile": 0.9, "learning_rate": 1e-2})
     made = {
         loss: predict(
-            learn(
+            train_network(
                 [Pool(coarse, fine, 1.0)],
                 factor=factor, loss=loss, settings=settings, seed=0, device=CPU,
             ),
@@ -292,7 +322,7 @@ def test_a_network_fits_any_factor_and_learns_the_quantile(factor: int) -> None:
         ({"recipes": {"none": []}}, "recipe 'none': expected shares above 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(
+def test_compare_refuses_invalid_settings(
     train: xr.Dataset, test: xr.Dataset, options: dict[str, object], message: str
 ) -> None:
     recipes = options.pop("recipes", {})

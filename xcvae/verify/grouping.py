@@ -56,27 +56,11 @@ def group_samples(match: MatchedPair, groupby: str | xr.DataArray | None) -> Gro
     EmptySelectionError
         All its values are missing.
     """
-    sample, count = match.pair.sample, match.pair.observed.shape[0]
     order = _order_in_time(match)
-    whole = pieces_of(np.zeros(count, dtype=int), order)
+    whole = pieces_of(np.zeros(order.size, dtype=int), order)
     if groupby is None:
         return Groups(whole)
-    values = _values(match, groupby)
-    spatial = match.pair.observed.dims[1:]
-    by_pixel = set(values.dims) == set(spatial)
-    if by_pixel:
-        values = values.transpose(*spatial)
-    if values.shape != (match.pair.observed.shape[1:] if by_pixel else (count,)) or (
-        not by_pixel and values.dims != (sample,)
-    ):
-        raise DataError(
-            explain(
-                "groupby",
-                expected=f"a coordinate along '{sample}' with {count} values, or a map of regions",
-                got=f"dims ({', '.join(map(str, values.dims))}), {values.size} values",
-                remedy="Give one value for each sample, or one for each pixel.",
-            )
-        )
+    values, by_pixel = _values(match, groupby)
     present = ~values.isnull().values
     if not present.any():
         raise EmptySelectionError(
@@ -113,7 +97,28 @@ def _order_in_time(match: MatchedPair) -> Array:
     return np.argsort(times[0].values, kind="stable")
 
 
-def _values(match: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray:
+def _values(match: MatchedPair, groupby: str | xr.DataArray) -> tuple[xr.DataArray, bool]:
+    """Return the coordinate of the groups, and True if it has a value for each pixel."""
+    observed = match.pair.observed
+    sample, *spatial = observed.dims
+    values = _coordinate(match, groupby)
+    by_pixel = set(values.dims) == set(spatial)
+    dims = spatial if by_pixel else [sample]
+    if set(values.dims) != set(dims) or any(
+        values.sizes[dim] != observed.sizes[dim] for dim in dims
+    ):
+        raise DataError(
+            explain(
+                "groupby",
+                expected=f"{observed.sizes[sample]} values along '{sample}', or one for each pixel",
+                got=f"dims ({', '.join(map(str, values.dims))}), {values.size} values",
+                remedy="Give one value for each sample, or one for each pixel.",
+            )
+        )
+    return values.transpose(*dims), by_pixel
+
+
+def _coordinate(match: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray:
     if isinstance(groupby, xr.DataArray):
         sample = match.pair.sample
         if sample in groupby.indexes and sample in match.pair.observed.indexes:

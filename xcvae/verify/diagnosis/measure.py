@@ -19,7 +19,7 @@ from xcvae.metrics.pairs import Pair, matched
 from xcvae.verify.diagnosis.evidence import Evidence, LevelEvidence
 from xcvae.verify.diagnosis.memorization import neighbours_of
 from xcvae.verify.diagnosis.statistics import (
-    EnsembleStatistics,
+    LatentSwap,
     ceiling_of,
     ensemble_statistics,
     latent_swap,
@@ -27,6 +27,7 @@ from xcvae.verify.diagnosis.statistics import (
 )
 
 if TYPE_CHECKING:
+    from xcvae.fields.batches import Batch
     from xcvae.generator.model import Model
 
 __all__ = ["gather", "measure"]
@@ -56,33 +57,36 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
         mode="posterior",
         spread=0.0,
     )
-    swap = None
-    if len(positions) > 1:
-        # Exchange with the sample half the subset away: another storm, not the next frame.
-        order = np.roll(np.arange(len(positions)), len(positions) // 2)
-        own, swapped = (model.reconstruct(batch, latents_of=o) for o in (None, order.tolist()))
-        swap = latent_swap(own, swapped, observed)
     near = None
-
-    def statistics(drawn: NDArray[Any]) -> EnsembleStatistics:
-        return ensemble_statistics(
-            drawn, observed, units=spec.units, wet_threshold=spec.wet_threshold
-        )
-
     if model.thumbnails is not None:
         codes = label_codes(prepared, spec.sample)
         near = neighbours_of(prior, observed, codes, model.thumbnails, spec.wet_threshold)
+    statistics = [
+        ensemble_statistics(drawn, observed, units=spec.units, wet_threshold=spec.wet_threshold)
+        for drawn in (prior, posterior)
+    ]
     return Evidence(
         samples=len(positions),
         members=members,
         seed=seed,
         levels=tuple(LevelEvidence(r.size, r.kl, r.active) for r in model.levels(batch)),
-        swap=swap,
-        prior=statistics(prior),
-        posterior=statistics(posterior),
+        swap=_exchanged_latents(model, batch, observed),
+        prior=statistics[0],
+        posterior=statistics[1],
         neighbours=near,
         **_of_data(observed, spec.units, spec.wet_threshold, model.record),
     )
+
+
+def _exchanged_latents(model: Model, batch: Batch, observed: NDArray[Any]) -> LatentSwap | None:
+    """Reconstruct every sample from its own latents and from those of another one."""
+    count = len(observed)
+    if count < 2:
+        return None
+    # Exchange with the sample half the subset away: another storm, not the next frame.
+    order = np.roll(np.arange(count), count // 2)
+    own, swapped = (model.reconstruct(batch, latents_of=o) for o in (None, order.tolist()))
+    return latent_swap(own, swapped, observed)
 
 
 def _of_data(

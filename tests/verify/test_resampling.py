@@ -1,6 +1,8 @@
-"""Intervals cover what is true as often as they say, and know what a score cannot be."""
+"""Intervals cover true values at their level; the rank of a quantile is uniform if calibrated."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -8,14 +10,15 @@ import pytest
 from xcvae.verify.resampling import (
     MAX_PIECES,
     Sums,
-    autocorrelation,
+    fit_autocorrelation,
     interval,
     mean_variance,
     pieces_of,
+    quantile_rank,
 )
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+def test_interval_covers_the_mean_at_its_level() -> None:
     random = np.random.default_rng(0)
     covered = []
     for _ in range(200):
@@ -26,7 +29,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     assert 0.9 <= np.mean(covered) <= 0.99
 
 
-def remembering(random: np.random.Generator, memory: float, noise: float) -> np.ndarray:
+def correlated(random: np.random.Generator, memory: float, noise: float) -> np.ndarray:
     series = random.normal(size=150)
     for i in range(1, 150):
         series[i] = memory * series[i - 1] + np.sqrt(1 - memory**2) * series[i]
@@ -34,11 +37,11 @@ def remembering(random: np.random.Generator, memory: float, noise: float) -> np.
 
 
 @pytest.mark.parametrize(("memory", "noise"), [(0.5, 0.0), (0.8, 0.0), (0.9, 1.0)])
-def test_intervals_cover_the_truth_where_samples_remember(memory: float, noise: float) -> None:
+def test_interval_covers_the_mean_of_autocorrelated_samples(memory: float, noise: float) -> None:
     random = np.random.default_rng(3)
     covered = []
     for _ in range(250):
-        series = remembering(random, memory, noise)
+        series = correlated(random, memory, noise)
         group = pieces_of(np.zeros(150, dtype=int)).groups[0]
         _, low, high = interval(lambda total, sums=series + 5.0: total(sums) / 150, group)
         covered.append(low <= 5.0 <= high)
@@ -46,7 +49,7 @@ def test_intervals_cover_the_truth_where_samples_remember(memory: float, noise: 
     assert 0.90 <= np.mean(covered) <= 0.99
 
 
-def test_intervals_end_where_scores_do() -> None:
+def test_interval_respects_limits_of_scores() -> None:
     random = np.random.default_rng(4)
     events = (random.random(12) < 0.15).astype(float)
     group = pieces_of(np.zeros(12, dtype=int)).groups[0]
@@ -55,7 +58,7 @@ def test_intervals_end_where_scores_do() -> None:
     assert interval(lambda total: total(events) / 12, group)[1] < 0
 
 
-def test_intervals_are_wider_where_neighbours_are_alike() -> None:
+def test_interval_is_wider_for_similar_neighbours() -> None:
     random = np.random.default_rng(1)
     steps = random.normal(size=15)
     group = pieces_of(np.zeros(240, dtype=int)).groups[0]
@@ -66,7 +69,7 @@ def test_intervals_are_wider_where_neighbours_are_alike() -> None:
     assert widths[0] > 2 * widths[1]
 
 
-def test_many_samples_are_kept_in_few_pieces() -> None:
+def test_pieces_are_few_for_many_samples() -> None:
     groups = np.zeros(5000, dtype=int)
     groups[::3] = 1
     groups[0] = -1
@@ -81,19 +84,49 @@ def test_many_samples_are_kept_in_few_pieces() -> None:
         assert set(sums.of(group)["group"] / sums.of(group)["one"]) == {number}
 
 
-def test_memory_is_found_behind_noise() -> None:
+def test_autocorrelation_is_fitted_behind_noise() -> None:
     random = np.random.default_rng(5)
     for memory, noise in ((0.0, 0.0), (0.7, 0.0), (0.9, 1.0)):
         expected = memory ** np.arange(1, 9) / (1 + noise**2)
         found = np.mean(
-            [autocorrelation(remembering(random, memory, noise))[1:9] for _ in range(300)], axis=0
+            [fit_autocorrelation(correlated(random, memory, noise))[1:9] for _ in range(300)],
+            axis=0,
         )
         np.testing.assert_allclose(found, expected, atol=0.1)
 
 
-def test_the_mean_of_what_remembers_is_less_certain() -> None:
+def test_mean_variance_grows_with_autocorrelation() -> None:
     assert mean_variance(np.array([1.0, 0, 0, 0]), 4) == pytest.approx(1 / 4)
     assert mean_variance(np.ones(4), 4) == pytest.approx(1)
     covariance = 0.6 ** np.abs(np.subtract.outer(np.arange(7), np.arange(7)))
     assert mean_variance(0.6 ** np.arange(7), 7) == pytest.approx(covariance.mean())
-    assert autocorrelation(np.array([3.0, 3.0, 3.0])).tolist() == [1, 0, 0]
+    assert fit_autocorrelation(np.array([3.0, 3.0, 3.0])).tolist() == [1, 0, 0]
+
+
+@pytest.fixture
+def rain() -> np.ndarray:
+    """Members and, as the last of them, the observation; one storm outdoes all others."""
+    random = np.random.default_rng(4)
+    fields = random.exponential(1.0, (10, 40, 16, 16)) * random.lognormal(0, 1, (40, 1, 1))
+    fields[-1, 0] *= 20
+    return fields
+
+
+def test_quantile_rank_is_robust_to_a_single_storm(rain: np.ndarray) -> None:
+    members, observed = rain[:-1], rain[-1]
+    assert np.quantile(members, 0.999) < 0.65 * np.quantile(observed, 0.999)
+    rank, error = quantile_rank(members, observed, 0.999)
+    assert abs(rank - 0.5) < 2 * error
+
+
+def test_quantile_rank_detects_weak_members(rain: np.ndarray) -> None:
+    rank, error = quantile_rank(0.6 * rain[:-1], rain[-1], 0.999)
+    assert rank - 0.5 > 4 * error
+
+
+def test_quantile_rank_skips_dry_maps_and_gaps(rain: np.ndarray) -> None:
+    members, observed = rain[:-1], rain[-1]
+    expected = quantile_rank(members[:, 2:], observed[2:], 0.999)
+    members[:, 0], observed[0], observed[1] = 0.0, 0.0, np.nan
+    assert quantile_rank(members, observed, 0.999) == pytest.approx(expected)
+    assert quantile_rank(members[:, :2], observed[:2], 0.999) == (0.5, math.inf)

@@ -37,7 +37,7 @@ def drawn(ds: xr.Dataset, members: int = 5, seed: int = 0, **parameters: Any) ->
     return field[..., 0, 0]
 
 
-def test_without_a_record_own_field_and_neighbours_are_left_out() -> None:
+def test_climatology_without_record_skips_own_field_and_neighbours() -> None:
     ds = days(100)
     numbers = drawn(ds, members=60)
     apart = abs(numbers - np.arange(100))
@@ -47,7 +47,7 @@ def test_without_a_record_own_field_and_neighbours_are_left_out() -> None:
         assert len(np.unique(own)) == 60
 
 
-def test_all_far_fields_are_drawn_alike() -> None:
+def test_climatology_draws_distant_fields_uniformly() -> None:
     numbers = drawn(days(40), members=25)
     counts = np.bincount(numbers[:, 0].values.astype(int), minlength=40)
     assert counts[6:].max() == 1
@@ -56,19 +56,19 @@ def test_all_far_fields_are_drawn_alike() -> None:
     assert first.min() == 6
 
 
-def test_too_few_fields_are_drawn_again() -> None:
+def test_climatology_repeats_fields_of_a_short_record() -> None:
     numbers = drawn(days(4), members=7)
     assert sorted(np.unique(numbers[:, 0])) == [2, 3]
 
 
-def test_a_record_of_other_times_is_used_whole() -> None:
+def test_climatology_draws_from_the_whole_record() -> None:
     record, test = days(730), days(20, "2003-06-01")
     numbers = drawn(test, members=40, record=record)
     assert numbers.values.min() < 30
     assert numbers.values.max() > 700
 
 
-def test_a_window_keeps_to_the_season_across_new_year() -> None:
+def test_climatology_window_crosses_new_year() -> None:
     record = days(3 * YEAR)
     test = days(5, "2010-12-30")
     numbers = drawn(test, members=60, record=record, window=30)
@@ -84,7 +84,7 @@ def test_a_window_keeps_to_the_season_across_new_year() -> None:
         assert len(np.unique(own)) == 60  # of the 90 or so that there are
 
 
-def test_a_record_that_has_the_sample_does_not_give_it_away() -> None:
+def test_climatology_skips_the_sample_in_a_given_record() -> None:
     record = days(400)
     test = record.isel(time=[200, 201]).assign_attrs(target="pr")
     numbers = drawn(test, members=300, record=record)
@@ -92,7 +92,7 @@ def test_a_record_that_has_the_sample_does_not_give_it_away() -> None:
     assert len(np.unique(numbers[:, 0])) == 300
 
 
-def test_neighbours_in_time_are_left_out_also_of_samples_that_the_record_does_not_have() -> None:
+def test_climatology_skips_neighbours_of_samples_outside_the_record() -> None:
     record = days(400)
     # Every third day is judged and missing in the record: the days beside it are nearly copies.
     test = record.isel(time=slice(100, 300, 3)).assign_attrs(target="pr")
@@ -106,14 +106,14 @@ def test_neighbours_in_time_are_left_out_also_of_samples_that_the_record_does_no
     assert 200 in numbers.values
 
 
-def test_calendars_of_models_are_times_too() -> None:
+def test_climatology_accepts_cftime_calendars() -> None:
     ds = days(100)
     model = ds.assign_coords(time=xr.date_range("2001-01-01", periods=100, calendar="noleap"))
     assert model.time.dtype == object
     np.testing.assert_array_equal(drawn(model, members=20), drawn(ds, members=20))
 
 
-def test_a_record_may_be_a_path_and_in_other_units(tmp_path: Path) -> None:
+def test_climatology_reads_records_from_paths_in_other_units(tmp_path: Path) -> None:
     test = days(6, "2003-06-01")
     record = days(60, units="mm h-1").assign(pr=lambda ds: (ds.pr / 24).assign_attrs(ds.pr.attrs))
     record.drop_attrs(deep=False).to_zarr(tmp_path / "record.zarr", consolidated=False)
@@ -124,7 +124,7 @@ def test_a_record_may_be_a_path_and_in_other_units(tmp_path: Path) -> None:
     assert here.max() > 20
 
 
-def test_draws_do_not_depend_on_chunks_company_or_number() -> None:
+def test_climatology_draws_are_independent_of_chunks_samples_and_members() -> None:
     ds, record = days(30, "2003-06-01"), days(200)
     whole = drawn(ds, members=8, record=record)
     chunked = drawn(ds.chunk(time=7), members=8, record=record.chunk(time=50))
@@ -136,7 +136,7 @@ def test_draws_do_not_depend_on_chunks_company_or_number() -> None:
     assert not np.array_equal(drawn(ds, members=8, seed=1, record=record), whole)
 
 
-def test_a_scorecard_puts_it_beside_an_ensemble() -> None:
+def test_scorecard_compares_an_ensemble_with_climatology() -> None:
     rng = np.random.default_rng(0)
     record, test = days(300), days(40, "2002-01-01")
     for ds in (record, test):
@@ -158,7 +158,7 @@ def test_a_scorecard_puts_it_beside_an_ensemble() -> None:
     assert float(card.crps[0]) < 0.2 * float(scores.crps)
 
 
-def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
+def test_climatology_refuses_records_that_do_not_match(tmp_path: Path) -> None:
     test = days(6)
     elsewhere = days(60).assign_coords(x=[5.0, 6.0, 7.0])
     with pytest.raises(MismatchError, match="axis 'x'"):

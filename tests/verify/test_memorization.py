@@ -27,7 +27,7 @@ def test_days(radar: xr.Dataset) -> xr.Dataset:
     return radar.isel(time=radar.split.values == 2)
 
 
-def test_other_days_are_as_far_as_storms_are(
+def test_neighbours_of_other_days_are_at_the_usual_distance(
     train_radar: xr.Dataset, test_days: xr.Dataset
 ) -> None:
     found = compared(test_days, kept(train_radar))
@@ -36,20 +36,22 @@ def test_other_days_are_as_far_as_storms_are(
     assert 0.7 < found.drawn < 1.4
 
 
-def test_a_random_split_is_near(radar: xr.Dataset) -> None:
+def test_neighbours_of_a_random_split_are_near(radar: xr.Dataset) -> None:
     held = np.random.default_rng(0).random(radar.sizes["time"]) < 0.2
     found = compared(radar.isel(time=held), kept(radar.isel(time=~held)))
     assert (found.same_labels, found.copies) == (0.0, 0.0)
     assert found.observed < 0.65 * found.usual
 
 
-def test_training_samples_are_copies_with_their_labels(train_radar: xr.Dataset) -> None:
+def test_neighbours_find_training_samples_and_labels(train_radar: xr.Dataset) -> None:
     found = compared(train_radar, kept(train_radar))
     assert (found.same_labels, found.copies) == (1.0, 1.0)
     assert np.isnan(found.drawn)  # nothing to compare draws with
 
 
-def test_draws_from_the_record_are_found(train_radar: xr.Dataset, test_days: xr.Dataset) -> None:
+def test_neighbours_find_draws_from_the_record(
+    train_radar: xr.Dataset, test_days: xr.Dataset
+) -> None:
     random = np.random.default_rng(0)
     fields = train_radar.pr.values[random.integers(0, train_radar.sizes["time"], (3, 24))]
     exact = compared(test_days, kept(train_radar), fields)
@@ -59,7 +61,9 @@ def test_draws_from_the_record_are_found(train_radar: xr.Dataset, test_days: xr.
     assert noisy.drawn < 0.3
 
 
-def test_dry_samples_tell_nothing(train_radar: xr.Dataset, test_days: xr.Dataset) -> None:
+def test_neighbours_of_dry_samples_are_unknown(
+    train_radar: xr.Dataset, test_days: xr.Dataset
+) -> None:
     dry = test_days.assign(pr=0.0 * test_days.pr)
     found = compared(dry, kept(train_radar))
     assert found.rainy == 0
