@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -27,6 +28,29 @@ def test_interval_covers_the_mean_at_its_level() -> None:
         _, low, high = interval(lambda total, sums=sums: total(sums) / 60, group)
         covered.append(low <= 1.0 <= high)
     assert 0.9 <= np.mean(covered) <= 0.99
+
+
+@pytest.mark.parametrize(("pieces", "samples", "length"), [(100, 100, 10), (500, 5000, 7)])
+def test_interval_resamples_blocks_of_the_root_of_the_number_of_samples(
+    pieces: int, samples: int, length: int
+) -> None:
+    draws: list[np.ndarray] = []
+
+    def finish(total: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        draws.append(total(np.eye(pieces)))
+        return total(np.arange(float(pieces)))
+
+    interval(finish, (0, pieces, samples), autocorrelation=np.eye(pieces)[0])
+    _, drawn = draws  # of the score, and of its resamples: times that each piece is drawn
+    assert (drawn.sum(axis=1) == pieces).all()
+    # Neighbours are drawn together unless a block starts or ends between them.
+    deviation = drawn - 1.0
+    variance = (deviation**2).mean()
+    for lag in (1, 2, length, 2 * length):
+        together = (deviation * np.roll(deviation, lag, axis=1)).mean() / variance
+        share = length / pieces
+        expected = (max(0.0, 1.0 - lag / length) - share) / (1.0 - share)
+        assert together == pytest.approx(expected, abs=0.05)
 
 
 def correlated(random: np.random.Generator, memory: float, noise: float) -> np.ndarray:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from xcvae.verify.utility.comparison import (
     HURTS,
     NOTHING,
     UNSCORED,
+    Experiments,
     PairedDifference,
     paired_difference,
 )
@@ -328,3 +332,81 @@ def test_compare_refuses_invalid_settings(
     recipes = options.pop("recipes", {})
     with pytest.raises(ConfigError, match=message):
         utility.compare(train, test, recipes, coarsen=12, **options)
+
+
+def small_experiment(
+    train: xr.Dataset, test: xr.Dataset, keep: Path, change: Mapping[str, Any]
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Identity and counts of one experiment on a few small maps."""
+    given = {
+        "record": 4, "test": 3, "added": 1, "factor": 12, "limits": [0.5, 2.0], "network": {},
+        "device": "cpu", "share": 0.5, "loss": "l1", "seed": 0, **change,
+    }  # fmt: skip
+    area = {"y": slice(24), "x": slice(24)}
+    options = {"factor": given["factor"]}
+    record = Fields.of(train.pr.isel(area)[: given["record"]], **options, what="record")
+    tested = Fields.of(test.pr.isel(area)[: given["test"]], **options, what="test", like=record)
+    added = Fields.of(train.pr.isel(area)[[given["added"]]], **options, what="more", like=record)
+    settings = Settings.of({**TINY, "crop": 12, "steps": 2, **given["network"]})
+    limits = np.asarray(given["limits"])
+    made = Experiments(record, tested, limits, settings, given["device"], keep)
+    keep.mkdir(exist_ok=True)
+    mix, loss, seed = [(added, given["share"])], given["loss"], given["seed"]
+    return made.identity(mix, loss, seed), made.counts(mix, loss, seed)
+
+
+#: Changes of inputs by the key of the identity that has to tell them apart.
+CHANGES: list[tuple[str, dict[str, Any]]] = [
+    ("data", {"record": 5}),
+    ("data", {"test": 2}),
+    ("data", {"added": 2}),
+    ("shares", {"share": 0.3}),
+    ("factor", {"factor": 6}),
+    ("limits", {"limits": [0.5, 2.1]}),
+    *(("settings", {"network": {key: value}}) for key, value in {
+        "steps": 3, "batch_size": 5, "learning_rate": 1e-3, "crop": 24, "channels": 4, "blocks": 2,
+        "quantile": 0.9,
+    }.items()),
+    ("loss", {"loss": "quantile"}),
+    ("seed", {"seed": 1}),
+    ("device", {"device": "auto"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    CHANGES,
+    ids=[f"{key}-{'-'.join(change.get('network', change))}" for key, change in CHANGES],
+)
+def test_experiments_do_not_reuse_counts_of_other_inputs(
+    train: xr.Dataset, test: xr.Dataset, tmp_path: Path, key: str, change: Mapping[str, Any]
+) -> None:
+    keep, fresh = tmp_path / "keep", tmp_path / "fresh"
+    identity, _ = small_experiment(train, test, keep, {})
+    other, counts = small_experiment(train, test, keep, change)
+    assert {name for name in identity if identity[name] != other[name]} == {key}
+    assert len(list(keep.iterdir())) == 2
+    np.testing.assert_array_equal(counts, small_experiment(train, test, fresh, change)[1])
+    small_experiment(train, test, keep, change)
+    assert len(list(keep.iterdir())) == 2
+
+
+def test_every_key_of_the_identity_of_counts_is_tested(
+    train: xr.Dataset, test: xr.Dataset, tmp_path: Path
+) -> None:
+    identity, _ = small_experiment(train, test, tmp_path, {})
+    assert set(identity) == {key for key, _ in CHANGES} | {"xcvae"}
+    assert identity["xcvae"] == version("xcvae")
+    changed = {name for key, change in CHANGES if key == "settings" for name in change["network"]}
+    assert set(identity["settings"]) == changed
+
+
+def test_paired_difference_adds_the_standard_error_over_seeds() -> None:
+    # Samples are alike, so that the interval is that of the seeds alone: t(2) sd / sqrt(3).
+    effects = np.array([0.1, 0.4, 0.7])
+    own = np.repeat(effects, 40).reshape(3, 40, 1)
+    found = paired_difference(
+        own, np.zeros_like(own), lambda sums: sums[..., 0] / 40, np.arange(40)
+    )
+    half = 4.302652729911275 * 0.3 / np.sqrt(3)
+    assert found == pytest.approx((0.4, 0.4 - half, 0.4 + half))

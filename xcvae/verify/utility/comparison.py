@@ -24,7 +24,7 @@ from xcvae.verify.resampling import LEVEL, interval, pieces_of
 from xcvae.verify.utility.recipes import RECORD, Fields, Recipes, check_apart
 
 if TYPE_CHECKING:
-    from xcvae.verify.utility.downstream import Pool, Settings
+    from xcvae.verify.utility.downstream import Settings
 
 __all__ = [
     "COUNTS",
@@ -246,32 +246,26 @@ class Experiments:
         found = []
         with tqdm(total=total, unit="network", disable=None if progress else True) as bar:
             for mix in mixes.values():
-                pools = self._pools(mix)
                 for loss in losses:
                     for seed in range(seeds):
-                        found.append(self._counts(mix, pools, loss, seed))
+                        found.append(self.counts(mix, loss, seed))
                         bar.update()
         shape = (len(mixes), len(losses), seeds, *found[0].shape)
         return np.stack(found).reshape(shape).swapaxes(0, 1)
 
-    def _pools(self, mix: Mix) -> list[Pool]:
-        from xcvae.verify.utility.downstream import Pool
-
-        rest = 1.0 - sum(share for _, share in mix)
-        return [Pool(f.coarse, f.fine, share) for f, share in ((self.record, rest), *mix)]
-
-    def _counts(self, mix: Mix, pools: list[Pool], loss: str, seed: int) -> Array:
-        """Train one network and count; (sample, level, count)."""
+    def counts(self, mix: Mix, loss: str, seed: int) -> Array:
+        """Train one network and count, or read kept counts; (sample, level, count)."""
         from xcvae.generator.device import choose_device
-        from xcvae.verify.utility.downstream import predict, train_network
+        from xcvae.verify.utility.downstream import Pool, predict, train_network
 
         path = None
         if self.keep is not None:
             path = self.keep / f"{_digest(self.identity(mix, loss, seed))}.npy"
             if path.exists():
                 return np.asarray(np.load(path))
+        rest = 1.0 - sum(share for _, share in mix)
         network = train_network(
-            pools,
+            [Pool(f.coarse, f.fine, share) for f, share in ((self.record, rest), *mix)],
             factor=self.record.factor,
             loss=loss,
             settings=self.settings,

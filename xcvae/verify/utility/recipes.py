@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -193,12 +194,12 @@ class Fields:
         order = np.argsort(times, kind="stable") if ordered else np.arange(len(rain))
         return cls(rain, factor, scaling, order)
 
-    @property
+    @cached_property
     def fine(self) -> NDArray[np.float32]:
         """Rain in the network's space, (sample, y, x)."""
         return self.scaling.normalise(self.rain)
 
-    @property
+    @cached_property
     def coarse(self) -> NDArray[np.float32]:
         """Block means of the rain, in the network's space, (sample, y, x)."""
         n, height, width = self.rain.shape
