@@ -232,6 +232,32 @@ def test_truncated_tail_ignores_a_cap_of_the_observation() -> None:
     assert severities(replace(both(ceiling_share=0.9), ceiling_share=0.9))["truncated_tail"] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("evidence", "meaning", "clip", "heavy_share"),
+    [
+        (prior(p999_ratio=0.3), "The heaviest rain is too weak.", False, True),
+        (
+            prior(ceiling_share=0.9, p999_ratio=5.28, tail_rank=0.1),
+            "The heaviest rain is cut off at a cap.", True, False,
+        ),
+        (
+            prior(ceiling_share=0.9, p999_ratio=0.3),
+            "The heaviest rain is too weak, and cut off at a cap.", True, True,
+        ),
+        (GOOD, "The heaviest rain is too weak, or cut off at a cap.", False, False),
+    ],
+)  # fmt: skip
+def test_truncated_tail_names_cap_and_weakness_separately(
+    evidence: Evidence, meaning: str, clip: bool, heavy_share: bool
+) -> None:
+    finding = next(finding for finding in detect(evidence) if finding.name == "truncated_tail")
+    assert finding.meaning == meaning
+    assert ("post-processor 'clip'" in finding.remedy) is clip
+    assert ("heavy_share" in finding.remedy) is heavy_share
+    assert finding.evidence.startswith("90 % of the largest values are the same") is clip
+    assert f"is {evidence.prior.p999_ratio:.2f} times the observed" in finding.evidence
+
+
 def test_mean_collapse_ignores_smooth_reconstructions() -> None:
     assert severities(posterior(texture_ratio=0.3))["mean_collapse"] == "ok"
 
