@@ -1,4 +1,4 @@
-"""Traces of the grid: which period, which border, and nothing in rain that has none."""
+"""Artefacts of the grid: periods and borders, and none in observed rain."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_artefacts_find_lines_with_their_period(
     found = artefacts_of(members * lines, storms)
     assert found.period == period
     assert found.pattern > 0.4
-    # Rows and columns alike.
+    # Rows and columns are treated alike.
     turned = artefacts_of(np.swapaxes(members * lines, 2, 3), np.swapaxes(storms, 1, 2))
     assert turned.pattern == pytest.approx(found.pattern)
 

@@ -1,4 +1,4 @@
-"""Baselines stretch the condition, or tear members apart, and nothing else."""
+"""Baselines from the condition, and from shuffled members."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_baseline_of_lazy_data_is_lazy_and_equal(name: str) -> None:
 
 
 def smooth_members(count: int, seed: int) -> xr.DataArray:
-    """Rain with a structure: smooth noise above a limit."""
+    """Rain with spatial structure: smooth noise above a limit."""
     noise = np.random.default_rng(seed).normal(size=(count, 8, 24, 24))
     smooth = gaussian_filter(noise, (0, 0, 2, 2), mode="wrap")
     rain = np.maximum(smooth / smooth.std(), 0).astype("float32") * 4

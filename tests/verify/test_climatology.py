@@ -1,4 +1,4 @@
-"""Climatology draws real fields of other times, and never those it should know nothing of."""
+"""Climatology draws observed fields of other times, and none near the sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ YEAR = 365
 
 
 def days(count: int, start: str = "2001-01-01", units: str = "mm d-1") -> xr.Dataset:
-    """Daily fields that tell which day they are: every pixel has its number."""
+    """Daily fields; every pixel has the number of its day."""
     numbers = np.arange(count, dtype="float32")[:, None, None]
     time = np.datetime64(start, "ns") + np.arange(count) * np.timedelta64(1, "D")
     return xr.Dataset(
@@ -28,7 +28,7 @@ def days(count: int, start: str = "2001-01-01", units: str = "mm d-1") -> xr.Dat
 
 
 def drawn(ds: xr.Dataset, members: int = 5, seed: int = 0, **parameters: Any) -> xr.DataArray:
-    """Members as the numbers of the days they are of, after checking that they are whole fields."""
+    """Return the numbers of the days of the members, which have to be whole fields."""
     baseline = build("baseline", {"name": "climatology", **parameters})
     field: xr.DataArray = baseline(ds, members, seed)
     assert field.dims == ("realization", *ds.pr.dims)
@@ -94,12 +94,12 @@ def test_climatology_skips_the_sample_in_a_given_record() -> None:
 
 def test_climatology_skips_neighbours_of_samples_outside_the_record() -> None:
     record = days(400)
-    # Every third day is judged and missing in the record: the days beside it are nearly copies.
+    # Every third day is evaluated and missing in the record, which has its neighbours.
     test = record.isel(time=slice(100, 300, 3)).assign_attrs(target="pr")
     rest = record.drop_sel(time=test.time)
     own = xr.DataArray(test.pr[:, 0, 0].values, dims="time", coords={"time": test.time})
     assert abs(drawn(test, members=100, record=rest) - own).min() >= 17  # the root of 333
-    # Far in time is far, however few fields of the record lie between.
+    # Distances are in time, not in positions of the record.
     gap = record.isel(time=np.r_[0:50, 200:400])
     numbers = drawn(record.isel(time=[49]).assign_attrs(target="pr"), members=220, record=gap)
     assert numbers.max() == 399
@@ -117,11 +117,11 @@ def test_climatology_reads_records_from_paths_in_other_units(tmp_path: Path) -> 
     test = days(6, "2003-06-01")
     record = days(60, units="mm h-1").assign(pr=lambda ds: (ds.pr / 24).assign_attrs(ds.pr.attrs))
     record.drop_attrs(deep=False).to_zarr(tmp_path / "record.zarr", consolidated=False)
-    here = build("baseline", {"name": "climatology", "record": record})(test, 4, 1)
-    there = build("baseline", {"name": "climatology", "record": str(tmp_path / "record.zarr")})
-    np.testing.assert_allclose(there(test, 4, 1), here, rtol=1e-6)
-    np.testing.assert_allclose(here, here.round(), atol=1e-4)
-    assert here.max() > 20
+    in_memory = build("baseline", {"name": "climatology", "record": record})(test, 4, 1)
+    stored = build("baseline", {"name": "climatology", "record": str(tmp_path / "record.zarr")})
+    np.testing.assert_allclose(stored(test, 4, 1), in_memory, rtol=1e-6)
+    np.testing.assert_allclose(in_memory, in_memory.round(), atol=1e-4)
+    assert in_memory.max() > 20
 
 
 def test_climatology_draws_are_independent_of_chunks_samples_and_members() -> None:

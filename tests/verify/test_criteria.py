@@ -1,4 +1,4 @@
-"""Criteria: bounds are closed, overrides are checked, and the table can be read."""
+"""Criteria: closed bounds, validated overrides, and a readable table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GOOD_POSTERIOR = {
 
 
 def card(**scores: float) -> xr.Dataset:
-    """A scorecard of xcvae and a baseline that is worthless."""
+    """A scorecard of xcvae and of a baseline with impossible scores."""
     return xr.Dataset(
         {name: ("source", [value, -99.0]) for name, value in scores.items()},
         coords={"source": ["xcvae", "bilinear"]},

@@ -1,4 +1,4 @@
-"""Diagnosis: every detector fires on its own fault, and on a model that has it."""
+"""Diagnosis: every detector finds its own fault, also on trained models."""
 
 from __future__ import annotations
 
@@ -68,6 +68,14 @@ GOOD = Evidence(
 )
 
 
+#: Names of all findings, in their order.
+NAMES = [
+    "units", "leakage", "posterior_collapse", "ignored_latent", "mean_collapse",
+    "identical_members", "underdispersion", "overdispersion", "prior_posterior_gap",
+    "memorisation", "drizzle", "mass_drift", "truncated_tail", "checkerboard", "border",
+]  # fmt: skip
+
+
 def near(**changes: float) -> Evidence:
     assert GOOD.neighbours is not None
     return replace(GOOD, neighbours=replace(GOOD.neighbours, **changes))
@@ -110,26 +118,7 @@ def of(name: str, diagnosis: Diagnosis) -> Finding:
 
 
 def test_detectors_find_nothing_in_a_good_model() -> None:
-    assert severities(GOOD) == dict.fromkeys(
-        [
-            "units",
-            "leakage",
-            "posterior_collapse",
-            "ignored_latent",
-            "mean_collapse",
-            "identical_members",
-            "underdispersion",
-            "overdispersion",
-            "prior_posterior_gap",
-            "memorisation",
-            "drizzle",
-            "mass_drift",
-            "truncated_tail",
-            "checkerboard",
-            "border",
-        ],
-        "ok",
-    )
+    assert severities(GOOD) == dict.fromkeys(NAMES, "ok")
     assert not any(finding.remedy for finding in detect(GOOD))
 
 
@@ -222,13 +211,13 @@ def test_detectors_ignore_differences_within_errors() -> None:
 
 
 def test_mass_drift_reports_amounts_after_threshold() -> None:
-    said = {f.name: f.evidence for f in detect(both(mass_bias=0.0, light_mass=0.1))}
-    assert "by +0 % (prior) and +0 % (posterior)" in said["mass_drift"]
-    assert "after a threshold of 0.1 mm h-1 by -10 % and -10 %" in said["mass_drift"]
+    evidence_of = {f.name: f.evidence for f in detect(both(mass_bias=0.0, light_mass=0.1))}
+    assert "by +0 % (prior) and +0 % (posterior)" in evidence_of["mass_drift"]
+    assert "after a threshold of 0.1 mm h-1 by -10 % and -10 %" in evidence_of["mass_drift"]
 
 
 def test_truncated_tail_ignores_a_cap_of_the_observation() -> None:
-    # MRMS has one at 53.8 mm/h.
+    # MRMS has a cap at 53.8 mm/h.
     assert severities(replace(both(ceiling_share=0.9), ceiling_share=0.9))["truncated_tail"] == "ok"
 
 
@@ -263,7 +252,7 @@ def test_mean_collapse_ignores_smooth_reconstructions() -> None:
 
 
 def test_posterior_collapse_ignores_few_informative_channels() -> None:
-    # As a model that was trained for 20 minutes on MRMS tiles, calibrated and faithful.
+    # Numbers of a calibrated model that was trained for 20 minutes on MRMS tiles.
     assert severities(levels(0.08, 900.0))["posterior_collapse"] == "ok"
 
 
@@ -288,16 +277,9 @@ def test_unmeasured_quantities_are_unchecked() -> None:
     found = severities(nothing)
     assert not {"warning", "fault"} & set(found.values())
     assert {name for name, severity in found.items() if severity == "unchecked"} == {
-        "units",
-        "leakage",
-        "posterior_collapse",
-        "ignored_latent",
-        "underdispersion",
-        "overdispersion",
-        "memorisation",
-        "checkerboard",
-        "border",
-    }
+        "units", "leakage", "posterior_collapse", "ignored_latent", "underdispersion",
+        "overdispersion", "memorisation", "checkerboard", "border",
+    }  # fmt: skip
     text = str(Diagnosis(detect(nothing), nothing))
     assert "nan" not in text
     assert "train again to have it checked" in " ".join(text.split())
@@ -370,7 +352,7 @@ def test_diagnosis_text_has_verdict_meaning_and_remedy() -> None:
     assert "mass_drift: The total amount of rain is wrong." in text
     assert "-84 % (prior)" in text
     assert text.count("to change") == 1
-    # What is fine is named, not told.
+    # Checks without a finding are listed by name only.
     assert "nothing found  units, leakage" in text
     assert len(text.splitlines()) < 24
     # For a terminal of 80 columns.
@@ -476,7 +458,7 @@ def sound(storms: xr.Dataset) -> Model:
 
 @pytest.fixture(scope="module")
 def collapsed(storms: xr.Dataset) -> Model:
-    """A posterior that is the prior, whatever was observed."""
+    """A model with a posterior equal to its prior."""
     model = trained(storms, beta=1e4)
     for level in model.network.rungs:
         silence(level.posterior)
@@ -517,7 +499,7 @@ def test_diagnose_finds_training_samples(storms: xr.Dataset, sound: Model) -> No
     assert seen.severity == "fault"
     assert "100 % of the samples have the label of a training one" in seen.evidence
     assert "100 % are copies of a training field" in seen.evidence
-    # As copies they are found without their labels.
+    # Copies are found without their labels, too.
     renamed = storms.assign_coords(time=storms.time + np.timedelta64(3650, "D"))
     assert of("leakage", diagnose(renamed, sound, members=2)).severity == "fault"
 

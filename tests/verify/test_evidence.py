@@ -1,4 +1,4 @@
-"""Evidence from ensembles of any origin: what is asked of them, and what is found."""
+"""Evidence from ensembles of any origin: requirements and findings."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def observed() -> xr.DataArray:
 
 @pytest.fixture
 def members(observed: xr.DataArray) -> xr.DataArray:
-    """The same storms elsewhere: as much rain and as rough, and no two alike."""
+    """The same storms at other places: as much rain and roughness, all different."""
     rain = observed.values
     return labelled(np.stack([rain[:, ::-1], rain[..., ::-1], np.roll(rain, 9, 1), rain[::-1]]))
 
 
 def near(observed: xr.DataArray) -> xr.DataArray:
-    """Members that all but repeat the observation."""
+    """Members that nearly equal the observation."""
     return labelled(np.stack([observed.values * factor for factor in (0.97, 1.03)]))
 
 
@@ -76,11 +76,11 @@ def test_gather_measures_any_ensemble_alike(observed: xr.DataArray, members: xr.
 
 def test_gather_leaves_unknowns_unchecked(observed: xr.DataArray, members: xr.DataArray) -> None:
     diagnosis = judge(gather(observed, prior=members, posterior=near(observed)))
-    said = {finding.name: finding.evidence for finding in diagnosis.findings}
+    reasons = {finding.name: finding.evidence for finding in diagnosis.findings}
     assert diagnosis.ok
-    silent = {f.name for f in diagnosis.findings if f.severity == "unchecked"}
-    assert silent >= {"posterior_collapse", "ignored_latent", "units", "leakage", "memorisation"}
-    assert "no training record" in said["units"]
+    unchecked = {f.name for f in diagnosis.findings if f.severity == "unchecked"}
+    assert unchecked >= {"posterior_collapse", "ignored_latent", "units", "leakage", "memorisation"}
+    assert "no training record" in reasons["units"]
     assert "nan" not in str(diagnosis)
 
 
@@ -147,7 +147,7 @@ def test_remedies_for_other_generators_omit_settings_of_xcvae(
     ill = {f.name: f for f in detect(wild) if f.severity in ("warning", "fault")}
     assert {"posterior_collapse", "ignored_latent", "drizzle", "mass_drift"} <= set(ill)
     assert all(finding.remedy for finding in ill.values())
-    # The same evidence of a model of xcvae: every remedy is another one, in its words.
+    # For a model of xcvae the same evidence gives other remedies, with its parameters.
     own = {f.name: f for f in detect(replace(wild, own=True))}
     settings = ("fit:", "generator:", "post-processor", "the loss '", "max_minutes", "preset")
     for name, finding in ill.items():

@@ -28,7 +28,7 @@ from xcvae.verify.score_text import best_sources, score_names
 
 
 def members_of(ds: xr.Dataset, factors: list[float]) -> xr.Dataset:
-    """An ensemble whose members are the observation, times known factors."""
+    """An ensemble with the observation times known factors as members."""
     numbers = xr.DataArray(factors, dims="realization", coords={"realization": range(len(factors))})
     field = (ds[["pr"]] * numbers).pr.transpose("realization", "time", "y", "x")
     made = field.assign_attrs(ds.pr.attrs).to_dataset(name="pr")
@@ -341,7 +341,7 @@ def test_flat_band_covers_calibrated_ensembles() -> None:
     random = np.random.default_rng(1)
     inside = []
     for _ in range(200):
-        # Each sample has one rank for all of its 50 pixels: they are not independent at all.
+        # Each sample has one rank for all of its 50 pixels: pixels are fully dependent.
         ranks = random.integers(0, 5, 80)
         counts = 50.0 * np.eye(5)[ranks]
         deviation = np.abs(counts.sum(axis=0) / counts.sum() - 0.2)
@@ -467,7 +467,7 @@ def test_best_sources_follow_the_attribute_better(card: xr.Dataset) -> None:
     assert better["wet_fraction_observed"] == [False, False]
     swapped = card.assign(crps=card.crps.copy(data=[0.3, 0.2]))
     assert best_sources(swapped, "crps") == [False, True]
-    # A half is as far from one as two; no spread at all is never best.
+    # A ratio of one half is as far from one as two; a spread of zero is never best.
     ratio = card.assign(spread_skill=card.spread_skill.copy(data=[1.7, 0.55]))
     assert best_sources(ratio, "spread_skill") == [True, False]
     none = card.assign(spread_skill=card.spread_skill.copy(data=[2.9, 0.0]))
@@ -483,7 +483,7 @@ def test_summary_refuses_grouped_cards(card: xr.Dataset) -> None:
         Plots(card.expand_dims(season=["DJF", "JJA"])).summary()
 
 
-# --- no window, no trace -------------------------------------------------------------------------
+# --- no side effects -----------------------------------------------------------------------------
 
 
 def test_figures_leave_matplotlib_settings_unchanged(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ SAMPLES, MEMBERS = 24, 10
 
 @pytest.fixture(scope="module")
 def perfect() -> tuple[xr.Dataset, xr.Dataset]:
-    """Members and observation: the same distribution, around a signal that both share."""
+    """Members and observation of the same distribution, around a common signal."""
     random = np.random.default_rng(0)
     signal = random.gamma(0.5, 3.0, (SAMPLES, 20, 24))
     drawn = signal * random.gamma(1.0, 1.0, (MEMBERS + 1, SAMPLES, 20, 24))
@@ -44,7 +44,7 @@ def test_reliability_curve_equals_observed_frequencies(
     curve = next(line for line in wet.get_lines() if line.get_marker() == "o")
     forecast, came = np.asarray(curve.get_xdata()), np.asarray(curve.get_ydata())
     np.testing.assert_allclose(forecast, np.arange(11) / 10, atol=1e-12)
-    # A share of ten members is a probability with an error of its own, that of a sample of ten.
+    # The share of ten members is a probability with a sampling error.
     shares = (perfect[1].pr >= 0.1).mean("realization").values.ravel()
     events = (perfect[0].pr >= 0.1).values.ravel()
     expected = [events[np.isclose(shares, k / 10)].mean() for k in range(11)]
@@ -75,7 +75,7 @@ def test_quantile_figure_of_doubled_rain_is_a_parallel(
     line = next(one for one in axes.get_lines() if one.get_label() == "members")
     made, seen = np.asarray(line.get_ydata()), np.asarray(line.get_xdata())
     np.testing.assert_allclose(made, 2 * seen, rtol=0.01)
-    # Up to what ten of the samples have reached.
+    # Up to the amount that ten samples have reached.
     tops = np.sort(ds.pr.max(["y", "x"]).values)
     assert seen[-1] == pytest.approx(tops[-10], rel=0.03)
     texts = [text.get_text() for text in axes.texts]

@@ -1,4 +1,4 @@
-"""RainFARM keeps block means, has the spectrum it should, and is what pysteps makes."""
+"""RainFARM keeps block means, has the right spectrum, and agrees with pysteps."""
 
 from __future__ import annotations
 
@@ -151,11 +151,11 @@ def test_rainfarm_refuses_ambiguous_block_sides() -> None:
     )
     with pytest.raises(DataError, match=r"3 x 5 cells for 35 x 53 pixels: blocks of 12, 13 "):
         drawn(ds, 1)
-    told = drawn(ds.assign_attrs(block=13), 2)
-    np.testing.assert_allclose(block_means(told, 13), 1.0, rtol=1e-4)
+    given = drawn(ds.assign_attrs(block=13), 2)
+    np.testing.assert_allclose(block_means(given, 13), 1.0, rtol=1e-4)
     labelled = ds.assign_coords(y=np.arange(35.0), x=np.arange(53.0), v=[6, 19, 30.0])
     labelled = labelled.assign_coords(u=[6, 19, 32, 45, 52.0])
-    np.testing.assert_array_equal(drawn(labelled, 2), told)
+    np.testing.assert_array_equal(drawn(labelled, 2), given)
 
 
 def test_rainfarm_masks_blocks_of_missing_cells(frames: xr.Dataset) -> None:
@@ -188,7 +188,7 @@ def test_rainfarm_refuses_conditions_without_square_blocks(frames: xr.Dataset) -
 
 
 def pysteps_members(frames: xr.Dataset) -> np.ndarray:
-    """Members (realization, time, y, x) of pysteps, its global random state put back after."""
+    """Members (realization, time, y, x) of pysteps; the global random state is restored."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own dependencies
         rainfarm = pytest.importorskip("pysteps.downscaling.rainfarm")
@@ -217,8 +217,8 @@ def test_rainfarm_agrees_with_pysteps(frames: xr.Dataset, members: xr.DataArray)
     assert fair_crps(ours, observed) == pytest.approx(fair_crps(theirs, observed), rel=0.02)
     assert ours.std(0, ddof=1).mean() == pytest.approx(theirs.std(0, ddof=1).mean(), rel=0.03)
     for level in (0.9, 0.99, 0.999):
-        theirs_there = np.quantile(theirs, level)
-        assert np.quantile(ours, level) == pytest.approx(theirs_there, rel=0.05)
+        their_quantile = np.quantile(theirs, level)
+        assert np.quantile(ours, level) == pytest.approx(their_quantile, rel=0.05)
 
 
 def test_spectral_slope_equals_pysteps(frames: xr.Dataset) -> None:

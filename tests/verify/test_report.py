@@ -93,19 +93,22 @@ def test_report_writes_figures_json_and_html(
     assert not re.search(r"""<script|<link|@import|url\(|(src|href)=["'](?!data:|#)""", page)
 
 
+def save_cards(folder: Path, ds: xr.Dataset, model: Model, **cards: xr.Dataset) -> dict[str, Path]:
+    """Write a report of scorecards alone."""
+    return save_report(
+        folder, ds=ds, model=model, ensembles={}, cards=cards, verdicts={}, diagnosis=None
+    )
+
+
+def by_season(card: xr.Dataset, first: str) -> xr.Dataset:
+    """A scorecard with two groups; the scores of the second are doubled."""
+    return xr.concat([card, 2 * card], dim=xr.Variable("season", [first, "JJA"]))
+
+
 def test_report_escapes_names(
     tmp_path: Path, storms: xr.Dataset, card: xr.Dataset, tiny_model: Model
 ) -> None:
-    grouped = xr.concat([card, 2 * card], dim=xr.Variable("season", ["<DJF>", "JJA"]))
-    written = save_report(
-        tmp_path,
-        ds=storms,
-        model=tiny_model,
-        ensembles={},
-        cards={"a<b>&": grouped},
-        verdicts={},
-        diagnosis=None,
-    )
+    written = save_cards(tmp_path, storms, tiny_model, **{"a<b>&": by_season(card, "<DJF>")})
     page = written["html"].read_text(encoding="utf-8")
     assert "Ensemble a&lt;b&gt;&amp;" in page
     assert "<h4>&lt;DJF&gt;</h4>" in page
@@ -118,16 +121,7 @@ def test_report_escapes_names(
 def test_report_of_a_grouped_card_has_json_without_figure(
     tmp_path: Path, storms: xr.Dataset, card: xr.Dataset, tiny_model: Model
 ) -> None:
-    grouped = xr.concat([card, 2 * card], dim=xr.Variable("season", ["DJF", "JJA"]))
-    written = save_report(
-        tmp_path,
-        ds=storms,
-        model=tiny_model,
-        ensembles={},
-        cards={"prior": grouped},
-        verdicts={},
-        diagnosis=None,
-    )
+    written = save_cards(tmp_path, storms, tiny_model, prior=by_season(card, "DJF"))
     assert set(written) == {"report", "training", "html"}
     content = json.loads(written["report"].read_text(encoding="utf-8"))
     crps = content["ensembles"]["prior"]["scores"]["crps"]

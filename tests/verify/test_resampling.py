@@ -129,7 +129,7 @@ def test_mean_variance_grows_with_autocorrelation() -> None:
 
 @pytest.fixture
 def rain() -> np.ndarray:
-    """Members and, as the last of them, the observation; one storm outdoes all others."""
+    """Members and, last, the observation; one storm exceeds all others."""
     random = np.random.default_rng(4)
     fields = random.exponential(1.0, (10, 40, 16, 16)) * random.lognormal(0, 1, (40, 1, 1))
     fields[-1, 0] *= 20

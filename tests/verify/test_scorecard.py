@@ -194,7 +194,7 @@ def test_evaluate_without_condition_omits_bilinear(ds: xr.Dataset, ensemble: xr.
 
 
 def drawn_from(ensemble: xr.Dataset, ds: xr.Dataset, **described: object) -> xr.Dataset:
-    """The ensemble, with the record of one that was drawn for these data."""
+    """The ensemble with the attributes of one that was drawn for these data."""
     spec = describe(ds, target="pr", **described)
     return ensemble.assign_attrs(xcvae=json.dumps({"spec": spec.to_json()}))
 
@@ -304,7 +304,7 @@ def test_interval_blocks_are_neighbours_in_time(ds: xr.Dataset, ensemble: xr.Dat
     mixed = np.random.default_rng(0).permutation(TIMES)
     found = evaluate(ds.isel(time=mixed), ensemble.isel(time=mixed), **options)
     xr.testing.assert_allclose(found, expected)
-    # Samples that have a time beside their label, as tiles of many places do.
+    # Samples with a time coordinate that is not their label, such as tiles of many areas.
     numbered = [
         one.assign_coords(
             tile=("time", [f"tile {i}" for i in mixed]), when=("time", one.time.values)
@@ -328,7 +328,7 @@ def test_groupby_refuses_unknown_or_empty_groups(ds: xr.Dataset, ensemble: xr.Da
 
 @dataclass(frozen=True)
 class Peak:
-    """A third party's metric: no base class, only a call."""
+    """A third party's metric without a base class."""
 
     power: float = 1.0
 

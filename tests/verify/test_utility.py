@@ -69,7 +69,7 @@ def test_paired_difference_rarely_excludes_a_true_zero() -> None:
     rng = np.random.default_rng(0)
     wrong = 0
     for _ in range(250):
-        # What samples and seeds have in common cancels; what each has of its own does not.
+        # Common effects of samples and seeds cancel; individual ones do not.
         common = rng.normal(size=(1, 60, 1)) + rng.normal(size=(5, 1, 1))
         own, base = (
             common + 0.02 * rng.normal(size=(5, 1, 1)) + 0.1 * rng.normal(size=(1, 60, 1))
@@ -113,7 +113,7 @@ def test_compare_finds_help_and_harm(radar: xr.Dataset) -> None:
         known.isel(time=np.sort(rows))
         for rows in (by_rain[60:64], np.r_[by_rain[:60], by_rain[64:]])
     )
-    # The rain of each block in one corner of it: right in its mean, wrong in everything else.
+    # The rain of each block in its corner pixel: only the block mean is right.
     heaped = xr.zeros_like(rest.pr)
     heaped[:, ::12, ::12] = 144 * rest.pr.coarsen(y=12, x=12).mean().values
     found = utility.compare(
@@ -145,9 +145,9 @@ def test_compare_finds_no_effect_of_copies(train: xr.Dataset, test: xr.Dataset) 
     for score in ("csi", "sedi", "tail_mae"):
         assert (found[f"{score}_difference"].sel(recipe="copies") == 0).all()
         assert (found[f"{score}_verdict"].sel(recipe="copies") == NOTHING).all()
-    said = utility.table(found)
-    assert "quantile, P95" in said
-    assert said.count("copies") == said.count(NOTHING) == 18
+    text = utility.table(found)
+    assert "quantile, P95" in text
+    assert text.count("copies") == text.count(NOTHING) == 18
 
 
 def test_compare_continues_from_kept_counts(

@@ -33,12 +33,12 @@ class LevelEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All numbers that the detectors use.
+    """All numbers that the detectors use, measured by `measure` or `gather`.
 
     Attributes
     ----------
     units
-        Units of the target.
+        Units of the target, and of all amounts here.
     samples, members, seed
         Number of samples read, number of prior members of each, and the seed of the noise.
     pixels

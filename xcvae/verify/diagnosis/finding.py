@@ -38,7 +38,7 @@ class Finding:
     Attributes
     ----------
     name
-        Name of the fault.
+        Name of the fault, that of its detector.
     severity
         "ok", "warning" or "fault"; "unchecked" if the evidence does not allow a decision.
     evidence

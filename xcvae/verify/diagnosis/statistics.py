@@ -55,10 +55,8 @@ class EnsembleStatistics:
 
     Attributes
     ----------
-    wet_fraction
-        Share of wet pixels.
-    mass_bias
-        Relative bias of the total amount.
+    wet_fraction, mass_bias
+        Share of wet pixels, and relative bias of the total amount.
     p99_ratio
         Ratio of the 99th percentiles; NaN if the observed one is zero.
     variance_ratio

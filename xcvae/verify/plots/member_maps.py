@@ -39,7 +39,7 @@ class RainScale:
     Attributes
     ----------
     units
-        Units of the levels.
+        Units of the levels and of the maps.
     levels
         Edges of the classes; the first class is dry.
     beyond
