@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from xcvae.errors import DataError
 from xcvae.registry import build
+from xcvae.verify.baselines.interpolation import random_stream
 from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate
 
 
@@ -118,3 +119,13 @@ def test_bilinear_refuses_data_without_condition() -> None:
     del ds.attrs["condition"]
     with pytest.raises(DataError, match="coarse precipitation condition"):
         build("baseline", "bilinear")(ds, 1, 0)
+
+
+@pytest.mark.parametrize("other", [(1, "a", "x", 0), (0, "b", "x", 0), (0, "a", "y", 0),
+                                   (0, "a", "x", 1)])  # fmt: skip
+def test_random_stream_differs_by_seed_baseline_label_and_member(
+    other: tuple[int, str, str, int],
+) -> None:
+    numbers = random_stream(0, "a", "x", 0).random(4)
+    np.testing.assert_array_equal(random_stream(0, "a", "x").random(4), numbers)
+    assert not np.isin(random_stream(*other).random(4), numbers).any()

@@ -24,26 +24,11 @@ from xcvae.verify.resampling import Sums, interval
 __all__ = ["DEFAULT_METRICS", "evaluate", "score_match"]
 
 DEFAULT_METRICS = (
-    "crps",
-    "crps_skill",
-    "energy_score",
-    "mae",
-    "spread_skill",
-    "rank_deviation",
-    "spectral_distance",
-    "spatial_correlation",
-    "diversity",
-    "wet_fraction",
-    "wet_fraction_observed",
-    "mass_bias",
-    "ks",
-    "p99_ratio",
-    "p999_ratio",
-    "fss",
-    "brier",
-    "csi",
-    "sedi",
-)
+    "crps", "crps_skill", "energy_score", "mae", "spread_skill", "rank_deviation",
+    "spectral_distance", "spatial_correlation", "diversity", "wet_fraction",
+    "wet_fraction_observed", "mass_bias", "ks", "p99_ratio", "p999_ratio", "fss", "brier",
+    "csi", "sedi"
+)  # fmt: skip
 OWN = "xcvae"
 """The name of the ensemble along `source`."""
 SEED = 0

@@ -22,25 +22,7 @@ from xcvae.verify.diagnosis.finding import (
     signed,
 )
 
-__all__ = [
-    "DETECTORS",
-    "border",
-    "checkerboard",
-    "detect",
-    "drizzle",
-    "identical_members",
-    "ignored_latent",
-    "leakage",
-    "mass_drift",
-    "mean_collapse",
-    "memorisation",
-    "overdispersion",
-    "posterior_collapse",
-    "prior_posterior_gap",
-    "truncated_tail",
-    "underdispersion",
-    "units",
-]
+__all__ = ["DETECTORS", "detect"]
 
 # Limits: where a warning begins, and where a fault, in the units of the measured quantity.
 

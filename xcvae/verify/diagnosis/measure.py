@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,24 +57,19 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
         mode="posterior",
         spread=0.0,
     )
-    near = None
+    trained = None
     if model.thumbnails is not None:
-        codes = label_codes(prepared, spec.sample)
-        near = neighbours_of(prior, observed, codes, model.thumbnails, spec.wet_threshold)
-    statistics = [
-        ensemble_statistics(drawn, observed, units=spec.units, wet_threshold=spec.wet_threshold)
-        for drawn in (prior, posterior)
-    ]
-    return Evidence(
-        samples=len(positions),
-        members=members,
+        trained = label_codes(prepared, spec.sample), model.thumbnails
+    return _evidence(
+        observed,
+        {"prior": prior, "posterior": posterior},
+        units=spec.units,
+        wet_threshold=spec.wet_threshold,
+        record=model.record,
+        trained=trained,
         seed=seed,
         levels=tuple(LevelEvidence(r.size, r.kl, r.active) for r in model.levels(batch)),
         swap=_exchanged_latents(model, batch, observed),
-        prior=statistics[0],
-        posterior=statistics[1],
-        neighbours=near,
-        **_of_data(observed, spec.units, spec.wet_threshold, model.record),
     )
 
 
@@ -87,26 +82,6 @@ def _exchanged_latents(model: Model, batch: Batch, observed: NDArray[Any]) -> La
     order = np.roll(np.arange(count), count // 2)
     own, swapped = (model.reconstruct(batch, latents_of=o) for o in (None, order.tolist()))
     return latent_swap(own, swapped, observed)
-
-
-def _of_data(
-    observed: NDArray[Any],
-    units: str,
-    wet_threshold: float,
-    record: Record | None,
-    convert: float = 1.0,
-) -> dict[str, Any]:
-    """Return the fields of `Evidence` that observation and training record determine."""
-    return {
-        "units": units,
-        "pixels": float(np.isfinite(observed).sum() / len(observed)),
-        "wet_threshold": wet_threshold,
-        "wet_fraction": _share(observed, wet_threshold),
-        "wet_fraction_record": float("nan") if record is None else record.wet_fraction,
-        "light_mass": light_mass(observed, wet_threshold),
-        "ceiling_share": ceiling_of(observed, wet_threshold),
-        "scale": float("nan") if record is None else _scale(observed, record, convert),
-    }
 
 
 def gather(
@@ -166,29 +141,62 @@ def gather(
     truth = np.asarray(pair.observed.values)
     threshold = default_wet_threshold(pair.observed, pair.sample)
     drawn = {name: np.asarray(p.forecast.values) for name, p in pairs.items()}
-    scores = {
-        name: ensemble_statistics(drawn[name], truth, units=pair.units, wet_threshold=threshold)
-        for name in ("prior", "posterior")
-    }
     swap = None
     if "swapped" in drawn:
         swap = latent_swap(drawn["reconstructed"][0], drawn["swapped"][0], truth)
-    record, trained, convert = _trained(trained_on, pair, threshold)
-    near = None
-    if trained is not None:
-        codes = label_codes(observed, pair.sample)
-        near = neighbours_of(drawn["prior"], truth, codes, trained, threshold)
-    return Evidence(
-        samples=len(truth),
-        members=len(drawn["prior"]),
+    record, thumbnails, convert = _trained(trained_on, pair, threshold)
+    trained = None
+    if thumbnails is not None:
+        trained = label_codes(observed, pair.sample), thumbnails
+    return _evidence(
+        truth,
+        drawn,
+        units=pair.units,
+        wet_threshold=threshold,
+        record=record,
+        convert=convert,
+        trained=trained,
         seed=seed,
         levels=tuple(levels),
         swap=swap,
-        prior=scores["prior"],
-        posterior=scores["posterior"],
-        neighbours=near,
         own=False,
-        **_of_data(truth, pair.units, threshold, record, convert),
+    )
+
+
+def _evidence(
+    observed: NDArray[Any],
+    drawn: Mapping[str, NDArray[Any]],
+    *,
+    units: str,
+    wet_threshold: float,
+    record: Record | None,
+    trained: tuple[NDArray[np.int64], Thumbnails] | None,
+    convert: float = 1.0,
+    **known: Any,
+) -> Evidence:
+    """Compare prior and posterior members, and the observation with the training record."""
+    prior, posterior = (
+        ensemble_statistics(drawn[name], observed, units=units, wet_threshold=wet_threshold)
+        for name in ("prior", "posterior")
+    )
+    near = None
+    if trained is not None:
+        near = neighbours_of(drawn["prior"], observed, *trained, wet_threshold)
+    return Evidence(
+        units=units,
+        samples=len(observed),
+        members=len(drawn["prior"]),
+        pixels=float(np.isfinite(observed).sum() / len(observed)),
+        wet_threshold=wet_threshold,
+        wet_fraction=_share(observed, wet_threshold),
+        wet_fraction_record=float("nan") if record is None else record.wet_fraction,
+        light_mass=light_mass(observed, wet_threshold),
+        ceiling_share=ceiling_of(observed, wet_threshold),
+        scale=float("nan") if record is None else _scale(observed, record, convert),
+        neighbours=near,
+        prior=prior,
+        posterior=posterior,
+        **known,
     )
 
 
