@@ -20,6 +20,7 @@ __all__ = [
     "Bounds",
     "Criterion",
     "Verdict",
+    "aligned",
     "criteria_for",
     "judge",
     "table",
@@ -284,9 +285,26 @@ def table(verdicts: Sequence[Verdict], *, title: str = "") -> str:
     """
     rows = [("criterion", "value", "wanted", "verdict")]
     rows += [(v.criterion.name, f"{v.value:.3f}", v.criterion.wanted, v.word) for v in verdicts]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return aligned(rows, "<><<", title=title)
+
+
+def aligned(rows: Sequence[Sequence[str]], alignment: str, *, title: str = "") -> str:
+    """Write rows of text in columns, each aligned to the left ("<") or the right (">").
+
+    Examples
+    --------
+    >>> print(aligned([("score", "value"), ("ks", "0.1")], "<>", title="prior"))
+    prior
+    score  value
+    ks       0.1
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d}".rstrip() for a, b, c, d in rows
+        "  ".join(
+            f"{text:{side}{width}}"
+            for text, side, width in zip(row, alignment, widths, strict=True)
+        ).rstrip()
+        for row in rows
     ]
     return "\n".join([title, *lines] if title else lines)
 

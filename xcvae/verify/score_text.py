@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from xcvae.verify.criteria import Criterion
+from xcvae.verify.criteria import Criterion, aligned
 
 __all__ = [
     "NEUTRAL",
@@ -114,17 +114,7 @@ def table(card: xr.Dataset, *, title: str = "") -> str:
         # ASCII signs, as in the table of criteria: programs read both.
         texts = [score_text(v, powers=powers).replace("\u2212", "-") for v in values]
         rows.append((label, *("-" if text == "\u2013" else text for text in texts)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            [
-                f"{row[0]:<{widths[0]}}",
-                *(f"{v:>{w}}" for v, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in rows
-    ]
-    return "\n".join([title, *lines] if title else lines)
+    return aligned(rows, "<" + ">" * card.sizes["source"], title=title)
 
 
 def best_sources(card: xr.Dataset, name: str) -> list[bool]:

@@ -106,17 +106,7 @@ def score_match(
     progress: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> xr.Dataset:
-    """Compute the scorecard of a matched ensemble, in blocks of about `block_bytes`.
-
-    Parameters
-    ----------
-    match
-        Ensemble and observation.
-    metrics, baselines, groupby, progress
-        As in `evaluate`.
-    block_bytes
-        Size of a block of samples in memory.
-    """
+    """Compute the scorecard of a matched ensemble in blocks of samples; see `evaluate`."""
     groups = group_samples(match, groupby)
     has_condition = (metrics is None or baselines is None) and match.has_condition
     applicable = [n for n in DEFAULT_METRICS if has_condition or n != "crps_skill"]
