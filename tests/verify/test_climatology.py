@@ -104,6 +104,7 @@ def test_climatology_skips_neighbours_of_samples_outside_the_record() -> None:
     numbers = drawn(record.isel(time=[49]).assign_attrs(target="pr"), members=220, record=gap)
     assert numbers.max() == 399
     assert 200 in numbers.values
+    assert abs(numbers - 49).min() == 16  # the root of 250 steps of a day, whatever the gap
 
 
 def test_climatology_accepts_cftime_calendars() -> None:

@@ -23,6 +23,7 @@ from xcvae.fields.describe import describe
 from xcvae.registry import build
 from xcvae.verify import score_text
 from xcvae.verify.accumulate import blocks
+from xcvae.verify.baselines.runner import BaselineRunner
 from xcvae.verify.pairing import pair_up
 from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate, score_match
 
@@ -134,6 +135,12 @@ def test_baselines_are_drawn_in_chunks_of_block_size(ds: xr.Dataset, ensemble: x
         assert max(found.chunksizes["time"]) == longest
         members = build("baseline", "rainfarm")(found, 4, 0)
         assert max(members.chunksizes["time"]) <= 3
+    chunked = ensemble.chunk(time=(5, 5, 2))
+    runner = BaselineRunner(
+        pair_up(ds, chunked), {"block": build("baseline", "block")}, 0, block_bytes
+    )
+    # A chunk that two blocks share would be drawn twice.
+    assert runner.dataset.chunksizes["time"] == (3, 2, 1, 3, 1, 2)
     options = {"metrics": ["crps"], "baselines": ["rainfarm", "shuffled"]}
     card = score_match(pair_up(ds, ensemble), **options, block_bytes=block_bytes)
     xr.testing.assert_allclose(card, evaluate(ds, ensemble, **options, progress=False))

@@ -102,7 +102,7 @@ def _floor_words(e: Evidence) -> str:
     )
 
 
-@detector("The model has seen these samples in training, or all but.")
+@detector("The model has seen these samples, or near copies of them, in training.")
 def leakage(e: Evidence) -> Measurement | str:
     """Look for samples that are in the training record, or nearly."""
     n = e.neighbours
