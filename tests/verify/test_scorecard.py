@@ -25,6 +25,7 @@ from xcvae.verify import score_text
 from xcvae.verify.accumulate import blocks
 from xcvae.verify.baselines.runner import BaselineRunner
 from xcvae.verify.pairing import pair_up
+from xcvae.verify.resampling import interval
 from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate, score_match
 
 TIMES = 12
@@ -86,6 +87,26 @@ def test_scorecard_equals_metric_functions(ds: xr.Dataset, ensemble: xr.Dataset)
         if name != "crps_skill":
             expected = getattr(metrics, name)(ensemble.pr, ds.pr).item()
             assert card[name].sel(source="xcvae").item() == pytest.approx(expected), name
+
+
+def test_scorecard_draws_baselines_with_seed_0(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    card = evaluate(ds, ensemble, metrics=["crps"], baselines=["rainfarm"])
+    members = build("baseline", "rainfarm")(pair_up(ds, ensemble).for_baselines(), 4, 0)
+    expected = metrics.crps(members, ds.pr).item()
+    assert card.crps.sel(source="rainfarm").item() == pytest.approx(expected)
+    assert card.members.sel(source="rainfarm") == 4
+
+
+def test_scorecard_interval_is_that_of_sample_scores_within_limits(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    card = evaluate(ds, ensemble, metrics=["mae"], baselines=[])
+    samples = [ds.isel(time=[i]) for i in range(TIMES)]
+    each = [metrics.mae(ensemble.pr.sel(time=one.time), one.pr).item() for one in samples]
+    values = np.array(each)
+    found = interval(lambda total: total(values) / TIMES, (0, TIMES, TIMES), (0.0, np.inf))
+    ends = [card[name].item() for name in ("mae", "mae_low", "mae_high")]
+    np.testing.assert_allclose(ends, found, rtol=1e-5)
 
 
 def test_scorecard_of_bilinear_has_zero_skill_and_crps_equal_to_mae(
@@ -379,6 +400,17 @@ def test_repeated_metric_is_numbered(ds: xr.Dataset, ensemble: xr.Dataset) -> No
     assert card.csi.attrs["threshold"] == 2.0
     assert card.csi_2.attrs["threshold"] == 10.0
     assert card.csi[0].item() > card.csi_2[0].item()
+
+
+def test_baseline_with_the_name_of_the_ensemble_is_numbered(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    def xcvae(dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        return dataset.pr.expand_dims(realization=1)
+
+    card = evaluate(ds, ensemble, metrics=["crps"], baselines=[xcvae])
+    assert card.source.values.tolist() == ["xcvae", "xcvae_2"]
+    assert card.crps[1] == 0
 
 
 def test_evaluate_refuses_normalised_fields(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
