@@ -141,6 +141,8 @@ def _bound(value: object) -> bool:
 class Verdict:
     """A criterion with the score that was compared with it.
 
+    A score that is not finite misses.
+
     Attributes
     ----------
     criterion

@@ -38,6 +38,8 @@ ENOUGH = 4
 class Artefacts:
     """Deviations of members from the observation that only the grid explains.
 
+    The defaults are those of maps that are too small to measure them.
+
     Attributes
     ----------
     pattern

@@ -28,6 +28,8 @@ WIDTH, INDENT = 79, 15
 class Diagnosis:
     """The findings about a model.
 
+    Its text (``str``) is the report, ending with the verdict.
+
     Attributes
     ----------
     findings

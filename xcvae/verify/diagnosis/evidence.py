@@ -16,6 +16,8 @@ __all__ = ["EnsembleStatistics", "Evidence", "LatentSwap", "LevelEvidence", "Nei
 class LevelEvidence:
     """Information in one latent level of the ladder.
 
+    A level without information has collapsed to the prior.
+
     Attributes
     ----------
     size
@@ -34,6 +36,8 @@ class LevelEvidence:
 @dataclass(frozen=True)
 class Evidence:
     """All numbers that the detectors use, measured by `measure` or `gather`.
+
+    None, NaN or an empty tuple stand for quantities that were not measured.
 
     Attributes
     ----------

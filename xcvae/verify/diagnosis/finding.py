@@ -64,6 +64,8 @@ class Finding:
 class Measurement:
     """Severity and words of a detector, before they become a finding.
 
+    It has a remedy for members of xcvae and one for those of other generators.
+
     Attributes
     ----------
     level

@@ -22,7 +22,9 @@ SAME_STORM = 0.05
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Distances of thumbnails: 0 for copies, 1 for maps without common rain, NaN if unknown.
+    """Distances of samples and draws from the training fields.
+
+    A distance is 0 for copies and 1 for maps without common rain; NaN if not known.
 
     Attributes
     ----------

@@ -53,6 +53,8 @@ class LatentSwap:
 class EnsembleStatistics:
     """Statistics of members against the observation.
 
+    Attributes that end in ``_error`` are standard errors.
+
     Attributes
     ----------
     wet_fraction, mass_bias

@@ -36,6 +36,8 @@ ANCHORS = ("#cfe5f4", "#8cc1e6", "#3f8fd2", "#1c57a5", "#3b2e83", "#8b2a8e", "#d
 class RainScale:
     """One discrete colour scale for all maps of a figure.
 
+    Colours stand for absolute amounts, so that figures can be compared.
+
     Attributes
     ----------
     units

@@ -205,6 +205,8 @@ def table(found: xr.Dataset) -> str:
 class Experiments:
     """Training runs of the downstream network, with their counts on the test samples.
 
+    Runs of the same seed share initial weights and windows.
+
     Attributes
     ----------
     record, test

@@ -29,6 +29,8 @@ RECORD = "record"
 class Extra:
     """Fields that a recipe adds to the record.
 
+    Each is paired with its own block means, as the record is.
+
     Attributes
     ----------
     fields
