@@ -9,15 +9,7 @@ import pytest
 import xarray as xr
 
 from xcvae.errors import ConfigError, DataError, MissingVariableError
-from xcvae.verify.criteria import (
-    POSTERIOR,
-    Criterion,
-    Verdict,
-    criteria_for,
-    judge,
-    table,
-    to_json,
-)
+from xcvae.verify.criteria import POSTERIOR, Criterion, Verdict, criteria_for, judge, table, to_json
 
 GOOD_POSTERIOR = {
     "spatial_correlation": 0.75,

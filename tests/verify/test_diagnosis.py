@@ -95,9 +95,7 @@ def posterior(**changes: float) -> Evidence:
 
 def both(**changes: float) -> Evidence:
     return replace(
-        GOOD,
-        prior=replace(GOOD.prior, **changes),
-        posterior=replace(GOOD.posterior, **changes),
+        GOOD, prior=replace(GOOD.prior, **changes), posterior=replace(GOOD.posterior, **changes)
     )
 
 

@@ -21,11 +21,7 @@ def diagnosis(test_radar: xr.Dataset, tiny_model: Model) -> Diagnosis:
 
 
 def test_report_writes_figures_json_and_html(
-    tmp_path: Path,
-    storms: xr.Dataset,
-    card: xr.Dataset,
-    tiny_model: Model,
-    diagnosis: Diagnosis,
+    tmp_path: Path, storms: xr.Dataset, card: xr.Dataset, tiny_model: Model, diagnosis: Diagnosis
 ) -> None:
     fields = [factor * storms.pr for factor in (0.5, 1.0, 2.0)]
     ensemble = xr.concat(fields, "realization").assign_attrs(storms.pr.attrs).to_dataset()

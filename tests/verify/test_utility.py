@@ -228,9 +228,7 @@ def test_recipes_take_storms_of_the_record_only(
         utility.recipes(train, prior=drawn["prior"], share=1, target="pr")
 
 
-def test_fields_have_block_means_in_units_of_the_record(
-    train: xr.Dataset,
-) -> None:
+def test_fields_have_block_means_in_units_of_the_record(train: xr.Dataset) -> None:
     record = Fields.of(train.pr, factor=12, what="record")
     metres = (train.pr.transpose("x", "time", "y") / 3.6e6).assign_attrs(units="m s-1")
     same = Fields.of(metres, factor=12, what="storms", like=record)

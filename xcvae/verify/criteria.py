@@ -56,7 +56,7 @@ def _wet_fraction_error(scores: Callable[[str], float]) -> float:
 
 #: Scores computed from other scores: the formula, and the score that shares its row in tables.
 DERIVED: dict[str, tuple[Callable[[Callable[[str], float]], float], str]] = {
-    "wet_fraction_error": (_wet_fraction_error, "wet_fraction"),
+    "wet_fraction_error": (_wet_fraction_error, "wet_fraction")
 }
 
 

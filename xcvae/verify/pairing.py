@@ -107,9 +107,7 @@ class MatchedPair:
         # The finest one is the hardest to beat; a rate cannot be compared with a depth.
         best = max(coarse, key=lambda v: (self.converts(v.units), v.shape[0] * v.shape[1]))
         return replace(
-            spec,
-            variables=(best,),
-            coarsen=spec.coarsen if best.name == spec.derived else None,
+            spec, variables=(best,), coarsen=spec.coarsen if best.name == spec.derived else None
         )
 
     def axes_of(self, field: xr.DataArray) -> tuple[str, str]:

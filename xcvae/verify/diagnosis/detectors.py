@@ -223,10 +223,7 @@ def prior_posterior_gap(e: Evidence) -> Measurement | str:
 def identical_members(e: Evidence) -> Measurement | str:
     """Measure the differences between prior members."""
     return Measurement(
-        max(
-            below(e.prior.diversity, DIVERSITY),
-            below(e.prior.spread_skill, IDENTICAL),
-        ),
+        max(below(e.prior.diversity, DIVERSITY), below(e.prior.spread_skill, IDENTICAL)),
         f"Diversity of prior members {e.prior.diversity:.3f} (0 is copies); their spread is "
         f"{e.prior.spread_skill:.2f} times the error of their mean.",
         "Lower weight of pixel-wise losses (crps, intensity_weighted_mae) against 'laplace' and "

@@ -104,11 +104,7 @@ def _wrapped(head: str, text: str) -> list[str]:
 
 
 def diagnose(
-    ds: xr.Dataset,
-    model: Model | str | os.PathLike[str],
-    *,
-    members: int = 8,
-    seed: int = 0,
+    ds: xr.Dataset, model: Model | str | os.PathLike[str], *, members: int = 8, seed: int = 0
 ) -> Diagnosis:
     """Look for faults of a model, and name their remedies.
 

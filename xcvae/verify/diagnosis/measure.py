@@ -236,10 +236,7 @@ def _check_members(members: int) -> None:
 
 
 def _positions(prepared: xr.Dataset, spec: DataSpec, members: int) -> list[int]:
-    count, pixels = (
-        prepared.sizes[spec.sample],
-        prepared.sizes[spec.y] * prepared.sizes[spec.x],
-    )
+    count, pixels = (prepared.sizes[spec.sample], prepared.sizes[spec.y] * prepared.sizes[spec.x])
     most = max(2, min(SAMPLES, PIXELS // (members * pixels)))
     return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
 

@@ -34,10 +34,7 @@ NAME_WIDTH, CELL_WIDTH, VERDICT_WIDTH, ROW_HEIGHT = 2.75, 1.65, 2.75, 0.46
 
 
 def draw_summary(
-    card: xr.Dataset,
-    criteria: Sequence[Criterion | Verdict] | None = None,
-    *,
-    title: str = "",
+    card: xr.Dataset, criteria: Sequence[Criterion | Verdict] | None = None, *, title: str = ""
 ) -> Figure:
     """Draw a scorecard as a table; see `xcvae.verify.plots.Plots.summary`."""
     names = score_names(card)

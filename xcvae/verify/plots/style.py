@@ -69,9 +69,7 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def new_figure(
-    width: float,
-    height: float,
-    layout: Literal["constrained", "compressed"] | None = "constrained",
+    width: float, height: float, layout: Literal["constrained", "compressed"] | None = "constrained"
 ) -> Iterator[Figure]:
     """Create a figure in the style of xcvae, without changing the caller's settings.
 

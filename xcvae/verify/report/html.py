@@ -41,10 +41,7 @@ CAPTIONS = {
 }
 #: Width class of figures; the others stand side by side.
 WIDTHS = {"members": "wide", "bias": "wide", "reliability": "middle"}
-MODES = {
-    "prior": "drawn from the conditions alone",
-    "posterior": "observed storms, redrawn",
-}
+MODES = {"prior": "drawn from the conditions alone", "posterior": "observed storms, redrawn"}
 SCORES = (
     "Compared with baselines. Small: 95 % intervals (moving blocks of samples). Shaded: the best "
     "source, if higher or lower is better."

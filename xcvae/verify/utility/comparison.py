@@ -232,12 +232,7 @@ class Experiments:
     digests: dict[int, str] = field(default_factory=dict)
 
     def run(
-        self,
-        mixes: Mapping[str, Mix],
-        losses: Sequence[str],
-        seeds: int,
-        *,
-        progress: bool,
+        self, mixes: Mapping[str, Mix], losses: Sequence[str], seeds: int, *, progress: bool
     ) -> Array:
         """Return counts: (loss, recipe, seed, sample, level, count)."""
         from tqdm import tqdm
