@@ -309,6 +309,8 @@ def test_figure_data_is_independent_of_block_size(storms: xr.Dataset, ensemble: 
     figures = ("spectra", "ranks", "quantiles")
     whole = accumulate(storms, ensemble, figures=figures)
     parts = accumulate(storms, ensemble, figures=figures, block_bytes=1)
+    # Whole spectra are not resampled: one sum for all pieces.
+    assert len(whole.by_piece("spectra")["observed"]) == 1
     for source in ("members", "bilinear"):
         for figure in figures if source == "members" else ("spectra", "quantiles"):
             for name, values in whole.total(figure, source).items():
@@ -474,6 +476,8 @@ def test_best_sources_follow_the_attribute_better(card: xr.Dataset) -> None:
     assert best_sources(none, "spread_skill") == [True, False]
     equal = card.assign(crps=card.crps.copy(data=[0.2, 0.2 + 1e-9]))
     assert best_sources(equal, "crps") == [True, True]
+    near = card.assign(crps=card.crps.copy(data=[0.2, 0.2002]))
+    assert best_sources(near, "crps") == [True, False]
     unknown = card.assign(crps=card.crps.assign_attrs(better="whatever"))
     assert best_sources(unknown, "crps") == [False, False]
 

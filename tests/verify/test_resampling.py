@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from xcvae.verify.resampling import (
     MAX_PIECES,
@@ -82,6 +83,44 @@ def test_interval_respects_limits_of_scores() -> None:
     assert interval(lambda total: total(events) / 12, group)[1] < 0
 
 
+def test_interval_encloses_the_value_of_a_curved_score() -> None:
+    values = np.random.default_rng(7).normal(size=20)
+    values -= values.mean()  # the square of any resampled mean is larger than that of the mean
+    value, low, high = interval(lambda total: (total(values) / 20) ** 2, (0, 20, 20))
+    assert low <= value < 1e-20 < high
+
+
+def test_interval_of_a_positive_score_is_stretched_by_factors() -> None:
+    values = np.array([0.1, 0.1, 0.1, 0.1, 0.1, 3.0])
+    similar = 0.9 ** np.arange(6)  # stretches the interval
+    value, low, high = interval(
+        lambda total: total(values) / 6, (0, 6, 6), (0.0, np.inf), autocorrelation=similar
+    )
+    _, linear, _ = interval(lambda total: total(values) / 6, (0, 6, 6), autocorrelation=similar)
+    assert linear < 0 < low < value < high
+
+
+def test_interval_is_stretched_by_autocorrelation_and_few_independent_samples() -> None:
+    count, length = 36, 6
+    values = np.random.default_rng(6).normal(size=count)
+
+    def half(decay: float) -> float:
+        value, low, _ = interval(
+            lambda total: total(values) / count,
+            (0, count, count),
+            autocorrelation=decay ** np.arange(count),
+        )
+        return value - low
+
+    def expected(decay: float) -> float:
+        whole, block = (mean_variance(decay ** np.arange(count), n) for n in (count, length))
+        missing = np.sqrt(whole / (length / count * (block - whole)))
+        return float(missing * stdtrit(max(min(6.0, 1.0 / whole) - 1.0, 3.0), 0.975))
+
+    assert half(0.8) / half(0.0) == pytest.approx(expected(0.8) / expected(0.0))
+    assert expected(0.8) > 1.5 * expected(0.0)
+
+
 def test_interval_is_wider_for_similar_neighbours() -> None:
     random = np.random.default_rng(1)
     steps = random.normal(size=15)
@@ -141,6 +180,13 @@ def test_quantile_rank_is_robust_to_a_single_storm(rain: np.ndarray) -> None:
     assert np.quantile(members, 0.999) < 0.65 * np.quantile(observed, 0.999)
     rank, error = quantile_rank(members, observed, 0.999)
     assert abs(rank - 0.5) < 2 * error
+
+
+def test_quantile_rank_counts_ties_half(rain: np.ndarray) -> None:
+    observed = rain[-1]
+    assert quantile_rank(np.stack([observed] * 4), observed, 0.999)[0] == 0.5
+    mixed = np.stack([observed, observed, 0.5 * observed, 2.0 * observed])
+    assert quantile_rank(mixed, observed, 0.999)[0] == 0.5
 
 
 def test_quantile_rank_detects_weak_members(rain: np.ndarray) -> None:

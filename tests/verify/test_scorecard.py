@@ -270,6 +270,12 @@ def test_evaluate_does_not_compare_a_depth_with_a_rate(
     assert card.source.values.tolist() == ["xcvae", "bilinear"]
 
 
+def test_baselines_use_the_finest_condition(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    coarser = ds.pr.coarsen(y=6, x=8).mean().rename(y="y_6", x="x_8").assign_attrs(ds.pr.attrs)
+    both = ds[["pr"]].assign(pr_coarser=coarser, pr_finer=ds.pr_coarse)
+    assert pair_up(both, ensemble).for_baselines().attrs["condition"] == "pr_finer"
+
+
 def test_evaluate_takes_unnamed_dims_from_the_ensemble(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:

@@ -199,7 +199,7 @@ def test_compare_refuses_test_fields_in_training(train: xr.Dataset, test: xr.Dat
     wettest = int(np.argmax(test.pr.mean(("y", "x")).values))
     leaked = xr.concat([train, test.isel(time=[wettest])], "time")
     options = {"coarsen": 12, "seeds": 2, "network": TINY, "progress": False}
-    with pytest.raises(MismatchError, match="record: expected no field that is tested on, got 1"):
+    with pytest.raises(MismatchError, match="record: expected no field of the test samples, got 1"):
         utility.compare(leaked, test, {}, **options)
     with pytest.raises(MismatchError, match=r"recipe 'more'.*got 1 of them"):
         utility.compare(train, test, {"more": [Extra(leaked.pr, 0.5)]}, **options)
