@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xcvae.errors import ComponentError, explain
 from xcvae.generator.losses.state import LossState, check_sides, pool
-from xcvae.registry.components import Component, in_range
+from xcvae.registry.components import Component, Range
 
 __all__ = ["KL", "Hurdle", "Laplace", "MultiscaleLaplace"]
 
@@ -33,14 +33,12 @@ class KL(Component):
         number for all levels, or one for each, coarsest first.
     """
 
-    beta: float = 1.0
-    warmup: float = 0.1
-    free_bits: float | tuple[float, ...] = 0.0
+    beta: Annotated[float, Range(0)] = 1.0
+    warmup: Annotated[float, Range(0, 1)] = 0.1
+    free_bits: Annotated[float | tuple[float, ...], Range(0)] = 0.0
 
     def __post_init__(self) -> None:
-        in_range(self, "beta", 0)
-        in_range(self, "warmup", 0, 1)
-        in_range(self, "free_bits", 0)
+        super().__post_init__()
         if isinstance(self.free_bits, tuple) and min(self.free_bits, default=-1.0) < 0:
             raise self._refusal("a number >= 0 for each level, coarsest first")
 
@@ -93,11 +91,8 @@ class Laplace(Component):
         Factor of the term.
     """
 
-    scale: float | Literal["learned"] = 0.06
+    scale: Annotated[float | Literal["learned"], Range(1e-6)] = 0.06
     weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        in_range(self, "scale", 1e-6)
 
     def learned(self) -> dict[str, float]:
         """Return the trainable values: initial value by name."""
@@ -129,12 +124,12 @@ class MultiscaleLaplace(Component):
     """
 
     poolings: tuple[int, ...] = (1, 4, 16)
-    scale: float | tuple[float, ...] | Literal["learned"] = 0.06
+    scale: Annotated[float | tuple[float, ...] | Literal["learned"], Range(1e-6)] = 0.06
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_sides(self, self.poolings)
-        in_range(self, "scale", 1e-6)
         if not isinstance(self.scale, tuple):
             return
         if len(self.scale) != len(self.poolings) or min(self.scale) < 1e-6:
@@ -195,13 +190,9 @@ class Hurdle(Component):
         Factor of the term.
     """
 
-    scale: float | Literal["learned"] = 0.06
-    occurrence: float | Literal["learned"] = 0.06
+    scale: Annotated[float | Literal["learned"], Range(1e-6)] = 0.06
+    occurrence: Annotated[float | Literal["learned"], Range(1e-6)] = 0.06
     weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        in_range(self, "scale", 1e-6)
-        in_range(self, "occurrence", 1e-6)
 
     def learned(self) -> dict[str, float]:
         """Return the trainable values: initial value by name."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from xcvae.fields.units import parse_quantity
 from xcvae.generator.losses.state import LossState
-from xcvae.registry.components import Component, in_range
+from xcvae.registry.components import Component, Range, in_range
 
 __all__ = ["Gradient", "IntensityWeightedMAE", "Mass", "Quantile"]
 
@@ -36,16 +37,15 @@ class IntensityWeightedMAE(Component):
     """
 
     scale: float | str = "10 mm h-1"
-    w_min: float = 0.1
+    w_min: Annotated[float, Range(0)] = 0.1
     w_max: float = 2.0
-    tail_boost: float = 1.5
-    tail_quantile: float = 0.95
+    tail_boost: Annotated[float, Range(0)] = 1.5
+    tail_quantile: Annotated[float, Range(0, 1)] = 0.95
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         in_range(self, "w_min", 0, self.w_max)
-        in_range(self, "tail_boost", 0)
-        in_range(self, "tail_quantile", 0, 1)
 
     def __call__(self, state: LossState) -> Tensor:
         scale = parse_quantity(
@@ -81,14 +81,10 @@ class Quantile(Component):
         Factor of the term.
     """
 
-    level: float = 0.75
-    tail_quantile: float = 0.95
-    below: float = 0.1
+    level: Annotated[float, Range(0, 1)] = 0.75
+    tail_quantile: Annotated[float, Range(0, 1)] = 0.95
+    below: Annotated[float, Range(0, 1)] = 0.1
     weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("level", "tail_quantile", "below"):
-            in_range(self, name, 0, 1)
 
     def __call__(self, state: LossState) -> Tensor:
         threshold = state.record.quantile(self.tail_quantile, wet=True)

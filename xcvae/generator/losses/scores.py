@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from xcvae.generator.losses.state import LossState, Space, check_sides, pool, window_sums
-from xcvae.registry.components import Component, in_range
+from xcvae.registry.components import Component, Range
 
 __all__ = ["CRPS", "EnergyScore"]
 
@@ -39,16 +39,15 @@ class CRPS(Component):
         Factor of the term.
     """
 
-    draws: int = 2
+    draws: Annotated[int, Range(2)] = 2
     poolings: tuple[int, ...] = (1, 4, 16)
-    alpha: float = 0.95
+    alpha: Annotated[float, Range(0, 1)] = 0.95
     space: Space = "physical"
     weight: float = 2.0
     needs: ClassVar[tuple[str, ...]] = ("prior",)
 
     def __post_init__(self) -> None:
-        in_range(self, "draws", 2)
-        in_range(self, "alpha", 0, 1)
+        super().__post_init__()
         check_sides(self, self.poolings)
 
     def __call__(self, state: LossState) -> Tensor:
@@ -86,18 +85,16 @@ class EnergyScore(Component):
         Factor of the term.
     """
 
-    draws: int = 2
+    draws: Annotated[int, Range(2)] = 2
     poolings: tuple[int, ...] = (1, 4, 16)
-    patch: int | None = None
-    alpha: float = 0.95
+    patch: Annotated[int | None, Range(1)] = None
+    alpha: Annotated[float, Range(0, 1)] = 0.95
     space: Space = "physical"
     weight: float = 1.0
     needs: ClassVar[tuple[str, ...]] = ("prior",)
 
     def __post_init__(self) -> None:
-        in_range(self, "draws", 2)
-        in_range(self, "patch", 1)
-        in_range(self, "alpha", 0, 1)
+        super().__post_init__()
         check_sides(self, self.poolings)
 
     def __call__(self, state: LossState) -> Tensor:

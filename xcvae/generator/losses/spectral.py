@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from xcvae.generator.losses.state import LossState, Space
-from xcvae.registry.components import Component, in_range
+from xcvae.registry.components import Component, Range
 
 __all__ = ["Spectral"]
 
@@ -40,14 +40,10 @@ class Spectral(Component):
     """
 
     of: Literal["prior", "reconstruction"] = "prior"
-    draws: int = 2
+    draws: Annotated[int, Range(1)] = 2
     space: Space = "physical"
-    floor: float = 0.01
+    floor: Annotated[float, Range(1e-6)] = 0.01
     weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        in_range(self, "draws", 1)
-        in_range(self, "floor", 1e-6)
 
     def __call__(self, state: LossState) -> Tensor:
         if self.of == "prior":

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
 
 from xcvae.ensemble.identity import labels_of
-from xcvae.errors import ComponentError, DataError, MismatchError, explain
+from xcvae.errors import DataError, MismatchError, explain
 from xcvae.fields.cf import require
 from xcvae.fields.units import to_units
 from xcvae.metrics.pairs import REALIZATION, Array, same_axis
-from xcvae.registry import Component
+from xcvae.registry import Component, Range
 from xcvae.verify.baselines.interpolation import as_members, random_stream
 
 __all__ = ["Climatology", "RecordParameter"]
@@ -61,20 +61,12 @@ class Climatology(Component):
     """
 
     record: xr.Dataset | RecordParameter | str | None = None
-    window: float | None = None
+    window: Annotated[float | None, Range(high=366, above=0)] = None
 
     def __post_init__(self) -> None:
         if isinstance(self.record, xr.Dataset):
             object.__setattr__(self, "record", RecordParameter(self.record))
-        if self.window is not None and not 0 < self.window <= 366:
-            raise ComponentError(
-                explain(
-                    "baseline 'climatology', parameter 'window'",
-                    expected="a number of days above 0, up to 366",
-                    got=self.window,
-                    remedy="30 stays within a season; leave it out to draw from the whole year.",
-                )
-            )
+        super().__post_init__()
 
     def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
         """Draw members: dims (realization, sample, y, x); lazy if the target is.

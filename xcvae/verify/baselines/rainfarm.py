@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import xarray as xr
 
 from xcvae.ensemble.identity import labels_of
-from xcvae.errors import ComponentError, DataError, explain
+from xcvae.errors import DataError, explain
 from xcvae.fields.units import parse_quantity
 from xcvae.metrics.pairs import REALIZATION, Array
-from xcvae.registry import Component
+from xcvae.registry import Component, Range
 from xcvae.verify.baselines.interpolation import as_members, coarse_condition, random_stream
 
 __all__ = ["RainFARM", "block_side", "spectral_slope"]
@@ -51,19 +52,8 @@ class RainFARM(Component):
     row or column may be smaller, as with ``coarsen``.
     """
 
-    slope: float | None = None
+    slope: Annotated[float | None, Range(0, 6)] = None
     threshold: float | str | None = None
-
-    def __post_init__(self) -> None:
-        if self.slope is not None and not SLOPES[0] <= self.slope <= SLOPES[1]:
-            raise ComponentError(
-                explain(
-                    "baseline 'rainfarm', parameter 'slope'",
-                    expected=f"a number from {SLOPES[0]:g} to {SLOPES[1]:g}",
-                    got=self.slope,
-                    remedy="Leave it out to estimate it from each coarse field.",
-                )
-            )
 
     def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
         """Draw members: dims (realization, sample, y, x), NaN where the target is; lazy if it is.
