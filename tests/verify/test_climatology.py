@@ -174,5 +174,5 @@ def test_climatology_refuses_records_that_do_not_match(tmp_path: Path) -> None:
         drawn(days(6), record=days(60, "2001-06-01"), window=5)
     with pytest.raises(DataError, match="samples that are times"):
         drawn(test.assign_coords(time=np.arange(6)), window=30)
-    with pytest.raises(ComponentError, match="up to 366"):
+    with pytest.raises(ComponentError, match="above 0 and at most 366"):
         build("baseline", {"name": "climatology", "window": 0.0})

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, explain
+from xcvae.fields.sample_blocks import block_length, join_chunks
 from xcvae.metrics.metric import Metric, Statistic
 from xcvae.metrics.pairs import Array, Maps, Pair
 from xcvae.registry import call, wrong_result
@@ -21,7 +22,6 @@ __all__ = [
     "ScoredSource",
     "accumulate_statistics",
     "blocks",
-    "samples_at_once",
 ]
 
 BLOCK_BYTES = 128 * 2**20
@@ -33,11 +33,6 @@ MetricFunction = Callable[[xr.DataArray, xr.DataArray], Any]
 """A third party's metric that is a plain function of (forecast, observed)."""
 
 
-def samples_at_once(sample_bytes: int, block_bytes: int = BLOCK_BYTES) -> int:
-    """Return how many samples fit into a block; at least one."""
-    return max(1, block_bytes // max(1, sample_bytes))
-
-
 def blocks(forecast: xr.DataArray, sample: str, block_bytes: int = BLOCK_BYTES) -> list[slice]:
     """Cut the samples into blocks of about `block_bytes`.
 
@@ -45,16 +40,10 @@ def blocks(forecast: xr.DataArray, sample: str, block_bytes: int = BLOCK_BYTES) 
     chunk that is larger than a block is a block.
     """
     count = forecast.sizes[sample]
-    most = samples_at_once(forecast.nbytes // max(1, count), block_bytes)
+    most = block_length(forecast.nbytes // max(1, count), block_bytes)
     # Of the variable alone: coordinates from a store have chunks of their own.
     chunks = forecast.variable.chunksizes.get(sample, (1,) * count)
-    found, start, stop = [], 0, 0
-    for chunk in chunks:
-        if stop > start and stop + chunk - start > most:
-            found.append(slice(start, stop))
-            start = stop
-        stop += chunk
-    return [*found, slice(start, stop)]
+    return join_chunks(chunks, most)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,9 +21,10 @@ from xcvae.errors import (
 from xcvae.fields.cf import find_axes, find_layout, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
+from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.units import factor
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
-from xcvae.verify.accumulate import BLOCK_BYTES, samples_at_once
+from xcvae.verify.accumulate import BLOCK_BYTES
 
 __all__ = ["MatchedPair", "pair_up"]
 
@@ -82,7 +83,7 @@ class MatchedPair:
                 attrs["block"] = spec.coarsen
         # Baselines stay as lazy as the ensemble: only blocks of them are ever in memory.
         members, *_, rows, columns = self.pair.forecast.shape
-        most = min(MAX_SAMPLES, samples_at_once(4 * members * rows * columns, block_bytes))
+        most = min(MAX_SAMPLES, block_length(4 * members * rows * columns, block_bytes))
         chunks = found.chunksizes.get(self.pair.sample, (MAX_SAMPLES + 1,))
         if not found.chunks or max(chunks) > most:
             found = found.chunk({self.pair.sample: most})

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.record import Record
+from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import autocast
 from xcvae.generator.losses import Laplace, LossState
@@ -44,7 +45,7 @@ def pick_samples(
     per_sample = max(1, record.pixels // record.samples)
     count = min(max(pixels // per_sample, limits[0]), limits[1], len(batches))
     # Truncated, not rounded: the weights of a model file depend on these samples.
-    return np.unique(np.linspace(0, len(batches) - 1, count).astype(np.int64))
+    return evenly_spaced(len(batches), count, down=True)
 
 
 @dataclass

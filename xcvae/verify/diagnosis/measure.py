@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from xcvae.errors import ConfigError, explain
 from xcvae.fields.describe import DataSpec, prepare
 from xcvae.fields.record import Record, Thumbnails
+from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import label_codes, labels_of
 from xcvae.fields.units import default_wet_threshold, factor, to_units
 from xcvae.fields.validation import check_rain
@@ -238,7 +239,7 @@ def _check_members(members: int) -> None:
 def _positions(prepared: xr.Dataset, spec: DataSpec, members: int) -> list[int]:
     count, pixels = (prepared.sizes[spec.sample], prepared.sizes[spec.y] * prepared.sizes[spec.x])
     most = max(2, min(SAMPLES, PIXELS // (members * pixels)))
-    return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
+    return [int(i) for i in evenly_spaced(count, most)]
 
 
 def _share(observed: NDArray[Any], wet_threshold: float) -> float:
