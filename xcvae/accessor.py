@@ -14,8 +14,8 @@ from xcvae.errors import ConfigError, explain
 if TYPE_CHECKING:
     from xcvae.ensemble.store.icechunk import Repository
     from xcvae.generator.model import Model
-    from xcvae.verify.diagnosis.diagnose import Diagnosis
-    from xcvae.verify.plots.accessor import Plots
+    from xcvae.verify.diagnosis import Diagnosis
+    from xcvae.verify.plots import Plots
 
 __all__ = ["CvaeAccessor"]
 
@@ -39,7 +39,7 @@ class CvaeAccessor:
         An ensemble has `members`, `spectra` and `rank_histogram`, a scorecard has `summary`, the
         history of a model `training_curve`.
         """
-        from xcvae.verify.plots.accessor import Plots
+        from xcvae.verify.plots import Plots
 
         return Plots(self._ds)
 
@@ -238,7 +238,7 @@ class CvaeAccessor:
         -------
         Diagnosis
         """
-        from xcvae.verify.diagnosis.diagnose import diagnose
+        from xcvae.verify.diagnosis import diagnose
 
         return diagnose(self._ds, self._given(model), members=members, seed=seed)
 

@@ -35,7 +35,7 @@ from benchmarks.diagnosis.diseases import DISEASES, HEALTHY, SPREADS, Case, cali
 from benchmarks.harness.arguments import BenchmarkParser, comma_separated
 from benchmarks.harness.results import write_json
 from xcvae.generator.model import Model
-from xcvae.generator.network.layers import silence
+from xcvae.generator.network.layers import zero_init
 from xcvae.verify.baselines.rainfarm import RainFARM
 from xcvae.verify.diagnosis.diagnose import Diagnosis, diagnose, judge
 from xcvae.verify.diagnosis.measure import gather
@@ -188,8 +188,8 @@ def models(radar: Radar) -> Iterator[Row]:
     ill = radar.model("collapsed", **COLLAPSED)
     collapse = ("posterior_collapse", "ignored_latent")
     yield row(group, "kl with beta 1e4", diagnose(radar.test, ill), collapse)
-    for level in ill.network.rungs:
-        silence(level.posterior)
+    for level in ill.network.levels:
+        zero_init(level.posterior)
     yield row(group, "posterior is the prior", diagnose(radar.test, ill), collapse[:1])
     yield row(group, "judged on the training days", diagnose(radar.train, model), ("leakage",))
     mislabelled = radar.test.assign(pr=(24 * radar.test.pr).assign_attrs(radar.test.pr.attrs))

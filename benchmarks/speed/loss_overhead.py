@@ -28,7 +28,6 @@ from benchmarks.speed.negative_elbo import negative_elbo
 from xcvae.fields.batches import Batch
 from xcvae.generator.device import autocast
 from xcvae.generator.training.trainer import Trainer
-from xcvae.generator.training.validation import noise_for
 from xcvae.plugins import Component, LossState
 
 LOSSES = ["laplace", "kl", "intensity_weighted_mae", "mass", "wet_area", "log_error"]
@@ -98,7 +97,7 @@ def plain_step(trainer: Trainer, losses: PlainLosses, batch: Batch, done: float)
     """Take the step of `Trainer._step` with the losses in plain torch."""
     with autocast(trainer.device):
         known = trainer.encode(batch.c, batch.pooled, batch.x)
-        drawn = trainer.descend(known, noise_for(trainer.network, batch))
+        drawn = trainer.descend(known, trainer.network.noise(len(batch), batch.c))
     assert batch.x is not None
     kl = [level.float() for level in drawn.kl()]
     loss = losses(batch.x, drawn.output.float(), batch.mask, kl)
@@ -109,7 +108,7 @@ def plain_step(trainer: Trainer, losses: PlainLosses, batch: Batch, done: float)
     for group in trainer.optimizer.param_groups:
         group["lr"] = trainer.settings.rate(done)
     trainer.optimizer.step()
-    trainer._follow()
+    trainer._update_average()
     return loss.detach()
 
 
@@ -120,7 +119,7 @@ def make_side(options: argparse.Namespace) -> tuple[Trainer, Batch]:
     generator = {"preset": options.preset}
     trainer = make_trainer(ds, generator=generator, fit=fit, losses=LOSSES, device=options.device)
     stream = trainer.batches.shuffled(options.batch_size, trainer.rng)
-    batch = trainer._cropped(next(stream))
+    batch = trainer._random_crop(next(stream))
     stream.close()
     return trainer, batch
 

@@ -1,4 +1,4 @@
-"""Members that keep the means of their coarse cells."""
+"""The constraint on block means, in the network and in training."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def means(output: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.avg_pool2d(SCALING.physical(output), 4)
 
 
-def test_block_means_come_out_as_they_went_in():
+def test_block_means_are_kept():
     torch.manual_seed(0)
     wanted = torch.rand(3, 1, 5, 6) * 20
     kept = KEEP(torch.randn(3, 1, 20, 24), coarse_maps(wanted))
     torch.testing.assert_close(means(kept), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_dry_pixels_stay_dry_beside_wet_ones_and_dry_blocks_are_dry():
+def test_block_means_keep_dry_pixels_and_dry_blocks_dry():
     output = torch.randn(1, 1, 8, 8)
-    output[0, 0, 0, 0] = 1.0  # the first block has rain for certain
+    output[0, 0, 0, 0] = 1.0  # a wet pixel in the first block
     wanted = torch.tensor([[[[2.0, 0.0], [1.0, 0.0]]]])
     kept = KEEP(output, coarse_maps(wanted))
     first = (slice(None), slice(None), slice(0, 4), slice(0, 4))
@@ -44,7 +44,7 @@ def test_dry_pixels_stay_dry_beside_wet_ones_and_dry_blocks_are_dry():
     assert float(SCALING.physical(kept)[..., 4:].abs().max()) == 0
 
 
-def test_a_block_that_came_out_dry_gets_its_rain_where_it_is_least_dry():
+def test_block_means_put_rain_of_a_dry_block_in_its_least_dry_pixel():
     output = torch.full((1, 1, 4, 4), -1.0)
     output[0, 0, 2, 1] = -0.05
     kept = KEEP(output, coarse_maps(torch.tensor([[[[0.5]]]])))
@@ -53,7 +53,7 @@ def test_a_block_that_came_out_dry_gets_its_rain_where_it_is_least_dry():
     assert float(rain[0, 0, 2, 1]) == pytest.approx(8.0, rel=0.01)
 
 
-def test_gradients_are_finite_for_all_kinds_of_blocks():
+def test_block_means_have_finite_gradients():
     output = torch.randn(2, 1, 16, 16) - 1
     output[0] = -2.0
     output.requires_grad_()
@@ -63,7 +63,7 @@ def test_gradients_are_finite_for_all_kinds_of_blocks():
     assert float(output.grad.abs().max()) > 0
 
 
-def test_trained_members_keep_the_block_means(train_radar, test_radar, tmp_path):
+def test_sampled_members_keep_the_block_means(train_radar, test_radar, tmp_path):
     trained = xcvae.train(
         train_radar.isel(time=slice(60)),
         target="pr",
@@ -81,7 +81,7 @@ def test_trained_members_keep_the_block_means(train_radar, test_radar, tmp_path)
     assert float(ens.pr.std("realization").max()) > 0.1
 
 
-def test_a_condition_that_is_no_block_mean_is_refused_before_training(train_radar):
+def test_train_refuses_constrain_without_block_means(train_radar):
     few = train_radar.isel(time=slice(20))
     hour = few.time.dt.hour.astype(float).assign_attrs(units="1")
     bare = few.drop_vars(["y_coarse", "x_coarse", "y", "x"])
@@ -106,7 +106,7 @@ def test_a_condition_that_is_no_block_mean_is_refused_before_training(train_rada
             )
 
 
-def test_a_derived_condition_is_a_block_mean_unless_pixels_are_missing(train_radar):
+def test_check_block_means_refuses_missing_pixels(train_radar):
     few = train_radar[["pr"]].isel(time=slice(4))
     spec = describe(few, target="pr", conditions=[], coarsen=12)
     check_block_means(prepare(few, spec, need_target=True), spec)
@@ -115,7 +115,7 @@ def test_a_derived_condition_is_a_block_mean_unless_pixels_are_missing(train_rad
         check_block_means(prepare(gap, spec, need_target=True), spec)
 
 
-def test_cells_that_run_against_the_pixels_are_refused(train_radar):
+def test_kept_blocks_refuses_reversed_cells(train_radar):
     few = train_radar.isel(time=slice(4))
     spec = describe(few, target="pr", conditions=["pr_coarse"])
     prepared = prepare(few, spec, need_target=True)

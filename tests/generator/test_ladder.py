@@ -1,4 +1,4 @@
-"""The network: shapes on any grid, a latent that counts, a posterior relative to the prior."""
+"""The ladder: shapes on any grid, effects of latents, release to the prior, gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xcvae.generator.network.layers import (
     halve,
     unfold,
 )
-from xcvae.generator.sampler import freed_levels
+from xcvae.generator.sampler import release_shares
 
 LATENTS = (4, 3, 2, 1)
 
@@ -32,7 +32,7 @@ def network(pooled: int = 0) -> Ladder:
 
 
 def shaken(pooled: int = 0) -> Ladder:
-    """As after some training: no head is zero any more."""
+    """Return a network without zero heads, as after some training."""
     net = network(pooled)
     with torch.no_grad():
         for weights in net.parameters():
@@ -46,14 +46,14 @@ def noise(batch: int, size: tuple[int, int]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("size", [(35, 53), (128, 128), (61, 47), (156, 132), (9, 8)])
-def test_any_grid_size_comes_out_as_it_went_in(size):
+def test_ladder_keeps_any_grid_size(size):
     c, x = torch.randn(2, 2, *size), torch.randn(2, 1, *size)
     drawn = shaken()(c, None, noise(2, size), x=x)
     assert drawn.output.shape == (2, 1, *size)
     assert [q.mu.shape[-2:] for q in drawn.posterior] == level_sizes(size, 4)
 
 
-def test_untrained_network_gives_the_base_and_no_divergence():
+def test_untrained_ladder_returns_the_base_without_kl():
     c, x = torch.randn(2, 2, 20, 24), torch.randn(2, 1, 20, 24)
     drawn = network()(c, None, noise(2, (20, 24)), x=x)
     torch.testing.assert_close(drawn.output, c[:, :1])
@@ -61,7 +61,7 @@ def test_untrained_network_gives_the_base_and_no_divergence():
 
 
 @pytest.mark.parametrize("level", range(4))
-def test_every_level_changes_the_field(level):
+def test_latents_of_every_level_change_the_output(level):
     net, c, z = shaken(), torch.randn(1, 2, 32, 32), noise(1, (32, 32))
     with torch.no_grad():
         before = net(c, None, z).output
@@ -69,16 +69,18 @@ def test_every_level_changes_the_field(level):
         assert float((net(c, None, z).output - before).abs().max()) > 1e-5
 
 
-def test_gradients_reach_every_weight():
+def test_ladder_gradients_reach_every_weight():
     net = shaken(pooled=5)
     c, x = torch.randn(2, 2, 32, 32), torch.randn(2, 1, 32, 32)
     drawn = net(c, torch.randn(2, 5), noise(2, (32, 32)), x=x)
     (drawn.output.square().mean() + torch.stack(drawn.kl()).sum()).backward()
-    silent = [n for n, w in net.named_parameters() if w.grad is None or not w.grad.abs().max() > 0]
-    assert silent == []
+    unreached = [
+        n for n, w in net.named_parameters() if w.grad is None or not w.grad.abs().max() > 0
+    ]
+    assert unreached == []
 
 
-def test_kl_agrees_with_torch():
+def test_normal_kl_equals_torch():
     q = Normal(torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5))
     p = Normal(torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5))
     oracle = kl_divergence(
@@ -89,7 +91,7 @@ def test_kl_agrees_with_torch():
     assert float(p.kl(p).abs().max()) == 0
 
 
-def test_freed_latents_follow_the_prior_and_the_others_the_storm():
+def test_release_to_prior_replaces_whole_latents():
     torch.manual_seed(0)
     shape = (1, 2, 100, 100)
     prior = Normal(torch.zeros(shape), torch.zeros(shape))
@@ -97,7 +99,7 @@ def test_freed_latents_follow_the_prior_and_the_others_the_storm():
     order = torch.randn(shape)
     before = torch.zeros(shape, dtype=torch.bool)
     for share in (0.0, 0.2, 0.5, 0.9, 1.0):
-        path = storm.freed(prior, share, order)
+        path = storm.release_to_prior(prior, share, order)
         go = path.mu == 0
         assert float(go.float().mean()) == pytest.approx(share, abs=0.01)
         assert torch.equal(path.log_sigma == 0, go)  # never something in between
@@ -105,14 +107,14 @@ def test_freed_latents_follow_the_prior_and_the_others_the_storm():
         before = go
 
 
-def test_a_storm_between_the_ends_is_as_far_from_members_as_they_are_from_each_other():
-    """Calibrated along the dial: the storm could be one of the members."""
+def test_release_to_prior_is_calibrated_at_any_share():
+    """The storm is as far from the members as they are from each other."""
     torch.manual_seed(0)
     prior = Normal(torch.zeros(1, 200_000), torch.zeros(1, 200_000))
     storm = torch.randn(1, 200_000)
     posterior = Normal(storm, torch.full_like(storm, -20.0))
     for share in (0.25, 0.5, 0.75):
-        path = posterior.freed(prior, share, torch.randn(1, 200_000))
+        path = posterior.release_to_prior(prior, share, torch.randn(1, 200_000))
         members = torch.cat([path.sample(torch.randn(1, 200_000)) for _ in range(8)])
         spread = (9 / 8 * members.var(0).mean()).sqrt()
         error = (members.mean(0) - storm).square().mean().sqrt()
@@ -120,30 +122,32 @@ def test_a_storm_between_the_ends_is_as_far_from_members_as_they_are_from_each_o
 
 
 @torch.no_grad()
-def test_dial_ends_are_posterior_and_prior():
+def test_descend_with_all_or_none_released_is_prior_or_posterior():
     net, c, x = shaken(), torch.randn(1, 2, 32, 32), torch.randn(1, 1, 32, 32)
     z = noise(1, (32, 32))
     posterior = net(c, None, z, x=x).output
     prior = net(c, None, z).output
-    known = net.encode(c, None, x)
-    torch.testing.assert_close(net.descend(known, z, freed=freed_levels(0, 4)).output, posterior)
-    torch.testing.assert_close(net.descend(known, z, freed=freed_levels(1, 4)).output, prior)
+    encoded = net.encode(c, None, x)
+    torch.testing.assert_close(
+        net.descend(encoded, z, released=release_shares(0, 4)).output, posterior
+    )
+    torch.testing.assert_close(net.descend(encoded, z, released=release_shares(1, 4)).output, prior)
     assert float((posterior - prior).abs().max()) > 1e-3
 
 
-def test_dial_frees_fine_levels_first_and_never_takes_back():
-    dial = [freed_levels(s / 60, 6) for s in range(61)]
+def test_release_shares_release_fine_levels_first():
+    dial = [release_shares(s / 60, 6) for s in range(61)]
     assert dial[0] == [0.0] * 6
     assert dial[-1] == [1.0] * 6
     for low, high in pairwise(dial):
         assert all(b >= a for a, b in zip(low, high, strict=True))
-        assert high == sorted(high)  # coarsest first: the finest is freed most
-        assert sum(0 < share < 1 for share in high) <= 1  # a level is done before the next goes
+        assert high == sorted(high)  # coarsest first: the finest is released most
+        assert sum(0 < share < 1 for share in high) <= 1  # one level after the other
         assert max(b - a for a, b in zip(low, high, strict=True)) < 0.11  # no jump
 
 
 @pytest.mark.parametrize("size", [(32, 32), (35, 53), (9, 8)])
-def test_patches_keep_the_size_and_shrink_the_levels(size):
+def test_patch_shrinks_the_levels_and_keeps_the_size(size):
     torch.manual_seed(0)
     net = Ladder(conditions=2, pooled=0, channels=(8, 8), latents=(3, 5), base=0, patch=2)
     fine = ((size[0] + 1) // 2, (size[1] + 1) // 2)
@@ -155,7 +159,7 @@ def test_patches_keep_the_size_and_shrink_the_levels(size):
     assert drawn.posterior[-1].mu.shape == (2, 5, *fine)
 
 
-def test_fold_and_unfold_are_inverse():
+def test_unfold_inverts_fold():
     maps = torch.randn(2, 3, 7, 9)
     folded = fold(maps, 2)
     assert folded.shape == (2, 12, 4, 5)
@@ -163,14 +167,14 @@ def test_fold_and_unfold_are_inverse():
 
 
 @torch.no_grad()
-def test_pooled_conditions_change_the_field():
+def test_pooled_conditions_change_the_output():
     net, c, z = shaken(pooled=5), torch.randn(1, 2, 32, 32), noise(1, (32, 32))
     a, b = (net(c, torch.full((1, 5), v), z).output for v in (0.0, 3.0))
     assert float((a - b).abs().max()) > 1e-4
 
 
 @torch.no_grad()
-def test_decode_of_drawn_latents_is_the_draw():
+def test_decode_of_posterior_means_equals_the_draw():
     net, c, x = shaken(), torch.randn(1, 2, 32, 32), torch.randn(1, 1, 32, 32)
     silent = [torch.zeros_like(level) for level in noise(1, (32, 32))]
     drawn = net(c, None, silent, x=x)
@@ -179,8 +183,8 @@ def test_decode_of_drawn_latents_is_the_draw():
 
 
 @torch.no_grad()
-def test_pixels_depend_on_their_neighbourhood_only():
-    """A crop of a wide domain gives the same field in its middle: nothing looks at whole maps."""
+def test_ladder_output_is_local():
+    """A change far away has no effect: no operation uses whole maps."""
     net = shaken()
     c, z = torch.randn(1, 2, 16, 512), noise(1, (16, 512))
     far = c.clone()
@@ -190,7 +194,7 @@ def test_pixels_depend_on_their_neighbourhood_only():
     assert float(difference[..., :64].max()) == 0
 
 
-def test_halve_and_double_keep_odd_sizes():
+def test_double_restores_odd_sizes_of_halve():
     maps = torch.arange(15.0).reshape(1, 1, 3, 5)
     small = halve(maps)
     assert small.shape == (1, 1, 2, 3)
@@ -198,7 +202,7 @@ def test_halve_and_double_keep_odd_sizes():
     assert double(small, (3, 5)).shape == maps.shape
 
 
-def test_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
+def test_checkpointing_saves_memory_and_keeps_gradients() -> None:
     kept, gradients = [], []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -209,7 +213,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
             latents=[2, 2, 1],
             checkpointing=checkpointing,
         )
-        # Silent layers would hide what does not get through.
+        # Layers that start at zero would hide missing gradients.
         for weight in network.parameters():
             torch.nn.init.normal_(weight, std=0.1)
         c, x = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16)
@@ -229,7 +233,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
     assert kept[1] < 0.6 * kept[0]
 
 
-def test_the_finest_levels_alone_have_separable_blocks():
+def test_separable_applies_to_the_finest_levels_only():
     def net(separable: int) -> Ladder:
         return Ladder(
             conditions=2, pooled=0, channels=(8, 8, 8), latents=(2, 2, 2), separable=separable
@@ -239,7 +243,7 @@ def test_the_finest_levels_alone_have_separable_blocks():
         return [type(block[0]) for block in blocks]
 
     mixed = net(2)
-    assert kinds([level.blocks for level in mixed.rungs]) == [ResidualBlock] + 2 * [SeparableBlock]
+    assert kinds([level.blocks for level in mixed.levels]) == [ResidualBlock] + 2 * [SeparableBlock]
     for pyramid in (mixed.encode_condition, mixed.encode_target):
         # Finest first, and the finest level of a pyramid has no block.
         assert kinds(pyramid.blocks) == [SeparableBlock, ResidualBlock]

@@ -1,4 +1,4 @@
-"""The trained model: draws with an address, a file without pickle, honest errors."""
+"""The trained model: draws, calibration, its file, and refused files and devices."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import xcvae
 from xcvae.errors import ConfigError, ModelFileError
 from xcvae.fields.describe import prepare
 from xcvae.generator.device import choose_device
 from xcvae.generator.model import Model
-from xcvae.generator.training.calibration import _diversity, calibrated_temperature, even_steps
+from xcvae.generator.training.calibration import (
+    TEMPERATURE_MEMBERS,
+    _diversity,
+    calibrate_temperature,
+    equal_diversity_steps,
+    spread_skill_ratio,
+)
+from xcvae.metrics import spread_skill
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def draw(model: Model, batch, mode="prior", members=range(3), **options):
     )
 
 
-def test_draws_are_rain(tiny_model, batch):
+def test_draw_returns_physical_rain(tiny_model, batch):
     fields = draw(tiny_model, batch)
     assert fields.shape == (3, 3, 156, 132)
     assert fields.dtype == np.float32
@@ -40,18 +48,18 @@ def test_draws_are_rain(tiny_model, batch):
     assert not np.array_equal(fields[0], fields[1])
 
 
-def test_a_model_has_the_same_bytes_whenever_it_is_written(tiny_model):
+def test_to_bytes_is_reproducible(tiny_model):
     assert {tiny_model.to_bytes() for _ in range(8)} == {tiny_model.path.read_bytes()}
 
 
-def test_a_member_is_the_same_in_any_batch(tiny_model, batch):
+def test_draw_of_one_member_equals_that_of_a_batch(tiny_model, batch):
     """Bitwise: other members, other samples and another order change nothing."""
-    all_of_them = draw(tiny_model, batch)
+    fields = draw(tiny_model, batch)
     one = tiny_model.draw(batch.take([2]), seed=0, labels=["c"], realizations=[1], mode="prior")
-    np.testing.assert_array_equal(one[0, 0], all_of_them[1, 2])
+    np.testing.assert_array_equal(one[0, 0], fields[1, 2])
 
 
-def test_posterior_is_nearer_to_the_storm_than_the_prior(tiny_model, batch, test_radar):
+def test_posterior_draws_correlate_with_the_storm(tiny_model, batch, test_radar):
     observed = test_radar.pr.values[:3]
 
     def correlation(fields):
@@ -63,8 +71,8 @@ def test_posterior_is_nearer_to_the_storm_than_the_prior(tiny_model, batch, test
     assert correlation(near) > correlation(far) + 0.05
 
 
-def test_the_dial_turns_in_even_steps(tiny_model, test_radar):
-    """On samples it was not laid out on: every quarter of the dial adds diversity."""
+def test_dial_makes_diversity_rise_with_spread(tiny_model, test_radar):
+    """On samples that it was not calibrated on: every quarter of the dial adds diversity."""
     prepared = prepare(test_radar, tiny_model.spec, need_target=True)
     some = tiny_model.batches(prepared).load(range(6))
     labels = [str(i) for i in range(6)]
@@ -79,17 +87,17 @@ def test_the_dial_turns_in_even_steps(tiny_model, test_radar):
     assert min(np.diff(steps)) > 0.1 * (steps[-1] - steps[0]) > 0
 
 
-def test_dial_without_effect_stays_straight():
-    assert even_steps([0, 0.5, 1], [0.2, 0.2, 0.2]) == [[0, 0], [1, 1]]
-    assert even_steps([0, 0.5, 1], [0.3, 0.1, 0.2]) == [[0, 0], [1, 1]]
+def test_equal_diversity_steps_without_effect_are_linear():
+    assert equal_diversity_steps([0, 0.5, 1], [0.2, 0.2, 0.2]) == [[0, 0], [1, 1]]
+    assert equal_diversity_steps([0, 0.5, 1], [0.3, 0.1, 0.2]) == [[0, 0], [1, 1]]
 
 
-def test_temperature_scales_the_variety(tiny_model, batch):
+def test_draw_temperature_scales_the_variance(tiny_model, batch):
     calm, wild = (draw(tiny_model, batch, temperature=t) for t in (0.2, 1.0))
     assert calm.var(axis=0).mean() < 0.5 * wild.var(axis=0).mean()
 
 
-def test_masked_pixels_come_back_as_nan(tiny_model, batch):
+def test_draw_is_nan_where_masked(tiny_model, batch):
     mask = batch.mask.clone()
     mask[:, :, :20] = False
     fields = draw(tiny_model, type(batch)(batch.c, batch.pooled, batch.x, mask))
@@ -97,14 +105,14 @@ def test_masked_pixels_come_back_as_nan(tiny_model, batch):
     assert np.isfinite(fields[:, :, 20:]).all()
 
 
-def test_reconstruction_follows_the_latents(tiny_model, batch, test_radar):
+def test_reconstruct_uses_the_given_latents(tiny_model, batch, test_radar):
     observed = test_radar.pr.values[:3]
     own, swapped = tiny_model.reconstruct(batch), tiny_model.reconstruct(batch, [1, 2, 0])
     errors = [np.abs(fields - observed).mean() for fields in (own, swapped)]
     assert errors[0] < errors[1]
 
 
-def test_levels_report_nats(tiny_model, batch):
+def test_levels_report_kl_in_nats(tiny_model, batch):
     levels = tiny_model.levels(batch)
     assert [level.size for level in levels][-1] == (78, 66)  # patches of 2 x 2 pixels
     assert all(level.kl >= 0 for level in levels)
@@ -112,7 +120,7 @@ def test_levels_report_nats(tiny_model, batch):
     assert all(0 <= level.active <= 1 for level in levels)
 
 
-def test_the_file_gives_the_same_model(tiny_model, batch):
+def test_load_restores_the_model(tiny_model, batch):
     again = xcvae.load(tiny_model.path)
     assert again.sha256 == tiny_model.sha256
     assert again.spec == tiny_model.spec
@@ -123,7 +131,7 @@ def test_the_file_gives_the_same_model(tiny_model, batch):
 
 
 @pytest.mark.parametrize("with_path", [True, False])
-def test_a_pickled_model_draws_the_same(tiny_model, batch, with_path):
+def test_pickled_model_draws_the_same_fields(tiny_model, batch, with_path):
     model = xcvae.load(tiny_model.path)
     if not with_path:
         model.path = None
@@ -133,7 +141,7 @@ def test_a_pickled_model_draws_the_same(tiny_model, batch, with_path):
     np.testing.assert_array_equal(draw(again, batch), draw(model, batch))
 
 
-def test_damage_is_found(tiny_model, tmp_path):
+def test_load_refuses_damaged_files(tiny_model, tmp_path):
     content = bytearray(tiny_model.path.read_bytes())
     content[-1000] ^= 1  # one bit of one weight
     cases = {
@@ -149,7 +157,7 @@ def test_damage_is_found(tiny_model, tmp_path):
             xcvae.load(path)
 
 
-def test_a_changed_header_is_found(tiny_model, tmp_path):
+def test_load_refuses_a_changed_header(tiny_model, tmp_path):
     """Another scaling would give other rain, silently."""
     content = tiny_model.path.read_bytes()
     changed = content.replace(b'\\"eps\\": 0.1', b'\\"eps\\": 0.9')
@@ -159,7 +167,7 @@ def test_a_changed_header_is_found(tiny_model, tmp_path):
         xcvae.load(tmp_path / "eps")
 
 
-def test_a_model_whose_file_is_gone_travels_by_value(tiny_model, batch, tmp_path):
+def test_pickled_model_without_its_file_carries_the_weights(tiny_model, batch, tmp_path):
     copy = tmp_path / "copy.xcvae"
     copy.write_bytes(tiny_model.path.read_bytes())
     model = xcvae.load(copy)
@@ -168,7 +176,7 @@ def test_a_model_whose_file_is_gone_travels_by_value(tiny_model, batch, tmp_path
     np.testing.assert_array_equal(draw(again, batch), draw(tiny_model, batch))
 
 
-def test_a_foreign_safetensors_file_is_refused(tmp_path):
+def test_load_refuses_other_and_missing_files(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"w": torch.zeros(3)}, tmp_path / "other.safetensors")
@@ -178,7 +186,7 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
         xcvae.load(tmp_path / "missing.xcvae")
 
 
-def test_devices_are_checked():
+def test_choose_device_refuses_unknown_devices():
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(ConfigError, match="device"):
         choose_device("abacus")
@@ -187,11 +195,11 @@ def test_devices_are_checked():
             choose_device("cuda")
 
 
-def test_no_member_rains_more_than_twice_the_record(tiny_model, batch):
+def test_draw_is_limited_to_twice_the_record_maximum(tiny_model, batch):
     bias = tiny_model.network.head.bias
     before = bias.detach().clone()
     with torch.no_grad():
-        bias += 10  # as one latent far out in its tail may do
+        bias += 10  # as a latent far in its tail may
     try:
         fields = draw(tiny_model, batch)
     finally:
@@ -201,18 +209,37 @@ def test_no_member_rains_more_than_twice_the_record(tiny_model, batch):
 
 
 @pytest.mark.parametrize("factor", [0.85, 1.2])
-def test_the_temperature_undoes_what_makes_members_too_alike_or_too_different(
-    tiny_model, test_radar, factor
-):
-    """A prior whose sigma is wrong by a factor is given the temperature that makes up for it."""
+def test_calibrate_temperature_corrects_the_sigma_of_the_prior(tiny_model, test_radar, factor):
+    """A prior whose sigma is wrong by a factor gets the temperature that corrects it."""
     batches = tiny_model.batches(prepare(test_radar, tiny_model.spec, need_target=True))
     network = tiny_model.network
-    before, network.calibrated = network.calibrated, 1.0
+    before, network.sigma_factor = network.sigma_factor, 1.0
     try:
-        plain = calibrated_temperature(tiny_model, batches)
-        network.calibrated = factor
-        corrected = calibrated_temperature(tiny_model, batches)
+        plain = calibrate_temperature(tiny_model, batches)
+        network.sigma_factor = factor
+        corrected = calibrate_temperature(tiny_model, batches)
     finally:
-        network.calibrated = before
+        network.sigma_factor = before
     assert 0.8 <= plain <= 1.25
     assert corrected == pytest.approx(np.clip(plain / factor, 0.8, 1.25), abs=0.03)
+
+
+def test_spread_skill_ratio_equals_the_metric(tiny_model, test_radar):
+    """Pooled over pixels and samples, with the factor (M + 1) / M for a mean of M members."""
+    batches = tiny_model.batches(prepare(test_radar, tiny_model.spec, need_target=True))
+    samples = range(len(batches))
+    batch = batches.load(list(samples))
+    members = tiny_model.draw(
+        batch,
+        seed=0,
+        labels=[f"dial {sample}" for sample in samples],
+        realizations=range(TEMPERATURE_MEMBERS),
+        mode="prior",
+    )
+    dims = ("realization", "time", "y", "x")
+    expected = spread_skill(
+        xr.DataArray(members, dims=dims, attrs={"units": "mm h-1"}),
+        xr.DataArray(tiny_model.observed(batch), dims=dims[1:], attrs={"units": "mm h-1"}),
+    )
+    ratio = spread_skill_ratio(tiny_model, batches, 1.0)
+    assert ratio == pytest.approx(float(expected), rel=1e-4)

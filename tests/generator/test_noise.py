@@ -1,4 +1,4 @@
-"""Noise is a function of its address."""
+"""Noise as a function of its address."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HERE = Address(seed=3, label="2018-05-17T12:00:00", realization=5, mode="prior")
 CPU = torch.device("cpu")
 
 
-def test_same_address_same_noise_in_any_company():
+def test_normals_do_not_depend_on_other_addresses():
     others = [replace(HERE, realization=m) for m in range(4)]
     alone = normals([HERE], 2, (3, 8, 9))
     among = normals([*others, HERE], 2, (3, 8, 9))
@@ -37,7 +37,7 @@ def test_same_address_same_noise_in_any_company():
         {"attempt": 1},
     ],
 )
-def test_any_part_of_the_address_changes_the_noise(change):
+def test_normals_change_with_every_part_of_the_address(change):
     a, b = normals([HERE], 0, (1, 40, 40)), normals([replace(HERE, **change)], 0, (1, 40, 40))
     assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.1
 
@@ -47,27 +47,27 @@ def test_any_part_of_the_address_changes_the_noise(change):
     origin=st.tuples(st.integers(0, 23), st.integers(0, 23)),
 )
 @settings(max_examples=60, deadline=None)
-def test_a_tile_has_the_values_of_the_whole_domain(size, origin):
+def test_normals_of_a_window_equal_those_of_the_domain(size, origin):
     whole = normals([HERE], 1, (2, 46, 46))
     tile = normals([HERE], 1, (2, *size), origin=origin)
     (top, left), (height, width) = origin, size
     np.testing.assert_array_equal(tile, whole[..., top : top + height, left : left + width])
 
 
-def test_fewer_channels_are_the_first_ones():
+def test_normals_of_fewer_channels_are_the_first_ones():
     np.testing.assert_array_equal(
         normals([HERE], 1, (5, 6, 7))[:, :2], normals([HERE], 1, (2, 6, 7))
     )
 
 
-def test_maps_larger_than_a_block_of_work_have_the_same_values():
-    """300 x 300 blocks of four rows are worked on in several parts."""
+def test_normals_do_not_depend_on_the_block_size():
+    """300 x 300 blocks of four rows are computed in several parts."""
     whole = normals([HERE, replace(HERE, seed=4)], 0, (1, 1200, 300))
     row = normals([HERE, replace(HERE, seed=4)], 0, (1, 1, 300), origin=(1101, 0))
     np.testing.assert_array_equal(whole[:, :, 1101:1102], row)
 
 
-def test_positions_and_realizations_reach_to_the_end_of_32_bits():
+def test_normals_accept_32_bit_positions_and_realizations():
     last = replace(HERE, realization=2**32 - 1)
     corner = normals([last], 2**16 - 1, (1, 2, 2), origin=(2**32 - 2, 2**32 - 2))
     assert np.isfinite(corner).all()
@@ -85,12 +85,12 @@ def test_positions_and_realizations_reach_to_the_end_of_32_bits():
         lambda: Window(0, (1, 2, 2), (0, 2**32 - 1)),
     ],
 )
-def test_what_has_no_room_in_the_address_is_refused(make):
+def test_address_refuses_numbers_out_of_range(make):
     with pytest.raises(ConfigError, match="address of noise has room"):
         make()
 
 
-def test_tiles_begin_at_the_same_place_on_all_levels():
+def test_level_origins_cover_the_same_part_on_all_levels():
     """A tile on the coarsest level's grid covers the same part of the domain on every level."""
     levels, (height, width), origin = 4, (96, 64), (40, 24)
     shapes = level_sizes((height, width), levels)
@@ -108,7 +108,7 @@ def test_tiles_begin_at_the_same_place_on_all_levels():
         level_origins((40, 25), levels)
 
 
-def test_maps_of_several_windows_are_those_of_each():
+def test_normal_maps_of_several_windows_equal_single_ones():
     addresses = [HERE, replace(HERE, realization=0), HERE]  # one of them twice
     windows = [Window(0, (3, 2, 2)), Window(1, (2, 5, 4), (3, 1))]
     maps = normal_maps(addresses, windows, device=CPU)
@@ -118,13 +118,13 @@ def test_maps_of_several_windows_are_those_of_each():
     assert normal_maps(addresses, [], device=CPU) == []
 
 
-def test_a_seed_of_another_type_is_the_same_seed():
+def test_normals_accept_numpy_seeds():
     plain, other = normals([HERE], 0, (1, 3, 3)), replace(HERE, seed=np.int64(3))
     np.testing.assert_array_equal(plain, normals([other], 0, (1, 3, 3)))
 
 
-def test_pinned():
-    """Another hash means that every seed gives other members: never by accident."""
+def test_normal_maps_keep_their_bits():
+    """A change of these bits changes the members of every seed."""
     windows = [Window(0, (2, 5, 5)), Window(5, (1, 37, 29), (1001, 2**20))]
     addresses = [HERE, Address(-1, "Ä", 2**31, "posterior", 2)]
     maps = normal_maps(addresses, windows, device=CPU)

@@ -1,4 +1,4 @@
-"""NumPy, torch and Triton, the host and the GPU: the same bits."""
+"""NumPy, torch and Triton, on the host and on a GPU, give the same bits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from xcvae.generator.noise import Address, Window, backend, normal_maps
 from xcvae.generator.noise.address import address_words
+from xcvae.generator.noise.maps import _kernel
 from xcvae.generator.noise.philox_numpy import philox
 from xcvae.generator.noise.philox_torch import tensor_normals, tensor_philox
 
@@ -27,7 +28,7 @@ HOST = normal_maps(ADDRESSES, WINDOWS, device=CPU)
 WORDS = torch.from_numpy(address_words(ADDRESSES).astype("int64"))
 
 
-def test_integers_are_the_same_in_numpy_and_torch():
+def test_tensor_philox_equals_philox():
     random = np.random.default_rng(0)
     x, y = random.integers(0, 2**32, (2, 2, 1, 1000), np.uint32)
     offset, key = random.integers(0, 2**32, (2, 2, 7, 1), np.uint32)
@@ -41,12 +42,12 @@ def test_integers_are_the_same_in_numpy_and_torch():
 
 
 @pytest.mark.parametrize("which", range(len(WINDOWS)))
-def test_torch_gives_the_bits_of_numpy(which):
+def test_tensor_normals_equal_numpy(which):
     assert torch.equal(tensor_normals(WORDS, WINDOWS[which]), HOST[which])
 
 
-def test_torch_can_be_traced_as_one_graph():
-    """By the compiler's front end; what its code generator gives is tested where there is a GPU."""
+def test_tensor_normals_trace_as_one_graph():
+    """By the compiler's front end; its code generator is tested on a GPU."""
     traced = torch.compile(
         lambda words: [tensor_normals(words, w) for w in WINDOWS], backend="eager", fullgraph=True
     )
@@ -54,13 +55,15 @@ def test_torch_can_be_traced_as_one_graph():
         assert torch.equal(made, expected)
 
 
-def test_the_kernel_gives_the_bits_of_torch():
+def test_triton_kernel_equals_numpy_in_the_interpreter():
     """Triton's interpreter runs the kernel on the host, operation by operation."""
     pytest.importorskip("triton")
     code = (
         "import torch; from tests_of_noise import WINDOWS, WORDS, HOST;"
         "from xcvae.generator.noise.philox_triton import fused_normals;"
-        "assert all(torch.equal(fused_normals(WORDS, w), h) for w, h in zip(WINDOWS, HOST))"
+        "assert all(torch.equal(fused_normals(WORDS, w), h) for w, h in zip(WINDOWS, HOST));"
+        "from xcvae.generator.noise.maps import _kernel;"
+        "assert _kernel(torch.device('cpu')) is fused_normals"
     )
     load = (
         "import importlib.util as u, sys;"
@@ -75,28 +78,37 @@ def test_the_kernel_gives_the_bits_of_torch():
     )
 
 
-def test_the_host_uses_numpy():
+def test_kernel_is_not_used_where_triton_cannot_run_it():
+    assert _kernel(CPU) is None
+
+
+def test_backend_of_each_device():
     assert backend(CPU) == "numpy"
+    # Any other device than a GPU takes the slow way through torch.
+    meta = torch.device("meta")
+    assert backend(meta) == "torch"
+    maps = normal_maps(ADDRESSES, WINDOWS, device=meta)
+    assert [tuple(values.shape) for values in maps] == [(5, *w.shape) for w in WINDOWS]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 class TestGpu:
     device = torch.device("cuda")
 
-    def test_values_are_those_of_the_host(self):
+    def test_normal_maps_equal_those_of_the_host(self):
         made = normal_maps(ADDRESSES, WINDOWS, device=self.device)
         for values, expected in zip(made, HOST, strict=True):
             assert torch.equal(values.cpu(), expected)
 
-    def test_plain_torch_gives_them_too(self):
+    def test_tensor_normals_equal_those_of_the_host(self):
         for window, expected in zip(WINDOWS, HOST, strict=True):
             assert torch.equal(tensor_normals(WORDS.to(self.device), window).cpu(), expected)
 
-    def test_the_kernel_is_used_where_triton_is(self):
+    def test_backend_is_triton(self):
         pytest.importorskip("triton")
         assert backend(self.device) == "triton"
 
-    def test_compiled_values_differ_by_rounding_at_most(self):
+    def test_compiled_normals_differ_by_rounding_only(self):
         pytest.importorskip("triton")
         window, expected = WINDOWS[1], HOST[1]
         made = torch.compile(lambda words: tensor_normals(words, window))(WORDS.to(self.device))

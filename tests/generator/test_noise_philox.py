@@ -1,4 +1,4 @@
-"""The integers are Philox's, the deviates made of them are normal and independent."""
+"""Philox: its integers against known answers, and its deviates as independent normals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def field():
     ],
 )
 @pytest.mark.parametrize("offset", [0, 0x12345678])
-def test_known_answers(counter, key, words, offset):
+def test_philox_equals_random123(counter, key, words, offset):
     even, odd = philox(
         np.array(counter[0::2], np.uint32).reshape(2, 1, 1),
         np.array(counter[1::2], np.uint32).reshape(2, 1, 1) ^ np.uint32(offset),
@@ -45,8 +45,8 @@ def test_known_answers(counter, key, words, offset):
     assert [even[0, 0, 0], odd[0, 0, 0], even[1, 0, 0], odd[1, 0, 0]] == words
 
 
-def test_blocks_agree_with_philox_one_by_one():
-    """Words go where `philox` says, whatever is computed together."""
+def test_philox_of_many_blocks_equals_single_ones():
+    """The order of words does not depend on the number of blocks computed together."""
     random = np.random.default_rng(1)
     x, y, offset, key = (
         random.integers(0, 2**32, shape, np.uint32)
@@ -64,7 +64,7 @@ def test_blocks_agree_with_philox_one_by_one():
         np.testing.assert_array_equal(odd[:, row, column], one[1].ravel())
 
 
-def test_deviates_are_those_of_box_and_muller():
+def test_deviates_equal_box_muller_in_float64():
     """To float32 rounding, against the textbook formula in float64."""
     random = np.random.default_rng(2)
     arrays = [
@@ -73,7 +73,7 @@ def test_deviates_are_those_of_box_and_muller():
     ]
     x, y, offset, key = arrays
     even, odd = philox(x, y, offset=offset, key=key)
-    # Next to 1, u has the 24 bits of a float32: this moves nothing but deviates next to 0.
+    # Near 1, u has the 24 bits of a float32, which changes only deviates near 0.
     u = (even.astype(np.float32) + np.float32(0.5)).astype(float) / 2**32
     radius = np.sqrt(-2 * np.log(u))
     angle = np.pi / 2 * (odd << np.uint32(1)).view(np.int32) / 2**31
@@ -83,7 +83,7 @@ def test_deviates_are_those_of_box_and_muller():
     assert (np.abs(made - expected) <= 4e-7 * np.concatenate([radius, radius])).all()
 
 
-def test_extreme_words_give_finite_deviates():
+def test_radius_is_finite_for_extreme_words():
     radius = _radius(np.array([0, 1, 2, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1], np.uint32))
     assert np.isfinite(radius).all()
     assert (np.diff(radius) <= 0).all()
@@ -91,7 +91,7 @@ def test_extreme_words_give_finite_deviates():
     assert radius[-1] == 0
 
 
-def test_moments(field):
+def test_normals_have_the_moments_of_a_normal(field):
     n = field.size
     values = field.astype(float).ravel()
     # Variances of the means of x, x^2, x^3, x^4 of normal deviates.
@@ -99,14 +99,14 @@ def test_moments(field):
         assert abs((values**power).mean() - mean) < SIGMAS * np.sqrt(variance / n), power
 
 
-def test_distribution(field):
+def test_normals_pass_kolmogorov_smirnov(field):
     assert stats.kstest(field.ravel(), "norm").pvalue > 1e-3
     # Each of a block's four rows by itself.
     for row in range(4):
         assert stats.kstest(field[row::4].ravel(), "norm").pvalue > 1e-3
 
 
-def test_tails():
+def test_normals_have_normal_tails():
     many = normals([replace(HERE, realization=m) for m in range(8)], 0, (1, SIDE, SIDE))
     for limit in (3.0, 4.0, 4.5):
         expected = 2 * stats.norm.sf(limit) * many.size
@@ -115,7 +115,7 @@ def test_tails():
 
 
 def neighbours(field):
-    """Pairs of arrays that lie next to each other in one part of the address."""
+    """Yield pairs of arrays whose addresses are neighbours in one part."""
     for step in range(1, 9):
         yield f"rows, {step} apart", field[step:], field[:-step]
         yield f"columns, {step} apart", field[:, step:], field[:, :-step]
@@ -133,21 +133,21 @@ def neighbours(field):
         yield str(change), field, normals([replace(HERE, **change)], 3, (1, SIDE, SIDE))[0, 0]
 
 
-def test_neighbours_are_independent(field):
-    """Neither the values nor their magnitudes know of each other."""
+def test_normals_of_neighbouring_addresses_are_uncorrelated(field):
+    """Neither the values nor their magnitudes correlate."""
     for name, a, b in neighbours(field):
         for power in (1, 2):
             correlation = np.corrcoef(a.ravel() ** power, b.ravel() ** power)[0, 1]
             assert abs(correlation) < SIGMAS / np.sqrt(a.size), (name, power)
 
 
-def test_spectrum_is_flat(field):
+def test_normals_have_a_flat_spectrum(field):
     power = np.abs(np.fft.fft2(field)) ** 2 / field.size
     bands = power.reshape(16, SIDE // 16, 16, SIDE // 16).mean(axis=(1, 3))
     assert np.abs(bands - 1).max() < SIGMAS * np.sqrt(2) / (SIDE // 16)
 
 
-def test_no_block_comes_twice():
+def test_normals_never_repeat_a_block():
     """128 bits of four deviates differ between all addresses: members, seeds, levels, places."""
     addresses = [
         Address(seed, label, member, mode, attempt)

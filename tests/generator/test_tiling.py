@@ -1,4 +1,4 @@
-"""Domains drawn in tiles: as from one piece, wherever the cuts are."""
+"""Domains drawn in tiles equal those drawn in one piece."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.constraint import BlockMeans
 from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address, Window, normal_maps
-from xcvae.generator.sampler import Drawing, freed_levels, pass_size
+from xcvae.generator.sampler import FieldSampler, draw_batch_size, release_shares
 from xcvae.generator.tiling import (
     DrawBatch,
     Split,
@@ -44,12 +44,12 @@ PARTS = {
 
 @pytest.fixture(autouse=True)
 def _exact(monkeypatch):
-    """In float32, so that what differs is its rounding, or a mistake."""
+    """In float32, whose rounding is far below the tolerance of these tests."""
     monkeypatch.setattr(numerics, "_cpu_gains", lambda: False)
 
 
 def ladder(*, channels=(12, 12, 8), latents=(3, 2, 1), seed=0, **options) -> Ladder:
-    """With weights that let everything act, also what is silent before training."""
+    """Return a ladder with random weights, also in layers that start at zero."""
     options = {"conditions": 2, "pooled": 0, "base": 0, **options}
     network = Ladder(channels=channels, latents=latents, **options).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -75,23 +75,23 @@ def maps(size=SIZE, *, samples=2, conditions=2, pooled=0, side=0) -> Batch:
 
 
 def members(network: Ladder, batch: Batch, tile, *, spread=None, count=2):
-    drawing = Drawing(network, Scaling(RAIN, {}), CPU)
+    sampler = FieldSampler(network, Scaling(RAIN, {}), CPU)
     mode = "prior" if spread is None else "posterior"
     addresses = [[Address(0, s, m, mode) for s in "ab"[: len(batch)]] for m in range(count)]
-    freed = None if spread is None else freed_levels(spread, len(network.latents))
-    return drawing.members(batch, addresses, freed=freed, temperature=1.0, tile=tile)
+    released = None if spread is None else release_shares(spread, len(network.latents))
+    return sampler.draw(batch, addresses, released=released, temperature=1.0, tile=tile)
 
 
 def distance(one, other) -> float:
     """Largest difference, as a share of the largest value."""
     assert np.array_equal(np.isnan(one), np.isnan(other))
-    assert 1 < np.nanmax(one) < 500  # there is rain, and it is no overflow
+    assert 1 < np.nanmax(one) < 500  # some rain, without an overflow
     return float(np.nanmax(np.abs(one - other)) / np.nanmax(one))
 
 
 @pytest.mark.parametrize("spread", [None, 0.0, 0.5, 1.0])
 @pytest.mark.parametrize("parts", PARTS)
-def test_tiles_give_the_field_of_one_piece(parts, spread):
+def test_tiled_draw_equals_whole_draw(parts, spread):
     options = PARTS[parts]
     network, batch = ladder(**options), maps(pooled=options.get("pooled", 0))
     whole = members(network, batch, None, spread=spread)
@@ -100,7 +100,7 @@ def test_tiles_give_the_field_of_one_piece(parts, spread):
 
 
 @pytest.mark.parametrize("spread", [None, 0.5])
-def test_blocks_keep_their_means_across_cuts(spread):
+def test_tiled_draw_keeps_block_means_across_cuts(spread):
     """Blocks of 6 pixels do not fit into tiles of 40, nor into cells of the seam."""
     network = ladder(conditions=3, patch=2, constraint=BlockMeans(RAIN, 6))
     batch = maps((150, 120), side=6)
@@ -115,14 +115,14 @@ def test_blocks_keep_their_means_across_cuts(spread):
     np.testing.assert_allclose(means, given, rtol=1e-4, atol=1e-4)
 
 
-def test_a_member_does_not_depend_on_its_company():
+def test_tiled_draw_does_not_depend_on_other_members():
     network, batch = ladder(patch=2), maps()
     several = members(network, batch, (48, 48), spread=0.5, count=5)
     alone = members(network, batch.take([0]), (48, 48), spread=0.5, count=1)
     assert np.array_equal(several[:1, :1], alone, equal_nan=True)
 
 
-def test_a_tile_that_covers_the_domain_changes_nothing():
+def test_tile_as_large_as_the_domain_changes_nothing():
     network, batch = ladder(), maps((40, 30))
     whole = members(network, batch, None)
     assert np.array_equal(whole, members(network, batch, (40, 64)), equal_nan=True)
@@ -139,13 +139,13 @@ def halves(network: Ladder, size, *, fine: int, halo: int) -> TiledDomain:
     return TiledDomain(network, CPU, size, Split(fine, network.patch * 2**fine, halo, tiles))
 
 
-def drawn(painter, batch, spread, known=None):
+def drawn(domain, batch, spread, encoded=None):
     posterior = spread is not None
-    freed = freed_levels(spread, 3) if posterior else None
-    one = DrawBatch([Address(0, "a", 0, "prior")], freed, 1.0, CPU)
-    known = known or painter.encode(batch, 0, posterior=posterior)
+    released = release_shares(spread, 3) if posterior else None
+    one = DrawBatch([Address(0, "a", 0, "prior")], released, 1.0, CPU)
+    encoded = encoded or domain.encode(batch, 0, posterior=posterior)
     out = np.empty(batch.c.shape[-2:], np.float32)
-    for (rows, columns), values in painter.draw(batch, [0], known, one):
+    for (rows, columns), values in domain.draw(batch, [0], encoded, one):
         out[rows, columns] = values[0, 0].numpy()
     return out
 
@@ -160,29 +160,29 @@ def depth(one, other) -> int:
 @pytest.mark.parametrize("spread", [None, 0.5])
 @pytest.mark.parametrize("fine", [1, 2])
 @pytest.mark.parametrize("parts", [{}, {"patch": 2, "blocks": 2}, {"separable": 2}])
-def test_the_halo_is_as_wide_as_the_network_sees(parts, fine, spread):
-    """Beside a cut without a halo, as much is wrong as `reach` says, and no more."""
+def test_reach_is_the_receptive_field(parts, fine, spread):
+    """Without a halo, values are wrong as far from the cut as `reach` says, and no farther."""
     network, size = ladder(**parts), (32, 256)
     batch = maps(size, samples=1)
     whole = drawn(WholeDomain(network, CPU), batch, spread)
     right = halves(network, size, fine=fine, halo=128)
-    known = right.encode(batch, 0, posterior=spread is not None)
-    np.testing.assert_allclose(drawn(right, batch, spread, known), whole, atol=1e-5)
-    cut = drawn(halves(network, size, fine=fine, halo=0), batch, spread, known)
+    encoded = right.encode(batch, 0, posterior=spread is not None)
+    np.testing.assert_allclose(drawn(right, batch, spread, encoded), whole, atol=1e-5)
+    cut = drawn(halves(network, size, fine=fine, halo=0), batch, spread, encoded)
     far = network.patch * reach(network, fine, posterior=spread is not None)
     assert far / 2 < depth(cut, whole) <= far
 
 
 @pytest.mark.parametrize("fine", [1, 2])
-def test_features_of_the_seam_are_wrong_as_far_as_they_are_said_to_be(fine):
+def test_rise_reach_is_the_receptive_field_of_features(fine):
     network, size = ladder(), (32, 256)
     batch = maps(size, samples=1)
     seams = [
         halves(network, size, fine=fine, halo=halo).encode(batch, 0, posterior=True)
         for halo in (0, 128)
     ]
-    for maps_of in (lambda known: known.guides, lambda known: known.features):
-        cut, whole = (maps_of(known)[-1][0].abs().sum(0).numpy() for known in seams)
+    for maps_of in (lambda encoded: encoded.guides, lambda encoded: encoded.features):
+        cut, whole = (maps_of(encoded)[-1][0].abs().sum(0).numpy() for encoded in seams)
         far = rise_reach(network, fine)[fine]
         assert far - 1 <= depth(cut, whole) <= far
 
@@ -190,7 +190,7 @@ def test_features_of_the_seam_are_wrong_as_far_as_they_are_said_to_be(fine):
 @pytest.mark.parametrize("posterior", [False, True])
 @pytest.mark.parametrize("tile", [(64, 64), (100, 37), (1000, 50), (16, 16)])
 @pytest.mark.parametrize("side", [0, 12])
-def test_cores_cover_the_domain_once_and_windows_their_halos(tile, side, posterior):
+def test_split_domain_covers_the_domain_once_with_halos(tile, side, posterior):
     size = (516, 708)
     keep = BlockMeans(RAIN, side) if side else None
     network = ladder(conditions=3, **{**PARTS["deep"], "constraint": keep})
@@ -207,7 +207,7 @@ def test_cores_cover_the_domain_once_and_windows_their_halos(tile, side, posteri
     assert (seen == 1).all()
 
 
-def test_noise_is_the_same_bit_by_bit():
+def test_tile_windows_have_the_noise_of_the_domain():
     network, size = ladder(**PARTS["deep"]), (300, 260)
     split = split_domain(network, size, (64, 64), posterior=True)
     tiles = TiledDomain(network, CPU, size, split)
@@ -224,7 +224,7 @@ def test_noise_is_the_same_bit_by_bit():
                     assert torch.equal(part, cut)
 
 
-def test_the_network_never_sees_more_than_one_tile_or_the_seam():
+def test_tiled_draw_limits_the_largest_map():
     network, size = ladder(**PARTS["deep"]), (512, 512)
     split = split_domain(network, size, (128, 128), posterior=True)
     largest = max(math.prod(tile.shape) for tile in split.tiles) // network.patch**2
@@ -236,10 +236,10 @@ def test_the_network_never_sees_more_than_one_tile_or_the_seam():
             module.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
     members(network, maps(size, samples=1), (128, 128), spread=0.5, count=1)
     assert max(shape[-1] * shape[-2] for shape in seen) == largest
-    assert max(shape[0] for shape in seen) == pass_size("cpu", (128, 128), tiled=True)
+    assert max(shape[0] for shape in seen) == draw_batch_size("cpu", (128, 128), tiled=True)
 
 
-def test_the_seam_moves_up_with_the_domain():
+def test_split_domain_coarsens_the_seam_for_larger_domains():
     network = ladder(**PARTS["deep"])
     fine = [
         split_domain(network, (side, side), (128, 128), posterior=False).fine
@@ -263,11 +263,11 @@ DOMAIN, DEEP = {"lat": 300, "lon": 200}, Architecture((8, 8, 8), (2, 2, 2), patc
         ({"lat": 4, "lon": 4}, (4, 4)),
     ],
 )
-def test_tiles_are_asked_for_by_dims(tile, size):
+def test_tile_size_by_dims(tile, size):
     assert tile_size(tile, DOMAIN, DEEP) == size
 
 
-def test_tiles_that_make_no_sense_are_refused():
+def test_tile_size_refuses_unknown_dims_and_small_tiles():
     with pytest.raises(ConfigError, match=r"tile\['y'\]: expected the dims of the maps, lat and"):
         tile_size({"y": 64}, DOMAIN, DEEP)
     with pytest.raises(ConfigError, match=r"tile\['lon'\]: expected at least 4 pixels.*got 3"):

@@ -1,4 +1,4 @@
-"""Training: it learns, it stops when told, it goes on after a kill, and it says what is wrong."""
+"""Training: limits, the best weights, resuming, random state, and refused settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ import xarray as xr
 
 import xcvae
 from xcvae.errors import (
+    ComponentError,
     ConfigError,
     DataError,
     EmptySelectionError,
@@ -28,8 +31,11 @@ from xcvae.fields.describe import describe, prepare
 from xcvae.generator.device import placed
 from xcvae.generator.network.architecture import build_network, resolve
 from xcvae.generator.training import checkpoint
-from xcvae.generator.training.checkpoint import checkpoint_path
+from xcvae.generator.training.checkpoint import checkpoint_path, last_weights_path
 from xcvae.generator.training.settings import Fit
+from xcvae.generator.training.train import _seeded, split
+from xcvae.generator.training.validation import Validation
+from xcvae.plugins import Component
 
 SMALL = {"channels": [16, 8], "latents": [2, 1]}
 FEW = {"max_steps": 6, "batch_size": 4, "crop": 24, "validations": 2}
@@ -45,7 +51,13 @@ def few(train_radar):
     return train_radar.isel(time=slice(0, 40))
 
 
-def test_training_lowers_the_score_and_logs_it(tiny_model):
+@pytest.fixture(scope="module")
+def corner(few):
+    """A corner of the maps, for tests of many trainings: calibration takes most of their time."""
+    return few.isel(y=slice(48, 96), x=slice(48, 96), y_coarse=slice(4, 8), x_coarse=slice(4, 8))
+
+
+def test_train_lowers_and_logs_the_loss(tiny_model):
     history = tiny_model.history
     assert list(history.step.values) == [80, 160]
     assert history.loss.values[-1] < history.loss.values[0]
@@ -57,41 +69,128 @@ def test_training_lowers_the_score_and_logs_it(tiny_model):
     assert not checkpoint_path(tiny_model.path).exists()
 
 
-def test_same_seed_same_model_other_seed_other_model(few):
+def test_train_depends_on_the_seed_only(few):
     a, b, c = quick(few, seed=1), quick(few, seed=1), quick(few, seed=2)
     assert a.training["history"][-1]["loss"] == b.training["history"][-1]["loss"]
     assert a.training["history"][-1]["loss"] != c.training["history"][-1]["loss"]
 
 
-def test_the_default_ends_with_the_score_of_the_prior(few):
+def test_default_stages_end_with_crps(few):
     rows = quick(few, fit={"max_steps": 8, "validations": 8}).training["history"]
     assert "loss_crps" not in rows[0]
     assert "loss_crps" in rows[-1]
 
 
 @pytest.mark.parametrize("name", ["intensity_weighted_mae", "gradient", "mass"])
-def test_losses_of_the_scripts_train(few, name):
+def test_train_accepts_the_seed_losses(few, name):
     model = quick(few, losses=["laplace", "kl", {"name": name, "weight": 0.5}])
     assert f"loss_{name}" in model.training["history"][-1]
     assert [term["name"] for term in model.training["losses"][0]["losses"]][-1] == name
 
 
-def test_time_limit_ends_the_training(few):
+def test_max_minutes_ends_the_training(few):
     began = time.monotonic()
     model = quick(few, fit={"max_steps": 10**6, "max_minutes": 0.03})
     assert time.monotonic() - began < 60
     assert 0 < model.training["steps"] < 10**6
 
 
-def test_patience_stops_early_and_keeps_the_best(few):
-    # A learning rate of nothing cannot improve: the second validation is the last straw.
-    fit = {"max_steps": 60, "validations": 20, "patience": 1, "learning_rate": 1e-9}
-    model = quick(few, fit=fit)
-    assert model.training["steps"] < 60
+#: A learning rate that makes the score worse after the first steps.
+DIVERGES = {"max_steps": 12, "validations": 12, "learning_rate": 0.05}
 
 
-def test_a_killed_training_goes_on(few, tmp_path):
-    """kill -9 after the first checkpoint; the second call ends where one call would have."""
+@pytest.mark.parametrize("patience", [1, 3])
+def test_patience_stops_after_validations_without_improvement(corner, patience):
+    model = quick(corner, fit={**DIVERGES, "patience": patience})
+    scores = model.history.val_crps.values
+    best = np.minimum.accumulate(scores)
+    waited = [int(n - np.flatnonzero(scores[: n + 1] == best[n])[0]) for n in range(len(scores))]
+    assert waited[-1] == patience  # the last validation, and the first one that waited so long
+    assert max(waited[:-1]) < patience
+    assert model.training["steps"] < 12
+
+
+def test_saved_weights_have_the_best_score_of_the_history(corner, tmp_path):
+    path = tmp_path / "model.xcvae"
+    history = quick(corner, fit={**DIVERGES, "validations": 4}, path=path).history.val_crps.values
+    assert history.min() < history[-1]  # the best weights are not the last ones
+    for file, expected in ((path, history.min()), (last_weights_path(path), history[-1])):
+        model = xcvae.load(file)
+        model.network.sigma_factor = 1.0  # scores of a training are those before calibration
+        held_back = split(corner, model.spec, 0.15)[1]
+        validation = Validation(
+            model.batches(held_back), model.scaling, model.record, torch.device("cpu")
+        )
+        assert validation(model.network)["val_crps"] == pytest.approx(expected, rel=1e-5)
+
+
+@dataclass(frozen=True)
+class Failing(Component):
+    """Draws random numbers as a third-party loss may, and fails at a step."""
+
+    at: int
+
+    def __call__(self, state):
+        if state.step == self.at:
+            raise ArithmeticError("failed on purpose")
+        return 0.0 * (state.output.sum() + torch.randn(()))
+
+
+def weights_of(model):
+    return torch.cat([w.detach().flatten() for w in model.network.parameters()])
+
+
+@pytest.mark.parametrize("fails_at", [None, 3])
+def test_train_leaves_the_global_random_state_of_torch(corner, fails_at):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    losses = ["laplace", "kl", Failing(-1 if fails_at is None else fails_at)]
+    try:
+        quick(corner, losses=losses)
+    except ComponentError:
+        assert fails_at is not None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeded_restores_the_random_states_of_gpus(monkeypatch):
+    """With stand-ins for the generators of two GPUs."""
+    states = {0: torch.tensor(10), 1: torch.tensor(11)}
+
+    def seed_all(seed):
+        states.update(dict.fromkeys(states, torch.tensor(seed)))
+
+    def restore(state, device):
+        states[device] = state
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", states.get)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restore)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seed_all)
+    for device, seed in (("cpu", 10), ("cuda", 5)):
+        with _seeded(5, torch.device(device)):
+            assert states[0] == seed
+            assert torch.initial_seed() == 5
+        assert [int(state) for state in states.values()] == [10, 11]
+
+
+def test_train_does_not_depend_on_the_global_random_state_of_torch(corner):
+    models = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        models.append(quick(corner, losses=["laplace", "kl", Failing(-1)]))
+    assert torch.equal(weights_of(models[0]), weights_of(models[1]))
+    # The weights start as those of a network that is built after torch.manual_seed(seed).
+    torch.manual_seed(0)
+    model = models[0]
+    build_network(model.architecture, model.spec, model.scaling.target, masked=False)
+    first_noise = torch.randn(3)
+    with _seeded(0, torch.device("cpu")):
+        build_network(model.architecture, model.spec, model.scaling.target, masked=False)
+        assert torch.equal(torch.randn(3), first_noise)
+
+
+def test_killed_training_resumes_with_the_same_steps(few, tmp_path):
+    """SIGKILL after the first checkpoint; the second call has the history of a single one."""
     data, model = tmp_path / "few.zarr", tmp_path / "model.xcvae"
     log = tmp_path / "model.xcvae.log.csv"
     few.drop_encoding().to_zarr(data, consolidated=False)
@@ -104,7 +203,7 @@ def test_a_killed_training_goes_on(few, tmp_path):
     )
     with subprocess.Popen([sys.executable, "-c", script]) as process:
         while not (log.exists() and checkpoint_path(model).exists()):  # the log comes last
-            assert process.poll() is None, "it ended before it could be killed"
+            assert process.poll() is None, "the training ended before it could be killed"
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     assert not model.exists()
@@ -116,14 +215,14 @@ def test_a_killed_training_goes_on(few, tmp_path):
     other = tmp_path / "other.xcvae"
     whole = script.replace(repr(str(model)), repr(str(other)))
     subprocess.run([sys.executable, "-c", whole], check=True, timeout=300)
-    # Neither the order of the samples nor windows or noise tell that it was ever stopped.
+    # The order of the samples, the crops and the noise are those of one call.
     xr.testing.assert_equal(
         history.drop_vars("minutes"), xcvae.load(other).history.drop_vars("minutes")
     )
 
 
-def test_a_resumed_optimiser_steps_as_if_it_had_not_stopped(tmp_path):
-    """Same weights and moments, in the same order of memory: the next step is the same."""
+def test_checkpoint_restores_the_optimiser(tmp_path):
+    """Same weights and moments, in the same memory layout: the next step is the same."""
 
     def step(network, optimizer, number):
         x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(number))
@@ -139,27 +238,52 @@ def test_a_resumed_optimiser_steps_as_if_it_had_not_stopped(tmp_path):
     one, steps = fresh()
     for number in range(3):
         step(one, steps, number)
-    kept = {"path": tmp_path / "c", "identity": "x", "rng": np.random.default_rng(0)}
+    common = {"path": tmp_path / "c", "identity": "x", "rng": np.random.default_rng(0)}
     checkpoint.write(
-        progress=checkpoint.Progress(3), weights={"n": one.state_dict()}, optimizer=steps, **kept
+        progress=checkpoint.Progress(3), weights={"n": one.state_dict()}, optimizer=steps, **common
     )
     two, again = fresh()
-    checkpoint.read(weights={"n": two.state_dict()}, optimizer=again, **kept)
+    checkpoint.read(weights={"n": two.state_dict()}, optimizer=again, **common)
     for number in range(3, 6):
         step(one, steps, number)
         step(two, again, number)
     torch.testing.assert_close(two.weight, one.weight, rtol=0, atol=0)
 
 
-def test_windows_without_a_valid_pixel_are_not_trained_on(few):
-    """Rain on a tenth of the domain: every step has some of it."""
+def test_checkpoint_restores_the_random_states_of_cpu_and_gpu(tmp_path, monkeypatch):
+    """With a stand-in for the GPU's generator, which torch has on machines with a GPU only."""
+    state = [torch.arange(16, dtype=torch.uint8)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: state[-1])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", state.append)
+    network = torch.nn.Conv2d(3, 4, 3)
+    rng = np.random.default_rng(0)
+    common = {
+        "path": tmp_path / "c",
+        "identity": "x",
+        "rng": rng,
+        "weights": {"n": network.state_dict()},
+        "optimizer": torch.optim.AdamW(network.parameters()),
+    }
+    with torch.random.fork_rng([]):
+        checkpoint.write(progress=checkpoint.Progress(3), **common)
+        expected = torch.rand(4), rng.random(4)
+        state.append(torch.zeros(16, dtype=torch.uint8))
+        assert checkpoint.read(**common).step == 3
+        assert torch.equal(torch.rand(4), expected[0])
+    np.testing.assert_array_equal(rng.random(4), expected[1])
+    assert torch.equal(state[-1], state[0])
+
+
+def test_random_crop_avoids_masked_windows(few):
+    """Only a tenth of the domain is valid: every step has valid pixels."""
     land = few.assign(pr=few.pr.where(few.x < few.x.values[14]))
     model = quick(land, fit={"max_steps": 12, "validations": 12}, validation=0)
     assert model.record.masked
     assert all(row["loss_laplace"] != 0 for row in model.training["history"])
 
 
-def test_a_checkpoint_of_another_training_is_refused(few, tmp_path):
+def test_train_refuses_a_damaged_checkpoint(few, tmp_path):
     path = tmp_path / "model.xcvae"
     quick(few, path=path)
     checkpoint_path(path).write_bytes(b"not a checkpoint")
@@ -169,7 +293,7 @@ def test_a_checkpoint_of_another_training_is_refused(few, tmp_path):
     assert quick(few, path=path, fit={"resume": False}).path == path
 
 
-def test_a_checkpoint_with_other_settings_is_refused(few, tmp_path, monkeypatch):
+def test_train_refuses_a_checkpoint_with_other_settings(few, tmp_path, monkeypatch):
     path = tmp_path / "model.xcvae"
 
     class StoppedError(Exception):
@@ -197,25 +321,25 @@ def _second_time(action):
     return replace
 
 
-def test_an_existing_model_is_not_overwritten(tiny_model, few):
+def test_train_refuses_an_existing_path(tiny_model, few):
     before = tiny_model.path.read_bytes()
     with pytest.raises(OutputExistsError, match="remove"):
         quick(few, path=tiny_model.path)
     assert tiny_model.path.read_bytes() == before
 
 
-def test_streamed_data_trains(few):
+def test_train_streams_dask_data(few):
     model = quick(few.chunk({"time": 8}))
     assert np.isfinite(model.training["history"][-1]["loss"])
 
 
-def test_validation_may_be_a_dataset_or_nothing(few, test_radar):
+def test_validation_accepts_a_dataset_or_zero(few, test_radar):
     assert "val_crps" in quick(few, validation=test_radar).training["history"][-1]
     assert "val_crps" not in quick(few, validation=0).training["history"][-1]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"fit": {"max_step": 3}}, "max_steps"),
         ({"fit": {"batch_size": 0}}, "batch_size"),
@@ -238,18 +362,18 @@ def test_validation_may_be_a_dataset_or_nothing(few, test_radar):
         ({"device": "gpu"}, "cuda"),
     ],
 )
-def test_wrong_settings_are_named_before_anything_is_computed(few, options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_train_names_wrong_settings(few, options, message):
+    with pytest.raises(ConfigError, match=message):
         quick(few, **options)
 
 
-def test_a_dry_record_is_refused(few):
+def test_train_refuses_a_dry_record(few):
     dry = few.assign(pr=few.pr * 0)
     with pytest.raises(DataError, match="rain"):
         quick(dry)
 
 
-def test_too_few_samples_to_hold_any_back(few):
+def test_train_refuses_a_validation_share_without_training_samples(few):
     with pytest.raises(EmptySelectionError, match="samples"):
         quick(few.isel(time=slice(0, 1)), validation=0.9)
 
@@ -265,12 +389,12 @@ def test_too_few_samples_to_hold_any_back(few):
         ((156, 132), {"preset": "fast"}, 6),
     ],
 )
-def test_levels_fit_the_domain(few, size, generator, levels):
+def test_resolve_fits_levels_to_the_domain(few, size, generator, levels):
     spec = dataclasses.replace(describe(few, target="pr", conditions=["pr_coarse"]), shape=size)
     assert len(resolve(generator, spec).channels) == levels
 
 
-def test_learning_rate_rises_then_falls_to_nothing():
+def test_learning_rate_warms_up_and_decays_to_zero():
     fit = Fit()
     rates = [fit.rate(p / 100) for p in range(101)]
     assert np.argmax(rates) == 2
@@ -278,21 +402,21 @@ def test_learning_rate_rises_then_falls_to_nothing():
     assert rates[-1] < 1e-6
 
 
-def test_nothing_is_reconstructed_that_no_term_needs(few):
-    """Scores of prior draws alone leave the encoder of the target as it was made."""
+def test_posterior_is_untrained_if_no_loss_needs_it(few):
+    """Scores of prior draws alone leave the encoder of the target as it was initialised."""
     alone = quick(few, fit={"stages": [{"losses": ["crps"]}]}, validation=0)
     assert "loss_crps" in alone.history
     assert "kl" not in alone.history
     both = quick(few, fit={"stages": [{"losses": ["crps", "laplace", "kl"]}]}, validation=0)
     made = build_network(alone.architecture, alone.spec, alone.scaling.target, masked=False)
-    begun, left, moved = (
+    initial, untrained, trained = (
         net.levels[-1].posterior.weight for net in (made, alone.network, both.network)
     )
-    assert torch.equal(left, begun)
-    assert not torch.equal(moved, begun)
+    assert torch.equal(untrained, initial)
+    assert not torch.equal(trained, initial)
 
 
-def test_the_log_keeps_columns_of_all_stages(few, tmp_path):
+def test_log_has_the_columns_of_all_stages(few, tmp_path):
     stages = [{"losses": ["laplace", "kl"], "share": 0.5}, {"losses": ["crps"], "share": 0.5}]
     model = quick(few, fit={"stages": stages}, path=tmp_path / "m.xcvae")
     log = pd.read_csv(tmp_path / "m.xcvae.log.csv")
@@ -301,27 +425,54 @@ def test_the_log_keeps_columns_of_all_stages(few, tmp_path):
     assert np.isfinite(log["loss_kl"].values[0])
 
 
-def test_learned_scales_are_trained_logged_and_resumed(few, tmp_path):
+def test_learned_scales_are_trained_and_logged(few, tmp_path):
     losses = [{"name": "laplace", "scale": "learned"}, "kl"]
     model = quick(few, losses=losses, fit={"max_steps": 20, "learning_rate": 0.05})
     scales = model.history.learned_laplace_log_scale.values
     assert scales[-1] != scales[0]
 
 
-def test_temperature_widens_what_follows_the_prior_only(tiny_model, few):
+@dataclass(frozen=True)
+class Idle(Component):
+    """A trainable value without a gradient: only weight decay can change it."""
+
+    def learned(self):
+        return {"idle_value": 1.0}
+
+    def __call__(self, state):
+        return 0.0 * state.parameter("idle_value")
+
+
+def test_learned_values_have_no_weight_decay(corner):
+    fit = {"weight_decay": 1.0, "learning_rate": 0.1, "max_steps": 4}
+    model = quick(corner, losses=["laplace", "kl", Idle()], fit=fit, validation=0)
+    assert (model.history.learned_idle_value == 1.0).all()
+
+
+# torch's compiler reads .grad of tensors, and cannot hide a warning that is an error here.
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_compiled_training_has_the_weights_of_an_eager_one(corner, monkeypatch):
+    """Traced by torch's compiler, and run by its eager backend."""
+    eager = quick(corner, losses=["laplace", "kl", "crps"])
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    traced = quick(corner, losses=["laplace", "kl", "crps"], fit={"compile": True})
+    assert torch.equal(weights_of(traced), weights_of(eager))
+
+
+def test_sigma_factor_changes_draws_from_the_prior_only(tiny_model, few):
     batch = tiny_model.batches(prepare(few, tiny_model.spec, need_target=True)).load([0, 1])
 
     def drawn(factor, **options):
         network = tiny_model.network
-        before, network.calibrated = network.calibrated, factor
+        before, network.sigma_factor = network.sigma_factor, factor
         try:
             return tiny_model.draw(
                 batch, seed=0, labels=["a", "b"], realizations=range(3), **options
             )
         finally:
-            network.calibrated = before
+            network.sigma_factor = before
 
-    kept = {"mode": "posterior", "spread": 0.0}
-    np.testing.assert_array_equal(drawn(1.0, **kept), drawn(1.3, **kept))
-    free = {"mode": "prior"}
-    assert drawn(1.5, **free).std(axis=0).mean() > drawn(0.7, **free).std(axis=0).mean()
+    posterior = {"mode": "posterior", "spread": 0.0}
+    np.testing.assert_array_equal(drawn(1.0, **posterior), drawn(1.3, **posterior))
+    prior = {"mode": "prior"}
+    assert drawn(1.5, **prior).std(axis=0).mean() > drawn(0.7, **prior).std(axis=0).mean()

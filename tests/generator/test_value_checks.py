@@ -1,4 +1,4 @@
-"""Values that nothing is learned from: they are refused before the first step."""
+"""Invalid values of training data are refused before the first step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def train(ds: xr.Dataset, validation: float | xr.Dataset) -> None:
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("part", ["training", "validation"])
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("pr", -999.0, "pr: .*negative"),
         ("pr", np.inf, "pr: .*infinite"),
@@ -35,10 +35,12 @@ def train(ds: xr.Dataset, validation: float | xr.Dataset) -> None:
         ("pr_coarse", -2.0, "pr_coarse: .*negative"),
     ],
 )
-def test_bad_values_are_refused_in_both_parts(train_radar, *, lazy, part, name, value, said):
+def test_train_refuses_bad_values_in_training_and_validation(
+    train_radar, *, lazy, part, name, value, message
+):
     good = train_radar.isel(time=slice(0, 12))[["pr", "pr_coarse"]]
     bad = good.isel(time=slice(0, 3)).copy(deep=True)
     bad[name][1, 2, 3] = value
     bad = bad.chunk(time=2) if lazy else bad
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         train(*((bad, 0) if part == "training" else (good, bad)))

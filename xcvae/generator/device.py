@@ -1,4 +1,4 @@
-"""Which device and which precision a network runs on, decided in one place."""
+"""Device, memory layout and precision that networks run with."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
 
 
 def choose_device(device: str) -> torch.device:
-    """``"auto"`` is the GPU where there is one, else the CPU.
+    """Return a torch device; ``"auto"`` is a GPU if torch can use one, else the CPU.
 
     Raises
     ------
     ConfigError
-        If the device is unknown or not there.
+        If the device is unknown or not available.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,14 +42,19 @@ def choose_device(device: str) -> torch.device:
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
         raise ConfigError(
-            explain("device", expected="'auto', 'cpu' or 'cuda'", got=repr(device), remedy="")
+            explain(
+                "device",
+                expected="'auto', 'cpu' or 'cuda'",
+                got=repr(device),
+                remedy="Use 'auto', which takes a GPU if torch can use one.",
+            )
         )
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             explain(
                 "device",
                 expected="a GPU that torch can use",
-                got=f"'{device}', and torch sees none",
+                got=f"'{device}', and torch finds no GPU",
                 remedy="Use device='auto', or install a CUDA build of torch.",
             )
         )
@@ -57,14 +62,14 @@ def choose_device(device: str) -> torch.device:
 
 
 def placed(network: N, device: torch.device) -> N:
-    """Move a network to a device, its weights laid out channels last as convolutions want them."""
+    """Move a network to a device, with weights in the channels-last layout of convolutions."""
     network.to(device)
-    # The stubs of Module.to know no memory format.
+    # The stubs of Module.to lack the memory format.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Run convolutions in bfloat16 where that is faster; elsewhere nothing changes."""
+    """Run convolutions in bfloat16 on devices where `precision` says so."""
     enabled = precision(device) == "bfloat16"
     context: AbstractContextManager[None] = torch.autocast(
         device.type, torch.bfloat16, enabled=enabled
@@ -73,29 +78,31 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
 
 
 def precision(device: torch.device) -> Literal["bfloat16", "float32"]:
-    """Say what convolutions compute in: two machines that differ in it differ in last digits."""
+    """Return the precision of convolutions; members differ in last digits between the two."""
     return "bfloat16" if device.type == "cuda" or _cpu_gains() else "float32"
 
 
 def compiled(function: F, *, wanted: bool | None) -> F:
-    """Compile a function of tensors, or leave it as it is.
+    """Compile a function of tensors with ``torch.compile``, if wanted.
+
+    Experimental: has not run on a GPU yet.
 
     Parameters
     ----------
     function
-        Called with the same shapes again and again.
+        Function that is called with the same shapes again and again.
     wanted
-        None leaves it: compiled training has not been shown to agree with this one yet.
+        False or None returns the function as it is.
     """
     return cast("F", torch.compile(function, dynamic=False)) if wanted else function
 
 
 def gains_by_bfloat16(cpuinfo: str) -> bool:
-    """Whether a processor is faster in bfloat16, by what Linux says of it in /proc/cpuinfo.
+    """Return True if a processor is faster in bfloat16, from the text of /proc/cpuinfo.
 
-    Units for matrices (AMX) are. Of those with vectors only, an AMD EPYC draws 1.9 times as
-    many fields in bfloat16, and an Intel Xeon of the fifth generation .7 times: its vectors
-    multiply float32 as fast. On others oneDNN emulates bfloat16, which is slower still.
+    Processors with matrix units (AMX) are. Of those with vector units only, an AMD EPYC draws 1.9
+    times as many fields in bfloat16, and an Intel Xeon of the fifth generation .7 times: its vector
+    units multiply float32 as fast. On others oneDNN emulates bfloat16, which is slower still.
 
     Examples
     --------

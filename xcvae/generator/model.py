@@ -1,4 +1,4 @@
-"""A trained generator: everything that is needed to draw fields, and nothing else."""
+"""The trained model: everything that is needed to draw fields, and its file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from xcvae.files import sha256 as sha256_of
 from xcvae.files import write_bytes
 from xcvae.generator import modelfile
 from xcvae.generator.device import choose_device, placed
-from xcvae.generator.modelfile import kept_of, log_of, tensors_of
+from xcvae.generator.modelfile import extra_tensors, take_extra_tensors, training_log
 from xcvae.generator.network.architecture import Architecture, build_network
 from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address
-from xcvae.generator.sampler import Drawing, LevelReport, freed_levels
+from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
 from xcvae.registry import warn_of_missing
 
 __all__ = ["Mode", "Model", "from_bytes", "load", "load_once"]
@@ -33,8 +33,8 @@ __all__ = ["Mode", "Model", "from_bytes", "load", "load_once"]
 #: Prefix of the weights' names in the file.
 NETWORK = "network."
 
-#: Members stay below so many times the record's maximum: one latent in millions gave 89 m a day.
-BEYOND = 2.0
+#: Limit of a pixel, in maxima of the record: one latent in millions gave 89 m a day without it.
+MAX_RECORDS = 2.0
 
 Mode = Literal["prior", "posterior"]
 
@@ -45,21 +45,23 @@ class Model:
     Attributes
     ----------
     spec
-        The variables, units and grids it was trained on.
+        Variables, units and grids of the training data.
     scaling
-        The border between physical and normalised values.
+        Conversion between physical and normalised values.
     record
         Distribution of the training rain, physical.
     architecture
         Levels, channels and latents.
     training
-        How it was trained: losses, fit, seed, versions, what validation found.
+        Metadata of the training: losses, fit, seed, versions, validation scores.
+    valid
+        Pixels where the target was ever valid, (y, x); None without a mask.
     thumbnails
-        What is kept of the training samples to recognise them; None in older files.
+        Small copies of the training samples, to recognise them; None in older files.
     sha256
-        Fingerprint of the file content.
+        SHA-256 of the file content.
     path
-        The file, or None if it was not saved.
+        The file, or None if the model was not saved.
     """
 
     def __init__(
@@ -76,11 +78,11 @@ class Model:
         sha256: str = "",
         path: Path | None = None,
     ) -> None:
-        # Always laid out the same way: other layouts take kernels that round differently.
+        # One memory layout for all models: kernels for other layouts round differently.
         self.network = placed(network.eval(), torch.device("cpu"))
         self.spec, self.scaling, self.record = spec, scaling, record
         self.architecture, self.training = architecture, training
-        self.network.calibrated = float(training.get("temperature", 1.0))
+        self.network.sigma_factor = float(training.get("temperature", 1.0))
         self.valid, self.thumbnails = valid, thumbnails
         self.sha256, self.path = sha256, path
         self.device = torch.device("cpu")
@@ -89,11 +91,11 @@ class Model:
         weights = sum(p.numel() for p in self.network.parameters()) / 1e6
         names = ", ".join(v.name for v in self.spec.variables) or "no conditions"
         size = f"{len(self.architecture.latents)} levels, {weights:.1f} M weights"
-        what = f"{self.spec.target} [{self.spec.units}] given {names}: {size}"
-        return f"<xcvae.Model {what}, sha256 {self.sha256[:12]}>"
+        title = f"{self.spec.target} [{self.spec.units}] given {names}: {size}"
+        return f"<xcvae.Model {title}, sha256 {self.sha256[:12]}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By path where there is one: a worker reads a file once, whatever it is sent.
+        # By path if there is a file: a worker reads it once for all tasks that carry the model.
         if self.path is not None and self.path.is_file():
             return load_once, (str(self.path), self.sha256, str(self.device))
         return from_bytes, (self.to_bytes(),)
@@ -101,18 +103,18 @@ class Model:
     @property
     def history(self) -> xr.Dataset:
         """The training log: one variable per logged quantity along ``step``."""
-        return log_of(self.training, self.spec.units)
+        return training_log(self.training, self.spec.units)
 
     def save(self, path: str | Path) -> Model:
-        """Write the model to a new file and remember it.
+        """Write the model to a new file, which becomes its `path`.
 
         Raises
         ------
         OutputExistsError
-            If the file is there already.
+            If the file exists already.
         """
         target = Path(path).absolute()
-        modelfile.check_new(target)
+        modelfile.refuse_existing(target)
         content = self.to_bytes()
         target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target, content, sync=True)
@@ -120,9 +122,9 @@ class Model:
         return self
 
     def to_bytes(self) -> bytes:
-        """The content of the model's file."""
+        """Return the content of the model's file."""
         tensors = {f"{NETWORK}{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= tensors_of(self.valid, self.thumbnails)
+        tensors |= extra_tensors(self.valid, self.thumbnails)
         header = {
             "spec": self.spec.to_json(),
             "scaling": self.scaling.to_json(),
@@ -139,12 +141,11 @@ class Model:
         return self
 
     def batches(self, prepared: xr.Dataset) -> Batches:
-        """Samples of a Dataset from `xcvae.fields.describe.prepare` as this model's tensors."""
+        """Return samples of a prepared Dataset (`xcvae.fields.describe.prepare`) as tensors."""
         masked, blocks = self.record.masked, self.architecture.constrain
-        # A target tells its own mask; the stored one serves data that has none.
+        # A target has its own mask; the stored one is for data without a target.
         valid = None if self.spec.target in prepared else self.valid
-        made_of = (prepared, self.spec, self.scaling)
-        return Batches(*made_of, masked=masked, valid=valid, blocks=blocks)
+        return Batches(prepared, self.spec, self.scaling, masked=masked, valid=valid, blocks=blocks)
 
     def draw(
         self,
@@ -166,17 +167,18 @@ class Model:
         batch
             From `batches`.
         seed, labels, realizations, attempt
-            Address of the noise: labels name the samples, realizations the members.
+            Address of the noise: labels name the samples, realizations number the members, and
+            ``attempt`` counts how often a member was redrawn.
         mode
             ``"posterior"`` starts from the target in ``batch``, ``"prior"`` does not see it.
         spread
             Posterior only: 0 reconstructs the target, 1 is the prior; in between diversity grows
-            in proportion, as far as calibration could tell.
+            in proportion, on the samples of the calibration.
         temperature
-            Scales the spread of every latent; 1 is what calibration found right.
+            Factor of the spread of every latent; 1 is the calibrated spread.
         tile
-            Rows and columns of the tiles that the domain is drawn in, one after the other; differs
-            from a draw in one piece by rounding. None: one piece.
+            Rows and columns of the tiles that the domain is drawn in, one after the other; the
+            result differs from a draw in one piece by rounding. None draws in one piece.
 
         Returns
         -------
@@ -186,15 +188,16 @@ class Model:
         addresses = [
             [Address(seed, label, int(m), mode, attempt) for label in labels] for m in realizations
         ]
-        freed = None
+        released = None
         if mode == "posterior":
-            freed = freed_levels(self._turn(spread), len(self.architecture.latents))
-        draw = functools.partial(self._drawing().members, batch, addresses, tile=tile)
-        return draw(freed=freed, temperature=temperature)
+            released = release_shares(self._position(spread), len(self.architecture.latents))
+        return self._sampler().draw(
+            batch, addresses, released=released, temperature=temperature, tile=tile
+        )
 
     def observed(self, batch: Batch) -> NDArray[np.float32]:
-        """The target of a batch, physical, NaN where masked; (sample, y, x)."""
-        return self._drawing().observed(batch)
+        """Return the target of a batch, physical, NaN where masked; (sample, y, x)."""
+        return self._sampler().observed(batch)
 
     def reconstruct(
         self, batch: Batch, latents_of: Sequence[int] | None = None
@@ -206,7 +209,7 @@ class Model:
         batch
             With the target.
         latents_of
-            For each sample, whose latents it gets; a permutation shuffles z.
+            For each sample, the sample whose latents are decoded; a permutation shuffles z.
 
         Returns
         -------
@@ -214,19 +217,20 @@ class Model:
             Physical; NaN where masked.
         """
         order = range(len(batch)) if latents_of is None else latents_of
-        return self._drawing().reconstruction(batch, order)
+        return self._sampler().reconstruct(batch, order)
 
     def levels(self, batch: Batch) -> list[LevelReport]:
-        """What every level of the ladder carries for the samples of a batch with the target."""
-        return self._drawing().levels(batch)
+        """Measure the information in every level for the samples of a batch with the target."""
+        return self._sampler().levels(batch)
 
-    def _turn(self, spread: float) -> float:
-        """How far the levels are freed at a spread, by the calibrated dial."""
+    def _position(self, spread: float) -> float:
+        """Map a spread to a position between posterior and prior, by the calibrated dial."""
         dial = np.asarray(self.training.get("dial", [[0.0, 0.0], [1.0, 1.0]]))
         return float(np.interp(spread, dial[:, 0], dial[:, 1]))
 
-    def _drawing(self) -> Drawing:
-        return Drawing(self.network, self.scaling, self.device, BEYOND * self.record.maximum)
+    def _sampler(self) -> FieldSampler:
+        limit = MAX_RECORDS * self.record.maximum
+        return FieldSampler(self.network, self.scaling, self.device, limit)
 
 
 def from_bytes(content: bytes, path: Path | None = None) -> Model:
@@ -235,14 +239,14 @@ def from_bytes(content: bytes, path: Path | None = None) -> Model:
     Raises
     ------
     ModelFileError
-        If it is not the content of an xcvae model, or it is damaged.
+        If the content is not that of an xcvae model, or it is damaged.
     """
     name = str(path or "model")
     header, tensors = modelfile.unpack(content, name)
     spec = DataSpec.from_json(header["spec"])
     record = Record.from_json(header["record"])
     architecture = Architecture.from_json(header["architecture"])
-    valid, thumbnails = kept_of(tensors)
+    valid, thumbnails = take_extra_tensors(tensors)
     scaling = Scaling.from_json(header["scaling"])
     network = build_network(architecture, spec, scaling.target, masked=record.masked)
     weights = {k.removeprefix(NETWORK): v for k, v in tensors.items()}
@@ -268,13 +272,13 @@ def load(path: str | Path) -> Model:
     Raises
     ------
     ModelFileError
-        If there is no such file, or it is not an xcvae model, or it is damaged.
+        If the file does not exist, is not an xcvae model, or is damaged.
 
     Warns
     -----
     MissingPluginWarning
-        If a loss that it was trained with is of a package that is not installed here: it draws
-        all the same, but cannot be trained again without.
+        If a training loss comes from a package that is not installed: the model draws without
+        it, but cannot be trained again.
     """
     model = _read(path)
     stages = model.training.get("losses", [])
@@ -290,17 +294,17 @@ def _read(path: str | Path) -> Model:
                 "model",
                 expected="a model file",
                 got=f"nothing at {target}",
-                remedy="Train one with xcvae.train(..., path=...).",
+                remedy="Check the path, or train a model with xcvae.train(..., path=...).",
             )
         )
     return from_bytes(target.read_bytes(), target)
 
 
 @functools.lru_cache(maxsize=4)
-def load_once(path: str, sha256: str, device: str = "cpu") -> Model:  # noqa: ARG001  see below
-    """Read a model once per process; workers get models by path and fingerprint.
+def load_once(path: str, sha256: str, device: str = "cpu") -> Model:  # noqa: ARG001  a cache key
+    """Read a model once per process and device; workers get models by path and SHA-256.
 
-    The caller moves it: models for two kinds of device are two objects.
+    The caller moves the model to the device: one object per kind of device.
 
     Raises
     ------
@@ -314,7 +318,7 @@ def load_once(path: str, sha256: str, device: str = "cpu") -> Model:  # noqa: AR
                 path,
                 expected=f"the model with sha256 {sha256[:12]}",
                 got=f"one with {model.sha256[:12]}",
-                remedy="The file was replaced while it was in use: load it again.",
+                remedy="The file was replaced while it was in use: load the model again.",
             )
         )
     return model

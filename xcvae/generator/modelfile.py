@@ -1,4 +1,4 @@
-"""The model file: a safetensors file whose metadata holds a JSON header. No pickle anywhere."""
+"""Model file format: a safetensors file with a JSON header in its metadata; no pickle."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from xcvae.fields.record import Thumbnails
 
 __all__ = [
     "FORMAT",
-    "check_new",
     "check_shapes",
-    "kept_of",
-    "log_of",
+    "extra_tensors",
     "pack",
-    "tensors_of",
+    "refuse_existing",
+    "take_extra_tensors",
+    "training_log",
     "unpack",
 ]
 
@@ -37,8 +37,10 @@ VALID, MAPS, LABELS, SAMPLES = "valid", "thumbnails.maps", "thumbnails.labels", 
 PHYSICAL = ("val_crps", "val_mae_tail")
 
 
-def tensors_of(valid: NDArray[np.bool_] | None, thumbnails: Thumbnails | None) -> dict[str, Tensor]:
-    """Named tensors for the file."""
+def extra_tensors(
+    valid: NDArray[np.bool_] | None, thumbnails: Thumbnails | None
+) -> dict[str, Tensor]:
+    """Make named tensors of the mask and the thumbnails of a model."""
     arrays: dict[str, NDArray[np.generic]] = {}
     if valid is not None:
         arrays[VALID] = valid
@@ -48,8 +50,10 @@ def tensors_of(valid: NDArray[np.bool_] | None, thumbnails: Thumbnails | None) -
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
-def kept_of(tensors: dict[str, Tensor]) -> tuple[NDArray[np.bool_] | None, Thumbnails | None]:
-    """Take what `tensors_of` made out of a file's tensors; None for what is not there."""
+def take_extra_tensors(
+    tensors: dict[str, Tensor],
+) -> tuple[NDArray[np.bool_] | None, Thumbnails | None]:
+    """Remove the tensors of `extra_tensors` from those of a file; None for what is missing."""
     found = {k: tensors.pop(k, None) for k in (VALID, MAPS, LABELS, SAMPLES)}
     valid, maps, labels, samples = found.values()
     thumbnails = None
@@ -58,15 +62,15 @@ def kept_of(tensors: dict[str, Tensor]) -> tuple[NDArray[np.bool_] | None, Thumb
     return None if valid is None else valid.numpy().astype(np.bool_), thumbnails
 
 
-def log_of(training: dict[str, Any], units: str) -> xr.Dataset:
-    """The log of a training: one variable per logged quantity along ``step``.
+def training_log(training: dict[str, Any], units: str) -> xr.Dataset:
+    """Return the log of a training: one variable per logged quantity along ``step``.
 
     Parameters
     ----------
     training
-        The record in the model's file.
+        Training metadata in the model's file.
     units
-        Of the target, for errors that are validated in physical values.
+        Units of the target, for scores in physical values.
     """
     rows = training.get("history", [])
     columns = sorted({key for row in rows for key in row} - {"step"})
@@ -78,12 +82,12 @@ def log_of(training: dict[str, Any], units: str) -> xr.Dataset:
     )
 
 
-#: 2: patches, latents that are freed one by one, a measured temperature.
+#: Version 2 has patches, latents that are released one by one, and a calibrated temperature.
 FORMAT = "xcvae-model-2"
 
 
 def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
-    """The content of a file with a JSON header and named tensors."""
+    """Return the content of a file with a JSON header and named tensors."""
     plain = {
         k: v.detach().to("cpu", memory_format=torch.contiguous_format) for k, v in tensors.items()
     }
@@ -93,12 +97,12 @@ def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
 
 
 def unpack(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a file's content.
+    """Return header and tensors of a file's content.
 
     Raises
     ------
     ModelFileError
-        If it is not the content of an xcvae model, or it is damaged.
+        If the content is not that of an xcvae model, or it is damaged.
     """
     try:
         tensors = tensors_from_bytes(content)
@@ -115,12 +119,12 @@ def unpack(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, Tensor]
 
 
 def check_shapes(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], name: str) -> None:
-    """Make sure that a file's weights are those of its architecture.
+    """Compare the shapes of a file's weights with those of its architecture.
 
     Raises
     ------
     ModelFileError
-        Naming the first weights that are not, and both shapes.
+        Naming the first weights that differ, and both shapes.
     """
     for leaf in sorted(set(wanted) | set(found)):
         shapes = [tuple(t[leaf].shape) if leaf in t else None for t in (wanted, found)]
@@ -128,13 +132,13 @@ def check_shapes(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], name
             raise _damaged(name, f"weights '{leaf}' of shape {shapes[1]} instead of {shapes[0]}")
 
 
-def check_new(path: Path) -> None:
-    """Make sure that a file can be written without replacing one.
+def refuse_existing(path: Path) -> None:
+    """Refuse to replace an existing file.
 
     Raises
     ------
     OutputExistsError
-        If it is there already.
+        If the file exists.
     """
     if path.exists():
         raise OutputExistsError(
@@ -153,13 +157,13 @@ def _metadata(content: bytes) -> dict[str, str]:
 
 
 def _head(content: bytes) -> tuple[dict[str, Any], int]:
-    """Head of a safetensors file, eight bytes of length and then JSON, and where it ends."""
+    """Return the head of a safetensors file (8 bytes of length, then JSON), and its end."""
     end = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:end]), end
 
 
 def _ordered(content: bytes) -> bytes:
-    """The same file with sorted metadata: safetensors puts them in another order every time."""
+    """Sort the metadata of a file, whose order changes from one safetensors call to the next."""
     head, end = _head(content)
     head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
     text = json.dumps(head, separators=(",", ":")).encode()
@@ -181,6 +185,6 @@ def _damaged(name: str, got: Any) -> ModelFileError:
             name,
             expected="an undamaged xcvae model file",
             got=got,
-            remedy="Copy it again or train a new one.",
+            remedy="Copy the file again from its source, or train a new model.",
         )
     )

@@ -1,4 +1,4 @@
-"""From a network and addresses of noise to physical fields."""
+"""The sampler of a trained network: from addresses of noise to physical fields."""
 
 from __future__ import annotations
 
@@ -20,108 +20,183 @@ from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.noise import Address
 from xcvae.generator.tiling import DrawBatch, TiledDomain, WholeDomain, split_domain
 
-__all__ = ["Drawing", "HostCopy", "LevelReport", "freed_levels", "pass_size"]
+__all__ = ["FieldSampler", "HostCopy", "LevelReport", "draw_batch_size", "release_shares"]
 
+#: Limits of pixels and of fields per draw batch. More fields are no faster on a CPU, a GPU needs
+#: many to be busy, and on large maps one field uses the whole device.
+MAX_PIXELS, MAX_FIELDS = {"cpu": 2**18, "cuda": 2**20}, {"cpu": 8, "cuda": 64}
 
+#: Member, sample, rows and columns of a field in the array of members.
 Index = tuple[int, int, slice, slice]
+_Copy = tuple[Tensor, torch.cuda.Event | None, NDArray[np.float32], list[Index]]
 
 
-class HostCopy:
-    """Takes fields off a device while the next ones are made there.
+@dataclass(frozen=True)
+class FieldSampler:
+    """Draws physical fields from a network, on one device.
 
-    On a GPU they are copied into pinned memory without waiting, on the stream that makes them; they
-    are looked at when those of the next pass are under way. On a CPU they are there at once.
-
-    Parameters
+    Attributes
     ----------
+    network
+        The trained ladder, on ``device``.
+    scaling
+        Maps normalised values back to physical ones.
     device
-        Where the fields are made.
+        Device of the network.
+    limit
+        Largest value of a pixel of a member, physical.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._under_way: tuple[Tensor, torch.cuda.Event, NDArray[np.float32], list[Index]] | None
-        self._under_way = None
+    network: Ladder
+    scaling: Scaling
+    device: torch.device
+    limit: float = math.inf
 
-    def expect(self, fields: Tensor, out: NDArray[np.float32], places: Sequence[Index]) -> None:
-        """Send fields, (fields, y, x), on their way to their places in an array of the host."""
-        if self.device.type != "cuda":
-            _put(fields, out, places)
-            return
-        host = torch.empty(fields.shape, dtype=fields.dtype, pin_memory=True)
-        host.copy_(fields, non_blocking=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
-        # Only now: the GPU has work to do while the host puts the last ones in place.
-        self.wait()
-        self._under_way = host, arrived, out, list(places)
+    def draw(
+        self,
+        batch: Batch,
+        addresses: Sequence[Sequence[Address]],
+        *,
+        released: list[float] | None,
+        temperature: float,
+        tile: tuple[int, int] | None = None,
+    ) -> NDArray[np.float32]:
+        """Draw members of every sample.
 
-    def wait(self) -> None:
-        """Put in place what is still under way."""
-        if self._under_way is None:
-            return
-        fields, arrived, out, places = self._under_way
-        self._under_way = None
-        arrived.synchronize()
-        _put(fields, out, places)
+        Parameters
+        ----------
+        batch
+            Conditions and, for the posterior, targets.
+        addresses
+            Addresses of the noise, ``addresses[member][sample]``.
+        released
+            Shares from `release_shares`; None draws from the prior without the target.
+        temperature
+            Factor on the standard deviation of the latents.
+        tile
+            Rows and columns of a tile at most; None draws in one piece.
 
+        Returns
+        -------
+        array (realization, sample, y, x)
+            Physical; NaN where masked.
 
-def _put(fields: Tensor, out: NDArray[np.float32], places: Sequence[Index]) -> None:
-    for place, field in zip(places, fields.numpy(), strict=True):
-        out[place] = field
+        Raises
+        ------
+        OutOfMemoryError
+            If the device has no room for a draw batch, even with its cache emptied.
+        """
+        attempt = functools.partial(
+            self._draw, batch, addresses, released=released, temperature=temperature, tile=tile
+        )
+        try:
+            return attempt()
+        except torch.cuda.OutOfMemoryError:
+            # The cache of torch may hold the missing memory in blocks of another size.
+            torch.cuda.empty_cache()
+        try:
+            return attempt()
+        except torch.cuda.OutOfMemoryError as error:
+            raise _out_of_memory(error, batch, tile) from error
 
+    def _draw(
+        self,
+        batch: Batch,
+        addresses: Sequence[Sequence[Address]],
+        *,
+        released: list[float] | None,
+        temperature: float,
+        tile: tuple[int, int] | None,
+    ) -> NDArray[np.float32]:
+        pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
+        out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
+        posterior = released is not None
+        domain = self._domain(batch, tile, posterior=posterior)
+        tiled = isinstance(domain, TiledDomain)
+        size = tile if tiled and tile else (batch.c.shape[-2], batch.c.shape[-1])
+        together = draw_batch_size(self.device.type, size, tiled=tiled)
+        host_copy = HostCopy(self.device)
+        encoded: dict[int, Encoded] = {}
+        for start in range(0, len(pairs), together):
+            part = pairs[start : start + together]
+            # Padded with copies: the batch size decides on the last digits of a convolution.
+            padded = part + [part[-1]] * (together - len(part))
+            samples = [s for s, _ in padded]
+            # Samples are encoded one by one, once for all their members.
+            encoded = {
+                s: encoded[s] if s in encoded else domain.encode(batch, s, posterior=posterior)
+                for s in dict.fromkeys(samples)
+            }
+            joined = Encoded.join([encoded[s] for s in samples])
+            noise = [addresses[m][s] for s, m in padded]
+            draw_batch = DrawBatch(noise, released, temperature, self.device)
+            for (rows, columns), output in domain.draw(batch, samples, joined, draw_batch):
+                places = [(m, s, rows, columns) for s, m in part]
+                host_copy.submit(self._physical(output[: len(part)]), out, places)
+        host_copy.flush()
+        out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
+        return out
 
-#: Pixels and fields of a pass through the network at most: on a CPU more fields are no faster, a
-#: GPU wants many to be busy, and large maps need no company.
-PIXELS, FIELDS = {"cpu": 2**18, "cuda": 2**20}, {"cpu": 8, "cuda": 64}
+    def observed(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the target of a batch; (sample, y, x), physical, NaN where masked."""
+        assert batch.x is not None
+        return self._masked(batch, self.scaling.physical(batch.x)[:, 0])
 
+    def reconstruct(self, batch: Batch, latents_of: Sequence[int]) -> NDArray[np.float32]:
+        """Decode posterior means, each sample those of ``latents_of``; (sample, y, x)."""
+        order = torch.as_tensor(list(latents_of), device=self.device)
+        with torch.inference_mode(), autocast(self.device):
+            z = [q.mu[order] for q in self.posterior_means(batch).posterior]
+            own = batch.packed().to(self.device)
+            output = self.network.decode(self.network.encode(own.c, own.pooled), z)
+        return self._masked(batch, self._physical(output))
 
-def pass_size(device: str, size: tuple[int, int], *, tiled: bool = False) -> int:
-    """Fields per pass through the network.
+    def posterior_means(self, batch: Batch) -> Drawn:
+        """Descend the ladder along the posterior means: posterior and prior of every level."""
+        own = batch.packed().to(self.device)
+        shapes = self.network.shapes(batch.c.shape[-2], batch.c.shape[-1])
+        zeros = [torch.zeros(len(batch), *shape, device=self.device) for shape in shapes]
+        with torch.inference_mode(), autocast(self.device):
+            drawn: Drawn = self.network(own.c, own.pooled, zeros, x=own.x)
+        return drawn
 
-    It depends on the kind of device and the size of the maps only, and passes are padded to it:
-    so a field does not depend on how many were drawn with it, nor on the memory that happened to
-    be free (convolution kernels, and with them last digits, change with the batch size).
+    def levels(self, batch: Batch) -> list[LevelReport]:
+        """Measure the information in every level for the samples of a batch, coarsest first."""
+        drawn, reports = self.posterior_means(batch), []
+        for q, p in zip(drawn.posterior, drawn.prior, strict=True):
+            kl = q.kl_map(p).float()
+            per_channel = kl.mean(dim=(0, 2, 3))
+            reports.append(
+                LevelReport(
+                    size=(kl.shape[-2], kl.shape[-1]),
+                    kl=float(kl.sum(dim=(1, 2, 3)).mean()),
+                    active=float((per_channel > 0.01).float().mean()),
+                )
+            )
+        return reports
 
-    Parameters
-    ----------
-    device
-        ``"cpu"`` or ``"cuda"``.
-    size
-        Rows and columns that go through the network at a time.
-    tiled
-        Whether these are those of a tile: its conditions are encoded again in every pass.
+    def _domain(
+        self, batch: Batch, tile: tuple[int, int] | None, *, posterior: bool
+    ) -> WholeDomain | TiledDomain:
+        size = (batch.c.shape[-2], batch.c.shape[-1])
+        if tile is None or (tile[0] >= size[0] and tile[1] >= size[1]):
+            return WholeDomain(self.network, self.device)
+        split = split_domain(self.network, size, tile, posterior=posterior)
+        return TiledDomain(self.network, self.device, size, split)
 
-    Examples
-    --------
-    >>> pass_size("cpu", (128, 128)), pass_size("cpu", (1024, 1024)), pass_size("cuda", (128, 128))
-    (8, 1, 64)
-    """
-    most = FIELDS[device]
-    if tiled and device == "cpu":
-        return most
-    fitting = max(1, PIXELS[device] // math.prod(size))
-    return min(most, 1 << (fitting.bit_length() - 1))
+    def _physical(self, output: Tensor) -> Tensor:
+        """Physical fields on the device, (batch, y, x), none above the limit."""
+        return self.scaling.physical(output.float())[:, 0].clamp(max=self.limit)
 
-
-def freed_levels(spread: float, levels: int) -> list[float]:
-    """Share of the latents of each level, coarsest first, that are freed to follow the prior.
-
-    The finest level goes first, and the next one when it is done: whatever is freed is then
-    drawn from the prior given all that is kept.
-
-    Examples
-    --------
-    >>> freed_levels(0.5, 3)
-    [0.0, 0.5, 1.0]
-    """
-    turn = spread * levels
-    return [min(1.0, max(0.0, turn - (levels - 1 - level))) for level in range(levels)]
+    def _masked(self, batch: Batch, fields: Tensor) -> NDArray[np.float32]:
+        """Copy fields to the host, with NaN where the batch is masked."""
+        mask = batch.mask[:, 0].cpu().numpy()
+        return np.where(mask, fields.cpu().numpy(), np.nan).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class LevelReport:
-    """What one level of the ladder carries.
+    """Information that one level of the ladder carries.
 
     Attributes
     ----------
@@ -138,162 +213,113 @@ class LevelReport:
     active: float
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A network ready to draw.
+def release_shares(position: float, levels: int) -> list[float]:
+    """Return the share of each level's latents, coarsest first, that follow the prior.
 
-    Attributes
+    The finest level is released first, then the next coarser one: whatever is released is drawn
+    from the prior given all latents that still follow the storm.
+
+    Parameters
     ----------
-    network
-        The trained ladder, on ``device``.
-    scaling
-        The way back to physical values.
+    position
+        Position between posterior (0) and prior (1).
+    levels
+        Number of levels.
+
+    Examples
+    --------
+    >>> release_shares(0.5, 3)
+    [0.0, 0.5, 1.0]
+    """
+    released = position * levels
+    return [min(1.0, max(0.0, released - (levels - 1 - level))) for level in range(levels)]
+
+
+def draw_batch_size(device: str, size: tuple[int, int], *, tiled: bool = False) -> int:
+    """Return the number of fields per draw batch.
+
+    The number depends on the kind of device and the size of the maps only, and batches are padded
+    to it: so a field does not depend on how many are drawn together, nor on the memory that
+    happens to be free (convolution kernels, and with them last digits, change with the batch
+    size).
+
+    Parameters
+    ----------
     device
-        Where the network is.
-    limit
-        Amount that no pixel of a member exceeds, physical.
+        ``"cpu"`` or ``"cuda"``.
+    size
+        Rows and columns that go through the network at a time.
+    tiled
+        True for tiles, whose conditions are encoded again in every batch.
+
+    Examples
+    --------
+    >>> sizes = (128, 128), (1024, 1024)
+    >>> [draw_batch_size("cpu", size) for size in sizes], draw_batch_size("cuda", sizes[0])
+    ([8, 1], 64)
+    """
+    most = MAX_FIELDS[device]
+    if tiled and device == "cpu":
+        return most
+    fitting = max(1, MAX_PIXELS[device] // math.prod(size))
+    return min(most, 1 << (fitting.bit_length() - 1))
+
+
+class HostCopy:
+    """Copies fields from a device to the host while the device computes the next ones.
+
+    On a GPU the copy goes into pinned memory on the stream that computes the fields, and the host
+    reads it after the next copy was queued. On a CPU fields are written at once.
+
+    Experimental: has not run on a GPU yet.
+
+    Parameters
+    ----------
+    device
+        Device of the fields.
+    asynchronous
+        Write each submitted copy at the next call; by default on a GPU only.
     """
 
-    network: Ladder
-    scaling: Scaling
-    device: torch.device
-    limit: float = math.inf
+    def __init__(self, device: torch.device, *, asynchronous: bool | None = None) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.asynchronous = self.on_gpu if asynchronous is None else asynchronous
+        self._pending: _Copy | None = None
 
-    def members(
-        self,
-        batch: Batch,
-        addresses: Sequence[Sequence[Address]],
-        *,
-        freed: list[float] | None,
-        temperature: float,
-        tile: tuple[int, int] | None = None,
-    ) -> NDArray[np.float32]:
-        """Draw members of every sample; ``addresses[member][sample]``, ``freed`` None: prior.
+    def submit(self, fields: Tensor, out: NDArray[np.float32], places: Sequence[Index]) -> None:
+        """Start to copy fields, (fields, y, x), to their places in an array of the host."""
+        if not self.asynchronous:
+            _write(fields, out, places)
+            return
+        host = torch.empty(fields.shape, dtype=fields.dtype, pin_memory=self.on_gpu)
+        host.copy_(fields, non_blocking=True)
+        copied = None
+        if self.on_gpu:
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+        # Only now: the GPU has work to do while the host writes the previous fields.
+        self.flush()
+        self._pending = host, copied, out, list(places)
 
-        Parameters
-        ----------
-        batch
-            Conditions and, for the posterior, targets.
-        addresses
-            Of the noise.
-        freed
-            From `freed_levels`.
-        temperature
-            Factor on the standard deviation of the latents.
-        tile
-            Rows and columns of a tile at most; None draws in one piece.
-
-        Returns
-        -------
-        array (realization, sample, y, x)
-            Physical; NaN where masked.
-        """
-        draw = functools.partial(
-            self._members, batch, addresses, freed=freed, temperature=temperature, tile=tile
-        )
-        try:
-            return draw()
-        except torch.cuda.OutOfMemoryError:
-            # What torch keeps for later may be what is lacking now, in pieces of another size.
-            torch.cuda.empty_cache()
-        try:
-            return draw()
-        except torch.cuda.OutOfMemoryError as error:
-            raise _too_large(error, batch, tile) from error
-
-    def _members(
-        self,
-        batch: Batch,
-        addresses: Sequence[Sequence[Address]],
-        *,
-        freed: list[float] | None,
-        temperature: float,
-        tile: tuple[int, int] | None,
-    ) -> NDArray[np.float32]:
-        pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
-        out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
-        posterior = freed is not None
-        painter = self._painter(batch, tile, posterior=posterior)
-        tiled = isinstance(painter, TiledDomain)
-        size = tile if tiled and tile else (batch.c.shape[-2], batch.c.shape[-1])
-        together = pass_size(self.device.type, size, tiled=tiled)
-        landing = HostCopy(self.device)
-        known: dict[int, Encoded] = {}
-        for start in range(0, len(pairs), together):
-            part = pairs[start : start + together]
-            filled = part + [part[-1]] * (together - len(part))
-            samples = [s for s, _ in filled]
-            # Samples are encoded one by one, once for all their members.
-            known = {
-                s: known[s] if s in known else painter.encode(batch, s, posterior=posterior)
-                for s in dict.fromkeys(samples)
-            }
-            joined = Encoded.join([known[s] for s in samples])
-            one = DrawBatch([addresses[m][s] for s, m in filled], freed, temperature, self.device)
-            for place, output in painter.draw(batch, samples, joined, one):
-                places = [(m, s, *place) for s, m in part]
-                landing.expect(self._physical(output[: len(part)]), out, places)
-        landing.wait()
-        out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
-        return out
-
-    def observed(self, batch: Batch) -> NDArray[np.float32]:
-        """The target of a batch; (sample, y, x), physical, NaN where masked."""
-        assert batch.x is not None
-        fields = self.scaling.physical(batch.x).cpu().numpy()[:, 0]
-        return np.where(batch.mask[:, 0].cpu().numpy(), fields, np.nan).astype(np.float32)
-
-    def reconstruction(self, batch: Batch, latents_of: Sequence[int]) -> NDArray[np.float32]:
-        """Decode posterior means, each sample those of ``latents_of``; (sample, y, x)."""
-        order = torch.as_tensor(list(latents_of), device=self.device)
-        with torch.inference_mode(), autocast(self.device):
-            z = [q.mu[order] for q in self.encoded(batch).posterior]
-            own = batch.packed().to(self.device)
-            output = self.network.decode(self.network.encode(own.c, own.pooled), z)
-        fields = self._physical(output).cpu().numpy()
-        return np.where(batch.mask[:, 0].cpu().numpy(), fields, np.nan).astype(np.float32)
-
-    def encoded(self, batch: Batch) -> Drawn:
-        """Posterior and prior of every level along the posterior means."""
-        own = batch.packed().to(self.device)
-        silent = [torch.zeros(len(batch), *s, device=self.device) for s in self._shapes(batch)]
-        with torch.inference_mode(), autocast(self.device):
-            drawn: Drawn = self.network(own.c, own.pooled, silent, x=own.x)
-        return drawn
-
-    def levels(self, batch: Batch) -> list[LevelReport]:
-        """What every level carries for the samples of a batch, coarsest first."""
-        drawn, reports = self.encoded(batch), []
-        for q, p in zip(drawn.posterior, drawn.prior, strict=True):
-            kl = q.kl_map(p).float()
-            per_channel = kl.mean(dim=(0, 2, 3))
-            reports.append(
-                LevelReport(
-                    size=(kl.shape[-2], kl.shape[-1]),
-                    kl=float(kl.sum(dim=(1, 2, 3)).mean()),
-                    active=float((per_channel > 0.01).float().mean()),
-                )
-            )
-        return reports
-
-    def _painter(
-        self, batch: Batch, tile: tuple[int, int] | None, *, posterior: bool
-    ) -> WholeDomain | TiledDomain:
-        size = (batch.c.shape[-2], batch.c.shape[-1])
-        if tile is None or (tile[0] >= size[0] and tile[1] >= size[1]):
-            return WholeDomain(self.network, self.device)
-        split = split_domain(self.network, size, tile, posterior=posterior)
-        return TiledDomain(self.network, self.device, size, split)
-
-    def _shapes(self, batch: Batch) -> list[tuple[int, int, int]]:
-        return self.network.shapes(batch.c.shape[-2], batch.c.shape[-1])
-
-    def _physical(self, output: Tensor) -> Tensor:
-        """Physical fields on the device, (batch, y, x), none above the limit."""
-        return self.scaling.physical(output.float())[:, 0].clamp(max=self.limit)
+    def flush(self) -> None:
+        """Wait for the last copy, and write its fields to their places."""
+        if self._pending is None:
+            return
+        fields, copied, out, places = self._pending
+        self._pending = None
+        if copied is not None:
+            copied.synchronize()
+        _write(fields, out, places)
 
 
-def _too_large(error: Exception, batch: Batch, tile: tuple[int, int] | None) -> OutOfMemoryError:
+def _write(fields: Tensor, out: NDArray[np.float32], places: Sequence[Index]) -> None:
+    for place, field in zip(places, fields.numpy(), strict=True):
+        out[place] = field
+
+
+def _out_of_memory(
+    error: Exception, batch: Batch, tile: tuple[int, int] | None
+) -> OutOfMemoryError:
     rows, columns = tile or (batch.c.shape[-2], batch.c.shape[-1])
     return OutOfMemoryError(
         explain(

@@ -1,6 +1,6 @@
 """The names of losses, post-processors, metrics and baselines, built in or plugged in."""
 
-from xcvae.registry.components import KINDS, Component, Entry, Kind
+from xcvae.registry.components import KINDS, Component, Entry, Kind, Range
 from xcvae.registry.hookspecs import hookimpl
 from xcvae.registry.registry import (
     Registry,
@@ -18,6 +18,7 @@ __all__ = [
     "Component",
     "Entry",
     "Kind",
+    "Range",
     "Registry",
     "build",
     "call",

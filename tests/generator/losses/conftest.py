@@ -1,4 +1,4 @@
-"""Training steps made of plain maps, as a loss term sees them."""
+"""States of training steps, made of plain maps, for loss terms."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def state(
     record: Record | None = None,
     learned: Mapping[str, torch.Tensor] | None = None,
 ) -> LossState:
-    """Physical maps (batch, y, x) as a loss sees them; with ``learns``, all of them."""
+    """Make a state of physical maps (batch, y, x); with ``learns``, all maps have gradients."""
     x = normalised(rain)
     members = iter([normalised(draw).requires_grad_(learns) for draw in draws])
     valid = np.ones(rain.shape, bool) if mask is None else mask

@@ -1,4 +1,4 @@
-"""What every loss must do, whatever the batch: be finite, respect the mask, ask for no value."""
+"""Properties of every loss: finite, blind to masked pixels, without synchronisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xcvae.errors import ComponentError
 from xcvae.fields.record import Record
 from xcvae.registry.registry import build, registry
 
-# With their defaults, and with the options that take another way through the code.
+# With their defaults, and with the options that select other branches.
 TERMS = [
     *registry().names("loss"),
     {"name": "laplace", "scale": "learned"},
@@ -31,11 +31,11 @@ every_term = pytest.mark.parametrize("spec", TERMS, ids=str)
 
 
 def checked(loss: torch.Tensor, step, drawn: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Gradients of a loss towards all that a network would learn from; all are finite."""
+    """Return the gradients of a loss for outputs, draws and learned values; all are finite."""
     assert loss.ndim == 0
     assert torch.isfinite(loss)
     wanted = [step.output, *drawn, *step.learned.values()]
-    if not loss.requires_grad:  # nothing here depends on a network, as for KL
+    if not loss.requires_grad:  # KL, which is a constant here
         return []
     found = torch.autograd.grad(loss, wanted, allow_unused=True)
     gradients = [g for g in found if g is not None]
@@ -45,7 +45,7 @@ def checked(loss: torch.Tensor, step, drawn: list[torch.Tensor]) -> list[torch.T
 
 
 @every_term
-def test_finite_and_blind_to_masked_pixels(spec, rain, seen):
+def test_loss_is_finite_and_ignores_masked_pixels(spec, rain, seen):
     term = build("loss", spec)
     mask = np.ones(rain.shape, bool)
     mask[:, :, :3] = False
@@ -68,7 +68,7 @@ def test_finite_and_blind_to_masked_pixels(spec, rain, seen):
 
 @every_term
 @pytest.mark.parametrize("case", ["dry", "dry truth", "one masked", "all masked", "dry record"])
-def test_finite_where_there_is_nothing_to_see(spec, case, rain, seen):
+def test_loss_is_finite_for_dry_and_masked_batches(spec, case, rain, seen):
     term = build("loss", spec)
     truth = np.zeros_like(rain) if case.startswith("dry") else rain
     guess = rain if case == "dry truth" else np.zeros_like(rain)
@@ -77,7 +77,7 @@ def test_finite_where_there_is_nothing_to_see(spec, case, rain, seen):
     mask &= case != "all masked"
     of = truth if case == "dry record" else rain
     record = Record.of([of], units="mm h-1", wet_threshold=0.1)
-    # Outputs below zero are just as dry; a network gone astray is far off on either side.
+    # Outputs below zero are dry, too; those of a diverged network are far off on either side.
     for shift in (0.0, -0.7, -30.0, 30.0):
         step = seen(truth, guess, mask, [guess] * 3, learns=True, term=term, record=record)
         step.output = (step.output.detach() + shift).requires_grad_()
@@ -87,7 +87,7 @@ def test_finite_where_there_is_nothing_to_see(spec, case, rain, seen):
 
 @every_term
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 9), (3, 7, 5), (1, 17, 33), (5, 16, 16)])
-def test_any_batch_and_crop(spec, shape, seen):
+def test_loss_accepts_any_batch_and_crop(spec, shape, seen):
     term = build("loss", spec)
     maps = np.random.default_rng(2).gamma(0.4, 3, (5, *shape))
     step = seen(maps[0], maps[1], None, list(maps[2:]), learns=True, term=term)
@@ -95,7 +95,7 @@ def test_any_batch_and_crop(spec, shape, seen):
 
 
 @every_term
-def test_autocast_changes_nothing(spec, rain, seen):
+def test_loss_does_not_depend_on_autocast(spec, rain, seen):
     term = build("loss", spec)
     plain = term(seen(rain, rain + 1, None, [rain + 2, rain * 2, rain], term=term))
     with torch.autocast("cpu", torch.bfloat16):
@@ -105,7 +105,7 @@ def test_autocast_changes_nothing(spec, rain, seen):
 
 
 @every_term
-def test_no_term_waits_for_a_value(spec, rain, seen):
+def test_loss_does_not_synchronise_with_the_device(spec, rain, seen):
     """Tensors without values stand for a GPU that has not computed them yet."""
     term = build("loss", spec)
     step = seen(rain, rain, None, [rain] * 3, term=term)
@@ -120,7 +120,7 @@ def test_no_term_waits_for_a_value(spec, rain, seen):
     assert term(meta).device.type == "meta"
 
 
-def test_terms_without_values_would_notice(rain, seen):
+def test_meta_tensors_raise_when_a_value_is_read(rain, seen):
     step = seen(rain, rain)
     with pytest.raises((RuntimeError, NotImplementedError)):
         bool(step.output.to("meta").sum() > 0)
@@ -158,6 +158,6 @@ def test_terms_without_values_would_notice(rain, seen):
         ("spectral", "floor", 0.0),
     ],
 )
-def test_parameters_out_of_range_are_named(name, parameter, value):
+def test_loss_refuses_parameters_out_of_range(name, parameter, value):
     with pytest.raises(ComponentError, match=parameter):
         build("loss", {"name": name, parameter: value})

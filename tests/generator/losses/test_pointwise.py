@@ -12,7 +12,7 @@ from xcvae.errors import UnitsError
 from xcvae.registry.registry import build
 
 
-def test_intensity_weighted_mae_against_numpy(rain, seen):
+def test_intensity_weighted_mae_equals_numpy(rain, seen):
     guess = rain + 2
     term = build("loss", {"name": "intensity_weighted_mae", "scale": 5.0, "w_min": 0.2})
     step = seen(rain, guess)
@@ -22,7 +22,7 @@ def test_intensity_weighted_mae_against_numpy(rain, seen):
     assert float(term(step)) == pytest.approx(float((weights * 2).mean()), rel=1e-3)
 
 
-def test_intensity_scale_has_units(rain, seen):
+def test_intensity_weighted_mae_converts_units_of_scale(rain, seen):
     step = seen(rain, rain + 1)
     per_hour = build("loss", {"name": "intensity_weighted_mae", "scale": "5 mm h-1"})(step)
     per_day = build("loss", {"name": "intensity_weighted_mae", "scale": "120 mm/day"})(step)
@@ -31,7 +31,7 @@ def test_intensity_scale_has_units(rain, seen):
         build("loss", {"name": "intensity_weighted_mae", "scale": "5 K"})(step)
 
 
-def test_gradient_and_mass_against_numpy(rain, seen):
+def test_gradient_and_mass_equal_numpy(rain, seen):
     guess = rain * 1.5
     error = guess - rain
     steps = np.abs(np.diff(error, axis=1)).mean() + np.abs(np.diff(error, axis=2)).mean()
@@ -43,7 +43,7 @@ def test_gradient_and_mass_against_numpy(rain, seen):
 
 
 @pytest.mark.parametrize("level", [0.2, 0.5, 0.9])
-def test_quantile_is_the_score_of_the_tail(level, rain, seen):
+def test_quantile_equals_the_tail_weighted_score(level, rain, seen):
     guess = np.roll(rain, 3, axis=2) * 1.5
     step = seen(rain, guess)
     begin = step.record.quantile(0.6, wet=True)
@@ -58,7 +58,7 @@ def test_quantile_is_the_score_of_the_tail(level, rain, seen):
 
 
 @pytest.mark.parametrize("level", [0.5, 0.98])
-def test_quantile_is_lowest_for_the_quantile(level, seen):
+def test_quantile_is_minimal_at_the_quantile(level, seen):
     """One answer for all pixels: the best is the quantile, in the tail and below it."""
     rain = np.random.default_rng(7).gamma(0.5, 4, (2, 64, 64))
     term = build("loss", {"name": "quantile", "level": level})
@@ -67,7 +67,7 @@ def test_quantile_is_lowest_for_the_quantile(level, seen):
     assert int(np.argmin(losses)) == 2
 
 
-def test_quantile_pulls_a_missed_heavy_pixel_up(rain, seen):
+def test_quantile_gradient_raises_a_missed_heavy_pixel(rain, seen):
     step = seen(rain, np.full_like(rain, 0.2), learns=True)
     pull = torch.autograd.grad(build("loss", "quantile")(step), step.output)[0]
     heaviest = np.unravel_index(rain.argmax(), rain.shape)

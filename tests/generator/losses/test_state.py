@@ -1,4 +1,4 @@
-"""What terms share: prior draws, spaces, learned values."""
+"""The state of a training step: prior draws, spaces, learned values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xcvae.errors import ComponentError
 from xcvae.generator.losses import KL, Hurdle, Laplace, MultiscaleLaplace, learned_by, learned_of
 
 
-def test_prior_draws_are_made_once_and_shared(rain, seen):
+def test_prior_draws_are_drawn_once_and_shared(rain, seen):
     made = []
     step = seen(rain, rain)
     step.draw = lambda: made.append(1) or step.x
@@ -19,17 +19,17 @@ def test_prior_draws_are_made_once_and_shared(rain, seen):
     assert len(made) == 3
 
 
-def test_prior_draws_come_in_one_pass_where_that_is_offered(rain, seen):
-    asked = []
+def test_prior_draws_use_draw_many(rain, seen):
+    requested = []
     step = seen(rain, rain)
-    step.draw_many = lambda count: asked.append(count) or [step.x + i for i in range(count)]
+    step.draw_many = lambda count: requested.append(count) or [step.x + i for i in range(count)]
     assert len(step.prior_draws(2)) == 2
     assert len(step.prior_draws(5)) == 5
     assert len(step.prior_draws(3)) == 3
-    assert asked == [2, 3]
+    assert requested == [2, 3]
 
 
-def test_members_are_stacked_once_and_dry_at_zero(rain, seen):
+def test_members_are_stacked_once_and_nonnegative(rain, seen):
     step = seen(rain, rain, draws=[rain, rain * 2])
     step._draws = [draw - 0.5 for draw in step.prior_draws(2)]
     for space in ("physical", "normalised"):
@@ -42,14 +42,14 @@ def test_members_are_stacked_once_and_dry_at_zero(rain, seen):
     )
 
 
-def test_typical_is_the_mean_of_the_record_in_each_space(seen):
+def test_typical_equals_the_record_mean_in_each_space(seen):
     rain = np.random.default_rng(3).gamma(0.5, 4, (4, 64, 64)) * (np.arange(64) % 3 > 0)
     step = seen(rain, rain)
     assert step.typical("physical") == pytest.approx(rain.mean())
     assert step.typical("normalised") == pytest.approx(float(step.x.mean()), rel=1e-2)
 
 
-def test_only_terms_with_learned_values_ask_for_some():
+def test_learned_of_lists_the_trainable_values_of_a_term():
     assert learned_of(Laplace()) == learned_of(lambda _: 0.0) == {}
     assert list(learned_of(Hurdle(scale="learned", occurrence="learned"))) == [
         "hurdle_log_scale",
@@ -65,7 +65,7 @@ def test_only_terms_with_learned_values_ask_for_some():
     )
 
 
-def test_learned_values_of_all_stages_are_one_for_each_name():
+def test_learned_by_merges_stages_by_name():
     stages = [[("laplace", Laplace(scale="learned")), ("kl", KL())]] * 2
     hurdle = ("hurdle", Hurdle(scale="learned"))
     found = learned_by(pair for stage in [*stages, [hurdle]] for pair in stage)
@@ -73,7 +73,7 @@ def test_learned_values_of_all_stages_are_one_for_each_name():
     assert list(found) == ["laplace_log_scale", "hurdle_log_scale"]
 
 
-def test_two_terms_cannot_learn_one_value():
+def test_learned_by_refuses_a_name_used_by_two_terms():
     class Mine:
         def learned(self):
             return {"laplace_log_scale": 1.0}
@@ -82,6 +82,6 @@ def test_two_terms_cannot_learn_one_value():
         learned_by([("laplace", Laplace(scale="learned")), ("kl", KL()), ("mine", Mine())])
 
 
-def test_a_learned_value_that_is_not_trained_is_an_error(rain, seen):
+def test_parameter_refuses_unknown_names(rain, seen):
     with pytest.raises(ComponentError, match="laplace_log_scale"):
         Laplace(scale="learned")(seen(rain, rain))

@@ -1,4 +1,4 @@
-"""The terms a training can be asked to minimise, by name.
+"""Loss terms that a training can minimise, by name.
 
 Every term is a frozen dataclass of its parameters, called with the `LossState` of the step; it
 gives a scalar tensor. ``weight`` multiplies the term. Physical parameters are in the target's

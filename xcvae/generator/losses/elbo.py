@@ -1,19 +1,18 @@
-"""How likely the target is, given the reconstruction: the first half of the ELBO."""
+"""The ELBO: likelihoods of the target given the reconstruction, and the KL divergence."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from xcvae.errors import ComponentError, explain
-from xcvae.generator.losses.pooling import check_sides, pool
-from xcvae.generator.losses.state import LossState
-from xcvae.registry.components import Component, in_range
+from xcvae.generator.losses.state import LossState, check_sides, pool
+from xcvae.registry.components import Component, Range
 
 __all__ = ["KL", "Hurdle", "Laplace", "MultiscaleLaplace"]
 
@@ -30,18 +29,16 @@ class KL(Component):
         Share of the training over which beta rises from near 0 (Bowman et al. 2016,
         arXiv:1511.06349).
     free_bits
-        Nats per level and sample that cost nothing (Kingma et al. 2016, arXiv:1606.04934): one
+        Nats per level and sample without a cost (Kingma et al. 2016, arXiv:1606.04934): one
         number for all levels, or one for each, coarsest first.
     """
 
-    beta: float = 1.0
-    warmup: float = 0.1
-    free_bits: float | tuple[float, ...] = 0.0
+    beta: Annotated[float, Range(0)] = 1.0
+    warmup: Annotated[float, Range(0, 1)] = 0.1
+    free_bits: Annotated[float | tuple[float, ...], Range(0)] = 0.0
 
     def __post_init__(self) -> None:
-        in_range(self, "beta", 0)
-        in_range(self, "warmup", 0, 1)
-        in_range(self, "free_bits", 0)
+        super().__post_init__()
         if isinstance(self.free_bits, tuple) and min(self.free_bits, default=-1.0) < 0:
             raise self._refusal("a number >= 0 for each level, coarsest first")
 
@@ -66,13 +63,13 @@ class KL(Component):
                 "KL, parameter 'free_bits'",
                 expected=expected,
                 got=repr(self.free_bits),
-                remedy="Change it in `losses`; one number alone is for all levels.",
+                remedy="Give one number for all levels, or a list with one for each.",
             )
         )
 
 
-#: Where a learned scale begins, and what it cannot fall below: without a floor, a record that can
-#: be reconstructed exactly has no best scale.
+#: Initial value and lower bound of a learned scale: without a bound, a record that can be
+#: reconstructed exactly has no best scale.
 START, FLOOR = 0.06, 1e-4
 
 Scale = float | Literal["learned"]
@@ -82,8 +79,8 @@ Scale = float | Literal["learned"]
 class Laplace(Component):
     """Negative log-likelihood of a Laplace distribution, censored at dry; nats per pixel.
 
-    A dry pixel only asks for an output at or below zero, because everything below zero is dry:
-    its likelihood is the mass of the distribution there.
+    The likelihood of a dry pixel is the mass of the distribution at and below zero, because every
+    output there is dry.
 
     Parameters
     ----------
@@ -94,14 +91,11 @@ class Laplace(Component):
         Factor of the term.
     """
 
-    scale: float | Literal["learned"] = 0.06
+    scale: Annotated[float | Literal["learned"], Range(1e-6)] = 0.06
     weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        in_range(self, "scale", 1e-6)
-
     def learned(self) -> dict[str, float]:
-        """Trainable values: initial value by name."""
+        """Return the trainable values: initial value by name."""
         return _learned("laplace_log_scale", self.scale)
 
     def __call__(self, state: LossState) -> Tensor:
@@ -114,9 +108,9 @@ class MultiscaleLaplace(Component):
     """`Laplace` of the fields and of their means over windows, each with a scale of its own.
 
     The sum of the mean over pixels and, for every further pooling, the mean over windows; a
-    window counts by its share of valid pixels, and what is averaged is dry at zero. Poolings are
-    not independent of each other, so the sum is a composite likelihood (Varin et al. 2011,
-    Statistica Sinica 21, 5-42) and not the likelihood of an ELBO.
+    window is weighted by its share of valid pixels, and averages take values below zero as zero.
+    Poolings are not independent of each other, so the sum is a composite likelihood (Varin et al.
+    2011, Statistica Sinica 21, 5-42) and not the likelihood of an ELBO.
 
     Parameters
     ----------
@@ -130,12 +124,12 @@ class MultiscaleLaplace(Component):
     """
 
     poolings: tuple[int, ...] = (1, 4, 16)
-    scale: float | tuple[float, ...] | Literal["learned"] = 0.06
+    scale: Annotated[float | tuple[float, ...] | Literal["learned"], Range(1e-6)] = 0.06
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_sides(self, self.poolings)
-        in_range(self, "scale", 1e-6)
         if not isinstance(self.scale, tuple):
             return
         if len(self.scale) != len(self.poolings) or min(self.scale) < 1e-6:
@@ -144,12 +138,12 @@ class MultiscaleLaplace(Component):
                     "MultiscaleLaplace, parameter 'scale'",
                     expected=f"a number >= 1e-06 for each of the poolings {self.poolings}",
                     got=repr(self.scale),
-                    remedy="Change it in `losses`.",
+                    remedy="Give one number for all poolings, as many as poolings, or 'learned'.",
                 )
             )
 
     def learned(self) -> dict[str, float]:
-        """Trainable values: initial value by name."""
+        """Return the trainable values: initial value by name."""
         values: dict[str, float] = {}
         for side, scale in self._scales():
             values |= _learned(_name(side), scale)
@@ -163,7 +157,7 @@ class MultiscaleLaplace(Component):
                 terms.append(state.mean(_censored(state.x, state.output, scale)))
                 continue
             share = pool(state.mask.to(state.x.dtype), side)
-            # Any divisor does where nothing is valid: both sums are zero there.
+            # Without a valid pixel both sums are zero, whatever the divisor.
             divisor = share.clamp(min=1e-9)
             x = pool(state.x * state.mask, side) / divisor
             output = pool(state.reconstruction("normalised") * state.mask, side) / divisor
@@ -179,7 +173,7 @@ class MultiscaleLaplace(Component):
 
 @dataclass(frozen=True)
 class Hurdle(Component):
-    """Negative log-likelihood of a hurdle: wet or not, and how much where wet; nats per pixel.
+    """Negative log-likelihood of a hurdle: wet or dry, then the wet amount; nats per pixel.
 
     A pixel is wet with the probability ``sigmoid(output / occurrence)``. Where it is, its amount
     has a Laplace distribution about the output, restricted to above zero (after Cragg 1971,
@@ -196,16 +190,12 @@ class Hurdle(Component):
         Factor of the term.
     """
 
-    scale: float | Literal["learned"] = 0.06
-    occurrence: float | Literal["learned"] = 0.06
+    scale: Annotated[float | Literal["learned"], Range(1e-6)] = 0.06
+    occurrence: Annotated[float | Literal["learned"], Range(1e-6)] = 0.06
     weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        in_range(self, "scale", 1e-6)
-        in_range(self, "occurrence", 1e-6)
-
     def learned(self) -> dict[str, float]:
-        """Trainable values: initial value by name."""
+        """Return the trainable values: initial value by name."""
         scale = _learned("hurdle_log_scale", self.scale)
         return scale | _learned("hurdle_log_occurrence", self.occurrence)
 
@@ -237,7 +227,7 @@ def _learned(name: str, given: Scale) -> dict[str, float]:
 def _scale(state: LossState, name: str, given: Scale) -> Tensor:
     if isinstance(given, str):
         return state.parameter(name).exp() + FLOOR
-    # Filled on the device: a tensor made from a Python number would be copied, and waited for.
+    # Filled on the device: copying a Python number there would synchronise with the host.
     return state.x.new_full((), given)
 
 

@@ -1,15 +1,16 @@
-"""Errors of the reconstruction, pixel by pixel or summed up; physical units."""
+"""Errors of the reconstruction, per pixel or of sums over pixels; physical units."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from xcvae.fields.units import parse_quantity
 from xcvae.generator.losses.state import LossState
-from xcvae.registry.components import Component, in_range
+from xcvae.registry.components import Component, Range, in_range
 
 __all__ = ["Gradient", "IntensityWeightedMAE", "Mass", "Quantile"]
 
@@ -30,22 +31,21 @@ class IntensityWeightedMAE(Component):
     tail_boost
         Factor of the weight in the tail.
     tail_quantile
-        Where the tail begins, as a quantile of the wet pixels of the training record.
+        Threshold of the tail, as a quantile of the wet pixels of the training record.
     weight
         Factor of the term.
     """
 
     scale: float | str = "10 mm h-1"
-    w_min: float = 0.1
+    w_min: Annotated[float, Range(0)] = 0.1
     w_max: float = 2.0
-    tail_boost: float = 1.5
-    tail_quantile: float = 0.95
+    tail_boost: Annotated[float, Range(0)] = 1.5
+    tail_quantile: Annotated[float, Range(0, 1)] = 0.95
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         in_range(self, "w_min", 0, self.w_max)
-        in_range(self, "tail_boost", 0)
-        in_range(self, "tail_quantile", 0, 1)
 
     def __call__(self, state: LossState) -> Tensor:
         scale = parse_quantity(
@@ -70,34 +70,32 @@ class Quantile(Component):
     Parameters
     ----------
     level
-        Quantile that the reconstruction is asked for: above 0.5, too little costs more than too
+        Quantile that the reconstruction is fitted to: above 0.5, too little costs more than too
         much. One level, because a mean over several is the loss of their mean level.
     tail_quantile
-        Where the tail begins, as a quantile of the wet pixels of the training record; 0 takes
+        Threshold of the tail, as a quantile of the wet pixels of the training record; 0 counts
         all errors in full.
     below
-        What an error below the tail counts, 0 to 1.
+        Weight of an error below the tail, 0 to 1.
     weight
         Factor of the term.
     """
 
-    level: float = 0.75
-    tail_quantile: float = 0.95
-    below: float = 0.1
+    level: Annotated[float, Range(0, 1)] = 0.75
+    tail_quantile: Annotated[float, Range(0, 1)] = 0.95
+    below: Annotated[float, Range(0, 1)] = 0.1
     weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        for name in ("level", "tail_quantile", "below"):
-            in_range(self, name, 0, 1)
-
     def __call__(self, state: LossState) -> Tensor:
-        begin = state.record.quantile(self.tail_quantile, wet=True)
-        lacking = self._seen(state.observed, begin) - self._seen(state.reconstructed, begin)
+        threshold = state.record.quantile(self.tail_quantile, wet=True)
+        lacking = self._amount(state.observed, threshold) - self._amount(
+            state.reconstructed, threshold
+        )
         loss = state.mean(torch.maximum(self.level * lacking, (self.level - 1) * lacking))
         return self.weight * loss / state.typical("physical")
 
-    def _seen(self, amount: Tensor, begin: float) -> Tensor:
-        return amount.clamp(min=begin) + self.below * amount.clamp(max=begin)
+    def _amount(self, amount: Tensor, threshold: float) -> Tensor:
+        return amount.clamp(min=threshold) + self.below * amount.clamp(max=threshold)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,15 @@
-"""Proper scores of prior draws: they train what users of an ensemble see."""
+"""Proper scores of prior draws."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from xcvae.generator.losses.pooling import check_sides, pool, window_sums
-from xcvae.generator.losses.state import LossState, Space
-from xcvae.registry.components import Component, in_range
+from xcvae.generator.losses.state import LossState, Space, check_sides, pool, window_sums
+from xcvae.registry.components import Component, Range
 
 __all__ = ["CRPS", "EnergyScore"]
 
@@ -19,7 +18,7 @@ __all__ = ["CRPS", "EnergyScore"]
 class CRPS(Component):
     """Almost-fair CRPS of prior draws at several poolings, as a share of the record's mean rain.
 
-    Trains the prior for what users of an ensemble see: draws without an observation
+    Trains the draws without an observation, which users of an ensemble get
     (Lang et al. 2024, arXiv:2412.15832). The ELBO alone leaves the prior with too little rain;
     this term alone loses spread and fine scales: use it beside the ELBO, late.
 
@@ -40,23 +39,22 @@ class CRPS(Component):
         Factor of the term.
     """
 
-    draws: int = 2
+    draws: Annotated[int, Range(2)] = 2
     poolings: tuple[int, ...] = (1, 4, 16)
-    alpha: float = 0.95
+    alpha: Annotated[float, Range(0, 1)] = 0.95
     space: Space = "physical"
     weight: float = 2.0
     needs: ClassVar[tuple[str, ...]] = ("prior",)
 
     def __post_init__(self) -> None:
-        in_range(self, "draws", 2)
-        in_range(self, "alpha", 0, 1)
+        super().__post_init__()
         check_sides(self, self.poolings)
 
     def __call__(self, state: LossState) -> Tensor:
         return self.weight * _pooled_score(state, self)
 
     def _distance(self, differences: Tensor, share: Tensor) -> Tensor:
-        """Distance of two means over a window, times the share of it that is valid."""
+        """Distance of two means over a window, times its valid share."""
         return differences.abs()
 
 
@@ -65,7 +63,7 @@ class EnergyScore(Component):
     """Almost-fair energy score of prior draws at several poolings, by the record's mean rain.
 
     The CRPS of whole maps: the distance between two of them is the norm of their difference over
-    all pixels of a window, so that the score also sees what belongs together (Gneiting & Raftery
+    all pixels of a window, so that the score also depends on the pattern (Gneiting & Raftery
     2007, doi:10.1198/016214506000001437; almost fair as in Lang et al. 2024, arXiv:2412.15832).
     Norms are divided by the root of the number of valid pixels; with windows of one pixel it is
     `CRPS`.
@@ -87,38 +85,36 @@ class EnergyScore(Component):
         Factor of the term.
     """
 
-    draws: int = 2
+    draws: Annotated[int, Range(2)] = 2
     poolings: tuple[int, ...] = (1, 4, 16)
-    patch: int | None = None
-    alpha: float = 0.95
+    patch: Annotated[int | None, Range(1)] = None
+    alpha: Annotated[float, Range(0, 1)] = 0.95
     space: Space = "physical"
     weight: float = 1.0
     needs: ClassVar[tuple[str, ...]] = ("prior",)
 
     def __post_init__(self) -> None:
-        in_range(self, "draws", 2)
-        in_range(self, "patch", 1)
-        in_range(self, "alpha", 0, 1)
+        super().__post_init__()
         check_sides(self, self.poolings)
 
     def __call__(self, state: LossState) -> Tensor:
         return self.weight * _pooled_score(state, self)
 
     def _distance(self, differences: Tensor, share: Tensor) -> Tensor:
-        """Root mean square over each patch, times the pixels of it that are valid."""
+        """Root mean square over each patch, times its number of valid pixels."""
         # A difference of masked sums is share times that of the means, hence one share less.
         squares = window_sums(differences.square() / share.clamp(min=1e-9), self.patch)
         product = squares * window_sums(share, self.patch)
-        # The root of zero has no gradient, and two dry draws are no distance apart.
+        # The root has no gradient at zero, the distance of two dry draws.
         apart = product > 0
         return torch.where(apart, product, 1.0).sqrt() * apart
 
 
 def _pooled_score(state: LossState, term: CRPS | EnergyScore) -> Tensor:
-    """Almost-fair score for the distance of a term, over its poolings, by the record's mean.
+    """Compute the almost-fair score for the distance of a term, divided by the record's mean.
 
-    The distance is taken of differences of masked means over windows, (n, batch, 1, y, x), and
-    the valid share of the windows, (1, batch, 1, y, x); what it gives is weighted by that share.
+    The distance is that of differences of masked means over windows, (n, batch, 1, y, x), and of
+    the valid share of the windows, (1, batch, 1, y, x); its result is weighted by that share.
     """
     draws = term.draws
     mask = state.mask.to(state.x.dtype)
@@ -128,7 +124,7 @@ def _pooled_score(state: LossState, term: CRPS | EnergyScore) -> Tensor:
         share = pool(mask, side)[None]
         pooled, observed = pool(members, side), pool(truth, side)
         skill = term._distance(pooled - observed, share).sum() / draws
-        # Draws that are k places apart, for all k, make each pair once.
+        # Draws whose numbers differ by k, for all k, are all pairs, each once.
         pairs = [term._distance(pooled[k:] - pooled[:-k], share).sum() for k in range(1, draws)]
         spread = torch.stack(pairs).sum() * (2 / (draws * (draws - 1)))
         score = skill - 0.5 * (1 - (1 - term.alpha) / draws) * spread

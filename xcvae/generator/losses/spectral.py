@@ -1,15 +1,15 @@
-"""How much there is at each scale."""
+"""Spectral loss: power at each scale."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from xcvae.generator.losses.state import LossState, Space
-from xcvae.registry.components import Component, in_range
+from xcvae.registry.components import Component, Range
 
 __all__ = ["Spectral"]
 
@@ -22,7 +22,7 @@ class Spectral(Component):
     `SpectralDistance` (radially averaged spectra of rain: Harris et al. 2001,
     doi:10.1175/1525-7541(2001)002<0406:MPOAQP>2.0.CO;2): the mean over wavenumbers >= 1 of
     ``|log(P_gen / P_obs)|``, where 1 is 4.34 dB. Masked pixels count as zero in both. It compares
-    averages and cannot tell whether a pattern is in the right place: use it beside `CRPS`.
+    averages and is blind to the position of a pattern: use it beside `CRPS`.
 
     Parameters
     ----------
@@ -33,21 +33,17 @@ class Spectral(Component):
     space
         "physical" or "normalised", as in `CRPS`.
     floor
-        Amplitude, as a share of the record's mean, below which power is taken for none; keeps a
-        batch without rain from counting as an infinite distance.
+        Amplitude, as a share of the record's mean, whose power is added to both spectra, so that a
+        batch without rain is not at an infinite distance.
     weight
         Factor of the term.
     """
 
     of: Literal["prior", "reconstruction"] = "prior"
-    draws: int = 2
+    draws: Annotated[int, Range(1)] = 2
     space: Space = "physical"
-    floor: float = 0.01
+    floor: Annotated[float, Range(1e-6)] = 0.01
     weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        in_range(self, "draws", 1)
-        in_range(self, "floor", 1e-6)
 
     def __call__(self, state: LossState) -> Tensor:
         if self.of == "prior":
@@ -81,10 +77,10 @@ def _ring_means(power: Tensor, nx: int) -> Tensor:
     rows = torch.fft.fftfreq(ny, dtype=torch.float64, device=device)
     columns = torch.fft.rfftfreq(nx, dtype=torch.float64, device=device)
     waves = torch.hypot(rows[:, None], columns[None]) * min(ny, nx)
-    # The corners beyond the last ring go to one more, which is left out again.
+    # The corners beyond the last ring go into an extra ring, which is dropped below.
     ring = waves.round().long().clamp(max=count + 1).flatten()
-    # rfft2 keeps half of the plane: every column but the first, and the last if nx is even,
-    # stands for itself and its mirror image.
+    # rfft2 returns half of the plane: every column except the first, and the last if nx is even,
+    # counts twice, for itself and its mirror image.
     last = columns.shape[0] - 1
     weight = torch.full_like(power[0], 2.0)
     weight[:, 0] = 1.0

@@ -1,37 +1,45 @@
-"""What a loss term sees of a training step."""
+"""State of a training step as loss terms see it, and the means over windows that they share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xcvae.errors import ComponentError, explain
 from xcvae.fields.record import Record, bin_edges
 from xcvae.fields.scaling import Scaling
 
-__all__ = ["LossState", "Space", "learned_by", "learned_of"]
+__all__ = [
+    "LossState",
+    "Space",
+    "check_sides",
+    "learned_by",
+    "learned_of",
+    "pool",
+    "window_sums",
+]
 
-#: How far below zero, in normalised space, a dry pixel of a draw still feels a score.
+#: Depth below zero, in normalised space, to which a dry pixel of a draw gets a gradient.
 REACH = 1.0
 
 Space = Literal["physical", "normalised"]
-"""Where fields are compared: in the target's units, or as the network sees them, dry at zero."""
+"""Space in which fields are compared: the target's units, or normalised values, dry at zero."""
 
 
 @dataclass
 class LossState:
-    """What a loss term can see of one training step. Nothing is computed before it is asked for.
+    """Tensors of one training step that a loss term may use, computed on first use.
 
-    The reconstruction and its KL are made if any term of the stage needs them. A term that says
-    otherwise, by a class attribute ``needs`` without ``"posterior"`` (as in
-    ``needs: ClassVar = ("prior",)``), does not look at `output` and `kl`: where no other term
-    needs them either, they are empty.
+    The reconstruction and its KL are computed if any term of the stage needs them. A term with a
+    class attribute ``needs`` without ``"posterior"`` (as in ``needs: ClassVar = ("prior",)``)
+    uses neither `output` nor `kl`: they are empty if no other term needs them.
 
     Attributes
     ----------
@@ -45,13 +53,13 @@ class LossState:
     step, progress
         Number of the step, and the share of the training that is done, 0 to 1.
     scaling, record
-        The border to physical values, and the record of the training data.
+        Conversion to physical values, and the distribution of the training rain.
     draw
         Draws one field from the prior for each sample of the batch, normalised.
     draw_many
-        Draws as many as it is asked for in one pass; used instead of ``draw`` where it is given.
+        Draws the given number of fields in one pass; used instead of ``draw`` if given.
     learned
-        Trainable values by name, the ones that the terms ask for with `learned_of`.
+        Trainable values by name: those of `learned_of` for all terms.
     """
 
     x: Tensor
@@ -79,7 +87,7 @@ class LossState:
         return self.scaling.physical(self.output)
 
     def prior_draws(self, count: int) -> list[Tensor]:
-        """``count`` prior draws per sample, normalised; drawn once and shared by all terms."""
+        """Return ``count`` prior draws per sample, normalised; drawn once, shared by all terms."""
         lacking = count - len(self._draws)
         if lacking > 0 and self.draw_many is not None:
             self._draws += self.draw_many(lacking)
@@ -88,28 +96,29 @@ class LossState:
         return self._draws[:count]
 
     def members(self, count: int, space: Space) -> Tensor:
-        """``count`` prior draws in one tensor, (count, batch, 1, y, x), dry at zero."""
+        """Return ``count`` prior draws in one tensor, (count, batch, 1, y, x), dry at zero."""
         if (count, space) not in self._members:
             stacked = torch.stack(self.prior_draws(count))
             self._members[count, space] = self._in(space, stacked) + self._reach(space, stacked)
         return self._members[count, space]
 
     def target(self, space: Space) -> Tensor:
-        """The target in a space, (batch, 1, y, x)."""
+        """Return the target in a space, (batch, 1, y, x)."""
         return self.observed if space == "physical" else self.x
 
     def reconstruction(self, space: Space) -> Tensor:
-        """The reconstruction in a space, dry at zero, (batch, 1, y, x)."""
+        """Return the reconstruction in a space, dry at zero, (batch, 1, y, x)."""
         return self.reconstructed if space == "physical" else self._in(space, self.output)
 
     def _in(self, space: Space, fields: Tensor) -> Tensor:
-        # On the normalised side all that is below zero means dry, as it does on the physical one.
+        # Normalised values below zero mean dry, as zero does in physical units.
         return self.scaling.physical(fields) if space == "physical" else fields.clamp(min=0)
 
     def _reach(self, space: Space, fields: Tensor) -> Tensor:
-        """Nothing, with the gradient that dry pixels lack: a draw can be told that it is too dry.
+        """Return zeros with the gradient that dry pixels lack, so that too dry draws can improve.
 
-        It ends some way below zero, or pixels that are rightly dry would be driven on and on.
+        The gradient ends at ``-REACH``: without a limit, a score would go on pushing pixels that
+        are rightly dry.
         """
         below = fields.clamp(-REACH, 0.0)
         target = self.scaling.target
@@ -117,7 +126,7 @@ class LossState:
         return slope * (below - below.detach())
 
     def typical(self, space: Space) -> float:
-        """Mean of the training record in a space, never zero: what makes scores comparable."""
+        """Return the mean of the training record in a space, above zero: the unit of scores."""
         smallest = 1e-6 * self.record.wet_threshold
         if space == "physical":
             return max(self.record.mean, smallest)
@@ -127,12 +136,12 @@ class LossState:
         return max(float(counts @ values) / max(float(counts.sum()), 1.0), smallest)
 
     def parameter(self, name: str) -> Tensor:
-        """The trainable value of a name.
+        """Return the trainable value of a name.
 
         Raises
         ------
         ComponentError
-            If the training keeps no such value.
+            If the training has no value of this name.
         """
         if name not in self.learned:
             raise ComponentError(
@@ -146,16 +155,16 @@ class LossState:
         return self.learned[name]
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over valid pixels."""
+        """Return the mean over valid pixels."""
         return (values * self.mask).sum() / self.mask.sum().clamp(min=1)
 
     def pixels(self) -> Tensor:
-        """Valid pixels per sample, at least 1."""
+        """Count the valid pixels per sample, at least 1."""
         return self.mask.flatten(1).sum(1, dtype=torch.float32).clamp(min=1)
 
 
 def learned_of(term: object) -> dict[str, float]:
-    """Trainable values that a term asks for: initial value by name; {} for most.
+    """Return the trainable values that a term declares: initial value by name; {} for most.
 
     Examples
     --------
@@ -168,18 +177,18 @@ def learned_of(term: object) -> dict[str, float]:
 
 
 def learned_by(terms: Iterable[tuple[str, object]]) -> dict[str, float]:
-    """Trainable values of all terms of a training: initial value by name.
+    """Return the trainable values of all terms of a training: initial value by name.
 
     Parameters
     ----------
     terms
-        Names and terms of all stages. A term that is named in several stages is one: it goes on
-        with what it has learned.
+        Names and terms of all stages. A term that several stages name is one term, whose values
+        are trained across them.
 
     Raises
     ------
     ComponentError
-        Two terms ask for a value of the same name: they would pull at one number.
+        If two terms declare a value of the same name.
 
     Examples
     --------
@@ -196,11 +205,56 @@ def learned_by(terms: Iterable[tuple[str, object]]) -> dict[str, float]:
                 raise ComponentError(
                     explain(
                         f"learned value '{name}'",
-                        expected="one loss term that asks for it",
+                        expected="one loss term that declares it",
                         got=f"two, '{owner}' and '{term_name}'",
-                        remedy="Begin the names in learned() with the name of the term, or leave "
-                        "one of the two out.",
+                        remedy="Prefix the names in learned() with the name of the term, or remove "
+                        "one of the two terms.",
                     )
                 )
             initial.setdefault(name, value)
     return initial
+
+
+def pool(fields: Tensor, side: int) -> Tensor:
+    """Average over square windows of ``side`` pixels, those cut off by an edge included.
+
+    Parameters
+    ----------
+    fields
+        (..., 1, y, x) with at least one leading dim, of any size; also smaller than a window.
+    side
+        Pixels along each side of a window.
+    """
+    if side == 1:
+        return fields
+    flat = fields.flatten(0, -4)
+    pooled = F.avg_pool2d(flat, side, ceil_mode=True, count_include_pad=False)
+    return pooled.reshape(*fields.shape[:-3], *pooled.shape[1:])
+
+
+def window_sums(fields: Tensor, side: int | None) -> Tensor:
+    """Sum over square windows as in `pool`; ``side`` None is one window for the whole map."""
+    if side is None:
+        return fields.sum((-2, -1), keepdim=True)
+    flat = fields.flatten(0, -4)
+    sums = F.avg_pool2d(flat, side, ceil_mode=True, divisor_override=1)
+    return sums.reshape(*fields.shape[:-3], *sums.shape[1:])
+
+
+def check_sides(term: object, sides: Sequence[int]) -> None:
+    """Refuse ``poolings`` that are not distinct sides of windows.
+
+    Raises
+    ------
+    ComponentError
+        If the list is empty, a side is below 1, or a side occurs twice.
+    """
+    if not sides or min(sides) < 1 or len(set(sides)) < len(sides):
+        raise ComponentError(
+            explain(
+                f"{type(term).__name__}, parameter 'poolings'",
+                expected="at least one side of a window in pixels, each >= 1 and named once",
+                got=repr(sides),
+                remedy="Give a list such as [1, 4, 16]; [1] scores single pixels.",
+            )
+        )

@@ -13,7 +13,7 @@ from xcvae.fields.block_means import whole_blocks
 from xcvae.fields.describe import DataSpec
 from xcvae.fields.scaling import RainScaling
 from xcvae.generator.network.constraint import BlockMeans
-from xcvae.generator.network.initialization import begin
+from xcvae.generator.network.initialization import initialize
 from xcvae.generator.network.ladder import Ladder
 
 __all__ = ["PRESETS", "Architecture", "base_channel", "build_network", "resolve"]
@@ -21,7 +21,7 @@ __all__ = ["PRESETS", "Architecture", "base_channel", "build_network", "resolve"
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a ladder is made of, coarsest level first.
+    """Sizes and options of a ladder, coarsest level first.
 
     Attributes
     ----------
@@ -35,12 +35,12 @@ class Architecture:
         Side of the squares of pixels that the finest level works on as one: its maps, and the
         time they take, shrink by the square of it.
     separable
-        How many of the finest levels have separable blocks, which take a fraction of the time.
+        Number of the finest levels that have separable blocks, which take a fraction of the time.
     constrain
         Pixels along a side of the blocks whose means members keep; 0 for none.
     checkpointing
-        Training works features out twice instead of keeping them, for grids that do not fit into
-        the memory otherwise.
+        Compute features twice in training instead of storing them, for grids that do not fit into
+        memory otherwise.
     """
 
     channels: tuple[int, ...]
@@ -73,12 +73,12 @@ class Architecture:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, for the model file."""
+        """Return plain JSON types, for the model file."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_json(cls, text: Mapping[str, Any]) -> Architecture:
-        """Undo `to_json`."""
+        """Make an architecture of the result of `to_json`."""
         numbers = {k: v for k, v in text.items() if k not in ("channels", "latents")}
         return cls(tuple(text["channels"]), tuple(text["latents"]), **numbers)
 
@@ -150,12 +150,12 @@ def build_network(
         constraint=BlockMeans(scaling, side) if side else None,
         checkpointing=architecture.checkpointing,
     )
-    begin(ladder)
+    initialize(ladder)
     return ladder
 
 
 def _block_side(constrain: object, spec: DataSpec) -> int:
-    """Pixels along a side of the blocks whose means are kept, 0 for ``constrain=False``."""
+    """Return the side, in pixels, of the blocks whose means are kept; 0 for no constraint."""
     return whole_blocks(spec) if _switch("constrain", constrain) else 0
 
 
@@ -166,14 +166,14 @@ def _switch(key: str, value: object) -> bool:
                 f"generator.{key}",
                 expected="true or false",
                 got=repr(value),
-                remedy="See xcvae.train for what it means.",
+                remedy="Write true or false without quotes (True or False in Python).",
             )
         )
     return bool(value)
 
 
 def base_channel(spec: DataSpec) -> int | None:
-    """Channel of the first aligned rain condition: the field that the output is added to."""
+    """Return the channel of the first aligned rain condition, which the output is added to."""
     aligned = [v for v in spec.variables if v.aligned]
     for channel, variable in enumerate(aligned):
         if variable.precipitation and variable.role == "condition":
@@ -207,7 +207,7 @@ def _number(key: str, value: object, *, least: int = 1) -> int:
                 f"generator.{key}",
                 expected=f"an integer >= {least}",
                 got=repr(value),
-                remedy="See xcvae.train for what it means.",
+                remedy=f"Give a whole number, or leave `{key}` out to take that of the preset.",
             )
         )
     return value
@@ -227,11 +227,11 @@ def _numbers(key: str, values: object) -> list[int]:
 
 
 def channels_of(spec: DataSpec, *, masked: bool) -> int:
-    """Number of channels of `Batch.c`."""
+    """Count the channels of `Batch.c`."""
     aligned = sum(v.aligned for v in spec.variables)
     return aligned + masked + (POSITIONS if spec.located else 0)
 
 
 def pooled_size(spec: DataSpec) -> int:
-    """Number of values per sample in `Batch.pooled`; 0 for none."""
+    """Count the values per sample in `Batch.pooled`; 0 for none."""
     return sum(math.prod(v.shape) for v in spec.variables if v.pooled)

@@ -1,4 +1,4 @@
-"""Fields that keep the means of the coarse cells they were drawn for.
+"""Constraint on block means: members keep the coarse rain that they were drawn for.
 
 For super-resolution, where the condition is the block mean of the target. The correction is
 multiplicative, in physical space, as the last step of the network, so that training sees it.
@@ -18,10 +18,10 @@ from xcvae.fields.scaling import RainScaling
 
 __all__ = ["BlockMeans"]
 
-#: Below zero the output says how dry a pixel is; a block that came out dry although its mean is
-#: not gets its rain where it is least dry, within about this distance in normalised space.
+#: Below zero, the output measures how dry a pixel is. A block that is dry although its mean is not
+#: gets its rain where it is least dry, within about this distance in normalised space.
 SOFTNESS = 0.06
-#: Rain of a whole block, as a share of the wet threshold, below which it came out dry.
+#: Mean rain of a block, as a share of the wet threshold, below which the block counts as dry.
 TRACE = 1e-3
 #: Output of pixels that are certain to be dry.
 DRY = -1.0
@@ -55,20 +55,21 @@ class BlockMeans:
         Returns
         -------
         Tensor
-            Pixels that were dry stay so in blocks that have a wet one.
+            The output with the block means of ``coarse``; in blocks with a wet pixel, dry pixels
+            stay dry.
         """
         wanted = self.scaling.physical(coarse)
         rain = self.scaling.physical(output)
         trace = TRACE * self.scaling.eps
         wet = self._means(rain) > trace
-        # Where nothing fell but should have, the least dry pixels take it all.
+        # In a block that is dry but should not be, the least dry pixels take all the rain.
         spare = torch.exp((output - self._largest(output)).clamp(min=-60 * SOFTNESS) / SOFTNESS)
         rain = torch.where(wet, rain, spare)
         corrected = rain * wanted / self._means(rain).clamp(min=trace)
         normal = torch.log1p(corrected / self.scaling.eps) / self.scaling.divisor
-        kept = torch.where((output > 0) | ~wet, normal, output)
-        # Nothing is uncertain about a dry block.
-        return torch.where(wanted > trace, kept, output.clamp(max=DRY))
+        result = torch.where((output > 0) | ~wet, normal, output)
+        # A block without rain in the condition is dry for certain.
+        return torch.where(wanted > trace, result, output.clamp(max=DRY))
 
     def _means(self, rain: Tensor) -> Tensor:
         return self._spread(F.avg_pool2d(rain, self.side))

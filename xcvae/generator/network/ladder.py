@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +32,15 @@ from xcvae.generator.network.layers import (
     double,
     fold,
     halve,
-    silence,
     unfold,
+    zero_init,
 )
 
 __all__ = ["Drawn", "Encoded", "Ladder", "Level", "Normal", "Pyramid", "level_sizes"]
 
+R = TypeVar("R")
 
+#: Bounds of every log sigma: exp(-6) keeps KL finite, exp(3) keeps a stray draw in float range.
 LOG_SIGMA_RANGE = (-6.0, 3.0)
 
 
@@ -59,42 +61,44 @@ class Normal:
         shift = (self.mu - prior.mu) * torch.exp(-prior.log_sigma)
         return 0.5 * (torch.exp(2 * difference) + shift.square() - 1) - difference
 
-    def freed(self, prior: Normal, share: float, order: Tensor | None) -> Normal:
-        """Let a share of the latents go, from self (0) to the prior (1).
+    def release_to_prior(self, prior: Normal, share: float, order: Tensor | None) -> Normal:
+        """Replace a share of the latents' distributions, from none (0) to all (1), by the prior's.
 
         Each latent follows either the observed storm or the prior, never something in between:
-        given those that are kept, the others come from the model's own conditional distribution,
-        so that what is drawn is as well calibrated as a draw from the prior. Means that go over
-        gradually give members that differ more from each other than from the storm.
+        given the latents of the storm, the released ones come from the model's own conditional
+        distribution, so that members are as well calibrated as draws from the prior. Means that
+        are interpolated give members that differ more from each other than from the storm.
 
         Parameters
         ----------
         prior
-            Of the same level.
+            Distribution of the same level.
         share
-            Of the latents, 0 to 1.
+            Share of the latents that is released, 0 to 1.
         order
-            Standard normal deviates: those below the quantile of ``share`` are freed.
+            Standard normal deviates: those below the quantile of ``share`` are released.
         """
         if share in (0.0, 1.0):
             return prior if share else self
         assert order is not None
-        go = order < NormalDist().inv_cdf(share)
+        # A fixed deviate per latent and a rising quantile: no latent is taken back as share grows.
+        released = order < NormalDist().inv_cdf(share)
         return Normal(
-            torch.where(go, prior.mu, self.mu), torch.where(go, prior.log_sigma, self.log_sigma)
+            torch.where(released, prior.mu, self.mu),
+            torch.where(released, prior.log_sigma, self.log_sigma),
         )
 
-    def widened(self, factor: float) -> Normal:
-        """Multiply sigma."""
+    def scale_sigma(self, factor: float) -> Normal:
+        """Multiply sigma by a factor."""
         return self if factor == 1 else Normal(self.mu, self.log_sigma + math.log(factor))
 
     def sample(self, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        """Place standard normal deviates; ``temperature`` scales sigma."""
+        """Turn standard normal deviates into a sample; ``temperature`` scales sigma."""
         return self.mu + temperature * torch.exp(self.log_sigma) * noise
 
 
 class Level(nn.Module):
-    """One rung: prior, posterior, the latent's way into the state, and residual blocks."""
+    """One level of the ladder: prior, posterior, injection of the latent, residual blocks."""
 
     def __init__(
         self,
@@ -114,7 +118,7 @@ class Level(nn.Module):
         self.blocks = _blocks(channels, blocks, separable=separable)
         self.modulation = Modulation(context, channels) if context else None
         for head in (self.prior, self.posterior):
-            silence(head)
+            zero_init(head)
 
     def prior_of(self, h: Tensor) -> Normal:
         mu, log_sigma = self.prior(h).float().chunk(2, dim=1)
@@ -156,25 +160,28 @@ class Pyramid(nn.Module):
         super().__init__()
         fine_first = list(channels)[::-1]
         self.stem = nn.Conv2d(inputs, fine_first[0], 3, padding=1)
-        self.blocks = nn.ModuleList(
+        residual = (
             _blocks(c, blocks, separable=level < separable)
             for level, c in enumerate(fine_first[1:], start=1)
         )
-        self.widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(fine_first))
+        # Cast, here and below, because the stubs of ModuleList lose the type of its modules.
+        self.blocks = cast("Sequence[nn.Sequential]", nn.ModuleList(residual))
+        widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(fine_first))
+        self.widen = cast("Sequence[nn.Conv2d]", widen)
 
     def forward(self, maps: Tensor, levels: int | None = None) -> list[Tensor]:
-        """Features of so many of the finest levels; of all by default."""
+        """Return the features of the ``levels`` finest levels; of all by default."""
         return self.rise(self.stem(maps), last=None if levels is None else levels - 1)
 
     def rise(self, maps: Tensor, *, first: int = 0, last: int | None = None) -> list[Tensor]:
-        """Features of a level and of the coarser ones.
+        """Return the features of a level and of the coarser ones.
 
         Parameters
         ----------
         maps
             Features of the level that lies ``first`` halvings above the finest.
         first, last
-            Halvings behind ``maps``, and behind the coarsest features that are wanted.
+            Halvings that ``maps``, and the coarsest features to return, have gone through.
         """
         features = [maps]
         steps = list(zip(self.widen, self.blocks, strict=True))
@@ -183,11 +190,8 @@ class Pyramid(nn.Module):
         return features[::-1]
 
 
-R = TypeVar("R")
-
-
 def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
-    """Heights and widths of the levels, coarsest first.
+    """Return heights and widths of the levels, coarsest first.
 
     Examples
     --------
@@ -202,23 +206,23 @@ def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What is known of a batch before a latent is drawn.
+    """Features of a batch that are computed before a latent is drawn.
 
     Attributes
     ----------
     guides, features
         Feature maps of the condition and, for posterior draws, of the target, coarsest first.
     vector
-        Summary of pooled conditions, (batch, context).
+        Summary of pooled conditions, (batch, context); None without any.
     base
-        What the output is added to, (batch, 1, y, x).
+        Field that the output is added to, (batch, 1, y, x).
     coarse
         Block means that the output has to keep, in the target's normalised space, repeated over
         their pixels; (batch, 1, y, x).
     size
         Height and width of the field.
     first
-        Number of the level of ``guides[0]``: 0, or more where the finest levels alone are known.
+        Number of the level of ``guides[0]``: 0, or more if only the finest levels are encoded.
     """
 
     guides: list[Tensor]
@@ -231,7 +235,7 @@ class Encoded:
 
     @staticmethod
     def join(parts: Sequence[Encoded]) -> Encoded:
-        """Put encoded batches of the same kind one after the other."""
+        """Concatenate encoded batches of the same kind."""
 
         def joined(maps: Sequence[Tensor | None]) -> Tensor | None:
             present = [m for m in maps if m is not None]
@@ -255,7 +259,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one pass through the ladder gives.
+    """Result of one pass through the ladder.
 
     Attributes
     ----------
@@ -270,7 +274,7 @@ class Drawn:
     prior: list[Normal]
 
     def kl(self) -> list[Tensor]:
-        """KL(q || p) of every level in nats per sample, coarsest first; each (batch,)."""
+        """Return KL(q || p) of every level in nats per sample, coarsest first; each (batch,)."""
         return [q.kl(p) for q, p in zip(self.posterior, self.prior, strict=True)]
 
 
@@ -319,24 +323,34 @@ class Ladder(nn.Module):
         super().__init__()
         self.base, self.constraint, self.checkpointing = base, constraint, checkpointing
         self.patch, self.latents = patch, tuple(latents)
-        # Factor of the prior's sigma where latents follow it: 1 until it is measured.
-        self.calibrated = 1.0
+        # Factor of the prior's sigma where latents follow it; `calibrate` measures it.
+        self.sigma_factor = 1.0
         self.encode_condition = Pyramid((conditions + 1) * patch**2, channels, 1, separable)
         self.encode_target = Pyramid((conditions + 2) * patch**2, channels, 1, separable)
         self.encode_context = ContextEncoder(pooled, context) if pooled else None
-        self.levels = nn.ModuleList(
+        levels = (
             Level(c, c, z, blocks, context if pooled else 0, separable=left <= separable)
             for left, c, z in zip(range(len(channels), 0, -1), channels, latents, strict=True)
         )
-        self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))
+        self.levels = cast("Sequence[Level]", nn.ModuleList(levels))
+        narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))
+        self.narrow = cast("Sequence[nn.Conv2d]", narrow)
         self.head = nn.Conv2d(channels[-1], patch**2, 3, padding=1)
-        silence(self.head)
+        zero_init(self.head)
 
     def shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
-        """Latent channels, height and width of every level for a field, coarsest first."""
+        """Return latent channels, height and width of every level of a field, coarsest first."""
         finest = (-(-height // self.patch), -(-width // self.patch))
         sizes = level_sizes(finest, len(self.latents))
         return [(z, h, w) for z, (h, w) in zip(self.latents, sizes, strict=True)]
+
+    def noise(
+        self, count: int, maps: Tensor, generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        """Draw deviates for ``count`` fields of the size of ``maps``, coarsest level first."""
+        shapes = self.shapes(maps.shape[-2], maps.shape[-1])
+        options: Any = {"generator": generator, "device": maps.device}
+        return [torch.randn(count, *shape, **options) for shape in shapes]
 
     def forward(
         self, c: Tensor, pooled: Tensor | None, noise: Sequence[Tensor], *, x: Tensor | None = None
@@ -352,7 +366,7 @@ class Ladder(nn.Module):
         *,
         levels: int | None = None,
     ) -> Encoded:
-        """Everything that is known before a latent is drawn.
+        """Compute the features that do not depend on a latent.
 
         Parameters
         ----------
@@ -363,7 +377,7 @@ class Ladder(nn.Module):
         x
             The target in normalised space, (batch, 1, y, x); None for draws from the prior.
         levels
-            How many of the finest levels are wanted; all of them by default.
+            Number of levels to encode, counted from the finest; all by default.
         """
         # A map of ones lets zero-padded convolutions see where the domain ends.
         c = torch.cat([c, c.new_ones(c.shape[0], 1, *c.shape[2:])], dim=1)
@@ -374,8 +388,8 @@ class Ladder(nn.Module):
         features = None
         if x is not None:
             both = torch.cat([seen, fold(x, self.patch)], dim=1)
-            features = self._lean(self.encode_target, both, levels)
-        guides = self._lean(self.encode_condition, seen, levels)
+            features = self._checkpointed(self.encode_target, both, levels)
+        guides = self._checkpointed(self.encode_condition, seen, levels)
         return Encoded(
             guides=guides,
             features=features,
@@ -388,10 +402,10 @@ class Ladder(nn.Module):
 
     def descend(
         self,
-        known: Encoded,
+        encoded: Encoded,
         noise: Sequence[Tensor],
         *,
-        freed: Sequence[float] | None = None,
+        released: Sequence[float] | None = None,
         order: Sequence[Tensor | None] | None = None,
         temperature: float = 1.0,
         state: Tensor | None = None,
@@ -400,76 +414,77 @@ class Ladder(nn.Module):
 
         Parameters
         ----------
-        known
-            From `encode`; with a target the draw is from the posterior. The next three are per
-            level that is known.
+        encoded
+            From `encode`; with a target the draw is from the posterior. The next three have one
+            entry per encoded level.
         noise
             Standard normal deviates, coarsest first, (batch, latents[l], h_l, w_l).
-        freed
-            The share of the latents that follow the prior; all 0 by default.
+        released
+            Share of the latents that follow the prior; all 0 by default.
         order
-            Deviates that tell which latents are freed first, shaped like the noise;
-            None where all or none are.
+            Deviates that decide which latents are released first, shaped like the noise; None
+            where all or none are.
         temperature
-            Scales the sigma that the deviates are multiplied with.
+            Factor of the sigma that the deviates are multiplied with.
         state
-            What the next coarser level gave, where levels are drawn in two parts.
+            Output of the next coarser level, if the ladder is descended in two parts.
 
         Returns
         -------
         Drawn
-            Where the finest level is not among those that are known, its output is the state
-            that the next finer one goes on with.
+            Without the finest level, its output is the state that the next finer level takes.
         """
         posteriors, priors, h = [], [], state
-        last = known.first + len(known.guides)
-        for index, level in enumerate(self.rungs[known.first : last]):
-            h = level.modulate(self._enter(h, index, known), known.vector)
+        last = encoded.first + len(encoded.guides)
+        # A list: a slice of a ModuleList is a new module, which takes as long as a small layer.
+        for index, level in enumerate(list(self.levels)[encoded.first : last]):
+            h = level.modulate(self._input_state(h, index, encoded), encoded.vector)
             q = p = level.prior_of(h)
-            if known.features is not None:
-                q = self._lean(level.posterior_of, h, known.features[index], p)
+            if encoded.features is not None:
+                q = self._checkpointed(level.posterior_of, h, encoded.features[index], p)
                 posteriors.append(q)
             priors.append(p)
-            wide = p.widened(self.calibrated)
-            source = wide if known.features is None else q
-            if freed is not None:
-                source = source.freed(wide, freed[index], None if order is None else order[index])
-            h = self._lean(level.refine, h, source.sample(noise[index], temperature))
+            prior = p.scale_sigma(self.sigma_factor)
+            source = prior if encoded.features is None else q
+            if released is not None:
+                rank = None if order is None else order[index]
+                source = source.release_to_prior(prior, released[index], rank)
+            h = self._checkpointed(level.refine, h, source.sample(noise[index], temperature))
         assert h is not None
-        return Drawn(self._finish(h, known) if last == len(self.levels) else h, posteriors, priors)
-
-    def decode(self, known: Encoded, latents: Sequence[Tensor]) -> Tensor:
-        """Decode given latents (coarsest first) instead of drawing them; (batch, 1, y, x)."""
-        h = known.guides[0]
-        for index, level in enumerate(self.rungs):
-            h = self._enter(h if index else None, index, known)
-            h = level.refine(level.modulate(h, known.vector), latents[index])
-        return self._finish(h, known)
-
-    @property
-    def rungs(self) -> list[Level]:
-        """The levels, coarsest first."""
-        return cast("list[Level]", list(self.levels))
-
-    def _lean(self, function: Callable[..., R], *given: object) -> R:
-        if not (self.checkpointing and torch.is_grad_enabled()):
-            return function(*given)
-        return cast(
-            "R", checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
+        return Drawn(
+            self._output(h, encoded) if last == len(self.levels) else h, posteriors, priors
         )
 
-    def _enter(self, h: Tensor | None, index: int, known: Encoded) -> Tensor:
-        """The state with which a level begins, from that of the next coarser one, if any."""
-        guide = known.guides[index]
+    def decode(self, encoded: Encoded, latents: Sequence[Tensor]) -> Tensor:
+        """Decode given latents (coarsest first) instead of drawing them; (batch, 1, y, x)."""
+        h = encoded.guides[0]
+        for index, level in enumerate(self.levels):
+            h = self._input_state(h if index else None, index, encoded)
+            h = level.refine(level.modulate(h, encoded.vector), latents[index])
+        return self._output(h, encoded)
+
+    def _checkpointed(self, function: Callable[..., R], *arguments: object) -> R:
+        """Call a function, and drop its intermediate results if `checkpointing` is on."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return function(*arguments)
+        # No random numbers are drawn inside, so that their state need not be saved.
+        return cast(
+            "R", checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+        )
+
+    def _input_state(self, h: Tensor | None, index: int, encoded: Encoded) -> Tensor:
+        """Return the input state of a level, from the output of the next coarser one, if any."""
+        guide = encoded.guides[index]
         if h is None:
             return guide
-        narrow = self.narrow[known.first + index - 1]
+        narrow = self.narrow[encoded.first + index - 1]
         return double(narrow(h), (guide.shape[-2], guide.shape[-1])) + guide
 
-    def _finish(self, h: Tensor, known: Encoded) -> Tensor:
-        output = unfold(self.head(h), self.patch, known.size)
-        if known.base is not None:
-            output = output + known.base
-        if self.constraint is not None and known.coarse is not None:
-            output = self.constraint(output.float(), known.coarse.float())
+    def _output(self, h: Tensor, encoded: Encoded) -> Tensor:
+        """Turn the state of the finest level into the field."""
+        output = unfold(self.head(h), self.patch, encoded.size)
+        if encoded.base is not None:
+            output = output + encoded.base
+        if self.constraint is not None and encoded.coarse is not None:
+            output = self.constraint(output.float(), encoded.coarse.float())
         return output

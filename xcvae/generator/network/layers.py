@@ -23,7 +23,7 @@ __all__ = [
 
 
 def halve(maps: Tensor) -> Tensor:
-    """Average 2x2 windows; an odd edge averages what it has. (batch, c, h, w) -> ceil halves."""
+    """Average 2x2 windows, fewer pixels at an odd edge; (batch, c, h, w) -> halves, rounded up."""
     return F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False)
 
 
@@ -52,8 +52,8 @@ def unfold(maps: Tensor, side: int, size: tuple[int, int]) -> Tensor:
     return F.pixel_shuffle(maps, side)[..., : size[0], : size[1]]
 
 
-def silence(layer: nn.Conv2d | nn.Linear) -> None:
-    """Let a layer give zero until it is trained."""
+def zero_init(layer: nn.Conv2d | nn.Linear) -> None:
+    """Set weights and bias of a layer to zero: its output is zero until it is trained."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -65,7 +65,7 @@ class Modulation(nn.Module):
     def __init__(self, context: int, channels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(context, 2 * channels)
-        silence(self.linear)
+        zero_init(self.linear)
 
     def forward(self, maps: Tensor, context: Tensor) -> Tensor:
         scale, shift = self.linear(context)[..., None, None].chunk(2, dim=1)
@@ -86,7 +86,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        silence(self.second)
+        zero_init(self.second)
 
     def forward(self, maps: Tensor) -> Tensor:
         out: Tensor = maps + self.second(F.silu(self.first(F.silu(maps))))
@@ -96,9 +96,9 @@ class ResidualBlock(nn.Module):
 class SeparableBlock(nn.Module):
     """Residual block of one convolution per channel and two that mix the channels of a pixel.
 
-    It sees as far as `ResidualBlock` with a sixth of the arithmetic or less, which counts on
-    large maps. After Liu et al. 2022 (arXiv:2201.03545), without normalisation and without more
-    channels inside; its last convolution starts at zero.
+    Its receptive field is that of `ResidualBlock`, with a sixth of the arithmetic or less, which
+    matters on large maps. After Liu et al. 2022 (arXiv:2201.03545), without normalisation and
+    without more channels inside; its last convolution starts at zero.
     """
 
     def __init__(self, channels: int) -> None:
@@ -106,7 +106,7 @@ class SeparableBlock(nn.Module):
         self.around = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
         self.first = nn.Conv2d(channels, channels, 1)
         self.second = nn.Conv2d(channels, channels, 1)
-        silence(self.second)
+        zero_init(self.second)
 
     def forward(self, maps: Tensor) -> Tensor:
         out: Tensor = maps + self.second(F.silu(self.first(self.around(maps))))

@@ -1,4 +1,4 @@
-"""What a deviate is a function of, and the words of Philox's key and counter that say it.
+"""Addresses of deviates, and the words of Philox's key and counter that encode them.
 
 | word | content |
 |---|---|
@@ -8,7 +8,8 @@
 | counter 2 | level x 2^16 + channel |
 | counter 3 | realization, xor a word of the hash |
 
-A block of Philox gives the deviates of four rows.
+A block of Philox gives the deviates of four rows. Two words of the hash are xored into
+the counter, so that 128 bits and not only the 64 of the key separate samples.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ ROWS = 4
 
 @dataclass(frozen=True)
 class Address:
-    """Where the noise of one member of one sample lives.
+    """Address of the noise of one member of one sample.
 
     Attributes
     ----------
     seed
-        The seed of the ensemble; any integer.
+        Seed of the ensemble; any integer.
     label
-        The label of the sample, as text.
+        Label of the sample, as text.
     realization
         Number of the member, 0 to 2^32 - 1.
     mode
         ``"prior"`` or ``"posterior"``.
     attempt
-        0, or how often this member was redrawn.
+        Number of times this member was redrawn.
     """
 
     seed: int
@@ -54,7 +55,7 @@ class Address:
     attempt: int = 0
 
     def words(self) -> tuple[int, int, int, int]:
-        """Key 0 and 1, what the row block is xored with, and counter 3.
+        """Return key 0 and 1, the word that is xored with the row block, and counter 3.
 
         Raises
         ------
@@ -93,13 +94,13 @@ class Window:
 
     @property
     def row_blocks(self) -> range:
-        """The numbers of the row blocks that the window touches."""
+        """Numbers of the row blocks that the window touches."""
         top, height = self.origin[0], self.shape[1]
         return range(top // ROWS, (top + height - 1) // ROWS + 1)
 
 
 def level_origins(origin: tuple[int, int], levels: int) -> list[tuple[int, int]]:
-    """Where a tile of the finest level begins on every level, coarsest first.
+    """Return the first row and column of a tile on every level, coarsest first.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ def level_origins(origin: tuple[int, int], levels: int) -> list[tuple[int, int]]
     Raises
     ------
     ConfigError
-        If the tile does not begin between two elements of the coarsest level.
+        If the origin is not on the grid of the coarsest level.
 
     Examples
     --------
@@ -125,7 +126,7 @@ def level_origins(origin: tuple[int, int], levels: int) -> list[tuple[int, int]]
                 "tile",
                 expected=f"an origin in multiples of {step}, as a ladder of {levels} levels needs",
                 got=repr(origin),
-                remedy="Move the tile.",
+                remedy=f"Start the tile at rows and columns that are multiples of {step}.",
             )
         )
     row, column = origin
@@ -133,7 +134,7 @@ def level_origins(origin: tuple[int, int], levels: int) -> list[tuple[int, int]]
 
 
 def address_words(addresses: Sequence[Address]) -> NDArray[np.uint32]:
-    """`Address.words` of a batch, (addresses, 4)."""
+    """Return `Address.words` of a batch, (addresses, 4)."""
     return np.array([address.words() for address in addresses], np.uint32).reshape(-1, 4)
 
 
@@ -152,6 +153,6 @@ def _within(name: str, value: int, limit: int) -> None:
                 name,
                 expected=f"0 to {limit - 1}, as the address of noise has room for",
                 got=repr(value),
-                remedy="",
+                remedy=f"Use a {name} in this range.",
             )
         )

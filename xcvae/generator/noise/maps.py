@@ -1,4 +1,4 @@
-"""Normal deviates as tensors, made on the device where they are used."""
+"""Normal deviates as tensors, computed on the device that uses them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def normal_maps(
     addresses
         One per member of the batch.
     windows
-        The levels, or the parts of them, that are wanted.
+        Levels or parts of levels.
     device
-        Where the deviates are made and stay.
+        Device that computes the deviates.
 
     Returns
     -------
@@ -38,12 +38,14 @@ def normal_maps(
         The values do not depend on the device.
     """
     if device.type == "cpu":
-        # Passes are filled up with copies, and the dial asks for the same storm many times.
-        once = {address: place for place, address in enumerate(dict.fromkeys(addresses))}
-        maps = host_maps(list(once), windows)
-        places = [once[address] for address in addresses]
-        wanted = maps if len(once) == len(places) else [values[places] for values in maps]
-        return [torch.from_numpy(values) for values in wanted]
+        # Each address once: draw batches are padded with copies, and all members of a storm share
+        # the deviates that rank its latents.
+        rows = {address: row for row, address in enumerate(dict.fromkeys(addresses))}
+        maps = host_maps(list(rows), windows)
+        if len(rows) < len(addresses):
+            order = [rows[address] for address in addresses]
+            maps = [values[order] for values in maps]
+        return [torch.from_numpy(values) for values in maps]
     words = torch.from_numpy(address_words(addresses).astype("int64"))
     words = words.to(device, non_blocking=True)
     make = (_kernel(device) if device.type == "cuda" else None) or tensor_normals
@@ -51,7 +53,10 @@ def normal_maps(
 
 
 def backend(device: torch.device) -> Literal["numpy", "triton", "torch"]:
-    """What makes the deviates on a device: "torch" is slow but works on any."""
+    """Return the implementation for a device; "torch" is slow but works on any.
+
+    Experimental: "triton" has not run on a GPU yet.
+    """
     if device.type == "cpu":
         return "numpy"
     return "triton" if device.type == "cuda" and _kernel(device) else "torch"
@@ -59,7 +64,10 @@ def backend(device: torch.device) -> Literal["numpy", "triton", "torch"]:
 
 @functools.cache
 def _kernel(device: torch.device) -> Make | None:
-    """The fused kernel, if it can be built here and gives what `tensor_normals` gives."""
+    """Return the fused kernel if it compiles here and equals `tensor_normals`, else None.
+
+    Experimental: has not run on a GPU yet.
+    """
     windows = [Window(0, (3, 5, 7)), Window(4, (2, 30, 70), (29, 2**31))]
     words = torch.from_numpy(
         address_words([Address(seed, "", 2**32 - 1, "prior") for seed in range(9)]).astype("int64")
@@ -68,6 +76,6 @@ def _kernel(device: torch.device) -> Make | None:
         from xcvae.generator.noise.philox_triton import fused_normals
 
         same = all(torch.equal(fused_normals(words, w), tensor_normals(words, w)) for w in windows)
-    except Exception:  # noqa: BLE001 - whatever is missing (Triton, a C compiler): not this way
+    except Exception:  # noqa: BLE001 - Triton or a C compiler may be missing in many ways
         return None
     return fused_normals if same else None

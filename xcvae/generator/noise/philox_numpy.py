@@ -1,4 +1,4 @@
-"""Philox4x32-10 and the normal deviates made of it, in NumPy.
+"""Philox4x32-10 and normal deviates from it, in NumPy.
 
 A block of four 32-bit words is a function of a 128-bit counter and a 64-bit key (Salmon et al.
 2011, doi:10.1145/2063384.2063405); two words become two normal deviates (Box & Muller 1958,
@@ -39,7 +39,7 @@ Words = NDArray[np.uint32]
 Floats = NDArray[np.float32]
 
 ROUNDS = 10
-#: Of the first and second lane of a counter, and what a key grows by each round.
+#: Multipliers of the two lanes of a counter, and the increments of the key per round.
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 
@@ -64,7 +64,7 @@ LN2_TWICE = 1.3862943649291992
 #: The bits of sqrt(1/2) in float32.
 SQRT_HALF = 0x3F3504F3
 
-#: Counters that are worked on at once: few enough to stay in a core's cache.
+#: Counters that are processed at once: few enough to stay in a core's cache.
 BLOCK = 16384
 
 _LOW, _HIGH = (0, 1) if sys.byteorder == "little" else (1, 0)
@@ -73,8 +73,8 @@ _LOW, _HIGH = (0, 1) if sys.byteorder == "little" else (1, 0)
 def philox(x: Words, y: Words, *, offset: Words, key: Words) -> tuple[Words, Words]:
     """Philox4x32-10 of many counters and keys at once.
 
-    A counter (c0, c1, c2, c3) is given in two lanes: x holds c0 and c2, and y ^ offset holds c1
-    and c3, so that what differs between keys need not be spread over all counters.
+    A counter (c0, c1, c2, c3) is given in two lanes: x has c0 and c2, and y ^ offset has c1 and
+    c3, so that words that differ between keys are not repeated for all counters.
 
     Parameters
     ----------
@@ -90,8 +90,8 @@ def philox(x: Words, y: Words, *, offset: Words, key: Words) -> tuple[Words, Wor
 
     Examples
     --------
-    >>> nought = np.zeros((2, 1, 1), np.uint32)
-    >>> even, odd = philox(nought, nought, offset=nought, key=nought)
+    >>> zero = np.zeros((2, 1, 1), np.uint32)
+    >>> even, odd = philox(zero, zero, offset=zero, key=zero)
     >>> [hex(word) for pair in zip(even.ravel(), odd.ravel()) for word in pair]
     ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
@@ -102,20 +102,20 @@ def philox(x: Words, y: Words, *, offset: Words, key: Words) -> tuple[Words, Wor
     halves = product.view(np.uint32)
     even = (halves[::-1, :, _HIGH::2] ^ y) ^ (keys[0] ^ offset)
     odd = halves[::-1, :, _LOW::2]
-    # The odd words stay where they were made until the next round has used them: two buffers.
+    # The odd words are views of the product until the next round has read them: two buffers.
     products = [np.empty(even.shape, np.uint64) for _ in range(2)]
-    for turn in range(1, ROUNDS):
-        product = products[turn % 2]
+    for number in range(1, ROUNDS):
+        product = products[number % 2]
         halves = product.view(np.uint32)
         np.multiply(even, multipliers, out=product)
         np.bitwise_xor(halves[::-1, :, _HIGH::2], odd, out=even)
-        np.bitwise_xor(even, keys[turn], out=even)
+        np.bitwise_xor(even, keys[number], out=even)
         odd = halves[::-1, :, _LOW::2]
     return even, odd
 
 
 def deviates(x: Words, y: Words, *, offset: Words, key: Words) -> Floats:
-    """Four standard normal deviates per counter and key; parameters as in `philox`.
+    """Compute four standard normal deviates per counter and key; parameters as in `philox`.
 
     Returns
     -------
@@ -132,15 +132,15 @@ def deviates(x: Words, y: Words, *, offset: Words, key: Words) -> Floats:
 
 
 def _round_keys(key: Words) -> Words:
-    """The keys of all rounds, (rounds, *key.shape)."""
-    turns = np.arange(ROUNDS, dtype=np.uint32).reshape(-1, 1, 1, 1)
-    return key + turns * np.array(WEYL, np.uint32).reshape(2, 1, 1)
+    """Return the keys of all rounds, (rounds, *key.shape)."""
+    numbers = np.arange(ROUNDS, dtype=np.uint32).reshape(-1, 1, 1, 1)
+    return key + numbers * np.array(WEYL, np.uint32).reshape(2, 1, 1)
 
 
 def _box_muller(even: Words, odd: Words, *, cosines: Floats, sines: Floats) -> None:
-    """Two normal deviates of every pair of words: radius from the even, direction from the odd."""
+    """Compute two deviates per pair of words: radius from the even, direction from the odd one."""
     radius = _radius(even)
-    odd = np.ascontiguousarray(odd)  # every second word of products, and read twice
+    odd = np.ascontiguousarray(odd)  # a strided view, which is read twice
     # The top bit of the direction is the sign of the cosine, the others an angle in +-pi/2.
     turn = (odd << np.uint32(1)).view(np.int32).astype(np.float32)
     turn *= np.float32(2.0**-31)
@@ -157,7 +157,8 @@ def _radius(words: Words) -> Floats:
     """sqrt(-2 ln u) of u = (word + 1/2) / 2^32, which is never 0."""
     u = words.astype(np.float32)
     u += np.float32(0.5)
-    # u / 2^32 = mantissa x 2^exponent with the mantissa next to 1, read from the bits of u.
+    # u / 2^32 = mantissa x 2^exponent, mantissa in [sqrt(1/2), sqrt(2)), from the bits of u: the
+    # polynomial of the logarithm is accurate near 1 only.
     bits = u.view(np.int32)
     bits -= np.int32(SQRT_HALF + (32 << 23))
     exponent = (bits >> np.int32(23)).astype(np.float32)
@@ -177,7 +178,7 @@ def _radius(words: Words) -> Floats:
 def _polynomial(
     coefficients: tuple[float, ...], x: Floats, out: Floats | None = None
 ) -> NDArray[Any]:
-    """Horner's rule; ``out`` is written to if given."""
+    """Evaluate a polynomial by Horner's rule, into ``out`` if given."""
     first, *rest = coefficients[::-1]
     out = np.multiply(x, np.float32(first), out=out)
     out += np.float32(rest[0])
@@ -194,7 +195,7 @@ def normals(
     *,
     origin: tuple[int, int] = (0, 0),
 ) -> NDArray[np.float32]:
-    """Deviates of one level for a batch of addresses.
+    """Compute the deviates of one level for a batch of addresses.
 
     Parameters
     ----------
@@ -205,7 +206,7 @@ def normals(
     shape
         (latents, height, width) of the level, or of a part of it.
     origin
-        Row and column, on the whole level, of the part's first element.
+        First row and column of the part on the whole level.
 
     Returns
     -------
@@ -214,7 +215,7 @@ def normals(
     Raises
     ------
     ConfigError
-        If a number is negative or has no room in the address.
+        If a number is negative or too large for the address.
 
     Examples
     --------
@@ -230,12 +231,12 @@ def normals(
 
 
 def host_maps(addresses: Sequence[Address], windows: Sequence[Window]) -> list[NDArray[np.float32]]:
-    """Deviates of several windows at once, each (len(addresses), *window.shape)."""
+    """Compute the deviates of several windows, each (len(addresses), *window.shape)."""
     out = [np.empty((len(addresses), *window.shape), np.float32) for window in windows]
     if not windows:
         return out
     words = address_words(addresses).T[..., None]
-    # One call for all windows: most of a coarse level's cost would be that of the calls.
+    # One call for all windows: the cost of a coarse level is mostly that of the NumPy calls.
     lanes = [_lanes(window) for window in windows]
     x, y = (np.concatenate(parts, axis=-1)[:, None] for parts in zip(*lanes, strict=True))
     together = max(1, BLOCK // x.shape[-1])
@@ -250,7 +251,7 @@ def host_maps(addresses: Sequence[Address], windows: Sequence[Window]) -> list[N
 
 
 def _lanes(window: Window) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Counter words 0 and 2, and 1 and 3, of all blocks of a window; each (2, blocks)."""
+    """Return counter words 0 and 2, and 1 and 3, of all blocks of a window; each (2, blocks)."""
     latents, _, width = window.shape
     x = np.empty((2, latents, len(window.row_blocks), width), np.uint32)
     y = np.zeros_like(x)
@@ -261,7 +262,7 @@ def _lanes(window: Window) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
 
 
 def _unfold(flat: NDArray[np.float32], window: Window, *, out: NDArray[np.float32]) -> None:
-    """Put the deviates of blocks, (4, addresses, blocks), where they belong."""
+    """Write the deviates of blocks, (4, addresses, blocks), to their rows."""
     latents, _, width = window.shape
     blocks = flat.reshape(ROWS, -1, latents, len(window.row_blocks), width)
     above = window.origin[0] % ROWS  # rows of the first block that lie outside

@@ -1,7 +1,7 @@
-"""Philox4x32-10 and the normal deviates made of it, in torch: on any device, and traceable.
+"""Philox4x32-10 and normal deviates from it, in torch: on any device, and traceable.
 
-The same arithmetic as in `philox`, operation by operation. Words are int64 tensors that hold
-numbers below 2^32, because torch has no arithmetic on unsigned 32-bit integers.
+The same arithmetic as in `philox_numpy`, operation by operation. Words are int64 tensors of numbers
+below 2^32, because torch has no arithmetic on unsigned 32-bit integers.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _LOW = 0xFFFFFFFF
 
 
 def tensor_normals(words: Tensor, window: Window) -> Tensor:
-    """Deviates of one window; torch.compile makes one pass of it.
+    """Compute the deviates of one window; torch.compile fuses it into one kernel.
 
     Parameters
     ----------
     words
         `address_words` of the batch as int64, (addresses, 4).
     window
-        Level and place.
+        Level and rectangle.
 
     Returns
     -------
@@ -55,12 +55,12 @@ def tensor_normals(words: Tensor, window: Window) -> Tensor:
 
 
 def tensor_philox(counter: Four, key: tuple[Tensor, Tensor]) -> Four:
-    """Philox4x32-10 of counters and keys that broadcast with each other.
+    """Compute Philox4x32-10 of counters and keys that broadcast with each other.
 
     Examples
     --------
-    >>> nought = torch.tensor(0)
-    >>> [hex(word) for word in tensor_philox((nought,) * 4, (nought,) * 2)]
+    >>> zero = torch.tensor(0)
+    >>> [hex(word) for word in tensor_philox((zero,) * 4, (zero,) * 2)]
     ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
     c0, c1, c2, c3 = counter
@@ -75,12 +75,12 @@ def tensor_philox(counter: Four, key: tuple[Tensor, Tensor]) -> Four:
 
 
 def _box_muller(words: Four) -> list[Tensor]:
-    """The deviates of a block's four rows."""
+    """Compute the deviates of the four rows of a block."""
     cosines, sines = [], []
     for even, odd in (words[:2], words[2:]):
         radius = _radius(even)
         sign = (1 - 2 * (odd >> 31)).float()
-        # Bits 0 to 30 as a signed number.
+        # Bits 0 to 30 as a signed number: the angle in units of pi/2.
         turn = ((odd & 0x7FFFFFFF ^ 0x40000000) - 0x40000000).float() * 2.0**-30
         square = turn * turn
         cosines.append(sign * (_polynomial(philox.COSINE, square) * radius))
@@ -95,7 +95,7 @@ def _radius(word: Tensor) -> Tensor:
     mantissa = ((bits & 0x007FFFFF) + philox.SQRT_HALF).view(torch.float32)
     s = (mantissa - 1) / (mantissa + 1)
     logarithm = _polynomial(philox.LOGARITHM, s * s) * s
-    # torch's float32 root on the host is not always the nearest number; through float64 it is.
+    # torch's float32 root on the host is not always correctly rounded; through float64 it is.
     return (exponent * -philox.LN2_TWICE - logarithm).double().sqrt().float()
 
 

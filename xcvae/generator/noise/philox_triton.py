@@ -1,7 +1,9 @@
-"""Normal deviates on a GPU in one pass over the output, in Triton.
+"""Normal deviates on a GPU in one kernel, in Triton.
 
-The same arithmetic as in `tensors`, operation by operation; importing this needs Triton. Products
-and sums must not be fused (``enable_fp_fusion``), quotient and root be rounded as IEEE 754 wants.
+The same arithmetic as in `philox_torch`, operation by operation; the import needs Triton. For the
+same bits, products and sums must not be fused (``enable_fp_fusion``), and quotient and root must
+be rounded by IEEE 754. Experimental: has not run on a GPU yet; Triton's interpreter runs it on a
+CPU in the tests.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ _SIZE = 256
 # Globals that a kernel reads must be of this type.
 M0, M1 = (tl.constexpr(m) for m in philox.MULTIPLIERS)
 W0, W1 = (tl.constexpr(w) for w in philox.WEYL)
-TURNS = tl.constexpr(philox.ROUNDS)
+N_ROUNDS = tl.constexpr(philox.ROUNDS)
 S0, S1, S2, S3, S4 = (tl.constexpr(c) for c in philox.SINE)
 C0, C1, C2, C3, C4 = (tl.constexpr(c) for c in philox.COSINE)
 L0, L1, L2 = (tl.constexpr(c) for c in philox.LOGARITHM)
@@ -29,13 +31,16 @@ HALF = tl.constexpr(philox.SQRT_HALF)
 
 
 def fused_normals(words: Tensor, window: Window) -> Tensor:
-    """What `tensor_normals` gives, on a CUDA device."""
+    """Compute `tensor_normals` in one kernel on a CUDA device.
+
+    Experimental: has not run on a GPU yet.
+    """
     (latents, height, width), (top, left) = window.shape, window.origin
     blocks = window.row_blocks
     shape = (words.shape[0], *window.shape)
     out = torch.empty(shape, dtype=torch.float32, device=words.device)
     parts = triton.cdiv(latents * len(blocks) * width, _SIZE)
-    # Triton launches on the current device, which need not be that of the words.
+    # Triton launches on the current device, which may differ from that of the words.
     with torch.cuda.device_of(words):  # type: ignore[no-untyped-call] # torch leaves it untyped
         _normals[(parts * shape[0],)](
             out,
@@ -94,7 +99,7 @@ def _fused(  # noqa: PLR0917 - the language knows no keyword-only arguments
     c1 = (row + block).to(tl.uint32) ^ tl.load(words + 4 * address + 2).to(tl.uint32)
     c2 = (channel + level).to(tl.uint32)
     c3 = tl.load(words + 4 * address + 3).to(tl.uint32) + tl.zeros_like(c0)
-    for _ in tl.static_range(TURNS):
+    for _ in tl.static_range(N_ROUNDS):
         one, two = c0.to(tl.uint64) * M0, c2.to(tl.uint64) * M1
         c0 = (two >> 32).to(tl.uint32) ^ c1 ^ k0
         c2 = (one >> 32).to(tl.uint32) ^ c3 ^ k1
@@ -104,13 +109,13 @@ def _fused(  # noqa: PLR0917 - the language knows no keyword-only arguments
     n1, n3 = _pair(c2, c3)
     line = row * 4 - above
     place = out + ((address * latents + channel) * height + line) * width + column
-    there = channel < latents
-    tl.store(place, n0, mask=there & (line >= 0) & (line < height))
-    tl.store(place + width, n1, mask=there & (line >= -1) & (line + 1 < height))
-    tl.store(place + 2 * width, n2, mask=there & (line >= -2) & (line + 2 < height))
-    tl.store(place + 3 * width, n3, mask=there & (line >= -3) & (line + 3 < height))
+    valid = channel < latents
+    tl.store(place, n0, mask=valid & (line >= 0) & (line < height))
+    tl.store(place + width, n1, mask=valid & (line >= -1) & (line + 1 < height))
+    tl.store(place + 2 * width, n2, mask=valid & (line >= -2) & (line + 2 < height))
+    tl.store(place + 3 * width, n3, mask=valid & (line >= -3) & (line + 3 < height))
 
 
-# Applied here and not as decorators, which would be untyped.
+# Applied here and not as decorators, which are untyped.
 _pair = triton.jit(_pair)
 _normals = triton.jit(_fused)

@@ -1,4 +1,4 @@
-"""A training that was stopped, on disk: enough to go on as if it had not been, step by step."""
+"""Checkpoints: the state of a training on disk, from which it resumes with the same steps."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ FORMAT = "xcvae-checkpoint-1"
 
 @dataclass
 class Progress:
-    """Where a training stands.
+    """Progress of a training.
 
     Attributes
     ----------
     step, seconds
         Steps done and time spent training.
     best
-        Best value of the monitored figure so far.
+        Best value of the monitored score so far.
     waited
-        Validations since then.
+        Validations since the best one.
     history
         Rows of the log.
     """
@@ -46,12 +46,12 @@ class Progress:
 
 
 def checkpoint_path(path: Path) -> Path:
-    """Where the checkpoint of a model file lies: beside it."""
+    """Return the path of a model file's checkpoint, in the same folder."""
     return path.with_name(path.name + ".checkpoint")
 
 
 def last_weights_path(path: Path) -> Path:
-    """Where a training leaves the weights of its last step: beside the best ones."""
+    """Return the path of the model with the last weights, next to that with the best ones."""
     return path.with_name(f"{path.stem}-last{path.suffix}")
 
 
@@ -64,18 +64,20 @@ def write(
     optimizer: torch.optim.Optimizer,
     rng: np.random.Generator,
 ) -> None:
-    """Write a checkpoint; the last one is replaced only when this one is complete.
+    """Write a checkpoint; it replaces the previous one when it is complete.
+
+    The state of a GPU's generator is saved, too. Experimental: has not run on a GPU yet.
 
     Parameters
     ----------
     path
-        The file.
+        File to write.
     identity
         Fingerprint of data and settings.
     progress, optimizer, rng
         State of the training.
     weights
-        Sets of weights by name, such as ``network``, ``average`` and ``best``.
+        Sets of weights by name: ``network``, ``average``, ``best`` and ``learned``.
     """
     tensors = {f"{kind}/{k}": v for kind, state in weights.items() for k, v in state.items()}
     for number, state in optimizer.state_dict()["state"].items():
@@ -84,7 +86,7 @@ def write(
     tensors["torch_rng"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["cuda_rng"] = torch.cuda.get_rng_state()
-    # Copies: weights may share memory, which safetensors refuses.
+    # Copies, because weights may share memory, which safetensors refuses.
     plain = {
         k: v.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
         for k, v in tensors.items()
@@ -114,7 +116,7 @@ def read(
     ModelFileError
         If the file is not a checkpoint, or damaged.
     MismatchError
-        If it belongs to a training with other data or settings.
+        If the checkpoint is of a training with other data or settings.
     """
     try:
         tensors = tensors_from_bytes(path.read_bytes())
@@ -129,8 +131,9 @@ def read(
             explain(
                 str(path),
                 expected="the checkpoint of a training with this data and these settings",
-                got="that of another one",
-                remedy="Remove it or pass fit={'resume': False} to start over.",
+                got="the checkpoint of another training",
+                remedy="Use the same data and settings, or remove the file (or pass "
+                "fit={'resume': False}) to start over.",
             )
         )
     for kind, state in weights.items():
@@ -152,7 +155,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
             _, number, key = name.split("/")
             weight = weights[int(number)]
             if value.shape == weight.shape:
-                # The fused step walks weights and moments in the order of memory.
+                # The fused step reads weights and moments in memory order: use the same layout.
                 value = torch.empty_like(weight).copy_(value)  # noqa: PLW2901
             state.setdefault(int(number), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]

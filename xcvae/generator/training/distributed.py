@@ -1,9 +1,9 @@
-"""One training in several processes, each with a share of every batch, as ``torchrun`` starts them.
+"""Training in several processes, started by ``torchrun``, each with a share of every batch.
 
-All processes make the same choices from the same seed (order, windows, noise), take their rows of
+All processes make the same choices from the same seed (order, crops, noise), take their rows of
 the batch, and average the gradients, so that the losses are those of one process with the whole
-batch. The wrapper that torch has for this wants the whole step inside one module; losses by name
-are outside of the network, and to average one flat tensor after the step is short.
+batch. `torch.nn.parallel.DistributedDataParallel` expects the whole step inside one module, and
+losses by name are outside of the network; averaging one flat tensor after the step is short.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a training.
+    """Processes of one training.
+
+    Experimental: has not run on a GPU yet, where it needs NCCL. On CPUs it uses gloo.
 
     Attributes
     ----------
     rank, count
-        Number of this process, and how many there are.
+        Number of this process, and number of processes.
     """
 
     rank: int = 0
@@ -40,12 +42,12 @@ class ProcessGroup:
 
     @classmethod
     def of_environment(cls) -> ProcessGroup:
-        """Join the processes that ``torchrun`` started; one process where it did not.
+        """Join the processes that ``torchrun`` started; a group of one process without it.
 
         Raises
         ------
         ConfigError
-            If this build of torch cannot do it.
+            If this build of torch has no ``torch.distributed``.
         """
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
@@ -54,47 +56,47 @@ class ProcessGroup:
             raise ConfigError(
                 explain(
                     "WORLD_SIZE",
-                    expected="1, for this build of torch knows no torch.distributed",
+                    expected="1, because this build of torch has no torch.distributed",
                     got=count,
-                    remedy="Train in one process, or install another build.",
+                    remedy="Train in one process, or install another build of torch.",
                 )
             )
         if not dist.is_initialized():
-            # Figures on the host go one way, gradients on a GPU the other.
+            # Scores are on the host and go by gloo, gradients are on the GPU and go by NCCL.
             gpu = torch.cuda.is_available() and dist.is_nccl_available()
             dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
-            atexit.register(_leave)
+            atexit.register(_destroy_process_group)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the process that validates, writes and shows progress."""
+    def is_main(self) -> bool:
+        """True for the process that validates, writes files and shows progress."""
         return self.rank == 0
 
     def device(self, chosen: torch.device) -> torch.device:
-        """Give every process of a machine a GPU of its own."""
+        """Return the device of this process: on GPUs, one per process of a machine."""
         if self.count == 1 or chosen.type != "cuda":
             return chosen
-        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(own)
-        return own
+        gpu = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(gpu)
+        return gpu
 
     def part(self, size: int, samples: int) -> slice:
-        """Rows of a batch that belong to this process.
+        """Return the rows of a batch that this process trains on.
 
         Parameters
         ----------
         size, samples
-            Of the batch, and of the record.
+            Samples of the batch, and of the record.
 
         Raises
         ------
         ConfigError
-            If the processes cannot get equal parts.
+            If the batch does not divide into equal parts.
 
         Examples
         --------
-        >>> Ranks(rank=1, count=2).part(8, 100)
+        >>> ProcessGroup(rank=1, count=2).part(8, 100)
         slice(4, 8, None)
         """
         if self.count > 1 and (size % self.count or samples < size):
@@ -104,21 +106,21 @@ class ProcessGroup:
                     expected=f"a multiple of {self.count}, the number of processes, and at most "
                     f"{samples}, the number of samples",
                     got=size,
-                    remedy="It is the size of the batch of all processes together.",
+                    remedy="Change it: it is the size of the batch of all processes together.",
                 )
             )
-        own = size // self.count
-        return slice(self.rank * own, (self.rank + 1) * own)
+        share = size // self.count
+        return slice(self.rank * share, (self.rank + 1) * share)
 
-    def rows(self, count: int, own: int) -> Tensor:
-        """Rows of this process, of ``count`` draws for a whole batch, ``own`` samples of it here.
+    def rows(self, count: int, share: int) -> Tensor:
+        """Return the rows of this process in ``count`` draws for all, ``share`` samples each.
 
         Examples
         --------
-        >>> Ranks(rank=1, count=2).rows(2, 3)
+        >>> ProcessGroup(rank=1, count=2).rows(2, 3)
         tensor([ 3,  4,  5,  9, 10, 11])
         """
-        whole = torch.arange(count * self.count * own).view(count, self.count, own)
+        whole = torch.arange(count * self.count * share).view(count, self.count, share)
         return whole[:, self.rank].flatten()
 
     def average(self, weights: Sequence[Tensor]) -> None:
@@ -134,23 +136,23 @@ class ProcessGroup:
             gradient.copy_(part.view(gradient.shape))
 
     def mean(self, row: dict[str, float]) -> dict[str, float]:
-        """Average figures that every process has of its own."""
+        """Average the values of all processes, by name."""
         if self.count == 1:
             return row
         values = torch.tensor(list(row.values()), dtype=torch.float64)
         dist.all_reduce(values)
         return dict(zip(row, (values / self.count).tolist(), strict=True))
 
-    def agreed(self, make: Callable[[], T]) -> T:
-        """What the leading process makes, in all of them."""
+    def broadcast(self, make: Callable[[], T]) -> T:
+        """Call a function in the main process, and return its result in all processes."""
         if self.count == 1:
             return make()
-        # Not a tensor of the device: whatever is agreed on is small, or comes once.
-        box: list[Any] = [make() if self.leads else None]
+        # By gloo on the host: the results are small, or sent once.
+        box: list[Any] = [make() if self.is_main else None]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return cast("T", box[0])
 
 
-def _leave() -> None:
+def _destroy_process_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

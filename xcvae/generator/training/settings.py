@@ -20,55 +20,55 @@ __all__ = ["DEFAULT_STAGES", "MONITORS", "Fit", "Stage", "stages_of"]
 #: The negative ELBO.
 ELBO: tuple[str, ...] = ("laplace", "kl")
 
-#: What a training minimises unless told otherwise: the ELBO first, which makes the decoder and
-#: ties prior and posterior together; the score of the prior's draws last, beside it.
+#: Default losses: first the ELBO, which trains the decoder and ties prior and posterior together,
+#: then the ELBO and a score of prior draws.
 DEFAULT_STAGES: tuple[dict[str, Any], ...] = (
     {"losses": ELBO, "share": 0.6},
     {"losses": (*ELBO, "crps"), "share": 0.4},
 )
 
-#: Validation figures a training can be steered by; lower is better for all.
+#: Validation scores for `Fit.monitor`; lower is better for all.
 MONITORS = ("crps", "negative_elbo", "mae_tail")
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How long and how a model is trained. Training ends at the first limit reached.
+    """Settings of a training, which ends at the first limit reached.
 
     Attributes
     ----------
     max_steps, max_minutes
-        Limits; 5000 steps if neither is given. With minutes alone, a CPU uses as many threads
-        of torch as pay (`xcvae.generator.training.threads`).
+        Limits; 5000 steps if neither is given. With minutes alone, the number of threads on a CPU
+        is tuned during the training (`xcvae.generator.training.threads`).
     batch_size
         Samples per step.
     crop
-        Side of the square windows that are trained on, in pixels; smaller domains are used whole.
+        Side of the square crops that are trained on, in pixels; smaller domains are used whole.
     learning_rate
-        Of AdamW at its peak; warm-up over 2 % of the training, then a cosine to zero.
+        Peak learning rate of AdamW; warm-up over 2 % of the training, then a cosine to zero.
     weight_decay, clip_norm
-        Of the optimiser; largest norm of the gradient.
+        Weight decay of AdamW; largest norm of the gradient.
     monitor
-        Validation figure that picks the best weights and stops early: ``"crps"`` (of prior draws),
+        Validation score that selects the best weights and stops early: ``"crps"`` (of prior draws),
         ``"negative_elbo"`` or ``"mae_tail"`` (of reconstructions, above the record's 95 %
         quantile of wet pixels).
     patience
-        Stop after so many validations without improvement; None never stops.
+        Validations without improvement after which training stops; None never stops early.
     validations
-        How often to validate during the training.
+        Number of validations during the training.
     heavy_share
         Share of every batch that is drawn from the heaviest tenth of the training samples; 0
         leaves the climate as it is. Needs data in memory.
     flips
-        Flip and transpose crops at random; None does so where it is right, that is if all
-        conditions are rain on the target's domain.
+        Flip and transpose crops at random; None does so if all conditions are rain on the target's
+        domain.
     stages
         Losses in sequence: a list of ``{"losses": [...], "share": 0.8}``; shares add up to 1.
     resume
-        Go on from a checkpoint beside ``path`` if there is one.
+        Resume from a checkpoint next to ``path`` if there is one.
     compile
         Compile the network with ``torch.compile`` before the first step, which does not count as
-        training time. Experimental, and off unless it is asked for.
+        training time; off by default. Experimental: has not run on a GPU yet.
     """
 
     max_steps: int | None = None
@@ -100,7 +100,7 @@ class Fit:
                         f"fit.{name}",
                         expected=f"{'an integer' if whole else 'a number'} from {low} to {high}",
                         got=repr(value),
-                        remedy="See xcvae.train.",
+                        remedy="Change it, or leave it out for the default.",
                     )
                 )
         for name in ("resume", "flips", "compile"):
@@ -110,17 +110,17 @@ class Fit:
                         f"fit.{name}",
                         expected="true or false",
                         got=repr(getattr(self, name)),
-                        remedy="Write it without quotes.",
+                        remedy="Write true or false without quotes, or leave it out.",
                     )
                 )
         if self.monitor not in MONITORS:
             raise ConfigError(
-                f"fit.monitor: unknown figure '{self.monitor}'. {nearest(self.monitor, MONITORS)}"
+                f"fit.monitor: unknown score '{self.monitor}'. {nearest(self.monitor, MONITORS)}"
             )
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> Fit:
-        """Check the caller's keys and fill in the rest.
+        """Check the caller's keys, and take defaults for the others.
 
         Raises
         ------
@@ -135,27 +135,27 @@ class Fit:
 
     @property
     def step_limit(self) -> float:
-        """Most steps; infinite if only the time is limited."""
+        """Largest number of steps; infinite if only the time is limited."""
         if self.max_steps is None:
             return 5000 if self.max_minutes is None else math.inf
         return self.max_steps
 
     def progress(self, step: int, seconds: float) -> float:
-        """Share of the training that is done, by whichever limit is nearer."""
+        """Return the share of the training that is done, by the limit that is nearer."""
         by_time = 0.0 if self.max_minutes is None else seconds / (60 * self.max_minutes)
         return min(1.0, max(step / self.step_limit, by_time))
 
     def due(self, progress: float) -> int:
-        """Validations that are due by a point of the training."""
+        """Count the validations that are due by a point of the training."""
         return math.floor(progress * self.validations + 1e-9)
 
     def rate(self, progress: float) -> float:
-        """Learning rate at a point of the training."""
+        """Return the learning rate at a point of the training."""
         rise = min(1.0, (progress + 1e-3) / 0.02)
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * progress))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, for the model file."""
+        """Return plain JSON types, for the model file."""
         return asdict(self)
 
 
@@ -175,7 +175,7 @@ _WHOLE = ("max_steps", "batch_size", "crop", "patience", "validations")
 
 
 class Term(Protocol):
-    """A loss component, as it is called."""
+    """Call signature of a loss component."""
 
     def __call__(self, state: LossState) -> Tensor: ...
 
@@ -189,12 +189,12 @@ class Stage:
 
     @property
     def reconstructs(self) -> bool:
-        """Whether a term needs the target's reconstruction or its KL: all that do not deny it."""
-        everything = ("posterior", "prior")
-        return any("posterior" in getattr(t, "needs", everything) for _, t in self.losses)
+        """True if a term needs the target's reconstruction or its KL, as all do by default."""
+        default = ("posterior", "prior")
+        return any("posterior" in getattr(t, "needs", default) for _, t in self.losses)
 
     def to_json(self) -> dict[str, Any]:
-        """What the stage used: names, parameters, packages and versions."""
+        """Return the losses with parameters, packages and versions, and the end of the stage."""
         return {"losses": [describe("loss", term) for _, term in self.losses], "until": self.until}
 
 
@@ -224,9 +224,9 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
     for number, stage in enumerate(given):
         for key in stage:
             if key not in ("losses", "share"):
-                known = ("losses", "share")
+                encoded = ("losses", "share")
                 raise ConfigError(
-                    f"fit.stages[{number}]: unknown key '{key}'. {nearest(key, known)}"
+                    f"fit.stages[{number}]: unknown key '{key}'. {nearest(key, encoded)}"
                 )
         until += float(stage.get("share", 1 / len(given)))
         stages.append(Stage(_terms(stage.get("losses", ELBO)), until))
@@ -236,7 +236,7 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
                 "fit.stages",
                 expected="shares that add up to 1",
                 got=f"{until:g}",
-                remedy="Give every stage its share of the training.",
+                remedy="Change the shares, or leave all of them out for equal ones.",
             )
         )
     return tuple(stages)
@@ -252,7 +252,7 @@ def _terms(specs: Sequence[Any]) -> tuple[tuple[str, Term], ...]:
                 "losses",
                 expected="at least one loss, each name once",
                 got=names,
-                remedy="One term with the sum of the weights does the same.",
+                remedy="Name a loss; instead of naming one twice, give it the sum of the weights.",
             )
         )
     return tuple(named)

@@ -1,8 +1,8 @@
-"""How many threads of torch a training that is limited by minutes uses: as many as pay.
+"""Tuning of torch's threads in a training that is limited by minutes.
 
 Torch's threads wait for each other after every operation. Alone on their cores, all of them are
-the fastest; beside other programs a step with all of them can take twenty times as long as one
-with a single thread. So other numbers are tried now and then, and the clock decides.
+fastest; on a busy machine a step with all of them can take twenty times as long as one with a
+single thread. So other numbers are tried now and then, and the faster one is used.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from collections.abc import Generator
 
 import torch
 
-__all__ = ["ThreadTuner", "paces"]
+__all__ = ["ThreadTuner", "thread_counts"]
 
-#: Steps that a number is judged by, and steps from one look at the others to the next, at first.
+#: Steps that a candidate is timed over, and steps between two trials, at first.
 STEPS, PAUSE = 3, 50
-#: The first step of a number prepares kernels; it is given up if that took so many times as long.
+#: Drop a candidate if its first step, which prepares kernels, is this many times slower than usual.
 TOO_LONG = 3.0
-#: Another number is taken if its steps take this share of the time or less.
+#: Use a candidate if its steps take this share of the time or less.
 GAIN = 0.9
 
 
 class ThreadTuner:
-    """Sets the threads of torch for every step, and what they were when it is left.
+    """Sets the number of torch's threads for every step, and restores it at the end.
 
-    It makes last digits depend on the clock, and so is for a training whose number of steps does.
+    Last digits then depend on the clock, so it is for trainings whose number of steps does, too.
 
     Examples
     --------
     >>> before = torch.get_num_threads()
-    >>> with Pace() as pace:
-    ...     pace.took(seconds=0.1)
+    >>> with ThreadTuner() as tuner:
+    ...     tuner.record(seconds=0.1)
     >>> torch.get_num_threads() == before
     True
     """
 
     def __init__(self) -> None:
         self.most = torch.get_num_threads()
-        self.choice = paces(self.most)
+        self.choice = thread_counts(self.most)
 
     def __enter__(self) -> ThreadTuner:
         next(self.choice)
@@ -47,48 +47,49 @@ class ThreadTuner:
     def __exit__(self, *error: object) -> None:
         torch.set_num_threads(self.most)
 
-    def took(self, seconds: float) -> None:
-        """Say what a step took; sets the threads for the next one."""
+    def record(self, seconds: float) -> None:
+        """Record the seconds of a step, and set the threads for the next one."""
         number = self.choice.send(seconds)
         if number != torch.get_num_threads():
             torch.set_num_threads(number)
 
 
-def paces(most: int) -> Generator[int, float]:
-    """Numbers of threads, one for each step; is sent the seconds of that step.
+def thread_counts(most: int) -> Generator[int, float]:
+    """Generate the number of threads of each step; receives the seconds of that step.
 
-    Begins with the most. One, half and twice as many as are in use are looked at after a few steps,
-    again at once if one of them is better, and else after a pause that doubles.
+    Starts with ``most``. Candidates are one thread, and half and twice the current number. They are
+    tried after a few steps, again at once if one of them is faster, and else after a pause that
+    doubles.
 
     Examples
     --------
-    >>> seconds = {1: 0.1, 2: 2.0}  # beside a busy program
-    >>> choice = paces(2)
+    >>> seconds = {1: 0.1, 2: 2.0}  # on a busy machine
+    >>> choice = thread_counts(2)
     >>> number = next(choice)
     >>> for _ in range(8):
     ...     number = choice.send(seconds[number])
     >>> number
     1
     """
-    best, left, pause = most, most, PAUSE
+    best, previous, pause = most, most, PAUSE
     yield best  # prepares kernels
-    known = yield from _steps(best, STEPS)
+    recent = yield from _steps(best, STEPS)
     while True:
-        for other in sorted({1, max(1, best // 2), min(most, 2 * best)} - {best, left}):
-            usual = statistics.median(known)
+        for other in sorted({1, max(1, best // 2), min(most, 2 * best)} - {best, previous}):
+            usual = statistics.median(recent)
             if (yield other) > TOO_LONG * usual:
                 continue
             tried = yield from _steps(other, STEPS)
             if statistics.median(tried) <= GAIN * usual:
-                best, left, known, pause = other, best, tried, PAUSE
+                best, previous, recent, pause = other, best, tried, PAUSE
                 break
         else:
-            known = (yield from _steps(best, pause))[-STEPS:]
-            left, pause = best, 2 * pause
+            recent = (yield from _steps(best, pause))[-STEPS:]
+            previous, pause = best, 2 * pause
 
 
 def _steps(number: int, count: int) -> Generator[int, float, list[float]]:
-    """So many steps with a number of threads; returns their seconds."""
+    """Use a number of threads for ``count`` steps; return their seconds."""
     seconds = []
     for _ in range(count):
         seconds.append((yield number))  # noqa: PERF401  a comprehension cannot yield

@@ -1,12 +1,13 @@
-"""Training: from a Dataset to a model."""
+"""Train a model from a Dataset: `train`, and the split into training and held-back samples."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,55 +46,6 @@ from xcvae.generator.training.validation import Validation
 __all__ = ["split", "train"]
 
 
-#: Blocks that a share of the record is held back in: neighbours in time are nearly copies.
-HELD_BACK_BLOCKS = 5
-
-
-def split(
-    ds: xr.Dataset, spec: DataSpec, validation: float | xr.Dataset
-) -> tuple[xr.Dataset, xr.Dataset | None]:
-    """Prepare the Dataset and hold samples back, in contiguous blocks.
-
-    Of augmented data real samples are held back; their synthetic variants are left out, for they
-    would give them away.
-    """
-    prepared = prepare(ds, spec, need_target=True, augmented=True)
-    check_values(prepared, spec)
-    if isinstance(validation, xr.Dataset):
-        held_back = prepare(validation, spec, need_target=True)
-        check_values(held_back, spec)
-        return prepared, held_back
-    if isinstance(validation, bool) or not 0 <= validation < 1:
-        raise ConfigError(
-            explain(
-                "validation",
-                expected="a share from 0 to below 1, or a Dataset",
-                got=repr(validation),
-                remedy="0.15 holds back 15 % of the samples.",
-            )
-        )
-    storm, observed = storms_of(prepared, spec.sample)
-    total = int(storm.max()) + 1
-    count = round(validation * total)
-    if count == 0:
-        return prepared, None
-    blocks = min(HELD_BACK_BLOCKS, count)
-    held = np.zeros(total, bool)
-    for part in np.array_split(np.arange(total), blocks):
-        held[part[len(part) - round(validation * len(part)) :]] = True
-    learned, kept_apart = ~held[storm], held[storm] & observed
-    if not learned.any() or not kept_apart.any():
-        raise EmptySelectionError(
-            explain(
-                "validation",
-                expected="a share that leaves samples on both sides",
-                got=f"{validation} of {total} samples",
-                remedy="Give more samples or another share.",
-            )
-        )
-    return prepared.isel({spec.sample: learned}), prepared.isel({spec.sample: kept_apart})
-
-
 def train(
     ds: xr.Dataset,
     *,
@@ -119,19 +71,19 @@ def train(
         Target with dims (sample, y, x), conditions with the sample dim on grids of their own,
         statics on the target's grid; all with ``units``. NaN in the target is a mask.
     target, conditions, statics
-        Names of variables. ``target`` may be left out if only one can be meant; ``conditions``
-        None takes what has the sample dim and is not the target.
+        Names of variables. ``target`` may be left out if only one variable qualifies;
+        ``conditions`` None takes all other variables with the sample dim.
     coarsen
-        Derive a condition by means of the target over blocks of so many pixels.
+        Derive a condition by means of the target over blocks of this side in pixels.
     spatial_dims
-        Names of the target's (y, x) dims, where attributes and names do not tell.
+        Names of the target's (y, x) dims, if neither attributes nor names identify them.
     validation
         Share of the samples that is held back, in contiguous blocks, or a Dataset; 0 for none.
     generator
         ``preset`` ("small"; "fast", which draws in half the time; "base", "large"), ``levels``,
         ``channels``, ``latents``, ``blocks``, ``patch`` (pixels along a side that the finest level
-        works on as one), ``separable`` (how many of the finest levels have separable convolutions:
-        less time), ``constrain`` (keep the block means that a condition tells), ``checkpointing``
+        works on as one), ``separable`` (number of the finest levels with separable convolutions:
+        less time), ``constrain`` (keep the block means that a condition gives), ``checkpointing``
         (less memory, more time).
     losses
         Components by name, as a dict with parameters, or instances. By default the negative ELBO
@@ -139,23 +91,23 @@ def train(
     fit
         `xcvae.generator.training.settings.Fit` by its attributes, such as ``max_minutes``.
     seed
-        Of weights, batches and noise.
+        Seed of weights, batches and noise. The caller's random state of torch is left alone.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     path
-        File to write. A training that was interrupted goes on from the checkpoint beside it.
+        File to write. An interrupted training resumes from the checkpoint next to it.
     progress
         Show a bar, on a terminal.
 
     Returns
     -------
     Model
-        With the weights that validated best.
+        The model with the weights of the best validation.
 
     Raises
     ------
     XcvaeError
-        One of its subclasses, before anything is computed, if data and settings do not fit.
+        One of its subclasses, before the first step, if data and settings do not fit.
 
     Examples
     --------
@@ -169,9 +121,9 @@ def train(
     """
     settings = Fit.of(fit)
     stages = stages_of(losses, settings)
-    place = _free_path(path)
-    ranks = ProcessGroup.of_environment()
-    chosen = ranks.device(choose_device(device))
+    file = _new_file(path)
+    group = ProcessGroup.of_environment()
+    chosen = group.device(choose_device(device))
     spec = describe(
         ds,
         target=target,
@@ -181,70 +133,161 @@ def train(
         spatial_dims=spatial_dims,
     )
     architecture = resolve(generator, spec)
-    learned, held_back = split(ds, spec, validation)
-    scaling, record = Scaling.fit(learned, spec)
-    _check_record(record)
-    torch.manual_seed(seed)
-    for part in (learned, held_back):
-        if architecture.constrain and part is not None:
-            check_block_means(part, spec)
-    network = build_network(architecture, spec, scaling.target, masked=record.masked)
-    network = placed(network, chosen)
-    judge = None
-    if held_back is not None:
-        batches = _batches(held_back, spec, scaling, record, architecture)
-        judge = Validation(batches, scaling, record, chosen)
-    trainer = Trainer(
-        network=network,
-        batches=_batches(learned, spec, scaling, record, architecture),
-        validation=judge,
-        scaling=scaling,
-        record=record,
-        architecture=architecture,
-        settings=settings,
-        stages=stages,
-        device=chosen,
-        rng=np.random.default_rng(seed),
-        valid=_valid_map(learned, spec) if record.masked else None,
-        ranks=ranks,
-    )
-    told = {
+    training_samples, held_back = split(ds, spec, validation)
+    metadata = {
         "seed": seed,
         "losses": [stage.to_json() for stage in stages],
         "fit": settings.to_json(),
         "device": chosen.type,
     }
-    told = json.loads(json.dumps(told))  # what a file can hold, so that a saved model is equal
-    if place is not None:
-        identity = _identity(told, architecture, spec, record)
-        trainer.keep_at(checkpoint.checkpoint_path(place), identity)
+    metadata = json.loads(json.dumps(metadata))  # as in a file, so that a loaded model is equal
+    options = {"settings": settings, "stages": stages, "group": group}
+    with _seeded(seed, chosen):
+        rng = np.random.default_rng(seed)
+        trainer = _trainer(
+            training_samples, held_back, spec, architecture, device=chosen, rng=rng, **options
+        )
+        if file is not None:
+            identity = _identity(metadata, architecture, spec, trainer.record)
+            trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
+        with _thread_tuner(trainer) as tuner:
+            trainer.run(progress_bar=progress, tuner=tuner)
+            finish = functools.partial(_finish, trainer, spec, metadata, file, training_samples)
+            if group.count == 1:
+                return finish()
+            # All processes return the model that is in the file of the main one.
+            return from_bytes(group.broadcast(lambda: finish().to_bytes()), file)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch for a block, and restore the caller's random state after it.
+
+    The global generators of torch are used inside, because the initial weights of torch modules
+    come from them, and so may random numbers of a third-party loss.
+
+    Experimental: has not run on a GPU yet.
+    """
+    gpus = range(torch.cuda.device_count() if device.type == "cuda" else 0)
+    with torch.random.fork_rng(gpus):
+        # Not torch.manual_seed, which seeds GPUs also if a training on the CPU does not use them.
+        torch.default_generator.manual_seed(int(seed))
+        if gpus:
+            torch.cuda.manual_seed_all(int(seed))
+        yield
+
+
+def _trainer(
+    training_samples: xr.Dataset,
+    held_back: xr.Dataset | None,
+    spec: DataSpec,
+    architecture: Architecture,
+    *,
+    device: torch.device,
+    **options: Any,
+) -> Trainer:
+    """Fit the scaling, prepare the samples as tensors, and initialise the network."""
+    scaling, record = Scaling.fit(training_samples, spec)
+    _check_record(record)
+    for part in (training_samples, held_back):
+        if architecture.constrain and part is not None:
+            check_block_means(part, spec)
+    network = build_network(architecture, spec, scaling.target, masked=record.masked)
+    validation = None
+    if held_back is not None:
+        batches = _batches(held_back, spec, scaling, record, architecture)
+        validation = Validation(batches, scaling, record, device)
+    return Trainer(
+        network=placed(network, device),
+        batches=_batches(training_samples, spec, scaling, record, architecture),
+        validation=validation,
+        scaling=scaling,
+        record=record,
+        architecture=architecture,
+        device=device,
+        valid=_valid_map(training_samples, spec) if record.masked else None,
+        **options,
+    )
+
+
+def _thread_tuner(trainer: Trainer) -> AbstractContextManager[ThreadTuner | None]:
+    """Tune the threads of torch if the clock alone ends the training, on a CPU."""
+    settings = trainer.settings
     by_clock = settings.max_minutes is not None and settings.max_steps is None
-    paced = by_clock and chosen.type == "cpu" and ranks.count == 1
-    with ThreadTuner() if paced else nullcontext() as pace:
-        trainer.run(bar=progress, pace=pace)
-        if ranks.count == 1:
-            return _finished(trainer, spec, told, place, learned)
-    made = ranks.agreed(lambda: _finished(trainer, spec, told, place, learned).to_bytes())
-    return from_bytes(made, place)
+    tuned = by_clock and trainer.device.type == "cpu" and trainer.group.count == 1
+    return ThreadTuner() if tuned else nullcontext()
 
 
-def _finished(
+#: Blocks of held-back samples: single ones would be near copies of their neighbours in time.
+HELD_BACK_BLOCKS = 5
+
+
+def split(
+    ds: xr.Dataset, spec: DataSpec, validation: float | xr.Dataset
+) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """Prepare the Dataset and hold samples back for validation, in contiguous blocks.
+
+    Of augmented data only observed samples are held back, and their synthetic variants are dropped
+    from training: they resemble what is validated.
+    """
+    prepared = prepare(ds, spec, need_target=True, augmented=True)
+    check_values(prepared, spec)
+    if isinstance(validation, xr.Dataset):
+        held_back = prepare(validation, spec, need_target=True)
+        check_values(held_back, spec)
+        return prepared, held_back
+    if isinstance(validation, bool) or not 0 <= validation < 1:
+        raise ConfigError(
+            explain(
+                "validation",
+                expected="a share from 0 to below 1, or a Dataset",
+                got=repr(validation),
+                remedy="0.15 holds back 15 % of the samples.",
+            )
+        )
+    storm, observed = storms_of(prepared, spec.sample)
+    total = int(storm.max()) + 1
+    count = round(validation * total)
+    if count == 0:
+        return prepared, None
+    blocks = min(HELD_BACK_BLOCKS, count)
+    held_back_storms = np.zeros(total, bool)
+    for part in np.array_split(np.arange(total), blocks):
+        held_back_storms[part[len(part) - round(validation * len(part)) :]] = True
+    training_mask = ~held_back_storms[storm]
+    validation_mask = held_back_storms[storm] & observed
+    if not training_mask.any() or not validation_mask.any():
+        raise EmptySelectionError(
+            explain(
+                "validation",
+                expected="a share that leaves samples on both sides",
+                got=f"{validation} of {total} samples",
+                remedy="Give more samples or another share.",
+            )
+        )
+    return (
+        prepared.isel({spec.sample: training_mask}),
+        prepared.isel({spec.sample: validation_mask}),
+    )
+
+
+def _finish(
     trainer: Trainer,
     spec: DataSpec,
-    told: dict[str, Any],
-    place: Path | None,
-    learned: xr.Dataset,
+    metadata: dict[str, Any],
+    file: Path | None,
+    training_samples: xr.Dataset,
 ) -> Model:
-    """Make the model of a finished training, and its file."""
+    """Calibrate the best and the last weights, and write both models."""
     names = ("xcvae", "torch", "numpy", "xarray")
     training = {
-        **told,
+        **metadata,
         "steps": trainer.state.step,
         "minutes": trainer.state.seconds / 60,
         "history": trainer.state.history,
         "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
     }
-    thumbnails = Thumbnails.of(learned, spec)
+    thumbnails = Thumbnails.of(training_samples, spec)
     models = {}
     for kind, weights in (("last", trainer.average), ("best", trainer.best)):
         network = build_network(
@@ -261,37 +304,38 @@ def _finished(
             valid=trainer.valid,
             thumbnails=thumbnails,
         )
-    judge = trainer.validation
-    held_back = trainer.batches if judge is None else judge.batches
+    held_back = trainer.validation.batches if trainer.validation else trainer.batches
     for model in models.values():
         calibrate(model.to(str(trainer.device)), held_back)
     best = models["best"]
-    if place is None:
+    if file is None:
         best.sha256 = sha256(best.to_bytes())
     else:
-        write_bytes(checkpoint.last_weights_path(place), models["last"].to_bytes(), sync=True)
-        best.save(place)
-        checkpoint.checkpoint_path(place).unlink(missing_ok=True)
+        write_bytes(checkpoint.last_weights_path(file), models["last"].to_bytes(), sync=True)
+        best.save(file)
+        # Last: a process that dies before this resumes at the end of the training.
+        checkpoint.checkpoint_path(file).unlink(missing_ok=True)
     return best
 
 
-def _free_path(path: str | Path | None) -> Path | None:
+def _new_file(path: str | Path | None) -> Path | None:
+    """Return the absolute path of the model file; refuse to replace a finished model."""
     if path is None:
         return None
-    place = Path(path).absolute()
-    last = checkpoint.last_weights_path(place)
-    # Beside a checkpoint, the last weights are those of a training that was killed at its end.
-    unfinished = checkpoint.checkpoint_path(place).exists()
-    if place.exists() or (last.exists() and not unfinished):
+    file = Path(path).absolute()
+    last = checkpoint.last_weights_path(file)
+    # Next to a checkpoint, the last weights are those of a training that was killed at its end.
+    unfinished = checkpoint.checkpoint_path(file).exists()
+    if file.exists() or (last.exists() and not unfinished):
         raise OutputExistsError(
             explain(
                 "path",
                 expected="a file that does not exist yet",
-                got=str(place if place.exists() else last),
+                got=str(file if file.exists() else last),
                 remedy="Load it with xcvae.load, choose another name, or remove it.",
             )
         )
-    return place
+    return file
 
 
 def _batches(
@@ -312,7 +356,7 @@ def _check_record(record: Record) -> None:
         raise DataError(
             explain(
                 "target",
-                expected="some rain to learn from",
+                expected="some rain to train on",
                 got="only dry or missing pixels",
                 remedy="Select wet samples, or check the units and the variable.",
             )
@@ -320,15 +364,16 @@ def _check_record(record: Record) -> None:
 
 
 def _valid_map(prepared: xr.Dataset, spec: DataSpec) -> NDArray[np.bool_]:
-    """Pixels where the target was ever valid, (y, x)."""
+    """Return the pixels where the target was ever valid, (y, x)."""
     valid = prepared[spec.target].notnull().any(spec.sample)
     return np.asarray(valid.values)
 
 
 def _identity(
-    told: dict[str, Any], architecture: Architecture, spec: DataSpec, record: Record
+    metadata: dict[str, Any], architecture: Architecture, spec: DataSpec, record: Record
 ) -> str:
-    # How a training is carried out may change while it is interrupted.
-    fit = {k: v for k, v in told["fit"].items() if k not in ("compile", "resume")}
-    parts = [{**told, "fit": fit}, architecture.to_json(), spec.to_json(), record.to_json()]
+    """Return the fingerprint of data and settings that a checkpoint must have."""
+    # These two do not change the result: a training may resume with others.
+    fit = {k: v for k, v in metadata["fit"].items() if k not in ("compile", "resume")}
+    parts = [{**metadata, "fit": fit}, architecture.to_json(), spec.to_json(), record.to_json()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The loop that trains a ladder, and each of its steps."""
+"""The training loop of a ladder: steps, validations, checkpoints and the log."""
 
 from __future__ import annotations
 
@@ -30,29 +30,28 @@ from xcvae.generator.training import checkpoint
 from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, Stage, Term
 from xcvae.generator.training.threads import ThreadTuner
-from xcvae.generator.training.validation import Validation, noise_for
+from xcvae.generator.training.validation import Validation
 from xcvae.registry import call, wrong_result
 
-__all__ = ["Trainer", "Windows", "columns_of", "learned_values", "value_of"]
+__all__ = ["RandomCrop", "Trainer", "columns_of", "learned_values", "value_of"]
 
 
-#: Windows that are tried for one with at least this share of valid pixels.
+#: Crops that are tried for one with at least this share of valid pixels.
 TRIES, LEAST_VALID = 100, 0.02
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Cuts a random window out of every batch, turned at random.
+class RandomCrop:
+    """Random crop of a batch, flipped and transposed at random.
 
     Attributes
     ----------
     side
         Pixels along a side; smaller domains are used whole.
     unit
-        Windows begin and end at multiples of so many pixels: blocks whose means are kept stay
-        whole.
+        Unit of the edges of a crop, in pixels: constrained blocks are not cut.
     flips
-        Whether they are flipped and transposed.
+        True to flip and transpose crops.
     valid
         Pixels where the target is ever valid, (y, x); None for all.
     """
@@ -62,19 +61,19 @@ class Windows:
     flips: bool = False
     valid: NDArray[np.bool_] | None = None
 
-    def cut(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """Take the same window of all samples of a batch."""
+    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Crop all samples of a batch to the same window."""
         height, width = batch.c.shape[-2:]
         side = max(self.unit, self.side // self.unit * self.unit)
         rows, columns = min(side, height), min(side, width)
-        top, left = self._place(height - rows, width - columns, (rows, columns), rng)
+        top, left = self._corner(height - rows, width - columns, (rows, columns), rng)
         batch = batch.crop(top, left, rows, columns)
         if self.flips:
             a, b, c = rng.random(3) < 0.5
             batch = batch.turned(rows=bool(a), columns=bool(b), transpose=bool(c))
         return batch
 
-    def _place(
+    def _corner(
         self, down: int, right: int, size: tuple[int, int], rng: np.random.Generator
     ) -> tuple[int, int]:
         top = left = 0
@@ -83,14 +82,14 @@ class Windows:
             left = self.unit * int(rng.integers(right // self.unit + 1))
             if self.valid is None:
                 break
-            # A window of sea has nothing to learn from, and all of its KL would still count.
+            # A crop of sea has no likelihood, but all of its KL would count.
             if self.valid[top : top + size[0], left : left + size[1]].mean() >= LEAST_VALID:
                 break
         return top, left
 
 
 def learned_values(stages: tuple[Stage, ...], device: torch.device) -> dict[str, nn.Parameter]:
-    """What loss terms learn beside the network, such as the scale of a likelihood."""
+    """Make parameters of the values that loss terms train, such as the scale of a likelihood."""
     initial = learned_by(pair for stage in stages for pair in stage.losses)
     return {
         name: nn.Parameter(torch.tensor(value, dtype=torch.float32, device=device))
@@ -99,7 +98,7 @@ def learned_values(stages: tuple[Stage, ...], device: torch.device) -> dict[str,
 
 
 def value_of(term: Term, state: LossState) -> Tensor:
-    """Call a loss term, and make sure that what comes back can be added up."""
+    """Call a loss term, and refuse a result that is not a scalar tensor."""
     value = call("loss", term, state)
     if isinstance(value, Tensor) and value.ndim == 0:
         return value
@@ -108,21 +107,43 @@ def value_of(term: Term, state: LossState) -> Tensor:
 
 
 def columns_of(name: str, value: Tensor) -> dict[str, float]:
-    """Columns of the log for a learned scalar or vector."""
+    """Return the columns of the log for a trained scalar or vector."""
     numbers = value.detach().flatten().tolist()
     if len(numbers) == 1:
         return {name: numbers[0]}
     return {f"{name}_{i}": number for i, number in enumerate(numbers)}
 
 
-#: Memory of the weight average, as a power of the step: about the last tenth of the training
-#: whatever its length (Karras et al. 2024, arXiv:2312.02696).
+#: Power of the step in the weight average, which makes it cover about the last tenth of a
+#: training of any length (Karras et al. 2024, arXiv:2312.02696).
 AVERAGE_POWER = 9
 
 
 @dataclass
 class Trainer:
-    """A training under way. `run` is the loop; everything else is one step of it."""
+    """Training of one network: `run` is the loop, the other methods are parts of a step.
+
+    Attributes
+    ----------
+    network
+        The ladder, on ``device``; its weights change in place.
+    batches, validation
+        Training samples, and the scores of held-back ones; None without.
+    scaling, record, architecture, settings, stages
+        Choices of the training.
+    device
+        Device of the network.
+    rng
+        Draws the crops; the order of the samples has a generator spawned from it.
+    state
+        Steps, seconds and history.
+    path, identity
+        Checkpoint file, and the fingerprint of data and settings in it; None for no checkpoints.
+    valid
+        Pixels where the target is ever valid, (y, x); None without a mask.
+    group
+        Processes that train together.
+    """
 
     network: Ladder
     batches: Batches
@@ -135,15 +156,13 @@ class Trainer:
     device: torch.device
     rng: np.random.Generator
     state: checkpoint.Progress = field(default_factory=checkpoint.Progress)
-    place: Path | None = None
+    path: Path | None = None
     identity: str = ""
-    #: Pixels where the target is ever valid, (y, x), if it has a mask.
     valid: NDArray[np.bool_] | None = None
-    #: The processes that train together.
-    ranks: ProcessGroup = field(default_factory=ProcessGroup)
+    group: ProcessGroup = field(default_factory=ProcessGroup)
 
     def __post_init__(self) -> None:
-        self.order = self.rng.spawn(1)[0]
+        self.order_rng = self.rng.spawn(1)[0]
         self.learned = learned_values(self.stages, self.device)
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
         if self.learned:
@@ -156,88 +175,81 @@ class Trainer:
             fused=True,
         )
         self.batches.move(self.device)
-        wanted = self.settings.compile
-        self.encode = compiled(self.network.encode, wanted=wanted)
-        self.descend = compiled(self.network.descend, wanted=wanted)
-        self.compiles = self.encode != self.network.encode
+        self.compiles = bool(self.settings.compile)
+        self.encode = compiled(self.network.encode, wanted=self.compiles)
+        self.descend = compiled(self.network.descend, wanted=self.compiles)
         weights = self.network.state_dict()
         self.average = _copy(weights)
-        # Tensors that stay the same: to look them up takes as long as to average them.
-        self._averages, self._weighed = (list(d.values()) for d in (self.average, weights))
+        # The same tensors for the whole training: a look-up takes as long as the averaging.
+        self._averages, self._weights_now = (list(d.values()) for d in (self.average, weights))
         self.best = _copy(self.network.state_dict())
         flips = self.settings.flips
-        self.windows = Windows(
+        self.crop = RandomCrop(
             side=self.settings.crop,
             unit=self.architecture.constrain or 1,
             flips=_may_flip(self.batches.spec) if flips is None else flips,
             valid=self.valid,
         )
 
-    def keep_at(self, place: Path, identity: str) -> None:
-        """Write checkpoints to a file, and go on from it if it is there and may be used."""
-        self.place, self.identity = place, identity
-        if self.settings.resume and place.exists():
+    def enable_checkpoints(self, path: Path, identity: str) -> None:
+        """Write checkpoints to a file, and resume from it if it exists and ``fit.resume`` is on."""
+        self.path, self.identity = path, identity
+        if self.settings.resume and path.exists():
             self.state = checkpoint.read(
-                place,
+                path,
                 identity=identity,
                 weights=self._weights(),
                 optimizer=self.optimizer,
                 rng=self.rng,
             )
 
-    def run(self, *, bar: bool, pace: ThreadTuner | None = None) -> None:
-        """Train until the first limit; ``pace`` sets the threads of every step."""
+    def run(self, *, progress_bar: bool, tuner: ThreadTuner | None = None) -> None:
+        """Train until the first limit; ``tuner`` sets the threads of every step."""
         settings, state = self.settings, self.state
         self.network.train()
         if self.compiles:
-            self._rehearse()
+            self._compile_stages()
         before, began = state.seconds, time.monotonic()
         done = settings.progress(state.step, state.seconds)
-        sums: dict[str, Tensor] = {}
-        counts: Counter[str] = Counter()
-        # From its beginning: a training that goes on has had so many batches of it.
-        stream = self._stream(self.order, settings.heavy_share, past=state.step)
-        quiet = None if bar and self.ranks.leads else True
-        with tqdm(total=100, disable=quiet, unit="%", desc="train") as shown:
+        log = _LogRow()
+        # The order starts from its seed: a resumed training skips the batches of its past steps.
+        stream = self._stream(self.order_rng, settings.heavy_share, past=state.step)
+        hidden = None if progress_bar and self.group.is_main else True
+        with tqdm(total=100, disable=hidden, unit="%", desc="train") as shown:
             while done < 1:
                 start = time.monotonic()
-                for key, value in self._step(self._cropped(next(stream)), done).items():
-                    sums[key] = sums[key] + value if key in sums else value
-                    counts[key] += 1
-                if pace is not None:
-                    pace.took(time.monotonic() - start)
+                log.add(self._step(self._random_crop(next(stream)), done))
+                if tuner is not None:
+                    tuner.record(time.monotonic() - start)
                 state.step += 1
-                state.seconds = self._clock(before + time.monotonic() - began)
+                state.seconds = self._shared_seconds(before + time.monotonic() - began)
                 last, done = done, settings.progress(state.step, state.seconds)
                 shown.update(round(100 * done) - shown.n)
-                if settings.due(done) > settings.due(last):
-                    row = {key: float(value) / counts[key] for key, value in sums.items()}
-                    sums, counts = {}, Counter()
-                    if not self._judge(row):
-                        break
+                if settings.due(done) > settings.due(last) and not self._validate(log.means()):
+                    break
         stream.close()
 
     def _step(self, batch: Batch, done: float) -> dict[str, Tensor]:
-        """One step of the optimiser; gives what is logged, still on the device."""
+        """Take one step of the optimiser; return the logged values, still on the device."""
         stage = next(s for s in self.stages if done <= s.until + 1e-9)
         logged = self._gradients(stage, batch, done)
         weights = [w for group in self.optimizer.param_groups for w in group["params"]]
-        self.ranks.average(weights)
+        self.group.average(weights)
         torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(done)
         self.optimizer.step()
-        self._follow()
+        self._update_average()
         return logged
 
     def _gradients(self, stage: Stage, batch: Batch, done: float) -> dict[str, Tensor]:
-        """Losses of a batch and their gradients."""
+        """Compute the losses of a batch and their gradients; return the logged values."""
         assert batch.x is not None
         with autocast(self.device):
-            known = self.encode(batch.c, batch.pooled, batch.x if stage.reconstructs else None)
+            encoded = self.encode(batch.c, batch.pooled, batch.x if stage.reconstructs else None)
             output, kl = batch.x[:0], []
             if stage.reconstructs:
-                drawn = self.descend(known, self._noise(batch))
+                drawn = self.descend(encoded, self._noise(batch))
                 output, kl = drawn.output.float(), [level.float() for level in drawn.kl()]
         state = LossState(
             x=batch.x,
@@ -248,8 +260,8 @@ class Trainer:
             progress=done,
             scaling=self.scaling,
             record=self.record,
-            draw=lambda: self._prior(batch, known, 1)[0],
-            draw_many=lambda count: self._prior(batch, known, count),
+            draw=lambda: self._prior_draws(batch, encoded, 1)[0],
+            draw_many=lambda count: self._prior_draws(batch, encoded, count),
             learned=self.learned,
         )
         terms = {name: value_of(term, state) for name, term in stage.losses}
@@ -261,65 +273,70 @@ class Trainer:
             logged["kl"] = torch.stack(kl).detach().sum(0).mean()
         return {"loss": loss.detach(), **logged}
 
-    def _rehearse(self) -> None:
-        """Compile for every stage before the clock starts; nothing else changes by it."""
+    def _compile_stages(self) -> None:
+        """Compile the network for every stage before the clock starts.
+
+        Random states are restored: the training is that of an uncompiled network, up to rounding.
+
+        Experimental: has not run on a GPU yet.
+        """
         before = self.rng.bit_generator.state
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             stream = self._stream(np.random.default_rng(0), 0.0)
-            batch = self._cropped(next(stream))
+            batch = self._random_crop(next(stream))
             stream.close()
             for stage in self.stages:
                 self._gradients(stage, batch, stage.until)
         self.optimizer.zero_grad(set_to_none=True)
         self.rng.bit_generator.state = before
 
-    def _prior(self, batch: Batch, known: Encoded, count: int) -> list[Tensor]:
-        """Draw ``count`` fields from the prior for every sample, all in one pass."""
-        joined = Encoded.join([replace(known, features=None)] * count)
+    def _prior_draws(self, batch: Batch, encoded: Encoded, count: int) -> list[Tensor]:
+        """Draw ``count`` fields from the prior for every sample, all in one batch."""
+        joined = Encoded.join([replace(encoded, features=None)] * count)
         noise = self._noise(batch, count)
         with autocast(self.device):
             drawn = self.descend(joined, noise)
         return list(drawn.output.float().chunk(count))
 
     def _noise(self, batch: Batch, count: int = 1) -> list[Tensor]:
-        """Deviates for this process, of those that all of them make alike."""
-        noise = noise_for(self.network, batch, count=count * self.ranks.count)
-        if self.ranks.count == 1:
+        """Draw deviates for all processes, and return those of this one."""
+        noise = self.network.noise(count * self.group.count * len(batch), batch.c)
+        if self.group.count == 1:
             return noise
-        rows = self.ranks.rows(count, len(batch)).to(self.device)
+        rows = self.group.rows(count, len(batch)).to(self.device)
         return [level[rows] for level in noise]
 
     def _stream(
         self, rng: np.random.Generator, heavy_share: float, past: int = 0
     ) -> Generator[Batch]:
         size = self.settings.batch_size
-        part = self.ranks.part(size, len(self.batches))
+        part = self.group.part(size, len(self.batches))
         return self.batches.shuffled(size, rng, heavy_share, part, past)
 
-    def _clock(self, seconds: float) -> float:
-        """The time that counts: where it ends the training, all processes have the same."""
+    def _shared_seconds(self, seconds: float) -> float:
+        """Return the seconds of the main process if time can end the training, else its own."""
         limited = self.settings.max_minutes is not None
-        return self.ranks.agreed(lambda: seconds) if limited else seconds
+        return self.group.broadcast(lambda: seconds) if limited else seconds
 
-    def _follow(self) -> None:
-        """Move the average of the weights."""
+    def _update_average(self) -> None:
+        """Update the average of the weights."""
         keep = (1 - 1 / (self.state.step + 1)) ** AVERAGE_POWER
-        torch._foreach_lerp_(self._averages, self._weighed, 1 - keep)
+        torch._foreach_lerp_(self._averages, self._weights_now, 1 - keep)
 
-    def _cropped(self, batch: Batch) -> Batch:
-        return self.windows.cut(batch, self.rng).packed().to(self.device)
+    def _random_crop(self, batch: Batch) -> Batch:
+        return self.crop(batch, self.rng).packed().to(self.device)
 
-    def _judge(self, row: dict[str, float]) -> bool:
-        """Validate, log and write a checkpoint; False when patience is over."""
+    def _validate(self, row: dict[str, float]) -> bool:
+        """Validate, log and write a checkpoint; return False to stop early."""
         settings, state = self.settings, self.state
-        row = {"step": state.step, "minutes": state.seconds / 60, **self.ranks.mean(row)}
+        row = {"step": state.step, "minutes": state.seconds / 60, **self.group.mean(row)}
         for name, value in self.learned.items():
             row |= columns_of(f"learned_{name}", value)
         row["learning_rate"] = settings.rate(settings.progress(state.step, state.seconds))
         improved = True
         if self.validation is not None:
-            row |= self.ranks.agreed(self._validated)
+            row |= self.group.broadcast(self._validation_scores)
         for key in ("loss", f"val_{settings.monitor}"):
             if not math.isfinite(row.get(key, 0.0)):
                 raise DataError(
@@ -327,7 +344,8 @@ class Trainer:
                         f"training, step {state.step}, {key}",
                         expected="a finite number",
                         got=row[key],
-                        remedy="Lower fit.learning_rate or the weight of the largest loss term.",
+                        remedy="Lower fit.learning_rate or the weight of the largest loss term, "
+                        "and check the data for extreme values.",
                     )
                 )
         if self.validation is not None:
@@ -337,10 +355,10 @@ class Trainer:
             self.best = _copy(self.average)
         state.waited = 0 if improved else state.waited + 1
         state.history.append(row)
-        self._keep()
+        self._write_checkpoint()
         return settings.patience is None or state.waited < settings.patience
 
-    def _validated(self) -> dict[str, float]:
+    def _validation_scores(self) -> dict[str, float]:
         assert self.validation is not None
         current = _copy(self.network.state_dict())
         self.network.load_state_dict(self.average)
@@ -348,18 +366,18 @@ class Trainer:
         self.network.load_state_dict(current)
         return scores
 
-    def _keep(self) -> None:
-        if self.place is None or not self.ranks.leads:
+    def _write_checkpoint(self) -> None:
+        if self.path is None or not self.group.is_main:
             return
         checkpoint.write(
-            self.place,
+            self.path,
             identity=self.identity,
             progress=self.state,
             weights=self._weights(),
             optimizer=self.optimizer,
             rng=self.rng,
         )
-        log = self.place.with_name(self.place.name.removesuffix(".checkpoint") + ".log.csv")
+        log = self.path.with_name(self.path.name.removesuffix(".checkpoint") + ".log.csv")
         columns = list(dict.fromkeys(key for row in self.state.history for key in row))
         lines = [",".join(columns)]
         lines += [
@@ -377,8 +395,28 @@ class Trainer:
         }
 
 
+class _LogRow:
+    """Means of the logged values of the steps since the last row."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: Counter[str] = Counter()
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add the values of a step, on the device: reading one would wait for it."""
+        for key, value in values.items():
+            self.sums[key] = self.sums[key] + value if key in self.sums else value
+            self.counts[key] += 1
+
+    def means(self) -> dict[str, float]:
+        """Return the means, and start the next row."""
+        row = {key: float(value) / self.counts[key] for key, value in self.sums.items()}
+        self.sums, self.counts = {}, Counter()
+        return row
+
+
 def _may_flip(spec: DataSpec) -> bool:
-    # A field over another area, a vector or a map of the land tells directions apart.
+    # A field over another area, a vector or a map of the land depends on directions.
     return all(v.precipitation and v.aligned and not v.pooled for v in spec.variables)
 
 

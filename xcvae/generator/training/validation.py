@@ -1,4 +1,4 @@
-"""What a training is judged by while it runs: a few held-back samples, scored as users would."""
+"""Validation scores of a network, from a few held-back samples and members."""
 
 from __future__ import annotations
 
@@ -8,30 +8,44 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.record import Record
+from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import autocast
 from xcvae.generator.losses import Laplace, LossState
 from xcvae.generator.network.ladder import Ladder
 
-__all__ = ["Validation", "noise_for"]
+__all__ = ["Validation", "pick_samples"]
 
-#: Held-back pixels that are looked at, within limits of samples; members drawn for each sample;
-#: samples per pass.
-PIXELS, SAMPLES, MEMBERS, PASS = 300_000, (16, 256), 4, 8
+#: Held-back pixels that are scored, within limits of samples; members drawn for each sample;
+#: samples per batch.
+PIXELS, SAMPLES, MEMBERS, BATCH = 300_000, (16, 256), 4, 8
 
 
-def noise_for(
-    network: Ladder, batch: Batch, generator: torch.Generator | None = None, count: int = 1
-) -> list[Tensor]:
-    """Deviates for ``count`` draws of a batch in training, coarsest level first."""
-    return [
-        torch.randn(count * len(batch), *shape, generator=generator, device=batch.c.device)
-        for shape in network.shapes(batch.c.shape[-2], batch.c.shape[-1])
-    ]
+def pick_samples(
+    batches: Batches, record: Record, pixels: int, limits: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Pick samples with about ``pixels`` pixels in total, spread over all samples.
+
+    Parameters
+    ----------
+    batches
+        Held-back samples.
+    record
+        Record of the training data, for its pixels per sample.
+    pixels
+        Number of valid pixels to reach.
+    limits
+        Smallest and largest number of samples.
+    """
+    per_sample = max(1, record.pixels // record.samples)
+    count = min(max(pixels // per_sample, limits[0]), limits[1], len(batches))
+    # Truncated, not rounded: the weights of a model file depend on these samples.
+    return evenly_spaced(len(batches), count, down=True)
 
 
 @dataclass
@@ -41,11 +55,11 @@ class Validation:
     Attributes
     ----------
     batches
-        The held-back data.
+        Held-back samples.
     scaling, record
-        Of the model.
+        Scaling and training record of the model.
     device
-        Where the network lives.
+        Device of the network.
     """
 
     batches: Batches
@@ -78,15 +92,13 @@ class Validation:
         }
 
     def _samples(self) -> Iterator[Batch]:
-        pixels = max(1, self.record.pixels // self.record.samples)
-        count = min(max(PIXELS // pixels, SAMPLES[0]), SAMPLES[1], len(self.batches))
-        picks = np.unique(np.linspace(0, len(self.batches) - 1, count).astype(np.int64))
-        for start in range(0, len(picks), PASS):
-            yield self.batches.load(picks[start : start + PASS]).to(self.device)
+        picks = pick_samples(self.batches, self.record, PIXELS, SAMPLES)
+        for start in range(0, len(picks), BATCH):
+            yield self.batches.load(picks[start : start + BATCH]).to(self.device)
 
     def _score(self, network: Ladder, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         assert batch.x is not None
-        noise = noise_for(network, batch, generator)
+        noise = network.noise(len(batch), batch.c, generator)
         with torch.inference_mode(), autocast(self.device):
             drawn = network(batch.c, batch.pooled, noise, x=batch.x)
             members = [self._member(network, batch, generator) for _ in range(MEMBERS)]
@@ -120,13 +132,13 @@ class Validation:
         }
 
     def _member(self, network: Ladder, batch: Batch, generator: torch.Generator) -> Tensor:
-        noise = noise_for(network, batch, generator)
+        noise = network.noise(len(batch), batch.c, generator)
         output: Tensor = network(batch.c, batch.pooled, noise).output
         return output.float()
 
 
 def fair_crps(members: Tensor, observed: Tensor) -> Tensor:
-    """Fair CRPS per pixel (Ferro 2014, doi:10.1002/qj.2270); members (m, ...), observed (...)."""
+    """Compute the fair CRPS per pixel (Ferro 2014, doi:10.1002/qj.2270) of (members, ...)."""
     count = len(members)
     error = (members - observed).abs().mean(0)
     ordered = members.sort(0).values

@@ -1,4 +1,4 @@
-"""The first step of a training: what every latent says before anything is learned."""
+"""Initial weights of a ladder: the information in its latents before any training."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xcvae.generator.network.initialization import begin, details
+from xcvae.generator.network.initialization import details, initialize
 from xcvae.generator.network.ladder import Drawn, Ladder
 from xcvae.generator.network.layers import fold
 
 SIZE = 32
 
 
-def begun(
+def initialized(
     patch: int,
     *,
     base: int | None = 0,
@@ -25,7 +25,7 @@ def begun(
         conditions=2, pooled=0, channels=(12, 16, 16), latents=latents, base=base, patch=patch,
         separable=separable,
     )  # fmt: skip
-    begin(net)
+    initialize(net)
     return net
 
 
@@ -46,12 +46,12 @@ def fields() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("patch", [2, 4])
-def test_details_of_the_squares_go_through_as_they_are(patch):
+def test_initialize_passes_details_of_squares_through(patch):
     x, c = fields()
     latents = (3, 3, patch**2)
     torch.manual_seed(0)
     net = Ladder(conditions=2, pooled=0, channels=(12, 16, 32), latents=latents, patch=patch)
-    begin(net)
+    initialize(net)
     basis = details(patch)
     found = torch.einsum("ns,bshw->bnhw", basis, fold(reconstructed(net, x, c).output, patch))
     torch.testing.assert_close(found, torch.einsum("ns,bshw->bnhw", basis, fold(x, patch)))
@@ -60,44 +60,44 @@ def test_details_of_the_squares_go_through_as_they_are(patch):
 @pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize("base", [0, None])
 @pytest.mark.parametrize("separable", [0, 3])
-def test_the_storm_is_closer_than_the_condition(patch, base, separable):
+def test_initialize_reconstructs_better_than_the_condition(patch, base, separable):
     x, c = fields()
-    output = reconstructed(begun(patch, base=base, separable=separable), x, c).output
+    output = reconstructed(initialized(patch, base=base, separable=separable), x, c).output
     without = 0 if base is None else c[:, :1]
     assert float((output - x).square().mean()) < 0.7 * float((without - x).square().mean())
 
 
-def test_every_level_says_something_and_none_is_only_noise():
+def test_initialize_makes_every_level_informative():
     x, c = fields()
-    drawn = reconstructed(begun(2), x, c)
+    drawn = reconstructed(initialized(2), x, c)
     for level, (q, p) in enumerate(zip(drawn.posterior, drawn.prior, strict=True)):
         count = 4 if level == 2 else 1
-        told = (q.mu - p.mu).square().mean(dim=(0, 2, 3))
-        assert (told[:count] > 1e-3).all()
+        information = (q.mu - p.mu).square().mean(dim=(0, 2, 3))
+        assert (information[:count] > 1e-3).all()
         assert (q.log_sigma[:, :count] < -1).all()
-        assert not told[count:].any()
+        assert not information[count:].any()
 
 
-def test_the_way_to_the_output_is_open_to_training():
+def test_initialize_lets_gradients_reach_every_level():
     x, c = fields()
-    net = begun(2)
+    net = initialized(2)
     quiet = [torch.zeros(len(x), *shape) for shape in net.shapes(SIZE, SIZE)]
     (net(c, None, quiet, x=x).output - x).square().mean().backward()
-    for level in net.rungs:
+    for level in net.levels:
         assert float(level.posterior.weight.grad.abs().sum()) > 0
         assert float(level.inject.weight.grad.abs().sum()) > 0
 
 
-def test_a_network_too_narrow_for_it_is_left_alone():
+def test_initialize_leaves_narrow_networks_unchanged():
     torch.manual_seed(0)
     net = Ladder(conditions=1, pooled=0, channels=(1, 4), latents=(1, 1), patch=2)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    begin(net)
+    initialize(net)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
-def test_fewer_latents_than_details_take_the_smooth_ones():
-    net = begun(2, latents=(1, 1, 2))
-    assert net.rungs[-1].inject.weight[:, 1].count_nonzero() == 1
+def test_initialize_uses_the_smoothest_details_first():
+    net = initialized(2, latents=(1, 1, 2))
+    assert net.levels[-1].inject.weight[:, 1].count_nonzero() == 1
     torch.testing.assert_close(net.head.weight[:, 1, 1, 1], details(2)[0])
     assert net.head.weight[:, 2].count_nonzero() == 0

@@ -25,7 +25,7 @@ def rings(maps: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 9, 9), (1, 12, 7), (2, 5, 20), (1, 2, 3)])
-def test_against_numpy_for_any_window(shape, seen):
+def test_spectral_equals_numpy_for_any_window(shape, seen):
     rng = np.random.default_rng(8)
     rain, *draws = rng.gamma(0.5, 4, (3, *shape))
     step = seen(rain, rain, None, draws)
@@ -35,7 +35,7 @@ def test_against_numpy_for_any_window(shape, seen):
     assert float(value) == pytest.approx(np.abs(np.log(ratio)).mean(), rel=1e-3)
 
 
-def test_masked_pixels_count_as_zero(rain, seen):
+def test_spectral_counts_masked_pixels_as_zero(rain, seen):
     mask = rain < 3
     value = build("loss", {"name": "spectral", "weight": 1.0})(
         seen(rain, rain, mask, [rain * 2, rain + 1])
@@ -46,7 +46,7 @@ def test_masked_pixels_count_as_zero(rain, seen):
     assert float(value) == pytest.approx(np.abs(np.log(ratio)).mean(), rel=1e-3)
 
 
-def test_it_is_the_spectral_distance_in_nepers(seen):
+def test_spectral_equals_the_spectral_distance_metric(seen):
     rng = np.random.default_rng(9)
     rain, *draws = rng.gamma(0.5, 4, (3, 4, 32, 24))
     spectra = [
@@ -59,7 +59,7 @@ def test_it_is_the_spectral_distance_in_nepers(seen):
     assert value * 10 / np.log(10) == pytest.approx(decibels, rel=1e-3)
 
 
-def test_of_the_reconstruction_and_normalised(rain, seen):
+def test_spectral_of_the_reconstruction_in_normalised_space(rain, seen):
     step = seen(rain, rain * 1.7)
     term = build(
         "loss", {"name": "spectral", "of": "reconstruction", "space": "normalised", "weight": 1.0}
@@ -70,7 +70,7 @@ def test_of_the_reconstruction_and_normalised(rain, seen):
     assert float(term(seen(rain, rain))) == 0
 
 
-def test_smooth_draws_are_pushed_to_more_power(seen):
+def test_spectral_gradient_adds_power_to_smooth_draws(seen):
     rng = np.random.default_rng(10)
     rain = rng.gamma(0.5, 4, (4, 16, 16))
     smooth = 2 + (rain - 2) * 0.3

@@ -17,7 +17,7 @@ def draws_of(rain: np.ndarray, count: int = 2) -> list[np.ndarray]:
     return [rain * rng.lognormal(0, 0.7, rain.shape) + 0.2 for _ in range(count)]
 
 
-def test_crps_of_the_defaults_has_not_moved(rain, seen):
+def test_crps_default_value_is_unchanged(rain, seen):
     """The value that the first release gave for this batch."""
     value = float(build("loss", "crps")(seen(rain, rain, None, draws_of(rain))))
     assert value == pytest.approx(0.6108634, rel=1e-5)
@@ -25,7 +25,7 @@ def test_crps_of_the_defaults_has_not_moved(rain, seen):
 
 @pytest.mark.parametrize(("alpha", "method"), [(1.0, "fair"), (0.0, "ecdf")])
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_crps_against_scores(alpha, method, count, rain, seen):
+def test_crps_equals_scores(alpha, method, count, rain, seen):
     draws = draws_of(rain, count)
     forecast = xr.DataArray(np.stack(draws), dims=("member", "sample", "y", "x"))
     wanted = scores.probability.crps_for_ensemble(
@@ -36,7 +36,7 @@ def test_crps_against_scores(alpha, method, count, rain, seen):
     assert value == pytest.approx(float(wanted) / rain.mean(), rel=1e-4)
 
 
-def test_crps_in_normalised_space_against_scores(rain, seen):
+def test_crps_in_normalised_space_equals_scores(rain, seen):
     step = seen(rain, rain, None, draws_of(rain))
     members = np.stack([draw.numpy() for draw in step.prior_draws(2)])
     forecast = xr.DataArray(members[:, :, 0], dims=("member", "sample", "y", "x"))
@@ -47,7 +47,7 @@ def test_crps_in_normalised_space_against_scores(rain, seen):
     assert value == pytest.approx(float(wanted) / step.typical("normalised"), rel=1e-4)
 
 
-def test_crps_prefers_calibrated_draws(seen):
+def test_crps_is_minimal_for_calibrated_draws(seen):
     """Among draws of several spreads, the scoring rule finds the spread of the truth."""
     rng = np.random.default_rng(1)
     truth = rng.gamma(2, 2, (64, 16, 16))
@@ -68,7 +68,7 @@ def brute_energy(
     patch: int,
     alpha: float,
 ) -> float:
-    """The definition, window by window: norms of differences of means over valid pixels."""
+    """Compute the definition, window by window, from means over valid pixels."""
     total = 0.0
     for side in poolings:
         samples, ny, nx = truth.shape
@@ -106,7 +106,7 @@ def brute_energy(
 @pytest.mark.parametrize("patch", [None, 1, 2, 5])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("count", [2, 4])
-def test_energy_score_against_brute_force(patch, masked, count, rain, seen):
+def test_energy_score_equals_brute_force(patch, masked, count, rain, seen):
     mask = np.ones(rain.shape, bool)
     if masked:
         mask[0, 1:7, 2:9] = False
@@ -119,7 +119,7 @@ def test_energy_score_against_brute_force(patch, masked, count, rain, seen):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_energy_score_of_single_pixels_is_crps(masked, rain, seen):
+def test_energy_score_with_patch_one_is_crps(masked, rain, seen):
     mask = rain < (3 if masked else np.inf)
     shared = {"poolings": [1, 4], "draws": 3, "weight": 1.0}
     pair = [
@@ -129,7 +129,7 @@ def test_energy_score_of_single_pixels_is_crps(masked, rain, seen):
     assert pair[0] == pytest.approx(pair[1], rel=1e-5)
 
 
-def test_energy_score_sees_what_belongs_together(seen):
+def test_energy_score_depends_on_the_pattern(seen):
     """Same amounts in each pixel, once in the pattern of the truth: CRPS cannot tell them apart."""
     rng = np.random.default_rng(6)
     truth = np.repeat(rng.gamma(2, 2, (400, 1, 1)), 8, axis=2)
@@ -147,7 +147,7 @@ def test_energy_score_sees_what_belongs_together(seen):
 
 
 @pytest.mark.parametrize("name", ["crps", "energy_score"])
-def test_masked_pixels_do_not_dilute_the_score(name, rain, seen):
+def test_scores_ignore_masked_pixels(name, rain, seen):
     """Half a map of sea scores as the other half alone, window by window."""
     rain = rain[:, :, :8]
     mask = np.ones(rain.shape, bool)
