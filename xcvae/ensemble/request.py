@@ -119,7 +119,7 @@ class Request:
                 "catalog", "a store to list", "store=None",
                 "Give store='....zarr': only what is written can be listed.",
             )  # fmt: skip
-        if self.catalog is not None and self.store is not None and self.store.listed is None:
+        if self.catalog is not None and self.store is not None and self.store.catalog_path is None:
             _refuse(
                 "catalog", "a plain Zarr store to list", self.store.name,
                 "intake opens no Icechunk repositories at relative paths: leave the catalog out, "

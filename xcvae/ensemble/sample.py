@@ -30,20 +30,18 @@ from xcvae.ensemble.sampler import (
     inputs_of,
 )
 from xcvae.ensemble.spread import Dial, dialled
-from xcvae.ensemble.store.base import EnsembleStore, Run, plan_chunks
-from xcvae.ensemble.store.locations import local_path
+from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore, plan_chunks
 from xcvae.ensemble.store.write import (
     Resume,
-    State,
-    find,
+    Step,
     is_settled,
+    next_step,
     notes_of,
-    open_target,
-    target_of,
     write,
 )
 from xcvae.errors import ConfigError, explain
 from xcvae.fields.dataspec import plain
+from xcvae.files import local_path
 from xcvae.registry.discovery import version_of
 
 if TYPE_CHECKING:
@@ -352,7 +350,7 @@ def sample(
         temperature=temperature,
         seed=seed,
         min_mass=min_mass,
-        store=None if store is None else target_of(store),
+        store=None if store is None else EnsembleStore.of(store),
         catalog=local_path("catalog", catalog),
         name=name,
         chunks=chunks,
@@ -371,35 +369,36 @@ def _lazily(job: Job, progress: bool) -> xr.Dataset:
     return assemble(job.ds, job.array(chunks), job.record(dial, None))
 
 
-def _stored(job: Job, target: EnsembleStore, progress: bool) -> xr.Dataset:
+def _stored(job: Job, store: EnsembleStore, progress: bool) -> xr.Dataset:
     """Return the ensemble from its store, after writing what is missing of it."""
     request, spec = job.request, job.source.model.spec
     check_storable(job.ds, spec.sample)
-    if target.place is not None:
-        check_apart(job.ds, target.place)
-    if request.catalog is not None and target.listed is not None:
-        catalogs.check_name(request.catalog, request.listed_as, target.listed)
-    run = Run(target, spec.target, job.identity(), job.chunks, job.environment())
+    if store.folder is not None:
+        check_apart(job.ds, store.folder)
+    if request.catalog is not None and store.catalog_path is not None:
+        catalogs.check_name(request.catalog, request.listed_as, store.catalog_path)
+    ensemble_spec = EnsembleSpec(spec.target, job.identity(), job.chunks, job.environment())
     resume = cast("Resume", request.resume)
-    if not is_settled(run, resume):
-        with target.locked():
-            state = find(run, resume)
-            if state != "finished":
-                _write(job, run, state, progress)
-    ensemble = open_target(target)
-    if target.listed is not None:
-        _list(request, ensemble, target.listed)
+    if not is_settled(store, ensemble_spec, resume):
+        with store.lock():
+            step = next_step(store, ensemble_spec, resume)
+            if step != "open":
+                _write(job, store, ensemble_spec, step, progress)
+    ensemble = store.open()
+    if store.catalog_path is not None:
+        _list(request, ensemble, store.catalog_path)
     return ensemble
 
 
-def _write(job: Job, run: Run, state: State, progress: bool) -> None:
-    notes = notes_of(run, state)
+def _write(job: Job, store: EnsembleStore, spec: EnsembleSpec, step: Step, progress: bool) -> None:
+    notes = notes_of(store, step)
     job, dial = job.dialled(notes, progress=progress)
-    run = replace(run, notes={"dial": vars(dial)} if dial else {})
-    record = job.record(dial, run.identity)
-    with job.travelling(run.target.temporary_path("model")) as filed:
+    spec = replace(spec, notes={"dial": vars(dial)} if dial else {})
+    record = job.record(dial, spec.identity)
+    with job.travelling(store.temporary_path("model")) as filed:
         write(
-            run,
+            store,
+            spec,
             assemble(job.ds, job.placeholder(), record),
             filed.parts(),
             finish=record.attributes,

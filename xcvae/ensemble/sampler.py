@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from dask.base import optimize
 
-from xcvae.ensemble.execution.scheduler import side_by_side
+from xcvae.ensemble.execution.scheduler import runs_in_threads
 from xcvae.ensemble.execution.threads import numeric_environment, one_thread_if_digits_differ
 from xcvae.ensemble.identity import differences
 from xcvae.ensemble.postprocess import Context, Postprocessor, apply_chain
@@ -516,4 +516,4 @@ class Parts:
         # On a CPU a draw per core makes more than one draw on all cores; in tiles, which are there
         # to save memory, and on a GPU it is one after the other.
         alone = source.settings.tile is not None or source.model.device.type != "cpu"
-        return cut if alone or not side_by_side() else replace(cut, lock=nullcontext())
+        return cut if alone or not runs_in_threads() else replace(cut, lock=nullcontext())

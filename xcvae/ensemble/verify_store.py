@@ -16,7 +16,6 @@ from xcvae.ensemble.progress import steps
 from xcvae.ensemble.request import Request
 from xcvae.ensemble.sample import Job, opened
 from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, regions_of
-from xcvae.ensemble.store.write import open_target, target_of
 from xcvae.errors import ConfigError, MismatchError, StoreError, explain
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def verify_store(
                 remedy="Without them only the checksums are recomputed.",
             )
         )
-    target = target_of(store)
+    target = EnsembleStore.of(store)
     name, ledger, finished = _found(target)
     regions = _regions(ledger)
     entries = ledger.entries()
@@ -164,7 +163,7 @@ def verify_store(
     found = Verification(name, finished, len(regions), missing, damaged, ledger.changed())
     if ds is None or found.changed:
         return found
-    ensemble = open_target(target, incomplete=True)
+    ensemble = target.open(incomplete=True)
     intact = sorted(done.keys() - damaged.keys())
     rng = np.random.default_rng(seed)
     chosen = tuple(sorted(rng.choice(intact, min(sample, len(intact)), replace=False).tolist()))
@@ -178,24 +177,25 @@ def verify_store(
     return replace(found, redrawn=chosen, different={n: t for n, t in different.items() if t})
 
 
-def _found(target: EnsembleStore) -> tuple[Path | str, Ledger, bool]:
-    """Return the name of what is there, its records, and whether it is finished."""
-    held = target.finished()
-    for one in (held, target.partial()):
-        if one.records is not None and one.told:
-            return one.name, one.records, one is held and one.records.sealed
+def _found(store: EnsembleStore) -> tuple[Path | str, Ledger, bool]:
+    """Return name and ledger of the complete or else the unfinished ensemble, and which it is."""
+    status = store.status()
+    complete = status.complete
+    for one in (complete, status.partial):
+        if one.ledger is not None and one.metadata:
+            return one.name, one.ledger, one is complete and one.ledger.sealed
     raise StoreError(
         explain(
-            f"store '{target.name}'",
+            f"store '{store.name}'",
             expected="a store with a ledger",
-            got="none" if held.there else "nothing there",
+            got="none" if complete.exists else "nothing there",
             remedy="Only ensembles that xcvae.sample(..., store=) wrote can be verified.",
         )
     )
 
 
 def _regions(ledger: Ledger) -> dict[int, Region]:
-    told = ledger.run()
+    told = ledger.metadata()
     chunks = told["run"]["chunks"]
     return {one.number: one for one in regions_of((chunks[0], chunks[1]), told["shape"])}
 
@@ -204,7 +204,7 @@ def _job(
     ensemble: xr.Dataset, ledger: Ledger, ds: xr.Dataset, model: Model, postprocess: object
 ) -> Job:
     """Make ready to draw what is in the store; refuse what would draw something else."""
-    identity, notes = ledger.run()["run"], ledger.run()["notes"]
+    identity, notes = ledger.metadata()["run"], ledger.metadata()["notes"]
     names = ("mode", "members", "spread", "diversity", "temperature", "seed", "min_mass")
     asked = {name: identity[name] for name in names}
     if asked["mode"] == "prior":
@@ -253,7 +253,7 @@ def _compared(
         return ""
     largest = float(np.nanmax(np.abs(stored.astype("float64") - drawn), initial=0.0))
     share = float((~((stored == drawn) | (np.isnan(stored) & np.isnan(drawn)))).mean())
-    told = ledger.run()["run"]
+    told = ledger.metadata()["run"]
     environment: dict[str, Any] = job.environment()
     others = differences({k: told[k] for k in environment if k in told}, environment)
     text = f"{share:.2%} of the pixels differ, by up to {largest:.3g}"
