@@ -8,7 +8,7 @@ import xarray as xr
 import zarr
 
 from xcvae.ensemble.store.base import regions_of
-from xcvae.ensemble.store.zarr_format import encoded, encoding_of, put_chunk
+from xcvae.ensemble.store.zarr_format import array_encoding, encode_chunk, write_chunk
 from xcvae.errors import MismatchError
 
 SHAPE, CHUNKS = (5, 7, 12, 9), (2, 3)
@@ -28,7 +28,11 @@ def template(path, values):
         dict(zip(("realization", "time", "y", "x"), shape, strict=True))
     )
     ds.to_zarr(
-        path, compute=False, consolidated=False, zarr_format=3, encoding={"pr": encoding_of(shape)}
+        path,
+        compute=False,
+        consolidated=False,
+        zarr_format=3,
+        encoding={"pr": array_encoding(shape)},
     )
     return path / "pr"
 
@@ -41,8 +45,8 @@ def test_they_are_those_of_zarr_byte_by_byte(values, tmp_path):
         array[part] = values[part]
         # A view that lies in memory in another order is written like any other.
         mine = np.asfortranarray(values[part])
-        file, content = encoded(region, CHUNKS, mine)
-        put_chunk(ours / file, content)
+        file, content = encode_chunk(region, CHUNKS, mine)
+        write_chunk(ours, file, content)
         assert (theirs / file).read_bytes() == content
     assert sorted(p.relative_to(ours) for p in ours.rglob("*")) == sorted(
         p.relative_to(theirs) for p in theirs.rglob("*")
@@ -53,11 +57,11 @@ def test_they_are_those_of_zarr_byte_by_byte(values, tmp_path):
 def test_values_of_another_size_are_refused(values):
     region = next(regions_of(CHUNKS, SHAPE))
     with pytest.raises(MismatchError, match="expected 2 realizations of 3 samples, got values of"):
-        encoded(region, CHUNKS, values[:2, :2])
+        encode_chunk(region, CHUNKS, values[:2, :2])
 
 
 def test_what_cannot_be_put_in_place_leaves_nothing(tmp_path):
     (tmp_path / "c/0/0/0/0/in the way").mkdir(parents=True)
     with pytest.raises(OSError, match="directory"):
-        put_chunk(tmp_path / "c/0/0/0/0", b"rain")
+        write_chunk(tmp_path, "c/0/0/0/0", b"rain")
     assert [p.name for p in (tmp_path / "c/0/0/0").iterdir()] == ["0"]

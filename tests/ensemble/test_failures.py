@@ -20,7 +20,7 @@ import xarray as xr
 
 from xcvae.ensemble import catalog
 from xcvae.ensemble.sample import sample
-from xcvae.ensemble.store.write import open_store
+from xcvae.ensemble.store import open_store
 from xcvae.errors import StoreError
 from xcvae.generator.model import load
 
@@ -119,7 +119,7 @@ def test_a_full_disk(run):
         clear(run.place)
         mount("-o", f"remount,size={(needed - sum(sizes) // 2) // 4096 * 4096}")
         done = run()
-        assert_unfinished(run, done, "No space left on device", "failed", "run the same call again")
+        assert_unfinished(run, done, "No space left on device", "failed", "repeat the call")
         assert 0 < len(chunk_sizes(run.place / "e.zarr.partial")) < 6
         # Grown: what was done is kept, the rest is drawn.
         mount("-o", "remount,size=8m")

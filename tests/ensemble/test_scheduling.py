@@ -18,14 +18,13 @@ import pytest
 import torch
 from dask.system import CPU_COUNT
 
-from xcvae.ensemble.execution import cluster
-from xcvae.ensemble.execution import threads as workers
-from xcvae.ensemble.execution.scheduler import Tasks
+from xcvae.ensemble.execution.scheduler import Executor
+from xcvae.ensemble.execution.threads import threads_per_process, use_threads, worker_location
 from xcvae.ensemble.request import Request
 from xcvae.ensemble.sample import Job, sample
 from xcvae.ensemble.store.base import Region
 from xcvae.ensemble.store.local import FileLedger, LocalRegionWriter
-from xcvae.ensemble.store.write import Outcome, Task, draw_and_write, failure
+from xcvae.ensemble.store.write import Outcome, Task, draw_and_write, failure_message
 from xcvae.errors import MismatchError, StoreError
 from xcvae.generator import device as numerics
 from xcvae.generator.model import Model
@@ -204,7 +203,10 @@ def test_a_short_task_that_kills_its_worker_does_not_cost_those_that_share_its_c
             os.kill(os.getpid(), signal.SIGKILL)
         return task
 
-    found, shares, submit = [], [], distributed.Client.submit
+    found, lost, shares, submit = [], [], [], distributed.Client.submit
+
+    def on_task_end(event):
+        (found if event.error is None else lost).append(event.task)
 
     def noted(client, function, done_by, some, *given, **how):
         shares.append(len(some))
@@ -217,24 +219,22 @@ def test_a_short_task_that_kills_its_worker_does_not_cost_those_that_share_its_c
             n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0"
         ),
     ):
-        Tasks(doing, lambda task, _: -task).run(range(300), found.append)
-    lost = {-task for task in found if task < 0}
+        Executor(doing).run(range(300), on_task_end)
     # The scheduler also suspects the one that waits next on the worker.
     assert 200 in lost
     assert len(lost) <= 2
-    assert sorted(map(abs, found)) == list(range(300))
+    assert sorted(found + lost) == list(range(300))
     assert max(shares) > 8
     assert len(shares) < 200
 
 
-def test_a_cluster_without_workers_is_not_waited_for_forever(monkeypatch):
+def test_a_cluster_without_workers_is_not_waited_for_forever():
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
     with (
         distributed.Client(n_workers=0, processes=False, dashboard_address=":0"),
         pytest.raises(StoreError, match="expected workers, got none for 1 s"),
     ):
-        Tasks(lambda task, _: task, lambda task, _: task).run([1], lambda _: None)
+        Executor(lambda task, _: task, patience=1.0).run([1], print)
 
 
 @pytest.fixture
@@ -281,7 +281,7 @@ def test_a_lost_scheduler_is_a_failure_with_its_regions(few, model, tmp_path, re
         with pytest.raises(StoreError, match="the scheduler was lost") as raised:
             sample(few, model, **asked)
     assert "region 5 (" in str(raised.value)
-    assert "run the same call again" in str(raised.value)
+    assert "repeat the call" in str(raised.value)
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(few, model, tmp_path):
@@ -332,11 +332,11 @@ def job(ds, model):
 
 
 def test_processes_of_a_host_share_its_cores_and_workers_of_a_process_its_threads():
-    assert workers.threads_on({i: ("a", i, 8) for i in range(2)}) == 4
-    assert workers.threads_on(dict.fromkeys(range(2), ("a", 1, 8))) == 8
-    assert workers.threads_on({i: ("a", i, 2) for i in range(4)}) == 1
-    assert workers.threads_on({1: ("a", 1, 8), 2: ("b", 1, 8), 3: ("b", 2, 8)}) == 4
-    host, process, cores = workers.place()
+    assert threads_per_process({i: ("a", i, 8) for i in range(2)}) == 4
+    assert threads_per_process(dict.fromkeys(range(2), ("a", 1, 8))) == 8
+    assert threads_per_process({i: ("a", i, 2) for i in range(4)}) == 1
+    assert threads_per_process({1: ("a", 1, 8), 2: ("b", 1, 8), 3: ("b", 2, 8)}) == 4
+    host, process, cores = worker_location()
     assert process == os.getpid()
     assert 1 <= cores <= (os.cpu_count() or 1)
     assert host
@@ -345,10 +345,10 @@ def test_processes_of_a_host_share_its_cores_and_workers_of_a_process_its_thread
 def test_torch_threads_are_set_where_they_are_asked_for():
     before = torch.get_num_threads()
     try:
-        workers.use_threads(2)
+        use_threads(2)
         assert torch.get_num_threads() == 2
     finally:
-        workers.use_threads(before)
+        use_threads(before)
     assert torch.get_num_threads() == before
 
 
@@ -357,10 +357,11 @@ def test_a_long_list_of_failures_is_cut_and_what_was_not_tried_is_counted(tmp_pa
     failed = [Outcome(one, "failed", error="OSError: full") for one in regions[:12]]
     left = [Outcome(one, "untried") for one in regions[12:15]]
     done = [Outcome(one, "done", 10) for one in regions[15:]]
-    said = failure(tmp_path / "e.zarr", [*done, *left, *failed], 30, lambda one: f"#{one.number}")
+    said = failure_message(
+        tmp_path / "e.zarr", [*done, *left, *failed], 30, lambda one: f"#{one.number}"
+    )
     assert "expected all 30 regions drawn and written, got 15 done, 12 failed:" in said
     assert "region 7 (#7): OSError: full" in said
     assert "#8" not in said
     assert "and 4 more" in said
     assert "3 not tried after trouble with the disk" in said
-    assert failure(tmp_path, done, 5, str) == ""

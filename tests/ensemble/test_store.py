@@ -17,9 +17,9 @@ import zarr
 
 from xcvae.ensemble.postprocess import Context
 from xcvae.ensemble.sample import sample
-from xcvae.ensemble.store.base import Run, plan_chunks, regions_of
-from xcvae.ensemble.store.local import FileLedger, LocalStore, locked
-from xcvae.ensemble.store.write import open_store
+from xcvae.ensemble.store import open_store
+from xcvae.ensemble.store.base import EnsembleSpec, lock_folder, plan_chunks, regions_of
+from xcvae.ensemble.store.local import FileLedger, LocalStore
 from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError, XcvaeError
 from xcvae.registry import Component
@@ -70,7 +70,7 @@ def chunk_files(folder):
 def test_an_interrupted_store_is_not_there_and_says_so(few, model, asked):
     interrupt(few, model, asked)
     assert not asked["store"].exists()
-    with pytest.raises(StoreError, match=r"an unfinished one.*goes on where it stopped"):
+    with pytest.raises(StoreError, match=r"an unfinished one.*draws what is missing"):
         open_store(asked["store"])
 
 
@@ -224,7 +224,7 @@ def test_metadata_and_coordinates_of_a_begun_run_are_mended(few, model, asked, t
 def test_a_finished_store_is_opened_without_the_lock(few, model, asked):
     mend(asked)
     sample(few, model, **asked)
-    with locked(asked["store"]):
+    with lock_folder(asked["store"]):
         assert sample(few, model, **asked).sizes["realization"] == 4
         with pytest.raises(StoreError, match="no other process"):
             sample(few, model, **asked, resume="restart")
@@ -287,9 +287,9 @@ def test_what_is_begun_does_not_grow_with_the_ensemble(few, model, asked, tmp_pa
     values = np.broadcast_to(np.float32(0), shape)
     template = xr.Dataset({"pr": (("realization", "time", "y", "x"), values)})
     folder = LocalStore(tmp_path / "m.zarr")
-    run = Run(folder, "pr", {"seed": 1}, (1, 1))
+    spec = EnsembleSpec("pr", {"seed": 1}, (1, 1))
     tracemalloc.start()
-    folder.begin(run, template, {"shape": shape})
+    folder.begin(spec, template, {"shape": shape})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30e6
@@ -457,7 +457,7 @@ def test_the_ledger_knows_every_region_and_its_file(few, model, asked):
     mend(asked)
     sample(few, model, **asked)
     ledger = FileLedger.within(asked["store"])
-    told = ledger.run()["run"]
+    told = ledger.metadata()["run"]
     assert told["model_sha256"] == model.sha256
     assert told["seed"] == 7
     assert told["chunks"] == [2, 2]
@@ -488,12 +488,12 @@ def test_a_failed_region_is_named_with_its_members_and_samples(few, model, asked
     assert "expected all 6 regions drawn and written, got 4 done, 2 failed" in said
     assert f"region 1 (realization 0 to 1, time {first} to {last}): " in said
     assert f"region 4 (realization 2 to 3, time {first} to {last}): " in said
-    assert "run the same call again" in said
+    assert "repeat the call: only missing regions are drawn" in said
 
 
 def test_one_process_at_a_time(few, model, asked):
     mend(asked)
-    with locked(asked["store"]), pytest.raises(StoreError, match="no other process"):
+    with lock_folder(asked["store"]), pytest.raises(StoreError, match="no other process"):
         sample(few, model, **asked)
     assert not asked["store"].exists()
 

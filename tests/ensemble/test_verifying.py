@@ -82,9 +82,9 @@ def test_values_that_the_model_does_not_draw_are_found_even_with_their_checksum(
     array = zarr.open_array(path / "pr", mode="r+")
     array[0, 0, 5, 5] += 1.0
     ledger = path / "pr/ledger/regions.jsonl"
-    from xcvae.ensemble.store.local import checksum
+    from xcvae.files import file_sha256
 
-    size, sha256 = checksum(path / "pr/c/0/0/0/0")
+    size, sha256 = file_sha256(path / "pr/c/0/0/0/0")
     import json
 
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -15,26 +16,23 @@ import zarr
 
 from xcvae.cli import main
 from xcvae.ensemble import sample as sampling
-from xcvae.ensemble.store import icechunk as committing
-from xcvae.ensemble.store.write import open_store, target_of
+from xcvae.ensemble.store import EnsembleStore, open_store
 from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import ConfigError, OutputExistsError, StoreError
 
 icechunk = pytest.importorskip("icechunk")
 
+from xcvae.ensemble.store.icechunk import IcechunkStore  # noqa: E402  only with icechunk
+
 MADE = {"members": 4, "seed": 7, "chunks": {"realization": 2, "time": 2}, "progress": False}
 REGIONS, PER_COMMIT = 6, 4
-
-
-@pytest.fixture(autouse=True)
-def _some_regions_per_commit(monkeypatch):
-    monkeypatch.setattr(committing, "REGIONS_PER_COMMIT", PER_COMMIT)
 
 
 @pytest.fixture(scope="module")
 def plain(few, model, tmp_path_factory):
     """The same ensemble as a plain Zarr store."""
-    return sample(few, model, tmp_path_factory.mktemp("plain") / "e.zarr").load()
+    store = tmp_path_factory.mktemp("plain") / "e.zarr"
+    return sampling.sample(few, model, store=store, **MADE).load()
 
 
 @pytest.fixture
@@ -42,7 +40,10 @@ def place(tmp_path):
     return tmp_path / "e.icechunk"
 
 
-def sample(few, model, store, **changed):
+def sample(few, model, store, *, per_commit=PER_COMMIT, **changed):
+    """Sample into the repository in a folder, with few regions per commit."""
+    if isinstance(store, Path):
+        store = IcechunkStore(store, regions_per_commit=per_commit)
     return sampling.sample(few, model, store=store, **{**MADE, **changed})
 
 
@@ -79,7 +80,7 @@ def fused(few, tmp_path):
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
 def test_it_holds_what_a_zarr_store_holds(few, model, plain, place, scheduler):
     with dask.config.set(scheduler=scheduler, num_workers=2):
-        ensemble = sample(few, model, f"icechunk:{place}")
+        ensemble = sample(few, model, place)
     assert_same(ensemble, plain)
     assert ensemble.pr.chunks[:2] == ((2, 2), (2, 2, 2))
     # As whoever has icechunk, xarray and zarr reads it.
@@ -96,13 +97,13 @@ def test_a_cluster_of_two_processes_writes_the_same(few, model, plain, place):
         ) as cluster,
         distributed.Client(cluster),
     ):
-        ensemble = sample(few.chunk(time=1), model, f"icechunk:{place}")
+        ensemble = sample(few.chunk(time=1), model, place)
         assert_same(ensemble, plain)  # read by the workers
     assert len(messages(place)) == 3 + math.ceil(REGIONS / PER_COMMIT)
 
 
 def test_some_regions_share_a_commit_that_tells_of_them_and_of_no_others(few, model, place):
-    sample(few, model, f"icechunk:{place}")
+    sample(few, model, place)
     assert messages(place) == [
         "Repository initialized",
         "xcvae: 'pr' begins",
@@ -128,17 +129,17 @@ def test_an_interrupted_run_is_not_on_main_and_goes_on(few, model, place, fused)
     asked, fuse = fused
     store = f"icechunk:{place}"
     with pytest.raises(StoreError, match=r"got 4 done, 2 failed.*\n.*the fuse blew") as raised:
-        sample(few, model, store, **asked)
+        sample(few, model, place, **asked)
     assert store in str(raised.value)
     assert messages(place) == ["Repository initialized"]
-    with pytest.raises(StoreError, match=r"an unfinished one.*goes on where it stopped"):
+    with pytest.raises(StoreError, match=r"an unfinished one.*draws what is missing"):
         open_store(store)
     part = open_store(store, incomplete=True)
     assert part.attrs["xcvae_state"] == "unfinished"
     missing = np.isnan(part.pr.values).all(axis=(0, 2, 3))
     np.testing.assert_array_equal(missing, [False, False, True, True, False, False])
     fuse.unlink()
-    resumed = sample(few, model, store, **asked)
+    resumed = sample(few, model, place, **asked)
     assert [text.split()[1] for text in messages(place)[2:-1]] == ["4", "2"]
     lazy = sampling.sample(few, model, **{**MADE, **asked})
     np.testing.assert_array_equal(resumed.pr.values, lazy.pr.values)
@@ -146,20 +147,23 @@ def test_an_interrupted_run_is_not_on_main_and_goes_on(few, model, place, fused)
     assert opened(place).list_branches() == {"main"}
 
 
-def test_what_is_handed_over_before_an_error_is_committed(few, model, plain, place, monkeypatch):
-    take = committing.IcechunkStoreWriter.take
+def test_interrupt_commits_the_regions_collected_before_it(few, model, plain, place):
+    drawn = []
 
-    def interrupting(self, handed):
-        take(self, handed)
-        if len(self._entries) == 3:
-            raise KeyboardInterrupt
+    def interrupting(field, context):
+        if field.values.any():
+            drawn.append(field.time.values)
+            if len(drawn) == 4:
+                raise KeyboardInterrupt
+        return field
 
-    with monkeypatch.context() as patched, dask.config.set(scheduler="synchronous"):
-        patched.setattr(committing.IcechunkStoreWriter, "take", interrupting)
-        with pytest.raises(KeyboardInterrupt):
-            sample(few, model, f"icechunk:{place}")
+    asked = {"postprocess": [interrupting]}
+    with dask.config.set(scheduler="synchronous"), pytest.raises(KeyboardInterrupt):
+        sample(few, model, place, **asked)
     assert messages(place, "xcvae-unfinished")[2:] == ["xcvae: 3 regions of 'pr', now 3 of 6"]
-    assert_same(sample(few, model, f"icechunk:{place}"), plain)
+    resumed = sample(few, model, place, **asked)
+    lazy = sampling.sample(few, model, **{**MADE, **asked})
+    np.testing.assert_array_equal(resumed.pr.values, lazy.pr.values)
     assert messages(place)[3] == "xcvae: 3 regions of 'pr', now 6 of 6"
 
 
@@ -171,15 +175,14 @@ def test_another_run_is_refused_with_its_keys_and_begun_on_request(
 ):
     asked, fuse = fused
     (key,) = change
-    store = f"icechunk:{place}"
     with pytest.raises(StoreError, match="the fuse blew"):
-        sample(few, model, store, **asked)
+        sample(few, model, place, **asked)
     before = messages(place, "xcvae-unfinished")
     with pytest.raises(OutputExistsError, match=rf"branch xcvae-unfinished.*{key} \(there"):
-        sample(few, model, store, **asked, **change)
+        sample(few, model, place, **asked, **change)
     assert messages(place, "xcvae-unfinished") == before
     fuse.unlink()
-    restarted = sample(few, model, store, **asked, **change, resume="restart")
+    restarted = sample(few, model, place, **asked, **change, resume="restart")
     lazy = sampling.sample(few, model, **{**MADE, **asked, **change})
     np.testing.assert_array_equal(restarted.pr.values, lazy.pr.values)
     assert "xcvae: 4 regions of 'pr', now 4 of 6" not in messages(place)[:2]
@@ -190,25 +193,25 @@ def test_a_replacement_leaves_the_old_one_on_main_until_it_is_whole(few, model, 
     asked, fuse = fused
     store = f"icechunk:{place}"
     fuse.unlink()
-    old = sample(few, model, store, **asked).pr.values
+    old = sample(few, model, place, **asked).pr.values
     with pytest.raises(OutputExistsError, match=r"seed \(there: 7, asked: 8\)"):
-        sample(few, model, store, **asked, seed=8)
+        sample(few, model, place, **asked, seed=8)
     with pytest.raises(OutputExistsError, match="resume=False"):
-        sample(few, model, store, **asked, resume=False)
+        sample(few, model, place, **asked, resume=False)
     fuse.touch()
     with pytest.raises(StoreError, match="the fuse blew"):
-        sample(few, model, store, **asked, seed=8, resume="restart")
+        sample(few, model, place, **asked, seed=8, resume="restart")
     np.testing.assert_array_equal(open_store(store).pr.values, old)
     # Nothing of the old one is on the branch of the new one.
-    partial = target_of(store).partial()
-    states = {number: entry["state"] for number, entry in partial.records.entries().items()}
+    partial = EnsembleStore.of(store).status().partial
+    states = {number: entry["state"] for number, entry in partial.ledger.entries().items()}
     assert states == {0: "done", 1: "failed", 2: "done", 3: "done", 4: "failed", 5: "done"}
     part = xr.open_zarr(partial.source, consolidated=False).pr.values
     assert np.isnan(part[:, 2:4]).all()
     assert np.isfinite(np.delete(part, [2, 3], axis=1)).all()
     fuse.unlink()
     # The same call without "restart" goes on with it.
-    new = sample(few, model, store, **asked, seed=8).pr.values
+    new = sample(few, model, place, **asked, seed=8).pr.values
     assert not np.array_equal(new, old)
     assert messages(place)[-2] == "xcvae: 2 regions of 'pr', now 6 of 6"
     # The versions before stay, as in any repository.
@@ -228,7 +231,7 @@ def spoil(place):
 
 def test_damage_is_found_and_repaired(few, model, plain, place, capsys):
     store = f"icechunk:{place}"
-    sample(few, model, store)
+    sample(few, model, place)
     found = verify_store(store, ds=few, model=model, sample=2)
     assert found.ok
     assert str(found).startswith(f"{store}: finished, 6 of 6 regions as they were written")
@@ -238,7 +241,7 @@ def test_damage_is_found_and_repaired(few, model, plain, place, capsys):
     assert len(found.damaged) == 1
     assert "content has changed" in str(found)
     assert main(["verify", store]) == 1
-    assert_same(sample(few, model, store, resume="repair"), plain)
+    assert_same(sample(few, model, place, resume="repair"), plain)
     assert verify_store(store).ok
     assert messages(place)[-3:] == [
         "xcvae: 'pr' is repaired",
@@ -249,17 +252,16 @@ def test_damage_is_found_and_repaired(few, model, plain, place, capsys):
 
 def test_an_interrupted_repair_goes_on_like_any_run(few, model, place, fused):
     asked, fuse = fused
-    store = f"icechunk:{place}"
     fuse.unlink()
-    whole = sample(few, model, store, **asked).load()
+    whole = sample(few, model, place, **asked).load()
     for path in (place / "chunks").iterdir():
         if path.stat().st_size > 5000:  # those of the regions, not of coordinates
             path.write_bytes(b"x" * path.stat().st_size)
     fuse.touch()
     with pytest.raises(StoreError, match="got 4 done, 2 failed"):
-        sample(few, model, store, **asked, resume="repair")
+        sample(few, model, place, **asked, resume="repair")
     fuse.unlink()
-    assert_same(sample(few, model, store, **asked), whole)
+    assert_same(sample(few, model, place, **asked), whole)
     assert messages(place)[-4:] == [
         "xcvae: 'pr' is repaired",
         "xcvae: 4 regions of 'pr', now 4 of 6",
@@ -269,17 +271,16 @@ def test_an_interrupted_repair_goes_on_like_any_run(few, model, place, fused):
 
 
 def test_a_branch_that_a_killed_call_left_is_cleared_away(few, model, plain, place):
-    store = f"icechunk:{place}"
-    sample(few, model, store)
+    sample(few, model, place)
     repository = opened(place)
     # Killed before the first commit, or after main was moved.
     repository.create_branch("xcvae-unfinished", repository.lookup_branch("main"))
-    assert_same(sample(few, model, store), plain)
+    assert_same(sample(few, model, place), plain)
     assert opened(place).list_branches() == {"main"}
 
 
 def test_a_late_failure_does_not_take_the_place_of_what_is_done(few, model, plain, place):
-    sample(few, model, f"icechunk:{place}")
+    sample(few, model, place)
     session = opened(place).writable_session("main")
     last = next(iter(opened(place).ancestry(branch="main"))).metadata
     last["xcvae"]["entries"] = [{"region": 2, "state": "failed", "error": "lost"}]
@@ -293,7 +294,7 @@ def test_a_late_failure_does_not_take_the_place_of_what_is_done(few, model, plai
 def test_an_unfinished_one_is_verified_too(few, model, place, fused):
     asked, _ = fused
     with pytest.raises(StoreError):
-        sample(few, model, f"icechunk:{place}", **asked)
+        sample(few, model, place, **asked)
     found = verify_store(f"icechunk:{place}")
     assert not found.ok
     assert found.missing.keys() == {1, 4}
@@ -303,46 +304,44 @@ def test_an_unfinished_one_is_verified_too(few, model, place, fused):
 
 def test_commits_of_others_are_kept_and_do_not_matter(few, model, plain, place):
     store = f"icechunk:{place}"
-    sample(few, model, store)
+    sample(few, model, place)
     session = opened(place).writable_session("main")
     zarr.create_array(session.store, name="mine/notes", shape=(2,), dtype="int32")
     session.commit("mine")
-    assert_same(sample(few, model, store), plain)
+    assert_same(sample(few, model, place), plain)
     assert verify_store(store).ok
     assert messages(place)[-1] == "mine"
 
 
 def test_a_main_that_has_moved_meanwhile_is_not_moved_back(few, model, place, fused):
     asked, fuse = fused
-    store = f"icechunk:{place}"
     with pytest.raises(StoreError, match="the fuse blew"):
-        sample(few, model, store, **asked)
+        sample(few, model, place, **asked)
     session = opened(place).writable_session("main")
     zarr.create_group(session.store)
     session.commit("mine")
     fuse.unlink()
     with pytest.raises(OutputExistsError, match="no xcvae ensemble"):
-        sample(few, model, store, **asked)
+        sample(few, model, place, **asked)
     # Nor is the other commit replaced on request: xcvae did not write it.
-    with pytest.raises(OutputExistsError, match="without records of xcvae"):
-        sample(few, model, store, **asked, resume="restart")
+    with pytest.raises(OutputExistsError, match="without a ledger of xcvae"):
+        sample(few, model, place, **asked, resume="restart")
     assert messages(place)[-1] == "mine"
 
 
 def test_a_replacement_is_not_put_over_what_others_committed_meanwhile(few, model, place, fused):
     asked, fuse = fused
-    store = f"icechunk:{place}"
     fuse.unlink()
-    sample(few, model, store, **asked)
+    sample(few, model, place, **asked)
     fuse.touch()
     with pytest.raises(StoreError, match="the fuse blew"):
-        sample(few, model, store, **asked, seed=8, resume="restart")
+        sample(few, model, place, **asked, seed=8, resume="restart")
     session = opened(place).writable_session("main")
     zarr.open_group(session.store, mode="r+").attrs["mine"] = 1
     session.commit("mine")
     fuse.unlink()
     with pytest.raises(StoreError, match="branch main has other commits since"):
-        sample(few, model, store, **asked, seed=8)
+        sample(few, model, place, **asked, seed=8)
     assert messages(place)[-1] == "mine"
 
 
@@ -371,7 +370,7 @@ def test_a_repository_that_the_caller_opened_is_written_on_main(few, model, plai
     assert_same(open_store(repository), plain)
     assert verify_store(repository).ok
     assert [path.name for path in place.parent.iterdir()] == [place.name]
-    assert_same(sample(few, model, f"icechunk:{place}"), plain)
+    assert_same(sample(few, model, place), plain)
 
 
 def test_a_model_without_a_file_needs_one_where_no_folder_is_known(few, model, place):
@@ -410,15 +409,14 @@ def test_a_catalog_and_a_url_are_refused_before_anything_is_drawn(few, model, pl
 
 
 def test_one_process_at_a_time(few, model, place):
-    target = target_of(f"icechunk:{place}")
-    with target.locked(), pytest.raises(StoreError, match="no other process"):
+    store = EnsembleStore.of(f"icechunk:{place}")
+    with store.lock(), pytest.raises(StoreError, match="no other process"):
         sample(few, model, f"icechunk:{place}")
     assert not place.exists()
 
 
-def test_commits_do_not_grow_with_what_is_there(few, model, place, monkeypatch):
-    monkeypatch.setattr(committing, "REGIONS_PER_COMMIT", 1)
-    sample(few, model, f"icechunk:{place}")
+def test_commits_do_not_grow_with_what_is_there(few, model, place):
+    sample(few, model, place, per_commit=1)
     splitting = opened(place).config.manifest.splitting
     assert splitting is not None
     commits = list(opened(place).ancestry(branch="main"))[1:-2]
@@ -431,7 +429,7 @@ def test_without_icechunk_it_is_said_how_to_get_it(tmp_path):
 import sys
 sys.modules["icechunk"] = None
 from xcvae.errors import ConfigError
-from xcvae.ensemble.store.write import open_store
+from xcvae.ensemble.store import open_store
 try:
     open_store(sys.argv[1])
 except ConfigError as error:
