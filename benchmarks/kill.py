@@ -33,6 +33,10 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xcvae.ensemble.store import EnsembleStore
 
 ASKED = {"mode": "posterior", "members": 4, "spread": 0.5, "seed": 7, "progress": False}
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
@@ -47,13 +51,8 @@ def prepare() -> None:
     import intake.readers.readers  # noqa: F401
     import torch
 
-    import xcvae.ensemble.sampling
+    import xcvae.ensemble.sample
     import xcvae.generator.model  # noqa: F401
-
-    with suppress(ImportError):
-        from xcvae.ensemble import committing
-
-        committing.REGIONS_PER_COMMIT = 2
 
     torch.set_num_threads(1)
 
@@ -68,7 +67,9 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
     store, catalog = Path(place) / "e.zarr", Path(place) / "c.yaml"
     listed = {"catalog": catalog, "name": "e"}
     if where.startswith("icechunk"):
-        store, listed = f"icechunk:{Path(place) / 'e.icechunk'}", {}
+        from xcvae.ensemble.store.icechunk import IcechunkStore
+
+        store, listed = IcechunkStore(Path(place) / "e.icechunk", regions_per_commit=2), {}
     asked = {**ASKED, "chunks": {"realization": 2, ds.pr.dims[0]: 1}}
 
     def go() -> None:
@@ -100,19 +101,18 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
         print(f"changes {count()}", flush=True)
 
 
-def shown(store: str) -> dict[str, str]:
+def shown(store: EnsembleStore) -> dict[str, str]:
     """What a reader of the branch main finds: nothing, or an ensemble."""
-    from xcvae.ensemble.store import open_store, target_of
     from xcvae.errors import StoreError
 
     try:
-        ens = open_store(store)
+        ens = store.open()
     except StoreError:
         return {}
     variables = {name: bytes(values.values.data) for name, values in ens.variables.items()}
-    held = target_of(store).finished()
-    told = {k: v for k, v in held.told.items() if k not in ("token", "files")}
-    records = {"run": told, "entries": held.records.entries(), "intact": len(held.records.intact())}
+    found = store.status().complete
+    told = {k: v for k, v in found.metadata.items() if k not in ("token", "files")}
+    records = {"run": told, "entries": found.ledger.entries(), "intact": len(found.ledger.intact())}
     return {
         **{name: hashlib.sha256(content).hexdigest() for name, content in variables.items()},
         "attributes": json.dumps({k: v for k, v in ens.attrs.items() if k != "history"}),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from xcvae.ensemble import catalog as catalog_file
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.store.local import FileLedger
 from xcvae.errors import CatalogError
+from xcvae.files import original_name
 
 
 @pytest.fixture
@@ -115,6 +118,23 @@ def test_a_hundred_appends_of_four_processes_are_all_kept(path, store):
 
 def _append(arguments):
     catalog.append(*arguments)
+
+
+def test_catalog_is_on_the_disk_before_it_gets_its_name(path, store, tmp_path, monkeypatch):
+    catalog.append(path, "first", store, {})
+    fsync, seen = os.fsync, []
+
+    def record_fsync(handle):
+        fsync(handle)
+        name = Path(f"/proc/self/fd/{handle}").readlink().name
+        seen.append((original_name(name), catalog.names(path)))
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    catalog.append(path, "second", make_store(tmp_path / "project" / "b.zarr"), {})
+    catalog.annotate(path, "first", {"crps": 0.5})
+    before, after = ["first"], ["first", "second"]
+    # Each change synchronises the new file, and after the rename the folder.
+    assert seen == [("run.yaml", before), (None, after), ("run.yaml", after), (None, after)]
 
 
 def test_a_store_that_is_still_being_written_is_not_listed(path, store):

@@ -19,7 +19,7 @@ from xcvae.ensemble.postprocess import Context
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.store import open_store
 from xcvae.ensemble.store.base import EnsembleSpec, lock_folder, plan_chunks, regions_of
-from xcvae.ensemble.store.local import FileLedger, LocalStore
+from xcvae.ensemble.store.local import FileLedger, LocalRegionWriter, LocalStore
 from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError, XcvaeError
 from xcvae.registry import Component
@@ -230,7 +230,29 @@ def test_a_finished_store_is_opened_without_the_lock(few, model, asked):
             sample(few, model, **asked, resume="restart")
 
 
-def test_chunks_of_a_worker_that_was_given_up_are_no_run(few, model, asked, tmp_path):
+def test_late_chunk_of_a_worker_that_was_given_up_is_refused(few, model, asked, tmp_path):
+    interrupt(few, model, asked)
+    partial = tmp_path / "e.zarr.partial"
+    token = FileLedger.within(partial).metadata()["token"]
+    late = LocalRegionWriter(partial / "pr", (2, 2), token)
+    region = next(regions_of((2, 2), (4, 6, 48, 36)))
+    values = np.full((2, 2, 48, 36), 1.0, "float32")
+    mend(asked)
+    finished = sample(few, model, **asked)
+    with pytest.raises(FileNotFoundError, match="sees no run"):
+        late.write(region, values, {})
+    late.record_failure(region, "late")
+    assert not partial.exists()
+    mended = {**asked, "store": tmp_path / "e.zarr", "seed": 8, "resume": "restart"}
+    Path(asked["postprocess"][0].file).touch()
+    with pytest.raises(StoreError, match="the fuse blew"):
+        sample(few, model, **mended)
+    with pytest.raises(FileNotFoundError, match="another run has taken the place"):
+        late.write(region, values, {})
+    xr.testing.assert_identical(open_store(asked["store"]), finished)
+
+
+def test_stray_chunks_of_earlier_versions_are_removed(few, model, asked, tmp_path):
     mend(asked)
     stray = tmp_path / "e.zarr.partial/pr/c/0/1/0/0"
     for _ in range(2):
@@ -489,6 +511,26 @@ def test_a_failed_region_is_named_with_its_members_and_samples(few, model, asked
     assert f"region 1 (realization 0 to 1, time {first} to {last}): " in said
     assert f"region 4 (realization 2 to 3, time {first} to {last}): " in said
     assert "repeat the call: only missing regions are drawn" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "sync"), reason="needs os.sync")
+def test_finalize_waits_for_the_disk_before_the_store_gets_its_name(
+    few, model, asked, tmp_path, monkeypatch
+):
+    mend(asked)
+    sync, seen = os.sync, []
+
+    def record_sync():
+        partial = tmp_path / "e.zarr.partial"
+        # All is written, the attributes and the sealed ledger too, and nothing has its name.
+        complete = xr.open_zarr(partial, consolidated=False).attrs["history"]
+        seen.append((asked["store"].exists(), FileLedger.within(partial).sealed, complete))
+        sync()
+
+    monkeypatch.setattr(os, "sync", record_sync)
+    ens = sample(few, model, **asked)
+    assert seen == [(False, True, ens.attrs["history"])]
+    assert json.loads(ens.attrs["xcvae"])["postprocess"][0]["removed"] is not None
 
 
 def test_one_process_at_a_time(few, model, asked):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -406,6 +407,20 @@ def test_a_catalog_and_a_url_are_refused_before_anything_is_drawn(few, model, pl
     with pytest.raises(ConfigError, match="the path of a local folder"):
         sample(few, model, "icechunk:")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sync"), reason="needs os.sync")
+def test_finalize_waits_for_the_disk_before_main_moves(few, model, place, monkeypatch):
+    sync, seen = os.sync, []
+
+    def record_sync():
+        seen.append((messages(place), messages(place, "xcvae-unfinished")))
+        sync()
+
+    monkeypatch.setattr(os, "sync", record_sync)
+    sample(few, model, place)
+    # The last commit is written, and main does not have it.
+    assert seen == [(["Repository initialized"], messages(place))]
 
 
 def test_one_process_at_a_time(few, model, place):
