@@ -13,7 +13,6 @@ import xarray as xr
 from filelock import FileLock
 
 from xcvae.ensemble import catalog
-from xcvae.ensemble import catalog as catalog_file
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.store.local import FileLedger
 from xcvae.errors import CatalogError
@@ -232,11 +231,15 @@ def test_entries_of_others_are_kept(path, store, tmp_path):
     assert catalog.names(path) == ["prior", "table"]
 
 
-def test_a_catalog_that_stays_locked_is_an_error_not_a_wait(path, store, monkeypatch):
-    monkeypatch.setattr(catalog_file, "LOCK_SECONDS", 0.1)
-    path.parent.mkdir(parents=True)
-    with (
-        FileLock(path.with_name(".run.yaml.lock")),
-        pytest.raises(CatalogError, match="held by another process"),
-    ):
-        catalog.append(path, "prior", store, {})
+def test_a_catalog_that_stays_locked_is_an_error_not_a_wait(path, store):
+    catalog.append(path, "prior", store, {})
+    before = path.read_bytes()
+    with FileLock(path.with_name(".run.yaml.lock")):
+        for change in (
+            lambda: catalog.append(path, "other", store, {}, timeout=0.1),
+            lambda: catalog.link(path, "inner", path, timeout=0.1),
+            lambda: catalog.annotate(path, "prior", {"crps": 0.5}, timeout=0.1),
+        ):
+            with pytest.raises(CatalogError, match=r"within 0\.1 s, got a lock held by another"):
+                change()
+    assert path.read_bytes() == before
