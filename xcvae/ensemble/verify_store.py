@@ -13,8 +13,9 @@ import xarray as xr
 
 from xcvae.ensemble.identity import differences, labels_of
 from xcvae.ensemble.progress import steps
-from xcvae.ensemble.request import Request
-from xcvae.ensemble.sample import Job, opened
+from xcvae.ensemble.request import SampleRequest
+from xcvae.ensemble.sampler import EnsembleSampler, open_model
+from xcvae.ensemble.spread import resolve_spread
 from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, regions_of
 from xcvae.ensemble.store.write import open_target, target_of
 from xcvae.errors import ConfigError, MismatchError, StoreError, explain
@@ -168,12 +169,13 @@ def verify_store(
     intact = sorted(done.keys() - damaged.keys())
     rng = np.random.default_rng(seed)
     chosen = tuple(sorted(rng.choice(intact, min(sample, len(intact)), replace=False).tolist()))
-    job = _job(ensemble, ledger, ds, opened(model, device), postprocess)
-    parts, different = job.parts(), {}
+    sampler = _sampler_of(ensemble, ledger, ds, open_model(model, device), postprocess)
+    different = {}
     with steps(progress, "drawing again", len(chosen)) as bar:
         for number in chosen:
-            values, _ = parts(regions[number]).draw_region(regions[number])
-            different[number] = _compared(ensemble, regions[number], values, ledger, job)
+            region = regions[number]
+            values, _ = sampler.subset(region).draw_region(region)
+            different[number] = _compared(ensemble, region, values, ledger, sampler)
             bar.update()
     return replace(found, redrawn=chosen, different={n: t for n, t in different.items() if t})
 
@@ -200,21 +202,16 @@ def _regions(ledger: Ledger) -> dict[int, Region]:
     return {one.number: one for one in regions_of((chunks[0], chunks[1]), told["shape"])}
 
 
-def _job(
+def _sampler_of(
     ensemble: xr.Dataset, ledger: Ledger, ds: xr.Dataset, model: Model, postprocess: object
-) -> Job:
-    """Make ready to draw what is in the store; refuse what would draw something else."""
-    identity, notes = ledger.run()["run"], ledger.run()["notes"]
-    names = ("mode", "members", "spread", "diversity", "temperature", "seed", "min_mass")
-    asked = {name: identity[name] for name in names}
-    if asked["mode"] == "prior":
-        asked["spread"] = None
-    # Stores of earlier versions know no tiles.
-    asked["tile"] = identity.get("tile")
-    request = Request(**asked, store=None, catalog=None, name=None, chunks=None, resume=True)
-    chain = identity["postprocess"] if postprocess is None else postprocess
-    job = Job.of(_chosen(ds, ensemble, model), model, request, chain)
-    differing = differences({k: identity.get(k) for k in job.identity()}, job.identity())
+) -> EnsembleSampler:
+    """Return what draws the ensemble of a store; refuse another model or other data."""
+    stored, notes = ledger.run()["run"], ledger.run()["notes"]
+    others = {} if postprocess is None else {"postprocess": postprocess}
+    request = SampleRequest.from_identity(stored, **others)
+    sampler = EnsembleSampler.prepare(_chosen(ds, ensemble, model), model, request)
+    identity = sampler.identity()
+    differing = differences({key: stored.get(key) for key in identity}, identity)
     if differing:
         raise MismatchError(
             explain(
@@ -224,7 +221,7 @@ def _job(
                 remedy="Give those that it was drawn with.",
             )
         )
-    return job.at(notes["dial"]["spread"]) if notes.get("dial") else job
+    return resolve_spread(sampler, notes, progress=False)
 
 
 def _chosen(ds: xr.Dataset, ensemble: xr.Dataset, model: Model) -> xr.Dataset:
@@ -246,15 +243,20 @@ def _chosen(ds: xr.Dataset, ensemble: xr.Dataset, model: Model) -> xr.Dataset:
 
 
 def _compared(
-    ensemble: xr.Dataset, region: Region, drawn: np.ndarray, ledger: Ledger, job: Job
+    ensemble: xr.Dataset,
+    region: Region,
+    drawn: np.ndarray,
+    ledger: Ledger,
+    sampler: EnsembleSampler,
 ) -> str:
     stored = ensemble[ledger.variable][slice(*region.realizations), slice(*region.samples)].values
     if stored.tobytes() == drawn.tobytes():
         return ""
     largest = float(np.nanmax(np.abs(stored.astype("float64") - drawn), initial=0.0))
     share = float((~((stored == drawn) | (np.isnan(stored) & np.isnan(drawn)))).mean())
-    told = ledger.run()["run"]
-    environment: dict[str, Any] = job.environment()
-    others = differences({k: told[k] for k in environment if k in told}, environment)
+    stored_with = ledger.run()["run"]
+    environment: dict[str, Any] = sampler.environment()
+    known = {key: stored_with[key] for key in environment if key in stored_with}
+    others = differences(known, environment)
     text = f"{share:.2%} of the pixels differ, by up to {largest:.3g}"
     return f"{text}; drawn again with another {'; '.join(others)}" if others else text
