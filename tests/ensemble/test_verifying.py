@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from xcvae.cli import main
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import ComponentError, ConfigError, MismatchError, StoreError
+from xcvae.files import file_sha256
 
 MADE = {"members": 4, "seed": 7, "chunks": {"realization": 2, "time": 2}, "progress": False}
 
@@ -82,11 +84,7 @@ def test_values_that_the_model_does_not_draw_are_found_even_with_their_checksum(
     array = zarr.open_array(path / "pr", mode="r+")
     array[0, 0, 5, 5] += 1.0
     ledger = path / "pr/ledger/regions.jsonl"
-    from xcvae.ensemble.store.local import checksum
-
-    size, sha256 = checksum(path / "pr/c/0/0/0/0")
-    import json
-
+    size, sha256 = file_sha256(path / "pr/c/0/0/0/0")
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
     lines[0] |= {"bytes": size, "sha256": sha256}
     ledger.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -145,10 +143,10 @@ def test_an_unfinished_store_is_not_ok_and_says_why(few, model, tmp_path):
 
 
 def test_what_is_no_store_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="nothing there"):
+    with pytest.raises(StoreError, match="no store of that name"):
         verify_store(tmp_path / "e.zarr")
     xr.Dataset({"a": ("x", np.zeros(3))}).to_zarr(tmp_path / "e.zarr", consolidated=False)
-    with pytest.raises(StoreError, match="a store with a ledger, got none"):
+    with pytest.raises(StoreError, match="a store with a ledger, got one without"):
         verify_store(tmp_path / "e.zarr")
 
 
@@ -165,4 +163,4 @@ def test_the_command(store, few, model, tmp_path, capsys):
     assert main(["verify", str(store)]) == 1
     assert "damaged: region 0" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "nothing.zarr")]) == 1
-    assert "nothing there" in capsys.readouterr().err
+    assert "no store of that name" in capsys.readouterr().err

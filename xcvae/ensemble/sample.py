@@ -109,8 +109,8 @@ def sample(
         members differ from those drawn in one piece by rounding.
     resume
         True: a finished store of the same ensemble is opened, an interrupted one completed.
-        False: the store must be new. ``"restart"``: what is there is replaced, and keeps its
-        name until the new one is done; the same call, or True, goes on with an interrupted
+        False: the store must be new. ``"restart"``: an existing ensemble is replaced, and keeps
+        its name until the new one is finished; the same call, or True, continues an interrupted
         replacement. ``"repair"``: the regions of a finished store whose files have changed are
         drawn again.
     device
@@ -135,10 +135,10 @@ def sample(
     MismatchError
         ``ds`` does not fit the model.
     OutputExistsError
-        The store is there and holds something else: the message names the keys that differ.
+        The store exists and holds something else: the message names the keys that differ.
     StoreError
-        Some regions of the store came to nothing (all others are done, and the same call draws
-        what is missing), or another process is writing it.
+        Some regions could not be drawn or written (all others are kept, and the same call draws
+        the missing ones), or another process is writing the store.
     CatalogError
         The name is used in the catalog for another store.
     DataError
@@ -221,15 +221,15 @@ def _list(ensemble: xr.Dataset, catalog: Path, name: str, path: Path) -> None:
 
 @contextmanager
 def _shipped(sampler: EnsembleSampler, file: Path | None) -> Iterator[EnsembleSampler]:
-    """Give the model a file for a while, if tasks run in other processes and it has none.
+    """Give the model a file while tasks run in other processes, if it has none.
 
     Parameters
     ----------
     sampler
-        A sampler of the whole ensemble.
+        Draws the whole ensemble.
     file
         Name of that file, in a folder that every worker sees; it is removed at the end. None if
-        there is no such folder.
+        the store has no such folder.
 
     Yields
     ------

@@ -1,4 +1,4 @@
-"""Is a store still what was written? Checksums again, and some regions drawn again."""
+"""Verification of a store: its files against their checksums, some regions against a new draw."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found in a store.
+    """Result of the verification of a store.
 
     Attributes
     ----------
     store
         The store, or its unfinished form.
     finished
-        Whether it has its final name and attributes.
+        True if it has its final name and attributes.
     regions
-        Number of regions it should have.
+        Number of regions of the ensemble.
     missing
-        Regions that are not there, with the error that is recorded, if any.
+        Regions that are not written, each with its recorded error, if any.
     damaged
-        Regions whose file is not as it was written, and how.
+        Regions whose file has changed since it was written, each with the difference.
     changed
-        Files of metadata and coordinates that are not as they were written, and how.
+        Files of metadata and coordinates that have changed, each with the difference.
     redrawn
         Regions that were drawn again.
     different
-        Those that came out differently, and by how much.
+        Regions whose new draw differs from the stored values, and by how much.
     """
 
     store: Path | str
@@ -64,7 +64,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether the store is finished, and nothing is missing, changed or different."""
+        """True if the store is finished, and nothing is missing, changed or different."""
         return self.finished and not (
             self.missing or self.damaged or self.changed or self.different
         )
@@ -118,12 +118,12 @@ def verify_store(
         A finished store, or one that is still being written: the path of a Zarr store,
         ``"icechunk:PATH"``, or an Icechunk repository.
     ds, model
-        What it was drawn for and with: then some regions are drawn again and compared bit by bit.
-        Samples of ``ds`` that are not in the store do not matter.
+        Data and model that it was drawn with: some regions are drawn again and compared bit by
+        bit. Samples of ``ds`` that are not in the store do not matter.
     sample
-        How many regions to draw again, chosen at random among the intact ones.
+        Number of regions to draw again, chosen at random among the intact ones.
     postprocess
-        The post-processors, if they are not known by the names that the store tells.
+        The post-processors, if they are not registered under the names in the store.
     seed
         Of that choice; None for another one every time.
     device
@@ -139,7 +139,7 @@ def verify_store(
     Raises
     ------
     StoreError
-        There is no such store, or it has no ledger.
+        The store does not exist, or has no ledger.
     ConfigError
         One of ``ds`` and ``model`` is missing, or ``sample`` is below 1.
     MismatchError
@@ -181,31 +181,32 @@ def verify_store(
 
 
 def _found(target: EnsembleStore) -> tuple[Path | str, Ledger, bool]:
-    """Return the name of what is there, its records, and whether it is finished."""
-    held = target.finished()
-    for one in (held, target.partial()):
-        if one.records is not None and one.told:
-            return one.name, one.records, one is held and one.records.sealed
+    """Return the name of a store, its ledger, and True if it is finished."""
+    finished = target.finished()
+    for status in (finished, target.partial()):
+        if status.records is not None and status.told:
+            return status.name, status.records, status is finished and status.records.sealed
     raise StoreError(
         explain(
             f"store '{target.name}'",
             expected="a store with a ledger",
-            got="none" if held.there else "nothing there",
-            remedy="Only ensembles that xcvae.sample(..., store=) wrote can be verified.",
+            got="one without" if finished.there else "no store of that name",
+            remedy="Check the path; only stores that xcvae.sample(..., store=) wrote have a "
+            "ledger.",
         )
     )
 
 
 def _regions(ledger: Ledger) -> dict[int, Region]:
-    told = ledger.run()
-    chunks = told["run"]["chunks"]
-    return {one.number: one for one in regions_of((chunks[0], chunks[1]), told["shape"])}
+    metadata = ledger.run()
+    chunks = metadata["run"]["chunks"]
+    return {one.number: one for one in regions_of((chunks[0], chunks[1]), metadata["shape"])}
 
 
 def _sampler_of(
     ensemble: xr.Dataset, ledger: Ledger, ds: xr.Dataset, model: Model, postprocess: object
 ) -> EnsembleSampler:
-    """Return what draws the ensemble of a store; refuse another model or other data."""
+    """Rebuild the sampler of a store; refuse another model and other data."""
     stored, notes = ledger.run()["run"], ledger.run()["notes"]
     others = {} if postprocess is None else {"postprocess": postprocess}
     request = SampleRequest.from_identity(stored, **others)
@@ -218,28 +219,29 @@ def _sampler_of(
                 "verify",
                 expected="the model and the data of the store",
                 got="; ".join(differing),
-                remedy="Give those that it was drawn with.",
+                remedy="Give the model and the data that the store was drawn with.",
             )
         )
     return resolve_spread(sampler, notes, progress=False)
 
 
 def _chosen(ds: xr.Dataset, ensemble: xr.Dataset, model: Model) -> xr.Dataset:
-    """Take the samples of the store out of a Dataset that may have more."""
+    """Select the samples of the store from a Dataset that may have more."""
     dim = model.spec.sample
     wanted = labels_of(ensemble, dim)
-    place = {label: i for i, label in enumerate(labels_of(ds, dim))} if dim in ds.dims else {}
-    lacking = [label for label in wanted if label not in place]
+    known = labels_of(ds, dim) if dim in ds.dims else []
+    position = {label: i for i, label in enumerate(known)}
+    lacking = [label for label in wanted if label not in position]
     if lacking:
         raise MismatchError(
             explain(
                 f"data, dimension '{dim}'",
                 expected=f"the {len(wanted)} samples of the store",
                 got=f"data without {len(lacking)} of them, such as {lacking[0]}",
-                remedy="Give the data that it was drawn for.",
+                remedy="Give the data that the store was drawn for.",
             )
         )
-    return ds.isel({dim: [place[label] for label in wanted]})
+    return ds.isel({dim: [position[label] for label in wanted]})
 
 
 def _compared(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,30 +154,31 @@ class PipelineState:
         return load(self.model_file)
 
     def sample(self, section: SampleSection) -> xr.Dataset:
-        """Draw an ensemble into its store, list it, or complete it."""
+        """Draw an ensemble into its store and list it, or complete an unfinished one."""
         from xcvae.ensemble.sample import sample
+        from xcvae.ensemble.store.write import target_of
 
         store = self.store(section)
-        there = _place_of(store)
-        begun = store.with_name(f"{store.name}.partial").exists()
-        arguments: dict[str, Any] = {
+        before = _inode(store)
+        state = COMPLETED if target_of(store).partial().there else MADE
+        draw = partial(
+            sample,
+            self.parts[section.part],
+            self.model,
             **section.arguments(),
-            "store": store,
-            "catalog": self.catalog,
-            "progress": self.progress,
-        }
-        state = COMPLETED if begun else MADE
+            store=store,
+            catalog=self.catalog,
+            progress=self.progress,
+        )
         try:
-            # Goes on too with a replacement that --overwrite had begun.
-            ensemble = sample(self.parts[section.part], self.model, **arguments)
+            # Also continues a replacement that an earlier --overwrite started.
+            ensemble = draw()
         except OutputExistsError as error:
             if not self.products.overwrite:
                 raise OutputExistsError(f"{error} On the command line: --overwrite.") from error
             state = MADE
-            ensemble = sample(
-                self.parts[section.part], self.model, **{**arguments, "resume": "restart"}
-            )
-        untouched = there is not None and _place_of(store) == there
+            ensemble = draw(resume="restart")
+        untouched = before is not None and _inode(store) == before
         self.outcome[section.name] = THERE if untouched else state
         return ensemble
 
@@ -268,13 +269,13 @@ class PipelineState:
         return self.report / "diagnosis.txt", self.report / "diagnosis.json"
 
 
-def _place_of(folder: Path) -> tuple[int, int] | None:
-    """Return what tells a folder from another one of its name; None if there is none."""
+def _inode(folder: Path) -> tuple[int, int] | None:
+    """Return device and inode of a folder, which its replacement does not have; None if missing."""
     try:
-        told = folder.stat()
+        found = folder.stat()
     except FileNotFoundError:
         return None
-    return told.st_dev, told.st_ino
+    return found.st_dev, found.st_ino
 
 
 def _card_to_json(card: xr.Dataset) -> str:
