@@ -1,4 +1,4 @@
-"""Ensembles as a user meets them: the dial, members by address, grids whose dims tell nothing."""
+"""Ensembles end to end: spread, single members, dims without attributes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ def diversity(ensemble: xr.Dataset, ds: xr.Dataset, dims: tuple[str, str]) -> fl
     return float(metric.finish({name: da.values.sum(axis=0) for name, da in stats.items()}))
 
 
-def test_diversity_grows_with_every_step_of_the_dial(
-    tiny_model: Model, test_radar: xr.Dataset
-) -> None:
+def test_diversity_grows_with_spread(tiny_model: Model, test_radar: xr.Dataset) -> None:
     reached = [
         diversity(
             xcvae.sample(test_radar, tiny_model, mode="posterior", members=4, spread=spread),
@@ -35,7 +33,7 @@ def test_diversity_grows_with_every_step_of_the_dial(
 
 
 @pytest.mark.parametrize("mode", ["prior", "posterior"])
-def test_one_member_by_itself_is_that_of_the_stored_ensemble(
+def test_single_lazy_member_equals_the_stored_one(
     mode: str, tiny_model: Model, test_radar: xr.Dataset, tmp_path: Path
 ) -> None:
     asked = {"mode": mode, "members": 5, "seed": 11}
@@ -51,7 +49,7 @@ def test_one_member_by_itself_is_that_of_the_stored_ensemble(
 
 @pytest.fixture(scope="module")
 def unnamed(train_radar: xr.Dataset) -> xr.Dataset:
-    """Wet radar maps with dims that no convention knows, and no coordinates but the time."""
+    """Wet radar maps with unconventional dims, and no coordinates but the time."""
     part = train_radar.pr.isel(y=slice(48, 96), x=slice(48, 84))
     wet = np.flatnonzero((part > 0.1).mean(("y", "x")) > 0.3)
     part = part.isel(time=wet[:: len(wet) // 8][:8])
@@ -59,7 +57,7 @@ def unnamed(train_radar: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({"pr": maps}, coords={"time": part.time.values})
 
 
-def test_every_verb_takes_dims_that_were_named_in_training(unnamed: xr.Dataset) -> None:
+def test_every_verb_accepts_spatial_dims_named_in_training(unnamed: xr.Dataset) -> None:
     model = xcvae.train(
         unnamed, target="pr", coarsen=12, spatial_dims=("a", "b"), progress=False, device="cpu",
         generator={"channels": [24, 24, 16, 12], "latents": [4, 4, 2, 1]},

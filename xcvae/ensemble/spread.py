@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,11 @@ BLOCK_BYTES = 32 * 2**20
 
 
 def resolve_spread(
-    sampler: EnsembleSampler, notes: Mapping[str, Any] | None = None, *, progress: bool
+    sampler: EnsembleSampler,
+    notes: Mapping[str, Any] | None = None,
+    *,
+    progress: bool,
+    block_bytes: int = BLOCK_BYTES,
 ) -> EnsembleSampler:
     """Return a sampler with the spread that gives the requested diversity, if one is requested.
 
@@ -39,6 +43,8 @@ def resolve_spread(
         Notes of an unfinished run: its spread is used again, to the last digit.
     progress
         Show a bar on a terminal.
+    block_bytes
+        Size of the members that are drawn at a time to measure diversity.
 
     Raises
     ------
@@ -49,15 +55,20 @@ def resolve_spread(
     if target is None:
         return sampler
     found = (notes or {}).get("dial")
-    solution = SpreadSolution(**found) if found else _solve(sampler, target, progress=progress)
-    return replace(sampler, solution=solution)
+    if found:
+        return replace(sampler, solution=SpreadSolution(**found))
+    samples = max(1, block_bytes // (4 * MEMBERS * sampler.size[0] * sampler.size[1]))
+    return replace(sampler, solution=_solve(sampler, target, samples, progress=progress))
 
 
-def _solve(sampler: EnsembleSampler, target: float, *, progress: bool) -> SpreadSolution:
+def _solve(
+    sampler: EnsembleSampler, target: float, at_once: int, *, progress: bool
+) -> SpreadSolution:
     picked = np.array(pick_samples(len(sampler.labels)))
+    blocks = [picked[start : start + at_once] for start in range(0, len(picked), at_once)]
 
     def diversity_at(spread: float) -> float:
-        found = _diversity(sampler.with_spread(spread), picked)
+        found = _diversity(sampler.with_spread(spread), blocks)
         bar.set_postfix({"spread": round(spread, 3), "diversity": round(found, 3)})
         bar.update()
         return found
@@ -66,26 +77,20 @@ def _solve(sampler: EnsembleSampler, target: float, *, progress: bool) -> Spread
         return solve_spread(diversity_at, target)
 
 
-def _diversity(sampler: EnsembleSampler, picked: np.ndarray) -> float:
-    """Return the diversity of some samples, drawn block by block: maps of any size fit."""
+def _diversity(sampler: EnsembleSampler, blocks: Sequence[np.ndarray]) -> float:
+    """Return the diversity of some samples, drawn block by block."""
     # Only a requested diversity needs metrics.
     from xcvae.metrics.spatial import Diversity
 
     spec, metric = sampler.model.spec, Diversity()
     total: dict[str, Any] = {}
-    for block in _blocks(picked, sampler.size):
+    for block in blocks:
         members, _ = sampler.draw(np.arange(MEMBERS), block)
         observed = sampler.prepared[spec.target].isel({spec.sample: block}).compute()
         stats = metric.statistics(members, observed, spatial_dims=(spec.y, spec.x))
         for name, values in stats.items():
             total[name] = total.get(name, 0.0) + values.values.sum(axis=0)
     return float(metric.finish(total))
-
-
-def _blocks(picked: np.ndarray, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    step = max(1, BLOCK_BYTES // (4 * MEMBERS * size[0] * size[1]))
-    for start in range(0, len(picked), step):
-        yield picked[start : start + step]
 
 
 def pick_samples(n: int, *, at_most: int = SAMPLES) -> list[int]:
