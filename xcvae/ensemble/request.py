@@ -12,7 +12,7 @@ import numbers
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeGuard
 
 from xcvae.ensemble.store.base import EnsembleStore
 from xcvae.errors import ConfigError, explain, nearest
@@ -65,14 +65,14 @@ class SampleOptions:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Check the options, and turn numbers of NumPy into those that JSON knows."""
+        """Check the options, and convert recorded numbers to types that JSON has."""
         self._check_numbers()
         self._check_spread()
-        for key, number in (("members", int), ("seed", int), ("temperature", float)):
-            object.__setattr__(self, key, number(getattr(self, key)))
-        for key in ("spread", "diversity", "min_mass"):
-            if getattr(self, key) is not None:
-                object.__setattr__(self, key, float(getattr(self, key)))
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.metadata.get("recorded") and _is_number(value):
+                number = int if isinstance(one.default, int) else float
+                object.__setattr__(self, one.name, number(value))
 
     @property
     def fixed_spread(self) -> float | None:
@@ -210,13 +210,16 @@ class SampleRequest(SampleOptions):
             )  # fmt: skip
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _check_range(name: str, value: object, low: float, high: float, remedy: str) -> None:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not low <= float(value) <= high or math.isinf(float(value)):  # type: ignore[arg-type]
+    if not _is_number(value) or not low <= value <= high or math.isinf(value):
         wanted = f"a number >= {low:g}" if math.isinf(high) else f"a number in [{low:g}, {high:g}]"
         _refuse(name, wanted, value, remedy)
 
