@@ -17,8 +17,8 @@ VERBS = ("train", "sample", "evaluate", "diagnose", "augment", "heavy")
 def test_help_of_a_method_is_that_of_the_verb_without_the_dataset(verb: str) -> None:
     method, function = getattr(CvaeAccessor, verb), getattr(xcvae, verb)
     assert next(iter(inspect.signature(method).parameters)) == "self"
-    kept = inspect.getdoc(method).splitlines()
-    dropped = [line for line in inspect.getdoc(function).splitlines() if line not in kept]
+    lines = inspect.getdoc(method).splitlines()
+    dropped = [line for line in inspect.getdoc(function).splitlines() if line not in lines]
     assert dropped[0].partition(" ")[0] == "ds"
     assert all(line.startswith("    ") for line in dropped[1:])
     assert f"{verb}(self, " in pydoc.plain(pydoc.render_doc(method))

@@ -63,15 +63,15 @@ def test_ensemble_has_dims_coordinates_and_metadata_of_the_target(few, model):
 
 
 def test_attributes_record_model_options_and_spec(few, model):
-    told = record(sample(few, model, members=3, seed=5, temperature=0.9))
-    assert told["model_sha256"] == model.sha256
-    assert (told["mode"], told["seed"], told["members"], told["temperature"]) == (
+    content = record(sample(few, model, members=3, seed=5, temperature=0.9))
+    assert content["model_sha256"] == model.sha256
+    assert (content["mode"], content["seed"], content["members"], content["temperature"]) == (
         "prior", 5, 3, 0.9,
     )  # fmt: skip
-    assert told["postprocess"][0]["name"] == "threshold"
-    assert told["postprocess"][0]["value"] == "0.1 mm h-1"
-    assert told["postprocess"][0]["removed"] is None
-    assert told["spec"] == model.spec.to_json()
+    assert content["postprocess"][0]["name"] == "threshold"
+    assert content["postprocess"][0]["value"] == "0.1 mm h-1"
+    assert content["postprocess"][0]["removed"] is None
+    assert content["spec"] == model.spec.to_json()
 
 
 def test_members_are_physical_without_drizzle(prior):
@@ -98,8 +98,8 @@ def test_lazy_ensemble_draws_only_the_selection(few, model, prior):
     drawn.clear()
     one = ens.isel(realization=3, time=4).pr.compute()
     assert drawn == [{"realization": 1, "time": 1, "y": 48, "x": 36}]
-    kept = one.where(one >= 0.1, 0.0)
-    np.testing.assert_array_equal(kept.values, prior.pr.isel(realization=3, time=4).values)
+    expected = one.where(one >= 0.1, 0.0)
+    np.testing.assert_array_equal(expected.values, prior.pr.isel(realization=3, time=4).values)
 
 
 @pytest.mark.parametrize(
@@ -191,10 +191,10 @@ def test_default_spread_of_the_posterior_is_one_half(few, model):
 
 def test_requested_diversity_is_reached_and_recorded(storms, model):
     ens = sample(storms, model, mode="posterior", members=8, diversity=0.15)
-    told = record(ens)
-    assert told["diversity"] == 0.15
-    assert told["diversity_reached"] == pytest.approx(0.15, abs=0.005)
-    assert 0.0 < told["spread"] < 1.0
+    content = record(ens)
+    assert content["diversity"] == 0.15
+    assert content["diversity_reached"] == pytest.approx(0.15, abs=0.005)
+    assert 0.0 < content["spread"] < 1.0
     assert float(diversity(ens.pr, storms.pr)) == pytest.approx(0.15, abs=0.02)
 
 
@@ -220,8 +220,8 @@ def test_min_mass_redraws_dry_members_and_counts_them(few, model, prior, tmp_pat
     before = prior.pr.sum(("y", "x"), dtype="float64")
     enough = (before >= wanted).transpose("realization", "time").values
     assert 0 < enough.sum() < enough.size
-    kept = (ens.pr.values == prior.pr.values).all(axis=(2, 3))
-    np.testing.assert_array_equal(kept, enough)
+    unchanged = (ens.pr.values == prior.pr.values).all(axis=(2, 3))
+    np.testing.assert_array_equal(unchanged, enough)
     assert record(ens)["rejected"] >= (~enough).sum()
     assert record(ens)["min_mass"] == least
 
@@ -334,18 +334,18 @@ def test_relative_outputs_do_not_follow_a_change_of_folder(few, model, empty_fol
         monkeypatch.chdir("/")
         return field
 
-    asked = {"store": "run/e.zarr", "catalog": "run/c.yaml", "progress": False}
-    ens = sample(few, model, members=2, postprocess=[leave], **asked)
+    options = {"store": "run/e.zarr", "catalog": "run/c.yaml", "progress": False}
+    ens = sample(few, model, members=2, postprocess=[leave], **options)
     assert sorted(p.name for p in empty_folder.glob("run/[!.]*")) == ["c.yaml", "e.zarr"]
     assert np.isfinite(ens.pr.values).all()
 
 
 def test_numpy_scalars_are_accepted_as_options(few, model, tmp_path):
-    asked = {
+    options = {
         "members": np.int64(2), "seed": np.int32(3), "temperature": np.float32(0.5),
         "min_mass": np.float32(0.125), "chunks": {"time": np.int64(2)},
     }  # fmt: skip
-    ens = sample(few, model, store=tmp_path / "e.zarr", progress=False, **asked)
+    ens = sample(few, model, store=tmp_path / "e.zarr", progress=False, **options)
     assert ens.pr.chunks[1] == (2, 2, 2)
     plain = {"members": 2, "seed": 3, "temperature": 0.5, "min_mass": 0.125, "chunks": {"time": 2}}
     again = sample(few, model, store=tmp_path / "e.zarr", resume=True, **plain)
@@ -386,31 +386,31 @@ def test_stored_ensemble_equals_the_lazy_one_and_opens_with_plain_intake(
     total, units = read_elsewhere(where["catalog"], "prior5")
     assert total == pytest.approx(float(prior.pr.astype("float64").sum()))
     assert units == "mm h-1"
-    told = catalog.metadata_of(where["catalog"], "prior5")
-    assert told["model_sha256"] == model.sha256
-    assert told["dims"] == ["realization", "time", "y", "x"]
-    assert told["postprocess"][0]["removed"]["pixels"] > 0
-    assert "spec" not in told
+    content = catalog.metadata_of(where["catalog"], "prior5")
+    assert content["model_sha256"] == model.sha256
+    assert content["dims"] == ["realization", "time", "y", "x"]
+    assert content["postprocess"][0]["removed"]["pixels"] > 0
+    assert "spec" not in content
 
 
 def test_reopening_a_finished_store_keeps_its_scores_in_the_catalog(few, model, tmp_path):
-    asked = {
+    options = {
         "members": 2, "store": tmp_path / "e.zarr", "catalog": tmp_path / "c.yaml",
         "progress": False,
     }  # fmt: skip
-    sample(few, model, **asked)
-    catalog.annotate(asked["catalog"], "e", {"crps": 0.2})
+    sample(few, model, **options)
+    catalog.annotate(options["catalog"], "e", {"crps": 0.2})
     written = (tmp_path / "e.zarr" / "zarr.json").stat().st_mtime_ns
-    sample(few, model, **asked)
-    assert catalog.metadata_of(asked["catalog"], "e")["scores"] == {"crps": 0.2}
+    sample(few, model, **options)
+    assert catalog.metadata_of(options["catalog"], "e")["scores"] == {"crps": 0.2}
     assert (tmp_path / "e.zarr" / "zarr.json").stat().st_mtime_ns == written
 
 
 def test_used_catalog_name_is_refused_before_writing(few, model, tmp_path):
-    asked = {"members": 2, "catalog": tmp_path / "c.yaml", "name": "x", "progress": False}
-    sample(few, model, store=tmp_path / "a.zarr", **asked)
+    options = {"members": 2, "catalog": tmp_path / "c.yaml", "name": "x", "progress": False}
+    sample(few, model, store=tmp_path / "a.zarr", **options)
     with pytest.raises(CatalogError, match="name 'x'"):
-        sample(few, model, store=tmp_path / "b.zarr", **asked)
+        sample(few, model, store=tmp_path / "b.zarr", **options)
     assert not (tmp_path / "b.zarr").exists()
     assert not (tmp_path / "b.zarr.partial").exists()
 
@@ -437,11 +437,11 @@ def test_store_of_another_ensemble_is_refused_with_the_differing_key(
 
 
 def test_store_of_other_data_is_refused_and_replaced_by_restart(few, model, tmp_path):
-    asked = {"members": 2, "store": tmp_path / "e.zarr", "progress": False}
-    sample(few, model, **asked)
+    options = {"members": 2, "store": tmp_path / "e.zarr", "progress": False}
+    sample(few, model, **options)
     other = few.copy(deep=True)
     other.pr[0] *= 2
     with pytest.raises(OutputExistsError, match=r"data \(there"):
-        sample(other, model, **asked)
-    ens = sample(other, model, resume="restart", **asked)
+        sample(other, model, **options)
+    ens = sample(other, model, resume="restart", **options)
     np.testing.assert_array_equal(ens.pr.values, sample(other, model, members=2).pr.values)

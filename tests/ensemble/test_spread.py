@@ -30,17 +30,17 @@ CURVES = {
 @pytest.mark.parametrize("target", [0.05, 0.1, 0.2, 0.3, 0.38])
 @pytest.mark.parametrize("curve", CURVES)
 def test_solve_spread_meets_tolerance_and_budget(curve, target):
-    asked = []
+    tried = []
 
     def diversity_at(spread):
-        asked.append(spread)
+        tried.append(spread)
         return CURVES[curve](spread)
 
-    dial = solve_spread(diversity_at, target)
-    assert dial.diversity == pytest.approx(target, abs=0.005)
-    assert CURVES[curve](dial.spread) == dial.diversity
-    assert len(asked) == dial.evaluations <= EVALUATIONS
-    assert all(0.0 <= spread <= 1.0 for spread in asked)
+    solution = solve_spread(diversity_at, target)
+    assert solution.diversity == pytest.approx(target, abs=0.005)
+    assert CURVES[curve](solution.spread) == solution.diversity
+    assert len(tried) == solution.evaluations <= EVALUATIONS
+    assert all(0.0 <= spread <= 1.0 for spread in tried)
 
 
 @pytest.mark.parametrize("target", [0.001, 0.45])
@@ -55,9 +55,9 @@ def test_solve_spread_accepts_targets_within_tolerance_of_the_ends():
 
 
 def test_solve_spread_returns_the_closest_spread_if_the_budget_is_too_small():
-    dial = solve_spread(CURVES["step"], 0.1, evaluations=3)
-    assert dial.evaluations == 3
-    assert abs(dial.diversity - 0.1) <= min(abs(CURVES["step"](s) - 0.1) for s in (0.0, 1.0))
+    solution = solve_spread(CURVES["step"], 0.1, evaluations=3)
+    assert solution.evaluations == 3
+    assert abs(solution.diversity - 0.1) <= min(abs(CURVES["step"](s) - 0.1) for s in (0.0, 1.0))
 
 
 def test_pick_samples_is_evenly_spaced_without_repeats():
@@ -78,11 +78,11 @@ def test_resolve_spread_draws_blocks_that_fit_into_memory(few, model, samples):
     request = SampleRequest(mode="posterior", members=MEMBERS, diversity=0.15, postprocess=[spy])
     sampler = EnsembleSampler.prepare(few, model, request)
     drawn.clear()
-    whole = resolve_spread(sampler, progress=False)
+    whole = resolve_spread(sampler, 0.15, progress=False)
     assert max(drawn) == few.sizes["time"]
     drawn.clear()
     bytes_of_samples = samples * 4 * MEMBERS * 48 * 36
-    blocks = resolve_spread(sampler, progress=False, block_bytes=bytes_of_samples)
+    blocks = resolve_spread(sampler, 0.15, progress=False, block_bytes=bytes_of_samples)
     assert max(drawn) == samples
     assert blocks.spread == pytest.approx(whole.spread, abs=1e-6)
     reached = float(diversity(to_dataset(blocks, few).pr, few.pr))
@@ -93,7 +93,7 @@ def test_resolve_spread_uses_the_solution_of_an_unfinished_run(few, model):
     request = SampleRequest(mode="posterior", members=2, diversity=0.15)
     sampler = EnsembleSampler.prepare(few, model, request)
     notes = {"dial": {"spread": 0.123, "diversity": 0.14, "evaluations": 5}}
-    resolved = resolve_spread(sampler, notes, progress=False)
+    resolved = resolve_spread(sampler, 0.15, notes, progress=False)
     assert (resolved.spread, resolved.solution.diversity) == (0.123, 0.14)
     assert resolved.identity() == sampler.identity()
     assert resolved.identity()["spread"] is None

@@ -152,10 +152,10 @@ def test_command_verify_reports_and_sets_the_exit_code(store, few, model, tmp_pa
     assert main(["verify", str(store)]) == 0
     assert "6 of 6 regions" in capsys.readouterr().out
     few.drop_encoding().to_zarr(tmp_path / "few.zarr", consolidated=False)
-    asked = ["verify", str(store), "--model", str(model.path), "--sample", "3", "--data"]
-    assert main([*asked, str(tmp_path / "few.zarr")]) == 0
+    command = ["verify", str(store), "--model", str(model.path), "--sample", "3", "--data"]
+    assert main([*command, str(tmp_path / "few.zarr")]) == 0
     assert "drawn again: 3" in capsys.readouterr().out
-    assert main([*asked, "radklim"]) == 1  # another domain
+    assert main([*command, "radklim"]) == 1  # another domain
     assert "data (there" in capsys.readouterr().err
     (store / "pr/c/0/0/0/0").unlink()
     assert main(["verify", str(store)]) == 1

@@ -36,13 +36,13 @@ def test_diversity_grows_with_spread(tiny_model: Model, test_radar: xr.Dataset) 
 def test_single_lazy_member_equals_the_stored_one(
     mode: str, tiny_model: Model, test_radar: xr.Dataset, tmp_path: Path
 ) -> None:
-    asked = {"mode": mode, "members": 5, "seed": 11}
+    options = {"mode": mode, "members": 5, "seed": 11}
     stored = xcvae.sample(
         test_radar, tiny_model, store=tmp_path / "e.zarr", chunks={"realization": 2, "time": 3},
-        progress=False, **asked,
+        progress=False, **options,
     )  # fmt: skip
     where = {"realization": 3, "time": 7}
-    alone = xcvae.sample(test_radar, tiny_model, **asked).isel(where).pr.compute()
+    alone = xcvae.sample(test_radar, tiny_model, **options).isel(where).pr.compute()
     assert float(alone.max()) > 0
     assert alone.values.tobytes() == stored.pr.isel(where).values.tobytes()
 
@@ -63,12 +63,12 @@ def test_every_verb_accepts_spatial_dims_named_in_training(unnamed: xr.Dataset) 
         generator={"channels": [24, 24, 16, 12], "latents": [4, 4, 2, 1]},
         fit={"max_steps": 20, "batch_size": 4, "crop": 24, "validations": 1},
     )  # fmt: skip
-    asked = {"mode": "posterior", "members": 4}
+    options = {"mode": "posterior", "members": 4}
     ends = [
-        diversity(xcvae.sample(unnamed, model, spread=s, **asked), unnamed, ("a", "b"))
+        diversity(xcvae.sample(unnamed, model, spread=s, **options), unnamed, ("a", "b"))
         for s in (0.0, 1.0)
     ]
-    ensemble = xcvae.sample(unnamed, model, diversity=sum(ends) / 2, **asked)
+    ensemble = xcvae.sample(unnamed, model, diversity=sum(ends) / 2, **options)
     assert ensemble.pr.dims == ("realization", "time", "a", "b")
     reached = json.loads(ensemble.attrs["xcvae"])["diversity_reached"]
     assert reached == pytest.approx(sum(ends) / 2, abs=0.006)

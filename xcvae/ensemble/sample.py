@@ -156,7 +156,7 @@ def sample(
         postprocess=postprocess,
         min_mass=min_mass,
         store=None if store is None else target_of(store),
-        catalog=local_path("catalog", catalog),
+        catalog=None if catalog is None else local_path("catalog", catalog),
         name=name,
         chunks=chunks,
         tile=tile,
@@ -165,9 +165,11 @@ def sample(
         progress=progress,
     )
     sampler = EnsembleSampler.prepare(ds, open_model(model, device), request)
-    if request.store is None:
-        return to_dataset(resolve_spread(sampler, progress=progress), ds)
-    return _from_store(sampler, ds, request, request.store)
+    if request.store is not None:
+        return _from_store(sampler, ds, request, request.store)
+    if request.diversity is not None:
+        sampler = resolve_spread(sampler, request.diversity, progress=progress)
+    return to_dataset(sampler, ds)
 
 
 def _from_store(
@@ -196,8 +198,11 @@ def _from_store(
 def _write(
     sampler: EnsembleSampler, ds: xr.Dataset, request: SampleRequest, run: Run, state: State
 ) -> None:
-    sampler = resolve_spread(sampler, notes_of(run, state), progress=request.progress)
-    notes = {} if sampler.solution is None else {"dial": vars(sampler.solution)}
+    notes = {}
+    if request.diversity is not None:
+        found, progress = notes_of(run, state), request.progress
+        sampler = resolve_spread(sampler, request.diversity, found, progress=progress)
+        notes = {"dial": vars(sampler.solution)}
     with _shipped(sampler, run.target.temporary_path("model")) as shipped:
         write(
             replace(run, notes=notes),

@@ -28,17 +28,20 @@ BLOCK_BYTES = 32 * 2**20
 
 def resolve_spread(
     sampler: EnsembleSampler,
+    diversity: float,
     notes: Mapping[str, Any] | None = None,
     *,
     progress: bool,
     block_bytes: int = BLOCK_BYTES,
 ) -> EnsembleSampler:
-    """Return a sampler with the spread that gives the requested diversity, if one is requested.
+    """Return a sampler with the spread that gives a requested diversity.
 
     Parameters
     ----------
     sampler
         Draws around observed storms.
+    diversity
+        The requested diversity.
     notes
         Notes of an unfinished run: its spread is used again, to the last digit.
     progress
@@ -51,14 +54,11 @@ def resolve_spread(
     ConfigError
         The diversity is out of reach.
     """
-    target = sampler.request.diversity
-    if target is None:
-        return sampler
     found = (notes or {}).get("dial")
     if found:
         return replace(sampler, solution=SpreadSolution(**found))
     samples = max(1, block_bytes // (4 * MEMBERS * sampler.size[0] * sampler.size[1]))
-    return replace(sampler, solution=_solve(sampler, target, samples, progress=progress))
+    return replace(sampler, solution=_solve(sampler, diversity, samples, progress=progress))
 
 
 def _solve(

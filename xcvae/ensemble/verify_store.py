@@ -222,7 +222,9 @@ def _sampler_of(
                 remedy="Give the model and the data that the store was drawn with.",
             )
         )
-    return resolve_spread(sampler, notes, progress=False)
+    if request.diversity is None:
+        return sampler
+    return resolve_spread(sampler, request.diversity, notes, progress=False)
 
 
 def _chosen(ds: xr.Dataset, ensemble: xr.Dataset, model: Model) -> xr.Dataset:
