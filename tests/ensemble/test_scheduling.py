@@ -20,8 +20,9 @@ from dask.system import CPU_COUNT
 
 from xcvae.ensemble.execution.scheduler import Executor
 from xcvae.ensemble.execution.threads import threads_per_process, use_threads, worker_location
-from xcvae.ensemble.request import Request
-from xcvae.ensemble.sample import Job, sample
+from xcvae.ensemble.request import SampleRequest
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.store.base import Region
 from xcvae.ensemble.store.local import FileLedger, LocalRegionWriter
 from xcvae.ensemble.store.write import Outcome, Task, draw_and_write, failure_message
@@ -286,7 +287,7 @@ def test_a_lost_scheduler_is_a_failure_with_its_regions(few, model, tmp_path, re
 
 def test_a_worker_that_does_not_see_the_folder_says_so(few, model, tmp_path):
     region = Region(0, (0, 1), (0, 1))
-    source = job(few, model).parts()(region)
+    source = sampler_of(few, model).subset(region)
     found = draw_and_write(
         Task(source, LocalRegionWriter(tmp_path / "pr", (1, 1), "t"), region, "c")
     )
@@ -296,23 +297,26 @@ def test_a_worker_that_does_not_see_the_folder_says_so(few, model, tmp_path):
 
 def test_a_worker_that_computes_in_another_way_is_refused(few, model):
     region = Region(0, (0, 2), (1, 3))
-    part = job(few, model).parts()(region)
+    sampler = sampler_of(few, model)
+    part = sampler.subset(region)
     assert part.draw_region(region)[0].shape[:2] == (2, 2)
-    assert {"torch version", "numpy version", "precision", "device"} == part.environment.keys()
-    assert set(part.environment.items()) <= set(job(few, model).environment().items())
-    other = replace(part, environment={**part.environment, "precision": "float8"})
+    expected = part.environment_of_run
+    assert {"torch version", "numpy version", "precision", "device"} == expected.keys()
+    assert set(expected.items()) <= set(sampler.environment().items())
+    other = replace(part, environment_of_run={**expected, "precision": "float8"})
     with pytest.raises(MismatchError, match=r"precision \(there: 'float8'"):
         other.draw_region(region)
 
 
 def test_regions_of_the_same_samples_share_what_is_cut_out_for_them(few, model):
-    parts = job(few.chunk(time=1), model).parts()
+    sampler = sampler_of(few.chunk(time=1), model)
     first, other, third = (
-        parts(Region(n, (n, n + 1), samples)) for n, samples in enumerate([(0, 2), (0, 2), (2, 4)])
+        sampler.subset(Region(n, (n, n + 1), samples))
+        for n, samples in enumerate([(0, 2), (0, 2), (2, 4)])
     )
-    assert first.source is other.source
-    assert third.source is not first.source
-    assert len(third.source.prepared.__dask_graph__()) < 40
+    assert first is other
+    assert third is not first
+    assert len(third.prepared.__dask_graph__()) < 40
 
 
 def test_models_for_two_devices_are_two_objects(model):
@@ -323,12 +327,8 @@ def test_models_for_two_devices_are_two_objects(model):
     assert pickle.loads(pickle.dumps(model)) is one
 
 
-def job(ds, model):
-    request = Request(
-        mode="prior", members=4, spread=None, diversity=None, temperature=1.0, seed=7,
-        min_mass=None, store=None, catalog=None, name=None, chunks=None, tile=None, resume=True,
-    )  # fmt: skip
-    return Job.of(ds, model, request, None)
+def sampler_of(ds, model):
+    return EnsembleSampler.prepare(ds, model, SampleRequest(members=4, seed=7))
 
 
 def test_processes_of_a_host_share_its_cores_and_workers_of_a_process_its_threads():

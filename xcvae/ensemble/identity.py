@@ -1,4 +1,4 @@
-"""What makes two ensembles the same one: labels of the noise and fingerprint of the data."""
+"""Identity of an ensemble: the fingerprint of its data, and differences between two identities."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) ->
     Parameters
     ----------
     prepared
-        What ``fields.spec.prepare`` returns: labels, grid, conditions, perhaps the target. Values
-        of Dask arrays are read in blocks of samples.
+        From :func:`xcvae.fields.describe.prepare`: labels, grid, conditions, perhaps the target.
+        Values of Dask arrays are read in blocks of samples.
     spec
         What the model knows about the data.
     target_values
-        Whether the values of the target matter; if not, only its missing pixels do.
+        Include the values of the target; otherwise only its missing pixels count.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) ->
             if name != spec.target or target_values:
                 _update(digest, name, values)
             elif np.isnan(values).any():
-                # Without missing pixels the target adds nothing: it may as well not be there.
+                # Without missing pixels the hash is that of data without the target.
                 _update(digest, f"{name} {number}", np.packbits(np.isnan(values)))
     return digest.hexdigest()[:32]
 
@@ -65,7 +65,7 @@ def _update(digest: Any, name: str, values: np.ndarray) -> None:
 
 
 def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Say in words which keys of two identities differ; empty where they are the same.
+    """Describe each key in which two identities differ.
 
     Examples
     --------
