@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from xarray.indexes import PandasMultiIndex
 
-from xcvae.ensemble.postprocess import ChangeStats, describe_chain
+from xcvae.ensemble.postprocess import ChangeStats
 from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.store.base import RegionStats
 from xcvae.errors import DataError, MismatchError, explain
@@ -91,7 +91,7 @@ def attributes_of(
             "diversity": sampler.request.diversity,
             "diversity_reached": None if sampler.solution is None else sampler.solution.diversity,
         },
-        "postprocess": {"postprocess": describe_chain(sampler.chain, _removed(sampler, stats))},
+        "postprocess": {"postprocess": sampler.pipeline.describe(_removed(sampler, stats))},
     }
     if sampler.request.min_mass is not None:
         rejected = None if stats is None else sum(one["rejected"] for one in stats)
@@ -115,7 +115,7 @@ def _removed(
         return None
     return [
         sum((ChangeStats(**one["removed"][i]) for one in stats), start=ChangeStats())
-        for i in range(len(sampler.chain))
+        for i in range(len(sampler.pipeline.steps))
     ]
 
 

@@ -23,14 +23,7 @@ from dask.base import optimize
 from xcvae.ensemble.execution.scheduler import runs_in_threads
 from xcvae.ensemble.execution.threads import numeric_environment, one_thread_if_digits_differ
 from xcvae.ensemble.identity import differences, fingerprint, labels_of
-from xcvae.ensemble.postprocess import (
-    Context,
-    Postprocessor,
-    apply_chain,
-    build_chain,
-    describe_chain,
-    dry_run,
-)
+from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
 from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError, explain
@@ -136,11 +129,11 @@ class EnsembleSampler:
         from xcvae.generator.tiling import tile_size
 
         spec = model.spec
-        chain = build_chain(request.postprocess, spec)
+        pipeline = PostprocessPipeline.build(request.postprocess, spec)
         prepared = inputs_of(ds, spec, request.mode)
         size = model.batches(prepared).size
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
-        dry_run(chain, Context(spec, request.mode, first), size)
+        pipeline.dry_run(Context(spec, request.mode, first), size)
         dims = spec.y, spec.x
         tile = tile_size(request.tile, dict(zip(dims, size, strict=True)), model.architecture)
         labels = labels_of(prepared, spec.sample)
@@ -151,7 +144,7 @@ class EnsembleSampler:
         # A sampler travels to workers, and its store stays where it is.
         resolved = replace(
             request,
-            postprocess=chain,
+            postprocess=pipeline.steps,
             tile=None if tile is None else dict(zip(dims, tile, strict=True)),
             chunks=dict(zip(("realization", spec.sample), chunks, strict=True)),
             device=str(model.device),
@@ -186,9 +179,9 @@ class EnsembleSampler:
         return rows, columns
 
     @property
-    def chain(self) -> tuple[Postprocessor, ...]:
+    def pipeline(self) -> PostprocessPipeline:
         """The post-processors."""
-        return cast("tuple[Postprocessor, ...]", self.request.postprocess)
+        return PostprocessPipeline(cast("tuple[Postprocessor, ...]", self.request.postprocess))
 
     @property
     def spread(self) -> float:
@@ -217,7 +210,7 @@ class EnsembleSampler:
         target_values = self.request.mode == "posterior" or self.request.min_mass is not None
         chain = [
             {key: v for key, v in one.items() if key not in ("removed", "package", "version")}
-            for one in describe_chain(self.chain, None)
+            for one in self.pipeline.describe()
         ]
         return {
             "model_sha256": self.model.sha256,
@@ -228,7 +221,7 @@ class EnsembleSampler:
     def environment(self) -> dict[str, str]:
         """Return what decides on the last digits: packages, the device, and its precision."""
         packages = {"xcvae"}
-        packages |= {str(one.get("package")) for one in describe_chain(self.chain, None)}
+        packages |= {str(one.get("package")) for one in self.pipeline.describe()}
         versions = {f"{name} version": version_of(name) for name in sorted(packages)}
         known = {name: version for name, version in versions.items() if version is not None}
         return {**known, **numeric_environment(self.model.device)}
@@ -312,7 +305,7 @@ class EnsembleSampler:
         rejected = 0
         for attempt in range(1, ATTEMPTS + 2):
             physical = self._labelled(raw, block, realizations)
-            members, removed = apply_chain(physical, self.chain, context)
+            members, removed = self.pipeline.apply(physical, context)
             low = self._too_dry(members, block)
             if not low.any():
                 stats = {"removed": [vars(one) for one in removed], "rejected": rejected}
