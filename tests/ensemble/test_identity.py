@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.ensemble.identity import differences, fingerprint, labels_of
+from xcvae.ensemble.identity import differences, fingerprint
 from xcvae.fields.describe import describe, prepare
+from xcvae.fields.samples import labels_of
 
 
 def test_labels_of_times_are_iso_with_seconds():

@@ -12,7 +12,7 @@ import xarray as xr
 from xcvae.fields.describe import DataSpec
 from xcvae.fields.samples import labels_of
 
-__all__ = ["differences", "fingerprint", "labels_of"]
+__all__ = ["differences", "fingerprint"]
 
 SAMPLES_AT_ONCE = 64
 

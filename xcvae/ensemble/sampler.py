@@ -22,13 +22,14 @@ from dask.base import optimize
 
 from xcvae.ensemble.execution.scheduler import runs_in_threads
 from xcvae.ensemble.execution.threads import numeric_environment, one_thread_if_digits_differ
-from xcvae.ensemble.identity import differences, fingerprint, labels_of
+from xcvae.ensemble.identity import differences, fingerprint
 from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
 from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError, explain
 from xcvae.fields.describe import DataSpec, VariableSpec, prepare
 from xcvae.fields.grids import stretching
+from xcvae.fields.samples import labels_of
 from xcvae.fields.units import factor
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
 from xcvae.registry.discovery import version_of
