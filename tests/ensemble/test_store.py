@@ -204,11 +204,11 @@ def test_another_ensemble_is_not_repaired(few, model, asked):
     mend(asked)
     sample(few, model, **asked)
     spoil(asked["store"])
-    with pytest.raises(OutputExistsError, match=r"seed \(there: 7, asked: 8\)"):
+    with pytest.raises(OutputExistsError, match=r"seed \(stored: 7, requested: 8\)"):
         sample(few, model, **{**asked, "seed": 8}, resume="repair")
     file = asked["store"] / "pr/ledger/run.json"
     file.write_text(file.read_text().replace('"torch version": "', '"torch version": "0.'))
-    with pytest.raises(OutputExistsError, match=r"torch version \(there: '0\."):
+    with pytest.raises(OutputExistsError, match=r"torch version \(stored: '0\."):
         sample(few, model, **asked, resume="repair")
 
 
@@ -326,7 +326,7 @@ def test_a_begun_run_of_another_kind_is_refused_and_kept(few, model, asked, tmp_
     interrupt(few, model, asked)
     regions = tmp_path / "e.zarr.partial/pr/ledger/regions"
     before = sorted(p.name for p in regions.iterdir())
-    with pytest.raises(OutputExistsError, match=rf"e\.zarr\.partial.*{key} \(there"):
+    with pytest.raises(OutputExistsError, match=rf"e\.zarr\.partial.*{key} \(stored"):
         sample(few, model, **{**asked, **change})
     assert (
         sorted(p.name for p in (tmp_path / "e.zarr.partial/pr/ledger/regions").iterdir()) == before
@@ -451,7 +451,7 @@ def test_a_begun_run_of_other_packages_or_another_device_is_refused(few, model, 
     told = json.loads(file.read_text())
     told["run"] |= {"torch version": "1.0", "device": "cuda"}
     file.write_text(json.dumps(told))
-    with pytest.raises(OutputExistsError, match=r"torch version \(there: '1\.0'.*device \(there"):
+    with pytest.raises(OutputExistsError, match=r"torch version \(stored: '1\.0'.*device \(stored"):
         sample(few, model, **asked)
 
 

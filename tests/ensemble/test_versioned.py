@@ -179,7 +179,7 @@ def test_another_run_is_refused_with_its_keys_and_begun_on_request(
     with pytest.raises(StoreError, match="the fuse blew"):
         sample(few, model, place, **asked)
     before = messages(place, "xcvae-unfinished")
-    with pytest.raises(OutputExistsError, match=rf"branch xcvae-unfinished.*{key} \(there"):
+    with pytest.raises(OutputExistsError, match=rf"branch xcvae-unfinished.*{key} \(stored"):
         sample(few, model, place, **asked, **change)
     assert messages(place, "xcvae-unfinished") == before
     fuse.unlink()
@@ -195,7 +195,7 @@ def test_a_replacement_leaves_the_old_one_on_main_until_it_is_whole(few, model, 
     store = f"icechunk:{place}"
     fuse.unlink()
     old = sample(few, model, place, **asked).pr.values
-    with pytest.raises(OutputExistsError, match=r"seed \(there: 7, asked: 8\)"):
+    with pytest.raises(OutputExistsError, match=r"seed \(stored: 7, requested: 8\)"):
         sample(few, model, place, **asked, seed=8)
     with pytest.raises(OutputExistsError, match="resume=False"):
         sample(few, model, place, **asked, resume=False)
