@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.ensemble.identity import differences, fingerprint, labels_of
+from xcvae.ensemble.identity import differences, fingerprint
 from xcvae.fields.describe import describe, prepare
+from xcvae.fields.samples import labels_of
 
 
 def test_labels_of_times_are_iso_with_seconds():
@@ -93,7 +94,7 @@ def test_fingerprint_without_target_values_depends_on_mask_and_condition(data, p
 
 def test_differences_name_keys_of_one_side_only():
     assert differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == [
-        "c (there: None, asked: 3)", "b (there: 2, asked: None)",
+        "c (stored: None, requested: 3)", "b (stored: 2, requested: None)",
     ]  # fmt: skip
 
 

@@ -432,7 +432,7 @@ def test_store_of_another_ensemble_is_refused_with_the_differing_key(
     folder = tmp_path_factory.getbasetemp() / "identity"
     first = {"members": 2, "store": folder / "e.zarr", "progress": False}
     sample(few, model, **first)
-    with pytest.raises(OutputExistsError, match=rf"{key} \(there: .*, asked: "):
+    with pytest.raises(OutputExistsError, match=rf"{key} \(stored: .*, requested: "):
         sample(few, model, **{**first, **change})
 
 
@@ -441,7 +441,7 @@ def test_store_of_other_data_is_refused_and_replaced_by_restart(few, model, tmp_
     sample(few, model, **options)
     other = few.copy(deep=True)
     other.pr[0] *= 2
-    with pytest.raises(OutputExistsError, match=r"data \(there"):
+    with pytest.raises(OutputExistsError, match=r"data \(stored"):
         sample(other, model, **options)
     ens = sample(other, model, resume="restart", **options)
     np.testing.assert_array_equal(ens.pr.values, sample(other, model, members=2).pr.values)

@@ -304,7 +304,7 @@ def test_worker_with_other_environment_is_refused(few, model):
     assert {"torch version", "numpy version", "precision", "device"} == expected.keys()
     assert set(expected.items()) <= set(sampler.environment().items())
     other = replace(part, environment_of_run={**expected, "precision": "float8"})
-    with pytest.raises(MismatchError, match=r"precision \(there: 'float8'"):
+    with pytest.raises(MismatchError, match="expected precision float8, got precision "):
         other.draw_region(region)
 
 

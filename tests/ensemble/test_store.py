@@ -204,11 +204,11 @@ def test_repair_refuses_other_ensemble_and_other_environment(few, model, options
     remove_fuse(options)
     sample(few, model, **options)
     damage(options["store"])
-    with pytest.raises(OutputExistsError, match=r"seed \(there: 7, asked: 8\)"):
+    with pytest.raises(OutputExistsError, match=r"seed \(stored: 7, requested: 8\)"):
         sample(few, model, **{**options, "seed": 8}, resume="repair")
     file = options["store"] / "pr/ledger/run.json"
     file.write_text(file.read_text().replace('"torch version": "', '"torch version": "0.'))
-    with pytest.raises(OutputExistsError, match=r"torch version \(there: '0\."):
+    with pytest.raises(OutputExistsError, match=r"torch version \(stored: '0\."):
         sample(few, model, **options, resume="repair")
 
 
@@ -326,7 +326,7 @@ def test_resume_refuses_unfinished_store_with_other_identity(few, model, options
     interrupt(few, model, options)
     regions = tmp_path / "e.zarr.partial/pr/ledger/regions"
     before = sorted(p.name for p in regions.iterdir())
-    with pytest.raises(OutputExistsError, match=rf"e\.zarr\.partial.*{key} \(there"):
+    with pytest.raises(OutputExistsError, match=rf"e\.zarr\.partial.*{key} \(stored"):
         sample(few, model, **{**options, **change})
     assert (
         sorted(p.name for p in (tmp_path / "e.zarr.partial/pr/ledger/regions").iterdir()) == before
@@ -449,7 +449,7 @@ def test_resume_refuses_other_packages_and_device(few, model, options, tmp_path)
     stored = json.loads(file.read_text())
     stored["run"] |= {"torch version": "1.0", "device": "cuda"}
     file.write_text(json.dumps(stored))
-    with pytest.raises(OutputExistsError, match=r"torch version \(there: '1\.0'.*device \(there"):
+    with pytest.raises(OutputExistsError, match=r"torch version \(stored: '1\.0'.*device \(stored"):
         sample(few, model, **options)
 
 

@@ -101,7 +101,7 @@ def test_store_with_solved_spread_redraws_bit_for_bit(storms, few, model, tmp_pa
 
 def test_other_data_and_wrong_arguments_are_refused(store, few, model):
     moved = few.assign_coords(x=few.x + 1.0)
-    with pytest.raises(MismatchError, match=r"verify: .* data \(there"):
+    with pytest.raises(MismatchError, match=r"verify: .* data \(stored"):
         verify_store(store, ds=moved, model=model)
     with pytest.raises(MismatchError, match="data without 5 of them"):
         verify_store(store, ds=few.isel(time=[0]), model=model)
@@ -156,7 +156,7 @@ def test_command_verify_reports_and_sets_the_exit_code(store, few, model, tmp_pa
     assert main([*command, str(tmp_path / "few.zarr")]) == 0
     assert "drawn again: 3" in capsys.readouterr().out
     assert main([*command, "radklim"]) == 1  # another domain
-    assert "data (there" in capsys.readouterr().err
+    assert "data (stored" in capsys.readouterr().err
     (store / "pr/c/0/0/0/0").unlink()
     assert main(["verify", str(store)]) == 1
     assert "damaged: region 0" in capsys.readouterr().out

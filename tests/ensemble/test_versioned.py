@@ -177,7 +177,7 @@ def test_resume_refuses_other_identity_and_restart_replaces_it(few, model, folde
     with pytest.raises(StoreError, match="the fuse blew"):
         sample(few, model, folder, **options)
     before = messages(folder, "xcvae-unfinished")
-    with pytest.raises(OutputExistsError, match=rf"branch xcvae-unfinished.*{key} \(there"):
+    with pytest.raises(OutputExistsError, match=rf"branch xcvae-unfinished.*{key} \(stored"):
         sample(few, model, folder, **options, **change)
     assert messages(folder, "xcvae-unfinished") == before
     fuse.unlink()
@@ -193,7 +193,7 @@ def test_replacement_keeps_old_ensemble_on_main_until_finished(few, model, folde
     store = f"icechunk:{folder}"
     fuse.unlink()
     old = sample(few, model, folder, **options).pr.values
-    with pytest.raises(OutputExistsError, match=r"seed \(there: 7, asked: 8\)"):
+    with pytest.raises(OutputExistsError, match=r"seed \(stored: 7, requested: 8\)"):
         sample(few, model, folder, **options, seed=8)
     with pytest.raises(OutputExistsError, match="resume=False"):
         sample(few, model, folder, **options, resume=False)

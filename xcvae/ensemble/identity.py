@@ -12,7 +12,7 @@ import xarray as xr
 from xcvae.fields.describe import DataSpec
 from xcvae.fields.samples import labels_of
 
-__all__ = ["differences", "fingerprint", "labels_of"]
+__all__ = ["differences", "fingerprint"]
 
 SAMPLES_AT_ONCE = 64
 
@@ -64,17 +64,17 @@ def _update(digest: Any, name: str, values: np.ndarray) -> None:
     digest.update(np.ascontiguousarray(values).tobytes())
 
 
-def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """Describe each key in which two identities differ.
 
     Examples
     --------
     >>> differences({"seed": 1, "mode": "prior"}, {"seed": 2, "mode": "prior"})
-    ['seed (there: 1, asked: 2)']
+    ['seed (stored: 1, requested: 2)']
     """
-    keys = [*asked, *(key for key in found if key not in asked)]
+    keys = [*requested, *(key for key in stored if key not in requested)]
     return [
-        f"{key} (there: {found.get(key)!r}, asked: {asked.get(key)!r})"
+        f"{key} (stored: {stored.get(key)!r}, requested: {requested.get(key)!r})"
         for key in keys
-        if found.get(key) != asked.get(key)
+        if stored.get(key) != requested.get(key)
     ]

@@ -181,7 +181,7 @@ def _from_store(
             step = next_step(store, wanted, request.resume)
             if step != "open":
                 wanted = replace(wanted, notes=notes_of(store, step))
-                _write(sampler, ds, request, store, wanted)
+                _write(sampler, ds, store, wanted)
     ensemble = store.open()
     if request.catalog is not None and store.catalog_path is not None:
         _list(ensemble, request.catalog, request.entry, store.catalog_path)
@@ -189,16 +189,14 @@ def _from_store(
 
 
 def _write(
-    sampler: EnsembleSampler,
-    ds: xr.Dataset,
-    request: SampleRequest,
-    store: EnsembleStore,
-    spec: EnsembleSpec,
+    sampler: EnsembleSampler, ds: xr.Dataset, store: EnsembleStore, spec: EnsembleSpec
 ) -> None:
+    """Write what is missing in the store; the notes of `spec` are those of an unfinished run."""
+    request = sampler.request
     notes = {}
     if request.diversity is not None:
-        found, progress = spec.notes, request.progress
-        sampler = resolve_spread(sampler, request.diversity, found, progress=progress)
+        target, progress = request.diversity, request.progress
+        sampler = resolve_spread(sampler, target, spec.notes, progress=progress)
         notes = {"dial": vars(sampler.solution)}
     with _shipped(sampler, store.temporary_path("model")) as shipped:
         write(

@@ -22,13 +22,14 @@ from dask.base import optimize
 
 from xcvae.ensemble.execution.scheduler import runs_in_threads
 from xcvae.ensemble.execution.threads import numeric_environment, one_thread_if_digits_differ
-from xcvae.ensemble.identity import differences, fingerprint, labels_of
+from xcvae.ensemble.identity import fingerprint
 from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
 from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError, explain
 from xcvae.fields.describe import DataSpec, VariableSpec, prepare
 from xcvae.fields.grids import stretching
+from xcvae.fields.samples import labels_of
 from xcvae.fields.units import factor
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
 from xcvae.registry.discovery import version_of
@@ -402,13 +403,13 @@ class EnsembleSampler:
         """Refuse to draw in a process whose last digits would differ from the rest of a run."""
         here = numeric_environment(self.model.device)
         expected = here if self.environment_of_run is None else self.environment_of_run
-        differing = differences(expected, here)
+        differing = {key for key in expected if expected[key] != here[key]}
         if differing:
             raise MismatchError(
                 explain(
                     f"worker on {socket.gethostname()}",
-                    expected="the packages and the precision of the run",
-                    got="; ".join(differing),
+                    expected=_listed(expected, differing),
+                    got=_listed(here, differing),
                     remedy="Use workers that are alike: last digits would differ within one "
                     "ensemble.",
                 )
@@ -433,6 +434,10 @@ class EnsembleSampler:
                     "xcvae.diagnose(ds, model).",
                 )
             )
+
+
+def _listed(environment: Mapping[str, str], keys: set[str]) -> str:
+    return ", ".join(f"{key} {environment[key]}" for key in sorted(keys))
 
 
 def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Model:
@@ -498,9 +503,9 @@ def _check(part: xr.Dataset, spec: DataSpec, mode: str) -> None:
 
 
 def reference_fields(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -> np.ndarray:
-    """Return the rain that members of each sample are compared with.
+    """Return the reference rain of each sample, which ``min_mass`` is a share of.
 
-    That is the observed target where ``block`` has it, else the first aligned precipitation
+    This is the observed target where ``block`` has it, else the first aligned precipitation
     condition, stretched onto the fine grid.
 
     Parameters
@@ -520,7 +525,7 @@ def reference_fields(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -
     Raises
     ------
     MissingVariableError
-        There is neither.
+        The samples have neither.
     """
     if spec.target in block:
         return np.asarray(block[spec.target].values)
@@ -528,12 +533,12 @@ def reference_fields(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -
 
 
 def check_reference(prepared: xr.Dataset, spec: DataSpec) -> None:
-    """Make sure that there is something to compare the rain of members with.
+    """Check that the samples have a reference for the rain of members.
 
     Raises
     ------
     MissingVariableError
-        There is neither the target nor an aligned precipitation condition.
+        The samples have neither the target nor an aligned precipitation condition.
     UnitsError
         The condition is not in units that convert into those of the target.
     """

@@ -18,7 +18,7 @@ import xarray as xr
 
 from xcvae.ensemble.execution.scheduler import Executor
 from xcvae.ensemble.execution.threads import use_threads
-from xcvae.ensemble.identity import differences, labels_of
+from xcvae.ensemble.identity import differences
 from xcvae.ensemble.progress import TaskEnd, fields_bar
 from xcvae.ensemble.store.base import (
     DONE,
@@ -35,6 +35,7 @@ from xcvae.ensemble.store.base import (
     regions_of,
 )
 from xcvae.errors import OutputExistsError, StoreError, explain
+from xcvae.fields.samples import labels_of
 
 __all__ = [
     "Outcome",
