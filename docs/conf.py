@@ -1,4 +1,4 @@
-"""How the documentation is built: ``sphinx-build -W docs docs/_build``."""
+"""Configuration of Sphinx: ``sphinx-build -W docs docs/_build``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
-autodoc_typehints = "none"  # the docstrings name types in words
+autodoc_typehints = "none"  # docstrings describe types in words
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 

@@ -9,9 +9,26 @@ import xarray as xr
 import xcvae
 from xcvae.generator.model import Model
 
+#: Files whose tests measure time, start clusters or kill processes: nothing may run beside them.
+SERIAL = {
+    "test_architecture.py",
+    "test_distributed.py",
+    "test_import.py",
+    "test_kill.py",
+    "test_scheduling.py",
+    "test_threads.py",
+}
+
 #: A ladder that trains in seconds.
 TINY = {"channels": [24, 24, 24, 16], "latents": [4, 4, 2, 2], "blocks": 1}
 QUICK = {"max_steps": 160, "batch_size": 8, "crop": 48, "validations": 2}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as serial: with several workers, they are run after the others."""
+    for item in items:
+        if item.path.name in SERIAL:
+            item.add_marker(pytest.mark.serial)
 
 
 @pytest.fixture(scope="session", autouse=True)

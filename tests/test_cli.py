@@ -24,7 +24,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--version"])
     assert left.value.code == 0
@@ -32,7 +32,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["rnu"], ["run"], ["demo"], ["run", "a", "--chek"]])
-def test_commands_that_are_not_understood_exit_with_2(
+def test_invalid_arguments_exit_with_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
@@ -42,7 +42,7 @@ def test_commands_that_are_not_understood_exit_with_2(
 
 
 @pytest.mark.parametrize("step", ["run", "train", "sample", "evaluate", "diagnose"])
-def test_errors_are_one_message_and_exit_with_1(
+def test_errors_print_one_message_and_exit_with_1(
     step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.yaml").write_text("dat: {}\noutput: out\n", encoding="utf-8")
@@ -55,15 +55,13 @@ def test_errors_are_one_message_and_exit_with_1(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_cannot_be_written_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unwritable_output_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert main(["demo", "--output", str(tmp_path / "file")]) == 1
     assert "file" in capsys.readouterr().err
 
 
-def test_check_says_what_would_be_done_and_makes_nothing(
+def test_check_describes_the_run_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "run.yaml"
@@ -98,7 +96,7 @@ sample: [{name: prior, members: 3}]
         ("plugins: [no_such_module]", "no_such_module"),
     ],
 )
-def test_check_finds_what_a_run_would_stumble_over(
+def test_check_finds_errors_before_training(
     line: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "run.yaml"
@@ -129,14 +127,16 @@ def test_plugins_lists_everything_without_torch(tmp_path: Path) -> None:
     assert [line.strip().partition("(")[0] for line in begins] == names
 
 
-def test_plugins_of_this_process_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plugins_lists_components_registered_in_this_process(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["plugins"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("Losses (train: losses, or fit: stages)\n  crps(")
     assert "\n\nBaselines (evaluate: baselines)\n  bilinear()" in said
 
 
-def test_a_pipe_that_nobody_reads_to_its_end_is_no_error(tmp_path: Path) -> None:
+def test_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m xcvae.cli plugins | true; echo ${{PIPESTATUS[0]}}"],
         capture_output=True, text=True, check=True, cwd=tmp_path,
@@ -146,7 +146,7 @@ def test_a_pipe_that_nobody_reads_to_its_end_is_no_error(tmp_path: Path) -> None
     assert done.stdout in ("141\n", "0\n")
 
 
-def test_an_interruption_says_how_to_go_on(
+def test_interrupt_message_tells_how_to_continue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
@@ -156,10 +156,10 @@ def test_an_interruption_says_how_to_go_on(
         "data: {tutorial: radklim}\noutput: out\nplugins: [pressing_ctrl_c]\n", encoding="utf-8"
     )
     assert main(["run", str(config)]) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "repeat the command to continue" in capsys.readouterr().err
 
 
-def test_plugins_shows_installed_ones_and_broken_ones(tmp_path: Path) -> None:
+def test_plugins_lists_installed_and_broken_packages(tmp_path: Path) -> None:
     info = tmp_path / "mine-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
@@ -186,11 +186,19 @@ def test_plugins_shows_installed_ones_and_broken_ones(tmp_path: Path) -> None:
     assert "nothing_of_that_name" in done.stdout
 
 
-def test_the_demo_puts_its_configuration_beside_what_it_makes(tmp_path: Path) -> None:
-    # A file where the model should go stops it before it trains.
+def test_demo_writes_its_configuration_into_its_output_folder(tmp_path: Path) -> None:
+    # A file under the name of the model stops the demo before it trains.
     (tmp_path / "model.xcvae").write_text("mine", encoding="utf-8")
     done = command("demo", "--output", ".", "--minutes", "0.5", cwd=tmp_path)
     assert done.returncode == 1
-    assert "a file of which nothing is known" in done.stderr
+    assert "a file that no run has recorded" in done.stderr
     assert (tmp_path / "model.xcvae").read_text(encoding="utf-8") == "mine"
     assert "max_minutes: 0.5" in (tmp_path / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_demo_keeps_a_configuration_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mine: 1\n", encoding="utf-8")
+    done = command("demo", "--output", ".", "--minutes", "0.5", "--overwrite", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "expected the configuration of the demo" in done.stderr
+    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == "mine: 1\n"

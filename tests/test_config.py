@@ -43,7 +43,7 @@ def days() -> xr.Dataset:
     )
 
 
-def test_defaults_are_those_of_the_api() -> None:
+def test_schema_defaults_equal_those_of_the_python_api() -> None:
     found = config.parse(content(train=None))
     assert found.sample[0].name == "prior"
     assert found.sample[0].arguments()["members"] == 16
@@ -85,12 +85,12 @@ def test_defaults_are_those_of_the_api() -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_with_its_place(wrong: object, words: str) -> None:
+def test_errors_name_the_key_in_the_file(wrong: object, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         config.parse(wrong)
 
 
-def test_a_file_is_read_as_people_mean_it(tmp_path: Path) -> None:
+def test_yaml_reads_exponents_as_numbers_and_dates_as_text(tmp_path: Path) -> None:
     text = """
 data: {tutorial: radklim, test: {time: [2018-05-17, 2018-05-20]}}
 output: out
@@ -107,16 +107,16 @@ train: {fit: {learning_rate: 1e-3, weight_decay: 1.5E-4}}
     ("text", "words"),
     [
         ("data: {tutorial: a\n", "not valid YAML"),
-        ("output: a\noutput: b\n", "line 2: the key 'output' is there twice"),
+        ("output: a\noutput: b\n", "line 2: duplicate key 'output'"),
         ("output: 3\ndata: {tutorial: radklim}\n", "config.yaml: configuration, parameter 'outp"),
     ],
 )
-def test_a_broken_file_is_named(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_yaml_names_the_file(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         config.load(write(tmp_path, text))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml.*No such file"):
         config.load(tmp_path / "nowhere.yaml")
 
@@ -138,7 +138,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"fold": 0, "time": 2001}, 73),
     ],
 )
-def test_samples_are_selected_by_label(
+def test_select_chooses_samples_by_label(
     days: xr.Dataset, selection: dict[str, Any], count: int
 ) -> None:
     assert select(days, selection, "time", "data.test").sizes["time"] == count
@@ -157,7 +157,7 @@ def test_samples_are_selected_by_label(
         ({"time": {"step": 0}}, ConfigError, "data.test.time.step: expected an integer >= 1"),
     ],
 )
-def test_a_selection_that_cannot_be_is_refused(
+def test_select_refuses_invalid_selections(
     days: xr.Dataset, selection: dict[str, Any], error: type[XcvaeError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -169,7 +169,7 @@ def parts_of(folder: Path, **data: Any) -> config.Parts:
     return config.open_parts(config.parse(sections, folder=folder))
 
 
-def test_data_comes_from_a_store_files_or_a_catalog(tmp_path: Path, days: xr.Dataset) -> None:
+def test_data_are_opened_from_stores_files_and_catalogs(tmp_path: Path, days: xr.Dataset) -> None:
     days.to_zarr(tmp_path / "rain.zarr", consolidated=False)
     for year, part in days.groupby("time.year"):
         part.to_netcdf(tmp_path / f"rain-{year}.nc", engine="scipy")
@@ -187,7 +187,7 @@ def test_data_comes_from_a_store_files_or_a_catalog(tmp_path: Path, days: xr.Dat
         assert parts.train.pr.chunks is None  # small enough to be held in memory
 
 
-def test_variables_and_dims_are_renamed(tmp_path: Path, days: xr.Dataset) -> None:
+def test_rename_applies_to_variables_and_dims(tmp_path: Path, days: xr.Dataset) -> None:
     days.rename(pr="rr", y="j").to_zarr(tmp_path / "rain.zarr", consolidated=False)
     parts = parts_of(tmp_path, path="rain.zarr", rename={"rr": "pr", "j": "y"})
     assert (parts.spec.target, parts.spec.y) == ("pr", "y")
@@ -197,7 +197,7 @@ def test_variables_and_dims_are_renamed(tmp_path: Path, days: xr.Dataset) -> Non
         parts_of(tmp_path, path="rain.zarr", rename={"rr": "time"})
 
 
-def test_heavy_samples_are_kept_where_asked(tmp_path: Path, days: xr.Dataset) -> None:
+def test_heavy_section_restricts_the_parts_it_names(tmp_path: Path, days: xr.Dataset) -> None:
     days.to_zarr(tmp_path / "rain.zarr", consolidated=False)
     heavy = {"threshold": "10 mm/day", "extent": 0.05}
     parts = parts_of(tmp_path, path="rain.zarr", test={}, heavy=heavy)
@@ -208,15 +208,15 @@ def test_heavy_samples_are_kept_where_asked(tmp_path: Path, days: xr.Dataset) ->
         parts_of(tmp_path, path="rain.zarr", test={}, heavy={**heavy, "extent": 0.9})
 
 
-def test_data_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="where there is nothing"):
+def test_missing_data_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="which matches nothing"):
         parts_of(tmp_path, path="rain.zarr")
     write(tmp_path, "no data")
     with pytest.raises(ConfigError, match="data that xarray can open"):
         parts_of(tmp_path, path="config.yaml")
 
 
-def test_a_part_that_is_not_selected_is_asked_for(tmp_path: Path, days: xr.Dataset) -> None:
+def test_missing_part_error_shows_a_selection_to_add(tmp_path: Path, days: xr.Dataset) -> None:
     days.to_zarr(tmp_path / "rain.zarr", consolidated=False)
     parts = parts_of(tmp_path, path="rain.zarr")
     with pytest.raises(ConfigError, match=r"data\.test: expected a selection of samples"):

@@ -32,7 +32,7 @@ def in_new_process(code: str) -> str:
 
 
 @pytest.mark.parametrize("name", xcvae.__all__)
-def test_every_public_name_is_there(name: str) -> None:
+def test_public_names_are_importable(name: str) -> None:
     assert getattr(xcvae, name) is getattr(xcvae, name)
 
 
@@ -51,9 +51,7 @@ def test_import_loads_no_torch_and_registers_the_accessor() -> None:
     assert in_new_process(code) == "True"
 
 
-def test_the_first_field_waits_for_nothing_it_does_not_need(
-    tiny_model: Model, tmp_path: Path
-) -> None:
+def test_first_field_imports_only_what_it_needs(tiny_model: Model, tmp_path: Path) -> None:
     tiny_model.save(tmp_path / "model.xcvae")
     code = f"""
 import sys, xcvae
@@ -73,7 +71,7 @@ def test_import_takes_less_than_half_a_second_beyond_xarray() -> None:
     assert min(float(in_new_process(code)) for _ in range(3)) < 0.5
 
 
-def test_names_that_are_not_there_are_attribute_errors() -> None:
+def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = xcvae.trian
 
@@ -90,7 +88,7 @@ def test_methods_of_the_accessor_have_the_signatures_of_the_verbs(verb: str) -> 
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_methods_of_the_accessor_explain_every_parameter(verb: str) -> None:
+def test_methods_of_the_accessor_document_every_parameter(verb: str) -> None:
     method = getattr(CvaeAccessor, verb)
     documented = inspect.getdoc(method) or ""
     for name in list(inspect.signature(method).parameters)[1:]:

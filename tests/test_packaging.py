@@ -79,7 +79,7 @@ def test_second_command_of_the_readme_is_the_one_that_ci_runs() -> None:
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)]+)\)", README))
-def test_links_of_the_readme_lead_somewhere(link: str) -> None:
+def test_links_of_the_readme_exist(link: str) -> None:
     assert (ROOT / link).exists()
 
 

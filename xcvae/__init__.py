@@ -1,8 +1,8 @@
-"""xcvae: generative ensembles of rain fields, in xarray.
+"""Generative ensembles of rain fields in xarray.
 
-The verbs `train`, `sample`, `evaluate`, `diagnose` and `augment` take a Dataset first; the same
-verbs are methods of the accessor ``ds.cvae``. Everything is imported on first use, so that
-``import xcvae`` costs next to nothing and loads no torch.
+The verbs ``train``, ``sample``, ``evaluate``, ``diagnose`` and ``augment`` take a Dataset first;
+the same verbs are methods of the accessor ``ds.cvae``. Public names are imported on first use, so
+that ``import xcvae`` is fast and does not load torch.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import xcvae.accessor  # noqa: F401  registers ds.cvae
 
 if TYPE_CHECKING:
     from xcvae import errors, plugins, testing, tutorial
+    from xcvae.ensemble import catalog
     from xcvae.ensemble.augment import augment
     from xcvae.ensemble.loader import loader
     from xcvae.ensemble.sample import sample
+    from xcvae.ensemble.store import open_store
+    from xcvae.ensemble.verify_store import verify_store
     from xcvae.fields.samples import heavy
     from xcvae.generator.model import Model, load
     from xcvae.generator.training.train import train
@@ -31,6 +34,7 @@ __all__ = [
     "Model",
     "__version__",
     "augment",
+    "catalog",
     "diagnose",
     "errors",
     "evaluate",
@@ -38,11 +42,13 @@ __all__ = [
     "hookimpl",
     "load",
     "loader",
+    "open_store",
     "plugins",
     "sample",
     "testing",
     "train",
     "tutorial",
+    "verify_store",
 ]
 
 _HOMES = {
@@ -55,10 +61,18 @@ _HOMES = {
     "hookimpl": "xcvae.registry.hookspecs",
     "load": "xcvae.generator.model",
     "loader": "xcvae.ensemble.loader",
+    "open_store": "xcvae.ensemble.store",
     "sample": "xcvae.ensemble.sample",
     "train": "xcvae.generator.training.train",
+    "verify_store": "xcvae.ensemble.verify_store",
 }
-_MODULES = ("errors", "plugins", "testing", "tutorial")
+_MODULES = {
+    "catalog": "xcvae.ensemble.catalog",
+    "errors": "xcvae.errors",
+    "plugins": "xcvae.plugins",
+    "testing": "xcvae.testing",
+    "tutorial": "xcvae.tutorial",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -68,7 +82,7 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("xcvae")
     elif name in _MODULES:
-        value = import_module(f"xcvae.{name}")
+        value = import_module(_MODULES[name])
     elif name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
     else:
@@ -78,5 +92,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names, whether they are imported yet or not."""
+    """Return the public names, imported or not."""
     return sorted(__all__)

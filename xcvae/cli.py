@@ -1,4 +1,4 @@
-"""The command ``xcvae``: arguments in, one clear message out."""
+"""The command line ``xcvae``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcvae.errors import MismatchError, XcvaeError
+from xcvae.errors import MismatchError, OutputExistsError, XcvaeError, explain
+from xcvae.files import write_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +26,7 @@ STEPS = {
     "train": "train the model",
     "sample": "draw the ensembles and list them in the catalog",
     "evaluate": "score the ensembles and compare the scores with the criteria",
-    "diagnose": "look for what is wrong with the model",
+    "diagnose": "diagnose the model",
     "report": "draw the pictures and write the HTML report again",
 }
 KINDS = {
@@ -36,11 +37,11 @@ KINDS = {
 }
 WIDTH = 79
 YAML = "YAML file that describes the run; `xcvae demo` writes one to start from"
-INTERRUPTED, CLOSED = 130, 141  # what shells expect after Ctrl-C, and of a pipe nobody reads
+INTERRUPTED, CLOSED = 130, 141  # exit codes of SIGINT and SIGPIPE in a shell
 NEXT_STEPS = """
 What to type next:
-  xcvae plugins                     # what can be asked for by name
-  xcvae run {output}/config.yaml    # the same again: it skips what is done
+  xcvae plugins                     # losses, metrics, ... by name
+  xcvae run {output}/config.yaml    # the same run again: finished steps are skipped
   python -c "import intake; print(intake.open_catalog('{output}/catalog.yaml')['prior'].read())"
 For your own data, copy {output}/config.yaml and change its first lines."""
 
@@ -51,17 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        The arguments; those of the process by default.
+        Arguments; by default those of the process.
 
     Returns
     -------
     int
-        0 for success, 1 where something is wrong with the data, a file or the configuration.
+        0 for success, 1 for an error in the data, a file or the configuration.
 
     Raises
     ------
     SystemExit
-        The arguments cannot be understood (2), or ask for help or the version (0).
+        With 2 if the arguments are invalid, with 0 after help or the version.
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -69,20 +70,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("which command?")
     with warnings.catch_warnings():
         if not sys.warnoptions:
-            # Of the packages underneath; what matters to the user is raised, or in the report.
+            # Warnings of dependencies; xcvae raises errors or writes to the report.
             warnings.simplefilter("ignore")
         try:
             status: int = arguments.act(arguments)
             sys.stdout.flush()
         except BrokenPipeError:
-            # As with `xcvae plugins | head`: who reads has enough, and nothing went wrong.
+            # The reader has closed the pipe, as in `xcvae plugins | head`: not an error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return CLOSED
         except (XcvaeError, OSError) as error:
             print(f"xcvae {arguments.command}: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("\nxcvae: interrupted; the same command goes on from here", file=sys.stderr)
+            print("\nxcvae: interrupted; repeat the command to continue", file=sys.stderr)
             return INTERRUPTED
     return status
 
@@ -90,20 +91,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="xcvae",
-        description="Generative ensembles of rain fields: train, draw, write, judge.",
+        description="Generative ensembles of rain fields: train, sample, evaluate, diagnose.",
         epilog="Start with: xcvae demo --output demo",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="the whole job on bundled radar, in minutes")
-    demo.add_argument("--output", type=Path, required=True, help="folder for all that is made")
-    demo.add_argument("--minutes", type=float, help="time for the training alone")
+    _add_runs(commands)
+    _add_verify(commands)
+    plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
+    plugins.set_defaults(act=_plugins)
+    return parser
+
+
+def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands that run steps of a configuration."""
+    demo = commands.add_parser("demo", help="a whole run on bundled radar, in minutes")
+    demo.add_argument("--output", type=Path, required=True, help="output folder")
+    demo.add_argument("--minutes", type=float, help="minutes of training")
     demo.set_defaults(act=_demo)
 
-    run = commands.add_parser("run", help="the whole job on your data")
+    run = commands.add_parser("run", help="a whole run on your data")
     run.add_argument("config", type=Path, metavar="CONFIG", help=YAML)
-    run.add_argument("--check", action="store_true", help="look at it and the data, train nothing")
+    run.add_argument("--check", action="store_true", help="check configuration and data only")
     run.set_defaults(act=_run)
 
     for name, text in STEPS.items():
@@ -113,32 +123,35 @@ def _parser() -> argparse.ArgumentParser:
 
     for one in (demo, run, *(commands.choices[name] for name in STEPS)):
         one.add_argument(
-            "--overwrite", action="store_true", help="replace what another configuration made"
+            "--overwrite", action="store_true", help="replace products of another configuration"
         )
 
-    verify = commands.add_parser("verify", help="is a stored ensemble still what was written?")
-    verify.add_argument("store", metavar="STORE", help="Zarr store of an ensemble; icechunk:PATH")
-    verify.add_argument("--model", type=Path, help="model file, to draw some regions again")
-    verify.add_argument(
-        "--data", help="its data: Zarr, NetCDF, tutorial name, or the YAML file of the run"
-    )
-    verify.add_argument("--sample", type=int, default=4, metavar="N", help="how many (4)")
-    verify.set_defaults(act=_verify)
 
-    plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
-    plugins.set_defaults(act=_plugins)
-    return parser
+def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verify = commands.add_parser("verify", help="check a stored ensemble against its ledger")
+    verify.add_argument("store", metavar="STORE", help="Zarr store of an ensemble; icechunk:PATH")
+    verify.add_argument(
+        "--model", type=Path, help="model file, to draw some regions again and compare"
+    )
+    verify.add_argument(
+        "--data",
+        help="data of the ensemble: Zarr, NetCDF, tutorial name, or the YAML file of the run",
+    )
+    verify.add_argument(
+        "--sample", type=int, default=4, metavar="N", help="regions to draw again (4)"
+    )
+    verify.set_defaults(act=_verify)
 
 
 def _step_text(text: str) -> str:
     return (
-        f"One step of `xcvae run`: {text}. What it builds on must be there already; what is made "
-        "lies in the folder that CONFIG names as its output."
+        f"One step of `xcvae run`: {text}. The products of earlier steps must exist in the output "
+        "folder that CONFIG names."
     )
 
 
 class _Version(argparse.Action):
-    """Print the version; looked up only when it is asked for."""
+    """Print the version, which is looked up only on request."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         from importlib.metadata import version
@@ -157,34 +170,49 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _demo_config(output: Path, minutes: float | None) -> Path:
-    """Put the configuration of the demo beside what it makes, so that it can be run again."""
+    """Write the configuration of the demo into its output folder, so that it can be run again.
+
+    Raises
+    ------
+    OutputExistsError
+        A number of minutes is given, and the file there is not a configuration of the demo.
+    """
     file = output / "config.yaml"
     if minutes is None and file.exists():
         return file
-    text = (Path(__file__).parent / "tutorial" / "demo.yaml").read_text(encoding="utf-8")
-    if minutes is not None:
-        text = re.sub(r"max_minutes: .*", f"max_minutes: {minutes}", text)
+    bundled = (Path(__file__).parent / "tutorial" / "demo.yaml").read_text(encoding="utf-8")
+    limit = re.compile(r"max_minutes: .*")
+    if file.exists() and limit.sub("", file.read_text(encoding="utf-8")) != limit.sub("", bundled):
+        raise OutputExistsError(
+            explain(
+                str(file),
+                expected="the configuration of the demo",
+                got="another one",
+                remedy=f"Run it with `xcvae run {file}`, or choose another output folder.",
+            )
+        )
     output.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    text = bundled if minutes is None else limit.sub(f"max_minutes: {minutes}", bundled)
+    write_text(file, text)
     return file
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from xcvae import config, pipeline
 
-    asked = config.load(arguments.config)
+    settings = config.load(arguments.config)
     if arguments.check:
-        print(pipeline.check(asked))
+        print(pipeline.check(settings))
     else:
-        print(pipeline.run(asked, overwrite=arguments.overwrite))
+        print(pipeline.run(settings, overwrite=arguments.overwrite))
     return 0
 
 
 def _step(arguments: argparse.Namespace) -> int:
     from xcvae import config, pipeline
 
-    asked = config.load(arguments.config)
-    print(pipeline.run_step(asked, arguments.command, overwrite=arguments.overwrite))
+    settings = config.load(arguments.config)
+    print(pipeline.run_step(settings, arguments.command, overwrite=arguments.overwrite))
     return 0
 
 
@@ -202,7 +230,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _verify_drawing(arguments: argparse.Namespace, options: dict[str, Any]) -> Verification:
-    """Verify with the first of the data that the store was drawn for."""
+    """Verify a store with the part of the data that it was drawn for."""
     from xcvae.ensemble.verify_store import verify_store
 
     problems = []
@@ -215,7 +243,7 @@ def _verify_drawing(arguments: argparse.Namespace, options: dict[str, Any]) -> V
 
 
 def _data(name: str) -> Iterator[xr.Dataset]:
-    """Open data by the name of a file or of a tutorial; a configuration has several parts."""
+    """Open a file, a tutorial Dataset, or each part of a configuration in turn."""
     import xarray as xr
 
     from xcvae import config, tutorial
@@ -245,7 +273,7 @@ def _plugins(_: argparse.Namespace) -> int:
             for name, default in row.parameters.items()
         )
         hang = " " * (len(row.name) + 3)
-        # Those of xcvae are the rule, and the others are told by whose they are.
+        # Label only third-party components with their package.
         home = " ".join(filter(None, (row.package, row.version)))
         owner = "" if row.package == "xcvae" else f"  [{home}]"
         for text, begin, rest in (

@@ -1,22 +1,22 @@
 r"""Make the bundled tutorial data: a subset of the German radar climatology RADKLIM-YW.
 
-The source is the example file inside the PyPI wheel of pycomlink 0.6.0. Get the wheel, then run
-this script; reading the file takes netCDF4 (the extra `netcdf` of xcvae)::
+The source is the example file inside the PyPI wheel of pycomlink 0.6.0. Download the wheel, then
+run this script; reading the file needs netCDF4 (the extra `netcdf` of xcvae)::
 
     pip download --no-deps pycomlink==0.6.0
     python docs/data/make_radklim.py pycomlink-0.6.0-py3-none-any.whl \
         xcvae/tutorial/data/radklim.zarr
 
-What it does, in this order:
+Steps:
 
-1. crops 156 x 132 pixels of 1 km out of 190 x 228 and turns them north up;
-2. drops the frames with a missing value, and those that rain (0.1 mm h-1 or more) on less than
-   5 % of the pixels;
-3. thins them: neighbouring frames are nearly copies (the correlation of wet frames is 0.7 after
-   5 minutes, 0.5 after 10, 0.3 after 20), so the frames for training are at least 10 minutes
-   apart, those for validation and test, which only judge, 20 minutes;
-4. packs the rates as counts of 0.12 mm h-1, the resolution of the source (0.01 mm in 5 minutes),
-   and adds the means over blocks of 12 x 12 pixels as the coarse field.
+1. crop 156 x 132 pixels of 1 km out of 190 x 228 and turn them north up;
+2. drop frames with a missing value, and frames with rain (0.1 mm h-1 or more) on less than 5 % of
+   the pixels;
+3. thin them: consecutive frames are strongly correlated (the correlation of wet frames is 0.7
+   after 5 minutes, 0.5 after 10, 0.3 after 20), so frames for training are at least 10 minutes
+   apart, frames for validation and test 20 minutes;
+4. pack the rates as counts of 0.12 mm h-1, the resolution of the source (0.01 mm in 5 minutes),
+   and add the means over blocks of 12 x 12 pixels as the coarse field.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import xarray as xr
 from zarr.codecs import BloscCodec
 
 MEMBER = "pycomlink/io/example_data/example_areal_reference_data.nc"
-ROWS, COLUMNS = slice(0, 156), slice(24, 156)  # multiples of 12 that hold no missing value
+ROWS, COLUMNS = slice(0, 156), slice(24, 156)  # multiples of 12 without missing values
 BLOCK = 12  # pixels, 13 x 11 blocks
 STEP = 0.12  # mm h-1, the source counts 0.01 mm in 5 minutes
 WET_RATE, WET_SHARE = 0.1, 0.05  # mm h-1, share of the pixels
@@ -82,12 +82,12 @@ def read_counts(wheel: Path) -> xr.DataArray:
 
 
 def split_of(time: np.ndarray) -> np.ndarray:
-    """Tell training (0), validation (1) and test (2) apart by days."""
+    """Assign days to training (0), validation (1) and test (2)."""
     return ((time >= VALIDATION).astype("int8") + (time >= TEST)).astype("int8")
 
 
 def choose(counts: xr.DataArray) -> np.ndarray:
-    """Choose wet frames, those of one split at least `SPACING` minutes apart."""
+    """Choose wet frames that are at least `SPACING` minutes apart within a split."""
     wet = (counts * STEP >= WET_RATE).mean(["y", "x"]).values >= WET_SHARE
     time = counts["time"].values
     chosen: list[int] = []
@@ -114,7 +114,7 @@ def axis(size: int, width: float, name: str, *, descending: bool) -> Axis:
 
 
 def build(counts: xr.DataArray) -> xr.Dataset:
-    """Put the Dataset together as it is stored: rates as counts, attributes by CF."""
+    """Return the Dataset as stored: rates as counts, attributes of the CF conventions."""
     n_y, n_x = counts.shape[1:]
     blocks = (n_y // BLOCK, n_x // BLOCK)
     coarse = counts.astype("float64").coarsen(y=BLOCK, x=BLOCK).mean().values * STEP
@@ -164,24 +164,24 @@ def build(counts: xr.DataArray) -> xr.Dataset:
 
 
 def write(ds: xr.Dataset, path: Path) -> None:
-    """Write a Zarr v3 store of few files."""
+    """Write a Zarr v3 store with few files."""
     packed = {"compressors": [BloscCodec(cname="zstd", clevel=9, shuffle="shuffle")]}
     encoding: dict[str, dict[str, Any]] = {
         "pr": packed | {"chunks": (FRAMES_A_CHUNK, *ds["pr"].shape[1:])},
         "pr_coarse": packed | {"chunks": ds["pr_coarse"].shape},
         "time": {"units": "minutes since 2018-05-10", "dtype": "int64"},
     }
-    # A fill value would have readers look for missing values, of which there are none.
+    # Without a fill value readers skip the search for missing values; there are none.
     encoding |= {name: {"_FillValue": None} for name in ("y", "x", "y_coarse", "x_coarse")}
     encoding["pr_coarse"] |= {"_FillValue": None}
     ds.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
 
 
 def main() -> None:
-    """Make the store and say what is in it."""
+    """Write the store and print its content."""
     parser = argparse.ArgumentParser(description="Make the tutorial data from pycomlink's wheel.")
     parser.add_argument("wheel", type=Path, help="pycomlink-0.6.0-py3-none-any.whl")
-    parser.add_argument("store", type=Path, help="where to write, a folder ending in .zarr")
+    parser.add_argument("store", type=Path, help="output folder ending in .zarr")
     arguments = parser.parse_args()
     counts = read_counts(arguments.wheel)
     ds = build(counts.isel(time=choose(counts)))

@@ -42,7 +42,7 @@ def run(code: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_quickstart(tmp_path: Path) -> None:
+def test_page_quickstart_runs(tmp_path: Path) -> None:
     tiny = {
         'fit={"max_minutes": 3}': TINY,
         "None, None, 4)": "None, None, 25)",
@@ -58,7 +58,7 @@ def test_quickstart(tmp_path: Path) -> None:
         assert (tmp_path / made).exists()
 
 
-def test_hand_over_ends_in_a_network_that_was_trained(tmp_path: Path) -> None:
+def test_page_hand_over_trains_a_network(tmp_path: Path) -> None:
     tiny = {
         'fit={"max_minutes": 3}': TINY,
         "time=xcvae.heavy(train)": "time=slice(0, 60, 10)",
@@ -79,7 +79,7 @@ def test_hand_over_ends_in_a_network_that_was_trained(tmp_path: Path) -> None:
     assert "7 of 330" in printed
 
 
-def test_augmentation_ends_in_verdicts(tmp_path: Path) -> None:
+def test_page_augmentation_prints_verdicts(tmp_path: Path) -> None:
     tiny = {
         'fit={"max_minutes": 3}': TINY,
         "None, None, 20)": "None, None, 60)",
@@ -92,7 +92,7 @@ def test_augmentation_ends_in_verdicts(tmp_path: Path) -> None:
     assert len(re.findall(r"^  both ", printed, re.MULTILINE)) == 18
 
 
-def test_own_data_from_a_climate_model_to_masked_observations(tmp_path: Path) -> None:
+def test_page_own_data_runs_with_masked_observations(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     days = np.arange("2000-01-01", "2011-01-01", 90, dtype="datetime64[D]")
     time = days.astype("datetime64[ns]")
@@ -116,7 +116,7 @@ def test_own_data_from_a_climate_model_to_masked_observations(tmp_path: Path) ->
     assert ensemble.pr.sizes["realization"] == 16
 
 
-def test_normalised_files_of_the_scripts_become_physical_rain(tmp_path: Path) -> None:
+def test_page_from_scripts_converts_normalised_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rain = rng.gamma(0.4, 8, (20, 9, 7)).astype("float32")
     rain[:, 0, :3] = np.nan
@@ -137,7 +137,7 @@ def test_normalised_files_of_the_scripts_become_physical_rain(tmp_path: Path) ->
     assert xcvae.heavy(ds, extent=0.2).sizes == {"time": 20}
 
 
-def test_bundled_data_is_as_the_page_says(tmp_path: Path) -> None:
+def test_page_bundled_data_describes_the_data(tmp_path: Path) -> None:
     code = code_of("bundled-data.md").replace("ds =", "import xcvae\nds =")
     checks = (
         "\nassert ds.pr.shape == (490, 156, 132) and ds.pr_coarse.shape == (490, 13, 11)"
@@ -147,9 +147,7 @@ def test_bundled_data_is_as_the_page_says(tmp_path: Path) -> None:
     run(code + checks, tmp_path)
 
 
-def test_the_commented_configuration_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commented_configuration_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (DOCS / "config.yaml").read_text(encoding="utf-8")
     tiny = {
         "max_minutes: 3.0": "max_steps: 3",
@@ -175,7 +173,7 @@ def test_the_commented_configuration_runs(
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
-def test_yaml_and_python_in_the_pages_can_be_read(page: Path) -> None:
+def test_yaml_and_python_blocks_of_the_pages_parse(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
         compile(block, page.name, "exec")

@@ -95,14 +95,14 @@ def times(folder: Path) -> dict[str, int]:
     }
 
 
-def test_a_run_makes_everything_and_then_nothing_again(
+def test_second_run_keeps_every_product(
     folder: Path, rain: xr.Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["run", str(folder / "config.yaml")]
     assert main(arguments) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert "train made, posterior made, prior made, evaluate made, diagnose made" in said.out
+    message = capsys.readouterr()
+    assert message.err == ""
+    assert "train made, posterior made, prior made, evaluate made, diagnose made" in message.out
     out = folder / "out"
 
     # What is handed over opens without xcvae's help, in physical units.
@@ -137,7 +137,7 @@ def test_a_run_makes_everything_and_then_nothing_again(
     assert "evaluate there already, diagnose there already" in again
     assert times(out) == before
     # The same verdicts and the same words of the diagnosis.
-    assert again.partition("\n\ntrain ")[0] == said.out.partition("\n\ntrain ")[0]
+    assert again.partition("\n\ntrain ")[0] == message.out.partition("\n\ntrain ")[0]
 
     # Scoring alone leaves the report as it is, with the diagnosis of the model.
     capsys.readouterr()
@@ -160,7 +160,7 @@ def test_a_run_makes_everything_and_then_nothing_again(
     assert times(out)["model.xcvae"] == before["model.xcvae"]
 
 
-def test_another_configuration_is_refused_unless_it_may_overwrite(
+def test_changed_configuration_is_refused_without_overwrite(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(folder / "config.yaml")
@@ -169,9 +169,9 @@ def test_another_configuration_is_refused_unless_it_may_overwrite(
     model = xcvae.load(folder / "out" / "model.xcvae").sha256
     edit(folder, "max_steps: 20", "max_steps: 21")
     assert main(["run", path]) == 1
-    said = capsys.readouterr().err
-    assert "train.fit.max_steps (there: 20, asked: 21)" in said
-    assert "--overwrite" in said
+    message = capsys.readouterr().err
+    assert "train.fit.max_steps (there: 20, asked: 21)" in message
+    assert "--overwrite" in message
     assert xcvae.load(folder / "out" / "model.xcvae").sha256 == model
 
     edit(folder, "members: 3", "members: 4")
@@ -187,7 +187,29 @@ def test_another_configuration_is_refused_unless_it_may_overwrite(
     assert opened.sizes["realization"] == 4
 
 
-def test_a_new_model_does_not_judge_old_ensembles(
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.xcvae",
+        "prior.zarr",
+        "catalog.yaml",
+        "report/prior-scores.json",
+        "report/diagnosis.txt",
+        "report/report.html",
+    ],
+)
+def test_overwrite_keeps_files_that_no_run_has_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    file = folder / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("years of work", encoding="utf-8")
+    assert main(["run", str(folder / "config.yaml"), "--overwrite"]) == 1
+    assert str(file) in capsys.readouterr().err
+    assert file.read_text(encoding="utf-8") == "years of work"
+
+
+def test_evaluate_refuses_ensembles_of_another_model(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(folder / "config.yaml")
@@ -196,10 +218,10 @@ def test_a_new_model_does_not_judge_old_ensembles(
     assert main(["train", path, "--overwrite"]) == 0
     capsys.readouterr()
     assert main(["evaluate", path]) == 1
-    assert "got one that another model drew" in capsys.readouterr().err
+    assert "got an ensemble of another model" in capsys.readouterr().err
 
 
-def test_new_data_under_the_old_name_is_noticed(
+def test_changed_data_under_the_same_name_are_refused(
     folder: Path, rain: xr.Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(folder / "config.yaml")
@@ -211,7 +233,7 @@ def test_new_data_under_the_old_name_is_noticed(
     assert "data.train (there: '12 samples" in capsys.readouterr().err
 
 
-def test_steps_one_by_one_ask_for_those_before(
+def test_single_steps_require_the_products_of_earlier_ones(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(folder / "config.yaml")
@@ -228,12 +250,12 @@ def test_steps_one_by_one_ask_for_those_before(
     # Scores are cheap: they follow the configuration without being asked.
     edit(folder, "[crps, mass_bias, ks]", "[crps, ks]")
     assert main(["evaluate", path]) == 0
-    said = capsys.readouterr().out
-    assert "evaluate made" in said
-    assert "mass_bias" not in said
+    message = capsys.readouterr().out
+    assert "evaluate made" in message
+    assert "mass_bias" not in message
 
 
-def test_a_killed_training_goes_on(folder: Path) -> None:
+def test_killed_training_is_continued(folder: Path) -> None:
     edit(folder, "max_steps: 20", "max_steps: 200")
     edit(folder, "validations: 2", "validations: 50")
     checkpoint = folder / "out" / "model.xcvae.checkpoint"
@@ -259,7 +281,7 @@ def test_a_killed_training_goes_on(folder: Path) -> None:
     assert not checkpoint.exists()
 
 
-def test_ensembles_of_several_parts_share_a_report(folder: Path) -> None:
+def test_report_covers_ensembles_of_several_parts(folder: Path) -> None:
     edit(folder, "spread: 0.5, members: 2", "spread: 0.5, members: 2, part: train")
     summary = pipeline.run(config.load(folder / "config.yaml"), progress=False)
     assert set(summary.verdicts) == {"posterior", "prior"}
@@ -267,12 +289,12 @@ def test_ensembles_of_several_parts_share_a_report(folder: Path) -> None:
     assert set(opened.split.values.tolist()) == {0}
 
 
-def test_steps_are_known_by_name(folder: Path) -> None:
+def test_unknown_step_is_refused(folder: Path) -> None:
     with pytest.raises(xcvae.errors.ConfigError, match="Did you mean 'train'"):
         pipeline.run_step(config.load(folder / "config.yaml"), "trian")
 
 
-def test_the_demo_runs_from_the_configuration_in_its_folder(
+def test_demo_runs_from_the_configuration_in_its_folder(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(folder, "output: out", "output: .")

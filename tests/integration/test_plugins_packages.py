@@ -84,7 +84,7 @@ def imported_by(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
-def test_packages_are_complete(package: Path) -> None:
+def test_plugin_packages_are_complete(package: Path) -> None:
     project = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (folder,) = (package / "src").iterdir()
     assert (folder / "py.typed").exists()
@@ -105,7 +105,7 @@ def test_plugins_import_public_names_only(path: Path) -> None:
     assert ours <= PUBLIC, f"{path.name} imports {ours - PUBLIC}"
 
 
-def test_only_the_plugin_of_scores_needs_scores_and_nothing_in_core_needs_a_plugin() -> None:
+def test_core_imports_no_plugin_and_only_one_plugin_imports_scores() -> None:
     for package in PACKAGES:
         used = any(
             "scores" in {n.partition(".")[0] for n in imported_by(m)} for m in modules_of(package)
@@ -124,7 +124,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return environment
 
 
-def test_all_names_are_listed_and_none_clashes(installed: Environment, tmp_path: Path) -> None:
+def test_plugin_names_are_listed_without_clashes(installed: Environment, tmp_path: Path) -> None:
     code = """
 import json, sys
 from xcvae.plugins import broken, listing
@@ -179,7 +179,7 @@ evaluate:
 """
 
 
-def test_names_of_all_packages_work_in_yaml_and_on_the_command_line(
+def test_plugin_names_work_in_yaml_and_on_the_command_line(
     installed: Environment, tmp_path: Path
 ) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
@@ -208,7 +208,7 @@ def steps_of(page: Path) -> Iterator[tuple[str, str, str]]:
             yield language, "", body
 
 
-def test_write_a_plugin_in_ten_minutes(tmp_path: Path) -> None:
+def test_page_write_a_plugin_runs(tmp_path: Path) -> None:
     environment = Environment(tmp_path / "env")
     replacements = {
         "xcvae/plugins/template": str(PLUGINS / "template"),

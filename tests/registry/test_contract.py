@@ -16,8 +16,7 @@ import xarray as xr
 import xcvae
 from xcvae import hookimpl, plugins
 from xcvae.errors import ComponentError, DataError
-from xcvae.registry import Registry, call, describe, registry
-from xcvae.registry import registry as missing
+from xcvae.registry import Registry, call, describe, missing, registry
 from xcvae.registry.components import construct
 from xcvae.registry.signatures import Row, _row, doc_of
 from xcvae.testing import make_dataset, make_ensemble, make_loss_state

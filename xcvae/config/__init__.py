@@ -1,4 +1,4 @@
-"""The YAML file of a whole run: what can stand in it, how it is read, and the data it names."""
+"""Configuration of a run: schema, YAML reader, and the data that it names."""
 
 from xcvae.config.data import Parts, open_parts
 from xcvae.config.load import load, parse

@@ -1,4 +1,4 @@
-"""The data that a configuration names, and the samples in it to train on and to judge."""
+"""Data of a configuration: opened, renamed, and selected for training, validation and test."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def select(ds: xr.Dataset, selection: Selection, sample: str, where: str) -> xr.
     selection
         By coordinate along the sample dim: a value (``split: 0``; ``time: 2005`` is the whole
         year), a list of values, for times a pair [first, last], or ``{start, stop, step}``.
-        All must hold; steps are taken last.
+        Samples must fulfil all of them; steps are applied last.
     sample
         Name of the sample dim.
     where
-        What it is called in messages.
+        Name of the selection in messages.
 
     Raises
     ------
     MissingVariableError
-        There is no such coordinate.
+        A coordinate does not exist.
     ConfigError
-        A value that cannot be looked up.
+        A value cannot be looked up.
     EmptySelectionError
-        No sample is left.
+        The selection is empty.
     """
     keep = np.ones(ds.sizes[sample], dtype=bool)
     step = 1
@@ -75,14 +75,14 @@ def select(ds: xr.Dataset, selection: Selection, sample: str, where: str) -> xr.
                 where,
                 expected="at least one sample",
                 got=f"none that fits {selection!r}",
-                remedy="Each of these holds somewhere, but not all for the same sample.",
+                remedy="Each condition selects some samples, but no sample fulfils all: relax one.",
             )
         )
     return ds.isel({sample: positions})
 
 
 def _labels(ds: xr.Dataset, name: str, sample: str, where: str) -> Any:
-    """Return a coordinate along the samples as a pandas index."""
+    """Return a coordinate along the sample dim as a pandas index."""
     along = [str(c) for c, coord in ds.coords.items() if coord.dims == (sample,)]
     if name not in along:
         raise MissingVariableError(
@@ -110,7 +110,7 @@ def _matches(labels: Any, wanted: object, where: str) -> np.ndarray:
 
 
 def _between(labels: Any, start: object, stop: object, times: bool, where: str) -> np.ndarray:
-    """Say which labels lie in [start, stop]; a time such as "2005-03" covers the whole month."""
+    """Return which labels lie in [start, stop]; a time such as "2005-03" covers the whole month."""
     bounds = [None if b is None else str(b) if times else b for b in (start, stop)]
     if not times:
         try:
@@ -157,21 +157,20 @@ def _step(wanted: Mapping[str, Any], where: str) -> int:
     return step
 
 
-#: Data that is smaller than this is read into memory once; what is larger is streamed.
-IN_MEMORY = 1_000_000_000
+IN_MEMORY_BYTES = 1_000_000_000  # smaller data are read into memory, larger data are streamed
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The selections of a configuration.
+    """Data of a configuration.
 
-    Parameters
+    Attributes
     ----------
     train, validation, test
-        Samples to train on, to steer the training by, and to draw and judge; None where the
-        configuration selects none.
+        Samples for training, for its validation, and for ensembles and scores; None if the
+        configuration does not select any.
     spec
-        What is what in them.
+        Roles, grids and units of their variables.
     """
 
     train: xr.Dataset
@@ -180,7 +179,13 @@ class Parts:
     spec: DataSpec
 
     def __getitem__(self, part: Part) -> xr.Dataset:
-        """Return a part, or say that there is none."""
+        """Return a part.
+
+        Raises
+        ------
+        ConfigError
+            The configuration does not select this part.
+        """
         ds: xr.Dataset | None = getattr(self, part)
         if ds is None:
             raise ConfigError(
@@ -206,21 +211,21 @@ def open_parts(config: Config) -> Parts:
     Returns
     -------
     Parts
-        In memory where the variables in use are small, else backed by Dask.
+        In memory if the variables in use are small, else backed by Dask.
 
     Raises
     ------
     ConfigError
-        The source cannot be opened, or a selection cannot be understood.
+        The source cannot be opened, or a selection is invalid.
     EmptySelectionError
-        A selection leaves no samples.
+        A selection is empty.
     MissingVariableError, UnitsError, DataError
-        The data is not what the section ``train`` says; see `xcvae.train`.
+        The data do not fit the section ``train``; see :func:`xcvae.train`.
     """
-    section, asked = config.data, config.train
+    section, training = config.data, config.train
     ds = _renamed(_opened(section, config.folder), section.rename)
-    dims = asked.spatial_dims
-    target = find_target(ds, asked.target)
+    dims = training.spatial_dims
+    target = find_target(ds, training.target)
     sample = find_layout(ds[target], spatial_dims=dims).sample
     wanted: dict[str, Selection | None] = {
         "train": section.train,
@@ -235,9 +240,9 @@ def open_parts(config: Config) -> Parts:
     spec = describe(
         chosen["train"],
         target=target,
-        conditions=asked.conditions,
-        statics=asked.statics,
-        coarsen=asked.coarsen,
+        conditions=training.conditions,
+        statics=training.statics,
+        coarsen=training.coarsen,
         spatial_dims=dims,
     )
     names = [target, *(v.name for v in spec.variables if v.name != spec.derived)]
@@ -269,8 +274,8 @@ def _from_path(path: str, folder: Path) -> xr.Dataset:
         raise ConfigError(
             explain(
                 "data.path",
-                expected="a file, a Zarr store or a pattern with matches",
-                got=f"{pattern}, where there is nothing",
+                expected="a file, a Zarr store, or a pattern that matches some",
+                got=f"{pattern}, which matches nothing",
                 remedy="Paths are relative to the folder of the configuration.",
             )
         )
@@ -293,7 +298,7 @@ def _from_path(path: str, folder: Path) -> xr.Dataset:
                 "pip install 'xcvae[netcdf]'.",
             )
         ) from error
-    assert isinstance(joined, xr.Dataset)  # of Datasets, not of arrays
+    assert isinstance(joined, xr.Dataset)  # combine_by_coords returns an array for arrays
     return joined
 
 
@@ -317,7 +322,7 @@ def _renamed(ds: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
 
 
 def _in_memory(ds: xr.Dataset) -> xr.Dataset:
-    return ds.load() if ds.nbytes <= IN_MEMORY else ds
+    return ds.load() if ds.nbytes <= IN_MEMORY_BYTES else ds
 
 
 def _heavy(ds: xr.Dataset, section: HeavySection, spec: DataSpec, part: str) -> xr.Dataset:

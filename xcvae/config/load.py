@@ -1,4 +1,4 @@
-"""From YAML to the checked sections of `xcvae.config.schema`."""
+"""Reader of YAML configurations into the sections of `xcvae.config.schema`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def load(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = Non
     path
         A YAML file.
     overrides
-        Values by dotted key, such as ``{"train.fit.max_minutes": 1.0}``, that replace or add to
-        those of the file.
+        Values by dotted key, such as ``{"train.fit.max_minutes": 1.0}``; they take precedence
+        over those of the file.
 
     Raises
     ------
     ConfigError
-        The file cannot be read or is no YAML, or something in it is unknown, of the wrong type or
+        The file cannot be read or is not valid YAML, or a key is unknown, has the wrong type or is
         out of range. The message names the key.
     """
     file = Path(path)
@@ -67,14 +67,14 @@ def parse(content: object, *, folder: str | os.PathLike[str] = ".") -> Config:
     Parameters
     ----------
     content
-        What YAML makes of the file: a mapping of sections.
+        Sections by name, as YAML reads them.
     folder
-        Relative paths start here.
+        Folder that relative paths refer to.
 
     Raises
     ------
     ConfigError
-        As for `load`.
+        As for :func:`load`.
     """
     if isinstance(content, Mapping) and "folder" in content:
         raise ConfigError(f"unknown key 'folder'. {nearest('folder', _keys(Config))}")
@@ -83,7 +83,7 @@ def parse(content: object, *, folder: str | os.PathLike[str] = ".") -> Config:
 
 
 def _section(cls: type[T], content: object, path: str) -> T:
-    """Make a section from a mapping, its own sections first."""
+    """Build a section from a mapping, nested sections first."""
     where = path or "configuration"
     if not isinstance(content, Mapping):
         raise ConfigError(
@@ -112,7 +112,7 @@ def _section(cls: type[T], content: object, path: str) -> T:
 
 
 def _located(text: str, path: str, where: str, keys: list[str]) -> str:
-    """Say where in the file a message belongs: ``fit: ...`` in train is ``train.fit: ...``."""
+    """Return a message with its place in the file: ``fit: ...`` in train is ``train.fit: ...``."""
     if text.startswith(where):
         return text
     if re.split(r"\W", text, maxsplit=1)[0] in keys:
@@ -121,12 +121,12 @@ def _located(text: str, path: str, where: str, keys: list[str]) -> str:
 
 
 def _nested(hint: Any, value: object, path: str) -> object:
-    """Turn mappings into sections where the annotation asks for them."""
+    """Turn mappings into sections if the annotation is one."""
     if value is None and type(None) in _options(hint):
         return None
     for option in _options(hint):
         if dataclasses.is_dataclass(option) and isinstance(option, type):
-            # A section whose lines are all comments is nothing to YAML.
+            # YAML reads a section with comments only as null.
             return _section(option, {} if value is None else value, path)
         item = get_args(option)[0] if get_origin(option) is list else None
         if dataclasses.is_dataclass(item) and isinstance(item, type):
@@ -177,7 +177,7 @@ def _replaced(content: object, keys: list[str], value: object) -> dict[str, Any]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: 1e-3 is a number, a date stays text, and no key comes twice."""
+    """YAML in which 1e-3 is a number, a date stays text, and duplicate keys are errors."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -198,7 +198,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         key = loader.construct_object(key_node, deep=True)
         if key in mapping:
             line = key_node.start_mark.line + 1
-            raise yaml.YAMLError(f"line {line}: the key '{key}' is there twice")
+            raise yaml.YAMLError(f"line {line}: duplicate key '{key}'")
         mapping[key] = loader.construct_object(value_node, deep=True)
     return mapping
 

@@ -1,7 +1,7 @@
-"""What can stand in the configuration of a run. The names are those of the Python API.
+"""Schema of a configuration; its keys are the names of the Python API.
 
-Every section is a dataclass. Keys and types are checked against its fields when the file is read;
-ranges are checked by the part of xcvae that the section is for, so that they are said only once.
+Every section is a dataclass. The reader checks keys and types against its fields; ranges are
+checked by the part of xcvae that a section configures, so that they are defined once.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class HeavySection:
     Parameters
     ----------
     extent
-        Share of the pixels that have to be heavy.
+        Share of pixels at or above the threshold.
     quantile
-        What is heavy: this quantile of the wet pixels.
+        Threshold as a quantile of the wet pixels.
     threshold
-        What is heavy, as "10 mm h-1" or a number in the target's units; instead of ``quantile``.
+        Threshold as "10 mm h-1" or a number in the target's units; instead of ``quantile``.
     parts
-        Which selections it is applied to.
+        Selections that it applies to.
     """
 
     extent: float = 0.02
@@ -71,7 +71,7 @@ class HeavySection:
 
 @dataclass(frozen=True)
 class DataSection:
-    """Where the data is, and which samples are for what.
+    """Source of the data, and the samples for training, validation and test.
 
     Parameters
     ----------
@@ -81,9 +81,9 @@ class DataSection:
     rename
         New names of variables, dims and coordinates, by old name.
     train, validation, test
-        Samples to train on, to steer the training by, and to draw and judge.
+        Samples for training, for its validation, and for ensembles and scores.
     heavy
-        Keep only samples with heavy rain over a large area.
+        Restrict to samples with heavy rain over a large area.
     """
 
     tutorial: str | None = None
@@ -203,7 +203,7 @@ class DiagnoseSection:
                     "members",
                     expected="an integer >= 2",
                     got=self.members,
-                    remedy="Members are compared with each other.",
+                    remedy="Diversity is measured between members: use 8 or more.",
                 )
             )
 
@@ -215,17 +215,17 @@ class Config:
     Parameters
     ----------
     data
-        Where the data is.
+        Source of the data.
     output
-        Folder for all that is made, relative to the configuration.
+        Output folder, relative to the configuration.
     train, sample, evaluate, diagnose
         Arguments of the verbs; one section per ensemble.
     criteria
         By ensemble: limits by metric, see `xcvae.verify.criteria`.
     plugins
-        Modules with components, to be registered first.
+        Modules with components, registered before anything is read.
     folder
-        Where the configuration lies; not a key of the file.
+        Folder of the configuration; not a key of the file.
     """
 
     data: DataSection
@@ -254,13 +254,13 @@ class Config:
             raise ConfigError(
                 explain(
                     "sample",
-                    expected="another name for every ensemble",
+                    expected="a different name for every ensemble",
                     got=f"{', '.join(twice)} more than once",
-                    remedy="The name is that of the store: rename one.",
+                    remedy="The name is also that of the store: rename one ensemble.",
                 )
             )
 
     @property
     def output_folder(self) -> Path:
-        """The folder for all that is made."""
+        """Output folder, relative to the working directory."""
         return self.folder / self.output

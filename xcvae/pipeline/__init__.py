@@ -1,4 +1,4 @@
-"""The whole job of a configuration: train, draw, list, judge, diagnose, report."""
+"""Runs of a configuration: train, sample, catalog, evaluate, diagnose, report."""
 
 from xcvae.pipeline.check import check
 from xcvae.pipeline.outputs import Summary

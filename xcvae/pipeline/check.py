@@ -1,4 +1,4 @@
-"""Look at a configuration and its data, and train nothing."""
+"""Check of a configuration and its data without training."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["check", "register_plugins"]
 
 
 def register_plugins(config: Config) -> None:
-    """Register the modules of ``plugins``; they may lie beside the configuration.
+    """Import and register the plugin modules, also those beside the configuration file.
 
     Raises
     ------
     ComponentError
-        A module cannot be imported, or brings names that are taken.
+        A module cannot be imported, or registers a name that is in use.
     """
     folder = str(config.folder.absolute())
     if config.plugins and folder not in sys.path:
@@ -48,12 +48,12 @@ def check(config: Config) -> str:
     Returns
     -------
     str
-        What would be done, for people.
+        Description of the run: data, grids, parts, ensembles and output folder.
 
     Raises
     ------
     XcvaeError
-        One of its subclasses, as `xcvae.pipeline.run` would raise it.
+        One of its subclasses, as :func:`xcvae.pipeline.run` would raise it.
     """
     register_plugins(config)
     _check_components(config)
@@ -72,7 +72,7 @@ def check(config: Config) -> str:
 
 
 def _check_components(config: Config) -> None:
-    """Build everything that is named, so that a wrong name or parameter shows now."""
+    """Build every named component, so that a wrong name or parameter shows before training."""
     stages_of(config.train.losses, Fit.of(config.train.fit))
     for metric in config.evaluate.metrics or ():
         registry().build("metric", metric)

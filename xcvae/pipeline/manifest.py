@@ -1,4 +1,4 @@
-"""What a run has made, and from what: so that it goes on instead of starting again."""
+"""Manifest of an output folder: every product, and the settings and data it was made from."""
 
 from __future__ import annotations
 
@@ -14,96 +14,133 @@ import xarray as xr
 from xcvae.ensemble.identity import differences, labels_of
 from xcvae.errors import OutputExistsError, explain
 from xcvae.fields.describe import DataSpec
-from xcvae.files import write_text
+from xcvae.files import is_taken, sha256, write_text
 
 __all__ = ["Manifest", "digest", "fingerprint", "flat"]
 
 
 class Manifest:
-    """The file ``made-from.json`` in the output folder: settings and data behind each product.
+    """The file ``made-from.json`` of an output folder.
+
+    A run compares its settings with the manifest: products that are current are kept, products of
+    other settings are refused, and files that no run has recorded are never replaced.
 
     Parameters
     ----------
     folder
-        Where the products are.
+        Output folder.
     overwrite
-        Whether products of other settings may be replaced.
+        Allow products of other settings to be replaced.
     """
 
     def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
         self.folder, self.overwrite = folder, overwrite
         self._file = folder / "made-from.json"
 
-    def current(self, product: str, made_from: Mapping[str, Any], *paths: Path) -> bool:
-        """Whether a product is there (all of ``paths``) and comes from these settings."""
-        there = all(path.exists() for path in paths)
-        return there and self._notes().get(product) == json.loads(json.dumps(dict(made_from)))
+    def is_current(self, product: str, inputs: Mapping[str, Any], *paths: Path) -> bool:
+        """Tell if all files of a product exist and were made from these inputs."""
+        exists = all(path.exists() for path in paths)
+        return exists and self._products().get(product) == _as_json(inputs)
 
-    def note(self, product: str, made_from: Mapping[str, Any]) -> None:
-        """Write down what a product is made from."""
-        notes = {**self._notes(), product: dict(made_from)}
+    def record(self, product: str, inputs: Mapping[str, Any]) -> None:
+        """Record the inputs of a product."""
+        products = {**self._products(), product: dict(inputs)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self._file, json.dumps(notes, indent=1, sort_keys=True))
+        write_text(self._file, json.dumps(products, indent=1, sort_keys=True))
 
-    def refuse_others(self, product: str, made_from: Mapping[str, Any], path: Path) -> None:
-        """Refuse to replace a file that comes from other settings, and say which.
+    def claim(self, product: str, *paths: Path) -> None:
+        """Record that files are about to be written, after refusing those that are not ours.
 
         Raises
         ------
         OutputExistsError
-            It does, and ``overwrite`` is not set.
+            One of the files exists, and no run has recorded the product.
         """
-        if self.overwrite or not path.exists():
+        if product in self._products():
             return
-        known = self._notes().get(product)
-        plain = json.loads(json.dumps(dict(made_from)))
-        differing = (
-            ["a file of which nothing is known"] if known is None else differences(known, plain)
-        )
+        taken = [path for path in paths if is_taken(path)]
+        if taken:
+            raise _not_recorded(taken[0])
+        # Recorded before the first file exists: a killed run finds its own files again.
+        self.record(product, {})
+
+    def check_replaceable(self, product: str, inputs: Mapping[str, Any], path: Path) -> None:
+        """Refuse to replace a file that was made from other inputs, and name the differences.
+
+        Raises
+        ------
+        OutputExistsError
+            The file was made from other inputs and ``overwrite`` is not set, or no run has
+            recorded it.
+        """
+        if not is_taken(path):
+            return
+        known = self._products().get(product)
+        if known is None:
+            raise _not_recorded(path)
+        if self.overwrite:
+            return
         raise OutputExistsError(
             explain(
                 str(path),
-                expected="nothing, or what this configuration makes",
-                got="; ".join(differing),
+                expected="a free name, or the product of this configuration",
+                got="; ".join(differences(known, _as_json(inputs))),
                 remedy="Choose another output folder, undo the change, or replace it with "
                 "--overwrite.",
             )
         )
 
-    def _notes(self) -> dict[str, Any]:
+    def _products(self) -> dict[str, Any]:
         try:
-            notes = json.loads(self._file.read_text(encoding="utf-8"))
+            products = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return notes if isinstance(notes, dict) else {}
+        return products if isinstance(products, dict) else {}
+
+
+def _as_json(inputs: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(dict(inputs)))
+
+
+def _not_recorded(path: Path) -> OutputExistsError:
+    return OutputExistsError(
+        explain(
+            str(path),
+            expected="a free name, or a product of an earlier run in this folder",
+            got="a file that no run has recorded",
+            remedy="Move it elsewhere, or choose another output folder: xcvae only replaces what "
+            "it wrote.",
+        )
+    )
 
 
 def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Write nested settings with dotted keys; what is not set is left out.
+    """Return nested settings with dotted keys, without those that are None.
 
     Examples
     --------
     >>> flat({"seed": 0, "fit": {"max_steps": 9}, "coarsen": None})
     {'seed': 0, 'fit.max_steps': 9}
     """
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in section.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            flattened |= flat(value, f"{prefix}{key}.")
         elif value is not None:
-            found[f"{prefix}{key}"] = value
-    return found
+            flattened[f"{prefix}{key}"] = value
+    return flattened
 
 
 def digest(value: object) -> str:
     """Return a short hash of JSON types."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256(json.dumps(value, sort_keys=True).encode())[:16]
 
 
 def fingerprint(ds: xr.Dataset, spec: DataSpec) -> str:
-    """Describe samples so that a change of the data shows: how many, and a hash.
+    """Return the number of samples and a hash of the data, as text.
 
-    Values count where they are in memory; of what is streamed, labels, names and units do.
+    The hash covers the values of variables in memory; of lazy variables, which would have to be
+    read as a whole, it covers labels, names and units.
     """
     total = hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode())
     total.update("\n".join(labels_of(ds, spec.sample)).encode())

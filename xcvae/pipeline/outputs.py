@@ -1,4 +1,4 @@
-"""The report of a run: pictures and JSON, for people and programs."""
+"""Outputs of a run: the report, its summary, and the list of products."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ __all__ = [
     "Summary",
     "inputs_of_report",
     "peak_memory",
+    "products_of",
     "report_is_current",
     "write_report",
     "write_summary",
-    "written",
 ]
 
 
 @dataclass
 class Summary:
-    """What was done, what came out, and where it is.
+    """Results of a run.
 
     Attributes
     ----------
     output
-        Folder of everything.
+        Output folder.
     steps
-        What became of each step: "made", "completed" or "there already".
+        State of each step: "made", "completed" or "there already".
     verdicts
-        By ensemble: the criteria, and whether they are met.
+        By ensemble: the criteria, each passed or failed.
     scores
-        By ensemble: all of them as a table; empty if more than these were asked for.
+        By ensemble: a table of all scores; empty unless ``evaluate`` ran alone.
     diagnosis
-        In words; empty if the step was not asked for.
+        The diagnosis as text; empty if it was not requested.
     sound
-        Whether the diagnosis found no fault; None if the step was not asked for.
+        True if the diagnosis found no fault; None if it was not requested.
     written
-        Path, relative to ``output``, to what it holds.
+        Path relative to ``output``, and a description of the product.
     seconds
-        From start to end.
+        Wall-clock time of the run.
     """
 
     output: Path
@@ -64,7 +64,7 @@ class Summary:
 
     @property
     def met(self) -> int:
-        """How many criteria are met."""
+        """Number of criteria that are met."""
         return sum(v.passed for verdicts in self.verdicts.values() for v in verdicts)
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class Summary:
         return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the summary as JSON types."""
         return {
             "steps": self.steps,
             "criteria": {n: [v.to_json() for v in vs] for n, vs in self.verdicts.items()},
@@ -95,7 +95,7 @@ class Summary:
 
 
 def peak_memory() -> int:
-    """Return the most memory this process has used, in bytes; 0 where it cannot be known."""
+    """Return the peak memory of this process in bytes; 0 where the system does not report it."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -107,30 +107,31 @@ def peak_memory() -> int:
 def inputs_of_report(
     steps: PipelineState, scored: Sequence[Scored], *, diagnosed: bool
 ) -> dict[str, Any]:
-    """Return what decides on the report."""
+    """Return the diagnosis and scores that the report shows, as a hash."""
     cards = [plain(one.card.to_dict()) for one in scored]
     verdicts = [[verdict.to_json() for verdict in one.verdicts] for one in scored]
     diagnosis = steps.inputs_of_diagnosis() if diagnosed else {"model": steps.model.sha256}
     return {**diagnosis, "scores": digest([cards, verdicts])}
 
 
-def report_is_current(steps: PipelineState, made_from: dict[str, Any]) -> bool:
-    """Whether the report that is there shows these scores; pictures that are gone count too."""
+def report_is_current(steps: PipelineState, inputs: dict[str, Any]) -> bool:
+    """Tell if the stored report shows these scores and all its pictures exist."""
     file = steps.report / "report.json"
     pictures: list[Path] = []
     if file.exists():
         names = json.loads(file.read_text(encoding="utf-8"))["files"]
         pictures = [steps.report / name for name in names.values()]
-    return steps.products.current("report", made_from, file, *pictures)
+    return steps.manifest.is_current("report", inputs, file, *pictures)
 
 
 def write_report(
     steps: PipelineState,
     scored: Sequence[Scored],
     diagnosis: Mapping[str, Any] | None,
-    made_from: dict[str, Any],
+    inputs: dict[str, Any],
 ) -> None:
-    """Draw the pictures and write ``report.json``."""
+    """Draw the pictures and write the HTML and JSON report."""
+    steps.manifest.claim("report", steps.report / "report.html", steps.report / "report.json")
     save_report(
         steps.report,
         ds=_observed(steps, scored),
@@ -140,7 +141,7 @@ def write_report(
         verdicts={one.section.name: one.verdicts for one in scored},
         diagnosis=diagnosis,
     )
-    steps.products.note("report", made_from)
+    steps.manifest.record("report", inputs)
 
 
 def _observed(steps: PipelineState, scored: Sequence[Scored]) -> xr.Dataset:
@@ -155,18 +156,18 @@ def _observed(steps: PipelineState, scored: Sequence[Scored]) -> xr.Dataset:
 
 
 def write_summary(steps: PipelineState, summary: Summary) -> None:
-    """Write the verdicts and what the run took as JSON."""
+    """Write verdicts, time and memory as JSON."""
     steps.report.mkdir(parents=True, exist_ok=True)
     write_json(steps.report / "summary.json", summary.to_json(), indent=1)
 
 
-def written(steps: PipelineState) -> dict[str, str]:
-    """List what is there for people: path in the output folder, and what it is."""
+def products_of(steps: PipelineState) -> dict[str, str]:
+    """Return the existing products: path in the output folder, and a description."""
     ensembles = {
         f"{one.name}.zarr": f"ensemble: {one.mode}, {one.members} members"
         for one in steps.config.sample
     }
-    found = {
+    known = {
         "model.xcvae": "the model, for xcvae.load",
         **ensembles,
         "catalog.yaml": "intake catalog of the ensembles, with their scores",
@@ -175,7 +176,7 @@ def written(steps: PipelineState) -> dict[str, str]:
         "report/report.json": "scores, verdicts and diagnosis",
         "report/summary.json": "verdicts, time and memory",
     }
-    there = {path: what for path, what in found.items() if (steps.folder / path).exists()}
+    existing = {path: what for path, what in known.items() if (steps.folder / path).exists()}
     if (steps.report / "report.json").exists():
-        there["report/*.png"] = "its pictures, by ensemble"
-    return there
+        existing["report/*.png"] = "its pictures, by ensemble"
+    return existing

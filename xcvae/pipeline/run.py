@@ -1,4 +1,4 @@
-"""Run the steps of a configuration, all of them or one."""
+"""Runs of all steps of a configuration, or of one."""
 
 from __future__ import annotations
 
@@ -12,43 +12,42 @@ from xcvae.pipeline.check import register_plugins
 from xcvae.pipeline.outputs import (
     Summary,
     inputs_of_report,
+    products_of,
     report_is_current,
     write_report,
     write_summary,
-    written,
 )
-from xcvae.pipeline.steps import THERE, PipelineState, Scored
+from xcvae.pipeline.steps import CURRENT, PipelineState, Scored
 from xcvae.verify.score_text import table
 
 __all__ = ["STEPS", "run", "run_step"]
 
 STEPS = ("train", "sample", "evaluate", "diagnose")
-REPORT = "report"
-"""A step that draws again what the others have found."""
+REPORT = "report"  # a step of its own on the command line, and a part of `run`
 
 
 def run(config: Config, *, overwrite: bool = False, progress: bool = True) -> Summary:
-    """Do the whole job of a configuration, or what is missing of it.
+    """Run all steps of a configuration; products that are current are kept.
 
     Parameters
     ----------
     config
         From `xcvae.config.load`.
     overwrite
-        Replace what another configuration made in the same folder.
+        Replace products of another configuration in the same folder.
     progress
-        Show progress, on a terminal.
+        Show progress on a terminal.
 
     Returns
     -------
     Summary
-        What was done, the verdicts, and where everything is.
+        State of each step, verdicts, and paths of all products.
 
     Raises
     ------
     XcvaeError
-        One of its subclasses: something is wrong with the configuration, the data or what is in
-        the output folder.
+        One of its subclasses: the configuration, the data or the content of the output folder is
+        wrong.
     """
     return _run(config, STEPS, overwrite=overwrite, progress=progress)
 
@@ -56,14 +55,14 @@ def run(config: Config, *, overwrite: bool = False, progress: bool = True) -> Su
 def run_step(
     config: Config, step: str, *, overwrite: bool = False, progress: bool = True
 ) -> Summary:
-    """Do one step of a configuration; what it builds on must be there.
+    """Run one step of a configuration; the products it needs must exist.
 
     Parameters
     ----------
     config, overwrite, progress
         As for `run`.
     step
-        "train", "sample", "evaluate", "diagnose", or "report": pictures and the HTML file.
+        "train", "sample", "evaluate", "diagnose", or "report" (pictures and the HTML file).
 
     Raises
     ------
@@ -81,58 +80,58 @@ def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: 
     steps = PipelineState(config, overwrite=overwrite, progress=progress)
     summary = Summary(steps.folder)
     if "train" in wanted:
-        _say(progress, "training")
+        _announce(progress, "training")
         steps.model = steps.train()
     if "sample" in wanted:
         for section in config.sample:
-            _say(progress, f"drawing '{section.name}'")
+            _announce(progress, f"drawing '{section.name}'")
             steps.sample(section)
     scored = []
     if "evaluate" in wanted or REPORT in wanted:
         for section in config.sample:
-            _say(progress, f"scoring '{section.name}'")
+            _announce(progress, f"scoring '{section.name}'")
             scored.append(steps.evaluate(section))
             summary.verdicts[section.name] = scored[-1].verdicts
-            if wanted == ("evaluate",):  # a run says more, and points to the report
+            if wanted == ("evaluate",):  # a whole run points to the report instead
                 title = f"scores of '{section.name}':"
                 summary.scores[section.name] = table(scored[-1].card, title=title)
-    _diagnose(steps, summary, asked=REPORT in wanted or "diagnose" in wanted)
+    _diagnose(steps, summary, requested=REPORT in wanted or "diagnose" in wanted)
     _report(steps, scored, again=REPORT in wanted)
     summary.steps = steps.outcome
     summary.seconds = time.perf_counter() - start
-    if scored and set(steps.outcome.values()) != {THERE}:
-        write_summary(steps, summary)  # that of the run which made it is left alone
-    summary.written = written(steps)
+    if scored and set(steps.outcome.values()) != {CURRENT}:
+        write_summary(steps, summary)  # a run that only kept products keeps the summary too
+    summary.written = products_of(steps)
     return summary
 
 
-def _diagnose(steps: PipelineState, summary: Summary, *, asked: bool) -> None:
-    """Diagnose, or tell what the diagnosis that is there says."""
-    if not asked or steps.config.diagnose is None:
+def _diagnose(steps: PipelineState, summary: Summary, *, requested: bool) -> None:
+    """Diagnose the model, or read the stored diagnosis if it is current."""
+    if not requested or steps.config.diagnose is None:
         return
     if steps.diagnosis_is_current():
-        steps.outcome["diagnose"] = THERE
+        steps.outcome["diagnose"] = CURRENT
     else:
-        _say(steps.progress, "diagnosing the model")
+        _announce(steps.progress, "diagnosing the model")
         steps.diagnose()
-    summary.diagnosis, content = steps.known_diagnosis()
+    summary.diagnosis, content = steps.stored_diagnosis()
     summary.sound = bool(content["ok"])
 
 
 def _report(steps: PipelineState, scored: Sequence[Scored], *, again: bool) -> None:
-    """Write the report, with the diagnosis if there is one, unless it is there already."""
+    """Write the report, with the diagnosis if one is current; skip a report that is current."""
     if not scored:
         return
-    # Also of a step that did not ask for it: scoring again must not take it out of the report.
+    # A step that does not diagnose, such as scoring, keeps the diagnosis in the report.
     diagnosed = steps.config.diagnose is not None and steps.diagnosis_is_current()
-    made_from = inputs_of_report(steps, scored, diagnosed=diagnosed)
-    if again or not report_is_current(steps, made_from):
-        _say(steps.progress, "drawing the pictures")
-        diagnosis = steps.known_diagnosis()[1] if diagnosed else None
-        write_report(steps, scored, diagnosis, made_from)
+    inputs = inputs_of_report(steps, scored, diagnosed=diagnosed)
+    if again or not report_is_current(steps, inputs):
+        _announce(steps.progress, "drawing the pictures")
+        diagnosis = steps.stored_diagnosis()[1] if diagnosed else None
+        write_report(steps, scored, diagnosis, inputs)
 
 
-def _say(progress: bool, text: str) -> None:
-    """Say what comes next, to people only."""
+def _announce(progress: bool, text: str) -> None:
+    """Name the step that starts, on a terminal."""
     if progress and sys.stderr.isatty():
         sys.stderr.write(f"{text} ...\n")

@@ -1,4 +1,4 @@
-"""The steps of a run. Each is skipped when its product is there and current."""
+"""Steps of a run; each is skipped if its product exists and is current."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     from xcvae.generator.model import Model
     from xcvae.verify.diagnosis import Diagnosis
 
-__all__ = ["MADE", "THERE", "PipelineState", "Scored", "criteria_of"]
+__all__ = ["CURRENT", "MADE", "PipelineState", "Scored", "criteria_of"]
 
-MADE, COMPLETED, THERE = "made", "completed", "there already"
+MADE, COMPLETED, CURRENT = "made", "completed", "there already"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An ensemble and what became of it.
+    """A stored ensemble with its scores.
 
     Attributes
     ----------
     section
-        How it was asked for.
+        Its section of the configuration.
     ensemble
-        Reopened from the catalog, lazy.
+        Lazy Dataset, reopened from the catalog.
     card
-        Its scores.
+        Its scorecard.
     verdicts
-        The criteria, and whether they are met.
+        Its criteria, each passed or failed.
     """
 
     section: SampleSection
@@ -53,22 +53,22 @@ class Scored:
 
 
 class PipelineState:
-    """The steps of one configuration; each method does one, and says what became of it.
+    """Data, model and products of one configuration; each step is a method.
 
     Parameters
     ----------
     config
         The configuration.
     overwrite
-        Replace what another configuration made.
+        Replace products of another configuration.
     progress
-        Show progress, on a terminal.
+        Show progress on a terminal.
     """
 
     def __init__(self, config: Config, *, overwrite: bool, progress: bool) -> None:
         self.config, self.progress = config, progress
         self.folder = config.output_folder
-        self.products = Manifest(self.folder, overwrite=overwrite)
+        self.manifest = Manifest(self.folder, overwrite=overwrite)
         self.model_file = self.folder / "model.xcvae"
         self.catalog = self.folder / "catalog.yaml"
         self.report = self.folder / "report"
@@ -76,39 +76,43 @@ class PipelineState:
 
     @cached_property
     def parts(self) -> Parts:
-        """The data."""
+        """Selections of the data."""
         return open_parts(self.config)
 
     def store(self, section: SampleSection) -> Path:
-        """Where an ensemble is written."""
+        """Return the path of the store of an ensemble."""
         return self.folder / f"{section.name}.zarr"
 
     def train(self) -> Model:
-        """Train the model, go on with it, or open it.
+        """Train the model, continue an interrupted training, or load the finished model.
 
         Raises
         ------
         OutputExistsError
-            A model is there that other settings or data made.
+            A model of other settings or data exists.
         """
         from xcvae.generator.model import load
         from xcvae.generator.training.checkpoint import checkpoint_path, last_weights_path
         from xcvae.generator.training.train import train
 
-        made_from = self._behind_model()
-        if self.products.current("model", made_from, self.model_file):
-            self.outcome["train"] = THERE
+        inputs = self._inputs_of_model()
+        if self.manifest.is_current("model", inputs, self.model_file):
+            self.outcome["train"] = CURRENT
             return load(self.model_file)
-        self.products.refuse_others("model", made_from, self.model_file)
-        unfinished = checkpoint_path(self.model_file)
-        if self.products.overwrite:
-            same = self.products.current("model", made_from, unfinished)
-            made = (self.model_file, last_weights_path(self.model_file))
-            for path in (*made, *(() if same else (unfinished,))):
+        checkpoint = checkpoint_path(self.model_file)
+        last_weights = last_weights_path(self.model_file)
+        self.manifest.check_replaceable("model", inputs, self.model_file)
+        if self.manifest.overwrite:
+            outdated = [self.model_file, last_weights]
+            if not self.manifest.is_current("model", inputs, checkpoint):
+                outdated.append(checkpoint)
+            for path in outdated:
+                self.manifest.check_replaceable("model", inputs, path)
+            for path in outdated:
                 path.unlink(missing_ok=True)
-        self.outcome["train"] = COMPLETED if unfinished.exists() else MADE
-        # Noted before, so that a model which is there is always one that is known.
-        self.products.note("model", made_from)
+        self.outcome["train"] = COMPLETED if checkpoint.exists() else MADE
+        # Recorded first: every model file in the folder then has its inputs in the manifest.
+        self.manifest.record("model", inputs)
         validation = self.parts.validation
         share = self.config.train.validation
         return train(
@@ -119,8 +123,8 @@ class PipelineState:
             progress=self.progress,
         )
 
-    def _behind_model(self) -> dict[str, Any]:
-        """Return the settings and data that decide on the model."""
+    def _inputs_of_model(self) -> dict[str, Any]:
+        """Return the settings and data that determine the model."""
         section = asdict(self.config.train)
         del section["device"]
         section["fit"] = {k: v for k, v in (section["fit"] or {}).items() if k != "resume"}
@@ -133,12 +137,12 @@ class PipelineState:
 
     @cached_property
     def model(self) -> Model:
-        """The model, for the steps after training.
+        """Trained model, for the steps after training.
 
         Raises
         ------
         ModelFileError
-            There is none, or it is damaged.
+            The file does not exist or is damaged.
         """
         from xcvae.generator.model import load
 
@@ -154,47 +158,47 @@ class PipelineState:
         return load(self.model_file)
 
     def sample(self, section: SampleSection) -> xr.Dataset:
-        """Draw an ensemble into its store, list it, or complete it."""
+        """Draw an ensemble into its store and list it, or complete an interrupted one."""
         from xcvae.ensemble.sample import sample
 
         store = self.store(section)
-        there = _place_of(store)
-        begun = store.with_name(f"{store.name}.partial").exists()
+        before = _inode(store)
+        interrupted = store.with_name(f"{store.name}.partial").exists()
         arguments: dict[str, Any] = {
             **section.arguments(),
             "store": store,
             "catalog": self.catalog,
             "progress": self.progress,
         }
-        state = COMPLETED if begun else MADE
+        state = COMPLETED if interrupted else MADE
         try:
-            # Goes on too with a replacement that --overwrite had begun.
+            # An interrupted replacement by --overwrite is continued too.
             ensemble = sample(self.parts[section.part], self.model, **arguments)
         except OutputExistsError as error:
-            if not self.products.overwrite:
+            if not self.manifest.overwrite:
                 raise OutputExistsError(f"{error} On the command line: --overwrite.") from error
             state = MADE
             ensemble = sample(
                 self.parts[section.part], self.model, **{**arguments, "resume": "restart"}
             )
-        untouched = there is not None and _place_of(store) == there
-        self.outcome[section.name] = THERE if untouched else state
+        untouched = before is not None and _inode(store) == before
+        self.outcome[section.name] = CURRENT if untouched else state
         return ensemble
 
     def reopened(self, section: SampleSection) -> xr.Dataset:
-        """Open an ensemble as the people downstream do: from the catalog.
+        """Open an ensemble from the catalog, as its users do.
 
         Raises
         ------
         StoreError
-            It is not there, or it was drawn with another model.
+            The ensemble is not in the catalog, or another model drew it.
         """
         got = "none"
         if self.store(section).exists() and self.catalog.exists():
             ensemble = catalogs.open_entry(self.catalog, section.name)
             if record_of(ensemble)["model_sha256"] == self.model.sha256:
                 return ensemble
-            got = "one that another model drew"
+            got = "an ensemble of another model"
         raise StoreError(
             explain(
                 f"ensemble '{section.name}' in {self.catalog}",
@@ -205,43 +209,45 @@ class PipelineState:
         )
 
     def evaluate(self, section: SampleSection) -> Scored:
-        """Score an ensemble, put its headline scores into the catalog, and judge it."""
+        """Score an ensemble, add its headline scores to the catalog, and apply its criteria."""
         from xcvae.verify.scorecard import evaluate
 
         ensemble = self.reopened(section)
-        asked = asdict(self.config.evaluate)
-        made_from = {"ensemble": digest(record_of(ensemble)["identity"]), **flat(asked)}
+        options = asdict(self.config.evaluate)
+        inputs = {"ensemble": digest(record_of(ensemble)["identity"]), **flat(options)}
         file = self.report / f"{section.name}-scores.json"
         product = f"scores of {section.name}"
-        if self.products.current(product, made_from, file):
+        if self.manifest.is_current(product, inputs, file):
             card = _card_from_json(file.read_text(encoding="utf-8"))
         else:
             self.outcome["evaluate"] = MADE
             observed = self.parts[section.part]
-            card = evaluate(observed, ensemble, **asked, progress=self.progress)
+            self.manifest.claim(product, file)
+            card = evaluate(observed, ensemble, **options, progress=self.progress)
             self.report.mkdir(parents=True, exist_ok=True)
             write_text(file, _card_to_json(card))
-            self.products.note(product, made_from)
+            self.manifest.record(product, inputs)
         verdicts = judge(card, criteria_of(self.config, section, card))
         catalogs.annotate(self.catalog, section.name, _headline(card, verdicts))
-        self.outcome.setdefault("evaluate", THERE)
+        self.outcome.setdefault("evaluate", CURRENT)
         return Scored(section, ensemble, card, verdicts)
 
     def diagnose(self) -> Diagnosis:
         """Diagnose the model on the test samples."""
         from xcvae.verify.diagnosis import diagnose
 
-        found = diagnose(self.parts["test"], self.model, **self._diagnose_arguments())
         text, numbers = self._diagnosis_files()
+        self.manifest.claim("diagnosis", text, numbers)
+        diagnosis = diagnose(self.parts["test"], self.model, **self._diagnose_arguments())
         self.report.mkdir(parents=True, exist_ok=True)
-        write_text(text, f"{found}\n")
-        write_json(numbers, found.to_json(), indent=1)
-        self.products.note("diagnosis", self.inputs_of_diagnosis())
+        write_text(text, f"{diagnosis}\n")
+        write_json(numbers, diagnosis.to_json(), indent=1)
+        self.manifest.record("diagnosis", self.inputs_of_diagnosis())
         self.outcome["diagnose"] = MADE
-        return found
+        return diagnosis
 
     def inputs_of_diagnosis(self) -> dict[str, Any]:
-        """Return what decides on the diagnosis."""
+        """Return the model, data and settings that determine the diagnosis."""
         judged = fingerprint(self.parts["test"], self.parts.spec)
         return {
             "model": self.model.sha256,
@@ -250,12 +256,12 @@ class PipelineState:
         }
 
     def diagnosis_is_current(self) -> bool:
-        """Whether the diagnosis that is there is that of this model and these samples."""
+        """Tell if the stored diagnosis belongs to this model and these samples."""
         files = self._diagnosis_files()
-        return self.products.current("diagnosis", self.inputs_of_diagnosis(), *files)
+        return self.manifest.is_current("diagnosis", self.inputs_of_diagnosis(), *files)
 
-    def known_diagnosis(self) -> tuple[str, dict[str, Any]]:
-        """Return the diagnosis that is there, in words and as JSON."""
+    def stored_diagnosis(self) -> tuple[str, dict[str, Any]]:
+        """Return the stored diagnosis as text and as JSON types."""
         text, numbers = self._diagnosis_files()
         content: dict[str, Any] = json.loads(numbers.read_text(encoding="utf-8"))
         return text.read_text(encoding="utf-8").rstrip("\n"), content
@@ -268,13 +274,13 @@ class PipelineState:
         return self.report / "diagnosis.txt", self.report / "diagnosis.json"
 
 
-def _place_of(folder: Path) -> tuple[int, int] | None:
-    """Return what tells a folder from another one of its name; None if there is none."""
+def _inode(folder: Path) -> tuple[int, int] | None:
+    """Return device and inode of a folder, which change when it is replaced; None if missing."""
     try:
-        told = folder.stat()
+        status = folder.stat()
     except FileNotFoundError:
         return None
-    return told.st_dev, told.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _card_to_json(card: xr.Dataset) -> str:
@@ -283,19 +289,19 @@ def _card_to_json(card: xr.Dataset) -> str:
 
 def _card_from_json(text: str) -> xr.Dataset:
     card = xr.Dataset.from_dict(json.loads(text))
-    # What is not finite is null in JSON.
+    # JSON has null in the place of NaN.
     return card.assign({n: v.astype(float) for n, v in card.data_vars.items()})
 
 
 def criteria_of(config: Config, section: SampleSection, card: xr.Dataset) -> list[Criterion]:
-    """Return the criteria of an ensemble: its mode's and the user's.
+    """Return the criteria of an ensemble: the defaults of its mode, and those of the user.
 
-    A default that needs a score which the card does not have is left out: there is no skill over
-    bilinear interpolation where no condition is rain.
+    Defaults whose score is not in the card are left out: without a rain condition, for example,
+    no skill over bilinear interpolation is computed.
     """
-    own = (config.criteria or {}).get(section.name) or {}
-    chosen = criteria_for(section.mode, own)
-    return [c for c in chosen if c.name in own or set(_needed(c)) <= set(map(str, card))]
+    given = (config.criteria or {}).get(section.name) or {}
+    chosen = criteria_for(section.mode, given)
+    return [c for c in chosen if c.name in given or set(_needed(c)) <= set(map(str, card))]
 
 
 def _needed(criterion: Criterion) -> Sequence[str]:
@@ -305,7 +311,7 @@ def _needed(criterion: Criterion) -> Sequence[str]:
 
 
 def _headline(card: xr.Dataset, verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Return what the catalog tells about an ensemble: the scores that it is judged by."""
+    """Return the scores that the criteria use, for the catalog."""
     names = [n for v in verdicts for n in _needed(v.criterion) if n in card]
     own = card.sel(source="xcvae")
     return {name: round(float(own[name]), 6) for name in dict.fromkeys(names)}

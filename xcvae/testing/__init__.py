@@ -43,10 +43,10 @@ _HOMES = {
     "LossSuite": "losses",
     "MetricSuite": "metrics",
     "PostprocessorSuite": "postprocessors",
-    "make_context": "fields",
-    "make_dataset": "fields",
-    "make_ensemble": "fields",
-    "make_loss_state": "states",
+    "make_context": "data",
+    "make_dataset": "data",
+    "make_ensemble": "data",
+    "make_loss_state": "losses",
 }
 
 

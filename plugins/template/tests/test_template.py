@@ -1,4 +1,4 @@
-"""The components keep the rules of their kind, and give what they promise."""
+"""Conformance suites of both components, and their values."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class TestMeanDifference(xcvae.testing.MetricSuite):
     component = MeanDifference
 
 
-def test_a_perfect_reconstruction_costs_nothing() -> None:
+def test_square_error_of_perfect_reconstruction_is_zero() -> None:
     assert float(SquareError()(xcvae.testing.make_loss_state(guess=lambda x: x)).detach()) == 0.0
 
 
-def test_more_rain_is_a_positive_difference() -> None:
+def test_mean_difference_of_added_rain_equals_amount() -> None:
     rain = xcvae.testing.make_dataset().pr
     wetter = (rain + 2.0).expand_dims(realization=2).assign_attrs(rain.attrs)
     assert float(MeanDifference()(wetter, rain)) == pytest.approx(2.0, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Every component of the package passes the public suite of its kind."""
+"""Public conformance suites, run on every component of the package."""
 
 from __future__ import annotations
 

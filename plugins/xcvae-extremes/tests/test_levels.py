@@ -1,4 +1,4 @@
-"""Return levels against scipy, and against a distribution whose levels are known."""
+"""Return levels against scipy and against a distribution with known levels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import xcvae
 
 
 @pytest.mark.parametrize("shape", [-0.3, 0.0, 0.2, 0.6])
-def test_the_fit_is_that_of_scipy(shape: float) -> None:
+def test_fit_equals_fit_of_scipy(shape: float) -> None:
     sample = scipy.stats.genpareto.rvs(shape, scale=3.0, size=2000, random_state=1)
     ours = gpd.fit(sample)
     theirs = scipy.stats.genpareto.fit(sample, floc=0)
@@ -24,20 +24,20 @@ def test_the_fit_is_that_of_scipy(shape: float) -> None:
     assert likelihood[0] >= likelihood[1] - 1e-4
 
 
-def test_bounded_samples_get_a_shape_that_is_still_regular() -> None:
+def test_fit_of_bounded_sample_has_regular_shape() -> None:
     for sample in (np.linspace(0.5, 1.0, 200), 3 - np.geomspace(1e-3, 2.5, 50)):
         shape, scale = gpd.fit(sample)
         assert -0.51 <= shape < 0
         assert np.isfinite(scale)
 
 
-def test_counts_stand_for_repeated_values() -> None:
+def test_fit_of_counts_equals_fit_of_repeated_values() -> None:
     values, counts = np.array([0.5, 1.0, 2.5, 7.0]), np.array([20, 11, 5, 2])
     assert gpd.fit(values, counts) == pytest.approx(gpd.fit(np.repeat(values, counts)), rel=1e-6)
     assert np.isnan(gpd.fit(values)).all()  # too few
 
 
-def test_levels_are_quantiles_of_the_distribution() -> None:
+def test_return_level_equals_quantile_of_distribution() -> None:
     rate, period = 0.02, 5000
     expected = scipy.stats.genpareto.ppf(1 - 1 / (period * rate), 0.15, scale=2.0)
     assert gpd.return_level(0.15, 2.0, rate, period) == pytest.approx(expected)
@@ -47,7 +47,7 @@ def test_levels_are_quantiles_of_the_distribution() -> None:
 
 
 def tails(factor: float, *, samples: int = 60) -> tuple[xr.DataArray, xr.DataArray]:
-    """Rain with a Pareto tail from 5 mm h-1 on in a tenth of the pixels; members scaled."""
+    """Return rain with a Pareto tail above 5 mm h-1 in a tenth of the pixels, members scaled."""
     random = np.random.default_rng(3)
     size = (5, samples, 20, 20)
     rain = np.where(
@@ -61,7 +61,7 @@ def tails(factor: float, *, samples: int = 60) -> tuple[xr.DataArray, xr.DataArr
     return forecast, field[0]
 
 
-def test_levels_of_a_known_tail_are_found_and_lie_in_their_intervals() -> None:
+def test_return_levels_of_known_tail_lie_in_intervals() -> None:
     found = return_levels(*tails(1.0), periods=[100, 1000], threshold="5 mm h-1", resamples=60)
     for period in (100, 1000):
         truth = 5 + scipy.stats.genpareto.ppf(1 - 1 / (0.1 * period), 0.1, scale=4.0)
@@ -73,12 +73,12 @@ def test_levels_of_a_known_tail_are_found_and_lie_in_their_intervals() -> None:
         assert (truth < one.high).all()
     assert found["shape"].values == pytest.approx(0.1, abs=0.06)
     assert found.level.attrs["units"] == "mm h-1"
-    # Four members know more than one observation.
+    # Four members have more data than one observation: narrower intervals.
     width = (found.high - found.low).sel(period=1000)
     assert float(width.sel(side="generated")) < float(width.sel(side="observed"))
 
 
-def test_levels_keep_their_size_in_other_units() -> None:
+def test_return_levels_convert_with_units() -> None:
     forecast, observed = tails(1.0, samples=10)
     daily = [(24 * da).assign_attrs(units="mm/day") for da in (forecast, observed)]
     hourly = return_levels(forecast, observed, threshold="6 mm h-1", resamples=3)
@@ -86,7 +86,7 @@ def test_levels_keep_their_size_in_other_units() -> None:
     np.testing.assert_allclose(other.level, 24 * hourly.level, rtol=1e-3)
 
 
-def test_the_ratio_in_a_scorecard_has_an_interval() -> None:
+def test_return_level_ratio_in_scorecard_has_interval() -> None:
     forecast, observed = tails(1.3)
     # Above 6.5 mm h-1, where the bulk of the members ends, both tails are Pareto.
     metric = {"name": "return_level_ratio", "threshold": "7 mm h-1"}
@@ -107,5 +107,5 @@ def test_the_ratio_in_a_scorecard_has_an_interval() -> None:
     assert float(ReturnLevelRatio("7 mm h-1")(forecast, observed)) == pytest.approx(float(ratio))
 
 
-def test_a_period_that_is_shorter_than_that_of_the_threshold_has_no_level() -> None:
+def test_return_level_ratio_is_nan_for_period_below_threshold_period() -> None:
     assert np.isnan(ReturnLevelRatio("5 mm h-1", period=2.0)(*tails(1.0, samples=5)))

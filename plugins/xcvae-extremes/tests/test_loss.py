@@ -1,4 +1,4 @@
-"""The pinball loss against what it is known to do."""
+"""Pinball loss against its formula and its known minimum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def value(loss: torch.Tensor) -> float:
     return float(loss.detach())
 
 
-def test_it_is_the_mean_of_the_pinball_function_where_one_of_the_two_exceeds() -> None:
+def test_pinball_loss_averages_formula_over_exceedances() -> None:
     state = make_loss_state(masked=True)
     y, r = (one.detach().numpy() for one in (state.observed, state.reconstructed))
     extreme = (np.maximum(y, r) > 2.0) & state.mask.numpy()
@@ -25,13 +25,13 @@ def test_it_is_the_mean_of_the_pinball_function_where_one_of_the_two_exceeds() -
     assert value(loss) == pytest.approx(3 * expected, rel=1e-5)
 
 
-def test_the_threshold_is_read_in_the_units_of_the_target() -> None:
+def test_pinball_threshold_is_converted_to_target_units() -> None:
     hourly = Pinball(threshold="2 mm h-1")(make_loss_state())
     daily = Pinball(threshold="2 mm h-1")(make_loss_state(units="mm/day"))
     assert value(daily) == pytest.approx(value(hourly), rel=1e-4)
 
 
-def test_by_default_the_tail_is_that_of_the_training_record() -> None:
+def test_pinball_threshold_defaults_to_quantile_of_training_record() -> None:
     state = make_loss_state()
     limit = state.record.quantile(0.8, wet=True)
     assert value(Pinball(quantile=0.8)(state)) == pytest.approx(
@@ -40,7 +40,7 @@ def test_by_default_the_tail_is_that_of_the_training_record() -> None:
 
 
 @pytest.mark.parametrize("tau", [0.6, 0.8])
-def test_the_best_constant_is_the_quantile_of_the_observations(tau: float) -> None:
+def test_pinball_loss_is_minimal_at_observed_quantile(tau: float) -> None:
     state = make_loss_state(samples=6)
     scale = state.scaling.target
     level = torch.linspace(0.5, 2.5, 400)
@@ -54,7 +54,7 @@ def test_the_best_constant_is_the_quantile_of_the_observations(tau: float) -> No
     assert best == pytest.approx(quantile, rel=0.02)
 
 
-def test_nothing_extreme_costs_nothing() -> None:
+def test_pinball_loss_without_exceedance_is_zero() -> None:
     state = make_loss_state()
     loss = Pinball(threshold="900 mm h-1")(state)
     assert value(loss) == 0.0

@@ -1,4 +1,4 @@
-"""Metrics of the tail against scores, NumPy and the built-in ones."""
+"""Metrics of the tail against scores, NumPy and the built-in metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rain() -> tuple[xr.DataArray, xr.DataArray]:
     return make_ensemble(ds, members=5), ds.pr
 
 
-def test_tw_crps_is_that_of_scores(rain) -> None:
+def test_tw_crps_equals_scores(rain) -> None:
     forecast, observed = rain
     for threshold in (0.5, 3.0):
         oracle = scores.probability.tail_tw_crps_for_ensemble(
@@ -34,7 +34,7 @@ def test_tw_crps_is_that_of_scores(rain) -> None:
         assert float(ours) == pytest.approx(float(oracle), rel=1e-5)
 
 
-def test_tw_crps_from_nearly_zero_is_the_crps(rain) -> None:
+def test_tw_crps_at_zero_threshold_equals_crps(rain) -> None:
     card = xcvae.evaluate(
         rain[1].to_dataset(name="pr"),
         rain[0].to_dataset(name="pr"),
@@ -47,7 +47,7 @@ def test_tw_crps_from_nearly_zero_is_the_crps(rain) -> None:
     assert float(card.tw_crps_low[0]) < float(card.tw_crps[0]) < float(card.tw_crps_high[0])
 
 
-def test_tw_crps_of_one_member_is_an_absolute_error(rain) -> None:
+def test_tw_crps_of_one_member_equals_absolute_error(rain) -> None:
     forecast, observed = rain
     one = forecast.isel(realization=[0])
     expected = abs(one[0].clip(min=2) - observed.clip(min=2)).where(observed.notnull()).mean()
@@ -55,7 +55,7 @@ def test_tw_crps_of_one_member_is_an_absolute_error(rain) -> None:
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99])
-def test_the_observed_quantile_is_that_of_wet_pixels(rain, quantile: float) -> None:
+def test_observed_quantile_uses_wet_pixels_only(rain, quantile: float) -> None:
     observed = rain[1]
     wet = observed.values[observed.values >= 0.1]
     expected = np.quantile(wet, quantile, method="inverted_cdf")
@@ -65,7 +65,7 @@ def test_the_observed_quantile_is_that_of_wet_pixels(rain, quantile: float) -> N
     assert observed_quantile(observed.chunk(time=5), quantile) == found
 
 
-def test_events_are_counted_as_scores_counts_them(rain) -> None:
+def test_csi_and_sedi_equal_scores(rain) -> None:
     forecast, observed = rain
     limit = observed_quantile(observed, 0.8)
     events = [(da >= limit).where(da.notnull()) for da in rain]
@@ -77,14 +77,14 @@ def test_events_are_counted_as_scores_counts_them(rain) -> None:
     assert float(sedi) == pytest.approx(float(oracle), rel=1e-6)
 
 
-def test_sedi_at_the_borders_is_a_sign(rain) -> None:
+def test_sedi_with_rate_of_zero_or_one_is_sign(rain) -> None:
     observed = rain[1]
     perfect = observed.expand_dims(realization=2)
     assert float(QuantileSEDI(quantile=0.8)(perfect, observed)) == 1.0
     assert float(QuantileSEDI(quantile=0.8)(0 * perfect, observed)) == pytest.approx(0.0)
 
 
-def test_thresholds_can_come_from_a_training_record(rain, tmp_path: Path) -> None:
+def test_threshold_from_training_record_of_model(rain, tmp_path: Path) -> None:
     ds = make_dataset(samples=8)
     path = tmp_path / "model.xcvae"
     model = ds.cvae.train(

@@ -1,4 +1,4 @@
-"""The wet area comes out as asked for."""
+"""Wet fractions after WetArea, and errors for missing fractions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from xcvae_physics.area import WetArea
 
-from xcvae.ensemble.chain import rehearse
+from xcvae.ensemble.postprocess import dry_run
 from xcvae.errors import ComponentError
 from xcvae.testing import make_context, make_dataset, make_ensemble
 
@@ -21,7 +21,7 @@ PIXELS = 36 * 48 - 10 * 14
 def block():
     ds = make_dataset(masked=True)
     field = make_ensemble(ds)
-    # Radar comes in steps; without ties the number of pixels is exact.
+    # Radar values are quantised; noise removes ties, so that the number of pixels is exact.
     noise = 1 + 1e-3 * np.random.default_rng(0).random(field.shape, dtype="float32")
     return ds, (field * noise).assign_attrs(field.attrs), make_context(ds)
 
@@ -30,7 +30,7 @@ def shares(field: xr.DataArray) -> xr.DataArray:
     return (field > 0).sum(("y", "x")) / field.notnull().sum(("y", "x"))
 
 
-def test_a_climatology_is_kept_by_every_map(block) -> None:
+def test_wet_area_gives_every_map_the_climatological_fraction(block) -> None:
     _, field, context = block
     assert (shares(field) > 0.25).all()
     after = WetArea(0.2)(field, context)
@@ -38,7 +38,7 @@ def test_a_climatology_is_kept_by_every_map(block) -> None:
     np.testing.assert_allclose(shares(after), 0.2, atol=0.51 / PIXELS)
 
 
-def test_the_wettest_pixels_are_kept_as_they_are(block) -> None:
+def test_wet_area_leaves_wettest_pixels_unchanged(block) -> None:
     _, field, context = block
     after = WetArea(0.2)(field, context)
     kept = field.where(after > 0)
@@ -47,7 +47,7 @@ def test_the_wettest_pixels_are_kept_as_they_are(block) -> None:
     assert (lost.max(("y", "x")) < kept.min(("y", "x"))).all()
 
 
-def test_each_sample_gets_the_wet_fraction_observed(block) -> None:
+def test_wet_area_gives_each_sample_its_observed_fraction(block) -> None:
     ds, field, context = block
     wet = (ds.pr >= 1.0).where(ds.pr.notnull()).mean(("y", "x"))
     assert float(wet.max() - wet.min()) > 0.05
@@ -56,12 +56,12 @@ def test_each_sample_gets_the_wet_fraction_observed(block) -> None:
     np.testing.assert_allclose(
         shares(after), np.broadcast_to(wet, after.shape[:2]), atol=0.51 / PIXELS
     )
-    # Any block of samples finds its own.
+    # A block of samples in any order uses the fractions of its labels.
     part = component(field.isel(time=[4, 1]), context)
     np.testing.assert_array_equal(part, after.isel(time=[4, 1]))
 
 
-def test_the_climatology_of_observations(block) -> None:
+def test_wet_area_of_observations_over_all_samples(block) -> None:
     ds = block[0]
     overall = float((ds.pr >= 0.1).where(ds.pr.notnull()).mean())
     assert WetArea.of(ds.pr, per_sample=False) == WetArea(pytest.approx(overall))
@@ -69,7 +69,7 @@ def test_the_climatology_of_observations(block) -> None:
     assert WetArea.of(daily, wet="0.1 mm h-1", per_sample=False).fraction == pytest.approx(overall)
 
 
-def test_a_condition_can_hold_the_fraction(block) -> None:
+def test_wet_area_reads_fraction_from_condition(block) -> None:
     _, field, context = block
     fractions = np.linspace(0.05, 0.3, field.sizes["time"])
     inputs = context.inputs.assign(area=("time", fractions, {"units": "1"}))
@@ -79,7 +79,7 @@ def test_a_condition_can_hold_the_fraction(block) -> None:
     )
 
 
-def test_nothing_is_added_and_ties_stay_together(block) -> None:
+def test_wet_area_adds_no_rain_and_keeps_ties_together(block) -> None:
     _, field, context = block
     dry = field.where(~(field < 20), 0.0)
     np.testing.assert_array_equal(WetArea(0.9)(dry, context), dry)
@@ -89,7 +89,7 @@ def test_nothing_is_added_and_ties_stay_together(block) -> None:
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_labels_do_not_depend_on_how_times_are_kept(block, unit) -> None:
+def test_wet_area_labels_do_not_depend_on_time_resolution(block, unit) -> None:
     ds, field, context = block
     stored = ds.assign_coords(time=ds.time.astype(f"datetime64[{unit}]"))
     assert stored.time.dtype == f"datetime64[{unit}]"
@@ -101,19 +101,19 @@ def test_labels_do_not_depend_on_how_times_are_kept(block, unit) -> None:
     )
 
 
-def test_a_chain_is_tried_before_any_drawing(block) -> None:
+def test_dry_run_refuses_wet_area_without_fraction_for_sample(block) -> None:
     ds, _, context = block
     first = dataclasses.replace(context, inputs=context.inputs.isel(time=[0]))
-    rehearse([WetArea.of(ds.pr)], first, ds.pr.shape[1:])
+    dry_run([WetArea.of(ds.pr)], first, ds.pr.shape[1:])
     with pytest.raises(ComponentError, match="a wet fraction for sample"):
-        rehearse([WetArea.of(ds.pr.isel(time=slice(1, None)))], first, ds.pr.shape[1:])
+        dry_run([WetArea.of(ds.pr.isel(time=slice(1, None)))], first, ds.pr.shape[1:])
 
 
-def test_what_is_not_known_is_an_error(block) -> None:
+def test_wet_area_refuses_missing_fraction(block) -> None:
     ds, field, context = block
     with pytest.raises(ComponentError, match=r"sample .*, got 1 samples: '2001-01-01'"):
         WetArea(samples=(("2001-01-01", 0.2),))(field, context)
-    # Observations of other samples give no number for these.
+    # Observations of other samples have no fraction for these.
     with pytest.raises(ComponentError, match=r"got 5 samples: .*, \.\.\."):
         WetArea.of(ds.pr.isel(time=slice(1, None)))(field, context)
     with pytest.raises(ComponentError, match="'nowhere'"):
@@ -125,7 +125,7 @@ def test_what_is_not_known_is_an_error(block) -> None:
         WetArea("area")(field, dataclasses.replace(context, inputs=gap))
 
 
-def test_positions_in_a_block_are_no_labels(block) -> None:
+def test_wet_area_refuses_samples_without_labels(block) -> None:
     ds, field, context = block
     with pytest.raises(ComponentError, match="labels along 'time'"):
         WetArea.of(ds.pr.drop_vars("time"))

@@ -1,4 +1,4 @@
-"""Edges become sharp, and nothing else changes."""
+"""SharpEdge removes the fringe of rain and changes nothing else."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def field(rain: np.ndarray) -> xr.DataArray:
     return xr.DataArray(rain[None, None], dims=dims, attrs={"units": "mm h-1"})
 
 
-def test_the_fringe_goes_and_light_rain_inside_stays(context) -> None:
+def test_sharp_edge_removes_fringe_and_keeps_light_rain_inside(context) -> None:
     after = SharpEdge("0.5 mm h-1", rescale=False)(field(STORM), context).values[0, 0]
     expected = np.where(STORM < 0.5, 0.0, STORM)
     expected[3, 3] = 0.1
     np.testing.assert_array_equal(after, expected)
 
 
-def test_the_mass_of_a_storm_stays_in_the_storm(context) -> None:
+def test_sharp_edge_conserves_mass_of_each_area(context) -> None:
     after = SharpEdge("0.5 mm h-1")(field(STORM), context).values[0, 0]
     storm = STORM[:6].sum()
     assert after.sum() == pytest.approx(storm)
-    assert not after[6].any()  # fringe throughout: gone, with its mass
+    assert not after[6].any()  # fringe only: removed with its mass
     kept = after > 0
     ratios = after[kept] / STORM[kept]
-    np.testing.assert_allclose(ratios, storm / STORM[kept].sum())  # one factor: nothing is smoothed
+    np.testing.assert_allclose(ratios, storm / STORM[kept].sum())  # one factor: no smoothing
 
 
-def test_it_can_be_limited(context) -> None:
+def test_sharp_edge_factor_is_limited(context) -> None:
     after = SharpEdge("1.9 mm h-1", limit=1.01)(field(STORM), context).values[0, 0]
     kept = after > 0
     np.testing.assert_allclose(after[kept] / STORM[kept], 1.01)
 
 
-def test_on_radar_no_faint_pixel_touches_a_dry_one(context) -> None:
+def test_sharp_edge_leaves_no_faint_pixel_beside_dry_one_on_radar(context) -> None:
     members = make_ensemble(make_dataset(masked=True)).astype("float64")
     after = SharpEdge("0.5 mm h-1", rescale=False)(members, context)
     faint = 0
@@ -70,7 +70,7 @@ def test_on_radar_no_faint_pixel_touches_a_dry_one(context) -> None:
     assert faint > 0
 
 
-def test_the_border_of_the_mask_is_no_edge(context) -> None:
+def test_sharp_edge_ignores_border_of_mask(context) -> None:
     rain = np.array([[np.nan, 0.2, 3.0, 3.0], [np.nan, 0.2, 3.0, 3.0]])
     after = SharpEdge("0.5 mm h-1")(field(rain), context)
     np.testing.assert_array_equal(after.values[0, 0], rain)

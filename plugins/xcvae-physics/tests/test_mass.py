@@ -1,4 +1,4 @@
-"""Mass is where it was, block by block."""
+"""MassThreshold conserves mass block by block."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def block():
     return make_ensemble(ds).astype("float64"), make_context(ds)
 
 
-def test_every_block_that_stays_wet_has_the_mass_it_had(block) -> None:
+def test_mass_threshold_conserves_mass_of_wet_blocks(block) -> None:
     field, context = block
     after = MassThreshold("2 mm h-1", limit=1e9)(field, context)
     wet = blocks(after) > 0
     assert 0.3 < wet.mean() < 1
     np.testing.assert_allclose(blocks(after)[wet], blocks(field)[wet], rtol=1e-9)
-    # Blocks without any rain at the threshold are dry, and nothing below it is left.
+    # Blocks without any rain at the threshold become dry; no rain below it remains.
     assert not (field.coarsen(MEAN).max().values[~wet] >= 2).any()
     assert not ((after > 0) & (field < 2)).any()
     assert (after.where(after > 0) >= 2 - 1e-9).where(after > 0, True).all()
-    # It is more than a threshold: that loses mass.
+    # A plain threshold loses mass.
     assert float(field.where(field >= 2, 0).sum()) < 0.999 * float(after.sum())
 
 
-def test_with_the_condition_every_block_has_its_mass(block) -> None:
+def test_mass_threshold_gives_blocks_mass_of_condition(block) -> None:
     field, context = block
     after = MassThreshold("0.2 mm h-1", "condition", limit=1e9)(field, context)
     wanted = np.broadcast_to(context.inputs.pr_coarse.values, blocks(after).shape)
@@ -49,25 +49,25 @@ def test_with_the_condition_every_block_has_its_mass(block) -> None:
 
 
 @pytest.mark.parametrize("dim", ["y_coarse", "x_coarse"])
-def test_a_condition_in_another_order_is_refused(block, dim) -> None:
+def test_mass_threshold_refuses_condition_in_other_order(block, dim) -> None:
     field, context = block
     term = MassThreshold("0.2 mm h-1", "condition")
     turned = context.inputs.isel({dim: slice(None, None, -1)})
     for one in (field, field.drop_vars(["y", "x"])):
         with pytest.raises(ComponentError, match=f"cells along '{dim}' .* in the same order"):
             term(one, dataclasses.replace(context, inputs=turned))
-    # Turned with the field, it is the same again.
+    # Reversed together with the field, the result is the same.
     fine = dim[0]
     both = term(
         field.isel({fine: slice(None, None, -1)}), dataclasses.replace(context, inputs=turned)
     )
     np.testing.assert_allclose(both.isel({fine: slice(None, None, -1)}), term(field, context))
-    # Laid edge to edge, nothing is known of where cells are.
+    # Without coordinates cells are aligned edge to edge.
     bare = dataclasses.replace(context, inputs=context.inputs.drop_vars(["y_coarse", "x_coarse"]))
     np.testing.assert_array_equal(term(field, bare), term(field, context))
 
 
-def test_the_condition_may_have_other_units(block) -> None:
+def test_mass_threshold_converts_units_of_condition(block) -> None:
     field, context = block
     hourly = MassThreshold("0.2 mm h-1", "condition")(field, context)
     daily = (24 * field).assign_attrs(units="mm/day")
@@ -75,7 +75,7 @@ def test_the_condition_may_have_other_units(block) -> None:
     np.testing.assert_allclose(other, 24 * hourly, rtol=1e-6)
 
 
-def test_the_limit_keeps_drizzle_from_becoming_a_cloudburst(block) -> None:
+def test_mass_threshold_factor_is_limited(block) -> None:
     rain = np.full((1, 1, 12, 12), 0.4)
     rain[..., 0, 0] = 0.6
     field = xr.DataArray(rain, dims=block[0].dims, attrs={"units": "mm h-1"})
@@ -87,7 +87,7 @@ def test_the_limit_keeps_drizzle_from_becoming_a_cloudburst(block) -> None:
     )
 
 
-def test_masked_pixels_and_odd_blocks(block) -> None:
+def test_mass_threshold_with_mask_and_partial_blocks(block) -> None:
     ds = make_dataset(masked=True)
     field = make_ensemble(ds).astype("float64").isel(y=slice(35), x=slice(41))
     after = MassThreshold("0.5 mm h-1", block=10, limit=1e9)(field, block[1])
@@ -99,7 +99,7 @@ def test_masked_pixels_and_odd_blocks(block) -> None:
         np.testing.assert_allclose(now.values[wet], before.values[wet])
 
 
-def test_what_cannot_be_done_is_explained(block) -> None:
+def test_mass_threshold_errors_name_cause(block) -> None:
     field, context = block
     with pytest.raises(ComponentError, match="35 pixels over 3 cells"):
         MassThreshold(0.1, "condition")(field.isel(y=slice(35)), context)

@@ -1,4 +1,4 @@
-"""The slope of a spectrum against fields whose slope is known."""
+"""Spectral slope against fields with known slope, and its gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xcvae.testing import make_loss_state
 
 
 def power_law(slope: float, size: int = 128) -> torch.Tensor:
-    """White noise whose power falls off as wavenumber to the slope."""
+    """Return white noise filtered to a power law in wavenumber."""
     random = torch.Generator().manual_seed(0)
     noise = torch.randn((8, 1, size, size), generator=random)
     rows, columns = torch.fft.fftfreq(size), torch.fft.rfftfreq(size)
@@ -25,7 +25,7 @@ def power_law(slope: float, size: int = 128) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("slope", [-3.0, -1.5, 0.0])
-def test_the_slope_of_a_power_law_is_found(slope: float) -> None:
+def test_slope_of_power_law(slope: float) -> None:
     power = _rings(power_law(slope))
     wave = torch.arange(power.numel())
     used = (wave >= 2) & (wave <= 42)
@@ -33,7 +33,7 @@ def test_the_slope_of_a_power_law_is_found(slope: float) -> None:
     assert float(found) == pytest.approx(slope, abs=0.1)
 
 
-def test_power_and_slope_are_those_of_xcvae_and_scipy() -> None:
+def test_power_and_slope_equal_xcvae_and_scipy() -> None:
     state = make_loss_state()
     rain = state.observed
     field = xr.DataArray(rain[:, 0].numpy(), dims=("time", "y", "x"), attrs={"units": "mm h-1"})
@@ -46,7 +46,7 @@ def test_power_and_slope_are_those_of_xcvae_and_scipy() -> None:
     assert float(ours) == pytest.approx(theirs, rel=1e-4)
 
 
-def test_the_loss_is_the_difference_of_the_slopes() -> None:
+def test_loss_equals_difference_of_slopes() -> None:
     state = make_loss_state()
     slopes = []
     for field in (state.reconstructed.detach(), state.observed):
@@ -61,7 +61,7 @@ def test_the_loss_is_the_difference_of_the_slopes() -> None:
     assert float(loss) == pytest.approx(2 * abs(slopes[0] - slopes[1]), rel=1e-3)
 
 
-def test_a_field_with_its_own_spectrum_costs_nothing_and_a_smooth_one_much() -> None:
+def test_loss_is_zero_for_equal_spectrum_and_large_for_smooth_field() -> None:
     turned = make_loss_state(guess=lambda x: x.flip(-1))
     smooth = make_loss_state(
         guess=lambda x: torch.nn.functional.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
@@ -71,7 +71,7 @@ def test_a_field_with_its_own_spectrum_costs_nothing_and_a_smooth_one_much() -> 
     assert float(term(smooth).detach()) > 0.05
 
 
-def test_gradients_lead_from_smooth_towards_the_right_slope() -> None:
+def test_gradient_step_reduces_loss_of_smooth_field() -> None:
     def smoothed(x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
 
@@ -83,13 +83,13 @@ def test_gradients_lead_from_smooth_towards_the_right_slope() -> None:
     assert float(SpectralSlope(weight=1.0)(moved).detach()) < float(loss.detach())
 
 
-def test_too_few_rings_and_dry_batches_cost_nothing() -> None:
+def test_loss_is_zero_for_few_rings_and_dry_batch() -> None:
     for options in ({"size": (4, 4)}, {"truth": torch.zeros_like}):
         assert float(SpectralSlope()(make_loss_state(**options)).detach()) == 0.0
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses what makes the host wait for a GPU: numbers and shapes that depend on values."""
+    """Refuses operations that make the host wait for a GPU: sizes or numbers from values."""
 
     WAITING = ("_local_scalar_dense", "nonzero", "bincount", "masked_select", "equal")
 
@@ -103,7 +103,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("of", ["reconstruction", "prior"])
-def test_the_host_never_waits_for_the_device(of: str) -> None:
+def test_loss_never_waits_for_device(of: str) -> None:
     state = make_loss_state()
     state.prior_draws(1)
     with NoWaiting():
@@ -113,7 +113,7 @@ def test_the_host_never_waits_for_the_device(of: str) -> None:
 
 
 @pytest.mark.parametrize("guess", [None, torch.zeros_like])
-def test_a_dry_batch_has_gradients_that_are_zero(guess) -> None:
+def test_gradient_of_dry_batch_is_zero(guess) -> None:
     state = make_loss_state(truth=torch.zeros_like, guess=guess)
     SpectralSlope()(state).backward()
     assert not state.output.grad.any()

@@ -1,10 +1,10 @@
-"""Every name gives what the function of scores gives, and what can be had without it."""
+"""Metrics of the table against the functions of scores, lazy fields, pickling and scorecards."""
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import scores.probability
 import scores.spatial
 import xarray as xr
 from xcvae_scores import xcvae_components
-from xcvae_scores.events import Contingency, Score
+from xcvae_scores.table import CONTINGENCY
 
 import xcvae
 from xcvae.plugins import names
@@ -22,7 +22,7 @@ from xcvae.registry import build
 from xcvae.testing import make_dataset, make_ensemble
 
 M = "realization"
-LIMIT = 2.04  # a value that radar has: at the threshold there is an event
+LIMIT = 2.04  # a value of the radar record, so that events at the threshold occur
 FAIR = {"method": "fair"}
 
 
@@ -98,13 +98,13 @@ ORACLES = {
 }
 
 
-def test_every_name_has_its_oracle() -> None:
+def test_every_metric_has_an_oracle() -> None:
     assert set(ORACLES) == set(xcvae_components()["metric"])
     assert set(ORACLES) <= set(names("metric"))
 
 
 @pytest.mark.parametrize("name", ORACLES)
-def test_the_name_gives_what_the_function_gives(name: str, rain) -> None:
+def test_metric_equals_function_of_scores(name: str, rain) -> None:
     parameters, oracle = ORACLES[name]
     expected = float(np.squeeze(oracle(*rain)))
     assert np.isfinite(expected)
@@ -113,7 +113,7 @@ def test_the_name_gives_what_the_function_gives(name: str, rain) -> None:
 
 
 @pytest.mark.parametrize("name", ORACLES)
-def test_lazy_fields_give_lazy_scores(name: str, rain) -> None:
+def test_lazy_fields_give_equal_lazy_scores(name: str, rain) -> None:
     parameters, _ = ORACLES[name]
     lazy = rain[0].chunk(time=3, realization=2), rain[1].chunk(time=3)
     found = score(name, lazy, **parameters)
@@ -121,7 +121,14 @@ def test_lazy_fields_give_lazy_scores(name: str, rain) -> None:
     assert float(found) == pytest.approx(float(score(name, rain, **parameters)), rel=1e-5)
 
 
-def test_fair_scores_are_the_built_in_ones(rain) -> None:
+@pytest.mark.parametrize("name", ORACLES)
+def test_metric_survives_pickling_with_its_class(name: str) -> None:
+    metric = build("metric", {"name": name, **ORACLES[name][0]})
+    assert pickle.loads(pickle.dumps(metric)) == metric
+    assert pickle.loads(pickle.dumps(type(metric))) is type(metric)
+
+
+def test_fair_crps_equals_builtin_crps_in_scorecard(rain) -> None:
     card = xcvae.evaluate(
         rain[1].to_dataset(),
         rain[0].to_dataset(),
@@ -137,20 +144,25 @@ def test_fair_scores_are_the_built_in_ones(rain) -> None:
     assert float(card.scores_mae[0]) == pytest.approx(float(error.mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", get_args(Score))
-def test_every_score_of_the_table_can_be_had(name: str, rain) -> None:
-    found = Contingency("2 mm h-1", name)(*rain)
+@pytest.mark.parametrize("name", CONTINGENCY)
+def test_contingency_score_has_direction_and_ideal_value(name: str, rain) -> None:
+    metric = build(
+        "metric",
+        {"name": "scores_binary_contingency", "threshold": "2 mm h-1", "score_name": name},
+    )
+    found = metric(*rain)
     assert np.isfinite(found)
+    assert found.attrs["long_name"] == f"{name.replace('_', ' ')} (scores)"
     assert found.attrs["better"] in ("lower", "higher", 1.0)
     if name == "symmetric_extremal_dependence_index":
-        return  # a perfect forecast has none, by its formula
-    perfect = Contingency("2 mm h-1", name)(rain[1].expand_dims(realization=2), rain[1])
+        return  # not defined for a perfect forecast
+    perfect = metric(rain[1].expand_dims(realization=2), rain[1])
     better = found.attrs["better"]
     ideal = 1.0 if better == "higher" else 0.0 if better == "lower" else better
     assert float(perfect) == pytest.approx(ideal)
 
 
-def test_scores_is_imported_on_first_use_only() -> None:
+def test_listing_metrics_does_not_import_scores() -> None:
     code = (
         "import sys; from xcvae.plugins import listing; rows = listing();"
         "assert any(row.name == 'scores_kge' for row in rows);"

@@ -137,7 +137,7 @@ def test_the_best_learned_scale_is_the_mean_error(seen):
         optimizer.step()
     error = (step.x - step.output).abs().mean().item()
     assert value.exp().item() == pytest.approx(error, rel=0.01)
-    assert abs(error - losses.likelihood.START) > 0.01
+    assert abs(error - losses.elbo.START) > 0.01
 
 
 def test_a_perfect_reconstruction_does_not_break_a_learned_scale(seen):

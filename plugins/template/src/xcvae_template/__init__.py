@@ -24,7 +24,7 @@ class SquareError(Component):
     weight: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Refuse parameters out of range."""
         in_range(self, "weight", 0)
 
     def __call__(self, state: LossState) -> Tensor:
@@ -34,7 +34,7 @@ class SquareError(Component):
 
 @dataclass(frozen=True)
 class MeanDifference(Component):
-    """Mean rain of the members less that observed."""
+    """Mean rain of the members minus the observed mean."""
 
     def __call__(self, forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
         """Return the difference with units, long_name and better."""
@@ -46,7 +46,7 @@ class MeanDifference(Component):
 
 @hookimpl
 def xcvae_components() -> dict[str, dict[str, type | str]]:
-    """Name the components of this package."""
+    """Return the components by kind and name."""
     return {
         "loss": {"square_error": SquareError},
         "metric": {"mean_difference": MeanDifference},

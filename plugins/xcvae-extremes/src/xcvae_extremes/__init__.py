@@ -1,6 +1,6 @@
-"""The tail of rain: a loss, metrics and a post-processor for xcvae, by name.
+"""The tail of rain: a loss, metrics and a post-processor for xcvae.
 
-Nothing heavy is imported here: the components are loaded when they are asked for.
+Only names are registered here: the modules of the components are imported on first use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ XCVAE_API = 1
 
 @hookimpl
 def xcvae_components() -> dict[str, dict[str, type | str]]:
-    """Name the components of this package."""
+    """Return the components by kind and name."""
     return {
         "loss": {"pinball": "xcvae_extremes.losses:Pinball"},
         "metric": {

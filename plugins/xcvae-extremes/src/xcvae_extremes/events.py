@@ -33,7 +33,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class QuantileCSI(TailMetric):
-    """Critical success index of rain from a quantile of a record on, members pooled.
+    """Critical success index of rain at or above a quantile of a record, members pooled.
 
     Hits / (hits + misses + false alarms). With the same quantile for data of any climate, the
     scores of wet and dry regions compare events of the same rarity, not of the same amount.
@@ -53,18 +53,18 @@ class QuantileCSI(TailMetric):
         return _Table(self.limit(observed))
 
     def finish(self, stats: Stats) -> Array:
-        """Divide; NaN where nobody has an event."""
+        """Return the index; NaN where neither members nor observation have an event."""
         return ratio(stats["hits"], stats["hits"] + stats["misses"] + stats["false_alarms"])
 
 
 @dataclass(frozen=True)
 class QuantileSEDI(TailMetric):
-    """Symmetric extremal dependence index of rain from a quantile of a record on.
+    """Symmetric extremal dependence index of rain at or above a quantile of a record.
 
-    Of hit rate H and false alarm rate F, members pooled: (ln F - ln H + ln(1 - H) - ln(1 - F)) /
+    With hit rate H and false alarm rate F, members pooled: (ln F - ln H + ln(1 - H) - ln(1 - F)) /
     (ln F + ln H + ln(1 - H) + ln(1 - F)), see Ferro and Stephenson 2011,
-    https://doi.org/10.1175/WAF-D-10-05030.1. On the borders, where a rate is 0 or 1, the sign of
-    H - F is taken.
+    https://doi.org/10.1175/WAF-D-10-05030.1. Where a rate is 0 or 1 the index is the
+    sign of H - F.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class QuantileSEDI(TailMetric):
         return _Table(self.limit(observed))
 
     def finish(self, stats: Stats) -> Array:
-        """Turn the table into rates and these into the index."""
+        """Return the index from hit rate and false alarm rate."""
         hit = ratio(stats["hits"], stats["hits"] + stats["misses"])
         alarm = ratio(stats["false_alarms"], stats["false_alarms"] + stats["correct_negatives"])
         inside = (hit > 0) & (hit < 1) & (alarm > 0) & (alarm < 1)

@@ -14,17 +14,17 @@ Array = npt.NDArray[Any]
 GRID = np.concatenate(
     [np.linspace(-1.0, -0.02, 40), np.linspace(0.0, 0.98, 25), np.geomspace(1, 30, 20)]
 )
-"""Where the profile likelihood is looked at first; -1 stands for the end of its domain."""
+"""Starting grid of the search in the profile likelihood; -1 stands for the end of its domain."""
 FEWEST = 20
-"""Excesses below which no tail is fitted."""
+"""Smallest number of excesses that is fitted."""
 LOWEST_SHAPE = -0.5
 """Below it, maximum likelihood is not regular and grows without bound near the largest value."""
 PENALTY = 10.0
-"""Cost of a shape below that, per unit: more than the likelihood can gain."""
+"""Cost per unit of shape below `LOWEST_SHAPE`: more than the likelihood can gain."""
 
 
 def fit(excesses: Array, counts: Array | None = None) -> tuple[float, float]:
-    """Fit by maximum likelihood.
+    """Fit shape and scale by maximum likelihood.
 
     With theta = shape / scale the likelihood is maximal over the shape in closed form, which
     leaves one dimension to search (Grimshaw 1993, https://doi.org/10.2307/1269663).
@@ -34,12 +34,12 @@ def fit(excesses: Array, counts: Array | None = None) -> tuple[float, float]:
     excesses
         Values above zero, any unit, (n,).
     counts
-        How often each one occurred, (n,); once by default. Need not be whole.
+        Number of occurrences of each value, (n,); 1 by default. Fractions are allowed.
 
     Returns
     -------
     shape, scale
-        The scale in the unit of the excesses. NaN where there are fewer than 20.
+        The scale in the unit of the excesses. NaN for fewer than 20 excesses.
     """
     from scipy.optimize import minimize_scalar
 
@@ -76,7 +76,7 @@ def fit(excesses: Array, counts: Array | None = None) -> tuple[float, float]:
 
 
 def return_level(shape: float, scale: float, rate: float, period: float) -> float:
-    """Return the excess that is exceeded once in a period, on average.
+    """Return the excess that is exceeded on average once in a period.
 
     ``scale / shape * ((period * rate) ** shape - 1)``, see Coles 2001, section 4.3.3,
     https://doi.org/10.1007/978-1-4471-3675-0.

@@ -1,4 +1,4 @@
-"""Return levels of members and observations, compared."""
+"""Return levels of members, compared with those of the observations."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["ReturnLevelRatio", "return_levels"]
 STEP = 0.005
 """Relative width of the bins of amounts above the threshold."""
 BINS = 1400
-"""Up to a thousand times the threshold."""
+"""Number of bins, which reach a thousand times the threshold."""
 EXCESSES = np.expm1(STEP * (np.arange(BINS) + 0.5))
-"""Middle of the bins, in multiples of the threshold and above it."""
+"""Middle of the bins: excess over the threshold, in multiples of it."""
 SIDES = ("generated", "observed")
 
 
 @dataclass(frozen=True)
 class _Excesses:
-    """Histograms of rain above a threshold on both sides, per member."""
+    """Histograms of rain above a threshold, per member and for the observation."""
 
     threshold: float
 
@@ -55,11 +55,11 @@ def _level(counts: Array, pixels: float, period: float) -> float:
 class ReturnLevelRatio(TailMetric):
     """Return level of the members over that of the observations, by peaks over a threshold.
 
-    On each side a generalised Pareto distribution is fitted to all pixels above the threshold
-    (by maximum likelihood, with scipy), and gives the level that a pixel exceeds once in a
-    period. Neighbouring pixels are not independent: the fit takes no harm from it, and the
-    intervals of the scorecard resample whole samples, fitting anew each time. NaN for fewer
-    than 20 exceedances, and where the period is shorter than that of the threshold. See Coles
+    On each side a generalised Pareto distribution is fitted to all pixels above the threshold (by
+    maximum likelihood, with scipy), and gives the level that a pixel exceeds once in a period.
+    Neighbouring pixels are not independent. The fit does not need independence; the intervals of
+    the scorecard do, so they resample whole samples and repeat the fit. NaN for fewer than 20
+    exceedances, and if the period is shorter than the return period of the threshold. See Coles
     2001, chapter 4, https://doi.org/10.1007/978-1-4471-3675-0.
 
     Parameters
@@ -68,7 +68,7 @@ class ReturnLevelRatio(TailMetric):
         As for `TailMetric`: an amount, or a quantile of wet pixels of the observations or of the
         training record in a model file.
     period
-        In samples: 3650 is ten years of days.
+        Number of samples: 3650 for ten years of daily data.
     """
 
     period: float = 1000.0
@@ -77,7 +77,7 @@ class ReturnLevelRatio(TailMetric):
     better: ClassVar[str | float] = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Refuse parameters out of range."""
         super().__post_init__()
         in_range(self, "period", 1)
 
@@ -86,7 +86,7 @@ class ReturnLevelRatio(TailMetric):
         return _Excesses(self.limit(observed))
 
     def finish(self, stats: Stats) -> Array:
-        """Fit both sides and divide, for every leading axis."""
+        """Fit both sides and return the ratio of their levels, for every leading axis."""
         pixels = np.asarray(stats["pixels"], np.float64)
         levels = []
         for side in SIDES:
@@ -106,7 +106,7 @@ def return_levels(
     resamples: int = 200,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Return levels of members and observations with bootstrap intervals, for a plot.
+    """Compute return levels of members and observations with bootstrap intervals.
 
     Parameters
     ----------
@@ -115,11 +115,12 @@ def return_levels(
     observed
         Dims (sample, y, x), with ``units``.
     periods
-        In samples.
+        Numbers of samples.
     threshold, quantile
         As for `ReturnLevelRatio`.
     resamples, seed
-        Of the bootstrap over blocks of neighbouring samples (of the root of their number).
+        Of the bootstrap over blocks of neighbouring samples; a block has the square root of the
+        number of samples.
 
     Returns
     -------
@@ -159,7 +160,7 @@ def return_levels(
 
 
 def _block_weights(count: int, resamples: int, seed: int) -> Array:
-    """How often each sample is drawn, (resamples, count), in circular blocks."""
+    """Count the draws of each sample, (resamples, count), in circular blocks."""
     length = max(1, round(count**0.5))
     random = np.random.default_rng(seed)
     starts = random.integers(0, count, (resamples, -(-count // length)))

@@ -17,9 +17,9 @@ class Pinball(Component):
     """Quantile (pinball) loss of the reconstruction, where it or the observation is extreme.
 
     ``max(tau e, (tau - 1) e)`` of the error e = observed - reconstructed, in multiples of the
-    threshold, averaged over the pixels where one of the two is above the threshold: missed and
-    invented exceedances both cost. With ``tau`` above 0.5 too little rain costs more than too
-    much. Zero where nothing exceeds. See Koenker and Bassett 1978,
+    threshold, averaged over the pixels where one of the two is above the threshold: missed
+    exceedances and false ones both cost. With ``tau`` above 0.5 too little rain costs more than too
+    much. Zero if no pixel exceeds it. See Koenker and Bassett 1978,
     https://doi.org/10.2307/1913643.
 
     Parameters
@@ -27,10 +27,10 @@ class Pinball(Component):
     tau
         Level of the quantile, between 0 and 1.
     threshold
-        Where the tail begins: "10 mm h-1", or a number in the target's units. None: at a quantile
-        of the training record.
+        Start of the tail: "10 mm h-1", or a number in the target's units. With None it is a
+        quantile of the training record.
     quantile
-        That quantile, of the wet pixels of the record.
+        Level of that quantile, of the wet pixels of the record.
     weight
         Factor of the term.
     """
@@ -41,7 +41,7 @@ class Pinball(Component):
     weight: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Refuse parameters out of range."""
         in_range(self, "tau", 0.001, 0.999)
         in_range(self, "quantile", 0, 1)
         in_range(self, "threshold", above=0)

@@ -21,11 +21,11 @@ Array = npt.NDArray[Any]
 class QuantileMapping(Component):
     """Give members the distribution of the observations: a fixed, monotone map of amounts.
 
-    What is the q-quantile of the ensemble becomes the q-quantile of the observations, linear in
-    between (Gudmundsson et al. 2012, https://doi.org/10.5194/hess-16-3383-2012). Above the last
-    knot rain is multiplied by the ratio found there. Zero stays zero, so that too few wet pixels
-    stay too few; drizzle that the observations do not have becomes zero. Make one with `fit`, on
-    samples that are not scored afterwards.
+    The q-quantile of the ensemble becomes the q-quantile of the observations, linear in between
+    (Gudmundsson et al. 2012, https://doi.org/10.5194/hess-16-3383-2012). Above the last knot rain
+    is multiplied by the ratio at that knot. Zero stays zero, so the mapping cannot add wet pixels;
+    drizzle that the observations do not have becomes zero. Create a mapping with `fit`, on samples
+    that are not scored afterwards.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class QuantileMapping(Component):
         Amounts of the two distributions at the same quantiles, ascending, above zero on the
         generated side.
     units
-        Of both.
+        Units of both.
     """
 
     generated: tuple[float, ...]
@@ -41,7 +41,7 @@ class QuantileMapping(Component):
     units: str
 
     def __post_init__(self) -> None:
-        """Refuse knots that are no function."""
+        """Refuse knots that do not ascend."""
         problem = _problem(self.generated, self.observed)
         if problem:
             raise ComponentError(
@@ -55,21 +55,21 @@ class QuantileMapping(Component):
 
     @classmethod
     def fit(cls, ensemble: xr.DataArray, observed: xr.DataArray, *, knots: int = 100) -> Self:
-        """Make the mapping from one ensemble and the observations it is for.
+        """Fit the mapping to an ensemble and its observations.
 
         Parameters
         ----------
         ensemble
-            Any dims, with ``units``; all members and samples are pooled. NaN is left out.
+            Any dims, with ``units``; all members and samples are pooled. NaN is ignored.
         observed
-            Any dims, with ``units``. NaN is left out.
+            Any dims, with ``units``. NaN is ignored.
         knots
             Number of quantiles: even steps of -log(1 - q), dense where rain is rare.
 
         Returns
         -------
         QuantileMapping
-            In the units of the observations.
+            Fitted in the units of the observations.
         """
         units = physical_units(observed)
         factor = _factor(physical_units(ensemble), units)
@@ -87,13 +87,13 @@ class QuantileMapping(Component):
         levels = -np.expm1(-np.linspace(0.0, np.log(fewest), knots + 1)[1:])
         pair = np.stack([np.quantile(side, levels) for side in (generated, truth)])
         pair = pair[:, pair[0] > 0]
-        # One value per knot: where the generated amount does not grow, the last one counts.
+        # One value per knot: of equal generated amounts keep the last.
         last = np.append(np.diff(pair[0]) > 0, True)
         knots_of, amounts = (tuple(map(float, side[last])) for side in pair)
         return cls(generated=knots_of, observed=amounts, units=units)
 
     def __call__(self, field: xr.DataArray, context: Context) -> xr.DataArray:
-        """Return the field mapped; NaN stays NaN.
+        """Return the mapped field; NaN stays NaN.
 
         Raises
         ------
@@ -107,7 +107,7 @@ class QuantileMapping(Component):
         def mapped(values: Array) -> Array:
             new = np.interp(values, knots, amounts)
             new = np.where(values > knots[-1], values * (amounts[-1] / knots[-1]), new)
-            # NaN is not above zero either.
+            # NaN > 0 is False, so that NaN stays NaN.
             return np.where(values > 0, new, values).astype(values.dtype)
 
         found: xr.DataArray = xr.apply_ufunc(

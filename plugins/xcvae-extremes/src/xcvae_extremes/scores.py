@@ -16,15 +16,15 @@ __all__ = ["ThresholdWeightedCRPS"]
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sum over pixels of the fair CRPS of what is above the threshold."""
+    """Sum over pixels of the fair CRPS of the rain above the threshold."""
 
     threshold: float
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Add up one sample."""
+        """Return the sums of one sample."""
         members = np.maximum(maps.members - self.threshold, 0.0)
         truth = np.maximum(maps.truth - self.threshold, 0.0)
-        # Where nothing reaches the threshold the score is exactly zero: most pixels.
+        # Most pixels are below the threshold everywhere: their score is exactly zero.
         active = (truth > 0) | (members > 0).any(axis=0)
         members, truth = members[:, active], truth[active]
         total = np.abs(members - truth).sum(dtype=np.float64) / len(members)
@@ -40,9 +40,9 @@ class _Sums:
 class ThresholdWeightedCRPS(TailMetric):
     """CRPS of the rain above a threshold t, fair to the number of members.
 
-    The CRPS of max(x, t) for members and observation, the chaining function of the weight
-    1(z >= t): a proper score, unlike one of selected observations. See Gneiting and Ranjan 2011,
-    https://doi.org/10.1198/jbes.2010.08110, and Allen et al. 2023,
+    The CRPS of max(x, t) for members and observation; max(x, t) is the chaining function of the
+    weight 1(z >= t). This score is proper; a CRPS of selected observations is not. See Gneiting and
+    Ranjan 2011, https://doi.org/10.1198/jbes.2010.08110, and Allen et al. 2023,
     https://doi.org/10.1137/22M1532184.
 
     Parameters
@@ -61,5 +61,5 @@ class ThresholdWeightedCRPS(TailMetric):
         return _Sums(self.limit(observed))
 
     def finish(self, stats: Stats) -> Array:
-        """Divide by the number of pixels."""
+        """Return the sum divided by the number of pixels."""
         return ratio(stats["tw_crps"], stats["pixels"])

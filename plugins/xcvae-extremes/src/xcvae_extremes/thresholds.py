@@ -1,4 +1,4 @@
-"""Where the tail begins: a given amount, or a quantile of wet pixels of a record."""
+"""Threshold of the tail: a given amount, or a quantile of wet pixels of a record."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ __all__ = ["Array", "TailMetric", "observed_quantile"]
 Array = npt.NDArray[Any]
 
 WIDTH = 0.002
-"""Relative width of the bins of amounts, hence the precision of a quantile."""
+"""Relative width of the bins of amounts: the precision of a quantile."""
 BINS = 8000
-"""From the wet threshold to nearly ten million times its value."""
+"""Number of bins, from the wet threshold to nearly ten million times its value."""
 BLOCK = 64 * 2**20
 """Bytes of observations that are read at a time."""
 
 
 @dataclass(frozen=True)
 class TailMetric(Metric):
-    """Base of the metrics that look at rain from a threshold on.
+    """Base of the metrics of rain at or above a threshold.
 
     Parameters
     ----------
     threshold
-        Where the tail begins: "20 mm/day", or a number in the units of the data. None: at a
+        Start of the tail: "20 mm/day", or a number in the units of the data. With None it is a
         quantile of a record.
     quantile
-        That quantile, of wet pixels.
+        Level of that quantile, of wet pixels.
     model
-        Path of a model file, for the quantile of its training record (exact to 3.5 %). None: of
-        the observations that are scored (exact to 0.2 %), which are read once more for it.
+        Path of a model file, for the quantile of its training record (exact to 3.5 %). With None
+        the quantile is that of the scored observations (exact to 0.2 %), which are read twice.
     """
 
     threshold: str | float | None = None
@@ -52,12 +52,12 @@ class TailMetric(Metric):
     model: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Refuse parameters out of range."""
         in_range(self, "quantile", 0, 1)
         in_range(self, "threshold", above=0)
 
     def limit(self, observed: xr.DataArray) -> float:
-        """Return where the tail begins, in the units of the data.
+        """Return the threshold of the tail in the units of the data.
 
         Parameters
         ----------
@@ -74,19 +74,19 @@ class TailMetric(Metric):
 
 
 def observed_quantile(observed: xr.DataArray, quantile: float) -> float:
-    """Return a quantile of the wet pixels, block by block: the lower end of a bin 0.2 % wide.
+    """Return a quantile of the wet pixels, as the lower end of a bin 0.2 % wide.
 
     Parameters
     ----------
     observed
-        Dims (sample, y, x), with ``units``, in memory or lazy. NaN is no pixel.
+        Dims (sample, y, x), with ``units``, in memory or lazy. NaN is ignored.
     quantile
         From 0 to 1.
 
     Returns
     -------
     float
-        In the units of the data; the wet threshold if nothing is wet.
+        In the units of the data; the wet threshold if no pixel is wet.
     """
     wet = wet_threshold_in(observed, None)
     counts = np.zeros(BINS, np.int64)

@@ -1,6 +1,6 @@
-"""Mass, wet area, edges and spectra: post-processors and a loss for xcvae, by name.
+"""Mass, wet area, edges and spectra: post-processors and a loss for xcvae.
 
-Nothing heavy is imported here: the components are loaded when they are asked for.
+Only names are registered here: the modules of the components are imported on first use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ XCVAE_API = 1
 
 @hookimpl
 def xcvae_components() -> dict[str, dict[str, type | str]]:
-    """Name the components of this package."""
+    """Return the components by kind and name."""
     return {
         "loss": {"spectral_slope": "xcvae_physics.spectrum:SpectralSlope"},
         "postprocessor": {

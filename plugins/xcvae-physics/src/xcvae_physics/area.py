@@ -1,4 +1,4 @@
-"""A threshold that is found for every map, so that the wet area comes out right."""
+"""A threshold per map that leaves a given wet area."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from xcvae.plugins import (
     threshold_in,
     wet_threshold_in,
 )
-from xcvae_physics.fields import Array, known_at, mapped
+from xcvae_physics.fields import Array, apply_to_maps, coordinate_of
 
 __all__ = ["WetArea"]
 
 
 @dataclass(frozen=True)
 class WetArea(Component):
-    """Keep the wettest pixels of every member, as many as the wet fraction asks for.
+    """Set all but the wettest pixels of every map to zero, up to a given wet fraction.
 
-    The threshold is that of each map, instead of a constant: what is below is set to zero.
-    Nothing is added, so that a member with less wet area than asked for stays as it is. All
-    members of a sample get the same wet area at most: do not use it where its spread matters.
-    The wet fraction is one number for all samples (a climatology), or one for each sample; `of`
-    takes either from observations.
+    Each map has its own threshold, below which pixels are set to zero. No rain is added: a member
+    with a smaller wet area is unchanged. The wet area of all members of a sample has the same
+    upper bound, so do not use it where the spread of the wet area matters. The wet fraction is one
+    number for all samples (a climatology) or one for each sample; `of` computes either from
+    observations.
 
     Parameters
     ----------
     fraction
         Share of valid pixels that may be wet; or the name of a condition without a grid that
-        has it for each sample, as a share.
+        holds this share for each sample.
     samples
-        In its place: labels of samples and their wet fractions. Times are written to the second,
-        "2001-01-31T12:00:00". A sample that is not listed is an error.
+        Labels of samples and their wet fractions, instead of ``fraction``. Times are written to
+        the second, "2001-01-31T12:00:00". A sample that is not listed is an error.
     """
 
     fraction: float | str | None = None
     samples: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Refuse shares outside 0 to 1, and both or none of the parameters."""
         in_range(self, "fraction", 0, 1)
         shares = [share for _, share in self.samples]
         if (self.fraction is None) == (not shares):
@@ -63,16 +63,16 @@ class WetArea(Component):
         wet: str | float | None = None,
         per_sample: bool = True,
     ) -> Self:
-        """Take the wet fractions of observations.
+        """Compute the wet fractions of observations.
 
         Parameters
         ----------
         observed
-            Dims (sample, y, x), with ``units``, and labels along sample. NaN is no pixel.
+            Dims (sample, y, x), with ``units``, and labels along sample. NaN is ignored.
         wet
-            From where a pixel is wet; by default 0.1 mm h-1, for daily data 1 mm d-1.
+            Amount from which a pixel is wet; by default 0.1 mm h-1, for daily data 1 mm d-1.
         per_sample
-            One fraction for each sample, by its label; else one for all.
+            Return one fraction for each sample, by its label, instead of one for all.
         """
         limit = wet_threshold_in(observed, None) if wet is None else threshold_in(observed, wet)
         valid = observed.notnull()
@@ -81,7 +81,7 @@ class WetArea(Component):
         overall = float(wet_pixels.mean())
         if not per_sample:
             return cls(fraction=overall)
-        # A map without pixels has no share, and nothing that could be kept.
+        # A map without valid pixels has no share; any value will do, since it stays NaN.
         shares = wet_pixels.mean(space).fillna(overall).values
         labels = _labels(observed[sample] if sample in observed.coords else None, str(sample))
         return cls(samples=tuple(zip(labels, map(float, shares), strict=True)))
@@ -92,10 +92,10 @@ class WetArea(Component):
         Raises
         ------
         ComponentError
-            A sample has no wet fraction, or the condition is not there.
+            A sample has no wet fraction, or the condition does not exist.
         """
         shares = xr.DataArray(self._shares(field, context), dims=str(field.dims[1]))
-        return mapped(_kept, field, shares)
+        return apply_to_maps(_keep_wettest, field, shares)
 
     def _shares(self, field: xr.DataArray, context: Context) -> Array:
         """Return the wet fraction of every sample of the block."""
@@ -104,7 +104,7 @@ class WetArea(Component):
         if self.fraction is not None:
             return np.full(field.shape[1], self.fraction)
         known = dict(self.samples)
-        labels = _labels(known_at(str(field.dims[1]), field, context), str(field.dims[1]))
+        labels = _labels(coordinate_of(str(field.dims[1]), field, context), str(field.dims[1]))
         for label in labels:
             if label not in known:
                 listed = ", ".join(f"'{one}'" for one in list(known)[:3])
@@ -114,7 +114,7 @@ class WetArea(Component):
 
 
 def _condition(name: str, context: Context) -> Array:
-    """Return the shares that a condition holds."""
+    """Return the shares in a condition."""
     values = context.inputs.get(name)
     if values is None or values.ndim != 1:
         raise ComponentError(_wrong("the name of a condition without a grid", f"'{name}'"))
@@ -125,21 +125,21 @@ def _condition(name: str, context: Context) -> Array:
 
 
 def _labels(labelled: xr.DataArray | None, sample: str) -> list[str]:
-    """Return the canonical labels of samples; without a coordinate, a block has none to tell."""
+    """Return the canonical labels of samples; ComponentError without a coordinate."""
     if labelled is None:
         raise ComponentError(_wrong(f"labels along '{sample}' for its samples", "no coordinate"))
     return labels_of(labelled, sample)
 
 
-def _kept(maps: Array, shares: Array) -> Array:
+def _keep_wettest(maps: Array, shares: Array) -> Array:
     shares = np.broadcast_to(shares, maps.shape[:-2]).ravel()
     flat = maps.reshape(shares.size, -1)
-    kept = [_wettest(one, share) for one, share in zip(flat, shares, strict=True)]
-    return np.array(kept).reshape(maps.shape)
+    thresholded = [_wettest(one, share) for one, share in zip(flat, shares, strict=True)]
+    return np.array(thresholded).reshape(maps.shape)
 
 
 def _wettest(pixels: Array, share: float) -> Array:
-    """Keep the wettest pixels of one map; equal ones are kept or dropped together."""
+    """Keep the wettest pixels of one map; equal values are kept or dropped together."""
     valid = pixels[np.isfinite(pixels)]
     count = round(share * valid.size)
     if count == 0:
@@ -153,5 +153,5 @@ def _wrong(expected: str, got: str) -> str:
         "wet_area, parameters 'fraction' and 'samples'",
         expected=expected,
         got=got,
-        remedy="Give a share such as 0.2, or make one with WetArea.of(observed).",
+        remedy="Give a share such as 0.2, or create the component with WetArea.of(observed).",
     )

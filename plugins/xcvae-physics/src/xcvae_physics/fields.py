@@ -1,4 +1,4 @@
-"""Blocks of maps as plain arrays: parameters in their units, and how mass is given back."""
+"""Maps as plain arrays: parameters in their units, block means, restored mass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import xarray as xr
 from xcvae.errors import ComponentError, explain
 from xcvae.plugins import Context, parse_quantity, physical_units
 
-__all__ = ["Array", "amount_in", "block_means", "grown", "known_at", "mapped"]
+__all__ = [
+    "Array",
+    "amount_in",
+    "apply_to_maps",
+    "block_means",
+    "coordinate_of",
+    "restoring_factor",
+]
 
 Array = npt.NDArray[Any]
 
@@ -27,10 +34,10 @@ def amount_in(field: xr.DataArray, value: str | float, what: str) -> float:
     return amount
 
 
-def known_at(dim: str, field: xr.DataArray, context: Context) -> xr.DataArray | None:
+def coordinate_of(dim: str, field: xr.DataArray, context: Context) -> xr.DataArray | None:
     """Return the coordinate along a dim, of the field or of the conditions; None without one.
 
-    The field has none when a chain of post-processors is tried on nothing before any drawing.
+    The field has none in the dry run of the post-processors on an empty field before sampling.
     """
     for source in (field, context.inputs):
         if dim in source.coords and source.sizes.get(dim) == field.sizes[dim]:
@@ -38,7 +45,7 @@ def known_at(dim: str, field: xr.DataArray, context: Context) -> xr.DataArray | 
     return None
 
 
-def mapped(
+def apply_to_maps(
     function: Callable[..., Array], field: xr.DataArray, *others: xr.DataArray
 ) -> xr.DataArray:
     """Apply a function to whole maps, lazily where the field is lazy; NaN stays NaN.
@@ -46,7 +53,7 @@ def mapped(
     Parameters
     ----------
     function
-        Takes maps (..., y, x) as float64, and the others with their own last dims; returns maps
+        Receives maps (..., y, x) as float64, and the others with their own last dims; returns maps
         (..., y, x).
     field
         Dims (realization, sample, y, x).
@@ -55,15 +62,15 @@ def mapped(
     """
     y, x = field.dims[-2:]
 
-    def kept(maps: Array, *rest: Array) -> Array:
-        # Outside Dask's trial run on nothing, there is always a map.
+    def keep_nan(maps: Array, *rest: Array) -> Array:
+        # Dask calls the function on empty arrays first.
         if maps.size == 0:
             return maps
         new = function(maps.astype(np.float64), *rest)
         return np.where(np.isnan(maps), maps, new).astype(maps.dtype)
 
     found: xr.DataArray = xr.apply_ufunc(
-        kept,
+        keep_nan,
         field,
         *(one.drop_vars(list(one.coords)) for one in others),
         input_core_dims=[[y, x], *(list(one.dims[1:]) for one in others)],
@@ -77,12 +84,12 @@ def mapped(
 
 
 def block_means(maps: Array, rows: Array, columns: Array) -> Array:
-    """Mean of the valid pixels of blocks, (..., y, x) to (..., rows, columns); NaN if none.
+    """Average the valid pixels of blocks, (..., y, x) to (..., rows, columns); NaN if none.
 
     Parameters
     ----------
     maps
-        NaN is no pixel.
+        NaN is ignored.
     rows, columns
         First pixel of every block along y and x.
     """
@@ -96,8 +103,8 @@ def block_means(maps: Array, rows: Array, columns: Array) -> Array:
     return out
 
 
-def grown(wanted: Array, left: Array, limit: float) -> Array:
-    """Return the factor that brings back what was there, at most ``limit``; 1 where all is gone."""
+def restoring_factor(wanted: Array, left: Array, limit: float) -> Array:
+    """Return the factor that restores the mass, at most ``limit``; 1 where no rain is left."""
     ratio = np.ones_like(left)
     np.divide(wanted, left, out=ratio, where=(left > 0) & np.isfinite(wanted))
     return np.minimum(ratio, limit)

@@ -1,4 +1,4 @@
-"""A threshold that gives back the rain it removes, block by block."""
+"""A threshold that restores the mass it removes, block by block."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ import xarray as xr
 
 from xcvae.errors import ComponentError, explain
 from xcvae.plugins import Component, Context, in_range, parse_quantity, physical_units
-from xcvae_physics.fields import Array, amount_in, block_means, grown, known_at, mapped
+from xcvae_physics.fields import (
+    Array,
+    amount_in,
+    apply_to_maps,
+    block_means,
+    coordinate_of,
+    restoring_factor,
+)
 
 __all__ = ["MassThreshold"]
 
 
 @dataclass(frozen=True)
 class MassThreshold(Component):
-    """Set drizzle to zero and give its mass to the rain that is left in the same block.
+    """Set drizzle to zero and add its mass to the remaining rain of the same block.
 
     In every block of every member the rain at or above the threshold is multiplied by one
-    factor, so that the block has its mass again: that of the member before the threshold, or
-    that of the coarse condition. It takes the place of ``threshold``. A block without any rain at
-    the threshold becomes dry and its mass is lost; so is what ``limit`` does not let through. With
-    ``member``, blocks that lose nothing are unchanged.
+    factor that restores the mass of the block: that of the member before the threshold, or
+    that of the coarse condition. Use it instead of ``threshold``. A block without any rain at
+    the threshold becomes dry and its mass is lost; so is the mass beyond ``limit``. With
+    ``member``, blocks without drizzle are unchanged.
 
     Parameters
     ----------
@@ -35,7 +42,7 @@ class MassThreshold(Component):
         Side of a block in pixels, for "member". Blocks at the far edges may be smaller.
     condition
         Name of the condition; by default the first one that is precipitation and has a grid. Its
-        cells must be whole numbers of pixels, and lie in the order of the pixels.
+        cells must be whole numbers of pixels, in the order of the pixels.
     limit
         Largest factor.
     """
@@ -47,43 +54,45 @@ class MassThreshold(Component):
     limit: float = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Refuse parameters out of range."""
         in_range(self, "value", above=0)
         in_range(self, "block", 1)
         in_range(self, "limit", 1)
 
     def __call__(self, field: xr.DataArray, context: Context) -> xr.DataArray:
-        """Return the field thresholded and rescaled; NaN stays NaN.
+        """Return the thresholded and rescaled field; NaN stays NaN.
 
         Raises
         ------
         UnitsError
             Units of field, threshold and condition do not convert into each other.
         ComponentError
-            The condition is not there, or its cells are no blocks of pixels, or lie elsewhere.
+            The condition does not exist, or its cells are not the blocks of pixels.
         """
         limit = amount_in(field, self.value, "mass_threshold, parameter 'value'")
         if self.reference == "member":
-            return mapped(lambda maps: self._restored(maps, limit, self.block, self.block), field)
+            return apply_to_maps(
+                lambda maps: self._restore(maps, limit, self.block, self.block), field
+            )
         coarse = self._coarse(field, context)
         high, wide = (_side(field, coarse, context, axis) for axis in (-2, -1))
-        return mapped(
-            lambda maps, wanted: self._restored(maps, limit, high, wide, wanted), field, coarse
+        return apply_to_maps(
+            lambda maps, wanted: self._restore(maps, limit, high, wide, wanted), field, coarse
         )
 
-    def _restored(
+    def _restore(
         self, maps: Array, limit: float, high: int, wide: int, wanted: Array | None = None
     ) -> Array:
-        """Return maps thresholded, and the means of their blocks restored."""
+        """Threshold maps, and restore the means of their blocks."""
         height, width = maps.shape[-2:]
         rows, columns = np.arange(0, height, high), np.arange(0, width, wide)
         # NaN compares as False, so that masked pixels stay NaN and out of the means.
-        kept = np.where(maps < limit, 0.0, maps)
+        thresholded = np.where(maps < limit, 0.0, maps)
         if wanted is None:
             wanted = block_means(maps, rows, columns)
-        factor = grown(wanted, block_means(kept, rows, columns), self.limit)
+        factor = restoring_factor(wanted, block_means(thresholded, rows, columns), self.limit)
         factor = factor.repeat(high, axis=-2).repeat(wide, axis=-1)
-        return np.asarray(kept * factor[..., :height, :width])
+        return np.asarray(thresholded * factor[..., :height, :width])
 
     def _coarse(self, field: xr.DataArray, context: Context) -> xr.DataArray:
         """Return the condition in the units of the field, (sample, rows, columns)."""
@@ -108,14 +117,14 @@ class MassThreshold(Component):
 
 
 def _side(field: xr.DataArray, coarse: xr.DataArray, context: Context, axis: int) -> int:
-    """Return the pixels of a cell along one axis, if cells and blocks lie in one order."""
+    """Return the pixels of a cell along one axis; ComponentError unless cells are blocks."""
     pixels, cells = field.shape[axis], coarse.shape[axis]
     side, rest = divmod(pixels, cells)
     if rest or side == 0:
         raise _unfit("cells of a whole number of pixels", f"{pixels} pixels over {cells} cells")
-    fine = known_at(str(field.dims[axis]), field, context)
+    fine = coordinate_of(str(field.dims[axis]), field, context)
     own = str(coarse.dims[axis])
-    # A condition that is laid on the target edge to edge has no coordinates.
+    # A condition that is aligned with the target edge to edge has no coordinates.
     if fine is None or own not in coarse.coords or pixels < 2:
         return side
     places = np.asarray(fine.values, np.float64)

@@ -1,4 +1,4 @@
-"""A loss for how fast the power of rain falls off towards small scales."""
+"""A loss on the slope of the power spectrum of rain."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from xcvae.plugins import Component, LossState, in_range
 __all__ = ["SpectralSlope"]
 
 FLOOR = 1e-6
-"""Share of the largest observed power below which power counts as that: 60 dB."""
+"""Lower bound of power, as a share of the largest observed power: 60 dB below it."""
 
 
 @dataclass(frozen=True)
 class SpectralSlope(Component):
     """Absolute difference of the slopes of radial power spectra, generated and observed.
 
-    The slope is that of the straight line through log power over log wavenumber, by least
-    squares over the rings from ``longest`` to ``shortest``; power is averaged over the batch
-    first, in physical units. A field that is too smooth falls off too steeply. Masked pixels are
-    dry on both sides; there is no window, for both have the same edges. Zero for a batch without
-    rain and for crops with fewer than three rings.
+    The slope is that of the straight line through log power over log wavenumber, by least squares
+    over the rings from ``longest`` to ``shortest``; power is averaged over the batch first, in
+    physical units. The spectrum of a field that is too smooth is too steep. Masked pixels are dry
+    on both sides; no window is applied, since both sides have the same edges. Zero for a batch
+    without rain and for crops with fewer than three rings.
 
     Parameters
     ----------
     of
         "reconstruction", or "prior" for one prior draw of each sample.
     longest, shortest
-        Wavelengths in pixels between which the line is fitted.
+        Wavelengths in pixels: the range in which the line is fitted.
     weight
         Factor of the term.
     """
@@ -42,7 +42,7 @@ class SpectralSlope(Component):
     weight: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Refuse parameters out of range."""
         in_range(self, "shortest", 2, self.longest)
         in_range(self, "weight", 0)
 
@@ -57,7 +57,7 @@ class SpectralSlope(Component):
             return generated.sum() * 0.0
         rings = slice(used[0], used[-1] + 1)
         powers = [_rings(fields * state.mask) for fields in (generated, state.observed)]
-        # All stays on the device: a number that the host has to know would be waited for.
+        # Tensors only: a Python number would make the host wait for the device.
         floor = FLOOR * powers[1][1:].max()
         wet = floor > 0
         floor = torch.where(wet, floor, 1.0)
@@ -67,13 +67,13 @@ class SpectralSlope(Component):
         return self.weight * distance
 
     def _rings_used(self, shorter: int) -> list[int]:
-        """Return the wavenumbers between which the line is fitted, without gaps."""
+        """Return the wavenumbers in the range of the fit, without gaps."""
         waves = range(1, shorter // 2 + 1)
         return [wave for wave in waves if self.shortest <= shorter / wave <= self.longest]
 
 
 def _rings(maps: Tensor) -> Tensor:
-    """Mean power of rings of equal wavenumber, (batch, 1, y, x) to (wavenumber,).
+    """Average power over rings of equal wavenumber, (batch, 1, y, x) to (wavenumber,).
 
     Wavenumber k has k waves along the shorter side, up to half of its pixels.
     """
@@ -81,11 +81,11 @@ def _rings(maps: Tensor) -> Tensor:
     shorter = min(height, width)
     modes = torch.fft.fft2(maps)
     power = (modes.real.square() + modes.imag.square()).mean(dim=(0, 1)) / (height * width)
-    # In double precision, so that half waves are rounded as the metrics of xcvae round them.
+    # In double precision, to round half waves as the metrics of xcvae do.
     rows = torch.fft.fftfreq(height, dtype=torch.float64, device=maps.device)
     columns = torch.fft.fftfreq(width, dtype=torch.float64, device=maps.device)
     ring = torch.round(torch.hypot(rows[:, None], columns) * shorter).long()
-    # The corners beyond the last ring go to one of their own, which is left out.
+    # The corners beyond the last ring go into one extra ring, which is dropped.
     last = shorter // 2
     ring = ring.clamp(max=last + 1).flatten()
     sums, counts = (

@@ -1,11 +1,12 @@
-"""Metrics of the package scores, by name, for xcvae: ``scores_`` and the name of the function.
+"""Metrics of the package scores for xcvae, named ``scores_`` and the name of the function.
 
-Nothing heavy is imported here: the components are loaded when they are asked for.
+The metrics are the rows of `xcvae_scores.table`; scores itself is imported on first use.
 """
 
 from __future__ import annotations
 
 from xcvae import hookimpl
+from xcvae_scores.table import METRICS
 
 __all__ = ["XCVAE_API", "xcvae_components"]
 
@@ -13,20 +14,6 @@ XCVAE_API = 1
 
 
 @hookimpl
-def xcvae_components() -> dict[str, dict[str, type | str]]:
-    """Name the components of this package."""
-    metrics: dict[str, type | str] = {
-        "scores_crps_for_ensemble": "xcvae_scores.ensemble:CRPS",
-        "scores_tail_tw_crps_for_ensemble": "xcvae_scores.ensemble:TailCRPS",
-        "scores_interval_tw_crps_for_ensemble": "xcvae_scores.ensemble:IntervalCRPS",
-        "scores_brier_score_for_ensemble": "xcvae_scores.ensemble:Brier",
-        "scores_fss_2d": "xcvae_scores.events:FSS",
-        "scores_binary_contingency": "xcvae_scores.events:Contingency",
-        "scores_mae": "xcvae_scores.continuous:MAE",
-        "scores_rmse": "xcvae_scores.continuous:RMSE",
-        "scores_additive_bias": "xcvae_scores.continuous:AdditiveBias",
-        "scores_multiplicative_bias": "xcvae_scores.continuous:MultiplicativeBias",
-        "scores_kge": "xcvae_scores.continuous:KGE",
-        "scores_quantile_score": "xcvae_scores.continuous:QuantileScore",
-    }
-    return {"metric": metrics}
+def xcvae_components() -> dict[str, dict[str, type]]:
+    """Return the metrics by name."""
+    return {"metric": {f"scores_{name}": metric for name, metric in METRICS.items()}}
