@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from xcvae.generator.model import Model, load
     from xcvae.generator.training.train import train
     from xcvae.registry.hookspecs import hookimpl
-    from xcvae.verify.diagnosis.diagnose import Diagnosis, diagnose
+    from xcvae.verify.diagnosis import Diagnosis, diagnose
     from xcvae.verify.scorecard import evaluate
 
     __version__: str
@@ -52,10 +52,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Diagnosis": "xcvae.verify.diagnosis.diagnose",
+    "Diagnosis": "xcvae.verify.diagnosis",
     "Model": "xcvae.generator.model",
     "augment": "xcvae.ensemble.augment",
-    "diagnose": "xcvae.verify.diagnosis.diagnose",
+    "diagnose": "xcvae.verify.diagnosis",
     "evaluate": "xcvae.verify.scorecard",
     "heavy": "xcvae.fields.samples",
     "hookimpl": "xcvae.registry.hookspecs",

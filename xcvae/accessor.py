@@ -19,7 +19,7 @@ from xcvae.errors import ConfigError, explain
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
-    from xcvae.verify.plots.accessor import Plots
+    from xcvae.verify.plots import Plots
 
 __all__ = ["CvaeAccessor"]
 
@@ -131,7 +131,7 @@ class CvaeAccessor:
         An ensemble has `members`, `spectra` and `rank_histogram`, a scorecard has `summary`, the
         history of a model `training_curve`.
         """
-        from xcvae.verify.plots.accessor import Plots
+        from xcvae.verify.plots import Plots
 
         return Plots(self._ds)
 

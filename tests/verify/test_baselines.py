@@ -1,4 +1,4 @@
-"""Baselines stretch the condition, or tear members apart, and nothing else."""
+"""Baselines from the condition, and from shuffled members."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from xcvae.errors import DataError
 from xcvae.registry import build
+from xcvae.verify.baselines.interpolation import random_stream
 from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate
 
 
@@ -24,7 +25,7 @@ def dataset(coarse: np.ndarray, fine: tuple[int, int]) -> xr.Dataset:
     )
 
 
-def test_bilinear_is_linear_between_centres_and_flat_beyond() -> None:
+def test_bilinear_is_linear_between_centres_and_constant_beyond() -> None:
     ds = dataset(np.array([[[0.0, 8.0]]]), (1, 8))
     field = build("baseline", "bilinear")(ds, 5, 0)
     assert field.dims == ("realization", "time", "y", "x")
@@ -33,7 +34,7 @@ def test_bilinear_is_linear_between_centres_and_flat_beyond() -> None:
     assert field.values.ravel().tolist() == [0, 0, 1, 3, 5, 7, 8, 8]
 
 
-def test_bilinear_follows_coordinates_where_both_have_them() -> None:
+def test_bilinear_uses_coordinates_of_both_grids() -> None:
     ds = dataset(np.array([[[0.0, 8.0]]]), (1, 3))
     ds = ds.assign_coords(x=[10.0, 11.0, 12.0], x_coarse=[10.0, 14.0])
     assert build("baseline", "bilinear")(ds, 1, 0).values.ravel().tolist() == [0, 2, 4]
@@ -45,17 +46,17 @@ def test_block_repeats_cells() -> None:
     np.testing.assert_array_equal(field[0, 0], np.kron(coarse[0], np.ones((3, 2))))
 
 
-def test_missing_cells_leave_their_weight_to_the_others() -> None:
+def test_bilinear_passes_the_weight_of_missing_cells_to_others() -> None:
     coarse = np.array([[[np.nan, 4.0, 4.0]], [[1.0, 1.0, np.nan]], [[np.nan] * 3]])
     field = build("baseline", "bilinear")(dataset(coarse, (1, 6)), 1, 0)[0, :, 0]
     assert np.isnan(field[0, 0])
-    np.testing.assert_allclose(field[0, 2:], 4)
+    np.testing.assert_allclose(field[0, 1:], 4)  # the first of these has a quarter of its weight
     np.testing.assert_allclose(field[1, :4], 1)
     assert np.isnan(field[2]).all()
 
 
 @pytest.mark.parametrize("name", ["bilinear", "block", "shuffled", "climatology", "rainfarm"])
-def test_lazy_in_lazy_out(name: str) -> None:
+def test_baseline_of_lazy_data_is_lazy_and_equal(name: str) -> None:
     ds = dataset(np.random.default_rng(1).random((7, 3, 2)), (9, 6))
     members = xr.concat([ds.pr, 2 * ds.pr, 3 * ds.pr], "realization").assign_attrs(units="mm h-1")
     ds = ds.assign(members=members).assign_attrs(members="members")
@@ -66,7 +67,7 @@ def test_lazy_in_lazy_out(name: str) -> None:
 
 
 def smooth_members(count: int, seed: int) -> xr.DataArray:
-    """Rain with a structure: smooth noise above a limit."""
+    """Rain with spatial structure: smooth noise above a limit."""
     noise = np.random.default_rng(seed).normal(size=(count, 8, 24, 24))
     smooth = gaussian_filter(noise, (0, 0, 2, 2), mode="wrap")
     rain = np.maximum(smooth / smooth.std(), 0).astype("float32") * 4
@@ -75,7 +76,7 @@ def smooth_members(count: int, seed: int) -> xr.DataArray:
     return xr.DataArray(rain, coords, dims, "pr", {"units": "mm h-1"})
 
 
-def test_shuffled_keeps_every_pixel_and_no_pattern() -> None:
+def test_shuffled_keeps_values_of_pixels_and_no_pattern() -> None:
     truth, members = smooth_members(1, 1)[0], smooth_members(9, 2)
     members = (members + 1 + xr.DataArray(np.arange(9.0) * 1e-3, dims="realization")).assign_attrs(
         members.attrs
@@ -92,7 +93,7 @@ def test_shuffled_keeps_every_pixel_and_no_pattern() -> None:
     np.testing.assert_array_equal(shuffled(part, 9, 1)[:, 0], torn.sel(time=5))
 
 
-def test_scores_of_space_tell_shuffled_apart_and_scores_of_pixels_do_not() -> None:
+def test_shuffled_worsens_spatial_scores_only() -> None:
     ds, members = smooth_members(1, 1)[0].to_dataset(), smooth_members(9, 2).to_dataset()
     pooled = {"name": "crps", "pool": 4}
     card = evaluate(ds, members, metrics=[*DEFAULT_METRICS[:1], *DEFAULT_METRICS[2:], pooled],
@@ -105,7 +106,7 @@ def test_scores_of_space_tell_shuffled_apart_and_scores_of_pixels_do_not() -> No
     assert torn.crps_2_low > own.crps_2
 
 
-def test_one_member_cannot_be_shuffled() -> None:
+def test_shuffled_refuses_a_single_member() -> None:
     ds, one = smooth_members(1, 1)[0].to_dataset(), smooth_members(1, 2).to_dataset()
     with pytest.raises(DataError, match="at least two members, got one member"):
         evaluate(ds, one, metrics=["crps"], baselines=["shuffled"])
@@ -113,8 +114,18 @@ def test_one_member_cannot_be_shuffled() -> None:
         build("baseline", "shuffled")(ds.assign_attrs(target="pr"), 3, 0)
 
 
-def test_without_a_condition_nothing_can_be_stretched() -> None:
+def test_bilinear_refuses_data_without_condition() -> None:
     ds = dataset(np.zeros((2, 1, 1)), (4, 4))[["pr"]].assign_attrs(target="pr")
     del ds.attrs["condition"]
     with pytest.raises(DataError, match="coarse precipitation condition"):
         build("baseline", "bilinear")(ds, 1, 0)
+
+
+@pytest.mark.parametrize("other", [(1, "a", "x", 0), (0, "b", "x", 0), (0, "a", "y", 0),
+                                   (0, "a", "x", 1)])  # fmt: skip
+def test_random_stream_differs_by_seed_baseline_label_and_member(
+    other: tuple[int, str, str, int],
+) -> None:
+    numbers = random_stream(0, "a", "x", 0).random(4)
+    np.testing.assert_array_equal(random_stream(0, "a", "x").random(4), numbers)
+    assert not np.isin(random_stream(*other).random(4), numbers).any()

@@ -1,4 +1,4 @@
-"""Criteria: bounds are closed, overrides are checked, and the table can be read."""
+"""Criteria: closed bounds, validated overrides, and a readable table."""
 
 from __future__ import annotations
 
@@ -9,15 +9,7 @@ import pytest
 import xarray as xr
 
 from xcvae.errors import ConfigError, DataError, MissingVariableError
-from xcvae.verify.criteria import (
-    POSTERIOR,
-    Criterion,
-    Verdict,
-    criteria_for,
-    judge,
-    table,
-    to_json,
-)
+from xcvae.verify.criteria import POSTERIOR, Criterion, Verdict, criteria_for, judge, table, to_json
 
 GOOD_POSTERIOR = {
     "spatial_correlation": 0.75,
@@ -31,7 +23,7 @@ GOOD_POSTERIOR = {
 
 
 def card(**scores: float) -> xr.Dataset:
-    """A scorecard of xcvae and a baseline that is worthless."""
+    """A scorecard of xcvae and of a baseline with impossible scores."""
     return xr.Dataset(
         {name: ("source", [value, -99.0]) for name, value in scores.items()},
         coords={"source": ["xcvae", "bilinear"]},
@@ -42,7 +34,7 @@ def words(verdicts: list[Verdict]) -> dict[str, str]:
     return {verdict.criterion.name: verdict.word for verdict in verdicts}
 
 
-def test_a_good_posterior_passes_all() -> None:
+def test_judge_passes_a_good_posterior() -> None:
     verdicts = judge(card(**GOOD_POSTERIOR), criteria_for("posterior"))
     assert words(verdicts) == dict.fromkeys(POSTERIOR, "pass")
     assert all(verdict.passed for verdict in verdicts)
@@ -62,13 +54,13 @@ def test_a_good_posterior_passes_all() -> None:
         ({"p99_ratio": math.nan}, "p99_ratio"),
     ],
 )
-def test_each_criterion_can_be_missed_alone(changed: dict[str, float], missed: str) -> None:
+def test_judge_misses_each_criterion_alone(changed: dict[str, float], missed: str) -> None:
     verdicts = words(judge({**GOOD_POSTERIOR, **changed}, criteria_for("posterior")))
     assert verdicts.pop(missed) == "miss"
     assert set(verdicts.values()) == {"pass"}
 
 
-def test_prior_criteria_are_the_documented_ones() -> None:
+def test_prior_criteria_equal_the_documented_ones() -> None:
     bounds = {c.name: (c.low, c.high) for c in criteria_for("prior")}
     assert bounds == {
         "crps_skill": (0.25, None),
@@ -79,14 +71,14 @@ def test_prior_criteria_are_the_documented_ones() -> None:
     }
 
 
-def test_bounds_are_closed() -> None:
+def test_criterion_bounds_are_closed() -> None:
     criterion = Criterion("spread_skill", 0.8, 1.2)
     assert criterion.passes(0.8)
     assert criterion.passes(1.2)
     assert not criterion.passes(math.nextafter(1.2, 2))
 
 
-def test_overrides_replace_add_and_drop() -> None:
+def test_criteria_overrides_replace_add_and_drop() -> None:
     criteria = criteria_for(
         "prior", {"mass_bias": [-0.3, 0.1], "csi": [0.3, None], "spread_skill": None}
     )
@@ -97,53 +89,53 @@ def test_overrides_replace_add_and_drop() -> None:
     assert bounds["spectral_distance"] == (None, 3.0)
 
 
-def test_a_second_metric_of_the_same_name_can_have_a_criterion() -> None:
+def test_criteria_accept_numbered_metric_names() -> None:
     assert "fss_2" in {c.name for c in criteria_for("prior", {"fss_2": [0.5, None]})}
 
 
-def test_infinite_bounds_are_open() -> None:
+def test_criterion_treats_infinite_bounds_as_open() -> None:
     assert Criterion.of("csi", [0.3, math.inf]) == Criterion("csi", 0.3, None)
 
 
 @pytest.mark.parametrize(
     "bounds", [0.7, [0.7], [0.9, 0.7], [None, None], ["0.1", 1], [True, 2], [math.nan, 1], "ab"]
 )
-def test_what_is_no_range_is_refused(bounds: object) -> None:
+def test_criterion_refuses_malformed_bounds(bounds: object) -> None:
     with pytest.raises(ConfigError, match=r"criteria\.ks: expected \[low, high\]"):
         criteria_for("posterior", {"ks": bounds})  # type: ignore[dict-item]
 
 
-def test_an_unknown_score_names_the_nearest() -> None:
+def test_unknown_score_error_names_the_nearest() -> None:
     with pytest.raises(
         ConfigError, match=r"spatial_corelation.*Did you mean 'spatial_correlation'"
     ):
         criteria_for("posterior", {"spatial_corelation": [0.6, None]})
 
 
-def test_an_unknown_mode_names_the_nearest() -> None:
+def test_unknown_mode_error_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'prior'"):
         criteria_for("priors")
 
 
-def test_a_score_that_is_not_in_the_card_is_an_error_and_not_a_pass() -> None:
+def test_judge_raises_for_a_missing_score() -> None:
     with pytest.raises(MissingVariableError, match=r"'ks'.*drop the criterion"):
         judge(card(mass_bias=0.0), [Criterion("ks", None, 0.15)])
 
 
-def test_another_source_is_judged_by_its_own_scores() -> None:
+def test_judge_uses_scores_of_the_given_source() -> None:
     found = judge(card(ks=0.1), [Criterion("ks", 0.0, 0.15)], source="bilinear")
     assert (found[0].value, found[0].word) == (-99.0, "miss")
     with pytest.raises(MissingVariableError, match=r"'blinear'.*Did you mean 'bilinear'"):
         judge(card(ks=0.1), [Criterion("ks", None, 0.15)], source="blinear")
 
 
-def test_grouped_cards_are_not_judged_as_one() -> None:
+def test_judge_refuses_grouped_cards() -> None:
     grouped = card(ks=0.1).expand_dims(season=["DJF", "JJA"])
     with pytest.raises(DataError, match="season"):
         judge(grouped, [Criterion("ks", None, 0.15)])
 
 
-def test_table_has_aligned_columns() -> None:
+def test_criteria_table_has_aligned_columns() -> None:
     text = table(judge(card(**GOOD_POSTERIOR), criteria_for("posterior")), title="posterior")
     title, head, *rows = text.splitlines()
     assert title == "posterior"
@@ -152,7 +144,7 @@ def test_table_has_aligned_columns() -> None:
     assert {row[head.index("wanted") - 1] for row in rows} == {" "}
 
 
-def test_json_survives_a_score_that_is_not_finite() -> None:
+def test_criteria_json_writes_nan_as_null() -> None:
     verdicts = judge({"ks": math.nan}, [Criterion("ks", None, 0.15)])
     assert json.loads(json.dumps(to_json(verdicts), allow_nan=False)) == [
         {"name": "ks", "value": None, "low": None, "high": 0.15, "verdict": "miss"}

@@ -1,4 +1,4 @@
-"""Diagnosis: every detector fires on its own fault, and on a model that has it."""
+"""Diagnosis: every detector finds its own fault, also on trained models."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ from xcvae.errors import ConfigError, DataError, MismatchError
 from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.network.layers import zero_init
 from xcvae.registry import registry
+from xcvae.verify.diagnosis import Diagnosis, diagnose
 from xcvae.verify.diagnosis.artefacts import Artefacts
 from xcvae.verify.diagnosis.detectors import DETECTORS, detect
-from xcvae.verify.diagnosis.diagnose import Diagnosis, diagnose
-from xcvae.verify.diagnosis.evidence import Draws, Evidence, LatentSwap, LevelEvidence, Neighbours
+from xcvae.verify.diagnosis.evidence import (
+    EnsembleStatistics,
+    Evidence,
+    LatentSwap,
+    LevelEvidence,
+    Neighbours,
+)
 from xcvae.verify.diagnosis.finding import Finding
 from xcvae.verify.diagnosis.measure import measure
-from xcvae.verify.diagnosis.statistics import draws_of, swap_of
+from xcvae.verify.diagnosis.statistics import ensemble_statistics, latent_swap
 
-GOOD_DRAWS = Draws(
+GOOD_STATISTICS = EnsembleStatistics(
     wet_fraction=0.29,
     mass_bias=-0.05,
     p99_ratio=0.97,
@@ -51,8 +57,8 @@ GOOD = Evidence(
         LevelEvidence((size, size), kl, 0.8) for size, kl in ((10, 40.0), (20, 200.0), (40, 900.0))
     ),
     swap=LatentSwap(error_own=0.05, error_swapped=0.4, change=1.1),
-    prior=GOOD_DRAWS,
-    posterior=replace(GOOD_DRAWS, diversity=0.02, correlation=0.97),
+    prior=GOOD_STATISTICS,
+    posterior=replace(GOOD_STATISTICS, diversity=0.02, correlation=0.97),
     wet_fraction=0.30,
     wet_fraction_record=0.31,
     scale=0.8,
@@ -62,13 +68,21 @@ GOOD = Evidence(
 )
 
 
+#: Names of all findings, in their order.
+NAMES = [
+    "units", "leakage", "posterior_collapse", "ignored_latent", "mean_collapse",
+    "identical_members", "underdispersion", "overdispersion", "prior_posterior_gap",
+    "memorisation", "drizzle", "mass_drift", "truncated_tail", "checkerboard", "border",
+]  # fmt: skip
+
+
 def near(**changes: float) -> Evidence:
     assert GOOD.neighbours is not None
     return replace(GOOD, neighbours=replace(GOOD.neighbours, **changes))
 
 
 def traces(**changes: float) -> Evidence:
-    return prior(artefacts=replace(GOOD_DRAWS.artefacts, **changes))
+    return prior(artefacts=replace(GOOD_STATISTICS.artefacts, **changes))
 
 
 def prior(**changes: Any) -> Evidence:
@@ -81,9 +95,7 @@ def posterior(**changes: float) -> Evidence:
 
 def both(**changes: float) -> Evidence:
     return replace(
-        GOOD,
-        prior=replace(GOOD.prior, **changes),
-        posterior=replace(GOOD.posterior, **changes),
+        GOOD, prior=replace(GOOD.prior, **changes), posterior=replace(GOOD.posterior, **changes)
     )
 
 
@@ -103,27 +115,8 @@ def of(name: str, diagnosis: Diagnosis) -> Finding:
     return next(finding for finding in diagnosis.findings if finding.name == name)
 
 
-def test_a_good_model_has_no_findings() -> None:
-    assert severities(GOOD) == dict.fromkeys(
-        [
-            "units",
-            "leakage",
-            "posterior_collapse",
-            "ignored_latent",
-            "mean_collapse",
-            "identical_members",
-            "underdispersion",
-            "overdispersion",
-            "prior_posterior_gap",
-            "memorisation",
-            "drizzle",
-            "mass_drift",
-            "truncated_tail",
-            "checkerboard",
-            "border",
-        ],
-        "ok",
-    )
+def test_detectors_find_nothing_in_a_good_model() -> None:
+    assert severities(GOOD) == dict.fromkeys(NAMES, "ok")
     assert not any(finding.remedy for finding in detect(GOOD))
 
 
@@ -184,24 +177,26 @@ def test_a_good_model_has_no_findings() -> None:
         (replace(GOOD, scale=7.0), "units", "warning"),
     ],
 )
-def test_a_fault_is_found_and_nothing_else(evidence: Evidence, name: str, severity: str) -> None:
+def test_detectors_find_a_fault_and_nothing_else(
+    evidence: Evidence, name: str, severity: str
+) -> None:
     found = severities(evidence)
     assert found.pop(name) == severity
     assert set(found.values()) == {"ok"}
 
 
-def test_mass_that_leaves_with_the_prior_alone_is_a_drift_and_a_gap() -> None:
+def test_low_prior_mass_is_mass_drift_and_gap() -> None:
     found = severities(prior(mass_bias=-0.6))
     assert (found["mass_drift"], found["prior_posterior_gap"]) == ("fault", "fault")
 
 
-def test_drizzle_counts_as_a_factor_where_rain_is_rare() -> None:
+def test_drizzle_is_a_factor_in_dry_climates() -> None:
     desert = replace(both(wet_fraction=0.05), wet_fraction=0.01)
     assert severities(desert)["drizzle"] == "fault"
     assert severities(replace(both(wet_fraction=0.015), wet_fraction=0.01))["drizzle"] == "ok"
 
 
-def test_a_few_samples_are_not_enough_for_a_verdict() -> None:
+def test_detectors_ignore_differences_within_errors() -> None:
     for unsure in (
         prior(spread_skill=0.5, spread_error=0.4),
         prior(spread_skill=1.4, spread_error=0.1),
@@ -213,31 +208,57 @@ def test_a_few_samples_are_not_enough_for_a_verdict() -> None:
         assert set(severities(unsure).values()) == {"ok"}
 
 
-def test_the_ledger_counts_what_the_threshold_will_take() -> None:
-    said = {f.name: f.evidence for f in detect(both(mass_bias=0.0, light_mass=0.1))}
-    assert "by +0 % (prior) and +0 % (posterior)" in said["mass_drift"]
-    assert "after a threshold of 0.1 mm h-1 by -10 % and -10 %" in said["mass_drift"]
+def test_mass_drift_reports_amounts_after_threshold() -> None:
+    evidence_of = {f.name: f.evidence for f in detect(both(mass_bias=0.0, light_mass=0.1))}
+    assert "by +0 % (prior) and +0 % (posterior)" in evidence_of["mass_drift"]
+    assert "after a threshold of 0.1 mm h-1 by -10 % and -10 %" in evidence_of["mass_drift"]
 
 
-def test_a_cap_that_the_observation_has_is_none_of_the_model() -> None:
-    # MRMS has one at 53.8 mm/h.
+def test_truncated_tail_ignores_a_cap_of_the_observation() -> None:
+    # MRMS has a cap at 53.8 mm/h.
     assert severities(replace(both(ceiling_share=0.9), ceiling_share=0.9))["truncated_tail"] == "ok"
 
 
-def test_a_reconstruction_without_the_finest_noise_is_no_collapse() -> None:
+@pytest.mark.parametrize(
+    ("evidence", "meaning", "clip", "heavy_share"),
+    [
+        (prior(p999_ratio=0.3), "The heaviest rain is too weak.", False, True),
+        (
+            prior(ceiling_share=0.9, p999_ratio=5.28, tail_rank=0.1),
+            "The heaviest rain is cut off at a cap.", True, False,
+        ),
+        (
+            prior(ceiling_share=0.9, p999_ratio=0.3),
+            "The heaviest rain is too weak, and cut off at a cap.", True, True,
+        ),
+        (GOOD, "The heaviest rain is too weak, or cut off at a cap.", False, False),
+    ],
+)  # fmt: skip
+def test_truncated_tail_names_cap_and_weakness_separately(
+    evidence: Evidence, meaning: str, clip: bool, heavy_share: bool
+) -> None:
+    finding = next(finding for finding in detect(evidence) if finding.name == "truncated_tail")
+    assert finding.meaning == meaning
+    assert ("post-processor 'clip'" in finding.remedy) is clip
+    assert ("heavy_share" in finding.remedy) is heavy_share
+    assert finding.evidence.startswith("90 % of the largest values are the same") is clip
+    assert f"is {evidence.prior.p999_ratio:.2f} times the observed" in finding.evidence
+
+
+def test_mean_collapse_ignores_smooth_reconstructions() -> None:
     assert severities(posterior(texture_ratio=0.3))["mean_collapse"] == "ok"
 
 
-def test_few_latent_channels_that_carry_much_are_no_collapse() -> None:
-    # As a model that was trained for 20 minutes on MRMS tiles, calibrated and faithful.
+def test_posterior_collapse_ignores_few_informative_channels() -> None:
+    # Numbers of a calibrated model that was trained for 20 minutes on MRMS tiles.
     assert severities(levels(0.08, 900.0))["posterior_collapse"] == "ok"
 
 
-def test_less_wet_than_observed_is_no_drizzle() -> None:
+def test_drizzle_ignores_too_few_wet_pixels() -> None:
     assert severities(both(wet_fraction=0.1))["drizzle"] == "ok"
 
 
-def test_what_cannot_be_measured_is_no_fault_and_not_called_fine() -> None:
+def test_unmeasured_quantities_are_unchecked() -> None:
     nothing = replace(
         both(
             p99_ratio=math.nan,
@@ -254,16 +275,9 @@ def test_what_cannot_be_measured_is_no_fault_and_not_called_fine() -> None:
     found = severities(nothing)
     assert not {"warning", "fault"} & set(found.values())
     assert {name for name, severity in found.items() if severity == "unchecked"} == {
-        "units",
-        "leakage",
-        "posterior_collapse",
-        "ignored_latent",
-        "underdispersion",
-        "overdispersion",
-        "memorisation",
-        "checkerboard",
-        "border",
-    }
+        "units", "leakage", "posterior_collapse", "ignored_latent", "underdispersion",
+        "overdispersion", "memorisation", "checkerboard", "border",
+    }  # fmt: skip
     text = str(Diagnosis(detect(nothing), nothing))
     assert "nan" not in text
     assert "train again to have it checked" in " ".join(text.split())
@@ -291,12 +305,12 @@ def test_what_cannot_be_measured_is_no_fault_and_not_called_fine() -> None:
         (near(drawn=0.0), "memorisation", "fit: max_steps"),
     ],
 )
-def test_remedies_name_what_to_change(evidence: Evidence, name: str, parameter: str) -> None:
+def test_remedies_name_the_parameters(evidence: Evidence, name: str, parameter: str) -> None:
     finding = next(finding for finding in detect(evidence) if finding.name == name)
     assert parameter in finding.remedy
 
 
-def test_remedies_only_name_losses_and_post_processors_that_exist() -> None:
+def test_remedies_name_existing_components_only() -> None:
     everything = replace(
         both(
             variance_ratio=0.1,
@@ -326,7 +340,7 @@ def test_remedies_only_name_losses_and_post_processors_that_exist() -> None:
     assert {"kl", "laplace", "mass", "threshold"} <= named <= known
 
 
-def test_report_reads_like_one() -> None:
+def test_diagnosis_text_has_verdict_meaning_and_remedy() -> None:
     evidence = both(mass_bias=-0.84)
     diagnosis = Diagnosis(detect(evidence), evidence)
     text = str(diagnosis)
@@ -336,20 +350,20 @@ def test_report_reads_like_one() -> None:
     assert "mass_drift: The total amount of rain is wrong." in text
     assert "-84 % (prior)" in text
     assert text.count("to change") == 1
-    # What is fine is named, not told.
+    # Checks without a finding are listed by name only.
     assert "nothing found  units, leakage" in text
     assert len(text.splitlines()) < 24
     # For a terminal of 80 columns.
     assert max(map(len, text.splitlines())) < 80
 
 
-def test_warnings_alone_are_ok() -> None:
+def test_diagnosis_with_warnings_is_ok() -> None:
     evidence = prior(spread_skill=0.5)
     assert Diagnosis(detect(evidence), evidence).ok
     assert str(Diagnosis(detect(GOOD), GOOD)).endswith("Verdict: no faults, no warnings.")
 
 
-def test_json_is_plain() -> None:
+def test_diagnosis_json_is_plain() -> None:
     evidence = replace(both(p99_ratio=math.nan), scale=math.inf)
     content = Diagnosis(detect(evidence), evidence).to_json()
     again = json.loads(json.dumps(content, allow_nan=False))
@@ -371,11 +385,11 @@ def rain() -> np.ndarray:
     return field
 
 
-def measured(members: np.ndarray, observed: np.ndarray) -> Draws:
-    return draws_of(members, observed, units="mm h-1", wet_threshold=0.1)
+def measured(members: np.ndarray, observed: np.ndarray) -> EnsembleStatistics:
+    return ensemble_statistics(members, observed, units="mm h-1", wet_threshold=0.1)
 
 
-def test_copies_of_the_truth_are_right_and_identical(rain: np.ndarray) -> None:
+def test_statistics_of_copies_are_perfect_without_diversity(rain: np.ndarray) -> None:
     draws = measured(np.stack([rain, rain]), rain)
     wet = (np.nan_to_num(rain) >= 0.1).sum() / np.isfinite(rain).sum()
     assert draws.wet_fraction == pytest.approx(wet)
@@ -386,13 +400,13 @@ def test_copies_of_the_truth_are_right_and_identical(rain: np.ndarray) -> None:
     assert draws.correlation == pytest.approx(1.0)
 
 
-def test_scaled_rain_has_scaled_mass_and_squared_variance(rain: np.ndarray) -> None:
+def test_statistics_scale_with_amounts(rain: np.ndarray) -> None:
     draws = measured(np.stack([rain, rain]) * 0.5, rain)
     assert draws.mass_bias == pytest.approx(-0.5)
     assert draws.variance_ratio == pytest.approx(0.25)
 
 
-def test_a_flat_mean_has_no_variance_and_is_wet_everywhere(rain: np.ndarray) -> None:
+def test_statistics_of_flat_means_show_collapse_and_drizzle(rain: np.ndarray) -> None:
     flat = np.where(np.isfinite(rain), np.nanmean(rain, axis=(1, 2), keepdims=True), np.nan)
     draws = measured(np.stack([flat, flat]), rain)
     assert draws.wet_fraction == 1.0
@@ -403,9 +417,9 @@ def test_a_flat_mean_has_no_variance_and_is_wet_everywhere(rain: np.ndarray) -> 
     assert severities(evidence)["drizzle"] == "fault"
 
 
-def test_swap_compares_reconstructions(rain: np.ndarray) -> None:
+def test_latent_swap_compares_reconstructions(rain: np.ndarray) -> None:
     mean = np.nanmean(rain)
-    swap = swap_of(rain, rain + mean, rain)
+    swap = latent_swap(rain, rain + mean, rain)
     assert swap.error_own == 0.0
     assert swap.error_swapped == pytest.approx(mean)
     assert swap.change == pytest.approx(1.0)
@@ -442,14 +456,14 @@ def sound(storms: xr.Dataset) -> Model:
 
 @pytest.fixture(scope="module")
 def collapsed(storms: xr.Dataset) -> Model:
-    """A posterior that is the prior, whatever was observed."""
+    """A model with a posterior equal to its prior."""
     model = trained(storms, beta=1e4)
     for level in model.network.levels:
         zero_init(level.posterior)
     return model
 
 
-def test_a_collapsed_model_is_found(storms: xr.Dataset, collapsed: Model) -> None:
+def test_diagnose_finds_a_collapsed_model(storms: xr.Dataset, collapsed: Model) -> None:
     diagnosis = diagnose(storms, collapsed, members=4)
     assert not diagnosis.ok
     assert of("posterior_collapse", diagnosis).severity == "fault"
@@ -457,9 +471,7 @@ def test_a_collapsed_model_is_found(storms: xr.Dataset, collapsed: Model) -> Non
     assert sum(level.kl for level in diagnosis.evidence.levels) < 1.0
 
 
-def test_a_model_that_uses_its_latents_is_not_called_collapsed(
-    storms: xr.Dataset, sound: Model
-) -> None:
+def test_diagnose_accepts_a_model_that_uses_its_latents(storms: xr.Dataset, sound: Model) -> None:
     diagnosis = diagnose(storms, sound, members=4)
     assert of("posterior_collapse", diagnosis).severity == "ok"
     assert of("ignored_latent", diagnosis).severity == "ok"
@@ -471,7 +483,7 @@ def test_a_model_that_uses_its_latents_is_not_called_collapsed(
     assert evidence.posterior.correlation > evidence.prior.correlation
 
 
-def test_units_that_lie_are_found(storms: xr.Dataset, sound: Model) -> None:
+def test_diagnose_finds_wrong_units(storms: xr.Dataset, sound: Model) -> None:
     lying = storms.assign(pr=(24 * storms.pr).assign_attrs(storms.pr.attrs))
     assert of("units", diagnose(lying, sound, members=2)).severity == "fault"
     honest = storms.assign(pr=(24 * storms.pr).assign_attrs(units="mm d-1"))
@@ -480,17 +492,17 @@ def test_units_that_lie_are_found(storms: xr.Dataset, sound: Model) -> None:
     assert diagnosis.evidence.units == "mm h-1"
 
 
-def test_samples_that_were_trained_on_are_found(storms: xr.Dataset, sound: Model) -> None:
+def test_diagnose_finds_training_samples(storms: xr.Dataset, sound: Model) -> None:
     seen = of("leakage", diagnose(storms, sound, members=2))
     assert seen.severity == "fault"
     assert "100 % of the samples have the label of a training one" in seen.evidence
     assert "100 % are copies of a training field" in seen.evidence
-    # As copies they are found without their labels.
+    # Copies are found without their labels, too.
     renamed = storms.assign_coords(time=storms.time + np.timedelta64(3650, "D"))
     assert of("leakage", diagnose(renamed, sound, members=2)).severity == "fault"
 
 
-def test_a_model_that_keeps_nothing_of_its_training_samples_says_so(
+def test_diagnose_without_thumbnails_leaves_leakage_unchecked(
     storms: xr.Dataset, sound: Model
 ) -> None:
     old = from_bytes(sound.to_bytes())
@@ -502,7 +514,7 @@ def test_a_model_that_keeps_nothing_of_its_training_samples_says_so(
         assert "keeps nothing of the training samples" in of(name, diagnosis).evidence
 
 
-def test_same_seed_same_numbers(storms: xr.Dataset, sound: Model) -> None:
+def test_measure_depends_on_the_seed_only(storms: xr.Dataset, sound: Model) -> None:
     few = storms.isel(time=slice(4))
     first, again, other = (measure(few, sound, members=2, seed=seed) for seed in (1, 1, 2))
     assert first.to_json() == again.to_json()
@@ -510,32 +522,32 @@ def test_same_seed_same_numbers(storms: xr.Dataset, sound: Model) -> None:
     assert first.levels == other.levels
 
 
-def test_lazy_data_give_the_same_diagnosis(storms: xr.Dataset, sound: Model) -> None:
+def test_diagnose_of_lazy_data_is_equal(storms: xr.Dataset, sound: Model) -> None:
     few = storms.isel(time=slice(6))
     lazy = diagnose(few.chunk(time=2), sound, members=2)
     assert lazy.to_json() == diagnose(few, sound, members=2).to_json()
 
 
-def test_one_sample_will_do(storms: xr.Dataset, sound: Model) -> None:
+def test_diagnose_accepts_one_sample(storms: xr.Dataset, sound: Model) -> None:
     diagnosis = diagnose(storms.isel(time=[0]), sound, members=2)
     assert diagnosis.evidence.swap is None
     assert of("ignored_latent", diagnosis).severity == "unchecked"
     assert of("underdispersion", diagnosis).severity == "unchecked"
 
 
-def test_a_model_file_will_do(storms: xr.Dataset, tmp_path: Path, sound: Model) -> None:
+def test_diagnose_accepts_a_model_file(storms: xr.Dataset, tmp_path: Path, sound: Model) -> None:
     few = storms.isel(time=slice(2))
     sound.save(tmp_path / "model.xcvae")
     from_file = diagnose(few, str(tmp_path / "model.xcvae"), members=2)
     assert from_file.to_json() == diagnose(few, sound, members=2).to_json()
 
 
-def test_one_member_is_refused(storms: xr.Dataset, sound: Model) -> None:
+def test_diagnose_refuses_one_member(storms: xr.Dataset, sound: Model) -> None:
     with pytest.raises(ConfigError, match="members: expected an integer >= 2, got 1"):
         diagnose(storms, sound, members=1)
 
 
-def test_data_that_do_not_belong_are_refused(storms: xr.Dataset, sound: Model) -> None:
+def test_diagnose_refuses_other_grids_and_negative_rain(storms: xr.Dataset, sound: Model) -> None:
     with pytest.raises(MismatchError):
         diagnose(storms.isel(y=slice(None, None, 2)), sound)
     negative = storms.assign(pr=(storms.pr - 1.0).assign_attrs(storms.pr.attrs))

@@ -1,4 +1,4 @@
-"""Evidence from ensembles of any origin: what is asked of them, and what is found."""
+"""Evidence from ensembles of any origin: requirements and findings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import xarray as xr
 from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError
 from xcvae.fields.dataspec import plain
 from xcvae.fields.record import Record
+from xcvae.verify.diagnosis import Evidence, LevelEvidence, gather, judge
 from xcvae.verify.diagnosis.detectors import detect
-from xcvae.verify.diagnosis.diagnose import judge
-from xcvae.verify.diagnosis.evidence import Evidence, LevelEvidence
-from xcvae.verify.diagnosis.measure import gather
-from xcvae.verify.diagnosis.statistics import draws_of, floor_of
+from xcvae.verify.diagnosis.statistics import ensemble_statistics, floor_of
 
 RANDOM = np.random.default_rng(0)
 SHAPE = (6, 24, 18)
@@ -42,13 +40,13 @@ def observed() -> xr.DataArray:
 
 @pytest.fixture
 def members(observed: xr.DataArray) -> xr.DataArray:
-    """The same storms elsewhere: as much rain and as rough, and no two alike."""
+    """The same storms at other places: as much rain and roughness, all different."""
     rain = observed.values
     return labelled(np.stack([rain[:, ::-1], rain[..., ::-1], np.roll(rain, 9, 1), rain[::-1]]))
 
 
 def near(observed: xr.DataArray) -> xr.DataArray:
-    """Members that all but repeat the observation."""
+    """Members that nearly equal the observation."""
     return labelled(np.stack([observed.values * factor for factor in (0.97, 1.03)]))
 
 
@@ -56,9 +54,7 @@ def severities(evidence: Evidence) -> dict[str, str]:
     return {finding.name: finding.severity for finding in judge(evidence).findings}
 
 
-def test_an_ensemble_without_a_model_is_judged_by_the_same_rules(
-    observed: xr.DataArray, members: xr.DataArray
-) -> None:
+def test_gather_measures_any_ensemble_alike(observed: xr.DataArray, members: xr.DataArray) -> None:
     evidence = gather(
         observed,
         prior=members,
@@ -68,7 +64,9 @@ def test_an_ensemble_without_a_model_is_judged_by_the_same_rules(
         levels=[LevelEvidence((6, 5), 30.0, 0.9)],
         trained_on=labelled(storms(20)),
     )
-    expected = draws_of(members.values, observed.values, units="mm h-1", wet_threshold=0.1)
+    expected = ensemble_statistics(
+        members.values, observed.values, units="mm h-1", wet_threshold=0.1
+    )
     assert plain(asdict(evidence.prior)) == plain(asdict(expected))
     assert (evidence.samples, evidence.members, evidence.pixels) == (6, 4, 24 * 18)
     assert evidence.swap is not None
@@ -76,17 +74,17 @@ def test_an_ensemble_without_a_model_is_judged_by_the_same_rules(
     assert {name: s for name, s in severities(evidence).items() if s in ("warning", "fault")} == {}
 
 
-def test_what_nobody_told_is_not_looked_into(observed: xr.DataArray, members: xr.DataArray) -> None:
+def test_gather_leaves_unknowns_unchecked(observed: xr.DataArray, members: xr.DataArray) -> None:
     diagnosis = judge(gather(observed, prior=members, posterior=near(observed)))
-    said = {finding.name: finding.evidence for finding in diagnosis.findings}
+    reasons = {finding.name: finding.evidence for finding in diagnosis.findings}
     assert diagnosis.ok
-    silent = {f.name for f in diagnosis.findings if f.severity == "unchecked"}
-    assert silent >= {"posterior_collapse", "ignored_latent", "units", "leakage", "memorisation"}
-    assert "no training record" in said["units"]
+    unchecked = {f.name for f in diagnosis.findings if f.severity == "unchecked"}
+    assert unchecked >= {"posterior_collapse", "ignored_latent", "units", "leakage", "memorisation"}
+    assert "no training record" in reasons["units"]
     assert "nan" not in str(diagnosis)
 
 
-def test_units_are_converted_and_wrong_ones_found(
+def test_gather_converts_units_and_finds_wrong_ones(
     observed: xr.DataArray, members: xr.DataArray
 ) -> None:
     daily = labelled(24 * members.values, "mm d-1")
@@ -106,7 +104,7 @@ def test_units_are_converted_and_wrong_ones_found(
     assert severities(lying)["units"] == "fault"
 
 
-def test_a_threshold_on_normalised_values_is_called_by_its_name(
+def test_units_and_drizzle_name_a_normalised_threshold(
     observed: xr.DataArray, members: xr.DataArray
 ) -> None:
     log = np.log1p(np.concatenate([observed.values, *members.values]))
@@ -125,7 +123,7 @@ def test_a_threshold_on_normalised_values_is_called_by_its_name(
         assert "physical units" in findings[name].remedy
 
 
-def test_drizzle_that_is_no_floor_is_not_called_a_unit_mistake(
+def test_drizzle_without_floor_is_not_a_unit_fault(
     observed: xr.DataArray, members: xr.DataArray
 ) -> None:
     wet = labelled(members.values + RANDOM.uniform(0.1, 0.4, members.shape))
@@ -135,7 +133,7 @@ def test_drizzle_that_is_no_floor_is_not_called_a_unit_mistake(
     assert "below a threshold to zero" in findings["drizzle"].remedy
 
 
-def test_remedies_for_other_generators_name_no_setting_of_xcvae(
+def test_remedies_for_other_generators_omit_settings_of_xcvae(
     observed: xr.DataArray, members: xr.DataArray
 ) -> None:
     wild = gather(
@@ -149,7 +147,7 @@ def test_remedies_for_other_generators_name_no_setting_of_xcvae(
     ill = {f.name: f for f in detect(wild) if f.severity in ("warning", "fault")}
     assert {"posterior_collapse", "ignored_latent", "drizzle", "mass_drift"} <= set(ill)
     assert all(finding.remedy for finding in ill.values())
-    # The same evidence of a model of xcvae: every remedy is another one, in its words.
+    # For a model of xcvae the same evidence gives other remedies, with its parameters.
     own = {f.name: f for f in detect(replace(wild, own=True))}
     settings = ("fit:", "generator:", "post-processor", "the loss '", "max_minutes", "preset")
     for name, finding in ill.items():
@@ -161,7 +159,7 @@ def test_remedies_for_other_generators_name_no_setting_of_xcvae(
     assert "trained_on" in unchecked["leakage"]
 
 
-def test_a_floor_counts_what_lies_on_it() -> None:
+def test_floor_of_counts_values_at_the_floor() -> None:
     members = np.array([0.0, 1.0, 0.2, 5.0, 0.0]).reshape(5, 1, 1, 1)
     assert floor_of(members) == (0.0, 0.0)
     assert floor_of(np.maximum(members, 0.3)) == (pytest.approx(0.3), pytest.approx(0.5))
@@ -169,7 +167,7 @@ def test_a_floor_counts_what_lies_on_it() -> None:
     assert floor_of(members[:1] + 1.0) == (0.0, 0.0)
 
 
-def test_normalised_values_are_refused(observed: xr.DataArray, members: xr.DataArray) -> None:
+def test_gather_refuses_normalised_values(observed: xr.DataArray, members: xr.DataArray) -> None:
     scores = labelled((members.values - members.values.mean()) / members.values.std())
     with pytest.raises(DataError, match=r"prior.*negative"):
         gather(observed, prior=scores, posterior=near(observed))
@@ -177,7 +175,7 @@ def test_normalised_values_are_refused(observed: xr.DataArray, members: xr.DataA
         gather(observed, prior=labelled(scores.values, "1"), posterior=near(observed))
 
 
-def test_ensembles_that_do_not_belong_are_refused(
+def test_gather_refuses_other_grids_and_single_members(
     observed: xr.DataArray, members: xr.DataArray
 ) -> None:
     with pytest.raises(MismatchError):

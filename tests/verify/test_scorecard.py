@@ -1,4 +1,4 @@
-"""The scorecard: sources, skills, intervals, groups, and what it refuses."""
+"""The scorecard: sources, skills, intervals, groups, and refused input."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from xcvae.errors import (
 )
 from xcvae.fields.describe import describe
 from xcvae.registry import build
-from xcvae.verify import accumulate as streaming
 from xcvae.verify import score_text
+from xcvae.verify.accumulate import blocks
+from xcvae.verify.baselines.runner import BaselineRunner
 from xcvae.verify.pairing import pair_up
-from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate
+from xcvae.verify.resampling import interval
+from xcvae.verify.scorecard import DEFAULT_METRICS, evaluate, score_match
 
 TIMES = 12
 
@@ -57,7 +59,7 @@ def ensemble(ds: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({"pr": pr}, coords={"time": ds.time, "realization": np.arange(4)})
 
 
-def test_the_default_card_has_every_metric_with_its_attributes(
+def test_scorecard_has_default_metrics_with_attributes(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:
     card = evaluate(ds, ensemble)
@@ -79,7 +81,7 @@ def test_the_default_card_has_every_metric_with_its_attributes(
     assert json.loads(card.attrs["xcvae"])["samples"] == TIMES
 
 
-def test_scores_are_those_of_the_functions(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_scorecard_equals_metric_functions(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     card = evaluate(ds, ensemble)
     for name in DEFAULT_METRICS:
         if name != "crps_skill":
@@ -87,7 +89,27 @@ def test_scores_are_those_of_the_functions(ds: xr.Dataset, ensemble: xr.Dataset)
             assert card[name].sel(source="xcvae").item() == pytest.approx(expected), name
 
 
-def test_bilinear_has_no_skill_and_its_crps_is_its_error(
+def test_scorecard_draws_baselines_with_seed_0(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    card = evaluate(ds, ensemble, metrics=["crps"], baselines=["rainfarm"])
+    members = build("baseline", "rainfarm")(pair_up(ds, ensemble).for_baselines(), 4, 0)
+    expected = metrics.crps(members, ds.pr).item()
+    assert card.crps.sel(source="rainfarm").item() == pytest.approx(expected)
+    assert card.members.sel(source="rainfarm") == 4
+
+
+def test_scorecard_interval_is_that_of_sample_scores_within_limits(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    card = evaluate(ds, ensemble, metrics=["mae"], baselines=[])
+    samples = [ds.isel(time=[i]) for i in range(TIMES)]
+    each = [metrics.mae(ensemble.pr.sel(time=one.time), one.pr).item() for one in samples]
+    values = np.array(each)
+    found = interval(lambda total: total(values) / TIMES, (0, TIMES, TIMES), (0.0, np.inf))
+    ends = [card[name].item() for name in ("mae", "mae_low", "mae_high")]
+    np.testing.assert_allclose(ends, found, rtol=1e-5)
+
+
+def test_scorecard_of_bilinear_has_zero_skill_and_crps_equal_to_mae(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:
     card = evaluate(ds, ensemble, metrics=["crps", "mae", "crps_skill"])
@@ -99,7 +121,7 @@ def test_bilinear_has_no_skill_and_its_crps_is_its_error(
     assert expected > 0
 
 
-def test_skill_needs_no_listed_baseline(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_skill_score_builds_its_unlisted_reference(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     card = evaluate(ds, ensemble, metrics="crps_skill", baselines=[])
     both = evaluate(ds, ensemble)
     assert card.source.values.tolist() == ["xcvae"]
@@ -109,44 +131,43 @@ def test_skill_needs_no_listed_baseline(ds: xr.Dataset, ensemble: xr.Dataset) ->
     assert block.crps_skill.attrs["against"] == "block"
 
 
-@pytest.mark.parametrize("size", [1, 10**4, 10**9])
-def test_blocks_and_chunks_do_not_change_anything(
-    ds: xr.Dataset, ensemble: xr.Dataset, size: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("block_bytes", [1, 10**4, 10**9])
+def test_scorecard_is_independent_of_blocks_and_chunks(
+    ds: xr.Dataset, ensemble: xr.Dataset, block_bytes: int
 ) -> None:
-    expected = evaluate(ds, ensemble, baselines=["bilinear", "shuffled"])
-    monkeypatch.setattr(streaming, "BLOCK_BYTES", size)
-    for chunks in (None, {"time": 5, "realization": 2}):
-        pair = (ds, ensemble) if chunks is None else (ds.chunk(time=3), ensemble.chunk(chunks))
-        xr.testing.assert_identical(evaluate(*pair, baselines=["bilinear", "shuffled"]), expected)
+    baselines = ["bilinear", "shuffled"]
+    expected = evaluate(ds, ensemble, baselines=baselines)
+    for given in ((ds, ensemble), (ds.chunk(time=3), ensemble.chunk(time=5, realization=2))):
+        card = score_match(pair_up(*given), baselines=baselines, block_bytes=block_bytes)
+        xr.testing.assert_identical(card, expected)
 
 
-def test_blocks_end_where_chunks_end(ensemble: xr.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_end_at_chunk_edges(ensemble: xr.Dataset) -> None:
     field = ensemble.pr.chunk(time=(5, 5, 2))
     per_sample = field.nbytes // TIMES
-    monkeypatch.setattr(streaming, "BLOCK_BYTES", 7 * per_sample)
-    assert streaming.blocks(field, "time") == [slice(0, 5), slice(5, 12)]
-    monkeypatch.setattr(streaming, "BLOCK_BYTES", per_sample)
-    assert streaming.blocks(field, "time") == [slice(0, 5), slice(5, 10), slice(10, 12)]
+    assert blocks(field, "time", 7 * per_sample) == [slice(0, 5), slice(5, 12)]
+    assert blocks(field, "time", per_sample) == [slice(0, 5), slice(5, 10), slice(10, 12)]
 
 
-def test_baselines_of_many_members_are_made_a_few_samples_at_a_time(
-    ds: xr.Dataset, ensemble: xr.Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streaming, "BLOCK_BYTES", 3 * 4 * 4 * 12 * 16)  # 3 samples of 4 members
-    for given in (ds, ds.chunk(time=6), ds.chunk(time=2)):
-        found = pair_up(given, ensemble).for_baselines()
-        assert max(found.chunksizes["time"]) == (
-            2 if given.chunksizes.get("time", [0])[0] == 2 else 3
-        )
+def test_baselines_are_drawn_in_chunks_of_block_size(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    block_bytes = 3 * 4 * 4 * 12 * 16  # 3 samples of 4 members
+    for given, longest in ((ds, 3), (ds.chunk(time=6), 3), (ds.chunk(time=2), 2)):
+        found = pair_up(given, ensemble).for_baselines(block_bytes)
+        assert max(found.chunksizes["time"]) == longest
         members = build("baseline", "rainfarm")(found, 4, 0)
         assert max(members.chunksizes["time"]) <= 3
-    asked = {"metrics": ["crps"], "baselines": ["rainfarm", "shuffled"], "progress": False}
-    cut = evaluate(ds, ensemble, **asked)
-    monkeypatch.undo()
-    xr.testing.assert_allclose(cut, evaluate(ds, ensemble, **asked))
+    chunked = ensemble.chunk(time=(5, 5, 2))
+    runner = BaselineRunner(
+        pair_up(ds, chunked), {"block": build("baseline", "block")}, 0, block_bytes
+    )
+    # A chunk that two blocks share would be drawn twice.
+    assert runner.dataset.chunksizes["time"] == (3, 2, 1, 3, 1, 2)
+    options = {"metrics": ["crps"], "baselines": ["rainfarm", "shuffled"]}
+    card = score_match(pair_up(ds, ensemble), **options, block_bytes=block_bytes)
+    xr.testing.assert_allclose(card, evaluate(ds, ensemble, **options, progress=False))
 
 
-def test_samples_are_matched_by_label(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_matches_samples_by_label(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     some = ensemble.isel(time=slice(3, 9))
     expected = evaluate(ds.isel(time=slice(3, 9)), some)
     xr.testing.assert_identical(evaluate(ds, some), expected)
@@ -157,27 +178,27 @@ def test_samples_are_matched_by_label(ds: xr.Dataset, ensemble: xr.Dataset) -> N
         evaluate(twice, ensemble)
 
 
-def test_one_sample_has_scores_and_no_intervals(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_of_one_sample_has_no_intervals(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     card = evaluate(ds, ensemble.isel(time=4), metrics="crps")
     expected = metrics.crps(ensemble.pr.isel(time=[4]), ds.pr.isel(time=[4])).item()
     assert card.crps[0].item() == pytest.approx(expected)
     assert np.isnan(card.crps_low).all()
 
 
-def test_units_of_the_ensemble_are_converted(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_converts_units_of_the_ensemble(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     other = ensemble.assign(pr=(ensemble.pr * 24).assign_attrs(units="mm/day"))
     card, expected = evaluate(ds, other), evaluate(ds, ensemble)
     assert card.crps.attrs["units"] == "mm h-1"
     xr.testing.assert_allclose(card, expected, rtol=1e-4)
 
 
-def test_condition_in_other_units_is_converted(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_converts_units_of_the_condition(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     coarse = (ds.pr_coarse.astype("float64") / 3600).assign_attrs(units="kg m-2 s-1")
     found = evaluate(ds.assign(pr_coarse=coarse), ensemble, metrics="crps")
     xr.testing.assert_allclose(found, evaluate(ds, ensemble, metrics="crps"), rtol=1e-5)
 
 
-def test_the_record_tells_how_the_condition_is_derived(
+def test_evaluate_derives_the_condition_from_the_record(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:
     fine = ds[["pr"]]
@@ -189,7 +210,7 @@ def test_the_record_tells_how_the_condition_is_derived(
     assert json.loads(card.attrs["xcvae"])["ensemble"] == {"version": "0", "seed": 3}
 
 
-def test_without_a_condition_there_is_no_bilinear(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_without_condition_omits_bilinear(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     card = evaluate(ds[["pr"]], ensemble)
     assert card.source.values.tolist() == ["xcvae"]
     assert "crps_skill" not in card
@@ -201,12 +222,12 @@ def test_without_a_condition_there_is_no_bilinear(ds: xr.Dataset, ensemble: xr.D
 
 
 def drawn_from(ensemble: xr.Dataset, ds: xr.Dataset, **described: object) -> xr.Dataset:
-    """The ensemble, with the record of one that was drawn for these data."""
+    """The ensemble with the attributes of one that was drawn for these data."""
     spec = describe(ds, target="pr", **described)
     return ensemble.assign_attrs(xcvae=json.dumps({"spec": spec.to_json()}))
 
 
-def test_an_observation_without_the_condition_is_enough_for_scores(
+def test_evaluate_accepts_data_without_the_training_condition(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:
     made = drawn_from(ensemble, ds, conditions=["pr_coarse"])
@@ -216,12 +237,12 @@ def test_an_observation_without_the_condition_is_enough_for_scores(
     card = evaluate(ds[["pr"]], made)
     assert card.source.values.tolist() == ["xcvae"]
     assert "crps_skill" not in card
-    for asked in ({"metrics": ["crps_skill"]}, {"baselines": ["bilinear"]}):
+    for options in ({"metrics": ["crps_skill"]}, {"baselines": ["bilinear"]}):
         with pytest.raises(DataError, match="coarse precipitation condition"):
-            evaluate(ds[["pr"]], made, **asked)
+            evaluate(ds[["pr"]], made, **options)
 
 
-def test_only_those_who_need_the_condition_complain_about_it(
+def test_evaluate_checks_the_condition_for_baselines_only(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:
     made = drawn_from(ensemble, ds, conditions=["pr_coarse"])
@@ -232,7 +253,7 @@ def test_only_those_who_need_the_condition_complain_about_it(
         evaluate(wrong, made)
 
 
-def test_a_depth_is_not_compared_with_a_rate_unless_asked_for(
+def test_evaluate_does_not_compare_a_depth_with_a_rate(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:
     depth, rate = {"units": "mm"}, {"units": "kg m-2 s-1", "standard_name": "precipitation_flux"}
@@ -249,7 +270,15 @@ def test_a_depth_is_not_compared_with_a_rate_unless_asked_for(
     assert card.source.values.tolist() == ["xcvae", "bilinear"]
 
 
-def test_the_ensemble_knows_dims_that_no_name_tells(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_baselines_use_the_finest_condition(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    coarser = ds.pr.coarsen(y=6, x=8).mean().rename(y="y_6", x="x_8").assign_attrs(ds.pr.attrs)
+    both = ds[["pr"]].assign(pr_coarser=coarser, pr_finer=ds.pr_coarse)
+    assert pair_up(both, ensemble).for_baselines().attrs["condition"] == "pr_finer"
+
+
+def test_evaluate_takes_unnamed_dims_from_the_ensemble(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
     names = {"y": "a", "x": "b"}
     fine, members = ds[["pr"]].rename(names), ensemble.rename(names)
     made = drawn_from(members, fine, coarsen=4, spatial_dims=("a", "b"))
@@ -257,7 +286,7 @@ def test_the_ensemble_knows_dims_that_no_name_tells(ds: xr.Dataset, ensemble: xr
     xr.testing.assert_allclose(found, evaluate(ds, ensemble, baselines=["bilinear", "block"]))
 
 
-def test_groups_are_scored_apart(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_scores_groups_separately(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     names = ["crps", "crps_skill", "ks", "spectral_distance"]
     card = evaluate(ds, ensemble, metrics=names, groupby="regime")
     assert card.regime.values.tolist() == ["calm", "storm"]
@@ -270,7 +299,7 @@ def test_groups_are_scored_apart(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
             xr.testing.assert_allclose(found[f"{name}_low"], expected[f"{name}_low"])
 
 
-def test_the_table_of_a_card_with_groups_has_what_is_the_same_in_all(ds, ensemble) -> None:
+def test_score_table_omits_grouped_scores(ds, ensemble) -> None:
     whole = score_text.table(evaluate(ds, ensemble, metrics=["mass_bias"]), title="all:")
     assert whole.startswith("all:\nscore")
     assert "mass bias" in whole
@@ -278,7 +307,7 @@ def test_the_table_of_a_card_with_groups_has_what_is_the_same_in_all(ds, ensembl
     assert "mass bias" not in score_text.table(card)
 
 
-def test_groups_come_from_arrays_and_virtual_coordinates(
+def test_groupby_accepts_arrays_and_virtual_coordinates(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:
     card = evaluate(ds, ensemble, metrics="crps", groupby="time.hour")
@@ -290,7 +319,7 @@ def test_groups_come_from_arrays_and_virtual_coordinates(
     xr.testing.assert_identical(evaluate(ds, ensemble, metrics="crps", groupby=labels), card)
 
 
-def test_regions_are_scored_apart(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_groupby_regions_are_scored_separately(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     names = ["crps", "crps_skill", "fss", "p99_ratio", bias]
     region = np.tile(np.where(np.arange(16) < 5, "west", "east").astype(object), (12, 1))
     region[3, 7] = np.nan
@@ -303,13 +332,13 @@ def test_regions_are_scored_apart(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
         xr.testing.assert_allclose(card.sel(region=name, drop=True), expected)
 
 
-def test_blocks_of_an_interval_are_neighbours_in_time(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
-    asked = {"metrics": ["crps", "csi"], "baselines": []}
-    expected = evaluate(ds, ensemble, **asked)
+def test_interval_blocks_are_neighbours_in_time(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    options = {"metrics": ["crps", "csi"], "baselines": []}
+    expected = evaluate(ds, ensemble, **options)
     mixed = np.random.default_rng(0).permutation(TIMES)
-    found = evaluate(ds.isel(time=mixed), ensemble.isel(time=mixed), **asked)
+    found = evaluate(ds.isel(time=mixed), ensemble.isel(time=mixed), **options)
     xr.testing.assert_allclose(found, expected)
-    # Samples that have a time beside their label, as tiles of many places do.
+    # Samples with a time coordinate that is not their label, such as tiles of many areas.
     numbered = [
         one.assign_coords(
             tile=("time", [f"tile {i}" for i in mixed]), when=("time", one.time.values)
@@ -318,10 +347,10 @@ def test_blocks_of_an_interval_are_neighbours_in_time(ds: xr.Dataset, ensemble: 
         .drop_vars("time")
         for one in (ds.isel(time=mixed), ensemble.isel(time=mixed))
     ]
-    xr.testing.assert_allclose(evaluate(*numbered, **asked), expected)
+    xr.testing.assert_allclose(evaluate(*numbered, **options), expected)
 
 
-def test_groups_that_are_none(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_groupby_refuses_unknown_or_empty_groups(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     with pytest.raises(MissingVariableError, match="Did you mean 'regime'"):
         evaluate(ds, ensemble, groupby="regimes")
     with pytest.raises(DataError, match="along 'time'"):
@@ -333,7 +362,7 @@ def test_groups_that_are_none(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
 
 @dataclass(frozen=True)
 class Peak:
-    """A third party's metric: no base class, only a call."""
+    """A third party's metric without a base class."""
 
     power: float = 1.0
 
@@ -349,7 +378,7 @@ def bias(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
     return (forecast.mean("realization") - observed).mean()
 
 
-def test_callables_are_metrics_too(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_accepts_callables_as_metrics(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     card = evaluate(ds, ensemble.chunk(time=5), metrics=[Peak(), bias, "crps"], baselines=[])
     assert card.Peak.item() == pytest.approx(
         ensemble.pr.max(["realization", "y", "x"]).mean().item()
@@ -359,7 +388,9 @@ def test_callables_are_metrics_too(ds: xr.Dataset, ensemble: xr.Dataset) -> None
     assert card.bias_low.item() < card.bias.item() < card.bias_high.item()
 
 
-def test_a_callable_may_keep_maps_and_skip_samples(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_callable_metric_may_return_maps_and_skip_samples(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
     def after_noon(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
         return abs(forecast - observed).mean("realization").where(observed.time.dt.hour >= 12)
 
@@ -369,7 +400,7 @@ def test_a_callable_may_keep_maps_and_skip_samples(ds: xr.Dataset, ensemble: xr.
     assert card.after_noon.sel(source="xcvae").item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_one_metric_twice_gets_two_names(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_repeated_metric_is_numbered(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     twice = [{"name": "csi", "threshold": 2.0}, {"name": "csi", "threshold": "10 mm h-1"}]
     card = evaluate(ds, ensemble, metrics=twice)
     assert card.csi.attrs["threshold"] == 2.0
@@ -377,7 +408,18 @@ def test_one_metric_twice_gets_two_names(ds: xr.Dataset, ensemble: xr.Dataset) -
     assert card.csi[0].item() > card.csi_2[0].item()
 
 
-def test_normalised_fields_are_refused(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_baseline_with_the_name_of_the_ensemble_is_numbered(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    def xcvae(dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        return dataset.pr.expand_dims(realization=1)
+
+    card = evaluate(ds, ensemble, metrics=["crps"], baselines=[xcvae])
+    assert card.source.values.tolist() == ["xcvae", "xcvae_2"]
+    assert card.crps[1] == 0
+
+
+def test_evaluate_refuses_normalised_fields(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     scored = ((ensemble - ensemble.mean()) / ensemble.std()).pr.drop_attrs()
     with pytest.raises(UnitsError, match="normalisation"):
         evaluate(ds, scored.to_dataset())
@@ -385,12 +427,12 @@ def test_normalised_fields_are_refused(ds: xr.Dataset, ensemble: xr.Dataset) -> 
         evaluate(ds, scored.assign_attrs(units="mm h-1").to_dataset())
 
 
-def test_an_ensemble_of_nothing_is_refused(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_refuses_an_ensemble_without_values(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     with pytest.raises(DataError, match="none in any sample"):
         evaluate(ds, ensemble.where(ensemble.pr < 0))
 
 
-def test_what_does_not_belong_together_is_refused(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_refuses_mismatched_data(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     with pytest.raises(MissingVariableError, match="'rain'"):
         evaluate(ds, ensemble.rename(pr="rain"))
     with pytest.raises(MismatchError, match="one variable with the dimension 'realization'"):
@@ -405,7 +447,7 @@ def test_what_does_not_belong_together_is_refused(ds: xr.Dataset, ensemble: xr.D
         evaluate(ds, ensemble, baselines="bilinea")
 
 
-def test_attributes_of_others_and_missing_labels_do_no_harm(
+def test_evaluate_ignores_foreign_attributes_and_missing_labels(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:
     expected = evaluate(ds, ensemble, metrics="crps")
@@ -417,7 +459,7 @@ def test_attributes_of_others_and_missing_labels_do_no_harm(
     xr.testing.assert_equal(plain, expected)
 
 
-def test_a_condition_that_is_not_rain_is_no_baseline(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_skips_conditions_that_are_not_rain(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     pressure = (ds.pr_coarse + 1000).assign_attrs(units="hPa", standard_name="air_pressure")
     fields = ds[["pr"]].assign(mslp=pressure)
     spec = describe(fields, target="pr", conditions=["mslp"])
@@ -427,11 +469,11 @@ def test_a_condition_that_is_not_rain_is_no_baseline(ds: xr.Dataset, ensemble: x
     assert "crps_skill" not in card
 
 
-def test_an_ensemble_may_be_a_bare_array(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_accepts_a_data_array(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     xr.testing.assert_identical(evaluate(ds, ensemble.pr), evaluate(ds, ensemble))
 
 
-def test_the_card_can_be_written(ds: xr.Dataset, ensemble: xr.Dataset, tmp_path) -> None:
+def test_scorecard_round_trips_through_zarr(ds: xr.Dataset, ensemble: xr.Dataset, tmp_path) -> None:
     card = evaluate(ds, ensemble, metrics=["crps", "wet_fraction"], groupby="regime")
     card.to_zarr(tmp_path / "card.zarr", consolidated=False)
     with xr.open_zarr(tmp_path / "card.zarr", consolidated=False) as back:

@@ -1,7 +1,9 @@
-"""Whether additions to a record help is told as it is, without a look at what is tested on."""
+"""Additions to a record: recipes, training of the network, and differences of its scores."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,26 @@ from xcvae.errors import ConfigError, DataError, MismatchError
 from xcvae.fields.samples import heavy
 from xcvae.generator.model import Model
 from xcvae.metrics import csi, sedi
-from xcvae.verify.utility import comparison as utility
-from xcvae.verify.utility import downstream as superresolution
-from xcvae.verify.utility.comparison import HELPS, HURTS, NOTHING, UNSCORED, Extra, Paired, paired
-from xcvae.verify.utility.downstream import Pool, Settings, learn, predict
+from xcvae.verify import utility
+from xcvae.verify.utility import Extra
+from xcvae.verify.utility.comparison import (
+    HELPS,
+    HURTS,
+    NOTHING,
+    UNSCORED,
+    Experiments,
+    PairedDifference,
+    paired_difference,
+)
+from xcvae.verify.utility.downstream import (
+    Pool,
+    Settings,
+    draw_batch,
+    fit_network,
+    initial_network,
+    predict,
+    train_network,
+)
 from xcvae.verify.utility.recipes import Fields
 
 BRIEF = {"steps": 60, "channels": 8, "blocks": 1, "crop": 36, "batch_size": 4}
@@ -47,49 +65,47 @@ def mean(counts: np.ndarray) -> np.ndarray:
     return np.asarray(counts[..., 0])
 
 
-def test_a_difference_that_is_none_is_found_as_rarely_as_it_should() -> None:
+def test_paired_difference_rarely_excludes_a_true_zero() -> None:
     rng = np.random.default_rng(0)
     wrong = 0
     for _ in range(250):
-        # What samples and seeds have in common cancels; what each has of its own does not.
+        # Common effects of samples and seeds cancel; individual ones do not.
         common = rng.normal(size=(1, 60, 1)) + rng.normal(size=(5, 1, 1))
         own, base = (
             common + 0.02 * rng.normal(size=(5, 1, 1)) + 0.1 * rng.normal(size=(1, 60, 1))
             for _ in range(2)
         )
-        found = paired(own, base, mean, np.arange(60))
+        found = paired_difference(own, base, mean, np.arange(60))
         wrong += not found.low <= 0 <= found.high
     assert 1 <= wrong <= 0.08 * 250
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.5, HELPS), (-0.5, HURTS), (0.0, NOTHING)])
-def test_a_paired_difference_is_seen_through_larger_common_noise(
-    shift: float, verdict: str
-) -> None:
+def test_paired_difference_cancels_common_noise(shift: float, verdict: str) -> None:
     rng = np.random.default_rng(1)
     base = 10 * rng.normal(size=(1, 60, 1)) + 10 * rng.normal(size=(5, 1, 1))
     own = base + (shift + 0.3 * rng.normal(size=(5, 60, 1))) / 60
-    found = paired(own, base, mean, np.arange(60))
+    found = paired_difference(own, base, mean, np.arange(60))
     assert found.difference == pytest.approx(shift, abs=0.1)
     assert found.verdict("higher") == verdict
     opposite = {HELPS: HURTS, HURTS: HELPS, NOTHING: NOTHING}
     assert found.verdict("lower") == opposite[verdict]
-    assert Paired(0.1, np.nan, np.nan).verdict("higher") == UNSCORED
+    assert PairedDifference(0.1, np.nan, np.nan).verdict("higher") == UNSCORED
 
 
-def test_blocks_are_of_time() -> None:
+def test_paired_difference_blocks_are_of_time() -> None:
     rng = np.random.default_rng(2)
     storms = np.repeat(rng.normal(size=8), 10)[None, :, None]
     shuffled = rng.permutation(80)
     own, base = np.repeat(storms, 3, axis=0), np.zeros((3, 80, 1))
-    in_time = paired(own, base, mean, np.arange(80))
-    mixed = paired(own[:, shuffled], base, mean, np.argsort(shuffled))
-    ignored = paired(own[:, shuffled], base, mean, np.arange(80))
+    in_time = paired_difference(own, base, mean, np.arange(80))
+    mixed = paired_difference(own[:, shuffled], base, mean, np.argsort(shuffled))
+    ignored = paired_difference(own[:, shuffled], base, mean, np.arange(80))
     assert mixed == pytest.approx(in_time)
     assert ignored.high - ignored.low < 0.6 * (in_time.high - in_time.low)
 
 
-def test_real_storms_help_and_heaped_ones_hurt(radar: xr.Dataset) -> None:
+def test_compare_finds_help_and_harm(radar: xr.Dataset) -> None:
     frames, split = radar[["pr"]], radar.split.values
     known = frames.isel(time=split == 0)
     by_rain = np.argsort(known.pr.mean(("y", "x")).values)
@@ -97,7 +113,7 @@ def test_real_storms_help_and_heaped_ones_hurt(radar: xr.Dataset) -> None:
         known.isel(time=np.sort(rows))
         for rows in (by_rain[60:64], np.r_[by_rain[:60], by_rain[64:]])
     )
-    # The rain of each block in one corner of it: right in its mean, wrong in everything else.
+    # The rain of each block in its corner pixel: only the block mean is right.
     heaped = xr.zeros_like(rest.pr)
     heaped[:, ::12, ::12] = 144 * rest.pr.coarsen(y=12, x=12).mean().values
     found = utility.compare(
@@ -121,7 +137,7 @@ def test_real_storms_help_and_heaped_ones_hurt(radar: xr.Dataset) -> None:
     np.testing.assert_allclose(found.csi_difference.sel(recipe="real"), gain)
 
 
-def test_copies_of_the_record_change_nothing(train: xr.Dataset, test: xr.Dataset) -> None:
+def test_compare_finds_no_effect_of_copies(train: xr.Dataset, test: xr.Dataset) -> None:
     found = utility.compare(
         train, test, {"copies": [Extra(train.pr, 0.5)]}, coarsen=12, seeds=2, network=TINY,
         levels=COMMON, progress=False,
@@ -129,33 +145,33 @@ def test_copies_of_the_record_change_nothing(train: xr.Dataset, test: xr.Dataset
     for score in ("csi", "sedi", "tail_mae"):
         assert (found[f"{score}_difference"].sel(recipe="copies") == 0).all()
         assert (found[f"{score}_verdict"].sel(recipe="copies") == NOTHING).all()
-    said = utility.table(found)
-    assert "quantile, P95" in said
-    assert said.count("copies") == said.count(NOTHING) == 18
+    text = utility.table(found)
+    assert "quantile, P95" in text
+    assert text.count("copies") == text.count(NOTHING) == 18
 
 
-def test_what_was_counted_is_kept_and_goes_on(
+def test_compare_continues_from_kept_counts(
     train: xr.Dataset, test: xr.Dataset, tmp_path: Path
 ) -> None:
-    def again(where: Path | None, **network: int) -> xr.Dataset:
+    def again(keep: Path | None, **network: int) -> xr.Dataset:
         return utility.compare(
             train, test, {"more": [Extra(train.pr.isel(time=[0, 1]), 0.5)]}, coarsen=12, seeds=2,
-            losses=["l1"], levels=COMMON, network={**TINY, **network}, keep=where, progress=False,
+            losses=["l1"], levels=COMMON, network={**TINY, **network}, keep=keep, progress=False,
         )  # fmt: skip
 
     first = again(tmp_path)
-    kept = sorted(tmp_path.iterdir())
-    assert len(kept) == 4
-    kept[0].unlink()  # as if it had been interrupted
-    times = {place: place.stat().st_mtime_ns for place in kept[1:]}
+    counts = sorted(tmp_path.iterdir())
+    assert len(counts) == 4
+    counts[0].unlink()  # as after an interruption
+    times = {path: path.stat().st_mtime_ns for path in counts[1:]}
     xr.testing.assert_identical(again(tmp_path), first)
-    assert {place: place.stat().st_mtime_ns for place in kept[1:]} == times
+    assert {path: path.stat().st_mtime_ns for path in counts[1:]} == times
     xr.testing.assert_identical(again(None), first)
     assert not again(tmp_path, steps=4).equals(first)
     assert len(list(tmp_path.iterdir())) == 8
 
 
-def test_scores_are_those_of_the_metrics(train: xr.Dataset, test: xr.Dataset) -> None:
+def test_compare_scores_equal_metrics(train: xr.Dataset, test: xr.Dataset) -> None:
     found = utility.compare(
         train, test, {"more": [Extra(train.pr, 0.5)]}, coarsen=12, seeds=2, losses=["quantile"],
         levels=[0.95], network=TINY, progress=False,
@@ -166,7 +182,7 @@ def test_scores_are_those_of_the_metrics(train: xr.Dataset, test: xr.Dataset) ->
     tested = Fields.of(test.pr, factor=12, what="test", like=record)
     scores = []
     for seed in range(2):
-        network = learn(
+        network = train_network(
             [Pool(record.coarse, record.fine, 1.0)],
             factor=12, loss="quantile", settings=Settings.of(TINY), seed=seed, device=CPU,
         )  # fmt: skip
@@ -179,11 +195,11 @@ def test_scores_are_those_of_the_metrics(train: xr.Dataset, test: xr.Dataset) ->
     )
 
 
-def test_what_is_tested_on_is_never_trained_on(train: xr.Dataset, test: xr.Dataset) -> None:
+def test_compare_refuses_test_fields_in_training(train: xr.Dataset, test: xr.Dataset) -> None:
     wettest = int(np.argmax(test.pr.mean(("y", "x")).values))
     leaked = xr.concat([train, test.isel(time=[wettest])], "time")
     options = {"coarsen": 12, "seeds": 2, "network": TINY, "progress": False}
-    with pytest.raises(MismatchError, match="record: expected no field that is tested on, got 1"):
+    with pytest.raises(MismatchError, match="record: expected no field of the test samples, got 1"):
         utility.compare(leaked, test, {}, **options)
     with pytest.raises(MismatchError, match=r"recipe 'more'.*got 1 of them"):
         utility.compare(train, test, {"more": [Extra(leaked.pr, 0.5)]}, **options)
@@ -212,9 +228,7 @@ def test_recipes_take_storms_of_the_record_only(
         utility.recipes(train, prior=drawn["prior"], share=1, target="pr")
 
 
-def test_fields_come_with_their_own_block_means_in_the_units_of_the_record(
-    train: xr.Dataset,
-) -> None:
+def test_fields_have_block_means_in_units_of_the_record(train: xr.Dataset) -> None:
     record = Fields.of(train.pr, factor=12, what="record")
     metres = (train.pr.transpose("x", "time", "y") / 3.6e6).assign_attrs(units="m s-1")
     same = Fields.of(metres, factor=12, what="storms", like=record)
@@ -228,45 +242,63 @@ def test_fields_come_with_their_own_block_means_in_the_units_of_the_record(
         Fields.of(train.pr, factor=7, what="record")
 
 
-def test_a_seed_decides_on_weights_and_batches_and_nothing_else_does(
-    train: xr.Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def weights(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([one.detach().flatten() for one in network.parameters()])
+
+
+def test_train_network_depends_on_the_seed_only(train: xr.Dataset) -> None:
     record = Fields.of(train.pr, factor=12, what="record")
-    pool = Pool(record.coarse, record.fine, 1.0)
-    fast, slow = (Settings.of({**TINY, "learning_rate": rate}) for rate in (1e-2, 1e-6))
-    batches: list[np.ndarray] = []
-    batch = superresolution._batch
+    pools = [Pool(record.coarse, record.fine, 1.0)]
+    settings = Settings.of({**TINY, "learning_rate": 1e-2})
 
-    def watched(*given: Any) -> Any:
-        coarse, fine = batch(*given)
-        batches.append(fine)
-        return coarse, fine
-
-    monkeypatch.setattr(superresolution, "_batch", watched)
-
-    def weights(settings: Settings, seed: int) -> torch.Tensor:
+    def trained(seed: int) -> torch.Tensor:
         before = torch.random.get_rng_state()
-        network = learn([pool], factor=12, loss="l1", settings=settings, seed=seed, device=CPU)
+        network = train_network(
+            pools, factor=12, loss="l1", settings=settings, seed=seed, device=CPU
+        )
         assert torch.equal(torch.random.get_rng_state(), before)
-        torch.rand(1)  # whatever others draw makes no difference
-        return torch.cat([one.detach().flatten() for one in network.parameters()])
+        torch.rand(1)  # the state of the global generator has no effect
+        return weights(network)
 
-    assert torch.equal(weights(fast, 0), weights(fast, 0))
-    assert (weights(slow, 0) - weights(slow, 1)).abs().max() > 0.1
-    first, again, _, other = np.array_split(np.stack(batches), 4)
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
+    def fitted(weight_seed: int, batch_seed: int) -> torch.Tensor:
+        network = initial_network(12, settings, weight_seed)
+        rng = np.random.default_rng(batch_seed)
+        return weights(fit_network(network, pools, "l1", settings, rng))
+
+    assert torch.equal(trained(1), trained(1))
+    assert torch.equal(trained(1), fitted(1, 1))
+    # Both the initial weights and the batches depend on the seed.
+    assert not torch.equal(trained(1), fitted(0, 1))
+    assert not torch.equal(trained(1), fitted(1, 0))
+
+
+def test_draw_batch_depends_on_the_generator_only(train: xr.Dataset) -> None:
+    record = Fields.of(train.pr, factor=12, what="record")
+    real = Pool(record.coarse, record.fine, 0.5)
+    added = Pool(record.coarse, record.fine + 100, 0.5)
+    settings = Settings.of({**TINY, "batch_size": 64})
+
+    def fine(pools: list[Pool], seed: int) -> np.ndarray:
+        return draw_batch(pools, settings, np.random.default_rng(seed))[1]
+
+    np.testing.assert_array_equal(fine([real], 0), fine([real], 0))
+    assert not np.array_equal(fine([real], 0), fine([real], 1))
+    # Additions replace samples of the real batch, which are otherwise the same.
+    mixed, alone = fine([real, added], 0), fine([real], 0)
+    replaced = (mixed > 50).all(axis=(1, 2, 3))
+    assert 0.3 < replaced.mean() < 0.7
+    np.testing.assert_array_equal(mixed[~replaced], alone[~replaced])
 
 
 @pytest.mark.parametrize("factor", [2, 5, 12])
-def test_a_network_fits_any_factor_and_learns_the_quantile(factor: int) -> None:
+def test_network_fits_any_factor_and_the_quantile(factor: int) -> None:
     rng = np.random.default_rng(0)
     coarse = np.full((20, 4, 4), 0.5, np.float32)
     fine = rng.uniform(0, 1, (20, 4 * factor, 4 * factor)).astype(np.float32)
     settings = Settings.of({**BRIEF, "steps": 80, "quantile": 0.9, "learning_rate": 1e-2})
     made = {
         loss: predict(
-            learn(
+            train_network(
                 [Pool(coarse, fine, 1.0)],
                 factor=factor, loss=loss, settings=settings, seed=0, device=CPU,
             ),
@@ -292,9 +324,87 @@ def test_a_network_fits_any_factor_and_learns_the_quantile(factor: int) -> None:
         ({"recipes": {"none": []}}, "recipe 'none': expected shares above 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(
+def test_compare_refuses_invalid_settings(
     train: xr.Dataset, test: xr.Dataset, options: dict[str, object], message: str
 ) -> None:
     recipes = options.pop("recipes", {})
     with pytest.raises(ConfigError, match=message):
         utility.compare(train, test, recipes, coarsen=12, **options)
+
+
+def small_experiment(
+    train: xr.Dataset, test: xr.Dataset, keep: Path, change: Mapping[str, Any]
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Identity and counts of one experiment on a few small maps."""
+    given = {
+        "record": 4, "test": 3, "added": 1, "factor": 12, "limits": [0.5, 2.0], "network": {},
+        "device": "cpu", "share": 0.5, "loss": "l1", "seed": 0, **change,
+    }  # fmt: skip
+    area = {"y": slice(24), "x": slice(24)}
+    options = {"factor": given["factor"]}
+    record = Fields.of(train.pr.isel(area)[: given["record"]], **options, what="record")
+    tested = Fields.of(test.pr.isel(area)[: given["test"]], **options, what="test", like=record)
+    added = Fields.of(train.pr.isel(area)[[given["added"]]], **options, what="more", like=record)
+    settings = Settings.of({**TINY, "crop": 12, "steps": 2, **given["network"]})
+    limits = np.asarray(given["limits"])
+    made = Experiments(record, tested, limits, settings, given["device"], keep)
+    keep.mkdir(exist_ok=True)
+    mix, loss, seed = [(added, given["share"])], given["loss"], given["seed"]
+    return made.identity(mix, loss, seed), made.counts(mix, loss, seed)
+
+
+#: Changes of inputs by the key of the identity that has to tell them apart.
+CHANGES: list[tuple[str, dict[str, Any]]] = [
+    ("data", {"record": 5}),
+    ("data", {"test": 2}),
+    ("data", {"added": 2}),
+    ("shares", {"share": 0.3}),
+    ("factor", {"factor": 6}),
+    ("limits", {"limits": [0.5, 2.1]}),
+    *(("settings", {"network": {key: value}}) for key, value in {
+        "steps": 3, "batch_size": 5, "learning_rate": 1e-3, "crop": 24, "channels": 4, "blocks": 2,
+        "quantile": 0.9,
+    }.items()),
+    ("loss", {"loss": "quantile"}),
+    ("seed", {"seed": 1}),
+    ("device", {"device": "auto"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    CHANGES,
+    ids=[f"{key}-{'-'.join(change.get('network', change))}" for key, change in CHANGES],
+)
+def test_experiments_do_not_reuse_counts_of_other_inputs(
+    train: xr.Dataset, test: xr.Dataset, tmp_path: Path, key: str, change: Mapping[str, Any]
+) -> None:
+    keep, fresh = tmp_path / "keep", tmp_path / "fresh"
+    identity, _ = small_experiment(train, test, keep, {})
+    other, counts = small_experiment(train, test, keep, change)
+    assert {name for name in identity if identity[name] != other[name]} == {key}
+    assert len(list(keep.iterdir())) == 2
+    np.testing.assert_array_equal(counts, small_experiment(train, test, fresh, change)[1])
+    small_experiment(train, test, keep, change)
+    assert len(list(keep.iterdir())) == 2
+
+
+def test_every_key_of_the_identity_of_counts_is_tested(
+    train: xr.Dataset, test: xr.Dataset, tmp_path: Path
+) -> None:
+    identity, _ = small_experiment(train, test, tmp_path, {})
+    assert set(identity) == {key for key, _ in CHANGES} | {"xcvae"}
+    assert identity["xcvae"] == version("xcvae")
+    changed = {name for key, change in CHANGES if key == "settings" for name in change["network"]}
+    assert set(identity["settings"]) == changed
+
+
+def test_paired_difference_adds_the_standard_error_over_seeds() -> None:
+    # Samples are alike, so that the interval is that of the seeds alone: t(2) sd / sqrt(3).
+    effects = np.array([0.1, 0.4, 0.7])
+    own = np.repeat(effects, 40).reshape(3, 40, 1)
+    found = paired_difference(
+        own, np.zeros_like(own), lambda sums: sums[..., 0] / 40, np.arange(40)
+    )
+    half = 4.302652729911275 * 0.3 / np.sqrt(3)
+    assert found == pytest.approx((0.4, 0.4 - half, 0.4 + half))

@@ -23,7 +23,7 @@ from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, jud
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
-    from xcvae.verify.diagnosis.diagnose import Diagnosis
+    from xcvae.verify.diagnosis import Diagnosis
 
 __all__ = ["CURRENT", "MADE", "PipelineState", "Scored", "criteria_of"]
 
@@ -234,7 +234,7 @@ class PipelineState:
 
     def diagnose(self) -> Diagnosis:
         """Diagnose the model on the test samples."""
-        from xcvae.verify.diagnosis.diagnose import diagnose
+        from xcvae.verify.diagnosis import diagnose
 
         text, numbers = self._diagnosis_files()
         self.manifest.claim("diagnosis", text, numbers)

@@ -1,4 +1,4 @@
-"""Go through an ensemble of any size once, block by block, and add up what the metrics need."""
+"""Add up the statistics of metrics over an ensemble of any size, reading it once in blocks."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ from xcvae.metrics.pairs import Array, Maps, Pair
 from xcvae.registry import call, wrong_result
 from xcvae.verify.resampling import Pieces, Sums
 
-__all__ = ["Foreign", "ScoredSource", "blocks", "samples_at_once", "stream"]
+__all__ = [
+    "BLOCK_BYTES",
+    "MetricFunction",
+    "ScoredSource",
+    "accumulate_statistics",
+    "blocks",
+    "samples_at_once",
+]
 
 BLOCK_BYTES = 128 * 2**20
-TOLD = ("units", "long_name", "better")
-"""What a score says about itself."""
+"""Size of a block of samples in memory."""
+SCORE_ATTRS = ("units", "long_name", "better")
+"""Attributes of a third party's score that the scorecard takes over."""
 
-Foreign = Callable[[xr.DataArray, xr.DataArray], Any]
-"""A metric of a third party that is only a function of (forecast, observed)."""
-
-
-def samples_at_once(sample_bytes: int) -> int:
-    """Return how many samples make a block of about 128 MiB; at least one."""
-    return max(1, BLOCK_BYTES // max(1, sample_bytes))
+MetricFunction = Callable[[xr.DataArray, xr.DataArray], Any]
+"""A third party's metric that is a plain function of (forecast, observed)."""
 
 
-def blocks(forecast: xr.DataArray, sample: str) -> list[slice]:
-    """Cut the samples into blocks of about 128 MiB.
+def samples_at_once(sample_bytes: int, block_bytes: int = BLOCK_BYTES) -> int:
+    """Return how many samples fit into a block; at least one."""
+    return max(1, block_bytes // max(1, sample_bytes))
 
-    The edges are those of chunks, for a chunk that is read twice may be drawn twice; a larger
-    chunk is a block.
+
+def blocks(forecast: xr.DataArray, sample: str, block_bytes: int = BLOCK_BYTES) -> list[slice]:
+    """Cut the samples into blocks of about `block_bytes`.
+
+    Blocks end at the edges of chunks, because a chunk that is read twice may be drawn twice; a
+    chunk that is larger than a block is a block.
     """
     count = forecast.sizes[sample]
-    most = samples_at_once(forecast.nbytes // max(1, count))
+    most = samples_at_once(forecast.nbytes // max(1, count), block_bytes)
     # Of the variable alone: coordinates from a store have chunks of their own.
     chunks = forecast.variable.chunksizes.get(sample, (1,) * count)
     found, start, stop = [], 0, 0
@@ -51,44 +59,48 @@ def blocks(forecast: xr.DataArray, sample: str) -> list[slice]:
 
 @dataclass(frozen=True, eq=False)
 class ScoredSource:
-    """An ensemble or a baseline, and what is asked about it.
+    """An ensemble or a baseline, and the metrics to compute for it.
 
-    Parameters
+    Attributes
     ----------
     load
-        Read a block of samples; it is given the block of the ensemble that is judged.
+        Reads a block of samples, given the slice and that block of the evaluated ensemble.
     metrics
-        By name; None where the statistic is all that is wanted.
+        By name; None where only the statistic is needed.
     bound
-        The statistics of those metrics that have one, by name. Equal ones are computed once.
+        Statistics by the name of their metric. Equal ones are computed once.
     """
 
     load: Callable[[slice, Pair], Pair]
-    metrics: Mapping[str, Metric | Foreign | None]
+    metrics: Mapping[str, Metric | MetricFunction | None]
     bound: Mapping[str, Statistic]
 
 
-def stream(
+def accumulate_statistics(
     own: Pair,
     sources: Mapping[str, ScoredSource],
     pieces: Pieces,
     tick: Callable[[int], object],
     regions: Sequence[Array | None] = (None,),
+    *,
+    block_bytes: int = BLOCK_BYTES,
 ) -> dict[str, dict[str, Sums]]:
-    """Add up the statistics of all metrics over the samples, reading each of them once.
+    """Add up the statistics of all metrics over the samples, reading each sample once.
 
     Parameters
     ----------
     own
-        All samples of the ensemble that is judged, lazy or not.
+        All samples of the evaluated ensemble, lazy or not.
     sources
-        What is scored, by name.
+        The ensemble and its baselines, by name.
     pieces
-        Where each sample is added; every region has its own pieces, one region after the other.
+        The piece of each sample; every region has its own pieces, one region after the other.
     tick
-        Told the number of samples done after each block of each source.
+        Called with the number of samples done after each block of each source.
     regions
         Masks (y, x) of the pixels that are scored together; None for all pixels.
+    block_bytes
+        Size of a block of the ensemble in memory.
 
     Returns
     -------
@@ -98,22 +110,22 @@ def stream(
     Raises
     ------
     DataError
-        Values are not physical, or no pixel counts.
+        Values are not physical, or no pixel is valid.
     """
     count = pieces.count * len(regions)
-    states = {name: _State(source, count) for name, source in sources.items()}
-    for block in blocks(own.forecast, own.sample):
+    running = {name: _RunningSums(source, count) for name, source in sources.items()}
+    for block in blocks(own.forecast, own.sample, block_bytes):
         loaded = Pair(
             *(da.isel({own.sample: block}).compute() for da in (own.forecast, own.observed))
         )
-        for state in states.values():
-            state.add(state.source.load(block, loaded), pieces.of_sample[block], regions)
+        for sums in running.values():
+            sums.add(sums.source.load(block, loaded), pieces.of_sample[block], regions)
             tick(block.stop - block.start)
-    return {name: state.sums() for name, state in states.items()}
+    return {name: sums.by_metric() for name, sums in running.items()}
 
 
-class _State:
-    """The sums of one source as they grow."""
+class _RunningSums:
+    """Sums of one source while blocks are added."""
 
     def __init__(self, source: ScoredSource, count: int) -> None:
         self.source, self.count, self.pixels = source, count, 0
@@ -121,7 +133,7 @@ class _State:
         self.shared: dict[Statistic, Sums] = {
             one: Sums(count if getattr(one, "by_piece", True) else 1) for one in bound.values()
         }
-        self.foreign = {name: Sums(count) for name in metrics if name not in bound}
+        self.functions = {name: Sums(count) for name in metrics if name not in bound}
 
     def add(self, loaded: Pair, of_sample: Array, regions: Sequence[Array | None]) -> None:
         """Add a block of samples to their pieces, region by region."""
@@ -138,10 +150,10 @@ class _State:
         self.pixels += maps.truth.size
         for statistic, sums in self.shared.items():
             sums.add(piece, statistic(maps))
-        for name, sums in self.foreign.items():
-            sums.add(piece, _called(self.source.metrics[name], part, i, sums.attrs))
+        for name, sums in self.functions.items():
+            sums.add(piece, _call_on_sample(self.source.metrics[name], part, i, sums.attrs))
 
-    def sums(self) -> dict[str, Sums]:
+    def by_metric(self) -> dict[str, Sums]:
         """Return the sums by metric."""
         if self.pixels == 0:
             raise DataError(
@@ -154,12 +166,12 @@ class _State:
             )
         bound = self.source.bound
         return {
-            name: self.shared[bound[name]] if name in bound else self.foreign[name]
+            name: self.shared[bound[name]] if name in bound else self.functions[name]
             for name in self.source.metrics
         }
 
 
-def _called(metric: Any, loaded: Pair, i: int, attrs: dict[str, Any]) -> dict[str, Array]:
+def _call_on_sample(metric: Any, loaded: Pair, i: int, attrs: dict[str, Any]) -> dict[str, Array]:
     """Call a third party's function on one sample; the scores of samples are averaged."""
     one = {loaded.sample: slice(i, i + 1)}
     score = call("metric", metric, loaded.forecast.isel(one), loaded.observed.isel(one))
@@ -168,9 +180,10 @@ def _called(metric: Any, loaded: Pair, i: int, attrs: dict[str, Any]) -> dict[st
     except (TypeError, ValueError) as error:
         got = type(score).__name__
         raise wrong_result("metric", metric, expected="a DataArray of scores", got=got) from error
-    told = getattr(score, "attrs", {})
-    if "better" in told:  # else they are those of the field, which arithmetic has carried along
-        attrs.update({key: told[key] for key in TOLD if key in told})
+    found = getattr(score, "attrs", {})
+    # Without "better" they are attributes of the field that arithmetic has carried along.
+    if "better" in found:
+        attrs.update({key: found[key] for key in SCORE_ATTRS if key in found})
     finite = values[np.isfinite(values)]
     return {
         "total": np.asarray(finite.mean() if finite.size else 0.0),

@@ -1,4 +1,4 @@
-"""Success criteria: what a score has to reach, and the verdicts."""
+"""Success criteria: the ranges that scores have to lie in, and the verdicts."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = [
     "Bounds",
     "Criterion",
     "Verdict",
+    "aligned",
     "criteria_for",
     "judge",
     "table",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 Bounds = Sequence[float | None]
-"""``[low, high]``; None where there is no bound."""
+"""``[low, high]``; None for an open end."""
 
 #: Bounds of an ensemble around observed storms, drawn with ``diversity=0.2``.
 POSTERIOR: dict[str, Bounds] = {
@@ -53,9 +54,9 @@ def _wet_fraction_error(scores: Callable[[str], float]) -> float:
     return scores("wet_fraction") - scores("wet_fraction_observed")
 
 
-#: Scores that are made of others: how, and the score whose row they belong to.
+#: Scores computed from other scores: the formula, and the score that shares its row in tables.
 DERIVED: dict[str, tuple[Callable[[Callable[[str], float]], float], str]] = {
-    "wet_fraction_error": (_wet_fraction_error, "wet_fraction"),
+    "wet_fraction_error": (_wet_fraction_error, "wet_fraction")
 }
 
 
@@ -82,7 +83,7 @@ class Criterion:
         Raises
         ------
         ConfigError
-            If it is not that, or the range is empty.
+            The bounds are something else, or the range is empty.
 
         Examples
         --------
@@ -104,7 +105,7 @@ class Criterion:
 
     @property
     def metric(self) -> str:
-        """The score it is about, in a table of scores."""
+        """The score that the criterion belongs to in a table of scores."""
         return DERIVED[self.name][1] if self.name in DERIVED else self.name
 
     @property
@@ -125,7 +126,7 @@ class Criterion:
         return f"{self.low:g} to {self.high:g}"
 
     def passes(self, value: float) -> bool:
-        """Whether a value lies in the range; NaN does not."""
+        """Return True if a value lies in the range; NaN does not."""
         above = self.low is None or value >= self.low
         below = self.high is None or value <= self.high
         return math.isfinite(value) and above and below
@@ -138,7 +139,9 @@ def _bound(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a criterion.
+    """A criterion with the score that was compared with it.
+
+    A score that is not finite misses.
 
     Attributes
     ----------
@@ -153,16 +156,16 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the score lies in the range."""
+        """True if the score lies in the range."""
         return self.criterion.passes(self.value)
 
     @property
     def word(self) -> str:
-        """Return ``"pass"`` or ``"miss"``."""
+        """``"pass"`` or ``"miss"``."""
         return "pass" if self.passed else "miss"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; a value that is not finite becomes None."""
+        """Return plain JSON types; a value that is not finite becomes None."""
         return {
             "name": self.criterion.name,
             "value": self.value if math.isfinite(self.value) else None,
@@ -179,15 +182,15 @@ def criteria_for(
 
     Parameters
     ----------
-    mode : {"posterior", "prior"}
-        Whose defaults.
-    overrides : dict of str to [low, high], optional
-        Replaces bounds by name, adds criteria, and None drops one.
+    mode
+        "posterior" or "prior": the mode with the default criteria.
+    overrides
+        ``[low, high]`` by name: replaces bounds or adds criteria, and None drops one.
 
     Raises
     ------
     ConfigError
-        For an unknown mode or score, or for something else than bounds.
+        The mode or a score is unknown, or bounds are malformed.
 
     Examples
     --------
@@ -215,19 +218,19 @@ def judge(
 
     Parameters
     ----------
-    scores : xarray.Dataset or dict
+    scores
         A scorecard (dim ``source``), or values by name.
-    criteria : list of Criterion
+    criteria
         From `criteria_for`.
-    source : str
-        Whose scores of the card.
+    source
+        The source of the scorecard to compare.
 
     Raises
     ------
     MissingVariableError
-        A score that a criterion needs, or the source, is not there.
+        The card lacks the source, or a score that a criterion needs.
     DataError
-        A score of the card is not one number, as with ``groupby``.
+        A score of the card has several values, as with ``groupby``.
     """
 
     def score(name: str) -> float:
@@ -236,7 +239,7 @@ def judge(
                 explain(
                     "criteria",
                     expected=f"the score '{name}'",
-                    got="a card without it",
+                    got="a scorecard without it",
                     remedy=f"Add it to metrics, or drop the criterion. {nearest(name, scores)}",
                 )
             )
@@ -256,7 +259,7 @@ def _number(scores: xr.Dataset | Mapping[str, float], name: str, source: str) ->
         sources = [str(s) for s in scores["source"].values]
         if source not in sources:
             raise MissingVariableError(
-                f"source: '{source}' is not in the card. {nearest(source, sources)}"
+                f"source: '{source}' is not in the scorecard. {nearest(source, sources)}"
             )
         value = value.isel(source=sources.index(source))
     if value.ndim:
@@ -265,7 +268,7 @@ def _number(scores: xr.Dataset | Mapping[str, float], name: str, source: str) ->
                 f"score '{name}'",
                 expected="one number",
                 got=f"dims ({', '.join(map(str, value.dims))})",
-                remedy="Select one group of the card before it is judged.",
+                remedy="Select one group of the scorecard first: card.isel(...).",
             )
         )
     return float(np.asarray(value.values))
@@ -284,13 +287,30 @@ def table(verdicts: Sequence[Verdict], *, title: str = "") -> str:
     """
     rows = [("criterion", "value", "wanted", "verdict")]
     rows += [(v.criterion.name, f"{v.value:.3f}", v.criterion.wanted, v.word) for v in verdicts]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return aligned(rows, "<><<", title=title)
+
+
+def aligned(rows: Sequence[Sequence[str]], alignment: str, *, title: str = "") -> str:
+    """Write rows of text in columns, each aligned to the left ("<") or the right (">").
+
+    Examples
+    --------
+    >>> print(aligned([("score", "value"), ("ks", "0.1")], "<>", title="prior"))
+    prior
+    score  value
+    ks       0.1
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d}".rstrip() for a, b, c, d in rows
+        "  ".join(
+            f"{text:{side}{width}}"
+            for text, side, width in zip(row, alignment, widths, strict=True)
+        ).rstrip()
+        for row in rows
     ]
     return "\n".join([title, *lines] if title else lines)
 
 
 def to_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Verdicts as plain JSON types."""
+    """Return verdicts as plain JSON types."""
     return [verdict.to_json() for verdict in verdicts]

@@ -1,4 +1,4 @@
-"""Which samples, or which parts of the map, are scored together."""
+"""Group samples, or parts of the map, that are scored together."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Groups", "group_samples"]
 class Groups:
     """Groups of samples or of pixels.
 
-    Parameters
+    Attributes
     ----------
     pieces
         The pieces of the samples, group by group; every region has such pieces.
     name, values
-        The coordinate of the groups; None if all is one group.
+        The coordinate of the groups; None if there is a single group.
     regions
         Masks (y, x) of groups of pixels; (None,) if the groups are of samples.
     """
@@ -35,7 +35,7 @@ class Groups:
     regions: tuple[Array | None, ...] = (None,)
 
     @property
-    def places(self) -> list[tuple[int, int, int]]:
+    def ranges(self) -> list[tuple[int, int, int]]:
         """First piece, piece after the last and number of samples of every group."""
         return [
             (first + number * self.pieces.count, last + number * self.pieces.count, samples)
@@ -44,42 +44,33 @@ class Groups:
         ]
 
 
-def group_samples(task: MatchedPair, groupby: str | xr.DataArray | None) -> Groups:
+def group_samples(match: MatchedPair, groupby: str | xr.DataArray | None) -> Groups:
     """Group samples, or pixels, by the values of a coordinate; missing values are in no group.
 
     Raises
     ------
     MissingVariableError
-        There is no coordinate of that name.
+        The Dataset has no variable of that name.
     DataError
-        It is not one value per sample or per pixel.
+        It does not have one value per sample or per pixel.
     EmptySelectionError
         All its values are missing.
     """
-    sample, count = task.pair.sample, task.pair.observed.shape[0]
-    order = _in_time(task)
-    whole = pieces_of(np.zeros(count, dtype=int), order)
+    order = _order_in_time(match)
+    whole = pieces_of(np.zeros(order.size, dtype=int), order)
     if groupby is None:
         return Groups(whole)
-    values = _values(task, groupby)
-    spatial = task.pair.observed.dims[1:]
-    by_pixel = set(values.dims) == set(spatial)
-    if by_pixel:
-        values = values.transpose(*spatial)
-    if values.shape != (task.pair.observed.shape[1:] if by_pixel else (count,)) or (
-        not by_pixel and values.dims != (sample,)
-    ):
-        raise DataError(
-            explain(
-                "groupby",
-                expected=f"a coordinate along '{sample}' with {count} values, or a map of regions",
-                got=f"dims ({', '.join(map(str, values.dims))}), {values.size} values",
-                remedy="Give one value for each sample, or one for each pixel.",
-            )
-        )
+    values, by_pixel = _values(match, groupby)
     present = ~values.isnull().values
     if not present.any():
-        raise EmptySelectionError("groupby: all values are missing, no sample is left.")
+        raise EmptySelectionError(
+            explain(
+                "groupby",
+                expected="a value for at least one sample, or pixel",
+                got="missing values only, so that no sample is left",
+                remedy="Check the coordinate that the groups are taken from.",
+            )
+        )
     names, numbers = np.unique(values.values[present], return_inverse=True)
     if names.dtype.kind == "U":
         names = names.astype(object)  # Zarr has no stable format for text of fixed length
@@ -91,35 +82,56 @@ def group_samples(task: MatchedPair, groupby: str | xr.DataArray | None) -> Grou
     return Groups(pieces_of(groups, order), name, names)
 
 
-def _in_time(task: MatchedPair) -> Array:
-    """Return the samples in the order of time, for blocks are of neighbours in time."""
-    observed, sample = task.pair.observed, task.pair.sample
+def _order_in_time(match: MatchedPair) -> Array:
+    """Return positions of the samples in the order of time: the bootstrap's blocks need it."""
+    observed, sample = match.pair.observed, match.pair.sample
     times = [
         coord
         for name, coord in observed.coords.items()
         if coord.dims == (sample,) and (name == sample or coord.dtype.kind == "M")
     ]
-    # The samples' own label if it is a time or a number; else a time that they have.
+    # The samples' own label if it is a time or a number; else a time coordinate along them.
     times.sort(key=lambda coord: (coord.dtype.kind != "M", coord.name != sample))
     if not times or times[0].dtype.kind in "USb":
         return np.arange(observed.shape[0])
     return np.argsort(times[0].values, kind="stable")
 
 
-def _values(task: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray:
+def _values(match: MatchedPair, groupby: str | xr.DataArray) -> tuple[xr.DataArray, bool]:
+    """Return the coordinate of the groups, and True if it has a value for each pixel."""
+    observed = match.pair.observed
+    sample, *spatial = observed.dims
+    values = _coordinate(match, groupby)
+    by_pixel = set(values.dims) == set(spatial)
+    dims = spatial if by_pixel else [sample]
+    if set(values.dims) != set(dims) or any(
+        values.sizes[dim] != observed.sizes[dim] for dim in dims
+    ):
+        raise DataError(
+            explain(
+                "groupby",
+                expected=f"{observed.sizes[sample]} values along '{sample}', or one for each pixel",
+                got=f"dims ({', '.join(map(str, values.dims))}), {values.size} values",
+                remedy="Give one value for each sample, or one for each pixel.",
+            )
+        )
+    return values.transpose(*dims), by_pixel
+
+
+def _coordinate(match: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray:
     if isinstance(groupby, xr.DataArray):
-        sample = task.pair.sample
-        if sample in groupby.indexes and sample in task.pair.observed.indexes:
-            return groupby.reindex({sample: task.pair.observed[sample]})
+        sample = match.pair.sample
+        if sample in groupby.indexes and sample in match.pair.observed.indexes:
+            return groupby.reindex({sample: match.pair.observed[sample]})
         return groupby
     try:
-        return task.ds[groupby]
+        return match.ds[groupby]
     except KeyError as error:
         raise MissingVariableError(
             explain(
                 "groupby",
                 expected="a coordinate or variable of the Dataset",
                 got=f"'{groupby}'",
-                remedy=nearest(groupby, task.ds.variables),
+                remedy=nearest(groupby, match.ds.variables),
             )
         ) from error

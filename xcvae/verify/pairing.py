@@ -1,4 +1,4 @@
-"""Which field of an ensemble belongs to which field of a Dataset, sample by sample."""
+"""Match an ensemble with the observations and conditions of a Dataset, sample by sample."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.units import factor
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
-from xcvae.verify.accumulate import samples_at_once
+from xcvae.verify.accumulate import BLOCK_BYTES, samples_at_once
 
 __all__ = ["MatchedPair", "pair_up"]
 
-LONGEST = 64
-"""Samples that a baseline makes at a time, at most."""
+MAX_SAMPLES = 64
+"""Largest number of samples that a baseline draws at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class MatchedPair:
-    """What is to be judged.
+    """An ensemble and the Dataset that it is evaluated against.
 
-    Parameters
+    Attributes
     ----------
     pair
         Ensemble and observation of the same samples.
     ds
-        The Dataset, its samples those of the ensemble.
+        The Dataset, restricted to the samples of the ensemble.
     spec
-        What the ensemble says about its training data, if it does.
+        Description of the model's training data, from the attributes of the ensemble; None
+        without.
     record
-        How the ensemble was made, if it says.
+        Record of how the ensemble was drawn, from its attributes; may be empty.
     """
 
     pair: Pair
@@ -59,15 +60,15 @@ class MatchedPair:
 
     @property
     def has_condition(self) -> bool:
-        """Whether a coarse precipitation condition is there that compares with the observation."""
+        """True if the data have coarse precipitation in units that convert to the observation's."""
         spec = self._coarse_spec()
         return spec is not None and self.converts(spec.variables[0].units)
 
-    def for_baselines(self) -> xr.Dataset:
+    def for_baselines(self, block_bytes: int = BLOCK_BYTES) -> xr.Dataset:
         """Return target and coarse condition, lazy, named by the attributes of the Dataset.
 
-        Chunks are so short that as many members as the ensemble has, made for one of them, take
-        about 128 MiB; one sample at least.
+        Chunks hold at least one sample, and so few that a baseline's members for one chunk, as
+        many as the ensemble has, take about `block_bytes`.
         """
         name = str(self.pair.observed.name)
         spec = self._coarse_spec()
@@ -81,22 +82,24 @@ class MatchedPair:
                 attrs["block"] = spec.coarsen
         # Baselines stay as lazy as the ensemble: only blocks of them are ever in memory.
         members, *_, rows, columns = self.pair.forecast.shape
-        most = min(LONGEST, samples_at_once(4 * members * rows * columns))
-        chunks = found.chunksizes.get(self.pair.sample, (LONGEST + 1,))
+        most = min(MAX_SAMPLES, samples_at_once(4 * members * rows * columns, block_bytes))
+        chunks = found.chunksizes.get(self.pair.sample, (MAX_SAMPLES + 1,))
         if not found.chunks or max(chunks) > most:
             found = found.chunk({self.pair.sample: most})
         return found.assign_attrs(attrs)
 
     def _coarse_spec(self) -> DataSpec | None:
-        """Return a spec of the one coarse precipitation condition that baselines use."""
+        """Describe the coarse precipitation condition that baselines use; None without one."""
         spec = self._spec_of_data() if self.spec is None else self.spec
         if spec is None:
             return None
-        # The ensemble was drawn from conditions that the Dataset to score with may be without.
-        there = [v for v in spec.variables if v.name in self.ds.variables or v.name == spec.derived]
+        # The ensemble may have been drawn from conditions that this Dataset lacks.
+        present = [
+            v for v in spec.variables if v.name in self.ds.variables or v.name == spec.derived
+        ]
         coarse = [
             v
-            for v in there
+            for v in present
             if v.role == "condition" and v.aligned and v.precipitation and v.sampled
         ]
         if not coarse:
@@ -104,18 +107,16 @@ class MatchedPair:
         # The finest one is the hardest to beat; a rate cannot be compared with a depth.
         best = max(coarse, key=lambda v: (self.converts(v.units), v.shape[0] * v.shape[1]))
         return replace(
-            spec,
-            variables=(best,),
-            coarsen=spec.coarsen if best.name == spec.derived else None,
+            spec, variables=(best,), coarsen=spec.coarsen if best.name == spec.derived else None
         )
 
     def axes_of(self, field: xr.DataArray) -> tuple[str, str]:
-        """Find the (y, x) dims of a field; the ensemble knows those that no name tells.
+        """Find the (y, x) dims of a field, also by the dims that the ensemble was drawn with.
 
         Raises
         ------
         DataError
-            Nothing tells.
+            Neither names nor attributes identify them.
         """
         known = [self.pair.observed.dims[1:], *(v.dims for v in self._variables)]
         for dims in known:
@@ -128,7 +129,7 @@ class MatchedPair:
         return () if self.spec is None else self.spec.variables
 
     def converts(self, units: str) -> bool:
-        """Whether values in these units compare with the observation: a rate not with a depth."""
+        """Return True if these units convert to the observation's: a rate does not to a depth."""
         try:
             factor(units, self.pair.units, what="condition")
         except UnitsError:
@@ -136,7 +137,7 @@ class MatchedPair:
         return True
 
     def _spec_of_data(self) -> DataSpec | None:
-        """Return a spec with all coarser rain in the Dataset as conditions, None without any."""
+        """Describe all coarser rain of the Dataset as conditions; None without any."""
         observed = self.pair.observed
         sample, *spatial = (str(dim) for dim in observed.dims)
         named = [
@@ -186,7 +187,14 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     if sample not in forecast.dims:
         forecast = forecast.expand_dims(sample)
     if forecast.sizes[sample] == 0:
-        raise EmptySelectionError("The ensemble has no samples: nothing to evaluate.")
+        raise EmptySelectionError(
+            explain(
+                "ensemble",
+                expected="at least one sample",
+                got=f"no samples along '{sample}'",
+                remedy="Check the selection that the ensemble was drawn for.",
+            )
+        )
     ds = _selected(ds, forecast, sample)
     pair = matched(forecast, _with_area(ds, name), spatial_dims=spatial)
     content = {key: value for key, value in record.items() if key != "spec"}
@@ -194,7 +202,7 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
 
 
 def _with_area(ds: xr.Dataset, name: str) -> xr.DataArray:
-    """Return the observation, with the areas of cells that ``cell_measures`` names beside it."""
+    """Return the observation, with the cell areas that ``cell_measures`` names as a coordinate."""
     area = area_name(ds[name])
     return ds[name].assign_coords({area: ds[area]}) if area in ds.data_vars else ds[name]
 
@@ -225,13 +233,13 @@ def _selected(ds: xr.Dataset, forecast: xr.DataArray, sample: str) -> xr.Dataset
     """Select the samples of the ensemble from the Dataset, by label."""
     if sample not in forecast.indexes or sample not in ds.indexes:
         return ds  # without labels, samples are matched by position, and sizes are compared
-    wanted, there = forecast.indexes[sample], ds.indexes[sample]
-    if not there.is_unique:
+    wanted, known = forecast.indexes[sample], ds.indexes[sample]
+    if not known.is_unique:
         raise MismatchError(
-            f"Dataset, dimension '{sample}': the label {there[there.duplicated()][0]} occurs more "
-            "than once, so that samples cannot be matched. Drop duplicates first."
+            f"Dataset, dimension '{sample}': the label {known[known.duplicated()][0]} occurs more "
+            f"than once, so that samples cannot be matched. Use ds.drop_duplicates('{sample}')."
         )
-    found = there.get_indexer(wanted)
+    found = known.get_indexer(wanted)
     if (found < 0).any():
         missing = wanted[found < 0]
         raise MismatchError(
@@ -239,9 +247,9 @@ def _selected(ds: xr.Dataset, forecast: xr.DataArray, sample: str) -> xr.Dataset
                 f"ensemble, dimension '{sample}'",
                 expected="labels that are in the Dataset",
                 got=f"{missing.size} of {wanted.size} that are not, the first {missing[0]}",
-                remedy="Give the Dataset that the ensemble was drawn from.",
+                remedy="Pass the Dataset that the ensemble was drawn from.",
             )
         )
-    if np.array_equal(found, np.arange(there.size)):
+    if np.array_equal(found, np.arange(known.size)):
         return ds
     return ds.isel({sample: found})

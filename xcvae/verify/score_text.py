@@ -1,4 +1,4 @@
-"""Scores as people write them: their names, digits, intervals, and which source is best."""
+"""Scores as text: names, digits, intervals, and the best sources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from xcvae.verify.criteria import Criterion
+from xcvae.verify.criteria import Criterion, aligned
 
 __all__ = [
     "NEUTRAL",
@@ -23,12 +23,12 @@ __all__ = [
 
 SPELLED = {word: word.upper() for word in ("crps", "mae", "ks", "fss", "csi", "sedi", "p99")}
 SPELLED |= {"p999": "P99.9", "brier": "Brier score"}
-#: Scores of which more is neither better nor worse before it is known what is wanted.
+#: Scores without a better side: the value to aim at depends on the use.
 NEUTRAL = ("diversity",)
 
 
 def score_names(card: xr.Dataset) -> list[str]:
-    """Names of the scores of a card, without their intervals."""
+    """Return the names of the scores of a card, without their intervals."""
     return [
         str(name)
         for name in card.data_vars
@@ -38,7 +38,7 @@ def score_names(card: xr.Dataset) -> list[str]:
 
 
 def words(name: str) -> str:
-    """Write the name of a score as people do.
+    """Write the name of a score for a table.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def words(name: str) -> str:
 
 
 def wanted_text(criterion: Criterion) -> str:
-    """Write the range of a criterion as in print.
+    """Write the range of a criterion with typographic signs.
 
     Examples
     --------
@@ -61,13 +61,13 @@ def wanted_text(criterion: Criterion) -> str:
 
 
 def needs_powers(values: Sequence[float | None]) -> bool:
-    """Whether scores are so small, in their units, that they are written with powers of ten."""
+    """Return True if scores are so small that they are written with powers of ten."""
     finite = [abs(v) for v in values if v is not None and np.isfinite(v)]
     return bool(0 < max(finite, default=0.0) < 0.005)
 
 
 def score_text(value: float | None, *, powers: bool = False) -> str:
-    """Write a score; a dash where there is none.
+    """Write a score; a missing one is a dash.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def score_text(value: float | None, *, powers: bool = False) -> str:
 
 
 def interval_text(low: float | None, high: float | None, *, powers: bool = False) -> str:
-    """Write an interval; "" where there is none, or where nothing can vary."""
+    """Write an interval; "" for a missing one, or one of no width."""
     if low is None or high is None or not np.isfinite([low, high]).all():
         return ""
     ends = [score_text(end, powers=powers) for end in (low, high)]
@@ -92,9 +92,9 @@ def interval_text(low: float | None, high: float | None, *, powers: bool = False
 
 
 def table(card: xr.Dataset, *, title: str = "") -> str:
-    """Write the scores of a card as text with aligned columns, a source in each.
+    """Write the scores of a card as text with aligned columns, one column for each source.
 
-    Of a card with groups only those scores are written that have none.
+    Scores with groups are left out.
 
     Examples
     --------
@@ -111,24 +111,14 @@ def table(card: xr.Dataset, *, title: str = "") -> str:
         powers = needs_powers(values)
         units = str(card[name].attrs.get("units", "1"))
         label = words(name) + (f" [{units}]" if units not in ("", "1") else "")
-        # In ASCII, as the criteria, which are read by programs, too.
+        # ASCII signs, as in the table of criteria: programs read both.
         texts = [score_text(v, powers=powers).replace("\u2212", "-") for v in values]
         rows.append((label, *("-" if text == "\u2013" else text for text in texts)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            [
-                f"{row[0]:<{widths[0]}}",
-                *(f"{v:>{w}}" for v, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in rows
-    ]
-    return "\n".join([title, *lines] if title else lines)
+    return aligned(rows, "<" + ">" * card.sizes["source"], title=title)
 
 
 def best_sources(card: xr.Dataset, name: str) -> list[bool]:
-    """Say which sources are best in a score; none where ``better`` does not tell.
+    """Mark the sources that are best in a score; none if ``better`` names no direction.
 
     ``better`` is "lower", "higher", the ideal value, or the name of the score to equal.
     """
@@ -148,13 +138,13 @@ def best_sources(card: xr.Dataset, name: str) -> list[bool]:
             return [False] * values.size
     if name in NEUTRAL or values.size < 2 or not np.isfinite(distance).any() or np.ptp(values) == 0:
         return [False] * values.size
-    # What rounding alone tells apart is equally good.
+    # Differences of the size of rounding errors do not count.
     limit = np.nanmin(distance) + 1e-6 * np.nanmax(np.abs(values))
     return [bool(d <= limit) for d in distance]
 
 
 def _distance(values: np.ndarray, ideal: float) -> np.ndarray:
-    """Distance from the ideal; a half is as far from 1 as two, and 0 is furthest."""
+    """Return the distance from the ideal; a ratio of 0.5 is as far from 1 as one of 2."""
     if ideal != 1.0:
         return np.asarray(np.abs(values - ideal))
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Every score of an ensemble beside those of baselines, with intervals."""
+"""The scorecard: scores of an ensemble and of baselines, with intervals."""
 
 from __future__ import annotations
 
@@ -15,39 +15,24 @@ from xcvae.errors import ComponentError, explain
 from xcvae.metrics.metric import Metric, Skill, Statistic, ratio
 from xcvae.metrics.pairs import Array, Pair
 from xcvae.registry import registry
-from xcvae.verify.accumulate import Foreign, ScoredSource, stream
-from xcvae.verify.baselines.runner import Rivals
+from xcvae.verify.accumulate import BLOCK_BYTES, MetricFunction, ScoredSource, accumulate_statistics
+from xcvae.verify.baselines.runner import BaselineRunner
 from xcvae.verify.grouping import Groups, group_samples
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.resampling import Sums, interval
 
-__all__ = ["DEFAULT_METRICS", "evaluate"]
+__all__ = ["DEFAULT_METRICS", "evaluate", "score_match"]
 
 DEFAULT_METRICS = (
-    "crps",
-    "crps_skill",
-    "energy_score",
-    "mae",
-    "spread_skill",
-    "rank_deviation",
-    "spectral_distance",
-    "spatial_correlation",
-    "diversity",
-    "wet_fraction",
-    "wet_fraction_observed",
-    "mass_bias",
-    "ks",
-    "p99_ratio",
-    "p999_ratio",
-    "fss",
-    "brier",
-    "csi",
-    "sedi",
-)
+    "crps", "crps_skill", "energy_score", "mae", "spread_skill", "rank_deviation",
+    "spectral_distance", "spatial_correlation", "diversity", "wet_fraction",
+    "wet_fraction_observed", "mass_bias", "ks", "p99_ratio", "p999_ratio", "fss", "brier",
+    "csi", "sedi"
+)  # fmt: skip
 OWN = "xcvae"
 """The name of the ensemble along `source`."""
 SEED = 0
-"""Of baselines that draw."""
+"""Seed of baselines that draw random members."""
 
 Specs = Sequence[object] | str | Mapping[str, object] | None
 
@@ -61,34 +46,35 @@ def evaluate(
     groupby: str | xr.DataArray | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Score an ensemble against observations, beside baselines.
+    """Score an ensemble against observations, and baselines with it.
 
     Parameters
     ----------
     ds
         Has the observed variable, dims (sample, y, x) with ``units``, under the name it has in
-        the ensemble; for baselines also the coarse precipitation condition, unless the ensemble
-        tells how it is derived. Samples are matched by label; `ds` may have more of them.
+        the ensemble; for baselines also the coarse precipitation condition, unless the attributes
+        of the ensemble describe how to derive it. Samples are matched by label; `ds` may have more
+        of them.
     ensemble
         One variable with dims (realization, sample, y, x) and ``units``, in memory or lazy. It is
         read once, in blocks of samples.
     metrics
         Names, dicts ``{"name": ..., parameters}``, or instances; by default all that apply. Any
-        callable ``(forecast, observed) -> DataArray`` will do: it is called sample by sample,
-        and averaged.
+        callable ``(forecast, observed) -> DataArray`` is a metric too: it is called sample by
+        sample, and its values are averaged.
     baselines
-        Names, dicts or instances; by default "bilinear" where there is a coarse condition in units
-        that convert to the observation's.
+        Names, dicts or instances; by default "bilinear" if the data have a coarse condition in
+        units that convert to the observation's.
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
-        "time.season"; or a map (y, x) of regions. Scores get its values as a further dimension.
+        "time.season"; or a map (y, x) of regions. Its values become a further dimension of scores.
     progress
         Show a progress bar, if on a terminal.
 
     Returns
     -------
     Dataset
-        Dims (source,) and perhaps that of `groupby`; `source` is "xcvae", then the baselines.
+        Dims (source,) and, with `groupby`, its name; `source` is "xcvae", then the baselines.
         One variable for each metric with ``units``, ``long_name`` and ``better`` ("lower",
         "higher" or the ideal value), and ``<metric>_low``, ``<metric>_high``: a 95 % interval by
         block bootstrap over samples.
@@ -96,38 +82,54 @@ def evaluate(
     Raises
     ------
     MissingVariableError, MismatchError, EmptySelectionError
-        Ensemble and Dataset do not belong together, or no sample is left.
+        Names, samples or grids of ensemble and Dataset differ, or no sample is left.
     UnitsError, DataError
         Values are not physical: no units, not precipitation, or below zero.
     ComponentError
-        A metric, baseline or parameter is unknown or wrong.
+        A metric, baseline or parameter is unknown or invalid.
     """
-    task = pair_up(ds, ensemble)
-    groups = group_samples(task, groupby)
-    has_condition = (metrics is None or baselines is None) and task.has_condition
-    chosen = _chosen("metric", metrics, _applicable(has_condition))
-    listed = _chosen("baseline", baselines, ("bilinear",) if has_condition else ())
-    bound = {k: m.bind(task.pair.observed) for k, m in chosen.items() if isinstance(m, Metric)}
-    job = _Evaluation(task, groups, chosen, bound, listed)
-    rivals = Rivals(task, _hidden(chosen, listed) | listed, SEED)
-    sources = {OWN: job.source(lambda _, own: own)}
-    for name, load in rivals.loaders().items():
-        sources[name] = (job if name in listed else job.only_skills()).source(load)
-    with _bar(progress, task.pair.observed.shape[0] * len(sources)) as bar:
-        sums = stream(task.pair, sources, groups.pieces, bar.update, groups.regions)
-    shown = (OWN, *listed)
-    card = job.card(sums, shown)
+    return score_match(
+        pair_up(ds, ensemble),
+        metrics=metrics,
+        baselines=baselines,
+        groupby=groupby,
+        progress=progress,
+    )
+
+
+def score_match(
+    match: MatchedPair,
+    *,
+    metrics: Specs = None,
+    baselines: Specs = None,
+    groupby: str | xr.DataArray | None = None,
+    progress: bool = False,
+    block_bytes: int = BLOCK_BYTES,
+) -> xr.Dataset:
+    """Compute the scorecard of a matched ensemble in blocks of samples; see `evaluate`."""
+    groups = group_samples(match, groupby)
+    has_condition = (metrics is None or baselines is None) and match.has_condition
+    applicable = [n for n in DEFAULT_METRICS if has_condition or n != "crps_skill"]
+    chosen = _components("metric", metrics, applicable)
+    listed = _components("baseline", baselines, ["bilinear"] if has_condition else [])
+    bound = {k: m.bind(match.pair.observed) for k, m in chosen.items() if isinstance(m, Metric)}
+    evaluation = _Evaluation(match, groups, chosen, bound, listed)
+    runner = BaselineRunner(match, _references(chosen, listed) | listed, SEED, block_bytes)
+    sources = {OWN: evaluation.source(lambda _, own: own)}
+    for name, load in runner.loaders().items():
+        sources[name] = (evaluation if name in listed else evaluation.only_skills()).source(load)
+    with _bar(progress, match.pair.observed.shape[0] * len(sources)) as bar:
+        sums = accumulate_statistics(
+            match.pair, sources, groups.pieces, bar.update, groups.regions, block_bytes=block_bytes
+        )
+    card = evaluation.card(sums, (OWN, *listed))
     about = {"units": "1", "long_name": "number of members"}
-    members = [task.pair.forecast.shape[0], *(rivals.members[name] for name in listed)]
+    members = [match.pair.forecast.shape[0], *(runner.members[name] for name in listed)]
     return card.assign_coords(members=("source", members, about))
 
 
-def _applicable(has_condition: bool) -> tuple[str, ...]:
-    return tuple(n for n in DEFAULT_METRICS if has_condition or n != "crps_skill")
-
-
-def _chosen(kind: Any, specs: Specs, default: tuple[str, ...]) -> dict[str, Any]:
-    """Build components, by name; a second one of the same name becomes name_2."""
+def _components(kind: Any, specs: Specs, default: Sequence[str]) -> dict[str, Any]:
+    """Build components, by name; a second one of the same name is called name_2."""
     if specs is None:
         specs = default
     elif isinstance(specs, str | Mapping) or callable(specs):
@@ -137,7 +139,12 @@ def _chosen(kind: Any, specs: Specs, default: tuple[str, ...]) -> dict[str, Any]
         component = registry().build(kind, spec)
         if not callable(component):
             raise ComponentError(
-                explain(f"{kind}", expected="a callable", got=repr(spec), remedy="Add __call__.")
+                explain(
+                    kind,
+                    expected="a callable",
+                    got=repr(spec),
+                    remedy="Give the class a method __call__, or pass a function.",
+                )
             )
         base = name = registry().name_of(kind, component)
         count = 1
@@ -148,8 +155,8 @@ def _chosen(kind: Any, specs: Specs, default: tuple[str, ...]) -> dict[str, Any]
     return found
 
 
-def _hidden(chosen: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the baselines that a skill compares with and nobody has listed."""
+def _references(chosen: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the baselines that skill scores compare with and that are not listed."""
     wanted = {m.against for m in chosen.values() if isinstance(m, Skill)}
     return {name: registry().build("baseline", name) for name in sorted(wanted - set(listed))}
 
@@ -157,7 +164,7 @@ def _hidden(chosen: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, A
 def _bar(progress: bool, total: int) -> Any:
     from tqdm import tqdm
 
-    # None switches it off where stderr is not a terminal.
+    # disable=None: no bar unless stderr is a terminal.
     return tqdm(
         total=total, desc="evaluate", unit="maps", leave=False, disable=None if progress else True
     )
@@ -165,21 +172,31 @@ def _bar(progress: bool, total: int) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class _Evaluation:
-    """Metrics by name, the statistics of those that have one, and what they are applied to."""
+    """Data, groups, components and statistics of one `evaluate` call.
 
-    task: MatchedPair
+    Attributes
+    ----------
+    match, groups
+        Ensemble with observation, and the groups of samples or pixels.
+    metrics, baselines
+        By name, in the order of the scorecard.
+    bound
+        Statistics by name, of metrics that have one.
+    """
+
+    match: MatchedPair
     groups: Groups
-    metrics: Mapping[str, Metric | Foreign]
+    metrics: Mapping[str, Metric | MetricFunction]
     bound: Mapping[str, Statistic]
     baselines: Mapping[str, Any]
 
     def only_skills(self) -> _Evaluation:
-        """Return the part that a baseline needs which is only compared with."""
+        """Keep skill scores only, for a baseline that is their reference but not on the card."""
         skills = {name: m for name, m in self.metrics.items() if isinstance(m, Skill)}
         return replace(self, metrics=skills, bound={name: self.bound[name] for name in skills})
 
     def source(self, load: Callable[[slice, Pair], Pair]) -> ScoredSource:
-        """Return what is asked of a source, and how it is read."""
+        """Return a source of samples with the metrics to compute for it."""
         return ScoredSource(load, self.metrics, self.bound)
 
     def card(self, sums: Mapping[str, Mapping[str, Sums]], sources: tuple[str, ...]) -> xr.Dataset:
@@ -188,13 +205,13 @@ class _Evaluation:
         for name, metric in self.metrics.items():
             scores = np.array(
                 [
-                    [_finish(metric, name, sums, source, one) for one in self.groups.places]
+                    [_score(metric, name, sums, source, group) for group in self.groups.ranges]
                     for source in sources
                 ]
             )
-            attrs = _attributes(name, metric, self.bound.get(name), self.task.pair.units)
-            told = sums[OWN][name].attrs
-            attrs |= {key: value for key, value in told.items() if not hasattr(metric, key)}
+            attrs = _attributes(name, metric, self.bound.get(name), self.match.pair.units)
+            found = sums[OWN][name].attrs
+            attrs |= {key: value for key, value in found.items() if not hasattr(metric, key)}
             if isinstance(metric, Metric):
                 total = {key: value.sum(axis=0) for key, value in sums[OWN][name].values.items()}
                 attrs["better"] = metric.best(total)
@@ -212,23 +229,23 @@ class _Evaluation:
 
     def _record(self) -> dict[str, str]:
         record = {
-            "ensemble": dict(self.task.record),
+            "ensemble": dict(self.match.record),
             "metrics": [registry().describe("metric", m) for m in self.metrics.values()],
             "baselines": [registry().describe("baseline", b) for b in self.baselines.values()],
-            "samples": self.task.pair.observed.shape[0],
+            "samples": self.match.pair.observed.shape[0],
         }
-        title = f"Scores of {self.task.pair.observed.name}"
+        title = f"Scores of {self.match.pair.observed.name}"
         return {"title": title, "xcvae": json.dumps(record)}
 
 
-def _finish(
-    metric: Metric | Foreign,
+def _score(
+    metric: Metric | MetricFunction,
     name: str,
     sums: Mapping[str, Mapping[str, Sums]],
     source: str,
     group: tuple[int, int, int],
 ) -> tuple[float, float, float]:
-    """Score one metric of one source in one group, with its interval."""
+    """Compute one metric of one source in one group, with its interval."""
 
     def finish(total: Callable[[Array], Array]) -> Array:
         stats = {key: total(value) for key, value in sums[source][name].of(group).items()}
@@ -243,7 +260,10 @@ def _finish(
 
 
 def _attributes(name: str, metric: Any, statistic: Statistic | None, units: str) -> dict[str, Any]:
-    """Return units, long_name, better, and the parameters in the units of the data."""
+    """Return units, long_name and better of a score, and the metric's parameters.
+
+    Parameters with a unit are those of the statistic, in the units of the data.
+    """
     own = getattr(metric, "units", "1")
     attrs = {
         "units": units if own is None else str(own),

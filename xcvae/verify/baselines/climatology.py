@@ -1,4 +1,4 @@
-"""Climatology: real fields of other times, from the same season if wanted."""
+"""Climatology: observed fields of other times, optionally of the same season."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from xcvae.fields.samples import labels_of
 from xcvae.fields.units import to_units
 from xcvae.metrics.pairs import REALIZATION, Array, same_axis
 from xcvae.registry import Component
-from xcvae.verify.baselines.interpolation import as_members, stream
+from xcvae.verify.baselines.interpolation import as_members, random_stream
 
-__all__ = ["Climatology", "HeldRecord"]
+__all__ = ["Climatology", "RecordParameter"]
 
 
-class HeldRecord:
-    """A Dataset as a parameter: it is described by a line of text, and Dask leaves it alone.
+class RecordParameter:
+    """A Dataset as the parameter of a component: its text is one line, and Dask does not open it.
 
     Parameters
     ----------
@@ -40,39 +40,39 @@ class HeldRecord:
 
 @dataclass(frozen=True)
 class Climatology(Component):
-    """Fields of a record, drawn at random: what is known without a forecast.
+    """Fields of a record, drawn at random: the reference for a forecast without skill.
 
-    The members of a sample are different fields of the record, as long as there are enough. Never
-    drawn are the field with the sample's own label and its neighbours, which are nearly copies:
-    those less than about the root of the record's length away, as the blocks of the scorecard's
-    intervals. Where samples are times this is a distance in time, in median steps of the record,
-    and holds for a sample that is not in the record too; else it is one in places of the record.
+    The members of a sample are different fields of the record, as long as it has enough. The field
+    with the sample's own label and its neighbours, which are nearly copies, are never drawn: those
+    less than about the root of the record's length away, as the blocks of the scorecard's
+    intervals. If samples are times this is a distance in time, in median steps of the record, and
+    holds for a sample outside the record too; else it is a distance in positions of the record.
     Draws are a function of seed, label and record, whatever the chunks.
 
     Parameters
     ----------
     record
         Dataset with the target (name, grid; units that convert), or the path of a Zarr store or
-        NetCDF file; usually what the model was trained on. None takes the other samples that are
-        judged, so that the baseline knows more of their climate than a model could.
+        NetCDF file; usually the training record of the model. None takes the other evaluated
+        samples, so that the baseline knows more of their climate than a model could.
     window
-        Width, in days, of the season that is drawn from, centred on the day of the year of the
-        sample; None draws from the whole year. The samples have to be times.
+        Width, in days, of the season to draw from, centred on the day of the year of the sample;
+        None draws from the whole year. The samples have to be times.
     """
 
-    record: xr.Dataset | HeldRecord | str | None = None
+    record: xr.Dataset | RecordParameter | str | None = None
     window: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.record, xr.Dataset):
-            object.__setattr__(self, "record", HeldRecord(self.record))
+            object.__setattr__(self, "record", RecordParameter(self.record))
         if self.window is not None and not 0 < self.window <= 366:
             raise ComponentError(
                 explain(
                     "baseline 'climatology', parameter 'window'",
                     expected="a number of days above 0, up to 366",
                     got=self.window,
-                    remedy="30 draws from the same time of the year; leave it out for all of it.",
+                    remedy="30 stays within a season; leave it out to draw from the whole year.",
                 )
             )
 
@@ -82,10 +82,10 @@ class Climatology(Component):
         Raises
         ------
         MissingVariableError, UnitsError, MismatchError
-            The record does not belong to the target.
+            The record differs from the target in names, units or grid.
         DataError
-            There is nothing to draw from for some sample, or a season is wanted of samples that
-            are not times.
+            The record has no field to draw for some sample, or a season is requested for samples
+            that are not times.
         """
         observed = dataset[dataset.attrs["target"]]
         record = self._record(observed)
@@ -96,7 +96,7 @@ class Climatology(Component):
         fields = xr.apply_ufunc(
             _taken,
             rows,
-            kwargs={"source": HeldRecord(record.to_dataset(name="field"))},
+            kwargs={"source": RecordParameter(record.to_dataset(name="field"))},
             input_core_dims=[[REALIZATION]],
             output_core_dims=[[REALIZATION, *spatial]],
             dask="parallelized",
@@ -109,8 +109,8 @@ class Climatology(Component):
         """Return the fields to draw from, in the units and on the grid of the target."""
         if self.record is None:
             return observed
-        held = self.record
-        found = held.dataset if isinstance(held, HeldRecord) else _opened(str(held))
+        given = self.record
+        found = given.dataset if isinstance(given, RecordParameter) else _opened(str(given))
         field = require(found, str(observed.name), what="record of the baseline 'climatology'")
         if set(field.dims) != set(observed.dims):
             raise _mismatch(f"the dims {', '.join(map(str, observed.dims))}", field.dims)
@@ -129,28 +129,29 @@ class Climatology(Component):
         sample = str(observed.dims[0])
         labels, known = labels_of(observed, sample), labels_of(record, sample)
         block = max(1, min(round(len(known) ** 0.5), len(known) // 2))
-        apart_from = _distances(observed, record, sample)
+        distance_from = _distances(observed, record, sample)
         days = [_days(field, sample) if self.window else None for field in (observed, record)]
         rows = np.empty((len(labels), members), np.int64)
         for i, label in enumerate(labels):
-            free = apart_from(i) >= block
+            free = distance_from(i) >= block
             if days[0] is not None and days[1] is not None:
-                apart = np.abs(days[1] - days[0][i])
-                free &= np.minimum(apart, 365.25 - apart) <= float(self.window or 0) / 2
-            rows[i] = _drawn(np.flatnonzero(free), members, stream(seed, "climatology", label))
+                away = np.abs(days[1] - days[0][i])
+                free &= np.minimum(away, 365.25 - away) <= float(self.window or 0) / 2
+            random = random_stream(seed, "climatology", label)
+            rows[i] = _drawn(np.flatnonzero(free), members, random)
         return rows
 
 
 def _distances(observed: xr.DataArray, record: xr.DataArray, sample: str) -> Callable[[int], Array]:
-    """Return what tells how many steps all fields of the record are away from a sample."""
+    """Return a function from a sample to its distance in steps from all fields of the record."""
     origin = record[sample].values[0]
     try:
         times, known = (_seconds(field[sample].values, origin) for field in (observed, record))
     except (AttributeError, TypeError):
-        # No times, or of different calendars: places in the record, if the sample has one.
+        # No times, or of different calendars: positions in the record, if the sample has one.
         order = np.arange(record.sizes[sample])
-        places = {label: place for place, label in enumerate(labels_of(record, sample))}
-        own = [places.get(label, -np.inf) for label in labels_of(observed, sample)]
+        positions = {label: i for i, label in enumerate(labels_of(record, sample))}
+        own = [positions.get(label, -np.inf) for label in labels_of(observed, sample)]
         return lambda i: np.abs(order - own[i])
     steps = np.diff(np.unique(known))
     step = float(np.median(steps)) if steps.size else 1.0
@@ -158,19 +159,19 @@ def _distances(observed: xr.DataArray, record: xr.DataArray, sample: str) -> Cal
 
 
 def _seconds(times: Array, origin: Any) -> Array:
-    """Return seconds since a time; calendars of cftime are objects."""
+    """Return seconds since a time; times of cftime calendars are objects."""
     if np.issubdtype(times.dtype, np.datetime64):
         return np.asarray((times - origin) / np.timedelta64(1, "s"), np.float64)
     return np.array([(time - origin).total_seconds() for time in times.tolist()])
 
 
 def _drawn(candidates: Array, members: int, random: np.random.Generator) -> Array:
-    """Draw without replacement; if there are too few, the others with replacement."""
+    """Draw without replacement, and once all candidates are drawn, with replacement."""
     if candidates.size == 0:
         raise DataError(
             explain(
                 "baseline 'climatology'",
-                expected="fields to draw from for every sample, beside itself and its neighbours",
+                expected="fields to draw for every sample, apart from itself and its neighbours",
                 got="none for some sample",
                 remedy="Give a longer record, or a wider window.",
             )
@@ -188,18 +189,18 @@ def _days(field: xr.DataArray, sample: str) -> Array:
                 "baseline 'climatology', parameter 'window'",
                 expected="samples that are times",
                 got=f"'{sample}' of type {field[sample].dtype}",
-                remedy="Leave out the window.",
+                remedy="Leave out the window, or give the samples times as labels.",
             )
         ) from error
 
 
-def _taken(rows: Array, *, source: HeldRecord) -> Array:
+def _taken(rows: Array, *, source: RecordParameter) -> Array:
     """Read fields by position: (..., members) to (..., members, y, x)."""
     field = source.dataset["field"]
-    wanted, place = np.unique(rows, return_inverse=True)
-    # A lazy record is read by the task itself, whole blocks of samples at a time.
+    wanted, inverse = np.unique(rows, return_inverse=True)
+    # Each Dask task reads a lazy record itself, whole blocks of samples at a time.
     values = field.isel({field.dims[0]: wanted}).compute(scheduler="synchronous").values
-    return np.asarray(values[place.reshape(rows.shape)])
+    return np.asarray(values[inverse.reshape(rows.shape)])
 
 
 def _opened(path: str) -> xr.Dataset:
@@ -214,6 +215,6 @@ def _mismatch(expected: str, got: object) -> MismatchError:
             "record of the baseline 'climatology'",
             expected=expected,
             got=got,
-            remedy="Give the record that the target is a part of, on the same grid.",
+            remedy="Give a record of the same variable on the grid of the target.",
         )
     )

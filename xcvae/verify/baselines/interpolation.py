@@ -1,15 +1,4 @@
-"""What an ensemble has to beat: cheap fields from the coarse condition or from other samples.
-
-A baseline is a component ``(dataset, members, seed) -> DataArray`` that returns dims
-(realization, sample, y, x) with ``units``. The dataset has the observed target and, where there
-is one, the aligned coarse precipitation condition, both with dims in the order (sample, y, x),
-whatever their names; its attributes ``target`` and ``condition`` name the two. A baseline must
-not look at the target of the sample it is for; only its missing pixels may be used as a mask.
-
-One with the attribute ``of_members = True`` is made from the ensemble that is judged: the dataset
-has its members, dims (realization, sample, y, x), as the variable that the attribute ``members``
-names. It is called for a few samples at a time.
-"""
+"""Baselines from the coarse condition or from the members, and helpers of all baselines."""
 
 from __future__ import annotations
 
@@ -26,19 +15,27 @@ from xcvae.fields.samples import labels_of
 from xcvae.metrics.pairs import REALIZATION, Array
 from xcvae.registry import Component
 
-MEMBERS = "members of the ensemble"
-"""The variable that they are in a dataset for baselines."""
+__all__ = [
+    "MEMBERS",
+    "Bilinear",
+    "Block",
+    "Shuffled",
+    "as_members",
+    "coarse_condition",
+    "random_stream",
+]
 
-__all__ = ["Bilinear", "Block", "Shuffled", "as_members", "coarse_condition", "stream"]
+MEMBERS = "members of the ensemble"
+"""Name of the members' variable in a dataset for baselines."""
 
 
 @dataclass(frozen=True)
 class Bilinear(Component):
-    """The coarse condition, stretched bilinearly onto the grid of the target: one member."""
+    """The coarse condition, interpolated bilinearly to the grid of the target: one member."""
 
     def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
-        """Return one member, whatever number is asked for."""
-        return _stretched(dataset, nearest=False)
+        """Return one member, whatever `members` is."""
+        return _interpolated(dataset, nearest=False)
 
 
 @dataclass(frozen=True)
@@ -46,17 +43,16 @@ class Block(Component):
     """The coarse condition as it is, every cell a block of equal pixels: one member."""
 
     def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
-        """Return one member, whatever number is asked for."""
-        return _stretched(dataset, nearest=True)
+        """Return one member, whatever `members` is."""
+        return _interpolated(dataset, nearest=True)
 
 
 @dataclass(frozen=True)
 class Shuffled(Component):
-    """The members that are judged, torn apart: at every pixel they change places at random.
+    """The members of the evaluated ensemble, permuted at random at every pixel.
 
-    What members have beyond their mean is shuffled among them, pixel by pixel, with no regard to
-    the neighbours. Each pixel keeps its values, so that no score of single pixels sees a
-    difference; a score that tells rain fields from noise has to.
+    Each pixel keeps its set of values but loses its relation to its neighbours: scores of single
+    pixels are unchanged, and scores of spatial structure have to get worse.
     """
 
     of_members: ClassVar[bool] = True
@@ -73,7 +69,7 @@ class Shuffled(Component):
         sample, *fine = (str(dim) for dim in observed.dims)
         whole = self._members(dataset)
         fields = xr.apply_ufunc(
-            _torn,
+            _permuted,
             xr.DataArray(np.array(labels_of(observed, sample)), dims=sample),
             whole.chunk(dict.fromkeys((REALIZATION, *fine), -1)) if whole.chunks else whole,
             kwargs={"seed": seed},
@@ -95,24 +91,24 @@ class Shuffled(Component):
                     "baseline 'shuffled'",
                     expected="an ensemble of at least two members",
                     got="none" if whole is None else "one member",
-                    remedy="Name it in xcvae.evaluate, or leave this baseline out.",
+                    remedy="Draw more members, or leave this baseline out. To call it by itself, "
+                    "name the variable with the members in the attribute 'members'.",
                 )
             )
         return whole
 
 
-def _torn(labels: Array, members: Array, *, seed: int) -> Array:
-    """Turn the members around at every pixel; labels (n,), members (n, M, y, x)."""
+def _permuted(labels: Array, members: Array, *, seed: int) -> Array:
+    """Rotate the members by a random number at every pixel; labels (n,), members (n, M, y, x)."""
     out = np.empty_like(members)
-    for place in np.ndindex(labels.shape):
-        field = members[place]
-        turns = stream(seed, "shuffled", str(labels[place])).integers(
-            0, len(field), field.shape[1:]
-        )
-        # Turned by a random number, each pixel of a member is one of a random member: enough, for
-        # the order of members means nothing.
-        chosen = (np.arange(len(field))[:, None, None] + turns) % len(field)
-        out[place] = np.take_along_axis(field, chosen, axis=0)
+    for index in np.ndindex(labels.shape):
+        field = members[index]
+        random = random_stream(seed, "shuffled", str(labels[index]))
+        shift = random.integers(0, len(field), field.shape[1:])
+        # A rotation is enough: each pixel of a member comes from a random member, and the order of
+        # members has no meaning.
+        chosen = (np.arange(len(field))[:, None, None] + shift) % len(field)
+        out[index] = np.take_along_axis(field, chosen, axis=0)
     return out
 
 
@@ -122,7 +118,7 @@ def coarse_condition(dataset: xr.Dataset) -> xr.DataArray:
     Raises
     ------
     DataError
-        There is none.
+        The dataset has none.
     """
     if "condition" not in dataset.attrs:
         raise DataError(
@@ -131,7 +127,7 @@ def coarse_condition(dataset: xr.Dataset) -> xr.DataArray:
                 expected="an aligned coarse precipitation condition with units in the Dataset",
                 got=f"variables {', '.join(map(str, dataset.data_vars))}",
                 remedy="Leave out the baseline and crps_skill, add the condition, or keep the "
-                "attributes of the ensemble, which tell how it was coarsened.",
+                "attributes of the ensemble, which record how it was coarsened.",
             )
         )
     coarse: xr.DataArray = dataset[dataset.attrs["condition"]]
@@ -139,7 +135,7 @@ def coarse_condition(dataset: xr.Dataset) -> xr.DataArray:
 
 
 def as_members(fields: xr.DataArray, observed: xr.DataArray, *, units: str) -> xr.DataArray:
-    """Give fields the order of dims, the labels and the name of what was observed.
+    """Give fields the order of dims, the coordinates and the name of the observation.
 
     Parameters
     ----------
@@ -148,30 +144,31 @@ def as_members(fields: xr.DataArray, observed: xr.DataArray, *, units: str) -> x
     observed
         Dims (sample, y, x).
     units
-        Of the fields.
+        Units of the fields.
     """
     members: xr.DataArray = fields.transpose(REALIZATION, *observed.dims).rename(observed.name)
     coords = {k: c for k, c in observed.coords.items() if k not in members.coords}
     return members.assign_coords(coords).assign_attrs(units=units)
 
 
-def stream(seed: int, name: str, label: str, member: int = 0) -> np.random.Generator:
-    """Random numbers of one member of one sample: the same whatever else is drawn.
+def random_stream(seed: int, name: str, label: str, member: int = 0) -> np.random.Generator:
+    """Return the random generator of one member of one sample, independent of all others.
 
     Parameters
     ----------
     seed
         Any integer.
     name
-        Of the baseline, so that two of them do not share numbers.
+        Name of the baseline, so that two baselines do not share numbers.
     label
-        Of the sample, as text.
+        Label of the sample, as text.
     member
         Number of the realization, >= 0.
 
     Examples
     --------
-    >>> bool(stream(0, "a", "2018", 1).random() == stream(0, "a", "2018", 1).random())
+    >>> first, again = (random_stream(0, "a", "2018", 1) for _ in range(2))
+    >>> bool(first.random() == again.random())
     True
     """
     text = f"{seed}\x1f{name}\x1f{label}".encode()
@@ -180,8 +177,8 @@ def stream(seed: int, name: str, label: str, member: int = 0) -> np.random.Gener
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, member, 0]))
 
 
-def _stretched(dataset: xr.Dataset, *, nearest: bool) -> xr.DataArray:
-    """Stretch the condition onto the target's grid, lazily if it is lazy."""
+def _interpolated(dataset: xr.Dataset, *, nearest: bool) -> xr.DataArray:
+    """Interpolate the condition to the target's grid, lazily if it is lazy."""
     observed = dataset[dataset.attrs["target"]]
     coarse = coarse_condition(dataset)
     _, *fine = (str(dim) for dim in observed.dims)
@@ -222,7 +219,7 @@ def _weights(dataset: xr.Dataset, source: str, target: str, *, nearest: bool) ->
 
 
 def _apply(coarse: Array, rows: Array, columns: Array) -> Array:
-    """Apply weights along both axes; missing cells leave their weight to the others."""
+    """Apply weights along both axes; missing cells pass their weight to the others."""
     valid = np.isfinite(coarse)
     filled = np.where(valid, coarse, 0.0).astype(np.float32)
     stretched = rows @ filled @ columns.T

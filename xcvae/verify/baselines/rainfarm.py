@@ -13,15 +13,15 @@ from xcvae.fields.samples import labels_of
 from xcvae.fields.units import parse_quantity
 from xcvae.metrics.pairs import REALIZATION, Array
 from xcvae.registry import Component
-from xcvae.verify.baselines.interpolation import as_members, coarse_condition, stream
+from xcvae.verify.baselines.interpolation import as_members, coarse_condition, random_stream
 
 __all__ = ["RainFARM", "block_side", "spectral_slope"]
 
-#: Of fields too small or too smooth to have a slope; rain on maps of 10 to 1000 km is near it.
+#: Slope of fields that are too small or too smooth to estimate it; typical of 10 to 1000 km.
 DEFAULT_SLOPE = 2.0
-#: Slopes of noisy estimates are cut to this range: from white noise to very smooth.
+#: Range that estimated slopes are clipped to: from white noise to very smooth.
 SLOPES = (0.0, 6.0)
-#: Power below this share of the largest is rounding.
+#: Power below this share of the largest is a rounding error.
 ROUNDING = 1e-12
 
 
@@ -32,7 +32,7 @@ class RainFARM(Component):
     A Gaussian field with a power-law spectrum is normalised, exponentiated, and scaled in each
     block so that its mean over the valid pixels equals the coarse value. The slope is that of
     the coarse field itself, sample by sample. After Rebora et al. 2006 (doi:10.1175/JHM517.1) and
-    D'Onofrio et al. 2014 (doi:10.1175/JHM-D-13-096.1), in space alone, without their smoothing.
+    D'Onofrio et al. 2014 (doi:10.1175/JHM-D-13-096.1), in space only and without their smoothing.
 
     A member is a function of seed, sample label and realization: it does not depend on chunks, on
     the other samples, or on how many members are drawn.
@@ -42,13 +42,13 @@ class RainFARM(Component):
     slope
         Exponent a of the power spectral density k^-a of the Gaussian field; None estimates it.
     threshold
-        Less rain than this becomes 0 ("0.1 mm h-1", or a number in the units of the condition),
-        at the cost of the block means; None keeps all of it.
+        Rain below this becomes 0 ("0.1 mm h-1", or a number in the units of the condition), at the
+        cost of the block means; None keeps all rain.
 
     Notes
     -----
-    A block of the condition has to be a square of whole pixels of the target; those cut off by the
-    last row or column may be smaller, as ``coarsen`` makes them.
+    A block of the condition has to be a square of whole pixels of the target; blocks in the last
+    row or column may be smaller, as with ``coarsen``.
     """
 
     slope: float | None = None
@@ -71,7 +71,7 @@ class RainFARM(Component):
         Raises
         ------
         DataError
-            There is no coarse precipitation condition, or its cells are not blocks of pixels.
+            The data have no coarse precipitation condition, or its cells are not blocks of pixels.
         """
         observed = dataset[dataset.attrs["target"]]
         coarse = coarse_condition(dataset)
@@ -108,15 +108,15 @@ class RainFARM(Component):
 
 
 def block_side(dataset: xr.Dataset, coarse: xr.DataArray, observed: xr.DataArray) -> int:
-    """Pixels along each side of the blocks that the cells of the condition are.
+    """Return the side, in pixels, of the square blocks that the cells of the condition cover.
 
-    The attribute ``block`` of the Dataset tells it where the condition was derived; else sizes
-    and coordinates do.
+    It is the attribute ``block`` of a Dataset with a derived condition, else it follows from sizes
+    and coordinates.
 
     Raises
     ------
     DataError
-        The cells are no such blocks: sizes or coordinates do not fit, or more than one side does.
+        The cells are not such blocks: no side fits sizes and coordinates, or several do.
     """
     if "block" in dataset.attrs:
         return int(dataset.attrs["block"])
@@ -128,7 +128,7 @@ def block_side(dataset: xr.Dataset, coarse: xr.DataArray, observed: xr.DataArray
         if all(-(-fine // side) == cells for cells, fine in sizes)
         and all(_blocks_of(dataset, str(a), str(b), side) for a, b in pairs)
     ]
-    # Blocks that leave no remainder are meant where nothing tells otherwise.
+    # If several sides fit, prefer the one that divides the grid without remainder.
     whole = [side for side in sides if all(side * cells == fine for cells, fine in sizes)]
     if len(sides) == 1 or whole:
         return (whole or sides)[0]
@@ -163,14 +163,14 @@ def _labelled(dataset: xr.Dataset, pairs: Sequence[tuple[object, object]]) -> bo
 
 
 def _blocks_of(dataset: xr.Dataset, own: str, fine: str, side: int) -> bool:
-    """Whether each coarse coordinate lies amid its block of fine ones; yes if there are none."""
+    """Return True if coarse coordinates, if any, are the centres of blocks of fine ones."""
     if own not in dataset.coords or fine not in dataset.coords:
         return True
     pixels = np.asarray(dataset[fine].values, np.float64)
     cells = np.asarray(dataset[own].values, np.float64)
     middles = [pixels[i : i + side].mean() for i in range(0, pixels.size, side)]
     pixel = np.abs(np.diff(pixels)).max(initial=0.0) or 1.0
-    # Half a pixel: some count cells of an even number of pixels from their middle pixel.
+    # Half a pixel of tolerance: some data sets label a cell by its pixel next to the centre.
     whole = pixels.size // side
     return bool(np.all(np.abs(cells - middles)[:whole] <= 0.51 * pixel))
 
@@ -189,26 +189,29 @@ def _draw(
     """Draw members of each sample of a chunk; labels (n,) to (n, members, y, x)."""
     height, width = valid.shape[-2:]
     out = np.empty((*labels.shape, members, height, width), np.float32)
-    for place in np.ndindex(labels.shape):
-        field = np.asarray(coarse[place], np.float64)
+    for index in np.ndindex(labels.shape):
+        field = np.asarray(coarse[index], np.float64)
         steep = spectral_slope(field) if slope is None else slope
         size = (side * field.shape[0], side * field.shape[1])
-        noise = _noise(size, steep, members, seed, str(labels[place]))[:, :height, :width]
-        rain = _to_block_means(np.exp(noise), field, valid[place], side)
+        noise = _noise(size, steep, members, seed, str(labels[index]))[:, :height, :width]
+        rain = _to_block_means(np.exp(noise), field, valid[index], side)
         rain[rain < limit] = 0.0
-        out[place] = rain
+        out[index] = rain
     return out
 
 
 def _noise(size: tuple[int, int], slope: float, members: int, seed: int, label: str) -> Array:
-    """Gaussian fields (members, y, x) with power spectral density k^-slope, mean 0, spread 1."""
+    """Draw Gaussian fields (members, y, x) of power density k^-slope, mean 0 and variance 1."""
     from scipy import fft
 
     wavenumber = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None])
-    wavenumber[0, 0] = np.inf  # no mean
+    wavenumber[0, 0] = np.inf  # mean 0
     amplitude = wavenumber ** (-slope / 2)
     white = np.stack(
-        [stream(seed, "rainfarm", label, member).standard_normal(size) for member in range(members)]
+        [
+            random_stream(seed, "rainfarm", label, member).standard_normal(size)
+            for member in range(members)
+        ]
     )
     fields: Array = fft.irfft2(fft.rfft2(white) * amplitude, s=size)
     spread = fields.std((-2, -1), keepdims=True)
@@ -231,10 +234,10 @@ def _to_block_means(weights: Array, coarse: Array, valid: Array, side: int) -> A
 
 
 def spectral_slope(field: Array) -> float:
-    """Exponent a of the power law k^-a that fits the power of a field (y, x) over wavenumbers.
+    """Return the exponent a of the power law k^-a fitted to the power spectrum of a field (y, x).
 
     The line is fitted to all Fourier modes within the middle two thirds of the range of log k, as
-    pysteps does (Pulkkinen et al. 2019, doi:10.5194/gmd-12-4185-2019), and cut to the range 0 to 6.
+    pysteps does (Pulkkinen et al. 2019, doi:10.5194/gmd-12-4185-2019), and clipped to 0 to 6.
 
     Examples
     --------
@@ -244,10 +247,10 @@ def spectral_slope(field: Array) -> float:
     filled = np.where(np.isfinite(field), field, 0.0)
     power = np.abs(np.fft.fft2(filled)) ** 2
     wavenumber = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, field.shape), indexing="ij"))
-    there = (wavenumber > 0) & (power > ROUNDING * power.max())
-    if not there.any():
+    valid = (wavenumber > 0) & (power > ROUNDING * power.max())
+    if not valid.any():
         return DEFAULT_SLOPE
-    k, log_power = np.log(wavenumber[there]), np.log(power[there])
+    k, log_power = np.log(wavenumber[valid]), np.log(power[valid])
     margin = (k.max() - k.min()) / 6
     middle = (k >= k.min() + margin) & (k <= k.max() - margin)
     if middle.sum() < 2 or np.ptp(k[middle]) < 1e-6:

@@ -1,4 +1,4 @@
-"""Baselines as sources of a scorecard: block by block, beside the ensemble that is judged."""
+"""Run baselines for a scorecard or a figure, block by block like the evaluated ensemble."""
 
 from __future__ import annotations
 
@@ -10,57 +10,72 @@ import xarray as xr
 
 from xcvae.metrics.pairs import REALIZATION, Pair, matched
 from xcvae.registry import call
-from xcvae.verify.accumulate import blocks
+from xcvae.verify.accumulate import BLOCK_BYTES, blocks
 from xcvae.verify.baselines.interpolation import MEMBERS
 from xcvae.verify.pairing import MatchedPair
 
-__all__ = ["Rivals"]
+__all__ = ["BaselineRunner"]
 
 
-class Rivals:
+class BaselineRunner:
     """Baselines of one ensemble.
 
     Parameters
     ----------
-    task
-        What is judged.
+    match
+        The evaluated ensemble and its observation.
     baselines
         Components by name.
     seed
-        Of those that draw.
+        Seed of baselines that draw random members.
+    block_bytes
+        Size of a block of samples in memory.
+
+    Attributes
+    ----------
+    members
+        Number of members by name, once `loaders` was called.
     """
 
-    def __init__(self, task: MatchedPair, baselines: Mapping[str, Any], seed: int) -> None:
-        self.task, self.seed = task, seed
+    def __init__(
+        self,
+        match: MatchedPair,
+        baselines: Mapping[str, Any],
+        seed: int,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
+        self.match, self.seed, self.block_bytes = match, seed, block_bytes
         self.members: dict[str, int] = {}
         self.baselines = dict(baselines)
-        # Without baselines it does not matter whether the condition fits, or is there at all.
-        self.dataset = self._cut(task.for_baselines()) if baselines else xr.Dataset()
+        # Without baselines the condition is not looked at: it may be absent, or not fit.
+        self.dataset = self._dataset() if baselines else xr.Dataset()
 
     def loaders(self) -> dict[str, Callable[[slice, Pair], Pair]]:
-        """Return by name what reads a block of samples, given that block of the ensemble."""
+        """Return by name functions that read a block of samples, given that of the ensemble."""
         return {name: self._loader(name, make) for name, make in self.baselines.items()}
 
-    def _cut(self, dataset: xr.Dataset) -> xr.Dataset:
-        """Cut chunks where blocks of the ensemble end, so that none is made twice."""
-        sample = self.task.pair.sample
-        ends = {block.stop for block in blocks(self.task.pair.forecast, sample)}
+    def _dataset(self) -> xr.Dataset:
+        """Chunk the data at the ends of the ensemble's blocks, so that no chunk is drawn twice."""
+        dataset = self.match.for_baselines(self.block_bytes)
+        sample = self.match.pair.sample
+        own = blocks(self.match.pair.forecast, sample, self.block_bytes)
+        ends = {block.stop for block in own}
         edges = sorted(ends | set(np.cumsum(dataset.chunksizes[sample]).tolist()))
         return dataset.chunk({sample: tuple(np.diff([0, *edges]).tolist())})
 
     def _loader(self, name: str, make: Any) -> Callable[[slice, Pair], Pair]:
-        count, sample = self.task.pair.forecast.shape[0], self.task.pair.sample
+        count, sample = self.match.pair.forecast.shape[0], self.match.pair.sample
         if getattr(make, "of_members", False):
             self.members[name] = count
 
-            def made(block: slice, own: Pair) -> Pair:
+            def load(block: slice, own: Pair) -> Pair:
                 part = self.dataset.isel({sample: block})
                 part = part.assign({MEMBERS: own.forecast}).assign_attrs(members=MEMBERS)
                 drawn = call("baseline", make, part, count, self.seed)
                 spatial = [str(dim) for dim in own.observed.dims[1:]]
                 return matched(drawn, own.observed, spatial_dims=spatial)
 
-            return made
-        pair = self.task.against(call("baseline", make, self.dataset, count, self.seed))
+            return load
+        pair = self.match.against(call("baseline", make, self.dataset, count, self.seed))
         self.members[name] = pair.forecast.sizes[REALIZATION]
         return lambda block, own: Pair(pair.forecast.isel({sample: block}).compute(), own.observed)

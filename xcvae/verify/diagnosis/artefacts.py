@@ -1,8 +1,9 @@
-"""Traces of a network in its maps: patterns that repeat with the grid, and odd borders.
+"""Artefacts of the grid in members: repeating patterns, and deviations at the border.
 
-Rain does not know where pixel 0 is. A pattern of a fixed period and phase, such as a checkerboard
-of an upsampling layer or the outlines of the coarse cells, is a sharp peak in the spectrum of the
-texture; folding the texture by candidate periods measures that peak without the noise of storms.
+The statistics of rain do not depend on the position in the grid. A pattern of a fixed period and
+phase, such as a checkerboard of an upsampling layer or the outlines of the coarse cells, is a sharp
+peak in the spectrum of the texture; folding the texture by candidate periods measures that peak
+without the noise of storms.
 """
 
 from __future__ import annotations
@@ -19,34 +20,36 @@ __all__ = ["Artefacts", "artefacts_of"]
 
 Array = NDArray[np.float64]
 
-#: Periods that are tried, in pixels: strides of networks and widths of coarse cells.
+#: Candidate periods in pixels: strides of networks and widths of coarse cells.
 PERIODS = (2, 3, 4, 5, 6, 8, 10, 12, 16)
-#: A period is tried where the map has so many of it at least.
+#: Number of repetitions on the map that a candidate period needs.
 REPEATS = 6
-#: Pixels at the border that are compared with those inside, up to the third number.
+#: Width of the border, and first and last pixel of the strip inside that it is compared with.
 BORDER, INSIDE, DEPTH = 2, 4, 12
-#: A period explains a pattern if it has so much of the strength of the strongest.
+#: The shortest period with this share of the largest strength explains the pattern.
 ALIKE = 0.6
-#: Pixels per phase that share the roughness: by chance they deviate by 6 %.
+#: Effective pixels per phase; the roughness of a phase then deviates by 6 % by chance.
 PIXELS = 300.0
-#: Samples with rain on their border that a comparison takes.
+#: Samples with rain at their border needed for a comparison.
 ENOUGH = 4
 
 
 @dataclass(frozen=True)
 class Artefacts:
-    """How members differ from the observation where only the grid can be the reason.
+    """Deviations of members from the observation that only the grid explains.
+
+    The defaults are those of maps that are too small to measure them.
 
     Attributes
     ----------
     pattern
-        Excess of the strongest pattern: how much rougher (or higher) than their surroundings
-        pixels of one phase are, as a share of the mean roughness, beyond what the observation has.
+        Strength of the strongest pattern: excess roughness (or height) of the pixels of one phase
+        over their surroundings, as a share of the mean roughness, less that of the observation.
     period
-        Of that pattern, in pixels; 0 if none could be looked for.
+        Period of that pattern, in pixels; 0 if the maps are too small.
     border_amount, border_texture
         Rain, and roughness, at the border over that further inside, as a factor of the same of
-        the observation. NaN where there is too little to compare.
+        the observation. NaN with too little rain.
     border_amount_error, border_texture_error
         Standard error of their logarithms, over samples.
     """
@@ -60,20 +63,20 @@ class Artefacts:
 
 
 def artefacts_of(members: NDArray[Any], observed: NDArray[Any]) -> Artefacts:
-    """Look for traces of the grid in members (realization, sample, y, x)."""
+    """Measure artefacts in members (realization, sample, y, x)."""
     drawn, truth = _patterns(members), _patterns(observed[None])
     excess = {p: drawn[p] - truth.get(p, 0.0) for p in drawn}
     strongest = max(excess.values(), default=0.0)
-    # What repeats every 4 pixels does so every 8 as well.
+    # A pattern that repeats every 4 pixels repeats every 8 as well.
     period = min((p for p in excess if excess[p] >= ALIKE * strongest), default=0)
     amount, texture = _border(members, observed)
     return Artefacts(max(strongest, 0.0), period, *amount, *texture)
 
 
 def _patterns(members: NDArray[Any]) -> dict[int, float]:
-    """Strength of the pattern of each period that can be told: the same in both halves.
+    """Return by period the strength of the pattern that both halves of the samples have.
 
-    Samples are dealt out in turn. What storms do by chance they do not do twice.
+    Even and odd samples are the halves. A chance pattern of storms does not appear in both.
     """
     halves = [_Texture.of(members[:, start::2]) for start in range(2)]
     pixels = min(half.pixels for half in halves)
@@ -88,7 +91,17 @@ def _patterns(members: NDArray[Any]) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class _Texture:
-    """Sums over members and samples, (y, x): how rough, how far above the surroundings."""
+    """Sums over members and samples, (y, x), of the roughness and the height of pixels.
+
+    Attributes
+    ----------
+    rough, bent
+        Absolute and signed differences from the four neighbours.
+    count
+        Number of valid values.
+    pixels
+        Effective number of pixels that contribute to the roughness.
+    """
 
     rough: Array
     bent: Array
@@ -107,12 +120,12 @@ class _Texture:
             bent += bend.sum(axis=0)
             count += valid.sum(axis=0)
             squares += float((bend**2).sum())
-        # How many pixels share the roughness: what outdoes all others counts alone.
+        # Participation ratio: one dominant pixel counts as one.
         pixels = float(rough.sum()) ** 2 / squares if squares > 0 else 0.0
         return cls(rough, bent, count, pixels)
 
     def phases(self, period: int) -> Array:
-        """Deviations of every phase of a period, in columns and rows; for 2 in both as well."""
+        """Return the deviations of every phase of a period, in columns, rows and, for 2, both."""
         folded = [
             part
             for axis in (0, 1)
@@ -126,7 +139,7 @@ class _Texture:
 
 
 def _bend(maps: NDArray[Any]) -> Array:
-    """Each pixel less the mean of its four neighbours, without the border; (sample, y, x)."""
+    """Return each pixel less the mean of its four neighbours, without the border."""
     bend = np.full(maps.shape, np.nan)
     around = maps[:, 1:-1, :-2] + maps[:, 1:-1, 2:] + maps[:, :-2, 1:-1] + maps[:, 2:, 1:-1]
     bend[:, 1:-1, 1:-1] = maps[:, 1:-1, 1:-1] - around / 4
@@ -134,13 +147,13 @@ def _bend(maps: NDArray[Any]) -> Array:
 
 
 def _folded(rough: Array, bent: Array, count: Array, period: int) -> tuple[Array, Array]:
-    """Deviation of every phase from the surroundings of a window of one period.
+    """Return the deviation of every phase from its surroundings, a window of one period.
 
-    Of the roughness, where only more than usual counts, and of the height.
+    The first array is the excess roughness, at least zero; the second the height.
     """
     rough, bent = (np.divide(x, count, out=0 * x, where=count > 0) for x in (rough, bent))
     covered = np.convolve(count > 0, np.ones(period), "valid")
-    # A window of one period, as centred as can be; the trend of where it rained goes with it.
+    # A running mean over one period removes the trend of where it rained.
     level = np.convolve(rough, np.ones(period) / period, "valid")
     inside = slice(period // 2, period // 2 + len(level))
     seen = (covered == period) & (level > 0)
@@ -154,7 +167,7 @@ def _folded(rough: Array, bent: Array, count: Array, period: int) -> tuple[Array
 
 
 def _checkered(rough: Array, bent: Array) -> float:
-    """How much higher the pixels of one colour of a checkerboard are than the others."""
+    """Return the excess height of the pixels of one colour of a checkerboard."""
     black = np.indices(rough.shape).sum(axis=0) % 2 == 0
     total = float(rough.sum())
     return float(bent[black].sum() - bent[~black].sum()) / total if total > 0 else 0.0
@@ -163,7 +176,7 @@ def _checkered(rough: Array, bent: Array) -> float:
 def _border(
     members: NDArray[Any], observed: NDArray[Any]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Factors of the amount and of the roughness at the border, with standard errors."""
+    """Return factors of amount and roughness at the border, with standard errors."""
     nothing = (float("nan"), float("nan"))
     if min(observed.shape[-2:]) < 2 * DEPTH:
         return nothing, nothing
@@ -184,13 +197,13 @@ def _factor(sums: Array) -> float:
 
 
 def _rings(maps: NDArray[Any]) -> Array:
-    """Sums of rain and of roughness, at the border and inside: (sample, kind, place)."""
+    """Return sums of rain and of roughness, at the border and inside: (sample, kind, strip)."""
     total = np.zeros((len(maps), 2, 2))
     for turned in (maps, maps[:, ::-1], np.swapaxes(maps, 1, 2), np.swapaxes(maps, 1, 2)[:, ::-1]):
-        for place, (start, stop) in enumerate(((0, BORDER), (INSIDE, DEPTH))):
+        for number, (start, stop) in enumerate(((0, BORDER), (INSIDE, DEPTH))):
             strip = turned[:, start:stop]
-            total[:, 0, place] += np.nansum(strip, axis=(1, 2), dtype=np.float64)
-            # Along the border only: steps across it are those between the two places.
+            total[:, 0, number] += np.nansum(strip, axis=(1, 2), dtype=np.float64)
+            # Steps along the border only: those across it mix border and inside.
             steps = np.abs(np.diff(strip, axis=2))
-            total[:, 1, place] += np.nansum(steps, axis=(1, 2), dtype=np.float64)
+            total[:, 1, number] += np.nansum(steps, axis=(1, 2), dtype=np.float64)
     return total

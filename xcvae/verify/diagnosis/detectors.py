@@ -1,10 +1,13 @@
-"""All detectors: pure functions from measured numbers to findings in words."""
+"""Detectors: pure functions from measured numbers to findings in words.
+
+The name of a detector is that of its finding.
+"""
 
 from __future__ import annotations
 
 import math
 
-from xcvae.verify.diagnosis.evidence import Draws, Evidence
+from xcvae.verify.diagnosis.evidence import EnsembleStatistics, Evidence
 from xcvae.verify.diagnosis.finding import (
     SURE,
     Detector,
@@ -19,118 +22,58 @@ from xcvae.verify.diagnosis.finding import (
     signed,
 )
 
-__all__ = [
-    "DETECTORS",
-    "border",
-    "checkerboard",
-    "detect",
-    "drizzle",
-    "identical_members",
-    "ignored_latent",
-    "leakage",
-    "mass_drift",
-    "mean_collapse",
-    "memorisation",
-    "overdispersion",
-    "posterior_collapse",
-    "prior_posterior_gap",
-    "truncated_tail",
-    "underdispersion",
-    "units",
-]
+__all__ = ["DETECTORS", "detect"]
 
+# Limits: where a warning begins, and where a fault, in the units of the measured quantity.
 
-#: Where a warning begins and where a fault.
-SAME = (0.0, 0.05)  # share of samples that were trained on, by label or as copies, above
+# Training samples
+SAME = (0.0, 0.05)  # share of samples in the training record, by label or as copies, above
 CLOSE = (0.65, 0.3)  # distance from the training fields over that between storms there, below
 NEAR = (0.6, 0.3)  # distance of draws from the training fields over that of samples, below
 COPIES = (0.05, 0.2)  # share of draws that are copies, beyond that of samples, above
-
-NO_RECORD = "the model file keeps nothing of the training samples; train again to have it checked"
-SPLIT = (
-    "Judge on samples that training did not see. Split by periods (days, years) or regions, never "
-    "at random: neighbours in time are nearly copies."
-)
-NOT_GIVEN = "it takes the rain that was trained on (trained_on)"
-
-
-@detector("The model has seen these samples in training, or all but.")
-def leakage(e: Evidence) -> Measurement | str:
-    """Samples that the model was trained on, or nearly."""
-    n = e.neighbours
-    if n is None:
-        return NO_RECORD if e.own else NOT_GIVEN
-    if math.isnan(n.same_labels) and math.isnan(n.copies):
-        return "samples have no labels, and too little rain to be told"
-    ratio = n.observed / n.usual
-    words = []
-    if not math.isnan(n.same_labels):
-        some = "" if n.labels_known >= 1 else f" (known for {share(n.labels_known)} of them)"
-        words.append(
-            f"{share(n.same_labels)} of the samples have the label of a training one{some}"
-        )
-    if not math.isnan(n.copies):
-        words.append(f"{share(n.copies)} are copies of a training field")
-    if not math.isnan(ratio):
-        words.append(
-            f"they are {ratio:.2f} times as far from the nearest training field as training "
-            "storms are from each other"
-        )
-    return Measurement(
-        max(above(n.same_labels, SAME), above(n.copies, SAME), below(ratio, CLOSE)),
-        "; ".join(words) + ".",
-        SPLIT,
-        SPLIT,
-    )
-
-
-@detector("Prior members repeat fields of the training record.")
-def memorisation(e: Evidence) -> Measurement | str:
-    """Prior draws repeat training fields."""
-    n = e.neighbours
-    if n is None:
-        return NO_RECORD if e.own else NOT_GIVEN
-    if math.isnan(n.drawn):
-        return "it takes samples with rain that are no training samples themselves"
-    copies = n.drawn_copies - n.copies
-    return Measurement(
-        max(below(n.drawn, NEAR), above(copies, COPIES)),
-        f"On the scale of an eighth of the domain, they are {n.drawn:.2f} times as far from the "
-        f"nearest training field as the samples are; {share(n.drawn_copies)} are copies.",
-        "Train on more samples, for fewer steps (fit: max_steps, patience) or with a smaller "
-        "generator (preset: small); turn fields in training (fit: flips).",
-        "Train on more samples, for fewer steps or with a smaller network; turn and mirror fields "
-        "in training.",
-    )
-
-
-#: Where a warning begins and where a fault, in the units of what is measured.
+# Latent variables
+ACTIVE = (0.15, 0.005)  # mean share of active latent channels, below
+NATS = (0.02, 0.002)  # and KL per pixel, below: few channels may carry all the information
+SWAP_ERROR = (1.3, 1.03)  # error with another sample's latents over error with its own, below
+SWAP_CHANGE = (0.10, 0.01)  # change of the reconstruction relative to the mean rain, below
+GAP_WET = (0.06, 0.15)  # difference of wet fractions, above
+GAP_FACTOR = (1.35, 2.0)  # ratio of masses or of 99th percentiles, either way, above
+IDENTICAL = (0.3, 0.25)  # spread over error, below: as good as copies
+DIVERSITY = (0.02, 0.004)  # below
+UNDER, OVER = (0.85, 0.5), (1.2, 2.0)  # spread over error; two standard errors beyond these
+# Amounts and structure
 VARIANCE = (0.5, 0.25)  # spatial variance over that observed, below
 TEXTURE = (0.5, 0.3)  # squared difference of neighbouring pixels over that observed, below
 DRIZZLE = (0.06, 0.15)  # wet fraction beyond that observed, above
 DRIZZLE_RATIO = (1.5, 3.0)  # the same as a factor, for climates with little rain, above
-LITTLE = 0.01  # wet fraction that is not worth a word
+NEGLIGIBLE = 0.01  # excess of the wet fraction that is ignored
 LIGHT = (0.05, 0.15)  # share of the amount in dry pixels beyond that observed, above
 MASS_PRIOR, MASS_POSTERIOR = (0.25, 0.5), (0.15, 0.3)  # |relative bias|, above
 TAIL = (0.65, 0.45)  # 99.9th percentile over that observed, below
 CEILING = (0.2, 0.5)  # share of the largest values at one value, beyond that observed, above
-PATTERN = (0.25, 0.7)  # strength of what repeats with the grid, above
+PATTERN = (0.25, 0.7)  # strength of a pattern that repeats with the grid, above
 BORDER = (math.log(1.25), math.log(1.8))  # |logarithm|; two standard errors beyond these
 SCALE = (6.0, 15.0)  # factor between data and record, either way, above
 FLOOR = (0.05, 0.15)  # share of values at a floor of their pixel that is not zero, above
 
+NO_RECORD = "the model file keeps nothing of the training samples; train again to have it checked"
+NOT_GIVEN = "the training rain was not given (trained_on)"
+SPLIT = (
+    "Evaluate on samples that training did not see. Split by periods (days, years) or regions, "
+    "never at random: neighbours in time are nearly copies."
+)
 AFTER_NORMALISATION = (
     "Apply thresholds to rain in physical units, after the way back from normalised values: 0.1 "
     "of a z-score is no amount of rain."
 )
 
 
-@detector("Amounts are not in the units that they are said to be in.")
+@detector("Amounts are not in the units that their attributes state.")
 def units(e: Evidence) -> Measurement | str:
-    """Amounts of another order of magnitude than in training, or normalised where they act."""
+    """Compare the order of magnitude with training, and look for normalised thresholds."""
     floor = above(_floor(e), FLOOR)
     if math.isnan(e.scale) and not floor:
-        return "there is no rain in the data, or no training record"
+        return "the data have no rain, or there is no training record"
     apart = factor(e.scale, 1.0)
     more = "larger" if e.scale > 1 else "smaller"
     words = f"Amounts are {apart:.3g} times {more} than those trained on ({e.units})."
@@ -159,14 +102,202 @@ def _floor_words(e: Evidence) -> str:
     )
 
 
-@detector("Members are too smooth, like the average of many fields that could be.")
+@detector("The model has seen these samples, or near copies of them, in training.")
+def leakage(e: Evidence) -> Measurement | str:
+    """Look for samples that are in the training record, or nearly."""
+    n = e.neighbours
+    if n is None:
+        return NO_RECORD if e.own else NOT_GIVEN
+    if math.isnan(n.same_labels) and math.isnan(n.copies):
+        return "the samples have no labels, and too little rain to compare"
+    ratio = n.observed / n.usual
+    words = []
+    if not math.isnan(n.same_labels):
+        some = "" if n.labels_known >= 1 else f" (known for {share(n.labels_known)} of them)"
+        words.append(
+            f"{share(n.same_labels)} of the samples have the label of a training one{some}"
+        )
+    if not math.isnan(n.copies):
+        words.append(f"{share(n.copies)} are copies of a training field")
+    if not math.isnan(ratio):
+        words.append(
+            f"they are {ratio:.2f} times as far from the nearest training field as training "
+            "storms are from each other"
+        )
+    return Measurement(
+        max(above(n.same_labels, SAME), above(n.copies, SAME), below(ratio, CLOSE)),
+        "; ".join(words) + ".",
+        SPLIT,
+        SPLIT,
+    )
+
+
+@detector("Prior members repeat fields of the training record.")
+def memorisation(e: Evidence) -> Measurement | str:
+    """Compare the distances of prior draws and of samples from the training fields."""
+    n = e.neighbours
+    if n is None:
+        return NO_RECORD if e.own else NOT_GIVEN
+    if math.isnan(n.drawn):
+        return "too few rainy samples outside the training record"
+    copies = n.drawn_copies - n.copies
+    return Measurement(
+        max(below(n.drawn, NEAR), above(copies, COPIES)),
+        f"On the scale of an eighth of the domain, they are {n.drawn:.2f} times as far from the "
+        f"nearest training field as the samples are; {share(n.drawn_copies)} are copies.",
+        "Train on more samples, for fewer steps (fit: max_steps, patience) or with a smaller "
+        "generator (preset: small); turn fields in training (fit: flips).",
+        "Train on more samples, for fewer steps or with a smaller network; turn and mirror fields "
+        "in training.",
+    )
+
+
+@detector("The latent variables learn nothing from the observed storm.")
+def posterior_collapse(e: Evidence) -> Measurement | str:
+    """Measure the information in the latents (KL); none means that the posterior is the prior."""
+    if not e.levels:
+        return "the information in the latent levels is not known"
+    kl = sum(level.kl for level in e.levels)
+    active = sum(level.active for level in e.levels) / len(e.levels)
+    used = [level for level in e.levels if level.active > 0]
+    words = f"No level is used: {kl:.3g} nats of information (KL) per sample."
+    if used:
+        most = max(e.levels, key=lambda level: level.kl)
+        words = (
+            f"{len(used)} of {len(e.levels)} levels carry information, {share(active)} of their "
+            f"channels on average: {kl:.4g} nats (KL) per sample, {kl / max(e.pixels, 1):.3g} per "
+            f"pixel, most of it at the level of {most.size[0]} x {most.size[1]}."
+        )
+    return Measurement(
+        min(below(active, ACTIVE), below(kl / max(e.pixels, 1), NATS)),
+        words,
+        "Lower beta of the loss 'kl', raise its warmup or give it free_bits (nats per level); "
+        "lower scale of the loss 'laplace'; train longer (fit: max_minutes).",
+        "Give the KL term less weight, a later warm-up or some free nats; give the reconstruction "
+        "error more weight; train longer.",
+    )
+
+
+@detector("The decoder does not react to its latent variables.")
+def ignored_latent(e: Evidence) -> Measurement | str:
+    """Compare reconstructions from a sample's own latents and from those of another sample."""
+    if e.swap is None:
+        return "reconstructions with the latents of another sample are not known"
+    own, swapped = e.swap.error_own, e.swap.error_swapped
+    ratio = swapped / own if own > 0 else (math.inf if swapped > 0 else 1.0)
+    return Measurement(
+        max(below(ratio, SWAP_ERROR), below(e.swap.change, SWAP_CHANGE)),
+        f"With the latents of another sample a reconstruction changes by "
+        f"{share(e.swap.change)} of the mean rain, and its error grows {ratio:.3g} times "
+        f"({own:.3g} to {swapped:.3g} {e.units}).",
+        "Lower beta of the loss 'kl' and give it free_bits; give the generator more latents; "
+        "train longer (fit: max_minutes).",
+        "Give the KL term less weight, and the decoder more latent variables and fewer paths that "
+        "bypass them; train longer.",
+    )
+
+
+@detector(
+    "Draws from the conditions alone (prior) differ in kind from draws around an observed storm "
+    "(posterior)."
+)
+def prior_posterior_gap(e: Evidence) -> Measurement | str:
+    """Compare wet fraction, mass and 99th percentile of prior and posterior draws."""
+    wet = abs(e.prior.wet_fraction - e.posterior.wet_fraction)
+    mass = factor(1 + e.prior.mass_bias, 1 + e.posterior.mass_bias)
+    p99 = factor(e.prior.p99_ratio, e.posterior.p99_ratio)
+    error = math.hypot(e.prior.mass_error, e.posterior.mass_error)
+    factors = max(shrink_by_error(mass, error), shrink_by_error(p99, error))
+    return Measurement(
+        max(above(wet, GAP_WET), above(factors, GAP_FACTOR)),
+        f"They differ by {100 * wet:.1f} points in wet fraction, by a factor {mass:.2f} in total "
+        f"rain and {p99:.2f} in the 99th percentile.",
+        "Raise beta of the loss 'kl' to 1 (less pulls the posterior away from the prior), lower "
+        "free_bits, add the loss 'crps' for the prior, or train longer (fit: max_minutes).",
+        "Give the KL term its full weight (less pulls the posterior away from the prior), score "
+        "draws from the prior in training too, or train longer.",
+    )
+
+
+@detector("Members of a sample are nearly copies of each other.")
+def identical_members(e: Evidence) -> Measurement | str:
+    """Measure the differences between prior members."""
+    return Measurement(
+        max(below(e.prior.diversity, DIVERSITY), below(e.prior.spread_skill, IDENTICAL)),
+        f"Diversity of prior members {e.prior.diversity:.3f} (0 is copies); their spread is "
+        f"{e.prior.spread_skill:.2f} times the error of their mean.",
+        "Lower weight of pixel-wise losses (crps, intensity_weighted_mae) against 'laplace' and "
+        "'kl'; give 'kl' free_bits; raise temperature when sampling.",
+        "Give pixel-wise errors less weight, which reward one best guess, or score several draws "
+        "at once (CRPS, energy score); check that every member has its own noise.",
+    )
+
+
+@detector("Prior members agree more with each other than with the observation: overconfident.")
+def underdispersion(e: Evidence) -> Measurement | str:
+    """Compare the spread of prior members with the error of their mean: too small."""
+    return _dispersion(
+        e,
+        max(below(ratio, UNDER) for ratio in _spread_ratios(e)) * _consistent(e, -1),
+        "Train longer (fit: max_minutes); lower weight of the loss 'crps', which squeezes the "
+        "spread, or start it later (fit: stages); raise temperature when sampling.",
+        "Draw with more noise, of an amplitude tuned on validation samples; give pixel-wise "
+        "errors less weight in training.",
+    )
+
+
+@detector("Prior members differ more from each other than from the observation: underconfident.")
+def overdispersion(e: Evidence) -> Measurement | str:
+    """Compare the spread of prior members with the error of their mean: too large."""
+    return _dispersion(
+        e,
+        max(above(ratio, OVER) for ratio in _spread_ratios(e)) * _consistent(e, 1),
+        "Add the loss 'crps' or raise its weight; train longer (fit: max_minutes); lower "
+        "temperature when sampling.",
+        "Draw with less noise, of an amplitude tuned on validation samples; use more of the "
+        "conditions; score several draws in training (CRPS).",
+    )
+
+
+def _spread_ratios(e: Evidence) -> tuple[float, float]:
+    """Return spread over error, of rain and of its logarithm, shrunk towards 1 by their errors."""
+    d = e.prior
+    return shrink_by_error(d.spread_skill, d.spread_error), shrink_by_error(
+        d.spread_log, d.spread_log_error
+    )
+
+
+def _consistent(e: Evidence, side: int) -> bool:
+    """Return True if neither rain nor its logarithm errs to the other side (1 above, -1 below).
+
+    Too much spread in heavy rain and too little in light rain is neither of the two findings.
+    """
+    ratios = _spread_ratios(e)
+    return not any(side * (ratio - 1) < 0 for ratio in ratios)
+
+
+def _dispersion(e: Evidence, level: int, remedy: str, elsewhere: str) -> Measurement | str:
+    """Put the spread of prior members into words."""
+    d = e.prior
+    if not math.isfinite(d.spread_skill * d.spread_error):
+        return "fewer than two samples with rain"
+    low, high = (d.spread_skill * math.exp(sign * SURE * d.spread_error) for sign in (-1, 1))
+    words = (
+        f"Their spread is {d.spread_skill:.2f} times the error of their mean ({low:.2f} to "
+        f"{high:.2f} with {e.samples} samples), and {d.spread_log:.2f} times where light rain "
+        "counts like heavy (logarithms); 1 is right."
+    )
+    return Measurement(level, words, remedy, elsewhere)
+
+
+@detector("Members are too smooth, like the average of many possible fields.")
 def mean_collapse(e: Evidence) -> Measurement | str:
-    """Members are smooth: the average of what could be, painted flat."""
+    """Compare the variance and the texture of members with the observation."""
     variance = max(
         below(shrink_by_error(d.variance_ratio, d.variance_error), VARIANCE)
         for d in (e.prior, e.posterior)
     )
-    # A faithful reconstruction may miss the finest noise; what is drawn from nothing must have it.
+    # A faithful reconstruction may miss the finest noise; draws from the prior must have it.
     texture = shrink_by_error(e.prior.texture_ratio, e.prior.texture_error)
     level = max(variance, below(texture, TEXTURE))
     return Measurement(
@@ -185,20 +316,20 @@ def mean_collapse(e: Evidence) -> Measurement | str:
 
 @detector("Too much of the area has a little rain.")
 def drizzle(e: Evidence) -> Measurement | str:
-    """Too many wet pixels, or too much rain in pixels that count as dry."""
+    """Compare wet fractions, and the share of the amount in pixels that count as dry."""
 
-    def level_of(draws: Draws) -> int:
-        excess = draws.wet_fraction - e.wet_fraction
-        light = above(draws.light_mass - e.light_mass, LIGHT)
-        if excess <= LITTLE:
+    def level_of(statistics: EnsembleStatistics) -> int:
+        excess = statistics.wet_fraction - e.wet_fraction
+        light = above(statistics.light_mass - e.light_mass, LIGHT)
+        if excess <= NEGLIGIBLE:
             return light
-        ratio = factor(draws.wet_fraction, e.wet_fraction)
+        ratio = factor(statistics.wet_fraction, e.wet_fraction)
         return max(above(excess, DRIZZLE), above(ratio, DRIZZLE_RATIO), light)
 
     floor = above(_floor(e), FLOOR) > 0
     wet, light = (
-        f"observed {share(here)}, prior {share(prior)}, posterior {share(posterior)}"
-        for here, prior, posterior in (
+        f"observed {share(observed)}, prior {share(prior)}, posterior {share(posterior)}"
+        for observed, prior, posterior in (
             (e.wet_fraction, e.prior.wet_fraction, e.posterior.wet_fraction),
             (e.light_mass, e.prior.light_mass, e.posterior.light_mass),
         )
@@ -211,49 +342,50 @@ def drizzle(e: Evidence) -> Measurement | str:
         if floor
         else "Raise value of the post-processor 'threshold', for example "
         "postprocess=[{'name': 'threshold', 'value': '0.2 mm h-1'}]; train longer "
-        "(fit: max_minutes), dry pixels are learned late.",
+        "(fit: max_minutes), because dry pixels are learned late.",
         AFTER_NORMALISATION
         if floor
-        else "Set what is below a threshold to zero, in physical units, and look at the mass; "
-        "learn where it rains apart from how much; train longer.",
+        else "Set rain below a threshold to zero, in physical units, and check the mass; model "
+        "occurrence and amount separately; train longer.",
     )
 
 
 @detector("The total amount of rain is wrong.")
 def mass_drift(e: Evidence) -> Measurement | str:
-    """More or less rain in total than observed, before or after the usual threshold."""
-    kept = [(1 + d.mass_bias) * (1 - d.light_mass) - 1 for d in (e.prior, e.posterior)]
+    """Compare total amounts, before and after the usual threshold."""
+    thresholded = [(1 + d.mass_bias) * (1 - d.light_mass) - 1 for d in (e.prior, e.posterior)]
     drawn = (e.prior.mass_bias, e.posterior.mass_bias)
     level = max(
         above(max(abs(shrink_by_error(1 + bias, d.mass_error) - 1) for bias in biases), limits)
         for d, biases, limits in (
-            (e.prior, (drawn[0], kept[0]), MASS_PRIOR),
-            (e.posterior, (drawn[1], kept[1]), MASS_POSTERIOR),
+            (e.prior, (drawn[0], thresholded[0]), MASS_PRIOR),
+            (e.posterior, (drawn[1], thresholded[1]), MASS_POSTERIOR),
         )
     )
     return Measurement(
         level,
         f"It differs from the observed by {signed(drawn[0])} (prior) and {signed(drawn[1])} "
-        f"(posterior); after a threshold of {e.wet_threshold:g} {e.units} by {signed(kept[0])} and "
-        f"{signed(kept[1])}.",
+        f"(posterior); after a threshold of {e.wet_threshold:g} {e.units} by "
+        f"{signed(thresholded[0])} and {signed(thresholded[1])}.",
         "Add the loss 'mass' or raise its weight (posterior); for the prior add the loss 'crps', "
         "or train longer (fit: max_minutes); if the condition is rain on a coarser grid, keep its "
         "amounts (generator: constrain); check that the training data have the same climate.",
-        "Give the total amount a term in training, or scale members to amounts that are known (a "
-        "coarse condition, a climatology); check that the training data have the same climate.",
+        "Give the total amount a term in the loss, or scale members to known amounts (a coarse "
+        "condition, a climatology); check that the training data have the same climate.",
     )
 
 
-@detector("The heaviest rain is too weak.")
+@detector("The heaviest rain is too weak, or cut off at a cap.")
 def truncated_tail(e: Evidence) -> Measurement | str:
-    """The largest values are too small, or all the same."""
-    # How much is missing is told by all samples together, whether it is by each with its members.
-    low = max(
+    """Compare the largest values with the observation, and look for a cap."""
+    # All samples together give the size of the deficit, ranks within samples its significance:
+    # one heavy storm among the observations is no deficit.
+    weak = max(
         below(d.p999_ratio, TAIL) * (d.tail_rank - 0.5 > SURE * d.tail_rank_error)
         for d in (e.prior, e.posterior)
     )
-    capped = max(e.prior.ceiling_share, e.posterior.ceiling_share)
-    cap = above(capped - e.ceiling_share, CEILING)
+    ceiling = max(e.prior.ceiling_share, e.posterior.ceiling_share)
+    cap = above(ceiling - e.ceiling_share, CEILING)
     words = (
         f"The 99.9th percentile of prior members is {e.prior.p999_ratio:.2f} times the observed, "
         f"that of posterior ones {e.posterior.p999_ratio:.2f} times; a prior "
@@ -261,49 +393,67 @@ def truncated_tail(e: Evidence) -> Measurement | str:
         "the cases (50 % is right)."
     )
     if cap:
-        words += f" {share(capped)} of the largest values are the same: something caps them."
-    return Measurement(
-        max(low, cap),
-        words.replace("nan", "unknown"),
-        ("Raise maximum of the post-processor 'clip', or leave it out. " if cap else "")
-        + "Show heavy samples more often (fit: heavy_share); lower the weight of pixel-wise "
-        "losses; add the loss 'quantile'; train longer (fit: max_minutes).",
-        ("Look for a cap in the processing. " if cap else "")
-        + "Show heavy samples more often in training; give pixel-wise errors less weight and the "
-        "tail more; look whether a transformation of the amounts flattens it.",
-    )
+        words = (
+            f"{share(ceiling)} of the largest values are the same, as if a cap cut them off "
+            f"({share(e.ceiling_share)} in the observation). {words}"
+        )
+    meaning, remedy, elsewhere = _tail_advice(weak=weak > 0, cap=cap > 0)
+    return Measurement(max(weak, cap), words.replace("nan", "unknown"), remedy, elsewhere, meaning)
 
 
-@detector("A pattern repeats with the pixels, as no rain does.")
+def _tail_advice(*, weak: bool, cap: bool) -> tuple[str, str, str]:
+    """Return meaning and remedies of a weak tail, of one that ends at a cap, or of both.
+
+    A cap can lie above the observed amounts: then the tail is cut off without being too weak.
+    """
+    meaning, remedies, elsewhere = "", [], []
+    if cap:
+        meaning = "The heaviest rain is cut off at a cap."
+        remedies = ["Raise maximum of the post-processor 'clip', or leave it out."]
+        elsewhere = ["Look for a cap in the processing."]
+    if weak:
+        meaning = "The heaviest rain is too weak" + (", and cut off at a cap." if cap else ".")
+        remedies.append(
+            "Show heavy samples more often (fit: heavy_share); lower the weight of pixel-wise "
+            "losses; add the loss 'quantile'; train longer (fit: max_minutes)."
+        )
+        elsewhere.append(
+            "Show heavy samples more often in training; give pixel-wise errors less weight and "
+            "the tail more; check whether a transformation of the amounts flattens it."
+        )
+    return meaning, " ".join(remedies), " ".join(elsewhere)
+
+
+@detector("Members have a pattern that repeats with the grid.")
 def checkerboard(e: Evidence) -> Measurement | str:
-    """A pattern that repeats with the grid."""
+    """Compare the strongest pattern of a fixed period with that of the observation."""
     draws = max((e.prior, e.posterior), key=lambda d: d.artefacts.pattern)
     trace = draws.artefacts
     if trace.period == 0:
-        return "the maps are too small for it"
+        return "the maps are too small for a repeating pattern"
     return Measurement(
         above(trace.pattern, PATTERN),
         f"The strongest repeats every {trace.period} pixels; its contrast is "
         f"{share(trace.pattern)} of the usual one between neighbouring pixels, beyond what the "
         "observation has.",
-        "Where the period is that of the coarse cells (coarsen), leave generator: constrain out or "
-        "train longer (fit: max_minutes); where it is generator: patch, lower that; where it is a "
-        "power of two otherwise, train longer.",
-        "Where the period is that of coarse cells, blocks are corrected one by one: smooth across "
-        "their edges. Where it is a power of two, upsample by interpolation instead of transposed "
+        "If the period is that of the coarse cells (coarsen), leave generator: constrain out or "
+        "train longer (fit: max_minutes); if it is generator: patch, lower that; if it is another "
+        "power of two, train longer.",
+        "If the period is that of coarse cells, blocks are corrected one by one: smooth across "
+        "their edges. If it is a power of two, upsample by interpolation instead of transposed "
         "convolutions, or train longer.",
     )
 
 
-@detector("Rain at the border of the domain is not like that inside.")
+@detector("Rain at the border of the domain differs from that inside.")
 def border(e: Evidence) -> Measurement | str:
-    """Odd values at the border of the domain."""
+    """Compare amounts and roughness at the border with those inside."""
     traces = [e.prior.artefacts, e.posterior.artefacts]
     pairs = [(t.border_amount, t.border_amount_error) for t in traces]
     pairs += [(t.border_texture, t.border_texture_error) for t in traces]
     pairs = [pair for pair in pairs if math.isfinite(pair[0] * pair[1])]
     if not pairs:
-        return "there is too little rain at the border, or no border"
+        return "too little rain at the border, or a mask along it"
     level = max(above(abs(math.log(v)) - SURE * error, BORDER) for v, error in pairs)
     p = e.prior.artefacts
     return Measurement(
@@ -313,164 +463,12 @@ def border(e: Evidence) -> Measurement | str:
         f"{share(p.border_amount_error)} and {share(p.border_texture_error)}).",
         "Train on larger crops (fit: crop), so that fewer pixels are near an edge, or on whole "
         "fields; draw a domain that is wider than needed, and cut the border off.",
-        "Draw a domain that is wider than needed, and cut the border off; pad with what is around "
-        "instead of zeros.",
+        "Draw a domain that is wider than needed, and cut the border off; pad with the surrounding "
+        "values instead of zeros.",
     )
 
 
-#: Where a warning begins and where a fault, in the units of what is measured.
-ACTIVE = (0.15, 0.005)  # mean share of active latent channels, below
-NATS = (0.02, 0.002)  # and KL per pixel, below: a few channels may carry all that is needed
-SWAP_ERROR = (1.3, 1.03)  # error with another sample's latents over error with the own, below
-SWAP_CHANGE = (0.10, 0.01)  # change of the reconstruction relative to the mean rain, below
-GAP_WET = (0.06, 0.15)  # difference of wet fractions, above
-GAP_FACTOR = (1.35, 2.0)  # ratio of masses or of 99th percentiles, either way, above
-COPIES_FINDINGS_LATENTS = (0.3, 0.25)  # spread over error, below: as good as copies
-DIVERSITY = (0.02, 0.004)  # below
-UNDER, OVER = (0.85, 0.5), (1.2, 2.0)  # spread over error; two standard errors beyond these
-
-
-@detector("The latent variables learn nothing from the observed storm.")
-def posterior_collapse(e: Evidence) -> Measurement | str:
-    """The posterior equals the prior: latents learn nothing from the observation."""
-    if not e.levels:
-        return "nobody says what the latent variables carry"
-    kl = sum(level.kl for level in e.levels)
-    active = sum(level.active for level in e.levels) / len(e.levels)
-    used = [level for level in e.levels if level.active > 0]
-    words = f"No level is used: {kl:.3g} nats of information (KL) per sample."
-    if used:
-        most = max(e.levels, key=lambda level: level.kl)
-        words = (
-            f"{len(used)} of {len(e.levels)} levels carry information, {share(active)} of their "
-            f"channels on average: {kl:.4g} nats (KL) per sample, {kl / max(e.pixels, 1):.3g} per "
-            f"pixel, most of it at the level of {most.size[0]} x {most.size[1]}."
-        )
-    return Measurement(
-        min(below(active, ACTIVE), below(kl / max(e.pixels, 1), NATS)),
-        words,
-        "Lower beta of the loss 'kl', raise its warmup or give it free_bits (nats per level); "
-        "lower scale of the loss 'laplace'; train longer (fit: max_minutes).",
-        "Give the KL term less weight, let it rise later or leave some nats of it free; give the "
-        "error of the reconstruction more weight; train longer.",
-    )
-
-
-@detector("The decoder does not react to its latent variables.")
-def ignored_latent(e: Evidence) -> Measurement | str:
-    """The decoder does not listen to its latents."""
-    if e.swap is None:
-        return "it takes reconstructions, also with the latents of another sample"
-    own, swapped = e.swap.error_own, e.swap.error_swapped
-    ratio = swapped / own if own > 0 else (math.inf if swapped > 0 else 1.0)
-    return Measurement(
-        max(below(ratio, SWAP_ERROR), below(e.swap.change, SWAP_CHANGE)),
-        f"With the latents of another sample a reconstruction changes by "
-        f"{share(e.swap.change)} of the mean rain, and its error grows {ratio:.3g} times "
-        f"({own:.3g} to {swapped:.3g} {e.units}).",
-        "Lower beta of the loss 'kl' and give it free_bits; give the generator more latents; "
-        "train longer (fit: max_minutes).",
-        "Give the KL term less weight, and the decoder more latent variables and fewer ways around "
-        "them; train longer.",
-    )
-
-
-@detector(
-    "Draws from the conditions alone (prior) are of another kind than draws around an observed "
-    "storm (posterior)."
-)
-def prior_posterior_gap(e: Evidence) -> Measurement | str:
-    """The prior draws from elsewhere than where the decoder was trained."""
-    wet = abs(e.prior.wet_fraction - e.posterior.wet_fraction)
-    mass = factor(1 + e.prior.mass_bias, 1 + e.posterior.mass_bias)
-    p99 = factor(e.prior.p99_ratio, e.posterior.p99_ratio)
-    error = math.hypot(e.prior.mass_error, e.posterior.mass_error)
-    factors = max(shrink_by_error(mass, error), shrink_by_error(p99, error))
-    return Measurement(
-        max(above(wet, GAP_WET), above(factors, GAP_FACTOR)),
-        f"They differ by {100 * wet:.1f} points in wet fraction, by a factor {mass:.2f} in total "
-        f"rain and {p99:.2f} in the 99th percentile.",
-        "Raise beta of the loss 'kl' to 1 (less pulls the posterior away from the prior), lower "
-        "free_bits, add the loss 'crps' for the prior, or train longer (fit: max_minutes).",
-        "Give the KL term its full weight (less pulls the posterior away from the prior), score "
-        "draws from the prior in training too, or train longer.",
-    )
-
-
-@detector("Members of a sample are all but copies of each other.")
-def identical_members(e: Evidence) -> Measurement | str:
-    """Prior members are copies of each other."""
-    return Measurement(
-        max(
-            below(e.prior.diversity, DIVERSITY),
-            below(e.prior.spread_skill, COPIES_FINDINGS_LATENTS),
-        ),
-        f"Diversity of prior members {e.prior.diversity:.3f} (0 is copies); their spread is "
-        f"{e.prior.spread_skill:.2f} times the error of their mean.",
-        "Lower weight of pixel-wise losses (crps, intensity_weighted_mae) against 'laplace' and "
-        "'kl'; give 'kl' free_bits; raise temperature when sampling.",
-        "Give pixel-wise errors less weight, which reward one best guess, or score several draws "
-        "at once (CRPS, energy score); look whether every member has noise of its own.",
-    )
-
-
-@detector("Prior members agree more with each other than with what happens: too sure.")
-def underdispersion(e: Evidence) -> Measurement | str:
-    """Members agree more with each other than with the observation."""
-    return _dispersion(
-        e,
-        max(below(ratio, UNDER) for ratio in _sure_spreads(e)) * _agreed(e, -1),
-        "Train longer (fit: max_minutes); lower weight of the loss 'crps', which squeezes the "
-        "spread, or start it later (fit: stages); raise temperature when sampling.",
-        "Draw with more noise, with an amount that is chosen on held-back samples; give pixel-wise "
-        "errors less weight in training.",
-    )
-
-
-@detector("Prior members are further from each other than from what happens: too unsure.")
-def overdispersion(e: Evidence) -> Measurement | str:
-    """Members are further from each other than from the observation."""
-    return _dispersion(
-        e,
-        max(above(ratio, OVER) for ratio in _sure_spreads(e)) * _agreed(e, 1),
-        "Add the loss 'crps' or raise its weight; train longer (fit: max_minutes); lower "
-        "temperature when sampling.",
-        "Draw with less noise, with an amount that is chosen on held-back samples; use more of "
-        "what the conditions say; score several draws in training (CRPS).",
-    )
-
-
-def _sure_spreads(e: Evidence) -> tuple[float, float]:
-    """Spread over error, of rain and of its logarithm, moved towards 1 by what is not sure."""
-    d = e.prior
-    return shrink_by_error(d.spread_skill, d.spread_error), shrink_by_error(
-        d.spread_log, d.spread_log_error
-    )
-
-
-def _agreed(e: Evidence, side: int) -> bool:
-    """Whether neither rain nor its logarithm surely errs to the other side (1 above, -1 below).
-
-    Too much spread in heavy rain and too little in light rain is neither of both findings.
-    """
-    ratios = _sure_spreads(e)
-    return not any(side * (ratio - 1) < 0 for ratio in ratios)
-
-
-def _dispersion(e: Evidence, level: int, remedy: str, elsewhere: str) -> Measurement | str:
-    d = e.prior
-    if not math.isfinite(d.spread_skill * d.spread_error):
-        return "it takes at least two samples with rain"
-    low, high = (d.spread_skill * math.exp(sign * SURE * d.spread_error) for sign in (-1, 1))
-    words = (
-        f"Their spread is {d.spread_skill:.2f} times the error of their mean ({low:.2f} to "
-        f"{high:.2f} with {e.samples} samples), and {d.spread_log:.2f} times where light rain "
-        "counts like heavy (logarithms); 1 is right."
-    )
-    return Measurement(level, words, remedy, elsewhere)
-
-
-#: What would make the others meaningless comes first.
+#: Findings that would make the others meaningless come first.
 DETECTORS: tuple[Detector, ...] = (
     units,
     leakage,
@@ -491,5 +489,5 @@ DETECTORS: tuple[Detector, ...] = (
 
 
 def detect(evidence: Evidence) -> list[Finding]:
-    """Run every detector."""
+    """Run all detectors."""
     return [detector(evidence) for detector in DETECTORS]

@@ -1,4 +1,4 @@
-"""What a diagnosis rests on: numbers measured on a model and some of the data."""
+"""Evidence of a diagnosis: numbers measured on a model and some of the data."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any
 
 from xcvae.fields.dataspec import plain
 from xcvae.verify.diagnosis.memorization import Neighbours
-from xcvae.verify.diagnosis.statistics import Draws, LatentSwap
+from xcvae.verify.diagnosis.statistics import EnsembleStatistics, LatentSwap
 
-__all__ = ["Draws", "Evidence", "LatentSwap", "LevelEvidence", "Neighbours"]
+__all__ = ["EnsembleStatistics", "Evidence", "LatentSwap", "LevelEvidence", "Neighbours"]
 
 
 @dataclass(frozen=True)
 class LevelEvidence:
-    """One level of the ladder, coarsest first.
+    """Information in one latent level of the ladder.
+
+    A level without information has collapsed to the prior.
 
     Attributes
     ----------
@@ -33,39 +35,41 @@ class LevelEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the detectors see.
+    """All numbers that the detectors use, measured by `measure` or `gather`.
+
+    None, NaN or an empty tuple stand for quantities that were not measured.
 
     Attributes
     ----------
     units
-        Of the target.
+        Units of the target, and of all amounts here.
     samples, members, seed
-        How many samples were looked at, prior members of each, and the seed of the noise.
+        Number of samples read, number of prior members of each, and the seed of the noise.
     pixels
         Valid pixels per sample.
     levels
-        Coarsest first; empty if nobody knows.
+        Latent levels, coarsest first; empty if not known.
     swap
-        None with a single sample, or if nobody knows.
+        Reconstructions with exchanged latents; None with a single sample, or if not known.
     prior, posterior
         Draws from the conditions alone, and at spread 0 around the observed storm.
     wet_fraction
         Observed share of wet pixels.
     wet_fraction_record
-        That of the training record; NaN if there is none.
+        Share of wet pixels in the training record; NaN without one.
     light_mass
         Observed share of the amount in pixels below the wet threshold.
     wet_threshold
-        In ``units``.
+        Amount from which a pixel is wet, in ``units``.
     ceiling_share
-        Share of the largest observed values that are one and the same.
+        Share of the largest observed values that are the same value.
     neighbours
-        How near data and draws are to the training fields; None if nobody knows those.
+        Distances of data and draws from the training fields; None if these are not known.
     scale
-        How the data compare with the training record, as a factor: the median of the ratios of
-        mean, 99th percentile and maximum; NaN for data without rain, or if there is no record.
+        Amounts of the data over those of the training record: the median of the ratios of mean,
+        99th percentile and maximum; NaN without rain or without a record.
     own
-        Whether a model of xcvae drew the members: remedies then name its settings.
+        True if a model of xcvae drew the members: remedies then name its settings.
     """
 
     units: str
@@ -75,8 +79,8 @@ class Evidence:
     pixels: float
     levels: tuple[LevelEvidence, ...]
     swap: LatentSwap | None
-    prior: Draws
-    posterior: Draws
+    prior: EnsembleStatistics
+    posterior: EnsembleStatistics
     wet_fraction: float
     wet_fraction_record: float
     scale: float
@@ -87,6 +91,6 @@ class Evidence:
     own: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; what is not finite becomes None."""
+        """Return plain JSON types; values that are not finite become None."""
         content: dict[str, Any] = plain(asdict(self))
         return content

@@ -1,4 +1,4 @@
-"""A finding: what was looked for, what was measured, and what to change."""
+"""Findings, and the decorator that makes a detector of a measuring function."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ __all__ = [
 ]
 
 Severity = Literal["ok", "warning", "fault", "unchecked"]
-#: Standard errors that a number has to be beyond a limit.
+#: Number of standard errors that a quantity has to be beyond a limit.
 SURE = 2.0
 LEVELS: tuple[Severity, ...] = ("ok", "warning", "fault")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked into.
+    """Result of one detector.
 
     Attributes
     ----------
     name
-        Of the fault that was looked for.
+        Name of the fault, that of its detector.
     severity
-        "ok", "warning" or "fault"; "unchecked" where it could not be told.
+        "ok", "warning" or "fault"; "unchecked" if the evidence does not allow a decision.
     evidence
-        What was measured, in words; or why it could not be.
+        Measured numbers, in words; or the reason why the fault was not checked.
     remedy
-        What to change, by the name of the parameter; empty if nothing needs to be.
+        Changes that help, with the names of parameters; empty without a fault.
     meaning
-        What the fault is, in a sentence.
+        Explanation of the fault, in a sentence.
     """
 
     name: str
@@ -56,54 +56,64 @@ class Finding:
     meaning: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a detector has to say.
+    """Severity and words of a detector, before they become a finding.
+
+    It has a remedy for members of xcvae and one for those of other generators.
 
     Attributes
     ----------
     level
         0 (ok), 1 (warning) or 2 (fault).
     evidence
-        What was measured, in words.
+        Measured numbers, in words.
     remedy
-        What to change, by the names that xcvae has for it.
+        Changes that help, with the names of xcvae's parameters.
     elsewhere
-        The same for members that another generator drew.
+        The same for members of another generator.
+    meaning
+        Explanation of the fault; empty for the detector's own.
     """
 
     level: int
     evidence: str
     remedy: str
     elsewhere: str
+    meaning: str = ""
 
 
 Detector = Callable[[Evidence], Finding]
 
 
 def detector(meaning: str) -> Callable[[Callable[[Evidence], Measurement | str]], Detector]:
-    """Make a detector of a function that measures; its name is that of the fault.
+    """Make a detector of a function that measures; the function has the name of the fault.
+
+    The function returns a `Measurement`, or the reason why the evidence is not sufficient.
 
     Parameters
     ----------
     meaning
-        What the fault is, in a sentence. The function returns `Found`, or why it cannot tell.
+        Explanation of the fault, in a sentence.
     """
 
     def of(measure: Callable[[Evidence], Measurement | str]) -> Detector:
         @wraps(measure)
         def detect(e: Evidence) -> Finding:
-            told = measure(e)
-            if isinstance(told, str):
-                return Finding(measure.__name__, "unchecked", told, "", meaning)
-            remedy = told.remedy if e.own else told.elsewhere
-            severity = LEVELS[told.level]
+            found = measure(e)
+            if isinstance(found, str):
+                return Finding(measure.__name__, "unchecked", found, "", meaning)
+            remedy = found.remedy if e.own else found.elsewhere
             return Finding(
-                measure.__name__, severity, told.evidence, remedy if told.level else "", meaning
+                measure.__name__,
+                LEVELS[found.level],
+                found.evidence,
+                remedy if found.level else "",
+                found.meaning or meaning,
             )
 
         return detect
@@ -112,17 +122,17 @@ def detector(meaning: str) -> Callable[[Callable[[Evidence], Measurement | str]]
 
 
 def below(value: float, limits: tuple[float, float]) -> int:
-    """0, 1 or 2 for ok, warning and fault; what could not be measured is no finding."""
+    """Return 0, 1 or 2 for ok, warning and fault; NaN is ok."""
     return (value < limits[0]) + (value < limits[1])
 
 
 def above(value: float, limits: tuple[float, float]) -> int:
-    """0, 1 or 2 for ok, warning and fault; what could not be measured is no finding."""
+    """Return 0, 1 or 2 for ok, warning and fault; NaN is ok."""
     return (value > limits[0]) + (value > limits[1])
 
 
 def factor(first: float, second: float) -> float:
-    """How far two positive numbers are apart, as a factor >= 1; infinite if only one is zero.
+    """Return the ratio of two positive numbers as a factor >= 1; infinite if only one is zero.
 
     Examples
     --------
@@ -152,7 +162,7 @@ def shrink_by_error(ratio: float, error: float) -> float:
 
 
 def share(value: float) -> str:
-    """A share in percent, as exact as it takes.
+    """Write a share in percent, with one digit below 1 %.
 
     Examples
     --------
@@ -163,7 +173,7 @@ def share(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference in percent, with its sign.
+    """Write a difference in percent, with its sign.
 
     Examples
     --------

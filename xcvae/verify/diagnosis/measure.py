@@ -1,8 +1,8 @@
-"""Evidence for a diagnosis: from a model and data, or from the fields of any generator."""
+"""Measure the evidence of a diagnosis: on a model and data, or on fields of any generator."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,31 +18,27 @@ from xcvae.fields.validation import check_rain
 from xcvae.metrics.pairs import Pair, matched
 from xcvae.verify.diagnosis.evidence import Evidence, LevelEvidence
 from xcvae.verify.diagnosis.memorization import neighbours_of
-from xcvae.verify.diagnosis.statistics import ceiling_of, draws_of, light_mass, swap_of
+from xcvae.verify.diagnosis.statistics import (
+    LatentSwap,
+    ceiling_of,
+    ensemble_statistics,
+    latent_swap,
+    light_mass,
+)
 
 if TYPE_CHECKING:
+    from xcvae.fields.batches import Batch
     from xcvae.generator.model import Model
 
 __all__ = ["gather", "measure"]
 
-#: Samples that are looked at, and pixels drawn at most: a GB of float32 and its copies.
+#: Largest number of samples and of drawn pixels: a GB of float32 with its copies.
 SAMPLES, PIXELS = 24, 60_000_000
 POSTERIOR_MEMBERS = 4
 
 
 def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidence:
-    """Draw from a model and compare with observations.
-
-    Parameters
-    ----------
-    ds, model, members, seed
-        As in `xcvae.diagnose`.
-
-    Raises
-    ------
-    ConfigError, MismatchError, DataError
-        As there.
-    """
+    """Draw from a model and compare with observations; see `xcvae.diagnose`."""
     _check_members(members)
     spec = model.spec
     prepared = prepare(ds, spec, need_target=True)
@@ -61,47 +57,31 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
         mode="posterior",
         spread=0.0,
     )
-    swap = None
-    if len(positions) > 1:
-        # Half the subset apart: the storm of another day, not the next frame of the same one.
-        order = np.roll(np.arange(len(positions)), len(positions) // 2)
-        own, swapped = (model.reconstruct(batch, latents_of=o) for o in (None, order.tolist()))
-        swap = swap_of(own, swapped, observed)
-    near = None
+    trained = None
     if model.thumbnails is not None:
-        codes = label_codes(prepared, spec.sample)
-        near = neighbours_of(prior, observed, codes, model.thumbnails, spec.wet_threshold)
-    return Evidence(
-        samples=len(positions),
-        members=members,
+        trained = label_codes(prepared, spec.sample), model.thumbnails
+    return _evidence(
+        observed,
+        {"prior": prior, "posterior": posterior},
+        units=spec.units,
+        wet_threshold=spec.wet_threshold,
+        record=model.record,
+        trained=trained,
         seed=seed,
         levels=tuple(LevelEvidence(r.size, r.kl, r.active) for r in model.levels(batch)),
-        swap=swap,
-        prior=draws_of(prior, observed, units=spec.units, wet_threshold=spec.wet_threshold),
-        posterior=draws_of(posterior, observed, units=spec.units, wet_threshold=spec.wet_threshold),
-        neighbours=near,
-        **_of_data(observed, spec.units, spec.wet_threshold, model.record),
+        swap=_exchanged_latents(model, batch, observed),
     )
 
 
-def _of_data(
-    observed: NDArray[Any],
-    units: str,
-    wet_threshold: float,
-    record: Record | None,
-    convert: float = 1.0,
-) -> dict[str, Any]:
-    """What is told by the observation, and by what was trained on."""
-    return {
-        "units": units,
-        "pixels": float(np.isfinite(observed).sum() / len(observed)),
-        "wet_threshold": wet_threshold,
-        "wet_fraction": _share(observed, wet_threshold),
-        "wet_fraction_record": float("nan") if record is None else record.wet_fraction,
-        "light_mass": light_mass(observed, wet_threshold),
-        "ceiling_share": ceiling_of(observed, wet_threshold),
-        "scale": float("nan") if record is None else _scale(observed, record, convert),
-    }
+def _exchanged_latents(model: Model, batch: Batch, observed: NDArray[Any]) -> LatentSwap | None:
+    """Reconstruct every sample from its own latents and from those of another one."""
+    count = len(observed)
+    if count < 2:
+        return None
+    # Exchange with the sample half the subset away: another storm, not the next frame.
+    order = np.roll(np.arange(count), count // 2)
+    own, swapped = (model.reconstruct(batch, latents_of=o) for o in (None, order.tolist()))
+    return latent_swap(own, swapped, observed)
 
 
 def gather(
@@ -115,27 +95,27 @@ def gather(
     trained_on: Record | xr.DataArray | None = None,
     seed: int = 0,
 ) -> Evidence:
-    """Make the same evidence from the fields of any generator, for `judge`.
+    """Measure the same evidence on the fields of any generator, for `judge`.
 
     Parameters
     ----------
     observed
         Physical rain with units, dims (sample, y, x). All samples are used.
     prior, posterior
-        Members from the conditions alone, and members around the observed storm as close as the
-        generator gets; physical, dims (realization, sample, y, x), at least 2 prior members. Not
-        post-processed, to see what the generator does.
+        Members from the conditions alone, and members as close to the observed storm as the
+        generator can draw; physical, dims (realization, sample, y, x), at least 2 prior members.
+        Without post-processing, which would hide faults.
     reconstructed, swapped
-        What is decoded from the latents of each observation, and from those of another one under
-        the conditions of the first; dims (sample, y, x). Without both nothing is said on whether
-        latents are used.
+        Fields decoded from the latents of each observation, and from those of another one under
+        the conditions of the first; dims (sample, y, x). Without both, ignored latents are not
+        checked.
     levels
-        What every latent level carries; without it nothing is said on posterior collapse.
+        Information in every latent level; without it posterior collapse is not checked.
     trained_on
-        The training rain, or its record. With the record alone nothing is said on memorisation and
-        leaks, and without either the order of magnitude is not checked.
+        The training rain, or its record. The record alone does not allow to check memorisation and
+        leakage; without either the order of magnitude is not checked.
     seed
-        Of the noise, for the report.
+        Seed of the noise, for the report.
 
     Returns
     -------
@@ -161,34 +141,67 @@ def gather(
     truth = np.asarray(pair.observed.values)
     threshold = default_wet_threshold(pair.observed, pair.sample)
     drawn = {name: np.asarray(p.forecast.values) for name, p in pairs.items()}
-    scores = {
-        name: draws_of(drawn[name], truth, units=pair.units, wet_threshold=threshold)
-        for name in ("prior", "posterior")
-    }
     swap = None
     if "swapped" in drawn:
-        swap = swap_of(drawn["reconstructed"][0], drawn["swapped"][0], truth)
-    record, trained, convert = _trained(trained_on, pair, threshold)
-    near = None
-    if trained is not None:
-        codes = label_codes(observed, pair.sample)
-        near = neighbours_of(drawn["prior"], truth, codes, trained, threshold)
-    return Evidence(
-        samples=len(truth),
-        members=len(drawn["prior"]),
+        swap = latent_swap(drawn["reconstructed"][0], drawn["swapped"][0], truth)
+    record, thumbnails, convert = _trained(trained_on, pair, threshold)
+    trained = None
+    if thumbnails is not None:
+        trained = label_codes(observed, pair.sample), thumbnails
+    return _evidence(
+        truth,
+        drawn,
+        units=pair.units,
+        wet_threshold=threshold,
+        record=record,
+        convert=convert,
+        trained=trained,
         seed=seed,
         levels=tuple(levels),
         swap=swap,
-        prior=scores["prior"],
-        posterior=scores["posterior"],
-        neighbours=near,
         own=False,
-        **_of_data(truth, pair.units, threshold, record, convert),
+    )
+
+
+def _evidence(
+    observed: NDArray[Any],
+    drawn: Mapping[str, NDArray[Any]],
+    *,
+    units: str,
+    wet_threshold: float,
+    record: Record | None,
+    trained: tuple[NDArray[np.int64], Thumbnails] | None,
+    convert: float = 1.0,
+    **known: Any,
+) -> Evidence:
+    """Compare prior and posterior members, and the observation with the training record."""
+    prior, posterior = (
+        ensemble_statistics(drawn[name], observed, units=units, wet_threshold=wet_threshold)
+        for name in ("prior", "posterior")
+    )
+    near = None
+    if trained is not None:
+        near = neighbours_of(drawn["prior"], observed, *trained, wet_threshold)
+    return Evidence(
+        units=units,
+        samples=len(observed),
+        members=len(drawn["prior"]),
+        pixels=float(np.isfinite(observed).sum() / len(observed)),
+        wet_threshold=wet_threshold,
+        wet_fraction=_share(observed, wet_threshold),
+        wet_fraction_record=float("nan") if record is None else record.wet_fraction,
+        light_mass=light_mass(observed, wet_threshold),
+        ceiling_share=ceiling_of(observed, wet_threshold),
+        scale=float("nan") if record is None else _scale(observed, record, convert),
+        neighbours=near,
+        prior=prior,
+        posterior=posterior,
+        **known,
     )
 
 
 def _physical(name: str, field: xr.DataArray, observed: xr.DataArray) -> Pair:
-    """Pair a field with the observation, and look at the values of both."""
+    """Pair a field with the observation, and check the values of both."""
     pair = matched(field, observed)
     for what, values in ((name, pair.forecast), ("observed", pair.observed)):
         check_rain(values.rename(what))
@@ -198,7 +211,7 @@ def _physical(name: str, field: xr.DataArray, observed: xr.DataArray) -> Pair:
 def _trained(
     trained_on: Record | xr.DataArray | None, pair: Pair, threshold: float
 ) -> tuple[Record | None, Thumbnails | None, float]:
-    """Record and thumbnails of the training rain, and the factor from its units to the pair's."""
+    """Return record and thumbnails of the training rain, and the factor to the pair's units."""
     if isinstance(trained_on, xr.DataArray):
         rain = to_units(trained_on, pair.units)
         check_rain(rain)
@@ -217,16 +230,13 @@ def _check_members(members: int) -> None:
                 "members",
                 expected="an integer >= 2",
                 got=repr(members),
-                remedy="Whether members differ takes two.",
+                remedy="At least two members are needed to estimate spread.",
             )
         )
 
 
 def _positions(prepared: xr.Dataset, spec: DataSpec, members: int) -> list[int]:
-    count, pixels = (
-        prepared.sizes[spec.sample],
-        prepared.sizes[spec.y] * prepared.sizes[spec.x],
-    )
+    count, pixels = (prepared.sizes[spec.sample], prepared.sizes[spec.y] * prepared.sizes[spec.x])
     most = max(2, min(SAMPLES, PIXELS // (members * pixels)))
     return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
 
@@ -237,13 +247,13 @@ def _share(observed: NDArray[Any], wet_threshold: float) -> float:
 
 
 def _scale(observed: NDArray[Any], record: Record, convert: float = 1.0) -> float:
-    """Compare the order of magnitude of data and training record.
+    """Return the ratio of amounts in the data to those in the training record.
 
-    Three statistics, of which the middle one counts: a dry week moves the mean, one storm the
-    maximum. ``convert`` takes the record's units to those of the data.
+    The median of three ratios is robust: a dry week changes the mean, one storm the maximum.
+    ``convert`` is the factor from the record's units to those of the data.
     """
     valid = observed[np.isfinite(observed)]
-    here = (float(valid.mean()), float(np.quantile(valid, 0.99)), float(valid.max()))
-    there = (record.mean, record.quantile(0.99), record.maximum)
-    ratios = [a / (b * convert) for a, b in zip(here, there, strict=True) if a > 0 and b > 0]
+    data = (float(valid.mean()), float(np.quantile(valid, 0.99)), float(valid.max()))
+    trained = (record.mean, record.quantile(0.99), record.maximum)
+    ratios = [a / (b * convert) for a, b in zip(data, trained, strict=True) if a > 0 and b > 0]
     return float(np.median(ratios)) if ratios else float("nan")

@@ -1,4 +1,4 @@
-"""How near samples and draws are to the training fields: leaks and memorisation."""
+"""Distances of samples and draws from the training fields: leakage and memorisation."""
 
 from __future__ import annotations
 
@@ -12,38 +12,40 @@ from xcvae.fields.record import Thumbnails, distances, rainy, shrink
 
 __all__ = ["Neighbours", "known_labels", "neighbours_of"]
 
-#: A field this near to a training field is a copy of it; float16 alone makes 0.001.
+#: A field nearer to a training field than this is a copy of it; rounding to float16 is 0.001.
 COPY = 0.02
-#: Rainy fields that a comparison takes, and rainy training fields for the usual distance.
+#: Rainy fields needed for a comparison, and rainy training fields for the usual distance.
 ENOUGH, ENOUGH_TRAINED = 4, 40
-#: Share of the record on either side of a field that may hold the same storm.
+#: Share of the record, before and after a field, that may show the same storm.
 SAME_STORM = 0.05
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Distances of small maps: 0 is a copy, 1 has nothing in common. NaN is not known.
+    """Distances of samples and draws from the training fields.
+
+    A distance is 0 for copies and 1 for maps without common rain; NaN if not known.
 
     Attributes
     ----------
     same_labels
-        Share of the samples, all that were given, whose label (such as time) is a training
-        sample's.
+        Share of all given samples with the label (such as time) of a training sample.
     labels_known
-        Share of the training samples whose labels the model file has.
+        Share of the training samples with a label in the model file.
     copies
         Share of the rainy samples that are copies of a training field.
     observed
         Median distance of rainy samples from the nearest training field.
     usual
-        The same among training fields, neighbours along the record left out: of other storms.
+        The same among training fields of different storms: neighbours along the record are left
+        out.
     drawn
         Median ratio of the distance of a sample's prior members from the nearest training field
         to that of the sample itself.
     drawn_copies
         Share of the prior members of rainy samples that are copies of a training field.
     rainy
-        How many of the samples looked at have rain enough to be told from others.
+        Number of samples with enough rain to be distinguished.
     """
 
     same_labels: float
@@ -57,7 +59,7 @@ class Neighbours:
 
 
 def known_labels(codes: NDArray[np.int64], trained: Thumbnails) -> tuple[float, float]:
-    """Return the share of label codes that training samples have, and how many of those we know."""
+    """Return the share of codes that are training labels, and that of known training labels."""
     if not len(codes) or not len(trained.labels):
         return float("nan"), 0.0
     share = float(np.isin(codes, trained.labels).mean())
@@ -76,13 +78,13 @@ def neighbours_of(
     Parameters
     ----------
     members, observed
-        Physical.
+        Physical values.
     codes
-        `xcvae.fields.samples.label_codes` of all samples that were given.
+        `xcvae.fields.samples.label_codes` of all given samples.
     trained
-        What is kept of the training samples.
+        Thumbnails and labels of the training samples.
     wet_threshold
-        Of the target, in its units.
+        Amount from which a pixel is wet, in the units of the target.
     """
     same, known = known_labels(codes, trained)
     maps = shrink(observed, wet_threshold)
@@ -98,7 +100,7 @@ def neighbours_of(
     drawn = np.stack(
         [distances(shrink(one[wet], wet_threshold), record).min(axis=1) for one in members]
     )
-    # A sample that is a copy itself says nothing about draws, and has no distance to compare with.
+    # Leave out samples that are copies themselves: their distance is no reference for draws.
     own = nearest > COPY
     ratio = float(np.median(np.median(drawn, axis=0)[own] / nearest[own])) if own.any() else nothing
     return Neighbours(
@@ -114,11 +116,10 @@ def neighbours_of(
 
 
 def _usual(record: NDArray[Any]) -> float:
-    """Median distance of training fields from the nearest one of another storm."""
+    """Return the median distance of training fields from the nearest one of another storm."""
     count = len(record)
     if count < ENOUGH_TRAINED:
         return float("nan")
-    apart = distances(record, record)
-    place = np.arange(count)
-    near = np.abs(place[:, None] - place) <= max(2, round(SAME_STORM * count))
-    return float(np.median(np.where(near, np.inf, apart).min(axis=1)))
+    position = np.arange(count)
+    near = np.abs(position[:, None] - position) <= max(2, round(SAME_STORM * count))
+    return float(np.median(np.where(near, np.inf, distances(record, record)).min(axis=1)))

@@ -1,4 +1,4 @@
-"""What can be measured on fields alone: draws against observations, and exchanged latents."""
+"""Statistics of fields alone: members against observations, and exchanged latents."""
 
 from __future__ import annotations
 
@@ -15,17 +15,25 @@ from xcvae.metrics.spatial import diversity, spatial_correlation
 from xcvae.verify.diagnosis.artefacts import Artefacts, artefacts_of
 from xcvae.verify.resampling import estimate, quantile_rank
 
-__all__ = ["Draws", "LatentSwap", "ceiling_of", "draws_of", "floor_of", "light_mass", "swap_of"]
+__all__ = [
+    "EnsembleStatistics",
+    "LatentSwap",
+    "ceiling_of",
+    "ensemble_statistics",
+    "floor_of",
+    "latent_swap",
+    "light_mass",
+]
 
-#: Members of a pixel that differ by less than this share lie at the same value.
+#: Values that differ by less than this share count as the same value.
 SAME = 1e-3
-#: Share of the wet values that are the largest, and how many of them it takes to look for a cap.
+#: Share of wet values that count as the largest, and their number needed to look for a cap.
 LARGEST, ENOUGH = 0.001, 50
 
 
 @dataclass(frozen=True)
 class LatentSwap:
-    """What happens to reconstructions that get the latents of another sample.
+    """Reconstructions of a sample from its own latents and from those of another sample.
 
     Attributes
     ----------
@@ -42,15 +50,15 @@ class LatentSwap:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Members against the observation.
+class EnsembleStatistics:
+    """Statistics of members against the observation.
+
+    Attributes that end in ``_error`` are standard errors.
 
     Attributes
     ----------
-    wet_fraction
-        Share of wet pixels.
-    mass_bias
-        Relative bias of the total amount.
+    wet_fraction, mass_bias
+        Share of wet pixels, and relative bias of the total amount.
     p99_ratio
         Ratio of the 99th percentiles; NaN if the observed one is zero.
     variance_ratio
@@ -62,28 +70,28 @@ class Draws:
     correlation
         Spatial correlation of members with the observation.
     texture_ratio
-        Mean squared difference of neighbouring pixels over that of the observation: smooth maps
-        have little of it, however strong they are.
+        Mean squared difference of neighbouring pixels over that of the observation; small for
+        smooth maps, whatever their amounts.
     mass_error, variance_error, texture_error, spread_error
         Standard errors, over samples, of the logarithms of ``1 + mass_bias``, ``variance_ratio``,
         ``texture_ratio`` and ``spread_skill``.
     spread_log, spread_log_error
-        As ``spread_skill``, of ``log1p(rain / wet threshold)``: less at the mercy of one storm.
+        As ``spread_skill``, of ``log1p(rain / wet threshold)``: less dependent on single storms.
     p999_ratio
         Ratio of the 99.9th percentiles; NaN if the observed one is zero.
     tail_rank, tail_rank_error
-        How often the 99.9th percentile of an observed map is above that of a member, and the
-        standard error of that: see `xcvae.verify.resampling.quantile_rank`.
+        Frequency of members with a lower 99.9th percentile than the observed map, and its
+        standard error: see `xcvae.verify.resampling.quantile_rank`.
     light_mass
-        Share of the amount that falls in pixels below the wet threshold: what the usual
-        post-processing removes.
+        Share of the amount in pixels below the wet threshold, which the usual post-processing
+        removes.
     ceiling_share
-        Share of the largest values that are one and the same: see `ceiling_of`.
+        Share of the largest values that are the same value: see `ceiling_of`.
     artefacts
         Traces of the grid.
     floor, floor_share
         Median of the smallest values of pixels, in the target's units, and the share of values
-        that lie at the smallest one of their pixel although it is not zero: see `floor_of`.
+        at the smallest one of their pixel if that is not zero: see `floor_of`.
     """
 
     wet_fraction: float
@@ -110,8 +118,8 @@ class Draws:
     floor_share: float = 0.0
 
 
-def swap_of(own: NDArray[Any], swapped: NDArray[Any], observed: NDArray[Any]) -> LatentSwap:
-    """Compare reconstructions with own and with other latents; arrays (sample, y, x)."""
+def latent_swap(own: NDArray[Any], swapped: NDArray[Any], observed: NDArray[Any]) -> LatentSwap:
+    """Compare reconstructions from own and from exchanged latents; arrays (sample, y, x)."""
     mean = float(np.nanmean(observed))
     return LatentSwap(
         error_own=float(np.nanmean(np.abs(own - observed))),
@@ -120,10 +128,10 @@ def swap_of(own: NDArray[Any], swapped: NDArray[Any], observed: NDArray[Any]) ->
     )
 
 
-def draws_of(
+def ensemble_statistics(
     members: NDArray[Any], observed: NDArray[Any], *, units: str, wet_threshold: float
-) -> Draws:
-    """Score members (realization, sample, y, x) against (sample, y, x), both physical."""
+) -> EnsembleStatistics:
+    """Compare members (realization, sample, y, x) with observations (sample, y, x)."""
     dims = ("realization", "sample", "y", "x")
     forecast = xr.DataArray(members, dims=dims, attrs={"units": units})
     truth = xr.DataArray(observed, dims=dims[1:], attrs={"units": units})
@@ -134,7 +142,7 @@ def draws_of(
     spread_log, spread_log_error = _spread(*logs)
     floor, floor_share = floor_of(members)
     tail_rank, tail_rank_error = quantile_rank(members, observed, 0.999)
-    return Draws(
+    return EnsembleStatistics(
         wet_fraction=float(wet_fraction(forecast, truth, threshold=wet_threshold)),
         mass_bias=float(mass_bias(forecast, truth)),
         mass_error=mass_error,
@@ -161,7 +169,7 @@ def draws_of(
 
 
 def _log_ratio(drawn: NDArray[Any], truth: NDArray[Any]) -> tuple[float, float]:
-    """Ratio of sums over samples, (sample,) each, and the standard error of its logarithm."""
+    """Return the ratio of sums over samples and the standard error of its logarithm."""
     parts = np.stack([drawn, truth], axis=1)
     if not (parts.sum(axis=0) > 0).all():
         return (0.0 if truth.sum() > 0 else float("nan")), 0.0
@@ -170,12 +178,12 @@ def _log_ratio(drawn: NDArray[Any], truth: NDArray[Any]) -> tuple[float, float]:
 
 
 def _amounts(maps: NDArray[Any]) -> NDArray[Any]:
-    """Mean over members of the sum over pixels, (..., sample, y, x) to (sample,)."""
+    """Return the mean over members of the sum over pixels, (..., sample, y, x) to (sample,)."""
     return np.asarray(np.nansum(_stacked(maps), axis=(2, 3), dtype=np.float64).mean(axis=0))
 
 
 def _variances(maps: NDArray[Any]) -> NDArray[Any]:
-    """Mean over members of the variance within a map, (sample,)."""
+    """Return the mean over members of the variance within a map, (sample,)."""
     fields = _stacked(maps)
     count = np.maximum(np.isfinite(fields).sum(axis=(2, 3)), 1)
     mean = np.nansum(fields, axis=(2, 3), dtype=np.float64) / count
@@ -184,8 +192,8 @@ def _variances(maps: NDArray[Any]) -> NDArray[Any]:
 
 
 def _contrasts(maps: NDArray[Any]) -> NDArray[Any]:
-    """Mean over members of the squared differences of neighbouring pixels, (sample,)."""
-    # In float64: the squares of a billion small steps.
+    """Return the mean over members of squared differences of neighbouring pixels, (sample,)."""
+    # Sum in float64: float32 loses small squares in the sum over millions of pixels.
     steps = (np.diff(_stacked(maps), axis=axis) for axis in (2, 3))
     sums = [np.nansum(step**2, axis=(2, 3), dtype=np.float64).mean(axis=0) for step in steps]
     return np.asarray(sums[0] + sums[1])
@@ -196,7 +204,7 @@ def _stacked(maps: NDArray[Any]) -> NDArray[Any]:
 
 
 def _spread(members: NDArray[Any], observed: NDArray[Any]) -> tuple[float, float]:
-    """Spread over error of the ensemble mean, and the standard error of its logarithm."""
+    """Return spread over error of the ensemble mean, and the standard error of its logarithm."""
     count = len(members)
     if count < 2:
         return float("nan"), float("inf")
@@ -210,7 +218,7 @@ def _spread(members: NDArray[Any], observed: NDArray[Any]) -> tuple[float, float
 
 
 def light_mass(fields: NDArray[Any], wet_threshold: float) -> float:
-    """Share of the amount that falls in pixels below the wet threshold.
+    """Return the share of the amount in pixels below the wet threshold.
 
     Examples
     --------
@@ -223,9 +231,9 @@ def light_mass(fields: NDArray[Any], wet_threshold: float) -> float:
 
 
 def ceiling_of(fields: NDArray[Any], wet_threshold: float) -> float:
-    """Look for a cap: the share of the largest values, one in a thousand wet ones, at the maximum.
+    """Return the share of the largest values (one in a thousand wet ones) that equal the maximum.
 
-    Rain thins out towards its largest values. Where they are cut, many are the same.
+    Large values of rain are rare and differ; behind a cap many are the same.
 
     Examples
     --------
@@ -242,10 +250,10 @@ def ceiling_of(fields: NDArray[Any], wet_threshold: float) -> float:
 
 
 def floor_of(members: NDArray[Any]) -> tuple[float, float]:
-    """Look for a floor above zero that members (realization, sample, y, x) do not fall below.
+    """Measure a floor above zero of the values of a pixel; members (realization, sample, y, x).
 
-    Rain has its floor at zero. A threshold that acts on z-scores sets what is below it to the mean
-    of its pixel: a large share of the values of a pixel is then one and the same positive number.
+    The floor of rain is zero. A threshold on z-scores sets values below it to the mean of their
+    pixel: a large share of the values of a pixel is then the same positive number.
 
     Returns
     -------

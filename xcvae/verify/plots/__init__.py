@@ -1,1 +1,5 @@
-"""Figures of ensembles, scores, diagnoses and trainings."""
+"""Figures of ensembles, scorecards and training logs: ``ds.cvae.plot``."""
+
+from xcvae.verify.plots.accessor import Plots
+
+__all__ = ["Plots"]

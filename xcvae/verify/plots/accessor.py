@@ -1,48 +1,50 @@
-"""All pictures by name, and the helpers behind ``ens.cvae.plot`` and ``card.cvae.plot``.
+"""All figures by name, as methods of ``ens.cvae.plot``, ``card.cvae.plot`` and ``log.cvae.plot``.
 
-Every function takes physical fields only and returns a figure of matplotlib that belongs to no
-window: show it in a notebook, or save it with ``figure.savefig("maps.png", bbox_inches="tight")``.
+Every method takes physical fields only and returns a matplotlib figure outside pyplot: display it
+in a notebook, or save it with ``figure.savefig("maps.png", bbox_inches="tight")``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from xcvae.verify.criteria import Criterion, Verdict
-from xcvae.verify.plots.amounts import intensity, quantiles
-from xcvae.verify.plots.bias_map import bias
-from xcvae.verify.plots.curves import rank_histogram, spectra
-from xcvae.verify.plots.member_maps import members
-from xcvae.verify.plots.reliability import reliability
-from xcvae.verify.plots.score_table import summary
-from xcvae.verify.plots.training_curve import training_curve
-from xcvae.verify.score_text import score_names
+from xcvae.verify.plots.amounts import draw_intensity, draw_quantiles
+from xcvae.verify.plots.bias_map import draw_bias
+from xcvae.verify.plots.curves import draw_rank_histogram, draw_spectra
+from xcvae.verify.plots.member_maps import draw_members
+from xcvae.verify.plots.reliability import draw_reliability
+from xcvae.verify.plots.score_table import draw_summary
+from xcvae.verify.plots.summaries import FigureData, accumulate
+from xcvae.verify.plots.training_curve import draw_training_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Plots",
-    "bias",
-    "intensity",
-    "members",
-    "quantiles",
-    "rank_histogram",
-    "reliability",
-    "score_names",
-    "spectra",
-    "summary",
-    "training_curve",
-]
+__all__ = ["ENSEMBLE_FIGURES", "Plots"]
+
+#: Figures that one pass over an ensemble can draw together: by the statistic that they need.
+ENSEMBLE_FIGURES: dict[str, Callable[[FigureData], Figure]] = {
+    "ranks": draw_rank_histogram,
+    "reliability": draw_reliability,
+    "spectra": draw_spectra,
+    "quantiles": draw_quantiles,
+    "intensity": draw_intensity,
+    "bias": draw_bias,
+}
 
 
 @dataclass(frozen=True)
 class Plots:
-    """Pictures of one Dataset: an ensemble, a scorecard or a training log.
+    """Figures of one Dataset: an ensemble, a scorecard or a training log.
+
+    Those of an ensemble compare it with the observations `ds`, matched by sample label. They raise
+    UnitsError for values that are not physical rain, MismatchError if samples or grids differ,
+    MissingVariableError without the observation and ComponentError for an unknown baseline.
 
     Attributes
     ----------
@@ -60,46 +62,151 @@ class Plots:
         members: int | Sequence[int] = 4,
         conditions: Sequence[str] | str | None = None,
     ) -> Figure:
-        """Draw maps of members, beside condition and observation where `ds` is given.
+        """Draw maps of one sample in one row, all rain in one discrete colour scale.
 
-        See `xcvae.verify.plots.accessor.members`.
+        Parameters
+        ----------
+        ds
+            Observation (dims sample, y, x, under the name it has in the ensemble) and conditions.
+            None draws members alone.
+        sample
+            Label of the sample, as in ``sel`` (a time may be text). If the labels are not integers,
+            an integer is a position. None takes the sample with the most rain.
+        members
+            Number of members, or their positions.
+        conditions
+            Gridded variables of `ds` to draw. None draws the first coarse rain field, or else the
+            first gridded variable; an empty list draws none.
+
+        Raises
+        ------
+        UnitsError
+            The values are not physical rain: units are missing or not those of precipitation.
+        MissingVariableError
+            A condition is not in `ds`.
+        DataError
+            The sample or a member does not exist.
         """
-        return _members(ds, self.ds, sample=sample, members=members, conditions=conditions)
+        return draw_members(ds, self.ds, sample=sample, members=members, conditions=conditions)
 
     def spectra(self, ds: xr.Dataset, *, baselines: Sequence[object] | None = None) -> Figure:
-        """Draw power spectra of observation and members. See :func:`spectra`."""
-        return spectra(ds, self.ds, baselines=baselines)
+        """Draw radially averaged power spectra, averaged over samples.
+
+        Power over wavelength, in km if the grid spacing is known, else in pixels; below it, members
+        over observation in decibels.
+
+        Parameters
+        ----------
+        ds
+            The observation, dims (sample, y, x), and the coarse rain condition for baselines.
+        baselines
+            Names, dicts or instances; by default ``["bilinear"]`` if the data have a coarse rain
+            condition. An empty list for none.
+        """
+        return self._draw("spectra", ds, baselines)
 
     def rank_histogram(self, ds: xr.Dataset) -> Figure:
-        """Draw the rank histogram. See `xcvae.verify.plots.accessor.rank_histogram`."""
-        return rank_histogram(ds, self.ds)
+        """Draw the histogram of the ranks of the observation among the members of its pixel.
+
+        A calibrated ensemble gives a flat histogram. Pixels where the observation equals members,
+        such as dry ones, count in equal parts for all ranks that they cover. With two samples or
+        more, a band marks the range of 95 % of the ranks of a calibrated ensemble. It takes samples
+        as independent, not pixels: neighbouring pixels are not.
+
+        Parameters
+        ----------
+        ds
+            The observation, dims (sample, y, x).
+        """
+        return self._draw("ranks", ds)
 
     def reliability(self, ds: xr.Dataset) -> Figure:
-        """Draw the reliability diagram. See `xcvae.verify.plots.accessor.reliability`."""
-        return reliability(ds, self.ds)
+        """Draw the observed frequency of rain over its forecast probability (share of members).
+
+        For two events: wet (0.1 mm h-1, of days 1 mm d-1) and heavy (5 mm h-1, of days 20 mm d-1).
+        Bars are 95 % intervals by block bootstrap over samples; below, the share of forecasts with
+        each probability. In the shaded area a forecast is better than the climate of the sample.
+
+        Parameters
+        ----------
+        ds
+            The observation, dims (sample, y, x).
+        """
+        return self._draw("reliability", ds)
 
     def quantiles(self, ds: xr.Dataset, *, baselines: Sequence[object] | None = None) -> Figure:
-        """Draw quantile against quantile. See `xcvae.verify.plots.accessor.quantiles`."""
-        return quantiles(ds, self.ds, baselines=baselines)
+        """Draw quantiles of all generated amounts over those of all observed ones.
+
+        Up to the amount that ten samples have reached, because single storms decide beyond it; the
+        last point is labelled with its return period at a pixel. The band is a 95 % interval by
+        block bootstrap over samples.
+
+        Parameters
+        ----------
+        ds, baselines
+            As for `spectra`.
+        """
+        return self._draw("quantiles", ds, baselines)
 
     def intensity(self, ds: xr.Dataset, *, baselines: Sequence[object] | None = None) -> Figure:
-        """Draw the CRPS by amounts. See `xcvae.verify.plots.accessor.intensity`."""
-        return intensity(ds, self.ds, baselines=baselines)
+        """Draw the contributions of classes of amounts to the CRPS (fair).
+
+        The parts from the thresholds within each class add up to the CRPS. Below, the skill over
+        the first baseline. Bars are 95 % intervals by block bootstrap over samples.
+
+        Parameters
+        ----------
+        ds, baselines
+            As for `spectra`.
+        """
+        return self._draw("intensity", ds, baselines)
 
     def bias(self, ds: xr.Dataset) -> Figure:
-        """Draw maps of the mean bias. See `xcvae.verify.plots.accessor.bias`."""
-        return bias(ds, self.ds)
+        """Draw maps of the mean over samples: of observation, of members, and their difference.
+
+        Both means have one colour scale; too wet is blue-green, too dry brown.
+
+        Parameters
+        ----------
+        ds
+            The observation, dims (sample, y, x).
+        """
+        return self._draw("bias", ds)
 
     def summary(
         self, criteria: Sequence[Criterion | Verdict] | None = None, *, title: str = ""
     ) -> Figure:
-        """Draw a scorecard as a table. See `xcvae.verify.plots.accessor.summary`."""
-        return summary(self.ds, criteria, title=title)
+        """Draw a scorecard as a table, with the best source of every score highlighted.
+
+        Parameters
+        ----------
+        criteria
+            Ranges for xcvae, for a column of verdicts; see `xcvae.verify.criteria.criteria_for`.
+        title
+            Heading of the column of names.
+
+        Raises
+        ------
+        DataError
+            The card has further dims, as with ``groupby``, or no scores.
+        """
+        return draw_summary(self.ds, criteria, title=title)
 
     def training_curve(self) -> Figure:
-        """Draw a training log. See `xcvae.verify.plots.accessor.training_curve`."""
-        return training_curve(self.ds)
+        """Draw a training log (`Model.history`), each quantity in a panel, with its validation.
 
+        Variables have one dim, such as ``step``; ``val_*`` are validation scores, and ``loss_*``
+        terms of the loss.
 
-# Inside the class the name stands for its argument.
-_members = members
+        Raises
+        ------
+        DataError
+            The log has nothing to draw.
+        """
+        return draw_training_curve(self.ds)
+
+    def _draw(
+        self, figure: str, ds: xr.Dataset, baselines: Sequence[object] | None = None
+    ) -> Figure:
+        data = accumulate(ds, self.ds, figures=[figure], baselines=baselines)
+        return ENSEMBLE_FIGURES[figure](data)

@@ -1,4 +1,4 @@
-"""The picture for a talk: condition, observation and members of one sample in one row of maps."""
+"""Maps of one sample in a row: condition, observation and members."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from xcvae.fields.cf import is_rain
 from xcvae.fields.units import is_daily, to_units
 from xcvae.metrics.pairs import REALIZATION
 from xcvae.verify.pairing import MatchedPair, pair_up
-from xcvae.verify.plots import style as canvas
-from xcvae.verify.plots.style import DRY, MASKED
+from xcvae.verify.plots import style
 from xcvae.verify.plots.text import coarse_rain, display_units, label_of, labelled, pretty
 
 if TYPE_CHECKING:
@@ -24,28 +23,29 @@ if TYPE_CHECKING:
     from matplotlib.colors import BoundaryNorm, Colormap
     from matplotlib.figure import Figure
 
-__all__ = ["Axis", "RainScale", "draw_map", "map_axes", "members"]
-
+__all__ = ["Axis", "RainScale", "draw_map", "draw_members", "map_axes"]
 
 HOURLY_LEVELS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 DAILY_LEVELS = (0.0, 0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0)
-# Light to dark blue for everyday rain, then warm colours that jump to the eye for heavy rain.
+# Light to dark blue for moderate rain, then warm colours that highlight heavy rain.
 ANCHORS = ("#cfe5f4", "#8cc1e6", "#3f8fd2", "#1c57a5", "#3b2e83", "#8b2a8e", "#d62f6d", "#f77f3c",
            "#fdd835")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RainScale:
-    """One discrete colour scale for all maps of a picture.
+    """One discrete colour scale for all maps of a figure.
+
+    Colours stand for absolute amounts, so that figures can be compared.
 
     Attributes
     ----------
     units
-        Of the levels.
+        Units of the levels and of the maps.
     levels
         Edges of the classes; the first class is dry.
     beyond
-        Whether values exceed the last edge.
+        True if values exceed the last edge.
     """
 
     units: str
@@ -54,7 +54,7 @@ class RainScale:
 
     @classmethod
     def of(cls, arrays: Sequence[np.ndarray], units: str, *, daily: bool) -> RainScale:
-        """Choose levels for values in ``units``: as many as there is rain for, at least four."""
+        """Choose levels up to the largest value, in ``units``; at least four classes."""
         every = DAILY_LEVELS if daily else HOURLY_LEVELS
         highest = max((float(np.nanmax(a, initial=0.0)) for a in arrays), default=0.0)
         needed = int(np.searchsorted(every, highest)) + 1
@@ -65,25 +65,27 @@ class RainScale:
         """Return the colour map and the norm for matplotlib."""
         from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap
 
-        # Colours stand for absolute amounts: those of the classes above are kept back.
+        # Colours stand for absolute amounts: those of higher classes stay unused.
         every = DAILY_LEVELS if self.levels[2] == DAILY_LEVELS[2] else HOURLY_LEVELS
         ramp = LinearSegmentedColormap.from_list("rain", ANCHORS)(np.linspace(0, 1, len(every) - 1))
         classes = len(self.levels) - 1 + self.beyond
-        chart = ListedColormap([DRY, *(tuple(c) for c in ramp[: classes - 1])], name="rain")
+        chart = ListedColormap([style.DRY, *(tuple(c) for c in ramp[: classes - 1])], name="rain")
         extend: Literal["max", "neither"] = "max" if self.beyond else "neither"
-        return chart.with_extremes(bad=MASKED), BoundaryNorm(self.levels, classes, extend=extend)
+        return chart.with_extremes(bad=style.MASKED), BoundaryNorm(
+            self.levels, classes, extend=extend
+        )
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Cell centres of one map axis, as they are drawn.
+    """Cell centres of one map axis, in the units of the figure.
 
     Attributes
     ----------
     values
         Centres, in ``units``.
     units
-        "km", "°E", "°N", or "pixel" where nothing is known; else the units of the coordinate.
+        "km", "°E", "°N", or "pixel" without a coordinate; else the units of the coordinate.
     """
 
     values: np.ndarray
@@ -91,7 +93,7 @@ class Axis:
 
     @property
     def spacing(self) -> float:
-        """Distance of neighbouring centres; 1 for a single one."""
+        """Mean distance of neighbouring centres; 1 for a single one."""
         return float(np.abs(np.diff(self.values)).mean()) if self.values.size > 1 else 1.0
 
     def edges(self) -> np.ndarray:
@@ -104,7 +106,7 @@ class Axis:
 def map_axes(field: xr.DataArray) -> tuple[Axis, Axis]:
     """Read the axes of maps, dims (..., y, x).
 
-    Metres become km, degrees get their letter, and no coordinate means pixels.
+    Metres become km, degrees get a letter, and without coordinates the axes count pixels.
     """
     y, x = map(str, field.dims[-2:])
     return _axis(field, y, east=False), _axis(field, x, east=True)
@@ -119,7 +121,7 @@ def _axis(field: xr.DataArray, dim: str, *, east: bool) -> Axis:
     units = str(attrs.get("units", ""))
     name = f"{attrs.get('standard_name', '')} {dim}".lower()
     if units.startswith("degree") or (not units and ("lat" in name or "lon" in name)):
-        # A rotated pole has degrees, too, but no east and no north.
+        # Coordinates of a rotated pole are degrees, but neither east nor north.
         rotated = "grid_" in name or "rlat" in name or "rlon" in name or units == "degrees"
         return Axis(values, "°" if rotated else "°E" if east else "°N")
     if units in ("m", "metre", "meter", "metres", "meters"):
@@ -128,40 +130,48 @@ def _axis(field: xr.DataArray, dim: str, *, east: bool) -> Axis:
 
 
 def draw_map(axes: Axes, values: np.ndarray, y: Axis, x: Axis, **options: Any) -> QuadMesh:
-    """Draw one map, dims (y, x), with what is masked in grey and distances alike both ways.
+    """Draw one map, dims (y, x), with masked pixels in grey and equal distances in x and y.
 
     Parameters
     ----------
     axes
-        Where to.
+        Axes to draw on.
     values
-        NaN is masked.
+        NaN for masked pixels.
     y, x
         From `map_axes`.
     options
-        Of matplotlib's ``pcolormesh``, such as ``cmap``.
+        Options of matplotlib's ``pcolormesh``, such as ``cmap``.
     """
-    axes.set_facecolor(MASKED)
+    axes.set_facecolor(style.MASKED)
     edges = y.edges()
     mesh = axes.pcolormesh(
         x.edges(), edges, np.ma.masked_invalid(values), rasterized=True, **options
     )
     if y.units == "pixel":
         axes.set_ylim(edges[-1], edges[0])  # rows count from the top, as in the array
-    # Degrees of longitude shrink with latitude.
+    # A degree of longitude is shorter at higher latitudes.
     north = np.cos(np.deg2rad(float(y.values.mean()))) if y.units == "°N" else 1.0
     axes.set_aspect(1.0 / max(float(north), 0.05))
     return mesh
 
 
-#: Inches. A row of maps is as wide as a slide at most, so that its text keeps its size there.
+#: Inches: a row of maps is at most as wide as a slide, so that text keeps its size on it.
 MAX_HEIGHT, MAX_WIDTH = 3.4, 13.3
 GAP, MARGIN = 0.12, 1.7
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """One map: its title, values (y, x) and axes; ``rain`` ones share the colour scale."""
+    """One map.
+
+    Attributes
+    ----------
+    title, values, y, x, units
+        Title, values (y, x), axes and units.
+    rain
+        True for the common colour scale of rain.
+    """
 
     title: str
     values: np.ndarray
@@ -171,7 +181,7 @@ class _Panel:
     units: str
 
 
-def members(
+def draw_members(
     ds: xr.Dataset | None,
     ensemble: xr.Dataset,
     *,
@@ -179,53 +189,23 @@ def members(
     members: int | Sequence[int] = 4,
     conditions: Sequence[str] | str | None = None,
 ) -> Figure:
-    """Draw maps of one sample side by side, all rain in one discrete colour scale.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset or None
-        The observation (dims sample, y, x, with the name it has in the ensemble) and conditions.
-        None shows members alone.
-    ensemble : xarray.Dataset
-        From `xcvae.sample`: dims (realization, sample, y, x).
-    sample : label, optional
-        Which sample, by label as in ``sel`` (a time may be text). Where the labels are not
-        integers an integer is a position. None takes the one with the most rain.
-    members : int or list of int
-        How many members, or which.
-    conditions : list of str, optional
-        Gridded variables of `ds` to show. None shows the first coarse rain field, or the first
-        gridded variable where there is no such field. An empty list shows none.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    UnitsError
-        The values are not physical rain: units are missing or not those of precipitation.
-    MissingVariableError
-        A condition is not in `ds`.
-    DataError
-        There is no such sample or member.
-    """
+    """Draw maps of one sample in a row; see `xcvae.verify.plots.Plots.members`."""
     # An ensemble alone is checked and named like one with an observation: its first member.
-    task = pair_up(ensemble.isel({REALIZATION: 0}, drop=True) if ds is None else ds, ensemble)
-    position = _position(task, sample)
-    panels = _rain_panels(task, position, members)
+    match = pair_up(ensemble.isel({REALIZATION: 0}, drop=True) if ds is None else ds, ensemble)
+    position = _position(match, sample)
+    panels = _rain_panels(match, position, members)
     if ds is not None:
-        observed = _panel("Observed", task.pair.observed, task, position)
-        panels = [*_condition_panels(task, position, conditions), observed, *panels]
-    daily = is_daily(task.pair.observed, task.pair.sample)
+        observed = _panel("Observed", match.pair.observed, match, position)
+        panels = [*_condition_panels(match, position, conditions), observed, *panels]
+    daily = is_daily(match.pair.observed, match.pair.sample)
     rain = [panel.values for panel in panels if panel.rain]
     scale = RainScale.of(rain, panels[-1].units, daily=daily)
-    return _draw(panels, scale, _title(task, position, days=daily))
+    return _draw(panels, scale, _title(match, position, days=daily))
 
 
-def _position(task: MatchedPair, sample: Any) -> int:
+def _position(match: MatchedPair, sample: Any) -> int:
     """Find the position of a sample in the ensemble."""
-    source, dim = task.pair.observed, task.pair.sample
+    source, dim = match.pair.observed, match.pair.sample
     count = source.sizes[dim]
     if sample is None:
         return int(np.argmax(np.nan_to_num(source.mean(source.dims[1:]).values)))
@@ -247,13 +227,13 @@ def _position(task: MatchedPair, sample: Any) -> int:
             "sample",
             expected=f"one of the {count} samples, {first} to {last}, or a position",
             got=repr(sample),
-            remedy=f"ensemble['{dim}'] lists them.",
+            remedy=f"Choose one of ensemble['{dim}'].",
         )
     )
 
 
-def _rain_panels(task: MatchedPair, position: int, members: int | Sequence[int]) -> list[_Panel]:
-    forecast = task.pair.forecast
+def _rain_panels(match: MatchedPair, position: int, members: int | Sequence[int]) -> list[_Panel]:
+    forecast = match.pair.forecast
     size = forecast.sizes[REALIZATION]
     chosen = list(range(min(members, size)) if isinstance(members, int) else members)
     if not chosen or min(chosen) < -size or max(chosen) >= size:
@@ -269,23 +249,23 @@ def _rain_panels(task: MatchedPair, position: int, members: int | Sequence[int])
         _panel(
             f"Member {int(forecast[REALIZATION].values[m])}",
             forecast.isel({REALIZATION: m}),
-            task,
+            match,
             position,
         )
         for m in chosen
     ]
 
 
-def _panel(title: str, field: xr.DataArray, task: MatchedPair, position: int) -> _Panel:
-    """Read one map; rain is converted to what it is shown in."""
-    sample = task.pair.sample
+def _panel(title: str, field: xr.DataArray, match: MatchedPair, position: int) -> _Panel:
+    """Read one map; rain is converted to the units of figures."""
+    sample = match.pair.sample
     units = str(field.attrs.get("units", "1"))
-    # A depth has no place in the colours of a rate: it is shown like any other condition.
-    rain = field.name == task.pair.observed.name or (is_rain(field) and task.converts(units))
-    y, x = task.axes_of(field)
+    # A depth cannot share the colour scale of a rate: it is drawn like any other condition.
+    rain = field.name == match.pair.observed.name or (is_rain(field) and match.converts(units))
+    y, x = match.axes_of(field)
     one = field.isel({sample: position}).transpose(y, x).load()
     if rain:
-        units = display_units(task.pair.observed, sample)
+        units = display_units(match.pair.observed, sample)
         one = to_units(one, units)
     if rain and float(one.min()) < 0:
         raise DataError(
@@ -293,20 +273,20 @@ def _panel(title: str, field: xr.DataArray, task: MatchedPair, position: int) ->
                 str(field.name),
                 expected="rain, which is never below zero",
                 got=f"{float(one.min()):.3g} {units}",
-                remedy="Pictures show physical values: undo any normalisation first.",
+                remedy="Figures take physical values: undo any normalisation first.",
             )
         )
     return _Panel(title, np.asarray(one.values, float), *map_axes(one), rain, units)
 
 
 def _condition_panels(
-    task: MatchedPair, position: int, conditions: Sequence[str] | str | None
+    match: MatchedPair, position: int, conditions: Sequence[str] | str | None
 ) -> list[_Panel]:
-    source, names = task.ds, [conditions] if isinstance(conditions, str) else conditions
+    source, names = match.ds, [conditions] if isinstance(conditions, str) else conditions
     if names is None:
-        coarse = coarse_rain(task)  # the one derived by `coarsen`, too
+        coarse = coarse_rain(match)  # also one that `coarsen` derives
         if coarse is None:
-            names = _gridded(task)[:1]
+            names = _gridded(match)[:1]
         else:
             source, names = coarse.to_dataset(), [str(coarse.name)]
     for name in names:
@@ -319,7 +299,7 @@ def _condition_panels(
                     remedy=nearest(name, source.data_vars),
                 )
             )
-    return [_named(_panel("", source[name], task, position), name) for name in names]
+    return [_named(_panel("", source[name], match, position), name) for name in names]
 
 
 def _named(panel: _Panel, name: str) -> _Panel:
@@ -332,27 +312,27 @@ def _named(panel: _Panel, name: str) -> _Panel:
     return replace(panel, title=title)
 
 
-def _gridded(task: MatchedPair) -> list[str]:
-    """Name the conditions that can be drawn."""
+def _gridded(match: MatchedPair) -> list[str]:
+    """Return the names of the conditions that are maps."""
     found = []
-    for name, da in task.ds.data_vars.items():
-        if name == task.pair.observed.name or task.pair.sample not in da.dims or da.ndim != 3:
+    for name, da in match.ds.data_vars.items():
+        if name == match.pair.observed.name or match.pair.sample not in da.dims or da.ndim != 3:
             continue
         try:
-            task.axes_of(da)
+            match.axes_of(da)
         except DataError:
             continue
         found.append(str(name))
     return found
 
 
-def _title(task: MatchedPair, position: int, *, days: bool) -> str:
-    da = task.pair.observed
+def _title(match: MatchedPair, position: int, *, days: bool) -> str:
+    da = match.pair.observed
     name = str(da.attrs.get("long_name", da.name))
-    label = label_of(da[task.pair.sample].values[position], days=days)
-    mode = str(task.record.get("mode", ""))
-    if mode == "posterior" and task.record.get("spread") is not None:
-        mode = f"posterior, spread {task.record['spread']:.2f}"
+    label = label_of(da[match.pair.sample].values[position], days=days)
+    mode = str(match.record.get("mode", ""))
+    if mode == "posterior" and match.record.get("spread") is not None:
+        mode = f"posterior, spread {match.record['spread']:.2f}"
     return f"{name[:1].upper()}{name[1:]}, {label}" + (f"  ({mode})" if mode else "")
 
 
@@ -362,19 +342,19 @@ def _draw(panels: list[_Panel], scale: RainScale, title: str) -> Figure:
     height = min(MAX_HEIGHT, (MAX_WIDTH - between) / sum(ratios))
     width = sum(ratios) * height + between
     heads = [
-        canvas.wrapped(p.title, r * height, size=12) for p, r in zip(panels, ratios, strict=True)
+        style.wrapped(p.title, r * height, size=12) for p, r in zip(panels, ratios, strict=True)
     ]
     lines = max(head.count("\n") for head in heads)
-    title = canvas.wrapped(title, width, size=14)
+    title = style.wrapped(title, width, size=14)
     extra = 0.5 * any(not panel.rain for panel in panels) + 0.2 * (lines + title.count("\n"))
-    with canvas.new_figure(width, height + 1.15 + extra, "compressed") as figure:
+    with style.new_figure(width, height + 1.15 + extra, "compressed") as figure:
         row = figure.subplots(1, len(panels), width_ratios=ratios, squeeze=False)[0]
         shown: Any = None
-        for place, (axes, panel) in enumerate(zip(row, panels, strict=True)):
+        for number, (axes, panel) in enumerate(zip(row, panels, strict=True)):
             mesh = _map(axes, panel, scale)
             shown = mesh if panel.rain else shown
-            axes.set_title(heads[place], loc="center")
-            alike = place > 0 and _same_rows(panels[place - 1], panel)
+            axes.set_title(heads[number], loc="center")
+            alike = number > 0 and _same_rows(panels[number - 1], panel)
             _label(axes, panel, first=not alike)
         bar = figure.colorbar(shown, ax=list(row), shrink=0.95, pad=0.012, aspect=22, fraction=0.05)
         bar.set_ticks([*scale.levels], labels=[f"{level:g}" for level in scale.levels])
@@ -386,7 +366,7 @@ def _draw(panels: list[_Panel], scale: RainScale, title: str) -> Figure:
 
 
 def _width(panel: _Panel) -> float:
-    """Width of a map whose height is 1."""
+    """Return the width of a map of height 1."""
     y, x = (np.abs(np.ptp(axis.edges())) for axis in (panel.y, panel.x))
     shrink = np.cos(np.deg2rad(panel.y.values.mean())) if panel.y.units == "°N" else 1.0
     return float(np.clip(shrink * x / y, 0.4, 3.0))
@@ -403,13 +383,13 @@ def _map(axes: Axes, panel: _Panel, scale: RainScale) -> Any:
         return draw_map(axes, panel.values, panel.y, panel.x, cmap=chart, norm=norm)
     mesh = draw_map(axes, panel.values, panel.y, panel.x, cmap="cividis")
     bar = axes.figure.colorbar(mesh, ax=axes, orientation="horizontal", pad=0.02, aspect=18)
-    canvas.few_ticks(bar.ax.xaxis, most=3)
+    style.few_ticks(bar.ax.xaxis, most=3)
     bar.ax.tick_params(labelsize=9)
     return mesh
 
 
 def _label(axes: Axes, panel: _Panel, *, first: bool) -> None:
-    canvas.few_ticks(axes.xaxis, axes.yaxis, most=4)
+    style.few_ticks(axes.xaxis, axes.yaxis, most=4)
     for spine in axes.spines.values():
         spine.set_visible(True)
     axes.tick_params(labelsize=9.5, length=3)

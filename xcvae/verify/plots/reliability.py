@@ -1,16 +1,15 @@
-"""The reliability diagram: what is forecast with 30 % should come in 30 of 100 cases."""
+"""The reliability diagram: observed frequencies of an event over its forecast probabilities."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from xcvae.metrics.metric import ratio
 from xcvae.metrics.pairs import Array
-from xcvae.verify.plots import style as canvas
-from xcvae.verify.plots.summaries import FigureData, portray
+from xcvae.verify.plots import style
+from xcvae.verify.plots.summaries import FigureData
 from xcvae.verify.plots.text import amount
 from xcvae.verify.resampling import interval
 
@@ -18,52 +17,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["brier_parts", "draw_reliability", "reliability"]
+__all__ = ["brier_parts", "draw_reliability"]
 
 BETTER = "#eef3ee"
 
 
-def reliability(ds: xr.Dataset, ensemble: xr.Dataset) -> Figure:
-    """Draw how often rain came, over the probability with which it was forecast.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        The observation, dims (sample, y, x).
-    ensemble : xarray.Dataset
-        Dims (realization, sample, y, x). The share of members is the probability.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        For two events: wet (0.1 mm h-1, of days 1 mm d-1) and heavy (5 mm h-1, of days 20 mm d-1).
-        Bars are 95 % intervals by block bootstrap over samples; below, how often each probability
-        was forecast. In the shaded part forecasts are better than the climate of the sample.
-
-    Raises
-    ------
-    UnitsError
-        The values are not physical rain.
-    MismatchError
-        Samples or grids differ.
-    """
-    return draw_reliability(portray(ds, ensemble, pictures=["reliability"]))
-
-
-def draw_reliability(portrait: FigureData) -> Figure:
-    """Draw what `reliability` does, from sums that are there already."""
-    with canvas.new_figure(8.6, 6.0) as figure:
+def draw_reliability(data: FigureData) -> Figure:
+    """Draw the reliability diagram; see `xcvae.verify.plots.Plots.reliability`."""
+    with style.new_figure(8.6, 6.0) as figure:
         grid = figure.subplots(2, 2, sharex=True, height_ratios=(3.6, 1), squeeze=False)
-        for number, threshold in enumerate(portrait.thresholds):
+        for number, threshold in enumerate(data.thresholds):
             rows = {
-                name: values[:, number] for name, values in portrait.by_piece("reliability").items()
+                name: values[:, number] for name, values in data.by_piece("reliability").items()
             }
-            _diagram(grid[0][number], rows, portrait.group)
+            _diagram(grid[0][number], rows, data.group)
             _sharpness(grid[1][number], rows["pixels"].sum(axis=0))
-            limit = amount(portrait.task.pair.observed, threshold)
+            limit = amount(data.match.pair.observed, threshold)
             grid[0][number].set_title(f"Rain ≥ {limit}", pad=22)
         for axes, text in zip(grid[:, 0], ("observed frequency", "share of pixels"), strict=True):
-            axes.set_ylabel(text)
+            style.label(axes, y=text)
         handles, names = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=len(names))
         return figure
@@ -97,18 +69,18 @@ def brier_parts(pixels: Array, forecast: Array, came: Array) -> tuple[float, flo
 def _diagram(axes: Axes, rows: dict[str, Array], group: tuple[int, int, int]) -> None:
     pixels, forecast, came = (rows[name].sum(axis=0) for name in ("pixels", "forecast", "came"))
     climate = float(came.sum() / pixels.sum())
-    there = np.flatnonzero(pixels > 0)
-    ends = np.array([_interval(rows, k, group) for k in there.tolist()])
-    x, y = forecast[there] / pixels[there], ends[:, 0]
+    used = np.flatnonzero(pixels > 0)
+    ends = np.array([_frequency(rows, k, group) for k in used.tolist()])
+    x, y = forecast[used] / pixels[used], ends[:, 0]
     # Between these lines a forecast adds to the Brier skill.
     for ends_at, edge in (((0.0, climate), 0.0), ((climate, 1.0), 1.0)):
         half = [0.5 * (end + climate) for end in ends_at]
         axes.fill_between(ends_at, half, edge, color=BETTER, lw=0,
                           label="better than climate" if edge else None)  # fmt: skip
-    axes.plot([0, 1], [0, 1], color=canvas.OBSERVED, lw=1.2, zorder=2)
-    axes.axhline(climate, color=canvas.FAINT, lw=1.0, ls=":", zorder=1, label="climate")
+    axes.plot([0, 1], [0, 1], color=style.OBSERVED, lw=1.2, zorder=2)
+    axes.axhline(climate, color=style.FAINT, lw=1.0, ls=":", zorder=1, label="climate")
     axes.errorbar(
-        x, y, canvas.whiskers(ends), fmt="o-", color=canvas.MEMBER, lw=1.8, ms=5, elinewidth=1.3,
+        x, y, style.whiskers(ends), fmt="o-", color=style.MEMBER, lw=1.8, ms=5, elinewidth=1.3,
         capsize=2.5, zorder=3, clip_on=False, label="members",
     )  # fmt: skip
     axes.set_xlim(0, 1)
@@ -116,14 +88,14 @@ def _diagram(axes: Axes, rows: dict[str, Array], group: tuple[int, int, int]) ->
     reliable, resolved, uncertain = brier_parts(pixels, forecast, came)
     text = f"reliability {reliable:.2g}, resolution {resolved:.2g}, uncertainty {uncertain:.2g}"
     axes.text(
-        0, 1.025, text, transform=axes.transAxes, va="bottom", fontsize=9.5, color=canvas.FAINT
+        0, 1.025, text, transform=axes.transAxes, va="bottom", fontsize=9.5, color=style.FAINT
     )
 
 
-def _interval(
+def _frequency(
     rows: dict[str, Array], k: int, group: tuple[int, int, int]
 ) -> tuple[float, float, float]:
-    """How often the event came in one bin, with its interval."""
+    """Return the frequency of the event in one bin, with its interval."""
     return interval(
         lambda total: ratio(total(rows["came"][:, k]), total(rows["pixels"][:, k])),
         group,
@@ -132,11 +104,12 @@ def _interval(
 
 
 def _sharpness(axes: Axes, pixels: Array) -> None:
-    place = np.linspace(0, 1, pixels.size)
+    """Draw the share of pixels by forecast probability."""
+    centres = np.linspace(0, 1, pixels.size)
     axes.bar(
-        place, pixels / pixels.sum(), width=0.75 / pixels.size, color=canvas.MEMBER, alpha=0.85
+        centres, pixels / pixels.sum(), width=0.75 / pixels.size, color=style.MEMBER, alpha=0.85
     )
     axes.set_yscale("log")
     rarest = float(pixels[pixels > 0].min() / pixels.sum())
     axes.set_ylim(0.8 * 10.0 ** np.floor(np.log10(rarest)), 1)
-    axes.set_xlabel("forecast probability")
+    style.label(axes, x="forecast probability")

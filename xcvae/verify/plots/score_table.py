@@ -1,4 +1,4 @@
-"""The scores as a picture: xcvae beside its baselines, with intervals and verdicts."""
+"""The scorecard as a figure: xcvae and its baselines, with intervals and verdicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import xarray as xr
 
 from xcvae.errors import DataError, explain
 from xcvae.verify.criteria import Criterion, Verdict, judge
-from xcvae.verify.plots import style as canvas
+from xcvae.verify.plots import style
 from xcvae.verify.plots.text import pretty
 from xcvae.verify.score_text import (
     best_sources,
@@ -26,42 +26,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["summary"]
+__all__ = ["draw_summary"]
 
 PASS, MISS, BEST = "#2e7d32", "#b3261e", "#eaf2fa"
-# Inches.
+#: Widths and height of cells, in inches.
 NAME_WIDTH, CELL_WIDTH, VERDICT_WIDTH, ROW_HEIGHT = 2.75, 1.65, 2.75, 0.46
 
 
-def summary(
-    card: xr.Dataset,
-    criteria: Sequence[Criterion | Verdict] | None = None,
-    *,
-    title: str = "",
+def draw_summary(
+    card: xr.Dataset, criteria: Sequence[Criterion | Verdict] | None = None, *, title: str = ""
 ) -> Figure:
-    """Draw a scorecard as a table.
-
-    Parameters
-    ----------
-    card : xarray.Dataset
-        From `xcvae.evaluate`: dim ``source``, scores with ``units`` and ``better``, and
-        ``<score>_low/_high``.
-    criteria : list of Criterion or Verdict, optional
-        What xcvae has to reach, for a column of verdicts; see
-        `xcvae.verify.criteria.criteria_for`.
-    title : str, optional
-        Stands above the names of the scores.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The best source of every score is set off where ``better`` says what is good.
-
-    Raises
-    ------
-    DataError
-        The card has further dims, as with ``groupby``, or no scores.
-    """
+    """Draw a scorecard as a table; see `xcvae.verify.plots.Plots.summary`."""
     names = score_names(card)
     extra = sorted({str(dim) for name in names for dim in card[name].dims} - {"source"})
     if not names or extra:
@@ -77,7 +52,7 @@ def summary(
     sources = [str(source) for source in card["source"].values]
     width = NAME_WIDTH + CELL_WIDTH * len(sources) + VERDICT_WIDTH * bool(verdicts)
     height = ROW_HEIGHT * (len(names) + 1) + 0.35
-    with canvas.new_figure(width + 0.3, height, None) as figure:
+    with style.new_figure(width + 0.3, height, None) as figure:
         axes = figure.add_axes((0.15 / (width + 0.3), 0.0, width / (width + 0.3), 1.0))
         axes.set_axis_off()
         axes.set_xlim(0, width)
@@ -88,7 +63,7 @@ def summary(
             _row(axes, card, name, row, verdicts.get(name, []))
         axes.text(
             0, len(names) + 1.0, "small: 95 % interval over samples; shaded: best", fontsize=9,
-            color=canvas.FAINT, va="center",
+            color=style.FAINT, va="center",
         )  # fmt: skip
         return figure
 
@@ -96,7 +71,7 @@ def summary(
 def _verdicts(
     card: xr.Dataset, criteria: Sequence[Criterion | Verdict]
 ) -> dict[str, list[Verdict]]:
-    """Verdicts by the score whose row they stand in."""
+    """Return verdicts by the score in the same row."""
     found: dict[str, list[Verdict]] = {}
     for item in criteria:
         verdict = item if isinstance(item, Verdict) else judge(card, [item])[0]
@@ -106,36 +81,52 @@ def _verdicts(
 
 def _head(axes: Axes, sources: list[str], width: float, *, verdicts: bool) -> None:
     for column, source in enumerate(sources):
-        place = NAME_WIDTH + (column + 0.5) * CELL_WIDTH
-        _bold(axes, place, source, CELL_WIDTH, ha="center")
+        middle = NAME_WIDTH + (column + 0.5) * CELL_WIDTH
+        _bold(axes, middle, source, CELL_WIDTH, ha="center")
     if verdicts:
         _bold(axes, NAME_WIDTH + CELL_WIDTH * len(sources) + 0.25, "criterion", VERDICT_WIDTH)
     axes.plot([0, width], [0.5, 0.5], color="#222222", lw=1.2)
 
 
-def _bold(axes: Axes, place: float, text: str, width: float, **options: Any) -> None:
-    """Write a head; a long name in two smaller lines, and cut off beyond those."""
+def _bold(axes: Axes, x: float, text: str, width: float, **options: Any) -> None:
+    """Write a heading; a long one in two smaller lines, cut off after them."""
     size, room = 13.0, 0.85 * width  # bold letters are wider
-    if "\n" in canvas.wrapped(text, room, size=size):
+    if "\n" in style.wrapped(text, room, size=size):
         size = 10.0
-        first, *rest = canvas.wrapped(text, room, size=size).split("\n")
+        first, *rest = style.wrapped(text, room, size=size).split("\n")
         text = "\n".join([first, *(["".join(rest[:1]) + ("\u2026" if rest[1:] else "")])])
-    axes.text(place, 0.15, text, va="center", fontsize=size, weight="bold", **options)
+    axes.text(x, 0.15, text, va="center", fontsize=size, weight="bold", **options)
 
 
 def _row(axes: Axes, card: xr.Dataset, name: str, row: int, verdicts: list[Verdict]) -> None:
-    from matplotlib.patches import Rectangle
-
+    """Write the name of a score, its cells, and its verdicts."""
     score = card[name]
     units = pretty(str(score.attrs.get("units", "1")))
-    text = canvas.wrapped(words(name), NAME_WIDTH - 0.7)
+    text = style.wrapped(words(name), NAME_WIDTH - 0.7)
     axes.text(0, row, text, va="center", fontsize=9 if "\n" in text else 12)
     if units:
         axes.text(
-            NAME_WIDTH - 0.05, row, units, va="center", ha="right", fontsize=9.5, color=canvas.FAINT
+            NAME_WIDTH - 0.05, row, units, va="center", ha="right", fontsize=9.5, color=style.FAINT
         )
+    _cells(axes, card, name, row)
+    left = NAME_WIDTH + CELL_WIDTH * score.sizes["source"] + 0.25
+    for number, verdict in enumerate(verdicts):
+        high = row + 0.4 * (number - 0.5 * (len(verdicts) - 1))
+        mark, colour = ("✓", PASS) if verdict.passed else ("✗", MISS)
+        axes.text(left, high, mark, color=colour, va="center", fontsize=14, weight="bold")
+        wanted = wanted_text(verdict.criterion)
+        if verdict.criterion.name != name:
+            wanted = f"{wanted} of observed" if name == "wet_fraction" else wanted
+        axes.text(left + 0.28, high, wanted, color=colour, va="center", fontsize=11)
+    axes.plot([0, axes.get_xlim()[1]], [row + 0.5] * 2, color="#dddddd", lw=0.7)
+
+
+def _cells(axes: Axes, card: xr.Dataset, name: str, row: int) -> None:
+    """Write the score of every source with its interval."""
+    from matplotlib.patches import Rectangle
+
     best = best_sources(card, name)
-    values = np.asarray(score.values, float)
+    values = np.asarray(card[name].values, float)
     powers = needs_powers(values.tolist())
     for column, value in enumerate(values):
         left = NAME_WIDTH + column * CELL_WIDTH
@@ -148,18 +139,8 @@ def _row(axes: Axes, card: xr.Dataset, name: str, row: int, verdicts: list[Verdi
         weight = "bold" if best[column] else "normal"
         axes.text(middle, high, text, ha="center", va="center", fontsize=12, weight=weight)
         axes.text(
-            middle, row + 0.25, interval, ha="center", va="center", fontsize=8.5, color=canvas.FAINT
+            middle, row + 0.25, interval, ha="center", va="center", fontsize=8.5, color=style.FAINT
         )
-    place = NAME_WIDTH + CELL_WIDTH * score.sizes["source"] + 0.25
-    for number, verdict in enumerate(verdicts):
-        high = row + 0.4 * (number - 0.5 * (len(verdicts) - 1))
-        mark, colour = ("✓", PASS) if verdict.passed else ("✗", MISS)
-        axes.text(place, high, mark, color=colour, va="center", fontsize=14, weight="bold")
-        wanted = wanted_text(verdict.criterion)
-        if verdict.criterion.name != name:
-            wanted = f"{wanted} of observed" if name == "wet_fraction" else wanted
-        axes.text(place + 0.28, high, wanted, color=colour, va="center", fontsize=11)
-    axes.plot([0, axes.get_xlim()[1]], [row + 0.5] * 2, color="#dddddd", lw=0.7)
 
 
 def _interval(card: xr.Dataset, name: str, column: int, powers: bool) -> str:

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, one look, marks with one meaning, figures without a window."""
+"""The common style of figures: colours with a meaning, fonts, axes, and figures outside pyplot."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ __all__ = [
     "baseline_colour",
     "baseline_line",
     "few_ticks",
+    "label",
     "new_figure",
     "plain_log",
     "whiskers",
     "wrapped",
 ]
 
-#: Colours with a meaning, the same in every picture.
+#: Colours with the same meaning in every figure.
 OBSERVED, MEMBER = "#111111", "#1f6fb4"
-#: Baselines, in their order; the first is also what stands beside the training.
+#: Baselines, in their order; the first is also the colour of validation curves.
 BASELINE, *_ = BASELINES = ("#d1702a", "#7d3f12", "#e8b06a")
 DRY, MASKED = "#f3f2ee", "#a8a8a8"
 FAINT, SHADE = "#666666", "#eeeeee"
-#: Inches: size of a picture beside another one, and width of one alone. Text then has one size.
+#: Inches: size of a figure in a row of two, and width of a single one, for text of equal size.
 COLUMN, PAGE = (6.4, 5.4), 12.0
 
 STYLE: dict[str, Any] = {
@@ -68,25 +69,23 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def new_figure(
-    width: float,
-    height: float,
-    layout: Literal["constrained", "compressed"] | None = "constrained",
+    width: float, height: float, layout: Literal["constrained", "compressed"] | None = "constrained"
 ) -> Iterator[Figure]:
-    """Draw in the look of xcvae, and leave the caller's settings as they were.
+    """Create a figure in the style of xcvae, without changing the caller's settings.
 
     Parameters
     ----------
     width, height
         In inches.
     layout
-        How matplotlib places what is drawn; None for by hand.
+        Layout engine of matplotlib; None for none.
 
     Yields
     ------
     matplotlib.figure.Figure
-        It belongs to no window and no pyplot state.
+        Without a window, and unknown to pyplot.
     """
-    # Not rcParams itself: reading its backend would choose one, and open the way to a window.
+    # Not rcParams itself: reading its backend would select one, possibly with windows.
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -103,25 +102,60 @@ def new_figure(
 
 
 def baseline_line(number: int) -> dict[str, Any]:
-    """How the curve of a baseline looks."""
+    """Return the line style of a baseline's curve."""
     dashes = ("--", ":", "-.")[number % 3]
     return {"color": baseline_colour(number), "ls": dashes, "lw": 1.8, "zorder": 2}
 
 
 def baseline_colour(number: int) -> str:
-    """Colour of a baseline, counted from 0: the browns are theirs."""
+    """Return the colour of a baseline, counted from 0: a brown."""
     return BASELINES[number % len(BASELINES)]
 
 
 def band(axes: Axes, x: Array, low: Array, high: Array) -> None:
-    """Draw the range or the interval around a curve of members."""
+    """Fill the range or the interval around a curve of members."""
     axes.fill_between(x, low, high, color=MEMBER, alpha=0.24, lw=0)
 
 
 def whiskers(ends: Array) -> Array:
-    """Turn (value, low, high) by row into lengths down and up, for bars and points."""
+    """Return the lengths of error bars, down and up, from rows of (value, low, high)."""
     lengths: Array = np.nan_to_num(np.abs(ends[:, 1:].T - ends[:, 0]))
     return lengths
+
+
+def label(
+    axes: Axes,
+    *,
+    title: str = "",
+    x: str = "",
+    y: str = "",
+    grid: Literal["y", "both"] | None = None,
+    legend: Literal["lower left", "upper left", "upper right"] | None = None,
+    columns: int = 1,
+) -> None:
+    """Add title, axis labels, grid and legend to axes, those that are given.
+
+    Parameters
+    ----------
+    axes
+        To label.
+    title, x, y
+        Title and axis labels; see `xcvae.verify.plots.text.labelled` for units.
+    grid
+        The axis with grid lines.
+    legend, columns
+        Location and number of columns of the legend.
+    """
+    if title:
+        axes.set_title(title)
+    if x:
+        axes.set_xlabel(x)
+    if y:
+        axes.set_ylabel(y)
+    if grid is not None:
+        axes.grid(which="major", axis=grid)
+    if legend is not None:
+        axes.legend(loc=legend, ncols=columns)
 
 
 def plain_log(*several: Axis) -> None:
@@ -135,7 +169,7 @@ def plain_log(*several: Axis) -> None:
 
 
 def few_ticks(*several: Axis, most: int) -> None:
-    """Label an axis with so many round numbers at most."""
+    """Label axes with at most so many round numbers."""
     from matplotlib.ticker import MaxNLocator
 
     for axis in several:
@@ -143,7 +177,7 @@ def few_ticks(*several: Axis, most: int) -> None:
 
 
 def wrapped(text: str, inches: float, *, size: float = 11.0) -> str:
-    """Break a text into lines that are not wider than so many inches.
+    """Break a text into lines of at most so many inches.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""All that pictures of an ensemble need, added up in one pass over the data."""
+"""The data of an ensemble's figures, added up in one pass."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from xcvae.metrics.pairs import Array, Maps
 from xcvae.metrics.sample import pixel_scores
 from xcvae.metrics.spatial import ring_powers
 from xcvae.registry import build, registry
-from xcvae.verify.accumulate import ScoredSource, stream
-from xcvae.verify.baselines.runner import Rivals
+from xcvae.verify.accumulate import BLOCK_BYTES, ScoredSource, accumulate_statistics
+from xcvae.verify.baselines.runner import BaselineRunner
 from xcvae.verify.grouping import group_samples
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.plots.text import class_edges, coarse_rain, display_factor, display_units
 from xcvae.verify.resampling import Sums
 
-__all__ = ["OWN", "PICTURES", "FigureData", "portray"]
+__all__ = ["FIGURES", "OWN", "FigureData", "accumulate"]
 
 OWN = "members"
+"""Name of the ensemble among the sources."""
 BINS = 11
-"""Of forecast probabilities, if there are ten members or more."""
+"""Number of bins of forecast probabilities; fewer with less than ten members."""
 SEED = 0
+"""Seed of baselines that draw random members."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class _MemberSpectra:
     by_piece: ClassVar[bool] = False
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Add up one sample. One mask for all: a hole that one of them has would be structure."""
+        """Add up one sample."""
+        # One mask for all: a gap in only one of them would count as structure.
         valid = maps.valid
         forecast = np.where(valid, maps.forecast, 0.0)
         observed = np.where(valid, maps.observed, 0.0)
@@ -48,7 +51,7 @@ class _MemberSpectra:
 
 @dataclass(frozen=True)
 class _Probabilities:
-    """Forecast probabilities of events in bins, and how often the events came, (threshold, bin)."""
+    """Forecast probabilities of events in bins, and their observed counts, (threshold, bin)."""
 
     thresholds: tuple[float, ...]
 
@@ -59,25 +62,25 @@ class _Probabilities:
         for threshold in self.thresholds:
             some = maps.with_events(threshold)
             share = some.events(threshold) / len(some.members)
-            place = np.rint(share * (bins - 1)).astype(np.int64)
+            number = np.rint(share * (bins - 1)).astype(np.int64)
             weight = np.ones(share.shape) if some.weights is None else some.weights
             for name, values in (
                 ("pixels", weight),
                 ("forecast", weight * share),
                 ("came", weight * (some.truth >= threshold)),
             ):
-                rows[name].append(np.bincount(place, values, minlength=bins))
+                rows[name].append(np.bincount(number, values, minlength=bins))
             rows["pixels"][-1][0] += some.dry
         return {name: np.stack(row) for name, row in rows.items()}
 
 
 @dataclass(frozen=True)
 class _CrpsByIntensity:
-    """What amounts between two edges contribute to the CRPS, (class,).
+    """Contributions of classes of amounts to the CRPS, (class,).
 
-    Amounts are cut off at both edges: the CRPS of what is left is the integral of the Brier score
-    over the thresholds between them (https://doi.org/10.1198/jbes.2010.08110), and the classes add
-    up to the CRPS. Pixels are not chosen by what was observed, which would reward exaggeration.
+    Amounts are clipped to a class: their CRPS is the integral of the Brier score over the
+    thresholds of the class (https://doi.org/10.1198/jbes.2010.08110), and the classes add up to
+    the CRPS. Selecting pixels by their observation instead would reward overforecasting.
     """
 
     edges: tuple[float, ...]
@@ -116,66 +119,67 @@ class _MeanMaps:
         }
 
 
-PICTURES = ("spectra", "ranks", "reliability", "quantiles", "intensity", "bias")
-"""What can be asked for."""
+FIGURES = ("spectra", "ranks", "reliability", "quantiles", "intensity", "bias")
+"""Names of the figures that `accumulate` collects data for."""
 
 
 @dataclass(frozen=True, eq=False)
 class FigureData:
-    """Sums by source and subject, for the functions that draw.
+    """Sums by source and figure.
 
-    Parameters
+    Attributes
     ----------
-    task
+    match
         Ensemble and observation.
     thresholds
         Of the events of the reliability diagram, in the units of the data.
     edges
-        Lower ends of the classes of intensity.
+        Lower ends of the classes of amounts.
     found
-        Sums by source (`OWN`, then baselines) and subject.
+        Sums by source (`OWN`, then baselines) and figure.
     group
         First piece, piece after the last, and number of samples.
     """
 
-    task: MatchedPair
+    match: MatchedPair
     thresholds: tuple[float, ...]
     edges: tuple[float, ...]
     found: Mapping[str, Mapping[str, Sums]]
     group: tuple[int, int, int]
 
     @property
-    def rivals(self) -> list[str]:
+    def baselines(self) -> list[str]:
         """The names of the baselines."""
         return [name for name in self.found if name != OWN]
 
-    def by_piece(self, subject: str, source: str = OWN) -> dict[str, Array]:
+    def by_piece(self, figure: str, source: str = OWN) -> dict[str, Array]:
         """Return sums by piece, pieces first."""
-        return self.found[source][subject].values
+        return self.found[source][figure].values
 
-    def total(self, subject: str, source: str = OWN) -> dict[str, Array]:
+    def total(self, figure: str, source: str = OWN) -> dict[str, Array]:
         """Return sums over all samples."""
-        return {name: rows.sum(axis=0) for name, rows in self.by_piece(subject, source).items()}
+        return {name: rows.sum(axis=0) for name, rows in self.by_piece(figure, source).items()}
 
     @cached_property
     def units(self) -> str:
-        """Units that amounts are shown in: mm h-1, mm d-1 or mm."""
-        return display_units(self.task.pair.observed, self.task.pair.sample)
+        """Units of amounts in figures: mm h-1, mm d-1 or mm."""
+        return display_units(self.match.pair.observed, self.match.pair.sample)
 
     @cached_property
     def scale(self) -> float:
-        """What turns amounts in the units of the data into those that are shown."""
-        return display_factor(self.task.pair.observed)
+        """Factor from the units of the data to those of figures."""
+        return display_factor(self.match.pair.observed)
 
 
-def portray(
+def accumulate(
     ds: xr.Dataset,
     ensemble: xr.Dataset,
     *,
-    pictures: Sequence[str] = PICTURES,
+    figures: Sequence[str] = FIGURES,
     baselines: Sequence[object] | None = None,
+    block_bytes: int = BLOCK_BYTES,
 ) -> FigureData:
-    """Go through an ensemble once for some pictures.
+    """Add up the data of some figures in one pass over an ensemble.
 
     Parameters
     ----------
@@ -183,20 +187,22 @@ def portray(
         The observation, dims (sample, y, x), and the coarse rain condition for baselines.
     ensemble
         Dims (realization, sample, y, x).
-    pictures
-        Some of `PICTURES`.
+    figures
+        Some of `FIGURES`.
     baselines
-        Names, dicts or instances; by default "bilinear" where there is a coarse rain condition.
+        Names, dicts or instances; by default "bilinear" if the data have a coarse rain condition.
+    block_bytes
+        Size of a block of samples in memory.
 
     Raises
     ------
     UnitsError, MismatchError, MissingVariableError, ComponentError, DataError
         As in `xcvae.evaluate`.
     """
-    task = pair_up(ds, ensemble)
-    observed = task.pair.observed
+    match = pair_up(ds, ensemble)
+    observed = match.pair.observed
     wet, event = (build("metric", name).bind(observed).threshold for name in ("ks", "brier"))
-    edges = class_edges(observed, task.pair.sample)
+    edges = class_edges(observed, match.pair.sample)
     every: dict[str, Statistic] = {
         "spectra": _MemberSpectra(),
         "ranks": RankDeviation().bind(observed),
@@ -205,20 +211,24 @@ def portray(
         "intensity": _CrpsByIntensity(edges),
         "bias": _MeanMaps(),
     }
-    asked = {name: every[name] for name in pictures}
-    shared = {n: one for n, one in asked.items() if n in ("spectra", "quantiles", "intensity")}
-    rivals = Rivals(task, _chosen(task, baselines) if shared else {}, SEED)
-    sources = {OWN: ScoredSource(lambda _, own: own, dict.fromkeys(asked), asked)}
-    for name, load in rivals.loaders().items():
+    own = {name: every[name] for name in figures}
+    # Only these figures show baselines.
+    shared = {n: one for n, one in own.items() if n in ("spectra", "quantiles", "intensity")}
+    components = _components(match, baselines) if shared else {}
+    runner = BaselineRunner(match, components, SEED, block_bytes)
+    sources = {OWN: ScoredSource(lambda _, loaded: loaded, dict.fromkeys(own), own)}
+    for name, load in runner.loaders().items():
         sources[name] = ScoredSource(load, dict.fromkeys(shared), shared)
-    groups = group_samples(task, None)
-    found = stream(task.pair, sources, groups.pieces, lambda _: None)
-    return FigureData(task, (wet, event), edges, found, groups.places[0])
+    groups = group_samples(match, None)
+    found = accumulate_statistics(
+        match.pair, sources, groups.pieces, lambda _: None, block_bytes=block_bytes
+    )
+    return FigureData(match, (wet, event), edges, found, groups.ranges[0])
 
 
-def _chosen(task: MatchedPair, baselines: Sequence[object] | None) -> dict[str, object]:
+def _components(match: MatchedPair, baselines: Sequence[object] | None) -> dict[str, object]:
     if baselines is None:
-        usable = task.has_condition and coarse_rain(task) is not None
+        usable = match.has_condition and coarse_rain(match) is not None
         baselines = ["bilinear"] if usable else []
     made = [build("baseline", spec) for spec in baselines]
     return {registry().name_of("baseline", one): one for one in made}

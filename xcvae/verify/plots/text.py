@@ -1,4 +1,4 @@
-"""What rain is shown in: units and amounts as people write them, labels of samples, classes."""
+"""Text of figures: units and amounts in print, labels of samples, classes of amounts."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ DAILY_CLASSES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0)
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def coarse_rain(task: MatchedPair) -> xr.DataArray | None:
-    """Return the coarse rain an ensemble was made from; None where the Dataset has none."""
+def coarse_rain(match: MatchedPair) -> xr.DataArray | None:
+    """Return the coarse rain that an ensemble was drawn from; None if the Dataset lacks it."""
     try:
-        found = task.for_baselines()
+        found = match.for_baselines()
     except MismatchError:
-        return None  # a picture of the rest is still worth having
+        return None  # the rest of the figure is still useful
     return found[found.attrs["condition"]] if "condition" in found.attrs else None
 
 
 def class_edges(observed: xr.DataArray, sample: str) -> tuple[float, ...]:
-    """Lower ends of classes of intensity, in the units of the data; the first is zero."""
+    """Return the lower ends of classes of amounts, in the units of the data; the first is zero."""
     shown = display_units(observed, sample)
     levels = DAILY_CLASSES if is_daily(observed, sample) else HOURLY_CLASSES
     scale = factor(shown, str(observed.attrs["units"]), what=str(observed.name))
@@ -48,7 +48,7 @@ def class_edges(observed: xr.DataArray, sample: str) -> tuple[float, ...]:
 
 
 def pretty(units: str) -> str:
-    """Write units the way they are printed.
+    """Write units with superscripts.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def pretty(units: str) -> str:
 
 
 def display_units(field: xr.DataArray, sample: str) -> str:
-    """Choose mm h-1, mm d-1 or mm: what rain is shown in, whatever it is stored in.
+    """Return the units of rain in figures: mm h-1, mm d-1 or mm, whatever the data have.
 
     Parameters
     ----------
@@ -83,19 +83,19 @@ def display_units(field: xr.DataArray, sample: str) -> str:
 
 
 def display_factor(field: xr.DataArray) -> float:
-    """Return what turns values in the units of the data into those that are shown."""
+    """Return the factor from the units of the data to those of figures."""
     sample = str(field.dims[0])
     return factor(str(field.attrs["units"]), display_units(field, sample), what=str(field.name))
 
 
 def amount(field: xr.DataArray, value: float) -> str:
-    """Write an amount in the units of the data as people do."""
+    """Write an amount, given in the units of the data, with the units of figures."""
     units = display_units(field, str(field.dims[0]))
     return f"{value * display_factor(field):.4g} {pretty(units)}"
 
 
 def labelled(text: str, units: str) -> str:
-    """Write what an axis shows, with its units where it has any.
+    """Write an axis label, with units unless they are 1.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def labelled(text: str, units: str) -> str:
 
 
 def label_of(value: object, *, days: bool = False) -> str:
-    """Write a sample label for a title: times to the minute, or to the day.
+    """Write the label of a sample: times to the minute, or to the day.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The log of a training as curves."""
+"""Curves of a training log."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, explain
-from xcvae.verify.plots import style as canvas
+from xcvae.verify.plots import style
 from xcvae.verify.plots.text import labelled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["training_curve"]
+__all__ = ["draw_training_curve"]
 
-#: Logged quantities that are not a result of the training, and panels that come last.
+#: Logged quantities without a panel, and panels that come last.
 CLOCKS, LAST = ("minutes", "seconds", "epoch"), ("learning_rate",)
 TITLES = {
     "loss": "Loss",
@@ -29,32 +29,16 @@ TITLES = {
     "wet_fraction": "Wet fraction of prior draws",
     "learning_rate": "Learning rate",
 }
-#: Panels whose lowest validated value is marked.
+#: Panels with a mark at the lowest validation score.
 LOWER_IS_BETTER = ("loss", "negative_elbo", "crps", "mae_tail")
-COLOURS = (canvas.MEMBER, "#6aa84f", "#8b5fbf", "#c9a227", "#7f7f7f")
+COLOURS = (style.MEMBER, "#6aa84f", "#8b5fbf", "#c9a227", "#7f7f7f")
 MAX_COLUMNS = 4
 #: A positive curve that spans more than this factor is drawn on a logarithmic axis.
 LOG_SPAN = 30.0
 
 
-def training_curve(history: xr.Dataset) -> Figure:
-    """Draw the log of a training: every quantity in a panel, training beside validation.
-
-    Parameters
-    ----------
-    history : xarray.Dataset
-        `Model.history`: variables with one dim, such as ``step``; ``val_*`` were validated, and
-        ``loss_*`` are terms of the loss.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    DataError
-        There is nothing in it to draw.
-    """
+def draw_training_curve(history: xr.Dataset) -> Figure:
+    """Draw a training log; see `xcvae.verify.plots.Plots.training_curve`."""
     groups = _groups(history)
     if not groups:
         raise DataError(
@@ -62,12 +46,12 @@ def training_curve(history: xr.Dataset) -> Figure:
                 "history",
                 expected="a log with variables along one dim, such as model.history",
                 got=f"variables {', '.join(map(str, history.data_vars)) or 'none'}",
-                remedy="A model that was trained for at least one validation has one.",
+                remedy="Train up to the first validation; its scores are logged then.",
             )
         )
     rows = -(-len(groups) // MAX_COLUMNS)
     columns = -(-len(groups) // rows)
-    with canvas.new_figure(3.6 * columns + 0.4, 2.9 * rows + 0.5) as figure:
+    with style.new_figure(3.6 * columns + 0.4, 2.9 * rows + 0.5) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for axes, (key, names) in zip(grid.flat, groups.items(), strict=False):
             _panel(axes, history, key, names)
@@ -80,7 +64,7 @@ def training_curve(history: xr.Dataset) -> Figure:
 
 
 def _groups(history: xr.Dataset) -> dict[str, list[str]]:
-    """Variables by panel: what was validated beside what was trained, terms beside their sum."""
+    """Return variables by panel: a quantity and its validation, the loss and its terms."""
     groups: dict[str, list[str]] = {}
     for name, values in history.data_vars.items():
         text = str(name)
@@ -101,7 +85,7 @@ def _panel(axes: Axes, history: xr.Dataset, key: str, names: list[str]) -> None:
         values = np.asarray(history[name].values, float)
         drawn.append(values)
         validated = name.startswith("val_")
-        colour = canvas.BASELINE if validated else COLOURS[number % len(COLOURS)]
+        colour = style.BASELINE if validated else COLOURS[number % len(COLOURS)]
         total = name in (key, f"val_{key}")
         marker = "o" if len(values) < 40 else None
         width = 2.0 if total else 1.3
@@ -115,14 +99,14 @@ def _panel(axes: Axes, history: xr.Dataset, key: str, names: list[str]) -> None:
             _mark_begin(axes, steps[np.isfinite(values)][0], _name(name, key))
     _scale(axes, np.concatenate(drawn))
     units = history[names[-1]].attrs.get("units", "1")
-    title = canvas.wrapped(labelled(TITLES.get(key, key.replace("_", " ")), units), 3.4, size=12)
+    title = style.wrapped(labelled(TITLES.get(key, key.replace("_", " ")), units), 3.4, size=12)
     rows = 0 if names == [key] else _legend(axes)
     axes.set_title(title, pad=7 + 15 * rows)
-    axes.grid(axis="y")
+    style.label(axes, grid="y")
 
 
 def _legend(axes: Axes) -> int:
-    """Name the curves above them, for they leave no corner free; return the number of lines."""
+    """Put the legend above the axes, since curves may fill all corners; return its rows."""
     handles, labels = axes.get_legend_handles_labels()
     columns = min(len(labels), 4)
     axes.legend(
@@ -133,12 +117,12 @@ def _legend(axes: Axes) -> int:
 
 
 def _mark_begin(axes: Axes, step: float, name: str) -> None:
-    """Mark where a term of the loss begins: without that, the sum seems to go astray."""
-    axes.axvline(step, color=canvas.FAINT, lw=1.0, ls=":", zorder=1)
-    # On the side where the sum has not risen yet.
+    """Mark the first step of a term of the loss, which explains a jump of the sum."""
+    axes.axvline(step, color=style.FAINT, lw=1.0, ls=":", zorder=1)
+    # Left of the line, before the sum rises.
     axes.text(
         step, 0.98, f"{name} begins ", transform=axes.get_xaxis_transform(), va="top", ha="right",
-        fontsize=9, color=canvas.FAINT,
+        fontsize=9, color=style.FAINT,
     )  # fmt: skip
 
 
@@ -147,7 +131,7 @@ def _name(name: str, key: str) -> str:
         return "validation"
     if name != key:
         return name.removeprefix("loss_")
-    # Sums over pixels: a crop has fewer than the fields that are validated.
+    # The KL is a sum over pixels: crops have fewer than the validated fields.
     return "training (crops)" if name == "kl" else "training"
 
 
@@ -156,13 +140,11 @@ def _mark_lowest(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
         best = int(np.nanargmin(values))
         lowest = values[best]
         label = f"lowest: {lowest:,.0f}" if abs(lowest) >= 1000 else f"lowest: {lowest:.3g}"
-        axes.plot(
-            steps[best], values[best], "o", ms=9, mfc="none", mec=canvas.OBSERVED, label=label
-        )
+        axes.plot(steps[best], values[best], "o", ms=9, mfc="none", mec=style.OBSERVED, label=label)
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:
-    """Make the long end of a curve readable, whatever its first values are."""
+    """Scale the axis to the long end of the curves: the first values may be far larger."""
     values = values[np.isfinite(values)]
     low, high = float(values.min()), float(values.max())
     if low > 0 and high > LOG_SPAN * low:

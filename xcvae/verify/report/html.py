@@ -1,17 +1,17 @@
-"""The report as one HTML file: pictures inside, no script, nothing loaded from elsewhere."""
+"""The report as one HTML file with embedded figures, without scripts or external resources."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from xcvae.files import write_text
 from xcvae.verify.criteria import Criterion
 from xcvae.verify.plots.text import pretty
-from xcvae.verify.report.style import STYLE
 from xcvae.verify.score_text import (
     NEUTRAL,
     interval_text,
@@ -23,13 +23,122 @@ from xcvae.verify.score_text import (
 
 __all__ = ["CAPTIONS", "criteria_table", "findings_list", "number", "score_tables", "write_html"]
 
-
 ABOUT = ("units", "long_name", "better", "threshold", "best", "groups")
-"""Keys of a score in ``report.json`` that are no source."""
+"""Keys of a score in ``report.json`` that do not name a source."""
+#: Captions of the figures of an ensemble, in the order of the report.
+CAPTIONS = {
+    "members": "The sample with the most rain: coarse rain, observation and members.",
+    "ranks": "Rank histogram. Flat: the observation could be one of the members. A slope: a bias, "
+    "a U: too little spread, a hump: too much. Grey: the sampling range of a flat one.",
+    "spectra": "Power by scale. Members should have the observed structure down to the pixel.",
+    "quantiles": "Amounts: quantile against quantile, up to what ten samples have reached, with a "
+    "95 % interval. The last point gives the return period at a pixel; P99 is the 99th percentile.",
+    "intensity": "The parts of the CRPS by classes of amounts (they add up), and the skill in each "
+    "class, with 95 % intervals.",
+    "reliability": "Reliability: events should occur as often as their forecast probability (the "
+    "diagonal), with 95 % intervals; above, the parts of the Brier score.",
+    "bias": "Areas with too much or too little rain, on average over the samples.",
+}
+#: Width class of figures; the others stand side by side.
+WIDTHS = {"members": "wide", "bias": "wide", "reliability": "middle"}
+MODES = {"prior": "drawn from the conditions alone", "posterior": "observed storms, redrawn"}
+SCORES = (
+    "Compared with baselines. Small: 95 % intervals (moving blocks of samples). Shaded: the best "
+    "source, if higher or lower is better."
+)
+
+
+def write_html(path: Path, content: Mapping[str, Any], *, figures: Mapping[str, Path]) -> Path:
+    """Write the report.
+
+    Parameters
+    ----------
+    path
+        The file; an earlier report is replaced.
+    content
+        From `xcvae.verify.report.write.report_json`.
+    figures
+        PNG files by name: ``training``, and ``<ensemble>-<figure>`` of `CAPTIONS`.
+    """
+    parts = [_head_html(content, training="training" in figures)]
+    units = pretty(str(content["model"]["units"]))
+    parts += [_ensemble(n, one, figures, units) for n, one in content["ensembles"].items()]
+    if content["diagnosis"] is not None:
+        parts.append(f'<h2 id="diagnosis">Diagnosis</h2>{findings_list(content["diagnosis"])}')
+    if "training" in figures:
+        caption = "The log of the training: losses and validation scores by step."
+        figure = _figure(figures["training"], caption, "wide")
+        parts.append(f'<h2 id="training">Training</h2>{figure}')
+    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    text = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>xcvae report: {escape(str(content['model']['target']))}</title>"
+        f"<style>\n{style}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
+    )
+    write_text(path, text)
+    return path
+
+
+def _head_html(content: Mapping[str, Any], *, training: bool) -> str:
+    model, names = content["model"], content["ensembles"]
+    facts = [
+        f"target <b>{escape(str(model['target']))}</b> [{escape(pretty(str(model['units'])))}]"
+    ]
+    if model["steps"] is not None:
+        facts.append(f"{model['steps']:,} steps of training")
+    if model["minutes"] is not None:
+        facts.append(f"{model['minutes']:.1f} minutes")
+    facts.append(f"model {escape(str(model['sha256'])[:12])}")
+    links = {_anchor(name): f"ensemble {name}" for name in names}
+    links |= {"diagnosis": "diagnosis"} if content["diagnosis"] is not None else {}
+    links |= {"training": "training"} if training else {}
+    nav = "".join(f'<a href="#{anchor}">{escape(text)}</a>' for anchor, text in links.items())
+    return (
+        f"<h1>xcvae report</h1><p class=faint>{' · '.join(facts)} · xcvae "
+        f"{escape(str(content['xcvae']))}</p><nav>{nav}</nav>{criteria_table(names)}"
+    )
+
+
+def _ensemble(name: str, one: Mapping[str, Any], figures: Mapping[str, Path], units: str) -> str:
+    made = one["made"] or {}
+    keys = ("members", "spread", "diversity_reached", "temperature", "seed")
+    facts = [f"{made['mode']} ({MODES[made['mode']]})"] if made.get("mode") in MODES else []
+    facts += [
+        f"{key.replace('_', ' ')} {number(made[key])}" for key in keys if made.get(key) is not None
+    ]
+    by_width: dict[str, list[str]] = {"wide": [], "pair": [], "middle": []}
+    for key, caption in CAPTIONS.items():
+        if f"{name}-{key}" in figures:
+            width = WIDTHS.get(key, "pair")
+            by_width[width].append(_figure(figures[f"{name}-{key}"], caption, width))
+    maps, *bias = by_width["wide"] or [""]
+    scores = score_tables(name, one, units)
+    scores = f"<h3>Scores</h3><p class=faint>{SCORES}</p>{scores}" if scores else ""
+    pair = f"<div class=pair>{''.join(by_width['pair'])}</div>" if by_width["pair"] else ""
+    return (
+        f'<h2 id="{_anchor(name)}">Ensemble {escape(name)}</h2><p class=faint>'
+        f"{escape(', '.join(facts))}</p>{maps}{scores}{pair}{''.join([*by_width['middle'], *bias])}"
+    )
+
+
+def _figure(path: Path, caption: str, width: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    text = escape(caption)
+    # A figure wider than the screen scrolls, also with the keyboard (tabindex).
+    wide = f' role=region tabindex=0 aria-label="{text}"' if width != "pair" else ""
+    return (
+        f'<figure><div class={width if width != "pair" else "one"}{wide}><img alt="{text}" '
+        f'src="data:image/png;base64,{data}"></div><figcaption>{text}</figcaption></figure>'
+    )
+
+
+def _anchor(name: str) -> str:
+    return "e-" + "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
 def criteria_table(ensembles: Mapping[str, Any]) -> str:
-    """Write what was asked of each ensemble, and whether it was reached; "" for nothing."""
+    """Write the criteria of each ensemble with their verdicts; "" without any."""
     bodies, met, total = [], 0, 0
     for name, one in ensembles.items():
         rows: list[str] = []
@@ -45,23 +154,20 @@ def criteria_table(ensembles: Mapping[str, Any]) -> str:
         bodies.append(f"<tbody>{''.join(rows)}</tbody>" if rows else "")
     if not total:
         return ""
-    head = _head("ensemble", "criterion", "wanted", numbers=["value"], place=2)
+    head = _head("ensemble", "criterion", "wanted", numbers=["value"], first=2)
     table = _scrolled(f"<table>{head}{''.join(bodies)}</table>", "Criteria")
     return f"<h3>Criteria: {met} of {total} met</h3>{table}"
 
 
 def _verdict(item: Mapping[str, Any], more: str = "") -> str:
-    """Write what was wanted, and whether it was reached."""
+    """Write the range of a criterion with its verdict."""
     mark, kind = ("✓", "met") if item["verdict"] == "pass" else ("✗", "missed")
     wanted = wanted_text(Criterion(item["name"], item["low"], item["high"]))
     return f'<span class={kind} title="{kind}">{mark} {escape(wanted)}{more}</span>'
 
 
 def score_tables(name: str, one: Mapping[str, Any], units: str) -> str:
-    """Write scores beside those of baselines, a table for each group.
-
-    Thresholds are in ``units``.
-    """
+    """Write scores of all sources, a table for each group; thresholds are in ``units``."""
     scores = one["scores"] or {}
     if not scores:
         return ""
@@ -69,18 +175,18 @@ def score_tables(name: str, one: Mapping[str, Any], units: str) -> str:
     if not grouped:
         return _scores(f"Scores of {name}", one["criteria"], scores, units)
     tables = []
-    for place, group in enumerate(next(iter(grouped[0].values()))):
-        part = {score: _of_group(entry, place) for score, entry in scores.items()}
+    for i, group in enumerate(next(iter(grouped[0].values()))):
+        part = {score: _of_group(entry, i) for score, entry in scores.items()}
         table = _scores(f"Scores of {name}, {group}", (), part, units)
         tables.append(f"<h4>{escape(group)}</h4>{table}")
     return "".join(tables)
 
 
-def _of_group(entry: Mapping[str, Any], place: int) -> dict[str, Any]:
-    """Take one group out of a score; one without groups is the same in all."""
+def _of_group(entry: Mapping[str, Any], position: int) -> dict[str, Any]:
+    """Select one group of a score; a score without groups is the same in all."""
 
     def one(value: Any) -> Any:
-        return value[place] if isinstance(value, list) else value
+        return value[position] if isinstance(value, list) else value
 
     return {
         key: value if key in ABOUT else {end: one(v) for end, v in value.items()}
@@ -100,7 +206,7 @@ def _scores(
         f"{_verdicts(verdicts.get(score, ()), score) if verdicts else ''}</tr>"
         for score, entry in scores.items()
     )
-    head = _head("score", *(("criterion",) if verdicts else ()), numbers=sources, place=1)
+    head = _head("score", *(("criterion",) if verdicts else ()), numbers=sources, first=1)
     return _scrolled(f"<table class=scores>{head}<tbody>{rows}</tbody></table>", label)
 
 
@@ -108,16 +214,16 @@ def _name(score: str, entry: Mapping[str, Any], units: str) -> str:
     own = pretty(str(entry["units"]))
     text = escape(words(score)) + (f" [{escape(own)}]" if own else "")
     name, better = str(entry.get("long_name") or ""), entry.get("better")
-    told = [name] if name != words(score) else []
+    details = [name] if name != words(score) else []
     if "threshold" in entry:
-        told.append(f"threshold {entry['threshold']:g} {units}")
+        details.append(f"threshold {entry['threshold']:g} {units}")
     if score in NEUTRAL or score.endswith("_observed"):
         better = None
     if better in ("lower", "higher"):
-        told.append(f"{better} is better")
+        details.append(f"{better} is better")
     elif isinstance(better, int | float):
-        told.append(f"{number(better)} is right")
-    return f"<th scope=row>{text}<small>{escape('; '.join(filter(None, told)))}</small></th>"
+        details.append(f"{number(better)} is right")
+    return f"<th scope=row>{text}<small>{escape('; '.join(filter(None, details)))}</small></th>"
 
 
 def _cell(entry: Mapping[str, Any], source: str) -> str:
@@ -131,12 +237,12 @@ def _cell(entry: Mapping[str, Any], source: str) -> str:
 
 
 def _verdicts(items: Sequence[Mapping[str, Any]], score: str) -> str:
-    told = [_verdict(item, "" if item["name"] == score else " of observed") for item in items]
-    return f"<td>{'<br>'.join(told)}</td>"
+    marks = [_verdict(item, "" if item["name"] == score else " of observed") for item in items]
+    return f"<td>{'<br>'.join(marks)}</td>"
 
 
 def findings_list(diagnosis: Mapping[str, Any]) -> str:
-    """Write what the diagnosis found, faults first, then what was not checked, and what is fine."""
+    """Write the findings of a diagnosis: faults, warnings, not checked, and nothing found."""
     found = diagnosis["findings"]
     evidence = diagnosis["evidence"]
     parts = [
@@ -163,134 +269,20 @@ def findings_list(diagnosis: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _head(*names: str, numbers: Sequence[str], place: int) -> str:
-    """Write the head of a table; columns of ``numbers`` follow the first ``place`` ones."""
+def _head(*names: str, numbers: Sequence[str], first: int) -> str:
+    """Write the head of a table; columns of ``numbers`` follow the ``first`` ones."""
     cells = [f"<th scope=col>{escape(name)}</th>" for name in names]
-    cells[place:place] = [f"<th scope=col class=number>{escape(name)}</th>" for name in numbers]
+    cells[first:first] = [f"<th scope=col class=number>{escape(name)}</th>" for name in numbers]
     return f"<thead><tr>{''.join(cells)}</tr></thead>"
 
 
 def _scrolled(table: str, label: str) -> str:
-    """Let a table that is too wide for the screen be moved, also with the keyboard."""
+    """Wrap a table so that it scrolls if it is wider than the screen, also with the keyboard."""
     return f'<div class=scroll role=region tabindex=0 aria-label="{escape(label)}">{table}</div>'
 
 
 def number(value: Any) -> str:
-    """Write a number with three digits; a dash where there is none."""
+    """Write a number with three digits; a dash for None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "\u2013" if value is None else escape(str(value))
     return f"{value:.3g}".replace("-", "\u2212")
-
-
-#: What each picture of an ensemble shows, in the order of the report.
-CAPTIONS = {
-    "members": "The sample with the most rain: coarse rain, what was observed, and members.",
-    "ranks": "Rank histogram. Flat: the observation could be one of the members. A slope: a bias, "
-    "a U: too little spread, a hump: too much. Grey: what sampling does to a flat one.",
-    "spectra": "Power by scale. Members should have the observed structure down to the pixel.",
-    "quantiles": "Amounts: quantile against quantile, up to what ten samples have reached, with a "
-    "95 % interval. The last point says how rare that is at a pixel; P99 is the 99th percentile.",
-    "intensity": "Which amounts the CRPS comes from (the parts add up), and the skill there, with "
-    "95 % intervals.",
-    "reliability": "Reliability: what is forecast with a probability should come that often (the "
-    "diagonal), with 95 % intervals; above, the parts of the Brier score.",
-    "bias": "Where it rains too much or too little on average over the samples.",
-}
-#: How much room a picture gets; the others stand side by side.
-ROOM = {"members": "wide", "bias": "wide", "reliability": "middle"}
-MODES = {
-    "prior": "drawn from the conditions alone",
-    "posterior": "observed storms, redrawn",
-}
-SCORES = (
-    "Beside baselines. Small: 95 % intervals (moving blocks of samples). Shaded: the best, where "
-    "more or less is better."
-)
-
-
-def write_html(path: Path, content: Mapping[str, Any], *, pictures: Mapping[str, Path]) -> Path:
-    """Write the report.
-
-    Parameters
-    ----------
-    path
-        Where to; an earlier report is replaced.
-    content
-        From `xcvae.verify.report.write.report_json`.
-    pictures
-        PNG files by name: ``training``, and ``<ensemble>-<subject>`` of `CAPTIONS`.
-    """
-    parts = [_head_html(content, training="training" in pictures)]
-    units = pretty(str(content["model"]["units"]))
-    parts += [_ensemble(n, one, pictures, units) for n, one in content["ensembles"].items()]
-    if content["diagnosis"] is not None:
-        parts.append(f'<h2 id="diagnosis">Diagnosis</h2>{findings_list(content["diagnosis"])}')
-    if "training" in pictures:
-        caption = "The log of the training: losses and validation scores by step."
-        figure = _figure(pictures["training"], caption, "wide")
-        parts.append(f'<h2 id="training">Training</h2>{figure}')
-    text = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>xcvae report: {escape(str(content['model']['target']))}</title>"
-        f"<style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
-    )
-    write_text(path, text)
-    return path
-
-
-def _head_html(content: Mapping[str, Any], *, training: bool) -> str:
-    model, names = content["model"], content["ensembles"]
-    facts = [
-        f"target <b>{escape(str(model['target']))}</b> [{escape(pretty(str(model['units'])))}]"
-    ]
-    if model["steps"] is not None:
-        facts.append(f"{model['steps']:,} steps of training")
-    if model["minutes"] is not None:
-        facts.append(f"{model['minutes']:.1f} minutes")
-    facts.append(f"model {escape(str(model['sha256'])[:12])}")
-    links = {_anchor(name): f"ensemble {name}" for name in names}
-    links |= {"diagnosis": "diagnosis"} if content["diagnosis"] is not None else {}
-    links |= {"training": "training"} if training else {}
-    nav = "".join(f'<a href="#{place}">{escape(text)}</a>' for place, text in links.items())
-    return (
-        f"<h1>xcvae report</h1><p class=faint>{' · '.join(facts)} · xcvae "
-        f"{escape(str(content['xcvae']))}</p><nav>{nav}</nav>{criteria_table(names)}"
-    )
-
-
-def _ensemble(name: str, one: Mapping[str, Any], pictures: Mapping[str, Path], units: str) -> str:
-    made = one["made"] or {}
-    keys = ("members", "spread", "diversity_reached", "temperature", "seed")
-    told = [f"{made['mode']} ({MODES[made['mode']]})"] if made.get("mode") in MODES else []
-    told += [
-        f"{key.replace('_', ' ')} {number(made[key])}" for key in keys if made.get(key) is not None
-    ]
-    rooms: dict[str, list[str]] = {"wide": [], "pair": [], "middle": []}
-    for subject, caption in CAPTIONS.items():
-        if f"{name}-{subject}" in pictures:
-            room = ROOM.get(subject, "pair")
-            rooms[room].append(_figure(pictures[f"{name}-{subject}"], caption, room))
-    maps, *bias = rooms["wide"] or [""]
-    scores = score_tables(name, one, units)
-    scores = f"<h3>Scores</h3><p class=faint>{SCORES}</p>{scores}" if scores else ""
-    pair = f"<div class=pair>{''.join(rooms['pair'])}</div>" if rooms["pair"] else ""
-    return (
-        f'<h2 id="{_anchor(name)}">Ensemble {escape(name)}</h2><p class=faint>'
-        f"{escape(', '.join(told))}</p>{maps}{scores}{pair}{''.join([*rooms['middle'], *bias])}"
-    )
-
-
-def _figure(path: Path, caption: str, room: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    text = escape(caption)
-    # What is wider than the screen can be moved, also with the keyboard.
-    wide = f' role=region tabindex=0 aria-label="{text}"' if room != "pair" else ""
-    return (
-        f'<figure><div class={room if room != "pair" else "one"}{wide}><img alt="{text}" '
-        f'src="data:image/png;base64,{data}"></div><figcaption>{text}</figcaption></figure>'
-    )
-
-
-def _anchor(name: str) -> str:
-    return "e-" + "".join(letter if letter.isalnum() else "-" for letter in name)

@@ -1,10 +1,10 @@
-"""What stays of a run for people and programs: pictures and one JSON file."""
+"""Write the report of a run: figures, one HTML page and one JSON file."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,11 @@ import xarray as xr
 from xcvae.fields.dataspec import plain
 from xcvae.files import atomic_path, write_text
 from xcvae.verify.criteria import Verdict, to_json
-from xcvae.verify.plots import accessor as plots
-from xcvae.verify.plots.amounts import draw_intensity, draw_quantiles
-from xcvae.verify.plots.bias_map import draw_bias
-from xcvae.verify.plots.curves import draw_rank_histogram, draw_spectra
-from xcvae.verify.plots.reliability import draw_reliability
-from xcvae.verify.plots.summaries import FigureData, portray
+from xcvae.verify.plots.accessor import ENSEMBLE_FIGURES
+from xcvae.verify.plots.member_maps import draw_members
+from xcvae.verify.plots.score_table import draw_summary
+from xcvae.verify.plots.summaries import accumulate
+from xcvae.verify.plots.training_curve import draw_training_curve
 from xcvae.verify.report.html import write_html
 from xcvae.verify.score_text import best_sources, score_names
 
@@ -33,14 +32,6 @@ __all__ = ["report_json", "save_report", "scores_json"]
 DPI = 150
 REPORT = "report.json"
 HTML = "report.html"
-DRAWN: dict[str, Callable[[FigureData], Figure]] = {
-    "ranks": draw_rank_histogram,
-    "reliability": draw_reliability,
-    "spectra": draw_spectra,
-    "quantiles": draw_quantiles,
-    "intensity": draw_intensity,
-    "bias": draw_bias,
-}
 
 
 def save_report(
@@ -53,51 +44,51 @@ def save_report(
     verdicts: Mapping[str, Sequence[Verdict]],
     diagnosis: Mapping[str, Any] | None,
 ) -> dict[str, Path]:
-    """Write pictures and ``report.json`` to a folder; files of an earlier report are replaced.
+    """Write figures and ``report.json`` to a folder; files of an earlier report are replaced.
 
     Parameters
     ----------
-    directory : path-like
-        Made if it is not there.
-    ds : xarray.Dataset
+    directory
+        The folder; created if necessary.
+    ds
         Observations and conditions of the ensembles' samples, dims (sample, y, x).
-    model : Model
-        What drew the ensembles.
-    ensembles, cards, verdicts : dict
-        By the name of the ensemble: members, scores from `xcvae.evaluate`, and what
-        `xcvae.verify.criteria.judge` said. An ensemble may have no card and no verdicts.
-    diagnosis : dict or None
-        Of the model, from `Diagnosis.to_json`.
+    model
+        The model that drew the ensembles.
+    ensembles, cards, verdicts
+        By the name of the ensemble: members, scores from `xcvae.evaluate`, and verdicts from
+        `xcvae.verify.criteria.judge`. An ensemble may lack a card and verdicts.
+    diagnosis
+        Diagnosis of the model, from `Diagnosis.to_json`; None without.
 
     Returns
     -------
     dict of str to Path
-        What was written: ``html`` (one file with all of it), ``report`` (JSON), ``training``, and
-        for every ensemble ``<name>-scores`` and ``<name>-<subject>`` for the subjects of
+        Written files: ``html`` (everything in one page), ``report`` (JSON), ``training``, and for
+        every ensemble ``<name>-scores`` and ``<name>-<figure>`` for the figures of
         `xcvae.verify.report.html.CAPTIONS`.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, Path] = {}
 
-    def keep(name: str, figure: Figure, *, crop: bool = True) -> None:
+    def save(name: str, figure: Figure, *, crop: bool = True) -> None:
         written[name] = folder / f"{name}.png"
         box: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if crop else {}
         with atomic_path(written[name]) as temporary:
             figure.savefig(temporary, dpi=DPI, format="png", **box)
 
     if model.history.sizes.get("step", 0) > 0:
-        keep("training", plots.training_curve(model.history))
+        save("training", draw_training_curve(model.history))
     for name, ensemble in ensembles.items():
-        keep(f"{name}-members", plots.members(ds, ensemble))
-        portrait = portray(ds, ensemble)  # the ensemble is read once for all pictures
-        for subject, draw in DRAWN.items():
-            # What stands side by side keeps its size, and with it that of its text.
-            keep(f"{name}-{subject}", draw(portrait), crop=subject == "bias")
+        save(f"{name}-members", draw_members(ds, ensemble))
+        data = accumulate(ds, ensemble)  # the ensemble is read once for all figures
+        for figure, draw in ENSEMBLE_FIGURES.items():
+            # Figures that stand side by side keep their size, so that their text is equally large.
+            save(f"{name}-{figure}", draw(data), crop=figure == "bias")
     for name, card in cards.items():
         if set(card.sizes) == {"source"}:  # with groupby there is a table for every group
             found = verdicts.get(name, ())
-            keep(f"{name}-scores", plots.summary(card, found, title=name))
+            save(f"{name}-scores", draw_summary(card, found, title=name))
     content = report_json(
         model=model,
         ensembles=ensembles,
@@ -106,10 +97,10 @@ def save_report(
         diagnosis=diagnosis,
         files={name: path.name for name, path in written.items()} | {"html": HTML},
     )
-    pictures = dict(written)
+    figures = dict(written)
     written["report"] = folder / REPORT
     write_text(written["report"], json.dumps(content, indent=2, allow_nan=False) + "\n")
-    written["html"] = write_html(folder / HTML, content, pictures=pictures)
+    written["html"] = write_html(folder / HTML, content, figures=figures)
     return written
 
 
@@ -122,14 +113,14 @@ def report_json(
     diagnosis: Mapping[str, Any] | None,
     files: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the content of ``report.json``: plain JSON types; what is not finite becomes None.
+    """Return the content of ``report.json``: plain JSON types, None for values not finite.
 
     Parameters
     ----------
     model, ensembles, cards, verdicts, diagnosis
         As in `save_report`.
     files
-        Names of the pictures, relative to the report.
+        Names of the figures, relative to the report.
     """
     names = dict.fromkeys([*ensembles, *cards, *verdicts])
     return {
@@ -159,8 +150,8 @@ def report_json(
 def scores_json(card: xr.Dataset) -> dict[str, Any]:
     """Return a scorecard as ``{score: {"units": ..., source: {"value", "low", "high"}}}``.
 
-    Beside the units are what the score says of itself, and the ``best`` sources. With ``groupby``
-    the numbers are lists, in the order of ``groups``.
+    Entries also have the attributes of the score and the ``best`` sources. With ``groupby`` the
+    numbers are lists, in the order of ``groups``.
     """
     scores: dict[str, Any] = {}
     sources = [str(source) for source in card["source"].values]
@@ -188,7 +179,7 @@ def scores_json(card: xr.Dataset) -> dict[str, Any]:
 
 
 def _made(ensemble: xr.Dataset | None) -> dict[str, Any] | None:
-    """Say how an ensemble was made; the long parts of its record stay with it."""
+    """Return the record of how an ensemble was drawn, without its long parts."""
     if ensemble is None or "xcvae" not in ensemble.attrs:
         return None
     record = json.loads(ensemble.attrs["xcvae"])

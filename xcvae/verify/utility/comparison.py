@@ -1,4 +1,4 @@
-"""Are synthetic storms of use? What they do to the scores of a network that is trained on them."""
+"""Compare recipes of training data by the scores of a downstream network trained on each."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from xcvae.files import atomic_path
 from xcvae.metrics.events import CSI, SEDI
 from xcvae.metrics.pairs import Array
 from xcvae.verify.resampling import LEVEL, interval, pieces_of
-from xcvae.verify.utility.recipes import RECORD, Extra, Fields, Recipes, check_apart, recipes
+from xcvae.verify.utility.recipes import RECORD, Fields, Recipes, check_apart
 
 if TYPE_CHECKING:
-    from xcvae.verify.utility.downstream import Pool, Settings
+    from xcvae.verify.utility.downstream import Settings
 
 __all__ = [
     "COUNTS",
@@ -33,233 +33,23 @@ __all__ = [
     "NOTHING",
     "SCORES",
     "UNSCORED",
-    "Extra",
+    "Experiments",
     "Mix",
-    "Paired",
-    "Trials",
+    "PairedDifference",
     "compare",
-    "paired",
-    "recipes",
+    "paired_difference",
     "scored",
     "table",
 ]
 
-
-#: What is counted per sample and threshold.
+#: Counts per sample and threshold.
 COUNTS = ("hits", "misses", "false_alarms", "correct_negatives", "error")
 
 Mix = Sequence[tuple[Fields, float]]
-"""What is added to the record, with shares."""
-
-
-@dataclass(eq=False)
-class Trials:
-    """Trains and counts, or reads what was counted before.
-
-    Attributes
-    ----------
-    record, test
-        Real rain.
-    limits
-        Thresholds of events, in the units of the record.
-    settings
-        Of every network.
-    device
-        "auto", "cpu" or "cuda".
-    keep
-        Folder for counts; None keeps nothing.
-    """
-
-    record: Fields
-    test: Fields
-    limits: Array
-    settings: Settings
-    device: str
-    keep: Path | None
-    digests: dict[int, str] = field(default_factory=dict)
-
-    def run(
-        self,
-        mixes: Mapping[str, Mix],
-        losses: Sequence[str],
-        seeds: int,
-        *,
-        progress: bool,
-    ) -> Array:
-        """Return counts: (loss, recipe, seed, sample, level, count)."""
-        from tqdm import tqdm
-
-        if self.keep is not None:
-            self.keep.mkdir(parents=True, exist_ok=True)
-        total = len(losses) * len(mixes) * seeds
-        found = []
-        with tqdm(total=total, unit="network", disable=None if progress else True) as bar:
-            for mix in mixes.values():
-                pools = self._pools(mix)
-                for loss in losses:
-                    for seed in range(seeds):
-                        found.append(self._counts(mix, pools, loss, seed))
-                        bar.update()
-        shape = (len(mixes), len(losses), seeds, *found[0].shape)
-        return np.stack(found).reshape(shape).swapaxes(0, 1)
-
-    def _pools(self, mix: Mix) -> list[Pool]:
-        from xcvae.verify.utility.downstream import Pool
-
-        rest = 1.0 - sum(share for _, share in mix)
-        return [Pool(f.coarse, f.fine, share) for f, share in ((self.record, rest), *mix)]
-
-    def _counts(self, mix: Mix, pools: list[Pool], loss: str, seed: int) -> Array:
-        """Train one network and count; (sample, level, count)."""
-        from xcvae.generator.device import choose_device
-        from xcvae.verify.utility.downstream import learn, predict
-
-        place = None
-        if self.keep is not None:
-            place = self.keep / f"{self._identity(mix, loss, seed)}.npy"
-            if place.exists():
-                return np.asarray(np.load(place))
-        network = learn(
-            pools,
-            factor=self.record.factor,
-            loss=loss,
-            settings=self.settings,
-            seed=seed,
-            device=choose_device(self.device),
-        )
-        rain = self.test.scaling.physical(predict(network, self.test.coarse)).numpy()
-        counts = np.stack([_counted(rain, self.test.rain, t) for t in self.limits], axis=1)
-        if place is not None:
-            with atomic_path(place) as temporary, temporary.open("wb") as file:
-                np.save(file, counts)
-        return counts
-
-    def _identity(self, mix: Mix, loss: str, seed: int) -> str:
-        """Name what a network's counts depend on."""
-        content = {
-            "data": [self._digest(f) for f in (self.record, self.test, *(f for f, _ in mix))],
-            "shares": [share for _, share in mix],
-            "factor": self.record.factor,
-            "limits": self.limits.tolist(),
-            "settings": asdict(self.settings),
-            "loss": loss,
-            "seed": seed,
-            "device": self.device,
-            "xcvae": version("xcvae"),
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
-
-    def _digest(self, fields: Fields) -> str:
-        if id(fields) not in self.digests:
-            self.digests[id(fields)] = hashlib.sha256(fields.rain.tobytes()).hexdigest()
-        return self.digests[id(fields)]
-
-
-def _counted(rain: Array, truth: Array, limit: float) -> Array:
-    """Count events and add up errors above a threshold; (sample, count) in the order of COUNTS."""
-    forecast, observed = rain >= limit, truth >= limit
-    error = np.abs(np.maximum(rain, limit) - np.maximum(truth, limit))
-    parts = (forecast & observed, ~forecast & observed, forecast & ~observed)
-    sums = [part.sum(axis=(1, 2), dtype=np.float64) for part in parts]
-    sums += [truth[0].size - sum(sums), error.sum(axis=(1, 2), dtype=np.float64)]
-    return np.stack(sums, axis=1)
-
-
-#: The verdicts. The last: there are too few events for an interval.
-HELPS, NOTHING, HURTS, UNSCORED = "helps", "no evidence", "hurts", "too few events"
-
-
-class Paired(NamedTuple):
-    """A difference of scores and its 95 % interval."""
-
-    difference: float
-    low: float
-    high: float
-
-    def verdict(self, better: str) -> str:
-        """Say in words whether it is an improvement, where ``better`` is "higher" or "lower"."""
-        if not np.isfinite(self.low + self.high):
-            return UNSCORED
-        if self.low <= 0 <= self.high:
-            return NOTHING
-        return HELPS if (self.difference > 0) == (better == "higher") else HURTS
-
-
-def _named(sums: Array) -> dict[str, Array]:
-    return {name: sums[..., place] for place, name in enumerate(COUNTS)}
-
-
-def _csi(sums: Array) -> Array:
-    return CSI().finish(_named(sums))
-
-
-def _sedi(sums: Array) -> Array:
-    return SEDI().finish(_named(sums))
-
-
-def _tail_mae(sums: Array) -> Array:
-    return np.asarray(sums[..., -1] / sums[..., :-1].sum(axis=-1))
-
-
-#: By name: the score of sums (..., count), what it is, and which sign is an improvement.
-SCORES: dict[str, tuple[Any, str, str]] = {
-    "csi": (_csi, CSI.long_name, "higher"),
-    "sedi": (_sedi, SEDI.long_name, "higher"),
-    "tail_mae": (_tail_mae, "mean absolute error above the threshold", "lower"),
-}
-
-
-def scored(
-    counts: Array, test: Fields, labels: Mapping[str, list[Any]], limits: Array
-) -> xr.Dataset:
-    """Turn counts (loss, recipe, seed, sample, level, count) into scores and verdicts."""
-    units = test.scaling.units
-    dims, shape = tuple(labels), tuple(len(one) for one in labels.values())
-    found: dict[str, Any] = {}
-    for score, (finish, long_name, better) in SCORES.items():
-        about = {"long_name": long_name, "units": units if score == "tail_mae" else "1"}
-        values = finish(counts.sum(axis=3)).mean(axis=2)
-        bounds = np.full((3, *shape), np.nan)
-        verdicts = np.full(shape, "", dtype=object)
-        for place in np.ndindex(shape):
-            loss, recipe, level = place
-            if recipe > 0:
-                both = counts[loss, [recipe, 0], :, :, level]
-                one = paired(both[0], both[1], finish, test.order)
-                bounds[(slice(None), *place)] = one
-                verdicts[place] = one.verdict(better)
-        found[score] = dims, values, {**about, "better": better}
-        for name, array in zip(("difference", "low", "high"), bounds, strict=True):
-            found[f"{score}_{name}"] = dims, array, about
-        found[f"{score}_verdict"] = dims, verdicts.astype(str)
-    threshold = ("level", limits, {"units": units, "long_name": "event: this or more"})
-    return xr.Dataset(
-        found, {**labels, "threshold": threshold}, {"seeds": counts.shape[2], "interval": LEVEL}
-    )
-
-
-def paired(own: Array, base: Array, score: Any, order: Array) -> Paired:
-    """Compare two sets of counts (seed, sample, count): difference with its 95 % interval."""
-    pieces = pieces_of(np.zeros(own.shape[1], int), order)
-    sums = np.zeros((2, pieces.count, own.shape[0], own.shape[2]))
-    for side, counts in zip(sums, (own, base), strict=True):
-        np.add.at(side, pieces.of_sample, counts.swapaxes(0, 1))
-
-    def finish(add: Any) -> Array:
-        return np.asarray((score(add(sums[0])) - score(add(sums[1]))).mean(axis=-1))
-
-    value, low, high = interval(finish, pieces.groups[0])
-    by_seed = score(own.sum(axis=1)) - score(base.sum(axis=1))
-    n = by_seed.size
-    seeds = float(stdtrit(n - 1, (1 + LEVEL) / 2) * by_seed.std(ddof=1) / np.sqrt(n))
-    return Paired(
-        value,
-        value - float(np.hypot(value - low, seeds)),
-        value + float(np.hypot(high - value, seeds)),
-    )
-
-
+"""Additions to the record, with shares."""
 LEVELS = (0.95, 0.99, 0.999)
+#: The verdicts; the last one stands for too few events for an interval.
+HELPS, NOTHING, HURTS, UNSCORED = "helps", "no evidence", "hurts", "too few events"
 
 
 def compare(
@@ -278,16 +68,16 @@ def compare(
     keep: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Train a super-resolution network by every recipe, and compare its scores at the extremes.
+    """Train a super-resolution network on every recipe, and compare its scores at the extremes.
 
-    The network (`xcvae.verify.utility.downstream`) sees block means and is to give the field. All
+    The network (`xcvae.verify.utility.downstream`) maps block means to the fine field. All
     recipes have the same steps and, seed by seed, the same initial weights. Every field, real or
     not, is paired with its own block means. Nothing of ``test`` is used before the scores.
 
     Intervals of 95 % are of differences from the record alone, on the same test samples and
-    seeds. They hold what is uncertain because test samples are few (moving blocks, as in
-    `xcvae.evaluate`) and because seeds are (Student's t), added in quadrature. They do not hold
-    what another generator, or another record, would change.
+    seeds. They add in quadrature the uncertainty from the number of test samples (moving blocks,
+    as in `xcvae.evaluate`) and that from the number of seeds (Student's t). They do not contain
+    the differences between generators, or between records.
 
     Parameters
     ----------
@@ -296,39 +86,38 @@ def compare(
     test
         Untouched samples, on any grid that ``coarsen`` divides.
     recipes
-        What is added to the record, by name: from `recipes`, or of your own.
+        Additions to the record, by name: from `xcvae.verify.utility.recipes`, or your own.
     coarsen
         Fine pixels along a side of a coarse one.
     target
-        Name of the rain in both.
+        Name of the rain in both Datasets.
     losses
         Variants of the network: ``"l1"``, ``"quantile"`` (pinball).
     levels
-        Quantiles of all pixels of ``train``, dry ones too, that events are defined by.
+        Quantiles of all pixels of ``train``, dry ones too: the thresholds of events.
     thresholds
-        Amounts in the units of ``train`` for these levels, in place of its own quantiles: for
-        records of different length, say.
+        Amounts in the units of ``train`` for these levels, in place of its own quantiles; for
+        example to compare records of different length.
     seeds
         Trainings of each recipe and loss, at least 2.
     network
-        `xcvae.verify.utility.downstream.Settings` by its attributes, such as ``steps``.
+        Attributes of `xcvae.verify.utility.downstream.Settings`, such as ``steps``.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     keep
-        Folder for the counts of each trained network, so that a comparison that was interrupted
-        goes on.
+        Folder for the counts of each trained network; an interrupted comparison continues from it.
     progress
-        Show a bar, on a terminal.
+        Show a progress bar, if on a terminal.
 
     Returns
     -------
     xarray.Dataset
         Dims (loss, recipe, level), the record first: ``csi``, ``sedi`` and ``tail_mae``, means
         over seeds, with ``<score>_difference`` from the record, ``<score>_low`` and ``_high`` of
-        that, and ``<score>_verdict``: "helps" or "hurts" where the interval excludes zero,
-        "no evidence" where it does not, "too few events" where there is none. ``tail_mae`` is the
+        that, and ``<score>_verdict``: "helps" or "hurts" if the interval excludes zero,
+        "no evidence" if it does not, "too few events" without an interval. ``tail_mae`` is the
         mean absolute error of max(rain, threshold), over all pixels: a proper score of the tail,
-        unlike the error where much was observed (Allen et al. 2023,
+        unlike the error at pixels with much observed rain (Allen et al. 2023,
         https://doi.org/10.1137/22M1532184). ``threshold`` is a coordinate.
 
     Raises
@@ -360,17 +149,38 @@ def compare(
         check_apart({f"recipe '{name}'": extras[id(one)] for one in recipe}, tested)
     limits = np.quantile(record.rain, levels) if thresholds is None else np.asarray(thresholds)
     folder = None if keep is None else Path(keep)
-    trials = Trials(record, tested, limits, settings, device, folder)
+    experiments = Experiments(record, tested, limits, settings, device, folder)
     mixes: dict[str, Mix] = {RECORD: []}
     mixes |= {name: [(extras[id(e)], e.share) for e in one] for name, one in recipes.items()}
-    counts = trials.run(mixes, losses, seeds, progress=progress)
+    counts = experiments.run(mixes, losses, seeds, progress=progress)
     labels: dict[str, list[Any]] = {"loss": list(losses), "recipe": list(mixes)}
     labels["level"] = list(levels)
     return scored(counts, tested, labels, limits)
 
 
+def _check(
+    recipes: Recipes, seeds: int, levels: Sequence[float], thresholds: Sequence[float] | None
+) -> None:
+    wrong: tuple[str, str, object, str] | None = None
+    for name, recipe in recipes.items():
+        total = sum(extra.share for extra in recipe)
+        if not (recipe and all(extra.share > 0 for extra in recipe) and total < 1):
+            wrong = f"recipe '{name}'", "shares above 0, less than 1 in all", total, "Change them."
+    if seeds < 2:
+        wrong = "seeds", "at least 2, to estimate an interval", seeds, "5 is the default."
+    elif not all(0 < level < 1 for level in levels):
+        wrong = "levels", "quantiles between 0 and 1", list(levels), "Write P99 as 0.99."
+    elif thresholds is not None and len(thresholds) != len(levels):
+        wrong = "thresholds", f"{len(levels)} amounts", len(thresholds), "Give one per level."
+    elif RECORD in recipes:
+        wrong = "recipes", "names of additions", RECORD, "Remove it: it is always included."
+    if wrong is not None:
+        name, expected, got, remedy = wrong
+        raise ConfigError(explain(name, expected=expected, got=repr(got), remedy=remedy))
+
+
 def table(found: xr.Dataset) -> str:
-    """Put what `compare` found in lines: the record's score, then differences and verdicts."""
+    """Write the result of `compare` as text: scores of the record, differences and verdicts."""
     names = [str(name) for name in found["recipe"].values]
     width = max(map(len, names))
     lines = []
@@ -391,22 +201,217 @@ def table(found: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
-def _check(
-    recipes: Recipes, seeds: int, levels: Sequence[float], thresholds: Sequence[float] | None
-) -> None:
-    wrong: tuple[str, str, object, str] | None = None
-    for name, recipe in recipes.items():
-        total = sum(extra.share for extra in recipe)
-        if not (recipe and all(extra.share > 0 for extra in recipe) and total < 1):
-            wrong = f"recipe '{name}'", "shares above 0, less than 1 in all", total, "Lower them."
-    if seeds < 2:
-        wrong = "seeds", "at least 2, for there is no interval without", seeds, "Take 5."
-    elif not all(0 < level < 1 for level in levels):
-        wrong = "levels", "quantiles between 0 and 1", list(levels), "P99 is 0.99."
-    elif thresholds is not None and len(thresholds) != len(levels):
-        wrong = "thresholds", f"{len(levels)} amounts", len(thresholds), "Give one per level."
-    elif RECORD in recipes:
-        wrong = "recipes", "names of additions", RECORD, "The record alone is always there."
-    if wrong is not None:
-        name, expected, got, remedy = wrong
-        raise ConfigError(explain(name, expected=expected, got=repr(got), remedy=remedy))
+@dataclass(eq=False)
+class Experiments:
+    """Training runs of the downstream network, with their counts on the test samples.
+
+    Runs of the same seed share initial weights and windows.
+
+    Attributes
+    ----------
+    record, test
+        Real rain.
+    limits
+        Thresholds of events, in the units of the record.
+    settings
+        Settings of every network.
+    device
+        "auto", "cpu" or "cuda".
+    keep
+        Folder with the counts of earlier runs, by their identity; None keeps no counts.
+    digests
+        SHA-256 of fields by their ``id``, computed once.
+    """
+
+    record: Fields
+    test: Fields
+    limits: Array
+    settings: Settings
+    device: str
+    keep: Path | None
+    digests: dict[int, str] = field(default_factory=dict)
+
+    def run(
+        self, mixes: Mapping[str, Mix], losses: Sequence[str], seeds: int, *, progress: bool
+    ) -> Array:
+        """Return counts: (loss, recipe, seed, sample, level, count)."""
+        from tqdm import tqdm
+
+        if self.keep is not None:
+            self.keep.mkdir(parents=True, exist_ok=True)
+        total = len(losses) * len(mixes) * seeds
+        found = []
+        with tqdm(total=total, unit="network", disable=None if progress else True) as bar:
+            for mix in mixes.values():
+                for loss in losses:
+                    for seed in range(seeds):
+                        found.append(self.counts(mix, loss, seed))
+                        bar.update()
+        shape = (len(mixes), len(losses), seeds, *found[0].shape)
+        return np.stack(found).reshape(shape).swapaxes(0, 1)
+
+    def counts(self, mix: Mix, loss: str, seed: int) -> Array:
+        """Train one network and count, or read kept counts; (sample, level, count)."""
+        from xcvae.generator.device import choose_device
+        from xcvae.verify.utility.downstream import Pool, predict, train_network
+
+        path = None
+        if self.keep is not None:
+            path = self.keep / f"{_digest(self.identity(mix, loss, seed))}.npy"
+            if path.exists():
+                return np.asarray(np.load(path))
+        rest = 1.0 - sum(share for _, share in mix)
+        network = train_network(
+            [Pool(f.coarse, f.fine, share) for f, share in ((self.record, rest), *mix)],
+            factor=self.record.factor,
+            loss=loss,
+            settings=self.settings,
+            seed=seed,
+            device=choose_device(self.device),
+        )
+        rain = self.test.scaling.physical(predict(network, self.test.coarse)).numpy()
+        counts = np.stack([_counted(rain, self.test.rain, t) for t in self.limits], axis=1)
+        if path is not None:
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, counts)
+        return counts
+
+    def identity(self, mix: Mix, loss: str, seed: int) -> dict[str, Any]:
+        """Return all inputs that the counts of a network depend on."""
+        return {
+            "data": [self._sha256(f) for f in (self.record, self.test, *(f for f, _ in mix))],
+            "shares": [share for _, share in mix],
+            "factor": self.record.factor,
+            "limits": self.limits.tolist(),
+            "settings": asdict(self.settings),
+            "loss": loss,
+            "seed": seed,
+            "device": self.device,
+            "xcvae": version("xcvae"),
+        }
+
+    def _sha256(self, fields: Fields) -> str:
+        if id(fields) not in self.digests:
+            self.digests[id(fields)] = hashlib.sha256(fields.rain.tobytes()).hexdigest()
+        return self.digests[id(fields)]
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _counted(rain: Array, truth: Array, limit: float) -> Array:
+    """Count events and add up errors above a threshold; (sample, count) in the order of COUNTS."""
+    forecast, observed = rain >= limit, truth >= limit
+    error = np.abs(np.maximum(rain, limit) - np.maximum(truth, limit))
+    parts = (forecast & observed, ~forecast & observed, forecast & ~observed)
+    sums = [part.sum(axis=(1, 2), dtype=np.float64) for part in parts]
+    sums += [truth[0].size - sum(sums), error.sum(axis=(1, 2), dtype=np.float64)]
+    return np.stack(sums, axis=1)
+
+
+class PairedDifference(NamedTuple):
+    """A difference of scores and its 95 % interval.
+
+    Attributes
+    ----------
+    difference, low, high
+        The difference and the ends of its interval.
+    """
+
+    difference: float
+    low: float
+    high: float
+
+    def verdict(self, better: str) -> str:
+        """Return the verdict, given the ``better`` direction of the score, "higher" or "lower"."""
+        if not np.isfinite(self.low + self.high):
+            return UNSCORED
+        if self.low <= 0 <= self.high:
+            return NOTHING
+        return HELPS if (self.difference > 0) == (better == "higher") else HURTS
+
+
+def _named(sums: Array) -> dict[str, Array]:
+    return {name: sums[..., i] for i, name in enumerate(COUNTS)}
+
+
+def _csi(sums: Array) -> Array:
+    return CSI().finish(_named(sums))
+
+
+def _sedi(sums: Array) -> Array:
+    return SEDI().finish(_named(sums))
+
+
+def _tail_mae(sums: Array) -> Array:
+    return np.asarray(sums[..., -1] / sums[..., :-1].sum(axis=-1))
+
+
+#: By name: function of sums (..., count), long name, and better direction.
+SCORES: dict[str, tuple[Any, str, str]] = {
+    "csi": (_csi, CSI.long_name, "higher"),
+    "sedi": (_sedi, SEDI.long_name, "higher"),
+    "tail_mae": (_tail_mae, "mean absolute error above the threshold", "lower"),
+}
+
+
+def scored(
+    counts: Array, test: Fields, labels: Mapping[str, list[Any]], limits: Array
+) -> xr.Dataset:
+    """Turn counts (loss, recipe, seed, sample, level, count) into scores and verdicts."""
+    units = test.scaling.units
+    dims, shape = tuple(labels), tuple(len(one) for one in labels.values())
+    found: dict[str, Any] = {}
+    for score, (finish, long_name, better) in SCORES.items():
+        about = {"long_name": long_name, "units": units if score == "tail_mae" else "1"}
+        values = finish(counts.sum(axis=3)).mean(axis=2)
+        bounds = np.full((3, *shape), np.nan)
+        verdicts = np.full(shape, "", dtype=object)
+        for index in np.ndindex(shape):
+            loss, recipe, level = index
+            if recipe > 0:
+                both = counts[loss, [recipe, 0], :, :, level]
+                one = paired_difference(both[0], both[1], finish, test.order)
+                bounds[(slice(None), *index)] = one
+                verdicts[index] = one.verdict(better)
+        found[score] = dims, values, {**about, "better": better}
+        for name, array in zip(("difference", "low", "high"), bounds, strict=True):
+            found[f"{score}_{name}"] = dims, array, about
+        found[f"{score}_verdict"] = dims, verdicts.astype(str)
+    threshold = ("level", limits, {"units": units, "long_name": "event: this or more"})
+    return xr.Dataset(
+        found, {**labels, "threshold": threshold}, {"seeds": counts.shape[2], "interval": LEVEL}
+    )
+
+
+def paired_difference(own: Array, base: Array, score: Any, order: Array) -> PairedDifference:
+    """Return the mean difference of the scores of two sets of counts, with its 95 % interval.
+
+    Parameters
+    ----------
+    own, base
+        Counts (seed, sample, count) of the same seeds and samples.
+    score
+        Function of sums (..., count).
+    order
+        Positions of the samples in the order of time.
+    """
+    pieces = pieces_of(np.zeros(own.shape[1], int), order)
+    sums = np.zeros((2, pieces.count, own.shape[0], own.shape[2]))
+    for side, counts in zip(sums, (own, base), strict=True):
+        np.add.at(side, pieces.of_sample, counts.swapaxes(0, 1))
+
+    def finish(add: Any) -> Array:
+        return np.asarray((score(add(sums[0])) - score(add(sums[1]))).mean(axis=-1))
+
+    value, low, high = interval(finish, pieces.groups[0])
+    # Standard error of the mean over seeds; the same seed of both sets starts alike.
+    by_seed = score(own.sum(axis=1)) - score(base.sum(axis=1))
+    n = by_seed.size
+    seeds = float(stdtrit(n - 1, (1 + LEVEL) / 2) * by_seed.std(ddof=1) / np.sqrt(n))
+    return PairedDifference(
+        value,
+        value - float(np.hypot(value - low, seeds)),
+        value + float(np.hypot(high - value, seeds)),
+    )

@@ -1,6 +1,6 @@
-"""A small network that makes coarse rain fine: what synthetic storms are to be of use to.
+"""A small super-resolution network of rain, which synthetic storms are to improve.
 
-It stands for the networks of those who downscale rain, after SRDRN (Wang et al. 2021,
+It represents common downscaling networks, after SRDRN (Wang et al. 2021,
 https://doi.org/10.1029/2020WR029308): residual blocks on the coarse grid, then sub-pixel upsampling
 (Shi et al. 2016, https://arxiv.org/abs/1609.05158), here added to the stretched condition.
 """
@@ -19,9 +19,19 @@ from torch import Tensor, nn
 
 from xcvae.errors import ConfigError, explain, nearest
 
-__all__ = ["LOSSES", "Pool", "Settings", "SuperResolution", "learn", "predict"]
+__all__ = [
+    "LOSSES",
+    "Pool",
+    "Settings",
+    "SuperResolution",
+    "draw_batch",
+    "fit_network",
+    "initial_network",
+    "predict",
+    "train_network",
+]
 
-#: Variants: the median, and a quantile that would rather give too much than too little.
+#: Variants: the median, and a higher quantile, which prefers too much rain to too little.
 LOSSES = ("l1", "quantile")
 
 
@@ -34,7 +44,7 @@ class Settings:
     steps, batch_size, learning_rate
         Of Adam; the rate falls to zero along a cosine.
     crop
-        Side of the windows that are trained on, in fine pixels; cut down to whole coarse ones.
+        Side of the training windows in fine pixels; rounded down to whole coarse pixels.
     channels, blocks
         Feature maps and residual blocks on the coarse grid; half the maps with each step up, not
         below 8.
@@ -52,12 +62,12 @@ class Settings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> Settings:
-        """Check the caller's keys and fill in the rest.
+        """Check the given settings and add the defaults.
 
         Raises
         ------
         ConfigError
-            For unknown keys and values out of range.
+            A key is unknown, or a value out of range.
         """
         valid = [field.name for field in fields(cls)]
         for key, value in (options or {}).items():
@@ -77,14 +87,14 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Pairs of fields in the network's space, and how often a sample of a batch is one of them.
+    """Pairs of fields in the network's space, and their share of training samples.
 
     Attributes
     ----------
     coarse, fine
         Dims (sample, y, x); a coarse pixel covers a whole number of fine ones.
     share
-        Probability.
+        Probability that a sample of a batch is from this pool.
     """
 
     coarse: NDArray[np.float32]
@@ -93,7 +103,7 @@ class Pool:
 
 
 def _coarse_convolution(inward: int, outward: int) -> nn.Conv2d:
-    # A window is few coarse pixels wide: with zeros around them, a network would learn the border.
+    # Windows are few coarse pixels wide: zero padding would teach the network the border.
     return nn.Conv2d(inward, outward, 3, padding=1, padding_mode="replicate")
 
 
@@ -112,7 +122,7 @@ class _Residual(nn.Module):
 
 
 class SuperResolution(nn.Module):
-    """Coarse maps (n, 1, Y, X) to fine ones (n, 1, Y * factor, X * factor).
+    """Network from coarse maps (n, 1, Y, X) to fine ones (n, 1, Y * factor, X * factor).
 
     Parameters
     ----------
@@ -129,26 +139,26 @@ class SuperResolution(nn.Module):
         self.body = nn.Sequential(*(_Residual(channels) for _ in range(blocks)))
         ups: list[nn.Module] = []
         for prime in _primes(factor):
-            # The finer the map, the fewer features: most of the time goes into the last steps.
+            # Fewer features on finer maps, where most of the computing time goes.
             fewer = max(min(channels, 8), channels // 2)
             ups += [nn.Conv2d(channels, fewer * prime**2, 3, padding=1)]
             ups += [nn.PixelShuffle(prime), nn.PReLU()]
             channels = fewer
         self.up = nn.Sequential(*ups)
         self.last = nn.Conv2d(channels, 1, 3, padding=1)
-        nn.init.zeros_(self.last.weight)  # so that it begins near the stretched condition
+        nn.init.zeros_(self.last.weight)  # the first output is nearly the interpolated condition
 
     def forward(self, coarse: Tensor) -> Tensor:
-        """Make maps fine."""
+        """Return fine maps."""
         features = self.first(coarse)
         residual: Tensor = self.last(self.up(features + self.body(features)))
-        stretched = F.interpolate(
+        interpolated = F.interpolate(
             coarse, scale_factor=self.factor, mode="bilinear", align_corners=False
         )
-        return stretched + residual
+        return interpolated + residual
 
 
-def learn(
+def train_network(
     pools: Sequence[Pool],
     *,
     factor: int,
@@ -159,36 +169,52 @@ def learn(
 ) -> SuperResolution:
     """Train a network on a mix of pairs.
 
-    What two mixes with the same first pool and seed share is the same: weights at the start,
-    windows, flips, and which real samples are where in a batch before others take their places.
+    Two mixes with the same first pool and seed share the initial weights, windows, orientations,
+    and the real samples at each position of a batch before others replace them.
 
     Parameters
     ----------
     pools
-        The real pairs first; they fill what the shares of the others leave.
+        The real pairs first; they fill the shares that the others leave.
     factor
         Fine pixels along a side of a coarse one.
     loss
         One of `LOSSES`.
     settings
-        Of network and training.
+        Settings of network and training.
     seed
-        Of weights and batches.
+        Seed of weights and batches.
     device
-        To train on.
+        Device to train on.
     """
+    network = initial_network(factor, settings, seed).to(device)
+    return fit_network(network, pools, loss, settings, np.random.default_rng(seed))
+
+
+def initial_network(factor: int, settings: Settings, seed: int) -> SuperResolution:
+    """Return a network with random weights, without touching torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = SuperResolution(factor, settings.channels, settings.blocks)
-    network.to(device).train()
+        return SuperResolution(factor, settings.channels, settings.blocks)
+
+
+def fit_network(
+    network: SuperResolution,
+    pools: Sequence[Pool],
+    loss: str,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> SuperResolution:
+    """Train a network in place, on its device, with batches drawn by ``rng``."""
+    device = next(network.parameters()).device
+    network.train()
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
     level = settings.quantile if loss == "quantile" else 0.5
-    rng = np.random.default_rng(seed)
     for _ in range(settings.steps):
-        coarse, fine = (torch.from_numpy(a).to(device) for a in _batch(pools, settings, rng))
+        coarse, fine = (torch.from_numpy(a).to(device) for a in draw_batch(pools, settings, rng))
         error = fine - network(coarse)
-        value = torch.maximum(level * error, (level - 1.0) * error).mean()
+        value = torch.maximum(level * error, (level - 1.0) * error).mean()  # pinball loss
         optimiser.zero_grad()
         torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -199,7 +225,7 @@ def learn(
 
 @torch.no_grad()
 def predict(network: SuperResolution, coarse: NDArray[np.float32], *, batch: int = 16) -> Tensor:
-    """Make coarse maps (sample, Y, X) fine: (sample, y, x), in the network's space, on the CPU."""
+    """Return fine maps (sample, y, x) of coarse ones, in the network's space, on the CPU."""
     device = next(network.parameters()).device
     maps = torch.from_numpy(coarse)[:, None]
     parts = [maps[start : start + batch] for start in range(0, len(maps), batch)]
@@ -207,7 +233,7 @@ def predict(network: SuperResolution, coarse: NDArray[np.float32], *, batch: int
 
 
 def _primes(number: int) -> list[int]:
-    """Factors, the largest first: the fewer pixels, the cheaper a step up."""
+    """Return the prime factors, the largest first: upsampling is cheapest on small maps."""
     found = []
     for prime in range(2, number + 1):
         while number % prime == 0:
@@ -216,15 +242,15 @@ def _primes(number: int) -> list[int]:
     return found[::-1]
 
 
-def _batch(
+def draw_batch(
     pools: Sequence[Pool], settings: Settings, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Draw windows of whole coarse pixels, (sample, 1, y, x), flipped and turned alike."""
+    """Draw coarse and fine windows (sample, 1, y, x), in one of eight orientations each."""
     size = settings.batch_size
     _, height, width = pools[0].coarse.shape
     factor = pools[0].fine.shape[1] // height
     side = min(max(1, settings.crop // factor), height, width)
-    # All that is drawn is drawn for every mix, so that mixes differ in what they should only.
+    # The same numbers are drawn for every mix, so that mixes differ in their fields only.
     drawn = rng.random((5, size))
     tops = (drawn[0] * (height - side + 1)).astype(int)
     lefts = (drawn[1] * (width - side + 1)).astype(int)
@@ -233,23 +259,23 @@ def _batch(
     chosen[chosen == len(pools)] = 0
     coarse: list[NDArray[np.float32]] = []
     fine: list[NDArray[np.float32]] = []
-    for place in range(size):
-        pool = pools[chosen[place]]
-        row = int(drawn[3, place] * len(pool.fine))
-        top, left = int(tops[place]), int(lefts[place])
-        turn = int(drawn[4, place] * 8)
-        for values, scale, taken in ((pool.coarse, 1, coarse), (pool.fine, factor, fine)):
+    for i in range(size):
+        pool = pools[chosen[i]]
+        row = int(drawn[3, i] * len(pool.fine))
+        top, left = int(tops[i]), int(lefts[i])
+        orientation = int(drawn[4, i] * 8)
+        for values, scale, batch in ((pool.coarse, 1, coarse), (pool.fine, factor, fine)):
             window = values[
                 row, top * scale : (top + side) * scale, left * scale : (left + side) * scale
             ]
-            taken.append(_turned(window, turn))
+            batch.append(_oriented(window, orientation))
     return np.stack(coarse)[:, None], np.stack(fine)[:, None]
 
 
-def _turned(window: NDArray[np.float32], turn: int) -> NDArray[np.float32]:
-    """Return one of the eight ways to lay a square."""
-    if turn & 1:
+def _oriented(window: NDArray[np.float32], orientation: int) -> NDArray[np.float32]:
+    """Return a square in one of its eight orientations."""
+    if orientation & 1:
         window = window[::-1]
-    if turn & 2:
+    if orientation & 2:
         window = window[:, ::-1]
-    return window.T if turn & 4 else window
+    return window.T if orientation & 4 else window

@@ -1,10 +1,11 @@
-"""Recipes of training data: a real record, and what is mixed into it."""
+"""Recipes of training data: a real record, and additions to it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,15 @@ from xcvae.fields.units import default_wet_threshold, to_units, units_of
 
 __all__ = ["RECORD", "Extra", "Fields", "Recipes", "check_apart", "recipes"]
 
-#: What the others are compared with: the record alone.
+#: Name of the reference recipe: the record alone.
 RECORD = "record"
 
 
 @dataclass(frozen=True, eq=False)
 class Extra:
     """Fields that a recipe adds to the record.
+
+    Each is paired with its own block means, as the record is.
 
     Attributes
     ----------
@@ -41,7 +44,7 @@ class Extra:
 
 
 Recipes = Mapping[str, Sequence[Extra]]
-"""What is added to the record, by the name of the recipe."""
+"""Additions to the record, by the name of the recipe."""
 
 
 def recipes(
@@ -53,38 +56,37 @@ def recipes(
     share: float = 0.25,
     target: str | None = None,
 ) -> dict[str, list[Extra]]:
-    """Make the recipes that augmentation is judged by.
+    """Return the recipes of the augmentation test.
 
     ``duplicated``: the record, its heavy samples (`xcvae.heavy`) more often. ``posterior`` and
     ``prior``: the record and storms of that ensemble. ``both``: half of each. Every recipe has
-    the same share of additions, so that none trains on more than another.
+    the same share of additions, so that all train on equally many.
 
     Parameters
     ----------
     train
         The real record: the same samples that the generator was trained on, never more.
     posterior, prior
-        From `xcvae.sample`, drawn for samples of ``train``.
+        Ensembles from `xcvae.sample`, drawn for samples of ``train``.
     select
-        Samples of ``train`` to take storms of, as for `xcvae.augment`. Default: all that the
-        ensembles were drawn for.
+        Samples of ``train`` to take storms of, as for `xcvae.augment`. Default: all samples of the
+        ensembles.
     share
-        Of additions in training, between 0 and 1.
+        Share of additions in training, between 0 and 1.
     target
         Name of the rain in ``train``.
 
     Returns
     -------
     dict of str to list of Extra
-        For `xcvae.verify.utility.comparison.compare`.
+        For `xcvae.verify.utility.compare`.
 
     Raises
     ------
     ConfigError
         ``share`` is out of range.
     MismatchError
-        An ensemble has samples that are not in ``train``: storms of days that a network is later
-        tested on would be a leak.
+        An ensemble has samples that are not in ``train``: storms of test days would be leakage.
     EmptySelectionError
         No sample is selected.
     """
@@ -117,7 +119,7 @@ def recipes(
 
 @dataclass(frozen=True, eq=False)
 class Fields:
-    """Rain as arrays, checked: of a record, of additions, or to test on.
+    """Validated rain as arrays: of a record, of additions, or of test samples.
 
     Attributes
     ----------
@@ -126,9 +128,9 @@ class Fields:
     factor
         Fine pixels along a side of a coarse one.
     scaling
-        To the network's space.
+        Scaling to the network's space.
     order
-        Samples in the order of time.
+        Positions of the samples in the order of time.
     """
 
     rain: NDArray[np.float32]
@@ -140,7 +142,7 @@ class Fields:
     def of(
         cls, field: xr.DataArray, *, factor: int, what: str, like: Fields | None = None
     ) -> Fields:
-        """Take rain out of its labels.
+        """Read rain from a labelled array.
 
         Parameters
         ----------
@@ -149,9 +151,9 @@ class Fields:
         factor
             Fine pixels along a side of a coarse one.
         what
-            What it is called in messages.
+            Name in messages.
         like
-            The record, whose units and scaling count.
+            The record, for its units and scaling.
 
         Raises
         ------
@@ -174,9 +176,9 @@ class Fields:
             raise DataError(
                 explain(
                     what,
-                    expected="rain without gaps, for the network reads whole maps",
+                    expected="rain without gaps, since the network reads whole maps",
                     got=f"{np.count_nonzero(~np.isfinite(rain))} values missing",
-                    remedy="Cut out a part without gaps.",
+                    remedy="Select an area without gaps.",
                 )
             )
         if factor < 2 or any(n % factor for n in rain.shape[1:]):
@@ -186,7 +188,7 @@ class Fields:
                     expected=f"a whole number from 2 that divides the {rain.shape[1:]} pixels of "
                     f"the {what}",
                     got=repr(factor),
-                    remedy="Crop the fields, or choose another.",
+                    remedy="Crop the fields, or choose another factor.",
                 )
             )
         times: Any = field[layout.sample].values
@@ -194,14 +196,14 @@ class Fields:
         order = np.argsort(times, kind="stable") if ordered else np.arange(len(rain))
         return cls(rain, factor, scaling, order)
 
-    @property
+    @cached_property
     def fine(self) -> NDArray[np.float32]:
-        """In the network's space, (sample, y, x)."""
+        """Rain in the network's space, (sample, y, x)."""
         return self.scaling.normalise(self.rain)
 
-    @property
+    @cached_property
     def coarse(self) -> NDArray[np.float32]:
-        """Their own block means, in the network's space, (sample, y, x)."""
+        """Block means of the rain, in the network's space, (sample, y, x)."""
         n, height, width = self.rain.shape
         blocks = self.rain.reshape(
             n, height // self.factor, self.factor, width // self.factor, self.factor
@@ -209,28 +211,28 @@ class Fields:
         return self.scaling.normalise(blocks.mean(axis=(2, 4), dtype=np.float64))
 
     @property
-    def prints(self) -> list[bytes]:
-        """A fingerprint of every sample with rain, for telling whether two are the same."""
+    def hashes(self) -> list[bytes]:
+        """SHA-256 of every sample with rain, to find equal samples."""
         return [hashlib.sha256(one.tobytes()).digest() for one in self.rain if one.any()]
 
 
 def check_apart(pools: Mapping[str, Fields], test: Fields) -> None:
-    """Refuse fields that are both trained on and tested on.
+    """Raise an error if a test field is also a training field.
 
     Raises
     ------
     MismatchError
-        There are such fields.
+        A field is in both sets.
     """
-    tested = set(test.prints)
+    tested = set(test.hashes)
     for name, pool in pools.items():
-        shared = sum(one in tested for one in pool.prints)
+        shared = sum(one in tested for one in pool.hashes)
         if shared:
             raise MismatchError(
                 explain(
                     name,
-                    expected="no field that is tested on",
+                    expected="no field of the test samples",
                     got=f"{shared} of them",
-                    remedy="Split the record by time before anything is trained.",
+                    remedy="Split the record by time before training.",
                 )
             )

@@ -1,6 +1,8 @@
-"""Reliability, quantiles, CRPS by amounts and bias maps show the numbers that they claim to."""
+"""Reliability, quantiles, CRPS by amounts and bias maps show the right numbers."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,16 +13,16 @@ from matplotlib.figure import Figure
 from xcvae import metrics
 from xcvae.errors import MismatchError, UnitsError
 from xcvae.metrics.distribution import quantile
-from xcvae.verify.plots import accessor as plots
+from xcvae.verify.plots import Plots
 from xcvae.verify.plots.reliability import brier_parts
-from xcvae.verify.plots.summaries import OWN, portray
+from xcvae.verify.plots.summaries import OWN, accumulate
 
 SAMPLES, MEMBERS = 24, 10
 
 
 @pytest.fixture(scope="module")
 def perfect() -> tuple[xr.Dataset, xr.Dataset]:
-    """Members and observation: the same distribution, around a signal that both share."""
+    """Members and observation of the same distribution, around a common signal."""
     random = np.random.default_rng(0)
     signal = random.gamma(0.5, 3.0, (SAMPLES, 20, 24))
     drawn = signal * random.gamma(1.0, 1.0, (MEMBERS + 1, SAMPLES, 20, 24))
@@ -34,37 +36,28 @@ def perfect() -> tuple[xr.Dataset, xr.Dataset]:
     return ds, pr[1:].assign_coords(realization=np.arange(MEMBERS)).to_dataset()
 
 
-def assert_nothing_is_cut(figure: Figure) -> None:
-    figure.canvas.draw()
-    drawn, paper = figure.get_tightbbox(), figure.bbox_inches
-    assert drawn.x0 >= paper.x0 - 0.01
-    assert drawn.y0 >= paper.y0 - 0.01
-    assert drawn.x1 <= paper.x1 + 0.01
-    assert drawn.y1 <= paper.y1 + 0.01
-
-
-def test_reliability_of_perfect_members_is_the_diagonal(
-    perfect: tuple[xr.Dataset, xr.Dataset],
+def test_reliability_curve_equals_observed_frequencies(
+    perfect: tuple[xr.Dataset, xr.Dataset], assert_uncut: Callable[[Figure], None]
 ) -> None:
-    figure = plots.Plots(perfect[1]).reliability(perfect[0])
+    figure = Plots(perfect[1]).reliability(perfect[0])
     wet = figure.axes[0]
     curve = next(line for line in wet.get_lines() if line.get_marker() == "o")
     forecast, came = np.asarray(curve.get_xdata()), np.asarray(curve.get_ydata())
     np.testing.assert_allclose(forecast, np.arange(11) / 10, atol=1e-12)
-    # A share of ten members is a probability with an error of its own, that of a sample of ten.
+    # The share of ten members is a probability with a sampling error.
     shares = (perfect[1].pr >= 0.1).mean("realization").values.ravel()
     events = (perfect[0].pr >= 0.1).values.ravel()
     expected = [events[np.isclose(shares, k / 10)].mean() for k in range(11)]
     np.testing.assert_allclose(came, expected)
     titles = [axes.get_title(loc="left") for axes in figure.axes[:2]]
     assert titles == ["Rain ≥ 0.1 mm h⁻¹", "Rain ≥ 5 mm h⁻¹"]
-    assert_nothing_is_cut(figure)
+    assert_uncut(figure)
 
 
-def test_parts_of_the_brier_score_add_up_to_it(perfect: tuple[xr.Dataset, xr.Dataset]) -> None:
-    portrait = portray(*perfect, pictures=["reliability"])
-    total = portrait.total("reliability")
-    for number, threshold in enumerate(portrait.thresholds):
+def test_brier_parts_add_up_to_the_brier_score(perfect: tuple[xr.Dataset, xr.Dataset]) -> None:
+    data = accumulate(*perfect, figures=["reliability"])
+    total = data.total("reliability")
+    for number, threshold in enumerate(data.thresholds):
         parts = brier_parts(*(total[key][number] for key in ("pixels", "forecast", "came")))
         reliable, resolved, uncertain = parts
         expected = metrics.brier(perfect[1].pr, perfect[0].pr, threshold=threshold).item()
@@ -72,26 +65,26 @@ def test_parts_of_the_brier_score_add_up_to_it(perfect: tuple[xr.Dataset, xr.Dat
         assert total["pixels"][number].sum() == perfect[0].pr.size
 
 
-def test_quantiles_of_scaled_members_lie_on_a_parallel(
-    perfect: tuple[xr.Dataset, xr.Dataset],
+def test_quantile_figure_of_doubled_rain_is_a_parallel(
+    perfect: tuple[xr.Dataset, xr.Dataset], assert_uncut: Callable[[Figure], None]
 ) -> None:
     ds = perfect[0]
     double = (2 * ds.pr).expand_dims(realization=3).assign_attrs(units="mm h-1").to_dataset()
-    figure = plots.Plots(double).quantiles(ds, baselines=[])
+    figure = Plots(double).quantiles(ds, baselines=[])
     axes = figure.axes[0]
     line = next(one for one in axes.get_lines() if one.get_label() == "members")
     made, seen = np.asarray(line.get_ydata()), np.asarray(line.get_xdata())
     np.testing.assert_allclose(made, 2 * seen, rtol=0.01)
-    # Up to what ten of the samples have reached.
+    # Up to the amount that ten samples have reached.
     tops = np.sort(ds.pr.max(["y", "x"]).values)
     assert seen[-1] == pytest.approx(tops[-10], rel=0.03)
     texts = [text.get_text() for text in axes.texts]
     assert "P99" in texts
     assert texts[-1].startswith("once in ")
-    assert_nothing_is_cut(figure)
+    assert_uncut(figure)
 
 
-def test_quantiles_of_counts_are_those_of_numpy() -> None:
+def test_quantiles_of_counts_equal_numpy() -> None:
     values = np.random.default_rng(1).gamma(0.7, 3.0, 20_000)
     bins = np.clip(np.floor(np.log(values / 0.1) / 0.004).astype(int) + 2402, 1, 5401)
     counts = np.bincount(bins, minlength=5402).astype(float)
@@ -104,31 +97,35 @@ def test_quantiles_of_counts_are_those_of_numpy() -> None:
     np.testing.assert_allclose(both[0], both[1])
 
 
-def test_classes_of_amounts_add_up_to_the_crps(perfect: tuple[xr.Dataset, xr.Dataset]) -> None:
+def test_intensity_classes_add_up_to_the_crps(
+    perfect: tuple[xr.Dataset, xr.Dataset], assert_uncut: Callable[[Figure], None]
+) -> None:
     ds, ensemble = perfect
-    portrait = portray(ds, ensemble, pictures=["intensity"])
-    assert portrait.rivals == ["bilinear"]
-    total = portrait.total("intensity")
+    data = accumulate(ds, ensemble, figures=["intensity"])
+    assert data.baselines == ["bilinear"]
+    total = data.total("intensity")
     expected = metrics.crps(ensemble.pr, ds.pr).item()
     assert (total["crps"].sum() / total["pixels"]).item() == pytest.approx(expected, rel=1e-5)
     # The first class is the CRPS of amounts that are cut off at its upper end.
-    edge = portrait.edges[1]
+    edge = data.edges[1]
     cut = [da.clip(max=edge).assign_attrs(units="mm h-1") for da in (ensemble.pr, ds.pr)]
     first = (total["crps"][0] / total["pixels"]).item()
     assert first == pytest.approx(metrics.crps(*cut).item(), rel=1e-5)
-    figure = plots.Plots(ensemble).intensity(ds)
+    figure = Plots(ensemble).intensity(ds)
     heights = [bar.get_height() for bar in figure.axes[0].containers[1]]
     assert heights[0] == pytest.approx(first)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels[0] == f"members: {expected:.3g} in all"
-    assert_nothing_is_cut(figure)
+    assert_uncut(figure)
 
 
-def test_bias_is_the_difference_of_means(perfect: tuple[xr.Dataset, xr.Dataset]) -> None:
+def test_bias_maps_equal_differences_of_means(
+    perfect: tuple[xr.Dataset, xr.Dataset], assert_uncut: Callable[[Figure], None]
+) -> None:
     ds, ensemble = perfect
     ds = ds.assign(pr=ds.pr.copy(data=np.where(np.arange(24) == 3, np.nan, ds.pr.values)))
     wetter = ensemble.assign(pr=(1.5 * ensemble.pr).assign_attrs(ensemble.pr.attrs))
-    figure = plots.Plots(wetter).bias(ds)
+    figure = Plots(wetter).bias(ds)
     maps = [
         np.ma.filled(np.ma.asarray(c.get_array(), float), np.nan)
         for axes in figure.axes[:3]
@@ -141,23 +138,25 @@ def test_bias_is_the_difference_of_means(perfect: tuple[xr.Dataset, xr.Dataset])
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     more = 100 * (np.nansum(made) / np.nansum(seen) - 1)
     assert figure.axes[2].get_title(loc="left").endswith(f"{more:+.1f} %")
-    assert_nothing_is_cut(figure)
+    assert_uncut(figure)
 
 
-def test_one_pass_gives_what_single_pictures_do(perfect: tuple[xr.Dataset, xr.Dataset]) -> None:
-    whole = portray(*perfect)
+def test_figure_data_of_one_pass_equals_single_figures(
+    perfect: tuple[xr.Dataset, xr.Dataset],
+) -> None:
+    whole = accumulate(*perfect)
     for name in ("spectra", "ranks", "quantiles"):
-        one = portray(*perfect, pictures=[name])
+        one = accumulate(*perfect, figures=[name])
         for key, values in one.by_piece(name, OWN).items():
             np.testing.assert_array_equal(values, whole.by_piece(name, OWN)[key])
 
 
-@pytest.mark.parametrize("picture", ["reliability", "quantiles", "intensity", "bias"])
-def test_what_is_no_rain_or_of_other_samples_is_refused(
-    perfect: tuple[xr.Dataset, xr.Dataset], picture: str
+@pytest.mark.parametrize("figure", ["reliability", "quantiles", "intensity", "bias"])
+def test_figures_refuse_other_units_and_samples(
+    perfect: tuple[xr.Dataset, xr.Dataset], figure: str
 ) -> None:
     ds, ensemble = perfect
     with pytest.raises(UnitsError):
-        getattr(plots, picture)(ds, ensemble.assign(pr=ensemble.pr.drop_attrs()))
+        getattr(Plots(ensemble.assign(pr=ensemble.pr.drop_attrs())), figure)(ds)
     with pytest.raises(MismatchError):
-        getattr(plots, picture)(ds.isel(time=slice(3)), ensemble)
+        getattr(Plots(ensemble), figure)(ds.isel(time=slice(3)))

@@ -1,4 +1,4 @@
-"""Climatology draws real fields of other times, and never those it should know nothing of."""
+"""Climatology draws observed fields of other times, and none near the sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ YEAR = 365
 
 
 def days(count: int, start: str = "2001-01-01", units: str = "mm d-1") -> xr.Dataset:
-    """Daily fields that tell which day they are: every pixel has its number."""
+    """Daily fields; every pixel has the number of its day."""
     numbers = np.arange(count, dtype="float32")[:, None, None]
     time = np.datetime64(start, "ns") + np.arange(count) * np.timedelta64(1, "D")
     return xr.Dataset(
@@ -28,7 +28,7 @@ def days(count: int, start: str = "2001-01-01", units: str = "mm d-1") -> xr.Dat
 
 
 def drawn(ds: xr.Dataset, members: int = 5, seed: int = 0, **parameters: Any) -> xr.DataArray:
-    """Members as the numbers of the days they are of, after checking that they are whole fields."""
+    """Return the numbers of the days of the members, which have to be whole fields."""
     baseline = build("baseline", {"name": "climatology", **parameters})
     field: xr.DataArray = baseline(ds, members, seed)
     assert field.dims == ("realization", *ds.pr.dims)
@@ -37,7 +37,7 @@ def drawn(ds: xr.Dataset, members: int = 5, seed: int = 0, **parameters: Any) ->
     return field[..., 0, 0]
 
 
-def test_without_a_record_own_field_and_neighbours_are_left_out() -> None:
+def test_climatology_without_record_skips_own_field_and_neighbours() -> None:
     ds = days(100)
     numbers = drawn(ds, members=60)
     apart = abs(numbers - np.arange(100))
@@ -47,7 +47,7 @@ def test_without_a_record_own_field_and_neighbours_are_left_out() -> None:
         assert len(np.unique(own)) == 60
 
 
-def test_all_far_fields_are_drawn_alike() -> None:
+def test_climatology_draws_distant_fields_uniformly() -> None:
     numbers = drawn(days(40), members=25)
     counts = np.bincount(numbers[:, 0].values.astype(int), minlength=40)
     assert counts[6:].max() == 1
@@ -56,19 +56,19 @@ def test_all_far_fields_are_drawn_alike() -> None:
     assert first.min() == 6
 
 
-def test_too_few_fields_are_drawn_again() -> None:
+def test_climatology_repeats_fields_of_a_short_record() -> None:
     numbers = drawn(days(4), members=7)
     assert sorted(np.unique(numbers[:, 0])) == [2, 3]
 
 
-def test_a_record_of_other_times_is_used_whole() -> None:
+def test_climatology_draws_from_the_whole_record() -> None:
     record, test = days(730), days(20, "2003-06-01")
     numbers = drawn(test, members=40, record=record)
     assert numbers.values.min() < 30
     assert numbers.values.max() > 700
 
 
-def test_a_window_keeps_to_the_season_across_new_year() -> None:
+def test_climatology_window_crosses_new_year() -> None:
     record = days(3 * YEAR)
     test = days(5, "2010-12-30")
     numbers = drawn(test, members=60, record=record, window=30)
@@ -84,7 +84,7 @@ def test_a_window_keeps_to_the_season_across_new_year() -> None:
         assert len(np.unique(own)) == 60  # of the 90 or so that there are
 
 
-def test_a_record_that_has_the_sample_does_not_give_it_away() -> None:
+def test_climatology_skips_the_sample_in_a_given_record() -> None:
     record = days(400)
     test = record.isel(time=[200, 201]).assign_attrs(target="pr")
     numbers = drawn(test, members=300, record=record)
@@ -92,39 +92,40 @@ def test_a_record_that_has_the_sample_does_not_give_it_away() -> None:
     assert len(np.unique(numbers[:, 0])) == 300
 
 
-def test_neighbours_in_time_are_left_out_also_of_samples_that_the_record_does_not_have() -> None:
+def test_climatology_skips_neighbours_of_samples_outside_the_record() -> None:
     record = days(400)
-    # Every third day is judged and missing in the record: the days beside it are nearly copies.
+    # Every third day is evaluated and missing in the record, which has its neighbours.
     test = record.isel(time=slice(100, 300, 3)).assign_attrs(target="pr")
     rest = record.drop_sel(time=test.time)
     own = xr.DataArray(test.pr[:, 0, 0].values, dims="time", coords={"time": test.time})
     assert abs(drawn(test, members=100, record=rest) - own).min() >= 17  # the root of 333
-    # Far in time is far, however few fields of the record lie between.
+    # Distances are in time, not in positions of the record.
     gap = record.isel(time=np.r_[0:50, 200:400])
     numbers = drawn(record.isel(time=[49]).assign_attrs(target="pr"), members=220, record=gap)
     assert numbers.max() == 399
     assert 200 in numbers.values
+    assert abs(numbers - 49).min() == 16  # the root of 250 steps of a day, whatever the gap
 
 
-def test_calendars_of_models_are_times_too() -> None:
+def test_climatology_accepts_cftime_calendars() -> None:
     ds = days(100)
     model = ds.assign_coords(time=xr.date_range("2001-01-01", periods=100, calendar="noleap"))
     assert model.time.dtype == object
     np.testing.assert_array_equal(drawn(model, members=20), drawn(ds, members=20))
 
 
-def test_a_record_may_be_a_path_and_in_other_units(tmp_path: Path) -> None:
+def test_climatology_reads_records_from_paths_in_other_units(tmp_path: Path) -> None:
     test = days(6, "2003-06-01")
     record = days(60, units="mm h-1").assign(pr=lambda ds: (ds.pr / 24).assign_attrs(ds.pr.attrs))
     record.drop_attrs(deep=False).to_zarr(tmp_path / "record.zarr", consolidated=False)
-    here = build("baseline", {"name": "climatology", "record": record})(test, 4, 1)
-    there = build("baseline", {"name": "climatology", "record": str(tmp_path / "record.zarr")})
-    np.testing.assert_allclose(there(test, 4, 1), here, rtol=1e-6)
-    np.testing.assert_allclose(here, here.round(), atol=1e-4)
-    assert here.max() > 20
+    in_memory = build("baseline", {"name": "climatology", "record": record})(test, 4, 1)
+    stored = build("baseline", {"name": "climatology", "record": str(tmp_path / "record.zarr")})
+    np.testing.assert_allclose(stored(test, 4, 1), in_memory, rtol=1e-6)
+    np.testing.assert_allclose(in_memory, in_memory.round(), atol=1e-4)
+    assert in_memory.max() > 20
 
 
-def test_draws_do_not_depend_on_chunks_company_or_number() -> None:
+def test_climatology_draws_are_independent_of_chunks_samples_and_members() -> None:
     ds, record = days(30, "2003-06-01"), days(200)
     whole = drawn(ds, members=8, record=record)
     chunked = drawn(ds.chunk(time=7), members=8, record=record.chunk(time=50))
@@ -136,7 +137,7 @@ def test_draws_do_not_depend_on_chunks_company_or_number() -> None:
     assert not np.array_equal(drawn(ds, members=8, seed=1, record=record), whole)
 
 
-def test_a_scorecard_puts_it_beside_an_ensemble() -> None:
+def test_scorecard_compares_an_ensemble_with_climatology() -> None:
     rng = np.random.default_rng(0)
     record, test = days(300), days(40, "2002-01-01")
     for ds in (record, test):
@@ -158,7 +159,7 @@ def test_a_scorecard_puts_it_beside_an_ensemble() -> None:
     assert float(card.crps[0]) < 0.2 * float(scores.crps)
 
 
-def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
+def test_climatology_refuses_records_that_do_not_match(tmp_path: Path) -> None:
     test = days(6)
     elsewhere = days(60).assign_coords(x=[5.0, 6.0, 7.0])
     with pytest.raises(MismatchError, match="axis 'x'"):

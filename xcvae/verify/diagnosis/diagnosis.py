@@ -1,4 +1,4 @@
-"""What is wrong with a trained model, in words, and what to change."""
+"""The diagnosis: faults of a trained model in words, and their remedies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Diagnosis", "diagnose", "judge"]
 
-#: Columns of the text, for any terminal, and where its words begin.
+#: Columns of the text, for any terminal, and indentation of its sentences.
 WIDTH, INDENT = 79, 15
 
 
@@ -28,13 +28,14 @@ WIDTH, INDENT = 79, 15
 class Diagnosis:
     """The findings about a model.
 
+    Its text (``str``) is the report, ending with the verdict.
+
     Attributes
     ----------
     findings
-        One for everything that was looked into, those without a fault too, and one for what could
-        not be checked.
+        The result of every detector, also of those that found nothing or could not check.
     evidence
-        The numbers they rest on.
+        The measured numbers.
     """
 
     findings: list[Finding]
@@ -42,7 +43,7 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Whether no finding is a fault; warnings may remain."""
+        """True without faults; warnings may remain."""
         return all(finding.severity != "fault" for finding in self.findings)
 
     def __str__(self) -> str:
@@ -53,7 +54,7 @@ class Diagnosis:
         ]
         for severity in ("fault", "warning"):
             for finding in self._with(severity):
-                lines += ["", *_told(finding)]
+                lines += ["", *_finding_lines(finding)]
         lines.append("")
         reasons: dict[str, list[str]] = {}
         for finding in self._with("unchecked"):
@@ -69,7 +70,7 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """How many faults and warnings there are, in words."""
+        """The numbers of faults and warnings, in words."""
         counts = {kind: len(self._with(kind)) for kind in ("fault", "warning")}
         if not any(counts.values()):
             return "Verdict: no faults, no warnings."
@@ -77,7 +78,7 @@ class Diagnosis:
         return f"Verdict: {', '.join(words)}."
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return {
             "ok": self.ok,
             "verdict": self.verdict,
@@ -86,8 +87,8 @@ class Diagnosis:
         }
 
 
-def _told(finding: Finding) -> list[str]:
-    """A finding in a few lines: what it means, what was measured, what to change."""
+def _finding_lines(finding: Finding) -> list[str]:
+    """Write a finding in a few lines: meaning, measured numbers, remedy."""
     head = f"{finding.severity:<{INDENT}}"
     return [
         *_wrapped(head, f"{finding.name}: {finding.meaning}"),
@@ -103,41 +104,37 @@ def _wrapped(head: str, text: str) -> list[str]:
 
 
 def diagnose(
-    ds: xr.Dataset,
-    model: Model | str | os.PathLike[str],
-    *,
-    members: int = 8,
-    seed: int = 0,
+    ds: xr.Dataset, model: Model | str | os.PathLike[str], *, members: int = 8, seed: int = 0
 ) -> Diagnosis:
-    """Find out what is wrong with a model.
+    """Look for faults of a model, and name their remedies.
 
-    Looks for wrong units, samples that were trained on, posterior collapse, ignored latents, mean
+    Checks for wrong units, samples that were trained on, posterior collapse, ignored latents, mean
     collapse, identical members, too little and too much spread, a gap between prior and posterior,
     memorised fields, drizzle, mass drift, a truncated tail, patterns of the grid and odd borders.
 
     Parameters
     ----------
-    ds : xarray.Dataset
-        Target and conditions as in training, dims (sample, y, x), best not those trained on. At
-        most 24 samples, spread over all of them, are read.
-    model : Model or path-like
-        The model, or its file.
-    members : int
+    ds
+        Target and conditions as in training, dims (sample, y, x), preferably of samples that
+        training did not see. At most 24 samples, evenly spaced, are read.
+    model
+        The model, or the path of its file.
+    members
         Prior members per sample, at least 2.
-    seed : int
-        Of the noise.
+    seed
+        Seed of the noise.
 
     Returns
     -------
     Diagnosis
-        Print it, or ask for ``findings`` and ``ok``.
+        Print it, or read its attributes ``findings`` and ``ok``.
 
     Raises
     ------
     ConfigError
-        Too few members.
+        Fewer than two members.
     MismatchError
-        The data do not belong to the model.
+        Variables, units or grid differ from those of training.
     DataError
         Negative or infinite rain.
     """
@@ -149,12 +146,12 @@ def diagnose(
 
 
 def judge(evidence: Evidence) -> Diagnosis:
-    """Find out what evidence says, also of a generator that is not xcvae's.
+    """Run all detectors on evidence, also on that of a generator other than xcvae.
 
     Parameters
     ----------
-    evidence : Evidence
-        From `xcvae.verify.diagnosis.measure.gather`, which takes ensembles of any origin.
+    evidence
+        From `xcvae.verify.diagnosis.gather`, which takes ensembles of any origin.
 
     Returns
     -------
