@@ -224,14 +224,9 @@ def _choose(
     if fraction is None:
         return [(number, columns) for number in range(members)]
     if isinstance(fraction, bool) or not 0.0 <= fraction < 1.0:
-        raise ConfigError(
-            explain(
-                "fraction",
-                expected="a share from 0 to less than 1",
-                got=repr(fraction),
-                remedy="0.5 gives as many synthetic samples as real ones.",
-            )
-        )
+        expected = "a share from 0 to less than 1"
+        remedy = "Give 0.5 for as many synthetic samples as real ones."
+        raise ConfigError(explain("fraction", expected=expected, got=repr(fraction), remedy=remedy))
     wanted = round(fraction / (1.0 - fraction) * real)
     if wanted > available:
         raise ConfigError(

@@ -317,28 +317,17 @@ def _weights(name: str | Mapping[str, float]) -> dict[str, float]:
         return {name: 1.0}
     weights = dict(name)
     if not weights or not all(0 < weight < float("inf") for weight in weights.values()):
-        raise ConfigError(
-            explain(
-                "name",
-                expected="an entry, or entries with weights above 0",
-                got=repr(name),
-                remedy="Leave out entries without weight: {'real': 1, 'prior64': 3}.",
-            )
-        )
+        expected = "an entry, or entries with weights above 0"
+        remedy = "Leave out entries without weight: {'real': 1, 'prior64': 3}."
+        raise ConfigError(explain("name", expected=expected, got=repr(name), remedy=remedy))
     return weights
 
 
 def _check_counts(least: int, **counts: int | None) -> None:
     for key, count in counts.items():
         if count is not None and (type(count) is not int or count < least):
-            raise ConfigError(
-                explain(
-                    key,
-                    expected=f"an integer >= {least}",
-                    got=repr(count),
-                    remedy=f"Give {key} as an int, or leave it out.",
-                )
-            )
+            expected, remedy = f"an integer >= {least}", f"Give {key} as an int, or leave it out."
+            raise ConfigError(explain(key, expected=expected, got=repr(count), remedy=remedy))
 
 
 def _opened(catalog: str | os.PathLike[str], entry: str, real: xr.Dataset | None) -> xr.Dataset:
@@ -359,13 +348,12 @@ def _request_of(
     named = tuple(v.name for v in known.spec.variables) if conditions is None else conditions
     for condition in named:
         if condition not in units:
+            expected, remedy = (
+                "variables that the model was trained with",
+                nearest(condition, units),
+            )
             raise MissingVariableError(
-                explain(
-                    "conditions",
-                    expected="variables that the model was trained with",
-                    got=repr(condition),
-                    remedy=nearest(condition, units),
-                )
+                explain("conditions", expected=expected, got=repr(condition), remedy=remedy)
             )
     return LoaderRequest(known.spec.target, tuple(named), known.spec, known.scaling, units)
 

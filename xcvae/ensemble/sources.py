@@ -31,10 +31,8 @@ class LoaderRequest:
 
     Attributes
     ----------
-    target
-        The rain variable.
-    conditions
-        The other variables.
+    target, conditions
+        The rain variable, and the other variables.
     spec, scaling
         Data of the model whose units, and with a scaling whose normalised space, values have.
     units
@@ -59,12 +57,11 @@ class LoaderSource:
 
     Attributes
     ----------
+    target, conditions
+        Rain, dims (realization, sample, y, x) or (sample, y, x), and other variables, with the
+        sample dim first or without it; in the requested units.
     name
         Name of the entry.
-    target
-        Dims (realization, sample, y, x) or (sample, y, x), in the requested units.
-    conditions
-        Variables with the sample dim first or without it.
     layout
         Names of the target's dims.
     scaling
