@@ -276,7 +276,7 @@ def test_model_selects_variables_and_normalises(few, model, drawn):
 def test_ensemble_with_model_needs_real_samples(drawn, model):
     with pytest.raises(MismatchError, match="the conditions pr_coarse in it"):
         xcvae.loader(drawn / "c.yaml", "prior", model=model)
-    with pytest.raises(MissingVariableError, match="what the model was trained with"):
+    with pytest.raises(MissingVariableError, match="variables that the model was trained with"):
         xcvae.loader(drawn / "c.yaml", "prior", model=model, conditions=["psl"])
     loader = xcvae.loader(drawn / "c.yaml", "prior", model=model, conditions=[])
     assert set(next(iter(loader))) == {"pr", "synthetic"}

@@ -181,15 +181,12 @@ def physical_units(field: object) -> str:
         It has no units, or unknown ones.
     """
     if not isinstance(field, xr.DataArray):
-        raise NotPhysicalError(
-            explain(
-                "field",
-                expected="an xarray.DataArray with physical values and units",
-                got=type(field).__name__,
-                remedy="Arrays and tensors have no units: wrap the physical values in a DataArray "
-                "with attrs={'units': 'mm h-1'} or the like.",
-            )
+        expected, got = "an xarray.DataArray with physical values and units", type(field).__name__
+        remedy = (
+            "Arrays and tensors have no units: wrap the physical values in a DataArray with "
+            "attrs={'units': 'mm h-1'} or the like."
         )
+        raise NotPhysicalError(explain("field", expected=expected, got=got, remedy=remedy))
     return units_of(field)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ConfigError, StoreError, explain
+from xcvae.errors import ConfigError, OutputExistsError, StoreError, explain
 from xcvae.files import Purpose, is_url, local_path, locked, remove, sha256, stale_siblings
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ __all__ = [
     "done_entry",
     "failed_entry",
     "lock_folder",
+    "not_replaceable",
     "open_store",
     "plan_chunks",
     "regions_of",
@@ -64,10 +65,10 @@ class Region:
 
     Attributes
     ----------
-    number
-        Position in the order of :func:`regions_of`.
     realizations, samples
         First position, and the one after the last.
+    number
+        Position in the order of :func:`regions_of`.
     """
 
     number: int
@@ -121,14 +122,9 @@ def _check_chunk_size(dim: str, size: object, sample: str) -> int:
     chunk = int(size) if whole else 0  # type: ignore[call-overload]
     if dim in ("realization", sample) and chunk >= 1:
         return chunk
-    raise ConfigError(
-        explain(
-            f"chunks['{dim}']",
-            expected=f"an integer >= 1 for 'realization' or '{sample}'",
-            got=repr(size),
-            remedy="Maps are never cut: leave their dimensions out.",
-        )
-    )
+    expected = f"an integer >= 1 for 'realization' or '{sample}'"
+    remedy = "Maps are never cut: leave their dimensions out."
+    raise ConfigError(explain(f"chunks['{dim}']", expected=expected, got=repr(size), remedy=remedy))
 
 
 def regions_of(chunks: tuple[int, int], shape: Sequence[int]) -> Iterator[Region]:
@@ -148,12 +144,10 @@ class EnsembleSpec:
 
     Attributes
     ----------
-    variable
-        Name of the ensemble variable.
+    variable, chunks
+        Name of the ensemble variable, and realizations and samples per chunk.
     identity
         JSON types; two ensembles with the same identity have the same values.
-    chunks
-        Realizations and samples per chunk.
     environment
         Versions of packages and the device, on which the last digits depend: an unfinished store
         is continued in the same environment only; a finished one is opened in any.
@@ -277,10 +271,8 @@ class StoredEnsemble:
 
     Attributes
     ----------
-    name
-        Name for messages.
-    exists
-        Whether anything has this name.
+    name, exists
+        Name for messages, and True if anything has this name.
     identity
         Identity of a complete ensemble of xcvae; None for anything else.
     ledger
@@ -307,10 +299,9 @@ class StoreStatus:
 
     Attributes
     ----------
-    complete
-        The ensemble under its own name.
-    partial
-        The unfinished one: a first version, a replacement, or a repair.
+    complete, partial
+        The ensemble under its own name, and the unfinished one: a first version, a replacement, or
+        a repair.
     is_clean
         Whether nothing is left of calls that were killed, or are running now.
     """
@@ -404,14 +395,10 @@ class EnsembleStore(ABC):
         except ModuleNotFoundError as error:
             if error.name != "icechunk":
                 raise
-            raise ConfigError(
-                explain(
-                    "store",
-                    expected="icechunk to be installed, for an Icechunk repository",
-                    got=str(error),
-                    remedy='pip install "xcvae[icechunk]", or give the path of a Zarr store.',
-                )
-            ) from error
+            expected = "icechunk to be installed, for an Icechunk repository"
+            remedy = 'pip install "xcvae[icechunk]", or give the path of a Zarr store.'
+            message = explain("store", expected=expected, got=str(error), remedy=remedy)
+            raise ConfigError(message) from error
         return found
 
     @property
@@ -493,17 +480,16 @@ class EnsembleStore(ABC):
         if found.identity is None:
             unfinished = bool(status.partial.metadata)
             if not (incomplete and unfinished):
-                raise StoreError(
-                    explain(
-                        f"store '{self.name}'",
-                        expected="a finished ensemble of xcvae",
-                        got="an unfinished one" if unfinished else "no such ensemble",
-                        remedy="Repeat the call of sample: it draws what is missing. "
-                        "incomplete=True opens what is written so far."
-                        if unfinished
-                        else "Check the path.",
+                got, remedy = "no such ensemble", "Check the path."
+                if unfinished:
+                    got = "an unfinished one"
+                    remedy = (
+                        "Repeat the call of sample: it draws what is missing. incomplete=True "
+                        "opens the regions that are written."
                     )
-                )
+                expected = "a finished ensemble of xcvae"
+                message = explain(f"store '{self.name}'", expected=expected, got=got, remedy=remedy)
+                raise StoreError(message)
             found = status.partial
         opened: xr.Dataset = xr.open_zarr(found.source, consolidated=False, chunks={})
         # Coordinates are small and needed for every selection: only the members stay lazy.
@@ -514,15 +500,12 @@ def _icechunk_folder(text: str) -> Path:
     """Return the folder of ``"icechunk:PATH"``, absolute."""
     folder = text.removeprefix(_PREFIX)
     if not folder or is_url(folder):
-        raise ConfigError(
-            explain(
-                "store",
-                expected=f"{_PREFIX} and the path of a local folder",
-                got=repr(text),
-                remedy="For remote storage, open the repository with icechunk and give the "
-                "icechunk.Repository as store.",
-            )
+        expected = f"{_PREFIX} and the path of a local folder"
+        remedy = (
+            "For remote storage, open the repository with icechunk and give the "
+            "icechunk.Repository as store."
         )
+        raise ConfigError(explain("store", expected=expected, got=repr(text), remedy=remedy))
     return Path(folder).absolute()
 
 
@@ -555,16 +538,11 @@ def lock_folder(path: Path) -> Iterator[None]:
     StoreError
         Another process is writing it.
     """
-    busy = StoreError(
-        explain(
-            f"store '{path}'",
-            expected="no other process that writes it",
-            got="one that does",
-            remedy="Wait until it ends, or choose another name.",
-        )
-    )
+    expected, got = "no other process that writes it", "one that does"
+    remedy = "Wait until it ends, or choose another name."
+    busy = explain(f"store '{path}'", expected=expected, got=got, remedy=remedy)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path, timeout=0, busy=busy):
+    with locked(path, timeout=0, busy=StoreError(busy)):
         for old in stale_siblings(path):
             remove(old)
         yield
@@ -572,11 +550,15 @@ def lock_folder(path: Path) -> Iterator[None]:
 
 def unwritable(name: Path | str, error: Exception | str, remedy: str) -> StoreError:
     """Return the error of a store that cannot be written to."""
-    return StoreError(
-        explain(
-            f"store '{name}'",
-            expected="a location that can be written to",
-            got=error if isinstance(error, str) else f"{type(error).__name__}: {error}",
-            remedy=remedy,
-        )
+    expected = "a location that can be written to"
+    got = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return StoreError(explain(f"store '{name}'", expected=expected, got=got, remedy=remedy))
+
+
+def not_replaceable(name: Path | str, reason: str) -> OutputExistsError:
+    """Return the error of something that xcvae did not write and must not replace."""
+    expected = "an ensemble that xcvae wrote, or nothing"
+    remedy = "Choose another name, or remove it yourself: xcvae only replaces what it wrote."
+    return OutputExistsError(
+        explain(f"store '{name}'", expected=expected, got=reason, remedy=remedy)
     )

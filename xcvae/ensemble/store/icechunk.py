@@ -40,10 +40,11 @@ from xcvae.ensemble.store.base import (
     done_entry,
     failed_entry,
     lock_folder,
+    not_replaceable,
     unwritable,
 )
 from xcvae.ensemble.store.zarr_format import encode_chunk, identity_in, write_template
-from xcvae.errors import OutputExistsError, StoreError, explain
+from xcvae.errors import StoreError, explain
 from xcvae.files import Purpose, hidden_sibling, remove, sha256, stale_siblings
 
 __all__ = ["CommitLedger", "ForkWriter", "IcechunkStore", "IcechunkStoreWriter", "Repository"]
@@ -157,14 +158,7 @@ class IcechunkStore(EnsembleStore):
         status = self.status()
         for found in (status.complete, status.partial):
             if found.exists and not found.metadata:
-                raise OutputExistsError(
-                    explain(
-                        f"store '{found.name}'",
-                        expected="an ensemble that xcvae wrote, or nothing",
-                        got="commits without a ledger of xcvae",
-                        remedy="Choose another name: xcvae only replaces what it wrote.",
-                    )
-                )
+                raise not_replaceable(found.name, "commits without a ledger of xcvae")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -199,14 +193,10 @@ class IcechunkStore(EnsembleStore):
         """Make the repository under a hidden name, then rename it."""
         folder = self._folder
         if folder is None or self._is_occupied():
-            raise StoreError(
-                explain(
-                    f"store '{self.name}'",
-                    expected="an Icechunk repository, or nothing",
-                    got="something else",
-                    remedy="Choose another name: only ensembles are replaced.",
-                )
-            )
+            expected, got = "an Icechunk repository, or nothing", "something else"
+            remedy = "Choose another name: only ensembles are replaced."
+            message = explain(f"store '{self.name}'", expected=expected, got=got, remedy=remedy)
+            raise StoreError(message)
         new = hidden_sibling(folder, "new")
         try:
             Repository.create(_local_storage(new), config=_repository_config())
@@ -245,12 +235,10 @@ class ForkWriter:
 
     Attributes
     ----------
+    variable, chunks
+        Name of the ensemble variable, and realizations and samples per chunk.
     fork
         A pickled fork without changes.
-    variable
-        Name of the ensemble variable.
-    chunks
-        Realizations and samples per chunk.
     """
 
     fork: bytes
@@ -535,14 +523,9 @@ def _cause(error: Exception) -> str:
 
 
 def _conflict(name: str, got: str) -> StoreError:
-    return StoreError(
-        explain(
-            f"store '{name}'",
-            expected="a repository that nobody else commits to",
-            got=got,
-            remedy='Start again with resume="restart", or choose another repository.',
-        )
-    )
+    expected = "a repository that nobody else commits to"
+    remedy = 'Start again with resume="restart", or choose another repository.'
+    return StoreError(explain(f"store '{name}'", expected=expected, got=got, remedy=remedy))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from xcvae.ensemble.store.base import (
     done_entry,
     failed_entry,
     lock_folder,
+    not_replaceable,
     unwritable,
 )
 from xcvae.ensemble.store.zarr_format import (
@@ -46,7 +47,7 @@ from xcvae.ensemble.store.zarr_format import (
     write_chunk,
     write_template,
 )
-from xcvae.errors import OutputExistsError, explain
+from xcvae.errors import OutputExistsError
 from xcvae.files import (
     Purpose,
     file_sha256,
@@ -129,15 +130,7 @@ class LocalStore(EnsembleStore):
         for path in (self.folder, self.working):
             reason = _reason_to_keep(path)
             if reason:
-                raise OutputExistsError(
-                    explain(
-                        f"store '{path}'",
-                        expected="an ensemble that xcvae wrote, or nothing",
-                        got=reason,
-                        remedy="Choose another name, or remove it yourself: xcvae only replaces "
-                        "what it wrote.",
-                    )
-                )
+                raise not_replaceable(path, reason)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -154,26 +147,21 @@ class LocalStore(EnsembleStore):
         self, spec: EnsembleSpec, template: xr.Dataset, metadata: Mapping[str, Any]
     ) -> LocalStoreWriter:
         """Make metadata, coordinates and ledger in a hidden folder, then give it its name."""
-        new = self.temporary_path("new")
-        try:
+        with self._temporary_folder("Nothing was drawn yet: choose another location.") as new:
             write_template(template, spec, new)
             FileLedger(new / spec.variable).start(metadata)
             old = self.move_away(self.working)
             new.rename(self.working)
             remove(old)
-        except OSError as error:
-            remedy = "Nothing was drawn yet: choose another location."
-            raise unwritable(self.name, error, remedy) from error
-        finally:
-            remove(new)
         return LocalStoreWriter(self, spec)
 
     def reopen(
         self, spec: EnsembleSpec, template: xr.Dataset, *, damaged: bool
     ) -> LocalStoreWriter:
         """Take up the unfinished folder; the damaged store becomes one by a rename."""
-        new, ledger = self.temporary_path("new"), FileLedger(self.working / spec.variable)
-        try:
+        ledger = FileLedger(self.working / spec.variable)
+        remedy = "Fix the cause and repeat the call: nothing that is written is lost."
+        with self._temporary_folder(remedy) as new:
             if damaged:
                 self.folder.rename(self.working)
             for path in self.working.rglob("*"):
@@ -186,12 +174,18 @@ class LocalStore(EnsembleStore):
                     final.parent.mkdir(parents=True, exist_ok=True)
                     path.replace(final)
                 ledger.note_template()
+        return LocalStoreWriter(self, spec)
+
+    @contextmanager
+    def _temporary_folder(self, remedy: str) -> Iterator[Path]:
+        """Give a hidden name for a folder that is removed at the end; explain system errors."""
+        new = self.temporary_path("new")
+        try:
+            yield new
         except OSError as error:
-            remedy = "Fix the cause and repeat the call: nothing that is written is lost."
             raise unwritable(self.name, error, remedy) from error
         finally:
             remove(new)
-        return LocalStoreWriter(self, spec)
 
     def move_away(self, path: Path) -> Path:
         """Rename a folder to a hidden name in one step; the caller removes it later."""
@@ -234,10 +228,8 @@ class LocalRegionWriter:
 
     Attributes
     ----------
-    array
-        Folder of the ensemble variable.
-    chunks
-        Realizations and samples per chunk.
+    array, chunks
+        Folder of the ensemble variable, and realizations and samples per chunk.
     token
         Token of the run that the regions belong to: a store of another run under the same name
         is left alone.

@@ -148,27 +148,14 @@ def notes_of(store: EnsembleStore, step: Step) -> dict[str, Any]:
     return notes if isinstance(notes, dict) else {}
 
 
-UNTRIED = "untried"
-# Trouble with the disk rather than with a region: the next region will have it too.
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
-DISK_ERRORS_IN_A_ROW = 3
-"""Regions in a row that may fail because of the disk; after them, a process draws no more."""
-LISTED_FAILURES = 8
-"""Failed regions that a message lists."""
-
-_disk_errors: Counter[str] = Counter()
-
-
 @dataclass(frozen=True)
 class Task:
     """A region that is to be drawn and written.
 
     Attributes
     ----------
-    source
-        Draws it.
-    writer
-        Writes it.
+    source, writer
+        Draw the region and write it.
     region
         The region.
     call
@@ -181,16 +168,25 @@ class Task:
     call: str
 
 
+UNTRIED = "untried"
+# Trouble with the disk rather than with a region: the next region will have it too.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
+DISK_ERRORS_IN_A_ROW = 3
+"""Regions in a row that may fail because of the disk; after them, a process draws no more."""
+LISTED_FAILURES = 8
+"""Failed regions that a message lists."""
+
+_disk_errors: Counter[str] = Counter()
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Result of a task.
 
     Attributes
     ----------
-    region
-        The region.
-    state
-        ``"done"``, ``"failed"`` or ``"untried"``.
+    region, state
+        The region, and ``"done"``, ``"failed"`` or ``"untried"``.
     nbytes
         Bytes of its chunk.
     error
