@@ -225,6 +225,21 @@ PLACES = [
         refused("lat_g", "sort"),
     ),
     case(
+        "latitudes that are text",
+        lambda: together(target(), gcm((44, 1, 7), (4, 1, 7)).assign_coords(lat_g=list("abcdefg"))),
+        refused("lat_g", "number|text"), fails_today(16, "coordinates that are no numbers end in a ValueError"),
+    ),
+    case(
+        "own latitudes that are text",
+        lambda: together(target().assign_coords(lat=[f"{i}N" for i in range(20)])),
+        refused("lat", "number|text"), fails_today(16, "coordinates that are no numbers end in a ValueError"), coarsen=4,
+    ),
+    case(
+        "own latitudes that are objects",
+        lambda: together(target().assign_coords(lat=np.array([object() for _ in range(20)]))),
+        refused("lat", "number|object"), fails_today(16, "coordinates that are no numbers end in a TypeError"), coarsen=4,
+    ),
+    case(
         "target in degrees, condition in metres",
         lambda: together(target(), predictor(axis("y_c", 5.0e5, 4000, 4), axis("x_c", 3.0e5, 4000, 4), name="pr_nwp", units="mm/day")),
         either(refused("pr_nwp"), warned("pr_nwp")),
