@@ -25,9 +25,10 @@ DTYPES = ["f4", "f8", "f2", ">f4", "i2", "i4", "u1", "?", "i8"]
 ODD = ["U3", "O", "M8[s]", "m8[s]", "c8", "S2"]
 
 
-#: Texts and objects as coordinates of a grid are rows of test_grids.py until they are refused.
-NUMERIC = ["none", "none", "numbers", "numbers", "cells", "random", "NaN", "equal"]
-LABELS = [*NUMERIC, "days", "days", "seconds", "names", "noleap", "objects"]
+#: Texts and objects as coordinates of a grid are rows of test_grids.py until they are refused; so
+#: are grids without rows, and a variable with the name of the condition that coarsen derives.
+NUMERIC = [*["none", "numbers", "cells"] * 3, "random", "NaN", "equal"]
+LABELS = [*NUMERIC, *["days", "seconds", "noleap"] * 3, "names", "objects"]
 
 
 @st.composite
@@ -41,7 +42,7 @@ def labels(draw: st.DrawFn, n: int, kinds: list[str]) -> Any:
     if kind == "seconds":
         return np.datetime64("2001-01-01", "ns") + np.arange(n) * np.timedelta64(draw(st.integers(0, 10**5)), "s")
     if kind == "numbers":
-        return draw(st.floats(-1e3, 1e3)) + np.arange(n) * draw(st.floats(-2, 2))
+        return draw(st.floats(-1e3, 1e3)) + np.arange(n) * draw(st.sampled_from([0.1, 1.0, -0.5, 5e3, 0.0]))
     if kind == "cells":
         return np.arange(n)
     if kind == "names":
@@ -89,18 +90,19 @@ def fields(draw: st.DrawFn, sizes: dict[str, int]) -> xr.Variable:
 @st.composite
 def datasets(draw: st.DrawFn) -> xr.Dataset:
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True))
-    if draw(st.booleans()):
+    if draw(st.integers(0, 4)):
         names = list(dict.fromkeys(["time", "y", "x", *names]))
     sizes = {name: draw(st.sampled_from([1, 2, 4, 5, 6, 0])) for name in names}
-    if draw(st.booleans()):
+    if draw(st.integers(0, 3)):
         sizes = {name: max(4, size) for name, size in sizes.items()}
+    sizes = {name: size if name in ("time", "level") else max(1, size) for name, size in sizes.items()}
     coords: dict[str, Any] = {}
     for name, n in sizes.items():
         own = draw(labels(n, LABELS if name == "time" else NUMERIC))
         if own is not None:
             coords[name] = xr.Variable(name, own, draw(attributes(st.sampled_from(UNITS))))
     count = draw(st.integers(0, 4))
-    pool = ["pr", "t", "rain", "pr_coarse", "time_bnds", "lat2", "crs", "Grid/pr"]
+    pool = ["pr", "t", "rain", "pr_gcm", "time_bnds", "lat2", "crs", "Grid/pr"]
     chosen = draw(st.lists(st.sampled_from(pool), min_size=count, max_size=count, unique=True))
     ds = xr.Dataset({name: draw(fields(sizes)) for name in chosen}, coords)
     if {"time", "y", "x"} <= set(sizes) and draw(st.integers(0, 3)):
@@ -118,11 +120,11 @@ def datasets(draw: st.DrawFn) -> xr.Dataset:
 
 OPTIONS = st.fixed_dictionaries(
     {
-        "target": st.sampled_from([None, None, "pr", "pr", "pr", "rain", "nothing", "time"]),
-        "conditions": st.sampled_from([None, None, ["t"], "t", [], ["pr_coarse"], ["time"]]),
-        "statics": st.sampled_from([None, None, None, ["lat2"], "t"]),
-        "coarsen": st.sampled_from([None, 2, 2, 3, 100, 0]),
-        "spatial_dims": st.sampled_from([None, None, None, ("y", "x"), ("x", "y"), ("lat", "lon"), ("y", "y")]),
+        "target": st.sampled_from([*[None, "pr"] * 5, "rain", "nothing", "time"]),
+        "conditions": st.sampled_from([*[None, ["t"]] * 4, "t", [], ["pr_gcm"], ["time"]]),
+        "statics": st.sampled_from([*[None] * 8, ["lat2"], "t"]),
+        "coarsen": st.sampled_from([*[None, 2, 3] * 3, 100, 0]),
+        "spatial_dims": st.sampled_from([*[None] * 8, ("y", "x"), ("x", "y"), ("lat", "lon"), ("y", "y")]),
     }
 )
 

@@ -224,6 +224,8 @@ PLACES = [
         lambda: together(target(), gcm((44, 1, 7), (4, 1, 7)).assign_coords(lat_g=[44, np.nan, 46, 47, 48, 49, 50])),
         refused("lat_g", "sort"),
     ),
+    case("no rows", lambda: together(rain(shape=(6, 0, 12))), refused("pr", "y|all NaN|pixel"), fails_today(16, "a grid without rows ends in a TypeError"), coarsen=4),
+    case("no rows, lazy", lambda: together(rain(shape=(6, 0, 12))).chunk(), refused("pr", "y|all NaN|pixel"), fails_today(16, "a grid without rows ends in a TypeError"), coarsen=4),
     case(
         "latitudes that are text",
         lambda: together(target(), gcm((44, 1, 7), (4, 1, 7)).assign_coords(lat_g=list("abcdefg"))),

@@ -182,7 +182,6 @@ PRODUCTS = [
     ("model.xcvae", "train", ""),
     ("prior.zarr", "sample", "train"),
     ("catalog.yaml", "sample", "train"),
-    ("report", "evaluate", "sample"),
     ("report/prior-scores.json", "evaluate", "sample"),
 ]
 
@@ -207,6 +206,34 @@ def test_runs_replace_nothing(request, run_until, tmp_path, product, step, befor
         assert place.name in str(error)  # noqa: PT017  a folder called report may be written to
     after = contents(folder)
     assert {name: after.get(name) for name in theirs} == theirs
+
+
+def test_files_in_a_folder_called_report_are_kept(run_until, tmp_path):
+    shutil.copytree(run_until["sample"], tmp_path / "run")
+    folder(tmp_path / "run" / "out" / "report")
+    before = contents(tmp_path)
+    pipeline.run_step(config.parse(CONFIG, folder=tmp_path / "run"), "evaluate", progress=False)
+    place = "run/out/report/observations.nc"
+    assert contents(tmp_path)[place] == before[place]
+
+
+REPORT = fails_today(1, "files in the folder called report are replaced without a record of them")
+
+
+@REPORT
+def test_a_report_of_others_is_kept(run_until, tmp_path):
+    shutil.copytree(run_until["sample"], tmp_path / "run")
+    report = tmp_path / "run" / "out" / "report"
+    report.mkdir()
+    for name in ("report.html", "report.json", "training.png", "prior-members.png"):
+        (report / name).write_text(WORK)
+    before = contents(report)
+    try:
+        pipeline.run_step(config.parse(CONFIG, folder=tmp_path / "run"), "evaluate", progress=False)
+    except XcvaeError as error:
+        assert "report" in str(error)  # noqa: PT017  refused, or written elsewhere
+    after = contents(report)
+    assert {name: after.get(name) for name in before} == before
 
 
 def _demo(folder: Path, *options: str) -> None:
