@@ -79,7 +79,7 @@ def train(ds: xr.Dataset, **options: Any) -> Any:
 NAMES = [
     "pr", "precipitation amount", "RR-1h", "pr.obs", "Niederschlagshöhe", "降水量", "pr(t)", "1pr", "pr%", "PR",
     pytest.param("Grid/precipitation", marks=TODAY),
-    pytest.param("/pr", marks=TODAY),
+    pytest.param("../../outside", marks=TODAY),
     pytest.param("..", marks=TODAY),
 ]  # fmt: skip
 
@@ -87,16 +87,20 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_targets_are_stored_or_refused_before_the_training(tmp_path, name):
     ds = rain(name=name).to_dataset()
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
     try:
         model = train(ds, target=name, coarsen=4)
     except XcvaeError as error:
         assert name in str(error)
         assert "rename" in str(error)
         return
-    xcvae.sample(ds, model, members=1, store=tmp_path / "e.zarr", progress=False)
-    again = xr.open_zarr(tmp_path / "e.zarr", consolidated=False)
+    xcvae.sample(ds, model, members=1, store=folder / "e.zarr", progress=False)
+    again = xr.open_zarr(folder / "e.zarr", consolidated=False)
     assert again[name].notnull().all()
-    assert {path.name for path in tmp_path.iterdir()} <= {"e.zarr", ".e.zarr.lock"}
+    # Nothing is written outside the store.
+    assert {path.name for path in folder.iterdir()} <= {"e.zarr", ".e.zarr.lock"}
+    assert {path.name for path in tmp_path.rglob("*")} & {"outside"} == set()
 
 
 @pytest.mark.parametrize(

@@ -168,9 +168,9 @@ def stored(model, daily, tmp_path_factory):
 
     def get(name: str) -> tuple[xr.Dataset, xr.Dataset]:
         if name not in made:
-            ds = daily.drop_vars("time").assign_coords(time=("time", STORED[name]()))
-            if isinstance(STORED[name](), xr.DataArray):
-                ds = daily.drop_vars("time").assign_coords(time=STORED[name]())
+            labels = STORED[name]()
+            given = labels if isinstance(labels, xr.DataArray) else ("time", labels)
+            ds = daily.drop_vars("time").assign_coords(time=given)
             folder = tmp_path_factory.mktemp("stores")
             places = {"store": folder / "e.zarr", "catalog": folder / "catalog.yaml", "name": "e"}
             ensemble = xcvae.sample(ds, model, members=2, progress=False, **places)
