@@ -202,7 +202,9 @@ def times(n: int = 6, freq: str = "D") -> pd.DatetimeIndex:
 def axis(name: str, start: float, step: float, n: int, kind: str = "") -> xr.DataArray:
     """Return a coordinate with the CF attributes of its kind, by default that of its name."""
     values = start + step * np.arange(n)
-    return xr.DataArray(values, dims=name, name=name, attrs=DEGREES[kind or name.split("_")[0]])
+    return xr.DataArray(
+        values, dims=name, name=name, attrs=DEGREES[kind or name.split("_", maxsplit=1)[0]]
+    )
 
 
 def rain(

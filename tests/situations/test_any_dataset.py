@@ -15,12 +15,36 @@ from xcvae.fields.units import factor
 
 from .makers import admit, axis, predictor, rain, seen, together
 
-NAMES = ["y", "x", "lat", "lon", "time", "rlat", "rlon", "level", "band", "realization", "number", "a b", "ny", "1"]
+NAMES = [
+    "y",
+    "x",
+    "lat",
+    "lon",
+    "time",
+    "rlat",
+    "rlon",
+    "level",
+    "band",
+    "realization",
+    "number",
+    "a b",
+    "ny",
+    "1",
+]
 UNITS = [
     "mm/day", "mm h-1", "kg m-2 s-1", "m", "mm", "K", "1", "", "-", "%", "degC", "furlong", "dBZ", "mm/3h",
     "degrees_north", "degrees_east", "days since 2000-01-01", "m s-1", "2", "0", "mm mm mm", "\x00", "µm", "é",
 ]  # fmt: skip
-STANDARD = ["", "unknown", "latitude", "longitude", "precipitation_flux", "time", "projection_x_coordinate", "air_temperature"]
+STANDARD = [
+    "",
+    "unknown",
+    "latitude",
+    "longitude",
+    "precipitation_flux",
+    "time",
+    "projection_x_coordinate",
+    "air_temperature",
+]
 DTYPES = ["f4", "f8", "f2", ">f4", "i2", "i4", "u1", "?", "i8"]
 ODD = ["U3", "O", "M8[s]", "m8[s]", "c8", "S2"]
 
@@ -38,11 +62,17 @@ def labels(draw: st.DrawFn, n: int, kinds: list[str]) -> Any:
     if kind == "none":
         return None
     if kind == "days":
-        return pd.date_range("2001", periods=n).values.astype(draw(st.sampled_from(["M8[ns]", "M8[us]", "M8[s]"])))
+        return pd.date_range("2001", periods=n).values.astype(
+            draw(st.sampled_from(["M8[ns]", "M8[us]", "M8[s]"]))
+        )
     if kind == "seconds":
-        return np.datetime64("2001-01-01", "ns") + np.arange(n) * np.timedelta64(draw(st.integers(0, 10**5)), "s")
+        return np.datetime64("2001-01-01", "ns") + np.arange(n) * np.timedelta64(
+            draw(st.integers(0, 10**5)), "s"
+        )
     if kind == "numbers":
-        return draw(st.floats(-1e3, 1e3)) + np.arange(n) * draw(st.sampled_from([0.1, 1.0, -0.5, 5e3, 0.0]))
+        return draw(st.floats(-1e3, 1e3)) + np.arange(n) * draw(
+            st.sampled_from([0.1, 1.0, -0.5, 5e3, 0.0])
+        )
     if kind == "cells":
         return np.arange(n)
     if kind == "names":
@@ -95,7 +125,9 @@ def datasets(draw: st.DrawFn) -> xr.Dataset:
     sizes = {name: draw(st.sampled_from([1, 2, 4, 5, 6, 0])) for name in names}
     if draw(st.integers(0, 3)):
         sizes = {name: max(4, size) for name, size in sizes.items()}
-    sizes = {name: size if name in ("time", "level") else max(1, size) for name, size in sizes.items()}
+    sizes = {
+        name: size if name in ("time", "level") else max(1, size) for name, size in sizes.items()
+    }
     coords: dict[str, Any] = {}
     for name, n in sizes.items():
         own = draw(labels(n, LABELS if name == "time" else NUMERIC))
@@ -109,12 +141,23 @@ def datasets(draw: st.DrawFn) -> xr.Dataset:
         # Most Datasets have rain, so that what comes after it is seen too.
         shape = draw(st.permutations(["time", "y", "x"]))
         values = np.random.default_rng(1).gamma(0.5, 4, [sizes[dim] for dim in shape]).astype("f4")
-        ds["pr"] = xr.Variable(shape, values, {"units": draw(st.sampled_from(["mm/day", "kg m-2", "m s-1"]))})
-        number = ("time", np.arange(float(sizes["time"])), {"units": draw(st.sampled_from(UNITS[:8]))})
+        ds["pr"] = xr.Variable(
+            shape, values, {"units": draw(st.sampled_from(["mm/day", "kg m-2", "m s-1"]))}
+        )
+        number = (
+            "time",
+            np.arange(float(sizes["time"])),
+            {"units": draw(st.sampled_from(UNITS[:8]))},
+        )
         ds = ds if "t" in ds else ds.assign(t=number)
     if draw(st.booleans()) and ds.data_vars:
         numeric = [name for name, da in ds.data_vars.items() if da.dtype.kind != "O"]
-        ds = ds.assign({n: ds[n].chunk({d: draw(st.sampled_from([1, 2, -1])) for d in ds[n].dims}) for n in numeric})
+        ds = ds.assign(
+            {
+                n: ds[n].chunk({d: draw(st.sampled_from([1, 2, -1])) for d in ds[n].dims})
+                for n in numeric
+            }
+        )
     return ds
 
 
@@ -124,14 +167,20 @@ OPTIONS = st.fixed_dictionaries(
         "conditions": st.sampled_from([*[None, ["t"]] * 4, "t", [], ["pr_gcm"], ["time"]]),
         "statics": st.sampled_from([*[None] * 8, ["lat2"], "t"]),
         "coarsen": st.sampled_from([*[None, 2, 3] * 3, 100, 0]),
-        "spatial_dims": st.sampled_from([*[None] * 8, ("y", "x"), ("x", "y"), ("lat", "lon"), ("y", "y")]),
+        "spatial_dims": st.sampled_from(
+            [*[None] * 8, ("y", "x"), ("x", "y"), ("lat", "lon"), ("y", "y")]
+        ),
     }
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 @given(datasets(), OPTIONS)
-def test_any_dataset_is_read_without_change_or_refused_by_xcvae(ds: xr.Dataset, options: dict[str, Any]) -> None:
+def test_any_dataset_is_read_without_change_or_refused_by_xcvae(
+    ds: xr.Dataset, options: dict[str, Any]
+) -> None:
     before = ds.copy(deep=True)
     attrs = {name: dict(v.attrs) for name, v in ds.variables.items()}
     try:
@@ -157,20 +206,33 @@ def test_any_dataset_is_read_without_change_or_refused_by_xcvae(ds: xr.Dataset, 
             np.testing.assert_array_equal(variable.values, before[name].values)
 
 
-PLACES = st.tuples(st.permutations(["time", "lat", "lon"]), st.sampled_from([1, -1]), st.sampled_from([1, -1]))
+PLACES = st.tuples(
+    st.permutations(["time", "lat", "lon"]), st.sampled_from([1, -1]), st.sampled_from([1, -1])
+)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(PLACES, PLACES, st.sampled_from(["mm/day", "mm h-1", "kg m-2 s-1", "m s-1"]), st.sampled_from([0.0, 360.0, -360.0]))
-def test_order_direction_units_and_turns_do_not_change_what_is_read(one: Any, other: Any, units: str, turn: float) -> None:
+@given(
+    PLACES,
+    PLACES,
+    st.sampled_from(["mm/day", "mm h-1", "kg m-2 s-1", "m s-1"]),
+    st.sampled_from([0.0, 360.0, -360.0]),
+)
+def test_order_direction_units_and_turns_do_not_change_what_is_read(
+    one: Any, other: Any, units: str, turn: float
+) -> None:
     lat, lon = axis("lat", 45.05, 0.1, 10), axis("lon", 5.05, 0.1, 12)
     pr = rain(dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon})
     t = predictor(axis("lat_c", 44.5, 0.5, 5), axis("lon_c", 4.5, 0.5, 5))
     reference = admit(together(pr, t))
     pr = (pr * factor("mm/day", units, what="pr")).assign_attrs(units=units)
-    changed = pr.isel(lat=slice(None, None, one[1]), lon=slice(None, None, one[2])).transpose(*one[0])
+    changed = pr.isel(lat=slice(None, None, one[1]), lon=slice(None, None, one[2])).transpose(
+        *one[0]
+    )
     moved = t.isel(lat_c=slice(None, None, other[1]), lon_c=slice(None, None, other[2]))
-    moved = moved.assign_coords(lon_c=moved.lon_c + turn).transpose(*(d if d == "time" else f"{d}_c" for d in other[0]))
+    moved = moved.assign_coords(lon_c=moved.lon_c + turn).transpose(
+        *(d if d == "time" else f"{d}_c" for d in other[0])
+    )
     facts = admit(together(changed, moved))
     assert facts["dims"] == reference["dims"]
     assert facts["roles"] == reference["roles"]

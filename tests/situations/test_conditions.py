@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from .makers import admit, axis, case, either, fails_today, predictor, rain, refused, right, times, together, warned
+from .makers import (
+    admit,
+    axis,
+    case,
+    either,
+    fails_today,
+    predictor,
+    rain,
+    refused,
+    right,
+    times,
+    together,
+    warned,
+)
 
 LEAK = fails_today(15, "a field on the target's own grid leaks the target into the conditions")
 LAT, LON = axis("lat", 45.1, 0.2, 12), axis("lon", 5.1, 0.2, 12)
@@ -14,7 +27,9 @@ LAT, LON = axis("lat", 45.1, 0.2, 12), axis("lon", 5.1, 0.2, 12)
 
 def beside(**others: xr.DataArray) -> xr.Dataset:
     pr = rain(dims=("time", "lat", "lon"), coords={"lat": LAT, "lon": LON})
-    coarse = predictor(axis("lat_c", 45.0, 0.8, 4), axis("lon_c", 5.0, 0.8, 4), name="psl", units="Pa")
+    coarse = predictor(
+        axis("lat_c", 45.0, 0.8, 4), axis("lon_c", 5.0, 0.8, 4), name="psl", units="Pa"
+    )
     return together(pr, coarse).assign(others)
 
 
@@ -60,7 +75,7 @@ def test_what_is_made_of_the_target_is_no_condition_by_default(make, answer, opt
 ROLES = [
     case("named, a copy is taken", lambda: beside(pr_raw=alike(1.1, units="mm/day")),
          right(roles={"pr_raw": "aligned"}, rain={"pr_raw"}), target="pr", conditions=["pr_raw"]),
-    case("one name", lambda: beside(), right(roles={"psl": "aligned"}), conditions="psl"),
+    case("one name", beside, right(roles={"psl": "aligned"}), conditions="psl"),
     case("without units it is none", lambda: beside(mask=noise()), right(roles={"psl": "aligned"})),
     case("named, but without units", lambda: beside(soil=noise()), refused("soil", "units", "attrs"), conditions=["soil"]),
     case("bounds", lambda: beside(time_bnds=xr.DataArray(np.zeros((6, 2)), dims=("time", "bnds"))), right(roles={"psl": "aligned"})),
@@ -99,7 +114,7 @@ ROLES = [
          conditions=["d"]),
     case("texts as a condition", lambda: beside(d=xr.DataArray(list("abcdef"), dims="time", attrs={"units": "1"})), refused("d", "leave it out"),
          conditions=["d"]),
-    case("not a Dataset", lambda: rain(), refused("ds", "DataArray", "to_dataset")),
+    case("not a Dataset", rain, refused("ds", "DataArray", "to_dataset")),
     case("no rain", lambda: beside().drop_vars("pr"), refused("target", "psl")),
     case("two kinds of rain", lambda: beside(rr=noise(units="mm/day")), refused("target", "pr, rr", "target=")),
     case("an index of climate as coordinate", lambda: beside().assign_coords(nao=("time", np.arange(6.0), {"units": "1"})),

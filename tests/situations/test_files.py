@@ -17,7 +17,7 @@ from xcvae import config
 from xcvae.cli import main
 from xcvae.errors import XcvaeError
 
-from .makers import Answer, AnyOf, case, either, fails_today, rain, refused, right, times, warned
+from .makers import Answer, AnyOf, case, either, fails_today, rain, refused, right, times
 
 JOIN = fails_today(7, "files are joined with an outer join")
 READER = fails_today(17, "no such key in the section data")
@@ -29,7 +29,13 @@ def days(first: int, last: int, name: str = "pr", **options: Any) -> xr.Dataset:
         "lat": ("lat", 40 + 0.1 * np.arange(12), {"units": "degrees_north"}),
         "lon": ("lon", 5 + 0.1 * np.arange(12), {"units": "degrees_east"}),
     }
-    field = rain(dims=("time", "lat", "lon"), shape=(last - first, 12, 12), coords={"time": coords["time"]}, seed=first, **options)
+    field = rain(
+        dims=("time", "lat", "lon"),
+        shape=(last - first, 12, 12),
+        coords={"time": coords["time"]},
+        seed=first,
+        **options,
+    )
     return field.assign_coords(coords).rename(name).to_dataset()
 
 
@@ -124,7 +130,11 @@ def _folder(path: Path) -> Path:
 
 @pytest.mark.parametrize(("make", "answer", "options"), JOINED)
 def test_files_are_joined_or_refused_by_name(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Any, answer: Answer | AnyOf, options: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    make: Any,
+    answer: Answer | AnyOf,
+    options: dict[str, Any],
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ARCHIVE", str(tmp_path))
@@ -136,7 +146,7 @@ def test_files_are_joined_or_refused_by_name(
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  name of the base class
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
@@ -174,9 +184,13 @@ def test_stores_in_memory_are_opened(tmp_path: Path) -> None:
         fsspec.filesystem("memory").rm("/archive", recursive=True)
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/a.zarr", "gs://bucket/a.zarr", "https://example.invalid/a.zarr"])
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/a.zarr", "gs://bucket/a.zarr", "https://example.invalid/a.zarr"]
+)
 @fails_today(17, "an address is taken for a path in the folder of the configuration")
-def test_addresses_that_cannot_be_opened_are_named_as_they_are(tmp_path: Path, address: str) -> None:
+def test_addresses_that_cannot_be_opened_are_named_as_they_are(
+    tmp_path: Path, address: str
+) -> None:
     with pytest.raises(XcvaeError) as caught:
         read(tmp_path, {"path": address})
     assert address in str(caught.value)
@@ -187,7 +201,9 @@ def test_addresses_that_cannot_be_opened_are_named_as_they_are(tmp_path: Path, a
 
 
 @fails_today(19, "xcvae init does not exist")
-def test_init_writes_a_configuration_that_opens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_writes_a_configuration_that_opens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path, **THIRD)
     file = tmp_path / "config.yaml"
     paths = [str(tmp_path / f"{name}.nc") for name in THIRD]
@@ -218,7 +234,9 @@ def test_init_replaces_no_file(tmp_path: Path) -> None:
 
 
 @fails_today(19, "xcvae init does not exist")
-def test_init_says_what_it_could_not_decide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_says_what_it_could_not_decide(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path, a=days(0, 10).assign(rr=days(0, 10).pr))
     try:
         main(["init", str(tmp_path / "a.nc")])

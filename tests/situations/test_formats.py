@@ -53,7 +53,9 @@ def reopened(folder: Path, ds: xr.Dataset, encoding: Any = None, **options: Any)
     return xr.open_dataset(folder / "file.nc", engine="scipy", **options)
 
 
-def with_groups(folder: Path, groups: dict[str, xr.Dataset], group: str, **options: Any) -> xr.Dataset:
+def with_groups(
+    folder: Path, groups: dict[str, xr.Dataset], group: str, **options: Any
+) -> xr.Dataset:
     """Write HDF5 with groups, and open one of them."""
     pytest.importorskip("netCDF4")
     for number, (name, ds) in enumerate(groups.items()):
@@ -63,7 +65,12 @@ def with_groups(folder: Path, groups: dict[str, xr.Dataset], group: str, **optio
 
 # --- reanalyses and models ---------------------------------------------------------------------
 
-GRIB = {"GRIB_paramId": 228, "GRIB_shortName": "tp", "GRIB_units": "m", "GRIB_missingValue": 3.4028234663852886e38}
+GRIB = {
+    "GRIB_paramId": 228,
+    "GRIB_shortName": "tp",
+    "GRIB_units": "m",
+    "GRIB_missingValue": 3.4028234663852886e38,
+}
 
 
 def era5(folder: Path) -> xr.Dataset:
@@ -101,7 +108,13 @@ def era5_expver(folder: Path) -> xr.Dataset:
 def era5_number(folder: Path) -> xr.Dataset:
     """ERA5 ensemble members: number is a dim."""
     ds = era5(folder).drop_vars("t2m").load()
-    return xr.concat([ds, ds.assign_coords(number=1)], "number", data_vars="all", coords="minimal", compat="override")
+    return xr.concat(
+        [ds, ds.assign_coords(number=1)],
+        "number",
+        data_vars="all",
+        coords="minimal",
+        compat="override",
+    )
 
 
 def cmip6(folder: Path) -> xr.Dataset:
@@ -112,7 +125,10 @@ def cmip6(folder: Path) -> xr.Dataset:
     pr = {"standard_name": "precipitation_flux", "long_name": "Precipitation", "units": "kg m-2 s-1",
           "cell_methods": "area: time: mean", "cell_measures": "area: areacella"}  # fmt: skip
     tas = {"standard_name": "air_temperature", "units": "K", "cell_methods": "area: time: mean"}
-    bounds = {name: np.add.outer(2.0 * np.arange(N) + first, [-1, 1]) for name, first in (("lat", 40), ("lon", 350))}
+    bounds = {
+        name: np.add.outer(2.0 * np.arange(N) + first, [-1, 1])
+        for name, first in (("lat", 40), ("lon", 350))
+    }
     ds = xr.Dataset(
         {
             "pr": (dims, values(size=5e-5), pr), "tas": (dims, 280 + values(size=2), tas),
@@ -134,9 +150,17 @@ def cmip6(folder: Path) -> xr.Dataset:
 def cordex(folder: Path) -> xr.Dataset:
     """EURO-CORDEX: rotated pole, 2-D latitudes, a character variable as grid mapping."""
     dims = ("time", "rlat", "rlon")
-    pr = {"standard_name": "precipitation_flux", "units": "kg m-2 s-1", "grid_mapping": "rotated_pole"}
+    pr = {
+        "standard_name": "precipitation_flux",
+        "units": "kg m-2 s-1",
+        "grid_mapping": "rotated_pole",
+    }
     tas = {"standard_name": "air_temperature", "units": "K", "grid_mapping": "rotated_pole"}
-    pole = {"grid_mapping_name": "rotated_latitude_longitude", "grid_north_pole_latitude": 39.25, "grid_north_pole_longitude": -162.0}
+    pole = {
+        "grid_mapping_name": "rotated_latitude_longitude",
+        "grid_north_pole_latitude": 39.25,
+        "grid_north_pole_longitude": -162.0,
+    }
     ds = xr.Dataset(
         {
             "pr": (dims, values(size=5e-5), pr), "tas": (dims, 280 + values(size=2), tas),
@@ -157,7 +181,12 @@ def wrf(folder: Path, *, amounts: bool = False) -> xr.Dataset:
     """WRF: no coordinate along Time, XLAT and XLONG per Time, rain accumulated through the run."""
     dims = ("Time", "south_north", "west_east")
     total = values(size=0.3).cumsum(0)
-    attrs = {"FieldType": 104, "MemoryOrder": "XY ", "stagger": "", "coordinates": "XLONG XLAT XTIME"}
+    attrs = {
+        "FieldType": 104,
+        "MemoryOrder": "XY ",
+        "stagger": "",
+        "coordinates": "XLONG XLAT XTIME",
+    }
     j, i = np.meshgrid(np.arange(N), np.arange(N), indexing="ij")
     ds = xr.Dataset(
         {
@@ -180,13 +209,24 @@ def wrf(folder: Path, *, amounts: bool = False) -> xr.Dataset:
 
 def ukcp18(folder: Path, grid: str = "osgb") -> xr.Dataset:
     """UKCP18: members in front, 360_day, coordinates of text."""
-    y, x = ("projection_y_coordinate", "projection_x_coordinate") if grid == "osgb" else ("grid_latitude", "grid_longitude")
+    y, x = (
+        ("projection_y_coordinate", "projection_x_coordinate")
+        if grid == "osgb"
+        else ("grid_latitude", "grid_longitude")
+    )
     metres = grid == "osgb"
     units, step = ("m", 12000.0) if metres else ("degrees", 0.11)
-    mapping = {"grid_mapping_name": "transverse_mercator" if metres else "rotated_latitude_longitude"}
+    mapping = {
+        "grid_mapping_name": "transverse_mercator" if metres else "rotated_latitude_longitude"
+    }
     time = xr.date_range("1980-12-01 12:00", periods=6, calendar="360_day", use_cftime=True)
     crs = "transverse_mercator" if metres else "rotated_latitude_longitude"
-    attrs = {"standard_name": "lwe_precipitation_rate", "long_name": "Precipitation rate", "units": "mm/day", "grid_mapping": crs}
+    attrs = {
+        "standard_name": "lwe_precipitation_rate",
+        "long_name": "Precipitation rate",
+        "units": "mm/day",
+        "grid_mapping": crs,
+    }
     ds = xr.Dataset(
         {"pr": (("ensemble_member", "time", y, x), values(2, 6, N, N, size=4), attrs), crs: ((), 0, mapping)},
         {
@@ -204,8 +244,18 @@ def ukcp18(folder: Path, grid: str = "osgb") -> xr.Dataset:
 
 def merra2(folder: Path) -> xr.Dataset:
     """MERRA-2: fills of 1e15, vmax and vmin, hours at half past."""
-    attrs = {"long_name": "total_precipitation", "units": "kg m-2 s-1", "vmax": 1e15, "vmin": -1e15, "valid_range": [-1e15, 1e15]}
-    coords = {"time": times(6, "h") + pd.Timedelta("30min"), "lat": lat("lat", 40, 0.5), "lon": lon("lon", 5, 0.625)}
+    attrs = {
+        "long_name": "total_precipitation",
+        "units": "kg m-2 s-1",
+        "vmax": 1e15,
+        "vmin": -1e15,
+        "valid_range": [-1e15, 1e15],
+    }
+    coords = {
+        "time": times(6, "h") + pd.Timedelta("30min"),
+        "lat": lat("lat", 40, 0.5),
+        "lon": lon("lon", 5, 0.625),
+    }
     ds = xr.Dataset({"PRECTOTCORR": (("time", "lat", "lon"), values(size=1e-4), attrs)}, coords)
     return reopened(folder, ds, {"PRECTOTCORR": {"_FillValue": 1e15, "missing_value": 1e15}})
 
@@ -218,19 +268,41 @@ def e_obs(folder: Path) -> xr.Dataset:
     dims = ("time", "latitude", "longitude")
     rr = {"units": "mm", "long_name": "rainfall", "standard_name": "thickness_of_rainfall_amount"}
     tg = {"units": "Celsius", "long_name": "mean temperature", "standard_name": "air_temperature"}
-    coords = {"time": times(), "latitude": lat("latitude", 45.05, 0.1), "longitude": lon("longitude", 5.05, 0.1)}
-    ds = xr.Dataset({"rr": (dims, values(size=4, sea=True), rr), "tg": (dims, values(size=4, sea=True), tg)}, coords)
+    coords = {
+        "time": times(),
+        "latitude": lat("latitude", 45.05, 0.1),
+        "longitude": lon("longitude", 5.05, 0.1),
+    }
+    ds = xr.Dataset(
+        {"rr": (dims, values(size=4, sea=True), rr), "tg": (dims, values(size=4, sea=True), tg)},
+        coords,
+    )
     packing = {"dtype": "int16", "_FillValue": -9999}
-    return reopened(folder, ds, {"rr": packing | {"scale_factor": 0.1}, "tg": packing | {"scale_factor": 0.01}})
+    return reopened(
+        folder, ds, {"rr": packing | {"scale_factor": 0.1}, "tg": packing | {"scale_factor": 0.01}}
+    )
 
 
 def chirps(folder: Path) -> xr.Dataset:
     """CHIRPS: a standard name that CF does not have, NaN over the sea as -9999."""
     attrs = {"units": "mm/day", "standard_name": "convective precipitation rate", "time_step": "day",
              "long_name": "Climate Hazards group InfraRed Precipitation with Stations", "missing_value": -9999.0}  # fmt: skip
-    coords = {"time": times(), "latitude": lat("latitude", -5, 0.05), "longitude": lon("longitude", 35, 0.05)}
+    coords = {
+        "time": times(),
+        "latitude": lat("latitude", -5, 0.05),
+        "longitude": lon("longitude", 35, 0.05),
+    }
     field = values(size=6, sea=True)
-    ds = xr.Dataset({"precip": (("time", "latitude", "longitude"), np.where(np.isnan(field), -9999, field), attrs)}, coords)
+    ds = xr.Dataset(
+        {
+            "precip": (
+                ("time", "latitude", "longitude"),
+                np.where(np.isnan(field), -9999, field),
+                attrs,
+            )
+        },
+        coords,
+    )
     return reopened(folder, ds)
 
 
@@ -240,7 +312,16 @@ def cpc(folder: Path) -> xr.Dataset:
              "valid_range": [0.0, 1000.0], "actual_range": [0.0, 66.0], "statistic": "Total"}  # fmt: skip
     coords = {"time": times(), "lat": lat("lat", 49.75, -0.5), "lon": lon("lon", 350.25, 0.5)}
     field = values(size=6, sea=True)
-    ds = xr.Dataset({"precip": (("time", "lat", "lon"), np.where(np.isnan(field), np.float32(-9.96921e36), field), attrs)}, coords)
+    ds = xr.Dataset(
+        {
+            "precip": (
+                ("time", "lat", "lon"),
+                np.where(np.isnan(field), np.float32(-9.96921e36), field),
+                attrs,
+            )
+        },
+        coords,
+    )
     return reopened(folder, ds)
 
 
@@ -248,7 +329,10 @@ def mswep(folder: Path) -> xr.Dataset:
     """MSWEP: 3-hourly amounts as mm/3h."""
     attrs = {"units": "mm/3h", "long_name": "Precipitation"}
     coords = {"time": times(6, "3h"), "lat": lat("lat", 49.95, -0.1), "lon": lon("lon", 5.05, 0.1)}
-    return reopened(folder, xr.Dataset({"precipitation": (("time", "lat", "lon"), values(size=1), attrs)}, coords))
+    return reopened(
+        folder,
+        xr.Dataset({"precipitation": (("time", "lat", "lon"), values(size=1), attrs)}, coords),
+    )
 
 
 def imerg(folder: Path) -> xr.Dataset:
@@ -270,7 +354,9 @@ def imerg(folder: Path) -> xr.Dataset:
     ds.time.encoding = {"units": "seconds since 1980-01-06 00:00:00 UTC", "calendar": "julian"}
     for name in ("precipitation", "randomError"):
         ds[name].encoding = {"_FillValue": np.float32(-9999.9)}
-    return with_groups(folder, {"/": xr.Dataset(attrs={"FileHeader": "ProductType=L3"}), "/Grid": ds}, "Grid")
+    return with_groups(
+        folder, {"/": xr.Dataset(attrs={"FileHeader": "ProductType=L3"}), "/Grid": ds}, "Grid"
+    )
 
 
 def daymet(folder: Path) -> xr.Dataset:
@@ -318,15 +404,32 @@ def mrms(folder: Path, *, masked: bool = False) -> xr.Dataset:
     """MRMS by cfgrib: latitudes falling, longitudes 0..360, -3 outside the coverage."""
     field = values(size=1.0)
     field[:, 0, :4] = -3
-    attrs = {"units": "mm h**-1", "long_name": "Precipitation rate", "standard_name": "unknown", "GRIB_missingValue": -999.0}
-    coords = {"time": times(6, "2min"), "latitude": lat("latitude", 54.995, -0.01), "longitude": lon("longitude", 230.005, 0.01)}
-    ds = reopened(folder, xr.Dataset({"PrecipRate": (("time", "latitude", "longitude"), field, attrs)}, coords))
+    attrs = {
+        "units": "mm h**-1",
+        "long_name": "Precipitation rate",
+        "standard_name": "unknown",
+        "GRIB_missingValue": -999.0,
+    }
+    coords = {
+        "time": times(6, "2min"),
+        "latitude": lat("latitude", 54.995, -0.01),
+        "longitude": lon("longitude", 230.005, 0.01),
+    }
+    ds = reopened(
+        folder,
+        xr.Dataset({"PrecipRate": (("time", "latitude", "longitude"), field, attrs)}, coords),
+    )
     return ds.assign(PrecipRate=ds.PrecipRate.where(ds.PrecipRate >= 0)) if masked else ds
 
 
 def radklim(folder: Path, freq: str = "h") -> xr.Dataset:
     """RADKLIM of the German weather service: kilometres, polar stereographic, 2-D latitudes."""
-    attrs = {"units": "kg m-2", "standard_name": "rainfall_amount", "long_name": "rainfall_amount", "grid_mapping": "crs"}
+    attrs = {
+        "units": "kg m-2",
+        "standard_name": "rainfall_amount",
+        "long_name": "rainfall_amount",
+        "grid_mapping": "crs",
+    }
     ds = xr.Dataset(
         {"rainfall_amount": (("time", "y", "x"), values(size=0.3, sea=True), attrs),
          "crs": ((), np.int32(0), {"grid_mapping_name": "polar_stereographic", "straight_vertical_longitude_from_pole": 10.0})},
@@ -340,7 +443,12 @@ def radklim(folder: Path, freq: str = "h") -> xr.Dataset:
 
 def stage4(folder: Path) -> xr.Dataset:
     """Stage IV by cfgrib: polar stereographic without coordinates, 2-D latitude 0..360."""
-    attrs = {"units": "kg m**-2", "long_name": "Total precipitation", "standard_name": "unknown", "GRIB_gridType": "polar_stereographic"}
+    attrs = {
+        "units": "kg m**-2",
+        "long_name": "Total precipitation",
+        "standard_name": "unknown",
+        "GRIB_gridType": "polar_stereographic",
+    }
     where = curved("y", "x")
     ds = xr.Dataset(
         {"tp": (("time", "y", "x"), values(size=1.0, sea=True), attrs)},
@@ -355,11 +463,19 @@ def odim(folder: Path, *, decoded: bool = False) -> xr.Dataset:
     counts[0, :3] = 255
     what = {"quantity": "RATE", "gain": 0.1, "offset": 0.0, "nodata": 255.0, "undetect": 0.0}
     data = xr.Dataset({"data": (("phony_dim_0", "phony_dim_1"), counts)})
-    ds = with_groups(folder, {"/dataset1/data1": data, "/dataset1/data1/what": xr.Dataset(attrs=what)}, "dataset1/data1")
+    ds = with_groups(
+        folder,
+        {"/dataset1/data1": data, "/dataset1/data1/what": xr.Dataset(attrs=what)},
+        "dataset1/data1",
+    )
     if decoded:
-        what = xr.open_dataset(folder / "file.h5", group="dataset1/data1/what", engine="netcdf4").attrs
+        what = xr.open_dataset(
+            folder / "file.h5", group="dataset1/data1/what", engine="netcdf4"
+        ).attrs
         field = ds.data.where(ds.data != what["nodata"]) * what["gain"] + what["offset"]
-        field = xr.concat([field] * 6, xr.Variable("time", times(6, "15min"))).rename(phony_dim_0="y", phony_dim_1="x")
+        field = xr.concat([field] * 6, xr.Variable("time", times(6, "15min"))).rename(
+            phony_dim_0="y", phony_dim_1="x"
+        )
         ds = field.assign_attrs(units="mm h-1").rename("RATE").to_dataset()
     return ds
 
@@ -368,11 +484,18 @@ def knmi(folder: Path, *, decoded: bool = False) -> xr.Dataset:
     """KNMI composites: counts of 0.01 mm, 65535 outside the image, the formula in a group."""
     counts = np.minimum(values(N, N, size=40), 6000).astype("uint16")
     counts[0, :3] = 65535
-    calibration = {"calibration_formulas": "GEO=0.010000*PV+0.000000", "calibration_out_of_image": 65535}
+    calibration = {
+        "calibration_formulas": "GEO=0.010000*PV+0.000000",
+        "calibration_out_of_image": 65535,
+    }
     data = xr.Dataset({"image_data": (("phony_dim_0", "phony_dim_1"), counts)})
-    ds = with_groups(folder, {"/image1": data, "/image1/calibration": xr.Dataset(attrs=calibration)}, "image1")
+    ds = with_groups(
+        folder, {"/image1": data, "/image1/calibration": xr.Dataset(attrs=calibration)}, "image1"
+    )
     field = xr.concat([ds.image_data] * 6, xr.Variable("time", times(6, "5min")))
-    field = field.rename(phony_dim_0="y", phony_dim_1="x").assign_attrs(units="0.01 mm", long_name="rain")
+    field = field.rename(phony_dim_0="y", phony_dim_1="x").assign_attrs(
+        units="0.01 mm", long_name="rain"
+    )
     if decoded:
         field = (field.where(field != 65535) * 0.01).assign_attrs(units="mm", long_name="rain")
     return field.to_dataset(name="rain")
@@ -427,7 +550,10 @@ FORMATS = [
 
 @pytest.mark.parametrize(("make", "answer", "options"), FORMATS)
 def test_files_as_their_makers_write_them(
-    tmp_path: Path, make: Callable[[Path], xr.Dataset], answer: Answer | AnyOf, options: dict[str, Any]
+    tmp_path: Path,
+    make: Callable[[Path], xr.Dataset],
+    answer: Answer | AnyOf,
+    options: dict[str, Any],
 ) -> None:
     with make(tmp_path) as ds:
         answer.check(lambda: admit(ds, **options))

@@ -57,7 +57,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("names", NAMES, ids=lambda names: "-".join(names))
+@pytest.mark.parametrize("names", NAMES, ids="-".join)
 def test_dims_are_found_by_their_usual_names(names: tuple[str, str]) -> None:
     field = rain(dims=("time", *names), shape=(6, 10, 14))
     right(dims=("time", *names), shape=(10, 14)).check(lambda: admit(together(field)))
@@ -79,7 +79,9 @@ def _named(y: dict[str, str], x: dict[str, str]) -> xr.Dataset:
 
 ATTRIBUTES = [
     case("axis", lambda: _named({"axis": "Y"}, {"axis": "X"}), right(dims=("time", "a", "b"))),
-    case("axis swapped", lambda: _named({"axis": "X"}, {"axis": "Y"}), right(dims=("time", "b", "a"))),
+    case(
+        "axis swapped", lambda: _named({"axis": "X"}, {"axis": "Y"}), right(dims=("time", "b", "a"))
+    ),
     case(
         "standard_name",
         lambda: _named({"standard_name": "latitude"}, {"standard_name": "longitude"}),
@@ -104,13 +106,17 @@ ATTRIBUTES = [
         fails_today(16, "rain without known dims and without a target: 'got none'"),
     ),
     case(
-        "spatial_dims", lambda: _named({}, {}), right(dims=("time", "b", "a")), spatial_dims=("b", "a")
+        "spatial_dims",
+        lambda: _named({}, {}),
+        right(dims=("time", "b", "a")),
+        spatial_dims=("b", "a"),
     ),
     case(
         "spatial_dims that are not there",
         lambda: _named({}, {}),
         refused("spatial_dims", "a, b"),
-        spatial_dims=("lat", "b"), target="pr",
+        spatial_dims=("lat", "b"),
+        target="pr",
     ),
     case(
         "HDF5 without scales",
@@ -130,8 +136,12 @@ ATTRIBUTES = [
         refused("pr", "level", "isel"),
         fails_today(16, "4-D rain without a target: 'got none'"),
     ),
-    case("no samples dim", lambda: xr.Dataset({"pr": rain().isel(time=0)}), refused("pr", "expand_dims"),
-         target="pr"),
+    case(
+        "no samples dim",
+        lambda: xr.Dataset({"pr": rain().isel(time=0)}),
+        refused("pr", "expand_dims"),
+        target="pr",
+    ),
     case("odd sizes", lambda: together(rain(shape=(6, 35, 53))), right(shape=(35, 53))),
     case("one row", lambda: together(rain(shape=(6, 1, 20))), right(shape=(1, 20))),
 ]
@@ -287,7 +297,9 @@ STRETCHED = [
 ]
 
 
-@pytest.mark.parametrize(("lat", "lon", "own"), [row[1:] for row in STRETCHED], ids=[row[0] for row in STRETCHED])
+@pytest.mark.parametrize(
+    ("lat", "lon", "own"), [row[1:] for row in STRETCHED], ids=[row[0] for row in STRETCHED]
+)
 def test_stretched_conditions_have_the_value_of_their_place(lat, lon, own):
     facts = admit(together(target(lon=own), gcm(lat, lon)))
     turn = 360.0 if lon[0] > 180 else 0.0
@@ -308,7 +320,9 @@ def test_a_global_field_has_the_value_of_its_place_on_both_sides_of_greenwich():
 # --- curvilinear -------------------------------------------------------------------------------
 
 
-def curvilinear(y: str, x: str, ny: int, nx: int, step: float, start: tuple[float, float], tag: str = ""):
+def curvilinear(
+    y: str, x: str, ny: int, nx: int, step: float, start: tuple[float, float], tag: str = ""
+):
     """Coordinates of a grid that is turned by 20 degrees against the meridians."""
     j, i = np.meshgrid(np.arange(ny) * step, np.arange(nx) * step, indexing="ij")
     turn = np.deg2rad(20)
@@ -320,7 +334,9 @@ def curvilinear(y: str, x: str, ny: int, nx: int, step: float, start: tuple[floa
 def curved_pair(start: tuple[float, float]) -> xr.Dataset:
     pr = rain().assign_coords(curvilinear("y", "x", 12, 12, 0.1, (46, 8)))
     lat = curvilinear("y_c", "x_c", 8, 8, 0.4, start, "_c")
-    t = xr.DataArray(np.ones((6, 8, 8)), {"time": times(6)}, ("time", "y_c", "x_c"), "t", {"units": "K"})
+    t = xr.DataArray(
+        np.ones((6, 8, 8)), {"time": times(6)}, ("time", "y_c", "x_c"), "t", {"units": "K"}
+    )
     return together(pr, t.assign_coords(lat))
 
 

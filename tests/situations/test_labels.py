@@ -34,13 +34,15 @@ def labelled(labels: object) -> xr.Dataset:
 def undecoded(calendar: str | None = None) -> xr.Dataset:
     """Times as numbers, read with decode_times=False."""
     ds = labelled(np.arange(6) + 51544)
-    ds.time.attrs = {"units": "days since 1858-11-17"} | ({"calendar": calendar} if calendar else {})
+    ds.time.attrs = {"units": "days since 1858-11-17"} | (
+        {"calendar": calendar} if calendar else {}
+    )
     return ds
 
 
 def python_datetimes() -> np.ndarray:
     days = np.empty(6, object)
-    days[:] = [datetime(2001, 1, 1) + timedelta(days=i) for i in range(6)]  # noqa: DTZ001
+    days[:] = [datetime(2001, 1, 1) + timedelta(days=i) for i in range(6)]
     return days
 
 

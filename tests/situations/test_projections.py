@@ -10,7 +10,22 @@ import xarray as xr
 
 import xcvae
 
-from .makers import SMALLEST, STEP, admit, axis, case, either, fails_today, predictor, rain, refused, right, times, together, warned
+from .makers import (
+    SMALLEST,
+    STEP,
+    admit,
+    axis,
+    case,
+    either,
+    fails_today,
+    predictor,
+    rain,
+    refused,
+    right,
+    times,
+    together,
+    warned,
+)
 
 IGNORED = fails_today(5, "grid_mapping is not read: bare numbers are compared")
 LOST = fails_today(9, "the coordinate reference system does not travel")
@@ -89,7 +104,9 @@ def test_conditions_in_another_projection_are_not_stretched_by_bare_numbers(make
 
 
 def _trained(ds: xr.Dataset):
-    return xcvae.train(ds, target="pr", coarsen=4, generator=SMALLEST, fit=STEP, device="cpu", progress=False)
+    return xcvae.train(
+        ds, target="pr", coarsen=4, generator=SMALLEST, fit=STEP, device="cpu", progress=False
+    )
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["data variable", "decode_coords=all"])
@@ -151,7 +168,11 @@ def test_attributes_of_the_quantity_travel(attributed):
 
 
 def test_two_dimensional_coordinates_travel(daily, model):
-    lat = ("y", "x"), 45 + np.add.outer(np.arange(12.0), np.arange(12) / 10), {"units": "degrees_north"}
+    lat = (
+        ("y", "x"),
+        45 + np.add.outer(np.arange(12.0), np.arange(12) / 10),
+        {"units": "degrees_north"},
+    )
     ens = xcvae.sample(daily.assign_coords(lat=lat), model, members=1, progress=False)
     np.testing.assert_array_equal(ens.lat, lat[1])
     assert ens.lat.attrs["units"] == "degrees_north"

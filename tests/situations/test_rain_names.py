@@ -62,9 +62,7 @@ CF = {
 CF_TODAY = {"atmosphere_mass_content_of_rain"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=TODAY) if n in CF_TODAY else n for n in CF]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=TODAY) if n in CF_TODAY else n for n in CF])
 def test_standard_names_of_cf(name: str) -> None:
     units, expected = CF[name]
     assert is_rain(variable("v", units, standard_name=name)) is expected

@@ -137,7 +137,9 @@ SAME = [
     pytest.param("%", "fraction", 0.01, marks=UNKNOWN),
     pytest.param("1", "octas", 8.0, marks=UNKNOWN),
     pytest.param("m", "m of water equivalent", 1.0, marks=UNKNOWN),
-    pytest.param("degC", "deg C", 1.0, marks=fails_today(14, "deg C is read as degrees times coulomb")),
+    pytest.param(
+        "degC", "deg C", 1.0, marks=fails_today(14, "deg C is read as degrees times coulomb")
+    ),
 ]
 
 

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from .makers import admit, axis, case, either, fails_today, predictor, rain, refused, right, times, together, warned
+from .makers import (
+    admit,
+    axis,
+    case,
+    either,
+    fails_today,
+    predictor,
+    rain,
+    refused,
+    right,
+    times,
+    together,
+    warned,
+)
 
 PACKED = fails_today(3, "packed counts are taken for values")
 FILL = fails_today(4, "a fill value is taken for rain")
@@ -27,7 +40,9 @@ ATTRS = {
 def packed(attrs: dict[str, object], where: str) -> xr.Dataset:
     """A file that was read with mask_and_scale=False: int16, with its attributes."""
     lat, lon = axis("lat", 45, 0.1, 12), axis("lon", 5, 0.1, 12)
-    ds = together(rain(dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon}), predictor(lat, lon))
+    ds = together(
+        rain(dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon}), predictor(lat, lon)
+    )
     if where in ("pr", "t"):
         ds[where] = ds[where].round().astype("int16")
     ds[where].attrs |= attrs
@@ -48,11 +63,12 @@ def _packing(name: str, where: str):
 @pytest.mark.parametrize(
     ("make", "answer", "options"),
     [_packing(name, where) for name in ATTRS for where in ("pr", "t")]
-    + [_packing(name, where) for name in ("scale_factor", "add_offset") for where in ("lat", "lon")],
+    + [
+        _packing(name, where) for name in ("scale_factor", "add_offset") for where in ("lat", "lon")
+    ],
 )
 def test_packed_counts_are_decoded_or_refused(make, answer, options):
     answer.check(lambda: admit(make(), **options))
-
 
 
 # --- fill values -------------------------------------------------------------------------------
@@ -78,7 +94,9 @@ UNITS = {"mm/day": 4.0, "mm h-1": 1.0, "m s-1": 1e-8, "kg m-2 s-1": 1e-4, "m": 4
 
 
 def filled(fill: float, units: str) -> xr.Dataset:
-    field = rain(units=units, size=UNITS[units], coords={"time": times(6, "D" if "d" in units else "h")})
+    field = rain(
+        units=units, size=UNITS[units], coords={"time": times(6, "D" if "d" in units else "h")}
+    )
     field[2:, 0, :3] = fill
     return together(field)
 
@@ -92,7 +110,12 @@ def _fill(fill: float, units: str):
 @pytest.mark.parametrize(
     ("make", "answer", "options"),
     [_fill(fill, "mm/day") for fill in FILLS]
-    + [_fill(fill, units) for fill in (9.96921e36, 1e20, 65535.0) for units in UNITS if units != "mm/day"],
+    + [
+        _fill(fill, units)
+        for fill in (9.96921e36, 1e20, 65535.0)
+        for units in UNITS
+        if units != "mm/day"
+    ],
 )
 def test_fill_values_in_rain_are_refused(make, answer, options):
     answer.check(lambda: admit(make(), **options))
@@ -147,7 +170,9 @@ CLOUDBURSTS = [
 
 
 @pytest.mark.parametrize(
-    ("freq", "units", "value"), CLOUDBURSTS, ids=[f"{r[2]:g} {r[1]} every {r[0]}" for r in CLOUDBURSTS]
+    ("freq", "units", "value"),
+    CLOUDBURSTS,
+    ids=[f"{r[2]:g} {r[1]} every {r[0]}" for r in CLOUDBURSTS],
 )
 def test_the_heaviest_rain_on_earth_is_taken(freq: str, units: str, value: float) -> None:
     field = rain(coords={"time": times(6, freq)}, units=units, size=value / 400)
