@@ -1,6 +1,6 @@
 """Compare two runs of a benchmark, and flag ratios that fell by more than a tenth.
 
-    python benchmarks/compare.py OLD.json NEW.json [--fall 0.1]
+    python -m benchmarks.compare OLD.json NEW.json [--fall 0.1]
 
 Ratios are against a bare baseline of the same run, so the two runs may be of different days and
 machines of a kind. The exit code is 1 if a ratio fell, or if a row of the old run is missing.
@@ -8,12 +8,13 @@ machines of a kind. The exit code is 1 if a ratio fell, or if a row of the old r
 
 from __future__ import annotations
 
-import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from references.results import SHAPE
+from benchmarks.harness.arguments import BenchmarkParser
+from benchmarks.harness.results import SHAPE
 
 
 def ratios(place: Path) -> dict[str, float]:
@@ -40,15 +41,15 @@ def compare(old: dict[str, float], new: dict[str, float], fall: float) -> list[s
     return fallen
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = BenchmarkParser(__file__, __doc__)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     parser.add_argument("--fall", type=float, default=0.1, help="share that a ratio may fall by")
-    arguments = parser.parse_args()
-    fallen = compare(ratios(arguments.old), ratios(arguments.new), arguments.fall)
+    options = parser.parse_args(argv)
+    fallen = compare(ratios(options.old), ratios(options.new), options.fall)
     if fallen:
-        raise SystemExit(f"{len(fallen)} of the ratios fell by more than {arguments.fall:.0%}")
+        raise SystemExit(f"{len(fallen)} of the ratios fell by more than {options.fall:.0%}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Runs that are killed end like runs that are not: real SIGKILL, real processes.
 
 ``XCVAE_KILLS=50`` kills 50 times in each place in place of the few that fit into a test suite;
-`benchmarks/kill.py` is the same by hand.
+`python -m benchmarks.robustness.kill` is the same by hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import xarray as xr
 
 from xcvae.generator.model import Model
 
-KILL = Path(__file__).parents[2] / "benchmarks" / "kill.py"
+ROOT = Path(__file__).parents[2]
 FEW = {
     "threads": 3, "restart": 3, "files": 6, "cluster": 1, "worker": 1,
     "icechunk": 5, "icechunk-restart": 2, "icechunk-cluster": 1,
@@ -38,8 +38,9 @@ def test_a_killed_run_is_completed_by_the_same_call_bit_by_bit(
     arguments = [str(tiny_model.path), str(tmp_path / "data.zarr"), "--kills", str(kills)]
     output = tmp_path / "kill.json"
     done = subprocess.run(
-        [sys.executable, str(KILL), *arguments, "--where", where, "--output", str(output)],
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "benchmarks.robustness.kill", *arguments,
+         "--where", where, "--output", str(output)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(output.read_text(encoding="utf-8"))[where]

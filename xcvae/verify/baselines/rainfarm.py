@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.identity import labels_of
 from xcvae.errors import ComponentError, DataError, explain
+from xcvae.fields.samples import labels_of
 from xcvae.fields.units import parse_quantity
 from xcvae.metrics.pairs import REALIZATION, Array
 from xcvae.registry import Component

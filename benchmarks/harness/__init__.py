@@ -1,0 +1,1 @@
+"""Everything that benchmarks share: command lines, timing, processes, records and results."""

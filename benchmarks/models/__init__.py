@@ -1,0 +1,1 @@
+"""Rival models and models with known faults, in plain torch and numpy."""

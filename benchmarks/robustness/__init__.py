@@ -1,0 +1,1 @@
+"""Benchmarks of runs that are interrupted."""

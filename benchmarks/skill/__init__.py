@@ -1,0 +1,1 @@
+"""Benchmarks of trained models: their scores beside those of other methods."""
