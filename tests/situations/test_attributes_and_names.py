@@ -1,5 +1,7 @@
 """Attributes that JSON cannot hold, names that stores cannot hold: plain, or refused early."""
 
+# ruff: noqa: E501, PLR0917, PT012, PT017  a row is a line; refused or right: both may serve
+
 from __future__ import annotations
 
 from datetime import datetime

@@ -1,5 +1,7 @@
 """Files that a configuration names: patterns, joins, engines, groups, addresses."""
 
+# ruff: noqa: E501, PLR0917, PT012, PT017  a row is a line; refused or right: both may serve
+
 from __future__ import annotations
 
 import threading
