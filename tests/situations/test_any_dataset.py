@@ -1,6 +1,6 @@
 """Datasets of any dims, orders, labels, types, chunks and attributes: read, or an XcvaeError."""
 
-# ruff: noqa: E501, PLR0917, PT012, PT017  a row is a line; refused or right: both may serve
+# ruff: noqa: E501, PT017  a row is a line; refused or right: both may serve
 
 from __future__ import annotations
 

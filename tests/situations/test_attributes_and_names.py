@@ -1,6 +1,6 @@
 """Attributes that JSON cannot hold, names that stores cannot hold: plain, or refused early."""
 
-# ruff: noqa: E501, PLR0917, PT012, PT017  a row is a line; refused or right: both may serve
+# ruff: noqa: E501, PT017  a row is a line; refused or right: both may serve
 
 from __future__ import annotations
 

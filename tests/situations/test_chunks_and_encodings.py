@@ -1,6 +1,6 @@
 """Chunks that differ between variables, and encodings of the files that data came from."""
 
-# ruff: noqa: E501, PLR0917, PT012, PT017  a row is a line; refused or right: both may serve
+# ruff: noqa: E501, PLR0917, PT017  a row is a line; refused or right: both may serve
 
 from __future__ import annotations
 

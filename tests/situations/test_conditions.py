@@ -1,6 +1,6 @@
 """Variables that are conditions by default, and those that are none: errors, counts, copies."""
 
-# ruff: noqa: E501, PLR0917, PT012, PT017  a row is a line; refused or right: both may serve
+# ruff: noqa: E501  a row is a line; refused or right: both may serve
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Files that a configuration names: patterns, joins, engines, groups, addresses."""
 
-# ruff: noqa: E501, PLR0917, PT012, PT017  a row is a line; refused or right: both may serve
+# ruff: noqa: E501  a row is a line; refused or right: both may serve
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Each maker writes a file with the dims, names, attributes, packing and fills of 
 opens it as its users do. Values are those of gamma-distributed rain.
 """
 
-# ruff: noqa: E501, PLR0917, PT012, PT017  a row is a line; refused or right: both may serve
+# ruff: noqa: E501  a row is a line; refused or right: both may serve
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Names and order of dimensions, and where a condition lies under the target."""
 
-# ruff: noqa: E501, PLR0917, PT012, PT017  a row is a line; refused or right: both may serve
+# ruff: noqa: E501, PLR0917  a row is a line; refused or right: both may serve
 
 from __future__ import annotations
 

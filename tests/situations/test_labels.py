@@ -1,6 +1,6 @@
 """Labels of samples: calendars, resolutions, and how they match after a store."""
 
-# ruff: noqa: E501, PLR0917, PT012, PT017  a row is a line; refused or right: both may serve
+# ruff: noqa: E501  a row is a line; refused or right: both may serve
 
 from __future__ import annotations
 

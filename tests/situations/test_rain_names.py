@@ -1,6 +1,6 @@
 """What is rain: names and units of CF, of ECMWF and NCEP GRIB, of CMIP, and of usual files."""
 
-# ruff: noqa: E501, PLR0917, PT012, PT017  a row is a line; refused or right: both may serve
+# ruff: noqa: E501  a row is a line; refused or right: both may serve
 
 from __future__ import annotations
 
