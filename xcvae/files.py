@@ -1,8 +1,8 @@
-"""Files on disk: written in one step, locked, and identified by their SHA-256.
+"""Files on disk: named, written in one step, locked, and identified by their SHA-256.
 
 Every file that xcvae writes goes through :func:`atomic_path`: readers see the old content or the
-new one, and a process may be killed at any moment. What such a process leaves behind has a name
-that :func:`original_name` recognises, so that nothing else is ever cleared away.
+new one, and a process may be killed at any moment. Files that a killed process leaves behind have
+names that :func:`original_name` and :func:`stale_siblings` recognise: no other file is removed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,30 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
+from xcvae.errors import ConfigError, explain
+
 __all__ = [
+    "Purpose",
     "atomic_path",
     "file_sha256",
     "hidden_sibling",
     "is_taken",
+    "is_url",
+    "local_path",
     "locked",
     "original_name",
+    "remove",
     "remove_stale",
     "sha256",
+    "stale_siblings",
     "write_bytes",
     "write_json",
     "write_text",
@@ -32,10 +42,50 @@ __all__ = [
 
 # Names of unfinished files: ours, those of earlier versions of xcvae, and those of Zarr.
 _TEMPORARY = re.compile(r"(?P<name>.+)\.[0-9a-f]{32}\.(tmp|partial)")
+# A scheme such as s3://, also after pathlib made s3:/ of it; one letter is a drive.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*://")
+
+Purpose = Literal["new", "old", "model"]
+"""Use of a hidden file or folder: a store that is being made, one that is being replaced, a model
+for the workers."""
+
+
+def is_url(text: str) -> bool:
+    """Tell if a text is the address of something that is not a local file."""
+    return _URL.match(text) is not None
+
+
+def local_path(name: str, value: object) -> Path | None:
+    """Return the path of an output, absolute, so that a later change of folder does not matter.
+
+    Parameters
+    ----------
+    name
+        Argument that the value was given for.
+    value
+        The path; None stays None.
+
+    Raises
+    ------
+    ConfigError
+        The value is the address of something that is not a local file or folder, or no path.
+    """
+    if value is None:
+        return None
+    remedy, got = "Give a str or a pathlib.Path.", repr(value)
+    if isinstance(value, str | os.PathLike):
+        if not is_url(os.fspath(value)):
+            return Path(value).absolute()
+        got = repr(os.fspath(value))
+        remedy = (
+            "Only local files are written: write there, then copy, or mount the remote storage."
+        )
+    expected = "the path of a local file or folder"
+    raise ConfigError(explain(name, expected=expected, got=got, remedy=remedy))
 
 
 def original_name(name: str) -> str | None:
-    """Return the name of the file that a temporary file was to become; None for other files.
+    """Return the final name of a temporary file; None for other files.
 
     Examples
     --------
@@ -131,14 +181,29 @@ def is_taken(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def hidden_sibling(path: Path, purpose: str) -> Path:
-    """Return an unused hidden name beside a path, for a file or folder of one call."""
+def hidden_sibling(path: Path, purpose: Purpose) -> Path:
+    """Return an unused hidden name in the folder of a path, for a file or folder of one call."""
     return path.with_name(f".{path.name}.{purpose}-{uuid4().hex[:12]}")
+
+
+def stale_siblings(path: Path) -> list[Path]:
+    """Return the hidden siblings of a path that exist; without its lock, some may be in use."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.(new|old|model)-[0-9a-f]{{12}}")
+    found = path.parent.glob(f".{escape(path.name)}.*-????????????")
+    return [sibling for sibling in found if ours.fullmatch(sibling.name)]
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all its content, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
 def locked(path: Path, *, timeout: float, busy: Exception) -> Iterator[None]:
-    """Hold the lock of a path, ``.NAME.lock`` beside it, for the time of a context.
+    """Hold the lock of a path, ``.NAME.lock`` in its folder, during a context.
 
     The lock is the operating system's: it ends with the process that holds it.
 

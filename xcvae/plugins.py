@@ -17,8 +17,8 @@ from xcvae.registry.hookspecs import API_VERSION
 from xcvae.registry.signatures import Row, listing
 
 if TYPE_CHECKING:
-    from xcvae.ensemble.identity import labels_of
     from xcvae.ensemble.postprocess import Context, physical_units
+    from xcvae.fields.samples import labels_of
     from xcvae.fields.units import default_wet_threshold, parse_quantity
     from xcvae.generator.losses import LossState
     from xcvae.metrics.metric import (
@@ -79,7 +79,7 @@ _HOMES = {
     "Statistic": "xcvae.metrics.metric",
     "Stats": "xcvae.metrics.metric",
     "default_wet_threshold": "xcvae.fields.units",
-    "labels_of": "xcvae.ensemble.identity",
+    "labels_of": "xcvae.fields.samples",
     "matched": "xcvae.metrics.pairs",
     "parse_quantity": "xcvae.fields.units",
     "physical_units": "xcvae.ensemble.postprocess",

@@ -37,8 +37,7 @@ from benchmarks.harness.results import write_json
 from xcvae.generator.model import Model
 from xcvae.generator.network.layers import zero_init
 from xcvae.verify.baselines.rainfarm import RainFARM
-from xcvae.verify.diagnosis.diagnose import Diagnosis, diagnose, judge
-from xcvae.verify.diagnosis.measure import gather
+from xcvae.verify.diagnosis import Diagnosis, diagnose, gather, judge
 
 GROUPS = ("synthetic", "radar", "models")
 RANK = {"unchecked": 0, "ok": 0, "warning": 1, "fault": 2}

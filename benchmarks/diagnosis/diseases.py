@@ -15,8 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from xcvae.verify.diagnosis.evidence import Evidence, LevelEvidence
-from xcvae.verify.diagnosis.measure import gather
+from xcvae.verify.diagnosis import Evidence, LevelEvidence, gather
 
 Array = NDArray[np.float64]
 

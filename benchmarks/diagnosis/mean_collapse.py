@@ -47,7 +47,7 @@ from benchmarks.harness.member_maps import plot_member_maps
 from benchmarks.harness.record_splits import RecordSplits, Split
 from benchmarks.harness.results import write_json
 from benchmarks.models.legacy_cvae import VARIANTS, LegacyCVAE, load, train
-from xcvae.verify.diagnosis.diagnose import Diagnosis, judge
+from xcvae.verify.diagnosis import Diagnosis, judge
 
 OURS = "xcvae"
 NAMES = (*VARIANTS, OURS)

@@ -10,8 +10,7 @@ import torch
 import xarray as xr
 
 from xcvae.fields.batches import Batches
-from xcvae.fields.describe import describe
-from xcvae.fields.prepare import prepare
+from xcvae.fields.describe import describe, prepare
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.model import Model

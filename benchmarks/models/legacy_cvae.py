@@ -38,8 +38,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xcvae.fields.record import Record
-from xcvae.verify.diagnosis.evidence import Evidence, LevelEvidence
-from xcvae.verify.diagnosis.measure import gather
+from xcvae.verify.diagnosis import Evidence, LevelEvidence, gather
 
 THRESHOLD = 0.1  # of z-scores if ill, else in the units of the rain
 DROPOUT = 0.5
@@ -326,7 +325,7 @@ class LegacyCVAE:
         return self._labelled(self._draw(rain, coarse, mode, members, seed), ds)
 
     def evidence(self, ds: xr.Dataset, *, members: int = 8, seed: int = 0) -> Evidence:
-        """Gather the input of `xcvae.verify.diagnosis.diagnose.judge`."""
+        """Gather the input of `xcvae.verify.diagnosis.judge`."""
         rain, coarse = self._read(ds)
         mode = {"prior": members, "posterior": min(members, 4)}
         drawn = {

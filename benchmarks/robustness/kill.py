@@ -33,9 +33,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.harness.arguments import BenchmarkParser
 from benchmarks.harness.results import write_json
+
+if TYPE_CHECKING:
+    from xcvae.ensemble.store import EnsembleStore
 
 OPTIONS = {"mode": "posterior", "members": 4, "spread": 0.5, "seed": 7, "progress": False}
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
@@ -53,11 +57,6 @@ def prepare() -> None:
     import xcvae.ensemble.sample
     import xcvae.generator.model  # noqa: F401
 
-    with suppress(ImportError):
-        from xcvae.ensemble.store import icechunk
-
-        icechunk.REGIONS_PER_COMMIT = 2
-
     torch.set_num_threads(1)
 
 
@@ -71,7 +70,9 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
     store, catalog = Path(place) / "e.zarr", Path(place) / "c.yaml"
     listed = {"catalog": catalog, "name": "e"}
     if where.startswith("icechunk"):
-        store, listed = f"icechunk:{Path(place) / 'e.icechunk'}", {}
+        from xcvae.ensemble.store.icechunk import IcechunkStore
+
+        store, listed = IcechunkStore(Path(place) / "e.icechunk", regions_per_commit=2), {}
     options = {**OPTIONS, "chunks": {"realization": 2, ds.pr.dims[0]: 1}}
 
     def go() -> None:
@@ -103,22 +104,21 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
         print(f"changes {count()}", flush=True)
 
 
-def content_of_main(store: str) -> dict[str, str]:
+def content_of_main(store: EnsembleStore) -> dict[str, str]:
     """Return the content of branch main: nothing, or hashes of an ensemble."""
-    from xcvae.ensemble.store.write import open_store, target_of
     from xcvae.errors import StoreError
 
     try:
-        ens = open_store(store)
+        ens = store.open()
     except StoreError:
         return {}
     variables = {name: bytes(values.values.data) for name, values in ens.variables.items()}
-    state = target_of(store).finished()
-    metadata = {k: v for k, v in state.told.items() if k not in ("token", "files")}
+    found = store.status().complete
+    metadata = {k: v for k, v in found.metadata.items() if k not in ("token", "files")}
     records = {
         "run": metadata,
-        "entries": state.records.entries(),
-        "intact": len(state.records.intact()),
+        "entries": found.ledger.entries(),
+        "intact": len(found.ledger.intact()),
     }
     return {
         **{name: hashlib.sha256(content).hexdigest() for name, content in variables.items()},

@@ -34,7 +34,7 @@ def network_drawer(
     Only the network, with noise made on the device: `xcvae.sample` also reads, post-processes and
     labels, and its noise has an address.
     """
-    from xcvae.fields.prepare import prepare
+    from xcvae.fields.describe import prepare
 
     model.to(str(device))
     some = split.take(split.spaced(64))

@@ -31,8 +31,9 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from benchmarks.harness.arguments import BenchmarkParser
 from benchmarks.harness.radar import open_radar, rescaled_rain
 from benchmarks.harness.results import Row, report
-from xcvae.ensemble.store.base import Region, Run, plan_chunks, regions_of
-from xcvae.ensemble.store.write import target_of, write
+from xcvae.ensemble.store import EnsembleStore
+from xcvae.ensemble.store.base import EnsembleSpec, Region, plan_chunks, regions_of
+from xcvae.ensemble.store.write import write
 
 MEMBERS, SIDE = 16, 128
 BARE = {"write_empty_chunks": True}
@@ -103,9 +104,13 @@ class WriteBenchmark:
 
         lazy = da.zeros(self.shape, chunks=(*self.chunks, SIDE, SIDE), dtype="float32")
         template = xr.Dataset({"pr": (("realization", "time", "y", "x"), lazy)})
-        run = Run(target_of(store or folder / "e.zarr"), "pr", {}, self.chunks)
+        opened, spec = (
+            EnsembleStore.of(store or folder / "e.zarr"),
+            EnsembleSpec("pr", {}, self.chunks),
+        )
+        options = {"finish": lambda _: {}, "progress": False}
         with dask.config.set(scheduler="threads", num_workers=self.threads):
-            write(run, template, lambda _: self.source, finish=lambda _: {}, progress=False)
+            write(opened, spec, template, lambda _: self.source, **options)
 
     def raw(
         self,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.diagnosis.diseases import DISEASES, HEALTHY, SPREADS, calibrated_case
+from xcvae.verify.diagnosis import Diagnosis, judge
 from xcvae.verify.diagnosis.detectors import DETECTORS
-from xcvae.verify.diagnosis.diagnose import Diagnosis, judge
 
 #: Neither the seed that the limits were chosen with (0), nor those of the reported table (1, 2).
 SEED = 3

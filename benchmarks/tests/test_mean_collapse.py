@@ -14,7 +14,7 @@ import xarray as xr
 
 from benchmarks.diagnosis import mean_collapse
 from benchmarks.models import legacy_cvae
-from xcvae.verify.diagnosis.diagnose import Diagnosis, judge
+from xcvae.verify.diagnosis import Diagnosis, judge
 
 
 @pytest.fixture(scope="module")

@@ -213,7 +213,7 @@ def test_finished_store_verifies_against_a_new_draw(name, here, tmp_path):
     for text in found.different.values():
         for key in ENVIRONMENT:
             # A difference in bits is explained by each difference between the environments.
-            assert (f"{key} (there: " in text) == (known[key] != here.environment[key])
+            assert (f"{key} (stored: " in text) == (known[key] != here.environment[key])
 
 
 @pytest.mark.parametrize("name", FINISHED)
@@ -229,7 +229,7 @@ def test_call_repeated_on_a_finished_store_opens_it_and_changes_no_file(name, he
 def test_finished_store_is_refused_to_another_call(here, tmp_path):
     folder = unpacked("finished", tmp_path)
     before = files_in(folder)
-    with pytest.raises(OutputExistsError, match=re.escape("seed (there: 7, asked: 8)")):
+    with pytest.raises(OutputExistsError, match=re.escape("seed (stored: 7, requested: 8)")):
         here.call("prior", store=folder / "prior.zarr", seed=8)
     assert files_in(folder) == before
 
@@ -265,7 +265,7 @@ def test_unfinished_store_is_completed_by_the_same_call(kind, name, here, tmp_pa
     assert store.exists() == replaces
     resume = "restart" if replaces else True
     if environment_of(partial) != here.environment and not replaces:
-        with pytest.raises(OutputExistsError, match=r"(version|precision|device) \(there: "):
+        with pytest.raises(OutputExistsError, match=r"(version|precision|device) \(stored: "):
             here.call(name, store=store)
     relabel(partial, here.environment)
     ensemble = here.call(name, store=store, resume=resume)
@@ -326,7 +326,7 @@ def test_unfinished_store_of_another_environment_is_refused(kind, name, key, her
     partial = store.with_name(f"{name}.zarr.partial")
     relabel(partial, {**here.environment, key: "another"})
     before = files_in(tmp_path)
-    message = f"got {key} (there: 'another', asked: {here.environment[key]!r})"
+    message = f"got {key} (stored: 'another', requested: {here.environment[key]!r})"
     with pytest.raises(OutputExistsError, match=re.escape(message)):
         here.call(name, store=store)
     assert files_in(tmp_path) == before
@@ -399,7 +399,7 @@ def test_unfinished_repository_is_completed_by_the_same_call(repositories, here,
     known = environment_of(unpacked("finished", tmp_path_factory.mktemp("known")) / "prior.zarr")
     if known != here.environment:
         # Commits cannot be relabelled.
-        with pytest.raises(OutputExistsError, match=r"(version|precision|device) \(there: "):
+        with pytest.raises(OutputExistsError, match=r"(version|precision|device) \(stored: "):
             here.call("prior", store=store)
         return
     ensemble = here.call("prior", store=store)

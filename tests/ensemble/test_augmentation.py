@@ -37,7 +37,7 @@ def ensemble(few, model):
     return sample(few, model, members=MEMBERS).compute()
 
 
-def test_real_samples_come_first_and_are_unchanged(real, ensemble):
+def test_augment_puts_unchanged_real_samples_first(real, ensemble):
     both = augment(real, ensemble)
     assert both.sizes["time"] == 6 * (1 + MEMBERS)
     first = both.isel(time=slice(0, 6))
@@ -46,7 +46,7 @@ def test_real_samples_come_first_and_are_unchanged(real, ensemble):
     xr.testing.assert_identical(first.drop_vars(["synthetic", "realization"]), real)
 
 
-def test_a_synthetic_sample_is_a_member_with_its_conditions(real, ensemble):
+def test_synthetic_sample_is_member_with_its_conditions(real, ensemble):
     both = augment(real, ensemble)
     added = both.isel(time=both.synthetic.values)
     assert added.sizes["time"] == 6 * MEMBERS
@@ -60,9 +60,7 @@ def test_a_synthetic_sample_is_a_member_with_its_conditions(real, ensemble):
 
 
 @pytest.mark.parametrize("kind", ["netcdf", "zarr"])
-def test_packing_and_chunks_of_the_source_do_not_reach_the_synthetic_samples(
-    few, model, tmp_path, kind
-):
+def test_augment_drops_encoding_of_source(few, model, tmp_path, kind):
     # The packed range ends at the largest observation; a member may be heavier.
     packing = {"dtype": "int16", "scale_factor": float(few.pr.max()) / 32767, "_FillValue": -32768}
     packed = few.drop_encoding().chunk(time=4)
@@ -87,14 +85,14 @@ def test_packing_and_chunks_of_the_source_do_not_reach_the_synthetic_samples(
     real.close()
 
 
-def test_every_member_of_every_storm_is_in_it_once(real, ensemble):
+def test_augment_has_every_member_of_every_sample_once(real, ensemble):
     both = augment(real, ensemble)
     added = both.isel(time=both.synthetic.values)
     pairs = set(zip(added.realization.values.tolist(), added.time.values.tolist(), strict=True))
     assert len(pairs) == 6 * MEMBERS
 
 
-def test_attributes_units_and_what_has_no_samples_stay(real, ensemble):
+def test_augment_keeps_attributes_units_and_statics(real, ensemble):
     both = augment(real, ensemble)
     assert both.pr.attrs == real.pr.attrs
     assert both.pr.dims == real.pr.dims
@@ -103,7 +101,7 @@ def test_attributes_units_and_what_has_no_samples_stay(real, ensemble):
     assert both.synthetic.dtype == bool
 
 
-def test_members_are_converted_into_the_units_of_the_data(real, ensemble):
+def test_augment_converts_members_to_units_of_data(real, ensemble):
     daily = real.copy()
     daily["pr"] = (real.pr * 24).assign_attrs(real.pr.attrs, units="mm/day")
     both = augment(daily, ensemble)
@@ -111,7 +109,7 @@ def test_members_are_converted_into_the_units_of_the_data(real, ensemble):
     np.testing.assert_allclose(both.pr[6].values, 24 * ensemble.pr[0, 0].values, rtol=1e-6)
 
 
-def test_it_is_lazy_where_the_ensemble_is(real, few, model, ensemble):
+def test_augment_of_lazy_ensemble_is_lazy(real, few, model, ensemble):
     drawn = []
 
     def watch(field, context):
@@ -135,7 +133,7 @@ def test_it_is_lazy_where_the_ensemble_is(real, few, model, ensemble):
         "labels",
     ],
 )
-def test_storms_can_be_selected(real, ensemble, select):
+def test_select_takes_function_mask_or_labels(real, ensemble, select):
     if select == "mask":
         select = real.wind >= 4
     elif select == "labels":
@@ -146,7 +144,7 @@ def test_storms_can_be_selected(real, ensemble, select):
     assert set(added.wind.values) == {4.0, 5.0}
 
 
-def test_a_selection_may_mark_storms_that_were_not_drawn(real, ensemble):
+def test_select_ignores_samples_without_members(real, ensemble):
     part = ensemble.isel(time=[0, 5])
     both = augment(real, part, select=real.wind >= 4)
     assert both.sizes["time"] == 6 + MEMBERS
@@ -154,13 +152,13 @@ def test_a_selection_may_mark_storms_that_were_not_drawn(real, ensemble):
 
 
 @pytest.mark.parametrize(("fraction", "added"), [(0.0, 0), (0.25, 2), (0.5, 6), (0.75, 18)])
-def test_the_fraction_is_the_share_of_synthetic_samples(real, ensemble, fraction, added):
+def test_fraction_is_share_of_synthetic_samples(real, ensemble, fraction, added):
     both = augment(real, ensemble, fraction=fraction)
     assert int(both.synthetic.sum()) == added
     assert float(both.synthetic.mean()) == pytest.approx(fraction)
 
 
-def test_the_choice_depends_on_the_seed_alone(real, ensemble):
+def test_choice_of_members_depends_on_seed(real, ensemble):
     def chosen(seed):
         both = augment(real, ensemble, fraction=0.5, seed=seed)
         return list(zip(both.time.values.tolist(), both.realization.values.tolist(), strict=True))
@@ -171,59 +169,59 @@ def test_the_choice_depends_on_the_seed_alone(real, ensemble):
 
 
 @pytest.mark.parametrize("fraction", [1.0, -0.1, True])
-def test_a_fraction_out_of_range_is_refused(real, ensemble, fraction):
+def test_fraction_out_of_range_is_refused(real, ensemble, fraction):
     with pytest.raises(ConfigError, match="less than 1"):
         augment(real, ensemble, fraction=fraction)
 
 
-def test_too_few_members_say_what_is_possible(real, ensemble):
+def test_fraction_error_names_largest_possible_fraction(real, ensemble):
     with pytest.raises(ConfigError, match=r"at most 0\.750, for there are 18 members"):
         augment(real, ensemble, fraction=0.9)
 
 
-def test_selecting_nothing_is_refused(real, ensemble):
+def test_empty_selection_is_refused(real, ensemble):
     with pytest.raises(EmptySelectionError, match="select"):
         augment(real, ensemble, select=real.wind > 100)
 
 
-def test_labels_that_were_not_drawn_are_refused(real, ensemble):
+def test_select_refuses_labels_without_members(real, ensemble):
     with pytest.raises(MismatchError, match="1 others, the first of them 2018"):
         augment(real, ensemble.isel(time=[0]), select=real.time.values[:2])
 
 
-def test_a_selection_of_another_shape_is_refused(real, ensemble):
+def test_select_refuses_mask_of_other_shape(real, ensemble):
     with pytest.raises(MismatchError, match="one value per sample"):
         augment(real, ensemble, select=real.height > 3)
 
 
-def test_an_ensemble_of_other_samples_is_refused(real, ensemble):
+def test_augment_refuses_ensemble_of_other_samples(real, ensemble):
     with pytest.raises(MismatchError, match="2 others, the first of them 2018"):
         augment(real.isel(time=slice(0, 4)), ensemble)
 
 
-def test_an_ensemble_of_another_grid_is_refused(real, ensemble):
+def test_augment_refuses_ensemble_on_other_grid(real, ensemble):
     with pytest.raises(MismatchError, match="along 'y'"):
         augment(real, ensemble.isel(y=slice(0, 20)))
     with pytest.raises(MismatchError, match="along 'x'"):
         augment(real, ensemble.assign_coords(x=ensemble.x + 1))
 
 
-def test_one_map_is_no_ensemble(real, ensemble):
+def test_augment_refuses_ensemble_without_sample_dim(real, ensemble):
     with pytest.raises(MismatchError, match="dimension 'time'"):
         augment(real, ensemble.isel(time=0))
 
 
-def test_the_target_must_be_there(real, ensemble):
+def test_augment_refuses_data_without_target(real, ensemble):
     with pytest.raises(MissingVariableError, match="pr"):
         augment(real.drop_vars("pr"), ensemble)
 
 
-def test_a_dataset_that_is_no_ensemble_is_refused(real):
+def test_augment_refuses_dataset_that_is_not_an_ensemble(real):
     with pytest.raises(MismatchError, match=r"made by xcvae\.sample"):
         augment(real, real)
 
 
-def test_samples_without_labels_get_their_positions(real, few, model):
+def test_augment_labels_samples_by_position(real, few, model):
     bare = few.drop_vars("time")
     both = augment(bare, sample(bare, model, members=2).compute())
     np.testing.assert_array_equal(both.time, np.tile(np.arange(6), 3))
@@ -240,28 +238,28 @@ def quick_train(both, **options):
     )  # fmt: skip
 
 
-def test_it_can_be_trained_on_and_nothing_of_what_is_held_back_is_learned(real, ensemble):
+def test_train_excludes_members_of_validation_samples(real, ensemble):
     both = augment(real, ensemble)
     # Two of six storms: their members are neither learned from nor judged by.
     trained = quick_train(both, validation=0.34)
     assert trained.record.samples == 4 * (1 + MEMBERS)
     assert quick_train(both, validation=0).record.samples == 6 * (1 + MEMBERS)
-    held = real.isel(time=[0, 5])
+    validation = real.isel(time=[0, 5])
     part = augment(real.isel(time=slice(1, 5)), ensemble.isel(time=slice(1, 5)))
-    assert quick_train(part, validation=held).record.samples == 4 * (1 + MEMBERS)
+    assert quick_train(part, validation=validation).record.samples == 4 * (1 + MEMBERS)
 
 
-def test_lazy_augmented_data_can_be_trained_on(real, ensemble):
+def test_train_takes_lazy_augmented_data(real, ensemble):
     trained = quick_train(augment(real.chunk(time=2), ensemble.chunk(time=3)), validation=0.34)
     assert trained.record.samples == 4 * (1 + MEMBERS)
 
 
-def test_it_cannot_be_drawn_for_again(real, ensemble, model):
+def test_sample_refuses_augmented_data(real, ensemble, model):
     with pytest.raises(DataError, match="repeated"):
         sample(augment(real, ensemble), model, members=1)
 
 
-def test_what_is_held_back_is_real(real, ensemble):
+def test_validation_samples_are_real(real, ensemble):
     both = augment(real, ensemble)
     spec = describe(both, target="pr", conditions=["pr_coarse"])
     learned, held_back = split(both, spec, 0.34)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ import xarray as xr
 from filelock import FileLock
 
 from xcvae.ensemble import catalog
-from xcvae.ensemble import catalog as catalog_file
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.store.local import FileLedger
 from xcvae.errors import CatalogError
+from xcvae.files import original_name
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def make_store(where, value=1.0):
     return where
 
 
-def test_an_entry_is_read_back_lazily_with_its_metadata(path, store):
+def test_open_entry_is_lazy_and_metadata_are_kept(path, store):
     catalog.append(path, "prior", store, {"seed": 1, "dims": ["realization", "time"]})
     opened = catalog.open_entry(path, "prior")
     assert opened.pr.chunks is not None
@@ -47,15 +49,15 @@ def test_an_entry_is_read_back_lazily_with_its_metadata(path, store):
     assert catalog.metadata_of(path, "prior") == {"seed": 1, "dims": ["realization", "time"]}
 
 
-def test_numpy_scalars_do_not_break_the_file(path, store):
-    said = {"score": np.float32(0.5), "seed": np.int64(3), "list": np.arange(2), "ok": np.True_}
-    catalog.append(path, "prior", store, said)
+def test_append_converts_numpy_scalars(path, store):
+    metadata = {"score": np.float32(0.5), "seed": np.int64(3), "list": np.arange(2), "ok": np.True_}
+    catalog.append(path, "prior", store, metadata)
     assert catalog.metadata_of(path, "prior") == {
         "score": 0.5, "seed": 3, "list": [0, 1], "ok": True,
     }  # fmt: skip
 
 
-def test_the_file_holds_no_absolute_path(path, store, tmp_path):
+def test_catalog_has_no_absolute_path(path, store, tmp_path):
     catalog.append(path, "a", store, {})
     catalog.append(path, "b", make_store(tmp_path / "project" / "b.zarr"), {})
     catalog.open_entry(path, "a")
@@ -64,16 +66,14 @@ def test_the_file_holds_no_absolute_path(path, store, tmp_path):
     assert "{CATALOG_DIR}/../ens.zarr" in path.read_text()
 
 
-def test_it_opens_without_xcvae_and_torch_and_after_the_folder_moved(
-    path, store, tmp_path, read_elsewhere
-):
+def test_plain_intake_opens_entry_also_after_move(path, store, tmp_path, read_elsewhere):
     catalog.append(path, "prior", store, {"seed": 1})
     assert read_elsewhere(path, "prior") == (120.0, "mm h-1")
     moved = (tmp_path / "project").rename(tmp_path / "moved here")
     assert read_elsewhere(moved / "catalogs" / "run.yaml", "prior") == (120.0, "mm h-1")
 
 
-def test_a_used_name_is_refused_and_the_entry_stays(path, store, tmp_path):
+def test_append_refuses_used_name(path, store, tmp_path):
     catalog.append(path, "prior", store, {"seed": 1})
     other = make_store(tmp_path / "project" / "other.zarr", 2.0)
     with pytest.raises(CatalogError, match=r"name 'prior'.*\.\./ens\.zarr"):
@@ -83,13 +83,13 @@ def test_a_used_name_is_refused_and_the_entry_stays(path, store, tmp_path):
     assert catalog.metadata_of(path, "prior") == {"seed": 1}
 
 
-def test_the_same_store_may_be_listed_again_under_its_name(path, store):
+def test_append_renews_entry_of_same_store(path, store):
     catalog.append(path, "prior", store, {"seed": 1})
     catalog.append(path, "prior", store, {"seed": 2})
     assert catalog.metadata_of(path, "prior") == {"seed": 2}
 
 
-def test_overwriting_replaces_the_entry_and_leaves_nothing_of_the_old_one(path, store, tmp_path):
+def test_overwrite_replaces_entry_and_its_data_description(path, store, tmp_path):
     catalog.append(path, "prior", store, {"seed": 1})
     other = make_store(tmp_path / "project" / "other.zarr", 2.0)
     catalog.append(path, "prior", other, {"seed": 2}, overwrite=True)
@@ -97,7 +97,7 @@ def test_overwriting_replaces_the_entry_and_leaves_nothing_of_the_old_one(path, 
     assert "ens.zarr" not in path.read_text()
 
 
-def test_two_names_for_one_store_survive_the_overwriting_of_one(path, store, tmp_path):
+def test_overwrite_keeps_other_name_of_same_store(path, store, tmp_path):
     catalog.append(path, "a", store, {})
     catalog.append(path, "b", store, {})
     other = make_store(tmp_path / "project" / "other.zarr", 2.0)
@@ -106,7 +106,7 @@ def test_two_names_for_one_store_survive_the_overwriting_of_one(path, store, tmp
     assert float(catalog.open_entry(path, "b").pr.mean()) == 1.0
 
 
-def test_a_hundred_appends_of_four_processes_are_all_kept(path, store):
+def test_concurrent_appends_of_four_processes_are_all_kept(path, store):
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         list(pool.map(_append, [(path, f"run{i}", store, {"i": i}) for i in range(100)]))
     assert catalog.names(path) == sorted(f"run{i}" for i in range(100))
@@ -117,7 +117,24 @@ def _append(arguments):
     catalog.append(*arguments)
 
 
-def test_a_store_that_is_still_being_written_is_not_listed(path, store):
+def test_catalog_is_synchronised_before_rename(path, store, tmp_path, monkeypatch):
+    catalog.append(path, "first", store, {})
+    fsync, seen = os.fsync, []
+
+    def record_fsync(handle):
+        fsync(handle)
+        name = Path(f"/proc/self/fd/{handle}").readlink().name
+        seen.append((original_name(name), catalog.names(path)))
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    catalog.append(path, "second", make_store(tmp_path / "project" / "b.zarr"), {})
+    catalog.annotate(path, "first", {"crps": 0.5})
+    before, after = ["first"], ["first", "second"]
+    # Each change synchronises the new file, and after the rename the folder.
+    assert seen == [("run.yaml", before), (None, after), ("run.yaml", after), (None, after)]
+
+
+def test_append_refuses_unfinished_store(path, store):
     FileLedger(store / "pr").start({"run": {}, "notes": {}})
     with pytest.raises(CatalogError, match="still being written"):
         catalog.append(path, "prior", store, {})
@@ -125,21 +142,21 @@ def test_a_store_that_is_still_being_written_is_not_listed(path, store):
     catalog.append(path, "prior", store, {})
 
 
-def test_an_entry_that_tells_of_an_older_store_is_renewed(few, model, tmp_path):
-    asked = {"store": tmp_path / "e.zarr", "catalog": tmp_path / "c.yaml", "members": 2}
-    sample(few, model, seed=1, **asked)
+def test_sample_renews_outdated_entry_and_keeps_scores(few, model, tmp_path):
+    options = {"store": tmp_path / "e.zarr", "catalog": tmp_path / "c.yaml", "members": 2}
+    sample(few, model, seed=1, **options)
     old = (tmp_path / "c.yaml").read_bytes()
-    sample(few, model, seed=2, resume="restart", **asked)
+    sample(few, model, seed=2, resume="restart", **options)
     # As if that had been killed between the store and the catalog.
     (tmp_path / "c.yaml").write_bytes(old)
-    sample(few, model, seed=2, **asked)
+    sample(few, model, seed=2, **options)
     assert catalog.metadata_of(tmp_path / "c.yaml", "e")["seed"] == 2
     catalog.annotate(tmp_path / "c.yaml", "e", {"crps": 0.5})
-    sample(few, model, seed=2, **asked)
+    sample(few, model, seed=2, **options)
     assert catalog.metadata_of(tmp_path / "c.yaml", "e")["scores"] == {"crps": 0.5}
 
 
-def test_scores_are_added_to_an_entry(path, store):
+def test_annotate_adds_scores(path, store):
     catalog.append(path, "prior", store, {"seed": 1})
     catalog.annotate(path, "prior", {"crps": np.float64(0.25)})
     catalog.annotate(path, "prior", {"diversity": 0.2})
@@ -149,24 +166,24 @@ def test_scores_are_added_to_an_entry(path, store):
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "data(x)", "{x}", "two words", "-x"])
-def test_names_that_intake_would_misread_are_refused(path, store, name):
+def test_append_refuses_names_that_intake_misreads(path, store, name):
     with pytest.raises(CatalogError, match="letters, digits"):
         catalog.append(path, name, store, {})
 
 
-def test_braces_in_the_path_of_a_store_are_refused(path, tmp_path):
+def test_append_refuses_braces_in_path(path, tmp_path):
     with pytest.raises(CatalogError, match="without braces"):
         catalog.append(path, "prior", make_store(tmp_path / "project" / "{x}.zarr"), {})
 
 
-def test_what_is_not_finished_cannot_be_listed(path, tmp_path):
+def test_append_refuses_missing_store(path, tmp_path):
     with pytest.raises(CatalogError, match=r"no zarr\.json in it"):
         catalog.append(path, "prior", tmp_path / "nothing.zarr", {})
     assert not path.exists()
 
 
 @pytest.mark.parametrize("content", ["", "version: 1\nsources: {}\n", "{{{", "- a\n- b\n"])
-def test_a_file_that_is_no_catalog_is_refused_and_kept(path, store, content):
+def test_append_refuses_file_that_is_not_a_catalog(path, store, content):
     path.parent.mkdir(parents=True)
     path.write_text(content)
     with pytest.raises(CatalogError, match="intake 2 catalog"):
@@ -174,7 +191,7 @@ def test_a_file_that_is_no_catalog_is_refused_and_kept(path, store, content):
     assert path.read_text() == content
 
 
-def test_a_missing_entry_names_the_nearest(path, store):
+def test_unknown_entry_error_names_nearest(path, store):
     catalog.append(path, "prior64", store, {})
     with pytest.raises(CatalogError, match="Did you mean 'prior64'"):
         catalog.open_entry(path, "prior46")
@@ -184,14 +201,14 @@ def test_a_missing_entry_names_the_nearest(path, store):
         catalog.names(path.with_name("other.yaml"))
 
 
-def test_an_entry_whose_store_is_gone_says_so(path, store):
+def test_open_entry_reports_missing_store(path, store):
     catalog.append(path, "prior", store, {})
     store.rename(store.with_name("gone.zarr"))
     with pytest.raises(CatalogError, match="moved without the catalog"):
         catalog.open_entry(path, "prior")
 
 
-def test_an_entry_of_another_kind_is_refused(path, tmp_path):
+def test_open_entry_refuses_entry_that_is_not_a_dataset(path, tmp_path):
     from intake.readers.datatypes import CSV
     from intake.readers.entry import Catalog
     from intake.readers.readers import PandasCSV
@@ -206,17 +223,21 @@ def test_an_entry_of_another_kind_is_refused(path, tmp_path):
         catalog.open_entry(path, "table")
 
 
-def test_entries_of_others_are_kept(path, store, tmp_path):
-    test_an_entry_of_another_kind_is_refused(path, tmp_path)
+def test_append_keeps_entries_of_others(path, store, tmp_path):
+    test_open_entry_refuses_entry_that_is_not_a_dataset(path, tmp_path)
     catalog.append(path, "prior", store, {})
     assert catalog.names(path) == ["prior", "table"]
 
 
-def test_a_catalog_that_stays_locked_is_an_error_not_a_wait(path, store, monkeypatch):
-    monkeypatch.setattr(catalog_file, "LOCK_SECONDS", 0.1)
-    path.parent.mkdir(parents=True)
-    with (
-        FileLock(path.with_name(".run.yaml.lock")),
-        pytest.raises(CatalogError, match="held by another process"),
-    ):
-        catalog.append(path, "prior", store, {})
+def test_changes_of_locked_catalog_time_out(path, store):
+    catalog.append(path, "prior", store, {})
+    before = path.read_bytes()
+    with FileLock(path.with_name(".run.yaml.lock")):
+        for change in (
+            lambda: catalog.append(path, "other", store, {}, timeout=0.1),
+            lambda: catalog.link(path, "inner", path, timeout=0.1),
+            lambda: catalog.annotate(path, "prior", {"crps": 0.5}, timeout=0.1),
+        ):
+            with pytest.raises(CatalogError, match=r"within 0\.1 s, got a lock held by another"):
+                change()
+    assert path.read_bytes() == before

@@ -20,7 +20,7 @@ from xcvae.fields.units import is_precipitation
 FOLDER = Path(__file__).parents[2] / "catalogs"
 PUBLIC = FOLDER / "public.yaml"
 SOURCES = ("aorc", "chirps", "era5", "imerg", "mrms", "mrms_files")
-SAID = (
+KEYS = (
     "description", "variable", "units", "provider", "license", "citation", "doi",
     "documentation", "access", "needs", "note",
 )  # fmt: skip
@@ -34,7 +34,7 @@ SCHEMES = {
 }
 
 
-def test_the_index_lists_every_other_catalog():
+def test_index_lists_every_other_catalog():
     others = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "index")
     assert catalog.names(FOLDER / "index.yaml") == others
     everything = catalog.search(FOLDER / "index.yaml")
@@ -42,7 +42,7 @@ def test_the_index_lists_every_other_catalog():
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.name)
-def test_a_catalog_is_whole(path):
+def test_catalog_file_has_no_dangling_references(path):
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert content["version"] == 2
     assert content["metadata"]["description"]
@@ -52,25 +52,25 @@ def test_a_catalog_is_whole(path):
     assert set(content["data"]) <= used
 
 
-def test_public_sources_are_known():
+def test_public_catalog_has_all_sources():
     assert catalog.names(PUBLIC) == sorted(SOURCES)
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_an_entry_says_whose_data_it_is_and_how_to_get_it(name):
-    said = catalog.metadata_of(PUBLIC, name)
-    assert set(said) == set(SAID)
-    for key in set(SAID) - {"needs"}:
-        assert isinstance(said[key], str), key
-        assert said[key].strip(), key
-    assert said["needs"]
-    assert is_precipitation(said["units"])
-    assert re.fullmatch(r"10\.\d{4,}/\S+", said["doi"])
-    assert said["documentation"].startswith("https://")
+def test_public_entry_names_provider_license_and_access(name):
+    metadata = catalog.metadata_of(PUBLIC, name)
+    assert set(metadata) == set(KEYS)
+    for key in set(KEYS) - {"needs"}:
+        assert isinstance(metadata[key], str), key
+        assert metadata[key].strip(), key
+    assert metadata["needs"]
+    assert is_precipitation(metadata["units"])
+    assert re.fullmatch(r"10\.\d{4,}/\S+", metadata["doi"])
+    assert metadata["documentation"].startswith("https://")
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_intake_makes_a_reader_of_it_with_a_whole_address(name):
+def test_intake_resolves_address_of_public_entry(name):
     reader = intake.open_catalog(str(PUBLIC))[name]
     url = reader.data.url
     assert SCHEMES[name] in url
@@ -82,7 +82,7 @@ def test_intake_makes_a_reader_of_it_with_a_whole_address(name):
     assert reader.kwargs["engine"] == ("h5netcdf" if name == "chirps" else "zarr")
 
 
-def test_years_and_times_can_be_chosen():
+def test_public_entry_takes_years_and_times():
     public = intake.open_catalog(str(PUBLIC))
     assert public(year=1999)["chirps"].data.url.endswith("chirps-v2.0.1999.days_p05.nc")
     assert public(year=1999)["aorc"].data.url.endswith("/1999.zarr")
@@ -90,13 +90,13 @@ def test_years_and_times_can_be_chosen():
     assert mrms.endswith("/20240101/MRMS_PrecipRate_00.00_20240101-000200.grib2.gz")
 
 
-def test_the_tutorial_data_comes_as_float32():
+def test_tutorial_entry_opens_as_float32():
     ds = catalog.open_entry(FOLDER / "index.yaml", "tutorial/radklim")
     assert ds.pr.dtype == ds.pr_coarse.dtype == "float32"
     assert ds.pr.units == catalog.metadata_of(FOLDER / "tutorial.yaml", "radklim")["units"]
 
 
-def test_packed_files_are_unpacked_while_they_are_read(tmp_path):
+def test_mrms_entry_decompresses_files(tmp_path):
     (tmp_path / "one.grib2.gz").write_bytes(gzip.compress(b"GRIB"))
     entry = intake.open_catalog(str(PUBLIC)).get_entity("mrms_files")
     options = {key: value for key, value in entry.kwargs.items() if key not in ("args", "anon")}
@@ -105,7 +105,7 @@ def test_packed_files_are_unpacked_while_they_are_read(tmp_path):
         assert stream.read() == b"GRIB"
 
 
-def test_a_copied_file_is_opened_lazily(tmp_path):
+def test_chirps_entry_opens_cached_file_lazily(tmp_path):
     days = xr.Dataset({"precip": ("time", np.arange(40.0), {"units": "mm/day"})})
     days.to_netcdf(tmp_path / "days.nc", engine="scipy")
     entry = intake.open_catalog(str(PUBLIC)).get_entity("chirps")

@@ -1,4 +1,4 @@
-"""Labels address the noise; the fingerprint knows all data that an ensemble depends on."""
+"""Labels of samples, and the fingerprint of the data that an ensemble depends on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.ensemble.identity import differences, fingerprint, labels_of
+from xcvae.ensemble.identity import differences, fingerprint
 from xcvae.fields.describe import describe, prepare
+from xcvae.fields.samples import labels_of
 
 
-def test_labels_of_times_are_iso_to_the_second():
+def test_labels_of_times_are_iso_with_seconds():
     ds = xr.Dataset(coords={"time": np.array(["2018-05-10T04:10", "2018-05-11"], "M8[ns]")})
     assert labels_of(ds, "time") == ["2018-05-10T04:10:00", "2018-05-11T00:00:00"]
 
@@ -33,11 +34,11 @@ def test_labels_do_not_depend_on_the_resolution_of_the_times():
         ([cftime.DatetimeNoLeap(2001, 2, 3, 4)], ["2001-02-03T04:00:00"]),
     ],
 )
-def test_other_labels_are_texts(values, labels):
+def test_labels_of_other_types_are_text(values, labels):
     assert labels_of(xr.Dataset(coords={"storm": values}), "storm") == labels
 
 
-def test_samples_without_labels_are_numbered():
+def test_labels_without_coordinate_are_positions():
     assert labels_of(xr.Dataset({"pr": ("storm", [5.0, 6.0])}), "storm") == ["0", "1"]
 
 
@@ -65,18 +66,18 @@ def changed(ds, **values):
     return new
 
 
-def test_the_same_data_has_the_same_fingerprint_in_memory_and_lazy(data, printed):
+def test_fingerprint_is_the_same_in_memory_and_lazy(data, printed):
     assert printed(data) == printed(data.copy(deep=True)) == printed(data.chunk({"time": 1}))
 
 
-def test_every_input_counts(data, printed):
+def test_fingerprint_changes_with_every_input(data, printed):
     later = data.assign_coords(time=data.time + np.timedelta64(1, "h"))
     moved = data.assign_coords(x=data.x + 0.001)
     others = [data, later, moved, changed(data, height=5.0), changed(data, pr=5.0)]
     assert len({printed(ds) for ds in others}) == len(others)
 
 
-def test_without_its_values_the_target_counts_by_its_mask_and_its_condition_only(data, printed):
+def test_fingerprint_without_target_values_depends_on_mask_and_condition(data, printed):
     # Two pixels of one block exchanged: the block means, and so the condition, stay.
     swapped = data.copy(deep=True)
     swapped.pr.values[:, 0, :2] = [1.0, 3.0]
@@ -91,13 +92,13 @@ def test_without_its_values_the_target_counts_by_its_mask_and_its_condition_only
     assert len(set(prints)) == 3
 
 
-def test_differences_name_keys_that_only_one_has():
+def test_differences_name_keys_of_one_side_only():
     assert differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == [
-        "c (there: None, asked: 3)", "b (there: 2, asked: None)",
+        "c (stored: None, requested: 3)", "b (stored: 2, requested: None)",
     ]  # fmt: skip
 
 
-def test_a_mask_counts_where_it_is(storms, model):
+def test_fingerprint_depends_on_the_sample_that_is_masked(storms, model):
     many = xr.concat([storms] * 4, "time", join="override")
     many = many.assign_coords(time=np.arange(many.sizes["time"]))
     masked = []

@@ -1,4 +1,4 @@
-"""What ``sample`` does with values that are not what they should be."""
+"""Checks of the data that ``sample`` draws for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def drawn(ds, model, *, lazy, **options) -> np.ndarray:
         (-999.0, r"pr_coarse: expected rain of zero"),
     ],
 )
-def test_one_bad_cell_of_a_condition_is_an_error(coarse, model, lazy, value, said):
+def test_one_bad_cell_of_a_condition_is_refused(coarse, model, lazy, value, said):
     coarse["pr_coarse"][3, 1, 2] = value
     with pytest.raises(DataError, match=said):
         drawn(coarse, model, lazy=lazy)
@@ -42,7 +42,7 @@ def test_one_bad_cell_of_a_condition_is_an_error(coarse, model, lazy, value, sai
 @lazy_or_not
 @pytest.mark.parametrize("mode", ["prior", "posterior"])
 @pytest.mark.parametrize(("value", "said"), [(-999.0, "negative"), (np.inf, "infinite")])
-def test_a_fill_value_is_no_rain(few, model, *, lazy, mode, value, said):
+def test_fill_value_in_the_target_is_refused(few, model, *, lazy, mode, value, said):
     bad = few.copy(deep=True)
     bad["pr"][4, 0, 0] = value
     with pytest.raises(DataError, match=rf"pr: .*{said}"):
@@ -50,7 +50,7 @@ def test_a_fill_value_is_no_rain(few, model, *, lazy, mode, value, said):
 
 
 @lazy_or_not
-def test_a_storm_that_was_not_observed_has_no_variants(few, model, lazy):
+def test_posterior_of_an_unobserved_sample_is_refused(few, model, lazy):
     bad = few.copy(deep=True)
     bad["pr"][2] = np.nan
     label = str(few.time.values[2])[:19]
@@ -58,7 +58,7 @@ def test_a_storm_that_was_not_observed_has_no_variants(few, model, lazy):
         drawn(bad, model, lazy=lazy, mode="posterior")
 
 
-def test_lazy_values_are_checked_when_they_are_drawn_and_others_at_once(few, model):
+def test_lazy_values_are_checked_on_drawing_and_others_at_once(few, model):
     bad = few.copy(deep=True)
     bad["pr"][2] = np.nan
     with pytest.raises(DataError):
@@ -68,7 +68,7 @@ def test_lazy_values_are_checked_when_they_are_drawn_and_others_at_once(few, mod
 
 
 @lazy_or_not
-def test_a_placeholder_is_neither_a_mask_nor_a_source_of_conditions(few, coarse, model, lazy):
+def test_all_nan_target_is_neither_mask_nor_source_of_conditions(few, coarse, model, lazy):
     wanted = drawn(coarse, model, lazy=False)
     assert np.isfinite(wanted).all()
     empty = few.where(np.zeros(few.sizes["time"], bool)[:, None, None])
@@ -78,7 +78,7 @@ def test_a_placeholder_is_neither_a_mask_nor_a_source_of_conditions(few, coarse,
         drawn(both.drop_vars("pr_coarse"), model, lazy=lazy)
 
 
-def test_a_part_of_the_domain_is_drawn_where_it_lies(few, coarse, model):
+def test_part_of_the_domain_keeps_its_coordinates(few, coarse, model):
     ensemble = sample(coarse.isel(x_coarse=slice(1, 3)), model, members=1)
     np.testing.assert_allclose(ensemble.x, few.x[12:36])
     np.testing.assert_allclose(ensemble.y, few.y)

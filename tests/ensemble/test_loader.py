@@ -66,7 +66,7 @@ def numbers(loader):
     return np.concatenate([batch["pr"][:, 1, 1].numpy() for batch in loader]).round(2)
 
 
-def test_an_epoch_has_every_member_of_every_day_once(folder):
+def test_epoch_has_every_member_of_every_day_once(folder):
     loader = load(folder, "drawn")
     found = numbers(loader) / 24
     wanted = 1000.0 * (1 + np.arange(MEMBERS))[:, None] + np.arange(DAYS)
@@ -76,7 +76,7 @@ def test_an_epoch_has_every_member_of_every_day_once(folder):
     assert "360 samples per epoch" in repr(loader)
 
 
-def test_batches_are_float32_tensors_of_one_size_but_the_last(folder):
+def test_batches_are_float32_tensors_of_batch_size(folder):
     batches = list(load(folder, "drawn", batch_size=50))
     assert [len(b["pr"]) for b in batches] == [50] * 7 + [10]
     assert batches[0]["pr"].dtype == torch.float32
@@ -85,13 +85,13 @@ def test_batches_are_float32_tensors_of_one_size_but_the_last(folder):
     assert [len(b["pr"]) for b in load(folder, "drawn", batch_size=50, drop_last=True)] == [50] * 7
 
 
-def test_the_mask_stays_nan(folder):
+def test_masked_pixels_are_nan(folder):
     for batch in load(folder, "drawn"):
         assert torch.isnan(batch["pr"][:, 0, 0]).all()
         assert torch.isfinite(batch["pr"].flatten(1)[:, 1:]).all()
 
 
-def test_members_come_with_the_conditions_of_their_day(folder):
+def test_members_have_conditions_of_their_day(folder):
     loader = load(folder, "drawn", real="real", conditions=["psl", "index", "height"])
     seen = 0
     for batch in loader:
@@ -105,7 +105,7 @@ def test_members_come_with_the_conditions_of_their_day(folder):
     assert list(batch) == ["pr", "psl", "index", "height", "synthetic"]
 
 
-def test_real_and_synthetic_are_mixed_by_weight_in_the_units_of_the_first(folder):
+def test_entries_are_mixed_by_weight_in_units_of_first(folder):
     loader = load(folder, {"real": 2, "drawn": 1}, batch_size=9, conditions=["psl"], real="real")
     assert loader.quotas == (DAYS, DAYS // 2)
     assert loader.units["pr"] == "mm h-1"
@@ -123,7 +123,7 @@ def test_real_and_synthetic_are_mixed_by_weight_in_the_units_of_the_first(folder
     assert 0 < flags[:45].sum() < 45
 
 
-def test_a_dataset_can_be_the_real_samples(folder):
+def test_real_takes_a_dataset(folder):
     part = catalog.open_entry(folder / "c.yaml", "real").isel(time=slice(0, 40)).load()
     with pytest.raises(MismatchError, match="50 others"):
         load(folder, "drawn", real=part, conditions=["psl"])
@@ -131,7 +131,7 @@ def test_a_dataset_can_be_the_real_samples(folder):
     assert load(folder, {"real": 1, "drawn": 1}, real=part).quotas == (40, 40)
 
 
-def test_the_seed_and_the_epoch_decide_on_the_order(folder):
+def test_order_depends_on_seed_and_epoch(folder):
     first = load(folder, "drawn", seed=3)
     one, two = numbers(first), numbers(first)
     assert not np.array_equal(one, two)
@@ -143,7 +143,7 @@ def test_the_seed_and_the_epoch_decide_on_the_order(folder):
     assert not np.array_equal(one, numbers(load(folder, "drawn", seed=4)))
 
 
-def test_an_epoch_can_be_shorter_or_longer(folder):
+def test_samples_sets_length_of_epoch(folder):
     assert numbers(load(folder, "drawn", samples=100)).size == 100
     twice = numbers(load(folder, "real", samples=2 * DAYS))
     np.testing.assert_array_equal(np.sort(twice), np.repeat(np.arange(DAYS), 2))
@@ -151,7 +151,7 @@ def test_an_epoch_can_be_shorter_or_longer(folder):
 
 # Python 3.12 warns of every fork of a process with threads; torch forks its workers on Linux.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_workers_share_the_blocks_of_an_epoch(folder):
+def test_workers_share_blocks_of_epoch(folder):
     loader = load(folder, "drawn", batch_size=8)
     workers = DataLoader(loader, batch_size=None, num_workers=2, multiprocessing_context="fork")
     once, more = numbers(workers), numbers(workers)
@@ -164,13 +164,13 @@ def test_workers_share_the_blocks_of_an_epoch(folder):
     np.testing.assert_array_equal(numbers(workers), numbers(workers))
 
 
-def test_a_loader_travels_to_other_processes(folder):
+def test_pickled_loader_yields_same_epoch(folder):
     loader = load(folder, {"real": 1, "drawn": 2}, conditions=["psl"], real="real")
     sent = pickle.loads(pickle.dumps(loader))
     np.testing.assert_array_equal(numbers(sent), numbers(loader))
 
 
-def test_single_samples_are_put_together_by_torch(folder):
+def test_batch_size_none_yields_single_samples(folder):
     singles = load(folder, "drawn", batch_size=None, conditions=["index"], real="real")
     one = next(iter(singles))
     assert one["pr"].shape == SIZE
@@ -180,7 +180,7 @@ def test_single_samples_are_put_together_by_torch(folder):
     assert batch["index"].shape == batch["synthetic"].shape == (12,)
 
 
-def test_an_epoch_that_is_left_early_leaves_no_thread(folder, monkeypatch):
+def test_closed_iterator_ends_its_threads(folder, monkeypatch):
     # Pools of one batch: the reader is far from its end when it is left.
     monkeypatch.setattr("xcvae.fields.prefetch.POOL_BYTES", 1)
     iterator = iter(load(folder, "drawn", batch_size=4))
@@ -195,7 +195,7 @@ def test_an_epoch_that_is_left_early_leaves_no_thread(folder, monkeypatch):
     assert left == []
 
 
-def test_an_error_in_a_thread_reaches_the_loop(folder, tmp_path):
+def test_error_of_reading_thread_is_raised(folder, tmp_path):
     write(xr.open_zarr(folder / "real.zarr", consolidated=False), tmp_path, "gone")
     loader = xcvae.loader(tmp_path / "c.yaml", "gone")
     chunk = next((tmp_path / "gone.zarr" / "pr" / "c").rglob("0"))
@@ -206,7 +206,7 @@ def test_an_error_in_a_thread_reaches_the_loop(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "match"),
+    ("options", "error", "match"),
     [
         ({"name": "drwan"}, CatalogError, "Did you mean 'drawn'"),
         ({"name": {}}, ConfigError, "weights above 0"),
@@ -223,12 +223,12 @@ def test_an_error_in_a_thread_reaches_the_loop(folder, tmp_path):
         ({"name": "drawn", "target": "rain"}, MissingVariableError, "rain"),
     ],
 )
-def test_what_cannot_be_is_refused(folder, asked, error, match):
+def test_wrong_arguments_are_refused(folder, options, error, match):
     with pytest.raises(error, match=match):
-        load(folder, **asked)
+        load(folder, **options)
 
 
-def test_other_grids_are_refused(folder, tmp_path):
+def test_entries_on_different_grids_are_refused(folder, tmp_path):
     real = xr.open_zarr(folder / "real.zarr", consolidated=False)
     write(real, tmp_path, "whole")
     write(real.isel(x=slice(0, 4)).chunk(x=4), tmp_path, "cut")
@@ -246,7 +246,7 @@ def drawn(few, model, tmp_path_factory):
     return folder
 
 
-def test_a_model_tells_the_variables_and_normalises(few, model, drawn):
+def test_model_selects_variables_and_normalises(few, model, drawn):
     mixed = {"real": 1, "prior": 1}
     loader = xcvae.loader(drawn / "c.yaml", mixed, real=few, model=model, batch_size=4)
     assert loader.quotas == (6, 6)
@@ -273,10 +273,10 @@ def test_a_model_tells_the_variables_and_normalises(few, model, drawn):
     assert seen == 12
 
 
-def test_an_ensemble_needs_the_real_samples_for_a_model(drawn, model):
+def test_ensemble_with_model_needs_real_samples(drawn, model):
     with pytest.raises(MismatchError, match="the conditions pr_coarse in it"):
         xcvae.loader(drawn / "c.yaml", "prior", model=model)
-    with pytest.raises(MissingVariableError, match="what the model was trained with"):
+    with pytest.raises(MissingVariableError, match="variables that the model was trained with"):
         xcvae.loader(drawn / "c.yaml", "prior", model=model, conditions=["psl"])
     loader = xcvae.loader(drawn / "c.yaml", "prior", model=model, conditions=[])
     assert set(next(iter(loader))) == {"pr", "synthetic"}

@@ -1,4 +1,4 @@
-"""Thresholds and caps act on physical values only, and keep an account."""
+"""Post-processors act on physical values only; a pipeline counts their changes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from xcvae.ensemble.postprocess import (
     Clip,
     Context,
     NotPhysicalError,
+    PostprocessPipeline,
     Round,
     Threshold,
-    apply_chain,
-    build_chain,
-    describe_chain,
-    dry_run,
 )
 from xcvae.errors import ComponentError, ConfigError, UnitsError
 from xcvae.fields.describe import DataSpec, describe
@@ -44,7 +41,7 @@ def field(values, units="mm h-1", dtype="float32"):
     return xr.DataArray(maps, dims=("realization", "time", "y", "x"), name="pr", attrs=attrs)
 
 
-def test_threshold_zeroes_what_is_below_and_keeps_the_rest(context):
+def test_threshold_sets_values_below_it_to_zero(context):
     before = field([0.0, 0.05, 0.1, 0.2, np.nan])
     after = Threshold("0.1 mm h-1")(before, context)
     np.testing.assert_array_equal(
@@ -57,18 +54,18 @@ def test_threshold_zeroes_what_is_below_and_keeps_the_rest(context):
 @pytest.mark.parametrize(
     ("units", "factor"), [("mm h-1", 1.0), ("mm/day", 24.0), ("kg m-2 s-1", 1 / 3600)]
 )
-def test_the_same_threshold_means_the_same_rain_in_any_units(context, units, factor):
+def test_threshold_means_the_same_rain_in_any_units(context, units, factor):
     rain = np.array([0.05, 0.09, 0.11, 5.0])
     after = Threshold("0.1 mm h-1")(field(rain * factor, units, "float64"), context)
     np.testing.assert_array_equal(after.values.ravel() > 0, [False, False, True, True])
 
 
-def test_a_number_is_in_the_units_of_the_field(context):
+def test_threshold_number_is_in_the_units_of_the_field(context):
     after = Threshold(2.4)(field([2.3, 2.5], "mm/day"), context)
     np.testing.assert_array_equal(after.values.ravel() > 0, [False, True])
 
 
-def test_clip_caps_and_lifts_and_keeps_nan(context):
+def test_clip_limits_values_and_keeps_nan(context):
     clip = Clip(maximum="48 mm/day", minimum="0.1 mm h-1")
     after = clip(field([0.0, 1.0, 2.5, np.nan]), context)
     np.testing.assert_allclose(after.values.ravel(), [0.1, 1.0, 2.0, np.nan], rtol=1e-6)
@@ -76,45 +73,45 @@ def test_clip_caps_and_lifts_and_keeps_nan(context):
     assert after.attrs["units"] == "mm h-1"
 
 
-def test_clip_refuses_a_minimum_above_its_maximum(context):
+def test_clip_refuses_minimum_above_maximum(context):
     with pytest.raises(ComponentError, match=r"minimum.*at most the maximum, 1 mm h-1"):
         Clip(maximum="24 mm/day", minimum="2 mm h-1")(field([1.0]), context)
 
 
 @pytest.mark.parametrize("make", [np.asarray, list])
-def test_bare_values_are_refused_as_a_type_error_that_says_why(context, make):
+def test_arrays_without_units_raise_type_error_with_remedy(context, make):
     bare = make(np.array([0.05, 1.0]))
     with pytest.raises(TypeError, match=r"DataArray with physical values and units, got"):
         Threshold(0.1)(bare, context)
     with pytest.raises(NotPhysicalError):
-        apply_chain(bare, [], context)
+        PostprocessPipeline(()).apply(bare, context)
 
 
-def test_a_tensor_is_refused(context):
+def test_tensor_raises_type_error(context):
     torch = pytest.importorskip("torch")
     with pytest.raises(TypeError, match="got Tensor"):
         Threshold(0.1)(torch.zeros(3), context)
 
 
-def test_a_field_without_units_is_refused(context):
+def test_field_without_units_raises_units_error(context):
     with pytest.raises(UnitsError, match=r"pr: expected an attribute 'units'"):
         Threshold("0.1 mm h-1")(field([1.0], None), context)
 
 
-def test_units_that_do_not_convert_are_refused_and_both_named(context):
+def test_inconvertible_units_raise_error_naming_both(context):
     with pytest.raises(UnitsError, match=r"'mm h-1', got 'K'"):
         Threshold("280 K")(field([1.0]), context)
 
 
-def test_a_threshold_without_units_in_a_text_is_refused(context):
+def test_threshold_text_without_number_is_refused(context):
     with pytest.raises(ConfigError, match="Write the number first"):
         Threshold("a little")(field([1.0]), context)
 
 
-def test_the_chain_counts_what_each_removed(context):
+def test_pipeline_counts_changes_by_each_step(context):
     before = field([0.05, 0.05, 0.0, 1.0, 3.0, np.nan])
-    chain = (Threshold("0.1 mm h-1"), Clip(maximum="2 mm h-1"))
-    after, (dry, capped) = apply_chain(before, chain, context)
+    pipeline = PostprocessPipeline((Threshold("0.1 mm h-1"), Clip(maximum="2 mm h-1")))
+    after, (dry, capped) = pipeline.apply(before, context)
     np.testing.assert_array_equal(
         after.values.ravel(), np.array([0, 0, 0, 1, 2, np.nan], "float32")
     )
@@ -127,53 +124,56 @@ def test_the_chain_counts_what_each_removed(context):
     }  # fmt: skip
 
 
-def test_counts_of_blocks_add_up_to_those_of_the_whole(context):
+def test_change_stats_add_up_over_blocks(context):
     values = np.random.default_rng(0).gamma(0.3, 1.0, 400).astype("float32")
-    chain = (Threshold("0.1 mm h-1"),)
-    _, (whole,) = apply_chain(field(values), chain, context)
-    parts = [apply_chain(field(part), chain, context)[1][0] for part in np.split(values, 5)]
+    pipeline = PostprocessPipeline((Threshold("0.1 mm h-1"),))
+    _, (whole,) = pipeline.apply(field(values), context)
+    parts = [pipeline.apply(field(part), context)[1][0] for part in np.split(values, 5)]
     total = sum(parts, start=ChangeStats())
     assert (total.pixels, total.of_pixels) == (whole.pixels, whole.of_pixels)
     assert total.mass == pytest.approx(whole.mass)
     assert total.of_mass == pytest.approx(whole.of_mass)
 
 
-def test_nothing_removed_from_nothing_is_a_share_of_zero():
+def test_change_stats_share_of_nothing_is_zero():
     assert ChangeStats().to_json()["mass_share"] == 0.0
 
 
-def test_the_default_is_a_threshold_at_the_drizzle_threshold_of_the_data(spec):
-    (default,) = build_chain(None, spec)
+def test_pipeline_default_is_threshold_at_drizzle_threshold(spec):
+    (default,) = PostprocessPipeline.build(None, spec).steps
     assert default == Threshold("0.1 mm h-1")
-    assert build_chain([], spec) == ()
+    assert PostprocessPipeline.build([], spec).steps == ()
 
 
-def test_the_default_means_0_1_mm_per_day_for_daily_data_in_si_units(spec, context):
+def test_pipeline_default_is_0_1_mm_per_day_for_daily_si_data(spec, context):
     daily = replace(spec, units="kg m-2 s-1", drizzle_threshold=0.1 / 86400)
-    (default,) = build_chain(None, daily)
+    (default,) = PostprocessPipeline.build(None, daily).steps
     after = default(field(np.array([0.09, 0.11]) / 86400, "kg m-2 s-1", "float64"), context)
     np.testing.assert_array_equal(after.values.ravel() > 0, [False, True])
 
 
-def test_components_are_names_dicts_or_instances(spec):
-    asked = [{"name": "threshold", "value": "0.5 mm/day"}, Clip(maximum=100.0)]
-    assert build_chain(asked, spec) == (Threshold("0.5 mm/day"), Clip(maximum=100.0))
-    assert build_chain({"name": "threshold", "value": 0.2}, spec) == (Threshold(0.2),)
+def test_pipeline_builds_from_names_dicts_or_instances(spec):
+    both = PostprocessPipeline.build(
+        [{"name": "threshold", "value": "0.5 mm/day"}, Clip(maximum=100.0)], spec
+    )
+    assert both.steps == (Threshold("0.5 mm/day"), Clip(maximum=100.0))
+    one = PostprocessPipeline.build({"name": "threshold", "value": 0.2}, spec)
+    assert one.steps == (Threshold(0.2),)
 
 
-def test_a_wrong_parameter_is_named_with_the_nearest(spec):
+def test_unknown_parameter_error_names_the_nearest(spec):
     with pytest.raises(ComponentError, match=r"'valeu'.*Did you mean 'value'"):
-        build_chain([{"name": "threshold", "valeu": 0.1}], spec)
+        PostprocessPipeline.build([{"name": "threshold", "valeu": 0.1}], spec)
 
 
-def test_descriptions_are_json_and_tell_what_was_removed(spec, context):
-    chain = build_chain(None, spec)
-    _, removed = apply_chain(field([0.05, 1.0]), chain, context)
-    (told,) = json.loads(json.dumps(describe_chain(chain, removed)))
-    assert told["name"] == "threshold"
-    assert told["value"] == "0.1 mm h-1"
-    assert told["removed"]["pixels"] == 1
-    (unknown,) = describe_chain(chain, None)
+def test_pipeline_description_is_json_with_changes(spec, context):
+    pipeline = PostprocessPipeline.build(None, spec)
+    _, changes = pipeline.apply(field([0.05, 1.0]), context)
+    (described,) = json.loads(json.dumps(pipeline.describe(changes)))
+    assert described["name"] == "threshold"
+    assert described["value"] == "0.1 mm h-1"
+    assert described["removed"]["pixels"] == 1
+    (unknown,) = pipeline.describe()
     assert unknown["removed"] is None
 
 
@@ -190,24 +190,24 @@ class ReturnsValues(Component):
 
 
 @pytest.mark.parametrize(("broken", "got"), [(ForgetsUnits(), "None"), (ReturnsValues(), "nd")])
-def test_a_post_processor_that_loses_the_meaning_of_values_is_named(spec, context, broken, got):
+def test_dry_run_names_post_processor_that_loses_units_or_labels(spec, context, broken, got):
     with pytest.raises(ComponentError, match=f"{type(broken).__name__}.*got .*{got}"):
-        dry_run(build_chain([broken], spec), context, (4, 5))
+        PostprocessPipeline((broken,)).dry_run(context, (4, 5))
 
 
-def test_the_rehearsal_finds_units_that_do_not_convert(spec, context):
+def test_dry_run_finds_inconvertible_units(spec, context):
     with pytest.raises(UnitsError, match=r"'mm h-1', got 'K'"):
-        dry_run((Threshold("280 K"),), context, (4, 5))
+        PostprocessPipeline((Threshold("280 K"),)).dry_run(context, (4, 5))
 
 
-def test_lazy_fields_stay_lazy(context):
+def test_post_processors_keep_lazy_fields_lazy(context):
     lazy = field([0.05, 1.0]).chunk({"x": 1})
     after = Clip(maximum="0.5 mm h-1")(Threshold("0.1 mm h-1")(lazy, context), context)
     assert after.chunks is not None
     np.testing.assert_array_equal(after.values.ravel(), np.array([0, 0.5], "float32"))
 
 
-def test_round_reports_in_steps_of_the_instrument(context):
+def test_round_returns_multiples_of_the_step(context):
     before = field([0.0, 0.05, 0.07, 0.2, np.nan, 3.61])
     after = Round("0.12 mm h-1")(before, context)
     np.testing.assert_allclose(after.values.ravel(), [0, 0, 0.12, 0.24, np.nan, 3.6], rtol=1e-6)
@@ -217,6 +217,6 @@ def test_round_reports_in_steps_of_the_instrument(context):
     np.testing.assert_allclose(per_day.values, after.values)
 
 
-def test_round_needs_a_step(context):
+def test_round_refuses_zero_step(context):
     with pytest.raises(ComponentError, match="more than 0"):
         Round(0.0)(field([1.0]), context)

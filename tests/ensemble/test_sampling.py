@@ -1,4 +1,4 @@
-"""What ``sample`` promises: physical members that depend on labels, and on nothing else."""
+"""The verb ``sample``: physical members that depend on their labels, and on nothing else."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def prior(few, model):
     return sample(few, model, members=5, seed=3).compute()
 
 
-def test_an_ensemble_looks_like_the_target_with_members(few, model):
+def test_ensemble_has_dims_coordinates_and_metadata_of_the_target(few, model):
     ens = sample(few, model, members=3)
     assert list(ens.data_vars) == ["pr"]
     assert ens.pr.dims == ("realization", "time", "y", "x")
@@ -62,19 +62,19 @@ def test_an_ensemble_looks_like_the_target_with_members(few, model):
     assert model.sha256[:12] in ens.attrs["history"]
 
 
-def test_the_record_says_how_it_was_made(few, model):
-    told = record(sample(few, model, members=3, seed=5, temperature=0.9))
-    assert told["model_sha256"] == model.sha256
-    assert (told["mode"], told["seed"], told["members"], told["temperature"]) == (
+def test_attributes_record_model_options_and_spec(few, model):
+    content = record(sample(few, model, members=3, seed=5, temperature=0.9))
+    assert content["model_sha256"] == model.sha256
+    assert (content["mode"], content["seed"], content["members"], content["temperature"]) == (
         "prior", 5, 3, 0.9,
     )  # fmt: skip
-    assert told["postprocess"][0]["name"] == "threshold"
-    assert told["postprocess"][0]["value"] == "0.1 mm h-1"
-    assert told["postprocess"][0]["removed"] is None
-    assert told["spec"] == model.spec.to_json()
+    assert content["postprocess"][0]["name"] == "threshold"
+    assert content["postprocess"][0]["value"] == "0.1 mm h-1"
+    assert content["postprocess"][0]["removed"] is None
+    assert content["spec"] == model.spec.to_json()
 
 
-def test_members_are_physical_rain_without_drizzle(prior):
+def test_members_are_physical_without_drizzle(prior):
     values = prior.pr.values
     assert np.isfinite(values).all()
     assert (values >= 0).all()
@@ -87,7 +87,7 @@ def test_members_and_samples_differ(prior):
     assert len(np.unique(maps, axis=0)) == len(maps)
 
 
-def test_a_lazy_ensemble_draws_only_what_is_asked_for(few, model, prior):
+def test_lazy_ensemble_draws_only_the_selection(few, model, prior):
     drawn = []
 
     def spy(field, context):
@@ -98,8 +98,8 @@ def test_a_lazy_ensemble_draws_only_what_is_asked_for(few, model, prior):
     drawn.clear()
     one = ens.isel(realization=3, time=4).pr.compute()
     assert drawn == [{"realization": 1, "time": 1, "y": 48, "x": 36}]
-    kept = one.where(one >= 0.1, 0.0)
-    np.testing.assert_array_equal(kept.values, prior.pr.isel(realization=3, time=4).values)
+    expected = one.where(one >= 0.1, 0.0)
+    np.testing.assert_array_equal(expected.values, prior.pr.isel(realization=3, time=4).values)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_lazy_ensemble_draws_only_what_is_asked_for(few, model, prior):
         {"time": np.array([True, False, True, False, False, False])},
     ],
 )
-def test_any_selection_of_a_lazy_ensemble_is_that_of_the_whole(few, model, prior, part):
+def test_selection_of_a_lazy_ensemble_equals_that_of_the_whole(few, model, prior, part):
     ens = sample(few, model, members=5, seed=3)
     np.testing.assert_array_equal(ens.isel(part).pr.values, prior.isel(part).pr.values)
 
@@ -123,22 +123,22 @@ def test_members_do_not_depend_on_the_chunks(few, model, prior, chunks):
     np.testing.assert_array_equal(ens.pr.values, prior.pr.values)
 
 
-def test_members_belong_to_their_label_not_to_their_position(few, model, prior):
+def test_members_depend_on_the_label_not_the_position(few, model, prior):
     alone = sample(few.isel(time=[4]), model, members=5, seed=3)
     np.testing.assert_array_equal(alone.pr.values, prior.pr.isel(time=[4]).values)
 
 
-def test_more_members_keep_the_first_ones(few, model, prior):
+def test_first_members_do_not_depend_on_their_number(few, model, prior):
     fewer = sample(few, model, members=2, seed=3)
     np.testing.assert_array_equal(fewer.pr.values, prior.pr.values[:2])
 
 
-def test_dask_backed_data_gives_the_same_members(few, model, prior):
+def test_dask_backed_data_give_the_same_members(few, model, prior):
     ens = sample(few.chunk({"time": 2}), model, members=5, seed=3)
     np.testing.assert_array_equal(ens.pr.values, prior.pr.values)
 
 
-def test_the_seed_changes_everything(few, model, prior):
+def test_another_seed_changes_every_member(few, model, prior):
     other = sample(few, model, members=5, seed=4)
     assert (other.pr.values != prior.pr.values).any(axis=(2, 3)).all()
 
@@ -148,7 +148,7 @@ def test_temperature_zero_makes_members_equal(few, model):
     np.testing.assert_array_equal(ens[0], ens[1])
 
 
-def test_the_prior_does_not_need_the_target(few, model, prior):
+def test_prior_does_not_need_the_target(few, model, prior):
     conditions = prepare(few, model.spec, need_target=True)[["pr_coarse"]]
     ens = sample(conditions, model, members=5, seed=3)
     np.testing.assert_array_equal(ens.pr.values, prior.pr.values)
@@ -156,20 +156,20 @@ def test_the_prior_does_not_need_the_target(few, model, prior):
     assert ens.y.attrs == few.y.attrs
 
 
-def test_the_posterior_needs_the_target(few, model):
+def test_posterior_without_the_target_is_refused(few, model):
     conditions = prepare(few, model.spec, need_target=True)[["pr_coarse"]]
     with pytest.raises((MissingVariableError, MismatchError), match="pr"):
         sample(conditions, model, mode="posterior")
 
 
-def test_what_is_masked_in_the_target_is_nan_in_the_members(few, model):
+def test_masked_pixels_are_nan_in_all_members(few, model):
     hole = few.copy(deep=True)
     hole.pr[:, :5, :7] = np.nan
     ens = sample(hole, model, members=2).pr
     np.testing.assert_array_equal(np.isnan(ens.values[0]), np.isnan(hole.pr.values))
 
 
-def test_the_dial_goes_from_the_storm_to_the_prior(storms, model):
+def test_diversity_grows_and_correlation_falls_with_spread(storms, model):
     spreads = (0.0, 0.5, 1.0)
     drawn = [
         sample(storms, model, mode="posterior", members=4, spread=spread).pr.compute()
@@ -182,34 +182,34 @@ def test_the_dial_goes_from_the_storm_to_the_prior(storms, model):
     assert varied[-1] - varied[0] > 0.1
 
 
-def test_the_posterior_is_half_way_unless_told_otherwise(few, model):
+def test_default_spread_of_the_posterior_is_one_half(few, model):
     ens = sample(few, model, mode="posterior", members=2)
     half = sample(few, model, mode="posterior", members=2, spread=0.5)
     assert record(ens)["spread"] == 0.5
     np.testing.assert_array_equal(ens.pr.values, half.pr.values)
 
 
-def test_diversity_is_solved_for(storms, model):
+def test_requested_diversity_is_reached_and_recorded(storms, model):
     ens = sample(storms, model, mode="posterior", members=8, diversity=0.15)
-    told = record(ens)
-    assert told["diversity"] == 0.15
-    assert told["diversity_reached"] == pytest.approx(0.15, abs=0.005)
-    assert 0.0 < told["spread"] < 1.0
+    content = record(ens)
+    assert content["diversity"] == 0.15
+    assert content["diversity_reached"] == pytest.approx(0.15, abs=0.005)
+    assert 0.0 < content["spread"] < 1.0
     assert float(diversity(ens.pr, storms.pr)) == pytest.approx(0.15, abs=0.02)
 
 
-def test_a_diversity_out_of_reach_says_what_is_in_reach(few, model):
+def test_unreachable_diversity_is_refused_with_the_reachable_range(few, model):
     with pytest.raises(ConfigError, match=r"spread 0\) to .* \(spread 1\), got 0\.99"):
         sample(few, model, mode="posterior", diversity=0.99)
 
 
 def feasible_share(members, reference):
-    """A share that about half the members of the driest sample do not reach."""
+    """Share of the mass that about half the members of the driest sample do not reach."""
     share = members.sum(("y", "x")) / reference.sum(("y", "x"))
     return float(share.median("realization").min())
 
 
-def test_members_with_too_little_rain_are_redrawn_and_counted(few, model, prior, tmp_path):
+def test_min_mass_redraws_dry_members_and_counts_them(few, model, prior, tmp_path):
     least = feasible_share(prior.pr, few.pr)
     ens = sample(
         few, model, members=5, seed=3, min_mass=least, store=tmp_path / "e.zarr", progress=False
@@ -220,13 +220,13 @@ def test_members_with_too_little_rain_are_redrawn_and_counted(few, model, prior,
     before = prior.pr.sum(("y", "x"), dtype="float64")
     enough = (before >= wanted).transpose("realization", "time").values
     assert 0 < enough.sum() < enough.size
-    kept = (ens.pr.values == prior.pr.values).all(axis=(2, 3))
-    np.testing.assert_array_equal(kept, enough)
+    unchanged = (ens.pr.values == prior.pr.values).all(axis=(2, 3))
+    np.testing.assert_array_equal(unchanged, enough)
     assert record(ens)["rejected"] >= (~enough).sum()
     assert record(ens)["min_mass"] == least
 
 
-def test_without_the_target_the_stretched_condition_is_the_reference(few, model, prior):
+def test_min_mass_without_target_compares_with_the_stretched_condition(few, model, prior):
     conditions = prepare(few, model.spec, need_target=True)[["pr_coarse"]]
     fields = reference_fields(conditions.assign_coords(y=few.y, x=few.x), model.spec, (48, 36))
     reference = few.pr.copy(data=fields)
@@ -240,20 +240,20 @@ def test_without_the_target_the_stretched_condition_is_the_reference(few, model,
     np.testing.assert_allclose(share, 1.0, atol=0.3)
 
 
-def test_a_share_of_nothing_known_is_refused(few, model):
+def test_min_mass_without_reference_is_refused(few, model):
     spec = dataclasses.replace(model.spec, variables=())
     with pytest.raises(MissingVariableError, match="min_mass"):
         check_reference(few.drop_vars("pr"), spec)
 
 
-def test_a_share_that_no_member_reaches_names_the_sample(few, model):
+def test_unreachable_min_mass_names_the_sample(few, model):
     ens = sample(few.isel(time=[2]), model, members=1, min_mass=1000.0)
     label = np.datetime_as_string(few.time.values[2], unit="s")
     with pytest.raises(DataError, match=rf"sample {label}: .*1000 .*50 redraws"):
         ens.compute()
 
 
-def test_post_processors_are_applied_in_physical_units_and_accounted_for(few, model, tmp_path):
+def test_postprocessors_work_in_physical_units_and_record_what_they_removed(few, model, tmp_path):
     chain = [{"name": "threshold", "value": "12 mm/day"}, {"name": "clip", "maximum": 2.0}]
     raw = sample(few, model, members=3, postprocess=[]).pr.values.astype("float64")
     ens = sample(
@@ -269,12 +269,12 @@ def test_post_processors_are_applied_in_physical_units_and_accounted_for(few, mo
     assert clip["removed"]["pixels"] == (dry > 2.0).sum()
 
 
-def test_a_path_is_a_model_too(few, model, prior):
+def test_model_may_be_a_path(few, model, prior):
     ens = sample(few, str(model.path), members=5, seed=3)
     np.testing.assert_array_equal(ens.pr.values, prior.pr.values)
 
 
-def test_a_lazy_ensemble_travels_to_other_processes(few, model, prior):
+def test_lazy_ensemble_can_be_pickled(few, model, prior):
     ens = pickle.loads(pickle.dumps(sample(few, model, members=5, seed=3)))
     np.testing.assert_array_equal(ens.pr.values, prior.pr.values)
 
@@ -308,7 +308,7 @@ def test_a_lazy_ensemble_travels_to_other_processes(few, model, prior):
         ({"chunks": {"time": True}}, r"chunks\['time'\]"),
     ],
 )
-def test_wrong_arguments_are_named(few, model, arguments, message):
+def test_wrong_argument_is_refused_by_name(few, model, arguments, message):
     with pytest.raises(ConfigError, match=message):
         sample(few, model, **arguments)
 
@@ -323,29 +323,29 @@ def test_wrong_arguments_are_named(few, model, arguments, message):
         ({"store": "e.zarr", "catalog": "https://host/c.yaml"}, "catalog: .* got 'https:"),
     ],
 )
-def test_only_local_paths_are_written(few, model, empty_folder, where, got):
+def test_remote_store_and_catalog_are_refused(few, model, empty_folder, where, got):
     with pytest.raises(ConfigError, match=got):
         sample(few, model, **where)
     assert not list(empty_folder.iterdir())
 
 
-def test_outputs_stay_where_they_are_when_the_folder_changes(few, model, empty_folder, monkeypatch):
+def test_relative_outputs_do_not_follow_a_change_of_folder(few, model, empty_folder, monkeypatch):
     def leave(field, context):
         monkeypatch.chdir("/")
         return field
 
-    asked = {"store": "run/e.zarr", "catalog": "run/c.yaml", "progress": False}
-    ens = sample(few, model, members=2, postprocess=[leave], **asked)
+    options = {"store": "run/e.zarr", "catalog": "run/c.yaml", "progress": False}
+    ens = sample(few, model, members=2, postprocess=[leave], **options)
     assert sorted(p.name for p in empty_folder.glob("run/[!.]*")) == ["c.yaml", "e.zarr"]
     assert np.isfinite(ens.pr.values).all()
 
 
-def test_numbers_may_be_those_of_numpy(few, model, tmp_path):
-    asked = {
+def test_numpy_scalars_are_accepted_as_options(few, model, tmp_path):
+    options = {
         "members": np.int64(2), "seed": np.int32(3), "temperature": np.float32(0.5),
         "min_mass": np.float32(0.125), "chunks": {"time": np.int64(2)},
     }  # fmt: skip
-    ens = sample(few, model, store=tmp_path / "e.zarr", progress=False, **asked)
+    ens = sample(few, model, store=tmp_path / "e.zarr", progress=False, **options)
     assert ens.pr.chunks[1] == (2, 2, 2)
     plain = {"members": 2, "seed": 3, "temperature": 0.5, "min_mass": 0.125, "chunks": {"time": 2}}
     again = sample(few, model, store=tmp_path / "e.zarr", resume=True, **plain)
@@ -358,24 +358,24 @@ def test_numbers_may_be_those_of_numpy(few, model, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [None, 5])
-def test_what_is_no_model_is_refused(few, wrong):
+def test_object_that_is_not_a_model_is_refused(few, wrong):
     with pytest.raises(ConfigError, match="a Model or the path of a model file"):
         sample(few, wrong)
 
 
-def test_a_selection_without_samples_is_refused(few, model):
+def test_empty_selection_is_refused(few, model):
     with pytest.raises(EmptySelectionError):
         sample(few.isel(time=slice(0, 0)), model)
 
 
-def test_wrong_post_processors_are_refused_before_anything_is_drawn(few, model):
+def test_wrong_postprocessor_is_refused_before_drawing(few, model):
     with pytest.raises(ComponentError, match="Did you mean 'threshold'"):
         sample(few, model, postprocess=["treshold"])
     with pytest.raises(UnitsError, match="'K'"):
         sample(few, model, postprocess=[{"name": "threshold", "value": "280 K"}])
 
 
-def test_a_stored_ensemble_is_the_lazy_one_listed_and_open_to_anyone(
+def test_stored_ensemble_equals_the_lazy_one_and_opens_with_plain_intake(
     few, model, prior, tmp_path, read_elsewhere
 ):
     where = {"store": tmp_path / "run" / "e.zarr", "catalog": tmp_path / "run" / "cat.yaml"}
@@ -386,31 +386,31 @@ def test_a_stored_ensemble_is_the_lazy_one_listed_and_open_to_anyone(
     total, units = read_elsewhere(where["catalog"], "prior5")
     assert total == pytest.approx(float(prior.pr.astype("float64").sum()))
     assert units == "mm h-1"
-    told = catalog.metadata_of(where["catalog"], "prior5")
-    assert told["model_sha256"] == model.sha256
-    assert told["dims"] == ["realization", "time", "y", "x"]
-    assert told["postprocess"][0]["removed"]["pixels"] > 0
-    assert "spec" not in told
+    content = catalog.metadata_of(where["catalog"], "prior5")
+    assert content["model_sha256"] == model.sha256
+    assert content["dims"] == ["realization", "time", "y", "x"]
+    assert content["postprocess"][0]["removed"]["pixels"] > 0
+    assert "spec" not in content
 
 
-def test_opening_a_finished_store_again_keeps_its_scores(few, model, tmp_path):
-    asked = {
+def test_reopening_a_finished_store_keeps_its_scores_in_the_catalog(few, model, tmp_path):
+    options = {
         "members": 2, "store": tmp_path / "e.zarr", "catalog": tmp_path / "c.yaml",
         "progress": False,
     }  # fmt: skip
-    sample(few, model, **asked)
-    catalog.annotate(asked["catalog"], "e", {"crps": 0.2})
+    sample(few, model, **options)
+    catalog.annotate(options["catalog"], "e", {"crps": 0.2})
     written = (tmp_path / "e.zarr" / "zarr.json").stat().st_mtime_ns
-    sample(few, model, **asked)
-    assert catalog.metadata_of(asked["catalog"], "e")["scores"] == {"crps": 0.2}
+    sample(few, model, **options)
+    assert catalog.metadata_of(options["catalog"], "e")["scores"] == {"crps": 0.2}
     assert (tmp_path / "e.zarr" / "zarr.json").stat().st_mtime_ns == written
 
 
-def test_a_used_name_is_refused_before_anything_is_written(few, model, tmp_path):
-    asked = {"members": 2, "catalog": tmp_path / "c.yaml", "name": "x", "progress": False}
-    sample(few, model, store=tmp_path / "a.zarr", **asked)
+def test_used_catalog_name_is_refused_before_writing(few, model, tmp_path):
+    options = {"members": 2, "catalog": tmp_path / "c.yaml", "name": "x", "progress": False}
+    sample(few, model, store=tmp_path / "a.zarr", **options)
     with pytest.raises(CatalogError, match="name 'x'"):
-        sample(few, model, store=tmp_path / "b.zarr", **asked)
+        sample(few, model, store=tmp_path / "b.zarr", **options)
     assert not (tmp_path / "b.zarr").exists()
     assert not (tmp_path / "b.zarr.partial").exists()
 
@@ -426,22 +426,22 @@ def test_a_used_name_is_refused_before_anything_is_written(few, model, tmp_path)
         ({"min_mass": 0.1}, "min_mass"),
     ],
 )
-def test_a_store_of_another_ensemble_is_refused_with_what_differs(
+def test_store_of_another_ensemble_is_refused_with_the_differing_key(
     few, model, tmp_path_factory, change, key
 ):
     folder = tmp_path_factory.getbasetemp() / "identity"
     first = {"members": 2, "store": folder / "e.zarr", "progress": False}
     sample(few, model, **first)
-    with pytest.raises(OutputExistsError, match=rf"{key} \(there: .*, asked: "):
+    with pytest.raises(OutputExistsError, match=rf"{key} \(stored: .*, requested: "):
         sample(few, model, **{**first, **change})
 
 
-def test_a_store_for_other_data_is_refused_and_replaced_on_demand(few, model, tmp_path):
-    asked = {"members": 2, "store": tmp_path / "e.zarr", "progress": False}
-    sample(few, model, **asked)
+def test_store_of_other_data_is_refused_and_replaced_by_restart(few, model, tmp_path):
+    options = {"members": 2, "store": tmp_path / "e.zarr", "progress": False}
+    sample(few, model, **options)
     other = few.copy(deep=True)
     other.pr[0] *= 2
-    with pytest.raises(OutputExistsError, match=r"data \(there"):
-        sample(other, model, **asked)
-    ens = sample(other, model, resume="restart", **asked)
+    with pytest.raises(OutputExistsError, match=r"data \(stored"):
+        sample(other, model, **options)
+    ens = sample(other, model, resume="restart", **options)
     np.testing.assert_array_equal(ens.pr.values, sample(other, model, members=2).pr.values)

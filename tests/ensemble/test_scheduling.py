@@ -18,14 +18,14 @@ import pytest
 import torch
 from dask.system import CPU_COUNT
 
-from xcvae.ensemble.execution import cluster
-from xcvae.ensemble.execution import threads as workers
-from xcvae.ensemble.execution.scheduler import Tasks
-from xcvae.ensemble.request import Request
-from xcvae.ensemble.sample import Job, sample
+from xcvae.ensemble.execution.scheduler import Executor
+from xcvae.ensemble.execution.threads import threads_per_process, use_threads, worker_location
+from xcvae.ensemble.request import SampleRequest
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.store.base import Region
 from xcvae.ensemble.store.local import FileLedger, LocalRegionWriter
-from xcvae.ensemble.store.write import Outcome, Task, draw_and_write, failure
+from xcvae.ensemble.store.write import Outcome, Task, draw_and_write, failure_message
 from xcvae.errors import MismatchError, StoreError
 from xcvae.generator import device as numerics
 from xcvae.generator.model import Model
@@ -39,19 +39,19 @@ def lazy(few, model):
 
 
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
-def test_local_schedulers_write_the_same(few, model, lazy, tmp_path, scheduler):
+def test_local_schedulers_write_same_ensemble(few, model, lazy, tmp_path, scheduler):
     with dask.config.set(scheduler=scheduler):
         ens = sample(few, model, store=tmp_path / "e.zarr", chunks={"time": 1}, **MADE)
     np.testing.assert_array_equal(ens.pr.values, lazy)
 
 
-def test_regions_in_any_order_are_the_same(few, model, lazy):
+def test_members_do_not_depend_on_order_of_regions(few, model, lazy):
     ens = sample(few, model, chunks={"realization": 2, "time": 1}, **MADE)
     for i, j in np.random.default_rng(0).permutation([(i, j) for i in range(5) for j in range(6)]):
         np.testing.assert_array_equal(ens.pr[i, j].values, lazy[i, j])
 
 
-def test_clusters_of_any_size_write_the_same(few, model, lazy, tmp_path):
+def test_clusters_of_any_size_write_same_ensemble(few, model, lazy, tmp_path):
     distributed = pytest.importorskip("distributed")
     cores, seen = CPU_COUNT, {}
     wanted = {4: [0, 1, 2, 3, 4, 5], 2: [0, 1, 2, 3, 4, 5], 1: [1, 4, 5]}
@@ -64,18 +64,18 @@ def test_clusters_of_any_size_write_the_same(few, model, lazy, tmp_path):
         for count, chunks in ((4, (1, 1)), (2, (5, 2)), (1, (2, 3))):
             known = list(client.nthreads())
             client.retire_workers(known[count:], close_workers=True)
-            asked = {**MADE, "chunks": {"realization": chunks[0], "time": chunks[1]}}
+            options = {**MADE, "chunks": {"realization": chunks[0], "time": chunks[1]}}
             store = tmp_path / f"{count}.zarr"
             ens = sample(
-                few.isel(time=wanted[count]).chunk({"time": 1}), model, store=store, **asked
+                few.isel(time=wanted[count]).chunk({"time": 1}), model, store=store, **options
             )
             np.testing.assert_array_equal(ens.pr.values, lazy[:, wanted[count]])
             # In the thread that does the tasks: Dask starts processes with one thread for torch.
-            told = [
+            futures = [
                 client.submit(torch.get_num_threads, workers=[one], pure=False)
                 for one in client.nthreads()
             ]
-            seen[count] = {one.result() for one in told}
+            seen[count] = {one.result() for one in futures}
         # The copy has no file: it gets one for as long as it travels.
         bare = copy.copy(model)
         bare.path = None
@@ -93,7 +93,7 @@ def test_clusters_of_any_size_write_the_same(few, model, lazy, tmp_path):
     assert len(entries) == 30
 
 
-def test_the_caller_keeps_its_torch_threads(few, model, lazy, tmp_path):
+def test_torch_threads_of_caller_are_unchanged(few, model, lazy, tmp_path):
     distributed = pytest.importorskip("distributed")
     before = torch.get_num_threads()
     assert before != CPU_COUNT + 1
@@ -112,7 +112,7 @@ def test_the_caller_keeps_its_torch_threads(few, model, lazy, tmp_path):
 
 
 @pytest.mark.parametrize("gains", [False, True])
-def test_members_do_not_depend_on_the_number_of_torch_threads(few, model, gains, monkeypatch):
+def test_members_do_not_depend_on_number_of_torch_threads(few, model, gains, monkeypatch):
     """In float32 and in bfloat16."""
     monkeypatch.setattr(numerics, "_cpu_gains", lambda: gains)
     before, drawn = torch.get_num_threads(), {}
@@ -128,7 +128,7 @@ def test_members_do_not_depend_on_the_number_of_torch_threads(few, model, gains,
     np.testing.assert_array_equal(drawn[3], drawn[1])
 
 
-def test_threads_draw_side_by_side_and_share_the_torch_threads(few, model, lazy, tmp_path):
+def test_dask_threads_draw_concurrently_and_share_torch_threads(few, model, lazy, tmp_path):
     before, seen, together = torch.get_num_threads(), set(), Barrier(2)
 
     def noted(field, context):
@@ -164,7 +164,7 @@ def test_threads_draw_side_by_side_and_share_the_torch_threads(few, model, lazy,
     np.testing.assert_array_equal(ens.pr.values, plain.pr.values)
 
 
-def test_a_pool_whose_process_is_killed_costs_one_region(few, model, lazy, tmp_path, monkeypatch):
+def test_killed_process_of_pool_fails_one_region(few, model, lazy, tmp_path, monkeypatch):
     parent, storm, fuse = os.getpid(), few.time.values[3], tmp_path / "fuse"
     threads = tmp_path / "threads"
     threads.mkdir()
@@ -181,22 +181,22 @@ def test_a_pool_whose_process_is_killed_costs_one_region(few, model, lazy, tmp_p
                 os.kill(os.getpid(), signal.SIGKILL)
         return field
 
-    asked = {**MADE, "chunks": {"time": 1}, "store": tmp_path / "e.zarr", "postprocess": [deadly]}
+    options = {**MADE, "chunks": {"time": 1}, "store": tmp_path / "e.zarr", "postprocess": [deadly]}
     with (
         dask.config.set(scheduler="processes", num_workers=CPU_COUNT),
         # With the pool goes what else was under way in it.
         pytest.raises(StoreError, match=r"[45] done, [12] failed:\n(.*\n)*.*region 3 .*BrokenPro"),
     ):
-        sample(few, model, **asked)
+        sample(few, model, **options)
     assert [path.name for path in threads.iterdir()] == ["1"]
     fuse.unlink()
-    ens = sample(few, model, **asked)
+    ens = sample(few, model, **options)
     np.testing.assert_array_equal(
-        ens.pr.values, sample(few, model, **{**asked, "store": None}).pr.values
+        ens.pr.values, sample(few, model, **{**options, "store": None}).pr.values
     )
 
 
-def test_a_short_task_that_kills_its_worker_does_not_cost_those_that_share_its_call(monkeypatch):
+def test_task_that_kills_worker_fails_alone_in_shared_call(monkeypatch):
     distributed = pytest.importorskip("distributed")
 
     def doing(task, threads):
@@ -204,7 +204,10 @@ def test_a_short_task_that_kills_its_worker_does_not_cost_those_that_share_its_c
             os.kill(os.getpid(), signal.SIGKILL)
         return task
 
-    found, shares, submit = [], [], distributed.Client.submit
+    found, lost, shares, submit = [], [], [], distributed.Client.submit
+
+    def on_task_end(event):
+        (found if event.error is None else lost).append(event.task)
 
     def noted(client, function, done_by, some, *given, **how):
         shares.append(len(some))
@@ -217,24 +220,22 @@ def test_a_short_task_that_kills_its_worker_does_not_cost_those_that_share_its_c
             n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0"
         ),
     ):
-        Tasks(doing, lambda task, _: -task).run(range(300), found.append)
-    lost = {-task for task in found if task < 0}
+        Executor(doing).run(range(300), on_task_end)
     # The scheduler also suspects the one that waits next on the worker.
     assert 200 in lost
     assert len(lost) <= 2
-    assert sorted(map(abs, found)) == list(range(300))
+    assert sorted(found + lost) == list(range(300))
     assert max(shares) > 8
     assert len(shares) < 200
 
 
-def test_a_cluster_without_workers_is_not_waited_for_forever(monkeypatch):
+def test_cluster_without_workers_is_given_up():
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
     with (
         distributed.Client(n_workers=0, processes=False, dashboard_address=":0"),
         pytest.raises(StoreError, match="expected workers, got none for 1 s"),
     ):
-        Tasks(lambda task, _: task, lambda task, _: task).run([1], lambda _: None)
+        Executor(lambda task, _: task, patience=1.0).run([1], print)
 
 
 @pytest.fixture
@@ -261,7 +262,7 @@ def remote_cluster(tmp_path):
             process.wait(30)
 
 
-def test_a_lost_scheduler_is_a_failure_with_its_regions(few, model, tmp_path, remote_cluster):
+def test_lost_scheduler_fails_remaining_regions(few, model, tmp_path, remote_cluster):
     from distributed import Client
 
     file, pid = remote_cluster
@@ -272,21 +273,21 @@ def test_a_lost_scheduler_is_a_failure_with_its_regions(few, model, tmp_path, re
             os.kill(pid, signal.SIGKILL)
         return field
 
-    asked = {**MADE, "chunks": {"time": 1}, "postprocess": [deadly], "store": tmp_path / "e.zarr"}
+    options = {**MADE, "chunks": {"time": 1}, "postprocess": [deadly], "store": tmp_path / "e.zarr"}
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "5s"}),
         Client(scheduler_file=str(file), timeout="60s") as client,
     ):
         client.wait_for_workers(1, timeout=60)
         with pytest.raises(StoreError, match="the scheduler was lost") as raised:
-            sample(few, model, **asked)
+            sample(few, model, **options)
     assert "region 5 (" in str(raised.value)
-    assert "run the same call again" in str(raised.value)
+    assert "repeat the call" in str(raised.value)
 
 
-def test_a_worker_that_does_not_see_the_folder_says_so(few, model, tmp_path):
+def test_worker_without_store_folder_fails_region(few, model, tmp_path):
     region = Region(0, (0, 1), (0, 1))
-    source = job(few, model).parts()(region)
+    source = sampler_of(few, model).subset(region)
     found = draw_and_write(
         Task(source, LocalRegionWriter(tmp_path / "pr", (1, 1), "t"), region, "c")
     )
@@ -294,28 +295,31 @@ def test_a_worker_that_does_not_see_the_folder_says_so(few, model, tmp_path):
     assert "not in a folder that all workers share" in found.error
 
 
-def test_a_worker_that_computes_in_another_way_is_refused(few, model):
+def test_worker_with_other_environment_is_refused(few, model):
     region = Region(0, (0, 2), (1, 3))
-    part = job(few, model).parts()(region)
+    sampler = sampler_of(few, model)
+    part = sampler.subset(region)
     assert part.draw_region(region)[0].shape[:2] == (2, 2)
-    assert {"torch version", "numpy version", "precision", "device"} == part.environment.keys()
-    assert set(part.environment.items()) <= set(job(few, model).environment().items())
-    other = replace(part, environment={**part.environment, "precision": "float8"})
-    with pytest.raises(MismatchError, match=r"precision \(there: 'float8'"):
+    expected = part.environment_of_run
+    assert {"torch version", "numpy version", "precision", "device"} == expected.keys()
+    assert set(expected.items()) <= set(sampler.environment().items())
+    other = replace(part, environment_of_run={**expected, "precision": "float8"})
+    with pytest.raises(MismatchError, match="expected precision float8, got precision "):
         other.draw_region(region)
 
 
-def test_regions_of_the_same_samples_share_what_is_cut_out_for_them(few, model):
-    parts = job(few.chunk(time=1), model).parts()
+def test_regions_of_same_samples_share_subset(few, model):
+    sampler = sampler_of(few.chunk(time=1), model)
     first, other, third = (
-        parts(Region(n, (n, n + 1), samples)) for n, samples in enumerate([(0, 2), (0, 2), (2, 4)])
+        sampler.subset(Region(n, (n, n + 1), samples))
+        for n, samples in enumerate([(0, 2), (0, 2), (2, 4)])
     )
-    assert first.source is other.source
-    assert third.source is not first.source
-    assert len(third.source.prepared.__dask_graph__()) < 40
+    assert first is other
+    assert third is not first
+    assert len(third.prepared.__dask_graph__()) < 40
 
 
-def test_models_for_two_devices_are_two_objects(model):
+def test_load_once_returns_one_model_per_device(model):
     from xcvae.generator.model import load_once
 
     one, other = (load_once(str(model.path), model.sha256, device) for device in ("cpu", "cuda"))
@@ -323,44 +327,41 @@ def test_models_for_two_devices_are_two_objects(model):
     assert pickle.loads(pickle.dumps(model)) is one
 
 
-def job(ds, model):
-    request = Request(
-        mode="prior", members=4, spread=None, diversity=None, temperature=1.0, seed=7,
-        min_mass=None, store=None, catalog=None, name=None, chunks=None, tile=None, resume=True,
-    )  # fmt: skip
-    return Job.of(ds, model, request, None)
+def sampler_of(ds, model):
+    return EnsembleSampler.prepare(ds, model, SampleRequest(members=4, seed=7))
 
 
-def test_processes_of_a_host_share_its_cores_and_workers_of_a_process_its_threads():
-    assert workers.threads_on({i: ("a", i, 8) for i in range(2)}) == 4
-    assert workers.threads_on(dict.fromkeys(range(2), ("a", 1, 8))) == 8
-    assert workers.threads_on({i: ("a", i, 2) for i in range(4)}) == 1
-    assert workers.threads_on({1: ("a", 1, 8), 2: ("b", 1, 8), 3: ("b", 2, 8)}) == 4
-    host, process, cores = workers.place()
+def test_threads_per_process_shares_cores_of_host():
+    assert threads_per_process({i: ("a", i, 8) for i in range(2)}) == 4
+    assert threads_per_process(dict.fromkeys(range(2), ("a", 1, 8))) == 8
+    assert threads_per_process({i: ("a", i, 2) for i in range(4)}) == 1
+    assert threads_per_process({1: ("a", 1, 8), 2: ("b", 1, 8), 3: ("b", 2, 8)}) == 4
+    host, process, cores = worker_location()
     assert process == os.getpid()
     assert 1 <= cores <= (os.cpu_count() or 1)
     assert host
 
 
-def test_torch_threads_are_set_where_they_are_asked_for():
+def test_use_threads_sets_number_of_torch_threads():
     before = torch.get_num_threads()
     try:
-        workers.use_threads(2)
+        use_threads(2)
         assert torch.get_num_threads() == 2
     finally:
-        workers.use_threads(before)
+        use_threads(before)
     assert torch.get_num_threads() == before
 
 
-def test_a_long_list_of_failures_is_cut_and_what_was_not_tried_is_counted(tmp_path):
+def test_failure_message_lists_eight_regions_and_counts_untried(tmp_path):
     regions = [Region(i, (0, 1), (i, i + 1)) for i in range(20)]
     failed = [Outcome(one, "failed", error="OSError: full") for one in regions[:12]]
     left = [Outcome(one, "untried") for one in regions[12:15]]
     done = [Outcome(one, "done", 10) for one in regions[15:]]
-    said = failure(tmp_path / "e.zarr", [*done, *left, *failed], 30, lambda one: f"#{one.number}")
-    assert "expected all 30 regions drawn and written, got 15 done, 12 failed:" in said
-    assert "region 7 (#7): OSError: full" in said
-    assert "#8" not in said
-    assert "and 4 more" in said
-    assert "3 not tried after trouble with the disk" in said
-    assert failure(tmp_path, done, 5, str) == ""
+    message = failure_message(
+        tmp_path / "e.zarr", [*done, *left, *failed], 30, lambda one: f"#{one.number}"
+    )
+    assert "expected all 30 regions drawn and written, got 15 done, 12 failed:" in message
+    assert "region 7 (#7): OSError: full" in message
+    assert "#8" not in message
+    assert "and 4 more" in message
+    assert "3 not tried after trouble with the disk" in message

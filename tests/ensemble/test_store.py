@@ -17,9 +17,9 @@ import zarr
 
 from xcvae.ensemble.postprocess import Context
 from xcvae.ensemble.sample import sample
-from xcvae.ensemble.store.base import Run, plan_chunks, regions_of
-from xcvae.ensemble.store.local import FileLedger, LocalStore, locked
-from xcvae.ensemble.store.write import open_store
+from xcvae.ensemble.store import open_store
+from xcvae.ensemble.store.base import EnsembleSpec, lock_folder, plan_chunks, regions_of
+from xcvae.ensemble.store.local import FileLedger, LocalRegionWriter, LocalStore
 from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError, XcvaeError
 from xcvae.registry import Component
@@ -40,7 +40,7 @@ class Fuse(Component):
 
 
 @pytest.fixture
-def asked(few, tmp_path):
+def options(few, tmp_path):
     """Six regions, two of which fail while the fuse file exists."""
     fuse = tmp_path / "fuse"
     fuse.touch()
@@ -54,49 +54,47 @@ def asked(few, tmp_path):
     }
 
 
-def interrupt(few, model, asked):
+def interrupt(few, model, options):
     with pytest.raises(StoreError, match="the fuse blew"):
-        sample(few, model, **asked)
+        sample(few, model, **options)
 
 
-def mend(asked):
-    Path(asked["postprocess"][0].file).unlink()
+def remove_fuse(options):
+    Path(options["postprocess"][0].file).unlink()
 
 
 def chunk_files(folder):
     return {p.relative_to(folder): p for p in (folder / "pr" / "c").rglob("*") if p.is_file()}
 
 
-def test_an_interrupted_store_is_not_there_and_says_so(few, model, asked):
-    interrupt(few, model, asked)
-    assert not asked["store"].exists()
-    with pytest.raises(StoreError, match=r"an unfinished one.*goes on where it stopped"):
-        open_store(asked["store"])
+def test_open_store_refuses_unfinished_store(few, model, options):
+    interrupt(few, model, options)
+    assert not options["store"].exists()
+    with pytest.raises(StoreError, match=r"an unfinished one.*draws what is missing"):
+        open_store(options["store"])
 
 
-def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(few, model, asked, tmp_path):
-    interrupt(few, model, asked)
+def test_resumed_run_equals_uninterrupted_run(few, model, options, tmp_path):
+    interrupt(few, model, options)
     done = {n: p.stat().st_mtime_ns for n, p in chunk_files(tmp_path / "e.zarr.partial").items()}
     assert len(done) == 4
-    mend(asked)
-    resumed = sample(few, model, **asked)
-    kept = {
+    remove_fuse(options)
+    resumed = sample(few, model, **options)
+    unchanged = {
         name: p.stat().st_mtime_ns
-        for name, p in chunk_files(asked["store"]).items()
+        for name, p in chunk_files(options["store"]).items()
         if name in done
     }
-    assert kept == done
-    whole = sample(few, model, **{**asked, "store": tmp_path / "whole.zarr"})
+    assert unchanged == done
+    whole = sample(few, model, **{**options, "store": tmp_path / "whole.zarr"})
     np.testing.assert_array_equal(resumed.pr.values, whole.pr.values)
-    told = [json.loads(ens.attrs["xcvae"]) for ens in (resumed, whole)]
-    assert told[0] == told[1]
+    stored = [json.loads(ens.attrs["xcvae"]) for ens in (resumed, whole)]
+    assert stored[0] == stored[1]
     assert not (tmp_path / "e.zarr.partial").exists()
 
 
-def test_a_region_is_done_only_if_the_ledger_says_so_and_its_file_is_as_written(
-    few, model, asked, tmp_path
-):
-    interrupt(few, model, asked)
+def test_resume_draws_regions_without_entry_and_with_changed_file(few, model, options, tmp_path):
+    interrupt(few, model, options)
     working = tmp_path / "e.zarr.partial" / "pr"
     for journal in (working / "ledger" / "regions").iterdir():
         lines = journal.read_text().splitlines()
@@ -104,9 +102,9 @@ def test_a_region_is_done_only_if_the_ledger_says_so_and_its_file_is_as_written(
     array = zarr.open_array(working, mode="r+")
     array[:2, :2] = -1.0
     array[2:, :2] = -1.0
-    mend(asked)
-    ens = sample(few, model, **asked)
-    lazy = sample(few, model, **{**asked, "store": None})
+    remove_fuse(options)
+    ens = sample(few, model, **options)
+    lazy = sample(few, model, **{**options, "store": None})
     np.testing.assert_array_equal(ens.pr.values, lazy.pr.values)
 
 
@@ -119,50 +117,52 @@ class LateFuse(Fuse):
         return super().__call__(field, context) if partial else field
 
 
-def test_a_run_that_was_begun_keeps_its_spread(few, model, asked, tmp_path):
-    late = LateFuse(**vars(asked["postprocess"][0]))
-    dialled = {**asked, "postprocess": [late], "mode": "posterior", "diversity": 0.15}
-    interrupt(few, model, dialled)
+def test_resume_keeps_solved_spread(few, model, options, tmp_path):
+    late = LateFuse(**vars(options["postprocess"][0]))
+    with_diversity = {**options, "postprocess": [late], "mode": "posterior", "diversity": 0.15}
+    interrupt(few, model, with_diversity)
     file = tmp_path / "e.zarr.partial/pr/ledger/run.json"
-    told = json.loads(file.read_text())
-    solved = told["notes"]["dial"]["spread"]
+    stored = json.loads(file.read_text())
+    solved = stored["notes"]["dial"]["spread"]
     # As another machine might have solved it: the first regions are drawn with this one.
-    told["notes"]["dial"]["spread"] = np.nextafter(solved, 1.0)
-    file.write_text(json.dumps(told))
-    mend(asked)
-    resumed = sample(few, model, **dialled)
+    stored["notes"]["dial"]["spread"] = np.nextafter(solved, 1.0)
+    file.write_text(json.dumps(stored))
+    remove_fuse(options)
+    resumed = sample(few, model, **with_diversity)
     assert json.loads(resumed.attrs["xcvae"])["spread"] == np.nextafter(solved, 1.0) != solved
 
 
 @pytest.mark.parametrize(
     ("change", "again"), [({"seed": 8}, "restart"), ({"seed": 8}, True), ({}, True)], ids=str
 )
-def test_an_interrupted_replacement_goes_on_while_the_old_store_is_there(  # noqa: PLR0917  fixtures
-    few, model, asked, tmp_path, change, again
+def test_interrupted_replacement_resumes_and_keeps_old_store_until_finished(  # noqa: PLR0917  fixtures
+    few, model, options, tmp_path, change, again
 ):
-    fuse = Path(asked["postprocess"][0].file)
-    mend(asked)
-    old = sample(few, model, **asked).pr.values
+    fuse = Path(options["postprocess"][0].file)
+    remove_fuse(options)
+    old = sample(few, model, **options).pr.values
     fuse.touch()
-    changed = {**asked, **change}
+    changed = {**options, **change}
     with pytest.raises(StoreError, match="the fuse blew"):
         sample(few, model, **changed, resume="restart")
-    np.testing.assert_array_equal(open_store(asked["store"]).pr.values, old)
+    np.testing.assert_array_equal(open_store(options["store"]).pr.values, old)
     if change:
-        np.testing.assert_array_equal(sample(few, model, **asked).pr.values, old)
+        np.testing.assert_array_equal(sample(few, model, **options).pr.values, old)
     working = tmp_path / "e.zarr.partial"
     done = {n: p.stat().st_mtime_ns for n, p in chunk_files(working).items()}
     assert len(done) == 4
-    mend(asked)
+    remove_fuse(options)
     new = sample(few, model, **changed, resume=again)
-    kept = {n: p.stat().st_mtime_ns for n, p in chunk_files(asked["store"]).items() if n in done}
-    assert kept == done
+    unchanged = {
+        n: p.stat().st_mtime_ns for n, p in chunk_files(options["store"]).items() if n in done
+    }
+    assert unchanged == done
     lazy = sample(few, model, **{**changed, "store": None})
     np.testing.assert_array_equal(new.pr.values, lazy.pr.values)
     assert not working.exists()
 
 
-def spoil(store, names=("pr/c/0/1/0/0", "x/c/0", "zarr.json")):
+def damage(store, names=("pr/c/0/1/0/0", "x/c/0", "zarr.json")):
     """One chunk, one coordinate, and the metadata of the store itself."""
     for name in names:
         content = bytearray((store / name).read_bytes())
@@ -170,77 +170,99 @@ def spoil(store, names=("pr/c/0/1/0/0", "x/c/0", "zarr.json")):
         (store / name).write_bytes(content)
 
 
-def test_a_damaged_store_is_repaired_on_request(few, model, asked):
-    mend(asked)
-    whole = sample(few, model, **asked).load()
-    store = asked["store"]
+def test_repair_draws_damaged_regions_only(few, model, options):
+    remove_fuse(options)
+    whole = sample(few, model, **options).load()
+    store = options["store"]
     before = {n: p.stat().st_mtime_ns for n, p in chunk_files(store).items()}
-    spoil(store)
-    mended = sample(few, model, **asked, resume="repair")
-    np.testing.assert_array_equal(mended.pr.values, whole.pr.values)
-    np.testing.assert_array_equal(mended.x.values, whole.x.values)
-    assert mended.attrs["xcvae"] == whole.attrs["xcvae"]
+    damage(store)
+    repaired = sample(few, model, **options, resume="repair")
+    np.testing.assert_array_equal(repaired.pr.values, whole.pr.values)
+    np.testing.assert_array_equal(repaired.x.values, whole.x.values)
+    assert repaired.attrs["xcvae"] == whole.attrs["xcvae"]
     after = {n: p.stat().st_mtime_ns for n, p in chunk_files(store).items()}
     assert [str(n) for n in after if after[n] != before[n]] == ["pr/c/0/1/0/0"]
     assert verify_store(store).ok
     assert not Path(f"{store}.partial").exists()
     # Nothing is damaged now: it is opened.
-    sample(few, model, **asked, resume="repair")
+    sample(few, model, **options, resume="repair")
     assert {n: p.stat().st_mtime_ns for n, p in chunk_files(store).items()} == after
 
 
-def test_an_interrupted_repair_goes_on_like_any_run(few, model, asked):
-    mend(asked)
-    whole = sample(few, model, **asked).load()
-    (asked["store"] / "pr/c/0/1/0/0").unlink()
-    Path(asked["postprocess"][0].file).touch()
+def test_interrupted_repair_resumes(few, model, options):
+    remove_fuse(options)
+    whole = sample(few, model, **options).load()
+    (options["store"] / "pr/c/0/1/0/0").unlink()
+    Path(options["postprocess"][0].file).touch()
     with pytest.raises(StoreError, match="got 5 done, 1 failed"):
-        sample(few, model, **asked, resume="repair")
-    mend(asked)
-    np.testing.assert_array_equal(sample(few, model, **asked).pr.values, whole.pr.values)
+        sample(few, model, **options, resume="repair")
+    remove_fuse(options)
+    np.testing.assert_array_equal(sample(few, model, **options).pr.values, whole.pr.values)
 
 
-def test_another_ensemble_is_not_repaired(few, model, asked):
-    mend(asked)
-    sample(few, model, **asked)
-    spoil(asked["store"])
-    with pytest.raises(OutputExistsError, match=r"seed \(there: 7, asked: 8\)"):
-        sample(few, model, **{**asked, "seed": 8}, resume="repair")
-    file = asked["store"] / "pr/ledger/run.json"
+def test_repair_refuses_other_ensemble_and_other_environment(few, model, options):
+    remove_fuse(options)
+    sample(few, model, **options)
+    damage(options["store"])
+    with pytest.raises(OutputExistsError, match=r"seed \(stored: 7, requested: 8\)"):
+        sample(few, model, **{**options, "seed": 8}, resume="repair")
+    file = options["store"] / "pr/ledger/run.json"
     file.write_text(file.read_text().replace('"torch version": "', '"torch version": "0.'))
-    with pytest.raises(OutputExistsError, match=r"torch version \(there: '0\."):
-        sample(few, model, **asked, resume="repair")
+    with pytest.raises(OutputExistsError, match=r"torch version \(stored: '0\."):
+        sample(few, model, **options, resume="repair")
 
 
-def test_metadata_and_coordinates_of_a_begun_run_are_mended(few, model, asked, tmp_path):
-    interrupt(few, model, asked)
-    spoil(tmp_path / "e.zarr.partial", ("pr/c/0/0/0/0", "x/c/0", "zarr.json"))
-    mend(asked)
-    ens = sample(few, model, **asked)
-    lazy = sample(few, model, **{**asked, "store": None})
+def test_resume_restores_changed_metadata_and_coordinates(few, model, options, tmp_path):
+    interrupt(few, model, options)
+    damage(tmp_path / "e.zarr.partial", ("pr/c/0/0/0/0", "x/c/0", "zarr.json"))
+    remove_fuse(options)
+    ens = sample(few, model, **options)
+    lazy = sample(few, model, **{**options, "store": None})
     xr.testing.assert_equal(ens.load(), lazy.load())
 
 
-def test_a_finished_store_is_opened_without_the_lock(few, model, asked):
-    mend(asked)
-    sample(few, model, **asked)
-    with locked(asked["store"]):
-        assert sample(few, model, **asked).sizes["realization"] == 4
+def test_finished_store_opens_without_lock(few, model, options):
+    remove_fuse(options)
+    sample(few, model, **options)
+    with lock_folder(options["store"]):
+        assert sample(few, model, **options).sizes["realization"] == 4
         with pytest.raises(StoreError, match="no other process"):
-            sample(few, model, **asked, resume="restart")
+            sample(few, model, **options, resume="restart")
 
 
-def test_chunks_of_a_worker_that_was_given_up_are_no_run(few, model, asked, tmp_path):
-    mend(asked)
+def test_late_chunk_of_a_worker_that_was_given_up_is_refused(few, model, options, tmp_path):
+    interrupt(few, model, options)
+    partial = tmp_path / "e.zarr.partial"
+    token = FileLedger.within(partial).metadata()["token"]
+    late = LocalRegionWriter(partial / "pr", (2, 2), token)
+    region = next(regions_of((2, 2), (4, 6, 48, 36)))
+    values = np.full((2, 2, 48, 36), 1.0, "float32")
+    remove_fuse(options)
+    finished = sample(few, model, **options)
+    with pytest.raises(FileNotFoundError, match="sees no run"):
+        late.write(region, values, {})
+    late.record_failure(region, "late")
+    assert not partial.exists()
+    repaired = {**options, "store": tmp_path / "e.zarr", "seed": 8, "resume": "restart"}
+    Path(options["postprocess"][0].file).touch()
+    with pytest.raises(StoreError, match="the fuse blew"):
+        sample(few, model, **repaired)
+    with pytest.raises(FileNotFoundError, match="another run has taken the place"):
+        late.write(region, values, {})
+    xr.testing.assert_identical(open_store(options["store"]), finished)
+
+
+def test_stray_chunks_of_earlier_versions_are_removed(few, model, options, tmp_path):
+    remove_fuse(options)
     stray = tmp_path / "e.zarr.partial/pr/c/0/1/0/0"
     for _ in range(2):
         stray.parent.mkdir(parents=True)
         stray.write_bytes(b"late")
-        sample(few, model, **asked)
+        sample(few, model, **options)
         assert not (tmp_path / "e.zarr.partial").exists()
 
 
-def test_a_late_failure_does_not_take_the_place_of_what_is_done(tmp_path):
+def test_ledger_keeps_completion_after_later_failure(tmp_path):
     ledger = FileLedger(tmp_path / "pr")
     ledger.start({"run": {}})
     done = {"region": 3, "state": "done", "file": "c/0", "bytes": 1, "sha256": ""}
@@ -251,7 +273,7 @@ def test_a_late_failure_does_not_take_the_place_of_what_is_done(tmp_path):
         assert ledger.entries() == {3: done}
 
 
-def test_half_a_line_of_a_journal_costs_no_other_region(tmp_path, monkeypatch):
+def test_ledger_ignores_truncated_line(tmp_path, monkeypatch):
     ledger = FileLedger(tmp_path / "pr")
     ledger.start({"run": {}})
     entries = [{"region": n, "state": "done", "file": f"c/{n}"} for n in range(3)]
@@ -266,7 +288,7 @@ def test_half_a_line_of_a_journal_costs_no_other_region(tmp_path, monkeypatch):
     assert ledger.entries() == {1: entries[1], 2: entries[2]}
 
 
-def test_every_process_has_a_journal_of_its_own(tmp_path):
+def test_ledger_has_one_journal_per_process(tmp_path):
     ledger = FileLedger(tmp_path / "pr")
     ledger.start({"run": {}})
     ledger.record({"region": 0, "state": "done"})
@@ -281,15 +303,15 @@ def test_every_process_has_a_journal_of_its_own(tmp_path):
     assert sorted(ledger.entries()) == [0, 1, 2]
 
 
-def test_what_is_begun_does_not_grow_with_the_ensemble(few, model, asked, tmp_path):
+def test_begin_memory_does_not_grow_with_number_of_chunks(few, model, options, tmp_path):
     # Only beginning: a million chunks of one map each, none of which is drawn.
     shape = (1000, 1000, 48, 36)
     values = np.broadcast_to(np.float32(0), shape)
     template = xr.Dataset({"pr": (("realization", "time", "y", "x"), values)})
     folder = LocalStore(tmp_path / "m.zarr")
-    run = Run(folder, "pr", {"seed": 1}, (1, 1))
+    spec = EnsembleSpec("pr", {"seed": 1}, (1, 1))
     tracemalloc.start()
-    folder.begin(run, template, {"shape": shape})
+    folder.begin(spec, template, {"shape": shape})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30e6
@@ -299,30 +321,30 @@ def test_what_is_begun_does_not_grow_with_the_ensemble(few, model, asked, tmp_pa
 @pytest.mark.parametrize(
     "change", [{"seed": 8}, {"chunks": {"realization": 1}}, {"members": 5}], ids=str
 )
-def test_a_begun_run_of_another_kind_is_refused_and_kept(few, model, asked, tmp_path, change):
+def test_resume_refuses_unfinished_store_with_other_identity(few, model, options, tmp_path, change):
     (key,) = change
-    interrupt(few, model, asked)
+    interrupt(few, model, options)
     regions = tmp_path / "e.zarr.partial/pr/ledger/regions"
     before = sorted(p.name for p in regions.iterdir())
-    with pytest.raises(OutputExistsError, match=rf"e\.zarr\.partial.*{key} \(there"):
-        sample(few, model, **{**asked, **change})
+    with pytest.raises(OutputExistsError, match=rf"e\.zarr\.partial.*{key} \(stored"):
+        sample(few, model, **{**options, **change})
     assert (
         sorted(p.name for p in (tmp_path / "e.zarr.partial/pr/ledger/regions").iterdir()) == before
     )
-    mend(asked)
-    restarted = sample(few, model, **{**asked, **change}, resume="restart")
-    lazy = sample(few, model, **{**asked, **change, "store": None})
+    remove_fuse(options)
+    restarted = sample(few, model, **{**options, **change}, resume="restart")
+    lazy = sample(few, model, **{**options, **change, "store": None})
     np.testing.assert_array_equal(restarted.pr.values, lazy.pr.values)
 
 
-def test_what_is_no_run_of_ours_is_refused_and_kept(few, model, asked, tmp_path):
-    mend(asked)
+def test_sample_refuses_folder_of_user(few, model, options, tmp_path):
+    remove_fuse(options)
     for name in ("e.zarr", "e.zarr.partial"):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "thesis.txt").write_text("years of work")
         with pytest.raises(OutputExistsError, match="no xcvae ensemble"):
-            sample(few, model, **asked)
+            sample(few, model, **options)
         assert (folder / "thesis.txt").exists()
         shutil.rmtree(folder)
 
@@ -365,7 +387,7 @@ def _tree(folder):
 
 @pytest.mark.parametrize("name", ["e.zarr", "e.zarr.partial"])
 @pytest.mark.parametrize("kind", USER_THINGS)
-def test_things_of_the_user_are_never_replaced(few, model, tmp_path, kind, name):
+def test_no_resume_mode_replaces_things_of_user(few, model, tmp_path, kind, name):
     USER_THINGS[kind](tmp_path / name)
     before = _tree(tmp_path)
     for resume in (True, False, "restart", "repair"):
@@ -376,43 +398,41 @@ def test_things_of_the_user_are_never_replaced(few, model, tmp_path, kind, name)
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_files_that_a_user_put_into_an_ensemble_keep_it_from_being_replaced(
-    few, model, asked, tmp_path, finished
-):
+def test_restart_refuses_ensemble_with_files_of_user(few, model, options, tmp_path, finished):
     if finished:
-        mend(asked)
-        sample(few, model, **asked)
+        remove_fuse(options)
+        sample(few, model, **options)
     else:
-        interrupt(few, model, asked)
-        mend(asked)
+        interrupt(few, model, options)
+        remove_fuse(options)
     note = tmp_path / ("e.zarr" if finished else "e.zarr.partial") / "notes.txt"
     note.write_text("years of work")
     with pytest.raises(OutputExistsError, match=r"did not write: notes\.txt"):
-        sample(few, model, **{**asked, "seed": 8}, resume="restart")
+        sample(few, model, **{**options, "seed": 8}, resume="restart")
     assert note.read_text() == "years of work"
     note.unlink()
-    assert sample(few, model, **{**asked, "seed": 8}, resume="restart").sizes["time"] == 6
+    assert sample(few, model, **{**options, "seed": 8}, resume="restart").sizes["time"] == 6
 
 
-def test_what_took_the_name_of_a_store_during_a_run_is_kept(few, model, asked, tmp_path):
-    mend(asked)
-    sample(few, model, **asked)
-    Path(asked["postprocess"][0].file).touch()
+def test_finalize_refuses_name_taken_during_run(few, model, options, tmp_path):
+    remove_fuse(options)
+    sample(few, model, **options)
+    Path(options["postprocess"][0].file).touch()
     with pytest.raises(StoreError, match="the fuse blew"):
-        sample(few, model, **{**asked, "seed": 8}, resume="restart")
-    mend(asked)
-    shutil.rmtree(asked["store"])
-    _user_folder(asked["store"])
+        sample(few, model, **{**options, "seed": 8}, resume="restart")
+    remove_fuse(options)
+    shutil.rmtree(options["store"])
+    _user_folder(options["store"])
     with pytest.raises(OutputExistsError, match="without a ledger"):
-        sample(few, model, **{**asked, "seed": 8}, resume="restart")
-    assert (asked["store"] / "thesis.txt").exists()
-    shutil.rmtree(asked["store"])
-    assert sample(few, model, **{**asked, "seed": 8}).sizes["realization"] == 4
+        sample(few, model, **{**options, "seed": 8}, resume="restart")
+    assert (options["store"] / "thesis.txt").exists()
+    shutil.rmtree(options["store"])
+    assert sample(few, model, **{**options, "seed": 8}).sizes["realization"] == 4
 
 
 @pytest.mark.parametrize("resume", [True, False, "restart", "repair"])
 @pytest.mark.parametrize("store", ["obs.zarr", "obs.zarr/ens.zarr", ".", "link.zarr"])
-def test_a_store_is_apart_from_the_data_it_is_drawn_for(few, model, tmp_path, store, resume):
+def test_store_overlapping_input_data_is_refused(few, model, tmp_path, store, resume):
     few.drop_encoding().to_zarr(tmp_path / "data/obs.zarr", consolidated=False)
     (tmp_path / "data/link.zarr").symlink_to("obs.zarr")
     before = _tree(tmp_path)
@@ -422,100 +442,117 @@ def test_a_store_is_apart_from_the_data_it_is_drawn_for(few, model, tmp_path, st
     assert _tree(tmp_path) == before
 
 
-def test_a_begun_run_of_other_packages_or_another_device_is_refused(few, model, asked, tmp_path):
-    interrupt(few, model, asked)
-    mend(asked)
+def test_resume_refuses_other_packages_and_device(few, model, options, tmp_path):
+    interrupt(few, model, options)
+    remove_fuse(options)
     file = tmp_path / "e.zarr.partial/pr/ledger/run.json"
-    told = json.loads(file.read_text())
-    told["run"] |= {"torch version": "1.0", "device": "cuda"}
-    file.write_text(json.dumps(told))
-    with pytest.raises(OutputExistsError, match=r"torch version \(there: '1\.0'.*device \(there"):
-        sample(few, model, **asked)
+    stored = json.loads(file.read_text())
+    stored["run"] |= {"torch version": "1.0", "device": "cuda"}
+    file.write_text(json.dumps(stored))
+    with pytest.raises(OutputExistsError, match=r"torch version \(stored: '1\.0'.*device \(stored"):
+        sample(few, model, **options)
 
 
-def test_what_is_not_drawn_yet_is_opened_on_request_only_and_is_not_dry(few, model, asked):
-    interrupt(few, model, asked)
-    partial = asked["store"].with_name("e.zarr.partial")
-    for path in (asked["store"], partial):
+def test_missing_regions_are_nan_and_open_with_incomplete_only(few, model, options):
+    interrupt(few, model, options)
+    partial = options["store"].with_name("e.zarr.partial")
+    for path in (options["store"], partial):
         with pytest.raises(StoreError, match="an unfinished one"):
             open_store(path)
         part = open_store(path, incomplete=True).pr
         missing = np.isnan(part.values).all(axis=(2, 3))
         np.testing.assert_array_equal(missing.all(0), [False, False, True, True, False, False])
-    mend(asked)
-    sample(few, model, **asked)
-    assert not np.isnan(open_store(asked["store"], incomplete=True).pr.values).any()
+    remove_fuse(options)
+    sample(few, model, **options)
+    assert not np.isnan(open_store(options["store"], incomplete=True).pr.values).any()
 
 
-def test_the_ledger_knows_every_region_and_its_file(few, model, asked):
-    interrupt(few, model, asked)
-    entries = FileLedger.within(asked["store"].with_name("e.zarr.partial")).entries()
+def test_ledger_has_entry_with_checksum_for_every_region(few, model, options):
+    interrupt(few, model, options)
+    entries = FileLedger.within(options["store"].with_name("e.zarr.partial")).entries()
     assert [entries[n]["state"] for n in range(6)] == [
         "done", "failed", "done", "done", "failed", "done",
     ]  # fmt: skip
     assert "the fuse blew" in entries[4]["error"]
-    mend(asked)
-    sample(few, model, **asked)
-    ledger = FileLedger.within(asked["store"])
-    told = ledger.run()["run"]
-    assert told["model_sha256"] == model.sha256
-    assert told["seed"] == 7
-    assert told["chunks"] == [2, 2]
-    assert {"torch version", "xcvae version", "device", "data", "postprocess"} <= told.keys()
+    remove_fuse(options)
+    sample(few, model, **options)
+    ledger = FileLedger.within(options["store"])
+    stored = ledger.metadata()["run"]
+    assert stored["model_sha256"] == model.sha256
+    assert stored["seed"] == 7
+    assert stored["chunks"] == [2, 2]
+    assert {"torch version", "xcvae version", "device", "data", "postprocess"} <= stored.keys()
     entries = ledger.entries()
-    for name, path in chunk_files(asked["store"]).items():
+    for name, path in chunk_files(options["store"]).items():
         (entry,) = [e for e in entries.values() if e["file"] == name.relative_to("pr").as_posix()]
         assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert entry["bytes"] == path.stat().st_size
     assert {e["state"] for e in entries.values()} == {"done"}
-    assert [p.name for p in (asked["store"] / "pr/ledger").iterdir()].count("regions") == 0
+    assert [p.name for p in (options["store"] / "pr/ledger").iterdir()].count("regions") == 0
 
 
-def test_readers_of_zarr_do_not_see_the_ledger(few, model, asked):
-    mend(asked)
-    sample(few, model, **asked)
+def test_zarr_readers_ignore_ledger(few, model, options):
+    remove_fuse(options)
+    sample(few, model, **options)
     # Warnings are errors: a file that Zarr does not know would raise one.
-    assert sorted(zarr.open_group(asked["store"], mode="r").members())[0][0] == "pr"
-    assert xr.open_datatree(asked["store"], engine="zarr", consolidated=False).groups == ("/",)
+    assert sorted(zarr.open_group(options["store"], mode="r").members())[0][0] == "pr"
+    assert xr.open_datatree(options["store"], engine="zarr", consolidated=False).groups == ("/",)
 
 
-def test_a_failed_region_is_named_with_its_members_and_samples(few, model, asked):
-    said = []
+def test_store_error_names_members_and_samples_of_failed_regions(few, model, options):
     with pytest.raises(StoreError) as raised:
-        sample(few, model, **asked)
-    said = str(raised.value)
+        sample(few, model, **options)
+    message = str(raised.value)
     first, last = np.datetime_as_string(few.time.values[2:4], unit="s")
-    assert "expected all 6 regions drawn and written, got 4 done, 2 failed" in said
-    assert f"region 1 (realization 0 to 1, time {first} to {last}): " in said
-    assert f"region 4 (realization 2 to 3, time {first} to {last}): " in said
-    assert "run the same call again" in said
+    assert "expected all 6 regions drawn and written, got 4 done, 2 failed" in message
+    assert f"region 1 (realization 0 to 1, time {first} to {last}): " in message
+    assert f"region 4 (realization 2 to 3, time {first} to {last}): " in message
+    assert "repeat the call: only missing regions are drawn" in message
 
 
-def test_one_process_at_a_time(few, model, asked):
-    mend(asked)
-    with locked(asked["store"]), pytest.raises(StoreError, match="no other process"):
-        sample(few, model, **asked)
-    assert not asked["store"].exists()
-
-
-def test_what_killed_calls_left_behind_is_cleared_away_and_nothing_else(
-    few, model, asked, tmp_path
+@pytest.mark.skipif(not hasattr(os, "sync"), reason="needs os.sync")
+def test_finalize_waits_for_the_disk_before_the_store_gets_its_name(
+    few, model, options, tmp_path, monkeypatch
 ):
-    mend(asked)
+    remove_fuse(options)
+    sync, seen = os.sync, []
+
+    def record_sync():
+        partial = tmp_path / "e.zarr.partial"
+        # All is written, the attributes and the sealed ledger too, and nothing has its name.
+        complete = xr.open_zarr(partial, consolidated=False).attrs["history"]
+        seen.append((options["store"].exists(), FileLedger.within(partial).sealed, complete))
+        sync()
+
+    monkeypatch.setattr(os, "sync", record_sync)
+    ens = sample(few, model, **options)
+    assert seen == [(False, True, ens.attrs["history"])]
+    assert json.loads(ens.attrs["xcvae"])["postprocess"][0]["removed"] is not None
+
+
+def test_lock_of_other_process_refuses_sample(few, model, options):
+    remove_fuse(options)
+    with lock_folder(options["store"]), pytest.raises(StoreError, match="no other process"):
+        sample(few, model, **options)
+    assert not options["store"].exists()
+
+
+def test_sample_removes_stale_siblings_only(few, model, options, tmp_path):
+    remove_fuse(options)
     for name in (".e.zarr.new-0123456789ab", ".e.zarr.old-0123456789ab"):
         (tmp_path / name).mkdir()
     (tmp_path / ".e.zarr.model-0123456789ab").touch()
-    kept = {".e.zarr.thesis-0123456789ab", ".f.zarr.new-0123456789ab", ".e.zarr.new-notes"}
-    for name in kept:
+    users = {".e.zarr.thesis-0123456789ab", ".f.zarr.new-0123456789ab", ".e.zarr.new-notes"}
+    for name in users:
         (tmp_path / name).mkdir()
-    sample(few, model, **asked)
+    sample(few, model, **options)
     left = {p.name for p in tmp_path.iterdir()}
-    assert left == kept | {"e.zarr", ".e.zarr.lock"}
+    assert left == users | {"e.zarr", ".e.zarr.lock"}
 
 
-def test_stacked_samples_are_refused_before_anything_is_written(few, model, asked, tmp_path):
-    mend(asked)
-    plain = {**asked, "postprocess": None, "chunks": None}
+def test_stacked_samples_are_refused_before_writing(few, model, options, tmp_path):
+    remove_fuse(options)
+    plain = {**options, "postprocess": None, "chunks": None}
     labels = {"run": ("time", [0, 0, 0, 1, 1, 1]), "step": ("time", [0, 1, 2] * 2)}
     stacked = few.drop_vars("time").assign_coords(labels).set_index(time=["run", "step"])
     lazy = sample(stacked, model, **{**plain, "store": None})
@@ -528,45 +565,45 @@ def test_stacked_samples_are_refused_before_anything_is_written(few, model, aske
     assert ens.step.values.tolist() == [0, 1, 2] * 2
 
 
-def test_what_cannot_be_begun_leaves_nothing_behind(few, model, asked, tmp_path):
-    mend(asked)
+def test_failed_begin_leaves_no_files(few, model, options, tmp_path):
+    remove_fuse(options)
     odd = few.assign_coords(note=("time", np.array([{"a": 1}] * 6, dtype=object)))
     with pytest.raises((TypeError, ValueError)):
-        sample(odd, model, **asked)
+        sample(odd, model, **options)
     assert [p.name for p in tmp_path.iterdir()] == [".e.zarr.lock"]
-    assert sample(few, model, **asked).sizes["realization"] == 4
+    assert sample(few, model, **options).sizes["realization"] == 4
 
 
-def test_resume_false_wants_a_new_store(few, model, asked, tmp_path):
-    mend(asked)
-    sample(few, model, **asked)
+def test_resume_false_refuses_existing_store(few, model, options, tmp_path):
+    remove_fuse(options)
+    sample(few, model, **options)
     with pytest.raises(OutputExistsError, match="resume=False"):
-        sample(few, model, **asked, resume=False)
-    sample(few, model, **{**asked, "store": tmp_path / "new.zarr"}, resume=False)
+        sample(few, model, **options, resume=False)
+    sample(few, model, **{**options, "store": tmp_path / "new.zarr"}, resume=False)
 
 
-def test_dry_regions_are_written_too(few, model, asked):
-    mend(asked)
-    dry = {**asked, "postprocess": [{"name": "threshold", "value": "1000 mm h-1"}]}
+def test_dry_regions_are_written(few, model, options):
+    remove_fuse(options)
+    dry = {**options, "postprocess": [{"name": "threshold", "value": "1000 mm h-1"}]}
     ens = sample(few, model, **dry)
     assert float(ens.pr.max()) == 0.0
-    assert len(chunk_files(asked["store"])) == 6
+    assert len(chunk_files(options["store"])) == 6
 
 
-def test_the_store_is_zarr_3_with_the_chunks_asked_for(few, model, asked):
-    mend(asked)
-    ens = sample(few, model, **asked)
+def test_store_is_zarr_3_with_requested_chunks(few, model, options):
+    remove_fuse(options)
+    ens = sample(few, model, **options)
     assert ens.pr.chunks[:2] == ((2, 2), (2, 2, 2))
-    meta = json.loads((asked["store"] / "pr" / "zarr.json").read_text())
+    meta = json.loads((options["store"] / "pr" / "zarr.json").read_text())
     assert meta["zarr_format"] == 3
     assert [codec["name"] for codec in meta["codecs"]] == ["bytes", "zstd"]
     assert not any(coord.chunks for coord in ens.coords.values())
 
 
-def test_text_labels_and_scalar_coordinates_survive(few, model, asked):
-    mend(asked)
+def test_store_keeps_text_labels_and_scalar_coordinates(few, model, options):
+    remove_fuse(options)
     named = few.assign_coords(station=("time", [f"s{i}" for i in range(6)]), height=2.0, crs=0)
-    ens = sample(named, model, **asked)
+    ens = sample(named, model, **options)
     assert ens.station.values.tolist() == named.station.values.tolist()
     assert float(ens.height) == 2.0
     assert (
@@ -575,7 +612,7 @@ def test_text_labels_and_scalar_coordinates_survive(few, model, asked):
     )
 
 
-def test_regions_cover_every_member_of_every_sample_once():
+def test_regions_cover_every_member_and_sample_once():
     shape, chunks = (5, 7, 2, 2), (2, 3)
     count = np.zeros(shape[:2], int)
     regions = list(regions_of(chunks, shape))
@@ -586,7 +623,7 @@ def test_regions_cover_every_member_of_every_sample_once():
 
 
 @pytest.mark.parametrize("sizes", [(16, 123, 156, 132), (64, 491, 128, 128), (4, 3, 2000, 2000)])
-def test_default_chunks_hold_all_members_of_a_sample_and_some_megabytes(sizes):
+def test_default_chunks_hold_all_members_and_about_8_mb(sizes):
     members, samples = plan_chunks(None, sizes=sizes, sample="time")
     size = 4 * members * samples * sizes[2] * sizes[3]
     assert size <= 8e6 or members == samples == 1
@@ -594,8 +631,8 @@ def test_default_chunks_hold_all_members_of_a_sample_and_some_megabytes(sizes):
     assert members == sizes[0] or samples == 1
 
 
-def test_chunks_are_never_larger_than_the_ensemble():
-    asked = {"realization": 100, "time": 100}
-    assert plan_chunks(asked, sizes=(4, 3, 8, 8), sample="time") == (4, 3)
+def test_chunks_are_limited_to_size_of_ensemble():
+    options = {"realization": 100, "time": 100}
+    assert plan_chunks(options, sizes=(4, 3, 8, 8), sample="time") == (4, 3)
     with pytest.raises(ConfigError, match="x"):
         plan_chunks({"x": 4}, sizes=(4, 3, 8, 8), sample="time")

@@ -1,4 +1,4 @@
-"""``sample(tile=...)``: members as from one piece, and a store that knows its tiles."""
+"""``sample(tile=...)``: members equal those of one piece, and a store records its tiles."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def constrained(storms):
 
 @pytest.mark.parametrize("how", [{}, {"mode": "posterior", "spread": 0.5}])
 @pytest.mark.parametrize("tile", [TILE, {"x": 13}])
-def test_tiled_members_are_those_of_one_piece(few, model, how, tile):
+def test_tiled_members_equal_those_of_one_piece(few, model, how, tile):
     one = sample(few, model, **ASKED, **how)
     assert far(one, sample(few, model, tile=tile, **ASKED, **how)) < 1e-4
 
@@ -52,7 +52,7 @@ def test_tiled_members_keep_their_block_means(few, constrained, how):
     xr.testing.assert_allclose(*xr.broadcast(*means), rtol=1e-3, atol=1e-3)
 
 
-def test_chunks_do_not_matter(few, model):
+def test_tiled_members_do_not_depend_on_chunks(few, model):
     how = {"mode": "posterior", "spread": 0.5, "tile": TILE, **ASKED}
     one = sample(few, model, chunks={"realization": 3, "time": 6}, **how)
     other = sample(few, model, chunks={"realization": 1, "time": 2}, **how)
@@ -61,7 +61,7 @@ def test_chunks_do_not_matter(few, model):
     np.testing.assert_array_equal(one.pr.values[:, [4]], some.pr.values)
 
 
-def test_a_mask_stays_one(few, model):
+def test_tiling_keeps_the_mask(few, model):
     masked = few.assign(pr=few.pr.where(few.x > few.x[7]))
     how = {"mode": "posterior", **ASKED}
     one, tiled = (sample(masked, model, tile=t, **how) for t in (None, TILE))
@@ -69,7 +69,7 @@ def test_a_mask_stays_one(few, model):
     assert far(one, tiled) < 1e-4
 
 
-def test_a_store_knows_its_tiles(few, model, tmp_path):
+def test_store_records_its_tiles_and_refuses_others(few, model, tmp_path):
     store = tmp_path / "e.zarr"
     ens = sample(few, model, tile=TILE, store=store, **ASKED)
     assert json.loads(ens.attrs["xcvae"])["identity"]["tile"] == TILE
@@ -81,14 +81,14 @@ def test_a_store_knows_its_tiles(few, model, tmp_path):
             sample(few, model, tile=other, store=store, **ASKED)
 
 
-def test_a_tile_larger_than_the_domain_is_no_tile(few, model, tmp_path):
+def test_tile_larger_than_the_domain_has_no_effect(few, model, tmp_path):
     store = tmp_path / "e.zarr"
     one = sample(few, model, store=store, **ASKED)
     same = sample(few, model, tile={"y": 256, "x": 256}, store=store, **ASKED)
     xr.testing.assert_identical(same, one)
 
 
-def test_a_diversity_is_solved_for_in_tiles(few, model):
+def test_diversity_is_solved_for_with_tiles(few, model):
     how = {"mode": "posterior", "diversity": 0.15, **ASKED}
     found = [
         json.loads(sample(few, model, tile=tile, **how).attrs["xcvae"])["spread"]
@@ -97,6 +97,6 @@ def test_a_diversity_is_solved_for_in_tiles(few, model):
     assert found[0] == pytest.approx(found[1], abs=0.01)
 
 
-def test_the_accessor_passes_it_on(few, model):
+def test_accessor_passes_tile_on(few, model):
     one = few.cvae.sample(model, tile=TILE, **ASKED)
     np.testing.assert_array_equal(one.pr, sample(few, model, tile=TILE, **ASKED).pr)

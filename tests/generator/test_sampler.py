@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from xcvae.ensemble.identity import labels_of
 from xcvae.ensemble.sampler import inputs_of
 from xcvae.errors import OutOfMemoryError
+from xcvae.fields.samples import labels_of
 from xcvae.generator.sampler import HostCopy, draw_batch_size
 
 

@@ -1,4 +1,4 @@
-"""Ensembles as a user meets them: the dial, members by address, grids whose dims tell nothing."""
+"""Ensembles end to end: spread, single members, dims without attributes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ def diversity(ensemble: xr.Dataset, ds: xr.Dataset, dims: tuple[str, str]) -> fl
     return float(metric.finish({name: da.values.sum(axis=0) for name, da in stats.items()}))
 
 
-def test_diversity_grows_with_every_step_of_the_dial(
-    tiny_model: Model, test_radar: xr.Dataset
-) -> None:
+def test_diversity_grows_with_spread(tiny_model: Model, test_radar: xr.Dataset) -> None:
     reached = [
         diversity(
             xcvae.sample(test_radar, tiny_model, mode="posterior", members=4, spread=spread),
@@ -35,23 +33,23 @@ def test_diversity_grows_with_every_step_of_the_dial(
 
 
 @pytest.mark.parametrize("mode", ["prior", "posterior"])
-def test_one_member_by_itself_is_that_of_the_stored_ensemble(
+def test_single_lazy_member_equals_the_stored_one(
     mode: str, tiny_model: Model, test_radar: xr.Dataset, tmp_path: Path
 ) -> None:
-    asked = {"mode": mode, "members": 5, "seed": 11}
+    options = {"mode": mode, "members": 5, "seed": 11}
     stored = xcvae.sample(
         test_radar, tiny_model, store=tmp_path / "e.zarr", chunks={"realization": 2, "time": 3},
-        progress=False, **asked,
+        progress=False, **options,
     )  # fmt: skip
     where = {"realization": 3, "time": 7}
-    alone = xcvae.sample(test_radar, tiny_model, **asked).isel(where).pr.compute()
+    alone = xcvae.sample(test_radar, tiny_model, **options).isel(where).pr.compute()
     assert float(alone.max()) > 0
     assert alone.values.tobytes() == stored.pr.isel(where).values.tobytes()
 
 
 @pytest.fixture(scope="module")
 def unnamed(train_radar: xr.Dataset) -> xr.Dataset:
-    """Wet radar maps with dims that no convention knows, and no coordinates but the time."""
+    """Wet radar maps with unconventional dims, and no coordinates but the time."""
     part = train_radar.pr.isel(y=slice(48, 96), x=slice(48, 84))
     wet = np.flatnonzero((part > 0.1).mean(("y", "x")) > 0.3)
     part = part.isel(time=wet[:: len(wet) // 8][:8])
@@ -59,18 +57,18 @@ def unnamed(train_radar: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({"pr": maps}, coords={"time": part.time.values})
 
 
-def test_every_verb_takes_dims_that_were_named_in_training(unnamed: xr.Dataset) -> None:
+def test_every_verb_accepts_spatial_dims_named_in_training(unnamed: xr.Dataset) -> None:
     model = xcvae.train(
         unnamed, target="pr", coarsen=12, spatial_dims=("a", "b"), progress=False, device="cpu",
         generator={"channels": [24, 24, 16, 12], "latents": [4, 4, 2, 1]},
         fit={"max_steps": 20, "batch_size": 4, "crop": 24, "validations": 1},
     )  # fmt: skip
-    asked = {"mode": "posterior", "members": 4}
+    options = {"mode": "posterior", "members": 4}
     ends = [
-        diversity(xcvae.sample(unnamed, model, spread=s, **asked), unnamed, ("a", "b"))
+        diversity(xcvae.sample(unnamed, model, spread=s, **options), unnamed, ("a", "b"))
         for s in (0.0, 1.0)
     ]
-    ensemble = xcvae.sample(unnamed, model, diversity=sum(ends) / 2, **asked)
+    ensemble = xcvae.sample(unnamed, model, diversity=sum(ends) / 2, **options)
     assert ensemble.pr.dims == ("realization", "time", "a", "b")
     reached = json.loads(ensemble.attrs["xcvae"])["diversity_reached"]
     assert reached == pytest.approx(sum(ends) / 2, abs=0.006)

@@ -170,13 +170,13 @@ def test_changed_configuration_is_refused_without_overwrite(
     edit(folder, "max_steps: 20", "max_steps: 21")
     assert main(["run", path]) == 1
     message = capsys.readouterr().err
-    assert "train.fit.max_steps (there: 20, asked: 21)" in message
+    assert "train.fit.max_steps (stored: 20, requested: 21)" in message
     assert "--overwrite" in message
     assert xcvae.load(folder / "out" / "model.xcvae").sha256 == model
 
     edit(folder, "members: 3", "members: 4")
     assert main(["sample", path]) == 1
-    assert "members (there: 3, asked: 4)" in capsys.readouterr().err
+    assert "members (stored: 3, requested: 4)" in capsys.readouterr().err
 
     assert main(["train", path, "--overwrite"]) == main(["sample", path, "--overwrite"]) == 0
     assert "posterior made, prior made" in capsys.readouterr().out
@@ -230,7 +230,7 @@ def test_changed_data_under_the_same_name_are_refused(
     corrected.to_zarr(folder / "rain.zarr", mode="w", consolidated=False)
     capsys.readouterr()
     assert main(["train", path]) == 1
-    assert "data.train (there: '12 samples" in capsys.readouterr().err
+    assert "data.train (stored: '12 samples" in capsys.readouterr().err
 
 
 def test_single_steps_require_the_products_of_earlier_ones(

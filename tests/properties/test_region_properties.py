@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcvae.ensemble.store.base import plan_chunks, regions_of
-from xcvae.ensemble.store.zarr_format import encoded
+from xcvae.ensemble.store.zarr_format import encode_chunk
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 6), st.integers(1, 6))
 CHUNKS = st.tuples(st.integers(1, 45), st.integers(1, 45))
@@ -33,7 +33,7 @@ def test_every_region_has_a_chunk_file_of_its_own(sizes, chunks):
     files = set()
     for region in regions:
         size = [last - first for first, last in (region.realizations, region.samples)]
-        name, content = encoded(region, chunks, np.zeros((*size, *sizes[2:]), "float32"))
+        name, content = encode_chunk(region, chunks, np.zeros((*size, *sizes[2:]), "float32"))
         assert content
         files.add(name)
     assert len(files) == len(regions)
@@ -64,7 +64,7 @@ def test_encoded_chunks_decode_to_their_values(sizes, chunks, seed):
     region = list(regions_of(chunks, sizes))[-1]
     size = [last - first for first, last in (region.realizations, region.samples)]
     values = np.random.default_rng(seed).gamma(0.3, 2, (*size, *sizes[2:])).astype("float32")
-    decoded = np.frombuffer(Zstd().decode(encoded(region, chunks, values)[1]), "<f4")
+    decoded = np.frombuffer(Zstd().decode(encode_chunk(region, chunks, values)[1]), "<f4")
     whole = decoded.reshape(*chunks, *sizes[2:])
     np.testing.assert_array_equal(whole[: size[0], : size[1]], values)
     assert np.isnan(whole[size[0] :]).all()

@@ -147,7 +147,7 @@ def test_pieces_are_few_for_many_samples() -> None:
         assert set(sums.of(group)["group"] / sums.of(group)["one"]) == {number}
 
 
-def test_autocorrelation_is_fitted_behind_noise() -> None:
+def test_fit_autocorrelation_of_noisy_series() -> None:
     random = np.random.default_rng(5)
     for memory, noise in ((0.0, 0.0), (0.7, 0.0), (0.9, 1.0)):
         expected = memory ** np.arange(1, 9) / (1 + noise**2)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from xcvae.ensemble.request import Request
+from xcvae.ensemble.request import SampleOptions
 from xcvae.errors import ConfigError, explain
 from xcvae.generator.training.settings import Fit
 
@@ -143,36 +143,24 @@ class TrainSection:
         return given
 
 
-@dataclass(frozen=True)
-class SampleSection:
+@dataclass(frozen=True, kw_only=True)
+class SampleSection(SampleOptions):
     """One ensemble: its name, and arguments of `xcvae.sample` by the same names.
 
-    Parameters
+    Attributes
     ----------
     name
         Name of the store and of the catalog entry.
     part
         The samples it is drawn for.
+    postprocess, tile
+        As in `xcvae.sample`, in the types that YAML has.
     """
 
     name: str
     part: Part = "test"
-    mode: Literal["prior", "posterior"] = "prior"
-    members: int = 16
-    spread: float | None = None
-    diversity: float | None = None
-    temperature: float = 1.0
-    seed: int = 0
     postprocess: list[Any] | dict[str, Any] | str | None = None
-    min_mass: float | None = None
-    chunks: dict[str, int] | None = None
     tile: Any = None
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        others = ("name", "part", "postprocess", "device")
-        asked = {key: value for key, value in vars(self).items() if key not in others}
-        Request(**asked, name=None, store=None, catalog=None, resume=True)
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `xcvae.sample`."""
@@ -231,7 +219,7 @@ class Config:
     data: DataSection
     output: str
     train: TrainSection = field(default_factory=TrainSection)
-    sample: list[SampleSection] = field(default_factory=lambda: [SampleSection("prior")])
+    sample: list[SampleSection] = field(default_factory=lambda: [SampleSection(name="prior")])
     evaluate: EvaluateSection = field(default_factory=EvaluateSection)
     diagnose: DiagnoseSection | None = field(default_factory=DiagnoseSection)
     criteria: dict[str, Any] | None = None

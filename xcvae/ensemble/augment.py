@@ -32,8 +32,8 @@ def augment(
     A synthetic sample has the target of one member and everything else of the real sample that
     the member was drawn for: conditions, statics, coordinates and the label along the sample
     dimension, which is therefore repeated: the pair of label and ``realization`` is unique. Read
-    the result by position (``isel``), as training loops do. :func:`xcvae.train` takes it too; what
-    it holds back to validate is real, and synthetic variants of that are left out.
+    the result by position (``isel``), as training loops do. :func:`xcvae.train` takes it too; its
+    validation samples are real, and synthetic variants of them are left out.
 
     Parameters
     ----------
@@ -46,10 +46,10 @@ def augment(
         (such as ``xcvae.heavy(ds)``), a function of ``ds`` that returns one, or labels.
         Default: every sample of the ensemble.
     fraction
-        Share of synthetic samples in the result, 0 to less than 1; which ones is drawn with
+        Share of synthetic samples in the result, 0 to less than 1; they are chosen with
         ``seed``. Default: all members of the selected samples.
     seed
-        Of the choice.
+        Seed of the choice.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def augment(
     Raises
     ------
     MismatchError
-        The ensemble is none of xcvae, or its samples or grid are not those of ``ds``.
+        The ensemble was not drawn by xcvae, or its samples or grid are not those of ``ds``.
     MissingVariableError
         The target is not in ``ds``.
     EmptySelectionError
@@ -183,7 +183,7 @@ def rows_in(ds: xr.Dataset, members: xr.DataArray, sample: str) -> np.ndarray:
 
 
 def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataSpec) -> np.ndarray:
-    """Say for each sample of the ensemble whether it is selected."""
+    """Return a mask of the selected samples of the ensemble."""
     labels = members[spec.sample].values
     if select is None:
         return np.ones(labels.size, bool)
@@ -224,14 +224,9 @@ def _choose(
     if fraction is None:
         return [(number, columns) for number in range(members)]
     if isinstance(fraction, bool) or not 0.0 <= fraction < 1.0:
-        raise ConfigError(
-            explain(
-                "fraction",
-                expected="a share from 0 to less than 1",
-                got=repr(fraction),
-                remedy="0.5 gives as many synthetic samples as real ones.",
-            )
-        )
+        expected = "a share from 0 to less than 1"
+        remedy = "Give 0.5 for as many synthetic samples as real ones."
+        raise ConfigError(explain("fraction", expected=expected, got=repr(fraction), remedy=remedy))
     wanted = round(fraction / (1.0 - fraction) * real)
     if wanted > available:
         raise ConfigError(
@@ -244,5 +239,5 @@ def _choose(
             )
         )
     picked = np.sort(np.random.default_rng(seed).permutation(available)[:wanted])
-    number, place = np.divmod(picked, columns.size)
-    return [(int(m), columns[place[number == m]]) for m in np.unique(number)]
+    number, column = np.divmod(picked, columns.size)
+    return [(int(m), columns[column[number == m]]) for m in np.unique(number)]

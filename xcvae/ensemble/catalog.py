@@ -1,7 +1,7 @@
-"""The hand-over: ensembles as entries of an intake catalog (the only module that imports intake).
+"""Ensembles as entries of an intake catalog (the only module that imports intake).
 
-The catalog is plain intake 2: whoever has intake, xarray and zarr opens an entry lazily with
-``intake.open_catalog(path)[name].read()``; xcvae is not needed. Stores are named relative to the
+The catalog is plain intake 2: with intake, xarray and zarr installed, and without xcvae,
+``intake.open_catalog(path)[name].read()`` opens an entry lazily. Stores are named relative to the
 catalog, so that a folder that holds both can be moved or copied. Where an entry is another catalog
 (`link`), ``"inner/prior64"`` names an entry of that one.
 """
@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 import yaml
 
-from xcvae import files
 from xcvae.ensemble.store.local import FileLedger
 from xcvae.errors import CatalogError, explain, nearest
 from xcvae.fields.dataspec import plain
-from xcvae.files import remove_stale, write_text
+from xcvae.files import locked, remove_stale, write_text
 
 if TYPE_CHECKING:
     from intake.readers.entry import Catalog
@@ -31,157 +30,26 @@ __all__ = [
     "annotate",
     "append",
     "check_name",
-    "forget",
-    "headline",
     "link",
-    "locked",
     "metadata_of",
     "names",
     "open_entry",
-    "refuse_used",
-    "replace",
     "search",
-    "url_of",
 ]
 
 
 LOCK_SECONDS = 120.0
-# What intake adds on opening; written back, it would pin the catalog to the folder it was read in.
-OPENED = ("CATALOG_DIR", "CATALOG_PATH", "STORAGE_OPTIONS")
-
-
-def url_of(catalog: Path, listed: str | os.PathLike[str]) -> str:
-    """Name a store or another catalog relative to this one.
-
-    Raises
-    ------
-    CatalogError
-        There are braces in the path.
-    """
-    relative = Path(os.path.relpath(Path(listed).resolve(), catalog.resolve().parent)).as_posix()
-    if "{" in relative or "}" in relative:
-        raise CatalogError(
-            explain(
-                f"store '{listed}'",
-                expected="a path without braces",
-                got=repr(relative),
-                remedy="intake reads braces in paths as parameters: rename the folder.",
-            )
-        )
-    return "{CATALOG_DIR}/" + relative
-
-
-def refuse_used(entries: Any, catalog: Path, name: str, url: str, *, overwrite: bool) -> None:
-    """Refuse a name that intake would misread, or that stands for something else already.
-
-    Raises
-    ------
-    CatalogError
-        Says what it stands for.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise CatalogError(
-            explain(
-                "name",
-                expected="letters, digits, '_', '-' or '.'",
-                got=repr(name),
-                remedy="Choose a name such as 'prior64'.",
-            )
-        )
-    if overwrite or (name not in entries.aliases and name not in entries.entries):
-        return
-    used = [entries.data[token].kwargs.get("url") for token in _data_of(entries, name)]
-    if used != [url]:
-        raise CatalogError(
-            explain(
-                f"name '{name}' in {catalog}",
-                expected="a name that is not used yet",
-                got=f"an entry for {', '.join(map(str, used)) or 'other data'}",
-                remedy="Choose another name or catalog, or overwrite the entry explicitly.",
-            )
-        )
-
-
-def forget(entries: Any, name: str) -> None:
-    """Take an entry out, and the data descriptions that no other entry reads."""
-    tokens = set(_data_of(entries, name))
-    if name in entries.aliases or name in entries.entries:
-        del entries[name]
-    kept = {token for other in entries.entries for token in _data_of(entries, other)}
-    for token in tokens - kept:
-        del entries.data[token]
-
-
-def headline(card: xr.Dataset) -> dict[str, float]:
-    """Return the scores of xcvae in a scorecard, without intervals.
-
-    Raises
-    ------
-    CatalogError
-        There are none, or they are by groups.
-    """
-    own = card.sel(source="xcvae") if "xcvae" in card.get("source", ()) else card
-    scores = {n: da for n, da in own.data_vars.items() if da.ndim == 0 and "better" in da.attrs}
-    if not scores:
-        raise CatalogError(
-            explain(
-                "card",
-                expected="a scorecard with the source 'xcvae', not by groups",
-                got=f"variables with the dims {dict(own.sizes)}",
-                remedy="Give what xcvae.evaluate(ds, ensemble) returns.",
-            )
-        )
-    return {str(name): round(float(da), 6) for name, da in scores.items()}
-
-
-def _data_of(entries: Any, name: str) -> list[str]:
-    """Return the tokens of the data descriptions that an entry reads."""
-    token = entries.aliases.get(name, name)
-    text = str(entries.entries[token].kwargs) if token in entries.entries else ""
-    return [found for found in re.findall(r"data\(([^)]+)\)", text) if found in entries.data]
-
-
-def replace(entries: Any, path: Path) -> None:
-    """Replace the file in one step: a reader sees the old catalog or the new one, never half."""
-    content = entries.to_dict()
-    content["user_parameters"] = {
-        key: value for key, value in content["user_parameters"].items() if key not in OPENED
-    }
-    remove_stale(path)
-    write_text(path, yaml.safe_dump(content, sort_keys=True), sync=True)
-
-
-def locked(path: Path) -> AbstractContextManager[None]:
-    """Hold the catalog for one change; without a lock, concurrent changes lose entries.
-
-    Raises
-    ------
-    CatalogError
-        Another process holds it for too long.
-    """
-    busy = CatalogError(
-        explain(
-            f"catalog '{path}'",
-            expected=f"the lock of the catalog within {LOCK_SECONDS:g} s",
-            got="a lock held by another process",
-            remedy="Wait until that process ends, then repeat the call.",
-        )
-    )
-    return files.locked(path, timeout=LOCK_SECONDS, busy=busy)
-
-
-Place = str | os.PathLike[str]
-
-CATALOG = "intake.readers.entry:Catalog"  # what an entry gives that is a catalog
+PathLike = str | os.PathLike[str]
 
 
 def append(
-    catalog: Place,
+    catalog: PathLike,
     name: str,
-    store: Place,
+    store: PathLike,
     metadata: Mapping[str, Any],
     *,
     overwrite: bool = False,
+    timeout: float = LOCK_SECONDS,
 ) -> None:
     """Add a finished store to a catalog; the catalog is made if there is none.
 
@@ -194,56 +62,57 @@ def append(
     store
         Path of the Zarr store.
     metadata
-        What the entry says about the store; everything becomes JSON types.
+        Description of the store; everything becomes JSON types.
     overwrite
         Replace an entry of that name that points to another store.
+    timeout
+        Seconds to wait for another process that changes the catalog.
 
     Raises
     ------
     CatalogError
-        The name is used for another store or cannot be used, the store is not there, or the file
-        is not an intake 2 catalog.
+        The name is used for another store or cannot be used, the store does not exist, the file is
+        not an intake 2 catalog, or another process keeps it locked.
     """
     from intake.readers.datatypes import Zarr
     from intake.readers.readers import XArrayDatasetReader
 
     ledger = FileLedger.within(Path(store))
-    there = (Path(store) / "zarr.json").is_file()
-    if not there or (ledger is not None and not ledger.sealed):
-        raise CatalogError(
-            explain(
-                f"store '{store}'",
-                expected="a finished Zarr v3 store",
-                got="one that is still being written" if there else "no zarr.json in it",
-                remedy="Write the ensemble first; only then can it be listed.",
-            )
+    exists = (Path(store) / "zarr.json").is_file()
+    if not exists or (ledger is not None and not ledger.sealed):
+        raise _error(
+            f"store '{store}'",
+            expected="a finished Zarr v3 store",
+            got="one that is still being written" if exists else "no zarr.json in it",
+            remedy="Write the ensemble first; only then can it be listed.",
         )
-    url = url_of(Path(catalog), store)
+    url = _url_of(Path(catalog), store)
     # Plain types: a NumPy scalar in it would leave an empty catalog file.
     reader = XArrayDatasetReader(
         Zarr(url), engine="zarr", chunks={}, consolidated=False, metadata=plain(metadata)
     )
-    _put(Path(catalog), name, url, reader, overwrite=overwrite)
+    _add(Path(catalog), name, url, reader, overwrite=overwrite, timeout=timeout)
 
 
 def link(
-    catalog: Place,
+    catalog: PathLike,
     name: str,
-    other: Place,
+    other: PathLike,
     metadata: Mapping[str, Any] | None = None,
     *,
     overwrite: bool = False,
+    timeout: float = LOCK_SECONDS,
 ) -> None:
-    """Add another catalog to a catalog, as an entry that is read when somebody opens it.
+    """Add another catalog to a catalog, as an entry that is read when it is opened.
 
     Parameters
     ----------
-    catalog, name, overwrite
+    catalog, name, overwrite, timeout
         As of `append`.
     other
         Path of the other YAML file.
     metadata
-        What the entry says about it.
+        Description of the other catalog.
 
     Raises
     ------
@@ -253,24 +122,13 @@ def link(
     from intake.readers.datatypes import YAMLFile
     from intake.readers.readers import YAMLCatalogReader
 
-    _read(Path(other))  # a file that is no catalog is found now, not by who opens it
-    url = url_of(Path(catalog), other)
+    _read(Path(other))  # a file that is not a catalog is refused now, not when it is opened
+    url = _url_of(Path(catalog), other)
     reader = YAMLCatalogReader(YAMLFile(url), metadata=plain(metadata or {}))
-    _put(Path(catalog), name, url, reader, overwrite=overwrite)
+    _add(Path(catalog), name, url, reader, overwrite=overwrite, timeout=timeout)
 
 
-def _put(catalog: Path, name: str, url: str, reader: Any, *, overwrite: bool) -> None:
-    catalog.parent.mkdir(parents=True, exist_ok=True)
-    with locked(catalog):
-        entries = _read(catalog, new=True)
-        refuse_used(entries, catalog, name, url, overwrite=overwrite)
-        forget(entries, name)
-        entries[name] = reader
-        entries.aliases[name] = name
-        replace(entries, catalog)
-
-
-def check_name(catalog: Place, name: str, store: Place) -> None:
+def check_name(catalog: PathLike, name: str, store: PathLike) -> None:
     """Make sure that :func:`append` will take this name, before hours are spent on the store.
 
     Raises
@@ -278,11 +136,11 @@ def check_name(catalog: Place, name: str, store: Place) -> None:
     CatalogError
         As :func:`append` raises it.
     """
-    path, url = Path(catalog), url_of(Path(catalog), store)
-    refuse_used(_read(path, new=True), path, name, url, overwrite=False)
+    path, url = Path(catalog), _url_of(Path(catalog), store)
+    _check_unused(_read(path, new=True), path, name, url, overwrite=False)
 
 
-def names(catalog: Place) -> list[str]:
+def names(catalog: PathLike) -> list[str]:
     """Return the names of the entries of a catalog, sorted.
 
     Raises
@@ -294,7 +152,7 @@ def names(catalog: Place) -> list[str]:
 
 
 def search(
-    catalog: Place,
+    catalog: PathLike,
     *,
     model: str | None = None,
     mode: str | None = None,
@@ -309,60 +167,64 @@ def search(
     model
         SHA-256 of the model, or its first digits.
     mode, seed
-        How it was drawn: ``"prior"`` or ``"posterior"``, and the seed of the noise.
+        Mode of the draw, ``"prior"`` or ``"posterior"``, and seed of the noise.
 
     Returns
     -------
     list of str
-        Names of the entries that agree with all that is given, sorted, as `open_entry` takes them.
+        Names of the entries that agree with all given values, sorted, as `open_entry` takes them.
 
     Raises
     ------
     CatalogError
         One of the catalogs cannot be read.
     """
-    asked = {key: v for key, v in (("mode", mode), ("seed", seed)) if v is not None}
+    wanted = {key: v for key, v in (("mode", mode), ("seed", seed)) if v is not None}
     return sorted(
         name
-        for name, said in _walk(Path(catalog), "", set())
-        if asked.items() <= said.items()
-        and str(said.get("model_sha256", "")).startswith(model or "")
+        for name, metadata in _walk(Path(catalog), "", set())
+        if wanted.items() <= metadata.items()
+        and str(metadata.get("model_sha256", "")).startswith(model or "")
     )
 
 
-def open_entry(catalog: Place, name: str) -> xr.Dataset:
+def open_entry(catalog: PathLike, name: str) -> xr.Dataset:
     """Open an entry as a lazy Dataset, chunked as it is stored.
 
     Raises
     ------
     CatalogError
-        There is no such catalog or entry, or what the entry points to cannot be opened.
+        There is no such catalog or entry, or its data cannot be opened.
     """
-    _, entries, own = _holder(Path(catalog), name)
+    _, entries, own = _find(Path(catalog), name)
+    subject = f"entry '{name}' of {catalog}"
     try:
         opened = entries[own].read()
     except (OSError, ValueError, KeyError) as error:
-        raise CatalogError(
-            explain(
-                f"entry '{name}' of {catalog}",
-                expected="data that xarray can open",
-                got=f"{type(error).__name__}: {error}",
-                remedy="Was the store moved without the catalog, or deleted?",
-            )
+        raise _error(
+            subject,
+            expected="data that xarray can open",
+            got=f"{type(error).__name__}: {error}",
+            remedy="Was the store moved without the catalog, or deleted? Move it back, or list "
+            "it again.",
         ) from error
     if isinstance(opened, xr.Dataset):
         return opened
-    raise CatalogError(
-        explain(
-            f"entry '{name}' of {catalog}",
-            expected="an xarray.Dataset",
-            got=type(opened).__name__,
-            remedy="Choose an entry that intake reads with xarray.",
-        )
+    raise _error(
+        subject,
+        expected="an xarray.Dataset",
+        got=type(opened).__name__,
+        remedy="Choose an entry that intake reads with xarray.",
     )
 
 
-def annotate(catalog: Place, name: str, card: xr.Dataset | Mapping[str, Any]) -> None:
+def annotate(
+    catalog: PathLike,
+    name: str,
+    card: xr.Dataset | Mapping[str, Any],
+    *,
+    timeout: float = LOCK_SECONDS,
+) -> None:
     """Add headline scores to the metadata of an entry, under the key ``scores``, in one step.
 
     Parameters
@@ -371,71 +233,103 @@ def annotate(catalog: Place, name: str, card: xr.Dataset | Mapping[str, Any]) ->
         The entry.
     card
         Scorecard of `xcvae.evaluate` (the scores of xcvae are taken, without intervals and
-        groups), or scores by name. Those of other names stay.
+        groups), or scores by name. Scores with other names stay.
+    timeout
+        Seconds to wait for another process that changes the catalog.
 
     Raises
     ------
     CatalogError
         There is no such catalog or entry, or no score in the card.
     """
-    scores = headline(card) if isinstance(card, xr.Dataset) else card
-    path, _, own = _holder(Path(catalog), name)
-    with locked(path):
+    scores = _headline_scores(card) if isinstance(card, xr.Dataset) else card
+    path, _, own = _find(Path(catalog), name)
+    with _lock(path, timeout):
         entries = _read(path)
-        _known(entries, path, own)
+        _check_known(entries, path, own)
         described = entries.get_entity(own).metadata
         described["scores"] = {**described.get("scores", {}), **plain(scores)}
-        replace(entries, path)
+        _save(entries, path)
 
 
-def metadata_of(catalog: Place, name: str) -> dict[str, Any]:
-    """Return what an entry says about its store.
+def metadata_of(catalog: PathLike, name: str) -> dict[str, Any]:
+    """Return the description of a store in its entry.
 
     Raises
     ------
     CatalogError
         There is no such catalog or entry.
     """
-    _, entries, own = _holder(Path(catalog), name)
+    _, entries, own = _find(Path(catalog), name)
     return dict(entries.get_entity(own).metadata)
 
 
-def _holder(path: Path, name: str) -> tuple[Path, Catalog, str]:
+def _headline_scores(card: xr.Dataset) -> dict[str, float]:
+    """Return the scores of xcvae in a scorecard, without intervals."""
+    own = card.sel(source="xcvae") if "xcvae" in card.get("source", ()) else card
+    scores = {n: da for n, da in own.data_vars.items() if da.ndim == 0 and "better" in da.attrs}
+    if not scores:
+        raise _error(
+            "card",
+            expected="a scorecard with the source 'xcvae', not by groups",
+            got=f"variables with the dims {dict(own.sizes)}",
+            remedy="Give the Dataset that xcvae.evaluate(ds, ensemble) returns.",
+        )
+    return {str(name): round(float(da), 6) for name, da in scores.items()}
+
+
+def _find(path: Path, name: str) -> tuple[Path, Catalog, str]:
     """Follow 'inner/prior64' to the catalog that has 'prior64' itself."""
     entries = _read(path)
     while "/" in name and name not in entries.aliases and name not in entries.entries:
         first, _, name = name.partition("/")
-        _known(entries, path, first)
-        path = _inner(entries, path, first)
+        _check_known(entries, path, first)
+        path = _inner_path(entries, path, first)
         entries = _read(path)
-    _known(entries, path, name)
+    _check_known(entries, path, name)
     return path, entries, name
 
 
-def _inner(entries: Catalog, path: Path, name: str) -> Path:
+def _is_catalog(entries: Catalog, name: str) -> bool:
+    output: str = entries.get_entity(name).output_instance
+    return output == "intake.readers.entry:Catalog"
+
+
+def _inner_path(entries: Catalog, path: Path, name: str) -> Path:
     """Return the path of a catalog that is an entry."""
-    if entries.get_entity(name).output_instance != CATALOG:
-        raise CatalogError(f"{path}: '{name}' is no catalog, so that nothing is inside it.")
+    if not _is_catalog(entries, name):
+        raise _error(
+            f"entry '{name}' of {path}",
+            expected="a catalog",
+            got="data",
+            remedy="Give the name of the entry alone, without anything after a '/'.",
+        )
     return Path(str(entries[name].data.url).removeprefix("file://"))
 
 
-def _walk(path: Path, inside: str, seen: set[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _walk(path: Path, prefix: str, seen: set[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield all names and metadata, of each catalog once even if they list each other."""
     seen.add(path.resolve())
     entries = _read(path)
     for name in entries.aliases:
-        if entries.get_entity(name).output_instance != CATALOG:
-            yield f"{inside}{name}", entries.get_entity(name).metadata
-        elif (inner := _inner(entries, path, name)).resolve() not in seen:
-            yield from _walk(inner, f"{inside}{name}/", seen)
+        if not _is_catalog(entries, name):
+            yield f"{prefix}{name}", entries.get_entity(name).metadata
+        elif (inner := _inner_path(entries, path, name)).resolve() not in seen:
+            yield from _walk(inner, f"{prefix}{name}/", seen)
 
 
-def _known(entries: Catalog, catalog: Path, name: str) -> None:
+def _check_known(entries: Catalog, catalog: Path, name: str) -> None:
     if name not in entries.aliases and name not in entries.entries:
-        raise CatalogError(f"{catalog} has no entry '{name}'. {nearest(name, entries.aliases)}")
+        raise _error(
+            f"catalog '{catalog}'",
+            expected="the name of an entry",
+            got=repr(name),
+            remedy=nearest(name, entries.aliases),
+        )
 
 
 def _read(path: Path, *, new: bool = False) -> Catalog:
+    """Read a catalog; with ``new``, one that does not exist is empty."""
     from intake.readers.entry import Catalog
 
     if new and not path.exists():
@@ -444,11 +338,98 @@ def _read(path: Path, *, new: bool = False) -> Catalog:
         return Catalog.from_yaml_file(str(path))
     # A damaged catalog fails in many ways inside intake: wrong types, missing keys, broken YAML.
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CatalogError(
-            explain(
-                f"catalog '{path}'",
-                expected="an intake 2 catalog file",
-                got=f"{type(error).__name__}: {error}",
-                remedy="Check the path; catalogs of intake 1 are not read.",
-            )
+        raise _error(
+            f"catalog '{path}'",
+            expected="an intake 2 catalog file",
+            got=f"{type(error).__name__}: {error}",
+            remedy="Check the path; catalogs of intake 1 are not read.",
         ) from error
+
+
+def _lock(path: Path, timeout: float) -> AbstractContextManager[None]:
+    """Lock the catalog for one change; without it, concurrent changes lose entries."""
+    busy = _error(
+        f"catalog '{path}'",
+        expected=f"the lock of the catalog within {timeout:g} s",
+        got="a lock held by another process",
+        remedy="Wait until that process ends, then repeat the call.",
+    )
+    return locked(path, timeout=timeout, busy=busy)
+
+
+def _add(
+    catalog: Path, name: str, url: str, reader: Any, *, overwrite: bool, timeout: float
+) -> None:
+    catalog.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(catalog, timeout):
+        entries = _read(catalog, new=True)
+        _check_unused(entries, catalog, name, url, overwrite=overwrite)
+        _delete(entries, name)
+        entries[name] = reader
+        entries.aliases[name] = name
+        _save(entries, catalog)
+
+
+def _save(entries: Catalog, path: Path) -> None:
+    """Replace the file in one step: a reader sees the old catalog or the new one, never half."""
+    content = entries.to_dict()
+    # Intake adds these on opening; written back, they would pin the catalog to its present folder.
+    for key in ("CATALOG_DIR", "CATALOG_PATH", "STORAGE_OPTIONS"):
+        content["user_parameters"].pop(key, None)
+    remove_stale(path)
+    write_text(path, yaml.safe_dump(content, sort_keys=True), sync=True)
+
+
+def _url_of(catalog: Path, listed: PathLike) -> str:
+    """Return the URL of a store or another catalog, relative to this catalog."""
+    relative = Path(os.path.relpath(Path(listed).resolve(), catalog.resolve().parent)).as_posix()
+    if "{" in relative or "}" in relative:
+        raise _error(
+            f"store '{listed}'",
+            expected="a path without braces",
+            got=repr(relative),
+            remedy="Rename the folder: intake reads braces in paths as parameters.",
+        )
+    return "{CATALOG_DIR}/" + relative
+
+
+def _check_unused(entries: Catalog, catalog: Path, name: str, url: str, *, overwrite: bool) -> None:
+    """Refuse a name that intake would misread, or that another entry has."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise _error(
+            "name",
+            expected="letters, digits, '_', '-' or '.'",
+            got=repr(name),
+            remedy="Choose a name such as 'prior64'.",
+        )
+    if overwrite or (name not in entries.aliases and name not in entries.entries):
+        return
+    used = [entries.data[token].kwargs.get("url") for token in _tokens_of(entries, name)]
+    if used != [url]:
+        raise _error(
+            f"name '{name}' in {catalog}",
+            expected="a name that is not used yet",
+            got=f"an entry for {', '.join(map(str, used)) or 'other data'}",
+            remedy="Choose another name or catalog, or overwrite the entry explicitly.",
+        )
+
+
+def _delete(entries: Catalog, name: str) -> None:
+    """Delete an entry, and the data descriptions that no other entry reads."""
+    tokens = set(_tokens_of(entries, name))
+    if name in entries.aliases or name in entries.entries:
+        del entries[name]
+    used = {token for other in entries.entries for token in _tokens_of(entries, other)}
+    for token in tokens - used:
+        del entries.data[token]
+
+
+def _tokens_of(entries: Catalog, name: str) -> list[str]:
+    """Return the tokens of the data descriptions that an entry reads."""
+    token = entries.aliases.get(name, name)
+    text = str(entries.entries[token].kwargs) if token in entries.entries else ""
+    return [found for found in re.findall(r"data\(([^)]+)\)", text) if found in entries.data]
+
+
+def _error(name: str, *, expected: str, got: str, remedy: str) -> CatalogError:
+    return CatalogError(explain(name, expected=expected, got=got, remedy=remedy))

@@ -1,10 +1,9 @@
-"""An ensemble as a Dataset: coordinates, attributes and the record of its making."""
+"""An ensemble as a Dataset: coordinates, and attributes that say how it was made."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,122 +11,150 @@ import numpy as np
 import xarray as xr
 from xarray.indexes import PandasMultiIndex
 
-from xcvae.ensemble.postprocess import ChangeStats, describe_chain
+from xcvae.ensemble.postprocess import ChangeStats
 from xcvae.ensemble.sampler import EnsembleSampler
-from xcvae.ensemble.spread import Dial
 from xcvae.ensemble.store.base import RegionStats
 from xcvae.errors import DataError, MismatchError, explain
 from xcvae.fields.describe import DataSpec
 from xcvae.registry.discovery import version_of
 
-__all__ = ["Provenance", "assemble", "catalog_metadata", "check_storable", "record_of"]
+__all__ = [
+    "attributes_of",
+    "catalog_metadata",
+    "check_storable",
+    "record_of",
+    "template_of",
+    "to_dataset",
+]
 
-# Who made the data that an ensemble derives from, and under what terms: this must travel with it.
-KEPT_ATTRIBUTES = ("institution", "source", "license", "attribution", "references", "comment")
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """How an ensemble was made, as its attributes tell it.
-
-    Parameters
-    ----------
-    source
-        What draws it.
-    diversity
-        The diversity asked for, if any.
-    dial
-        The spread found for it, if any.
-    identity
-        What makes it the same ensemble as another one; None for one that is not stored.
-    history
-        The history of the data.
-    """
-
-    source: EnsembleSampler
-    diversity: float | None
-    dial: Dial | None
-    identity: Mapping[str, Any] | None
-    history: str
-
-    def attributes(self, counts: Sequence[RegionStats] | None) -> dict[str, str]:
-        """Return ``history`` and ``xcvae``; without counts, what was removed is not known."""
-        how = self.source.settings
-        removed = None
-        if counts is not None:
-            removed = [
-                sum((ChangeStats(**one["removed"][i]) for one in counts), start=ChangeStats())
-                for i in range(len(self.source.chain))
-            ]
-        content: dict[str, Any] = {
-            "version": version_of("xcvae"),
-            "model_sha256": self.source.model.sha256,
-            "seed": how.seed,
-            "mode": how.mode,
-            "spread": how.spread,
-            "diversity": self.diversity,
-            "diversity_reached": None if self.dial is None else self.dial.diversity,
-            "temperature": how.temperature,
-            "members": self.source.members,
-            "postprocess": describe_chain(self.source.chain, removed),
-            "min_mass": how.min_mass,
-        }
-        if how.min_mass is not None:
-            content["rejected"] = None if counts is None else sum(c["rejected"] for c in counts)
-        content["identity"] = self.identity
-        content["spec"] = self.source.model.spec.to_json()
-        return {"history": self._history(), "xcvae": json.dumps(content)}
-
-    def _history(self) -> str:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        how = self.source.settings
-        line = (
-            f"{now}: xcvae {version_of('xcvae')} drew {self.source.members} members "
-            f"({how.mode}, spread {how.spread:g}, seed {how.seed}) with model "
-            f"{self.source.model.sha256[:12]}"
-        )
-        return f"{self.history}\n{line}".lstrip("\n")
+# The origin of the data that an ensemble derives from, and its terms of use, travel with it.
+INHERITED = ("institution", "source", "license", "attribution", "references", "comment")
 
 
-def assemble(ds: xr.Dataset, values: Any, record: Provenance) -> xr.Dataset:
-    """Put an ensemble together.
+def to_dataset(sampler: EnsembleSampler, ds: xr.Dataset) -> xr.Dataset:
+    """Return the ensemble as a lazy Dataset: members are drawn when they are computed.
 
     Parameters
     ----------
+    sampler
+        Draws the members.
     ds
-        The data it was drawn for: every coordinate that fits is taken over.
-    values
-        Lazy array (realization, sample, y, x).
-    record
-        How it is made.
+        The data it draws for. The ensemble takes over every coordinate that fits.
 
     Returns
     -------
     xarray.Dataset
         One variable with the name and attributes of the target, dims (realization, sample, y, x).
     """
-    source = record.source
-    spec = source.model.spec
+    import dask.array as da
+
+    # A random name: to make one from the content, Dask would read all of the data.
+    values = da.from_array(  # type: ignore[no-untyped-call]
+        sampler,
+        chunks=(*sampler.chunks, *sampler.size),
+        name=False,
+        meta=np.empty((0, 0, 0, 0), "float32"),
+    )
+    return _assemble(sampler, ds, values, attributes_of(sampler, ds, None))
+
+
+def template_of(
+    sampler: EnsembleSampler, ds: xr.Dataset, identity: Mapping[str, Any]
+) -> xr.Dataset:
+    """Return the Dataset that :func:`to_dataset` returns, all NaN and without memory for it."""
+    nothing = np.broadcast_to(np.float32(np.nan), sampler.shape)
+    return _assemble(sampler, ds, nothing, attributes_of(sampler, ds, None, identity))
+
+
+def attributes_of(
+    sampler: EnsembleSampler,
+    ds: xr.Dataset,
+    stats: Sequence[RegionStats] | None,
+    identity: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Return the attributes ``history`` and ``xcvae`` of an ensemble.
+
+    Parameters
+    ----------
+    sampler
+        Draws the members.
+    ds
+        The data it draws for, with their history.
+    stats
+        Statistics of all regions; None while they are not drawn.
+    identity
+        Of the sampler, for an ensemble in a store.
+    """
+    results: dict[str, dict[str, Any]] = {
+        "spread": {"spread": sampler.spread},
+        "diversity": {
+            "diversity": sampler.request.diversity,
+            "diversity_reached": None if sampler.solution is None else sampler.solution.diversity,
+        },
+        "postprocess": {"postprocess": sampler.pipeline.describe(_removed(sampler, stats))},
+    }
+    if sampler.request.min_mass is not None:
+        rejected = None if stats is None else sum(one["rejected"] for one in stats)
+        results["min_mass"] = {"min_mass": sampler.request.min_mass, "rejected": rejected}
+    content: dict[str, Any] = {
+        "version": version_of("xcvae"),
+        "model_sha256": sampler.model.sha256,
+    }
+    for name, value in sampler.request.attributes().items():
+        content.update(results.get(name, {name: value}))
+    content["identity"] = identity
+    content["spec"] = sampler.model.spec.to_json()
+    return {"history": _history(sampler, ds), "xcvae": json.dumps(content)}
+
+
+def _removed(
+    sampler: EnsembleSampler, stats: Sequence[RegionStats] | None
+) -> list[ChangeStats] | None:
+    """Add up, over all regions, the changes by each post-processor."""
+    if stats is None:
+        return None
+    return [
+        sum((ChangeStats(**one["removed"][i]) for one in stats), start=ChangeStats())
+        for i in range(len(sampler.pipeline.steps))
+    ]
+
+
+def _history(sampler: EnsembleSampler, ds: xr.Dataset) -> str:
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    request = sampler.request
+    line = (
+        f"{now}: xcvae {version_of('xcvae')} drew {request.members} members "
+        f"({request.mode}, spread {sampler.spread:g}, seed {request.seed}) with model "
+        f"{sampler.model.sha256[:12]}"
+    )
+    return f"{ds.attrs.get('history', '')}\n{line}".lstrip("\n")
+
+
+def _assemble(
+    sampler: EnsembleSampler, ds: xr.Dataset, values: Any, provenance: Mapping[str, str]
+) -> xr.Dataset:
+    """Put together values (realization, sample, y, x), coordinates and attributes."""
+    spec = sampler.model.spec
     dims = ("realization", spec.sample, spec.y, spec.x)
-    sizes = dict(zip(dims, source.shape, strict=True))
+    sizes = dict(zip(dims, sampler.shape, strict=True))
     number = xr.Variable(
         "realization",
-        np.arange(source.members, dtype="int32"),
+        np.arange(sampler.request.members, dtype="int32"),
         {"standard_name": "realization", "long_name": "member of the ensemble", "units": "1"},
     )
-    coords = {**_coordinates(ds, source.prepared, sizes), "realization": number}
+    coords = {**_coordinates(ds, sampler.prepared, sizes), "realization": number}
     attrs = {**spec.attrs, "units": spec.units}
-    kept = {key: ds.attrs[key] for key in KEPT_ATTRIBUTES if key in ds.attrs}
-    title = f"{spec.target}: ensemble drawn by xcvae ({source.settings.mode})"
+    inherited = {key: ds.attrs[key] for key in INHERITED if key in ds.attrs}
+    title = f"{spec.target}: ensemble drawn by xcvae ({sampler.request.mode})"
     return xr.Dataset(
         {spec.target: xr.Variable(dims, values, _without_dangling(attrs, coords))},
         coords=coords,
-        attrs={"Conventions": "CF-1.11", "title": title, **kept, **record.attributes(None)},
+        attrs={"Conventions": "CF-1.11", "title": title, **inherited, **provenance},
     )
 
 
 def check_storable(ds: xr.Dataset, sample: str) -> None:
-    """Make sure that the labels of an ensemble of these data can be written.
+    """Check that the labels of an ensemble of these data can be written.
 
     Raises
     ------
@@ -139,7 +166,7 @@ def check_storable(ds: xr.Dataset, sample: str) -> None:
         raise DataError(
             explain(
                 f"store, dimension '{sample}'",
-                expected="samples with one label each, for Zarr has no way to write stacked ones",
+                expected="samples with one label each: Zarr cannot store stacked ones",
                 got=f"samples stacked from {', '.join(map(str, names))}",
                 remedy=f"Give them positions instead, ds.reset_index({sample!r}), before sampling.",
             )
@@ -156,7 +183,7 @@ def _coordinates(
             if all(sizes.get(str(dim)) == size for dim, size in coord.sizes.items()):
                 found[str(name)] = coord.variable.compute()
     for name, variable in found.items():
-        # Encodings are of the file it came from, and would clash with ours.
+        # An encoding belongs to the file that the coordinate was read from.
         clean = variable.drop_encoding()
         found[name] = clean.copy(deep=False)
         found[name].attrs = _without_dangling(variable.attrs, found)
@@ -170,12 +197,12 @@ def _without_dangling(attrs: Mapping[str, Any], coords: Mapping[str, Any]) -> di
 
 
 def record_of(ensemble: xr.Dataset) -> dict[str, Any]:
-    """Return how an ensemble was made, from its attribute ``xcvae``.
+    """Return the content of the attribute ``xcvae`` of an ensemble: how it was made.
 
     Raises
     ------
     MismatchError
-        The Dataset has no such attribute: it is no ensemble of xcvae.
+        The Dataset has no such attribute: it is not an ensemble of xcvae.
     """
     try:
         content = json.loads(ensemble.attrs["xcvae"])
@@ -194,7 +221,7 @@ def record_of(ensemble: xr.Dataset) -> dict[str, Any]:
 
 
 def catalog_metadata(ensemble: xr.Dataset) -> dict[str, Any]:
-    """Return what the catalog says about an ensemble: JSON types, without the data spec."""
+    """Return the metadata of a catalog entry, as JSON types."""
     content = record_of(ensemble)
     spec = DataSpec.from_json(content.pop("spec"))
     identity = content.pop("identity")

@@ -1,4 +1,4 @@
-"""What makes two ensembles the same one: labels of the noise and fingerprint of the data."""
+"""Identity of an ensemble: the fingerprint of its data, and differences between two identities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import xarray as xr
 from xcvae.fields.describe import DataSpec
 from xcvae.fields.samples import labels_of
 
-__all__ = ["differences", "fingerprint", "labels_of"]
+__all__ = ["differences", "fingerprint"]
 
 SAMPLES_AT_ONCE = 64
 
@@ -23,12 +23,12 @@ def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) ->
     Parameters
     ----------
     prepared
-        What ``fields.spec.prepare`` returns: labels, grid, conditions, perhaps the target. Values
-        of Dask arrays are read in blocks of samples.
+        From :func:`xcvae.fields.describe.prepare`: labels, grid, conditions, perhaps the target.
+        Values of Dask arrays are read in blocks of samples.
     spec
         What the model knows about the data.
     target_values
-        Whether the values of the target matter; if not, only its missing pixels do.
+        Include the values of the target; otherwise only its missing pixels count.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) ->
             if name != spec.target or target_values:
                 _update(digest, name, values)
             elif np.isnan(values).any():
-                # Without missing pixels the target adds nothing: it may as well not be there.
+                # Without missing pixels the hash is that of data without the target.
                 _update(digest, f"{name} {number}", np.packbits(np.isnan(values)))
     return digest.hexdigest()[:32]
 
@@ -64,17 +64,17 @@ def _update(digest: Any, name: str, values: np.ndarray) -> None:
     digest.update(np.ascontiguousarray(values).tobytes())
 
 
-def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Say in words which keys of two identities differ; empty where they are the same.
+def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """Describe each key in which two identities differ.
 
     Examples
     --------
     >>> differences({"seed": 1, "mode": "prior"}, {"seed": 2, "mode": "prior"})
-    ['seed (there: 1, asked: 2)']
+    ['seed (stored: 1, requested: 2)']
     """
-    keys = [*asked, *(key for key in found if key not in asked)]
+    keys = [*requested, *(key for key in stored if key not in requested)]
     return [
-        f"{key} (there: {found.get(key)!r}, asked: {asked.get(key)!r})"
+        f"{key} (stored: {stored.get(key)!r}, requested: {requested.get(key)!r})"
         for key in keys
-        if found.get(key) != asked.get(key)
+        if stored.get(key) != requested.get(key)
     ]

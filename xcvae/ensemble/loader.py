@@ -30,7 +30,7 @@ class Piece:
     Attributes
     ----------
     source, block
-        Their numbers.
+        Numbers of the source and of the block.
     rows
         Positions in the block, in random order, each once.
     """
@@ -89,22 +89,22 @@ def quotas(
 def epoch(
     blocks: Sequence[Sequence[int]], wanted: Sequence[int], rng: np.random.Generator
 ) -> list[Piece]:
-    """Choose the samples of an epoch and put the reads in order.
+    """Choose the samples of an epoch and the order of the reads.
 
-    Blocks are taken in random order. A source that is asked for fewer samples than it has gives
-    some of its blocks; one that is asked for more starts over, in another order. The reads of the
-    sources alternate in proportion, so that every stretch of the epoch is mixed by weight.
+    Blocks are taken in random order. A source whose quota is below its number of samples gives
+    some of its blocks; one with a larger quota starts again, in another order. The reads of the
+    sources alternate in proportion, so that every part of the epoch is mixed by weight.
 
     Parameters
     ----------
     blocks
         For each source, the number of samples in each of its blocks.
     wanted
-        From `quotas`.
+        Samples of each source, from `quotas`.
     rng
-        Of the choice and the order.
+        Generator for the choice and the order.
     """
-    placed: list[tuple[float, Piece]] = []
+    positioned: list[tuple[float, Piece]] = []
     for source, (sizes, quota) in enumerate(zip(blocks, wanted, strict=True)):
         taken = 0
         while taken < quota:
@@ -112,15 +112,15 @@ def epoch(
                 rows = rng.permutation(sizes[block])[: quota - taken]
                 if rows.size == 0:
                     break
-                place = (taken + rng.random() * rows.size) / quota
-                placed.append((place, Piece(source, int(block), rows)))
+                position = (taken + rng.random() * rows.size) / quota
+                positioned.append((position, Piece(source, int(block), rows)))
                 taken += rows.size
-    return [piece for _, piece in sorted(placed, key=lambda one: one[0])]
+    return [piece for _, piece in sorted(positioned, key=lambda one: one[0])]
 
 
 Arrays = dict[str, NDArray[np.generic]]
 
-#: What `real` is called among the weights.
+#: Name of the real samples among the weights.
 REAL = "real"
 
 
@@ -133,13 +133,13 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
     Attributes
     ----------
     sources
-        What is read.
+        The entries that are read.
     quotas
         Samples of each source in an epoch.
     target
         Name of the rain variable, a key of every batch.
     units
-        By variable; of the physical values, also where those given are normalised.
+        Units by variable: of the physical values, also where batches are normalised.
     """
 
     def __init__(
@@ -147,14 +147,14 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         sources: Sequence[LoaderSource],
         quotas: Sequence[int],
         *,
-        wanted: LoaderRequest,
+        request: LoaderRequest,
         batch_size: int | None,
         drop_last: bool,
         threads: int,
         seed: int,
     ) -> None:
         self.sources, self.quotas = tuple(sources), tuple(quotas)
-        self.target, self.units = wanted.target, dict(wanted.units)
+        self.target, self.units = request.target, dict(request.units)
         self.batch_size, self.drop_last, self.threads = batch_size, drop_last, threads
         self.seed, self._epoch, self._set = seed, 0, False
 
@@ -164,15 +164,15 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         return f"<xcvae.Loader {self.target}: {sum(self.quotas)} samples per epoch, {mixed}>"
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next: its samples and their order depend on it and the seed.
+        """Set the number of the next epoch; its samples and their order depend on it and the seed.
 
-        Without this, every iteration is another epoch; in the workers of a DataLoader it then
-        also depends on torch's own seed, for each epoch has new workers, which count from 0.
+        Without this, every iteration is another epoch. In the workers of a DataLoader it then
+        depends on torch's own seed too, since each epoch has new workers, which count from 0.
         """
         self._epoch, self._set = epoch, True
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield the batches of an epoch; those of this worker, in a worker."""
+        """Yield the batches of an epoch; in a worker of a DataLoader, its share of them."""
         worker = get_worker_info()
         number, workers, drawn = 0, 1, 0
         if worker is not None:
@@ -197,13 +197,13 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
                 full = len(rows) // size * size
                 for start in range(0, full, size):
                     yield self._tensors(pool, rows[start : start + size])
-                # What does not fill a batch is mixed with the next pool.
+                # Samples that do not fill a batch are mixed with the next pool.
                 rest = {name: values[rows[full:]] for name, values in pool.items()}
         if rest and len(rest["synthetic"]) and not self.drop_last:
             yield self._tensors(rest, np.arange(len(rest["synthetic"])))
 
     def _pools(self, pieces: Sequence[Piece], size: int) -> Generator[Arrays]:
-        """Read what is shuffled together, its blocks in several threads."""
+        """Yield the samples that are shuffled together, whose blocks several threads read."""
         block, reads = pool_shape(size, max(source.nbytes for source in self.sources))
 
         def read(piece: Piece) -> Arrays:
@@ -211,10 +211,10 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
 
         with ThreadPoolExecutor(self.threads, thread_name_prefix="xcvae-block") as threads:
             group: list[Piece] = []
-            for place, piece in enumerate(pieces):
+            for number, piece in enumerate(pieces):
                 group.append(piece)
                 full = sum(one.rows.size for one in group) >= block * reads
-                if full or place + 1 == len(pieces):
+                if full or number + 1 == len(pieces):
                     yield _joined(list(threads.map(read, group)))
                     group = []
 
@@ -242,7 +242,7 @@ def loader(
     """Stream entries of a catalog as shuffled batches of torch tensors.
 
     Stores are read in blocks along their chunks; several blocks are shuffled together while
-    threads read the next ones. Nothing is held but these.
+    threads read the next ones. Only these blocks are in memory.
 
     Parameters
     ----------
@@ -258,21 +258,21 @@ def loader(
     target
         The rain variable. Default: that of the entry, or of the model.
     conditions
-        What else is in a batch. Default: nothing; with ``model``, all that it was trained with.
+        Other variables in a batch. Default: none; with ``model``, all that it was trained with.
     model
         A model or the path of one: values come in its normalised space, each variable on its own
-        grid, and what the model derives (``coarsen``) is derived. ``model.scaling.physical(x)``
-        leads back. Default: physical values.
+        grid, and variables that the model derives (``coarsen``) are derived.
+        ``model.scaling.physical(x)`` inverts this. Default: physical values.
     batch_size
-        None yields single samples, for a DataLoader that puts batches together itself.
+        None yields single samples, for a DataLoader that makes the batches.
     samples
         Samples of an epoch. Default: as many as the weights allow without any of them twice.
     drop_last
         Leave out a last batch (of each worker) that is not full.
     threads
-        That read blocks, in every worker.
+        Threads that read blocks, in every worker.
     seed
-        Of the choice and the order.
+        Seed of the choice and the order.
 
     Returns
     -------
@@ -290,7 +290,7 @@ def loader(
     MismatchError
         Entries are on different grids, do not fit the model, or lack samples of each other.
     MissingVariableError
-        A variable is nowhere.
+        A variable is in none of the Datasets.
     """
     weights = _weights(name)
     _check_counts(1, batch_size=batch_size, samples=samples, threads=threads)
@@ -298,13 +298,13 @@ def loader(
     if isinstance(real, str):
         real = catalogs.open_entry(catalog, real)
     listed = {entry: _opened(catalog, entry, real) for entry in weights}
-    wanted = _wanted(model, target or target_of(next(iter(listed.values()))), conditions)
-    sources = [source_of(entry, ds, real, wanted) for entry, ds in listed.items()]
+    request = _request_of(model, target or target_of(next(iter(listed.values()))), conditions)
+    sources = [source_of(entry, ds, real, request) for entry, ds in listed.items()]
     check_alike(sources)
     return Loader(
         sources,
         quotas([sum(source.sizes) for source in sources], list(weights.values()), samples),
-        wanted=wanted,
+        request=request,
         batch_size=batch_size,
         drop_last=drop_last,
         threads=threads,
@@ -317,24 +317,17 @@ def _weights(name: str | Mapping[str, float]) -> dict[str, float]:
         return {name: 1.0}
     weights = dict(name)
     if not weights or not all(0 < weight < float("inf") for weight in weights.values()):
-        raise ConfigError(
-            explain(
-                "name",
-                expected="an entry, or entries with weights above 0",
-                got=repr(name),
-                remedy="Leave out what is not to be drawn: {'real': 1, 'prior64': 3}.",
-            )
-        )
+        expected = "an entry, or entries with weights above 0"
+        remedy = "Leave out entries without weight: {'real': 1, 'prior64': 3}."
+        raise ConfigError(explain("name", expected=expected, got=repr(name), remedy=remedy))
     return weights
 
 
 def _check_counts(least: int, **counts: int | None) -> None:
     for key, count in counts.items():
         if count is not None and (type(count) is not int or count < least):
-            expected = f"a whole number >= {least}"
-            raise ConfigError(
-                explain(key, expected=expected, got=repr(count), remedy="Correct it.")
-            )
+            expected, remedy = f"an integer >= {least}", f"Give {key} as an int, or leave it out."
+            raise ConfigError(explain(key, expected=expected, got=repr(count), remedy=remedy))
 
 
 def _opened(catalog: str | os.PathLike[str], entry: str, real: xr.Dataset | None) -> xr.Dataset:
@@ -343,10 +336,10 @@ def _opened(catalog: str | os.PathLike[str], entry: str, real: xr.Dataset | None
     return catalogs.open_entry(catalog, entry)
 
 
-def _wanted(
+def _request_of(
     model: Model | str | os.PathLike[str] | None, target: str, conditions: Sequence[str] | None
 ) -> LoaderRequest:
-    """Say what is read of each entry, and in which units."""
+    """Return the variables that are read of each entry, and their units."""
     if model is None:
         return LoaderRequest(target, tuple(conditions or ()))
     known = model if isinstance(model, Model) else load(os.fspath(model))
@@ -355,13 +348,12 @@ def _wanted(
     named = tuple(v.name for v in known.spec.variables) if conditions is None else conditions
     for condition in named:
         if condition not in units:
+            expected, remedy = (
+                "variables that the model was trained with",
+                nearest(condition, units),
+            )
             raise MissingVariableError(
-                explain(
-                    "conditions",
-                    expected="what the model was trained with",
-                    got=repr(condition),
-                    remedy=nearest(condition, units),
-                )
+                explain("conditions", expected=expected, got=repr(condition), remedy=remedy)
             )
     return LoaderRequest(known.spec.target, tuple(named), known.spec, known.scaling, units)
 

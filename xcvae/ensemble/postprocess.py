@@ -1,12 +1,12 @@
-"""What happens to drawn rain before it is handed over: thresholds and caps, in physical units.
+"""Post-processing of members in physical units: thresholds, caps, and the steps of instruments.
 
 A post-processor is a component that takes one block of members, dims (realization, sample, y, x)
-with ``units``, and returns it changed.
+with ``units``, and returns it changed. A :class:`PostprocessPipeline` applies several in a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,13 +23,10 @@ __all__ = [
     "Clip",
     "Context",
     "NotPhysicalError",
+    "PostprocessPipeline",
     "Postprocessor",
     "Round",
     "Threshold",
-    "apply_chain",
-    "build_chain",
-    "describe_chain",
-    "dry_run",
     "physical_units",
 ]
 
@@ -40,17 +37,17 @@ class NotPhysicalError(UnitsError, TypeError):
 
 @dataclass(frozen=True)
 class Context:
-    """What a post-processor may know besides the field.
+    """Information for post-processors besides the field.
 
-    Parameters
+    Attributes
     ----------
     spec
-        What the model knows about the data: units, wet threshold, daily or not.
+        Description of the data in the model: units, wet threshold, daily or not.
     mode
         ``"prior"`` or ``"posterior"``.
     inputs
         The conditions of the samples in the block, dims as in ``spec.variables``, in physical
-        units. Without variables where there is nothing to say.
+        units; empty where they are not known.
     """
 
     spec: DataSpec
@@ -59,7 +56,7 @@ class Context:
 
 
 class Postprocessor(Protocol):
-    """The shape of every post-processor."""
+    """Signature of every post-processor."""
 
     def __call__(self, field: xr.DataArray, context: Context) -> xr.DataArray:
         """Return the field changed: same dims, shape and units."""
@@ -68,7 +65,7 @@ class Postprocessor(Protocol):
 
 @dataclass(frozen=True)
 class Threshold(Component):
-    """Set what is below a value to exactly zero: drizzle that no gauge would report.
+    """Set values below a threshold to exactly zero: drizzle that no gauge would report.
 
     Parameters
     ----------
@@ -132,10 +129,10 @@ class Clip(Component):
 
 @dataclass(frozen=True)
 class Round(Component):
-    """Report rain in the steps of the instrument, as the record that it is compared with does.
+    """Round rain to the steps of an instrument, as in the record that it is compared with.
 
     A radar product that stores multiples of 0.12 mm h-1 has no 0.15: without this, the smallest
-    observed value alone sets draws and observations apart in a Kolmogorov-Smirnov test.
+    observed value alone separates draws from observations in a Kolmogorov-Smirnov test.
 
     Parameters
     ----------
@@ -184,23 +181,20 @@ def physical_units(field: object) -> str:
         It has no units, or unknown ones.
     """
     if not isinstance(field, xr.DataArray):
-        raise NotPhysicalError(
-            explain(
-                "field",
-                expected="an xarray.DataArray with physical values and units",
-                got=type(field).__name__,
-                remedy="Arrays and tensors say nothing about their units: wrap the physical "
-                "values in a DataArray with attrs={'units': 'mm h-1'} or the like.",
-            )
+        expected, got = "an xarray.DataArray with physical values and units", type(field).__name__
+        remedy = (
+            "Arrays and tensors have no units: wrap the physical values in a DataArray with "
+            "attrs={'units': 'mm h-1'} or the like."
         )
+        raise NotPhysicalError(explain("field", expected=expected, got=got, remedy=remedy))
     return units_of(field)
 
 
 @dataclass(frozen=True)
 class ChangeStats:
-    """What one post-processor changed; adds up over blocks.
+    """Changes by one post-processor; they add up over blocks.
 
-    Parameters
+    Attributes
     ----------
     pixels
         Number of pixels whose value was changed (for ``threshold``: set to zero).
@@ -216,7 +210,7 @@ class ChangeStats:
     of_mass: float = 0.0
 
     def __add__(self, other: ChangeStats) -> ChangeStats:
-        """Join the counts of two blocks."""
+        """Add the changes in another block."""
         return ChangeStats(
             self.pixels + other.pixels,
             self.mass + other.mass,
@@ -225,7 +219,7 @@ class ChangeStats:
         )
 
     def to_json(self) -> dict[str, float]:
-        """Return the counts and their shares of the whole (0 of nothing is 0)."""
+        """Return the changes and their shares of the whole (the share of nothing is 0)."""
         return {
             "pixels": self.pixels,
             "pixels_share": self.pixels / self.of_pixels if self.of_pixels else 0.0,
@@ -234,98 +228,103 @@ class ChangeStats:
         }
 
 
-def build_chain(postprocess: object, spec: DataSpec) -> tuple[Postprocessor, ...]:
-    """Build the post-processors of an ensemble.
+@dataclass(frozen=True)
+class PostprocessPipeline:
+    """Post-processors, applied to members one after the other.
 
-    Parameters
+    Attributes
     ----------
-    postprocess
-        None for the default (threshold at the drizzle threshold of the data), or one component
-        or a sequence of components, each given as a name, a dict or an instance. An empty
-        sequence leaves the draws as they are.
-    spec
-        What the model knows about the data.
-
-    Raises
-    ------
-    ComponentError
-        A component or one of its parameters is unknown or wrong.
+    steps
+        The post-processors in their order.
     """
-    if postprocess is None:
-        postprocess = Threshold(f"{spec.drizzle_threshold!r} {spec.units}")
-    if not isinstance(postprocess, list | tuple):
-        postprocess = [postprocess]
-    return tuple(build("postprocessor", one) for one in postprocess)
+
+    steps: tuple[Postprocessor, ...]
+
+    @classmethod
+    def build(cls, postprocess: object, spec: DataSpec) -> PostprocessPipeline:
+        """Build the post-processors of an ensemble.
+
+        Parameters
+        ----------
+        postprocess
+            None for the default (threshold at the drizzle threshold of the data), or one component
+            or a sequence of components, each given as a name, a dict or an instance. An empty
+            sequence leaves the draws as they are.
+        spec
+            Description of the data in the model.
+
+        Raises
+        ------
+        ComponentError
+            A component or one of its parameters is unknown or wrong.
+        """
+        if postprocess is None:
+            postprocess = Threshold(f"{spec.drizzle_threshold!r} {spec.units}")
+        if not isinstance(postprocess, list | tuple):
+            postprocess = [postprocess]
+        return cls(tuple(build("postprocessor", one) for one in postprocess))
+
+    def apply(
+        self, field: xr.DataArray, context: Context
+    ) -> tuple[xr.DataArray, tuple[ChangeStats, ...]]:
+        """Apply the post-processors.
+
+        Parameters
+        ----------
+        field
+            Physical values with ``units``, dims (realization, sample, y, x).
+        context
+            Information for post-processors besides the field.
+
+        Returns
+        -------
+        xarray.DataArray, tuple of ChangeStats
+            The field after the last one, and the changes by each.
+
+        Raises
+        ------
+        UnitsError
+            The field has no units.
+        NotPhysicalError
+            The field is not a DataArray.
+        ComponentError
+            A post-processor failed, or returned something else than a field of the same dims,
+            shape and units.
+        """
+        physical_units(field)
+        changes = []
+        for one in self.steps:
+            after = call("postprocessor", one, field, context)
+            _check_like(one, field, after)
+            changes.append(_count(field.values, after.values))
+            field = after
+        return field, tuple(changes)
+
+    def dry_run(self, context: Context, shape: tuple[int, int]) -> None:
+        """Apply the post-processors to one dry map: errors show before anything is drawn.
+
+        Raises
+        ------
+        UnitsError, ComponentError
+            As :meth:`apply` raises them.
+        """
+        spec = context.spec
+        dims = ("realization", spec.sample, spec.y, spec.x)
+        values = np.zeros((1, 1, *shape), "float32")
+        dry = xr.DataArray(values, dims=dims, name=spec.target, attrs={"units": spec.units})
+        self.apply(dry, context)
+
+    def describe(self, changes: Sequence[ChangeStats] | None = None) -> list[dict[str, Any]]:
+        """Describe each post-processor: name, parameters, and its changes if they are known."""
+        found = [None] * len(self.steps) if changes is None else [one.to_json() for one in changes]
+        return [
+            {**describe("postprocessor", one), "removed": change}
+            for one, change in zip(self.steps, found, strict=True)
+        ]
 
 
-def dry_run(chain: Iterable[Postprocessor], context: Context, shape: tuple[int, int]) -> None:
-    """Run the chain on one dry map: wrong units and broken plugins show before any drawing.
-
-    Raises
-    ------
-    UnitsError, ComponentError
-        As :func:`apply_chain` raises them.
-    """
-    spec = context.spec
-    dims = ("realization", spec.sample, spec.y, spec.x)
-    values = np.zeros((1, 1, *shape), "float32")
-    dry = xr.DataArray(values, dims=dims, name=spec.target, attrs={"units": spec.units})
-    apply_chain(dry, chain, context)
-
-
-def describe_chain(
-    chain: Iterable[Postprocessor], removed: Sequence[ChangeStats] | None
-) -> list[dict[str, Any]]:
-    """Describe each post-processor with its parameters and what it removed (None: not known)."""
-    chain = tuple(chain)
-    counts = [one.to_json() for one in removed] if removed is not None else [None] * len(chain)
-    return [
-        {**describe("postprocessor", one), "removed": count}
-        for one, count in zip(chain, counts, strict=True)
-    ]
-
-
-def apply_chain(
-    field: xr.DataArray, chain: Iterable[Postprocessor], context: Context
-) -> tuple[xr.DataArray, tuple[ChangeStats, ...]]:
-    """Apply post-processors in their order.
-
-    Parameters
-    ----------
-    field
-        Physical values with ``units``, dims (realization, sample, y, x).
-    chain
-        Post-processors, as :func:`build_chain` returns them.
-    context
-        What they may know besides the field.
-
-    Returns
-    -------
-    xarray.DataArray, tuple of Removed
-        The field after the last one, and what each one changed.
-
-    Raises
-    ------
-    UnitsError
-        The field has no units.
-    NotPhysicalError
-        The field is not a DataArray.
-    ComponentError
-        A post-processor failed, or returned something else than a field of the same dims, shape
-        and units.
-    """
-    physical_units(field)
-    removed = []
-    for one in chain:
-        after = call("postprocessor", one, field, context)
-        _check_kept(one, field, after)
-        removed.append(_count(field.values, after.values))
-        field = after
-    return field, tuple(removed)
-
-
-def _check_kept(one: Postprocessor, before: xr.DataArray, after: object) -> None:
-    """A post-processor changes values, never what they mean."""
+def _check_like(one: Postprocessor, before: xr.DataArray, after: object) -> None:
+    """Make sure that dims, shape and units are the same: only values may change."""
     expected = _signature(before)
     if isinstance(after, xr.DataArray):
         got = _signature(after)
@@ -349,7 +348,7 @@ def _signature(field: xr.DataArray) -> str:
 
 
 def _count(before: np.ndarray, after: np.ndarray) -> ChangeStats:
-    """Count what changed between two arrays of the same shape; NaN is no pixel."""
+    """Count the changes between two arrays of the same shape, without NaN."""
     # Map by map: a map stays in the cache, a block does not.
     size = before.shape[-2] * before.shape[-1]
     maps = zip(before.reshape(-1, size), after.reshape(-1, size), strict=True)

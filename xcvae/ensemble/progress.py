@@ -1,43 +1,66 @@
-"""Signs of life on a terminal; silence everywhere else."""
+"""Events of a computation, and progress bars: shown on a terminal only, after a second."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from tqdm.std import tqdm
 
-__all__ = ["Meter", "meter", "steps"]
+__all__ = ["FieldsBar", "TaskEnd", "fields_bar", "steps"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-class Meter:
-    """Counts fields and bytes; shows the rate, what is left to do and how long that takes."""
+@dataclass(frozen=True)
+class TaskEnd(Generic[T, R]):
+    """Event of an executor: a task has ended.
+
+    Attributes
+    ----------
+    task
+        The task.
+    result
+        Return value of its function; None if the task was lost.
+    error
+        Why it was lost: its workers died again and again, or the scheduler did.
+    """
+
+    task: T
+    result: R | None = None
+    error: Exception | None = None
+
+
+class FieldsBar:
+    """Counts fields and bytes; shows the rate, the rest, and the time that it takes."""
 
     def __init__(self, bar: tqdm[Any]) -> None:
         self._bar = bar
         self._bytes = 0
 
-    def update(self, fields: int, written: int) -> None:
-        """Add fields that are done, and the bytes of their file."""
-        self._bytes += written
+    def update(self, fields: int, nbytes: int) -> None:
+        """Add written fields, and the bytes of their file."""
+        self._bytes += nbytes
         self._bar.set_postfix_str(f"{self._bytes / 1e9:.2f} GB written", refresh=False)
         self._bar.update(fields)
 
 
 @contextmanager
-def meter(progress: bool, text: str, *, total: int, done: int = 0) -> Iterator[Meter]:
-    """Show how the writing of an ensemble goes, if it takes over a second.
+def fields_bar(progress: bool, text: str, *, total: int, done: int = 0) -> Iterator[FieldsBar]:
+    """Show the progress of an ensemble that is being written.
 
     Parameters
     ----------
     progress
         Show it, on a terminal.
     text
-        What is going on.
+        Label of the bar.
     total, done
-        Fields in all, and those that were there before.
+        Fields in all, and those that were written before.
     """
     from tqdm.auto import tqdm
 
@@ -46,7 +69,7 @@ def meter(progress: bool, text: str, *, total: int, done: int = 0) -> Iterator[M
         desc=text, total=total, initial=done, unit="fields", unit_scale=True, delay=1.0,
         disable=None if progress else True,
     ) as bar:  # fmt: skip
-        yield Meter(bar)
+        yield FieldsBar(bar)
 
 
 def steps(progress: bool, text: str, total: int) -> tqdm[Any]:

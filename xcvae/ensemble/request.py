@@ -1,62 +1,78 @@
-"""What ``sample`` is asked for, checked as a whole before anything is drawn."""
+"""The options of ``sample``, each written once.
+
+:func:`xcvae.sample` collects its arguments in a :class:`SampleRequest`. Everything else derives
+from it: a configuration inherits the options as keys, a store records those that decide on the
+values, the attributes of an ensemble repeat them, and ``verify_store`` rebuilds the request.
+"""
 
 from __future__ import annotations
 
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Literal, NoReturn, TypeGuard
 
 from xcvae.ensemble.store.base import EnsembleStore
 from xcvae.errors import ConfigError, explain, nearest
 
-__all__ = ["Request"]
+__all__ = ["SampleOptions", "SampleRequest", "recorded"]
 
 MODES = ("prior", "posterior")
 DEFAULT_POSTERIOR_SPREAD = 0.5
 
 
-@dataclass(frozen=True)
-class Request:
-    """The arguments of :func:`xcvae.sample` that are not data, model or components.
+def recorded(default: Any, *, attribute: bool = True, added_later: bool = False) -> Any:
+    """Declare an option that decides on the values of an ensemble.
+
+    Parameters
+    ----------
+    default
+        Value if the option is not given.
+    attribute
+        Repeat the option in the attributes of the ensemble.
+    added_later
+        Record the option only if it differs from its default. Ensembles that were stored before
+        the option existed keep their identity then.
+    """
+    metadata = {"recorded": True, "attribute": attribute, "added_later": added_later}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """Options that a call in Python and a section of a configuration have in common.
+
+    The order of the fields is that of the identity in a store. :func:`xcvae.sample` describes each.
 
     Raises
     ------
     ConfigError
-        An argument is of the wrong type or out of range, or two exclude each other.
+        An option is of the wrong type or out of range, or two exclude each other.
     """
 
-    mode: str
-    members: int
-    spread: float | None
-    diversity: float | None
-    temperature: float
-    seed: int
-    min_mass: float | None
-    store: EnsembleStore | None
-    catalog: Path | None
-    name: str | None
-    chunks: Mapping[str, int] | None
-    tile: Mapping[str, int] | None
-    resume: bool | str
+    seed: int = recorded(0)
+    mode: Literal["prior", "posterior"] = recorded("prior")
+    spread: float | None = recorded(None)
+    diversity: float | None = recorded(None)
+    temperature: float = recorded(1.0)
+    members: int = recorded(16)
+    postprocess: object = recorded(None)
+    min_mass: float | None = recorded(None)
+    tile: Mapping[str, int] | None = recorded(None, attribute=False)
+    chunks: Mapping[str, int] | None = None
+    device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Check all of them, and turn NumPy's numbers into those that JSON knows."""
+        """Check the options, and convert recorded numbers to types that JSON has."""
         self._check_numbers()
-        self._check_dial()
-        self._check_output()
-        for key, number in (("members", int), ("seed", int), ("temperature", float)):
-            object.__setattr__(self, key, number(getattr(self, key)))
-        for key in ("spread", "diversity", "min_mass"):
-            if getattr(self, key) is not None:
-                object.__setattr__(self, key, float(getattr(self, key)))
-
-    @property
-    def listed_as(self) -> str:
-        """Name of the catalog entry: the given one, else that of the store."""
-        return self.name or (self.store.stem if self.store else "")
+        self._check_spread()
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.metadata.get("recorded") and _is_number(value):
+                number = int if isinstance(one.default, int) else float
+                object.__setattr__(self, one.name, number(value))
 
     @property
     def fixed_spread(self) -> float | None:
@@ -64,8 +80,23 @@ class Request:
         if self.diversity is not None:
             return None
         if self.spread is not None:
-            return float(self.spread)
+            return self.spread
         return DEFAULT_POSTERIOR_SPREAD if self.mode == "posterior" else 1.0
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that decide on the values, by name, as a store records them."""
+        found = {one.name: getattr(self, one.name) for one in fields(self) if self._counts(one)}
+        return {**found, "spread": self.fixed_spread}
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the options that the attributes of an ensemble repeat, by name."""
+        hidden = {one.name for one in fields(self) if not one.metadata.get("attribute")}
+        return {name: value for name, value in self.identity().items() if name not in hidden}
+
+    def _counts(self, one: Field[Any]) -> bool:
+        if not one.metadata.get("recorded"):
+            return False
+        return not one.metadata["added_later"] or getattr(self, one.name) != one.default
 
     def _check_numbers(self) -> None:
         if self.mode not in MODES:
@@ -74,9 +105,9 @@ class Request:
             _refuse("members", "an integer >= 1", self.members, "Ask for at least one member.")
         if not _is_int(self.seed):
             _refuse("seed", "an integer", self.seed, "Leave it out for seed 0.")
-        _within("temperature", self.temperature, 0.0, math.inf, "1 is what the model learned.")
+        _check_range("temperature", self.temperature, 0.0, math.inf, "The calibrated value is 1.")
         if self.min_mass is not None:
-            _within("min_mass", self.min_mass, 0.0, math.inf, "It is a share, such as 0.5.")
+            _check_range("min_mass", self.min_mass, 0.0, math.inf, "Give a share, such as 0.5.")
         self._check_tile()
 
     def _check_tile(self) -> None:
@@ -91,7 +122,7 @@ class Request:
                 _refuse(f"tile['{dim}']", "an integer >= 1", side, remedy)
         object.__setattr__(self, "tile", {str(dim): int(n) for dim, n in self.tile.items()})
 
-    def _check_dial(self) -> None:
+    def _check_spread(self) -> None:
         for key in ("spread", "diversity"):
             value = getattr(self, key)
             if value is None:
@@ -101,44 +132,94 @@ class Request:
                     key, "None with mode='prior'", value,
                     "It says how much of an observed storm is redrawn: use mode='posterior'.",
                 )  # fmt: skip
-            _within(key, value, 0.0, 1.0, "0 reconstructs the storm, 1 is the prior.")
+            _check_range(key, value, 0.0, 1.0, "0 reconstructs the storm, 1 is the prior.")
         if self.spread is not None and self.diversity is not None:
             _refuse(
                 "spread and diversity", "one of the two", f"{self.spread} and {self.diversity}",
                 "diversity is solved for the spread that gives it.",
             )  # fmt: skip
 
-    def _check_output(self) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest(SampleOptions):
+    """All arguments of :func:`xcvae.sample` but the data and the model.
+
+    Raises
+    ------
+    ConfigError
+        An option is of the wrong type or out of range, or two exclude each other.
+    """
+
+    store: EnsembleStore | None = None
+    catalog: Path | None = None
+    name: str | None = None
+    resume: bool | Literal["restart", "repair"] = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
         if not (isinstance(self.resume, bool) or self.resume in ("restart", "repair")):
             _refuse(
                 "resume", "True, False, 'restart' or 'repair'", self.resume,
-                "'restart' replaces what is there, 'repair' draws again what has changed in it.",
+                "'restart' replaces the ensemble in the store, 'repair' draws again what has "
+                "changed in it.",
             )  # fmt: skip
-        if self.catalog is not None and self.store is None:
+        if self.catalog is not None:
+            self._check_listing()
+        elif self.name is not None:
+            _refuse(
+                "name", "a catalog to write it to", "catalog=None",
+                "Give catalog='....yaml', or leave the name out.",
+            )  # fmt: skip
+
+    @classmethod
+    def from_identity(cls, identity: Mapping[str, Any], **others: Any) -> SampleRequest:
+        """Rebuild the request that a stored ensemble was drawn with.
+
+        Parameters
+        ----------
+        identity
+            From the ledger of the store. Options that it does not have were at their default.
+        others
+            Options that the identity does not record, or that replace what it records.
+        """
+        names = [one.name for one in fields(cls) if one.metadata.get("recorded")]
+        known = {name: identity[name] for name in names if name in identity}
+        if known["mode"] == "prior":
+            # Recorded as 1, but nobody may request a spread of the prior.
+            known["spread"] = None
+        return cls(**{**known, **others})
+
+    @property
+    def entry(self) -> str:
+        """Name of the catalog entry: the given one, else that of the store."""
+        return self.name or (self.store.stem if self.store else "")
+
+    def _check_listing(self) -> None:
+        if self.store is None:
             _refuse(
                 "catalog", "a store to list", "store=None",
                 "Give store='....zarr': only what is written can be listed.",
             )  # fmt: skip
-        if self.catalog is not None and self.store is not None and self.store.listed is None:
+        if self.store.catalog_path is None:
             _refuse(
                 "catalog", "a plain Zarr store to list", self.store.name,
                 "intake opens no Icechunk repositories at relative paths: leave the catalog out, "
                 "or write store='....zarr'.",
             )  # fmt: skip
-        if self.name is not None and self.catalog is None:
-            _refuse(
-                "name", "a catalog to write it to", "catalog=None",
-                "Give catalog='....yaml', or leave the name out.",
-            )  # fmt: skip
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _is_int(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _within(name: str, value: object, low: float, high: float, remedy: str) -> None:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not low <= float(value) <= high or math.isinf(float(value)):  # type: ignore[arg-type]
+def _check_range(name: str, value: object, low: float, high: float, remedy: str) -> None:
+    if not _is_number(value) or not low <= value <= high or math.isinf(value):
         wanted = f"a number >= {low:g}" if math.isinf(high) else f"a number in [{low:g}, {high:g}]"
         _refuse(name, wanted, value, remedy)
 

@@ -6,242 +6,36 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
-from xcvae.ensemble.dataset import Provenance, assemble, catalog_metadata, check_storable
+from xcvae.ensemble.dataset import (
+    attributes_of,
+    catalog_metadata,
+    check_storable,
+    template_of,
+    to_dataset,
+)
 from xcvae.ensemble.execution.scheduler import shares_memory
-from xcvae.ensemble.execution.threads import numeric_environment
-from xcvae.ensemble.identity import fingerprint, labels_of
-from xcvae.ensemble.postprocess import Context, build_chain, describe_chain, dry_run
-from xcvae.ensemble.request import Request
-from xcvae.ensemble.sampler import (
-    EnsembleSampler,
-    Mode,
-    Parts,
-    Settings,
-    check_apart,
-    check_reference,
-    inputs_of,
-)
-from xcvae.ensemble.spread import Dial, dialled
-from xcvae.ensemble.store.base import EnsembleStore, Run, plan_chunks
-from xcvae.ensemble.store.locations import local_path
-from xcvae.ensemble.store.write import (
-    Resume,
-    State,
-    find,
-    is_settled,
-    notes_of,
-    open_target,
-    target_of,
-    write,
-)
+from xcvae.ensemble.request import SampleRequest
+from xcvae.ensemble.sampler import EnsembleSampler, open_model
+from xcvae.ensemble.spread import resolve_spread
+from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore
+from xcvae.ensemble.store.write import is_settled, next_step, notes_of, write
 from xcvae.errors import ConfigError, explain
 from xcvae.fields.dataspec import plain
-from xcvae.registry.discovery import version_of
+from xcvae.files import local_path
 
 if TYPE_CHECKING:
     from xcvae.ensemble.store.icechunk import Repository
     from xcvae.generator.model import Model
 
-__all__ = ["Job", "opened", "sample"]
-
-
-def opened(model: Model | str | os.PathLike[str] | None, device: str) -> Model:
-    """Return a model, read from its file if need be, on a device.
-
-    Raises
-    ------
-    ConfigError
-        It is no model and no path.
-    ModelFileError
-        There is no such file, or it is no model.
-    """
-    from xcvae.generator.model import Model, load
-
-    if isinstance(model, str | os.PathLike):
-        model = load(Path(model))
-    if not isinstance(model, Model):
-        raise ConfigError(
-            explain(
-                "model",
-                expected="a Model or the path of a model file",
-                got=f"{model!r} ({type(model).__name__})",
-                remedy="Train one with xcvae.train, or name its file.",
-            )
-        )
-    return model.to(device)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One call of ``sample``.
-
-    Parameters
-    ----------
-    ds
-        The data it draws for.
-    source
-        What draws.
-    request
-        What was asked for.
-    """
-
-    ds: xr.Dataset
-    source: EnsembleSampler
-    request: Request
-
-    @classmethod
-    def of(cls, ds: xr.Dataset, model: Model, request: Request, postprocess: object) -> Job:
-        """Check data and components, and put together what draws.
-
-        Raises
-        ------
-        XcvaeError
-            The data do not fit the model, or a post-processor is unknown or wrong.
-        """
-        from xcvae.generator.tiling import tile_size
-
-        spec = model.spec
-        chain = build_chain(postprocess, spec)
-        prepared = inputs_of(ds, spec, request.mode)
-        size = model.batches(prepared).size
-        first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
-        dry_run(chain, Context(spec, request.mode, first), size)
-        domain = dict(zip((spec.y, spec.x), size, strict=True))
-        tile = tile_size(request.tile, domain, model.architecture)
-        settings = Settings(
-            mode=cast("Mode", request.mode),
-            seed=request.seed,
-            spread=1.0 if request.fixed_spread is None else request.fixed_spread,
-            temperature=request.temperature,
-            min_mass=request.min_mass,
-            tile=tile,
-        )
-        labels = labels_of(prepared, spec.sample)
-        source = EnsembleSampler(
-            model, prepared, labels, request.members, settings, chain, size, str(model.device)
-        )
-        if request.min_mass is not None:
-            check_reference(prepared, spec)
-        return cls(ds, source, request)
-
-    @property
-    def chunks(self) -> tuple[int, int]:
-        """Realizations and samples per chunk."""
-        sample = self.source.model.spec.sample
-        return plan_chunks(self.request.chunks, sizes=self.source.shape, sample=sample)
-
-    def array(self, chunks: tuple[int, int]) -> Any:
-        """Return the ensemble as a lazy array, (realization, sample, y, x)."""
-        import dask.array as da
-
-        # A random name: to make one from the content, Dask would read all of the data.
-        return da.from_array(  # type: ignore[no-untyped-call]
-            self.source,
-            chunks=(*chunks, *self.source.size),
-            name=False,
-            meta=np.empty((0, 0, 0, 0), "float32"),
-        )
-
-    def placeholder(self) -> np.ndarray:
-        """Return an array of the shape of the ensemble that takes no memory; all NaN."""
-        return np.broadcast_to(np.float32(np.nan), self.source.shape)
-
-    def record(self, dial: Dial | None, identity: Mapping[str, Any] | None) -> Provenance:
-        """Return how the ensemble is made, for its attributes."""
-        history = str(self.ds.attrs.get("history", ""))
-        return Provenance(self.source, self.request.diversity, dial, identity, history)
-
-    def identity(self) -> dict[str, Any]:
-        """Return what decides on the values of the ensemble, as JSON types."""
-        source, request, spec = self.source, self.request, self.source.model.spec
-        tile = source.settings.tile
-        target_values = request.mode == "posterior" or request.min_mass is not None
-        chain = [
-            {key: v for key, v in one.items() if key not in ("removed", "package", "version")}
-            for one in describe_chain(source.chain, None)
-        ]
-        return {
-            "model_sha256": source.model.sha256,
-            "seed": source.settings.seed,
-            "mode": request.mode,
-            "spread": request.fixed_spread,
-            "diversity": request.diversity,
-            "temperature": source.settings.temperature,
-            "members": source.members,
-            "postprocess": chain,
-            "min_mass": request.min_mass,
-            "tile": None if tile is None else dict(zip((spec.y, spec.x), tile, strict=True)),
-            "data": fingerprint(source.prepared, spec, target_values=target_values),
-        }
-
-    def environment(self) -> dict[str, str]:
-        """Return what decides on the last digits: packages, the device, and its precision."""
-        packages = {"xcvae"}
-        packages |= {str(one.get("package")) for one in describe_chain(self.source.chain, None)}
-        versions = {f"{name} version": version_of(name) for name in sorted(packages)}
-        known = {name: version for name, version in versions.items() if version is not None}
-        return {**known, **numeric_environment(self.source.model.device)}
-
-    def dialled(self, notes: Mapping[str, Any], *, progress: bool) -> tuple[Job, Dial | None]:
-        """Set the spread that gives the diversity asked for, if one is."""
-        asked = self.request.diversity
-        source, dial = dialled(self.source, asked, notes, progress=progress)
-        return replace(self, source=source), dial
-
-    def at(self, spread: float) -> Job:
-        """Set the spread."""
-        settings = replace(self.source.settings, spread=spread)
-        return replace(self, source=replace(self.source, settings=settings))
-
-    def parts(self) -> Parts:
-        """Return what cuts out of this job that which draws one region."""
-        return Parts(self.source)
-
-    @contextmanager
-    def travelling(self, file: Path | None) -> Iterator[Job]:
-        """Give the model a file, if it has none and tasks run in other processes.
-
-        Parameters
-        ----------
-        file
-            Name of that file, in a folder that every worker sees. It is gone afterwards. None if
-            there is no such folder.
-
-        Raises
-        ------
-        ConfigError
-            It needs a file, and there is no folder.
-        """
-        from xcvae.generator.model import load
-
-        model = self.source.model
-        if shares_memory() or (model.path is not None and model.path.is_file()):
-            yield self
-            return
-        if file is None:
-            raise ConfigError(
-                explain(
-                    "model",
-                    expected="one with a file that all workers see",
-                    got="one without",
-                    remedy="Save it where they see it: model.save('....xcvae').",
-                )
-            )
-        # A copy: the model of the caller keeps having no file.
-        copy.copy(model).save(file)
-        try:
-            filed = load(file).to(str(model.device))
-            yield replace(self, source=replace(self.source, model=filed))
-        finally:
-            file.unlink(missing_ok=True)
+__all__ = ["sample"]
 
 
 def sample(
@@ -307,8 +101,8 @@ def sample(
         members differ from those drawn in one piece by rounding.
     resume
         True: a finished store of the same ensemble is opened, an interrupted one completed.
-        False: the store must be new. ``"restart"``: what is there is replaced, and keeps its
-        name until the new one is done; the same call, or True, goes on with an interrupted
+        False: the store must be new. ``"restart"``: an existing ensemble is replaced, and keeps
+        its name until the new one is finished; the same call, or True, continues an interrupted
         replacement. ``"repair"``: the regions of a finished store whose files have changed are
         drawn again.
     device
@@ -333,10 +127,10 @@ def sample(
     MismatchError
         ``ds`` does not fit the model.
     OutputExistsError
-        The store is there and holds something else: the message names the keys that differ.
+        The store exists and holds something else: the message names the keys that differ.
     StoreError
-        Some regions of the store came to nothing (all others are done, and the same call draws
-        what is missing), or another process is writing it.
+        Some regions could not be drawn or written (all others are kept, and the same call draws
+        the missing ones), or another process is writing the store.
     CatalogError
         The name is used in the catalog for another store.
     DataError
@@ -344,78 +138,154 @@ def sample(
         is checked when it is read), no member reaches ``min_mass``, or stacked samples are to be
         written.
     """
-    request = Request(
+    request = SampleRequest(
         mode=mode,
         members=members,
         spread=spread,
         diversity=diversity,
         temperature=temperature,
         seed=seed,
+        postprocess=postprocess,
         min_mass=min_mass,
-        store=None if store is None else target_of(store),
-        catalog=local_path("catalog", catalog),
+        store=None if store is None else EnsembleStore.of(store),
+        catalog=None if catalog is None else local_path("catalog", catalog),
         name=name,
         chunks=chunks,
         tile=tile,
         resume=resume,
+        device=device,
+        progress=progress,
     )
-    job = Job.of(ds, opened(model, device), request, postprocess)
-    target = request.store
-    return _lazily(job, progress) if target is None else _stored(job, target, progress)
+    sampler = EnsembleSampler.prepare(ds, open_model(model, device), request)
+    if request.store is not None:
+        return _from_store(sampler, ds, request, request.store)
+    if request.diversity is not None:
+        sampler = resolve_spread(sampler, request.diversity, progress=progress)
+    return to_dataset(sampler, ds)
 
 
-def _lazily(job: Job, progress: bool) -> xr.Dataset:
-    """Return the ensemble without drawing it (but for the dial)."""
-    chunks = job.chunks
-    job, dial = job.dialled({}, progress=progress)
-    return assemble(job.ds, job.array(chunks), job.record(dial, None))
-
-
-def _stored(job: Job, target: EnsembleStore, progress: bool) -> xr.Dataset:
-    """Return the ensemble from its store, after writing what is missing of it."""
-    request, spec = job.request, job.source.model.spec
-    check_storable(job.ds, spec.sample)
-    if target.place is not None:
-        check_apart(job.ds, target.place)
-    if request.catalog is not None and target.listed is not None:
-        catalogs.check_name(request.catalog, request.listed_as, target.listed)
-    run = Run(target, spec.target, job.identity(), job.chunks, job.environment())
-    resume = cast("Resume", request.resume)
-    if not is_settled(run, resume):
-        with target.locked():
-            state = find(run, resume)
-            if state != "finished":
-                _write(job, run, state, progress)
-    ensemble = open_target(target)
-    if target.listed is not None:
-        _list(request, ensemble, target.listed)
+def _from_store(
+    sampler: EnsembleSampler, ds: xr.Dataset, request: SampleRequest, store: EnsembleStore
+) -> xr.Dataset:
+    """Write what is missing in the store, list it, and open it."""
+    spec = sampler.model.spec
+    check_storable(ds, spec.sample)
+    if store.folder is not None:
+        _check_apart(ds, store.folder)
+    if request.catalog is not None and store.catalog_path is not None:
+        catalogs.check_name(request.catalog, request.entry, store.catalog_path)
+    identity, environment = sampler.identity(), sampler.environment()
+    wanted = EnsembleSpec(spec.target, identity, sampler.chunks, environment)
+    if not is_settled(store, wanted, request.resume):
+        with store.lock():
+            step = next_step(store, wanted, request.resume)
+            if step != "open":
+                wanted = replace(wanted, notes=notes_of(store, step))
+                _write(sampler, ds, store, wanted)
+    ensemble = store.open()
+    if request.catalog is not None and store.catalog_path is not None:
+        _list(ensemble, request.catalog, request.entry, store.catalog_path)
     return ensemble
 
 
-def _write(job: Job, run: Run, state: State, progress: bool) -> None:
-    notes = notes_of(run, state)
-    job, dial = job.dialled(notes, progress=progress)
-    run = replace(run, notes={"dial": vars(dial)} if dial else {})
-    record = job.record(dial, run.identity)
-    with job.travelling(run.target.temporary_path("model")) as filed:
+def _write(
+    sampler: EnsembleSampler, ds: xr.Dataset, store: EnsembleStore, spec: EnsembleSpec
+) -> None:
+    """Write what is missing in the store; the notes of `spec` are those of an unfinished run."""
+    request = sampler.request
+    notes = {}
+    if request.diversity is not None:
+        target, progress = request.diversity, request.progress
+        sampler = resolve_spread(sampler, target, spec.notes, progress=progress)
+        notes = {"dial": vars(sampler.solution)}
+    with _shipped(sampler, store.temporary_path("model")) as shipped:
         write(
-            run,
-            assemble(job.ds, job.placeholder(), record),
-            filed.parts(),
-            finish=record.attributes,
-            resume=cast("Resume", job.request.resume),
-            progress=progress,
+            store,
+            replace(spec, notes=notes),
+            template_of(sampler, ds, spec.identity),
+            shipped.subset,
+            finish=partial(attributes_of, sampler, ds, identity=spec.identity),
+            resume=request.resume,
+            progress=request.progress,
         )
 
 
-def _list(request: Request, ensemble: xr.Dataset, path: Path) -> None:
-    """List the store; an entry that says the same already keeps its scores."""
-    catalog, name = request.catalog, request.listed_as
-    if catalog is None:
-        return
+def _list(ensemble: xr.Dataset, catalog: Path, name: str, path: Path) -> None:
+    """List the store; an entry with the same metadata keeps its scores."""
     metadata = catalog_metadata(ensemble)
     if catalog.exists() and name in catalogs.names(catalog):
         known = catalogs.metadata_of(catalog, name)
         if {key: v for key, v in known.items() if key != "scores"} == plain(metadata):
             return
     catalogs.append(catalog, name, path, metadata)
+
+
+@contextmanager
+def _shipped(sampler: EnsembleSampler, file: Path | None) -> Iterator[EnsembleSampler]:
+    """Give the model a file while tasks run in other processes, if it has none.
+
+    Parameters
+    ----------
+    sampler
+        Draws the whole ensemble.
+    file
+        Name of that file, in a folder that every worker sees; it is removed at the end. None if
+        the store has no such folder.
+
+    Yields
+    ------
+    EnsembleSampler
+        The same sampler, or one whose model travels by its file.
+
+    Raises
+    ------
+    ConfigError
+        The model needs a file, and no folder is known.
+    """
+    from xcvae.generator.model import load
+
+    model = sampler.model
+    if shares_memory() or (model.path is not None and model.path.is_file()):
+        yield sampler
+        return
+    if file is None:
+        raise ConfigError(
+            explain(
+                "model",
+                expected="one with a file that all workers see",
+                got="one without",
+                remedy="Save it where they see it: model.save('....xcvae').",
+            )
+        )
+    # A copy: the model of the caller stays without a file.
+    copy.copy(model).save(file)
+    try:
+        yield replace(sampler, model=load(file).to(sampler.request.device))
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _check_apart(ds: xr.Dataset, store: Path) -> None:
+    """Refuse a store that contains, or lies in, a file or folder that the data are read from.
+
+    xarray notes in the ``encoding`` of data where they were opened.
+    """
+    folder = store.resolve()
+    for source in sorted(_sources(ds)):
+        if folder == source or folder in source.parents or source in folder.parents:
+            raise ConfigError(
+                explain(
+                    "store",
+                    expected="a folder apart from the data that the ensemble is drawn for",
+                    got=f"{store}, and data read from {source}",
+                    remedy="Choose another name: input files are never written to or replaced.",
+                )
+            )
+
+
+def _sources(ds: xr.Dataset) -> set[Path]:
+    """Return the local files and folders that a Dataset and its variables were opened from."""
+    encodings = [ds.encoding, *(variable.encoding for variable in ds.variables.values())]
+    found = {str(encoding["source"]) for encoding in encodings if encoding.get("source")}
+    local = (source.removeprefix("file://") for source in found)
+    return {Path(source).resolve() for source in local if "://" not in source}

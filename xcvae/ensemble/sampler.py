@@ -1,55 +1,511 @@
-"""From a model to physical members: draw a block, post-process it, redraw what has too little rain.
+"""Members of an ensemble as an array whose values are drawn on access.
 
-An :class:`EnsembleSampler` looks like an array (realization, sample, y, x) whose values are drawn
-when they are asked for. Any part of it can be drawn by itself: the noise of a member depends on
-its labels, never on what else is drawn with it.
+An :class:`EnsembleSampler` has the shape (realization, sample, y, x). Any part of it can be drawn
+by itself: the noise of a member depends on its labels, never on what else is drawn with it. To draw
+means to read the data of some samples, sample from the network, post-process, and redraw members
+that have too little rain.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import xarray as xr
 from dask.base import optimize
 
-from xcvae.ensemble.execution.scheduler import side_by_side
+from xcvae.ensemble.execution.scheduler import runs_in_threads
 from xcvae.ensemble.execution.threads import numeric_environment, one_thread_if_digits_differ
-from xcvae.ensemble.identity import differences
-from xcvae.ensemble.postprocess import Context, Postprocessor, apply_chain
-from xcvae.ensemble.store.base import Region, RegionStats
+from xcvae.ensemble.identity import fingerprint
+from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
+from xcvae.ensemble.request import SampleRequest
+from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
 from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError, explain
 from xcvae.fields.describe import DataSpec, VariableSpec, prepare
 from xcvae.fields.grids import stretching
+from xcvae.fields.samples import labels_of
 from xcvae.fields.units import factor
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
+from xcvae.registry.discovery import version_of
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
 __all__ = [
     "EnsembleSampler",
-    "Mode",
-    "Part",
-    "Parts",
-    "Settings",
-    "check_apart",
+    "SpreadSolution",
     "check_reference",
     "inputs_of",
-    "load_block",
+    "open_model",
     "reference_fields",
 ]
 
+ATTEMPTS = 50
+"""Redraws of a member with too little rain, at most."""
+
+
+@dataclass(frozen=True)
+class SpreadSolution:
+    """The spread that gives a requested diversity.
+
+    Attributes
+    ----------
+    spread
+        The solution, in [0, 1].
+    diversity
+        The diversity that it gave on the samples tried (1).
+    evaluations
+        Number of ensembles that were drawn to find it.
+    """
+
+    spread: float
+    diversity: float
+    evaluations: int
+
+
+def _process_lock() -> Any:
+    from dask.utils import SerializableLock
+
+    # One lock per process: torch uses all cores, or the GPU, for one draw, and a second draw at the
+    # same time would only get in its way.
+    return SerializableLock("xcvae-draw")
+
+
+@dataclass(eq=False)
+class EnsembleSampler:
+    """Members of all samples, drawn on access; make one with :meth:`prepare`.
+
+    Attributes
+    ----------
+    model
+        The model.
+    prepared
+        The data, as :func:`xcvae.fields.describe.prepare` returns them.
+    labels
+        Text of every sample label.
+    request
+        The options, resolved for these data: tiles and chunks in numbers, post-processors built,
+        the device by name. Where the ensemble is written is left out.
+    size
+        Rows and columns of the maps.
+    start
+        Position of the first sample in the whole ensemble; above 0 in a subset.
+    solution
+        The spread that was solved for, if a diversity is requested.
+    environment_of_run
+        Packages and precision that a region must be drawn with; set in a subset.
+    lock
+        Acquired while the network draws.
+    """
+
+    model: Model
+    prepared: xr.Dataset
+    labels: Sequence[str]
+    request: SampleRequest
+    size: tuple[int, int]
+    start: int = 0
+    solution: SpreadSolution | None = None
+    environment_of_run: Mapping[str, str] | None = None
+    lock: Any = field(default_factory=_process_lock)
+    _last_subset: EnsembleSampler | None = field(default=None, init=False, repr=False)
+
+    dtype: ClassVar[np.dtype[np.float32]] = np.dtype("float32")
+    ndim: ClassVar[int] = 4
+
+    @classmethod
+    def prepare(cls, ds: xr.Dataset, model: Model, request: SampleRequest) -> EnsembleSampler:
+        """Check data and post-processors against the model, and resolve the options for them.
+
+        Raises
+        ------
+        XcvaeError
+            The data do not fit the model, or an option or a post-processor is wrong.
+        """
+        from xcvae.generator.tiling import tile_size
+
+        spec = model.spec
+        pipeline = PostprocessPipeline.build(request.postprocess, spec)
+        prepared = inputs_of(ds, spec, request.mode)
+        size = model.batches(prepared).size
+        first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
+        pipeline.dry_run(Context(spec, request.mode, first), size)
+        dims = spec.y, spec.x
+        tile = tile_size(request.tile, dict(zip(dims, size, strict=True)), model.architecture)
+        labels = labels_of(prepared, spec.sample)
+        shape = (request.members, len(labels), *size)
+        chunks = plan_chunks(request.chunks, sizes=shape, sample=spec.sample)
+        if request.min_mass is not None:
+            check_reference(prepared, spec)
+        # A sampler travels to workers, and its store stays where it is.
+        resolved = replace(
+            request,
+            postprocess=pipeline.steps,
+            tile=None if tile is None else dict(zip(dims, tile, strict=True)),
+            chunks=dict(zip(("realization", spec.sample), chunks, strict=True)),
+            device=str(model.device),
+            store=None,
+            catalog=None,
+            name=None,
+        )
+        return cls(model, prepared, labels, resolved, size)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in another process: the model comes from its file, and goes to its device."""
+        self.__dict__.update(state)
+        self.model.to(self.request.device)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Number of realizations, samples, rows and columns."""
+        return (self.request.members, len(self.labels), *self.size)
+
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Realizations and samples per chunk."""
+        realizations, samples = (self.request.chunks or {}).values()
+        return realizations, samples
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """Rows and columns of the tiles that maps are drawn in; None: in one piece."""
+        if self.request.tile is None:
+            return None
+        rows, columns = self.request.tile.values()
+        return rows, columns
+
+    @property
+    def pipeline(self) -> PostprocessPipeline:
+        """The post-processors."""
+        return PostprocessPipeline(cast("tuple[Postprocessor, ...]", self.request.postprocess))
+
+    @property
+    def spread(self) -> float:
+        """Spread that members are drawn with: the requested or solved one, 1 for the prior."""
+        if self.solution is not None:
+            return self.solution.spread
+        fixed = self.request.fixed_spread
+        return 1.0 if fixed is None else fixed
+
+    def with_spread(self, spread: float) -> EnsembleSampler:
+        """Return a sampler that differs in its spread only."""
+        return replace(self, request=replace(self.request, spread=spread, diversity=None))
+
+    def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
+        """Draw a part, given by an integer, slice or list of positions per dimension."""
+        realizations = np.arange(self.request.members)[key[0]]
+        samples = np.arange(len(self.labels))[key[1]]
+        values, _ = self.draw(np.atleast_1d(realizations), np.atleast_1d(samples))
+        first = 0 if realizations.ndim == 0 else slice(None)
+        second = 0 if samples.ndim == 0 else slice(None)
+        part: np.ndarray = values.values[first][..., second, :, :][..., key[2], :][..., key[3]]
+        return part
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides on the values of the ensemble, as JSON types; reads all data."""
+        target_values = self.request.mode == "posterior" or self.request.min_mass is not None
+        chain = [
+            {key: v for key, v in one.items() if key not in ("removed", "package", "version")}
+            for one in self.pipeline.describe()
+        ]
+        return {
+            "model_sha256": self.model.sha256,
+            **(self.request.identity() | {"postprocess": chain}),
+            "data": fingerprint(self.prepared, self.model.spec, target_values=target_values),
+        }
+
+    def environment(self) -> dict[str, str]:
+        """Return what decides on the last digits: packages, the device, and its precision."""
+        packages = {"xcvae"}
+        packages |= {str(one.get("package")) for one in self.pipeline.describe()}
+        versions = {f"{name} version": version_of(name) for name in sorted(packages)}
+        known = {name: version for name, version in versions.items() if version is not None}
+        return {**known, **numeric_environment(self.model.device)}
+
+    def subset(self, region: Region) -> EnsembleSampler:
+        """Return a sampler for one region, with the data of its samples only.
+
+        It can be sent to a worker. Regions of the same samples in a row share one.
+        """
+        first, last = region.samples
+        latest = self._last_subset
+        if latest is None or (latest.start, latest.start + len(latest.labels)) != region.samples:
+            self._last_subset = latest = self._cut(first, last)
+        return latest
+
+    def _cut(self, first: int, last: int) -> EnsembleSampler:
+        chosen = slice(first - self.start, last - self.start)
+        prepared = self.prepared.isel({self.model.spec.sample: chosen})
+        if any(variable.chunks is not None for variable in prepared.variables.values()):
+            # Lazy data: without this, the graph of the whole would travel with every subset.
+            (prepared,) = optimize(prepared)  # type: ignore[no-untyped-call]
+        # On a CPU a draw per core makes more than one draw on all cores; in tiles, which are there
+        # to save memory, and on a GPU it is one after the other.
+        one_by_one = self.request.tile is not None or self.model.device.type != "cpu"
+        return replace(
+            self,
+            prepared=prepared,
+            labels=self.labels[chosen],
+            start=first,
+            environment_of_run=numeric_environment(self.model.device),
+            lock=self.lock if one_by_one or not runs_in_threads() else nullcontext(),
+        )
+
+    def draw_region(self, region: Region) -> tuple[np.ndarray, RegionStats]:
+        """Draw one region of a store.
+
+        Returns
+        -------
+        numpy.ndarray
+            Physical values, (realization, sample, y, x).
+        dict
+            The statistics of :meth:`draw`, and the kind of device.
+
+        Raises
+        ------
+        MismatchError
+            This process draws with other packages or another precision than the run.
+        DataError
+            The data are wrong, no member has enough rain, or the network returned values that are
+            not finite.
+        """
+        self._check_environment()
+        samples = np.arange(*region.samples) - self.start
+        members, stats = self.draw(np.arange(*region.realizations), samples)
+        self._check_finite(members.values, region, samples)
+        return members.values, {**stats, "device": self.model.device.type}
+
+    def draw(
+        self, realizations: np.ndarray, samples: np.ndarray
+    ) -> tuple[xr.DataArray, RegionStats]:
+        """Draw realizations of samples, both by position.
+
+        Returns
+        -------
+        xarray.DataArray
+            Physical values with units after post-processing, (realization, sample, y, x).
+        dict
+            ``removed``: a dict per post-processor; ``rejected``: number of members redrawn.
+
+        Raises
+        ------
+        DataError
+            Lazy data are wrong, or a member has too little rain after many attempts.
+        """
+        spec = self.model.spec
+        block = self._load(samples)
+        inputs = block.drop_vars(spec.target, errors="ignore")
+        context = Context(spec, self.request.mode, inputs)
+        raw = self._raw(block, samples, realizations, attempt=0)
+        low = np.ones(raw.shape[:2], bool)
+        rejected = 0
+        for attempt in range(1, ATTEMPTS + 2):
+            physical = self._labelled(raw, block, realizations)
+            members, removed = self.pipeline.apply(physical, context)
+            low = self._too_dry(members, block)
+            if not low.any():
+                stats = {"removed": [vars(one) for one in removed], "rejected": rejected}
+                return members, stats
+            if attempt <= ATTEMPTS:
+                rejected += int(low.sum())
+                self._redraw(raw, low, block, samples, realizations, attempt=attempt)
+        raise self._too_dry_error(low, samples)
+
+    def _load(self, samples: np.ndarray) -> xr.Dataset:
+        """Read samples into memory; values that were lazy are checked now."""
+        spec = self.model.spec
+        # The scheduler is named: inside a task of another scheduler the default could be that one.
+        block = self.prepared.isel({spec.sample: samples}).compute(scheduler="synchronous")
+        _check(block[_names(self.prepared, lazy=True)], spec, self.request.mode)
+        return block
+
+    def _raw(
+        self, block: xr.Dataset, samples: np.ndarray, realizations: np.ndarray, *, attempt: int
+    ) -> np.ndarray:
+        """Draw from the network, with the noise that belongs to the labels."""
+        request = self.request
+        batch = self.model.batches(block).load(slice(None))
+        with self.lock, one_thread_if_digits_differ(self.model.device):
+            return self.model.draw(
+                batch,
+                seed=request.seed,
+                labels=[self.labels[i] for i in samples],
+                realizations=[int(r) for r in realizations],
+                mode=request.mode,
+                spread=self.spread,
+                temperature=request.temperature,
+                attempt=attempt,
+                tile=cast("tuple[int, int]", tuple(request.tile.values()))
+                if request.tile
+                else None,
+            )
+
+    def _labelled(
+        self, raw: np.ndarray, block: xr.Dataset, realizations: np.ndarray
+    ) -> xr.DataArray:
+        spec = self.model.spec
+        coords = {dim: block[dim] for dim in (spec.sample, spec.y, spec.x) if dim in block.coords}
+        return xr.DataArray(
+            raw,
+            dims=("realization", spec.sample, spec.y, spec.x),
+            coords={**coords, "realization": realizations},
+            name=spec.target,
+            attrs={"units": spec.units},
+        )
+
+    def _too_dry(self, members: xr.DataArray, block: xr.Dataset) -> np.ndarray:
+        """Mark each (realization, sample) with less than the share of the reference mass."""
+        if self.request.min_mass is None:
+            return np.zeros(members.shape[:2], bool)
+        values = members.values
+        reference = reference_fields(block, self.model.spec, self.size)
+        # Only pixels that both have: a mask must not look like missing rain.
+        shared = np.isfinite(values) & np.isfinite(reference)
+        mass = np.where(shared, values, 0.0).sum(axis=(2, 3), dtype="float64")
+        wanted = np.where(shared, reference, 0.0).sum(axis=(2, 3), dtype="float64")
+        low: np.ndarray = mass < self.request.min_mass * wanted
+        return low
+
+    def _redraw(
+        self,
+        raw: np.ndarray,
+        low: np.ndarray,
+        block: xr.Dataset,
+        samples: np.ndarray,
+        realizations: np.ndarray,
+        *,
+        attempt: int,
+    ) -> None:
+        """Replace rejected members, sample by sample, with the noise of the next attempt."""
+        for j in np.flatnonzero(low.any(axis=0)):
+            rows = np.flatnonzero(low[:, j])
+            one = block.isel({self.model.spec.sample: [j]})
+            again = self._raw(one, samples[[j]], realizations[rows], attempt=attempt)
+            raw[rows, j] = again[:, 0]
+
+    def _too_dry_error(self, low: np.ndarray, samples: np.ndarray) -> DataError:
+        label = self.labels[samples[np.flatnonzero(low.any(axis=0))[0]]]
+        return DataError(
+            explain(
+                f"min_mass, sample {label}",
+                expected=f"members with at least {self.request.min_mass:g} of the reference mass",
+                got=f"none in {ATTEMPTS} redraws",
+                remedy="Lower min_mass, or leave this sample out.",
+            )
+        )
+
+    def _check_environment(self) -> None:
+        """Refuse to draw in a process whose last digits would differ from the rest of a run."""
+        here = numeric_environment(self.model.device)
+        expected = here if self.environment_of_run is None else self.environment_of_run
+        differing = {key for key in expected if expected[key] != here[key]}
+        if differing:
+            raise MismatchError(
+                explain(
+                    f"worker on {socket.gethostname()}",
+                    expected=_listed(expected, differing),
+                    got=_listed(here, differing),
+                    remedy="Use workers that are alike: last digits would differ within one "
+                    "ensemble.",
+                )
+            )
+
+    def _check_finite(self, values: np.ndarray, region: Region, samples: np.ndarray) -> None:
+        """Refuse infinite members, and NaN where the data are not masked."""
+        bad = ~np.isfinite(values)
+        if not bad.any():
+            return
+        masked = ~self.model.batches(self._load(samples)).load(slice(None)).mask[:, 0].cpu().numpy()
+        bad &= ~(masked[None] & np.isnan(values))
+        if bad.any():
+            member, sample = (int(axis[0]) for axis in np.nonzero(bad.any(axis=(2, 3))))
+            raise DataError(
+                explain(
+                    f"realization {region.realizations[0] + member} of sample "
+                    f"{self.labels[samples[sample]]}",
+                    expected="numbers wherever the data have them",
+                    got=f"{int(bad[member, sample].sum())} pixels that are NaN or infinite",
+                    remedy="Look at the data of this sample and at the model: "
+                    "xcvae.diagnose(ds, model).",
+                )
+            )
+
+
+def _listed(environment: Mapping[str, str], keys: set[str]) -> str:
+    return ", ".join(f"{key} {environment[key]}" for key in sorted(keys))
+
+
+def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Model:
+    """Return a model on a device, read from its file if a path is given.
+
+    Raises
+    ------
+    ConfigError
+        The argument is neither a model nor a path.
+    ModelFileError
+        The file does not exist, or is not a model.
+    """
+    from xcvae.generator.model import Model, load
+
+    if isinstance(model, str | os.PathLike):
+        model = load(Path(model))
+    if not isinstance(model, Model):
+        raise ConfigError(
+            explain(
+                "model",
+                expected="a Model or the path of a model file",
+                got=f"{model!r} ({type(model).__name__})",
+                remedy="Train one with xcvae.train, or name its file.",
+            )
+        )
+    return model.to(device)
+
+
+def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:
+    """Prepare a Dataset for sampling; values that are in memory are checked.
+
+    Parameters
+    ----------
+    ds
+        The conditions, perhaps the target. A target that is NaN throughout is left out in prior
+        mode: it is a placeholder, neither an observation nor a mask.
+    spec
+        What the model knows about the data.
+    mode
+        ``"prior"`` or ``"posterior"``.
+
+    Raises
+    ------
+    XcvaeError
+        The Dataset does not fit the model, or its values are out of range.
+    """
+    prepared = prepare(ds, spec, need_target=mode == "posterior")
+    optional = mode == "prior" and spec.target in prepared
+    if optional and is_placeholder(prepared[spec.target], spec):
+        prepared = prepare(ds.drop_vars(spec.target), spec, need_target=False)
+    _check(prepared[_names(prepared, lazy=False)], spec, mode)
+    return prepared
+
+
+def _names(prepared: xr.Dataset, *, lazy: bool) -> list[str]:
+    return [str(n) for n, da in prepared.data_vars.items() if (da.chunks is not None) == lazy]
+
+
+def _check(part: xr.Dataset, spec: DataSpec, mode: str) -> None:
+    check_values(part, spec, masked=True)
+    if mode == "posterior" and spec.target in part:
+        check_observed(part, spec)
+
 
 def reference_fields(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -> np.ndarray:
-    """Return the rain that members of each sample are compared with.
+    """Return the reference rain of each sample, which ``min_mass`` is a share of.
 
-    That is the observed target where ``block`` has it, else the first aligned precipitation
+    This is the observed target where ``block`` has it, else the first aligned precipitation
     condition, stretched onto the fine grid.
 
     Parameters
@@ -69,7 +525,7 @@ def reference_fields(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -
     Raises
     ------
     MissingVariableError
-        There is neither.
+        The samples have neither.
     """
     if spec.target in block:
         return np.asarray(block[spec.target].values)
@@ -77,12 +533,12 @@ def reference_fields(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -
 
 
 def check_reference(prepared: xr.Dataset, spec: DataSpec) -> None:
-    """Make sure that there is something to compare the rain of members with.
+    """Check that the samples have a reference for the rain of members.
 
     Raises
     ------
     MissingVariableError
-        There is neither the target nor an aligned precipitation condition.
+        The samples have neither the target nor an aligned precipitation condition.
     UnitsError
         The condition is not in units that convert into those of the target.
     """
@@ -116,404 +572,3 @@ def _stretched(
     rows, columns = stretching(block, variable, spec, size)
     fine = np.einsum("yi,sij,xj->syx", rows, block[variable.name].values, columns)
     return np.asarray(_scale(variable, spec) * fine)
-
-
-def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:
-    """Prepare a Dataset for sampling; values that are in memory are checked.
-
-    Parameters
-    ----------
-    ds
-        The conditions, perhaps the target. In prior mode a target that is NaN throughout is no
-        observation, and no mask either: it is left out.
-    spec
-        What the model knows about the data.
-    mode
-        ``"prior"`` or ``"posterior"``.
-
-    Raises
-    ------
-    XcvaeError
-        The Dataset does not fit the model, or its values are not what they should be.
-    """
-    prepared = prepare(ds, spec, need_target=mode == "posterior")
-    optional = mode == "prior" and spec.target in prepared
-    if optional and is_placeholder(prepared[spec.target], spec):
-        prepared = prepare(ds.drop_vars(spec.target), spec, need_target=False)
-    _check(prepared[_names(prepared, lazy=False)], spec, mode)
-    return prepared
-
-
-def check_apart(ds: xr.Dataset, store: Path) -> None:
-    """Refuse a store that is one of the files the data are read from, around one or in one.
-
-    Parameters
-    ----------
-    ds
-        The data; xarray notes in their ``encoding`` where they were opened.
-    store
-        Folder of an ensemble.
-
-    Raises
-    ------
-    ConfigError
-        The store and the data are not apart.
-    """
-    place = store.resolve()
-    for source in sorted(_sources(ds)):
-        if place == source or place in source.parents or source in place.parents:
-            raise ConfigError(
-                explain(
-                    "store",
-                    expected="a folder apart from the data that the ensemble is drawn for",
-                    got=f"{store}, and data read from {source}",
-                    remedy="Choose another name: input files are never written to or replaced.",
-                )
-            )
-
-
-def _sources(ds: xr.Dataset) -> set[Path]:
-    """Return the local files and folders that a Dataset and its variables were opened from."""
-    encodings = [ds.encoding, *(variable.encoding for variable in ds.variables.values())]
-    found = {str(encoding["source"]) for encoding in encodings if encoding.get("source")}
-    local = (source.removeprefix("file://") for source in found)
-    return {Path(source).resolve() for source in local if "://" not in source}
-
-
-def load_block(prepared: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:
-    """Bring samples into memory; values that were lazy are checked now.
-
-    Raises
-    ------
-    DataError
-        Their values are not what they should be.
-    """
-    # The scheduler is named: inside a task of another scheduler the default could be that one.
-    block = prepared.compute(scheduler="synchronous")
-    _check(block[_names(prepared, lazy=True)], spec, mode)
-    return block
-
-
-def _names(prepared: xr.Dataset, *, lazy: bool) -> list[str]:
-    return [str(n) for n, da in prepared.data_vars.items() if (da.chunks is not None) == lazy]
-
-
-def _check(part: xr.Dataset, spec: DataSpec, mode: str) -> None:
-    check_values(part, spec, masked=True)
-    if mode == "posterior" and spec.target in part:
-        check_observed(part, spec)
-
-
-ATTEMPTS = 50
-
-Mode = Literal["prior", "posterior"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How members are drawn.
-
-    Parameters
-    ----------
-    mode
-        ``"prior"``: from the conditions alone. ``"posterior"``: around the observed storm.
-    seed
-        Of the noise.
-    spread
-        From the observed storm (0) to the prior (1).
-    temperature
-        Factor on the standard deviation of the latents.
-    min_mass
-        Members with less than this share of the reference mass are redrawn; None: never.
-    tile
-        Rows and columns of the tiles that maps are drawn in; None: in one piece.
-    """
-
-    mode: Mode
-    seed: int
-    spread: float
-    temperature: float
-    min_mass: float | None = None
-    tile: tuple[int, int] | None = None
-
-
-def _one_at_a_time() -> Any:
-    from dask.utils import SerializableLock
-
-    # One lock per process: torch uses all cores, or the GPU, for one draw, and a second draw at the
-    # same time would only get in its way.
-    return SerializableLock("xcvae-draw")
-
-
-@dataclass
-class EnsembleSampler:
-    """Members of all samples, drawn when asked for.
-
-    Parameters
-    ----------
-    model
-        The model.
-    prepared
-        What ``fields.spec.prepare`` returns.
-    labels
-        Text of every sample label.
-    members
-        Number of realizations.
-    settings
-        How to draw.
-    chain
-        Post-processors.
-    size
-        Rows and columns of the maps.
-    device
-        Where the model computes, also in other processes.
-    lock
-        Held while something is drawn.
-    """
-
-    model: Model
-    prepared: xr.Dataset
-    labels: Sequence[str]
-    members: int
-    settings: Settings
-    chain: tuple[Postprocessor, ...]
-    size: tuple[int, int]
-    device: str = "auto"
-    dtype: np.dtype[np.float32] = field(default_factory=lambda: np.dtype("float32"))
-    lock: Any = field(default_factory=_one_at_a_time)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Arrive in another process: the model comes from its file, and goes to its device."""
-        self.__dict__.update(state)
-        self.model.to(self.device)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Number of realizations, samples, rows and columns."""
-        return (self.members, len(self.labels), *self.size)
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return 4
-
-    def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
-        """Draw a part, given by an integer, slice or list of positions per dimension."""
-        realizations = np.arange(self.members)[key[0]]
-        samples = np.arange(len(self.labels))[key[1]]
-        values, _ = self.draw(np.atleast_1d(realizations), np.atleast_1d(samples))
-        first = 0 if realizations.ndim == 0 else slice(None)
-        second = 0 if samples.ndim == 0 else slice(None)
-        part: np.ndarray = values.values[first][..., second, :, :][..., key[2], :][..., key[3]]
-        return part
-
-    def draw_region(self, region: Region) -> tuple[np.ndarray, RegionStats]:
-        """Draw one region of a store; the counts are what was removed and how often redrawn."""
-        members, counts = self.draw(np.arange(*region.realizations), np.arange(*region.samples))
-        return members.values, counts
-
-    def draw(
-        self, realizations: np.ndarray, samples: np.ndarray
-    ) -> tuple[xr.DataArray, RegionStats]:
-        """Draw realizations of samples, both by position.
-
-        Returns
-        -------
-        xarray.DataArray
-            Physical values with units after post-processing, (realization, sample, y, x).
-        dict
-            ``removed``: a dict per post-processor; ``rejected``: number of members redrawn.
-
-        Raises
-        ------
-        DataError
-            Values that are read now are not what they should be, or a member has too little rain
-            after many attempts.
-        """
-        spec = self.model.spec
-        block = load_block(self.prepared.isel({spec.sample: samples}), spec, self.settings.mode)
-        inputs = block.drop_vars(spec.target, errors="ignore")
-        context = Context(spec, self.settings.mode, inputs)
-        raw = self._raw(block, samples, realizations, attempt=0)
-        low = np.ones(raw.shape[:2], bool)
-        rejected = 0
-        for attempt in range(1, ATTEMPTS + 2):
-            physical = self._labelled(raw, block, realizations)
-            members, removed = apply_chain(physical, self.chain, context)
-            low = self._too_dry(members, block)
-            if not low.any():
-                counts = {"removed": [vars(one) for one in removed], "rejected": rejected}
-                return members, counts
-            if attempt <= ATTEMPTS:
-                rejected += int(low.sum())
-                self._redraw(raw, low, block, samples, realizations, attempt=attempt)
-        raise self._gave_up(low, samples)
-
-    def _raw(
-        self, block: xr.Dataset, samples: np.ndarray, realizations: np.ndarray, *, attempt: int
-    ) -> np.ndarray:
-        how = self.settings
-        batch = self.model.batches(block).load(slice(None))
-        with self.lock, one_thread_if_digits_differ(self.model.device):
-            return self.model.draw(
-                batch,
-                seed=how.seed,
-                labels=[self.labels[i] for i in samples],
-                realizations=[int(r) for r in realizations],
-                mode=how.mode,
-                spread=how.spread,
-                temperature=how.temperature,
-                attempt=attempt,
-                tile=how.tile,
-            )
-
-    def _labelled(
-        self, raw: np.ndarray, block: xr.Dataset, realizations: np.ndarray
-    ) -> xr.DataArray:
-        spec = self.model.spec
-        coords = {dim: block[dim] for dim in (spec.sample, spec.y, spec.x) if dim in block.coords}
-        return xr.DataArray(
-            raw,
-            dims=("realization", spec.sample, spec.y, spec.x),
-            coords={**coords, "realization": realizations},
-            name=spec.target,
-            attrs={"units": spec.units},
-        )
-
-    def _too_dry(self, members: xr.DataArray, block: xr.Dataset) -> np.ndarray:
-        """Say which (realization, sample) have less than the share of the reference mass."""
-        if self.settings.min_mass is None:
-            return np.zeros(members.shape[:2], bool)
-        values = members.values
-        reference = reference_fields(block, self.model.spec, self.size)
-        # Only pixels that both have: a mask must not look like missing rain.
-        shared = np.isfinite(values) & np.isfinite(reference)
-        mass = np.where(shared, values, 0.0).sum(axis=(2, 3), dtype="float64")
-        wanted = np.where(shared, reference, 0.0).sum(axis=(2, 3), dtype="float64")
-        low: np.ndarray = mass < self.settings.min_mass * wanted
-        return low
-
-    def _redraw(
-        self,
-        raw: np.ndarray,
-        low: np.ndarray,
-        block: xr.Dataset,
-        samples: np.ndarray,
-        realizations: np.ndarray,
-        *,
-        attempt: int,
-    ) -> None:
-        """Replace rejected members, sample by sample, with the noise of the next attempt."""
-        for j in np.flatnonzero(low.any(axis=0)):
-            rows = np.flatnonzero(low[:, j])
-            one = block.isel({self.model.spec.sample: [j]})
-            again = self._raw(one, samples[[j]], realizations[rows], attempt=attempt)
-            raw[rows, j] = again[:, 0]
-
-    def _gave_up(self, low: np.ndarray, samples: np.ndarray) -> DataError:
-        label = self.labels[samples[np.flatnonzero(low.any(axis=0))[0]]]
-        return DataError(
-            explain(
-                f"min_mass, sample {label}",
-                expected=f"members with at least {self.settings.min_mass:g} of the reference mass",
-                got=f"none in {ATTEMPTS} redraws",
-                remedy="Lower min_mass, or leave this sample out.",
-            )
-        )
-
-
-@dataclass(frozen=True)
-class Part:
-    """Draws one region.
-
-    Parameters
-    ----------
-    source
-        Holds the samples of the region, and no others.
-    made_with
-        What :func:`last_digits` returned where the run was begun.
-    """
-
-    source: EnsembleSampler
-    environment: Mapping[str, str]
-
-    def draw_region(self, region: Region) -> tuple[np.ndarray, RegionStats]:
-        """Draw the region; its counts also say on what device.
-
-        Raises
-        ------
-        MismatchError
-            This process computes with something else than the one that began the run.
-        DataError
-            The data are not what they should be, no member has enough rain, or the model made
-            values that are not numbers.
-        """
-        differing = differences(self.environment, numeric_environment(self.source.model.device))
-        if differing:
-            raise MismatchError(
-                explain(
-                    f"worker on {socket.gethostname()}",
-                    expected="the packages and the precision of the run",
-                    got="; ".join(differing),
-                    remedy="Last digits would differ within one ensemble: use workers alike.",
-                )
-            )
-        first, last = region.samples
-        values, counts = self.source.draw_region(replace(region, samples=(0, last - first)))
-        self._check(values, region)
-        return values, {**counts, "device": self.source.model.device.type}
-
-    def _check(self, values: np.ndarray, region: Region) -> None:
-        """Only what is masked in the data may be NaN in the members, and nothing infinite."""
-        bad = ~np.isfinite(values)
-        if not bad.any():
-            return
-        source = self.source
-        block = load_block(source.prepared, source.model.spec, source.settings.mode)
-        masked = ~source.model.batches(block).load(slice(None)).mask[:, 0].cpu().numpy()
-        bad &= ~(masked[None] & np.isnan(values))
-        if bad.any():
-            member, sample = (int(axis[0]) for axis in np.nonzero(bad.any(axis=(2, 3))))
-            raise DataError(
-                explain(
-                    f"realization {region.realizations[0] + member} of sample "
-                    f"{source.labels[sample]}",
-                    expected="numbers wherever the data have them",
-                    got=f"{int(bad[member, sample].sum())} pixels that are NaN or infinite",
-                    remedy="Look at the data of this sample and at the model: "
-                    "xcvae.diagnose(ds, model).",
-                )
-            )
-
-
-class Parts:
-    """Cuts parts out of a source, region by region.
-
-    Parameters
-    ----------
-    source
-        Holds all samples.
-    """
-
-    def __init__(self, source: EnsembleSampler) -> None:
-        self.source = source
-        self._samples: tuple[int, int] | None = None
-        self._cut = source
-
-    def __call__(self, region: Region) -> Part:
-        """Return what draws a region; regions of the same samples in a row share their cut."""
-        if region.samples != self._samples:
-            self._samples, self._cut = region.samples, self._of(slice(*region.samples))
-        return Part(self._cut, numeric_environment(self.source.model.device))
-
-    def _of(self, chosen: slice) -> EnsembleSampler:
-        source = self.source
-        prepared = source.prepared.isel({source.model.spec.sample: chosen})
-        if any(variable.chunks is not None for variable in prepared.variables.values()):
-            # Lazy data: without this, the graph of the whole would travel with every part.
-            (prepared,) = optimize(prepared)  # type: ignore[no-untyped-call]
-        cut = replace(source, prepared=prepared, labels=source.labels[chosen])
-        # On a CPU a draw per core makes more than one draw on all cores; in tiles, which are there
-        # to save memory, and on a GPU it is one after the other.
-        alone = source.settings.tile is not None or source.model.device.type != "cpu"
-        return cut if alone or not side_by_side() else replace(cut, lock=nullcontext())

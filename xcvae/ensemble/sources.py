@@ -1,4 +1,4 @@
-"""What the loader reads: real samples or ensembles, in blocks, with the conditions they go with."""
+"""Sources of the loader: real samples or ensembles, read in blocks, with their conditions."""
 
 from __future__ import annotations
 
@@ -27,18 +27,16 @@ MEMBER = "realization"
 
 @dataclass(frozen=True)
 class LoaderRequest:
-    """What is to be read of every source.
+    """Variables that are read of every source.
 
     Attributes
     ----------
-    target
-        The rain variable.
-    conditions
-        What goes with it.
+    target, conditions
+        The rain variable, and the other variables.
     spec, scaling
-        Of the model whose units (and, with a scaling, whose normalised space) values come in.
+        Data of the model whose units, and with a scaling whose normalised space, values have.
     units
-        By name; a variable that is not in it yet gets those of the source that is opened first.
+        Units by name; a variable that is missing gets those of the source that is opened first.
     """
 
     target: str
@@ -48,9 +46,9 @@ class LoaderRequest:
     units: dict[str, str] = field(default_factory=dict)
 
     def converted(self, da: xr.DataArray) -> xr.DataArray:
-        """Return a variable in the units that all sources have it in."""
-        wanted = self.units.setdefault(str(da.name), units_of(da))
-        return to_units(da, wanted)
+        """Return a variable in the units that it has in all sources."""
+        units = self.units.setdefault(str(da.name), units_of(da))
+        return to_units(da, units)
 
 
 @dataclass(frozen=True)
@@ -59,63 +57,62 @@ class LoaderSource:
 
     Attributes
     ----------
+    target, conditions
+        Rain, dims (realization, sample, y, x) or (sample, y, x), and other variables, with the
+        sample dim first or without it; in the requested units.
     name
-        Of the entry.
-    target
-        Dims (realization, sample, y, x) or (sample, y, x), in the units wanted.
-    given
-        The conditions, with the sample dim first or without it.
+        Name of the entry.
     layout
         Names of the target's dims.
     scaling
-        Takes values into a model's space; None leaves them physical.
+        Normalises values; None leaves them physical.
     spans
-        For each block its realizations and its samples.
+        Realizations and samples of each block.
     """
 
     name: str
     target: xr.DataArray
-    given: xr.Dataset
+    conditions: xr.Dataset
     layout: Layout
     scaling: Scaling | None
     spans: Sequence[tuple[slice, slice]]
 
     @property
     def synthetic(self) -> bool:
-        """Whether the fields are members of an ensemble."""
+        """True if the fields are members of an ensemble."""
         return MEMBER in self.target.dims
 
     @property
     def sizes(self) -> list[int]:
-        """Fields in each block."""
+        """Number of fields in each block."""
         return [_length(members) * _length(samples) for members, samples in self.spans]
 
     @property
     def nbytes(self) -> int:
         """Memory of a sample, target and conditions."""
         apart = (self.layout.sample, MEMBER)
-        every = [self.target, *self.given.data_vars.values()]
+        every = [self.target, *self.conditions.data_vars.values()]
         return 4 * sum(math.prod(n for d, n in da.sizes.items() if d not in apart) for da in every)
 
     def load(self, block: int, rows: NDArray[np.int64]) -> dict[str, NDArray[np.generic]]:
         """Read rows of a block: float32 arrays with the samples first, and ``synthetic``."""
         members, samples = self.spans[block]
         sample = self.layout.sample
-        place = {sample: samples, MEMBER: members} if self.synthetic else {sample: samples}
-        # The scheduler is named: many blocks are read at once already.
-        fields = self.target.isel(place).compute(scheduler="synchronous")
-        given = self.given.isel({sample: samples}, missing_dims="ignore")
-        given = given.compute(scheduler="synchronous")
+        block_of = {sample: samples, MEMBER: members} if self.synthetic else {sample: samples}
+        # Not the default scheduler: many blocks are read at once already.
+        fields = self.target.isel(block_of).compute(scheduler="synchronous")
+        conditions = self.conditions.isel({sample: samples}, missing_dims="ignore")
+        conditions = conditions.compute(scheduler="synchronous")
         values = self._values(fields, None)
-        at = rows % _length(samples)
+        columns = rows % _length(samples)
         found: dict[str, NDArray[np.generic]] = {
             str(self.target.name): values.reshape(-1, *values.shape[-2:])[rows]
         }
-        for name, da in given.data_vars.items():
+        for name, da in conditions.data_vars.items():
             known = self._values(da, str(name))
             if sample not in da.dims:
                 known = np.broadcast_to(known, (_length(samples), *known.shape))
-            found[str(name)] = known[at]
+            found[str(name)] = known[columns]
         found["synthetic"] = np.full(rows.size, self.synthetic)
         return found
 
@@ -126,42 +123,42 @@ class LoaderSource:
 
 
 def source_of(
-    name: str, ds: xr.Dataset, real: xr.Dataset | None, wanted: LoaderRequest
+    name: str, ds: xr.Dataset, real: xr.Dataset | None, request: LoaderRequest
 ) -> LoaderSource:
     """Find the target of an entry, its conditions and its blocks.
 
     Parameters
     ----------
     name
-        Of the entry, for messages.
+        Name of the entry, for messages.
     ds
         An ensemble (target with the dim ``realization``) or real samples.
     real
-        What ensembles take their conditions from, by sample label.
-    wanted
-        What is to be read.
+        Real samples, of which ensembles take the conditions by sample label.
+    request
+        Variables that are read.
 
     Raises
     ------
     MismatchError
-        An ensemble needs conditions, and ``real`` is not given or lacks its samples; or the data
+        An ensemble needs conditions, and ``real`` is missing or lacks its samples; or the data
         does not fit the model.
     MissingVariableError
-        A variable is nowhere.
+        A variable is in none of the Datasets.
     """
-    target = require(ds, wanted.target, what=f"entry '{name}'")
+    target = require(ds, request.target, what=f"entry '{name}'")
     one = target.isel({MEMBER: 0}, drop=True) if MEMBER in target.dims else target
-    layout = find_layout(one, spatial_dims=_spatial(wanted.spec))
-    target = wanted.converted(target)
+    layout = find_layout(one, spatial_dims=_spatial(request.spec))
+    target = request.converted(target)
     members = [MEMBER] if MEMBER in target.dims else []
     target = target.transpose(*members, layout.sample, layout.y, layout.x)
-    if wanted.spec is None:
-        given = _given(name, ds, real, layout, wanted)
+    if request.spec is None:
+        conditions = _conditions(name, ds, real, layout, request)
     else:
-        given = _prepared(name, ds, real, target, wanted)
-    bare = xr.Dataset({n: _bare(da, layout.sample) for n, da in given.data_vars.items()})
+        conditions = _model_conditions(name, ds, real, target, request)
+    bare = xr.Dataset({n: _bare(da, layout.sample) for n, da in conditions.data_vars.items()})
     spans = _spans(target, layout.sample)
-    return LoaderSource(name, _bare(target), bare, layout, wanted.scaling, spans)
+    return LoaderSource(name, _bare(target), bare, layout, request.scaling, spans)
 
 
 def target_of(ds: xr.Dataset) -> str:
@@ -196,7 +193,7 @@ def check_alike(sources: Sequence[LoaderSource]) -> None:
 def _shapes(source: LoaderSource) -> dict[str, tuple[int, ...]]:
     apart = (source.layout.sample, MEMBER)
     every: Mapping[str, xr.DataArray] = {
-        str(da.name): da for da in (source.target, *source.given.data_vars.values())
+        str(da.name): da for da in (source.target, *source.conditions.data_vars.values())
     }
     return {
         name: tuple(n for dim, n in da.sizes.items() if dim not in apart)
@@ -208,33 +205,33 @@ def _spatial(spec: DataSpec | None) -> tuple[str, str] | None:
     return None if spec is None else (spec.y, spec.x)
 
 
-def _prepared(
-    name: str, ds: xr.Dataset, real: xr.Dataset | None, target: xr.DataArray, wanted: LoaderRequest
+def _model_conditions(
+    name: str, ds: xr.Dataset, real: xr.Dataset | None, target: xr.DataArray, request: LoaderRequest
 ) -> xr.Dataset:
     """Return the variables of a model for the samples of an entry, in the model's units."""
-    spec = wanted.spec
+    spec = request.spec
     assert spec is not None
     if MEMBER not in target.dims:
-        return prepare(ds, spec, need_target=True)[list(wanted.conditions)]
-    if not wanted.conditions:
+        return prepare(ds, spec, need_target=True)[list(request.conditions)]
+    if not request.conditions:
         return xr.Dataset()
     if real is None:
-        raise _homeless(name, wanted.conditions)
-    prepared = prepare(real, spec, need_target=False)[list(wanted.conditions)]
+        raise _missing_conditions(name, request.conditions)
+    prepared = prepare(real, spec, need_target=False)[list(request.conditions)]
     return prepared.isel({spec.sample: rows_in(real, target, spec.sample)})
 
 
-def _given(
-    name: str, ds: xr.Dataset, real: xr.Dataset | None, layout: Layout, wanted: LoaderRequest
+def _conditions(
+    name: str, ds: xr.Dataset, real: xr.Dataset | None, layout: Layout, request: LoaderRequest
 ) -> xr.Dataset:
     """Return the conditions for the samples of an entry: its own, else those of the real ones."""
-    absent = [c for c in wanted.conditions if c not in ds.variables]
+    absent = [c for c in request.conditions if c not in ds.variables]
     if absent and real is None:
-        raise _homeless(name, absent)
-    found: dict[str, xr.DataArray] = {c: ds[c] for c in wanted.conditions if c not in absent}
+        raise _missing_conditions(name, absent)
+    found: dict[str, xr.DataArray] = {c: ds[c] for c in request.conditions if c not in absent}
     if absent:
         assert real is not None
-        rows = rows_in(real, ds[wanted.target], layout.sample)
+        rows = rows_in(real, ds[request.target], layout.sample)
         for condition in absent:
             if condition not in real.variables:
                 raise MissingVariableError(
@@ -247,8 +244,8 @@ def _given(
                 )
             found[condition] = real[condition].isel({layout.sample: rows}, missing_dims="ignore")
     # Without coordinates, so that none of two sources with other ones are joined into gaps.
-    bare = {c: found[c].drop_vars(found[c].coords) for c in wanted.conditions}
-    return xr.Dataset({c: wanted.converted(da) for c, da in bare.items()})
+    bare = {c: found[c].drop_vars(found[c].coords) for c in request.conditions}
+    return xr.Dataset({c: request.converted(da) for c, da in bare.items()})
 
 
 def _bare(da: xr.DataArray, sample: str = "") -> xr.DataArray:
@@ -257,7 +254,7 @@ def _bare(da: xr.DataArray, sample: str = "") -> xr.DataArray:
     return da.drop_vars(da.coords).transpose(*first, ...)
 
 
-def _homeless(name: str, conditions: Sequence[str]) -> MismatchError:
+def _missing_conditions(name: str, conditions: Sequence[str]) -> MismatchError:
     return MismatchError(
         explain(
             f"entry '{name}'",

@@ -1,19 +1,18 @@
-"""The dial in units of its effect: which spread gives members that differ by so much."""
+"""Solve for the spread at which members differ by a requested diversity."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from xcvae.ensemble.progress import steps
-from xcvae.ensemble.sampler import EnsembleSampler
+from xcvae.ensemble.sampler import EnsembleSampler, SpreadSolution
 from xcvae.errors import ConfigError, explain
 
-__all__ = ["EVALUATIONS", "MEMBERS", "SAMPLES", "Dial", "dialled", "pick_samples", "solve_spread"]
-
+__all__ = ["EVALUATIONS", "MEMBERS", "SAMPLES", "pick_samples", "resolve_spread", "solve_spread"]
 
 # Diversity differs far more between samples than between pairs of members, so that fields are
 # better spent on samples.
@@ -21,27 +20,77 @@ MEMBERS = 4
 SAMPLES = 48
 TOLERANCE = 0.005
 EVALUATIONS = 8
-# A step never lands closer to an end of the bracket than this share of its width.
+# A step ends no closer to an end of the bracket than this share of its width.
 MARGIN = 0.05
+BLOCK_BYTES = 32 * 2**20
+"""Of the members drawn at a time; with all their copies it comes to ten times as much."""
 
 
-@dataclass(frozen=True)
-class Dial:
-    """Where the dial stands.
+def resolve_spread(
+    sampler: EnsembleSampler,
+    diversity: float,
+    notes: Mapping[str, Any] | None = None,
+    *,
+    progress: bool,
+    block_bytes: int = BLOCK_BYTES,
+) -> EnsembleSampler:
+    """Return a sampler with the spread that gives a requested diversity.
 
     Parameters
     ----------
-    spread
-        The solution, in [0, 1].
+    sampler
+        Draws around observed storms.
     diversity
-        The diversity it gave on the samples tried (1).
-    evaluations
-        How often the ensemble was drawn on the way.
-    """
+        The requested diversity.
+    notes
+        Notes of an unfinished run: its spread is used again, to the last digit.
+    progress
+        Show a bar on a terminal.
+    block_bytes
+        Size of the members that are drawn at a time to measure diversity.
 
-    spread: float
-    diversity: float
-    evaluations: int
+    Raises
+    ------
+    ConfigError
+        The diversity is out of reach.
+    """
+    found = (notes or {}).get("dial")
+    if found:
+        return replace(sampler, solution=SpreadSolution(**found))
+    samples = max(1, block_bytes // (4 * MEMBERS * sampler.size[0] * sampler.size[1]))
+    return replace(sampler, solution=_solve(sampler, diversity, samples, progress=progress))
+
+
+def _solve(
+    sampler: EnsembleSampler, target: float, at_once: int, *, progress: bool
+) -> SpreadSolution:
+    picked = np.array(pick_samples(len(sampler.labels)))
+    blocks = [picked[start : start + at_once] for start in range(0, len(picked), at_once)]
+
+    def diversity_at(spread: float) -> float:
+        found = _diversity(sampler.with_spread(spread), blocks)
+        bar.set_postfix({"spread": round(spread, 3), "diversity": round(found, 3)})
+        bar.update()
+        return found
+
+    with steps(progress, f"solving for diversity {target:g}", EVALUATIONS) as bar:
+        return solve_spread(diversity_at, target)
+
+
+def _diversity(sampler: EnsembleSampler, blocks: Sequence[np.ndarray]) -> float:
+    """Return the diversity of some samples, drawn block by block."""
+    # Only a requested diversity needs metrics.
+    from xcvae.metrics.spatial import Diversity
+
+    spec, metric = sampler.model.spec, Diversity()
+    total: dict[str, Any] = {}
+    for block in blocks:
+        members, _ = sampler.draw(np.arange(MEMBERS), block)
+        observed = sampler.prepared[spec.target].isel({spec.sample: block}).compute()
+        stats = metric.statistics(members, observed, spatial_dims=(spec.y, spec.x))
+        for name, values in stats.items():
+            total[name] = total.get(name, 0.0) + values.values.sum(axis=0)
+    return float(metric.finish(total))
 
 
 def pick_samples(n: int, *, at_most: int = SAMPLES) -> list[int]:
@@ -61,11 +110,10 @@ def solve_spread(
     *,
     tolerance: float = TOLERANCE,
     evaluations: int = EVALUATIONS,
-) -> Dial:
+) -> SpreadSolution:
     """Find the spread at which the members have a given diversity.
 
-    Diversity grows with the spread. The two ends are tried first, which tells what can be
-    reached.
+    Diversity grows with the spread. The two ends are tried first: they bound what can be reached.
 
     Parameters
     ----------
@@ -74,11 +122,11 @@ def solve_spread(
         that it is a smooth function (the mean over samples of 1 - mean pairwise cosine similarity
         between members, after post-processing).
     target
-        The diversity asked for.
+        The requested diversity.
     tolerance
-        How close is close enough.
+        Difference in diversity that is accepted.
     evaluations
-        How often ``diversity_at`` may be called; the closest spread tried is returned then.
+        Calls of ``diversity_at`` at most; the closest spread tried is returned then.
 
     Raises
     ------
@@ -104,15 +152,15 @@ def solve_spread(
         tried[spread] = diversity_at(spread)
         width = high - low
         low, high = (spread, high) if tried[spread] < target else (low, spread)
-        # Diversity rises steeply where the levels with the large patterns are freed: a step that
-        # hardly narrowed the bracket is followed by a bisection.
+        # Diversity rises steeply where the coarse levels, with the large patterns, pass from the
+        # storm to the prior: a step that hardly narrowed the bracket is followed by a bisection.
         bisect = not bisect and high - low > 0.5 * width
     best = min(tried, key=lambda spread: abs(tried[spread] - target))
-    return Dial(spread=best, diversity=tried[best], evaluations=len(tried))
+    return SpreadSolution(spread=best, diversity=tried[best], evaluations=len(tried))
 
 
 def _interpolated(tried: dict[float, float], target: float) -> float:
-    """Return where a monotone curve through all points tried meets the target."""
+    """Return the spread at which a monotone curve through all points tried meets the target."""
     from scipy.interpolate import PchipInterpolator
 
     spreads = np.array(sorted(tried))
@@ -124,74 +172,3 @@ def _interpolated(tried: dict[float, float], target: float) -> float:
 
 def _miss(tried: dict[float, float], target: float) -> float:
     return min(abs(diversity - target) for diversity in tried.values())
-
-
-BLOCK_BYTES = 32 * 2**20
-"""Of the members drawn at a time; with all their copies it comes to ten times as much."""
-
-
-def dialled(
-    source: EnsembleSampler, diversity: float | None, notes: Mapping[str, Any], *, progress: bool
-) -> tuple[EnsembleSampler, Dial | None]:
-    """Set the spread of a source to the one that gives a diversity.
-
-    Parameters
-    ----------
-    source
-        Draws around observed storms.
-    diversity
-        What is asked for; None leaves the source as it is.
-    notes
-        Those of a run that was begun: it keeps the spread of its first regions to the last digit.
-    progress
-        Show a bar on a terminal.
-
-    Raises
-    ------
-    ConfigError
-        The diversity is out of reach.
-    """
-    if diversity is None:
-        return source, None
-    found = notes.get("dial")
-    dial = Dial(**found) if found else _solve(source, diversity, progress=progress)
-    return _at(source, dial.spread), dial
-
-
-def _at(source: EnsembleSampler, spread: float) -> EnsembleSampler:
-    return replace(source, settings=replace(source.settings, spread=spread))
-
-
-def _solve(source: EnsembleSampler, target: float, *, progress: bool) -> Dial:
-    picked = np.array(pick_samples(len(source.labels)))
-
-    def diversity_at(spread: float) -> float:
-        found = _diversity(_at(source, spread), picked)
-        bar.set_postfix({"spread": round(spread, 3), "diversity": round(found, 3)})
-        bar.update()
-        return found
-
-    with steps(progress, f"solving for diversity {target:g}", EVALUATIONS) as bar:
-        return solve_spread(diversity_at, target)
-
-
-def _diversity(source: EnsembleSampler, picked: np.ndarray) -> float:
-    """Score members of some samples, block by block: maps of any size fit into memory."""
-    # Only who asks for a diversity needs metrics.
-    from xcvae.metrics.spatial import Diversity
-
-    spec, metric = source.model.spec, Diversity()
-    total: dict[str, Any] = {}
-    for block in _blocks(picked, source.size):
-        members, _ = source.draw(np.arange(MEMBERS), block)
-        observed = source.prepared[spec.target].isel({spec.sample: block}).compute()
-        stats = metric.statistics(members, observed, spatial_dims=(spec.y, spec.x))
-        for name, values in stats.items():
-            total[name] = total.get(name, 0.0) + values.values.sum(axis=0)
-    return float(metric.finish(total))
-
-
-def _blocks(picked: np.ndarray, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    step = max(1, BLOCK_BYTES // (4 * MEMBERS * size[0] * size[1]))
-    for start in range(0, len(picked), step):
-        yield picked[start : start + step]

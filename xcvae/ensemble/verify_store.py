@@ -1,4 +1,4 @@
-"""Is a store still what was written? Checksums again, and some regions drawn again."""
+"""Verification of a store: its files against their checksums, some regions against a new draw."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.identity import differences, labels_of
+from xcvae.ensemble.identity import differences
 from xcvae.ensemble.progress import steps
-from xcvae.ensemble.request import Request
-from xcvae.ensemble.sample import Job, opened
+from xcvae.ensemble.request import SampleRequest
+from xcvae.ensemble.sampler import EnsembleSampler, open_model
+from xcvae.ensemble.spread import resolve_spread
 from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, regions_of
-from xcvae.ensemble.store.write import open_target, target_of
 from xcvae.errors import ConfigError, MismatchError, StoreError, explain
+from xcvae.fields.samples import labels_of
 
 if TYPE_CHECKING:
     from xcvae.ensemble.store.icechunk import Repository
@@ -30,26 +31,26 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found in a store.
+    """Result of the verification of a store.
 
     Attributes
     ----------
     store
         The store, or its unfinished form.
     finished
-        Whether it has its final name and attributes.
+        True if it has its final name and attributes.
     regions
-        Number of regions it should have.
+        Number of regions of the ensemble.
     missing
-        Regions that are not there, with the error that is recorded, if any.
+        Regions that are not written, each with its recorded error, if any.
     damaged
-        Regions whose file is not as it was written, and how.
+        Regions whose file has changed since it was written, each with the difference.
     changed
-        Files of metadata and coordinates that are not as they were written, and how.
+        Files of metadata and coordinates that have changed, each with the difference.
     redrawn
         Regions that were drawn again.
     different
-        Those that came out differently, and by how much.
+        Regions whose new draw differs from the stored values, and by how much.
     """
 
     store: Path | str
@@ -63,7 +64,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether the store is finished, and nothing is missing, changed or different."""
+        """True if the store is finished, and nothing is missing, changed or different."""
         return self.finished and not (
             self.missing or self.damaged or self.changed or self.different
         )
@@ -117,12 +118,12 @@ def verify_store(
         A finished store, or one that is still being written: the path of a Zarr store,
         ``"icechunk:PATH"``, or an Icechunk repository.
     ds, model
-        What it was drawn for and with: then some regions are drawn again and compared bit by bit.
-        Samples of ``ds`` that are not in the store do not matter.
+        Data and model that it was drawn with: some regions are drawn again and compared bit by
+        bit. Samples of ``ds`` that are not in the store do not matter.
     sample
-        How many regions to draw again, chosen at random among the intact ones.
+        Number of regions to draw again, chosen at random among the intact ones.
     postprocess
-        The post-processors, if they are not known by the names that the store tells.
+        The post-processors, if they are not registered under the names in the store.
     seed
         Of that choice; None for another one every time.
     device
@@ -138,7 +139,7 @@ def verify_store(
     Raises
     ------
     StoreError
-        There is no such store, or it has no ledger.
+        The store does not exist, or has no ledger.
     ConfigError
         One of ``ds`` and ``model`` is missing, or ``sample`` is below 1.
     MismatchError
@@ -154,7 +155,7 @@ def verify_store(
                 remedy="Without them only the checksums are recomputed.",
             )
         )
-    target = target_of(store)
+    target = EnsembleStore.of(store)
     name, ledger, finished = _found(target)
     regions = _regions(ledger)
     entries = ledger.entries()
@@ -164,97 +165,103 @@ def verify_store(
     found = Verification(name, finished, len(regions), missing, damaged, ledger.changed())
     if ds is None or found.changed:
         return found
-    ensemble = open_target(target, incomplete=True)
+    ensemble = target.open(incomplete=True)
     intact = sorted(done.keys() - damaged.keys())
     rng = np.random.default_rng(seed)
     chosen = tuple(sorted(rng.choice(intact, min(sample, len(intact)), replace=False).tolist()))
-    job = _job(ensemble, ledger, ds, opened(model, device), postprocess)
-    parts, different = job.parts(), {}
+    sampler = _sampler_of(ensemble, ledger, ds, open_model(model, device), postprocess)
+    different = {}
     with steps(progress, "drawing again", len(chosen)) as bar:
         for number in chosen:
-            values, _ = parts(regions[number]).draw_region(regions[number])
-            different[number] = _compared(ensemble, regions[number], values, ledger, job)
+            region = regions[number]
+            values, _ = sampler.subset(region).draw_region(region)
+            different[number] = _compared(ensemble, region, values, ledger, sampler)
             bar.update()
     return replace(found, redrawn=chosen, different={n: t for n, t in different.items() if t})
 
 
-def _found(target: EnsembleStore) -> tuple[Path | str, Ledger, bool]:
-    """Return the name of what is there, its records, and whether it is finished."""
-    held = target.finished()
-    for one in (held, target.partial()):
-        if one.records is not None and one.told:
-            return one.name, one.records, one is held and one.records.sealed
+def _found(store: EnsembleStore) -> tuple[Path | str, Ledger, bool]:
+    """Return the name of a store, its ledger, and True if it is finished."""
+    status = store.status()
+    for found in (status.complete, status.partial):
+        if found.ledger is not None and found.metadata:
+            finished = found is status.complete and found.ledger.sealed
+            return found.name, found.ledger, finished
     raise StoreError(
         explain(
-            f"store '{target.name}'",
+            f"store '{store.name}'",
             expected="a store with a ledger",
-            got="none" if held.there else "nothing there",
-            remedy="Only ensembles that xcvae.sample(..., store=) wrote can be verified.",
+            got="one without" if status.complete.exists else "no store of that name",
+            remedy="Check the path; only stores that xcvae.sample(..., store=) wrote have a "
+            "ledger.",
         )
     )
 
 
 def _regions(ledger: Ledger) -> dict[int, Region]:
-    told = ledger.run()
-    chunks = told["run"]["chunks"]
-    return {one.number: one for one in regions_of((chunks[0], chunks[1]), told["shape"])}
+    metadata = ledger.metadata()
+    chunks = metadata["run"]["chunks"]
+    return {one.number: one for one in regions_of((chunks[0], chunks[1]), metadata["shape"])}
 
 
-def _job(
+def _sampler_of(
     ensemble: xr.Dataset, ledger: Ledger, ds: xr.Dataset, model: Model, postprocess: object
-) -> Job:
-    """Make ready to draw what is in the store; refuse what would draw something else."""
-    identity, notes = ledger.run()["run"], ledger.run()["notes"]
-    names = ("mode", "members", "spread", "diversity", "temperature", "seed", "min_mass")
-    asked = {name: identity[name] for name in names}
-    if asked["mode"] == "prior":
-        asked["spread"] = None
-    # Stores of earlier versions know no tiles.
-    asked["tile"] = identity.get("tile")
-    request = Request(**asked, store=None, catalog=None, name=None, chunks=None, resume=True)
-    chain = identity["postprocess"] if postprocess is None else postprocess
-    job = Job.of(_chosen(ds, ensemble, model), model, request, chain)
-    differing = differences({k: identity.get(k) for k in job.identity()}, job.identity())
+) -> EnsembleSampler:
+    """Rebuild the sampler of a store; refuse another model and other data."""
+    stored, notes = ledger.metadata()["run"], ledger.metadata()["notes"]
+    others = {} if postprocess is None else {"postprocess": postprocess}
+    request = SampleRequest.from_identity(stored, **others)
+    sampler = EnsembleSampler.prepare(_chosen(ds, ensemble, model), model, request)
+    identity = sampler.identity()
+    differing = differences({key: stored.get(key) for key in identity}, identity)
     if differing:
         raise MismatchError(
             explain(
                 "verify",
                 expected="the model and the data of the store",
                 got="; ".join(differing),
-                remedy="Give those that it was drawn with.",
+                remedy="Give the model and the data that the store was drawn with.",
             )
         )
-    return job.at(notes["dial"]["spread"]) if notes.get("dial") else job
+    if request.diversity is None:
+        return sampler
+    return resolve_spread(sampler, request.diversity, notes, progress=False)
 
 
 def _chosen(ds: xr.Dataset, ensemble: xr.Dataset, model: Model) -> xr.Dataset:
-    """Take the samples of the store out of a Dataset that may have more."""
+    """Select the samples of the store from a Dataset that may have more."""
     dim = model.spec.sample
     wanted = labels_of(ensemble, dim)
-    place = {label: i for i, label in enumerate(labels_of(ds, dim))} if dim in ds.dims else {}
-    lacking = [label for label in wanted if label not in place]
+    known = labels_of(ds, dim) if dim in ds.dims else []
+    position = {label: i for i, label in enumerate(known)}
+    lacking = [label for label in wanted if label not in position]
     if lacking:
         raise MismatchError(
             explain(
                 f"data, dimension '{dim}'",
                 expected=f"the {len(wanted)} samples of the store",
                 got=f"data without {len(lacking)} of them, such as {lacking[0]}",
-                remedy="Give the data that it was drawn for.",
+                remedy="Give the data that the store was drawn for.",
             )
         )
-    return ds.isel({dim: [place[label] for label in wanted]})
+    return ds.isel({dim: [position[label] for label in wanted]})
 
 
 def _compared(
-    ensemble: xr.Dataset, region: Region, drawn: np.ndarray, ledger: Ledger, job: Job
+    ensemble: xr.Dataset,
+    region: Region,
+    drawn: np.ndarray,
+    ledger: Ledger,
+    sampler: EnsembleSampler,
 ) -> str:
     stored = ensemble[ledger.variable][slice(*region.realizations), slice(*region.samples)].values
     if stored.tobytes() == drawn.tobytes():
         return ""
     largest = float(np.nanmax(np.abs(stored.astype("float64") - drawn), initial=0.0))
     share = float((~((stored == drawn) | (np.isnan(stored) & np.isnan(drawn)))).mean())
-    told = ledger.run()["run"]
-    environment: dict[str, Any] = job.environment()
-    others = differences({k: told[k] for k in environment if k in told}, environment)
+    stored_with = ledger.metadata()["run"]
+    environment: dict[str, Any] = sampler.environment()
+    known = {key: stored_with[key] for key in environment if key in stored_with}
+    others = differences(known, environment)
     text = f"{share:.2%} of the pixels differ, by up to {largest:.3g}"
     return f"{text}; drawn again with another {'; '.join(others)}" if others else text

@@ -10,7 +10,7 @@ import xarray as xr
 from xcvae import plugins
 from xcvae.config import Config, Parts, open_parts
 from xcvae.config.schema import SampleSection
-from xcvae.ensemble.postprocess import Context, build_chain, dry_run
+from xcvae.ensemble.postprocess import Context, PostprocessPipeline
 from xcvae.errors import ConfigError, nearest
 from xcvae.fields.describe import prepare
 from xcvae.fields.validation import check_rain
@@ -90,7 +90,7 @@ def _check_postprocess(section: SampleSection, parts: Parts) -> None:
     spec = parts.spec
     first = prepare(parts[section.part].isel({spec.sample: [0]}), spec, need_target=True)
     context = Context(spec, section.mode, first.drop_vars(spec.target))
-    dry_run(build_chain(section.postprocess, spec), context, spec.shape)
+    PostprocessPipeline.build(section.postprocess, spec).dry_run(context, spec.shape)
 
 
 def _check_network(config: Config, parts: Parts) -> None:

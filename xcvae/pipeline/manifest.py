@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.identity import differences, labels_of
+from xcvae.ensemble.identity import differences
 from xcvae.errors import OutputExistsError, explain
 from xcvae.fields.describe import DataSpec
+from xcvae.fields.samples import labels_of
 from xcvae.files import is_taken, sha256, write_text
 
 __all__ = ["Manifest", "digest", "fingerprint", "flat"]

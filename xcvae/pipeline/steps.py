@@ -15,6 +15,7 @@ from xcvae.config import Config, Parts, open_parts
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import record_of
+from xcvae.ensemble.store import EnsembleStore
 from xcvae.errors import ModelFileError, OutputExistsError, StoreError, explain
 from xcvae.fields.dataspec import plain
 from xcvae.files import write_json, write_text
@@ -163,7 +164,7 @@ class PipelineState:
 
         store = self.store(section)
         before = _inode(store)
-        interrupted = store.with_name(f"{store.name}.partial").exists()
+        interrupted = EnsembleStore.of(store).status().partial.exists
         arguments: dict[str, Any] = {
             **section.arguments(),
             "store": store,

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from xcvae_physics.area import WetArea
 
-from xcvae.ensemble.postprocess import dry_run
+from xcvae.ensemble.postprocess import PostprocessPipeline
 from xcvae.errors import ComponentError
 from xcvae.testing import make_context, make_dataset, make_ensemble
 
@@ -104,9 +104,10 @@ def test_wet_area_labels_do_not_depend_on_time_resolution(block, unit) -> None:
 def test_dry_run_refuses_wet_area_without_fraction_for_sample(block) -> None:
     ds, _, context = block
     first = dataclasses.replace(context, inputs=context.inputs.isel(time=[0]))
-    dry_run([WetArea.of(ds.pr)], first, ds.pr.shape[1:])
+    PostprocessPipeline((WetArea.of(ds.pr),)).dry_run(first, ds.pr.shape[1:])
+    later = PostprocessPipeline((WetArea.of(ds.pr.isel(time=slice(1, None))),))
     with pytest.raises(ComponentError, match="a wet fraction for sample"):
-        dry_run([WetArea.of(ds.pr.isel(time=slice(1, None)))], first, ds.pr.shape[1:])
+        later.dry_run(first, ds.pr.shape[1:])
 
 
 def test_wet_area_refuses_missing_fraction(block) -> None:

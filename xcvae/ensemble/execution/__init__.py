@@ -1,1 +1,1 @@
-"""Execution of region tasks: by threads, by processes, or on a Dask cluster."""
+"""Execution of independent tasks by threads, by processes, or on a Dask cluster."""

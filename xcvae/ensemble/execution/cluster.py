@@ -11,7 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Generic, TypeVar
 from uuid import uuid4
 
-from xcvae.ensemble.execution.threads import place, threads_on
+from xcvae.ensemble.execution.threads import threads_per_process, worker_location
+from xcvae.ensemble.progress import TaskEnd
 from xcvae.errors import StoreError, explain
 
 if TYPE_CHECKING:
@@ -19,176 +20,167 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterRun"]
 
-PER_THREAD = 4
-"""Calls that wait per thread of a cluster: enough that none idles, few enough to be nothing."""
-WORTH = 0.1
-"""Seconds of work in a call on a cluster, which costs milliseconds: short tasks share one."""
-MOST = 64
+CALLS_PER_THREAD = 4
+"""Calls that wait per thread of a cluster: enough that none idles, few enough for any memory."""
+CALL_SECONDS = 0.1
+"""Least work in a call on a cluster, which costs milliseconds: short tasks share one."""
+TASKS_PER_CALL = 64
 """Tasks that share a call, at most."""
-TRIES = 3
+FETCHES = 3
 """Results in a row that may not be fetched before their task is given up."""
-FETCHING = 20.0
-"""Seconds for fetching what a worker has done. If it dies just then, `distributed` may wait for it
-forever (seen with 2026.8.0), so that the tasks are done again."""
-GLANCE = 1.0
-"""Seconds between two looks at how many workers there are."""
-PATIENCE = 60.0
-"""Seconds without any worker after which a cluster is given up."""
+FETCH_SECONDS = 20.0
+"""Time for fetching a result. If the worker dies just then, `distributed` may wait for it forever
+(seen with 2026.8.0); after this time, the tasks are done again."""
+REFRESH_SECONDS = 1.0
+"""Time between two counts of the workers: each takes a round trip."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class ClusterRun(Generic[T, R]):
-    """Tasks on a cluster: a few calls per thread are under way, never the whole ensemble.
+    """Tasks on a cluster: a few calls per thread are submitted at a time, never all.
 
     Parameters
     ----------
     client
-        Of the cluster.
+        Client of the cluster.
     function
         Takes a task and perhaps the number of torch threads to use; does not raise.
-    lost
-        Makes a result for a task that came to nothing.
+    patience
+        Seconds without any worker after which the cluster is given up.
     """
 
-    def __init__(
-        self, client: Client, function: Callable[..., R], lost: Callable[[T, Exception], R]
-    ) -> None:
-        self.client, self.function, self.lost = client, function, lost
-        self._workforce = _Workforce(client)
+    def __init__(self, client: Client, function: Callable[..., R], patience: float) -> None:
+        self._client, self._function, self._patience = client, function, patience
+        self._capacity = _Capacity(client)
         self._name, self._calls = f"draw-{uuid4().hex}", 0
-        self._going: dict[Future[tuple[list[R], float]], list[T]] = {}
-        self._alone: list[T] = []
+        self._submitted: dict[Future[tuple[list[R], float]], list[T]] = {}
+        self._retries: list[T] = []
         self._unfetched = 0
 
-    def results(self, tasks: Iterator[T]) -> Iterator[R]:
-        """Do them all; results come as they are there.
+    def events(self, tasks: Iterator[T]) -> Iterator[TaskEnd[T, R]]:
+        """Do all tasks; yield an event as soon as one has ended.
 
         Raises
         ------
         StoreError
-            There has been no worker for a minute.
+            There has been no worker for too long.
         """
         try:
             while self._submit(tasks):
-                for future in self._finished():
+                for future in self._wait():
                     yield from self._fetch(future)
         except (CancelledError, OSError) as error:
-            # The scheduler is gone, and with it whatever its workers were at.
-            gone = ConnectionError(f"the scheduler was lost ({type(error).__name__}: {error})")
-            for task in chain(*self._going.values(), self._alone, tasks):
-                yield self.lost(task, gone)
+            # The scheduler is lost, and with it all tasks that its workers were running.
+            lost = ConnectionError(f"the scheduler was lost ({type(error).__name__}: {error})")
+            for task in chain(*self._submitted.values(), self._retries, tasks):
+                yield TaskEnd(task, error=lost)
         finally:
             with suppress(CancelledError, OSError):
-                self.client.cancel(list(self._going))  # type: ignore[no-untyped-call]
+                self._client.cancel(list(self._submitted))  # type: ignore[no-untyped-call]
 
     def _submit(self, tasks: Iterator[T]) -> bool:
-        """Hand over as much as there is room for; whether anything is under way."""
-        force = self._workforce
-        force.look()
-        while len(self._going) < force.room and (some := self._next(tasks)):
-            future = self.client.submit(
-                _several, self.function, some, force.threads,
+        """Submit as many calls as the cluster has room for; False if none is left."""
+        capacity = self._capacity
+        capacity.refresh()
+        while len(self._submitted) < capacity.calls and (share := self._next_call(tasks)):
+            future = self._client.submit(
+                _call, self._function, share, capacity.threads,
                 key=f"{self._name}-{self._calls:08d}", pure=False, priority=-self._calls,
             )  # fmt: skip
-            self._going[future] = some
+            self._submitted[future] = share
             self._calls += 1
-        return bool(self._going)
+        return bool(self._submitted)
 
-    def _next(self, tasks: Iterator[T]) -> list[T]:
-        """Take what the next call does: one task that is tried again, or some new ones."""
-        if self._alone:
-            return [self._alone.pop()]
-        return list(islice(tasks, self._workforce.share))
+    def _next_call(self, tasks: Iterator[T]) -> list[T]:
+        """Return the tasks of the next call: one that is tried again, or some new ones."""
+        if self._retries:
+            return [self._retries.pop()]
+        return list(islice(tasks, self._capacity.tasks_per_call))
 
-    def _finished(self) -> list[Future[tuple[list[R], float]]]:
-        """Wait for some; a cluster without workers is not waited for forever."""
+    def _wait(self) -> list[Future[tuple[list[R], float]]]:
+        """Wait until some calls have ended, as long as the cluster has workers."""
         from distributed import wait
 
         while True:
             try:
                 state = wait(  # type: ignore[no-untyped-call]
-                    list(self._going), timeout=PATIENCE, return_when="FIRST_COMPLETED"
+                    list(self._submitted), timeout=self._patience, return_when="FIRST_COMPLETED"
                 )
                 return list(state.done)
             except TimeoutError:
-                _wait_for_a_worker(self.client)
+                _wait_for_a_worker(self._client, self._patience)
 
-    def _fetch(self, future: Future[tuple[list[R], float]]) -> list[R]:
-        """Return the results of a call; none, if its tasks are tried again."""
-        some = self._going.pop(future)
+    def _fetch(self, future: Future[tuple[list[R], float]]) -> list[TaskEnd[T, R]]:
+        """Return the events of a call; none, if its tasks are tried again."""
+        share = self._submitted.pop(future)
         try:
-            results, seconds = future.result(timeout=FETCHING)
+            results, seconds = future.result(timeout=FETCH_SECONDS)
         except Exception as error:  # noqa: BLE001  of any kind: the other tasks go on
-            return self._after(error, some)
+            return self._retry(error, share)
         self._unfetched = 0
-        self._workforce.took(seconds / len(some))
-        return results
+        self._capacity.record(seconds / len(share))
+        return [TaskEnd(task, result) for task, result in zip(share, results, strict=True)]
 
-    def _after(self, error: Exception, some: list[T]) -> list[R]:
-        """Try the tasks of a failed call again, each alone, or give the only one up."""
+    def _retry(self, error: Exception, share: list[T]) -> list[TaskEnd[T, R]]:
+        """Try the tasks of a failed call again, each in its own call, or give the only one up."""
         unfetched = isinstance(error, TimeoutError)
-        # Only one of several may be the cause, or none.
-        again = len(some) > 1 or (unfetched and self._unfetched < TRIES)
+        # One of several may be the cause, or none of them.
+        again = len(share) > 1 or (unfetched and self._unfetched < FETCHES)
         self._unfetched += unfetched
         if again:
-            self._alone += some
+            self._retries += share
             return []
-        return [self.lost(some[0], error)]
+        return [TaskEnd(share[0], error=error)]
 
 
-def _several(
-    function: Callable[..., R], tasks: list[T], threads: int | None
-) -> tuple[list[R], float]:
-    """Do some tasks on a worker; results and seconds."""
+def _call(function: Callable[..., R], tasks: list[T], threads: int | None) -> tuple[list[R], float]:
+    """Do some tasks on a worker; return results and seconds."""
     start = monotonic()
     return [function(task, threads) for task in tasks], monotonic() - start
 
 
-class _Workforce:
-    """How many calls a cluster can take, of how many tasks, with what torch threads.
-
-    Clusters may grow.
-    """
+class _Capacity:
+    """Number of calls that a cluster takes, their tasks, and torch threads; clusters may grow."""
 
     def __init__(self, client: Client) -> None:
-        self.client = client
-        self.room = 2
-        self.share = 1
+        self._client = client
+        self.calls = 2
+        self.tasks_per_call = 1
         self.threads: int | None = None
         self._workers: set[str] = set()
-        self._looked = float("-inf")
+        self._refreshed = float("-inf")
 
-    def look(self) -> None:
-        """Look again, if the last time is over a second ago: it takes a round trip."""
-        if monotonic() - self._looked < GLANCE:
+    def refresh(self) -> None:
+        """Count the workers again, if the last time is long ago."""
+        if monotonic() - self._refreshed < REFRESH_SECONDS:
             return
-        threads = self.client.nthreads()  # type: ignore[no-untyped-call]
-        self.room = max(2, PER_THREAD * sum(threads.values()))
+        threads = self._client.nthreads()  # type: ignore[no-untyped-call]
+        self.calls = max(2, CALLS_PER_THREAD * sum(threads.values()))
         if set(threads) != self._workers:
             self._workers = set(threads)
-            places = self.client.run(place, on_error="ignore")
-            # In the process of the caller, threads are the caller's business.
-            own = any(process == os.getpid() for _, process, _ in places.values())
-            self.threads = None if own or not places else threads_on(places)
-        self._looked = monotonic()
+            locations = self._client.run(worker_location, on_error="ignore")
+            # Workers in the process of the caller leave its threads as they are.
+            own = any(process == os.getpid() for _, process, _ in locations.values())
+            self.threads = None if own or not locations else threads_per_process(locations)
+        self._refreshed = monotonic()
 
-    def took(self, seconds: float) -> None:
-        """Learn how long a task takes; tasks differ, so that the share grows step by step."""
-        fitting = int(WORTH / max(seconds, WORTH / MOST))
-        self.share = max(1, min(fitting, 2 * self.share))
+    def record(self, seconds: float) -> None:
+        """Take the time of a task; tasks differ, so that the share at most doubles at a time."""
+        fitting = int(CALL_SECONDS / max(seconds, CALL_SECONDS / TASKS_PER_CALL))
+        self.tasks_per_call = max(1, min(fitting, 2 * self.tasks_per_call))
 
 
-def _wait_for_a_worker(client: Client) -> None:
+def _wait_for_a_worker(client: Client, patience: float) -> None:
     try:
-        client.wait_for_workers(1, timeout=PATIENCE)
+        client.wait_for_workers(1, timeout=patience)
     except TimeoutError:
         raise StoreError(
             explain(
                 "cluster",
                 expected="workers",
-                got=f"none for {PATIENCE:g} s",
-                remedy="Start some; the same call goes on with what is missing.",
+                got=f"none for {patience:g} s",
+                remedy="Start workers, then repeat the call: it draws what is missing.",
             )
         ) from None

@@ -1,4 +1,4 @@
-"""Independent tasks on the Dask scheduler that the caller uses: threads, processes or a cluster."""
+"""Independent tasks on the Dask scheduler in use: threads, processes or a cluster."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
 
 from xcvae.ensemble.execution.cluster import ClusterRun
-from xcvae.ensemble.execution.threads import threads_of_pool, threads_shared
+from xcvae.ensemble.execution.threads import shared_threads, threads_of_pool
+from xcvae.ensemble.progress import TaskEnd
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Tasks", "cluster_in_use", "shares_memory", "side_by_side"]
+__all__ = ["Executor", "cluster_in_use", "runs_in_threads", "shares_memory"]
 
-AT_ONCE = 512
-"""Tasks handed to a scheduler in this process at a time: what they hold stays small."""
-TRIES = 3
-"""Pools that may break before tasks are given up."""
+TASKS_AT_ONCE = 512
+"""Tasks handed to a scheduler in this process at a time: they take memory."""
+BROKEN_POOLS = 3
+"""Pools in a row that may break without a result before the tasks are given up."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,91 +37,95 @@ def cluster_in_use() -> Client | None:
 
 
 def shares_memory() -> bool:
-    """Whether tasks run in this process."""
+    """Tell if tasks run in this process."""
     from dask import local, threaded
     from dask.base import get_scheduler
 
     return get_scheduler() in (None, threaded.get, local.get_sync)  # type: ignore[no-untyped-call]
 
 
-def side_by_side() -> bool:
-    """Whether tasks run in threads of this process, each with torch threads of its own."""
+def runs_in_threads() -> bool:
+    """Tell if tasks run in threads of this process, each with torch threads of its own."""
     from dask import threaded
     from dask.base import get_scheduler
 
     return get_scheduler() in (None, threaded.get)  # type: ignore[no-untyped-call]
 
 
-def _threads() -> AbstractContextManager[int | None]:
-    """How many torch threads each of the tasks in this process may use; None: as it is."""
-    if side_by_side():
-        return threads_shared()
+def _threads_per_task() -> AbstractContextManager[int | None]:
+    """Share the torch threads among the tasks in this process; None leaves them as they are."""
+    if runs_in_threads():
+        return shared_threads()
     return nullcontext(None if shares_memory() else threads_of_pool())
 
 
-class Tasks(Generic[T, R]):
-    """Calls of one function, each on its own; Dask chooses the order.
+class Executor(Generic[T, R]):
+    """Calls one function for each task, in an order that Dask chooses.
 
     Parameters
     ----------
     function
-        Takes a task and perhaps the number of torch threads to use. It does not
-        raise: what goes wrong is part of what it returns.
-    lost
-        Makes a result for a task that came to nothing because a worker died over it again and
-        again, or the scheduler did.
+        Takes a task and perhaps the number of torch threads to use. It does not raise: errors are
+        part of its result.
+    patience
+        Seconds without any worker after which a cluster is given up.
     """
 
-    def __init__(self, function: Callable[..., R], lost: Callable[[T, Exception], R]) -> None:
-        self.function, self.lost = function, lost
+    def __init__(self, function: Callable[..., R], *, patience: float = 60.0) -> None:
+        self._function, self._patience = function, patience
 
-    def run(self, tasks: Iterable[T], seen: Callable[[R], None]) -> None:
-        """Do them all; ``seen`` gets every result in this process as soon as it is there.
+    def run(self, tasks: Iterable[T], on_task_end: Callable[[TaskEnd[T, R]], None]) -> None:
+        """Do all tasks; call ``on_task_end`` in this process as soon as one has ended.
 
         Raises
         ------
         StoreError
-            A cluster has had no worker for a minute.
+            A cluster has had no worker for too long.
         """
         client = cluster_in_use()
         waiting = iter(tasks)
         if client is None:
-            while some := list(islice(waiting, AT_ONCE)):
-                self._patiently(some, seen)
+            while batch := list(islice(waiting, TASKS_AT_ONCE)):
+                self._run_batch(batch, on_task_end)
             return
-        for result in ClusterRun(client, self.function, self.lost).results(waiting):
-            seen(result)
+        run = ClusterRun[T, R](client, self._function, self._patience)
+        for event in run.events(waiting):
+            on_task_end(event)
 
-    def _patiently(self, tasks: list[T], seen: Callable[[R], None]) -> None:
-        """Do some; if a process of a pool dies, go on with a new pool and what is left."""
-        left: dict[int, T] = dict(enumerate(tasks))
-        fruitless = 0
+    def _run_batch(self, batch: list[T], on_task_end: Callable[[TaskEnd[T, R]], None]) -> None:
+        """Do some tasks; if a process of a pool dies, go on with a new pool."""
+        left: dict[int, T] = dict(enumerate(batch))
+        broken = 0
         while left:
 
-            def noted(number: int, result: R, left: dict[int, T] = left) -> None:
-                del left[number]
-                seen(result)
+            def note_end(
+                number: int,
+                result: R | None,
+                error: Exception | None = None,
+                left: dict[int, T] = left,
+            ) -> None:
+                on_task_end(TaskEnd(left.pop(number), result, error))
 
             before = len(left)
-            partial: list[int] = []
+            started: list[int] = []
             try:
-                with _threads() as threads:
-                    self._here(dict(left), threads, partial.append, noted)
+                with _threads_per_task() as threads:
+                    self._compute(dict(left), threads, started.append, note_end)
             except BrokenProcessPool as error:
                 if len(left) < before:
                     continue
-                # One that was under way may be the cause; the others get another try.
-                fruitless += 1
-                suspects = [number for number in partial if number in left][:1]
-                for number in suspects if fruitless < TRIES else list(left):
-                    noted(number, self.lost(left[number], error))
+                # A task that was running may be the cause; the others get another try.
+                broken += 1
+                suspects = [number for number in started if number in left][:1]
+                for number in suspects if broken < BROKEN_POOLS else list(left):
+                    note_end(number, None, error)
 
-    def _here(
+    def _compute(
         self,
         tasks: dict[int, T],
         threads: int | None,
-        partial: Callable[[int], None],
-        seen: Callable[[int, R], None],
+        note_start: Callable[[int], None],
+        note_end: Callable[[int, R], None],
     ) -> None:
         from dask import config
         from dask.base import compute
@@ -128,7 +133,7 @@ class Tasks(Generic[T, R]):
         from dask.delayed import delayed
 
         # traverse=False: Dask would otherwise look for arrays inside a task and compute them.
-        function = delayed(self.function, pure=False, traverse=False)
+        function = delayed(self._function, pure=False, traverse=False)
         run = f"draw-{uuid4().hex}"
         calls = [
             function(
@@ -141,12 +146,12 @@ class Tasks(Generic[T, R]):
 
         def before(key: Any, *_: Any) -> None:
             if str(key).startswith(run):
-                partial(int(str(key)[-8:]))
+                note_start(int(str(key)[-8:]))
 
         def after(key: Any, result: Any, *_: Any) -> None:
             if str(key).startswith(run):
-                seen(int(str(key)[-8:]), result)
+                note_end(int(str(key)[-8:]), result)
 
-        # One by one: a process that dies takes no results of others with it.
+        # One task per chunk: a process that dies takes no results of others with it.
         with config.set(chunksize=1), Callback(pretask=before, posttask=after):  # type: ignore[no-untyped-call]
             compute(*calls)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What a process is like that draws: its torch threads, and what decides on its last digits."""
+"""Torch threads of the processes that draw, and the environment that decides on last digits."""
 
 from __future__ import annotations
 
@@ -16,72 +16,72 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Place",
+    "WorkerLocation",
     "numeric_environment",
     "one_thread_if_digits_differ",
-    "place",
+    "shared_threads",
     "threads_of_pool",
-    "threads_on",
-    "threads_shared",
+    "threads_per_process",
     "use_threads",
+    "worker_location",
 ]
 
-Place = tuple[str, int, int]
+WorkerLocation = tuple[str, int, int]
 
 
-def place() -> Place:
+def worker_location() -> WorkerLocation:
     """Return host, process and number of cores that this process may use."""
     from dask.system import CPU_COUNT
 
-    # That of Dask: it knows the limits of containers too.
+    # The count of Dask, which respects the limits of containers.
     return socket.gethostname(), os.getpid(), CPU_COUNT
 
 
-def threads_on(places: Mapping[Any, Place]) -> int:
-    """Return how many torch threads every process may use so that none waits for a core.
+def threads_per_process(locations: Mapping[Any, WorkerLocation]) -> int:
+    """Return the number of torch threads per process with which no process waits for a core.
 
     Parameters
     ----------
-    places
-        The :func:`place` of every worker; workers of one process share its threads.
+    locations
+        The :func:`worker_location` of every worker; workers of one process share its threads.
 
     Examples
     --------
-    >>> threads_on({"a": ("host", 1, 8), "b": ("host", 2, 8)})
+    >>> threads_per_process({"a": ("host", 1, 8), "b": ("host", 2, 8)})
     4
     """
-    processes = set(places.values())
+    processes = set(locations.values())
     crowded = Counter(host for host, _, _ in processes)
     return max(1, min((cores // crowded[host] for host, _, cores in processes), default=1))
 
 
 def threads_of_pool() -> int:
-    """Return how many torch threads every process of a pool of Dask may use."""
+    """Return the number of torch threads for each process of a pool of Dask."""
     from dask.system import CPU_COUNT
 
-    return max(1, CPU_COUNT // _in_pool())
+    return max(1, CPU_COUNT // _pool_size())
 
 
 @contextmanager
-def threads_shared() -> Iterator[int]:
-    """Share the torch threads of this thread out among those of Dask, for a while.
+def shared_threads() -> Iterator[int]:
+    """Share the torch threads of this thread among the threads of Dask, during a context.
 
     Yields
     ------
     int
-        How many each of them may use.
+        Torch threads for each of them.
     """
     import torch
 
     number = torch.get_num_threads()
     try:
-        yield max(1, number // _in_pool())
+        yield max(1, number // _pool_size())
     finally:
-        # Whatever thread set it last, new threads begin with that number.
+        # New threads start with the number that any thread has set last.
         torch.set_num_threads(number)
 
 
-def _in_pool() -> int:
+def _pool_size() -> int:
     """Return the number of threads or processes of the pool of Dask."""
     from dask import config
     from dask.system import CPU_COUNT
@@ -93,10 +93,10 @@ def _in_pool() -> int:
 
 @contextmanager
 def one_thread_if_digits_differ(device: torch.device) -> Iterator[None]:
-    """Leave a draw one torch thread for a while, where last digits depend on their number.
+    """Use one torch thread during a context, where last digits depend on the number of threads.
 
-    In float32, oneDNN shares the sum of some convolutions out among threads; in bfloat16 it was
-    never seen to. Draws go side by side anyway.
+    In float32, oneDNN splits the sum of some convolutions among threads; in bfloat16 that was
+    never observed. Several draws run at a time anyway.
     """
     import torch
 
@@ -123,7 +123,7 @@ def use_threads(number: int) -> None:
 
 @lru_cache(maxsize=4)
 def numeric_environment(device: torch.device) -> Mapping[str, str]:
-    """Return what decides on the last digits of a draw in this process on a device."""
+    """Return all that decides on the last digits of a draw in this process, on a device."""
     from xcvae.generator.device import precision
 
     packages = ("numpy", "torch")

@@ -1,5 +1,5 @@
 """Ensembles on disk: written region by region, under their name only when complete."""
 
-from xcvae.ensemble.store.write import open_store
+from xcvae.ensemble.store.base import EnsembleStore, open_store
 
-__all__ = ["open_store"]
+__all__ = ["EnsembleStore", "open_store"]

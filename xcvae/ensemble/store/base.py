@@ -1,30 +1,37 @@
-"""A run, and what a place must offer so that a run can be written there and killed anywhere.
+"""The protocol of a store: regions, ledger, status, writer. It may be killed at any moment.
 
-Two kinds of places are there: :mod:`xcvae.ensemble.store.local`, a plain Zarr store, and
-:mod:`xcvae.ensemble.store.icechunk`, an Icechunk repository.
+An ensemble is written region by region; a ledger says which regions are complete, and the ensemble
+gets its name when all are. Two stores keep this protocol: :mod:`xcvae.ensemble.store.local`, a
+Zarr store in a folder, and :mod:`xcvae.ensemble.store.icechunk`, an Icechunk repository.
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ConfigError, explain
-from xcvae.files import sha256
+from xcvae.errors import ConfigError, OutputExistsError, StoreError, explain
+from xcvae.files import Purpose, is_url, local_path, locked, remove, sha256, stale_siblings
+
+if TYPE_CHECKING:
+    from icechunk import Repository
 
 __all__ = [
     "DONE",
     "FAILED",
     "FORMAT",
+    "EnsembleSpec",
     "EnsembleStore",
     "Entry",
     "Ledger",
@@ -32,24 +39,37 @@ __all__ = [
     "RegionSource",
     "RegionStats",
     "RegionWriter",
-    "Run",
     "StoreStatus",
     "StoreWriter",
-    "done",
-    "failed",
+    "StoredEnsemble",
+    "done_entry",
+    "failed_entry",
+    "lock_folder",
+    "not_replaceable",
+    "open_store",
     "plan_chunks",
     "regions_of",
+    "unwritable",
 ]
 
 
 CHUNK_BYTES = 8_000_000
 
 RegionStats = dict[str, Any]
+"""Statistics of one region in JSON types: what post-processing removed, members redrawn."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """One chunk: which realizations and which samples, by position."""
+    """Realizations and samples of one chunk, as half-open ranges of positions.
+
+    Attributes
+    ----------
+    realizations, samples
+        First position, and the one after the last.
+    number
+        Position in the order of :func:`regions_of`.
+    """
 
     number: int
     realizations: tuple[int, int]
@@ -62,10 +82,10 @@ class Region:
 
 
 class RegionSource(Protocol):
-    """What can draw the values of a region, and says what it counted on the way (JSON types)."""
+    """Draws the values of a region; it is sent to the worker that draws."""
 
     def draw_region(self, region: Region) -> tuple[np.ndarray, RegionStats]:
-        """Return float32 (realization, sample, y, x) and the counts of this region."""
+        """Return float32 values (realization, sample, y, x) and the statistics of this region."""
         ...
 
 
@@ -93,27 +113,22 @@ def plan_chunks(
     planned = {"realization": min(members, fields)}
     planned[sample] = min(samples, max(1, fields // planned["realization"]))
     for dim, size in ({} if chunks is None else chunks).items():
-        planned[dim] = _checked(dim, size, sample)
+        planned[dim] = _check_chunk_size(dim, size, sample)
     return min(planned["realization"], members), min(planned[sample], samples)
 
 
-def _checked(dim: str, size: object, sample: str) -> int:
+def _check_chunk_size(dim: str, size: object, sample: str) -> int:
     whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
     chunk = int(size) if whole else 0  # type: ignore[call-overload]
     if dim in ("realization", sample) and chunk >= 1:
         return chunk
-    raise ConfigError(
-        explain(
-            f"chunks['{dim}']",
-            expected=f"an integer >= 1 for 'realization' or '{sample}'",
-            got=repr(size),
-            remedy="Maps are never cut: leave their dimensions out.",
-        )
-    )
+    expected = f"an integer >= 1 for 'realization' or '{sample}'"
+    remedy = "Maps are never cut: leave their dimensions out."
+    raise ConfigError(explain(f"chunks['{dim}']", expected=expected, got=repr(size), remedy=remedy))
 
 
 def regions_of(chunks: tuple[int, int], shape: Sequence[int]) -> Iterator[Region]:
-    """Go through the regions of an ensemble of this shape, samples within realizations."""
+    """Yield the regions of an ensemble of this shape, samples within realizations."""
     starts = product(range(0, shape[0], chunks[0]), range(0, shape[1], chunks[1]))
     for number, (r, s) in enumerate(starts):
         yield Region(
@@ -123,26 +138,57 @@ def regions_of(chunks: tuple[int, int], shape: Sequence[int]) -> Iterator[Region
         )
 
 
+@dataclass(frozen=True)
+class EnsembleSpec:
+    """Content of the ensemble that a call requests.
+
+    Attributes
+    ----------
+    variable, chunks
+        Name of the ensemble variable, and realizations and samples per chunk.
+    identity
+        JSON types; two ensembles with the same identity have the same values.
+    environment
+        Versions of packages and the device, on which the last digits depend: an unfinished store
+        is continued in the same environment only; a finished one is opened in any.
+    notes
+        JSON types that were computed for this ensemble and are no part of its identity, such as
+        the spread that was solved for. A later call reads them with
+        :func:`xcvae.ensemble.store.write.notes_of`.
+    """
+
+    variable: str
+    identity: Mapping[str, Any]
+    chunks: tuple[int, int]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all that an unfinished store must have in common with this one."""
+        return {**self.identity, "chunks": list(self.chunks), **self.environment}
+
+
 FORMAT = "xcvae-ledger-1"
 DONE, FAILED = "done", "failed"
 HASHING_THREADS = 4
 
 Entry = dict[str, Any]
+"""Record of one region in JSON types, as :func:`done_entry` or :func:`failed_entry` returns it."""
 
 
-def done(region: Region, file: str, content: bytes, counts: RegionStats) -> Entry:
-    """Return the record of a region that is there.
+def done_entry(region: Region, file: str, content: bytes, stats: RegionStats) -> Entry:
+    """Return the entry of a region that is written.
 
     Parameters
     ----------
     region
-        Which one.
+        The region.
     file
         Name of its chunk within the array.
     content
-        Of the chunk.
-    counts
-        JSON types: what was counted when it was drawn.
+        Bytes of the chunk.
+    stats
+        Statistics of the draw.
     """
     return {
         "region": region.number,
@@ -152,17 +198,17 @@ def done(region: Region, file: str, content: bytes, counts: RegionStats) -> Entr
         "file": file,
         "bytes": len(content),
         "sha256": sha256(content),
-        "counts": counts,
+        "counts": stats,
     }
 
 
-def failed(region: Region, said: str) -> Entry:
-    """Return the record of a region that came to nothing, with its error."""
-    return {"region": region.number, "state": FAILED, "error": said}
+def failed_entry(region: Region, error: str) -> Entry:
+    """Return the entry of a region that could not be drawn or written."""
+    return {"region": region.number, "state": FAILED, "error": error}
 
 
 class Ledger(ABC):
-    """What was written, region by region, and whether it still is what was written."""
+    """Record of what was written, region by region, with the SHA-256 of every file."""
 
     @property
     @abstractmethod
@@ -172,42 +218,46 @@ class Ledger(ABC):
     @property
     @abstractmethod
     def sealed(self) -> bool:
-        """Whether all regions are done, and the attributes have their final values."""
+        """Whether all regions are complete, and the attributes have their final values."""
 
     @abstractmethod
-    def run(self) -> dict[str, Any]:
-        """Return what was to be written, with a token of its beginning; empty if nothing was."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the description of the run that :meth:`EnsembleStore.begin` wrote.
+
+        It has a token of its own, so that two runs under one name can be told apart; empty if the
+        store has no ledger.
+        """
 
     @abstractmethod
     def entries(self) -> dict[int, Entry]:
-        """Return what is recorded, by number of the region."""
+        """Return the entries by number of the region."""
 
     @abstractmethod
     def problem(self, name: str, size: int, digest: str) -> str:
-        """Say what is wrong with a file of the store; empty if it is as it was written."""
+        """Describe how a file differs from what was written; empty if it does not."""
 
     @abstractmethod
     def foreign(self) -> list[str]:
-        """Return the names of files that would be lost with the store and are not its own."""
+        """Return the names of files that xcvae did not write and that a replacement would lose."""
 
     def changed(self) -> dict[str, str]:
-        """Say, by name, what is wrong with the files of metadata and coordinates."""
-        known = self.run().get("files", {})
-        said = {name: self.problem(name, size, digest) for name, (size, digest) in known.items()}
-        return {name: text for name, text in said.items() if text}
+        """Describe, by name, how files of metadata and coordinates have changed."""
+        known = self.metadata().get("files", {})
+        found = {name: self.problem(name, size, digest) for name, (size, digest) in known.items()}
+        return {name: text for name, text in found.items() if text}
 
     def intact(self) -> dict[int, Entry]:
-        """Return the regions that are done and whose files are still as they were written."""
-        there = {n: e for n, e in self.entries().items() if e.get("state") == DONE}
-        damaged = self.damaged(there.values())
-        return {number: entry for number, entry in there.items() if number not in damaged}
+        """Return the entries of the complete regions whose files have not changed."""
+        done = {n: e for n, e in self.entries().items() if e.get("state") == DONE}
+        damaged = self.damaged(done.values())
+        return {number: entry for number, entry in done.items() if number not in damaged}
 
     def damaged(self, entries: Iterable[Entry]) -> dict[int, str]:
-        """Say, by number of the region, what is wrong with the files of some entries."""
+        """Describe, by number of the region, how the files of some entries have changed."""
         entries = list(entries)
         with ThreadPoolExecutor(HASHING_THREADS) as pool:
-            said = pool.map(self._damage, entries)
-            return {e["region"]: text for e, text in zip(entries, said, strict=True) if text}
+            found = pool.map(self._damage, entries)
+            return {e["region"]: text for e, text in zip(entries, found, strict=True) if text}
 
     def _damage(self, entry: Entry) -> str:
         name = f"{self.variable}/{entry['file']}"
@@ -216,167 +266,299 @@ class Ledger(ABC):
 
 
 @dataclass(frozen=True)
-class StoreStatus:
-    """What is there under the name of an ensemble, or of the unfinished form of it.
+class StoredEnsemble:
+    """Content found under the name of an ensemble, or under the name of its unfinished form.
 
-    Parameters
+    Attributes
     ----------
-    name
-        What messages call it.
-    there
-        Whether anything is.
+    name, exists
+        Name for messages, and True if anything has this name.
     identity
-        That of a finished ensemble of xcvae; None if it is none.
-    records
-        What is recorded of it, if anything is.
+        Identity of a complete ensemble of xcvae; None for anything else.
+    ledger
+        Its ledger, if it has one.
     source
-        What xarray opens.
+        Argument for :func:`xarray.open_zarr`.
     """
 
     name: Path | str
-    there: bool = False
+    exists: bool = False
     identity: dict[str, Any] | None = None
-    records: Ledger | None = None
+    ledger: Ledger | None = None
     source: Any = None
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What is recorded of the run; empty if nothing is."""
-        return {} if self.records is None else self.records.run()
+    def metadata(self) -> dict[str, Any]:
+        """Description of the run that wrote it; empty if it has no ledger."""
+        return {} if self.ledger is None else self.ledger.metadata()
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """State of a store at one moment.
+
+    Attributes
+    ----------
+    complete, partial
+        The ensemble under its own name, and the unfinished one: a first version, a replacement, or
+        a repair.
+    is_clean
+        Whether nothing is left of calls that were killed, or are running now.
+    """
+
+    complete: StoredEnsemble
+    partial: StoredEnsemble
+    is_clean: bool
 
 
 class RegionWriter(Protocol):
-    """Travels to whoever draws a region, and writes it."""
+    """Writes regions where they are drawn; it is sent to the worker with each task."""
 
-    def put(self, region: Region, values: np.ndarray, counts: RegionStats) -> tuple[int, Any]:
-        """Write a region; its bytes, and what the writer must be handed."""
+    def write(self, region: Region, values: np.ndarray, stats: RegionStats) -> tuple[int, Any]:
+        """Write a region; return its bytes and a receipt for :meth:`StoreWriter.collect`.
+
+        Raises
+        ------
+        OSError
+            It cannot be written; the ledger has no entry of it.
+        """
         ...
 
-    def failed(self, region: Region, said: str) -> Any:
-        """Record that a region came to nothing; returns what the writer must be handed."""
+    def record_failure(self, region: Region, error: str) -> Any:
+        """Note that a region could not be drawn or written; return a receipt as above."""
         ...
 
 
 class StoreWriter(Protocol):
-    """Writes the regions of one run; what it was handed is safe when its context ends."""
+    """Writes one ensemble, in the calling process; its context ends when all tasks have ended.
+
+    Receipts that were collected are safe on disk when the context ends, also after an error.
+    """
 
     @property
-    def records(self) -> Ledger:
-        """What is recorded so far."""
+    def ledger(self) -> Ledger:
+        """The ledger as it is now."""
         ...
 
     def __enter__(self) -> StoreWriter: ...
 
     def __exit__(self, *raised: object) -> None: ...
 
-    def keep(self, numbers: Mapping[int, Any]) -> None:
-        """Believe no other entries than these, since the other regions are drawn again."""
+    def prune(self, entries: Mapping[int, Entry]) -> None:
+        """Drop all entries but these: the other regions are drawn again."""
         ...
 
-    def pen(self) -> RegionWriter:
-        """Return what the next task writes with."""
+    def region_writer(self) -> RegionWriter:
+        """Return the writer for the next task."""
         ...
 
-    def take(self, handed: Any) -> None:
-        """Take over what a pen handed back."""
+    def collect(self, receipt: Any) -> None:
+        """Take the receipt of a region writer."""
         ...
 
-    def publish(self, attributes: Mapping[str, Any]) -> None:
-        """Set the final attributes, and give the ensemble its name in one step."""
+    def finalize(self, attributes: Mapping[str, Any]) -> None:
+        """Set the final attributes, wait for the disk, and give the ensemble its name.
+
+        The name appears, or replaces an older ensemble, in one step.
+        """
         ...
 
 
-class EnsembleStore(Protocol):
-    """Where an ensemble is written. Nothing has its name before all of it is there."""
+# Imported by name, and only when a call needs them: icechunk is optional.
+_LOCAL = "xcvae.ensemble.store.local:LocalStore"
+_ICECHUNK = "xcvae.ensemble.store.icechunk:IcechunkStore"
+_PREFIX = "icechunk:"
+
+
+class EnsembleStore(ABC):
+    """Location where one ensemble is written and read; its name appears when it is complete."""
+
+    @staticmethod
+    def of(store: str | os.PathLike[str] | Repository | EnsembleStore) -> EnsembleStore:
+        """Return the store of a path, of ``"icechunk:PATH"``, or of an Icechunk repository.
+
+        Raises
+        ------
+        ConfigError
+            The argument is none of these, or icechunk is not installed.
+        """
+        if isinstance(store, EnsembleStore):
+            return store
+        text = os.fspath(store) if isinstance(store, str | os.PathLike) else ""
+        kind, location = _ICECHUNK, cast("Path | Repository | None", store)
+        if text.startswith(_PREFIX):
+            location = _icechunk_folder(text)
+        elif type(store).__module__.partition(".")[0] != "icechunk":
+            kind, location = _LOCAL, local_path("store", store)
+        try:
+            found: EnsembleStore = resolve_name(kind)(location)
+        except ModuleNotFoundError as error:
+            if error.name != "icechunk":
+                raise
+            expected = "icechunk to be installed, for an Icechunk repository"
+            remedy = 'pip install "xcvae[icechunk]", or give the path of a Zarr store.'
+            message = explain("store", expected=expected, got=str(error), remedy=remedy)
+            raise ConfigError(message) from error
+        return found
 
     @property
+    @abstractmethod
     def name(self) -> Path | str:
-        """What messages call it."""
-        ...
+        """Name for messages."""
 
     @property
+    @abstractmethod
     def stem(self) -> str:
-        """What a catalog calls it by default."""
-        ...
+        """Default name of its entry in a catalog."""
 
     @property
-    def place(self) -> Path | None:
-        """The local folder that it takes, if any."""
-        ...
+    @abstractmethod
+    def folder(self) -> Path | None:
+        """Local folder of the store; None if it lies elsewhere."""
 
     @property
-    def listed(self) -> Path | None:
-        """The folder that a catalog can list, if it is one."""
-        ...
+    @abstractmethod
+    def catalog_path(self) -> Path | None:
+        """Folder that a catalog can list; None if intake cannot open this kind of store."""
 
-    def finished(self) -> StoreStatus:
-        """Look at what has its name."""
-        ...
+    @abstractmethod
+    def status(self) -> StoreStatus:
+        """Look at the store; no lock is needed."""
 
-    def partial(self) -> StoreStatus:
-        """Look at what is not finished."""
-        ...
-
+    @abstractmethod
     def check_replaceable(self) -> None:
         """Refuse to replace anything that xcvae did not write.
 
         Raises
         ------
         OutputExistsError
-            Something without a ledger of xcvae, or with files that the ledger does not know.
+            Something without a ledger of xcvae, or with files that the ledger does not list.
         """
-        ...
 
-    def is_clean(self) -> bool:
-        """Whether no killed or living call has left anything."""
-        ...
+    @abstractmethod
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other processes from writing, and remove what killed ones left behind.
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold it for one call, and tidy up."""
-        ...
+        Raises
+        ------
+        StoreError
+            Another process is writing.
+        """
 
-    def temporary_path(self, what: str) -> Path | None:
-        """Return a new name for a file that all workers see; None if there is no such folder."""
-        ...
+    @abstractmethod
+    def temporary_path(self, purpose: Purpose) -> Path | None:
+        """Return a new name for a file that all workers see; None if no such folder is known."""
 
-    def begin(self, run: Run, template: xr.Dataset, said: Mapping[str, Any]) -> StoreWriter:
-        """Write metadata, coordinates and what is to be written, all in one step."""
-        ...
+    @abstractmethod
+    def begin(
+        self, spec: EnsembleSpec, template: xr.Dataset, metadata: Mapping[str, Any]
+    ) -> StoreWriter:
+        """Write metadata and coordinates of a new ensemble in one step, no region yet.
 
-    def reopen(self, run: Run, template: xr.Dataset, *, damaged: bool) -> StoreWriter:
-        """Make ready what was begun, or what is finished and to be repaired."""
-        ...
+        Parameters
+        ----------
+        spec
+            The ensemble that is to be written.
+        template
+            Coordinates and attributes, and the variable with the right shape: its values do not
+            matter.
+        metadata
+            Description of the run, for the ledger.
+        """
+
+    @abstractmethod
+    def reopen(self, spec: EnsembleSpec, template: xr.Dataset, *, damaged: bool) -> StoreWriter:
+        """Continue the unfinished ensemble, or with ``damaged`` turn the complete one into it.
+
+        Metadata and coordinates that have changed are written again; regions are not looked at.
+        """
+
+    def open(self, *, incomplete: bool = False) -> xr.Dataset:
+        """Open the ensemble lazily; see :func:`open_store`."""
+        status = self.status()
+        found = status.complete
+        if found.identity is None:
+            unfinished = bool(status.partial.metadata)
+            if not (incomplete and unfinished):
+                got, remedy = "no such ensemble", "Check the path."
+                if unfinished:
+                    got = "an unfinished one"
+                    remedy = (
+                        "Repeat the call of sample: it draws what is missing. incomplete=True "
+                        "opens the regions that are written."
+                    )
+                expected = "a finished ensemble of xcvae"
+                message = explain(f"store '{self.name}'", expected=expected, got=got, remedy=remedy)
+                raise StoreError(message)
+            found = status.partial
+        opened: xr.Dataset = xr.open_zarr(found.source, consolidated=False, chunks={})
+        # Coordinates are small and needed for every selection: only the members stay lazy.
+        return opened.assign_coords({n: coord.compute() for n, coord in opened.coords.items()})
 
 
-@dataclass(frozen=True)
-class Run:
-    """An ensemble that is to be written: where, and what it is meant to hold.
+def _icechunk_folder(text: str) -> Path:
+    """Return the folder of ``"icechunk:PATH"``, absolute."""
+    folder = text.removeprefix(_PREFIX)
+    if not folder or is_url(folder):
+        expected = f"{_PREFIX} and the path of a local folder"
+        remedy = (
+            "For remote storage, open the repository with icechunk and give the "
+            "icechunk.Repository as store."
+        )
+        raise ConfigError(explain("store", expected=expected, got=repr(text), remedy=remedy))
+    return Path(folder).absolute()
+
+
+def open_store(
+    store: str | os.PathLike[str] | Repository, *, incomplete: bool = False
+) -> xr.Dataset:
+    """Open a finished ensemble lazily, chunked as it is stored.
 
     Parameters
     ----------
-    target
-        Where.
-    variable
-        Name of the ensemble variable.
-    identity
-        JSON types; two runs with the same identity write the same values.
-    chunks
-        Realizations and samples per chunk.
-    made_with
-        What decides on the last digits besides: versions of packages, and the device. A run that
-        was begun goes on with the same only; a finished one does not care.
-    notes
-        JSON types that were found out for this run and are not part of its identity; those of a
-        run that was begun are read with :func:`notes_of`.
+    store
+        Path of a Zarr store, ``"icechunk:PATH"``, or an Icechunk repository.
+    incomplete
+        Open an unfinished ensemble too; regions that are not drawn yet are NaN.
+
+    Raises
+    ------
+    StoreError
+        There is no such store, it is still being written, or it is no ensemble of xcvae.
     """
+    return EnsembleStore.of(store).open(incomplete=incomplete)
 
-    target: EnsembleStore
-    variable: str
-    identity: Mapping[str, Any]
-    chunks: tuple[int, int]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what a run that was begun must have in common with this one."""
-        return {**self.identity, "chunks": list(self.chunks), **self.environment}
+@contextmanager
+def lock_folder(path: Path) -> Iterator[None]:
+    """Keep other processes from writing the store in a folder; remove what killed ones left.
+
+    Raises
+    ------
+    StoreError
+        Another process is writing it.
+    """
+    expected, got = "no other process that writes it", "one that does"
+    remedy = "Wait until it ends, or choose another name."
+    busy = explain(f"store '{path}'", expected=expected, got=got, remedy=remedy)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path, timeout=0, busy=StoreError(busy)):
+        for old in stale_siblings(path):
+            remove(old)
+        yield
+
+
+def unwritable(name: Path | str, error: Exception | str, remedy: str) -> StoreError:
+    """Return the error of a store that cannot be written to."""
+    expected = "a location that can be written to"
+    got = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return StoreError(explain(f"store '{name}'", expected=expected, got=got, remedy=remedy))
+
+
+def not_replaceable(name: Path | str, reason: str) -> OutputExistsError:
+    """Return the error of something that xcvae did not write and must not replace."""
+    expected = "an ensemble that xcvae wrote, or nothing"
+    remedy = "Choose another name, or remove it yourself: xcvae only replaces what it wrote."
+    return OutputExistsError(
+        explain(f"store '{name}'", expected=expected, got=reason, remedy=remedy)
+    )

@@ -1,9 +1,10 @@
 """An ensemble in an Icechunk repository.
 
-Regions are committed some dozens at a time, each commit with the records of its own regions in its
-metadata, so that whatever is killed, the last commit agrees with itself. They go to the branch
-``xcvae-unfinished``; when all regions are there, ``main`` moves to its end in one step. Every task
-writes into a fork of a session, which comes back and is merged where the run was called.
+Regions are committed some dozens at a time to the branch ``xcvae-unfinished``; the metadata of each
+commit hold the ledger entries of its own regions, so that the last commit agrees with itself after
+a kill at any moment. When all regions are written, ``main`` moves to the end of the branch in one
+step. Every task writes into a fork of a session, which is sent back and merged in the calling
+process.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import errno
 import os
 import pickle
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import icechunk
@@ -28,185 +29,417 @@ from icechunk import ConflictError, IcechunkError, Repository
 from xcvae.ensemble.store.base import (
     DONE,
     FORMAT,
+    EnsembleSpec,
+    EnsembleStore,
     Entry,
     Ledger,
     Region,
     RegionStats,
-    Run,
+    StoredEnsemble,
     StoreStatus,
-    done,
-    failed,
+    done_entry,
+    failed_entry,
+    lock_folder,
+    not_replaceable,
+    unwritable,
 )
-from xcvae.ensemble.store.local import locked, remove, stale_files
-from xcvae.ensemble.store.zarr_format import encoded, identity_in, write_template
-from xcvae.errors import OutputExistsError, StoreError, explain
-from xcvae.files import hidden_sibling, sha256
+from xcvae.ensemble.store.zarr_format import encode_chunk, identity_in, write_template
+from xcvae.errors import StoreError, explain
+from xcvae.files import Purpose, hidden_sibling, remove, sha256, stale_siblings
 
-__all__ = [
-    "MAIN",
-    "UNFINISHED",
-    "CommitLedger",
-    "ForkPen",
-    "IcechunkError",
-    "IcechunkStore",
-    "IcechunkStoreWriter",
-    "Repository",
-    "as_os_error",
-    "checksums",
-    "conflict",
-    "copy_template",
-    "create",
-    "explained",
-    "get",
-    "in_words",
-    "leads_to",
-    "metadata_of",
-    "open_at",
-    "put",
-]
+__all__ = ["CommitLedger", "ForkWriter", "IcechunkStore", "IcechunkStoreWriter", "Repository"]
 
+
+MAIN, UNFINISHED = "main", "xcvae-unfinished"
+REGIONS_PER_COMMIT = 64
+"""About 500 MB of values. A commit takes milliseconds on a disk; a kill costs no more than this."""
+CHUNKS_PER_MANIFEST = (32, 256)
+"""Along realizations and samples: a commit writes the manifests of its chunks anew, so that their
+size, and not that of the ensemble, decides on its cost."""
+COMMIT_KEY = "xcvae"
+STATE = "xcvae_state"
+"""Attribute of an unfinished ensemble."""
 
 T = TypeVar("T")
 
 
-def _now(coroutine: Coroutine[Any, Any, T]) -> T:
-    from zarr.core.sync import sync
+class IcechunkStore(EnsembleStore):
+    """An Icechunk repository for an ensemble.
 
-    return sync(coroutine)
+    Parameters
+    ----------
+    location
+        Folder of the repository, which is made if it does not exist; or an open repository on any
+        storage.
+    regions_per_commit
+        Regions that share a commit.
+    """
+
+    def __init__(
+        self, location: Path | Repository, *, regions_per_commit: int = REGIONS_PER_COMMIT
+    ) -> None:
+        folder = location if isinstance(location, Path) else None
+        self._folder = folder
+        self._repository = None if isinstance(location, Path) else location
+        self._name = f"icechunk:{location if isinstance(location, Path) else location.storage}"
+        self.regions_per_commit = regions_per_commit
+
+    @property
+    def name(self) -> str:
+        """``icechunk:`` and the folder or the storage."""
+        return self._name
+
+    @property
+    def stem(self) -> str:
+        """Name of the folder without its suffix."""
+        return "" if self._folder is None else self._folder.stem
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the repository, if it was given as one."""
+        return self._folder
+
+    @property
+    def catalog_path(self) -> None:
+        """None: intake opens no repositories at relative paths."""
+        return
+
+    @property
+    def repository(self) -> Repository | None:
+        """The repository, opened; None if there is none."""
+        folder = self._folder
+        # If icechunk looked for a folder that does not exist, it would make it.
+        if self._repository is None and folder is not None and folder.is_dir():
+            with _explained(self.name):
+                storage = _local_storage(folder)
+                if Repository.exists(storage):
+                    self._repository = Repository.open(storage)
+        return self._repository
+
+    def status(self) -> StoreStatus:
+        """Look at the branches ``main`` and ``xcvae-unfinished``."""
+        repository = self.repository
+        unfinished = repository is not None and UNFINISHED in repository.list_branches()
+        stale = self._folder is not None and stale_siblings(self._folder)
+        return StoreStatus(self._complete(), self._partial(), not unfinished and not stale)
+
+    def _complete(self) -> StoredEnsemble:
+        repository = self.repository
+        if repository is None:
+            return StoredEnsemble(self.name, self._is_occupied())
+        ledger = CommitLedger(repository, repository.lookup_branch(MAIN))
+        newest = next(iter(repository.ancestry(snapshot_id=ledger.tip)))
+        # The first commit of a repository is its own, and empty.
+        if newest.parent_id is None:
+            return StoredEnsemble(self.name)
+        group = _get(ledger.store, "zarr.json") or b""
+        return StoredEnsemble(self.name, True, identity_in(group), ledger, ledger.store)
+
+    def _partial(self) -> StoredEnsemble:
+        name, repository = f"{self.name}, branch {UNFINISHED}", self.repository
+        if repository is None or UNFINISHED not in repository.list_branches():
+            return StoredEnsemble(name)
+        ledger = CommitLedger(repository, repository.lookup_branch(UNFINISHED))
+        if _is_ancestor(repository, ledger.tip, MAIN):
+            return StoredEnsemble(name)  # killed before its first commit, or after its last
+        return StoredEnsemble(name, True, None, ledger, ledger.store)
+
+    def _is_occupied(self) -> bool:
+        """Whether something other than a repository or an empty folder has its name."""
+        folder = self._folder
+        if folder is None or not folder.exists():
+            return False
+        return not folder.is_dir() or any(folder.iterdir())
+
+    def check_replaceable(self) -> None:
+        """Refuse to replace the content of branches that xcvae did not write."""
+        if self.repository is None:
+            return  # begin() refuses anything else that has its name
+        status = self.status()
+        for found in (status.complete, status.partial):
+            if found.exists and not found.metadata:
+                raise not_replaceable(found.name, "commits without a ledger of xcvae")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Lock the folder; on other storage, icechunk refuses the second of two commits."""
+        with nullcontext() if self._folder is None else lock_folder(self._folder):
+            repository, status = self.repository, self.status()
+            if repository is not None and not status.is_clean and not status.partial.exists:
+                repository.delete_branch(UNFINISHED)
+            yield
+
+    def temporary_path(self, purpose: Purpose) -> Path | None:
+        """Return a new hidden name next to the folder; None for other storage."""
+        return None if self._folder is None else hidden_sibling(self._folder, purpose)
+
+    def begin(
+        self, spec: EnsembleSpec, template: xr.Dataset, metadata: Mapping[str, Any]
+    ) -> IcechunkStoreWriter:
+        """Make the branch; its first commit has metadata, coordinates and the description."""
+        with _explained(self.name):
+            repository = self.repository or self._create()
+            base = repository.lookup_branch(MAIN)
+            if UNFINISHED in repository.list_branches():
+                repository.reset_branch(UNFINISHED, base)
+            else:
+                repository.create_branch(UNFINISHED, base)
+            token = {"token": uuid4().hex, "variable": spec.variable}
+            writer = IcechunkStoreWriter(self, repository, spec, {**metadata, **token})
+            writer.commit_template(template, "begins", clear=True)
+            return writer
+
+    def _create(self) -> Repository:
+        """Make the repository under a hidden name, then rename it."""
+        folder = self._folder
+        if folder is None or self._is_occupied():
+            expected, got = "an Icechunk repository, or nothing", "something else"
+            remedy = "Choose another name: only ensembles are replaced."
+            message = explain(f"store '{self.name}'", expected=expected, got=got, remedy=remedy)
+            raise StoreError(message)
+        new = hidden_sibling(folder, "new")
+        try:
+            Repository.create(_local_storage(new), config=_repository_config())
+            new.replace(folder)
+        finally:
+            remove(new)
+        self._repository = Repository.open(_local_storage(folder))
+        return self._repository
+
+    def reopen(
+        self, spec: EnsembleSpec, template: xr.Dataset, *, damaged: bool
+    ) -> IcechunkStoreWriter:
+        """Take up the branch; for a repair, one that starts at ``main``."""
+        repository, status = self.repository, self.status()
+        if repository is None:
+            remedy = "Repeat the call: it writes the ensemble again."
+            raise unwritable(self.name, "no repository: it was removed", remedy)
+        with _explained(self.name):
+            if damaged:
+                repository.create_branch(UNFINISHED, repository.lookup_branch(MAIN))
+                metadata = {**status.complete.metadata, "replaces": True}
+                writer = IcechunkStoreWriter(self, repository, spec, metadata)
+                writer.commit_template(template, "is repaired")
+                return writer
+            if not _is_ancestor(repository, repository.lookup_branch(MAIN), UNFINISHED):
+                raise _conflict(self.name, "branch main has other commits since")
+            writer = IcechunkStoreWriter(self, repository, spec, status.partial.metadata)
+            if writer.ledger.changed() and not writer.ledger.sealed:
+                writer.commit_template(template, "has its metadata again")
+            return writer
 
 
-def get(store: Any, key: str) -> bytes | None:
-    """Return what is under a key; None if nothing is."""
-    from zarr.core.buffer import default_buffer_prototype
+@dataclass(frozen=True)
+class ForkWriter:
+    """Writes each region into a fork of a session; the receipt is its entry and that fork.
 
-    found = _now(store.get(key, default_buffer_prototype()))
-    return None if found is None else bytes(found.to_bytes())
+    Attributes
+    ----------
+    variable, chunks
+        Name of the ensemble variable, and realizations and samples per chunk.
+    fork
+        A pickled fork without changes.
+    """
+
+    fork: bytes
+    variable: str
+    chunks: tuple[int, int]
+
+    def write(self, region: Region, values: np.ndarray, stats: RegionStats) -> tuple[int, Any]:
+        """Write a region; it is safe once its receipt is committed."""
+        file, content = encode_chunk(region, self.chunks, values)
+        try:
+            fork = pickle.loads(self.fork)
+            _put(fork.store, f"{self.variable}/{file}", content)
+        except IcechunkError as error:
+            # The number of the operating system tells a failing disk from a failing region.
+            found = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(found[1]) if found else errno.EIO, _cause(error)) from error
+        return len(content), (done_entry(region, file, content, stats), pickle.dumps(fork))
+
+    def record_failure(self, region: Region, error: str) -> Any:
+        """Return a receipt with the entry of a failed region, and without a fork."""
+        return failed_entry(region, error), None
 
 
-def put(store: Any, key: str, content: bytes) -> None:
-    """Put something under a key."""
-    from zarr.core.buffer import default_buffer_prototype
-
-    _now(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
-
-
-def _listed(keys: AsyncIterator[str]) -> list[str]:
-    async def gathered() -> list[str]:
-        return [key async for key in keys]
-
-    return sorted(_now(gathered()))
-
-
-def checksums(store: Any, variable: str) -> dict[str, list[Any]]:
-    """Return size and SHA-256 of all metadata and coordinates, by key; no chunk is looked at.
+class IcechunkStoreWriter:
+    """Writes an ensemble into a repository; the end of its context commits what was collected.
 
     Parameters
     ----------
     store
-        Of Zarr v3.
-    variable
-        Name of the ensemble variable, whose chunks are left out.
+        The store.
+    repository
+        Its repository, which has the branch of unfinished ensembles.
+    spec
+        The ensemble.
+    metadata
+        Description of the run, for every commit: if old commits expire, only the entries of their
+        regions are lost.
     """
-    keys = []
-    for node in _listed(store.list_dir("")):
-        if node == "zarr.json":
-            keys.append(node)
-        elif node == variable:
-            keys.append(f"{node}/zarr.json")
-        else:
-            keys += _listed(store.list_prefix(f"{node}/"))
-    contents = {key: get(store, key) or b"" for key in keys}
-    return {key: [len(one), sha256(one)] for key, one in contents.items()}
 
+    def __init__(
+        self,
+        store: IcechunkStore,
+        repository: Repository,
+        spec: EnsembleSpec,
+        metadata: Mapping[str, Any],
+    ) -> None:
+        self._store, self._repository, self._spec = store, repository, spec
+        self._metadata = {**metadata, "state": "begun"}
+        self._base = repository.lookup_branch(MAIN)
+        self._complete = 0
+        self._start_session()
 
-def copy_template(template: xr.Dataset, variable: str, chunks: tuple[int, int], store: Any) -> None:
-    """Write metadata and coordinates over those that are there; chunks stay.
+    def _start_session(self) -> None:
+        self._session = self._repository.writable_session(UNFINISHED)
+        self._entries: list[Entry] = []
+        self._merged = 0
+        fork = pickle.dumps(self._session.fork())
+        self._writer = ForkWriter(fork, self._spec.variable, self._spec.chunks)
 
-    Parameters
-    ----------
-    template, variable, chunks
-        As of :func:`write_template`.
-    store
-        Of Zarr v3.
-    """
-    from zarr.storage import MemoryStore
+    def commit_template(self, template: xr.Dataset, text: str, *, clear: bool = False) -> None:
+        """Commit metadata and coordinates; chunks stay unless the session is cleared first."""
+        from zarr.core.buffer import Buffer
+        from zarr.storage import MemoryStore
 
-    made = MemoryStore()
-    write_template(template, variable, chunks, made)
-    # An array has to be there before its chunks.
-    for key in sorted(_listed(made.list()), key=lambda key: not key.endswith("zarr.json")):
-        put(store, key, get(made, key) or b"")
+        session = self._repository.writable_session(UNFINISHED)
+        if clear:
+            session.store.sync_clear()
+        found: dict[str, Buffer] = {}
+        unfinished = template.assign_attrs({STATE: "unfinished"})
+        write_template(unfinished, self._spec, MemoryStore(found))
+        # Icechunk wants the metadata of an array before its chunks.
+        for key in sorted(found, key=lambda key: not key.endswith("zarr.json")):
+            _put(session.store, key, found[key].to_bytes())
+        self._metadata["files"] = {key: _checksum(session.store, key) for key in sorted(found)}
+        self._commit(session, text, self._metadata)
+        self._start_session()
 
+    def __enter__(self) -> IcechunkStoreWriter:
+        return self
 
-OWN = "xcvae"
+    def __exit__(self, *raised: object) -> None:
+        # After an error a commit is tried too, and the first error is the one that is raised.
+        with suppress(StoreError) if raised[0] else nullcontext():
+            self._commit_regions()
 
+    @property
+    def ledger(self) -> CommitLedger:
+        """The ledger in the commits of the branch."""
+        return CommitLedger(self._repository, self._repository.lookup_branch(UNFINISHED))
 
-class _History(Protocol):
-    def ancestry(self, *, snapshot_id: str) -> Iterable[Any]: ...
+    def prune(self, entries: Mapping[int, Entry]) -> None:
+        """Count the complete regions; newer entries replace those of the others."""
+        self._complete = len(entries)
 
-    def readonly_session(self, *, snapshot_id: str) -> Any: ...
+    def region_writer(self) -> ForkWriter:
+        """Return a writer with a fork of the last commit."""
+        return self._writer
 
+    def collect(self, receipt: Any) -> None:
+        """Merge a fork; commit if they are enough."""
+        if receipt is None:  # of a task whose worker died
+            return
+        entry, fork = receipt
+        self._entries.append(entry)
+        if fork is None:
+            return
+        with _explained(self._store.name):
+            self._session.merge(pickle.loads(fork))
+        self._merged += 1
+        if self._merged == self._store.regions_per_commit:
+            self._commit_regions()
 
-def metadata_of(told: dict[str, Any], entries: list[Entry]) -> dict[str, Any]:
-    """Return what a commit says of its run and of the regions that it brings.
+    def _commit_regions(self) -> None:
+        if not self._merged:
+            return  # icechunk refuses a commit without changes
+        self._complete += self._merged
+        total = self._metadata["regions"]
+        with _explained(self._store.name):
+            self._session.commit(
+                f"xcvae: {self._merged} regions of '{self._spec.variable}', now {self._complete} "
+                f"of {total}",
+                _commit_metadata(self._metadata, self._entries),
+            )
+            self._start_session()
 
-    The run is in every commit: whoever expires old ones loses the records of some regions, which
-    are drawn again if need be, and nothing else.
-    """
-    return {OWN: {**told, "format": FORMAT, "entries": entries}}
+    def _commit(self, session: icechunk.Session, text: str, metadata: Mapping[str, Any]) -> None:
+        session.commit(f"xcvae: '{self._spec.variable}' {text}", _commit_metadata(metadata, []))
+
+    def finalize(self, attributes: Mapping[str, Any]) -> None:
+        """Commit the final attributes, wait for the disk, and move ``main``."""
+        import zarr
+
+        repository = self._repository
+        with _explained(self._store.name):
+            if not self.ledger.sealed:
+                session = repository.writable_session(UNFINISHED)
+                group = zarr.open_group(session.store, mode="r+")
+                known = {k: v for k, v in group.attrs.asdict().items() if k != STATE}
+                group.attrs.put({**known, **attributes})
+                changed = {"zarr.json": _checksum(session.store, "zarr.json")}
+                files = {**self._metadata["files"], **changed}
+                metadata = {**self._metadata, "state": "finished", "files": files}
+                self._commit(session, "is finished", metadata)
+            tip = repository.lookup_branch(UNFINISHED)
+            if self._store.folder is not None and hasattr(os, "sync"):
+                os.sync()
+            repository.reset_branch(MAIN, tip, from_snapshot_id=self._base)
+            repository.delete_branch(UNFINISHED)
 
 
 @dataclass(frozen=True)
 class CommitLedger(Ledger):
-    """The commits of a run, from one of them backwards.
+    """The ledger of a run, in the metadata of its commits.
 
-    Parameters
+    Attributes
     ----------
     repository
-        Has them.
+        The repository.
     tip
-        The last of them.
+        Identifier of the last commit.
     """
 
-    repository: _History
+    repository: Repository
     tip: str
 
     @cached_property
     def _own(self) -> list[dict[str, Any]]:
-        """What those of the last run said, newest first; others may lie between them."""
+        """Records in the commits of the last run, newest first; others may lie between them."""
         own: list[dict[str, Any]] = []
         for commit in self.repository.ancestry(snapshot_id=self.tip):
-            told = commit.metadata.get(OWN)
-            if not isinstance(told, dict) or told.get("format") != FORMAT:
+            record: Any = commit.metadata.get(COMMIT_KEY)
+            if not isinstance(record, dict) or record.get("format") != FORMAT:
                 continue
-            if own and told["token"] != own[0]["token"]:
+            if own and record["token"] != own[0]["token"]:
                 break
-            own.append(told)
+            own.append(record)
         return own
 
     @cached_property
     def store(self) -> Any:
-        """What Zarr reads."""
+        """Store of Zarr at the last commit, to read from."""
         return self.repository.readonly_session(snapshot_id=self.tip).store
 
     @property
     def variable(self) -> str:
         """Name of the ensemble variable."""
-        return str(self.run()["variable"])
+        return str(self.metadata()["variable"])
 
     @property
     def sealed(self) -> bool:
-        """Whether all regions are done, and the attributes have their final values."""
-        return self.run().get("state") == "finished"
+        """Whether all regions are complete, and the attributes have their final values."""
+        return self.metadata().get("state") == "finished"
 
-    def run(self) -> dict[str, Any]:
-        """Return what was to be written, with a token of its beginning; empty if nothing was."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the description of the run with its token; empty without commits of xcvae."""
         return {k: v for k, v in self._own[0].items() if k != "entries"} if self._own else {}
 
     def entries(self) -> dict[int, Entry]:
-        """Return what is recorded, by number of the region."""
+        """Return the entries by number of the region; a failure replaces no completion."""
         found: dict[int, Entry] = {}
-        for entry in (entry for told in reversed(self._own) for entry in told["entries"]):
+        for entry in (entry for record in reversed(self._own) for entry in record["entries"]):
             if entry["state"] == DONE or entry["region"] not in found:
                 found[entry["region"]] = entry
         return found
@@ -216,11 +449,11 @@ class CommitLedger(Ledger):
         return []
 
     def problem(self, name: str, size: int, digest: str) -> str:
-        """Say what is wrong with a key of the store; empty if it is as it was written."""
+        """Describe how the content of a key differs from what was written; empty if it does not."""
         try:
-            content = get(self.store, name)
+            content = _get(self.store, name)
         except Exception as error:  # noqa: BLE001  of any kind: it cannot be read
-            return in_words(error)
+            return _cause(error)
         if content is None:
             return "not there"
         if len(content) != size:
@@ -228,50 +461,29 @@ class CommitLedger(Ledger):
         return "" if sha256(content) == digest else "its content has changed"
 
 
-def in_words(error: Exception) -> str:
-    """Return the cause at the end of one of icechunk's messages, which go over many lines."""
-    lines = [line.strip(" |`->x") for line in str(error).splitlines()]
-    return next((line for line in reversed(lines) if line), type(error).__name__)
+def _commit_metadata(metadata: Mapping[str, Any], entries: list[Entry]) -> dict[str, Any]:
+    return {COMMIT_KEY: {**metadata, "format": FORMAT, "entries": entries}}
 
 
-PER_MANIFEST = (32, 256)
-"""Chunks along realizations and samples that share a file of places, which commits write anew."""
+def _is_ancestor(repository: Repository, commit: str, branch: str) -> bool:
+    """Tell if a commit is in the history of a branch."""
+    return any(one.id == commit for one in repository.ancestry(branch=branch))
 
 
-def open_at(path: Path) -> Repository | None:
-    """Open the repository in a folder; None if none is there."""
-    # If icechunk looked for a folder that is not there, it would make it.
-    if not path.is_dir():
-        return None
-    storage = _storage(path)
-    return Repository.open(storage) if Repository.exists(storage) else None
-
-
-def create(path: Path) -> Repository:
-    """Make a repository, which appears as a whole."""
-    new = hidden_sibling(path, "new")
-    try:
-        Repository.create(_storage(new), config=_config())
-        new.replace(path)
-    finally:
-        remove(new)
-    return Repository.open(_storage(path))
-
-
-def _storage(path: Path) -> icechunk.Storage:
-    """Return that of a folder, without its warning of others who commit: there is a lock."""
+def _local_storage(folder: Path) -> icechunk.Storage:
+    """Return the storage of a folder, without icechunk's warning of others: there is a lock."""
     icechunk.set_logs_filter("icechunk::storage=error")
     try:
-        return icechunk.local_filesystem_storage(str(path))
+        return icechunk.local_filesystem_storage(str(folder))
     finally:
         icechunk.set_logs_filter(None)  # as the environment says
 
 
-def _config() -> icechunk.RepositoryConfig:
-    """Return that of a repository in which commits do not grow with the ensemble."""
+def _repository_config() -> icechunk.RepositoryConfig:
+    """Return the configuration of a repository whose manifests are split."""
     array = icechunk.ManifestSplitCondition.AnyArray()
     axis = icechunk.ManifestSplitDimCondition.Axis
-    sizes = {array: {axis(number): size for number, size in enumerate(PER_MANIFEST)}}
+    sizes = {array: {axis(number): size for number, size in enumerate(CHUNKS_PER_MANIFEST)}}
     config = icechunk.RepositoryConfig.default()
     config.manifest = icechunk.ManifestConfig(
         splitting=icechunk.ManifestSplittingConfig.from_dict(sizes)  # type: ignore[arg-type]
@@ -279,354 +491,50 @@ def _config() -> icechunk.RepositoryConfig:
     return config
 
 
-def leads_to(repository: Repository, commit: str, branch: str) -> bool:
-    """Whether a commit is in the history of a branch."""
-    return any(one.id == commit for one in repository.ancestry(branch=branch))
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    from zarr.core.sync import sync
+
+    return sync(coroutine)
 
 
-def as_os_error(error: IcechunkError) -> OSError:
-    """Return what the operating system said, by whose number trouble of the disk is told."""
-    found = re.search(r"os error (\d+)", str(error))
-    number = int(found[1]) if found else errno.EIO
-    return OSError(number, in_words(error))
+def _get(store: Any, key: str) -> bytes | None:
+    """Return the content of a key; None if there is none."""
+    from zarr.core.buffer import default_buffer_prototype
+
+    found = _run(store.get(key, default_buffer_prototype()))
+    return None if found is None else bytes(found.to_bytes())
 
 
-def conflict(name: str, got: str) -> StoreError:
-    """Say that somebody else commits to a repository."""
-    return StoreError(
-        explain(
-            f"store '{name}'",
-            expected="a repository that nobody else commits to",
-            got=got,
-            remedy='Begin again with resume="restart", or choose another one.',
-        )
-    )
+def _put(store: Any, key: str, content: bytes) -> None:
+    from zarr.core.buffer import default_buffer_prototype
+
+    _run(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
+
+
+def _checksum(store: Any, key: str) -> list[Any]:
+    content = _get(store, key) or b""
+    return [len(content), sha256(content)]
+
+
+def _cause(error: Exception) -> str:
+    """Return the last line of a message of icechunk, which has the cause."""
+    lines = [line.strip(" |`->x") for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line), type(error).__name__)
+
+
+def _conflict(name: str, got: str) -> StoreError:
+    expected = "a repository that nobody else commits to"
+    remedy = 'Start again with resume="restart", or choose another repository.'
+    return StoreError(explain(f"store '{name}'", expected=expected, got=got, remedy=remedy))
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Turn errors of icechunk into ours."""
+def _explained(name: str) -> Iterator[None]:
+    """Turn errors of icechunk into errors of xcvae."""
     try:
         yield
     except ConflictError as error:
-        raise conflict(name, in_words(error)) from error
+        raise _conflict(name, _cause(error)) from error
     except (IcechunkError, OSError) as error:
-        raise StoreError(
-            explain(
-                f"store '{name}'",
-                expected="a place that can be written to",
-                got=in_words(error),
-                remedy="What is committed is kept: mend the cause, and the same call goes on.",
-            )
-        ) from error
-
-
-REGIONS_PER_COMMIT = 64
-"""About 500 MB of values. A commit takes milliseconds on a disk; a kill costs no more than this."""
-MAIN, UNFINISHED = "main", "xcvae-unfinished"
-STATE = "xcvae_state"
-"""Attribute of what is not finished."""
-
-
-@dataclass(frozen=True)
-class ForkPen:
-    """Writes each region into a fork of a session of its own, which it hands back.
-
-    Parameters
-    ----------
-    fork
-        A pickled fork without changes.
-    variable
-        Name of the ensemble variable.
-    chunks
-        Realizations and samples per chunk.
-    """
-
-    fork: bytes
-    variable: str
-    chunks: tuple[int, int]
-
-    def put(self, region: Region, values: np.ndarray, counts: RegionStats) -> tuple[int, Any]:
-        """Write a region; it counts once what is handed back is committed."""
-        file, content = encoded(region, self.chunks, values)
-        try:
-            fork = pickle.loads(self.fork)
-            put(fork.store, f"{self.variable}/{file}", content)
-        except IcechunkError as error:
-            raise as_os_error(error) from error
-        return len(content), (done(region, file, content, counts), pickle.dumps(fork))
-
-    def failed(self, region: Region, said: str) -> Any:
-        """Return the record of a region that came to nothing."""
-        return failed(region, said), None
-
-
-class IcechunkStoreWriter:
-    """Writes the regions of one run into a repository; a context commits what it was handed.
-
-    Parameters
-    ----------
-    repository
-        Where to; its branch is there.
-    run
-        What.
-    told
-        What every commit says of it.
-    name
-        What messages call the repository.
-    local
-        Whether it lies on a disk here.
-    """
-
-    def __init__(
-        self,
-        repository: Repository,
-        run: Run,
-        told: Mapping[str, Any],
-        *,
-        name: str,
-        local: bool,
-    ) -> None:
-        self.repository, self.run, self.name, self.local = repository, run, name, local
-        self.told = {**told, "state": "begun"}
-        self.base = self.repository.lookup_branch(MAIN)
-        self._there = 0
-        self._reset()
-
-    def _reset(self) -> None:
-        self._session = self.repository.writable_session(UNFINISHED)
-        self._entries: list[Entry] = []
-        self._brought = 0
-        fork = pickle.dumps(self._session.fork())
-        self._pen = ForkPen(fork, self.run.variable, self.run.chunks)
-
-    def mended(self, template: xr.Dataset, what: str, *, new: bool = False) -> IcechunkStoreWriter:
-        """Commit metadata and coordinates, in place of all that is there or over it."""
-        variable = self.run.variable
-        session = self.repository.writable_session(UNFINISHED)
-        if new:
-            session.store.sync_clear()
-        marked = template.assign_attrs({STATE: "unfinished"})
-        copy_template(marked, variable, self.run.chunks, session.store)
-        self.told["files"] = checksums(session.store, variable)
-        session.commit(f"xcvae: '{variable}' {what}", metadata_of(self.told, []))
-        self._reset()
-        return self
-
-    def __enter__(self) -> IcechunkStoreWriter:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        # After an error this is worth a try, and the error is what is told.
-        with suppress(StoreError) if raised[0] else nullcontext():
-            self._commit()
-
-    @property
-    def records(self) -> CommitLedger:
-        """What the commits say."""
-        return CommitLedger(self.repository, self.repository.lookup_branch(UNFINISHED))
-
-    def keep(self, numbers: Mapping[int, Any]) -> None:
-        """Count what is there; what is not is drawn again, and a newer entry is believed."""
-        self._there = len(numbers)
-
-    def pen(self) -> ForkPen:
-        """Return what the next task writes with: a fork of the last commit."""
-        return self._pen
-
-    def take(self, handed: Any) -> None:
-        """Merge a fork that came back; commit, if they are enough."""
-        if handed is None:
-            return
-        entry, fork = handed
-        self._entries.append(entry)
-        if fork is None:
-            return
-        with explained(self.name):
-            self._session.merge(pickle.loads(fork))
-        self._brought += 1
-        if self._brought == REGIONS_PER_COMMIT:
-            self._commit()
-
-    def _commit(self) -> None:
-        if not self._brought:
-            return  # a commit that changes nothing is none
-        self._there += self._brought
-        said = f"{self._brought} regions of '{self.run.variable}', now {self._there}"
-        with explained(self.name):
-            self._session.commit(
-                f"xcvae: {said} of {self.told['regions']}", metadata_of(self.told, self._entries)
-            )
-            self._reset()
-
-    def publish(self, attributes: Mapping[str, Any]) -> None:
-        """Commit the final attributes, and move main there."""
-        import zarr
-
-        repository, variable = self.repository, self.run.variable
-        with explained(self.name):
-            if not self.records.sealed:
-                session = repository.writable_session(UNFINISHED)
-                group = zarr.open_group(session.store, mode="r+")
-                known = {k: v for k, v in group.attrs.asdict().items() if k != STATE}
-                group.attrs.put({**known, **attributes})
-                files = checksums(session.store, variable)
-                told = {**self.told, "state": "finished", "files": files}
-                session.commit(f"xcvae: '{variable}' is finished", metadata_of(told, []))
-            tip = repository.lookup_branch(UNFINISHED)
-            if self.local and hasattr(os, "sync"):
-                os.sync()
-            repository.reset_branch(MAIN, tip, from_snapshot_id=self.base)
-            repository.delete_branch(UNFINISHED)
-
-
-class IcechunkStore:
-    """An Icechunk repository for an ensemble.
-
-    Parameters
-    ----------
-    place
-        Its folder, which need not be there yet; or the repository, opened by who cares where it is.
-    """
-
-    def __init__(self, place: Path | Repository) -> None:
-        self.path = place if isinstance(place, Path) else None
-        self._repository = None if isinstance(place, Path) else place
-        self.name = f"icechunk:{place if isinstance(place, Path) else place.storage}"
-
-    @property
-    def stem(self) -> str:
-        """What a catalog would call it."""
-        return "" if self.path is None else self.path.stem
-
-    @property
-    def place(self) -> Path | None:
-        """The local folder that it takes, if it was given as one."""
-        return self.path
-
-    @property
-    def listed(self) -> None:
-        """A catalog does not list it."""
-        return
-
-    @property
-    def repository(self) -> Repository | None:
-        """It, opened; None if there is none."""
-        if self._repository is None and self.path is not None:
-            with explained(self.name):
-                self._repository = open_at(self.path)
-        return self._repository
-
-    def _occupied(self) -> bool:
-        """Whether something is at its path."""
-        path = self.path
-        if path is None or not path.exists():
-            return False
-        return not path.is_dir() or any(path.iterdir())
-
-    def finished(self) -> StoreStatus:
-        """Look at the branch main."""
-        repository = self.repository
-        if repository is None:
-            return StoreStatus(self.name, self._occupied())
-        commits = CommitLedger(repository, repository.lookup_branch(MAIN))
-        newest = next(iter(repository.ancestry(snapshot_id=commits.tip)))
-        # The first commit of a repository is its own, and empty.
-        if newest.parent_id is None:
-            return StoreStatus(self.name)
-        group = get(commits.store, "zarr.json") or b""
-        return StoreStatus(self.name, True, identity_in(group), commits, commits.store)
-
-    def partial(self) -> StoreStatus:
-        """Look at the branch of what is not finished."""
-        name, repository = f"{self.name}, branch {UNFINISHED}", self.repository
-        if repository is None or UNFINISHED not in repository.list_branches():
-            return StoreStatus(name)
-        commits = CommitLedger(repository, repository.lookup_branch(UNFINISHED))
-        if leads_to(repository, commits.tip, MAIN):
-            return StoreStatus(name)  # killed before its first commit, or after its last
-        return StoreStatus(name, True, None, commits, commits.store)
-
-    def check_replaceable(self) -> None:
-        """Refuse to replace the content of branches that xcvae did not write."""
-        if self.repository is None:
-            return  # what is at its path is refused when the repository is made
-        for held in (self.finished(), self.partial()):
-            if held.there and not held.told:
-                raise OutputExistsError(
-                    explain(
-                        f"store '{held.name}'",
-                        expected="an ensemble that xcvae wrote, or nothing",
-                        got="something without records of xcvae",
-                        remedy="Choose another name: xcvae only replaces what it wrote.",
-                    )
-                )
-
-    def is_clean(self) -> bool:
-        """Whether no killed or living call has left anything."""
-        repository = self.repository
-        left = repository is not None and UNFINISHED in repository.list_branches()
-        return not left and (self.path is None or not stale_files(self.path))
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold its folder for one call; elsewhere, who commits second is refused."""
-        with nullcontext() if self.path is None else locked(self.path):
-            repository = self.repository
-            if repository is not None and not self.is_clean() and not self.partial().there:
-                repository.delete_branch(UNFINISHED)
-            yield
-
-    def temporary_path(self, what: str) -> Path | None:
-        """Return a new name beside its folder."""
-        return None if self.path is None else hidden_sibling(self.path, what)
-
-    def begin(self, run: Run, template: xr.Dataset, said: Mapping[str, Any]) -> IcechunkStoreWriter:
-        """Make a branch whose first commit has metadata, coordinates and what is to be written."""
-        with explained(self.name):
-            repository = self.repository or self._create()
-            base = repository.lookup_branch(MAIN)
-            if UNFINISHED in repository.list_branches():
-                repository.reset_branch(UNFINISHED, base)
-            else:
-                repository.create_branch(UNFINISHED, base)
-            told = {**said, "token": uuid4().hex, "variable": run.variable}
-            return self._committer(repository, run, told).mended(template, "begins", new=True)
-
-    def _create(self) -> Repository:
-        """Make the repository, which appears as a whole."""
-        path = self.path
-        if path is None or self._occupied():
-            raise StoreError(
-                explain(
-                    f"store '{self.name}'",
-                    expected="an Icechunk repository, or nothing there",
-                    got="something else",
-                    remedy="Choose another name: only ensembles are replaced.",
-                )
-            )
-        self._repository = create(path)
-        return self._repository
-
-    def reopen(self, run: Run, template: xr.Dataset, *, damaged: bool) -> IcechunkStoreWriter:
-        """Make ready what was begun, or what is finished and to be repaired."""
-        repository = self.repository
-        if repository is None:
-            raise StoreError(f"{self.name} is gone.")
-        with explained(self.name):
-            if damaged:
-                repository.create_branch(UNFINISHED, repository.lookup_branch(MAIN))
-                told = {**self.finished().told, "replaces": True}
-                return self._committer(repository, run, told).mended(template, "is repaired")
-            if not leads_to(repository, repository.lookup_branch(MAIN), UNFINISHED):
-                raise conflict(self.name, "branch main has other commits since")
-            committer = self._committer(repository, run, self.partial().told)
-            changed = committer.records.changed() and not committer.records.sealed
-            return committer.mended(template, "has its metadata again") if changed else committer
-
-    def _committer(
-        self, repository: Repository, run: Run, told: Mapping[str, Any]
-    ) -> IcechunkStoreWriter:
-        return IcechunkStoreWriter(
-            repository, run, told, name=self.name, local=self.path is not None
-        )
+        remedy = "Fix the cause and repeat the call: regions that are committed are kept."
+        raise unwritable(name, _cause(error), remedy) from error

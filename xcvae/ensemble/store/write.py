@@ -1,141 +1,138 @@
-"""Ensembles on disk: written region by region, under their name only when all is there.
+"""Writing of an ensemble: compare a store with the request, then draw the missing regions.
 
-One task draws and writes one region, which is one chunk. Where it lies, and how it is hidden until
-all regions are done, is up to the target: a folder, or a repository.
+One task draws and writes one region, which is one chunk. The store decides where the chunk lies
+and how it is hidden until all regions are complete.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 import xarray as xr
 
-from xcvae.ensemble.execution.scheduler import Tasks
+from xcvae.ensemble.execution.scheduler import Executor
 from xcvae.ensemble.execution.threads import use_threads
-from xcvae.ensemble.identity import differences, labels_of
-from xcvae.ensemble.progress import meter
+from xcvae.ensemble.identity import differences
+from xcvae.ensemble.progress import TaskEnd, fields_bar
 from xcvae.ensemble.store.base import (
     DONE,
     FAILED,
+    EnsembleSpec,
     EnsembleStore,
     Region,
     RegionSource,
     RegionStats,
     RegionWriter,
-    Run,
+    StoredEnsemble,
     StoreStatus,
+    StoreWriter,
     regions_of,
 )
-from xcvae.ensemble.store.local import LocalStore
-from xcvae.ensemble.store.locations import icechunk_path, local_path
-from xcvae.errors import ConfigError, OutputExistsError, StoreError, explain
-
-if TYPE_CHECKING:
-    from xcvae.ensemble.store.icechunk import Repository
+from xcvae.errors import OutputExistsError, StoreError, explain
+from xcvae.fields.samples import labels_of
 
 __all__ = [
     "Outcome",
     "Resume",
-    "State",
+    "Step",
     "Task",
     "draw_and_write",
-    "failure",
-    "find",
+    "failure_message",
     "is_settled",
+    "next_step",
     "notes_of",
-    "open_store",
-    "open_target",
-    "target_of",
-    "tasks_of",
     "write",
 ]
 
 
 Resume = bool | Literal["restart", "repair"]
-State = Literal["finished", "begun", "new", "damaged"]
+Step = Literal["open", "continue", "begin", "repair"]
 
 
-def is_settled(run: Run, resume: Resume) -> bool:
-    """Whether the same ensemble is there, finished, and nothing else is to be done or tidied.
+def is_settled(store: EnsembleStore, spec: EnsembleSpec, resume: Resume) -> bool:
+    """Tell if a store holds the ensemble, finished, and there is nothing to do or to remove.
 
-    It can be said without the lock, so that any number of processes open a store at a time.
+    No lock is needed, so that any number of processes open a store at a time.
     """
-    there = run.target.finished().identity
-    if resume is not True or there is None or differences(there, run.identity):
+    status = store.status()
+    found = status.complete.identity
+    if resume is not True or found is None or differences(found, spec.identity):
         return False
-    return run.target.is_clean()
+    return status.is_clean
 
 
-def find(run: Run, resume: Resume) -> State:
-    """Say what is already there under the name of a run.
+def next_step(store: EnsembleStore, spec: EnsembleSpec, resume: Resume) -> Step:
+    """Compare a store with the requested ensemble, and return what has to be done.
 
     Returns
     -------
     str
-        ``"finished"``: the same ensemble, to be opened. ``"begun"``: a part of the same ensemble,
-        to be continued. ``"new"``: nothing, or with ``resume="restart"`` something to replace.
-        ``"damaged"``: with ``resume="repair"``, the same ensemble, of which files have changed.
+        ``"open"``: the store holds the ensemble. ``"continue"``: it holds a part of it.
+        ``"begin"``: it is empty, or with ``resume="restart"`` its content is replaced.
+        ``"repair"``: with ``resume="repair"``, it holds the ensemble, and files have changed.
 
     Raises
     ------
     OutputExistsError
-        Something else is there, or ``resume=False`` and anything is there; with
-        ``resume="restart"``, something that xcvae did not write.
+        It holds something else, or ``resume=False`` and it holds anything; with
+        ``resume="restart"``, it holds something that xcvae did not write.
     """
-    partial = run.target.partial()
-    told = partial.told
-    if resume and told.get("replaces") and not differences(told["run"], run.to_json()):
-        # The one to be replaced keeps its name until the last step.
-        return "begun"
+    status = store.status()
+    complete, partial = status.complete, status.partial
+    unfinished = partial.metadata
+    # A replacement comes first: the ensemble that it replaces keeps its name until the last step.
+    replaced = resume and unfinished.get("replaces")
+    if replaced and not differences(unfinished["run"], spec.to_json()):
+        return "continue"
     if resume == "restart":
-        run.target.check_replaceable()
-        return "new"
-    there = run.target.finished()
-    if resume == "repair" and there.there:
-        return _repairable(run, there, partial)
-    for held, content, wanted in (
-        (there, there.identity, dict(run.identity)),
-        (partial, told.get("run"), run.to_json()),
-    ):
-        if not held.there:
-            continue
-        differing = ["no xcvae ensemble"] if content is None else differences(content, wanted)
-        if differing or not resume:
-            raise _taken(held, differing, resume)
-        return "finished" if held is there else "begun"
-    return "new"
+        store.check_replaceable()
+        return "begin"
+    if resume == "repair" and complete.exists:
+        return _repair_step(status, spec)
+    if complete.exists:
+        _check_same(complete, complete.identity, spec.identity, resume)
+        return "open"
+    if partial.exists:
+        _check_same(partial, unfinished.get("run"), spec.to_json(), resume)
+        return "continue"
+    return "begin"
 
 
-def _repairable(run: Run, there: StoreStatus, partial: StoreStatus) -> State:
-    told = there.told
-    if there.records is None or not told:
-        raise _taken(there, ["no xcvae ensemble"], resume=True)
-    # More than its identity: what is drawn again must have the last digits of the rest.
-    differing = differences(told["run"], run.to_json())
-    if differing:
-        raise _taken(there, differing, resume=True)
-    count = told.get("regions", len(there.records.entries()))
-    if len(there.records.intact()) == count and not there.records.changed():
-        return "finished"
-    if partial.there:
-        raise _taken(partial, ["a replacement with other settings"], resume=True)
-    return "damaged"
+def _check_same(
+    found: StoredEnsemble, content: Any, requested: Mapping[str, Any], resume: Resume
+) -> None:
+    differing = ["no xcvae ensemble"] if content is None else differences(content, requested)
+    if differing or not resume:
+        raise _name_taken(found, differing, resume)
 
 
-def _taken(held: StoreStatus, differing: list[str], resume: Resume) -> OutputExistsError:
+def _repair_step(status: StoreStatus, spec: EnsembleSpec) -> Step:
+    complete, metadata = status.complete, status.complete.metadata
+    # More than its identity: regions that are drawn again must have the last digits of the rest.
+    _check_same(complete, metadata.get("run"), spec.to_json(), resume=True)
+    ledger = complete.ledger
+    assert ledger is not None  # it has metadata
+    count = metadata.get("regions", len(ledger.entries()))
+    if len(ledger.intact()) == count and not ledger.changed():
+        return "open"
+    if status.partial.exists:
+        raise _name_taken(status.partial, ["a replacement with other settings"], resume=True)
+    return "repair"
+
+
+def _name_taken(found: StoredEnsemble, differing: list[str], resume: Resume) -> OutputExistsError:
     remedy = "Choose another name"
-    if held.told:  # only ensembles can be replaced
+    if found.metadata:  # only ensembles can be replaced
         remedy += ', or replace the ensemble with resume="restart"'
     return OutputExistsError(
         explain(
-            f"store '{held.name}'",
+            f"store '{found.name}'",
             expected="nothing there, or the same ensemble" if resume else "nothing there",
             got="; ".join(differing) or "the same ensemble, and resume=False",
             remedy=f"{remedy}.",
@@ -143,172 +140,97 @@ def _taken(held: StoreStatus, differing: list[str], resume: Resume) -> OutputExi
     )
 
 
-def notes_of(run: Run, state: State) -> dict[str, Any]:
-    """Return the notes of a run that was begun or is to be repaired; empty for a new one."""
-    held = {"begun": run.target.partial, "damaged": run.target.finished}.get(state)
-    notes = held().told.get("notes") if held else None
+def notes_of(store: EnsembleStore, step: Step) -> dict[str, Any]:
+    """Return the notes of an ensemble that is continued or repaired; empty for a new one."""
+    status = store.status()
+    found = {"continue": status.partial, "repair": status.complete}.get(step)
+    notes = found.metadata.get("notes") if found else None
     return notes if isinstance(notes, dict) else {}
-
-
-UNTRIED = "untried"
-# Trouble of the disk rather than of a region: it will be the same for the next one.
-OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
-STRIKES = 3
-"""Regions in a row that cannot be written for such a reason; then a process draws no more."""
-NAMED = 8
-"""Failed regions that a message names."""
-
-_strikes: Counter[str] = Counter()
 
 
 @dataclass(frozen=True)
 class Task:
-    """A region to be drawn and written.
+    """A region that is to be drawn and written.
 
-    Parameters
+    Attributes
     ----------
-    source
-        What draws it.
-    pen
-        What writes it.
+    source, writer
+        Draw the region and write it.
     region
-        Which one.
+        The region.
     call
-        Names the call of ``write``.
+        Identifies the call of :func:`write`.
     """
 
     source: RegionSource
-    pen: RegionWriter
+    writer: RegionWriter
     region: Region
     call: str
 
 
+UNTRIED = "untried"
+# Trouble with the disk rather than with a region: the next region will have it too.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
+DISK_ERRORS_IN_A_ROW = 3
+"""Regions in a row that may fail because of the disk; after them, a process draws no more."""
+LISTED_FAILURES = 8
+"""Failed regions that a message lists."""
+
+_disk_errors: Counter[str] = Counter()
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a region.
+    """Result of a task.
 
-    Parameters
+    Attributes
     ----------
-    region
-        Which one.
-    state
-        done, failed or untried.
-    written
+    region, state
+        The region, and ``"done"``, ``"failed"`` or ``"untried"``.
+    nbytes
         Bytes of its chunk.
     error
         Why it failed.
-    handed
-        What the pen left to be done where the run was called.
+    receipt
+        Argument for :meth:`StoreWriter.collect`.
     """
 
     region: Region
     state: str
-    written: int = 0
+    nbytes: int = 0
     error: str = ""
-    handed: Any = None
-
-
-def tasks_of() -> Tasks[Task, Outcome]:
-    """Return what runs such tasks on the scheduler in use."""
-    return Tasks(draw_and_write, _lost)
+    receipt: Any = None
 
 
 def draw_and_write(task: Task, threads: int | None = None) -> Outcome:
-    """Draw one region, write it, and then record that it is there; never raises."""
-    if _strikes[task.call] >= STRIKES:
+    """Draw one region, write it, and then record that it is complete; never raises."""
+    if _disk_errors[task.call] >= DISK_ERRORS_IN_A_ROW:
         return Outcome(task.region, UNTRIED)
     try:
         if threads is not None:
             use_threads(threads)
-        values, counts = task.source.draw_region(task.region)
+        values, stats = task.source.draw_region(task.region)
     except Exception as error:  # noqa: BLE001  of any kind: the other regions are still drawn
         return _failed(task, error)
     try:
-        written, handed = task.pen.put(task.region, values, counts)
+        nbytes, receipt = task.writer.write(task.region, values, stats)
     except Exception as error:  # noqa: BLE001  as above
-        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
-            _strikes[task.call] += 1
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            _disk_errors[task.call] += 1
         return _failed(task, error)
-    _strikes.pop(task.call, None)
-    return Outcome(task.region, DONE, written, handed=handed)
+    _disk_errors.pop(task.call, None)
+    return Outcome(task.region, DONE, nbytes, receipt=receipt)
 
 
 def _failed(task: Task, error: Exception) -> Outcome:
-    said = f"{type(error).__name__}: {error}"
-    # So that `xcvae verify` can tell later.
-    return Outcome(task.region, FAILED, error=said, handed=task.pen.failed(task.region, said))
-
-
-def _lost(task: Task, error: Exception) -> Outcome:
-    return Outcome(task.region, FAILED, error=f"{type(error).__name__}: {error}")
-
-
-def failure(
-    name: Path | str, outcomes: Iterable[Outcome], total: int, describe: Callable[[Region], str]
-) -> str:
-    """Say which regions came to nothing and why; empty if all are done.
-
-    Parameters
-    ----------
-    name
-        Of the store.
-    outcomes
-        Of the regions that were missing.
-    total
-        Number of regions of the ensemble.
-    describe
-        Says which members and samples a region holds.
-    """
-    by_number: Sequence[Outcome] = sorted(outcomes, key=lambda one: one.region.number)
-    failed = [one for one in by_number if one.state == FAILED]
-    untried = [one for one in by_number if one.state == UNTRIED]
-    if not failed and not untried:
-        return ""
-    named = [
-        f"\n  region {one.region.number} ({describe(one.region)}): {one.error}"
-        for one in failed[:NAMED]
-    ]
-    more = [f"\n  and {len(failed) - NAMED} more"] if len(failed) > NAMED else []
-    left = [f"\n  {len(untried)} not tried after trouble with the disk"] if untried else []
-    done = total - len(failed) - len(untried)
-    return explain(
-        f"store '{name}'",
-        expected=f"all {total} regions drawn and written",
-        got=f"{done} done, {len(failed)} failed:{''.join(named + more + left)}\n",
-        remedy="Nothing is listed as finished, and what is done is kept. Mend the cause and run "
-        "the same call again: it draws what is missing.",
-    )
-
-
-def target_of(store: str | os.PathLike[str] | Repository) -> EnsembleStore:
-    """Return where an ensemble of this name is written to, or read from.
-
-    Raises
-    ------
-    ConfigError
-        It is no path of a local folder and no Icechunk repository, or icechunk is not installed.
-    """
-    path = icechunk_path(store)
-    if path is None and type(store).__module__.partition(".")[0] != "icechunk":
-        return LocalStore(local_path("store", store))  # type: ignore[arg-type]
-    try:
-        from xcvae.ensemble.store.icechunk import IcechunkStore
-    except ModuleNotFoundError as error:
-        if error.name != "icechunk":
-            raise
-        raise ConfigError(
-            explain(
-                "store",
-                expected="icechunk to be installed, for an Icechunk repository",
-                got=str(error),
-                remedy='pip install "xcvae[icechunk]", or give the path of a Zarr store.',
-            )
-        ) from error
-    return IcechunkStore(store if path is None else path)  # type: ignore[arg-type]
+    text = f"{type(error).__name__}: {error}"
+    receipt = task.writer.record_failure(task.region, text)  # for `xcvae verify`
+    return Outcome(task.region, FAILED, error=text, receipt=receipt)
 
 
 def write(
-    run: Run,
+    store: EnsembleStore,
+    spec: EnsembleSpec,
     template: xr.Dataset,
     source_of: Callable[[Region], RegionSource],
     *,
@@ -316,75 +238,138 @@ def write(
     resume: Resume = True,
     progress: bool = True,
 ) -> None:
-    """Write an ensemble, or what is missing of one that was begun.
+    """Write an ensemble, or what is missing of an unfinished one.
 
     Parameters
     ----------
-    run
-        Where to, and what.
+    store
+        The store, locked by the caller.
+    spec
+        The ensemble.
     template
-        Coordinates and attributes, and the variable of the run as an array of the right shape,
-        dims (realization, sample, y, x): its values do not matter.
+        Coordinates and attributes, and the variable as an array of the right shape, dims
+        (realization, sample, y, x): its values do not matter.
     source_of
-        Returns what draws a region. It travels to a worker of the Dask scheduler in use.
+        Returns the source of a region, which is sent to a worker of the Dask scheduler in use.
     finish
-        Called with the counts of all regions, in their order: returns the final attributes of
-        the Dataset.
+        Takes the statistics of all regions, in their order; returns the final attributes of the
+        Dataset.
     resume
-        True: go on with regions of the same run. ``"restart"``: replace what is there.
-        ``"repair"``: draw again what has changed in a finished store.
+        True: continue an unfinished ensemble with the same identity. ``"restart"``: replace what
+        is stored. ``"repair"``: draw the regions again whose files have changed.
     progress
         Show a bar on a terminal.
 
     Raises
     ------
     OutputExistsError
-        As :func:`find` raises it.
+        As :func:`next_step` raises it.
     StoreError
-        Some regions came to nothing; all others are done. Or the store cannot be written to.
+        Some regions could not be drawn or written; all others are complete. Or the store cannot
+        be written to.
     """
-    state, target = find(run, resume), run.target
-    regions = list(regions_of(run.chunks, template[run.variable].shape))
-    if state == "new":
-        said = {
-            "run": run.to_json(),
-            "notes": dict(run.notes),
-            "replaces": resume == "restart",
-            "shape": list(template[run.variable].shape),
-            "regions": len(regions),
-        }
-        writer = target.begin(run, template, said)
-    else:
-        writer = target.reopen(run, template, damaged=state == "damaged")
-    there = writer.records.intact()
-    missing = [region for region in regions if region.number not in there]
+    shape = template[spec.variable].shape
+    regions = list(regions_of(spec.chunks, shape))
+    writer = _writer(store, spec, template, resume, len(regions))
+    complete = writer.ledger.intact()
+    missing = [region for region in regions if region.number not in complete]
     if missing:
-        writer.keep(there)
-    call, troubles = uuid4().hex, list[Outcome]()
-    # One by one: what they hold need not be in memory at the same time.
-    # Sample by sample: what is cut out of the data for one region serves the next.
-    missing.sort(key=lambda region: region.samples)
-    tasks = (Task(source_of(region), writer.pen(), region, call) for region in missing)
+        writer.prune(complete)
+    failures = _write_regions(writer, missing, source_of, regions, progress)
+    if failures:
+        describe = _describing(template[spec.variable])
+        raise StoreError(failure_message(store.name, failures, len(regions), describe))
+    entries = writer.ledger.entries()
+    writer.finalize(finish([entries[region.number]["counts"] for region in regions]))
+
+
+def _writer(
+    store: EnsembleStore, spec: EnsembleSpec, template: xr.Dataset, resume: Resume, regions: int
+) -> StoreWriter:
+    """Begin the ensemble in its store, or take it up again."""
+    step = next_step(store, spec, resume)
+    if step != "begin":
+        return store.reopen(spec, template, damaged=step == "repair")
+    metadata = {
+        "run": spec.to_json(),
+        "notes": dict(spec.notes),
+        "replaces": resume == "restart",
+        "shape": list(template[spec.variable].shape),
+        "regions": regions,
+    }
+    return store.begin(spec, template, metadata)
+
+
+def _write_regions(
+    writer: StoreWriter,
+    missing: Sequence[Region],
+    source_of: Callable[[Region], RegionSource],
+    regions: Sequence[Region],
+    progress: bool,
+) -> list[Outcome]:
+    """Draw and write the missing regions; return the outcomes of those that are still missing."""
+    call, failures = uuid4().hex, list[Outcome]()
+    # Sample by sample: the input data that are selected for one region serve the next.
+    ordered = sorted(missing, key=lambda region: region.samples)
+    # A generator: the sources of all regions need not be in memory at the same time.
+    tasks = (Task(source_of(region), writer.region_writer(), region, call) for region in ordered)
     total = sum(region.fields for region in regions)
     done = total - sum(region.fields for region in missing)
-    with meter(progress, "drawing", total=total, done=done) as counter, writer:
+    with fields_bar(progress, "drawing", total=total, done=done) as bar, writer:
 
-        def seen(outcome: Outcome) -> None:
-            counter.update(outcome.region.fields if outcome.written else 0, outcome.written)
-            writer.take(outcome.handed)
+        def on_task_end(event: TaskEnd[Task, Outcome]) -> None:
+            outcome = event.result
+            if outcome is None:
+                error = f"{type(event.error).__name__}: {event.error}"
+                outcome = Outcome(event.task.region, FAILED, error=error)
+            bar.update(outcome.region.fields if outcome.nbytes else 0, outcome.nbytes)
+            writer.collect(outcome.receipt)
             if outcome.state != DONE:
-                troubles.append(replace(outcome, handed=None))
+                failures.append(replace(outcome, receipt=None))
 
-        tasks_of().run(tasks, seen)
-    problem = failure(target.name, troubles, len(regions), _describing(template[run.variable]))
-    if problem:
-        raise StoreError(problem)
-    entries = writer.records.entries()
-    writer.publish(finish([entries[region.number]["counts"] for region in regions]))
+        Executor[Task, Outcome](draw_and_write).run(tasks, on_task_end)
+    return failures
+
+
+def failure_message(
+    name: Path | str, outcomes: Iterable[Outcome], total: int, describe: Callable[[Region], str]
+) -> str:
+    """Return the message about regions that could not be drawn or written.
+
+    Parameters
+    ----------
+    name
+        Name of the store.
+    outcomes
+        Outcomes of these regions.
+    total
+        Number of regions of the ensemble.
+    describe
+        Returns members and samples of a region, in words.
+    """
+    by_number = sorted(outcomes, key=lambda outcome: outcome.region.number)
+    failed = [one for one in by_number if one.state == FAILED]
+    untried = sum(one.state == UNTRIED for one in by_number)
+    lines = [
+        f"\n  region {one.region.number} ({describe(one.region)}): {one.error}"
+        for one in failed[:LISTED_FAILURES]
+    ]
+    if len(failed) > LISTED_FAILURES:
+        lines.append(f"\n  and {len(failed) - LISTED_FAILURES} more")
+    if untried:
+        lines.append(f"\n  {untried} not tried after trouble with the disk")
+    done = total - len(failed) - untried
+    return explain(
+        f"store '{name}'",
+        expected=f"all {total} regions drawn and written",
+        got=f"{done} done, {len(failed)} failed:{''.join(lines)}\n",
+        remedy="Completed regions are kept and the store stays unfinished. Fix the cause and "
+        "repeat the call: only missing regions are drawn.",
+    )
 
 
 def _describing(variable: xr.DataArray) -> Callable[[Region], str]:
-    """Return what puts the members and samples of a region into words."""
+    """Return a function that puts the members and samples of a region into words."""
     sample = str(variable.dims[1])
     labels = labels_of(variable, sample)
 
@@ -395,46 +380,3 @@ def _describing(variable: xr.DataArray) -> Callable[[Region], str]:
         return f"{members}, {sample} {start}" + (f" to {end}" if end != start else "")
 
     return describe
-
-
-def open_store(
-    store: str | os.PathLike[str] | Repository, *, incomplete: bool = False
-) -> xr.Dataset:
-    """Open a finished ensemble lazily, chunked as it is stored.
-
-    Parameters
-    ----------
-    store
-        Path of a Zarr store, ``"icechunk:PATH"``, or an Icechunk repository.
-    incomplete
-        Open one that is still being written too; what is not there yet is NaN.
-
-    Raises
-    ------
-    StoreError
-        There is no such store, it is still being written, or it is no ensemble of xcvae.
-    """
-    return open_target(target_of(store), incomplete=incomplete)
-
-
-def open_target(target: EnsembleStore, *, incomplete: bool = False) -> xr.Dataset:
-    """Open what was written to a target; see :func:`open_store`."""
-    held = target.finished()
-    if held.identity is None:
-        partial = target.partial()
-        unfinished = bool(partial.told)
-        if not (incomplete and unfinished):
-            raise StoreError(
-                explain(
-                    f"store '{target.name}'",
-                    expected="a finished ensemble of xcvae",
-                    got="an unfinished one" if unfinished else "no such ensemble",
-                    remedy="Run the same sampling again: it goes on where it stopped."
-                    if unfinished
-                    else "Check the path.",
-                )
-            )
-        held = partial
-    opened: xr.Dataset = xr.open_zarr(held.source, consolidated=False, chunks={})
-    # Coordinates are small and needed for every selection: only the members stay lazy.
-    return opened.assign_coords({name: coord.compute() for name, coord in opened.coords.items()})

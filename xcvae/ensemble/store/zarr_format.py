@@ -1,4 +1,4 @@
-"""An ensemble before anything is drawn: its metadata and coordinates, in Zarr v3."""
+"""The Zarr v3 format of an ensemble: metadata and coordinates first, then one file per chunk."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.store.base import Region
+from xcvae.ensemble.store.base import EnsembleSpec, Region
 from xcvae.errors import MismatchError, explain
 from xcvae.files import write_bytes
 
-__all__ = ["encoded", "encoding_of", "identity_in", "put_chunk", "write_template"]
+__all__ = ["array_encoding", "encode_chunk", "identity_in", "write_chunk", "write_template"]
 
 
 ZSTD_LEVEL = 1
 
 
-def encoding_of(shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return how xarray has to describe an array whose chunks of this shape are put here."""
+def array_encoding(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the encoding for xarray of an array whose chunks :func:`encode_chunk` makes."""
     from zarr.codecs import ZstdCodec
 
     return {
         "chunks": shape,
         "compressors": (ZstdCodec(level=ZSTD_LEVEL),),
-        # What is not there yet must not look like a dry day.
+        # A region that is not written yet must not look like a dry day.
         "fill_value": np.float32(np.nan),
     }
 
 
-def encoded(region: Region, chunks: tuple[int, int], values: np.ndarray) -> tuple[str, bytes]:
-    """Encode a region as the chunk that it is.
+def encode_chunk(region: Region, chunks: tuple[int, int], values: np.ndarray) -> tuple[str, bytes]:
+    """Encode a region as a chunk, with the bytes that Zarr would write.
 
     Parameters
     ----------
     region
-        Which chunk.
+        The region.
     chunks
         Realizations and samples per chunk; the last ones of the ensemble may hold less.
     values
-        Physical, (realization, sample, y, x).
+        Physical values, (realization, sample, y, x).
 
     Returns
     -------
@@ -56,24 +56,12 @@ def encoded(region: Region, chunks: tuple[int, int], values: np.ndarray) -> tupl
     """
     from numcodecs.zstd import Zstd
 
-    content: bytes = Zstd(level=ZSTD_LEVEL).encode(_filled(region, chunks, values))
+    content: bytes = Zstd(level=ZSTD_LEVEL).encode(_fill_chunk(region, chunks, values))
     first = (region.realizations[0] // chunks[0], region.samples[0] // chunks[1])
     return f"c/{first[0]}/{first[1]}/0/0", content
 
 
-def put_chunk(path: Path, content: bytes) -> None:
-    """Write a chunk file; it is there as a whole or not at all.
-
-    Raises
-    ------
-    OSError
-        It cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, content)
-
-
-def _filled(region: Region, chunks: tuple[int, int], values: np.ndarray) -> np.ndarray:
+def _fill_chunk(region: Region, chunks: tuple[int, int], values: np.ndarray) -> np.ndarray:
     """Return a whole chunk, NaN beyond the end of the ensemble."""
     size = tuple(last - first for first, last in (region.realizations, region.samples))
     if values.ndim != 4 or values.shape[:2] != size:
@@ -82,7 +70,7 @@ def _filled(region: Region, chunks: tuple[int, int], values: np.ndarray) -> np.n
                 f"region {region.number}",
                 expected=f"{size[0]} realizations of {size[1]} samples",
                 got=f"values of shape {values.shape}",
-                remedy="What draws a region returns (realization, sample, y, x).",
+                remedy="Return (realization, sample, y, x) from draw_region.",
             )
         )
     if size == chunks:
@@ -92,9 +80,33 @@ def _filled(region: Region, chunks: tuple[int, int], values: np.ndarray) -> np.n
     return whole
 
 
-def write_template(
-    template: xr.Dataset, variable: str, chunks: tuple[int, int], store: Path | Any
-) -> None:
+def write_chunk(array: Path, name: str, content: bytes) -> None:
+    """Write a chunk file in one step.
+
+    Parameters
+    ----------
+    array
+        Folder of the array, which exists.
+    name
+        Name of the chunk within the array.
+    content
+        Bytes of the chunk.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written, or the array does not exist.
+    """
+    path = array / name
+    if not path.parent.is_dir():
+        # One level at a time, and never the array itself: a worker that was given up may get here
+        # after its store was renamed or removed, and must not make a folder of the old name.
+        for folder in reversed(path.relative_to(array).parents[:-1]):
+            (array / folder).mkdir(exist_ok=True)
+    write_bytes(path, content)
+
+
+def write_template(template: xr.Dataset, spec: EnsembleSpec, store: Path | Any) -> None:
     """Write metadata and coordinates, no chunk of the ensemble variable.
 
     Parameters
@@ -102,25 +114,23 @@ def write_template(
     template
         Coordinates and attributes, and the variable as an array of the right shape: its values do
         not matter.
-    variable
-        Name of the ensemble variable.
-    chunks
-        Realizations and samples per chunk.
+    spec
+        Variable and chunks.
     store
-        A folder, or a store of Zarr; what is there is replaced.
+        A folder, or a store of Zarr; existing content is replaced.
     """
-    shape = (*chunks, *template[variable].shape[2:])
+    shape = (*spec.chunks, *template[spec.variable].shape[2:])
     with warnings.catch_warnings():
         # Text labels: the type is stable in practice, its place in the Zarr v3 standard is not.
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-        warnings.filterwarnings("ignore", category=_unstable())
-        _in_one_piece(template, variable).to_zarr(
+        warnings.filterwarnings("ignore", category=_unstable_specification())
+        _as_one_block(template, spec.variable).to_zarr(
             store, mode="w", compute=False, consolidated=False, zarr_format=3,
-            encoding={variable: encoding_of(shape)},
+            encoding={spec.variable: array_encoding(shape)},
         )  # fmt: skip
 
 
-def _in_one_piece(template: xr.Dataset, variable: str) -> xr.Dataset:
+def _as_one_block(template: xr.Dataset, variable: str) -> xr.Dataset:
     """Make the values of a variable one lazy block: nothing grows with the number of chunks."""
     import dask.array as da
 
@@ -129,7 +139,8 @@ def _in_one_piece(template: xr.Dataset, variable: str) -> xr.Dataset:
     return template.assign({variable: template[variable].variable.copy(data=values)})
 
 
-def _unstable() -> type[Warning]:
+def _unstable_specification() -> type[Warning]:
+    """Return the category of Zarr's warning, which older versions do not have."""
     from zarr import errors
 
     found = getattr(errors, "UnstableSpecificationWarning", FutureWarning)
@@ -137,7 +148,7 @@ def _unstable() -> type[Warning]:
 
 
 def identity_in(group: str | bytes) -> dict[str, Any] | None:
-    """Read the identity of an ensemble out of the ``zarr.json`` of its group; None if none is."""
+    """Read the identity of an ensemble from the ``zarr.json`` of its group; None without one."""
     try:
         identity = json.loads(json.loads(group)["attributes"]["xcvae"])["identity"]
     except (KeyError, TypeError, ValueError):

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.identity import labels_of
 from xcvae.errors import DataError, MismatchError, explain
 from xcvae.fields.cf import require
+from xcvae.fields.samples import labels_of
 from xcvae.fields.units import to_units
 from xcvae.metrics.pairs import REALIZATION, Array, same_axis
 from xcvae.registry import Component, Range

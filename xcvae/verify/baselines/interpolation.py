@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.identity import labels_of
 from xcvae.errors import DataError, explain
 from xcvae.fields.axes import stretch_weights
+from xcvae.fields.samples import labels_of
 from xcvae.metrics.pairs import REALIZATION, Array
 from xcvae.registry import Component
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.identity import labels_of
 from xcvae.errors import DataError, explain
+from xcvae.fields.samples import labels_of
 from xcvae.fields.units import parse_quantity
 from xcvae.metrics.pairs import REALIZATION, Array
 from xcvae.registry import Component, Range

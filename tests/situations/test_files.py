@@ -1,0 +1,249 @@
+"""Files that a configuration names: patterns, joins, engines, groups, addresses."""
+
+# ruff: noqa: E501  a row is a line; refused or right: both may serve
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae import config
+from xcvae.cli import main
+from xcvae.errors import XcvaeError
+
+from .makers import Answer, AnyOf, case, either, fails_today, rain, refused, right, times
+
+JOIN = fails_today(7, "files are joined with an outer join")
+READER = fails_today(17, "no such key in the section data")
+
+
+def days(first: int, last: int, name: str = "pr", **options: Any) -> xr.Dataset:
+    coords = {
+        "time": times(30)[first:last],
+        "lat": ("lat", 40 + 0.1 * np.arange(12), {"units": "degrees_north"}),
+        "lon": ("lon", 5 + 0.1 * np.arange(12), {"units": "degrees_east"}),
+    }
+    field = rain(
+        dims=("time", "lat", "lon"),
+        shape=(last - first, 12, 12),
+        coords={"time": coords["time"]},
+        seed=first,
+        **options,
+    )
+    return field.assign_coords(coords).rename(name).to_dataset()
+
+
+def write(folder: Path, **parts: xr.Dataset) -> Path:
+    """Write Datasets in the oldest netCDF format, which needs SciPy only."""
+    for name, ds in parts.items():
+        ds.to_netcdf(folder / f"{name}.nc", engine="scipy")
+    return folder
+
+
+def read(folder: Path, data: dict[str, Any], **train: Any) -> dict[str, Any]:
+    """Open the data of a configuration; return facts."""
+    content = {"data": data, "output": "out", "train": {"target": "pr", "coarsen": 4, **train}}
+    parts = config.open_parts(config.parse(content, folder=folder))
+    field = parts.train[parts.spec.target]
+    return {
+        "sizes": dict(field.sizes),
+        "valid": float(field.notnull().mean()),
+        "mean": float(field.mean(dtype=np.float64)),
+        "target": parts.spec.target,
+        "roles": [variable.name for variable in parts.spec.variables],
+    }
+
+
+THIRD = {"a": days(0, 10), "b": days(10, 20), "c": days(20, 30)}
+WHOLE = {"time": 30, "lat": 12, "lon": 12}
+MEAN = float(np.mean([ds.pr.mean(dtype=np.float64) for ds in THIRD.values()]))
+
+
+def thirds(**changed: xr.Dataset) -> Callable[[Path], Path]:
+    return lambda folder: write(folder, **{**THIRD, **changed})
+
+
+def through_float32(ds: xr.Dataset) -> xr.Dataset:
+    return ds.assign_coords(lat=ds.lat.astype("f4"), lon=ds.lon.astype("f4"))
+
+
+PATTERN = {"path": "*.nc"}
+JOINED = [
+    case("one file", thirds(), right(sizes={**WHOLE, "time": 10}, valid=1.0), data={"path": "a.nc"}),
+    case("a pattern", thirds(), right(sizes=WHOLE, valid=1.0, mean=MEAN), data=PATTERN),
+    case("a pattern of folders", lambda folder: thirds()(_folder(folder / "2001")), right(sizes=WHOLE, mean=MEAN), data={"path": "**/*.nc"}),
+    case("a Zarr store", lambda folder: THIRD["a"].to_zarr(folder / "a.zarr", consolidated=False), right(valid=1.0, target="pr"), data={"path": "a.zarr"}),
+    case("a pattern of Zarr stores", lambda folder: [ds.to_zarr(folder / f"{n}.zarr", consolidated=False) for n, ds in THIRD.items()],
+         right(sizes=WHOLE, mean=MEAN), data={"path": "*.zarr"}),
+    case("names in no order of time", lambda folder: write(folder, a=THIRD["b"], b=THIRD["a"], c=THIRD["c"]), right(sizes=WHOLE, mean=MEAN), data=PATTERN),
+    case("latitudes through float32", thirds(b=through_float32(THIRD["b"])),
+         either(right(sizes=WHOLE, valid=1.0, mean=MEAN), refused(r"b\.nc", "lat")), JOIN, data=PATTERN),
+    case("another grid", thirds(b=THIRD["b"].assign_coords(lat=THIRD["b"].lat + 0.05)), refused(r"b\.nc", "lat"), JOIN, data=PATTERN),
+    case("another size", thirds(b=THIRD["b"].isel(lon=slice(0, 11))), refused(r"b\.nc", "lon"), JOIN, data=PATTERN),
+    case("another name", thirds(b=THIRD["b"].rename(pr="precip")), refused(r"b\.nc", "pr"), JOIN, data=PATTERN),
+    case("other units", thirds(b=(THIRD["b"] / 86400).map(lambda v: v.assign_attrs(units="kg m-2 s-1"))),
+         either(right(sizes=WHOLE, mean=MEAN), refused(r"b\.nc", "units")), JOIN, data=PATTERN),
+    case("latitudes falling in one", thirds(b=THIRD["b"].isel(lat=slice(None, None, -1))),
+         either(right(sizes=WHOLE, valid=1.0, mean=MEAN), refused(r"b\.nc", "lat")), fails_today(7, "an odd file is not named"), data=PATTERN),
+    case("days twice", thirds(b=days(8, 20)), refused(r"b\.nc|overlap|time", "time"), data=PATTERN),
+    case("another calendar", thirds(b=THIRD["b"].assign_coords(time=xr.date_range("2001-01-11", periods=10, calendar="noleap", use_cftime=True))),
+         refused(r"b\.nc", "time|calendar"), fails_today(7, "an odd file is not named"), data=PATTERN),
+    case("a file that is none", lambda folder: (thirds()(folder) / "b.nc").write_text("404 not found"),
+         refused("b.nc", "open"), fails_today(7, "an odd file is not named"), data=PATTERN),
+    case("an empty file", lambda folder: (thirds()(folder) / "b.nc").write_bytes(b""), refused("b.nc", "open"),
+         fails_today(7, "an odd file is not named"), data=PATTERN),
+    case("nothing", thirds(), refused("data.path", "x.nc", "relative"), data={"path": "x.nc"}),
+    case("a folder of files", thirds(), refused("data.path", r"\*"), fails_today(16, "the remedy for a folder does not name a pattern"),
+         data={"path": "."}),
+    case("one variable per file", lambda folder: write(folder, a=days(0, 10), t=days(0, 10, "t", units="K")),
+         right(sizes={**WHOLE, "time": 10}, roles=["t"]), data=PATTERN, coarsen=None),
+    case("rename", lambda folder: write(folder, a=days(0, 10).rename(pr="RAINNC")), right(target="pr"), data={"path": "a.nc", "rename": {"RAINNC": "pr"}}),
+    case("rename of nothing", thirds(), refused("data.rename", "'rr'", "Valid names"), data={"path": "a.nc", "rename": {"rr": "pr"}}),
+    case("home", thirds(), right(valid=1.0), fails_today(16, "~ in paths is not expanded"), data={"path": "~/a.nc"}),
+    case("environment variable", thirds(), right(valid=1.0), fails_today(16, "variables in paths are not expanded"), data={"path": "$ARCHIVE/a.nc"}),
+    case("engine", thirds(), right(valid=1.0), READER, data={"path": "a.nc", "engine": "scipy"}),
+    case("engine that is not installed", thirds(), refused("engine", "nosuch", "install|Valid|engines"),
+         READER, data={"path": "a.nc", "engine": "nosuch"}),
+    case("group of a Zarr store", lambda folder: THIRD["a"].to_zarr(folder / "a.zarr", group="Grid", consolidated=False), right(valid=1.0), READER,
+         data={"path": "a.zarr", "group": "/Grid"}),
+    case("group not named", lambda folder: THIRD["a"].to_zarr(folder / "a.zarr", group="Grid", consolidated=False), refused("group", "Grid"), READER,
+         data={"path": "a.zarr"}),
+    case("split that selects nothing", thirds(), refused("data.test.time", "2031", "labels"), data={"path": "a.nc", "test": {"time": 2031}}),
+    case("split by a range", thirds(), right(sizes={**WHOLE, "time": 5}), data={"path": "*.nc", "train": {"time": ["2001-01-03", "2001-01-07"]}}),
+    case("split by an unknown coordinate", thirds(), refused("data.train", "'season'", "Valid names"), data={"path": "a.nc", "train": {"season": "DJF"}}),
+    case("unknown key", thirds(), refused("data", "'paths'", "Did you mean 'path'"), data={"paths": "a.nc"}),
+    case("no source", thirds(), refused("source of the data", "path"), data={}),
+    case("two sources", thirds(), refused("source of the data", "tutorial and path"), data={"path": "a.nc", "tutorial": "radklim"}),
+]  # fmt: skip
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(("make", "answer", "options"), JOINED)
+def test_files_are_joined_or_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    make: Any,
+    answer: Answer | AnyOf,
+    options: dict[str, Any],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ARCHIVE", str(tmp_path))
+    make(tmp_path)
+    answer.check(lambda: read(tmp_path, **options))
+
+
+# --- addresses ---------------------------------------------------------------------------------
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """Address of a local HTTP server with a Zarr store and a file."""
+    THIRD["a"].to_zarr(tmp_path / "a.zarr", consolidated=True, zarr_format=2)
+    THIRD["a"].to_netcdf(tmp_path / "a.nc", engine="scipy")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.nc"])
+@fails_today(17, "URLs are not opened")
+def test_addresses_of_http_are_opened(served: str, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("aiohttp")
+    right(valid=1.0).check(lambda: read(tmp_path, {"path": f"{served}/{name}"}))
+
+
+@fails_today(17, "URLs are not opened")
+def test_stores_in_memory_are_opened(tmp_path: Path) -> None:
+    import fsspec
+    import zarr
+
+    store = zarr.storage.FsspecStore.from_url("memory://archive/a.zarr")
+    THIRD["a"].to_zarr(store, consolidated=False)
+    try:
+        right(valid=1.0).check(lambda: read(tmp_path, {"path": "memory://archive/a.zarr"}))
+    finally:
+        fsspec.filesystem("memory").rm("/archive", recursive=True)
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/a.zarr", "gs://bucket/a.zarr", "https://example.invalid/a.zarr"]
+)
+@fails_today(17, "an address is taken for a path in the folder of the configuration")
+def test_addresses_that_cannot_be_opened_are_named_as_they_are(
+    tmp_path: Path, address: str
+) -> None:
+    with pytest.raises(XcvaeError) as caught:
+        read(tmp_path, {"path": address})
+    assert address in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+# --- a configuration from the data -------------------------------------------------------------
+
+
+@fails_today(19, "xcvae init does not exist")
+def test_init_writes_a_configuration_that_opens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, **THIRD)
+    file = tmp_path / "config.yaml"
+    paths = [str(tmp_path / f"{name}.nc") for name in THIRD]
+    try:
+        status = main(["init", *paths, "--output", str(file)])
+    except SystemExit as error:
+        pytest.fail(f"exit {error.code}: {capsys.readouterr().err[-200:]}")
+    assert status == 0
+    text = file.read_text(encoding="utf-8")
+    assert "# " in text
+    parts = config.open_parts(config.load(file))
+    assert parts.spec.target == "pr"
+    assert parts.test is not None
+    assert parts.train.time.max() < parts.test.time.min()
+
+
+@fails_today(19, "xcvae init does not exist")
+def test_init_replaces_no_file(tmp_path: Path) -> None:
+    write(tmp_path, **THIRD)
+    file = tmp_path / "config.yaml"
+    file.write_text("mine: 1\n")
+    try:
+        status = main(["init", str(tmp_path / "a.nc"), "--output", str(file)])
+    except SystemExit as error:
+        pytest.fail(f"exit {error.code}")
+    assert status == 1
+    assert file.read_text() == "mine: 1\n"
+
+
+@fails_today(19, "xcvae init does not exist")
+def test_init_says_what_it_could_not_decide(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, a=days(0, 10).assign(rr=days(0, 10).pr))
+    try:
+        main(["init", str(tmp_path / "a.nc")])
+    except SystemExit as error:
+        pytest.fail(f"exit {error.code}")
+    text = capsys.readouterr().out
+    assert "pr" in text
+    assert "rr" in text

@@ -1,0 +1,216 @@
+"""Units as they are found in files, and the thresholds that follow from units and steps."""
+
+# ruff: noqa: E501  a row is a line; refused or right: both may serve
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae.fields.describe import prepare
+
+from .makers import admit, case, either, fails_today, rain, refused, right, times, together, warned
+
+#: Units of rain, the size of daily values in them, and one unit in millimetres (per day).
+RAIN = [
+    ("mm", 4.0, "mm"),
+    ("mm/day", 4.0, "mm/day"),
+    ("mm d-1", 4.0, "mm/day"),
+    ("mm day-1", 4.0, "mm/day"),
+    ("mm day**-1", 4.0, "mm/day"),
+    ("mm/d", 4.0, "mm/day"),
+    ("mm h-1", 0.2, "mm h-1"),
+    ("mm/h", 0.2, "mm h-1"),
+    ("mm hr-1", 0.2, "mm h-1"),
+    ("mm/hr", 0.2, "mm h-1"),
+    ("mm hour-1", 0.2, "mm h-1"),
+    ("m", 4e-3, "m"),
+    ("m s-1", 5e-8, "m s-1"),
+    ("m s**-1", 5e-8, "m s-1"),
+    ("kg m-2", 4.0, "mm"),
+    ("kg m**-2", 4.0, "mm"),
+    ("kg/m^2", 4.0, "mm"),
+    ("kg m-2 s-1", 5e-5, "kg m-2 s-1"),
+    ("kg m**-2 s**-1", 5e-5, "kg m-2 s-1"),
+    ("kg/m2/s", 5e-5, "kg m-2 s-1"),
+    ("kg m^-2 s^-1", 5e-5, "kg m-2 s-1"),
+    ("cm", 0.4, "cm"),
+    ("inch", 0.15, "inch"),
+    ("in", 0.15, "inch"),
+    ("inches/day", 0.15, "inch/day"),
+    ("0.1 mm", 40.0, "0.1 mm"),
+    ("mm s-1", 5e-5, "mm s-1"),
+    ("millimeter", 4.0, "mm"),
+    ("mm/month", 120.0, "mm/month"),
+]
+
+
+@pytest.mark.parametrize(("units", "size", "same"), RAIN, ids=[row[0] for row in RAIN])
+def test_units_of_rain_are_read(units: str, size: float, same: str) -> None:
+    field = rain(units=units, size=size)
+    facts = admit(together(field))
+    assert facts["units"] == units
+    assert facts["maximum"] == pytest.approx(float(field.max()))
+    reference = admit(together(rain(units=same, size=size)))
+    assert facts["wet"] == pytest.approx(reference["wet"])
+
+
+NOT_RAIN = [
+    case("none", lambda: together(rain(units="")), refused("pr", "units", "attrs"), target="pr"),
+    case("blank", lambda: together(rain(units=" ")), refused("pr", "units"), target="pr"),
+    case("dBZ", lambda: together(rain(units="dBZ")), refused("pr", "dBZ"), target="pr"),
+    case("K", lambda: together(rain(units="K")), refused("pr", "'K'", "units"), target="pr"),
+    case("unknown word", lambda: together(rain(units="rainfall units")), refused("pr", "rainfall"), target="pr"),
+    case("percent", lambda: together(rain(units="%")), refused("pr", "%"), target="pr"),
+    case("1", lambda: together(rain(units="1")), refused("pr", "'1'"), target="pr"),
+    case("counts", lambda: together(rain(units="counts")), refused("pr", "counts"), target="pr"),
+    case("expression", lambda: together(rain(units="2*mm-")), refused("pr"), target="pr"),
+    case(
+        "mm/3h", lambda: together(rain(units="mm/3h")), refused("pr", r"mm/\(3 h\)|mm / \(3 h\)"),
+        fails_today(14, "the remedy does not name mm/(3 h)"), target="pr",
+    ),
+    case(
+        "mm/6hr", lambda: together(rain(units="mm/6hr")), refused("pr", r"mm */ *\(6 *hr?\)"),
+        fails_today(14, "the remedy does not name mm/(6 h)"), target="pr",
+    ),
+    case("mm/(3 h)", lambda: together(rain(units="mm/(3 h)")), right(units="mm/(3 h)"), target="pr"),
+    case(
+        "m of water equivalent", lambda: together(rain(units="m of water equivalent", size=4e-3)),
+        right(target="pr"), fails_today(14, "units 'm of water equivalent' are not known"), target="pr",
+    ),
+    case(
+        "mm w.e.", lambda: together(rain(units="mm w.e.")),
+        either(right(target="pr"), refused("pr", r"mm w\.e\.", "'mm")), target="pr",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "answer", "options"), NOT_RAIN)
+def test_units_that_are_not_of_rain_are_refused_with_a_remedy(make, answer, options):
+    answer.check(lambda: admit(make(), **options))
+
+
+UNKNOWN = fails_today(14, "units of predictors as they are found are not known")
+KNOWN = [
+    "K", "kelvin", "degC", "degrees Celsius", "Celsius", "C", "celsius", "degF", "Pa", "hPa", "mb", "mbar",
+    "millibars", "m s-1", "m s**-1", "m/s", "knots", "m", "km", "m2 s-2", "m**2 s**-2", "J kg-1",
+    "J kg**-1", "W m-2", "W m**-2", "J m**-2", "kg kg-1", "kg kg**-1", "g kg-1", "g/kg", "%", "1",
+    "percent", "dimensionless", "m3 m-3", "m**3 m**-3", "s-1", "s**-1", "Pa s-1", "Pa s**-1",
+    "degree", "degrees", "radian", "K m**2 kg**-1 s**-1", "kg m-2", "ppm", "days", "dam",
+    "deg C", "deg K", "10^-5 s^-1", "psu", "m^2/s^2", "W/m^2", "m/s^2",
+]  # fmt: skip
+FOUND = [
+    "-", "unitless", "fraction", "(0 - 1)", "~", "Kelvin", "octas", "okta", "oktas",
+    "m of water equivalent", "gpdam", "dBZ", "none", "None", "0-1", "[0-1]", "index", "code table",
+    "(Code table 4.222)", "Degrees_Celsius", "Proportion", "Numeric", "PVU",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "units",
+    [*KNOWN, *(pytest.param(units, marks=UNKNOWN) for units in FOUND)],
+)
+def test_units_of_predictors_are_read_as_they_are_found(units: str) -> None:
+    ds = together(rain())
+    ds.t.attrs["units"] = units
+    facts = admit(ds)
+    assert facts["roles"] == {"t": "pooled"}
+    np.testing.assert_array_equal(facts["ready"].t.values, ds.t.values)
+
+
+#: Units of a model's data, units of other data, and the value there of 1 here.
+SAME = [
+    ("K", "degC", -272.15),
+    ("Pa", "hPa", 0.01),
+    ("1", "%", 100.0),
+    ("m2 s-2", "J kg-1", 1.0),
+    ("kg kg-1", "g kg-1", 1000.0),
+    ("m s-1", "m s**-1", 1.0),
+    ("m", "gpm", 1.0),
+    pytest.param("hPa", "mb", 1.0, marks=fails_today(14, "mb is read as millibarn")),
+    pytest.param("K", "deg K", 1.0, marks=fails_today(14, "deg K is read as degrees times kelvin")),
+    pytest.param("K", "degrees Celsius", -272.15, marks=fails_today(14, "a product of units")),
+    pytest.param("m", "gpdam", 0.1, marks=UNKNOWN),
+    pytest.param("K", "Kelvin", 1.0, marks=UNKNOWN),
+    pytest.param("1", "fraction", 1.0, marks=UNKNOWN),
+    pytest.param("1", "(0 - 1)", 1.0, marks=UNKNOWN),
+    pytest.param("1", "-", 1.0, marks=UNKNOWN),
+    pytest.param("%", "fraction", 0.01, marks=UNKNOWN),
+    pytest.param("1", "octas", 8.0, marks=UNKNOWN),
+    pytest.param("m", "m of water equivalent", 1.0, marks=UNKNOWN),
+    pytest.param(
+        "degC", "deg C", 1.0, marks=fails_today(14, "deg C is read as degrees times coulomb")
+    ),
+]
+
+
+@pytest.mark.parametrize(("here", "elsewhere", "value"), SAME)
+def test_equal_units_of_predictors_convert(here: str, elsewhere: str, value: float) -> None:
+    ds = together(rain())
+    ds["t"] = ds.t.copy(data=np.ones(6)).assign_attrs(units=here)
+    spec = admit(ds)["spec"]
+    other = ds.assign(t=ds.t.copy(data=np.full(6, value)).assign_attrs(units=elsewhere))
+    np.testing.assert_allclose(prepare(other, spec, need_target=True).t, 1.0, rtol=1e-6)
+
+
+# --- thresholds --------------------------------------------------------------------------------
+
+DEPTH = fails_today(6, "the default threshold of a depth ignores its step")
+#: Step, units, drizzle and wet thresholds: 0.1 mm/h (0.1 mm/day for days), and 0.1 (1).
+STEPS = [
+    ("min", "mm h-1", 0.1, 0.1),
+    ("5min", "mm h-1", 0.1, 0.1),
+    ("h", "mm h-1", 0.1, 0.1),
+    ("6h", "mm h-1", 0.1, 0.1),
+    ("D", "mm h-1", 0.1 / 24, 1 / 24),
+    ("D", "mm/day", 0.1, 1.0),
+    ("D", "kg m-2 s-1", 0.1 / 86400, 1 / 86400),
+    ("h", "kg m-2 s-1", 0.1 / 3600, 0.1 / 3600),
+    ("h", "mm/day", 2.4, 2.4),
+    ("h", "mm", 0.1, 0.1),
+    ("h", "m", 1e-4, 1e-4),
+    ("D", "mm", 0.1, 1.0),
+    ("D", "kg m-2", 0.1, 1.0),
+    ("5min", "mm", 0.1 / 12, 0.1 / 12, DEPTH),
+    ("10min", "mm", 0.1 / 6, 0.1 / 6, DEPTH),
+    ("15min", "kg m-2", 0.025, 0.025, DEPTH),
+    ("min", "0.1 mm", 1 / 60, 1 / 60, DEPTH),
+    ("3h", "mm", 0.3, 0.3, DEPTH),
+    ("6h", "m", 6e-4, 6e-4, DEPTH),
+]
+
+
+@pytest.mark.parametrize(
+    ("freq", "units", "drizzle", "wet"),
+    [pytest.param(*row[:4], id=f"{row[1]} every {row[0]}", marks=row[4:]) for row in STEPS],
+)
+def test_default_thresholds_follow_units_and_step(freq, units, drizzle, wet):
+    ds = together(rain(coords={"time": times(24, freq)}, units=units, size=1e-5))
+    right(drizzle=float(drizzle), wet=float(wet)).check(lambda: admit(ds))
+
+
+def _merged(join: str) -> xr.Dataset:
+    day = rain(coords={"time": times(8)})
+    hours = xr.DataArray(np.arange(32.0), {"time": times(32, "6h")}, "time", "t", {"units": "K"})
+    return xr.merge([day, hours], join=join)
+
+
+MERGED = [
+    case("inner", lambda: _merged("inner"), right(daily=True, drizzle=0.1, wet=1.0)),
+    case(
+        "outer",
+        lambda: _merged("outer"),
+        either(warned("pr", "24 of 32|NaN|empty", daily=True, drizzle=0.1, wet=1.0), refused("pr", "24 of 32|NaN|empty")),
+        fails_today(7, "empty samples after an outer merge are not reported, and set the step"),
+    ),
+    case("selection of days", lambda: together(rain(coords={"time": times(24)}).isel(time=[0, 9, 23])), right(daily=True)),
+    case("one day", lambda: together(rain(coords={"time": times(1)})), right(daily=True, wet=1.0)),
+    case("one hour in mm/h", lambda: together(rain(coords={"time": times(1)}, units="mm h-1")), right(daily=False, wet=0.1)),
+    case("numbers as labels", lambda: together(rain(coords={"time": np.arange(6) * 3})), right(daily=True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "answer", "options"), MERGED)
+def test_the_step_is_that_of_observed_samples(make, answer, options):
+    answer.check(lambda: admit(make(), **options))

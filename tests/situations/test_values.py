@@ -1,0 +1,268 @@
+"""Values that cannot be rain, or what they seem to be: packed counts, fills, accumulations."""
+
+# ruff: noqa: E501  a row is a line; refused or right: both may serve
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from .makers import (
+    admit,
+    axis,
+    case,
+    either,
+    fails_today,
+    predictor,
+    rain,
+    refused,
+    right,
+    times,
+    together,
+    warned,
+)
+
+PACKED = fails_today(3, "packed counts are taken for values")
+FILL = fails_today(4, "a fill value is taken for rain")
+FILL_IN_CONDITION = fails_today(4, "a fill value in a condition is taken for a value")
+
+# --- packing -----------------------------------------------------------------------------------
+
+ATTRS = {
+    "scale_factor": {"scale_factor": 0.01},
+    "add_offset": {"add_offset": 3.0},
+    "both": {"scale_factor": 0.01, "add_offset": 3.0},
+    "_FillValue": {"_FillValue": -32768},
+    "missing_value": {"missing_value": -9999.0},
+    "_Unsigned": {"_Unsigned": "true"},
+}
+
+
+def packed(attrs: dict[str, object], where: str) -> xr.Dataset:
+    """A file that was read with mask_and_scale=False: int16, with its attributes."""
+    lat, lon = axis("lat", 45, 0.1, 12), axis("lon", 5, 0.1, 12)
+    ds = together(
+        rain(dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon}), predictor(lat, lon)
+    )
+    if where in ("pr", "t"):
+        ds[where] = ds[where].round().astype("int16")
+    ds[where].attrs |= attrs
+    return ds
+
+
+def _packing(name: str, where: str):
+    if name == "_Unsigned":
+        answer = either(refused(where, "mask_and_scale|decode"), right(target="pr"))
+    elif name in ("_FillValue", "missing_value"):
+        answer = either(refused(where, name, "mask_and_scale|decode|where"), right(valid=1.0))
+    else:
+        answer = either(refused(where, name, "mask_and_scale|decode"), warned(where, name))
+    marks = [] if name in ("_Unsigned", "_FillValue", "missing_value") else [PACKED]
+    return case(f"{name} on {where}", lambda: packed(ATTRS[name], where), answer, *marks)
+
+
+@pytest.mark.parametrize(
+    ("make", "answer", "options"),
+    [_packing(name, where) for name in ATTRS for where in ("pr", "t")]
+    + [
+        _packing(name, where) for name in ("scale_factor", "add_offset") for where in ("lat", "lon")
+    ],
+)
+def test_packed_counts_are_decoded_or_refused(make, answer, options):
+    answer.check(lambda: admit(make(), **options))
+
+
+# --- fill values -------------------------------------------------------------------------------
+
+#: Fill value, and where it is the usual one.
+FILLS = {
+    9.96921e36: "netCDF float",
+    1e20: "CMIP",
+    1e30: "models",
+    3.4e38: "GeoTIFF",
+    1.0e15: "NASA",
+    65535.0: "uint16",
+    32767.0: "int16",
+    2147483647.0: "int32",
+    -9999.0: "ASCII",
+    -999.9: "gauges",
+    -32768.0: "int16, negative",
+    -3.4e38: "GeoTIFF, negative",
+    -2147483647.0: "int32, negative",
+    -1.0: "RADOLAN",
+}
+UNITS = {"mm/day": 4.0, "mm h-1": 1.0, "m s-1": 1e-8, "kg m-2 s-1": 1e-4, "m": 4e-3, "mm": 1.0}
+
+
+def filled(fill: float, units: str) -> xr.Dataset:
+    field = rain(
+        units=units, size=UNITS[units], coords={"time": times(6, "D" if "d" in units else "h")}
+    )
+    field[2:, 0, :3] = fill
+    return together(field)
+
+
+def _fill(fill: float, units: str):
+    answer = refused("pr", r"\b12\b", "time=2001-01-0", "fill|_FillValue|missing")
+    marks = [FILL] if fill > 0 else []
+    return case(f"{fill:g} in {units}", lambda: filled(fill, units), answer, *marks)
+
+
+@pytest.mark.parametrize(
+    ("make", "answer", "options"),
+    [_fill(fill, "mm/day") for fill in FILLS]
+    + [
+        _fill(fill, units)
+        for fill in (9.96921e36, 1e20, 65535.0)
+        for units in UNITS
+        if units != "mm/day"
+    ],
+)
+def test_fill_values_in_rain_are_refused(make, answer, options):
+    answer.check(lambda: admit(make(), **options))
+
+
+def condition(fill: float, units: str, typical: float) -> xr.Dataset:
+    lat, lon = axis("lat", 45, 0.1, 12), axis("lon", 5, 0.1, 12)
+    field = predictor(lat, lon, units=units)
+    values = np.random.default_rng(1).normal(typical, abs(typical) / 100 + 1, field.shape)
+    field = field.copy(data=values)
+    field[0, 0, :3] = fill
+    return together(rain(dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon}), field)
+
+
+def _fill_in_condition(fill: float, units: str, typical: float):
+    return case(
+        f"{fill:g} in {units}", lambda: condition(fill, units, typical),
+        refused("t", r"\b3\b", "fill|_FillValue|missing"), FILL_IN_CONDITION,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "answer", "options"),
+    [
+        _fill_in_condition(fill, *row)
+        for fill in (-9999.0, 1e20, 9.96921e36, -32768.0, 3.4e38, -1e30)
+        for row in (("K", 280.0), ("Pa", 1e5), ("m s-1", 0.0), ("1", 0.5), ("m2 s-2", 5e4))
+    ],
+)
+def test_fill_values_in_conditions_are_refused(make, answer, options):
+    answer.check(lambda: admit(make(), **options))
+
+
+# --- real extremes -----------------------------------------------------------------------------
+
+#: Records of the World Meteorological Organization and of radar: step, units, largest value.
+CLOUDBURSTS = [
+    ("D", "mm/day", 1825.0),
+    ("D", "mm", 1825.0),
+    ("D", "m", 1.825),
+    ("D", "kg m-2 s-1", 1825 / 86400),
+    ("h", "mm h-1", 401.0),
+    ("h", "mm", 401.0),
+    ("h", "mm/day", 9624.0),
+    ("min", "mm", 38.0),
+    ("min", "mm h-1", 2280.0),
+    ("5min", "mm", 63.0),
+    ("5min", "mm h-1", 756.0),
+    ("MS", "mm", 9300.0),
+    ("MS", "mm/day", 300.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("freq", "units", "value"),
+    CLOUDBURSTS,
+    ids=[f"{r[2]:g} {r[1]} every {r[0]}" for r in CLOUDBURSTS],
+)
+def test_the_heaviest_rain_on_earth_is_taken(freq: str, units: str, value: float) -> None:
+    field = rain(coords={"time": times(6, freq)}, units=units, size=value / 400)
+    field = field.clip(max=value)
+    field[3, 5, 5] = value
+    right(maximum=float(np.float32(value))).check(lambda: admit(together(field)))
+
+
+@pytest.mark.parametrize(("units", "typical", "extreme"), [
+    ("Pa", 101300.0, 87000.0), ("K", 280.0, 184.0), ("m s-1", 5.0, 113.0), ("kg kg-1", 0.005, 0.03),
+    ("J kg-1", 100.0, 9000.0), ("1", 0.01, 1.0), ("m2 s-2", 54000.0, 47000.0), ("m", 300.0, 8848.0),
+])  # fmt: skip
+def test_the_extremes_of_predictors_are_taken(units: str, typical: float, extreme: float) -> None:
+    ds = condition(extreme, units, typical)
+    right(roles={"t": "aligned"}).check(lambda: admit(ds))
+
+
+# --- what it seems to be -----------------------------------------------------------------------
+
+
+def changed(change, **options) -> xr.Dataset:
+    field = rain(**options)
+    attrs = field.attrs
+    return together(change(field).rename("pr").assign_attrs(attrs))
+
+
+HOURLY = {"coords": {"time": times(48, "h")}, "units": "mm", "size": 0.3}
+SEEMS = [
+    case("accumulated through the run", lambda: changed(lambda f: f.cumsum("time"), **HOURLY),
+         either(warned("pr", "accumul", "diff"), refused("pr", "accumul", "diff")),
+         fails_today(4, "accumulations are taken for amounts")),
+    case("accumulated through each day", lambda: changed(lambda f: f.groupby("time.day").cumsum().assign_coords(time=f.time), **HOURLY),
+         either(warned("pr", "accumul"), refused("pr", "accumul")),
+         fails_today(4, "accumulations are taken for amounts")),
+    case("hours that rise by chance in some pixels", lambda: changed(lambda f: f.isel(time=slice(0, 3)), **HOURLY), right()),
+    case("metres that are millimetres", lambda: together(rain(units="m", size=4.0)),
+         either(warned("pr", "'?m'?", "mm"), refused("pr", "mm")), fails_today(4, "4 m of rain a day")),
+    case("mm/day that are mm/s", lambda: together(rain(units="kg m-2 s-1", size=4.0)),
+         either(warned("pr", "mm"), refused("pr", "mm")), fails_today(4, "345 m of rain a day")),
+    case("m that are m/day, fine", lambda: together(rain(units="m", size=4e-3)), right(daily=True)),
+    case("negative rain", lambda: changed(lambda f: f - 1.0),
+         refused("pr", "negative", r"clip\(min=0\)"), fails_today(16, "the remedy does not name clip(min=0)")),
+    case("anomalies", lambda: changed(lambda f: f - f.mean("time")), refused("pr", "negative", "anomal")),
+    case("normalised", lambda: changed(lambda f: (f - f.mean()) / f.std()), refused("pr", "negative", "normali")),
+    case("rounding below zero", lambda: changed(lambda f: f.where(f > 0.1, -1e-7)), right(target="pr")),
+    case("NaN at sea", lambda: changed(lambda f: f.where(f.x > 2), coords={"x": np.arange(12.0)}), right(valid=0.75)),
+    case("all NaN", lambda: changed(lambda f: f * np.nan), refused("pr", "all NaN", "mask")),
+    case("infinite", lambda: changed(lambda f: f.where(f < 10, np.inf)), refused("pr", "infinite", "isfinite")),
+    case("dry throughout", lambda: changed(lambda f: f * 0), right(maximum=0.0)),
+    case("whole numbers", lambda: changed(lambda f: f.round().astype("int16")), right(target="pr")),
+    case("unsigned", lambda: changed(lambda f: f.round().astype("uint8")), right(target="pr")),
+    case("float64", lambda: changed(lambda f: f.astype("float64")), right(target="pr")),
+    case("float16", lambda: changed(lambda f: f.astype("float16")), right(target="pr")),
+    case("big endian", lambda: changed(lambda f: f.astype(">f4")), right(target="pr")),
+    case("text", lambda: changed(lambda f: f.astype(str)), refused("pr", "astype"), target="pr"),
+    case("objects", lambda: changed(lambda f: f.astype(object)), refused("pr", "astype"), target="pr"),
+    case("complex", lambda: changed(lambda f: f.astype(complex)), refused("pr", "real"), target="pr"),
+    case("truth values", lambda: changed(lambda f: f > 1), either(right(), refused("pr", "bool"))),
+    case("timedelta (read with the units 'days')", lambda: changed(lambda f: f.astype("timedelta64[s]")),
+         refused("pr", "timedelta"), target="pr"),
+    case("dates", lambda: changed(lambda f: f.astype("datetime64[s]")), refused("pr", "datetime"), target="pr"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "answer", "options"), SEEMS)
+def test_values_that_are_not_amounts_of_rain(make, answer, options):
+    answer.check(lambda: admit(make(), **options))
+
+
+# --- gaps in conditions ------------------------------------------------------------------------
+
+
+def _gaps(choose, units: str = "K") -> xr.Dataset:
+    ds = condition(280.0, units, 280.0)
+    return ds.assign(t=choose(ds.t).assign_attrs(ds.t.attrs))
+
+
+GAPS = [
+    case("sea surface temperature", lambda: _gaps(lambda t: t.where(t.lon > 5.5)),
+         refused("t", "missing", "mask|fill"), fails_today(13, "no option that fills, and none is named")),
+    case("one missing sample", lambda: _gaps(lambda t: t.where(t.time != t.time[2])),
+         refused("t", "144 of 864", "labels")),
+    case("infinite", lambda: _gaps(lambda t: t.where(t.lon > 5.5, np.inf)), refused("t", "infinite")),
+    case("a number that is missing", lambda: together(rain()).assign(t=("time", [1, 2, np.nan, 4, 5, 6], {"units": "K"})),
+         refused("t", "1 of 6", "time=2001-01-03")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "answer", "options"), GAPS)
+def test_gaps_in_conditions_are_refused_with_what_helps(make, answer, options):
+    answer.check(lambda: admit(make(), **options))
