@@ -12,7 +12,6 @@ from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.spread import (
     EVALUATIONS,
     MEMBERS,
-    pick_samples,
     resolve_spread,
     solve_spread,
 )
@@ -58,13 +57,6 @@ def test_solve_spread_returns_the_closest_spread_if_the_budget_is_too_small():
     solution = solve_spread(CURVES["step"], 0.1, evaluations=3)
     assert solution.evaluations == 3
     assert abs(solution.diversity - 0.1) <= min(abs(CURVES["step"](s) - 0.1) for s in (0.0, 1.0))
-
-
-def test_pick_samples_is_evenly_spaced_without_repeats():
-    assert pick_samples(3, at_most=8) == [0, 1, 2]
-    assert pick_samples(1) == [0]
-    picked = pick_samples(1000, at_most=5)
-    assert picked == [0, 250, 500, 749, 999]
 
 
 @pytest.mark.parametrize("samples", [1, 4])

@@ -56,6 +56,12 @@ def test_evenly_spaced_rounds(down: bool, expected: list[int]) -> None:
     assert evenly_spaced(8, 4, down=down).tolist() == expected
 
 
+def test_evenly_spaced_has_both_ends_without_repeats() -> None:
+    assert evenly_spaced(3, 8).tolist() == [0, 1, 2]
+    assert evenly_spaced(1, 8).tolist() == [0]
+    assert evenly_spaced(1000, 5).tolist() == [0, 250, 500, 749, 999]
+
+
 @given(st.integers(0, 300), st.integers(1, 300), st.booleans())
 def test_evenly_spaced_picks_have_equal_gaps(count: int, most: int, down: bool) -> None:
     picks = evenly_spaced(count, most, down=down)

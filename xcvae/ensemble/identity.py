@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.fields.describe import DataSpec
+from xcvae.fields.sample_blocks import block_slices
 from xcvae.fields.samples import labels_of
 
 __all__ = ["differences", "fingerprint"]
@@ -54,9 +55,8 @@ def _blocks(variable: xr.DataArray, sample: str) -> Iterator[np.ndarray]:
     if sample not in variable.dims:
         yield np.asarray(variable.values)
         return
-    for start in range(0, variable.sizes[sample], SAMPLES_AT_ONCE):
-        block = variable.isel({sample: slice(start, start + SAMPLES_AT_ONCE)})
-        yield np.asarray(block.values)
+    for block in block_slices(variable.sizes[sample], SAMPLES_AT_ONCE):
+        yield np.asarray(variable.isel({sample: block}).values)
 
 
 def _update(digest: Any, name: str, values: np.ndarray) -> None:

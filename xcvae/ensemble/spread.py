@@ -11,8 +11,9 @@ import numpy as np
 from xcvae.ensemble.progress import steps
 from xcvae.ensemble.sampler import EnsembleSampler, SpreadSolution
 from xcvae.errors import ConfigError, explain
+from xcvae.fields.sample_blocks import block_length, block_slices, evenly_spaced
 
-__all__ = ["EVALUATIONS", "MEMBERS", "SAMPLES", "pick_samples", "resolve_spread", "solve_spread"]
+__all__ = ["EVALUATIONS", "MEMBERS", "SAMPLES", "resolve_spread", "solve_spread"]
 
 # Diversity differs far more between samples than between pairs of members, so that fields are
 # better spent on samples.
@@ -57,15 +58,15 @@ def resolve_spread(
     found = (notes or {}).get("dial")
     if found:
         return replace(sampler, solution=SpreadSolution(**found))
-    samples = max(1, block_bytes // (4 * MEMBERS * sampler.size[0] * sampler.size[1]))
+    samples = block_length(4 * MEMBERS * sampler.size[0] * sampler.size[1], block_bytes)
     return replace(sampler, solution=_solve(sampler, diversity, samples, progress=progress))
 
 
 def _solve(
     sampler: EnsembleSampler, target: float, at_once: int, *, progress: bool
 ) -> SpreadSolution:
-    picked = np.array(pick_samples(len(sampler.labels)))
-    blocks = [picked[start : start + at_once] for start in range(0, len(picked), at_once)]
+    picked = evenly_spaced(len(sampler.labels), SAMPLES)
+    blocks = [picked[block] for block in block_slices(len(picked), at_once)]
 
     def diversity_at(spread: float) -> float:
         found = _diversity(sampler.with_spread(spread), blocks)
@@ -91,17 +92,6 @@ def _diversity(sampler: EnsembleSampler, blocks: Sequence[np.ndarray]) -> float:
         for name, values in stats.items():
             total[name] = total.get(name, 0.0) + values.values.sum(axis=0)
     return float(metric.finish(total))
-
-
-def pick_samples(n: int, *, at_most: int = SAMPLES) -> list[int]:
-    """Return positions of samples spread evenly over the data, each once.
-
-    Examples
-    --------
-    >>> pick_samples(10, at_most=4)
-    [0, 3, 6, 9]
-    """
-    return [int(i) for i in np.unique(np.linspace(0, n - 1, min(n, at_most)).round())]
 
 
 def solve_spread(
