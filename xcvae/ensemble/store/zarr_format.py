@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def write_chunk(array: Path, name: str, content: bytes) -> None:
         # One level at a time, and never the array itself: a worker that was given up may get here
         # after its store was renamed or removed, and must not make a folder of the old name.
         for folder in reversed(path.relative_to(array).parents[:-1]):
-            (array / folder).mkdir(exist_ok=True)
+            # Not exist_ok, which reports a folder that is renamed meanwhile as a file.
+            with suppress(FileExistsError):
+                (array / folder).mkdir()
     write_bytes(path, content)
 
 
