@@ -15,13 +15,12 @@ import xarray as xr
 
 # Only the name is bound here: xcvae is still being imported. Its verbs are looked up on first use.
 import xcvae
-from xcvae.errors import ConfigError, explain
+from xcvae.errors import ConfigError
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
     from xcvae.verify.plots import Plots
 
-__all__ = ["CvaeAccessor"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,13 +145,11 @@ class CvaeAccessor:
         if model is not None:
             return model
         if self._model is None:
-            raise ConfigError(
-                explain(
-                    "model",
-                    expected="a Model or the path of one",
-                    got="none, and no training on this Dataset object before",
-                    remedy="Name it: a selection such as ds.isel(...) is another object, which "
-                    "does not know the model trained on ds.",
-                )
+            raise ConfigError.of(
+                "model",
+                expected="a Model or the path of one",
+                got="none, and no training on this Dataset object before",
+                remedy="Name it: a selection such as ds.isel(...) is another object, which "
+                "does not know the model trained on ds.",
             )
         return self._model

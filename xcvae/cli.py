@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcvae.errors import MismatchError, OutputExistsError, XcvaeError, explain
+from xcvae.errors import MismatchError, OutputExistsError, XcvaeError
 from xcvae.files import write_text
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from xcvae.ensemble.verify_store import Verification
 
-__all__ = ["main"]
 
 STEPS = {
     "train": "train the model",
@@ -183,13 +182,11 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
     bundled = (Path(__file__).parent / "tutorial" / "demo.yaml").read_text(encoding="utf-8")
     limit = re.compile(r"max_minutes: .*")
     if file.exists() and limit.sub("", file.read_text(encoding="utf-8")) != limit.sub("", bundled):
-        raise OutputExistsError(
-            explain(
-                str(file),
-                expected="the configuration of the demo",
-                got="another one",
-                remedy=f"Run it with `xcvae run {file}`, or choose another output folder.",
-            )
+        raise OutputExistsError.of(
+            str(file),
+            expected="the configuration of the demo",
+            got="another one",
+            remedy=f"Run it with `xcvae run {file}`, or choose another output folder.",
         )
     output.mkdir(parents=True, exist_ok=True)
     text = bundled if minutes is None else limit.sub(f"max_minutes: {minutes}", bundled)

@@ -19,26 +19,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from xcvae.errors import ConfigError, explain
-
-__all__ = [
-    "Purpose",
-    "atomic_path",
-    "file_sha256",
-    "hidden_sibling",
-    "is_taken",
-    "is_url",
-    "local_path",
-    "locked",
-    "original_name",
-    "remove",
-    "remove_stale",
-    "sha256",
-    "stale_siblings",
-    "write_bytes",
-    "write_json",
-    "write_text",
-]
+from xcvae.errors import ConfigError
 
 # Names of unfinished files: ours, those of earlier versions of xcvae, and those of Zarr.
 _TEMPORARY = re.compile(r"(?P<name>.+)\.[0-9a-f]{32}\.(tmp|partial)")
@@ -81,7 +62,7 @@ def local_path(name: str, value: object) -> Path | None:
             "Only local files are written: write there, then copy, or mount the remote storage."
         )
     expected = "the path of a local file or folder"
-    raise ConfigError(explain(name, expected=expected, got=got, remedy=remedy))
+    raise ConfigError.of(name, expected=expected, got=got, remedy=remedy)
 
 
 def original_name(name: str) -> str | None:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
         threshold_in,
         wet_threshold_in,
     )
-    from xcvae.metrics.pairs import Maps, Pair, SampleFields, matched
+    from xcvae.metrics.pairs import Maps, Pair, matched
+    from xcvae.metrics.sample import SampleFields
 
 __all__ = [
     "API_VERSION",

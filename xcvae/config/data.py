@@ -12,18 +12,11 @@ import numpy as np
 import xarray as xr
 
 from xcvae.config.schema import Config, DataSection, HeavySection, Part, Selection
-from xcvae.errors import (
-    ConfigError,
-    EmptySelectionError,
-    MissingVariableError,
-    explain,
-    nearest,
-)
+from xcvae.errors import ConfigError, EmptySelectionError, MissingVariableError, nearest
 from xcvae.fields.cf import find_layout, find_target
-from xcvae.fields.describe import DataSpec, describe
+from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.describe import describe
 from xcvae.fields.samples import heavy
-
-__all__ = ["Parts", "open_parts", "select"]
 
 
 def select(ds: xr.Dataset, selection: Selection, sample: str, where: str) -> xr.Dataset:
@@ -59,24 +52,20 @@ def select(ds: xr.Dataset, selection: Selection, sample: str, where: str) -> xr.
             step *= _step(wanted, f"{where}.{name}")
         matched = _matches(labels, wanted, f"{where}.{name}")
         if not matched.any():
-            raise EmptySelectionError(
-                explain(
-                    f"{where}.{name}",
-                    expected=f"labels from {labels.min()} to {labels.max()}",
-                    got=repr(wanted),
-                    remedy="Choose values that occur in the data.",
-                )
+            raise EmptySelectionError.of(
+                f"{where}.{name}",
+                expected=f"labels from {labels.min()} to {labels.max()}",
+                got=repr(wanted),
+                remedy="Choose values that occur in the data.",
             )
         keep &= matched
     positions = np.flatnonzero(keep)[::step]
     if not len(positions):
-        raise EmptySelectionError(
-            explain(
-                where,
-                expected="at least one sample",
-                got=f"none that fits {selection!r}",
-                remedy="Each condition selects some samples, but no sample fulfils all: relax one.",
-            )
+        raise EmptySelectionError.of(
+            where,
+            expected="at least one sample",
+            got=f"none that fits {selection!r}",
+            remedy="Each condition selects some samples, but no sample fulfils all: relax one.",
         )
     return ds.isel({sample: positions})
 
@@ -85,13 +74,11 @@ def _labels(ds: xr.Dataset, name: str, sample: str, where: str) -> Any:
     """Return a coordinate along the sample dim as a pandas index."""
     along = [str(c) for c, coord in ds.coords.items() if coord.dims == (sample,)]
     if name not in along:
-        raise MissingVariableError(
-            explain(
-                where,
-                expected=f"names of coordinates along '{sample}'",
-                got=repr(name),
-                remedy=nearest(name, along),
-            )
+        raise MissingVariableError.of(
+            where,
+            expected=f"names of coordinates along '{sample}'",
+            got=repr(name),
+            remedy=nearest(name, along),
         )
     return ds[name].to_index()
 
@@ -129,13 +116,11 @@ def _between(labels: Any, start: object, stop: object, times: bool, where: str) 
 
 
 def _unreadable(where: str, bounds: list[Any], labels: Any) -> ConfigError:
-    return ConfigError(
-        explain(
-            where,
-            expected=f"labels such as {labels[0]}, in ascending order",
-            got=f"from {bounds[0]!r} to {bounds[1]!r}",
-            remedy="Write times as 2005, 2005-03 or 2005-03-01T12:00.",
-        )
+    return ConfigError.of(
+        where,
+        expected=f"labels such as {labels[0]}, in ascending order",
+        got=f"from {bounds[0]!r} to {bounds[1]!r}",
+        remedy="Write times as 2005, 2005-03 or 2005-03-01T12:00.",
     )
 
 
@@ -146,13 +131,11 @@ def _step(wanted: Mapping[str, Any], where: str) -> int:
             raise ConfigError(f"{where}: unknown key '{key}'. {nearest(str(key), valid)}")
     step = wanted.get("step", 1)
     if isinstance(step, bool) or not isinstance(step, int) or step < 1:
-        raise ConfigError(
-            explain(
-                f"{where}.step",
-                expected="an integer >= 1",
-                got=repr(step),
-                remedy="8 takes every 8th sample.",
-            )
+        raise ConfigError.of(
+            f"{where}.step",
+            expected="an integer >= 1",
+            got=repr(step),
+            remedy="8 takes every 8th sample.",
         )
     return step
 
@@ -188,14 +171,12 @@ class Parts:
         """
         ds: xr.Dataset | None = getattr(self, part)
         if ds is None:
-            raise ConfigError(
-                explain(
-                    f"data.{part}",
-                    expected="a selection of samples",
-                    got="none",
-                    remedy=f"Add one to the configuration, such as `{part}: {{split: 2}}` or "
-                    f"`{part}: {{time: [2009-01-01, 2010-12-31]}}`; `{part}: {{}}` takes all.",
-                )
+            raise ConfigError.of(
+                f"data.{part}",
+                expected="a selection of samples",
+                got="none",
+                remedy=f"Add one to the configuration, such as `{part}: {{split: 2}}` or "
+                f"`{part}: {{time: [2009-01-01, 2010-12-31]}}`; `{part}: {{}}` takes all.",
             )
         return ds
 
@@ -271,13 +252,11 @@ def _from_path(path: str, folder: Path) -> xr.Dataset:
     pattern = str(folder / path)
     found = sorted(glob.glob(pattern, recursive=True)) or [pattern]  # noqa: PTH207
     if not Path(found[0]).exists():
-        raise ConfigError(
-            explain(
-                "data.path",
-                expected="a file, a Zarr store, or a pattern that matches some",
-                got=f"{pattern}, which matches nothing",
-                remedy="Paths are relative to the folder of the configuration.",
-            )
+        raise ConfigError.of(
+            "data.path",
+            expected="a file, a Zarr store, or a pattern that matches some",
+            got=f"{pattern}, which matches nothing",
+            remedy="Paths are relative to the folder of the configuration.",
         )
     parts: list[xr.Dataset]
     try:
@@ -289,14 +268,12 @@ def _from_path(path: str, folder: Path) -> xr.Dataset:
             return parts[0]
         joined = xr.combine_by_coords(parts, combine_attrs="drop_conflicts", data_vars="minimal")
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ConfigError(
-            explain(
-                "data.path",
-                expected="data that xarray can open and join along their coordinates",
-                got=f"{pattern}: {type(error).__name__}: {error}",
-                remedy="Try it with xarray.open_mfdataset. NetCDF-4 files need one more package: "
-                "pip install 'xcvae[netcdf]'.",
-            )
+        raise ConfigError.of(
+            "data.path",
+            expected="data that xarray can open and join along their coordinates",
+            got=f"{pattern}: {type(error).__name__}: {error}",
+            remedy="Try it with xarray.open_mfdataset. NetCDF-4 files need one more package: "
+            "pip install 'xcvae[netcdf]'.",
         ) from error
     assert isinstance(joined, xr.Dataset)  # combine_by_coords returns an array for arrays
     return joined
@@ -306,13 +283,11 @@ def _renamed(ds: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
     known = {str(name) for name in (*ds.variables, *ds.dims)}
     for old in names:
         if old not in known:
-            raise MissingVariableError(
-                explain(
-                    "data.rename",
-                    expected="names in the data",
-                    got=repr(old),
-                    remedy=nearest(old, known),
-                )
+            raise MissingVariableError.of(
+                "data.rename",
+                expected="names in the data",
+                got=repr(old),
+                remedy=nearest(old, known),
             )
     try:
         renamed: xr.Dataset = ds.rename(names)
@@ -335,14 +310,12 @@ def _heavy(ds: xr.Dataset, section: HeavySection, spec: DataSpec, part: str) -> 
         spatial_dims=(spec.y, spec.x),
     )
     if not bool(days.any()):
-        raise EmptySelectionError(
-            explain(
-                "data.heavy",
-                expected=f"samples of data.{part} with heavy rain over {section.extent:.0%} of "
-                "the pixels",
-                got="none",
-                remedy="Lower extent or threshold.",
-            )
+        raise EmptySelectionError.of(
+            "data.heavy",
+            expected=f"samples of data.{part} with heavy rain over {section.extent:.0%} of "
+            "the pixels",
+            got="none",
+            remedy="Lower extent or threshold.",
         )
     chosen: xr.Dataset = ds.isel({spec.sample: np.flatnonzero(days.values)})
     return chosen

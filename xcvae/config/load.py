@@ -14,10 +14,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 
 from xcvae.config.schema import Config
-from xcvae.errors import ConfigError, explain, nearest
+from xcvae.errors import ConfigError, nearest
 from xcvae.registry.components import checked
-
-__all__ = ["load", "parse"]
 
 T = TypeVar("T")
 
@@ -43,13 +41,11 @@ def load(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = Non
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
-        raise ConfigError(
-            explain(
-                f"configuration '{file}'",
-                expected="a YAML file",
-                got=error.strerror or type(error).__name__,
-                remedy="Check the path; docs/config.yaml is an example.",
-            )
+        raise ConfigError.of(
+            f"configuration '{file}'",
+            expected="a YAML file",
+            got=error.strerror or type(error).__name__,
+            remedy="Check the path; docs/config.yaml is an example.",
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration '{file}' is not valid YAML: {error}") from error
@@ -86,13 +82,11 @@ def _section(cls: type[T], content: object, path: str) -> T:
     """Build a section from a mapping, nested sections first."""
     where = path or "configuration"
     if not isinstance(content, Mapping):
-        raise ConfigError(
-            explain(
-                where,
-                expected=f"keys and values; keys: {', '.join(_keys(cls))}",
-                got=repr(content),
-                remedy="Write `key: value` lines, indented alike.",
-            )
+        raise ConfigError.of(
+            where,
+            expected=f"keys and values; keys: {', '.join(_keys(cls))}",
+            got=repr(content),
+            remedy="Write `key: value` lines, indented alike.",
         )
     valid = _keys(cls)
     for key in content:
@@ -131,13 +125,11 @@ def _nested(hint: Any, value: object, path: str) -> object:
         item = get_args(option)[0] if get_origin(option) is list else None
         if dataclasses.is_dataclass(item) and isinstance(item, type):
             if not isinstance(value, list):
-                raise ConfigError(
-                    explain(
-                        path,
-                        expected="a list",
-                        got=repr(value),
-                        remedy=f"Start each entry with `- `; keys: {', '.join(_keys(item))}.",
-                    )
+                raise ConfigError.of(
+                    path,
+                    expected="a list",
+                    got=repr(value),
+                    remedy=f"Start each entry with `- `; keys: {', '.join(_keys(item))}.",
                 )
             return [_section(item, one, f"{path}[{i}]") for i, one in enumerate(value)]
     return value
@@ -185,9 +177,7 @@ _Loader.yaml_implicit_resolvers = {
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
 

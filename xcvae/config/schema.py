@@ -11,21 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xcvae.ensemble.request import SampleOptions
-from xcvae.errors import ConfigError, explain
+from xcvae.errors import ConfigError
 from xcvae.generator.training.settings import Fit
-
-__all__ = [
-    "Config",
-    "DataSection",
-    "DiagnoseSection",
-    "EvaluateSection",
-    "HeavySection",
-    "IntakeEntry",
-    "Part",
-    "SampleSection",
-    "Selection",
-    "TrainSection",
-]
 
 Part = Literal["train", "validation", "test"]
 
@@ -98,13 +85,11 @@ class DataSection:
     def __post_init__(self) -> None:
         given = [k for k in ("tutorial", "path", "intake") if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ConfigError(
-                explain(
-                    "source of the data",
-                    expected="one of tutorial, path and intake",
-                    got=" and ".join(given) or "none",
-                    remedy="For example `path: rain.nc` or `tutorial: radklim`.",
-                )
+            raise ConfigError.of(
+                "source of the data",
+                expected="one of tutorial, path and intake",
+                got=" and ".join(given) or "none",
+                remedy="For example `path: rain.nc` or `tutorial: radklim`.",
             )
 
 
@@ -127,13 +112,11 @@ class TrainSection:
     def __post_init__(self) -> None:
         Fit.of(self.fit)
         if self.validation is not None and not 0 <= self.validation < 1:
-            raise ConfigError(
-                explain(
-                    "validation",
-                    expected="a share from 0 to below 1",
-                    got=self.validation,
-                    remedy="0.15 holds back 15 % of the training samples.",
-                )
+            raise ConfigError.of(
+                "validation",
+                expected="a share from 0 to below 1",
+                got=self.validation,
+                remedy="0.15 holds back 15 % of the training samples.",
             )
 
     def arguments(self) -> dict[str, Any]:
@@ -186,13 +169,11 @@ class DiagnoseSection:
 
     def __post_init__(self) -> None:
         if self.members < 2:
-            raise ConfigError(
-                explain(
-                    "members",
-                    expected="an integer >= 2",
-                    got=self.members,
-                    remedy="Diversity is measured between members: use 8 or more.",
-                )
+            raise ConfigError.of(
+                "members",
+                expected="an integer >= 2",
+                got=self.members,
+                remedy="Diversity is measured between members: use 8 or more.",
             )
 
 
@@ -228,24 +209,20 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.data.validation is not None and self.train.validation is not None:
-            raise ConfigError(
-                explain(
-                    "validation",
-                    expected="either samples (data.validation) or a share (train.validation)",
-                    got="both",
-                    remedy="Remove one of them.",
-                )
+            raise ConfigError.of(
+                "validation",
+                expected="either samples (data.validation) or a share (train.validation)",
+                got="both",
+                remedy="Remove one of them.",
             )
         names = [one.name for one in self.sample]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ConfigError(
-                explain(
-                    "sample",
-                    expected="a different name for every ensemble",
-                    got=f"{', '.join(twice)} more than once",
-                    remedy="The name is also that of the store: rename one ensemble.",
-                )
+            raise ConfigError.of(
+                "sample",
+                expected="a different name for every ensemble",
+                got=f"{', '.join(twice)} more than once",
+                remedy="The name is also that of the store: rename one ensemble.",
             )
 
     @property

@@ -9,12 +9,10 @@ import numpy as np
 import xarray as xr
 
 from xcvae.ensemble.dataset import record_of
-from xcvae.errors import ConfigError, EmptySelectionError, MismatchError, explain
+from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
 from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.units import to_units
-
-__all__ = ["augment", "rows_in"]
 
 Select = xr.DataArray | Callable[[xr.Dataset], xr.DataArray] | Iterable[Any] | None
 
@@ -79,13 +77,11 @@ def augment(
     rows = rows_in(ds, members, spec.sample)
     columns = np.flatnonzero(_selected(ds, members, select, spec))
     if columns.size == 0:
-        raise EmptySelectionError(
-            explain(
-                "select",
-                expected="at least one sample of the ensemble",
-                got="none",
-                remedy="Check the selection, and that the ensemble was drawn for these samples.",
-            )
+        raise EmptySelectionError.of(
+            "select",
+            expected="at least one sample of the ensemble",
+            got="none",
+            remedy="Check the selection, and that the ensemble was drawn for these samples.",
         )
     taken = _choose(len(ds[spec.sample]), members.sizes["realization"], columns, fraction, seed)
     parts = [_flagged(ds, spec.sample, -1)]
@@ -135,26 +131,22 @@ def _flagged(ds: xr.Dataset, sample: str, realization: int) -> xr.Dataset:
 def _check_grid(real: xr.DataArray, members: xr.DataArray, spec: DataSpec) -> None:
     for dim in (spec.sample, spec.y, spec.x):
         if dim not in real.dims or dim not in members.dims:
-            raise MismatchError(
-                explain(
-                    f"dimension '{dim}'",
-                    expected=f"it in both, the target {real.dims} and the ensemble {members.dims}",
-                    got="it in one of them only",
-                    remedy="Keep the dimensions of the ensemble as xcvae.sample returns them.",
-                )
+            raise MismatchError.of(
+                f"dimension '{dim}'",
+                expected=f"it in both, the target {real.dims} and the ensemble {members.dims}",
+                got="it in one of them only",
+                remedy="Keep the dimensions of the ensemble as xcvae.sample returns them.",
             )
     for dim in (spec.y, spec.x):
         same = real.sizes[dim] == members.sizes[dim]
         if same and dim in real.coords and dim in members.coords:
             same = bool(np.allclose(real[dim].values, members[dim].values))
         if not same:
-            raise MismatchError(
-                explain(
-                    f"grid of the ensemble along '{dim}'",
-                    expected=f"that of the data, {real.sizes[dim]} pixels",
-                    got=f"{members.sizes[dim]} pixels or other coordinates",
-                    remedy="Draw the ensemble on the grid of this Dataset.",
-                )
+            raise MismatchError.of(
+                f"grid of the ensemble along '{dim}'",
+                expected=f"that of the data, {real.sizes[dim]} pixels",
+                got=f"{members.sizes[dim]} pixels or other coordinates",
+                remedy="Draw the ensemble on the grid of this Dataset.",
             )
 
 
@@ -171,13 +163,11 @@ def rows_in(ds: xr.Dataset, members: xr.DataArray, sample: str) -> np.ndarray:
     missing = [label for label in labels.tolist() if label not in position]
     if missing:
         first = labels[labels.tolist().index(missing[0])]
-        raise MismatchError(
-            explain(
-                "ensemble",
-                expected="samples of the Dataset only, for their conditions are needed",
-                got=f"{len(missing)} others, the first of them {first}",
-                remedy=f"Select them: ensemble.sel({sample}=ds.{sample}) or the like.",
-            )
+        raise MismatchError.of(
+            "ensemble",
+            expected="samples of the Dataset only, for their conditions are needed",
+            got=f"{len(missing)} others, the first of them {first}",
+            remedy=f"Select them: ensemble.sel({sample}=ds.{sample}) or the like.",
         )
     return np.array([position[label] for label in labels.tolist()])
 
@@ -193,25 +183,21 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
         if select.dims != (spec.sample,) or select.sizes[spec.sample] not in (
             ds.sizes[spec.sample], labels.size,
         ):  # fmt: skip
-            raise MismatchError(
-                explain(
-                    "select",
-                    expected=f"one value per sample, dims ('{spec.sample}',)",
-                    got=f"dims {dict(select.sizes)}",
-                    remedy="xcvae.heavy(ds) makes such a selection.",
-                )
+            raise MismatchError.of(
+                "select",
+                expected=f"one value per sample, dims ('{spec.sample}',)",
+                got=f"dims {dict(select.sizes)}",
+                remedy="xcvae.heavy(ds) makes such a selection.",
             )
         return np.isin(labels, select[spec.sample].values[select.values])
     wanted = np.asarray(select if isinstance(select, xr.DataArray) else list(select), labels.dtype)
     unknown = wanted[~np.isin(wanted, labels)]
     if unknown.size:
-        raise MismatchError(
-            explain(
-                "select",
-                expected="labels of the ensemble's samples",
-                got=f"{unknown.size} others, the first of them {unknown[0]}",
-                remedy="Leave them out, or draw members for them.",
-            )
+        raise MismatchError.of(
+            "select",
+            expected="labels of the ensemble's samples",
+            got=f"{unknown.size} others, the first of them {unknown[0]}",
+            remedy="Leave them out, or draw members for them.",
         )
     return np.isin(labels, wanted)
 
@@ -226,17 +212,15 @@ def _choose(
     if isinstance(fraction, bool) or not 0.0 <= fraction < 1.0:
         expected = "a share from 0 to less than 1"
         remedy = "Give 0.5 for as many synthetic samples as real ones."
-        raise ConfigError(explain("fraction", expected=expected, got=repr(fraction), remedy=remedy))
+        raise ConfigError.of("fraction", expected=expected, got=repr(fraction), remedy=remedy)
     wanted = round(fraction / (1.0 - fraction) * real)
     if wanted > available:
-        raise ConfigError(
-            explain(
-                "fraction",
-                expected=f"at most {available / (available + real):.3f}, for there are "
-                f"{available} members to choose from and {real} real samples",
-                got=f"{fraction:g}",
-                remedy="Draw more members, select more samples, or lower the fraction.",
-            )
+        raise ConfigError.of(
+            "fraction",
+            expected=f"at most {available / (available + real):.3f}, for there are "
+            f"{available} members to choose from and {real} real samples",
+            got=f"{fraction:g}",
+            remedy="Draw more members, select more samples, or lower the fraction.",
         )
     picked = np.sort(np.random.default_rng(seed).permutation(available)[:wanted])
     number, column = np.divmod(picked, columns.size)

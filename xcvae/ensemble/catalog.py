@@ -19,23 +19,12 @@ import xarray as xr
 import yaml
 
 from xcvae.ensemble.store.local import FileLedger
-from xcvae.errors import CatalogError, explain, nearest
+from xcvae.errors import CatalogError, nearest
 from xcvae.fields.dataspec import plain
 from xcvae.files import locked, remove_stale, write_text
 
 if TYPE_CHECKING:
     from intake.readers.entry import Catalog
-
-__all__ = [
-    "annotate",
-    "append",
-    "check_name",
-    "link",
-    "metadata_of",
-    "names",
-    "open_entry",
-    "search",
-]
 
 
 LOCK_SECONDS = 120.0
@@ -152,11 +141,7 @@ def names(catalog: PathLike) -> list[str]:
 
 
 def search(
-    catalog: PathLike,
-    *,
-    model: str | None = None,
-    mode: str | None = None,
-    seed: int | None = None,
+    catalog: PathLike, *, model: str | None = None, mode: str | None = None, seed: int | None = None
 ) -> list[str]:
     """Find ensembles in a catalog and in the catalogs that it lists.
 
@@ -432,4 +417,4 @@ def _tokens_of(entries: Catalog, name: str) -> list[str]:
 
 
 def _error(name: str, *, expected: str, got: str, remedy: str) -> CatalogError:
-    return CatalogError(explain(name, expected=expected, got=got, remedy=remedy))
+    return CatalogError.of(name, expected=expected, got=got, remedy=remedy)

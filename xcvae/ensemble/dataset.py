@@ -14,18 +14,9 @@ from xarray.indexes import PandasMultiIndex
 from xcvae.ensemble.postprocess import ChangeStats
 from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.store.base import RegionStats
-from xcvae.errors import DataError, MismatchError, explain
-from xcvae.fields.describe import DataSpec
+from xcvae.errors import DataError, MismatchError
+from xcvae.fields.dataspec import DataSpec
 from xcvae.registry.discovery import version_of
-
-__all__ = [
-    "attributes_of",
-    "catalog_metadata",
-    "check_storable",
-    "record_of",
-    "template_of",
-    "to_dataset",
-]
 
 # The origin of the data that an ensemble derives from, and its terms of use, travel with it.
 INHERITED = ("institution", "source", "license", "attribution", "references", "comment")
@@ -96,10 +87,7 @@ def attributes_of(
     if sampler.request.min_mass is not None:
         rejected = None if stats is None else sum(one["rejected"] for one in stats)
         results["min_mass"] = {"min_mass": sampler.request.min_mass, "rejected": rejected}
-    content: dict[str, Any] = {
-        "version": version_of("xcvae"),
-        "model_sha256": sampler.model.sha256,
-    }
+    content: dict[str, Any] = {"version": version_of("xcvae"), "model_sha256": sampler.model.sha256}
     for name, value in sampler.request.attributes().items():
         content.update(results.get(name, {name: value}))
     content["identity"] = identity
@@ -163,13 +151,11 @@ def check_storable(ds: xr.Dataset, sample: str) -> None:
     """
     if isinstance(ds.xindexes.get(sample), PandasMultiIndex):
         names = ds.indexes[sample].names
-        raise DataError(
-            explain(
-                f"store, dimension '{sample}'",
-                expected="samples with one label each: Zarr cannot store stacked ones",
-                got=f"samples stacked from {', '.join(map(str, names))}",
-                remedy=f"Give them positions instead, ds.reset_index({sample!r}), before sampling.",
-            )
+        raise DataError.of(
+            f"store, dimension '{sample}'",
+            expected="samples with one label each: Zarr cannot store stacked ones",
+            got=f"samples stacked from {', '.join(map(str, names))}",
+            remedy=f"Give them positions instead, ds.reset_index({sample!r}), before sampling.",
         )
 
 
@@ -209,13 +195,11 @@ def record_of(ensemble: xr.Dataset) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         content = None
     if not isinstance(content, dict) or "spec" not in content:
-        raise MismatchError(
-            explain(
-                "ensemble",
-                expected="a Dataset made by xcvae.sample, with its attribute 'xcvae'",
-                got=f"a Dataset with the attributes {sorted(map(str, ensemble.attrs)) or 'none'}",
-                remedy="Keep the attributes: xr.set_options(keep_attrs=True), or open the store.",
-            )
+        raise MismatchError.of(
+            "ensemble",
+            expected="a Dataset made by xcvae.sample, with its attribute 'xcvae'",
+            got=f"a Dataset with the attributes {sorted(map(str, ensemble.attrs)) or 'none'}",
+            remedy="Keep the attributes: xr.set_options(keep_attrs=True), or open the store.",
         )
     return content
 

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.fields.describe import DataSpec
+from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import block_slices
 from xcvae.fields.samples import labels_of
-
-__all__ = ["differences", "fingerprint"]
 
 SAMPLES_AT_ONCE = 64
 

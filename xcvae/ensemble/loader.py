@@ -16,11 +16,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.sources import LoaderRequest, LoaderSource, check_alike, source_of, target_of
-from xcvae.errors import ConfigError, MissingVariableError, explain, nearest
+from xcvae.errors import ConfigError, MissingVariableError, nearest
 from xcvae.fields.prefetch import ahead, pool_shape
 from xcvae.generator.model import Model, load
-
-__all__ = ["Loader", "Piece", "epoch", "loader", "quotas"]
 
 
 @dataclass(frozen=True)
@@ -75,13 +73,11 @@ def quotas(
     if once:
         found = [min(n, count) for n, count in zip(found, counts, strict=True)]
     if min(found) < 1:
-        raise ConfigError(
-            explain(
-                "weights",
-                expected=f"shares that give every source a sample of an epoch of {samples}",
-                got=", ".join(f"{share:.3g}" for share in shares),
-                remedy="Leave out what weighs so little, or set a larger `samples`.",
-            )
+        raise ConfigError.of(
+            "weights",
+            expected=f"shares that give every source a sample of an epoch of {samples}",
+            got=", ".join(f"{share:.3g}" for share in shares),
+            remedy="Leave out what weighs so little, or set a larger `samples`.",
         )
     return found
 
@@ -319,7 +315,7 @@ def _weights(name: str | Mapping[str, float]) -> dict[str, float]:
     if not weights or not all(0 < weight < float("inf") for weight in weights.values()):
         expected = "an entry, or entries with weights above 0"
         remedy = "Leave out entries without weight: {'real': 1, 'prior64': 3}."
-        raise ConfigError(explain("name", expected=expected, got=repr(name), remedy=remedy))
+        raise ConfigError.of("name", expected=expected, got=repr(name), remedy=remedy)
     return weights
 
 
@@ -327,7 +323,7 @@ def _check_counts(least: int, **counts: int | None) -> None:
     for key, count in counts.items():
         if count is not None and (type(count) is not int or count < least):
             expected, remedy = f"an integer >= {least}", f"Give {key} as an int, or leave it out."
-            raise ConfigError(explain(key, expected=expected, got=repr(count), remedy=remedy))
+            raise ConfigError.of(key, expected=expected, got=repr(count), remedy=remedy)
 
 
 def _opened(catalog: str | os.PathLike[str], entry: str, real: xr.Dataset | None) -> xr.Dataset:
@@ -352,8 +348,8 @@ def _request_of(
                 "variables that the model was trained with",
                 nearest(condition, units),
             )
-            raise MissingVariableError(
-                explain("conditions", expected=expected, got=repr(condition), remedy=remedy)
+            raise MissingVariableError.of(
+                "conditions", expected=expected, got=repr(condition), remedy=remedy
             )
     return LoaderRequest(known.spec.target, tuple(named), known.spec, known.scaling, units)
 

@@ -13,22 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ComponentError, UnitsError, explain
-from xcvae.fields.describe import DataSpec
+from xcvae.errors import ComponentError, UnitsError
+from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.units import parse_quantity, units_of
 from xcvae.registry import Component, build, call, describe
-
-__all__ = [
-    "ChangeStats",
-    "Clip",
-    "Context",
-    "NotPhysicalError",
-    "PostprocessPipeline",
-    "Postprocessor",
-    "Round",
-    "Threshold",
-    "physical_units",
-]
 
 
 class NotPhysicalError(UnitsError, TypeError):
@@ -116,13 +104,11 @@ class Clip(Component):
         if self.minimum is not None:
             low = _in_units_of(field, self.minimum, "clip, parameter 'minimum'")
             if low > high:
-                raise ComponentError(
-                    explain(
-                        "clip, parameter 'minimum'",
-                        expected=f"at most the maximum, {high:g} {field.attrs['units']}",
-                        got=f"{low:g} {field.attrs['units']}",
-                        remedy="Exchange the two, or leave the minimum out.",
-                    )
+                raise ComponentError.of(
+                    "clip, parameter 'minimum'",
+                    expected=f"at most the maximum, {high:g} {field.attrs['units']}",
+                    got=f"{low:g} {field.attrs['units']}",
+                    remedy="Exchange the two, or leave the minimum out.",
                 )
         return field.clip(min=low, max=high, keep_attrs=True)
 
@@ -154,13 +140,11 @@ class Round(Component):
         """
         step = _in_units_of(field, self.step, "round, parameter 'step'")
         if step <= 0:
-            raise ComponentError(
-                explain(
-                    "round, parameter 'step'",
-                    expected="more than 0",
-                    got=repr(self.step),
-                    remedy="Give the resolution of the record, such as '0.12 mm h-1'.",
-                )
+            raise ComponentError.of(
+                "round, parameter 'step'",
+                expected="more than 0",
+                got=repr(self.step),
+                remedy="Give the resolution of the record, such as '0.12 mm h-1'.",
             )
         steps = np.round(field.data / step)
         return field.copy(data=(steps * step).astype(field.dtype))
@@ -186,7 +170,7 @@ def physical_units(field: object) -> str:
             "Arrays and tensors have no units: wrap the physical values in a DataArray with "
             "attrs={'units': 'mm h-1'} or the like."
         )
-        raise NotPhysicalError(explain("field", expected=expected, got=got, remedy=remedy))
+        raise NotPhysicalError.of("field", expected=expected, got=got, remedy=remedy)
     return units_of(field)
 
 
@@ -332,14 +316,12 @@ def _check_like(one: Postprocessor, before: xr.DataArray, after: object) -> None
             return
     else:
         got = type(after).__name__
-    raise ComponentError(
-        explain(
-            f"post-processor '{describe('postprocessor', one)['name']}'",
-            expected=f"to return a DataArray like the one it got, {expected}",
-            got=got,
-            remedy="Return the field with its values changed, and keep dims and attrs "
-            "(xarray: keep_attrs=True).",
-        )
+    raise ComponentError.of(
+        f"post-processor '{describe('postprocessor', one)['name']}'",
+        expected=f"to return a DataArray like the one it got, {expected}",
+        got=got,
+        remedy="Return the field with its values changed, and keep dims and attrs "
+        "(xarray: keep_attrs=True).",
     )
 
 

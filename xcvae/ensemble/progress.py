@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     from tqdm.std import tqdm
 
-__all__ = ["FieldsBar", "TaskEnd", "fields_bar", "steps"]
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeGuard
 
 from xcvae.ensemble.store.base import EnsembleStore
-from xcvae.errors import ConfigError, explain, nearest
-
-__all__ = ["SampleOptions", "SampleRequest", "recorded"]
+from xcvae.errors import ConfigError, nearest
 
 MODES = ("prior", "posterior")
 DEFAULT_POSTERIOR_SPREAD = 0.5
@@ -225,4 +223,4 @@ def _check_range(name: str, value: object, low: float, high: float, remedy: str)
 
 
 def _refuse(name: str, expected: str, got: object, remedy: str) -> NoReturn:
-    raise ConfigError(explain(name, expected=expected, got=repr(got), remedy=remedy))
+    raise ConfigError.of(name, expected=expected, got=repr(got), remedy=remedy)

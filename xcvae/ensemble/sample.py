@@ -27,15 +27,14 @@ from xcvae.ensemble.sampler import EnsembleSampler, open_model
 from xcvae.ensemble.spread import resolve_spread
 from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore
 from xcvae.ensemble.store.write import is_settled, next_step, notes_of, write
-from xcvae.errors import ConfigError, explain
+from xcvae.errors import ConfigError
 from xcvae.fields.dataspec import plain
 from xcvae.files import local_path
 
 if TYPE_CHECKING:
     from xcvae.ensemble.store.icechunk import Repository
-    from xcvae.generator.model import Model
 
-__all__ = ["sample"]
+    from xcvae.generator.model import Model
 
 
 def sample(
@@ -249,13 +248,11 @@ def _shipped(sampler: EnsembleSampler, file: Path | None) -> Iterator[EnsembleSa
         yield sampler
         return
     if file is None:
-        raise ConfigError(
-            explain(
-                "model",
-                expected="one with a file that all workers see",
-                got="one without",
-                remedy="Save it where they see it: model.save('....xcvae').",
-            )
+        raise ConfigError.of(
+            "model",
+            expected="one with a file that all workers see",
+            got="one without",
+            remedy="Save it where they see it: model.save('....xcvae').",
         )
     # A copy: the model of the caller stays without a file.
     copy.copy(model).save(file)
@@ -273,13 +270,11 @@ def _check_apart(ds: xr.Dataset, store: Path) -> None:
     folder = store.resolve()
     for source in sorted(_sources(ds)):
         if folder == source or folder in source.parents or source in folder.parents:
-            raise ConfigError(
-                explain(
-                    "store",
-                    expected="a folder apart from the data that the ensemble is drawn for",
-                    got=f"{store}, and data read from {source}",
-                    remedy="Choose another name: input files are never written to or replaced.",
-                )
+            raise ConfigError.of(
+                "store",
+                expected="a folder apart from the data that the ensemble is drawn for",
+                got=f"{store}, and data read from {source}",
+                remedy="Choose another name: input files are never written to or replaced.",
             )
 
 

@@ -26,8 +26,9 @@ from xcvae.ensemble.identity import fingerprint
 from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
-from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError, explain
-from xcvae.fields.describe import DataSpec, VariableSpec, prepare
+from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError
+from xcvae.fields.dataspec import DataSpec, VariableSpec
+from xcvae.fields.describe import prepare
 from xcvae.fields.grids import stretching
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import factor
@@ -37,14 +38,6 @@ from xcvae.registry.discovery import version_of
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
-__all__ = [
-    "EnsembleSampler",
-    "SpreadSolution",
-    "check_reference",
-    "inputs_of",
-    "open_model",
-    "reference_fields",
-]
 
 ATTEMPTS = 50
 """Redraws of a member with too little rain, at most."""
@@ -390,13 +383,11 @@ class EnsembleSampler:
 
     def _too_dry_error(self, low: np.ndarray, samples: np.ndarray) -> DataError:
         label = self.labels[samples[np.flatnonzero(low.any(axis=0))[0]]]
-        return DataError(
-            explain(
-                f"min_mass, sample {label}",
-                expected=f"members with at least {self.request.min_mass:g} of the reference mass",
-                got=f"none in {ATTEMPTS} redraws",
-                remedy="Lower min_mass, or leave this sample out.",
-            )
+        return DataError.of(
+            f"min_mass, sample {label}",
+            expected=f"members with at least {self.request.min_mass:g} of the reference mass",
+            got=f"none in {ATTEMPTS} redraws",
+            remedy="Lower min_mass, or leave this sample out.",
         )
 
     def _check_environment(self) -> None:
@@ -405,14 +396,11 @@ class EnsembleSampler:
         expected = here if self.environment_of_run is None else self.environment_of_run
         differing = {key for key in expected if expected[key] != here[key]}
         if differing:
-            raise MismatchError(
-                explain(
-                    f"worker on {socket.gethostname()}",
-                    expected=_listed(expected, differing),
-                    got=_listed(here, differing),
-                    remedy="Use workers that are alike: last digits would differ within one "
-                    "ensemble.",
-                )
+            raise MismatchError.of(
+                f"worker on {socket.gethostname()}",
+                expected=_listed(expected, differing),
+                got=_listed(here, differing),
+                remedy="Use workers that are alike: last digits would differ within one ensemble.",
             )
 
     def _check_finite(self, values: np.ndarray, region: Region, samples: np.ndarray) -> None:
@@ -424,15 +412,13 @@ class EnsembleSampler:
         bad &= ~(masked[None] & np.isnan(values))
         if bad.any():
             member, sample = (int(axis[0]) for axis in np.nonzero(bad.any(axis=(2, 3))))
-            raise DataError(
-                explain(
-                    f"realization {region.realizations[0] + member} of sample "
-                    f"{self.labels[samples[sample]]}",
-                    expected="numbers wherever the data have them",
-                    got=f"{int(bad[member, sample].sum())} pixels that are NaN or infinite",
-                    remedy="Look at the data of this sample and at the model: "
-                    "xcvae.diagnose(ds, model).",
-                )
+            raise DataError.of(
+                f"realization {region.realizations[0] + member} of sample "
+                f"{self.labels[samples[sample]]}",
+                expected="numbers wherever the data have them",
+                got=f"{int(bad[member, sample].sum())} pixels that are NaN or infinite",
+                remedy="Look at the data of this sample and at the model: "
+                "xcvae.diagnose(ds, model).",
             )
 
 
@@ -455,13 +441,11 @@ def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Mod
     if isinstance(model, str | os.PathLike):
         model = load(Path(model))
     if not isinstance(model, Model):
-        raise ConfigError(
-            explain(
-                "model",
-                expected="a Model or the path of a model file",
-                got=f"{model!r} ({type(model).__name__})",
-                remedy="Train one with xcvae.train, or name its file.",
-            )
+        raise ConfigError.of(
+            "model",
+            expected="a Model or the path of a model file",
+            got=f"{model!r} ({type(model).__name__})",
+            remedy="Train one with xcvae.train, or name its file.",
         )
     return model.to(device)
 
@@ -550,14 +534,12 @@ def _rain_condition(ds: xr.Dataset, spec: DataSpec) -> VariableSpec:
     for variable in spec.variables:
         if variable.precipitation and variable.aligned and variable.role == "condition":
             return variable
-    raise MissingVariableError(
-        explain(
-            "min_mass",
-            expected=f"the target '{spec.target}' or a precipitation condition that covers it, "
-            "to know how much rain a sample should have",
-            got=f"only {', '.join(map(str, ds.data_vars)) or 'no variables'}",
-            remedy="Keep the target in the Dataset, or leave min_mass out.",
-        )
+    raise MissingVariableError.of(
+        "min_mass",
+        expected=f"the target '{spec.target}' or a precipitation condition that covers it, "
+        "to know how much rain a sample should have",
+        got=f"only {', '.join(map(str, ds.data_vars)) or 'no variables'}",
+        remedy="Keep the target in the Dataset, or leave min_mass out.",
     )
 
 

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from xcvae.ensemble.augment import rows_in
 from xcvae.ensemble.dataset import record_of
-from xcvae.errors import MismatchError, MissingVariableError, explain, nearest
+from xcvae.errors import MismatchError, MissingVariableError, nearest
 from xcvae.fields.cf import Layout, find_layout, find_target, require
-from xcvae.fields.describe import DataSpec, prepare
+from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.describe import prepare
 from xcvae.fields.prefetch import pool_shape
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.units import to_units, units_of
-
-__all__ = ["LoaderRequest", "LoaderSource", "check_alike", "source_of", "target_of"]
 
 MEMBER = "realization"
 
@@ -180,13 +179,11 @@ def check_alike(sources: Sequence[LoaderSource]) -> None:
     for other in others:
         for name, shape in _shapes(first).items():
             if _shapes(other)[name] != shape:
-                raise MismatchError(
-                    explain(
-                        f"grid of {name} in '{other.name}'",
-                        expected=f"that of '{first.name}', {shape}",
-                        got=str(_shapes(other)[name]),
-                        remedy="Fields of one batch are of one size: cut or draw them on one grid.",
-                    )
+                raise MismatchError.of(
+                    f"grid of {name} in '{other.name}'",
+                    expected=f"that of '{first.name}', {shape}",
+                    got=str(_shapes(other)[name]),
+                    remedy="Fields of one batch are of one size: cut or draw them on one grid.",
                 )
 
 
@@ -234,13 +231,11 @@ def _conditions(
         rows = rows_in(real, ds[request.target], layout.sample)
         for condition in absent:
             if condition not in real.variables:
-                raise MissingVariableError(
-                    explain(
-                        "conditions",
-                        expected=f"variables of '{name}' or of the real samples",
-                        got=repr(condition),
-                        remedy=nearest(condition, [*ds.data_vars, *real.data_vars]),
-                    )
+                raise MissingVariableError.of(
+                    "conditions",
+                    expected=f"variables of '{name}' or of the real samples",
+                    got=repr(condition),
+                    remedy=nearest(condition, [*ds.data_vars, *real.data_vars]),
                 )
             found[condition] = real[condition].isel({layout.sample: rows}, missing_dims="ignore")
     # Without coordinates, so that none of two sources with other ones are joined into gaps.
@@ -255,13 +250,11 @@ def _bare(da: xr.DataArray, sample: str = "") -> xr.DataArray:
 
 
 def _missing_conditions(name: str, conditions: Sequence[str]) -> MismatchError:
-    return MismatchError(
-        explain(
-            f"entry '{name}'",
-            expected=f"the conditions {', '.join(conditions)} in it",
-            got="an ensemble, which holds the target only",
-            remedy="Give the samples that it was drawn for: real=ds, or the name of their entry.",
-        )
+    return MismatchError.of(
+        f"entry '{name}'",
+        expected=f"the conditions {', '.join(conditions)} in it",
+        got="an ensemble, which holds the target only",
+        remedy="Give the samples that it was drawn for: real=ds, or the name of their entry.",
     )
 
 

@@ -10,10 +10,8 @@ import numpy as np
 
 from xcvae.ensemble.progress import steps
 from xcvae.ensemble.sampler import EnsembleSampler, SpreadSolution
-from xcvae.errors import ConfigError, explain
+from xcvae.errors import ConfigError
 from xcvae.fields.sample_blocks import block_length, block_slices, evenly_spaced
-
-__all__ = ["EVALUATIONS", "MEMBERS", "SAMPLES", "resolve_spread", "solve_spread"]
 
 # Diversity differs far more between samples than between pairs of members, so that fields are
 # better spent on samples.
@@ -126,14 +124,12 @@ def solve_spread(
     tried = {spread: diversity_at(spread) for spread in (0.0, 1.0)}
     low, high = 0.0, 1.0
     if not tried[low] - tolerance <= target <= tried[high] + tolerance:
-        raise ConfigError(
-            explain(
-                "diversity",
-                expected=f"a value that this model reaches on this data, "
-                f"{tried[low]:.3f} (spread 0) to {tried[high]:.3f} (spread 1)",
-                got=f"{target:g}",
-                remedy="Ask for one in that range, or set spread; a higher temperature widens it.",
-            )
+        raise ConfigError.of(
+            "diversity",
+            expected=f"a value that this model reaches on this data, "
+            f"{tried[low]:.3f} (spread 0) to {tried[high]:.3f} (spread 1)",
+            got=f"{target:g}",
+            remedy="Ask for one in that range, or set spread; a higher temperature widens it.",
         )
     bisect = False
     while len(tried) < evaluations and _miss(tried, target) > tolerance:

@@ -17,14 +17,14 @@ from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.sampler import EnsembleSampler, open_model
 from xcvae.ensemble.spread import resolve_spread
 from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, regions_of
-from xcvae.errors import ConfigError, MismatchError, StoreError, explain
+from xcvae.errors import ConfigError, MismatchError, StoreError
 from xcvae.fields.samples import labels_of
 
 if TYPE_CHECKING:
     from xcvae.ensemble.store.icechunk import Repository
+
     from xcvae.generator.model import Model
 
-__all__ = ["Verification", "verify_store"]
 
 NAMED = 8
 
@@ -146,14 +146,12 @@ def verify_store(
         Model or data are not those of the store: the message names the keys that differ.
     """
     if (ds is None) != (model is None) or sample < 1:
-        raise ConfigError(
-            explain(
-                "verify",
-                expected="both model and data, or neither, and sample >= 1",
-                got=f"model {'given' if model is not None else 'missing'}, "
-                f"data {'given' if ds is not None else 'missing'}, sample={sample}",
-                remedy="Without them only the checksums are recomputed.",
-            )
+        raise ConfigError.of(
+            "verify",
+            expected="both model and data, or neither, and sample >= 1",
+            got=f"model {'given' if model is not None else 'missing'}, "
+            f"data {'given' if ds is not None else 'missing'}, sample={sample}",
+            remedy="Without them only the checksums are recomputed.",
         )
     target = EnsembleStore.of(store)
     name, ledger, finished = _found(target)
@@ -187,14 +185,11 @@ def _found(store: EnsembleStore) -> tuple[Path | str, Ledger, bool]:
         if found.ledger is not None and found.metadata:
             finished = found is status.complete and found.ledger.sealed
             return found.name, found.ledger, finished
-    raise StoreError(
-        explain(
-            f"store '{store.name}'",
-            expected="a store with a ledger",
-            got="one without" if status.complete.exists else "no store of that name",
-            remedy="Check the path; only stores that xcvae.sample(..., store=) wrote have a "
-            "ledger.",
-        )
+    raise StoreError.of(
+        f"store '{store.name}'",
+        expected="a store with a ledger",
+        got="one without" if status.complete.exists else "no store of that name",
+        remedy="Check the path; only stores that xcvae.sample(..., store=) wrote have a ledger.",
     )
 
 
@@ -215,13 +210,11 @@ def _sampler_of(
     identity = sampler.identity()
     differing = differences({key: stored.get(key) for key in identity}, identity)
     if differing:
-        raise MismatchError(
-            explain(
-                "verify",
-                expected="the model and the data of the store",
-                got="; ".join(differing),
-                remedy="Give the model and the data that the store was drawn with.",
-            )
+        raise MismatchError.of(
+            "verify",
+            expected="the model and the data of the store",
+            got="; ".join(differing),
+            remedy="Give the model and the data that the store was drawn with.",
         )
     if request.diversity is None:
         return sampler
@@ -236,13 +229,11 @@ def _chosen(ds: xr.Dataset, ensemble: xr.Dataset, model: Model) -> xr.Dataset:
     position = {label: i for i, label in enumerate(known)}
     lacking = [label for label in wanted if label not in position]
     if lacking:
-        raise MismatchError(
-            explain(
-                f"data, dimension '{dim}'",
-                expected=f"the {len(wanted)} samples of the store",
-                got=f"data without {len(lacking)} of them, such as {lacking[0]}",
-                remedy="Give the data that the store was drawn for.",
-            )
+        raise MismatchError.of(
+            f"data, dimension '{dim}'",
+            expected=f"the {len(wanted)} samples of the store",
+            got=f"data without {len(lacking)} of them, such as {lacking[0]}",
+            remedy="Give the data that the store was drawn for.",
         )
     return ds.isel({dim: [position[label] for label in wanted]})
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from xcvae.errors import DataError, UnitsError
 from xcvae.fields.units import factor
 
-__all__ = ["Axis", "axis_of", "covers", "in_frame_of", "share_outside", "stretch_weights"]
-
 _KINDS = {
     "latitude": "latitude",
     "longitude": "longitude",

@@ -14,13 +14,11 @@ from torch import Tensor
 
 from xcvae.errors import ConfigError, MismatchError
 from xcvae.fields.block_means import conserved_condition, repeated
-from xcvae.fields.describe import DataSpec, VariableSpec
+from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.grids import axis_in, grid_size, moved, stretching
 from xcvae.fields.prefetch import epochs, streamed
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.units import to_units
-
-__all__ = ["POSITIONS", "Batch", "Batches"]
 
 
 @dataclass(frozen=True)

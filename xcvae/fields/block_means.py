@@ -11,14 +11,6 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.scaling import blocks_of
 from xcvae.fields.units import to_units
 
-__all__ = [
-    "block_condition",
-    "check_block_means",
-    "conserved_condition",
-    "repeated",
-    "whole_blocks",
-]
-
 #: Largest difference between block means of the target and the condition, as a share of the
 #: larger of the block's rain and the wet threshold. Packed integers and float32 stay below it.
 TOLERANCE = 0.02

@@ -12,8 +12,6 @@ import xarray as xr
 from xcvae.errors import DataError, MissingVariableError, nearest
 from xcvae.fields.units import is_precipitation
 
-__all__ = ["Layout", "find_axes", "find_layout", "find_target", "is_rain", "require"]
-
 _STANDARD_NAMES: dict[str, Literal["Y", "X"]] = {
     "latitude": "Y",
     "grid_latitude": "Y",

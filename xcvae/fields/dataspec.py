@@ -12,8 +12,6 @@ import xarray as xr
 
 from xcvae.fields.axes import Axis, axis_of
 
-__all__ = ["DataSpec", "VariableSpec", "plain"]
-
 
 def plain(value: object) -> Any:
     """Turn an attribute into JSON types; values without a JSON type become None or text."""

@@ -22,8 +22,6 @@ from xcvae.fields.units import (
 )
 from xcvae.fields.validation import check_dataset, check_numeric, check_same_samples, check_samples
 
-__all__ = ["DataSpec", "VariableSpec", "describe", "prepare"]
-
 
 def describe(
     ds: xr.Dataset,

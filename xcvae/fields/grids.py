@@ -12,9 +12,6 @@ from xcvae.errors import MismatchError, nearest
 from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch_weights
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 
-__all__ = ["TOLERANCE", "axis_in", "check_match", "fine_coords", "grid_size", "moved", "stretching"]
-
-
 TOLERANCE = 0.01  # by which grid spacings and their ratios may differ, relative
 
 
@@ -140,11 +137,7 @@ def _check_spacing(ds: xr.Dataset, spec: DataSpec, dim: str) -> None:
     if (
         trained.values is None
         or found.values is None
-        or {"plain", "index"}
-        & {
-            trained.kind,
-            found.kind,
-        }
+        or {"plain", "index"} & {trained.kind, found.kind}
     ):
         # Numbers without units cannot be compared.
         return

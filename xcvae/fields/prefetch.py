@@ -11,8 +11,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ahead", "epochs", "pool_shape", "streamed"]
-
 #: Contiguous samples per read at most, and reads that are shuffled together.
 BLOCK, POOL = 64, 8
 #: Default memory of a pool. Three exist at a time: one in use, one ready, one being read.

@@ -10,21 +10,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.fields.describe import DataSpec
+from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import block_slices, evenly_spaced
 from xcvae.fields.samples import label_codes, storms_of
-
-__all__ = [
-    "CELLS",
-    "Distances",
-    "Record",
-    "Thumbnails",
-    "bin_edges",
-    "distances",
-    "rainy",
-    "shrink",
-]
-
 
 #: Cells along a side of a thumbnail.
 CELLS = 8

@@ -8,8 +8,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-__all__ = ["block_length", "block_slices", "evenly_spaced", "join_chunks", "slabs"]
-
 SLAB = 8_000_000
 """Values of a slab: 64 MB as the float64 that statistics are made of."""
 

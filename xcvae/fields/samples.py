@@ -15,9 +15,6 @@ from xcvae.fields.sample_blocks import slabs
 from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of
 from xcvae.fields.validation import MEMBER, check_dataset, check_samples
 
-__all__ = ["heavy", "label_codes", "labels_of", "storms_of"]
-
-
 #: Logarithmic bins of wet values, from the wet threshold up: 0.06 % wide, five decades.
 _BINS, _DECADES = 20_000, 5.0
 

@@ -18,12 +18,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xcvae.errors import DataError, UnitsError
-from xcvae.fields.describe import DataSpec, VariableSpec
+from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.record import Record
 from xcvae.fields.sample_blocks import block_length, block_slices
 from xcvae.fields.units import default_wet_threshold
-
-__all__ = ["Normalised", "RainScaling", "Scaling", "StandardScaling", "blocks_of"]
 
 #: An array in the model's space. Only this module makes one or turns one back.
 Normalised = NewType("Normalised", NDArray[np.float32])

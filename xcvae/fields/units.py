@@ -13,24 +13,6 @@ import xarray as xr
 
 from xcvae.errors import ConfigError, UnitsError
 
-__all__ = [
-    "DEPTH",
-    "PRECIPITATION",
-    "affine",
-    "default_drizzle_threshold",
-    "default_wet_threshold",
-    "exponents_of",
-    "factor",
-    "is_daily",
-    "is_precipitation",
-    "parse_quantity",
-    "per_day",
-    "to_units",
-    "units_of",
-    "verify",
-]
-
-
 _WATER = 1000.0  # density of liquid water in kg m-3
 
 # Dimensions of pint, as (length, mass, time) exponents, of the four kinds of precipitation units.

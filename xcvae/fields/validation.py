@@ -9,30 +9,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import (
-    DataError,
-    EmptySelectionError,
-    MissingVariableError,
-    nearest,
-)
+from xcvae.errors import DataError, EmptySelectionError, MissingVariableError, nearest
 from xcvae.fields.cf import find_axes
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import slabs
 from xcvae.fields.units import default_wet_threshold
-
-__all__ = [
-    "MEMBER",
-    "check_complete",
-    "check_dataset",
-    "check_numeric",
-    "check_observed",
-    "check_rain",
-    "check_same_samples",
-    "check_samples",
-    "check_values",
-    "is_placeholder",
-]
-
 
 #: Negative values smaller than this share of the maximum are rounding of packed files.
 ROUNDING = 1e-6

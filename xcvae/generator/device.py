@@ -11,19 +11,10 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import nn
 
-from xcvae.errors import ConfigError, explain
+from xcvae.errors import ConfigError
 
 N = TypeVar("N", bound=nn.Module)
 F = TypeVar("F", bound=Callable[..., Any])
-
-__all__ = [
-    "autocast",
-    "choose_device",
-    "compiled",
-    "gains_by_bfloat16",
-    "placed",
-    "precision",
-]
 
 
 def choose_device(device: str) -> torch.device:
@@ -41,22 +32,18 @@ def choose_device(device: str) -> torch.device:
     except RuntimeError:
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise ConfigError(
-            explain(
-                "device",
-                expected="'auto', 'cpu' or 'cuda'",
-                got=repr(device),
-                remedy="Use 'auto', which takes a GPU if torch can use one.",
-            )
+        raise ConfigError.of(
+            "device",
+            expected="'auto', 'cpu' or 'cuda'",
+            got=repr(device),
+            remedy="Use 'auto', which takes a GPU if torch can use one.",
         )
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            explain(
-                "device",
-                expected="a GPU that torch can use",
-                got=f"'{device}', and torch finds no GPU",
-                remedy="Use device='auto', or install a CUDA build of torch.",
-            )
+        raise ConfigError.of(
+            "device",
+            expected="a GPU that torch can use",
+            got=f"'{device}', and torch finds no GPU",
+            remedy="Use device='auto', or install a CUDA build of torch.",
         )
     return chosen
 

@@ -12,9 +12,9 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ModelFileError, explain
+from xcvae.errors import ModelFileError
 from xcvae.fields.batches import Batch, Batches
-from xcvae.fields.describe import DataSpec
+from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.scaling import Scaling
 from xcvae.files import sha256 as sha256_of
@@ -27,8 +27,6 @@ from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address
 from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
 from xcvae.registry import warn_of_missing
-
-__all__ = ["Mode", "Model", "from_bytes", "load", "load_once"]
 
 #: Prefix of the weights' names in the file.
 NETWORK = "network."
@@ -289,13 +287,11 @@ def load(path: str | Path) -> Model:
 def _read(path: str | Path) -> Model:
     target = Path(path).absolute()
     if not target.is_file():
-        raise ModelFileError(
-            explain(
-                "model",
-                expected="a model file",
-                got=f"nothing at {target}",
-                remedy="Check the path, or train a model with xcvae.train(..., path=...).",
-            )
+        raise ModelFileError.of(
+            "model",
+            expected="a model file",
+            got=f"nothing at {target}",
+            remedy="Check the path, or train a model with xcvae.train(..., path=...).",
         )
     return from_bytes(target.read_bytes(), target)
 
@@ -313,12 +309,10 @@ def load_once(path: str, sha256: str, device: str = "cpu") -> Model:  # noqa: AR
     """
     model = _read(path)
     if model.sha256 != sha256:
-        raise ModelFileError(
-            explain(
-                path,
-                expected=f"the model with sha256 {sha256[:12]}",
-                got=f"one with {model.sha256[:12]}",
-                remedy="The file was replaced while it was in use: load the model again.",
-            )
+        raise ModelFileError.of(
+            path,
+            expected=f"the model with sha256 {sha256[:12]}",
+            got=f"one with {model.sha256[:12]}",
+            remedy="The file was replaced while it was in use: load the model again.",
         )
     return model

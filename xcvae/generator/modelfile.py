@@ -17,20 +17,8 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from xcvae.errors import ModelFileError, OutputExistsError, explain
+from xcvae.errors import ModelFileError, OutputExistsError
 from xcvae.fields.record import Thumbnails
-
-__all__ = [
-    "FORMAT",
-    "check_shapes",
-    "extra_tensors",
-    "pack",
-    "refuse_existing",
-    "take_extra_tensors",
-    "training_log",
-    "unpack",
-]
-
 
 VALID, MAPS, LABELS, SAMPLES = "valid", "thumbnails.maps", "thumbnails.labels", "thumbnails.samples"
 #: Logged errors in the units of the target.
@@ -141,13 +129,11 @@ def refuse_existing(path: Path) -> None:
         If the file exists.
     """
     if path.exists():
-        raise OutputExistsError(
-            explain(
-                "path",
-                expected="a file that does not exist yet",
-                got=str(path),
-                remedy="Choose another name, or remove the old model.",
-            )
+        raise OutputExistsError.of(
+            "path",
+            expected="a file that does not exist yet",
+            got=str(path),
+            remedy="Choose another name, or remove the old model.",
         )
 
 
@@ -180,11 +166,9 @@ def _digest(header: str, tensors: dict[str, Tensor]) -> str:
 
 
 def _damaged(name: str, got: Any) -> ModelFileError:
-    return ModelFileError(
-        explain(
-            name,
-            expected="an undamaged xcvae model file",
-            got=got,
-            remedy="Copy the file again from its source, or train a new model.",
-        )
+    return ModelFileError.of(
+        name,
+        expected="an undamaged xcvae model file",
+        got=got,
+        remedy="Copy the file again from its source, or train a new model.",
     )

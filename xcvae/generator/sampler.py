@@ -12,15 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xcvae.errors import OutOfMemoryError, explain
+from xcvae.errors import OutOfMemoryError
 from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import autocast
 from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.noise import Address
 from xcvae.generator.tiling import DrawBatch, TiledDomain, WholeDomain, split_domain
-
-__all__ = ["FieldSampler", "HostCopy", "LevelReport", "draw_batch_size", "release_shares"]
 
 #: Limits of pixels and of fields per draw batch. More fields are no faster on a CPU, a GPU needs
 #: many to be busy, and on large maps one field uses the whole device.
@@ -321,12 +319,10 @@ def _out_of_memory(
     error: Exception, batch: Batch, tile: tuple[int, int] | None
 ) -> OutOfMemoryError:
     rows, columns = tile or (batch.c.shape[-2], batch.c.shape[-1])
-    return OutOfMemoryError(
-        explain(
-            "device",
-            expected=f"memory for maps of {rows} by {columns} pixels",
-            got=str(error).splitlines()[0],
-            remedy="Draw in (smaller) tiles, such as tile={'y': 256, 'x': 256}, give the device to "
-            "this process alone, or use device='cpu'.",
-        )
+    return OutOfMemoryError.of(
+        "device",
+        expected=f"memory for maps of {rows} by {columns} pixels",
+        got=str(error).splitlines()[0],
+        remedy="Draw in (smaller) tiles, such as tile={'y': 256, 'x': 256}, give the device to "
+        "this process alone, or use device='cpu'.",
     )

@@ -15,25 +15,12 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from xcvae.errors import ConfigError, explain
+from xcvae.errors import ConfigError
 from xcvae.fields.batches import Batch
 from xcvae.generator.device import autocast
 from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.ladder import Encoded, Ladder
 from xcvae.generator.noise import Address, Window, level_origins, normal_maps
-
-__all__ = [
-    "DrawBatch",
-    "Place",
-    "Split",
-    "Tile",
-    "TiledDomain",
-    "WholeDomain",
-    "reach",
-    "rise_reach",
-    "split_domain",
-    "tile_size",
-]
 
 #: Rows and columns of the domain.
 Place = tuple[slice, slice]
@@ -499,4 +486,4 @@ def _largest_map(network: Ladder, size: tuple[int, int], split: Split) -> float:
 
 
 def _refuse(where: str, expected: str, got: object, remedy: str) -> NoReturn:
-    raise ConfigError(explain(where, expected=expected, got=repr(got), remedy=remedy))
+    raise ConfigError.of(where, expected=expected, got=repr(got), remedy=remedy)

@@ -17,12 +17,7 @@ from xcvae.metrics.distribution import (
 from xcvae.metrics.ensemble import crps, crps_skill, energy_score, mae
 from xcvae.metrics.events import brier, csi, fss, sedi
 from xcvae.metrics.metric import Metric, Statistic
-from xcvae.metrics.spatial import (
-    diversity,
-    radial_spectrum,
-    spatial_correlation,
-    spectral_distance,
-)
+from xcvae.metrics.spatial import diversity, radial_spectrum, spatial_correlation, spectral_distance
 
 __all__ = [
     "Metric",

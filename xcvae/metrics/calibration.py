@@ -8,9 +8,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio
-from xcvae.metrics.pairs import Array, SampleFields
-
-__all__ = ["RankDeviation", "SpreadSkill", "rank_deviation", "rank_histogram", "spread_skill"]
+from xcvae.metrics.sample import Array, SampleFields
 
 
 def spread_and_error(sample: SampleFields) -> dict[str, Array]:

@@ -9,23 +9,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio, wet_threshold_in
-from xcvae.metrics.pairs import Array, SampleFields
-
-__all__ = [
-    "KS",
-    "MassBias",
-    "P99Ratio",
-    "P999Ratio",
-    "WetFraction",
-    "WetFractionObserved",
-    "ks",
-    "mass_bias",
-    "p99_ratio",
-    "p999_ratio",
-    "quantile",
-    "wet_fraction",
-    "wet_fraction_observed",
-]
+from xcvae.metrics.sample import Array, SampleFields
 
 WIDTH = 0.004
 """Relative width of the bins of amounts."""

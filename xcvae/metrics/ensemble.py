@@ -9,19 +9,8 @@ import numpy as np
 import xarray as xr
 
 from xcvae.metrics.metric import Metric, SampleSums, Skill, ratio
-from xcvae.metrics.pairs import Array, SampleFields
+from xcvae.metrics.sample import Array, SampleFields
 from xcvae.registry.components import Range
-
-__all__ = [
-    "CRPS",
-    "MAE",
-    "CRPSSkill",
-    "EnergyScore",
-    "crps",
-    "crps_skill",
-    "energy_score",
-    "mae",
-]
 
 
 def crps_sums(sample: SampleFields, *, pool: int) -> dict[str, Array]:

@@ -11,10 +11,8 @@ import xarray as xr
 from xcvae.errors import ComponentError
 from xcvae.fields.units import default_wet_threshold, is_daily, parse_quantity
 from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio, threshold_in
-from xcvae.metrics.pairs import Array, SampleFields
+from xcvae.metrics.sample import Array, SampleFields
 from xcvae.registry.components import Range
-
-__all__ = ["CSI", "FSS", "SEDI", "Brier", "brier", "csi", "fss", "sedi"]
 
 
 def _event_threshold(observed: xr.DataArray, value: str | float | None) -> float:

@@ -13,19 +13,9 @@ import xarray as xr
 
 from xcvae.errors import ComponentError
 from xcvae.fields.units import default_wet_threshold, parse_quantity
-from xcvae.metrics.pairs import Array, SampleFields, matched
+from xcvae.metrics.pairs import matched
+from xcvae.metrics.sample import Array, SampleFields
 from xcvae.registry import Component
-
-__all__ = [
-    "Metric",
-    "SampleSums",
-    "Skill",
-    "Statistic",
-    "Stats",
-    "ratio",
-    "threshold_in",
-    "wet_threshold_in",
-]
 
 Stats = Mapping[str, Array]
 """Sums over samples by name. Leading axes (for example resamples) are kept by every formula."""

@@ -14,17 +14,6 @@ from xcvae.fields.cf import find_layout
 from xcvae.fields.units import is_precipitation, to_units
 from xcvae.metrics.sample import Array, SampleFields
 
-__all__ = [
-    "REALIZATION",
-    "Array",
-    "Maps",
-    "Pair",
-    "SampleFields",
-    "area_name",
-    "matched",
-    "same_axis",
-]
-
 Maps = SampleFields
 """The name that plugins know."""
 
@@ -112,10 +101,7 @@ def area_name(observed: xr.DataArray) -> str | None:
 
 
 def matched(
-    forecast: xr.DataArray,
-    observed: xr.DataArray,
-    *,
-    spatial_dims: Sequence[str] | None = None,
+    forecast: xr.DataArray, observed: xr.DataArray, *, spatial_dims: Sequence[str] | None = None
 ) -> Pair:
     """Check and align a forecast and an observation without reading values.
 

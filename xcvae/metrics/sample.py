@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "PixelScores", "Pixels", "SampleFields", "pixel_scores"]
-
-
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.floating]
 Counts = npt.NDArray[np.integer]

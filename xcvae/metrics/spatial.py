@@ -12,18 +12,7 @@ import xarray as xr
 from xcvae.fields.cf import find_axes
 from xcvae.fields.sample_blocks import block_slices
 from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio
-from xcvae.metrics.pairs import Array, SampleFields
-
-__all__ = [
-    "Diversity",
-    "SpatialCorrelation",
-    "SpectralDistance",
-    "diversity",
-    "radial_spectrum",
-    "ring_powers",
-    "spatial_correlation",
-    "spectral_distance",
-]
+from xcvae.metrics.sample import Array, SampleFields
 
 AT_ONCE = 16
 """Number of maps whose Fourier transforms are in memory together."""

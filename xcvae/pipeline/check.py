@@ -19,8 +19,6 @@ from xcvae.registry import registry
 from xcvae.verify.criteria import criteria_for
 from xcvae.verify.plots.text import label_of
 
-__all__ = ["check", "register_plugins"]
-
 
 def register_plugins(config: Config) -> None:
     """Import and register the plugin modules, also those beside the configuration file.

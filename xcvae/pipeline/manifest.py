@@ -12,12 +12,10 @@ import numpy as np
 import xarray as xr
 
 from xcvae.ensemble.identity import differences
-from xcvae.errors import OutputExistsError, explain
-from xcvae.fields.describe import DataSpec
+from xcvae.errors import OutputExistsError
+from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.samples import labels_of
 from xcvae.files import is_taken, sha256, write_text
-
-__all__ = ["Manifest", "digest", "fingerprint", "flat"]
 
 
 class Manifest:
@@ -81,14 +79,11 @@ class Manifest:
             raise _not_recorded(path)
         if self.overwrite:
             return
-        raise OutputExistsError(
-            explain(
-                str(path),
-                expected="a free name, or the product of this configuration",
-                got="; ".join(differences(known, _as_json(inputs))),
-                remedy="Choose another output folder, undo the change, or replace it with "
-                "--overwrite.",
-            )
+        raise OutputExistsError.of(
+            str(path),
+            expected="a free name, or the product of this configuration",
+            got="; ".join(differences(known, _as_json(inputs))),
+            remedy="Choose another output folder, undo the change, or replace it with --overwrite.",
         )
 
     def _products(self) -> dict[str, Any]:
@@ -104,14 +99,12 @@ def _as_json(inputs: Mapping[str, Any]) -> Any:
 
 
 def _not_recorded(path: Path) -> OutputExistsError:
-    return OutputExistsError(
-        explain(
-            str(path),
-            expected="a free name, or a product of an earlier run in this folder",
-            got="a file that no run has recorded",
-            remedy="Move it elsewhere, or choose another output folder: xcvae only replaces what "
-            "it wrote.",
-        )
+    return OutputExistsError.of(
+        str(path),
+        expected="a free name, or a product of an earlier run in this folder",
+        got="a file that no run has recorded",
+        remedy="Move it elsewhere, or choose another output folder: xcvae only replaces what "
+        "it wrote.",
     )
 
 

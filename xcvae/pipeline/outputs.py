@@ -18,16 +18,6 @@ from xcvae.pipeline.steps import PipelineState, Scored
 from xcvae.verify.criteria import Verdict, table
 from xcvae.verify.report.write import save_report
 
-__all__ = [
-    "Summary",
-    "inputs_of_report",
-    "peak_memory",
-    "products_of",
-    "report_is_current",
-    "write_report",
-    "write_summary",
-]
-
 
 @dataclass
 class Summary:

@@ -20,8 +20,6 @@ from xcvae.pipeline.outputs import (
 from xcvae.pipeline.steps import CURRENT, PipelineState, Scored
 from xcvae.verify.score_text import table
 
-__all__ = ["STEPS", "run", "run_step"]
-
 STEPS = ("train", "sample", "evaluate", "diagnose")
 REPORT = "report"  # a step of its own on the command line, and a part of `run`
 

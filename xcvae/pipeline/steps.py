@@ -16,7 +16,7 @@ from xcvae.config.schema import SampleSection
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import record_of
 from xcvae.ensemble.store import EnsembleStore
-from xcvae.errors import ModelFileError, OutputExistsError, StoreError, explain
+from xcvae.errors import ModelFileError, OutputExistsError, StoreError
 from xcvae.fields.dataspec import plain
 from xcvae.files import write_json, write_text
 from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from xcvae.generator.model import Model
     from xcvae.verify.diagnosis import Diagnosis
 
-__all__ = ["CURRENT", "MADE", "PipelineState", "Scored", "criteria_of"]
 
 MADE, COMPLETED, CURRENT = "made", "completed", "there already"
 
@@ -148,13 +147,11 @@ class PipelineState:
         from xcvae.generator.model import load
 
         if not self.model_file.exists():
-            raise ModelFileError(
-                explain(
-                    str(self.model_file),
-                    expected="a trained model",
-                    got="none",
-                    remedy="Run `xcvae train` with this configuration first, or `xcvae run`.",
-                )
+            raise ModelFileError.of(
+                str(self.model_file),
+                expected="a trained model",
+                got="none",
+                remedy="Run `xcvae train` with this configuration first, or `xcvae run`.",
             )
         return load(self.model_file)
 
@@ -200,13 +197,11 @@ class PipelineState:
             if record_of(ensemble)["model_sha256"] == self.model.sha256:
                 return ensemble
             got = "an ensemble of another model"
-        raise StoreError(
-            explain(
-                f"ensemble '{section.name}' in {self.catalog}",
-                expected="a finished ensemble of this model",
-                got=got,
-                remedy="Run `xcvae sample` with this configuration first, or `xcvae run`.",
-            )
+        raise StoreError.of(
+            f"ensemble '{section.name}' in {self.catalog}",
+            expected="a finished ensemble of this model",
+            got=got,
+            remedy="Run `xcvae sample` with this configuration first, or `xcvae run`.",
         )
 
     def evaluate(self, section: SampleSection) -> Scored:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from xcvae.registry.hookspecs import hookimpl
 
-__all__ = ["xcvae_components"]
-
 LOSSES: dict[str, type | str] = {
     "laplace": "xcvae.generator.losses.elbo:Laplace",
     "multiscale_laplace": "xcvae.generator.losses.elbo:MultiscaleLaplace",

@@ -15,23 +15,6 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from xcvae.errors import ComponentError, nearest
 
-__all__ = [
-    "JSON",
-    "KINDS",
-    "Component",
-    "Entry",
-    "Kind",
-    "Range",
-    "check_class",
-    "check_ranges",
-    "checked",
-    "construct",
-    "in_range",
-    "load_module",
-    "parameters_of",
-    "ranges_of",
-]
-
 Kind = Literal["loss", "postprocessor", "metric", "baseline"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

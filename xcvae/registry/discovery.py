@@ -13,18 +13,6 @@ from xcvae.errors import ComponentError, XcvaeError, nearest
 from xcvae.registry.components import KINDS, Entry, check_class
 from xcvae.registry.hookspecs import API_ATTRIBUTE, API_VERSION, PROJECT, Hooks
 
-__all__ = [
-    "Local",
-    "check_kind",
-    "clash_text",
-    "collect",
-    "entries_of",
-    "installed",
-    "package_of",
-    "version_of",
-    "words_of",
-]
-
 
 def entries_of(names: object, package: str, version: str | None) -> list[Entry]:
     """Turn the result of a hook into entries.

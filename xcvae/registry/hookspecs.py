@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pluggy
 
-__all__ = ["API_ATTRIBUTE", "API_VERSION", "PROJECT", "Hooks", "hookimpl", "hookspec"]
-
 PROJECT = "xcvae"
 """The pluggy project name, and the entry-point group of plugin packages."""
 

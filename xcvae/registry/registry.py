@@ -39,18 +39,6 @@ from xcvae.registry.discovery import (
 )
 from xcvae.registry.hookspecs import PROJECT, Hooks
 
-__all__ = [
-    "Registry",
-    "build",
-    "call",
-    "describe",
-    "missing",
-    "registry",
-    "warn_of_missing",
-    "wrong_result",
-]
-
-
 NO_PLUGINS = "XCVAE_NO_PLUGINS"
 
 

@@ -18,8 +18,6 @@ from pathlib import Path
 from xcvae.registry.components import Entry, Kind, Range, ranges_of
 from xcvae.registry.registry import registry
 
-__all__ = ["Row", "doc_of", "listing"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Row:

@@ -13,8 +13,6 @@ from xcvae.registry import Kind
 from xcvae.testing.data import OTHER_UNITS, UNITS, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
 
-__all__ = ["BaselineSuite"]
-
 MEMBERS = 4
 
 

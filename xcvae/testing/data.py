@@ -15,7 +15,6 @@ from xcvae.fields.units import factor
 if TYPE_CHECKING:
     from xcvae.ensemble.postprocess import Context
 
-__all__ = ["make_context", "make_dataset", "make_ensemble"]
 
 UNITS, OTHER_UNITS = "mm h-1", "mm/day"
 STEP = 7  # of frames: neighbours five minutes apart are nearly copies

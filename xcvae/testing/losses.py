@@ -19,8 +19,6 @@ from xcvae.testing.suite import Suite, demand
 if TYPE_CHECKING:
     from xcvae.generator.losses import LossState
 
-__all__ = ["LossSuite", "make_loss_state"]
-
 
 LEVELS = (3.0, 0.5, 0.0)  # nats; the last one has collapsed
 

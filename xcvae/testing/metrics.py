@@ -14,8 +14,6 @@ from xcvae.registry import Kind
 from xcvae.testing.data import OTHER_UNITS, UNITS, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
 
-__all__ = ["MetricSuite"]
-
 HIDDEN = 50.0  # rain under the mask, which must not count
 TOLERANCE = 1e-5
 

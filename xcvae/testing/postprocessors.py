@@ -12,8 +12,6 @@ from xcvae.registry import Kind
 from xcvae.testing.data import OTHER_UNITS, UNITS, make_context, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
 
-__all__ = ["PostprocessorSuite"]
-
 TIES = 0.01  # share of the pixels that may fall on the other side of a limit by rounding
 
 

@@ -17,8 +17,6 @@ from xcvae.registry import Kind, registry
 from xcvae.registry.components import check_class, construct, parameters_of
 from xcvae.registry.signatures import doc_of
 
-__all__ = ["Suite", "demand"]
-
 UNKNOWN = "no_such_parameter"
 
 

@@ -76,10 +76,7 @@ def open_dataset(name: str = "radklim") -> xr.Dataset:
 
     if name not in names():
         raise ConfigError.of(
-            "name",
-            expected="a bundled Dataset",
-            got=repr(name),
-            remedy=nearest(name, names()),
+            "name", expected="a bundled Dataset", got=repr(name), remedy=nearest(name, names())
         )
     ds = xr.open_zarr(_DATA / f"{name}.zarr", chunks=None, consolidated=False, decode_cf=False)
     for variable in ds.data_vars.values():

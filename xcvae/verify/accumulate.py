@@ -9,20 +9,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, explain
+from xcvae.errors import DataError
 from xcvae.fields.sample_blocks import block_length, join_chunks
 from xcvae.metrics.metric import Metric, Statistic
-from xcvae.metrics.pairs import Array, Maps, Pair
+from xcvae.metrics.pairs import Maps, Pair
+from xcvae.metrics.sample import Array
 from xcvae.registry import call, wrong_result
 from xcvae.verify.resampling import Pieces, Sums
-
-__all__ = [
-    "BLOCK_BYTES",
-    "MetricFunction",
-    "ScoredSource",
-    "accumulate_statistics",
-    "blocks",
-]
 
 BLOCK_BYTES = 128 * 2**20
 """Size of a block of samples in memory."""
@@ -145,13 +138,11 @@ class _RunningSums:
     def by_metric(self) -> dict[str, Sums]:
         """Return the sums by metric."""
         if self.pixels == 0:
-            raise DataError(
-                explain(
-                    "scores",
-                    expected="pixels where the observation and all members are finite",
-                    got="none in any sample",
-                    remedy="Look for an incomplete store, or for masks that exclude each other.",
-                )
+            raise DataError.of(
+                "scores",
+                expected="pixels where the observation and all members are finite",
+                got="none in any sample",
+                remedy="Look for an incomplete store, or for masks that exclude each other.",
             )
         bound = self.source.bound
         return {

@@ -11,21 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ConfigError, DataError, MissingVariableError, explain, nearest
+from xcvae.errors import ConfigError, DataError, MissingVariableError, nearest
 from xcvae.registry import registry
-
-__all__ = [
-    "POSTERIOR",
-    "PRIOR",
-    "Bounds",
-    "Criterion",
-    "Verdict",
-    "aligned",
-    "criteria_for",
-    "judge",
-    "table",
-    "to_json",
-]
 
 Bounds = Sequence[float | None]
 """``[low, high]``; None for an open end."""
@@ -94,13 +81,11 @@ class Criterion:
             low, high = (None if b is None or math.isinf(b) else float(b) for b in bounds)
             if (low, high) != (None, None) and (low is None or high is None or low <= high):
                 return cls(name, low, high)
-        raise ConfigError(
-            explain(
-                f"criteria.{name}",
-                expected="[low, high], numbers or null for an open end, low <= high",
-                got=repr(bounds),
-                remedy="For example [0.85, 1.15] or [null, 0.15].",
-            )
+        raise ConfigError.of(
+            f"criteria.{name}",
+            expected="[low, high], numbers or null for an open end, low <= high",
+            got=repr(bounds),
+            remedy="For example [0.85, 1.15] or [null, 0.15].",
         )
 
     @property
@@ -235,13 +220,11 @@ def judge(
 
     def score(name: str) -> float:
         if name not in scores:
-            raise MissingVariableError(
-                explain(
-                    "criteria",
-                    expected=f"the score '{name}'",
-                    got="a scorecard without it",
-                    remedy=f"Add it to metrics, or drop the criterion. {nearest(name, scores)}",
-                )
+            raise MissingVariableError.of(
+                "criteria",
+                expected=f"the score '{name}'",
+                got="a scorecard without it",
+                remedy=f"Add it to metrics, or drop the criterion. {nearest(name, scores)}",
             )
         return _number(scores, name, source)
 
@@ -263,13 +246,11 @@ def _number(scores: xr.Dataset | Mapping[str, float], name: str, source: str) ->
             )
         value = value.isel(source=sources.index(source))
     if value.ndim:
-        raise DataError(
-            explain(
-                f"score '{name}'",
-                expected="one number",
-                got=f"dims ({', '.join(map(str, value.dims))})",
-                remedy="Select one group of the scorecard first: card.isel(...).",
-            )
+        raise DataError.of(
+            f"score '{name}'",
+            expected="one number",
+            got=f"dims ({', '.join(map(str, value.dims))})",
+            remedy="Select one group of the scorecard first: card.isel(...).",
         )
     return float(np.asarray(value.values))
 

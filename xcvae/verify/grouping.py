@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, EmptySelectionError, MissingVariableError, explain, nearest
-from xcvae.metrics.pairs import Array
+from xcvae.errors import DataError, EmptySelectionError, MissingVariableError, nearest
+from xcvae.metrics.sample import Array
 from xcvae.verify.pairing import MatchedPair
 from xcvae.verify.resampling import Pieces, pieces_of
-
-__all__ = ["Groups", "group_samples"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +61,11 @@ def group_samples(match: MatchedPair, groupby: str | xr.DataArray | None) -> Gro
     values, by_pixel = _values(match, groupby)
     present = ~values.isnull().values
     if not present.any():
-        raise EmptySelectionError(
-            explain(
-                "groupby",
-                expected="a value for at least one sample, or pixel",
-                got="missing values only, so that no sample is left",
-                remedy="Check the coordinate that the groups are taken from.",
-            )
+        raise EmptySelectionError.of(
+            "groupby",
+            expected="a value for at least one sample, or pixel",
+            got="missing values only, so that no sample is left",
+            remedy="Check the coordinate that the groups are taken from.",
         )
     names, numbers = np.unique(values.values[present], return_inverse=True)
     if names.dtype.kind == "U":
@@ -107,13 +103,11 @@ def _values(match: MatchedPair, groupby: str | xr.DataArray) -> tuple[xr.DataArr
     if set(values.dims) != set(dims) or any(
         values.sizes[dim] != observed.sizes[dim] for dim in dims
     ):
-        raise DataError(
-            explain(
-                "groupby",
-                expected=f"{observed.sizes[sample]} values along '{sample}', or one for each pixel",
-                got=f"dims ({', '.join(map(str, values.dims))}), {values.size} values",
-                remedy="Give one value for each sample, or one for each pixel.",
-            )
+        raise DataError.of(
+            "groupby",
+            expected=f"{observed.sizes[sample]} values along '{sample}', or one for each pixel",
+            got=f"dims ({', '.join(map(str, values.dims))}), {values.size} values",
+            remedy="Give one value for each sample, or one for each pixel.",
         )
     return values.transpose(*dims), by_pixel
 
@@ -127,11 +121,9 @@ def _coordinate(match: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray
     try:
         return match.ds[groupby]
     except KeyError as error:
-        raise MissingVariableError(
-            explain(
-                "groupby",
-                expected="a coordinate or variable of the Dataset",
-                got=f"'{groupby}'",
-                remedy=nearest(groupby, match.ds.variables),
-            )
+        raise MissingVariableError.of(
+            "groupby",
+            expected="a coordinate or variable of the Dataset",
+            got=f"'{groupby}'",
+            remedy=nearest(groupby, match.ds.variables),
         ) from error

@@ -15,7 +15,6 @@ from xcvae.errors import (
     MismatchError,
     MissingVariableError,
     UnitsError,
-    explain,
     nearest,
 )
 from xcvae.fields.cf import find_axes, find_layout, is_rain
@@ -25,8 +24,6 @@ from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.units import factor
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
 from xcvae.verify.accumulate import BLOCK_BYTES
-
-__all__ = ["MatchedPair", "pair_up"]
 
 MAX_SAMPLES = 64
 """Largest number of samples that a baseline draws at a time."""
@@ -171,13 +168,11 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     spec = DataSpec.from_json(record["spec"]) if "spec" in record else None
     name = spec.target if spec is not None and spec.target in ensemble else _only_field(ensemble)
     if name not in ds.data_vars:
-        raise MissingVariableError(
-            explain(
-                f"observation '{name}'",
-                expected="the observed variable in the Dataset, named as in the ensemble",
-                got=f"variables {', '.join(map(str, ds.data_vars)) or '(none)'}",
-                remedy=nearest(name, ds.data_vars),
-            )
+        raise MissingVariableError.of(
+            f"observation '{name}'",
+            expected="the observed variable in the Dataset, named as in the ensemble",
+            got=f"variables {', '.join(map(str, ds.data_vars)) or '(none)'}",
+            remedy=nearest(name, ds.data_vars),
         )
     forecast = ensemble[name]
     if spec is not None and {spec.sample, spec.y, spec.x} == set(ds[name].dims):
@@ -188,13 +183,11 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     if sample not in forecast.dims:
         forecast = forecast.expand_dims(sample)
     if forecast.sizes[sample] == 0:
-        raise EmptySelectionError(
-            explain(
-                "ensemble",
-                expected="at least one sample",
-                got=f"no samples along '{sample}'",
-                remedy="Check the selection that the ensemble was drawn for.",
-            )
+        raise EmptySelectionError.of(
+            "ensemble",
+            expected="at least one sample",
+            got=f"no samples along '{sample}'",
+            remedy="Check the selection that the ensemble was drawn for.",
         )
     ds = _selected(ds, forecast, sample)
     pair = matched(forecast, _with_area(ds, name), spatial_dims=spatial)
@@ -219,13 +212,11 @@ def _record(ensemble: xr.Dataset) -> dict[str, Any]:
 def _only_field(ensemble: xr.Dataset) -> str:
     fields = [str(k) for k, da in ensemble.data_vars.items() if REALIZATION in da.dims]
     if len(fields) != 1:
-        raise MismatchError(
-            explain(
-                "ensemble",
-                expected=f"one variable with the dimension '{REALIZATION}'",
-                got=", ".join(fields) or "none",
-                remedy="Select the variable: ensemble[['pr']].",
-            )
+        raise MismatchError.of(
+            "ensemble",
+            expected=f"one variable with the dimension '{REALIZATION}'",
+            got=", ".join(fields) or "none",
+            remedy="Select the variable: ensemble[['pr']].",
         )
     return fields[0]
 
@@ -243,13 +234,11 @@ def _selected(ds: xr.Dataset, forecast: xr.DataArray, sample: str) -> xr.Dataset
     found = known.get_indexer(wanted)
     if (found < 0).any():
         missing = wanted[found < 0]
-        raise MismatchError(
-            explain(
-                f"ensemble, dimension '{sample}'",
-                expected="labels that are in the Dataset",
-                got=f"{missing.size} of {wanted.size} that are not, the first {missing[0]}",
-                remedy="Pass the Dataset that the ensemble was drawn from.",
-            )
+        raise MismatchError.of(
+            f"ensemble, dimension '{sample}'",
+            expected="labels that are in the Dataset",
+            got=f"{missing.size} of {wanted.size} that are not, the first {missing[0]}",
+            remedy="Pass the Dataset that the ensemble was drawn from.",
         )
     if np.array_equal(found, np.arange(known.size)):
         return ds

@@ -16,21 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-from xcvae.metrics.pairs import Array
-
-__all__ = [
-    "LEVEL",
-    "Finish",
-    "Pieces",
-    "Sums",
-    "estimate",
-    "fit_autocorrelation",
-    "interval",
-    "mean_variance",
-    "pieces_of",
-    "quantile_rank",
-    "score_autocorrelation",
-]
+from xcvae.metrics.sample import Array
 
 LEVEL = 0.95
 """Probability of the intervals."""

@@ -9,18 +9,6 @@ import xarray as xr
 
 from xcvae.verify.criteria import Criterion, aligned
 
-__all__ = [
-    "NEUTRAL",
-    "best_sources",
-    "interval_text",
-    "needs_powers",
-    "score_names",
-    "score_text",
-    "table",
-    "wanted_text",
-    "words",
-]
-
 SPELLED = {word: word.upper() for word in ("crps", "mae", "ks", "fss", "csi", "sedi", "p99")}
 SPELLED |= {"p999": "P99.9", "brier": "Brier score"}
 #: Scores without a better side: the value to aim at depends on the use.

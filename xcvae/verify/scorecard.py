@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ComponentError, explain
+from xcvae.errors import ComponentError
 from xcvae.metrics.metric import Metric, Skill, Statistic, ratio
-from xcvae.metrics.pairs import Array, Pair
+from xcvae.metrics.pairs import Pair
+from xcvae.metrics.sample import Array
 from xcvae.registry import registry
 from xcvae.verify.accumulate import BLOCK_BYTES, MetricFunction, ScoredSource, accumulate_statistics
 from xcvae.verify.baselines.runner import BaselineRunner
 from xcvae.verify.grouping import Groups, group_samples
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.resampling import Sums, interval
-
-__all__ = ["DEFAULT_METRICS", "evaluate", "score_match"]
 
 DEFAULT_METRICS = (
     "crps", "crps_skill", "energy_score", "mae", "spread_skill", "rank_deviation",
@@ -138,13 +137,11 @@ def _components(kind: Any, specs: Specs, default: Sequence[str]) -> dict[str, An
     for spec in specs:
         component = registry().build(kind, spec)
         if not callable(component):
-            raise ComponentError(
-                explain(
-                    kind,
-                    expected="a callable",
-                    got=repr(spec),
-                    remedy="Give the class a method __call__, or pass a function.",
-                )
+            raise ComponentError.of(
+                kind,
+                expected="a callable",
+                got=repr(spec),
+                remedy="Give the class a method __call__, or pass a function.",
             )
         base = name = registry().name_of(kind, component)
         count = 1

@@ -13,12 +13,11 @@ from uuid import uuid4
 
 from xcvae.ensemble.execution.threads import threads_per_process, worker_location
 from xcvae.ensemble.progress import TaskEnd
-from xcvae.errors import StoreError, explain
+from xcvae.errors import StoreError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["ClusterRun"]
 
 CALLS_PER_THREAD = 4
 """Calls that wait per thread of a cluster: enough that none idles, few enough for any memory."""
@@ -176,11 +175,9 @@ def _wait_for_a_worker(client: Client, patience: float) -> None:
     try:
         client.wait_for_workers(1, timeout=patience)
     except TimeoutError:
-        raise StoreError(
-            explain(
-                "cluster",
-                expected="workers",
-                got=f"none for {patience:g} s",
-                remedy="Start workers, then repeat the call: it draws what is missing.",
-            )
+        raise StoreError.of(
+            "cluster",
+            expected="workers",
+            got=f"none for {patience:g} s",
+            remedy="Start workers, then repeat the call: it draws what is missing.",
         ) from None

@@ -16,7 +16,6 @@ from xcvae.ensemble.progress import TaskEnd
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Executor", "cluster_in_use", "runs_in_threads", "shares_memory"]
 
 TASKS_AT_ONCE = 512
 """Tasks handed to a scheduler in this process at a time: they take memory."""

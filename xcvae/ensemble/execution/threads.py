@@ -15,16 +15,6 @@ from xcvae.registry.discovery import version_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "WorkerLocation",
-    "numeric_environment",
-    "one_thread_if_digits_differ",
-    "shared_threads",
-    "threads_of_pool",
-    "threads_per_process",
-    "use_threads",
-    "worker_location",
-]
 
 WorkerLocation = tuple[str, int, int]
 

@@ -27,31 +27,6 @@ from xcvae.files import Purpose, is_url, local_path, locked, remove, sha256, sta
 if TYPE_CHECKING:
     from icechunk import Repository
 
-__all__ = [
-    "DONE",
-    "FAILED",
-    "FORMAT",
-    "EnsembleSpec",
-    "EnsembleStore",
-    "Entry",
-    "Ledger",
-    "Region",
-    "RegionSource",
-    "RegionStats",
-    "RegionWriter",
-    "StoreStatus",
-    "StoreWriter",
-    "StoredEnsemble",
-    "done_entry",
-    "failed_entry",
-    "lock_folder",
-    "not_replaceable",
-    "open_store",
-    "plan_chunks",
-    "regions_of",
-    "unwritable",
-]
-
 
 CHUNK_BYTES = 8_000_000
 
@@ -124,7 +99,7 @@ def _check_chunk_size(dim: str, size: object, sample: str) -> int:
         return chunk
     expected = f"an integer >= 1 for 'realization' or '{sample}'"
     remedy = "Maps are never cut: leave their dimensions out."
-    raise ConfigError(explain(f"chunks['{dim}']", expected=expected, got=repr(size), remedy=remedy))
+    raise ConfigError.of(f"chunks['{dim}']", expected=expected, got=repr(size), remedy=remedy)
 
 
 def regions_of(chunks: tuple[int, int], shape: Sequence[int]) -> Iterator[Region]:
@@ -505,7 +480,7 @@ def _icechunk_folder(text: str) -> Path:
             "For remote storage, open the repository with icechunk and give the "
             "icechunk.Repository as store."
         )
-        raise ConfigError(explain("store", expected=expected, got=repr(text), remedy=remedy))
+        raise ConfigError.of("store", expected=expected, got=repr(text), remedy=remedy)
     return Path(folder).absolute()
 
 
@@ -552,13 +527,11 @@ def unwritable(name: Path | str, error: Exception | str, remedy: str) -> StoreEr
     """Return the error of a store that cannot be written to."""
     expected = "a location that can be written to"
     got = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return StoreError(explain(f"store '{name}'", expected=expected, got=got, remedy=remedy))
+    return StoreError.of(f"store '{name}'", expected=expected, got=got, remedy=remedy)
 
 
 def not_replaceable(name: Path | str, reason: str) -> OutputExistsError:
     """Return the error of something that xcvae did not write and must not replace."""
     expected = "an ensemble that xcvae wrote, or nothing"
     remedy = "Choose another name, or remove it yourself: xcvae only replaces what it wrote."
-    return OutputExistsError(
-        explain(f"store '{name}'", expected=expected, got=reason, remedy=remedy)
-    )
+    return OutputExistsError.of(f"store '{name}'", expected=expected, got=reason, remedy=remedy)

@@ -47,8 +47,7 @@ from xcvae.ensemble.store.zarr_format import encode_chunk, identity_in, write_te
 from xcvae.errors import StoreError, explain
 from xcvae.files import Purpose, hidden_sibling, remove, sha256, stale_siblings
 
-__all__ = ["CommitLedger", "ForkWriter", "IcechunkStore", "IcechunkStoreWriter", "Repository"]
-
+__all__ = ["IcechunkStore", "Repository"]
 
 MAIN, UNFINISHED = "main", "xcvae-unfinished"
 REGIONS_PER_COMMIT = 64
@@ -525,7 +524,7 @@ def _cause(error: Exception) -> str:
 def _conflict(name: str, got: str) -> StoreError:
     expected = "a repository that nobody else commits to"
     remedy = 'Start again with resume="restart", or choose another repository.'
-    return StoreError(explain(f"store '{name}'", expected=expected, got=got, remedy=remedy))
+    return StoreError.of(f"store '{name}'", expected=expected, got=got, remedy=remedy)
 
 
 @contextmanager

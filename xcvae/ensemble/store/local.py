@@ -41,12 +41,7 @@ from xcvae.ensemble.store.base import (
     not_replaceable,
     unwritable,
 )
-from xcvae.ensemble.store.zarr_format import (
-    encode_chunk,
-    identity_in,
-    write_chunk,
-    write_template,
-)
+from xcvae.ensemble.store.zarr_format import encode_chunk, identity_in, write_chunk, write_template
 from xcvae.errors import OutputExistsError
 from xcvae.files import (
     Purpose,
@@ -59,9 +54,6 @@ from xcvae.files import (
     write_json,
     write_text,
 )
-
-__all__ = ["FileLedger", "LocalRegionWriter", "LocalStore", "LocalStoreWriter"]
-
 
 PARTIAL = ".partial"
 

@@ -37,20 +37,6 @@ from xcvae.ensemble.store.base import (
 from xcvae.errors import OutputExistsError, StoreError, explain
 from xcvae.fields.samples import labels_of
 
-__all__ = [
-    "Outcome",
-    "Resume",
-    "Step",
-    "Task",
-    "draw_and_write",
-    "failure_message",
-    "is_settled",
-    "next_step",
-    "notes_of",
-    "write",
-]
-
-
 Resume = bool | Literal["restart", "repair"]
 Step = Literal["open", "continue", "begin", "repair"]
 
@@ -130,13 +116,11 @@ def _name_taken(found: StoredEnsemble, differing: list[str], resume: Resume) -> 
     remedy = "Choose another name"
     if found.metadata:  # only ensembles can be replaced
         remedy += ', or replace the ensemble with resume="restart"'
-    return OutputExistsError(
-        explain(
-            f"store '{found.name}'",
-            expected="nothing there, or the same ensemble" if resume else "nothing there",
-            got="; ".join(differing) or "the same ensemble, and resume=False",
-            remedy=f"{remedy}.",
-        )
+    return OutputExistsError.of(
+        f"store '{found.name}'",
+        expected="nothing there, or the same ensemble" if resume else "nothing there",
+        got="; ".join(differing) or "the same ensemble, and resume=False",
+        remedy=f"{remedy}.",
     )
 
 

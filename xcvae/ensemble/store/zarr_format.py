@@ -12,11 +12,8 @@ import numpy as np
 import xarray as xr
 
 from xcvae.ensemble.store.base import EnsembleSpec, Region
-from xcvae.errors import MismatchError, explain
+from xcvae.errors import MismatchError
 from xcvae.files import write_bytes
-
-__all__ = ["array_encoding", "encode_chunk", "identity_in", "write_chunk", "write_template"]
-
 
 ZSTD_LEVEL = 1
 
@@ -66,13 +63,11 @@ def _fill_chunk(region: Region, chunks: tuple[int, int], values: np.ndarray) -> 
     """Return a whole chunk, NaN beyond the end of the ensemble."""
     size = tuple(last - first for first, last in (region.realizations, region.samples))
     if values.ndim != 4 or values.shape[:2] != size:
-        raise MismatchError(
-            explain(
-                f"region {region.number}",
-                expected=f"{size[0]} realizations of {size[1]} samples",
-                got=f"values of shape {values.shape}",
-                remedy="Return (realization, sample, y, x) from draw_region.",
-            )
+        raise MismatchError.of(
+            f"region {region.number}",
+            expected=f"{size[0]} realizations of {size[1]} samples",
+            got=f"values of shape {values.shape}",
+            remedy="Return (realization, sample, y, x) from draw_region.",
         )
     if size == chunks:
         return np.ascontiguousarray(values, "<f4")

@@ -10,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xcvae.errors import ComponentError, explain
+from xcvae.errors import ComponentError
 from xcvae.generator.losses.state import LossState, check_sides, pool
 from xcvae.registry.components import Component, Range
-
-__all__ = ["KL", "Hurdle", "Laplace", "MultiscaleLaplace"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,11 @@ class KL(Component):
         return self.free_bits
 
     def _refusal(self, expected: str) -> ComponentError:
-        return ComponentError(
-            explain(
-                "KL, parameter 'free_bits'",
-                expected=expected,
-                got=repr(self.free_bits),
-                remedy="Give one number for all levels, or a list with one for each.",
-            )
+        return ComponentError.of(
+            "KL, parameter 'free_bits'",
+            expected=expected,
+            got=repr(self.free_bits),
+            remedy="Give one number for all levels, or a list with one for each.",
         )
 
 
@@ -133,13 +129,11 @@ class MultiscaleLaplace(Component):
         if not isinstance(self.scale, tuple):
             return
         if len(self.scale) != len(self.poolings) or min(self.scale) < 1e-6:
-            raise ComponentError(
-                explain(
-                    "MultiscaleLaplace, parameter 'scale'",
-                    expected=f"a number >= 1e-06 for each of the poolings {self.poolings}",
-                    got=repr(self.scale),
-                    remedy="Give one number for all poolings, as many as poolings, or 'learned'.",
-                )
+            raise ComponentError.of(
+                "MultiscaleLaplace, parameter 'scale'",
+                expected=f"a number >= 1e-06 for each of the poolings {self.poolings}",
+                got=repr(self.scale),
+                remedy="Give one number for all poolings, as many as poolings, or 'learned'.",
             )
 
     def learned(self) -> dict[str, float]:

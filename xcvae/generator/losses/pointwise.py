@@ -12,8 +12,6 @@ from xcvae.fields.units import parse_quantity
 from xcvae.generator.losses.state import LossState
 from xcvae.registry.components import Component, Range, in_range
 
-__all__ = ["Gradient", "IntensityWeightedMAE", "Mass", "Quantile"]
-
 
 @dataclass(frozen=True)
 class IntensityWeightedMAE(Component):

@@ -11,8 +11,6 @@ from torch import Tensor
 from xcvae.generator.losses.state import LossState, Space, check_sides, pool, window_sums
 from xcvae.registry.components import Component, Range
 
-__all__ = ["CRPS", "EnergyScore"]
-
 
 @dataclass(frozen=True)
 class CRPS(Component):

@@ -11,8 +11,6 @@ from torch import Tensor
 from xcvae.generator.losses.state import LossState, Space
 from xcvae.registry.components import Component, Range
 
-__all__ = ["Spectral"]
-
 
 @dataclass(frozen=True)
 class Spectral(Component):

@@ -12,19 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xcvae.errors import ComponentError, explain
+from xcvae.errors import ComponentError
 from xcvae.fields.record import Record, bin_edges
 from xcvae.fields.scaling import Scaling
-
-__all__ = [
-    "LossState",
-    "Space",
-    "check_sides",
-    "learned_by",
-    "learned_of",
-    "pool",
-    "window_sums",
-]
 
 #: Depth below zero, in normalised space, to which a dry pixel of a draw gets a gradient.
 REACH = 1.0
@@ -144,13 +134,11 @@ class LossState:
             If the training has no value of this name.
         """
         if name not in self.learned:
-            raise ComponentError(
-                explain(
-                    f"learned value '{name}'",
-                    expected="a trainable value of that name in LossState.learned",
-                    got=sorted(self.learned),
-                    remedy="Make one for each name of learned_of(term) before the first step.",
-                )
+            raise ComponentError.of(
+                f"learned value '{name}'",
+                expected="a trainable value of that name in LossState.learned",
+                got=sorted(self.learned),
+                remedy="Make one for each name of learned_of(term) before the first step.",
             )
         return self.learned[name]
 
@@ -202,14 +190,12 @@ def learned_by(terms: Iterable[tuple[str, object]]) -> dict[str, float]:
         for name, value in learned_of(term).items():
             owner = owners.setdefault(name, term_name)
             if owner != term_name:
-                raise ComponentError(
-                    explain(
-                        f"learned value '{name}'",
-                        expected="one loss term that declares it",
-                        got=f"two, '{owner}' and '{term_name}'",
-                        remedy="Prefix the names in learned() with the name of the term, or remove "
-                        "one of the two terms.",
-                    )
+                raise ComponentError.of(
+                    f"learned value '{name}'",
+                    expected="one loss term that declares it",
+                    got=f"two, '{owner}' and '{term_name}'",
+                    remedy="Prefix the names in learned() with the name of the term, or remove "
+                    "one of the two terms.",
                 )
             initial.setdefault(name, value)
     return initial
@@ -250,11 +236,9 @@ def check_sides(term: object, sides: Sequence[int]) -> None:
         If the list is empty, a side is below 1, or a side occurs twice.
     """
     if not sides or min(sides) < 1 or len(set(sides)) < len(sides):
-        raise ComponentError(
-            explain(
-                f"{type(term).__name__}, parameter 'poolings'",
-                expected="at least one side of a window in pixels, each >= 1 and named once",
-                got=repr(sides),
-                remedy="Give a list such as [1, 4, 16]; [1] scores single pixels.",
-            )
+        raise ComponentError.of(
+            f"{type(term).__name__}, parameter 'poolings'",
+            expected="at least one side of a window in pixels, each >= 1 and named once",
+            got=repr(sides),
+            remedy="Give a list such as [1, 4, 16]; [1] scores single pixels.",
         )

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from xcvae.errors import ConfigError, explain, nearest
+from xcvae.errors import ConfigError, nearest
 from xcvae.fields.batches import POSITIONS
 from xcvae.fields.block_means import whole_blocks
-from xcvae.fields.describe import DataSpec
+from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.scaling import RainScaling
 from xcvae.generator.network.constraint import BlockMeans
 from xcvae.generator.network.initialization import initialize
 from xcvae.generator.network.ladder import Ladder
-
-__all__ = ["PRESETS", "Architecture", "base_channel", "build_network", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -54,22 +52,18 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if not self.channels or len(self.channels) != len(self.latents):
-            raise ConfigError(
-                explain(
-                    "generator",
-                    expected="as many `channels` as `latents`, one per level, at least one",
-                    got=f"{len(self.channels)} and {len(self.latents)}",
-                    remedy="Give both lists, coarsest level first, or `levels`.",
-                )
+            raise ConfigError.of(
+                "generator",
+                expected="as many `channels` as `latents`, one per level, at least one",
+                got=f"{len(self.channels)} and {len(self.latents)}",
+                remedy="Give both lists, coarsest level first, or `levels`.",
             )
         if min(*self.channels, *self.latents, self.blocks, self.context, self.patch, 1) < 1:
-            raise ConfigError(
-                explain(
-                    "generator",
-                    expected="positive channels, latents, blocks, context and patch",
-                    got=self.to_json(),
-                    remedy="A level without latents cannot vary.",
-                )
+            raise ConfigError.of(
+                "generator",
+                expected="positive channels, latents, blocks, context and patch",
+                got=self.to_json(),
+                remedy="A level without latents cannot vary.",
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -161,13 +155,11 @@ def _block_side(constrain: object, spec: DataSpec) -> int:
 
 def _switch(key: str, value: object) -> bool:
     if value not in (True, False):
-        raise ConfigError(
-            explain(
-                f"generator.{key}",
-                expected="true or false",
-                got=repr(value),
-                remedy="Write true or false without quotes (True or False in Python).",
-            )
+        raise ConfigError.of(
+            f"generator.{key}",
+            expected="true or false",
+            got=repr(value),
+            remedy="Write true or false without quotes (True or False in Python).",
         )
     return bool(value)
 
@@ -185,13 +177,11 @@ def _levels(options: Mapping[str, Any], available: int, size: tuple[int, int]) -
     if "levels" in options:
         levels = _number("levels", options["levels"])
         if levels > available:
-            raise ConfigError(
-                explain(
-                    "generator.levels",
-                    expected=f"at most {available}, the levels of `channels`",
-                    got=levels,
-                    remedy="Give `channels` and `latents` for that many levels.",
-                )
+            raise ConfigError.of(
+                "generator.levels",
+                expected=f"at most {available}, the levels of `channels`",
+                got=levels,
+                remedy="Give `channels` and `latents` for that many levels.",
             )
         return levels
     levels = 1
@@ -202,26 +192,22 @@ def _levels(options: Mapping[str, Any], available: int, size: tuple[int, int]) -
 
 def _number(key: str, value: object, *, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(
-            explain(
-                f"generator.{key}",
-                expected=f"an integer >= {least}",
-                got=repr(value),
-                remedy=f"Give a whole number, or leave `{key}` out to take that of the preset.",
-            )
+        raise ConfigError.of(
+            f"generator.{key}",
+            expected=f"an integer >= {least}",
+            got=repr(value),
+            remedy=f"Give a whole number, or leave `{key}` out to take that of the preset.",
         )
     return value
 
 
 def _numbers(key: str, values: object) -> list[int]:
     if not isinstance(values, list | tuple):
-        raise ConfigError(
-            explain(
-                f"generator.{key}",
-                expected="a list of integers, one per level, coarsest first",
-                got=repr(values),
-                remedy="For example [64, 48, 32].",
-            )
+        raise ConfigError.of(
+            f"generator.{key}",
+            expected="a list of integers, one per level, coarsest first",
+            got=repr(values),
+            remedy="For example [64, 48, 32].",
         )
     return [_number(key, v) for v in values]
 

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from xcvae.fields.scaling import RainScaling
 
-__all__ = ["BlockMeans"]
-
 #: Below zero, the output measures how dry a pixel is. A block that is dry although its mean is not
 #: gets its rain where it is least dry, within about this distance in normalised space.
 SOFTNESS = 0.06

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 from xcvae.generator.network.ladder import Ladder, Level
 
-__all__ = ["details", "initialize"]
-
 #: Change of the field, in normalised space, by one standard deviation of such a latent.
 AMPLITUDE = 0.15
 #: Log of the posterior's sigma, in units of the prior's.

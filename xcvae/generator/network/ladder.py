@@ -36,8 +36,6 @@ from xcvae.generator.network.layers import (
     zero_init,
 )
 
-__all__ = ["Drawn", "Encoded", "Ladder", "Level", "Normal", "Pyramid", "level_sizes"]
-
 R = TypeVar("R")
 
 #: Bounds of every log sigma: exp(-6) keeps KL finite, exp(3) keeps a stray draw in float range.

@@ -10,17 +10,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = [
-    "ContextEncoder",
-    "Modulation",
-    "ResidualBlock",
-    "SeparableBlock",
-    "double",
-    "fold",
-    "halve",
-    "unfold",
-]
-
 
 def halve(maps: Tensor) -> Tensor:
     """Average 2x2 windows, fewer pixels at an odd edge; (batch, c, h, w) -> halves, rounded up."""

@@ -22,9 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, explain
-
-__all__ = ["ROWS", "Address", "Window", "address_words", "level_origins"]
+from xcvae.errors import ConfigError
 
 #: Rows that share a block of Philox.
 ROWS = 4
@@ -121,13 +119,11 @@ def level_origins(origin: tuple[int, int], levels: int) -> list[tuple[int, int]]
     """
     step = 2 ** (levels - 1)
     if any(first % step for first in origin):
-        raise ConfigError(
-            explain(
-                "tile",
-                expected=f"an origin in multiples of {step}, as a ladder of {levels} levels needs",
-                got=repr(origin),
-                remedy=f"Start the tile at rows and columns that are multiples of {step}.",
-            )
+        raise ConfigError.of(
+            "tile",
+            expected=f"an origin in multiples of {step}, as a ladder of {levels} levels needs",
+            got=repr(origin),
+            remedy=f"Start the tile at rows and columns that are multiples of {step}.",
         )
     row, column = origin
     return [(row >> shift, column >> shift) for shift in reversed(range(levels))]
@@ -148,11 +144,9 @@ def _hash(seed: int, mode: str, label: str, attempt: int) -> tuple[int, int, int
 
 def _within(name: str, value: int, limit: int) -> None:
     if not 0 <= value < limit:
-        raise ConfigError(
-            explain(
-                name,
-                expected=f"0 to {limit - 1}, as the address of noise has room for",
-                got=repr(value),
-                remedy=f"Use a {name} in this range.",
-            )
+        raise ConfigError.of(
+            name,
+            expected=f"0 to {limit - 1}, as the address of noise has room for",
+            got=repr(value),
+            remedy=f"Use a {name} in this range.",
         )

@@ -13,8 +13,6 @@ from xcvae.generator.noise.address import Address, Window, address_words
 from xcvae.generator.noise.philox_numpy import host_maps
 from xcvae.generator.noise.philox_torch import tensor_normals
 
-__all__ = ["backend", "normal_maps"]
-
 Make = Callable[[Tensor, Window], Tensor]
 
 

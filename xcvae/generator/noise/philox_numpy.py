@@ -18,23 +18,6 @@ from numpy.typing import NDArray
 
 from xcvae.generator.noise.address import ROWS, Address, Window, address_words
 
-__all__ = [
-    "BLOCK",
-    "COSINE",
-    "LN2_TWICE",
-    "LOGARITHM",
-    "MULTIPLIERS",
-    "ROUNDS",
-    "SINE",
-    "SQRT_HALF",
-    "WEYL",
-    "deviates",
-    "host_maps",
-    "normals",
-    "philox",
-]
-
-
 Words = NDArray[np.uint32]
 Floats = NDArray[np.float32]
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from xcvae.generator.noise import philox_numpy as philox
 from xcvae.generator.noise.address import ROWS, Window
 
-__all__ = ["tensor_normals", "tensor_philox"]
-
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _LOW = 0xFFFFFFFF

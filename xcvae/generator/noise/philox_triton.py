@@ -16,8 +16,6 @@ from torch import Tensor
 from xcvae.generator.noise import philox_numpy as philox
 from xcvae.generator.noise.address import ROWS, Window
 
-__all__ = ["fused_normals"]
-
 _SIZE = 256
 # Globals that a kernel reads must be of this type.
 M0, M1 = (tl.constexpr(m) for m in philox.MULTIPLIERS)

@@ -17,14 +17,6 @@ from xcvae.fields.batches import Batches
 from xcvae.generator.model import Model
 from xcvae.generator.training.validation import pick_samples
 
-__all__ = [
-    "calibrate",
-    "calibrate_spread",
-    "calibrate_temperature",
-    "equal_diversity_steps",
-    "match_temperature",
-]
-
 #: Positions between posterior and prior, and the samples and members drawn at each.
 POSITIONS, SAMPLES, MEMBERS = 21, 6, 4
 #: Smallest step of the dial, as a share of its range: smaller ones are sampling noise.

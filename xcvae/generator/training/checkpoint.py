@@ -14,10 +14,8 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from xcvae.errors import MismatchError, ModelFileError, explain
+from xcvae.errors import MismatchError, ModelFileError
 from xcvae.files import write_bytes
-
-__all__ = ["Progress", "checkpoint_path", "last_weights_path", "read", "write"]
 
 FORMAT = "xcvae-checkpoint-1"
 
@@ -127,14 +125,12 @@ def read(
     if metadata.get("format") != FORMAT:
         raise _unusable(path, f"format {metadata.get('format')!r}")
     if metadata["identity"] != identity:
-        raise MismatchError(
-            explain(
-                str(path),
-                expected="the checkpoint of a training with this data and these settings",
-                got="the checkpoint of another training",
-                remedy="Use the same data and settings, or remove the file (or pass "
-                "fit={'resume': False}) to start over.",
-            )
+        raise MismatchError.of(
+            str(path),
+            expected="the checkpoint of a training with this data and these settings",
+            got="the checkpoint of another training",
+            remedy="Use the same data and settings, or remove the file (or pass "
+            "fit={'resume': False}) to start over.",
         )
     for kind, state in weights.items():
         for key, value in state.items():
@@ -163,11 +159,9 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
 
 
 def _unusable(path: Path, got: str) -> ModelFileError:
-    return ModelFileError(
-        explain(
-            str(path),
-            expected="an undamaged xcvae checkpoint",
-            got=got,
-            remedy="Remove it or pass fit={'resume': False} to start over.",
-        )
+    return ModelFileError.of(
+        str(path),
+        expected="an undamaged xcvae checkpoint",
+        got=got,
+        remedy="Remove it or pass fit={'resume': False} to start over.",
     )

@@ -18,9 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xcvae.errors import ConfigError, explain
-
-__all__ = ["ProcessGroup"]
+from xcvae.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -53,13 +51,11 @@ class ProcessGroup:
         if count == 1:
             return cls()
         if not dist.is_available():
-            raise ConfigError(
-                explain(
-                    "WORLD_SIZE",
-                    expected="1, because this build of torch has no torch.distributed",
-                    got=count,
-                    remedy="Train in one process, or install another build of torch.",
-                )
+            raise ConfigError.of(
+                "WORLD_SIZE",
+                expected="1, because this build of torch has no torch.distributed",
+                got=count,
+                remedy="Train in one process, or install another build of torch.",
             )
         if not dist.is_initialized():
             # Scores are on the host and go by gloo, gradients are on the GPU and go by NCCL.
@@ -100,14 +96,12 @@ class ProcessGroup:
         slice(4, 8, None)
         """
         if self.count > 1 and (size % self.count or samples < size):
-            raise ConfigError(
-                explain(
-                    "fit.batch_size",
-                    expected=f"a multiple of {self.count}, the number of processes, and at most "
-                    f"{samples}, the number of samples",
-                    got=size,
-                    remedy="Change it: it is the size of the batch of all processes together.",
-                )
+            raise ConfigError.of(
+                "fit.batch_size",
+                expected=f"a multiple of {self.count}, the number of processes, and at most "
+                f"{samples}, the number of samples",
+                got=size,
+                remedy="Change it: it is the size of the batch of all processes together.",
             )
         share = size // self.count
         return slice(self.rank * share, (self.rank + 1) * share)

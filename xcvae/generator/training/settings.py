@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from xcvae.errors import ConfigError, explain, nearest
+from xcvae.errors import ConfigError, nearest
 from xcvae.registry.registry import build, describe, registry
 
 if TYPE_CHECKING:  # a configuration is checked without loading torch
@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # a configuration is checked without loading torch
 
     from xcvae.generator.losses import LossState
 
-__all__ = ["DEFAULT_STAGES", "MONITORS", "Fit", "Stage", "stages_of"]
 
 #: The negative ELBO.
 ELBO: tuple[str, ...] = ("laplace", "kl")
@@ -95,23 +94,19 @@ class Fit:
             whole = name in _WHOLE
             number = isinstance(value, int) or (isinstance(value, float) and not whole)
             if isinstance(value, bool) or not number or not low <= value <= high:
-                raise ConfigError(
-                    explain(
-                        f"fit.{name}",
-                        expected=f"{'an integer' if whole else 'a number'} from {low} to {high}",
-                        got=repr(value),
-                        remedy="Change it, or leave it out for the default.",
-                    )
+                raise ConfigError.of(
+                    f"fit.{name}",
+                    expected=f"{'an integer' if whole else 'a number'} from {low} to {high}",
+                    got=repr(value),
+                    remedy="Change it, or leave it out for the default.",
                 )
         for name in ("resume", "flips", "compile"):
             if getattr(self, name) not in (True, False, None):
-                raise ConfigError(
-                    explain(
-                        f"fit.{name}",
-                        expected="true or false",
-                        got=repr(getattr(self, name)),
-                        remedy="Write true or false without quotes, or leave it out.",
-                    )
+                raise ConfigError.of(
+                    f"fit.{name}",
+                    expected="true or false",
+                    got=repr(getattr(self, name)),
+                    remedy="Write true or false without quotes, or leave it out.",
                 )
         if self.monitor not in MONITORS:
             raise ConfigError(
@@ -211,13 +206,11 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
     if losses is not None and fit.stages is None:
         return (Stage(_terms(losses), 1.0),)
     if losses is not None:
-        raise ConfigError(
-            explain(
-                "losses",
-                expected="either `losses` or `fit.stages`",
-                got="both",
-                remedy="Name the losses of every stage in `fit.stages`.",
-            )
+        raise ConfigError.of(
+            "losses",
+            expected="either `losses` or `fit.stages`",
+            got="both",
+            remedy="Name the losses of every stage in `fit.stages`.",
         )
     stages, until = [], 0.0
     given = DEFAULT_STAGES if fit.stages is None else fit.stages
@@ -231,13 +224,11 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
         until += float(stage.get("share", 1 / len(given)))
         stages.append(Stage(_terms(stage.get("losses", ELBO)), until))
     if not stages or abs(until - 1) > 1e-6:
-        raise ConfigError(
-            explain(
-                "fit.stages",
-                expected="shares that add up to 1",
-                got=f"{until:g}",
-                remedy="Change the shares, or leave all of them out for equal ones.",
-            )
+        raise ConfigError.of(
+            "fit.stages",
+            expected="shares that add up to 1",
+            got=f"{until:g}",
+            remedy="Change the shares, or leave all of them out for equal ones.",
         )
     return tuple(stages)
 
@@ -247,12 +238,10 @@ def _terms(specs: Sequence[Any]) -> tuple[tuple[str, Term], ...]:
     named = [(registry().name_of("loss", term), term) for term in terms]
     names = [name for name, _ in named]
     if not names or len(set(names)) < len(names):
-        raise ConfigError(
-            explain(
-                "losses",
-                expected="at least one loss, each name once",
-                got=names,
-                remedy="Name a loss; instead of naming one twice, give it the sum of the weights.",
-            )
+        raise ConfigError.of(
+            "losses",
+            expected="at least one loss, each name once",
+            got=names,
+            remedy="Name a loss; instead of naming one twice, give it the sum of the weights.",
         )
     return tuple(named)

@@ -12,8 +12,6 @@ from collections.abc import Generator
 
 import torch
 
-__all__ = ["ThreadTuner", "thread_counts"]
-
 #: Steps that a candidate is timed over, and steps between two trials, at first.
 STEPS, PAUSE = 3, 50
 #: Drop a candidate if its first step, which prepares kernels, is this many times slower than usual.

@@ -17,16 +17,11 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import (
-    ConfigError,
-    DataError,
-    EmptySelectionError,
-    OutputExistsError,
-    explain,
-)
+from xcvae.errors import ConfigError, DataError, EmptySelectionError, OutputExistsError
 from xcvae.fields.batches import Batches
 from xcvae.fields.block_means import check_block_means
-from xcvae.fields.describe import DataSpec, describe, prepare
+from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.describe import describe, prepare
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.samples import storms_of
 from xcvae.fields.scaling import Scaling
@@ -42,8 +37,6 @@ from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.trainer import Trainer
 from xcvae.generator.training.validation import Validation
-
-__all__ = ["split", "train"]
 
 
 def train(
@@ -237,13 +230,11 @@ def split(
         check_values(held_back, spec)
         return prepared, held_back
     if isinstance(validation, bool) or not 0 <= validation < 1:
-        raise ConfigError(
-            explain(
-                "validation",
-                expected="a share from 0 to below 1, or a Dataset",
-                got=repr(validation),
-                remedy="0.15 holds back 15 % of the samples.",
-            )
+        raise ConfigError.of(
+            "validation",
+            expected="a share from 0 to below 1, or a Dataset",
+            got=repr(validation),
+            remedy="0.15 holds back 15 % of the samples.",
         )
     storm, observed = storms_of(prepared, spec.sample)
     total = int(storm.max()) + 1
@@ -257,13 +248,11 @@ def split(
     training_mask = ~held_back_storms[storm]
     validation_mask = held_back_storms[storm] & observed
     if not training_mask.any() or not validation_mask.any():
-        raise EmptySelectionError(
-            explain(
-                "validation",
-                expected="a share that leaves samples on both sides",
-                got=f"{validation} of {total} samples",
-                remedy="Give more samples or another share.",
-            )
+        raise EmptySelectionError.of(
+            "validation",
+            expected="a share that leaves samples on both sides",
+            got=f"{validation} of {total} samples",
+            remedy="Give more samples or another share.",
         )
     return (
         prepared.isel({spec.sample: training_mask}),
@@ -327,13 +316,11 @@ def _new_file(path: str | Path | None) -> Path | None:
     # Next to a checkpoint, the last weights are those of a training that was killed at its end.
     unfinished = checkpoint.checkpoint_path(file).exists()
     if file.exists() or (last.exists() and not unfinished):
-        raise OutputExistsError(
-            explain(
-                "path",
-                expected="a file that does not exist yet",
-                got=str(file if file.exists() else last),
-                remedy="Load it with xcvae.load, choose another name, or remove it.",
-            )
+        raise OutputExistsError.of(
+            "path",
+            expected="a file that does not exist yet",
+            got=str(file if file.exists() else last),
+            remedy="Load it with xcvae.load, choose another name, or remove it.",
         )
     return file
 
@@ -353,13 +340,11 @@ def _batches(
 
 def _check_record(record: Record) -> None:
     if record.pixels == 0 or record.maximum <= 0:
-        raise DataError(
-            explain(
-                "target",
-                expected="some rain to train on",
-                got="only dry or missing pixels",
-                remedy="Select wet samples, or check the units and the variable.",
-            )
+        raise DataError.of(
+            "target",
+            expected="some rain to train on",
+            got="only dry or missing pixels",
+            remedy="Select wet samples, or check the units and the variable.",
         )
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from xcvae.errors import DataError, explain
+from xcvae.errors import DataError
 from xcvae.fields.batches import Batch, Batches
-from xcvae.fields.describe import DataSpec
+from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
 from xcvae.files import write_text
@@ -32,9 +32,6 @@ from xcvae.generator.training.settings import Fit, Stage, Term
 from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.validation import Validation
 from xcvae.registry import call, wrong_result
-
-__all__ = ["RandomCrop", "Trainer", "columns_of", "learned_values", "value_of"]
-
 
 #: Crops that are tried for one with at least this share of valid pixels.
 TRIES, LEAST_VALID = 100, 0.02
@@ -339,14 +336,12 @@ class Trainer:
             row |= self.group.broadcast(self._validation_scores)
         for key in ("loss", f"val_{settings.monitor}"):
             if not math.isfinite(row.get(key, 0.0)):
-                raise DataError(
-                    explain(
-                        f"training, step {state.step}, {key}",
-                        expected="a finite number",
-                        got=row[key],
-                        remedy="Lower fit.learning_rate or the weight of the largest loss term, "
-                        "and check the data for extreme values.",
-                    )
+                raise DataError.of(
+                    f"training, step {state.step}, {key}",
+                    expected="a finite number",
+                    got=row[key],
+                    remedy="Lower fit.learning_rate or the weight of the largest loss term, "
+                    "and check the data for extreme values.",
                 )
         if self.validation is not None:
             improved = row[f"val_{settings.monitor}"] < state.best

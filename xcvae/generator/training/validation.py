@@ -19,8 +19,6 @@ from xcvae.generator.device import autocast
 from xcvae.generator.losses import Laplace, LossState
 from xcvae.generator.network.ladder import Ladder
 
-__all__ = ["Validation", "pick_samples"]
-
 #: Held-back pixels that are scored, within limits of samples; members drawn for each sample;
 #: samples per batch.
 PIXELS, SAMPLES, MEMBERS, BATCH = 300_000, (16, 256), 4, 8

@@ -10,15 +10,14 @@ from typing import Annotated, Any
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, MismatchError, explain
+from xcvae.errors import DataError, MismatchError
 from xcvae.fields.cf import require
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import to_units
-from xcvae.metrics.pairs import REALIZATION, Array, same_axis
+from xcvae.metrics.pairs import REALIZATION, same_axis
+from xcvae.metrics.sample import Array
 from xcvae.registry import Component, Range
 from xcvae.verify.baselines.interpolation import as_members, random_stream
-
-__all__ = ["Climatology", "RecordParameter"]
 
 
 class RecordParameter:
@@ -160,13 +159,11 @@ def _seconds(times: Array, origin: Any) -> Array:
 def _drawn(candidates: Array, members: int, random: np.random.Generator) -> Array:
     """Draw without replacement, and once all candidates are drawn, with replacement."""
     if candidates.size == 0:
-        raise DataError(
-            explain(
-                "baseline 'climatology'",
-                expected="fields to draw for every sample, apart from itself and its neighbours",
-                got="none for some sample",
-                remedy="Give a longer record, or a wider window.",
-            )
+        raise DataError.of(
+            "baseline 'climatology'",
+            expected="fields to draw for every sample, apart from itself and its neighbours",
+            got="none for some sample",
+            remedy="Give a longer record, or a wider window.",
         )
     rows = random.permutation(candidates)[:members]
     return np.concatenate([rows, random.choice(candidates, members - rows.size)])
@@ -176,13 +173,11 @@ def _days(field: xr.DataArray, sample: str) -> Array:
     try:
         return np.asarray(field[sample].dt.dayofyear.values, np.float64)
     except (AttributeError, TypeError) as error:
-        raise DataError(
-            explain(
-                "baseline 'climatology', parameter 'window'",
-                expected="samples that are times",
-                got=f"'{sample}' of type {field[sample].dtype}",
-                remedy="Leave out the window, or give the samples times as labels.",
-            )
+        raise DataError.of(
+            "baseline 'climatology', parameter 'window'",
+            expected="samples that are times",
+            got=f"'{sample}' of type {field[sample].dtype}",
+            remedy="Leave out the window, or give the samples times as labels.",
         ) from error
 
 
@@ -202,11 +197,9 @@ def _opened(path: str) -> xr.Dataset:
 
 
 def _mismatch(expected: str, got: object) -> MismatchError:
-    return MismatchError(
-        explain(
-            "record of the baseline 'climatology'",
-            expected=expected,
-            got=got,
-            remedy="Give a record of the same variable on the grid of the target.",
-        )
+    return MismatchError.of(
+        "record of the baseline 'climatology'",
+        expected=expected,
+        got=got,
+        remedy="Give a record of the same variable on the grid of the target.",
     )

@@ -9,21 +9,12 @@ from typing import ClassVar
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, explain
+from xcvae.errors import DataError
 from xcvae.fields.axes import stretch_weights
 from xcvae.fields.samples import labels_of
-from xcvae.metrics.pairs import REALIZATION, Array
+from xcvae.metrics.pairs import REALIZATION
+from xcvae.metrics.sample import Array
 from xcvae.registry import Component
-
-__all__ = [
-    "MEMBERS",
-    "Bilinear",
-    "Block",
-    "Shuffled",
-    "as_members",
-    "coarse_condition",
-    "random_stream",
-]
 
 MEMBERS = "members of the ensemble"
 """Name of the members' variable in a dataset for baselines."""
@@ -86,14 +77,12 @@ class Shuffled(Component):
         name = dataset.attrs.get("members")
         whole: xr.DataArray | None = None if name is None else dataset[name]
         if whole is None or whole.sizes[REALIZATION] < 2:
-            raise DataError(
-                explain(
-                    "baseline 'shuffled'",
-                    expected="an ensemble of at least two members",
-                    got="none" if whole is None else "one member",
-                    remedy="Draw more members, or leave this baseline out. To call it by itself, "
-                    "name the variable with the members in the attribute 'members'.",
-                )
+            raise DataError.of(
+                "baseline 'shuffled'",
+                expected="an ensemble of at least two members",
+                got="none" if whole is None else "one member",
+                remedy="Draw more members, or leave this baseline out. To call it by itself, "
+                "name the variable with the members in the attribute 'members'.",
             )
         return whole
 
@@ -121,14 +110,12 @@ def coarse_condition(dataset: xr.Dataset) -> xr.DataArray:
         The dataset has none.
     """
     if "condition" not in dataset.attrs:
-        raise DataError(
-            explain(
-                "baseline",
-                expected="an aligned coarse precipitation condition with units in the Dataset",
-                got=f"variables {', '.join(map(str, dataset.data_vars))}",
-                remedy="Leave out the baseline and crps_skill, add the condition, or keep the "
-                "attributes of the ensemble, which record how it was coarsened.",
-            )
+        raise DataError.of(
+            "baseline",
+            expected="an aligned coarse precipitation condition with units in the Dataset",
+            got=f"variables {', '.join(map(str, dataset.data_vars))}",
+            remedy="Leave out the baseline and crps_skill, add the condition, or keep the "
+            "attributes of the ensemble, which record how it was coarsened.",
         )
     coarse: xr.DataArray = dataset[dataset.attrs["condition"]]
     return coarse

@@ -9,14 +9,13 @@ from typing import Annotated
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, explain
+from xcvae.errors import DataError
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import parse_quantity
-from xcvae.metrics.pairs import REALIZATION, Array
+from xcvae.metrics.pairs import REALIZATION
+from xcvae.metrics.sample import Array
 from xcvae.registry import Component, Range
 from xcvae.verify.baselines.interpolation import as_members, coarse_condition, random_stream
-
-__all__ = ["RainFARM", "block_side", "spectral_slope"]
 
 #: Slope of fields that are too small or too smooth to estimate it; typical of 10 to 1000 km.
 DEFAULT_SLOPE = 2.0
@@ -123,24 +122,20 @@ def block_side(dataset: xr.Dataset, coarse: xr.DataArray, observed: xr.DataArray
     if len(sides) == 1 or whole:
         return (whole or sides)[0]
     if sides:
-        raise DataError(
-            explain(
-                "baseline 'rainfarm'",
-                expected="coordinates of the condition, or cells of whole blocks of pixels",
-                got=f"{_size(sizes, 0)} cells for {_size(sizes, 1)} pixels: blocks of "
-                f"{', '.join(map(str, sides))} pixels would fit",
-                remedy="Give both grids coordinates, derive the condition by block means "
-                "(coarsen=8), or leave out this baseline.",
-            )
-        )
-    raise DataError(
-        explain(
+        raise DataError.of(
             "baseline 'rainfarm'",
-            expected="a condition whose cells are square blocks of the target's pixels",
-            got=f"{_size(sizes, 0)} cells for {_size(sizes, 1)} pixels"
-            + (", or coordinates that lie elsewhere" if _labelled(dataset, pairs) else ""),
-            remedy="Derive it by block means (coarsen=8), or leave out this baseline.",
+            expected="coordinates of the condition, or cells of whole blocks of pixels",
+            got=f"{_size(sizes, 0)} cells for {_size(sizes, 1)} pixels: blocks of "
+            f"{', '.join(map(str, sides))} pixels would fit",
+            remedy="Give both grids coordinates, derive the condition by block means "
+            "(coarsen=8), or leave out this baseline.",
         )
+    raise DataError.of(
+        "baseline 'rainfarm'",
+        expected="a condition whose cells are square blocks of the target's pixels",
+        got=f"{_size(sizes, 0)} cells for {_size(sizes, 1)} pixels"
+        + (", or coordinates that lie elsewhere" if _labelled(dataset, pairs) else ""),
+        remedy="Derive it by block means (coarsen=8), or leave out this baseline.",
     )
 
 

@@ -14,8 +14,6 @@ from xcvae.verify.accumulate import BLOCK_BYTES, blocks
 from xcvae.verify.baselines.interpolation import MEMBERS
 from xcvae.verify.pairing import MatchedPair
 
-__all__ = ["BaselineRunner"]
-
 
 class BaselineRunner:
     """Baselines of one ensemble.

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from xcvae.verify.resampling import estimate
 
-__all__ = ["Artefacts", "artefacts_of"]
-
 Array = NDArray[np.float64]
 
 #: Candidate periods in pixels: strides of networks and widths of coarse cells.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from xcvae.verify.diagnosis.evidence import EnsembleStatistics, Evidence
+from xcvae.verify.diagnosis.evidence import Evidence
 from xcvae.verify.diagnosis.finding import (
     SURE,
     Detector,
@@ -21,8 +21,7 @@ from xcvae.verify.diagnosis.finding import (
     shrink_by_error,
     signed,
 )
-
-__all__ = ["DETECTORS", "detect"]
+from xcvae.verify.diagnosis.statistics import EnsembleStatistics
 
 # Limits: where a warning begins, and where a fault, in the units of the measured quantity.
 

@@ -18,7 +18,6 @@ from xcvae.verify.diagnosis.measure import measure
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
-__all__ = ["Diagnosis", "diagnose", "judge"]
 
 #: Columns of the text, for any terminal, and indentation of its sentences.
 WIDTH, INDENT = 79, 15

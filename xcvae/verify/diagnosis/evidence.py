@@ -9,8 +9,6 @@ from xcvae.fields.dataspec import plain
 from xcvae.verify.diagnosis.memorization import Neighbours
 from xcvae.verify.diagnosis.statistics import EnsembleStatistics, LatentSwap
 
-__all__ = ["EnsembleStatistics", "Evidence", "LatentSwap", "LevelEvidence", "Neighbours"]
-
 
 @dataclass(frozen=True)
 class LevelEvidence:

@@ -10,21 +10,6 @@ from typing import Literal
 
 from xcvae.verify.diagnosis.evidence import Evidence
 
-__all__ = [
-    "SURE",
-    "Detector",
-    "Finding",
-    "Measurement",
-    "Severity",
-    "above",
-    "below",
-    "detector",
-    "factor",
-    "share",
-    "shrink_by_error",
-    "signed",
-]
-
 Severity = Literal["ok", "warning", "fault", "unchecked"]
 #: Number of standard errors that a quantity has to be beyond a limit.
 SURE = 2.0

@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, explain
-from xcvae.fields.describe import DataSpec, prepare
+from xcvae.errors import ConfigError
+from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.describe import prepare
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import label_codes, labels_of
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from xcvae.fields.batches import Batch
     from xcvae.generator.model import Model
 
-__all__ = ["gather", "measure"]
 
 #: Largest number of samples and of drawn pixels: a GB of float32 with its copies.
 SAMPLES, PIXELS = 24, 60_000_000
@@ -226,13 +226,11 @@ def _trained(
 
 def _check_members(members: int) -> None:
     if members < 2:
-        raise ConfigError(
-            explain(
-                "members",
-                expected="an integer >= 2",
-                got=repr(members),
-                remedy="At least two members are needed to estimate spread.",
-            )
+        raise ConfigError.of(
+            "members",
+            expected="an integer >= 2",
+            got=repr(members),
+            remedy="At least two members are needed to estimate spread.",
         )
 
 

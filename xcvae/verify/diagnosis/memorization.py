@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from xcvae.fields.record import Thumbnails, distances, rainy, shrink
 
-__all__ = ["Neighbours", "known_labels", "neighbours_of"]
-
 #: A field nearer to a training field than this is a copy of it; rounding to float16 is 0.001.
 COPY = 0.02
 #: Rainy fields needed for a comparison, and rainy training fields for the usual distance.

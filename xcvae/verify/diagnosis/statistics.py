@@ -15,16 +15,6 @@ from xcvae.metrics.spatial import diversity, spatial_correlation
 from xcvae.verify.diagnosis.artefacts import Artefacts, artefacts_of
 from xcvae.verify.resampling import estimate, quantile_rank
 
-__all__ = [
-    "EnsembleStatistics",
-    "LatentSwap",
-    "ceiling_of",
-    "ensemble_statistics",
-    "floor_of",
-    "latent_swap",
-    "light_mass",
-]
-
 #: Values that differ by less than this share count as the same value.
 SAME = 1e-3
 #: Share of wet values that count as the largest, and their number needed to look for a cap.

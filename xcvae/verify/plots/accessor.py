@@ -25,7 +25,6 @@ from xcvae.verify.plots.training_curve import draw_training_curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ENSEMBLE_FIGURES", "Plots"]
 
 #: Figures that one pass over an ensemble can draw together: by the statistic that they need.
 ENSEMBLE_FIGURES: dict[str, Callable[[FigureData], Figure]] = {

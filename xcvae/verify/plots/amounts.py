@@ -10,7 +10,7 @@ import numpy as np
 
 from xcvae.metrics.distribution import quantile
 from xcvae.metrics.metric import ratio
-from xcvae.metrics.pairs import Array
+from xcvae.metrics.sample import Array
 from xcvae.verify.plots import style
 from xcvae.verify.plots.summaries import OWN, FigureData
 from xcvae.verify.plots.text import labelled
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_intensity", "draw_quantiles"]
 
 NAMED = (0.9, 0.99, 0.999, 0.9999)
 """Quantiles that are labelled in the figure."""

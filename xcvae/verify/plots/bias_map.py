@@ -15,8 +15,6 @@ from xcvae.verify.plots.text import labelled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_bias"]
-
 
 def draw_bias(data: FigureData) -> Figure:
     """Draw maps of the mean over samples; see `xcvae.verify.plots.Plots.bias`."""

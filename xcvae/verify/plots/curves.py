@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_rank_histogram", "draw_spectra", "flat_band"]
-
 
 @dataclass(frozen=True)
 class _Spectra:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, MissingVariableError, explain, nearest
+from xcvae.errors import DataError, MissingVariableError, nearest
 from xcvae.fields.cf import is_rain
 from xcvae.fields.units import is_daily, to_units
 from xcvae.metrics.pairs import REALIZATION
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.colors import BoundaryNorm, Colormap
     from matplotlib.figure import Figure
 
-__all__ = ["Axis", "RainScale", "draw_map", "draw_members", "map_axes"]
 
 HOURLY_LEVELS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 DAILY_LEVELS = (0.0, 0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0)
@@ -222,13 +221,11 @@ def _position(match: MatchedPair, sample: Any) -> int:
         if found.size:
             return int(found[0])
     first, last = (label_of(source[dim].values[i]) for i in (0, -1))
-    raise DataError(
-        explain(
-            "sample",
-            expected=f"one of the {count} samples, {first} to {last}, or a position",
-            got=repr(sample),
-            remedy=f"Choose one of ensemble['{dim}'].",
-        )
+    raise DataError.of(
+        "sample",
+        expected=f"one of the {count} samples, {first} to {last}, or a position",
+        got=repr(sample),
+        remedy=f"Choose one of ensemble['{dim}'].",
     )
 
 
@@ -237,13 +234,11 @@ def _rain_panels(match: MatchedPair, position: int, members: int | Sequence[int]
     size = forecast.sizes[REALIZATION]
     chosen = list(range(min(members, size)) if isinstance(members, int) else members)
     if not chosen or min(chosen) < -size or max(chosen) >= size:
-        raise DataError(
-            explain(
-                "members",
-                expected=f"at least one of the {size} members, counted from 0",
-                got=members,
-                remedy="Give a number of members, or a list of positions.",
-            )
+        raise DataError.of(
+            "members",
+            expected=f"at least one of the {size} members, counted from 0",
+            got=members,
+            remedy="Give a number of members, or a list of positions.",
         )
     return [
         _panel(
@@ -268,13 +263,11 @@ def _panel(title: str, field: xr.DataArray, match: MatchedPair, position: int) -
         units = display_units(match.pair.observed, sample)
         one = to_units(one, units)
     if rain and float(one.min()) < 0:
-        raise DataError(
-            explain(
-                str(field.name),
-                expected="rain, which is never below zero",
-                got=f"{float(one.min()):.3g} {units}",
-                remedy="Figures take physical values: undo any normalisation first.",
-            )
+        raise DataError.of(
+            str(field.name),
+            expected="rain, which is never below zero",
+            got=f"{float(one.min()):.3g} {units}",
+            remedy="Figures take physical values: undo any normalisation first.",
         )
     return _Panel(title, np.asarray(one.values, float), *map_axes(one), rain, units)
 
@@ -291,13 +284,11 @@ def _condition_panels(
             source, names = coarse.to_dataset(), [str(coarse.name)]
     for name in names:
         if name not in source:
-            raise MissingVariableError(
-                explain(
-                    "conditions",
-                    expected="variables of the Dataset",
-                    got=repr(name),
-                    remedy=nearest(name, source.data_vars),
-                )
+            raise MissingVariableError.of(
+                "conditions",
+                expected="variables of the Dataset",
+                got=repr(name),
+                remedy=nearest(name, source.data_vars),
             )
     return [_named(_panel("", source[name], match, position), name) for name in names]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xcvae.metrics.metric import ratio
-from xcvae.metrics.pairs import Array
+from xcvae.metrics.sample import Array
 from xcvae.verify.plots import style
 from xcvae.verify.plots.summaries import FigureData
 from xcvae.verify.plots.text import amount
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["brier_parts", "draw_reliability"]
 
 BETTER = "#eef3ee"
 

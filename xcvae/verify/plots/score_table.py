@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, explain
+from xcvae.errors import DataError
 from xcvae.verify.criteria import Criterion, Verdict, judge
 from xcvae.verify.plots import style
 from xcvae.verify.plots.text import pretty
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_summary"]
 
 PASS, MISS, BEST = "#2e7d32", "#b3261e", "#eaf2fa"
 #: Widths and height of cells, in inches.
@@ -40,13 +39,11 @@ def draw_summary(
     names = score_names(card)
     extra = sorted({str(dim) for name in names for dim in card[name].dims} - {"source"})
     if not names or extra:
-        raise DataError(
-            explain(
-                "card",
-                expected="scores with the dim 'source' alone",
-                got=f"further dims {', '.join(extra)}" if extra else "no scores",
-                remedy="Select one group: card.isel(...).",
-            )
+        raise DataError.of(
+            "card",
+            expected="scores with the dim 'source' alone",
+            got=f"further dims {', '.join(extra)}" if extra else "no scores",
+            remedy="Select one group: card.isel(...).",
         )
     verdicts = _verdicts(card, criteria or [])
     sources = [str(source) for source in card["source"].values]

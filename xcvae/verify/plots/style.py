@@ -9,33 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from xcvae.metrics.pairs import Array
+from xcvae.metrics.sample import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = [
-    "BASELINE",
-    "COLUMN",
-    "DRY",
-    "FAINT",
-    "MASKED",
-    "MEMBER",
-    "OBSERVED",
-    "PAGE",
-    "SHADE",
-    "band",
-    "baseline_colour",
-    "baseline_line",
-    "few_ticks",
-    "label",
-    "new_figure",
-    "plain_log",
-    "whiskers",
-    "wrapped",
-]
 
 #: Colours with the same meaning in every figure.
 OBSERVED, MEMBER = "#111111", "#1f6fb4"

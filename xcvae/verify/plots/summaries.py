@@ -13,8 +13,8 @@ import xarray as xr
 from xcvae.metrics.calibration import RankDeviation
 from xcvae.metrics.distribution import KS
 from xcvae.metrics.metric import Statistic
-from xcvae.metrics.pairs import Array, Maps
-from xcvae.metrics.sample import pixel_scores
+from xcvae.metrics.pairs import Maps
+from xcvae.metrics.sample import Array, pixel_scores
 from xcvae.metrics.spatial import ring_powers
 from xcvae.registry import build, registry
 from xcvae.verify.accumulate import BLOCK_BYTES, ScoredSource, accumulate_statistics
@@ -23,8 +23,6 @@ from xcvae.verify.grouping import group_samples
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.plots.text import class_edges, coarse_rain, display_factor, display_units
 from xcvae.verify.resampling import Sums
-
-__all__ = ["FIGURES", "OWN", "FigureData", "accumulate"]
 
 OWN = "members"
 """Name of the ensemble among the sources."""

@@ -13,16 +13,6 @@ from xcvae.fields.units import factor, is_daily
 if TYPE_CHECKING:
     from xcvae.verify.pairing import MatchedPair
 
-__all__ = [
-    "amount",
-    "class_edges",
-    "coarse_rain",
-    "display_factor",
-    "display_units",
-    "label_of",
-    "labelled",
-    "pretty",
-]
 
 HOURLY_CLASSES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 DAILY_CLASSES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0)

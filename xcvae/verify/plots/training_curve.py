@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, explain
+from xcvae.errors import DataError
 from xcvae.verify.plots import style
 from xcvae.verify.plots.text import labelled
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_training_curve"]
 
 #: Logged quantities without a panel, and panels that come last.
 CLOCKS, LAST = ("minutes", "seconds", "epoch"), ("learning_rate",)
@@ -41,13 +40,11 @@ def draw_training_curve(history: xr.Dataset) -> Figure:
     """Draw a training log; see `xcvae.verify.plots.Plots.training_curve`."""
     groups = _groups(history)
     if not groups:
-        raise DataError(
-            explain(
-                "history",
-                expected="a log with variables along one dim, such as model.history",
-                got=f"variables {', '.join(map(str, history.data_vars)) or 'none'}",
-                remedy="Train up to the first validation; its scores are logged then.",
-            )
+        raise DataError.of(
+            "history",
+            expected="a log with variables along one dim, such as model.history",
+            got=f"variables {', '.join(map(str, history.data_vars)) or 'none'}",
+            remedy="Train up to the first validation; its scores are logged then.",
         )
     rows = -(-len(groups) // MAX_COLUMNS)
     columns = -(-len(groups) // rows)

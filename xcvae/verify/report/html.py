@@ -21,8 +21,6 @@ from xcvae.verify.score_text import (
     words,
 )
 
-__all__ = ["CAPTIONS", "criteria_table", "findings_list", "number", "score_tables", "write_html"]
-
 ABOUT = ("units", "long_name", "better", "threshold", "best", "groups")
 """Keys of a score in ``report.json`` that do not name a source."""
 #: Captions of the figures of an ensemble, in the order of the report.

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from xcvae.generator.model import Model
 
-__all__ = ["report_json", "save_report", "scores_json"]
 
 DPI = 150
 REPORT = "report.json"

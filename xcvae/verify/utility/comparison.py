@@ -15,32 +15,17 @@ import numpy as np
 import xarray as xr
 from scipy.special import stdtrit
 
-from xcvae.errors import ConfigError, explain, nearest
+from xcvae.errors import ConfigError, nearest
 from xcvae.fields.cf import find_target
 from xcvae.files import atomic_path
 from xcvae.metrics.events import CSI, SEDI
-from xcvae.metrics.pairs import Array
+from xcvae.metrics.sample import Array
 from xcvae.verify.resampling import LEVEL, interval, pieces_of
 from xcvae.verify.utility.recipes import RECORD, Fields, Recipes, check_apart
 
 if TYPE_CHECKING:
     from xcvae.verify.utility.downstream import Settings
 
-__all__ = [
-    "COUNTS",
-    "HELPS",
-    "HURTS",
-    "NOTHING",
-    "SCORES",
-    "UNSCORED",
-    "Experiments",
-    "Mix",
-    "PairedDifference",
-    "compare",
-    "paired_difference",
-    "scored",
-    "table",
-]
 
 #: Counts per sample and threshold.
 COUNTS = ("hits", "misses", "false_alarms", "correct_negatives", "error")
@@ -176,7 +161,7 @@ def _check(
         wrong = "recipes", "names of additions", RECORD, "Remove it: it is always included."
     if wrong is not None:
         name, expected, got, remedy = wrong
-        raise ConfigError(explain(name, expected=expected, got=repr(got), remedy=remedy))
+        raise ConfigError.of(name, expected=expected, got=repr(got), remedy=remedy)
 
 
 def table(found: xr.Dataset) -> str:

@@ -17,19 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xcvae.errors import ConfigError, explain, nearest
-
-__all__ = [
-    "LOSSES",
-    "Pool",
-    "Settings",
-    "SuperResolution",
-    "draw_batch",
-    "fit_network",
-    "initial_network",
-    "predict",
-    "train_network",
-]
+from xcvae.errors import ConfigError, nearest
 
 #: Variants: the median, and a higher quantile, which prefers too much rain to too little.
 LOSSES = ("l1", "quantile")
@@ -74,13 +62,11 @@ class Settings:
             if key not in valid:
                 raise ConfigError(f"network: unknown key '{key}'. {nearest(key, valid)}")
             if not 0 < value < (1 if key == "quantile" else float("inf")):
-                raise ConfigError(
-                    explain(
-                        f"network.{key}",
-                        expected="a share between 0 and 1" if key == "quantile" else "more than 0",
-                        got=repr(value),
-                        remedy="Leave it out for the default.",
-                    )
+                raise ConfigError.of(
+                    f"network.{key}",
+                    expected="a share between 0 and 1" if key == "quantile" else "more than 0",
+                    got=repr(value),
+                    remedy="Leave it out for the default.",
                 )
         return cls(**(options or {}))
 

@@ -13,13 +13,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xcvae.ensemble.augment import Select, augment
-from xcvae.errors import ConfigError, DataError, MismatchError, explain
+from xcvae.errors import ConfigError, DataError, MismatchError
 from xcvae.fields.cf import find_layout, find_target
 from xcvae.fields.samples import heavy
 from xcvae.fields.scaling import RainScaling
 from xcvae.fields.units import default_wet_threshold, to_units, units_of
-
-__all__ = ["RECORD", "Extra", "Fields", "Recipes", "check_apart", "recipes"]
 
 #: Name of the reference recipe: the record alone.
 RECORD = "record"
@@ -91,13 +89,11 @@ def recipes(
         No sample is selected.
     """
     if not 0 < share < 1:
-        raise ConfigError(
-            explain(
-                "share",
-                expected="a share between 0 and 1",
-                got=repr(share),
-                remedy="0.25 makes every fourth sample an addition.",
-            )
+        raise ConfigError.of(
+            "share",
+            expected="a share between 0 and 1",
+            got=repr(share),
+            remedy="0.25 makes every fourth sample an addition.",
         )
     target = find_target(train, target)
     chosen = heavy(train, target=target)
@@ -173,23 +169,19 @@ class Fields:
             field = to_units(field, scaling.units)
         rain = np.ascontiguousarray(field.values, dtype=np.float32)
         if not np.isfinite(rain).all():
-            raise DataError(
-                explain(
-                    what,
-                    expected="rain without gaps, since the network reads whole maps",
-                    got=f"{np.count_nonzero(~np.isfinite(rain))} values missing",
-                    remedy="Select an area without gaps.",
-                )
+            raise DataError.of(
+                what,
+                expected="rain without gaps, since the network reads whole maps",
+                got=f"{np.count_nonzero(~np.isfinite(rain))} values missing",
+                remedy="Select an area without gaps.",
             )
         if factor < 2 or any(n % factor for n in rain.shape[1:]):
-            raise MismatchError(
-                explain(
-                    "coarsen",
-                    expected=f"a whole number from 2 that divides the {rain.shape[1:]} pixels of "
-                    f"the {what}",
-                    got=repr(factor),
-                    remedy="Crop the fields, or choose another factor.",
-                )
+            raise MismatchError.of(
+                "coarsen",
+                expected=f"a whole number from 2 that divides the {rain.shape[1:]} pixels of "
+                f"the {what}",
+                got=repr(factor),
+                remedy="Crop the fields, or choose another factor.",
             )
         times: Any = field[layout.sample].values
         ordered = np.issubdtype(np.asarray(times).dtype, np.datetime64)
@@ -228,11 +220,9 @@ def check_apart(pools: Mapping[str, Fields], test: Fields) -> None:
     for name, pool in pools.items():
         shared = sum(one in tested for one in pool.hashes)
         if shared:
-            raise MismatchError(
-                explain(
-                    name,
-                    expected="no field of the test samples",
-                    got=f"{shared} of them",
-                    remedy="Split the record by time before training.",
-                )
+            raise MismatchError.of(
+                name,
+                expected="no field of the test samples",
+                got=f"{shared} of them",
+                remedy="Split the record by time before training.",
             )
