@@ -20,14 +20,14 @@ from xcvae.registry import registry
 from xcvae.verify.diagnosis import Diagnosis, diagnose
 from xcvae.verify.diagnosis.artefacts import Artefacts
 from xcvae.verify.diagnosis.detectors import DETECTORS, detect
-from xcvae.verify.diagnosis.evidence import (
+from xcvae.verify.diagnosis.finding import (
     EnsembleStatistics,
     Evidence,
+    Finding,
     LatentSwap,
     LevelEvidence,
     Neighbours,
 )
-from xcvae.verify.diagnosis.finding import Finding
 from xcvae.verify.diagnosis.measure import measure
 from xcvae.verify.diagnosis.statistics import ensemble_statistics, latent_swap
 

@@ -14,7 +14,7 @@ from xcvae import metrics
 from xcvae.errors import MismatchError, UnitsError
 from xcvae.metrics.distribution import quantile
 from xcvae.verify.plots import Plots
-from xcvae.verify.plots.reliability import brier_parts
+from xcvae.verify.plots.curves import brier_parts
 from xcvae.verify.plots.summaries import OWN, accumulate
 
 SAMPLES, MEMBERS = 24, 10

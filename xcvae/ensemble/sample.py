@@ -33,7 +33,6 @@ from xcvae.files import local_path
 
 if TYPE_CHECKING:
     from xcvae.ensemble.store.icechunk import Repository
-
     from xcvae.generator.model import Model
 
 

@@ -22,7 +22,6 @@ from xcvae.fields.samples import labels_of
 
 if TYPE_CHECKING:
     from xcvae.ensemble.store.icechunk import Repository
-
     from xcvae.generator.model import Model
 
 

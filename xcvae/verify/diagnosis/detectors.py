@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 
-from xcvae.verify.diagnosis.evidence import Evidence
 from xcvae.verify.diagnosis.finding import (
     SURE,
     Detector,
+    Evidence,
     Finding,
     Measurement,
     above,

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xcvae.verify.diagnosis.detectors import detect
-from xcvae.verify.diagnosis.evidence import Evidence
-from xcvae.verify.diagnosis.finding import Finding
+from xcvae.verify.diagnosis.finding import Evidence, Finding
 from xcvae.verify.diagnosis.measure import measure
 
 if TYPE_CHECKING:

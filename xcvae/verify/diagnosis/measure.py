@@ -18,7 +18,7 @@ from xcvae.fields.samples import label_codes, labels_of
 from xcvae.fields.units import default_wet_threshold, factor, to_units
 from xcvae.fields.validation import check_rain
 from xcvae.metrics.pairs import Pair, matched
-from xcvae.verify.diagnosis.evidence import Evidence, LevelEvidence
+from xcvae.verify.diagnosis.finding import Evidence, LevelEvidence
 from xcvae.verify.diagnosis.memorization import neighbours_of
 from xcvae.verify.diagnosis.statistics import (
     LatentSwap,

@@ -14,10 +14,8 @@ import xarray as xr
 
 from xcvae.verify.criteria import Criterion, Verdict
 from xcvae.verify.plots.amounts import draw_intensity, draw_quantiles
-from xcvae.verify.plots.bias_map import draw_bias
-from xcvae.verify.plots.curves import draw_rank_histogram, draw_spectra
-from xcvae.verify.plots.member_maps import draw_members
-from xcvae.verify.plots.reliability import draw_reliability
+from xcvae.verify.plots.curves import draw_rank_histogram, draw_reliability, draw_spectra
+from xcvae.verify.plots.member_maps import draw_bias, draw_members
 from xcvae.verify.plots.score_table import draw_summary
 from xcvae.verify.plots.summaries import FigureData, accumulate
 from xcvae.verify.plots.training_curve import draw_training_curve
