@@ -47,8 +47,28 @@ _NAMES: tuple[tuple[re.Pattern[str], Literal["Y", "X"]], ...] = (
         "X",
     ),
 )
-_RAIN_WORDS = ("precip", "rain", "snowfall", "drizzle")
-_RAIN_NAMES = re.compile(r"(pr|tp|prec|ppt|prcp|rr|rx|mtpr|qpe|pcp)([_\d].*)?", re.IGNORECASE)
+# The table of what is rain, by words of standard names and long names, by short names, and by
+# parameters of GRIB; each with units of a depth or a rate. Words are whole: terrain is no rain.
+_RAIN_WORDS = re.compile(
+    r"precip|rainfall|snowfall|"
+    r"^(daily|hourly|tot|total|mean|surf|surface|acc|accum|max|obs|radar|gauge|conv)?rain|"
+    r"^drizzle|^(prec[tcl]?|prcp|apcp|qpe)$"
+)
+# Other quantities in units of rain, with words of rain in their names.
+_OTHER_WORDS = re.compile(
+    r"^(precipitable|columns?|content|path|vertical(ly)?|rainwater|distance|height|altitude|"
+    r"elevation|visibility|speed|velocity|diameter|radius|roughness|intercept(ed|ion)|runoff|"
+    r"errors?|uncertainty|deviation|std(dev)?|variance|anomal(y|ies)|tendency|deficit|storage)$|"
+    r"^(pot)?evap"
+)
+_RAIN_NAMES = re.compile(
+    r"(pr|prc|prl|prsn|tp|pre|prec|tot_prec|ppt|prcp|rr|rx|rfe|qpe|pcp|cp|lsp|crr|lsrr|mtpr|"
+    r"mxtpr|prate|tprate|avg_tprate|apcp|acpcp|ncpcp)([_\d].*)?",
+    re.IGNORECASE,
+)
+_RAIN_PARAMETERS = {142, 143, 144, 228, 3059, 228218, 228219, 228228, 235055, 260048}
+# Written by cfgrib, and so by the Climate Data Store, where GRIB has no CF name.
+_NO_STANDARD_NAME = {"", "unknown", "undefined", "none", "missing", "~", "-"}
 _RAIN_RATES = re.compile(r"mm\s*(/|per)?\s*(h|d)", re.IGNORECASE)
 
 
@@ -174,15 +194,34 @@ def is_rain(da: xr.DataArray, *, by_rate: bool = False) -> bool:
     """
     if not is_precipitation(str(da.attrs.get("units", "")).strip() or "?"):
         return False
-    standard = str(da.attrs.get("standard_name", "")).lower()
-    if standard:
-        return any(word in standard for word in _RAIN_WORDS)
-    names = f"{da.name} {da.attrs.get('long_name', '')}".lower()
+    standard = str(da.attrs.get("standard_name", "")).strip().lower()
+    if standard not in _NO_STANDARD_NAME:
+        # A modifier, as in 'precipitation_flux standard_error', names another quantity.
+        return " " not in standard and _says_rain(standard)
+    texts = " ".join(str(da.attrs.get(key, "")) for key in ("long_name", "GRIB_name"))
+    names = (str(da.name), str(da.attrs.get("GRIB_shortName", "")))
+    if _says_other(f"{da.name} {texts}"):
+        return False
     return (
-        any(word in names for word in _RAIN_WORDS)
-        or _RAIN_NAMES.fullmatch(str(da.name)) is not None
+        _says_rain(f"{da.name} {texts}")
+        or any(_RAIN_NAMES.fullmatch(name) for name in names)
+        or da.attrs.get("GRIB_paramId") in _RAIN_PARAMETERS
         or (by_rate and _RAIN_RATES.match(str(da.attrs["units"])) is not None)
     )
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a name or sentence, also those of MixedCase; 'rain water' is one."""
+    words = " ".join(re.findall(r"[A-Z]?[a-z]+|[A-Z]+", text)).lower()
+    return words.replace("rain water", "rainwater").split()
+
+
+def _says_rain(text: str) -> bool:
+    return any(_RAIN_WORDS.search(word) for word in _words(text)) and not _says_other(text)
+
+
+def _says_other(text: str) -> bool:
+    return any(_OTHER_WORDS.search(word) for word in _words(text))
 
 
 def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:

@@ -14,6 +14,7 @@ import xarray as xr
 from xcvae.errors import ConfigError, UnitsError
 
 _WATER = 1000.0  # density of liquid water in kg m-3
+_FASTEST = 0.1  # m s-1: faster units than this, other than m s-1 itself, are those of wind
 
 # Dimensions of pint, as (length, mass, time) exponents, of the four kinds of precipitation units.
 Exponents = tuple[float, float, float]
@@ -279,8 +280,17 @@ def parse_quantity(value: str | float, *, units: str, what: str) -> float:
 
 
 def is_precipitation(units: str) -> bool:
-    """Return True for units of a rate or a depth of water (``mm h-1``, ``kg m-2``, ``m``)."""
-    return exponents_of(units) in PRECIPITATION
+    """Return True for units of a rate or a depth of water (``mm h-1``, ``kg m-2``, ``m``).
+
+    Not for those of distances and of wind: km, dam, km h-1, knots.
+    """
+    kind = exponents_of(units)
+    if kind not in PRECIPITATION:
+        return False
+    if units in FREQUENT:
+        return units != "km"
+    size = as_depth(parse(units)).to_base_units().magnitude  # in m, or m s-1
+    return bool(size == 1 or size < (_FASTEST if kind == RATE else 1.0))
 
 
 def is_daily(da: xr.DataArray, sample: str) -> bool:
