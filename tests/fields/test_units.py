@@ -78,7 +78,9 @@ def test_factor_refuses_temperature_against_rain() -> None:
         factor("K", "mm h-1", what="t850")
 
 
-@pytest.mark.parametrize("units", ["foo", "(0 - 1)", "mm (3h)-1", "days since 2000-01-01", "x+"])
+@pytest.mark.parametrize(
+    "units", ["foo", "(0 - 2)", "mm (3h)-1", "mm/3h", "days since 2000-01-01", "x+"]
+)
 def test_factor_names_unknown_units(units: str) -> None:
     with pytest.raises(UnitsError, match="not known") as caught:
         factor(units, "mm h-1", what="pr")

@@ -27,8 +27,6 @@ from .makers import (
     warned,
 )
 
-UNKNOWN = fails_today(14, "usual names of dims are not known")
-
 NAMES = [
     ("y", "x"),
     ("Y", "X"),
@@ -48,14 +46,14 @@ NAMES = [
     ("lat_0", "lon_0"),
     ("lat_2", "lon_2"),
     ("y_coarse", "x_coarse"),
-    pytest.param(("ny", "nx"), marks=UNKNOWN),
-    pytest.param(("nlat", "nlon"), marks=UNKNOWN),
-    pytest.param(("grid_yt", "grid_xt"), marks=UNKNOWN),
-    pytest.param(("YDim", "XDim"), marks=UNKNOWN),
-    pytest.param(("nav_lat", "nav_lon"), marks=UNKNOWN),
-    pytest.param(("ygrid_0", "xgrid_0"), marks=UNKNOWN),
-    pytest.param(("g0_lat_1", "g0_lon_2"), marks=UNKNOWN),
-    pytest.param(("north_south", "east_west"), marks=UNKNOWN),
+    ("ny", "nx"),
+    ("nlat", "nlon"),
+    ("grid_yt", "grid_xt"),
+    ("YDim", "XDim"),
+    ("nav_lat", "nav_lon"),
+    ("ygrid_0", "xgrid_0"),
+    ("g0_lat_1", "g0_lon_2"),
+    ("north_south", "east_west"),
 ]
 
 

@@ -32,16 +32,18 @@ _UNITS: dict[str, Literal["Y", "X"]] = {
 _NAMES: tuple[tuple[re.Pattern[str], Literal["Y", "X"]], ...] = (
     (
         re.compile(
-            r"(y|yc|lat|latitude|rlat|nj|j|row|rows|south_north|northing|"
-            r"projection_y_coordinate|grid_latitude)([_\d].*)?",
+            r"(y|yc|ny|ydim|ygrid|grid_yt|lat|latitude|rlat|nlat|nav_lat|g\d+_lat|gridlat|nj|j|"
+            r"row|rows|south_north|north_south|northing|projection_y_coordinate|grid_latitude)"
+            r"([_\d].*)?",
             re.IGNORECASE,
         ),
         "Y",
     ),
     (
         re.compile(
-            r"(x|xc|lon|longitude|rlon|ni|i|col|cols|column|columns|west_east|easting|"
-            r"projection_x_coordinate|grid_longitude)([_\d].*)?",
+            r"(x|xc|nx|xdim|xgrid|grid_xt|lon|longitude|rlon|nlon|nav_lon|g\d+_lon|gridlon|ni|i|"
+            r"col|cols|column|columns|west_east|east_west|easting|projection_x_coordinate|"
+            r"grid_longitude)([_\d].*)?",
             re.IGNORECASE,
         ),
         "X",
@@ -69,6 +71,7 @@ _RAIN_NAMES = re.compile(
 _RAIN_PARAMETERS = {142, 143, 144, 228, 3059, 228218, 228219, 228228, 235055, 260048}
 # Written by cfgrib, and so by the Climate Data Store, where GRIB has no CF name.
 _NO_STANDARD_NAME = {"", "unknown", "undefined", "none", "missing", "~", "-"}
+_MODIFIERS = {"detection_minimum", "number_of_observations", "standard_error", "status_flag"}
 _RAIN_RATES = re.compile(r"mm\s*(/|per)?\s*(h|d)", re.IGNORECASE)
 
 
@@ -197,7 +200,7 @@ def is_rain(da: xr.DataArray, *, by_rate: bool = False) -> bool:
     standard = str(da.attrs.get("standard_name", "")).strip().lower()
     if standard not in _NO_STANDARD_NAME:
         # A modifier, as in 'precipitation_flux standard_error', names another quantity.
-        return " " not in standard and _says_rain(standard)
+        return standard.split()[-1] not in _MODIFIERS and _says_rain(standard)
     texts = " ".join(str(da.attrs.get(key, "")) for key in ("long_name", "GRIB_name"))
     names = (str(da.name), str(da.attrs.get("GRIB_shortName", "")))
     if _says_other(f"{da.name} {texts}"):

@@ -38,14 +38,60 @@ FREQUENT: dict[str, tuple[Exponents, str]] = {
 }
 FACTORS = {("km", "m"): 1000.0}
 
+# Spellings of files that pint does not know or takes for something else (mb for millibarns, C for
+# coulombs, 'deg C' for a product), in small letters. Parts of units are replaced first.
+_PARTS = (
+    (re.compile(r"\bdeg(?:ree)?s?\.?[ _](?:c|celsius)\b|[°º] ?c\b", re.IGNORECASE), "degC"),
+    (re.compile(r"\bdeg(?:ree)?s?\.?[ _](?:k|kelvin)\b", re.IGNORECASE), "K"),
+    (re.compile(r"\bdeg(?:ree)?s?\.?[ _](?:f|fahrenheit)\b|[°º] ?f\b", re.IGNORECASE), "degF"),
+    (re.compile(r"\bKelvin\b"), "K"),
+    (re.compile(r"\bmb\b"), "mbar"),
+    (re.compile(r"\bgpdam\b"), "dam"),
+    (re.compile(r" (?:of )?(?:liquid )?water equivalent\b| w\.? ?e\.?$", re.IGNORECASE), ""),
+)
+_ONE = re.compile(
+    r"[-~]|none|unitless|fraction|proportion|numeric|index|[\[(]?0[-,]1[\])]?|"
+    r"\(?codetable[\d.]*\)?"
+)
+_ALIASES = {
+    **dict.fromkeys(("okta", "oktas", "octa", "octas"), "0.125"),
+    **dict.fromkeys(("c", "celsius"), "degC"),
+    **dict.fromkeys(("f", "fahrenheit"), "degF"),
+    "k": "K",
+    "pa": "Pa",
+    "hpa": "hPa",
+    "pvu": "1e-6 K m2 kg-1 s-1",
+    "dbz": "dBZ",
+}
+_CELSIUS = re.compile(r"\b(?:degC|degree_celsius|celsius)\b", re.IGNORECASE)
+# Pint multiplies by the hours: mm/3h would be three millimetre-hours.
+_STEPS = re.compile(r"/ ?(\d+) ?(h|hr|hrs|hours?|min|minutes?|d|days?)\b", re.IGNORECASE)
+
+
+def _spelling(units: str) -> str:
+    """Return units as pint writes them, or raise ValueError."""
+    if _STEPS.search(units):
+        raise ValueError(f"{units!r} is ambiguous: {_suggested(units)!r}")
+    for part, text in _PARTS:
+        units = part.sub(text, units)
+    key = units.lower().replace(" ", "")
+    if not _CELSIUS.fullmatch(key):
+        # In a gradient (degC/km) it is a difference, of which pint would make 274 K.
+        units = _CELSIUS.sub("K", units)
+    return "1" if _ONE.fullmatch(key) else _ALIASES.get(key, units)
+
 
 @lru_cache(maxsize=256)
 def parse(units: str) -> Any:
     """Return units as a pint quantity (``0.1 mm`` has a magnitude), or raise ValueError."""
     from cf_xarray.units import units as registry
 
+    spelling = _spelling(units)
+    if spelling == "dBZ" and "dBZ" not in registry:
+        # A dimension of its own: converts to nothing else, as a logarithm must not.
+        registry.define("dBZ = [reflectivity]")
     try:
-        quantity = registry(units)
+        quantity = registry(spelling)
         if quantity.magnitude == 1:
             # Arithmetic would turn an offset unit (degC) into its base unit.
             quantity = registry.Quantity(1.0, quantity.units)
@@ -66,8 +112,13 @@ def quantity_of(units: str, what: str) -> Any:
             what,
             expected="units such as 'mm h-1', 'mm/day', 'kg m-2 s-1', 'K' or '1'",
             got=f"{units!r}, which is not known",
-            remedy=f"Correct them: ds[{what!r}].attrs['units'] = '...'.",
+            remedy=f"Correct them: ds[{what!r}].attrs['units'] = {_suggested(units)!r}.",
         ) from error
+
+
+def _suggested(units: str) -> str:
+    """Return the spelling that is meant, as far as it can be guessed."""
+    return _STEPS.sub(r"/(\1 \2)", units) if _STEPS.search(units) else "..."
 
 
 def dimensions_of(quantity: Any) -> Exponents | None:
