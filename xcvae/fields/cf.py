@@ -227,6 +227,24 @@ def _says_other(text: str) -> bool:
     return any(_OTHER_WORDS.search(word) for word in _words(text))
 
 
+def check_name(name: str, *, what: str = "target") -> None:
+    """Refuse a name that a store would take for a path: '/pr' leads to the root of the disk.
+
+    Raises
+    ------
+    DataError
+        The name is empty, '.' or '..', or has a slash or a null character.
+    """
+    if name in ("", ".", "..") or {"/", "\0"} & set(name):
+        plain = name.rsplit("/", maxsplit=1)[-1].strip(".\0") or "pr"
+        raise DataError.of(
+            what,
+            expected="a name that stores can hold, such as 'pr'; no slash, not '.' or '..'",
+            got=repr(name),
+            remedy=f"Rename it: ds.rename({{{name!r}: {plain!r}}}).",
+        )
+
+
 def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
     """Return a variable of a Dataset.
 
