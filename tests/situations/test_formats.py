@@ -537,15 +537,13 @@ FORMATS = [
     case("MRMS", mrms, refused("PrecipRate", "24 of 864 negative", "latitude=54.995"), target="PrecipRate", coarsen=4),
     case("MRMS, masked", lambda folder: mrms(folder, masked=True), right(target="PrecipRate", daily=False, valid=1 - 4 / 144), target="PrecipRate", coarsen=4),
     case("RADKLIM RW", radklim, right(target="rainfall_amount", daily=False, wet=0.1, valid=1 - 6 / 144), coarsen=4),
-    case("RADKLIM YW", lambda folder: radklim(folder, "5min"), right(target="rainfall_amount", wet=0.1 / 12),
-         fails_today(6, "the default threshold of a depth ignores its step"), coarsen=4),
+    case("RADKLIM YW", lambda folder: radklim(folder, "5min"), right(target="rainfall_amount", wet=0.1 / 12), coarsen=4),
     case("Stage IV", stage4, right(target="tp", dims=("time", "y", "x"), valid=1 - 6 / 144), coarsen=4),
     case("Stage IV, named", stage4, right(target="tp", dims=("time", "y", "x"), wet=0.1), target="tp", coarsen=4),
     case("OPERA ODIM", odim, refused("data", "units"), target="data", coarsen=4),
     case("OPERA ODIM, decoded", lambda folder: odim(folder, decoded=True), right(target="RATE", valid=1 - 3 / 144), target="RATE", coarsen=4),
     case("KNMI, counts", knmi, refused("rain", "18 of 864", "65535|fill"), fails_today(4, "a fill value is taken for rain"), target="rain", coarsen=4),
-    case("KNMI, decoded", lambda folder: knmi(folder, decoded=True), right(target="rain", valid=1 - 3 / 144, wet=0.1 / 12),
-         fails_today(6, "the default threshold of a depth ignores its step"), target="rain", coarsen=4),
+    case("KNMI, decoded", lambda folder: knmi(folder, decoded=True), right(target="rain", valid=1 - 3 / 144, wet=0.1 / 12), target="rain", coarsen=4),
 ]  # fmt: skip
 
 

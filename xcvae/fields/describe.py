@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError
 from xcvae.fields.axes import covers, in_frame_of, share_outside
-from xcvae.fields.cf import Layout, find_axes, find_layout, find_target, is_rain, require
+from xcvae.fields.cf import (
+    Layout,
+    check_name,
+    find_axes,
+    find_layout,
+    find_target,
+    is_rain,
+    require,
+)
 from xcvae.fields.dataspec import DataSpec, VariableSpec, plain
 from xcvae.fields.grids import axis_in, check_match, fine_coords
 from xcvae.fields.units import (
@@ -17,6 +27,8 @@ from xcvae.fields.units import (
     default_wet_threshold,
     is_daily,
     is_precipitation,
+    per,
+    step_of,
     to_units,
     units_of,
 )
@@ -32,7 +44,7 @@ def describe(
     coarsen: int | None = None,
     spatial_dims: Sequence[str] | None = None,
 ) -> DataSpec:
-    """Find target, conditions, statics and grids of a Dataset. Reads coordinates, no values.
+    """Find target, conditions, statics and grids of a Dataset. Reads coordinates, few values.
 
     Parameters
     ----------
@@ -71,6 +83,8 @@ def describe(
     units = units_of(field)
     _check_rain_units(name, units)
     layout = find_layout(field, spatial_dims=spatial_dims)
+    for each in (name, layout.sample, layout.y, layout.x):
+        check_name(each, what=f"target {name!r}")
     check_samples(ds, layout.sample, augmented=True)
     shape = (field.sizes[layout.y], field.sizes[layout.x])
     _check_coarsen(coarsen, shape)
@@ -80,6 +94,7 @@ def describe(
         variables.append(_derived(field, layout, coarsen, variables))
     variables += [_static(ds, static, layout) for static in maps]
     coordinates = _coordinates(ds, layout, variables, coarsen)
+    observed = _observed(field, layout)
     return DataSpec(
         target=name,
         units=units,
@@ -91,11 +106,52 @@ def describe(
         coordinates=coordinates,
         variables=tuple(variables),
         coarsen=coarsen,
-        wet_threshold=default_wet_threshold(field, layout.sample),
-        drizzle_threshold=default_drizzle_threshold(field, layout.sample),
-        daily=is_daily(field, layout.sample),
+        wet_threshold=default_wet_threshold(observed, layout.sample),
+        drizzle_threshold=default_drizzle_threshold(observed, layout.sample),
+        daily=is_daily(observed, layout.sample),
+        step_seconds=step_of(observed, layout.sample),
         coordinate_attrs={d: plain(ds[d].attrs) for d, v in coordinates.items() if v is not None},
     )
+
+
+#: Samples of lazy data that are searched for valid pixels before all are read.
+FIRST = 8
+
+
+def _observed(field: xr.DataArray, layout: Layout) -> xr.DataArray:
+    """Return the samples with a valid pixel, of which the step is that of the rain.
+
+    An outer merge of daily rain with 6-hourly predictors has three empty samples of four. Of lazy
+    data some samples are read where the step matters, and all only if some of these are empty.
+    """
+    if field.dtype.kind != "f" or not all(field.shape):
+        return field
+    if not field.variable._in_memory:
+        if is_daily(field, layout.sample) or per(units_of(field), "hour"):
+            return field
+        if _valid(field.isel({layout.sample: slice(FIRST)}), layout).all():
+            return field
+    valid = _valid(field, layout)
+    count = int((~valid).sum())
+    if count in (0, valid.size):
+        return field  # a target without any observation is the name of what is drawn
+    warnings.warn(
+        f"{field.name}: {count} of {valid.size} samples have no valid pixel, as after an outer "
+        f"merge; the step is that of the others. Drop them: "
+        f"ds.dropna({layout.sample!r}, how='all', subset=[{str(field.name)!r}]).",
+        stacklevel=3,
+    )
+    return field.isel({layout.sample: np.flatnonzero(valid)})
+
+
+def _valid(field: xr.DataArray, layout: Layout) -> NDArray[np.bool_]:
+    """Return for each sample if it has a valid pixel; most show one among a few pixels."""
+    few = {dim: slice(None, None, max(1, field.sizes[dim] // 4)) for dim in (layout.y, layout.x)}
+    found: NDArray[np.bool_] = field.isel(few).notnull().any((layout.y, layout.x)).values
+    rest = np.flatnonzero(~found)
+    if rest.size:
+        found[rest] = field.isel({layout.sample: rest}).notnull().any((layout.y, layout.x)).values
+    return found
 
 
 def _coordinates(
