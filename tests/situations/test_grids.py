@@ -103,7 +103,6 @@ ATTRIBUTES = [
         "nothing, target not named",
         lambda: _named({}, {}),
         refused("pr", "axis", "spatial_dims"),
-        fails_today(16, "rain without known dims and without a target: 'got none'"),
     ),
     case(
         "spatial_dims",
@@ -134,7 +133,6 @@ ATTRIBUTES = [
         "levels, target not named",
         lambda: together(rain().expand_dims(level=[500, 850], axis=1)),
         refused("pr", "level", "isel"),
-        fails_today(16, "4-D rain without a target: 'got none'"),
     ),
     case(
         "no samples dim",

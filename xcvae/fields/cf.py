@@ -73,6 +73,9 @@ _RAIN_PARAMETERS = {142, 143, 144, 228, 3059, 228218, 228219, 228228, 235055, 26
 # Written by cfgrib, and so by the Climate Data Store, where GRIB has no CF name.
 _NO_STANDARD_NAME = {"", "unknown", "undefined", "none", "missing", "~", "-"}
 _MODIFIERS = {"detection_minimum", "number_of_observations", "standard_error", "status_flag"}
+_OF_DATA = re.compile(
+    r"\b(errors?|stderr|uncertainty|quality|flags?|status|counts?|nobs|number of (?!drop|aero))\b"
+)
 _RAIN_RATES = re.compile(r"mm\s*(/|per)?\s*(h|d)", re.IGNORECASE)
 
 
@@ -303,6 +306,13 @@ def _says_other(text: str) -> bool:
     return any(_OTHER_WORDS.search(word) for word in _words(text))
 
 
+def describes_data(da: xr.DataArray) -> bool:
+    """Return True for errors, quality and counts of an observation, judged by names."""
+    texts = [str(da.attrs.get(key, "")) for key in ("long_name", "standard_name")]
+    words = " ".join(_words(f"{da.name} {' '.join(texts)}".replace("_", " ")))
+    return _OF_DATA.search(words) is not None
+
+
 def check_name(name: str, *, what: str = "target") -> None:
     """Refuse a name that a store would take for a path: '/pr' leads to the root of the disk.
 
@@ -361,14 +371,18 @@ def find_target(
     if target is not None:
         return str(require(ds, target, what="target").name)
     sizes: dict[str, int] = {}
+    problem: DataError | None = None
     for name, da in ds.data_vars.items():
-        if da.ndim != 3 or not is_rain(da, by_rate=True):
+        if da.ndim < 2 or not is_rain(da, by_rate=True):
             continue
         try:
             layout = find_layout(da, spatial_dims=spatial_dims)
-        except DataError:
+        except DataError as error:
+            problem = problem or error
             continue
         sizes[str(name)] = da.sizes[layout.y] * da.sizes[layout.x]
+    if problem is not None and not sizes:
+        raise problem  # the only rain, and what keeps it from being the target
     finest = [name for name, size in sizes.items() if size == max(sizes.values())]
     if len(finest) == 1:
         return finest[0]

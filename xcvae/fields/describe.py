@@ -14,6 +14,7 @@ from xcvae.fields.axes import covers, share_outside, stretch_weights, wrapped
 from xcvae.fields.cf import (
     Layout,
     check_name,
+    describes_data,
     find_axes,
     find_layout,
     find_target,
@@ -216,6 +217,7 @@ def _names(
             if sample in da.dims and da.attrs.get("units") and str(key) not in maps
         ]
         named.remove(target)
+        named = [key for key in named if not _is_leak(ds[key], ds[target], sample)]
     taken = [target, *named, *maps] + ([f"{target}_coarse"] if coarsen is not None else [])
     twice = sorted({name for name in taken if taken.count(name) > 1})
     if twice:
@@ -234,6 +236,53 @@ def _names(
             "derive one from the target.",
         )
     return named, maps
+
+
+#: Correlation with the target from which a field is a copy of it, in other units or scaled.
+COPY = 0.999
+#: Samples in which copies are looked for.
+COMPARED = 4
+
+
+def _is_leak(da: xr.DataArray, field: xr.DataArray, sample: str) -> bool:
+    """Return True, with a warning, for what is made of the target: it is known with it only.
+
+    Errors, counts and quality of a product lie on its own grid, and so do copies in other units.
+    """
+    if set(da.dims) != set(field.dims) or da.dtype.kind not in "biuf":
+        return False
+    reason = "it describes the observation" if describes_data(da) else ""
+    if not reason and da.dtype.kind != "b" and _is_copy(da, field, sample):
+        reason = f"it is {field.name!r} in another scale"
+    name = str(da.name)
+    if not reason and is_rain(da):
+        warnings.warn(
+            f"{name}: rain on the grid of the target {field.name!r}, taken as a condition. If it "
+            "is of the same observation, the model learns to copy it: name the conditions then.",
+            stacklevel=4,
+        )
+    if reason:
+        warnings.warn(
+            f"{name}: not taken as a condition, for {reason}. Name the conditions, "
+            f"conditions=[{name!r}, ...], to take it nevertheless.",
+            stacklevel=4,
+        )
+    return bool(reason)
+
+
+def _is_copy(da: xr.DataArray, field: xr.DataArray, sample: str) -> bool:
+    """Return True for a multiple of rain, or a linear function of its logarithm (reflectivity)."""
+    some = {sample: slice(COMPARED)}
+    one = np.asarray(da.transpose(*field.dims).isel(some).values, np.float64)
+    rain = np.asarray(field.isel(some).values, np.float64)
+    wet = np.isfinite(one) & np.isfinite(rain) & (rain > 0)
+    one, rain = one[wet], rain[wet]
+    if one.size < 3 or not (np.ptp(one) > 0 and np.ptp(rain) > 0):
+        return False
+    multiple = np.median(one / rain)
+    if np.abs(one - multiple * rain).max() <= (1.0 - COPY) * np.abs(one).max():
+        return True
+    return bool(abs(np.corrcoef(one, np.log(rain))[0, 1]) > COPY)
 
 
 def _condition(ds: xr.Dataset, name: str, layout: Layout, *, target: str) -> VariableSpec:
