@@ -356,13 +356,14 @@ def step_of(da: xr.DataArray, sample: str) -> float | None:
         return float(da.attrs[STEP])
     if da.sizes.get(sample, 0) < 2 or sample not in da.coords:
         return None
-    labels = np.unique(da[sample].values)  # in an augmented Dataset samples share times
+    labels = da[sample].values
     if np.issubdtype(labels.dtype, np.datetime64):
-        steps = (np.diff(labels) / np.timedelta64(1, "s")).tolist()
+        steps = (np.diff(np.unique(labels)) / np.timedelta64(1, "s")).tolist()
     elif isinstance(da.indexes.get(sample), xr.CFTimeIndex):
-        steps = [(later - earlier).total_seconds() for earlier, later in pairwise(labels)]
+        steps = [(after - before).total_seconds() for before, after in pairwise(np.unique(labels))]
     else:
         return None
+    # In an augmented Dataset samples share times.
     return min(steps, default=None)
 
 
