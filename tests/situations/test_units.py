@@ -240,6 +240,25 @@ def test_default_thresholds_of_scores_are_those_of_the_record(freq, units, size,
         assert card.csi.attrs["threshold"] == pytest.approx(threshold)
 
 
+@pytest.mark.parametrize(
+    ("freq", "units", "choice", "threshold"),
+    [
+        ("h", "mm h-1", slice(12, None, 24), 5.0),
+        ("h", "mm h-1", slice(None), 5.0),
+        ("D", "mm h-1", slice(None), 20 / 24),
+        ("D", "kg m-2 s-1", [3], 20 / 86400),
+        ("h", "kg m-2 s-1", [3], 5 / 3600),
+        ("D", "mm", [3], 20.0),
+        ("D", "mm/day", [3], 20.0),
+    ],
+)
+def test_default_thresholds_of_forecasts_without_a_record(freq, units, choice, threshold):
+    pr = rain(coords={"time": times(96, freq)}, units=units, size=1e-3).isel(time=choice)
+    ens = pr.expand_dims(realization=2).assign_attrs(pr.attrs).to_dataset()
+    card = xcvae.evaluate(pr.to_dataset(), ens, metrics=["csi"], baselines=[], progress=False)
+    assert card.csi.attrs["threshold"] == pytest.approx(threshold)
+
+
 def test_a_spec_of_an_older_file_keeps_its_thresholds():
     spec = admit(together(rain(coords={"time": times(24, "5min")}, units="mm", size=0.1)))["spec"]
     content = {**spec.to_json(), "wet_threshold": 0.1}
