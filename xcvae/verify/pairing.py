@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from xcvae.errors import (
@@ -208,7 +207,7 @@ def _likely_step(observed: xr.DataArray, sample: str) -> float | None:
     have labels at midnight; a single label at midnight is a day if the units have no period.
     """
     index, units = observed.indexes.get(sample), str(observed.attrs.get("units", ""))
-    if STEP in observed.attrs or not isinstance(index, pd.DatetimeIndex | xr.CFTimeIndex):
+    if STEP in observed.attrs or index is None or not hasattr(index, "hour"):
         return None
     midnight = bool(((index.hour == 0) & (index.minute == 0)).all())
     if per(units, "hour"):
