@@ -80,9 +80,7 @@ def train(ds: xr.Dataset, **options: Any) -> Any:
 
 NAMES = [
     "pr", "precipitation amount", "RR-1h", "pr.obs", "Niederschlagshöhe", "降水量", "pr(t)", "1pr", "pr%", "PR",
-    pytest.param("Grid/precipitation", marks=TODAY),
-    pytest.param("../../outside", marks=TODAY),
-    pytest.param("..", marks=TODAY),
+    "Grid/precipitation", "/pr", "../../outside", "..", ".",
 ]  # fmt: skip
 
 

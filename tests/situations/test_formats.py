@@ -504,8 +504,7 @@ def knmi(folder: Path, *, decoded: bool = False) -> xr.Dataset:
 
 
 FORMATS = [
-    case("ERA5", era5, right(target="tp", dims=("valid_time", "latitude", "longitude"), units="m", daily=False, roles={"t2m": "aligned"}),
-         fails_today(8, "standard_name unknown vetoes rain")),
+    case("ERA5", era5, right(target="tp", dims=("valid_time", "latitude", "longitude"), units="m", daily=False, roles={"t2m": "aligned"})),
     case("ERA5, named", era5, right(target="tp", roles={"t2m": "aligned"}, valid=1.0, wet=1e-4), target="tp"),
     case("ERA5, expver", era5_expver, refused("tp", "expver", "combine|fillna|max|sum"),
          fails_today(16, "the remedy for expver is isel, which loses half of the samples"), target="tp"),
@@ -528,7 +527,7 @@ FORMATS = [
     case("E-OBS, temperature", e_obs, refused("tg", "36 of 864", "fill|mask"), fails_today(13, "no option that fills, and none is named")),
     case("CHIRPS", chirps, right(target="precip", daily=True, valid=1 - 6 / 144), coarsen=4),
     case("CPC", cpc, right(target="precip", daily=True, valid=1 - 6 / 144), coarsen=4),
-    case("MSWEP", mswep, refused("precipitation", r"mm/\(3 h\)"), fails_today(14, "the remedy does not name mm/(3 h)"), target="precipitation", coarsen=4),
+    case("MSWEP", mswep, refused("precipitation", r"mm/\(3 h\)"), target="precipitation", coarsen=4),
     case("IMERG V07", imerg, right(target="precipitation", dims=("time", "lat", "lon"), daily=False, units="mm/hr"), target="precipitation", coarsen=4),
     case("IMERG V07, conditions by default", imerg, either(refused("randomError|conditions"), warned("randomError")),
          fails_today(15, "error fields are conditions"), target="precipitation"),
@@ -538,15 +537,13 @@ FORMATS = [
     case("MRMS", mrms, refused("PrecipRate", "24 of 864 negative", "latitude=54.995"), target="PrecipRate", coarsen=4),
     case("MRMS, masked", lambda folder: mrms(folder, masked=True), right(target="PrecipRate", daily=False, valid=1 - 4 / 144), target="PrecipRate", coarsen=4),
     case("RADKLIM RW", radklim, right(target="rainfall_amount", daily=False, wet=0.1, valid=1 - 6 / 144), coarsen=4),
-    case("RADKLIM YW", lambda folder: radklim(folder, "5min"), right(target="rainfall_amount", wet=0.1 / 12),
-         fails_today(6, "the default threshold of a depth ignores its step"), coarsen=4),
-    case("Stage IV", stage4, right(target="tp", dims=("time", "y", "x"), valid=1 - 6 / 144), fails_today(8, "standard_name unknown vetoes rain"), coarsen=4),
+    case("RADKLIM YW", lambda folder: radklim(folder, "5min"), right(target="rainfall_amount", wet=0.1 / 12), coarsen=4),
+    case("Stage IV", stage4, right(target="tp", dims=("time", "y", "x"), valid=1 - 6 / 144), coarsen=4),
     case("Stage IV, named", stage4, right(target="tp", dims=("time", "y", "x"), wet=0.1), target="tp", coarsen=4),
     case("OPERA ODIM", odim, refused("data", "units"), target="data", coarsen=4),
     case("OPERA ODIM, decoded", lambda folder: odim(folder, decoded=True), right(target="RATE", valid=1 - 3 / 144), target="RATE", coarsen=4),
     case("KNMI, counts", knmi, refused("rain", "18 of 864", "65535|fill"), fails_today(4, "a fill value is taken for rain"), target="rain", coarsen=4),
-    case("KNMI, decoded", lambda folder: knmi(folder, decoded=True), right(target="rain", valid=1 - 3 / 144, wet=0.1 / 12),
-         fails_today(6, "the default threshold of a depth ignores its step"), target="rain", coarsen=4),
+    case("KNMI, decoded", lambda folder: knmi(folder, decoded=True), right(target="rain", valid=1 - 3 / 144, wet=0.1 / 12), target="rain", coarsen=4),
 ]  # fmt: skip
 
 

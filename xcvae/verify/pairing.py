@@ -21,7 +21,7 @@ from xcvae.fields.cf import find_axes, find_layout, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
-from xcvae.fields.units import factor
+from xcvae.fields.units import STEP, factor
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
 from xcvae.verify.accumulate import BLOCK_BYTES
 
@@ -190,7 +190,11 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
             remedy="Check the selection that the ensemble was drawn for.",
         )
     ds = _selected(ds, forecast, sample)
-    pair = matched(forecast, _with_area(ds, name), spatial_dims=spatial)
+    observed = _with_area(ds, name)
+    if spec is not None:
+        # Default thresholds are those of the record, whatever samples of it are scored.
+        observed = observed.assign_attrs({STEP: spec.step})
+    pair = matched(forecast, observed, spatial_dims=spatial)
     content = {key: value for key, value in record.items() if key != "spec"}
     return MatchedPair(pair, ds, spec, content)
 
