@@ -34,6 +34,7 @@ SINGLE_IMPORTER = {
     "ensemble.sources": "reads blocks of samples for the loader",
     "ensemble.store.local": "backend: a Zarr store in a folder, imported by its name",
     "ensemble.store.write": "the loop over regions; sample() prepares it",
+    "ensemble.trust": "what a catalog may contain; security is read on its own",
     "generator.losses.elbo": "family of components",
     "generator.losses.pointwise": "family of components",
     "generator.losses.scores": "family of components",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -304,38 +305,64 @@ def test_folders_that_cannot_be_written_are_refused_early(daily, model, tmp_path
 
 # --- files are data ----------------------------------------------------------------------------
 
-RUNS_CODE = fails_today(18, "opening an entry runs code")
+READERS, DATATYPES = "intake.readers.readers:", "intake.readers.datatypes:"
+ZARR = {"reader": f"{READERS}XArrayDatasetReader", "datatype": f"{DATATYPES}Zarr"}
+#: Ways to run code by reading a catalog: what differs from an entry that xcvae writes.
+POISONS: dict[str, dict[str, Any]] = {
+    "PythonModule": {"reader": f"{READERS}PythonModule", "datatype": f"{DATATYPES}PythonSourceCode"},
+    "a reader of others": {"reader": "poison:Reader"},
+    "a datatype of others": {"datatype": "poison:Data"},
+    "a reader of others that gives a catalog": {"reader": "poison:Reader", "output": "intake.readers.entry:Catalog"},
+    "a class of an entry": {"cls": "poison:Entry"},
+    "a class of a parameter": {"parameter": {"cls": "poison:Parameter", "default": "1"}},
+    "a function as an argument": {"kwargs": {"preprocess": "{func(poison:run)}"}},
+    "an import as an argument": {"kwargs": {"engine": "{import(poison:Engine)}"}},
+    "a function as a parameter": {"parameter": {"cls": "intake.readers.user_parameters:SimpleUserParameter", "default": "func(poison:run)", "dtype": "str"}},
+    "a reference from the metadata": {"metadata": {"see": "{data(other)}"}, "other": "poison:Reader"},
+    "a reference to another entry": {"kwargs": {"chunks": ["{data(other)}"]}, "other": "poison:Reader"},
+    "a method that writes": {"reader": "intake.readers.convert:Pipeline", "kwargs": {"steps": [["{data(d)}", [], {}], ["{func(intake.readers.transform:Method)}", ["ran"], {"method_name": "to_netcdf"}]]}},
+    "templates of Kerchunk": {"kwargs": {"engine": "kerchunk"}},
+}  # fmt: skip
+#: Catalogs that intake could not even read without the class.
+UNREADABLE = {"a class of an entry", "a class of a parameter"}
 
 
-def poisoned(place: Path, reader: str) -> Path:
+def poisoned(place: Path, kind: str) -> Path:
     """A catalog whose entry leaves a file where it is run."""
-    code = place / "code.py"
+    code = place / "poison.py"
     code.write_text(f"from pathlib import Path\nPath({str(place / 'ran')!r}).touch()\n")
-    kinds = {
-        "PythonModule": (
-            "intake.readers.readers:PythonModule",
-            "intake.readers.datatypes:PythonSourceCode",
-        ),
+    changed = {**ZARR, **POISONS[kind]}
+    plain: dict[str, Any] = {"metadata": {}, "user_parameters": {}}
+    entry = {
+        **plain,
+        "reader": changed["reader"],
+        "kwargs": {"args": ["{data(d)}"], **changed.get("kwargs", {})},
+        "metadata": changed.get("metadata", {}),
+        "output_instance": changed.get("output", "xarray:Dataset"),
+        **({"cls": changed["cls"]} if "cls" in changed else {}),
     }
-    entry, data = kinds[reader]
+    data = {**plain, "datatype": changed["datatype"], "kwargs": {"url": str(code)}}
     content = {
-        "version": 2, "metadata": {}, "user_parameters": {}, "aliases": {"prior": "prior"},
-        "data": {"d": {"datatype": data, "kwargs": {"url": str(code)}, "metadata": {}, "user_parameters": {}}},
-        "entries": {"prior": {"reader": entry, "kwargs": {"args": ["{data(d)}"]}, "metadata": {}, "user_parameters": {},
-                              "output_instance": "builtins:module"}},
-    }  # fmt: skip
+        "version": 2,
+        "metadata": {},
+        "user_parameters": {"p": changed["parameter"]} if "parameter" in changed else {},
+        "aliases": {"prior": "prior"},
+        "data": {"d": data},
+        "entries": {"prior": entry},
+    }
+    if "other" in changed:
+        content["entries"]["other"] = {**entry, "reader": changed["other"], "metadata": {}}
     file = place / "catalog.yaml"
     file.write_text(yaml.safe_dump(content))
     return file
 
 
-@pytest.mark.parametrize(
-    "verb", ["open", pytest.param("loader", marks=()), "search", "configuration"]
-)
-def test_catalogs_run_no_code(request, tmp_path, verb):
-    if verb != "search":
-        request.applymarker(RUNS_CODE)
-    file = poisoned(tmp_path, "PythonModule")
+@pytest.mark.parametrize("kind", POISONS)
+@pytest.mark.parametrize("verb", ["open", "loader", "search", "configuration"])
+def test_catalogs_run_no_code(tmp_path, monkeypatch, verb, kind):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "poison", raising=False)
+    file = poisoned(tmp_path, kind)
     try:
         if verb == "open":
             xcvae.catalog.open_entry(file, "prior")
@@ -354,9 +381,17 @@ def test_catalogs_run_no_code(request, tmp_path, verb):
     else:
         refusal = "not refused"
     assert not (tmp_path / "ran").exists()
-    if verb != "search":
-        assert "PythonModule" in refusal
+    if verb != "search" or kind in UNREADABLE:
+        assert "PythonModule" in refusal or kind != "PythonModule"
         assert "trust" in refusal
+
+
+def test_trusted_entries_are_opened_by_their_reader(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = poisoned(tmp_path, "PythonModule")
+    with pytest.raises(XcvaeError, match=r"an xarray\.Dataset"):
+        xcvae.catalog.open_entry(file, "prior", trust=True)
+    assert (tmp_path / "ran").exists()
 
 
 @fails_today(18, "plugins that import code beside the configuration are not named")

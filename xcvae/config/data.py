@@ -243,7 +243,8 @@ def _opened(section: DataSection, folder: Path) -> xr.Dataset:
     if section.intake is not None:
         from xcvae.ensemble.catalog import open_entry
 
-        return open_entry(folder / section.intake.catalog, section.intake.name)
+        entry = section.intake
+        return open_entry(folder / entry.catalog, entry.name, trust=entry.trust)
     assert section.path is not None
     return _from_path(section.path, folder)
 

@@ -28,10 +28,13 @@ class IntakeEntry:
     ----------
     catalog, name
         Path of the YAML file, and the entry in it.
+    trust
+        Open the entry with whatever reader it names, also one that runs code.
     """
 
     catalog: str
     name: str
+    trust: bool = False
 
 
 @dataclass(frozen=True)
