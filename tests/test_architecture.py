@@ -200,6 +200,19 @@ def test_names_use_the_terms_of_the_field(path: Path) -> None:
     assert not found, "see the glossary in docs/design/house.md"
 
 
+def test_house_page_lists_every_module_with_its_summary() -> None:
+    page = (ROOT / "docs" / "design" / "house.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"(?m)^- `([\w/]+\.py)`: (.+)$", page))
+    summaries = {
+        place(path): (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split(
+            "\n"
+        )[0]
+        for path in MODULES
+        if path.name != "__init__.py"
+    }
+    assert listed == summaries
+
+
 def test_every_room_is_a_regular_package() -> None:
     # Without __init__.py the import contracts would pass over a room in silence.
     assert {path.parent for path in MODULES} == {
