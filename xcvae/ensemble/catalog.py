@@ -386,6 +386,7 @@ def _save(entries: Catalog, path: Path) -> None:
     # Intake adds these on opening; written back, they would pin the catalog to its present folder.
     for key in ("CATALOG_DIR", "CATALOG_PATH", "STORAGE_OPTIONS"):
         content["user_parameters"].pop(key, None)
+    path = path.resolve()  # a link to a catalog stays a link
     remove_stale(path)
     write_text(path, yaml.safe_dump(content, sort_keys=True), sync=True)
 
