@@ -28,6 +28,7 @@ MAX_SINGLE_IMPORTERS = 40
 SINGLE_IMPORTER = {
     "accessor": "registers ds.cvae when the package is imported",
     "config.data": "opens data; the package is its interface",
+    "config.joins": "joins of files; opening them is a module of its own",
     "config.load": "reads YAML; the package is its interface",
     "ensemble.execution.cluster": "backend: imports distributed",
     "ensemble.loader": "public verb, imported on first use",

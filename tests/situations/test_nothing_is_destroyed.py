@@ -21,7 +21,7 @@ from xcvae import config, pipeline
 from xcvae.cli import main
 from xcvae.errors import XcvaeError
 
-from .makers import SMALLEST, STEP, fails_today, rain
+from .makers import SMALLEST, STEP, rain
 
 WORK = "thirty years of work"
 
@@ -367,7 +367,6 @@ def test_trusted_entries_are_opened_by_their_reader(tmp_path, monkeypatch):
     assert (tmp_path / "ran").exists()
 
 
-@fails_today(18, "plugins that import code beside the configuration are not named")
 def test_plugins_beside_a_configuration_are_named(tmp_path, monkeypatch, capsys):
     zarr_store(tmp_path / "rain.zarr")
     (tmp_path / "halving_trials.py").write_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -14,6 +15,7 @@ from xcvae.ensemble.postprocess import Context, PostprocessPipeline
 from xcvae.errors import ConfigError, nearest
 from xcvae.fields.describe import prepare
 from xcvae.fields.validation import check_rain
+from xcvae.files import check_writable
 from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.registry import registry
 from xcvae.verify.criteria import criteria_for
@@ -28,11 +30,15 @@ def register_plugins(config: Config) -> None:
     ComponentError
         A module cannot be imported, or registers a name that is in use.
     """
-    folder = str(config.folder.absolute())
-    if config.plugins and folder not in sys.path:
-        sys.path.append(folder)
+    folder = config.folder.absolute()
+    if config.plugins and str(folder) not in sys.path:
+        sys.path.append(str(folder))
     for module in config.plugins:
         plugins.register(module)
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if file is not None and Path(file).is_relative_to(folder):
+            # A configuration from elsewhere may bring code along: its user sees that it ran.
+            sys.stderr.write(f"plugin '{module}' runs the code of {file}\n")
 
 
 def check(config: Config) -> str:
@@ -53,6 +59,7 @@ def check(config: Config) -> str:
     XcvaeError
         One of its subclasses, as :func:`xcvae.pipeline.run` would raise it.
     """
+    check_writable("output", config.output_folder.absolute() / "model.xcvae")
     register_plugins(config)
     _check_components(config)
     parts = open_parts(config)
