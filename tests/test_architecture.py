@@ -28,7 +28,6 @@ MAX_SINGLE_IMPORTERS = 40
 SINGLE_IMPORTER = {
     "accessor": "registers ds.cvae when the package is imported",
     "config.data": "opens data; the package is its interface",
-    "config.joins": "joins of files; opening them is a module of its own",
     "config.load": "reads YAML; the package is its interface",
     "ensemble.execution.cluster": "backend: imports distributed",
     "ensemble.loader": "public verb, imported on first use",
@@ -50,6 +49,7 @@ SINGLE_IMPORTER = {
     "generator.training.calibration": "temperature and dial, measured after training",
     "generator.training.trainer": "the loop of steps; train() prepares it",
     "metrics.ensemble": "family of components; the package is its interface",
+    "pipeline.propose": "writes first configurations; the package is its interface",
     "pipeline.run": "order of the steps; the package is its interface",
     "registry.builtin": "table of the built-in components",
     "testing.baselines": "suite, imported on first use",

@@ -20,7 +20,7 @@ from xcvae import config
 from xcvae.cli import main
 from xcvae.errors import XcvaeError
 
-from .makers import Answer, AnyOf, case, either, fails_today, rain, refused, right, times
+from .makers import Answer, AnyOf, case, either, rain, refused, right, times
 
 
 def days(first: int, last: int, name: str = "pr", **options: Any) -> xr.Dataset:
@@ -254,7 +254,6 @@ def test_addresses_of_results_and_options_of_local_files_are_refused(tmp_path: P
 # --- a configuration from the data -------------------------------------------------------------
 
 
-@fails_today(19, "xcvae init does not exist")
 def test_init_writes_a_configuration_that_opens(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,7 +273,6 @@ def test_init_writes_a_configuration_that_opens(
     assert parts.train.time.max() < parts.test.time.min()
 
 
-@fails_today(19, "xcvae init does not exist")
 def test_init_replaces_no_file(tmp_path: Path) -> None:
     write(tmp_path, **THIRD)
     file = tmp_path / "config.yaml"
@@ -287,7 +285,6 @@ def test_init_replaces_no_file(tmp_path: Path) -> None:
     assert file.read_text() == "mine: 1\n"
 
 
-@fails_today(19, "xcvae init does not exist")
 def test_init_says_what_it_could_not_decide(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,7 +141,7 @@ def _same_labels(parts: Parts, dim: Hashable, where: str) -> Parts:
     changed = dict(parts)
     for name, ds in parts.items():
         for cluster in clusters:
-            same = _as_in(ds, next(iter(cluster.values())), dim)
+            same = with_labels_of(ds, next(iter(cluster.values())), dim)
             if same is not None:
                 cluster[name] = changed[name] = same
                 break
@@ -174,7 +174,7 @@ def _of_one_size(parts: Parts, dim: Hashable, where: str) -> Parts:
     return parts
 
 
-def _as_in(ds: xr.Dataset, other: xr.Dataset, dim: Hashable) -> xr.Dataset | None:
+def with_labels_of(ds: xr.Dataset, other: xr.Dataset, dim: Hashable) -> xr.Dataset | None:
     """Return a Dataset with the labels of another; None if they are not the same ones."""
     ours, theirs = ds[dim].values, other[dim].values
     if ours.shape != theirs.shape:
@@ -262,7 +262,7 @@ def _on_common_labels(
         kinds = _kind(ds, dim), _kind(other, dim)
         if "no labels" in kinds and ds.sizes[dim] == other.sizes[dim]:
             continue
-        same = _as_in(other, ds, dim) if kinds[0] == kinds[1] != "no labels" else None
+        same = with_labels_of(other, ds, dim) if kinds[0] == kinds[1] != "no labels" else None
         if same is not None:
             other = same
             continue

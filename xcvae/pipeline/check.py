@@ -13,6 +13,8 @@ from xcvae.config import Config, Parts, open_parts
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble.postprocess import Context, PostprocessPipeline
 from xcvae.errors import ConfigError, nearest
+from xcvae.fields.axes import covers, in_frame_of
+from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.validation import check_rain
 from xcvae.files import check_writable
@@ -112,11 +114,10 @@ def _words(config: Config, parts: Parts) -> str:
     lines = [f"target      {spec.target} [{spec.units}], {spec.shape[0]} x {spec.shape[1]}"]
     for variable in spec.variables:
         size = " x ".join(map(str, variable.shape)) or "one value per sample"
-        how = " and ".join(
-            word for word, is_so in (("aligned", variable.aligned), ("pooled", variable.pooled))
-            if is_so
-        )  # fmt: skip
-        lines.append(f"{variable.role:<11} {variable.name} [{variable.units}], {size}, {how}")
+        lines.append(
+            f"{variable.role:<11} {variable.name} [{variable.units}], {size}, "
+            f"{reason_of(variable, spec)}"
+        )
     for name in ("train", "validation", "test"):
         ds: xr.Dataset | None = getattr(parts, name)
         if ds is not None:
@@ -134,6 +135,33 @@ def _words(config: Config, parts: Parts) -> str:
     if shared:
         lines.append(f"note: {shared} test samples are trained on; their scores flatter the model")
     return "\n".join([*lines, "configuration and data are fine"])
+
+
+def reason_of(variable: VariableSpec, spec: DataSpec) -> str:
+    """Return how the network sees a condition, and why, in words."""
+    if not variable.dims:
+        return "pooled: a number per sample, known everywhere"
+    if variable.name == spec.derived:
+        return f"aligned: means of {spec.coarsen} x {spec.coarsen} pixels of the target"
+    if variable.dims == (spec.y, spec.x):
+        return "aligned: on the target's grid"
+    if variable.pooled and not variable.aligned:
+        for own, fine in zip(variable.dims, (spec.y, spec.x), strict=True):
+            source, target = spec.axis(own), spec.axis(fine)
+            if source.counted:
+                continue
+            values = in_frame_of(source, target)
+            if values is None or target.values is None:
+                return f"pooled: '{own}' is of another kind than '{fine}', so it has no place on it"
+            if not covers(values, target.values):
+                return f"pooled: '{own}' does not cover all of '{fine}'"
+        return "pooled"
+    counted = [dim for dim in variable.dims if spec.axis(dim).counted]
+    where = "by its coordinates"
+    if counted:
+        where = f"edge to edge, as {' and '.join(counted)} have no coordinates"
+    wide = " and pooled: most of it is outside the target" if variable.pooled else ""
+    return f"aligned {where}{wide}"
 
 
 def _shared(parts: Parts) -> int:
