@@ -414,6 +414,17 @@ def test_restart_refuses_ensemble_with_files_of_user(few, model, options, tmp_pa
     assert sample(few, model, **{**options, "seed": 8}, resume="restart").sizes["time"] == 6
 
 
+def test_restart_refuses_link_to_ensemble(few, model, options, tmp_path):
+    remove_fuse(options)
+    sample(few, model, **options)
+    link = tmp_path / "link.zarr"
+    link.symlink_to("e.zarr", target_is_directory=True)
+    with pytest.raises(OutputExistsError, match=r"a symbolic link to e\.zarr"):
+        sample(few, model, **{**options, "store": link, "seed": 8}, resume="restart")
+    assert link.is_symlink()
+    assert open_store(link).sizes["realization"] == 4
+
+
 def test_finalize_refuses_name_taken_during_run(few, model, options, tmp_path):
     remove_fuse(options)
     sample(few, model, **options)
