@@ -262,6 +262,21 @@ def test_stray_chunks_of_earlier_versions_are_removed(few, model, options, tmp_p
         assert not (tmp_path / "e.zarr.partial").exists()
 
 
+def test_region_without_chunk_has_no_entry_in_ledger(tmp_path):
+    """The chunk is written first: an entry promises that it is there."""
+    ledger = FileLedger(tmp_path / "pr")
+    ledger.start({})
+    writer = LocalRegionWriter(ledger.array, (2, 2), ledger.metadata()["token"])
+    region = next(regions_of((2, 2), (4, 6, 8, 8)))
+    (ledger.array / "c").write_text("in the way of the folder of chunks")
+    with pytest.raises(OSError, match="Not a directory"):
+        writer.write(region, np.ones((2, 2, 8, 8), "float32"), {})
+    assert ledger.entries() == {}
+    (ledger.array / "c").unlink()
+    writer.write(region, np.ones((2, 2, 8, 8), "float32"), {})
+    assert list(ledger.entries()) == [0]
+
+
 def test_ledger_keeps_completion_after_later_failure(tmp_path):
     ledger = FileLedger(tmp_path / "pr")
     ledger.start({"run": {}})
