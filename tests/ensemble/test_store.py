@@ -277,6 +277,18 @@ def test_region_without_chunk_has_no_entry_in_ledger(tmp_path):
     assert list(ledger.entries()) == [0]
 
 
+def test_ledger_does_not_adopt_files_of_user(tmp_path):
+    """Files that were added after the run began stay foreign: a replacement must not lose them."""
+    (tmp_path / "zarr.json").write_text("{}")
+    ledger = FileLedger(tmp_path / "pr")
+    ledger.start({})
+    (tmp_path / "zarr.json").write_text("final")
+    (tmp_path / "notes.txt").write_text("years of work")
+    ledger.note_template()
+    assert ledger.changed() == {}
+    assert ledger.foreign() == ["notes.txt"]
+
+
 def test_ledger_keeps_completion_after_later_failure(tmp_path):
     ledger = FileLedger(tmp_path / "pr")
     ledger.start({"run": {}})
