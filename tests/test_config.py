@@ -66,7 +66,7 @@ def test_schema_defaults_equal_those_of_the_python_api() -> None:
         (content(train={"validation": 1.5}), "train.validation: expected a share"),
         (content(train=3), "train: expected keys and values"),
         (content(sample=None), "sample: expected a list"),
-        (content(data=None), "expected one of tutorial, path and intake"),
+        (content(data=None), "expected one of tutorial, path, intake and sources"),
         (content(sample={"name": "a"}), "sample: expected a list"),
         (content(sample=[{"mode": "prior"}]), r"sample\[0\]: the key 'name' is required"),
         (content(sample=[{"name": "a", "mode": "post"}]), "expected one of 'prior', 'posterior'"),
@@ -75,7 +75,7 @@ def test_schema_defaults_equal_those_of_the_python_api() -> None:
         (content(sample=[{"name": "a"}, {"name": "a"}]), "sample: expected a different name"),
         (content(diagnose={"members": 1}), "diagnose.members: expected an integer >= 2"),
         (content(plugins="mine"), "expected a list of"),
-        ({"data": {}, "output": "x"}, "expected one of tutorial, path and intake, got none"),
+        ({"data": {}, "output": "x"}, "one of tutorial, path, intake and sources, got none"),
         ({"data": {"tutorial": "a", "path": "b"}, "output": "x"}, "got tutorial and path"),
         ({"data": {"intake": {"catalog": "c"}}, "output": "x"}, "data.intake: the key 'name'"),
         (
