@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.config import parse
 from xcvae.config.joins import with_labels_of
+from xcvae.config.load import parse
 from xcvae.config.schema import DataSection, IntakeEntry, SourceSection
 from xcvae.config.sources import open_paths, opened
 from xcvae.ensemble import catalog as catalogs
