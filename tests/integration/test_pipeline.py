@@ -221,6 +221,20 @@ def test_evaluate_refuses_ensembles_of_another_model(
     assert "got an ensemble of another model" in capsys.readouterr().err
 
 
+def test_changed_observations_are_scored_again(
+    folder: Path, rain: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(folder / "config.yaml")
+    assert main(["train", path]) == main(["sample", path]) == main(["evaluate", path]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", path]) == 0
+    assert "evaluate there already" in capsys.readouterr().out
+    corrected = rain.assign(pr=rain.pr.copy(data=2 * rain.pr.values))
+    corrected.to_zarr(folder / "rain.zarr", mode="w", consolidated=False)
+    assert main(["evaluate", path]) == 0
+    assert "evaluate made" in capsys.readouterr().out
+
+
 def test_changed_data_under_the_same_name_are_refused(
     folder: Path, rain: xr.Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:

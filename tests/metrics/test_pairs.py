@@ -125,6 +125,13 @@ def test_same_axis_accepts_rounding_to_float32() -> None:
     assert not same_axis(axis + 0.005, axis)
     assert same_axis(np.array([3.0]), np.array([3.0]))
     assert not same_axis(np.array([3.0, 4.0]), np.array([3.0]))
+    assert not same_axis(np.array([3.0]), np.array([4.0]))
+
+
+def test_same_axis_tells_neighbouring_labels_apart() -> None:
+    days = 20200501.0 + np.arange(5)  # a millionth of these values is 20 days
+    assert same_axis(days, days)
+    assert not same_axis(days, days + 1)
 
 
 @pytest.mark.parametrize(

@@ -176,14 +176,16 @@ def _check_axis(dim: str, forecast: xr.DataArray, observed: xr.DataArray) -> Non
 
 
 def same_axis(first: Array, second: Array) -> bool:
-    """Return True for equal 1-D coordinates; numbers may differ by a thousandth of a step."""
+    """Return True for equal 1-D coordinates; numbers may differ as rounding to float32 does."""
     if first.shape != second.shape:
         return False
     if first.dtype.kind == "f" and second.dtype.kind in "fiu":
         # Coordinates that went through float32 in a file are still the same grid.
         step = np.min(np.abs(np.diff(first)), initial=np.inf)
         size = np.max(np.abs(first), initial=0.0) * 1e-6
-        return bool(np.all(np.abs(first - second) <= max(size, 1e-3 * min(step, 1e30))))
+        # Never as much as half a step: that would be the neighbour.
+        limit = min(max(size, 1e-3 * step), 0.25 * step) if np.isfinite(step) else size
+        return bool(np.all(np.abs(first - second) <= limit))
     return bool(np.all(first == second))
 
 

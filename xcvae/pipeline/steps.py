@@ -210,7 +210,12 @@ class PipelineState:
 
         ensemble = self.reopened(section)
         options = asdict(self.config.evaluate)
-        inputs = {"ensemble": digest(record_of(ensemble)["identity"]), **flat(options)}
+        inputs = {
+            "ensemble": digest(record_of(ensemble)["identity"]),
+            # Prior members do not depend on the observations, their scores do.
+            "data": fingerprint(self.parts[section.part], self.parts.spec),
+            **flat(options),
+        }
         file = self.report / f"{section.name}-scores.json"
         product = f"scores of {section.name}"
         if self.manifest.is_current(product, inputs, file):

@@ -217,9 +217,9 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
     for number, stage in enumerate(given):
         for key in stage:
             if key not in ("losses", "share"):
-                encoded = ("losses", "share")
+                valid = ("losses", "share")
                 raise ConfigError(
-                    f"fit.stages[{number}]: unknown key '{key}'. {nearest(key, encoded)}"
+                    f"fit.stages[{number}]: unknown key '{key}'. {nearest(key, valid)}"
                 )
         until += float(stage.get("share", 1 / len(given)))
         stages.append(Stage(_terms(stage.get("losses", ELBO)), until))

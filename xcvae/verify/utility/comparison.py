@@ -277,7 +277,9 @@ class Experiments:
 
     def _sha256(self, fields: Fields) -> str:
         if id(fields) not in self.digests:
-            self.digests[id(fields)] = hashlib.sha256(fields.rain.tobytes()).hexdigest()
+            described = f"{fields.rain.shape} {fields.scaling}".encode()
+            digest = hashlib.sha256(described + fields.rain.tobytes()).hexdigest()
+            self.digests[id(fields)] = digest
         return self.digests[id(fields)]
 
 
