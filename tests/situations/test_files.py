@@ -101,7 +101,7 @@ JOINED = [
     case("nothing", thirds(), refused("data.path", "x.nc", "relative"), data={"path": "x.nc"}),
     case("a folder of files", thirds(), refused("data.path", r"\*"),
          data={"path": "."}),
-    case("one variable per file", lambda folder: write(folder, a=days(0, 10), t=days(0, 10, "t", units="K")),
+    case("one variable per file", lambda folder: write(folder, a=days(0, 10), t=days(10, 20, "t", units="K").assign_coords(time=times(30)[:10])),
          right(sizes={**WHOLE, "time": 10}, roles=["t"]), data=PATTERN, coarsen=None),
     case("rename", lambda folder: write(folder, a=days(0, 10).rename(pr="RAINNC")), right(target="pr"), data={"path": "a.nc", "rename": {"RAINNC": "pr"}}),
     case("rename of nothing", thirds(), refused("data.rename", "'rr'", "Valid names"), data={"path": "a.nc", "rename": {"rr": "pr"}}),
