@@ -28,7 +28,6 @@ MAX_SINGLE_IMPORTERS = 40
 SINGLE_IMPORTER = {
     "accessor": "registers ds.cvae when the package is imported",
     "config.data": "opens data; the package is its interface",
-    "config.load": "reads YAML; the package is its interface",
     "ensemble.execution.cluster": "backend: imports distributed",
     "ensemble.loader": "public verb, imported on first use",
     "ensemble.sources": "reads blocks of samples for the loader",

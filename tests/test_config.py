@@ -132,6 +132,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ({"time": ["2001", "2002", "2003"]}, 1095),
         ({"time": {"start": "2003-12-30"}}, 2),
         ({"time": {"stop": 2001, "step": 100}}, 4),
+        ({"time": {"step": 3}, "fold": {"step": 2}}, 183),
         ({"fold": 0}, 219),
         ({"fold": [0, 1]}, 438),
         ({"fold": {"start": 3}}, 438),

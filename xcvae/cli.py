@@ -69,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("which command?")
     with warnings.catch_warnings():
         if not sys.warnoptions:
-            # Warnings of dependencies; xcvae raises errors or writes to the report.
+            # Those of dependencies are left out; those of xcvae are about the user's data.
             warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", category=UserWarning, module=r"xcvae\.")
+            warnings.showwarning = _show_warning
         try:
             status: int = arguments.act(arguments)
             sys.stdout.flush()
@@ -85,6 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\nxcvae: interrupted; repeat the command to continue", file=sys.stderr)
             return INTERRUPTED
     return status
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"xcvae: warning: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -168,6 +168,17 @@ def test_choice_of_members_depends_on_seed(real, ensemble):
     assert len(set(chosen(0))) == 12
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_chosen_samples_rise_within_each_realization(real, ensemble, seed):
+    """As training expects the labels of augmented data."""
+    added = augment(real, ensemble, fraction=0.7, seed=seed).isel(time=slice(6, None))
+    assert (np.diff(added.realization.values) >= 0).all()
+    for number in range(MEMBERS):
+        assert (
+            np.diff(added.time.values[added.realization.values == number]) > np.timedelta64(0)
+        ).all()
+
+
 @pytest.mark.parametrize("fraction", [1.0, -0.1, True])
 def test_fraction_out_of_range_is_refused(real, ensemble, fraction):
     with pytest.raises(ConfigError, match="less than 1"):

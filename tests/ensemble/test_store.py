@@ -162,6 +162,15 @@ def test_interrupted_replacement_resumes_and_keeps_old_store_until_finished(  # 
     assert not working.exists()
 
 
+def test_resume_false_refuses_unfinished_replacement(few, model, options):
+    with pytest.raises(StoreError, match="the fuse blew"):
+        sample(few, model, **options, resume="restart")
+    remove_fuse(options)
+    with pytest.raises(OutputExistsError, match="resume=False"):
+        sample(few, model, **options, resume=False)
+    assert not options["store"].exists()
+
+
 def damage(store, names=("pr/c/0/1/0/0", "x/c/0", "zarr.json")):
     """One chunk, one coordinate, and the metadata of the store itself."""
     for name in names:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae import config
+from xcvae import catalog, config, pipeline
 from xcvae.cli import main
 from xcvae.errors import XcvaeError
 
@@ -296,3 +296,63 @@ def test_init_says_what_it_could_not_decide(
     text = capsys.readouterr().out
     assert "pr" in text
     assert "rr" in text
+
+
+def _grids(folder: Path) -> list[str]:
+    write(folder, **THIRD, t=condition(0, 30))
+    return ["a.nc", "b.nc", "c.nc", "t.nc"]
+
+
+def _entry(folder: Path) -> list[str]:
+    days(0, 20).to_zarr(folder / "a.zarr", consolidated=False)
+    catalog.append(folder / "catalog.yaml", "rain", folder / "a.zarr", {})
+    return ["catalog.yaml:rain"]
+
+
+def _without_times(folder: Path) -> list[str]:
+    write(folder, a=days(0, 10).drop_vars("time"))
+    return ["a.nc"]
+
+
+def _statics(folder: Path) -> list[str]:
+    whole = xr.concat(list(THIRD.values()), "time")
+    elevation = (("lat", "lon"), np.ones((12, 12)), {"units": "m"})
+    write(folder, a=whole.assign(orog=elevation, count=whole.pr.drop_attrs()))
+    return ["a.nc"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_grids, ["t.nc: another grid, so lat is renamed lat_2", 't [K]: aligned by its coord', "step 1 d"]),
+        (_entry, ['"name": "rain"', "coarsen: 4", "To decide: nothing"]),
+        (_without_times, ["splits: time has no labels", "validation: 0.15"]),
+        (_statics, ['statics: ["orog"]', "count: left out", "pr (time, lat, lon) [mm/day], rates"]),
+    ],
+)  # fmt: skip
+def test_the_configuration_of_init_passes_the_check(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[Path], list[str]],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", *make(tmp_path), "--output", "config.yaml"]) == 0
+    text = Path("config.yaml").read_text(encoding="utf-8")
+    for word in words:
+        assert word in text
+    assert main(["run", "config.yaml", "--check"]) == 0
+    assert "configuration and data are fine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [("x.nc", "matches nothing"), (".", r"\*\.nc"), ("t.nc", "target: .* rain")]
+)
+def test_init_refuses_what_cannot_be_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, t=condition(0, 10))
+    with pytest.raises(XcvaeError, match=words):
+        pipeline.propose([data], tmp_path)

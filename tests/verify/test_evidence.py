@@ -14,7 +14,7 @@ from xcvae.fields.dataspec import plain
 from xcvae.fields.record import Record
 from xcvae.verify.diagnosis import Evidence, LevelEvidence, gather, judge
 from xcvae.verify.diagnosis.detectors import detect
-from xcvae.verify.diagnosis.statistics import ensemble_statistics, floor_of
+from xcvae.verify.diagnosis.statistics import ensemble_statistics, floor_of, light_mass
 
 RANDOM = np.random.default_rng(0)
 SHAPE = (6, 24, 18)
@@ -157,6 +157,13 @@ def test_remedies_for_other_generators_omit_settings_of_xcvae(
     unchecked = {f.name: f.evidence for f in detect(wild) if f.severity == "unchecked"}
     assert "train again" not in unchecked["leakage"]
     assert "trained_on" in unchecked["leakage"]
+
+
+def test_light_mass_is_below_the_wet_threshold() -> None:
+    rain = np.array([0.05, 0.1, 0.85, np.nan])
+    assert light_mass(rain, 0.1) == pytest.approx(0.05)
+    assert light_mass(rain, 0.05) == 0.0
+    assert light_mass(np.zeros(3), 0.1) == 0.0
 
 
 def test_floor_of_counts_values_at_the_floor() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.config import parse
 from xcvae.config.joins import with_labels_of
+from xcvae.config.load import parse
 from xcvae.config.schema import DataSection, IntakeEntry, SourceSection
 from xcvae.config.sources import open_paths, opened
 from xcvae.ensemble import catalog as catalogs
@@ -21,6 +22,7 @@ from xcvae.errors import ConfigError, DataError, XcvaeError
 from xcvae.fields.cf import Layout, find_layout, find_target, is_rain
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe
+from xcvae.fields.units import DEPTH, exponents_of
 from xcvae.files import expanded, is_url
 from xcvae.pipeline.check import check, reason_of
 
@@ -74,12 +76,16 @@ def propose(data: Sequence[str], folder: Path) -> str:
     """
     found = _source(data, folder)
     ds = opened(_section(found.source), folder)
-    target = _target(ds, found)
-    layout = find_layout(ds[target])
-    _describe_target(ds, target, layout, found)
-    _choose_conditions(ds, target, layout, found)
-    splits = _splits(ds, layout.sample, found)
-    problem = _problem(_text(found, splits), ds, folder)
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", UserWarning)
+        target = _target(ds, found)
+        layout = find_layout(ds[target])
+        _describe_target(ds, target, layout, found)
+        _choose_conditions(ds, target, layout, found)
+        splits = _splits(ds, layout.sample, found)
+        problem = _problem(_text(found, splits), ds, folder)
+    texts = dict.fromkeys(str(doubt.message) for doubt in doubts)
+    found.undecided += [text for text in texts if text.partition(":")[0] in ds.variables]
     if problem:
         found.undecided.append(f"xcvae run --check refuses this file: {problem}")
     return _text(found, splits)
@@ -220,7 +226,9 @@ def _described(
 def _describe_target(ds: xr.Dataset, target: str, layout: Layout, found: Proposal) -> None:
     """Add units, grid and step of the target to the notes."""
     da = ds[target]
-    found.notes.insert(0, f"{_outline(da)}, {dict(da.sizes)}")
+    depth = exponents_of(str(da.attrs.get("units", ""))) == DEPTH
+    amounts = "amounts per step" if depth else "rates"
+    found.notes.insert(0, f"{_outline(da)}, {amounts}, {dict(da.sizes)}")
     for dim in (layout.y, layout.x):
         if dim in da.indexes and da.sizes[dim] > 1:
             labels = da[dim].values
