@@ -29,6 +29,7 @@ from xcvae.fields.grids import axis_in, check_match, fine_coords
 from xcvae.fields.units import (
     default_drizzle_threshold,
     default_wet_threshold,
+    exponents_of,
     is_daily,
     is_precipitation,
     per,
@@ -280,7 +281,9 @@ def _is_copy(da: xr.DataArray, field: xr.DataArray, sample: str) -> bool:
     if one.size < 3 or not (np.ptp(one) > 0 and np.ptp(rain) > 0):
         return False
     multiple = np.median(one / rain)
-    if np.abs(one - multiple * rain).max() <= (1.0 - COPY) * np.abs(one).max():
+    # Copies of rain have its units, or none.
+    scaled = is_precipitation(units_of(da)) or exponents_of(units_of(da)) == (0.0, 0.0, 0.0)
+    if scaled and np.abs(one - multiple * rain).max() <= (1.0 - COPY) * np.abs(one).max():
         return True
     return bool(abs(np.corrcoef(one, np.log(rain))[0, 1]) > COPY)
 
