@@ -17,8 +17,6 @@ from xcvae.errors import XcvaeError
 
 from .makers import SMALLEST, STEP, fails_today, rain, times
 
-TODAY = fails_today(12, "an attribute or name stops the store after the training")
-
 ATTRIBUTES: dict[str, Any] = {
     "text": "as usual",
     "number": 4,
@@ -43,10 +41,6 @@ ATTRIBUTES: dict[str, Any] = {
     "dtype": np.dtype("f4"),
 }
 PLACES = {"Dataset": lambda ds: ds, "coordinate": lambda ds: ds.x, "labels": lambda ds: ds.time}
-FAILS = {
-    "datetime", "datetime64", "timedelta64", "bytes", "path", "dict of arrays", "complex", "set",
-    "DataArray", "dtype",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +48,7 @@ def columns(daily: xr.Dataset) -> xr.Dataset:
     return daily.assign_coords(x=np.arange(12.0))
 
 
-@pytest.mark.parametrize(
-    "what", [pytest.param(what, marks=[TODAY] if what in FAILS else []) for what in ATTRIBUTES]
-)
+@pytest.mark.parametrize("what", ATTRIBUTES)
 @pytest.mark.parametrize("where", PLACES)
 def test_attributes_do_not_stop_a_store(columns, model, tmp_path, where, what):
     ds = columns.copy(deep=True)
@@ -80,9 +72,7 @@ def train(ds: xr.Dataset, **options: Any) -> Any:
 
 NAMES = [
     "pr", "precipitation amount", "RR-1h", "pr.obs", "Niederschlagshöhe", "降水量", "pr(t)", "1pr", "pr%", "PR",
-    pytest.param("Grid/precipitation", marks=TODAY),
-    pytest.param("../../outside", marks=TODAY),
-    pytest.param("..", marks=TODAY),
+    "Grid/precipitation", "../../outside", "..", "/pr",
 ]  # fmt: skip
 
 
@@ -108,8 +98,8 @@ def test_names_of_targets_are_stored_or_refused_before_the_training(tmp_path, na
 @pytest.mark.parametrize(
     "attrs",
     [
-        pytest.param({"calendar": "standard"}, marks=TODAY),
-        pytest.param({"units": "days since 2000-01-01"}, marks=TODAY),
+        {"calendar": "standard"},
+        {"units": "days since 2000-01-01"},
         {"standard_name": "time", "axis": "T"},
         {"bounds": "time_bnds"},
         {"dtype": "int32"},

@@ -184,7 +184,6 @@ def test_stored_ensembles_are_those_that_are_drawn(
     [{"scale_factor": 0.01}, {"add_offset": 5.0}, {"_FillValue": 0.0}, {"missing_value": 0.0}],
     ids=lambda attrs: next(iter(attrs)),
 )
-@fails_today(3, "attributes of packed values travel into stores")
 def test_attributes_of_packed_values_do_not_change_members(pair, tmp_path, attrs):
     ds = pair.assign(pr=pair.pr.assign_attrs(attrs))
     try:

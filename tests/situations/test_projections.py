@@ -30,7 +30,6 @@ from .makers import (
 )
 
 IGNORED = fails_today(5, "grid_mapping is not read: bare numbers are compared")
-LOST = fails_today(9, "the coordinate reference system does not travel")
 
 CRS: dict[str, dict[str, Any]] = {
     "laea": {"grid_mapping_name": "lambert_azimuthal_equal_area", "longitude_of_projection_origin": 10.0,
@@ -126,7 +125,6 @@ def projected(request):
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["lazy", "stored"])
-@LOST
 def test_the_reference_system_travels(projected, tmp_path, stored):
     ds, own = projected
     store = tmp_path / "e.zarr" if stored else None
@@ -154,10 +152,15 @@ def attributed(daily, model):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=fails_today(9, "a bound of the observations stays on members"))
-     for n in ("valid_max", "valid_min", "valid_range", "actual_range")]
-    + [pytest.param("missing_value", marks=fails_today(3, "an attribute of packed values stays on members")), "ancillary_variables"],
-)  # fmt: skip
+    [
+        "valid_max",
+        "valid_min",
+        "valid_range",
+        "actual_range",
+        "missing_value",
+        "ancillary_variables",
+    ],
+)
 def test_attributes_of_observed_values_do_not_travel(attributed, name):
     if name not in attributed.pr.attrs:
         return

@@ -23,7 +23,6 @@ from .makers import (
     warned,
 )
 
-PACKED = fails_today(3, "packed counts are taken for values")
 FILL = fails_today(4, "a fill value is taken for rain")
 FILL_IN_CONDITION = fails_today(4, "a fill value in a condition is taken for a value")
 
@@ -57,9 +56,8 @@ def _packing(name: str, where: str):
     elif name in ("_FillValue", "missing_value"):
         answer = either(refused(where, name, "mask_and_scale|decode|where"), right(valid=1.0))
     else:
-        answer = either(refused(where, name, "mask_and_scale|decode"), warned(where, name))
-    marks = [] if name in ("_Unsigned", "_FillValue", "missing_value") else [PACKED]
-    return case(f"{name} on {where}", lambda: packed(ATTRS[name], where), answer, *marks)
+        answer = refused(where, *ATTRS[name], "mask_and_scale", "decode")
+    return case(f"{name} on {where}", lambda: packed(ATTRS[name], where), answer)
 
 
 @pytest.mark.parametrize(

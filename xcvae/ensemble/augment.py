@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.dataset import record_of
+from xcvae.ensemble.dataset import record_of, without_observed
 from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
 from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.units import to_units
+from xcvae.fields.validation import refuse_packed
 
 Select = xr.DataArray | Callable[[xr.Dataset], xr.DataArray] | Iterable[Any] | None
 
@@ -72,6 +73,10 @@ def augment(
     if spec.sample in ds.dims and spec.sample not in ds.coords:
         ds = ds.assign_coords({spec.sample: np.arange(ds.sizes[spec.sample])})
     real = require(ds, spec.target, what="augment")
+    refuse_packed(real)
+    real = real.copy(deep=False)
+    real.attrs = without_observed(real.attrs)
+    ds = ds.assign({spec.target: real})
     members = to_units(ensemble[spec.target], str(real.attrs.get("units", spec.units)))
     _check_grid(real, members, spec)
     rows = rows_in(ds, members, spec.sample)

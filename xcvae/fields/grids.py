@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from xcvae.errors import MismatchError, nearest
 from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch_weights
 from xcvae.fields.dataspec import DataSpec, VariableSpec
+from xcvae.fields.validation import check_name, refuse_packed
 
 TOLERANCE = 0.01  # by which grid spacings and their ratios may differ, relative
 
@@ -32,10 +33,15 @@ def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
     ------
     MismatchError
         Variables are missing, dims differ, or the model cannot be used on the grid.
+    DataError
+        Attributes say that values are packed.
     """
     expected = _expected_dims(ds, spec, need_target=need_target)
     for name, dims in expected.items():
         _check_variable(ds, name, dims)
+        refuse_packed(ds[name])
+    for name in (spec.target, spec.sample, spec.y, spec.x):
+        check_name(name)
     size = grid_size(ds, spec)
     if spec.located:
         _check_same_domain(ds, spec, size)

@@ -13,7 +13,7 @@ from xcvae.errors import ConfigError, EmptySelectionError
 from xcvae.fields.cf import find_layout, find_target
 from xcvae.fields.sample_blocks import slabs
 from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of
-from xcvae.fields.validation import MEMBER, check_dataset, check_samples
+from xcvae.fields.validation import MEMBER, check_dataset, check_samples, refuse_packed
 
 #: Logarithmic bins of wet values, from the wet threshold up: 0.06 % wide, five decades.
 _BINS, _DECADES = 20_000, 5.0
@@ -65,6 +65,7 @@ def heavy(
     _check_share("quantile", quantile, open_end=True)
     _check_share("extent", extent, open_end=False)
     da = ds[find_target(ds, target, spatial_dims=spatial_dims)]
+    refuse_packed(da)
     units = units_of(da)
     layout = find_layout(da, spatial_dims=spatial_dims)
     check_samples(ds, layout.sample)

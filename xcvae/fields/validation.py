@@ -17,6 +17,8 @@ from xcvae.fields.units import default_wet_threshold
 
 #: Negative values smaller than this share of the maximum are rounding of packed files.
 ROUNDING = 1e-6
+#: Attributes of packed values, and the numbers with which they change nothing.
+UNPACKED = {"scale_factor": 1.0, "add_offset": 0.0}
 #: Coordinate along the samples of an augmented Dataset.
 MEMBER = "realization"
 
@@ -53,6 +55,56 @@ def check_numeric(da: xr.DataArray) -> None:
             got=f"type {da.dtype}",
             remedy="Convert it with astype('float32'), or leave it out.",
         )
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of a variable or dimension that would be a path in a store.
+
+    Raises
+    ------
+    DataError
+        It has a slash, or is ``.`` or ``..``.
+    """
+    if "/" in name or name in ("", ".", ".."):
+        plain = name.strip("./").replace("/", "_") or "pr"
+        raise DataError.of(
+            f"variable {name!r}",
+            expected="a name without '/', other than '.' and '..': stores make paths of names",
+            got=repr(name),
+            remedy=f"Rename it: ds.rename({{{name!r}: {plain!r}}}).",
+        )
+
+
+def refuse_packed(da: xr.DataArray) -> None:
+    """Refuse counts that were not decoded, in a variable and its coordinates; reads no values.
+
+    Raises
+    ------
+    DataError
+        An attribute ``scale_factor``, ``add_offset`` or ``_Unsigned`` says that values are packed.
+        xarray moves it to the encoding when it decodes.
+    """
+    for field in (da, *da.coords.values()):
+        attrs = field.attrs
+        unsigned = {"true": "i", "false": "u"}.get(str(attrs.get("_Unsigned")).lower())
+        found = [key for key, idle in UNPACKED.items() if not _is_idle(attrs.get(key, idle), idle)]
+        found += ["_Unsigned"] if field.dtype.kind == unsigned else []
+        if found:
+            drop = f"del ds[{str(field.name)!r}].attrs[{found[0]!r}]"
+            raise DataError.of(
+                str(field.name),
+                expected="decoded values",
+                got=f"packed ones: attributes {', '.join(f'{k}={attrs[k]}' for k in found)}",
+                remedy="Open the file with mask_and_scale=True (the default of xarray), or use "
+                f"xr.decode_cf(ds). If they are decoded already, remove the attribute: {drop}.",
+            )
+
+
+def _is_idle(value: object, idle: float) -> bool:
+    try:
+        return bool((np.asarray(value, np.float64) == idle).all())
+    except (TypeError, ValueError):
+        return False
 
 
 def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> None:

@@ -22,6 +22,7 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.units import factor
+from xcvae.fields.validation import refuse_packed
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
 from xcvae.verify.accumulate import BLOCK_BYTES
 
@@ -175,6 +176,8 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
             remedy=nearest(name, ds.data_vars),
         )
     forecast = ensemble[name]
+    refuse_packed(forecast)
+    refuse_packed(ds[name])
     if spec is not None and {spec.sample, spec.y, spec.x} == set(ds[name].dims):
         sample, spatial = spec.sample, [spec.y, spec.x]
     else:
