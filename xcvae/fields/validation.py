@@ -313,9 +313,9 @@ def _refuse_heavier(da: xr.DataArray, high: float, limit: float) -> None:
             lambda values: values > limit,
             f"above (maximum {high:.6g})",
             f"Set fill values to NaN: ds[{str(da.name)!r}].where(ds[{str(da.name)!r}] < "
-            f"{limit:.3g}), or correct the units (are "
+            f"{limit:.4g}), or correct the units (are "
             "values in mm?), or take differences of accumulations.",
-            expected=f"rain of at most {limit:.3g} {da.attrs['units']}, three times the heaviest "
+            expected=f"rain of at most {limit:.4g} {da.attrs['units']}, three times the heaviest "
             "on earth; more are fill values or have wrong units",
         )
 
@@ -444,7 +444,8 @@ def _accumulates(da: xr.DataArray, sample: str) -> bool:
     # Rain that comes and goes falls in some pixels at all steps; a reset is a fall in most.
     changing = rises + falls >= 16
     falling = changing & (falls > 0.005 * (rises + falls))
-    return bool(changing.sum() >= 12 and falling.sum() <= 0.3 * changing.sum())
+    few_resets = changing.sum() >= 12 and falling.sum() <= 0.3 * changing.sum()
+    return bool(few_resets or (changing.sum() >= 4 and not falling.any()))
 
 
 def check_complete(da: xr.DataArray) -> None:
