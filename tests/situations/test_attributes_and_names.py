@@ -15,7 +15,7 @@ import xarray as xr
 import xcvae
 from xcvae.errors import XcvaeError
 
-from .makers import SMALLEST, STEP, fails_today, rain, times
+from .makers import SMALLEST, STEP, rain, times
 
 ATTRIBUTES: dict[str, Any] = {
     "text": "as usual",
@@ -120,11 +120,7 @@ def test_attributes_of_times_that_xarray_uses_itself(daily, model, tmp_path, att
     np.testing.assert_array_equal(again.time, ds.time)
 
 
-RESERVED = fails_today(16, "a name that xcvae uses itself, or another one for it")
-
-
 @pytest.mark.parametrize("dim", ["member", "number", "ensemble_member"])
-@RESERVED
 def test_members_of_another_name_are_refused_with_a_rename(daily, model, dim):
     ens = xcvae.sample(daily, model, members=2, progress=False).rename(realization=dim)
     with pytest.raises(XcvaeError) as caught:
@@ -132,7 +128,6 @@ def test_members_of_another_name_are_refused_with_a_rename(daily, model, dim):
     assert f"rename({dim}='realization')" in str(caught.value).replace('"', "'")
 
 
-@RESERVED
 def test_samples_called_realization_are_refused_or_drawn():
     ds = rain(dims=("realization", "y", "x"), coords={"realization": np.arange(6)}).to_dataset()
     try:

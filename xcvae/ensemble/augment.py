@@ -12,6 +12,7 @@ from xcvae.ensemble.dataset import record_of, without_observed
 from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
 from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.samples import index_of, label_keys
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import refuse_packed
 
@@ -163,23 +164,24 @@ def rows_in(ds: xr.Dataset, members: xr.DataArray, sample: str) -> np.ndarray:
     MismatchError
         The ensemble has other samples too.
     """
-    position = {label: i for i, label in enumerate(ds[sample].values.tolist())}
-    labels = members[sample].values
-    missing = [label for label in labels.tolist() if label not in position]
-    if missing:
-        first = labels[labels.tolist().index(missing[0])]
+    known, labels = label_keys(ds, sample), label_keys(members, sample)
+    # Of a repeated label the last one.
+    position = {label: i for i, label in enumerate(known)}
+    rows = np.array([position.get(label, -1) for label in labels], np.int64)
+    missing = labels[rows < 0]
+    if missing.size:
         raise MismatchError.of(
             "ensemble",
             expected="samples of the Dataset only, for their conditions are needed",
-            got=f"{len(missing)} others, the first of them {first}",
+            got=f"{missing.size} others, the first of them {missing[0]}",
             remedy=f"Select them: ensemble.sel({sample}=ds.{sample}) or the like.",
         )
-    return np.array([position[label] for label in labels.tolist()])
+    return rows
 
 
 def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataSpec) -> np.ndarray:
     """Return a mask of the selected samples of the ensemble."""
-    labels = members[spec.sample].values
+    labels = label_keys(members, spec.sample)
     if select is None:
         return np.ones(labels.size, bool)
     if callable(select):
@@ -194,9 +196,13 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
                 got=f"dims {dict(select.sizes)}",
                 remedy="xcvae.heavy(ds) makes such a selection.",
             )
-        return np.isin(labels, select[spec.sample].values[select.values])
-    wanted = np.asarray(select if isinstance(select, xr.DataArray) else list(select), labels.dtype)
-    unknown = wanted[~np.isin(wanted, labels)]
+        return np.asarray(labels.isin(label_keys(select, spec.sample)[select.values]))
+    if not isinstance(select, xr.DataArray):
+        select = xr.DataArray(np.asarray(list(select)), dims=spec.sample)
+    wanted = label_keys(xr.Dataset(coords={spec.sample: select.values}), spec.sample)
+    if labels.dtype.kind == "M" and wanted.dtype.kind != "M":
+        wanted = index_of(wanted)
+    unknown = wanted[~wanted.isin(labels)]
     if unknown.size:
         raise MismatchError.of(
             "select",
@@ -204,7 +210,7 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
             got=f"{unknown.size} others, the first of them {unknown[0]}",
             remedy="Leave them out, or draw members for them.",
         )
-    return np.isin(labels, wanted)
+    return np.asarray(labels.isin(wanted))
 
 
 def _choose(

@@ -164,6 +164,13 @@ def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> No
             got="none",
             remedy=nearest(sample, ds.sizes),
         )
+    if augmented and sample == MEMBER:
+        raise DataError.of(
+            f"dimension {sample!r}",
+            expected="samples along a dimension of another name: this one has the members",
+            got=f"{ds.sizes[sample]} samples",
+            remedy=f"Rename it: ds.rename({sample}='sample').",
+        )
     if ds.sizes[sample] == 0:
         raise EmptySelectionError.of(
             "Dataset",
@@ -184,7 +191,8 @@ def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> No
         repeated[np.unique(pair, return_index=True)[1]] = False
     _refuse_labels(sample, np.asarray(repeated), index, "repeated")
     # The order of names and of stacked labels means nothing.
-    if index.inferred_type not in ("string", "mixed") and not index.is_monotonic_increasing:
+    ordered = isinstance(index, xr.CFTimeIndex) or index.inferred_type not in ("string", "mixed")
+    if ordered and not index.is_monotonic_increasing:
         steps = np.asarray(index[1:] < index[:-1]) & (member[1:] == member[:-1])
         _refuse_labels(sample, np.concatenate([[False], steps]), index, "before the one it follows")
 
@@ -199,7 +207,7 @@ def _refuse_labels(sample: str, bad: NDArray[np.bool_], index: Any, problem: str
         expected="sample labels that rise, each once",
         got=f"{int(bad.sum())} {problem}, first {index[place]!s} at position {place}",
         remedy=f"Sort or drop labels: ds.sortby({sample!r}), {unique}, "
-        f"ds.dropna({sample!r}, subset=[...]).",
+        f"ds.isel({sample}=ds[{sample!r}].notnull()).",
     )
 
 
