@@ -32,6 +32,8 @@ ROUNDING = 1e-6
 MONTH = 744.0
 #: Rain is refused from this multiple of the heaviest on earth on.
 BEYOND = 3.0
+#: A mean above this share of the heaviest rain on earth has wrong units.
+DELUGE = 0.05
 #: Usual fill values of predictors: refused where they lie far from all other values, as are
 #: magnitudes from ABSURD on.
 ABSURD = 1e9
@@ -342,6 +344,7 @@ def _refuse_declared_fill(da: xr.DataArray) -> None:
                 f"equal to the attribute {key} ({da.attrs[key]})",
                 "Open the file with mask_and_scale=True (the default of xarray), or use "
                 "xr.decode_cf(ds).",
+                expected="values without fill values",
             )
 
 
@@ -359,12 +362,14 @@ def _refuse_known_fill(
         far = max(low - extreme, extreme - high) > high - low or extreme < 0 <= low
         if far and (usual or absurd):
             name = f"ds[{str(da.name)!r}]"
+            nearest_one = high if extreme > high else low
+            between = f"{'<' if extreme > high else '>'} {(extreme + nearest_one) / 2:.4g}"
             _refuse(
                 da,
                 equal,
-                f"{extreme:.6g}, far from all others ({low:.6g} to {high:.6g})",
-                f"It is a usual fill value: set it to NaN, {name}.where({name} "
-                f"{'<' if extreme > 0 else '>'} {extreme:.6g}), then fill or drop the gaps.",
+                f"equal to {extreme:.6g}, far from all others ({low:.6g} to {high:.6g})",
+                f"It is a usual fill value: set it to NaN, {name}.where({name} {between}), then "
+                "fill or drop the gaps.",
                 expected="values without fill values",
             )
 
@@ -396,15 +401,17 @@ def _summary(da: xr.DataArray, where: Mask | None = None) -> NDArray[np.float64]
 
 def _warn_of_doubts(da: xr.DataArray, sample: str, high: float) -> None:
     """Warn of rain that is heavier than any measured one, or that seems to be accumulated."""
-    heaviest = heaviest_rain(da, sample)
-    units = da.attrs["units"]
-    if high > heaviest:
+    heaviest, units = heaviest_rain(da, sample), da.attrs["units"]
+    few = _some_pixels(da, sample)
+    mean = float(np.nanmean(few)) if np.isfinite(few).any() else 0.0
+    if high > heaviest or mean > DELUGE * heaviest:
         text = (
-            f"{da.name}: the maximum is {high:.4g} '{units}', more than the heaviest rain on earth "
-            f"({heaviest:.3g}). Check the units (are they mm?), and that no fill value is left."
+            f"{da.name}: a maximum of {high:.4g} and a mean of {mean:.4g} '{units}' are much; the "
+            f"heaviest rain on earth is about {heaviest:.3g}. Check the units (are values in mm?), "
+            "and that no fill value is left."
         )
         warnings.warn(text, stacklevel=2)
-    if _accumulates(da, sample):
+    if _accumulates(few):
         text = (
             f"{da.name}: values rise from sample to sample in all pixels, as if rain were "
             f"accumulated since the start of a run or day. Take differences first: "
@@ -439,21 +446,26 @@ def _step_hours(da: xr.DataArray, sample: str) -> float:
     return float(steps.min() / hour) if steps.size else float("nan")
 
 
-def _accumulates(da: xr.DataArray, sample: str) -> bool:
-    """Return True if values never fall in any of some pixels, but for few common resets."""
+def _some_pixels(da: xr.DataArray, sample: str) -> NDArray[np.float64]:
+    """Return some pixels of consecutive samples, (sample, pixel): not all of lazy data is read."""
     count = da.sizes[sample]
     most = min(count, 96 if da.chunks else 1000)
     start = (count - most) // 2
     some = {d: slice(None, None, max(1, n // 16)) for d, n in da.sizes.items() if d != sample}
     few = da.isel({sample: slice(start, start + most), **some}).transpose(sample, ...)
-    steps = np.diff(few.values.astype(np.float64).reshape(most, -1), axis=0)
+    return few.values.astype(np.float64).reshape(most, -1)
+
+
+def _accumulates(few: NDArray[np.float64]) -> bool:
+    """Return True if values never fall in any pixel (sample, pixel), but for few common resets."""
+    steps = np.diff(few, axis=0)
     size = np.nanmax(np.abs(steps), initial=0.0)
     rises, falls = ((sign * steps > 1e-6 * size).sum(axis=1) for sign in (1, -1))
     # Rain that comes and goes falls in some pixels at all steps; a reset is a fall in most.
-    changing = rises + falls >= 16
+    changing = rises + falls >= 4
     falling = changing & (falls > 0.005 * (rises + falls))
     few_resets = changing.sum() >= 12 and falling.sum() <= 0.3 * changing.sum()
-    return bool(few_resets or (changing.sum() >= 4 and not falling.any()))
+    return bool(few_resets or ((rises >= 16).sum() >= 4 and not falling.any()))
 
 
 def check_complete(da: xr.DataArray) -> None:
