@@ -120,6 +120,7 @@ STORED = {
     "numbers": lambda: np.arange(6),
     "fractions": lambda: np.arange(6) / 7,
     "names": lambda: list("abcdef"),
+    "cftime standard, hours": lambda: cf_dates("standard", freq="h"),
     "undecoded": lambda: undecoded().time,
     "undecoded noleap": lambda: undecoded("noleap").time,
 }
@@ -170,6 +171,38 @@ def stored(model, daily, tmp_path_factory):
         return made[name]
 
     return get
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.date_range("2001", periods=6, tz="Europe/Berlin").astype(object).values,
+        pd.period_range("2001", periods=6, freq="M").astype(object).values,
+    ],
+    ids=["tz-aware", "periods"],
+)
+def test_labels_that_no_store_holds_are_refused_before_drawing(daily, model, tmp_path, labels):
+    ds = daily.drop_vars("time").assign_coords(time=("time", labels))
+    with pytest.raises(xcvae.errors.DataError, match=r"time.*tz_convert.*astype"):
+        xcvae.sample(ds, model, members=1, store=tmp_path / "e.zarr", progress=False)
+    assert not any(tmp_path.iterdir())
+    lazy = xcvae.sample(ds, model, members=1, progress=False)
+    assert xcvae.augment(ds, lazy, select=labels[:2]).sizes["time"] == 8
+
+
+@pytest.mark.parametrize("verb", [_evaluate, _augment])
+def test_days_of_another_calendar_are_refused(daily, model, verb):
+    ens = xcvae.sample(daily, model, members=2, progress=False)
+    ds = daily.drop_vars("time").assign_coords(time=("time", cf_dates("noleap")))
+    with pytest.raises(xcvae.errors.MismatchError, match="6"):
+        verb(ds, ens)
+
+
+def test_data_as_cftime_go_with_an_ensemble_of_datetimes(daily, model):
+    ens = xcvae.sample(daily, model, members=2, progress=False)
+    days = xr.date_range("2001-01-01", periods=6, use_cftime=True)
+    ds = daily.drop_vars("time").assign_coords(time=("time", days))
+    assert _evaluate(ds, ens) == _augment(ds, ens) == 12
 
 
 @pytest.mark.parametrize("name", STORED)

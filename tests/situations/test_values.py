@@ -105,6 +105,8 @@ def _fill(fill: float, units: str):
 @pytest.mark.parametrize(
     ("make", "answer", "options"),
     [_fill(fill, "mm/day") for fill in FILLS]
+    # Counts that a factor made smaller than a cloudburst.
+    + [_fill(fill, "mm h-1") for fill in (255.0, 999.0, 9999.0, 327.67, 655.35, 3276.7, 6553.5)]
     + [
         _fill(fill, units)
         for fill in (9.96921e36, 1e20, 65535.0)
@@ -136,11 +138,31 @@ def _fill_in_condition(fill: float, units: str, typical: float):
     ("make", "answer", "options"),
     [
         _fill_in_condition(fill, *row)
-        for fill in (-9999.0, 1e20, 9.96921e36, -32768.0, 3.4e38, -1e30)
+        for fill in (-9999.0, 1e20, 9.96921e36, -32768.0, 3.4e38, -1e30, -999.0, 9.999e20)
         for row in (("K", 280.0), ("Pa", 1e5), ("m s-1", 0.0), ("1", 0.5), ("m2 s-2", 5e4))
     ],
 )
 def test_fill_values_in_conditions_are_refused(make, answer, options):
+    answer.check(lambda: admit(make(), **options))
+
+
+OTHER_FILLS = [
+    case("in a static", lambda: together(rain()).assign(z=(("y", "x"), np.where(np.eye(12) > 0, -9999.0, np.arange(12.0)), {"units": "m"})),
+         refused("z", "12 of 144", "fill"), statics=["z"]),
+    case("in a number per sample", lambda: together(rain()).assign(t=("time", [1.0, 2, -9999, 4, 5, 6], {"units": "K"})),
+         refused("t", "1 of 6", "fill")),
+    case("declared, small", lambda: together(rain()).pipe(lambda d: d.assign(pr=d.pr.where(d.pr > 0.5, 3.5).assign_attrs(d.pr.attrs, _FillValue=3.5))),
+         refused("pr", "_FillValue", "mask_and_scale")),
+    case("declared, in a condition", lambda: together(rain()).assign(t=("time", [1, 2, 7, 4, 5, 6], {"units": "K", "missing_value": 7})),
+         refused("t", "missing_value", "1 of 6")),
+    case("in chunks", lambda: filled(65535.0, "mm/day").chunk(time=2, x=5), refused("pr", r"\b12\b", "fill")),
+    case("a mask of 0 and 255", lambda: together(rain()).assign(z=(("y", "x"), 255.0 * np.eye(12), {"units": "1"})),
+         right(roles={"t": "pooled", "z": "static"}), statics=["z"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "answer", "options"), OTHER_FILLS)
+def test_fill_values_in_other_places(make, answer, options):
     answer.check(lambda: admit(make(), **options))
 
 
@@ -200,6 +222,9 @@ SEEMS = [
          either(warned("pr", "accumul", "diff"), refused("pr", "accumul", "diff"))),
     case("accumulated through each day", lambda: changed(lambda f: f.groupby("time.day").cumsum().assign_coords(time=f.time), **HOURLY),
          either(warned("pr", "accumul"), refused("pr", "accumul"))),
+    case("accumulated, mostly dry, in chunks", lambda: changed(lambda f: f.where(f > 0.5, 0).cumsum("time"), **HOURLY).chunk(time=1),
+         warned("pr", "accumul", "diff")),
+    case("metres that are millimetres, light", lambda: together(rain(units="m", size=0.4)), warned("pr", "'m'", "mm")),
     case("hours that rise by chance in some pixels", lambda: changed(lambda f: f.isel(time=slice(0, 3)), **HOURLY), right()),
     case("metres that are millimetres", lambda: together(rain(units="m", size=4.0)),
          either(warned("pr", "'?m'?", "mm"), refused("pr", "mm"))),

@@ -167,7 +167,10 @@ def rows_in(ds: xr.Dataset, members: xr.DataArray, sample: str) -> np.ndarray:
     known, labels = label_keys(ds, sample), label_keys(members, sample)
     # Of a repeated label the last one.
     position = {label: i for i, label in enumerate(known)}
-    rows = np.array([position.get(label, -1) for label in labels], np.int64)
+    try:
+        rows = np.array([position.get(label, -1) for label in labels], np.int64)
+    except TypeError:  # dates of two calendars cannot be compared
+        rows = np.full(len(labels), -1)
     missing = labels[rows < 0]
     if missing.size:
         raise MismatchError.of(

@@ -468,8 +468,8 @@ def _accumulates(few: NDArray[np.float64]) -> bool:
     return bool(few_resets or ((rises >= 16).sum() >= 4 and not falling.any()))
 
 
-def check_complete(da: xr.DataArray) -> None:
-    """Check that a condition has a finite value everywhere, and no fill values.
+def check_complete(da: xr.DataArray, *, fills: tuple[float, ...] = ()) -> None:
+    """Check that a condition has a finite value everywhere, and no known fill values.
 
     Raises
     ------
@@ -489,7 +489,8 @@ def check_complete(da: xr.DataArray) -> None:
             f"ds[{name}].isnull().astype('float32') in units '1'; or interpolate or drop them. A "
             "whole sample is missing if the condition had other labels than the target.",
         )
-    _refuse_known_fill(da, (low, high), FILLS)
+    if fills:
+        _refuse_known_fill(da, (low, high), fills)
 
 
 def _extremes(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -581,7 +582,7 @@ def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) 
         ):
             continue
         field = prepared[variable.name]
-        check_complete(field)
+        check_complete(field, fills=() if variable.precipitation else FILLS)
         if variable.precipitation:
             usual = SHOWER * default_wet_threshold(field, spec.sample)
             check_rain(field, usual=usual, sample=spec.sample)
