@@ -28,12 +28,12 @@ MAX_SINGLE_IMPORTERS = 40
 SINGLE_IMPORTER = {
     "accessor": "registers ds.cvae when the package is imported",
     "config.data": "opens data; the package is its interface",
-    "config.load": "reads YAML; the package is its interface",
     "ensemble.execution.cluster": "backend: imports distributed",
     "ensemble.loader": "public verb, imported on first use",
     "ensemble.sources": "reads blocks of samples for the loader",
     "ensemble.store.local": "backend: a Zarr store in a folder, imported by its name",
     "ensemble.store.write": "the loop over regions; sample() prepares it",
+    "ensemble.trust": "what a catalog may contain; security is read on its own",
     "generator.losses.elbo": "family of components",
     "generator.losses.pointwise": "family of components",
     "generator.losses.scores": "family of components",
@@ -48,6 +48,7 @@ SINGLE_IMPORTER = {
     "generator.training.calibration": "temperature and dial, measured after training",
     "generator.training.trainer": "the loop of steps; train() prepares it",
     "metrics.ensemble": "family of components; the package is its interface",
+    "pipeline.propose": "writes first configurations; the package is its interface",
     "pipeline.run": "order of the steps; the package is its interface",
     "registry.builtin": "table of the built-in components",
     "testing.baselines": "suite, imported on first use",
@@ -197,6 +198,19 @@ def test_names_use_the_terms_of_the_field(path: Path) -> None:
         & (DIALECT - {"beside", "kept"} if is_test or name.startswith("test_") else DIALECT)
     }
     assert not found, "see the glossary in docs/design/house.md"
+
+
+def test_house_page_lists_every_module_with_its_summary() -> None:
+    page = (ROOT / "docs" / "design" / "house.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"(?m)^- `([\w/]+\.py)`: (.+)$", page))
+    summaries = {
+        place(path): (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split(
+            "\n"
+        )[0]
+        for path in MODULES
+        if path.name != "__init__.py"
+    }
+    assert listed == summaries
 
 
 def test_every_room_is_a_regular_package() -> None:

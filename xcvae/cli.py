@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xcvae.errors import MismatchError, OutputExistsError, XcvaeError
-from xcvae.files import write_text
+from xcvae.files import is_taken, local_path, write_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("which command?")
     with warnings.catch_warnings():
         if not sys.warnoptions:
-            # Warnings of dependencies; xcvae raises errors or writes to the report.
+            # Those of dependencies are left out; those of xcvae are about the user's data.
             warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", category=UserWarning, module=r"xcvae\.")
+            warnings.showwarning = _show_warning
         try:
             status: int = arguments.act(arguments)
             sys.stdout.flush()
@@ -85,6 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\nxcvae: interrupted; repeat the command to continue", file=sys.stderr)
             return INTERRUPTED
     return status
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"xcvae: warning: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,6 +115,14 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     demo.add_argument("--output", type=Path, required=True, help="output folder")
     demo.add_argument("--minutes", type=float, help="minutes of training")
     demo.set_defaults(act=_demo)
+
+    init = commands.add_parser("init", help="a first configuration for your data")
+    init.add_argument(
+        "data", nargs="+", metavar="DATA",
+        help="files, Zarr stores, addresses or patterns of them; or catalog.yaml:ENTRY",
+    )  # fmt: skip
+    init.add_argument("--output", type=Path, metavar="CONFIG", help="new file (default: screen)")
+    init.set_defaults(act=_init)
 
     run = commands.add_parser("run", help="a whole run on your data")
     run.add_argument("config", type=Path, metavar="CONFIG", help=YAML)
@@ -192,6 +206,28 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
     text = bundled if minutes is None else limit.sub(f"max_minutes: {minutes}", bundled)
     write_text(file, text)
     return file
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from xcvae import pipeline
+
+    if arguments.output is None:
+        print(pipeline.propose(arguments.data, Path()), end="")
+        return 0
+    file = local_path("--output", arguments.output)
+    if file is None or is_taken(file):
+        raise OutputExistsError.of(
+            str(file),
+            expected="a file that does not exist yet",
+            got="one that does",
+            remedy="Choose another name: xcvae init replaces nothing.",
+        )
+    text = pipeline.propose(arguments.data, file.parent)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, text)
+    print("".join(line for line in text.splitlines(keepends=True) if line.startswith("#")))
+    print(f"Written to {file}")
+    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:

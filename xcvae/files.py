@@ -36,6 +36,11 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
+def expanded(text: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` and environment variables such as ``$DATA`` replaced."""
+    return Path(os.path.expandvars(text)).expanduser()
+
+
 def local_path(name: str, value: object) -> Path | None:
     """Return the path of an output, absolute, so that a later change of folder does not matter.
 
@@ -44,25 +49,49 @@ def local_path(name: str, value: object) -> Path | None:
     name
         Argument that the value was given for.
     value
-        The path; None stays None.
+        The path; None stays None. ``~`` and environment variables are replaced.
 
     Raises
     ------
     ConfigError
-        The value is the address of something that is not a local file or folder, or no path.
+        The value is the address of something that is not a local file or folder, or no path; or
+        nothing can be written there.
     """
     if value is None:
         return None
     remedy, got = "Give a str or a pathlib.Path.", repr(value)
     if isinstance(value, str | os.PathLike):
         if not is_url(os.fspath(value)):
-            return Path(value).absolute()
+            path = expanded(value).absolute()
+            check_writable(name, path)
+            return path
         got = repr(os.fspath(value))
         remedy = (
             "Only local files are written: write there, then copy, or mount the remote storage."
         )
     expected = "the path of a local file or folder"
     raise ConfigError.of(name, expected=expected, got=got, remedy=remedy)
+
+
+def check_writable(name: str, path: Path) -> None:
+    """Refuse a path of an output that cannot be made, before hours are spent on its content.
+
+    Raises
+    ------
+    ConfigError
+        One of its parents is a file, or the folder that exists may not be written to.
+    """
+    # Parents that do not exist are made later.
+    folder = next((p for p in path.parents if is_taken(p)), path.parent)
+    got = ""
+    if not folder.is_dir():
+        got = f"{folder}, which is not a folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        got = f"{folder}, where this user has no permission to write"
+    if got:
+        expected = f"a path in a folder that can be written to ({path})"
+        remedy = "Choose another folder, or change its permissions."
+        raise ConfigError.of(name, expected=expected, got=got, remedy=remedy)
 
 
 def original_name(name: str) -> str | None:

@@ -220,6 +220,8 @@ def test_open_entry_refuses_entry_that_is_not_a_dataset(path, tmp_path):
     path.parent.mkdir(parents=True)
     foreign.to_yaml_file(str(path))
     with pytest.raises(CatalogError, match=r"expected an xarray\.Dataset, got DataFrame"):
+        catalog.open_entry(path, "table", trust=True)
+    with pytest.raises(CatalogError, match=r"readers:PandasCSV\b.* trust=True"):
         catalog.open_entry(path, "table")
 
 

@@ -10,6 +10,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import dask
@@ -21,6 +22,9 @@ import xarray as xr
 from xcvae.ensemble import catalog
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.store import open_store
+from xcvae.ensemble.store.base import regions_of
+from xcvae.ensemble.store.local import FileLedger, LocalRegionWriter
+from xcvae.ensemble.store.write import Task, draw_and_write
 from xcvae.errors import StoreError
 from xcvae.generator.model import load
 
@@ -208,3 +212,20 @@ def test_drawing_stops_after_three_disk_errors_in_a_row(few, model, tmp_path):
         sample(few, model, postprocess=[losing], **options)
     assert "3 not tried after trouble with the disk" in str(raised.value)
     assert len(drawn) == 3
+
+
+def test_written_region_ends_a_row_of_disk_errors(tmp_path):
+    """Two errors, a success, two errors: no region is left untried."""
+    ledger = FileLedger(tmp_path / "pr")
+    ledger.start({})
+    writer = LocalRegionWriter(ledger.array, (1, 1), ledger.metadata()["token"])
+
+    class Constant:
+        def draw_region(self, region):
+            return np.ones((1, 1, 4, 4), "float32"), {}
+
+    states = []
+    for region in regions_of((1, 1), (1, 5, 4, 4)):
+        here = writer if region.number == 2 else replace(writer, array=tmp_path / "nowhere")
+        states.append(draw_and_write(Task(Constant(), here, region, "one call")).state)
+    assert states == ["failed", "failed", "done", "failed", "failed"]

@@ -6,10 +6,20 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy
 
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.store.base import EnsembleStore, Region
+
+
+class Foreign:
+    """A post-processor of another installed package."""
+
+    __module__ = "scipy.foreign"
+
+    def __call__(self, field, context):
+        return field
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +77,13 @@ def test_request_is_resolved_and_leaves_the_store_at_home(few, model, tmp_path):
     assert resolved.tile == {"y": 16, "x": 36}
     assert resolved.chunks == {"realization": 16, "time": 6}
     assert [type(one).__name__ for one in resolved.postprocess] == ["Threshold"]
+
+
+def test_environment_has_the_versions_of_the_packages_of_postprocessors(few, model):
+    request = SampleRequest(members=1, postprocess=[Foreign()])
+    found = EnsembleSampler.prepare(few, model, request).environment()
+    assert found["scipy version"] == scipy.__version__
+    assert {"xcvae version", "numpy version", "torch version"} <= set(found)
 
 
 @pytest.mark.parametrize(("mode", "spread"), [("prior", 1.0), ("posterior", 0.5)])

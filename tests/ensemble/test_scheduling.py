@@ -18,6 +18,7 @@ import pytest
 import torch
 from dask.system import CPU_COUNT
 
+from xcvae.ensemble.execution.cluster import FETCHES, ClusterRun
 from xcvae.ensemble.execution.scheduler import Executor
 from xcvae.ensemble.execution.threads import threads_per_process, use_threads, worker_location
 from xcvae.ensemble.request import SampleRequest
@@ -227,6 +228,35 @@ def test_task_that_kills_worker_fails_alone_in_shared_call(monkeypatch):
     assert sorted(found + lost) == list(range(300))
     assert max(shares) > 8
     assert len(shares) < 200
+
+
+class Lost:
+    """A stand-in for a future of `distributed` whose worker died while its result was fetched."""
+
+    def result(self, timeout):
+        raise TimeoutError
+
+
+class Finished:
+    """A stand-in for a future of `distributed`: results of a call, and its seconds."""
+
+    def result(self, timeout):
+        return ["written"], 1.0
+
+
+def test_task_is_given_up_after_lost_results_in_a_row():
+    """A result that arrives starts the count again."""
+    run = ClusterRun(None, str, patience=1.0)
+
+    def fetched(future):
+        run._submitted[future] = ["task"]
+        return run._fetch(future)
+
+    for _ in range(2):
+        assert [fetched(Lost()) for _ in range(FETCHES)] == [[]] * FETCHES
+        assert [end.result for end in fetched(Finished())] == ["written"]
+    assert [fetched(Lost()) for _ in range(FETCHES)] == [[]] * FETCHES
+    assert [type(end.error) for end in fetched(Lost())] == [TimeoutError]
 
 
 def test_cluster_without_workers_is_given_up():

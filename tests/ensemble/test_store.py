@@ -162,6 +162,15 @@ def test_interrupted_replacement_resumes_and_keeps_old_store_until_finished(  # 
     assert not working.exists()
 
 
+def test_resume_false_refuses_unfinished_replacement(few, model, options):
+    with pytest.raises(StoreError, match="the fuse blew"):
+        sample(few, model, **options, resume="restart")
+    remove_fuse(options)
+    with pytest.raises(OutputExistsError, match="resume=False"):
+        sample(few, model, **options, resume=False)
+    assert not options["store"].exists()
+
+
 def damage(store, names=("pr/c/0/1/0/0", "x/c/0", "zarr.json")):
     """One chunk, one coordinate, and the metadata of the store itself."""
     for name in names:
@@ -260,6 +269,33 @@ def test_stray_chunks_of_earlier_versions_are_removed(few, model, options, tmp_p
         stray.write_bytes(b"late")
         sample(few, model, **options)
         assert not (tmp_path / "e.zarr.partial").exists()
+
+
+def test_region_without_chunk_has_no_entry_in_ledger(tmp_path):
+    """The chunk is written first: an entry promises that it is there."""
+    ledger = FileLedger(tmp_path / "pr")
+    ledger.start({})
+    writer = LocalRegionWriter(ledger.array, (2, 2), ledger.metadata()["token"])
+    region = next(regions_of((2, 2), (4, 6, 8, 8)))
+    (ledger.array / "c").write_text("in the way of the folder of chunks")
+    with pytest.raises(OSError, match="Not a directory"):
+        writer.write(region, np.ones((2, 2, 8, 8), "float32"), {})
+    assert ledger.entries() == {}
+    (ledger.array / "c").unlink()
+    writer.write(region, np.ones((2, 2, 8, 8), "float32"), {})
+    assert list(ledger.entries()) == [0]
+
+
+def test_ledger_does_not_adopt_files_of_user(tmp_path):
+    """Files that were added after the run began stay foreign: a replacement must not lose them."""
+    (tmp_path / "zarr.json").write_text("{}")
+    ledger = FileLedger(tmp_path / "pr")
+    ledger.start({})
+    (tmp_path / "zarr.json").write_text("final")
+    (tmp_path / "notes.txt").write_text("years of work")
+    ledger.note_template()
+    assert ledger.changed() == {}
+    assert ledger.foreign() == ["notes.txt"]
 
 
 def test_ledger_keeps_completion_after_later_failure(tmp_path):
@@ -412,6 +448,17 @@ def test_restart_refuses_ensemble_with_files_of_user(few, model, options, tmp_pa
     assert note.read_text() == "years of work"
     note.unlink()
     assert sample(few, model, **{**options, "seed": 8}, resume="restart").sizes["time"] == 6
+
+
+def test_restart_refuses_link_to_ensemble(few, model, options, tmp_path):
+    remove_fuse(options)
+    sample(few, model, **options)
+    link = tmp_path / "link.zarr"
+    link.symlink_to("e.zarr", target_is_directory=True)
+    with pytest.raises(OutputExistsError, match=r"a symbolic link to e\.zarr"):
+        sample(few, model, **{**options, "store": link, "seed": 8}, resume="restart")
+    assert link.is_symlink()
+    assert open_store(link).sizes["realization"] == 4
 
 
 def test_finalize_refuses_name_taken_during_run(few, model, options, tmp_path):

@@ -73,7 +73,8 @@ def test_prepare_fills_masked_blocks_with_the_mean_of_others(
     islands: xr.Dataset,
 ) -> None:
     islands["pr"][3] = np.nan
-    spec = describe(islands, target="pr", coarsen=12)
+    with pytest.warns(UserWarning, match="pr: 1 of 6 samples"):
+        spec = describe(islands, target="pr", coarsen=12)
     coarse = prepare(islands, spec, need_target=True).pr_coarse
     assert bool(coarse.notnull().all())
     others = np.delete(coarse.values[0].ravel(), [0, 1])

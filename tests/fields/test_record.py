@@ -54,6 +54,14 @@ def test_distances_are_those_of_the_formula(rain: np.ndarray) -> None:
     assert distances(maps[3:4], maps[8:9])[0, 0] == pytest.approx(expected)
 
 
+def test_distances_are_symmetric(rain: np.ndarray) -> None:
+    """A weak map is as far from a strong one as the strong one from it."""
+    maps = shrink(rain[:3] * np.array([0.2, 1.0, 5.0])[:, None, None], 0.1)
+    found = distances(maps, maps)
+    assert found == pytest.approx(found.T)
+    assert found.max() < 1.0
+
+
 @pytest.mark.parametrize("masked", ["first", "second"])
 def test_distances_leave_out_cells_that_one_map_lacks(masked: str, rain: np.ndarray) -> None:
     """A copy with missing cells is a copy, whichever of the two has them."""

@@ -11,6 +11,7 @@ import xarray as xr
 from xcvae.errors import ConfigError, UnitsError
 from xcvae.fields.units import (
     FREQUENT,
+    STEP,
     affine,
     default_drizzle_threshold,
     default_wet_threshold,
@@ -19,7 +20,7 @@ from xcvae.fields.units import (
     is_daily,
     is_precipitation,
     parse_quantity,
-    per_day,
+    per,
     to_units,
     units_of,
 )
@@ -49,7 +50,9 @@ def test_factor_converts(source: str, wanted: str, expected: float) -> None:
 @pytest.mark.parametrize("units", FREQUENT)
 def test_frequent_units_are_described_as_pint_does(units: str) -> None:
     by_pint = f"1 {units}"  # no key of the table
-    assert (exponents_of(units), per_day(units)) == (exponents_of(by_pint), per_day(by_pint))
+    assert exponents_of(units) == exponents_of(by_pint)
+    for period in ("day", "hour"):
+        assert per(units, period) == per(by_pint, period)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,9 @@ def test_factor_refuses_temperature_against_rain() -> None:
         factor("K", "mm h-1", what="t850")
 
 
-@pytest.mark.parametrize("units", ["foo", "(0 - 1)", "mm (3h)-1", "days since 2000-01-01", "x+"])
+@pytest.mark.parametrize(
+    "units", ["foo", "(0 - 2)", "mm (3h)-1", "mm/3h", "days since 2000-01-01", "x+"]
+)
 def test_factor_names_unknown_units(units: str) -> None:
     with pytest.raises(UnitsError, match="not known") as caught:
         factor(units, "mm h-1", what="pr")
@@ -192,6 +197,9 @@ DAYS = pd.date_range("2020-01-01", periods=4, freq="D")
         ("mm", DAYS, 1.0, 0.1),
         ("m", DAYS, 0.001, 0.0001),
         ("kg m-2", None, 0.1, 0.1),
+        ("mm", pd.date_range("2020", periods=4, freq="5min"), 0.1 / 12, 0.1 / 12),
+        ("mm", pd.date_range("2020", periods=4, freq="23h"), 1.0, 0.1),
+        ("mm", pd.date_range("2021-02-01", periods=2, freq="MS"), 28.0, 2.8),
     ],
 )
 def test_default_thresholds_depend_on_units_and_time_step(
@@ -225,3 +233,10 @@ def test_is_daily_ignores_repeated_times() -> None:
     assert is_daily(rain("mm h-1", twice), "time")
     assert is_daily(rain("mm d-1", DAYS[[0, 0]]), "time")
     assert not is_daily(rain("mm h-1", DAYS[[0, 0]]), "time")
+
+
+def test_default_thresholds_of_a_selection_are_those_of_its_record() -> None:
+    noons = rain("mm h-1", DAYS).assign_attrs({STEP: 3600.0})
+    assert default_wet_threshold(noons, "time") == pytest.approx(0.1)
+    one = rain("kg m-2", DAYS[:1]).assign_attrs({STEP: 300.0})
+    assert default_wet_threshold(one, "time") == pytest.approx(0.1 / 12)

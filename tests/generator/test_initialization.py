@@ -78,6 +78,16 @@ def test_initialize_makes_every_level_informative():
         assert not information[count:].any()
 
 
+@pytest.mark.parametrize(("base", "carried"), [(0, False), (None, True)])
+def test_initialize_carries_the_mean_in_the_coarsest_latent_without_a_base(base, carried):
+    net = initialized(1, base=base)
+    c = torch.zeros(1, 2, SIZE, SIZE)
+    drawn = reconstructed(net, torch.ones(1, 1, SIZE, SIZE), c)
+    inside = drawn.posterior[0].mu[0, 0, 1:-1, 1:-1]
+    assert bool((inside.abs() > 0.5).all()) is carried
+    assert bool((inside.abs() < 1e-5).all()) is not carried
+
+
 def test_initialize_lets_gradients_reach_every_level():
     x, c = fields()
     net = initialized(2)

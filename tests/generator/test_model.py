@@ -92,6 +92,12 @@ def test_equal_diversity_steps_without_effect_are_linear():
     assert equal_diversity_steps([0, 0.5, 1], [0.3, 0.1, 0.2]) == [[0, 0], [1, 1]]
 
 
+def test_equal_diversity_steps_ignore_a_fall_of_diversity():
+    """Past the most diverse position, spread follows the largest diversity so far."""
+    steps = equal_diversity_steps([0, 0.25, 0.5, 0.75, 1], [0.0, 0.2, 0.1, 0.5, 0.4])
+    assert steps == [[0.0, 0.0], [0.4, 0.25], [1.0, 1.0]]
+
+
 def test_draw_temperature_scales_the_variance(tiny_model, batch):
     calm, wild = (draw(tiny_model, batch, temperature=t) for t in (0.2, 1.0))
     assert calm.var(axis=0).mean() < 0.5 * wild.var(axis=0).mean()

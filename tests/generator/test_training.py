@@ -27,6 +27,7 @@ from xcvae.errors import (
     MismatchError,
     OutputExistsError,
 )
+from xcvae.fields.batches import Batch
 from xcvae.fields.describe import describe, prepare
 from xcvae.generator.device import placed
 from xcvae.generator.network.architecture import build_network, resolve
@@ -34,6 +35,7 @@ from xcvae.generator.training import checkpoint
 from xcvae.generator.training.checkpoint import checkpoint_path, last_weights_path
 from xcvae.generator.training.settings import Fit
 from xcvae.generator.training.train import _seeded, split
+from xcvae.generator.training.trainer import RandomCrop
 from xcvae.generator.training.validation import Validation
 from xcvae.plugins import Component
 
@@ -283,6 +285,17 @@ def test_random_crop_avoids_masked_windows(few):
     assert all(row["loss_laplace"] != 0 for row in model.training["history"])
 
 
+@pytest.mark.parametrize(("unit", "corners"), [(1, range(5)), (2, (0, 2, 4))])
+def test_random_crop_reaches_every_corner(unit, corners):
+    """Rows and columns of the first pixel, up to the last place where a crop fits."""
+    place = torch.stack(torch.meshgrid(torch.arange(8), torch.arange(12), indexing="ij"))[None]
+    batch = Batch(place, None, None, torch.ones(1, 1, 8, 12, dtype=torch.bool))
+    rng, crop = np.random.default_rng(0), RandomCrop(side=4, unit=unit)
+    found = {tuple(crop(batch, rng).c[0, :, 0, 0].tolist()) for _ in range(1000)}
+    assert {row for row, _ in found} == set(corners)
+    assert {column for _, column in found} == set(range(0, 9, unit))
+
+
 def test_train_refuses_a_damaged_checkpoint(few, tmp_path):
     path = tmp_path / "model.xcvae"
     quick(few, path=path)
@@ -400,6 +413,13 @@ def test_learning_rate_warms_up_and_decays_to_zero():
     assert np.argmax(rates) == 2
     assert rates[0] < 0.1 * fit.learning_rate
     assert rates[-1] < 1e-6
+
+
+def test_progress_follows_the_nearer_limit():
+    fit = Fit(max_steps=100, max_minutes=2.0)
+    assert fit.progress(10, seconds=60.0) == 0.5
+    assert fit.progress(75, seconds=60.0) == 0.75
+    assert Fit(max_steps=100).progress(10, seconds=1e6) == 0.1
 
 
 def test_posterior_is_untrained_if_no_loss_needs_it(few):

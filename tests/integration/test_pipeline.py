@@ -101,7 +101,7 @@ def test_second_run_keeps_every_product(
     arguments = ["run", str(folder / "config.yaml")]
     assert main(arguments) == 0
     message = capsys.readouterr()
-    assert message.err == ""
+    assert message.err.splitlines() == [f"plugin 'halving' runs the code of {folder}/halving.py"]
     assert "train made, posterior made, prior made, evaluate made, diagnose made" in message.out
     out = folder / "out"
 

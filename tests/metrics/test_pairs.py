@@ -127,6 +127,18 @@ def test_same_axis_accepts_rounding_to_float32() -> None:
     assert not same_axis(np.array([3.0, 4.0]), np.array([3.0]))
 
 
+@pytest.mark.parametrize(
+    ("axis", "moved"),
+    [
+        (1000.0 * np.arange(20), 0.5),  # metres: less than a thousandth of a step
+        (5e6 + 10.0 * np.arange(20), 0.25),  # float32 has steps of half a metre there
+    ],
+)
+def test_same_axis_tolerates_a_share_of_the_step_or_of_the_values(axis, moved) -> None:
+    assert same_axis(axis + moved, axis)
+    assert not same_axis(axis + 10.0, axis)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_metrics_ignore_masked_pixels(name: str, masked: tuple[xr.DataArray, xr.DataArray]) -> None:
     metric = registry().build("metric", name)

@@ -129,3 +129,11 @@ def test_crps_with_pool_is_that_of_block_means(
 def test_crps_refuses_pools_below_one_pixel(name: str) -> None:
     with pytest.raises(ComponentError, match=r"'pool': expected a number >= 1, got 0"):
         registry().build("metric", {"name": name, "pool": 0})
+
+
+def test_events_of_a_sample_depend_on_the_threshold() -> None:
+    """Counts of one threshold are reused, those of another one are not."""
+    members = np.array([[0.5, 2.0, 9.0], [0.2, 3.0, 4.0]])
+    pixels = SampleFields(members[:, None], np.zeros((1, 3))).all_pixels
+    for threshold, expected in ((0.3, [1, 2, 2]), (2.5, [0, 1, 2]), (0.3, [1, 2, 2])):
+        np.testing.assert_array_equal(pixels.events(threshold), expected)

@@ -214,6 +214,14 @@ def test_register_with_a_clash_registers_nothing() -> None:
     assert found.resolve("metric", "local") is Local
 
 
+def test_register_refuses_a_clash_every_time() -> None:
+    """A refused plugin counts as unknown: it is not taken for one that is registered already."""
+    found, plugin = Registry(), LocalPlugin({"fresh": Local, "crps": Local})
+    for _ in range(2):
+        with pytest.raises(ComponentError, match="crps"):
+            found.register(plugin)
+
+
 def test_register_again_is_not_a_clash() -> None:
     found = Registry()
     found.register(LocalPlugin)

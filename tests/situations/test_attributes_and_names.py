@@ -72,7 +72,7 @@ def train(ds: xr.Dataset, **options: Any) -> Any:
 
 NAMES = [
     "pr", "precipitation amount", "RR-1h", "pr.obs", "Niederschlagshöhe", "降水量", "pr(t)", "1pr", "pr%", "PR",
-    "Grid/precipitation", "../../outside", "..", "/pr",
+    "Grid/precipitation", "/pr", "../../outside", "..", ".",
 ]  # fmt: skip
 
 

@@ -371,7 +371,7 @@ def daymet(folder: Path) -> xr.Dataset:
         {
             "prcp": (dims, values(size=4, sea=True), {"long_name": "daily total precipitation", "units": "mm/day", **shared}),
             "tmax": (dims, 10 + values(size=2), {"long_name": "daily maximum temperature", "units": "degrees C", **shared}),
-            "swe": (dims, values(size=9), {"long_name": "snow water equivalent", "units": "kg/m2", **shared}),
+            "swe": (dims, values(size=9)[::-1], {"long_name": "snow water equivalent", "units": "kg/m2", **shared}),
             "yearday": ("time", np.arange(1, 7, dtype="int16"), {"long_name": "yearday", "valid_range": [1, 365]}),
             "lambert_conformal_conic": ((), np.int16(0), lcc),
             "time_bnds": (("time", "nv"), np.stack([times(), times() + pd.Timedelta("1D")], 1)),
@@ -504,8 +504,7 @@ def knmi(folder: Path, *, decoded: bool = False) -> xr.Dataset:
 
 
 FORMATS = [
-    case("ERA5", era5, right(target="tp", dims=("valid_time", "latitude", "longitude"), units="m", daily=False, roles={"t2m": "aligned"}),
-         fails_today(8, "standard_name unknown vetoes rain")),
+    case("ERA5", era5, right(target="tp", dims=("valid_time", "latitude", "longitude"), units="m", daily=False, roles={"t2m": "aligned"})),
     case("ERA5, named", era5, right(target="tp", roles={"t2m": "aligned"}, valid=1.0, wet=1e-4), target="tp"),
     case("ERA5, expver", era5_expver, refused("tp", "expver", "combine|fillna|max|sum"),
          fails_today(16, "the remedy for expver is isel, which loses half of the samples"), target="tp"),
@@ -517,7 +516,7 @@ FORMATS = [
     case("WRF, amounts", lambda folder: wrf(folder, amounts=True), right(dims=("Time", "south_north", "west_east"), roles={"T2": "aligned"}),
          target="RAINNC", conditions=["T2"]),
     case("UKCP18, OSGB", ukcp18, refused("pr", "ensemble_member", "isel"), target="pr", coarsen=4),
-    case("UKCP18, not named", ukcp18, refused("pr", "ensemble_member", "isel"), fails_today(16, "4-D rain without a target: 'got none'"), coarsen=4),
+    case("UKCP18, not named", ukcp18, refused("pr", "ensemble_member", "isel"), coarsen=4),
     case("UKCP18, OSGB, one member", lambda folder: ukcp18(folder).isel(ensemble_member=0),
          right(dims=("time", "projection_y_coordinate", "projection_x_coordinate"), daily=True), coarsen=4),
     case("UKCP18, rotated, one member", lambda folder: ukcp18(folder, "rotated").isel(ensemble_member=0),
@@ -527,25 +526,22 @@ FORMATS = [
     case("E-OBS, temperature", e_obs, refused("tg", "36 of 864", "fill|mask")),
     case("CHIRPS", chirps, right(target="precip", daily=True, valid=1 - 6 / 144), coarsen=4),
     case("CPC", cpc, right(target="precip", daily=True, valid=1 - 6 / 144), coarsen=4),
-    case("MSWEP", mswep, refused("precipitation", r"mm/\(3 h\)"), fails_today(14, "the remedy does not name mm/(3 h)"), target="precipitation", coarsen=4),
+    case("MSWEP", mswep, refused("precipitation", r"mm/\(3 h\)"), target="precipitation", coarsen=4),
     case("IMERG V07", imerg, right(target="precipitation", dims=("time", "lat", "lon"), daily=False, units="mm/hr"), target="precipitation", coarsen=4),
-    case("IMERG V07, conditions by default", imerg, either(refused("randomError|conditions"), warned("randomError")),
-         fails_today(15, "error fields are conditions"), target="precipitation"),
+    case("IMERG V07, conditions by default", imerg, either(refused("randomError|conditions"), warned("randomError")), target="precipitation"),
     case("Daymet V4", daymet, right(target="prcp", dims=("time", "y", "x"), daily=True, valid=1 - 6 / 144, roles={"tmax": "aligned", "swe": "aligned"}, rain=set())),
     case("PRISM", prism, refused("ppt", "units"), target="ppt", coarsen=4),
     case("PRISM, with units", lambda folder: prism(folder, "mm"), either(right(target="ppt", daily=True), refused("ppt", "scale_factor|_FillValue")), coarsen=4),
     case("MRMS", mrms, refused("PrecipRate", "24 of 864 negative", "latitude=54.995"), target="PrecipRate", coarsen=4),
     case("MRMS, masked", lambda folder: mrms(folder, masked=True), right(target="PrecipRate", daily=False, valid=1 - 4 / 144), target="PrecipRate", coarsen=4),
     case("RADKLIM RW", radklim, right(target="rainfall_amount", daily=False, wet=0.1, valid=1 - 6 / 144), coarsen=4),
-    case("RADKLIM YW", lambda folder: radklim(folder, "5min"), right(target="rainfall_amount", wet=0.1 / 12),
-         fails_today(6, "the default threshold of a depth ignores its step"), coarsen=4),
-    case("Stage IV", stage4, right(target="tp", dims=("time", "y", "x"), valid=1 - 6 / 144), fails_today(8, "standard_name unknown vetoes rain"), coarsen=4),
+    case("RADKLIM YW", lambda folder: radklim(folder, "5min"), right(target="rainfall_amount", wet=0.1 / 12), coarsen=4),
+    case("Stage IV", stage4, right(target="tp", dims=("time", "y", "x"), valid=1 - 6 / 144), coarsen=4),
     case("Stage IV, named", stage4, right(target="tp", dims=("time", "y", "x"), wet=0.1), target="tp", coarsen=4),
     case("OPERA ODIM", odim, refused("data", "units"), target="data", coarsen=4),
     case("OPERA ODIM, decoded", lambda folder: odim(folder, decoded=True), right(target="RATE", valid=1 - 3 / 144), target="RATE", coarsen=4),
     case("KNMI, counts", knmi, refused("rain", "18 of 864", "65535|fill"), target="rain", coarsen=4),
-    case("KNMI, decoded", lambda folder: knmi(folder, decoded=True), right(target="rain", valid=1 - 3 / 144, wet=0.1 / 12),
-         fails_today(6, "the default threshold of a depth ignores its step"), target="rain", coarsen=4),
+    case("KNMI, decoded", lambda folder: knmi(folder, decoded=True), right(target="rain", valid=1 - 3 / 144, wet=0.1 / 12), target="rain", coarsen=4),
 ]  # fmt: skip
 
 

@@ -11,6 +11,8 @@ import pytest
 import xarray as xr
 
 import xcvae
+from xcvae.errors import DataError
+from xcvae.fields.describe import prepare
 
 from .makers import (
     SMALLEST,
@@ -19,7 +21,6 @@ from .makers import (
     axis,
     case,
     either,
-    fails_today,
     predictor,
     rain,
     refused,
@@ -28,8 +29,6 @@ from .makers import (
     together,
     warned,
 )
-
-IGNORED = fails_today(5, "grid_mapping is not read: bare numbers are compared")
 
 CRS: dict[str, dict[str, Any]] = {
     "laea": {"grid_mapping_name": "lambert_azimuthal_equal_area", "longitude_of_projection_origin": 10.0,
@@ -82,15 +81,14 @@ PAIRS = [
     case("the same pole", lambda: mapped("rotated", "pole", "rotated", "pole"), right(roles={"t": "aligned"})),
     *(
         case(f"{own} and {other}", lambda own=own, other=other, kind=kind: mapped(kind, own, kind, other),
-             refused("t", "grid_mapping|projection", "regrid|interpolat|pyproj|reproject"), IGNORED)
+             refused("t", "grid_mapping|projection", "regrid|interpolat|pyproj|reproject"))
         for kind, own, other in (
             ("m", "laea", "lcc"), ("m", "laea", "osgb"), ("m", "lcc", "lcc2"), ("m", "stereo", "laea"), ("rotated", "pole", "pole2"),
         )
     ),
     *(
         case(f"{own} and {other}", lambda own=own, other=other, a=a, b=b: mapped(a, own, b, other),
-             either(refused("t", "grid_mapping|projection|rotated|degrees", "regrid|interpolat|pyproj|reproject"), warned("t", "pooled|cover|projection|degrees")),
-             fails_today(5, "a condition on another kind of grid is pooled silently"))
+             either(refused("t", "grid_mapping|projection|rotated|degrees", "regrid|interpolat|pyproj|reproject"), warned("t", "pooled|cover|projection|degrees")))
         for a, own, b, other in (("rotated", "pole", "degrees", "latlon"), ("degrees", "latlon", "rotated", "pole"), ("m", "laea", "degrees", "latlon"))
     ),
 ]  # fmt: skip
@@ -99,6 +97,12 @@ PAIRS = [
 @pytest.mark.parametrize(("make", "answer", "options"), PAIRS)
 def test_conditions_in_another_projection_are_not_stretched_by_bare_numbers(make, answer, options):
     answer.check(lambda: admit(make(), **options))
+
+
+def test_a_condition_in_another_projection_is_refused_by_a_trained_model():
+    spec = admit(mapped("m", "laea", "m", "laea"))["spec"]
+    with pytest.raises(DataError, match=r"t: expected the projection of 'pr'.*Regrid"):
+        prepare(mapped("m", "laea", "m", "lcc"), spec, need_target=True)
 
 
 # --- what an ensemble keeps --------------------------------------------------------------------

@@ -10,10 +10,6 @@ import xarray as xr
 
 from xcvae.fields.cf import is_rain
 
-from .makers import fails_today
-
-TODAY = fails_today(8, "rain or not is read from single words")
-
 
 def variable(name: str, units: str, **attrs: str) -> xr.DataArray:
     return xr.DataArray(np.ones((2, 3, 4)), name=name, attrs={"units": units, **attrs})
@@ -61,10 +57,9 @@ CF = {
     "tendency_of_atmosphere_mass_content_of_water_vapor": ("kg m-2 s-1", False),
     "atmosphere_boundary_layer_thickness": ("m", False),
 }
-CF_TODAY = {"atmosphere_mass_content_of_rain"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=TODAY) if n in CF_TODAY else n for n in CF])
+@pytest.mark.parametrize("name", CF)
 def test_standard_names_of_cf(name: str) -> None:
     units, expected = CF[name]
     assert is_rain(variable("v", units, standard_name=name)) is expected
@@ -107,19 +102,14 @@ GRIB = [
     ("ptype", "Precipitation type", "(Code table 4.201)", False),
     ("10fg", "Maximum 10 metre wind gust", "m s**-1", False),
 ]  # fmt: skip
-GRIB_TODAY = {"pwat", "tcrw"}  # words that are in other quantities too
-MODIFIED = {"sf"}  # units are not known
 
 
 @pytest.mark.parametrize(
     "standard", ["", "unknown"], ids=["no standard_name", "standard_name unknown"]
 )
 @pytest.mark.parametrize("row", GRIB, ids=[row[0] for row in GRIB])
-def test_names_of_grib(request, row, standard: str) -> None:
+def test_names_of_grib(row, standard: str) -> None:
     name, long_name, units, expected = row
-    vetoed = expected and standard == "unknown"
-    if vetoed or name in MODIFIED or (name in GRIB_TODAY and not standard):
-        request.applymarker(TODAY)
     attrs = {"standard_name": standard} if standard else {}
     assert is_rain(variable(name, units, long_name=long_name, **attrs)) is expected
 
@@ -168,20 +158,21 @@ USUAL = [
     ("visibility", "m", "visibility in rain", False),
     ("interception", "mm", "rain intercepted by the canopy", False),
     ("constraint", "m", "constraint of the training", False),
+    ("PRECT", "m s-1", "Total precipitation rate", True),
+    ("MWprecipitation", "mm/hr", "", True),
+    ("MultiSensor_QPE_01H", "mm", "", True),
+    ("rain_drop", "mm", "diameter of rain drops", False),
+    ("vir", "kg m-2", "vertically integrated rain", False),
+    ("pr", "km", "", False),
+    ("pr", "km h-1", "", False),
+    ("pr", "knots", "", False),
 ]
-USUAL_TODAY = {
-    "tot_prec", "elevation", "distance", "gauge_height", "rain_top", "drainage", "terrain", "speed",
-    "visibility", "interception",
-    "constraint", "pwat",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "units", "long_name", "expected"),
-    [
-        pytest.param(*row, id=f"{row[0]} {row[1]}", marks=[TODAY] if row[0] in USUAL_TODAY else [])
-        for row in USUAL
-    ],
+    USUAL,
+    ids=[f"{row[0]} {row[1]}" for row in USUAL],
 )
 def test_names_of_files(name: str, units: str, long_name: str, expected: bool) -> None:
     attrs = {"long_name": long_name} if long_name else {}

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xcvae
+from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
+from xcvae.fields.units import STEP, default_wet_threshold
 
-from .makers import admit, case, either, fails_today, rain, refused, right, times, together, warned
+from .conftest import trained
+from .makers import admit, case, either, rain, refused, right, times, together, warned
 
 #: Units of rain, the size of daily values in them, and one unit in millimetres (per day).
 RAIN = [
@@ -68,16 +72,16 @@ NOT_RAIN = [
     case("expression", lambda: together(rain(units="2*mm-")), refused("pr"), target="pr"),
     case(
         "mm/3h", lambda: together(rain(units="mm/3h")), refused("pr", r"mm/\(3 h\)|mm / \(3 h\)"),
-        fails_today(14, "the remedy does not name mm/(3 h)"), target="pr",
+        target="pr",
     ),
     case(
         "mm/6hr", lambda: together(rain(units="mm/6hr")), refused("pr", r"mm */ *\(6 *hr?\)"),
-        fails_today(14, "the remedy does not name mm/(6 h)"), target="pr",
+        target="pr",
     ),
     case("mm/(3 h)", lambda: together(rain(units="mm/(3 h)")), right(units="mm/(3 h)"), target="pr"),
     case(
         "m of water equivalent", lambda: together(rain(units="m of water equivalent", size=4e-3)),
-        right(target="pr"), fails_today(14, "units 'm of water equivalent' are not known"), target="pr",
+        right(target="pr"), target="pr",
     ),
     case(
         "mm w.e.", lambda: together(rain(units="mm w.e.")),
@@ -91,7 +95,6 @@ def test_units_that_are_not_of_rain_are_refused_with_a_remedy(make, answer, opti
     answer.check(lambda: admit(make(), **options))
 
 
-UNKNOWN = fails_today(14, "units of predictors as they are found are not known")
 KNOWN = [
     "K", "kelvin", "degC", "degrees Celsius", "Celsius", "C", "celsius", "degF", "Pa", "hPa", "mb", "mbar",
     "millibars", "m s-1", "m s**-1", "m/s", "knots", "m", "km", "m2 s-2", "m**2 s**-2", "J kg-1",
@@ -109,7 +112,7 @@ FOUND = [
 
 @pytest.mark.parametrize(
     "units",
-    [*KNOWN, *(pytest.param(units, marks=UNKNOWN) for units in FOUND)],
+    [*KNOWN, *FOUND],
 )
 def test_units_of_predictors_are_read_as_they_are_found(units: str) -> None:
     ds = together(rain())
@@ -128,20 +131,23 @@ SAME = [
     ("kg kg-1", "g kg-1", 1000.0),
     ("m s-1", "m s**-1", 1.0),
     ("m", "gpm", 1.0),
-    pytest.param("hPa", "mb", 1.0, marks=fails_today(14, "mb is read as millibarn")),
-    pytest.param("K", "deg K", 1.0, marks=fails_today(14, "deg K is read as degrees times kelvin")),
-    pytest.param("K", "degrees Celsius", -272.15, marks=fails_today(14, "a product of units")),
-    pytest.param("m", "gpdam", 0.1, marks=UNKNOWN),
-    pytest.param("K", "Kelvin", 1.0, marks=UNKNOWN),
-    pytest.param("1", "fraction", 1.0, marks=UNKNOWN),
-    pytest.param("1", "(0 - 1)", 1.0, marks=UNKNOWN),
-    pytest.param("1", "-", 1.0, marks=UNKNOWN),
-    pytest.param("%", "fraction", 0.01, marks=UNKNOWN),
-    pytest.param("1", "octas", 8.0, marks=UNKNOWN),
-    pytest.param("m", "m of water equivalent", 1.0, marks=UNKNOWN),
-    pytest.param(
-        "degC", "deg C", 1.0, marks=fails_today(14, "deg C is read as degrees times coulomb")
-    ),
+    ("hPa", "mb", 1.0),
+    ("Pa s-1", "mb/s", 0.01),
+    ("K", "deg K", 1.0),
+    ("K", "degrees Celsius", -272.15),
+    ("K", "C", -272.15),
+    ("K m-1", "deg C/km", 1000.0),
+    ("K m-1", "degC km-1", 1000.0),
+    ("m", "gpdam", 0.1),
+    ("K", "Kelvin", 1.0),
+    ("1", "fraction", 1.0),
+    ("1", "(0 - 1)", 1.0),
+    ("1", "-", 1.0),
+    ("%", "fraction", 0.01),
+    ("1", "octas", 8.0),
+    ("m", "m of water equivalent", 1.0),
+    ("degC", "deg C", 1.0),
+    ("K m2 kg-1 s-1", "PVU", 1e6),
 ]
 
 
@@ -156,7 +162,6 @@ def test_equal_units_of_predictors_convert(here: str, elsewhere: str, value: flo
 
 # --- thresholds --------------------------------------------------------------------------------
 
-DEPTH = fails_today(6, "the default threshold of a depth ignores its step")
 #: Step, units, drizzle and wet thresholds: 0.1 mm/h (0.1 mm/day for days), and 0.1 (1).
 STEPS = [
     ("min", "mm h-1", 0.1, 0.1),
@@ -172,18 +177,19 @@ STEPS = [
     ("h", "m", 1e-4, 1e-4),
     ("D", "mm", 0.1, 1.0),
     ("D", "kg m-2", 0.1, 1.0),
-    ("5min", "mm", 0.1 / 12, 0.1 / 12, DEPTH),
-    ("10min", "mm", 0.1 / 6, 0.1 / 6, DEPTH),
-    ("15min", "kg m-2", 0.025, 0.025, DEPTH),
-    ("min", "0.1 mm", 1 / 60, 1 / 60, DEPTH),
-    ("3h", "mm", 0.3, 0.3, DEPTH),
-    ("6h", "m", 6e-4, 6e-4, DEPTH),
+    ("5min", "mm", 0.1 / 12, 0.1 / 12),
+    ("10min", "mm", 0.1 / 6, 0.1 / 6),
+    ("15min", "kg m-2", 0.025, 0.025),
+    ("min", "0.1 mm", 1 / 60, 1 / 60),
+    ("3h", "mm", 0.3, 0.3),
+    ("6h", "m", 6e-4, 6e-4),
 ]
 
 
 @pytest.mark.parametrize(
     ("freq", "units", "drizzle", "wet"),
-    [pytest.param(*row[:4], id=f"{row[1]} every {row[0]}", marks=row[4:]) for row in STEPS],
+    STEPS,
+    ids=[f"{row[1]} every {row[0]}" for row in STEPS],
 )
 def test_default_thresholds_follow_units_and_step(freq, units, drizzle, wet):
     ds = together(rain(coords={"time": times(24, freq)}, units=units, size=1e-5))
@@ -202,7 +208,6 @@ MERGED = [
         "outer",
         lambda: _merged("outer"),
         either(warned("pr", "24 of 32|NaN|empty", daily=True, drizzle=0.1, wet=1.0), refused("pr", "24 of 32|NaN|empty")),
-        fails_today(7, "empty samples after an outer merge are not reported, and set the step"),
     ),
     case("selection of days", lambda: together(rain(coords={"time": times(24)}).isel(time=[0, 9, 23])), right(daily=True)),
     case("one day", lambda: together(rain(coords={"time": times(1)})), right(daily=True, wet=1.0)),
@@ -214,3 +219,54 @@ MERGED = [
 @pytest.mark.parametrize(("make", "answer", "options"), MERGED)
 def test_the_step_is_that_of_observed_samples(make, answer, options):
     answer.check(lambda: admit(make(), **options))
+
+
+@pytest.mark.parametrize(
+    ("freq", "units", "size", "choice", "threshold"),
+    [
+        ("h", "mm h-1", 1.0, slice(12, None, 24), 5.0),
+        ("D", "kg m-2 s-1", 1e-4, [3], 20 / 86400),
+        ("5min", "mm", 0.1, slice(None, None, 12), 5 / 12),
+        ("5min", "mm", 0.1, [3], 5 / 12),
+    ],
+)
+def test_default_thresholds_of_scores_are_those_of_the_record(freq, units, size, choice, threshold):
+    pr = rain(coords={"time": times(48, freq)}, units=units, size=size)
+    ds = pr.to_dataset()
+    model = trained(ds, coarsen=4)
+    for chosen in (ds, ds.isel(time=choice)):
+        ens = xcvae.sample(chosen, model, members=2, progress=False)
+        card = xcvae.evaluate(chosen, ens, metrics=["csi"], baselines=[], progress=False)
+        assert card.csi.attrs["threshold"] == pytest.approx(threshold)
+
+
+@pytest.mark.parametrize(
+    ("freq", "units", "choice", "threshold"),
+    [
+        ("h", "mm h-1", slice(12, None, 24), 5.0),
+        ("h", "mm h-1", slice(None), 5.0),
+        ("D", "mm h-1", slice(None), 20 / 24),
+        ("D", "kg m-2 s-1", [3], 20 / 86400),
+        ("h", "kg m-2 s-1", [3], 5 / 3600),
+        ("D", "mm", [3], 20.0),
+        ("D", "mm/day", [3], 20.0),
+    ],
+)
+def test_default_thresholds_of_forecasts_without_a_record(freq, units, choice, threshold):
+    pr = rain(coords={"time": times(96, freq)}, units=units, size=1e-3).isel(time=choice)
+    ens = pr.expand_dims(realization=2).assign_attrs(pr.attrs).to_dataset()
+    card = xcvae.evaluate(pr.to_dataset(), ens, metrics=["csi"], baselines=[], progress=False)
+    assert card.csi.attrs["threshold"] == pytest.approx(threshold)
+
+
+def test_a_spec_of_an_older_file_keeps_its_thresholds():
+    spec = admit(together(rain(coords={"time": times(24, "5min")}, units="mm", size=0.1)))["spec"]
+    content = {**spec.to_json(), "wet_threshold": 0.1}
+    del content["step_seconds"]
+    older = DataSpec.from_json(content)
+    assert older.wet_threshold == 0.1
+    field = xr.DataArray(
+        np.ones(2), dims="time", name="pr", attrs={"units": "mm", STEP: older.step}
+    )
+    assert default_wet_threshold(field, "time") == 0.1
+    assert older.to_json() == content

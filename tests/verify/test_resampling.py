@@ -132,6 +132,13 @@ def test_interval_is_wider_for_similar_neighbours() -> None:
     assert widths[0] > 2 * widths[1]
 
 
+def test_pieces_follow_the_order_of_time() -> None:
+    """Neighbours in time are neighbouring pieces, whatever their positions."""
+    pieces = pieces_of(np.array([0, 1, 0, -1, 1, 0]), np.array([5, 4, 3, 2, 1, 0]))
+    assert pieces.of_sample.tolist() == [2, 4, 1, -1, 3, 0]
+    assert pieces.groups == ((0, 3, 3), (3, 5, 2))
+
+
 def test_pieces_are_few_for_many_samples() -> None:
     groups = np.zeros(5000, dtype=int)
     groups[::3] = 1

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xcvae.config.schema import Config, DataSection, HeavySection, Part, Selection
+from xcvae.config.schema import Config, HeavySection, Part, Selection
+from xcvae.config.sources import opened
 from xcvae.errors import ConfigError, EmptySelectionError, MissingVariableError, nearest
 from xcvae.fields.cf import find_layout, find_target
 from xcvae.fields.dataspec import DataSpec
@@ -204,7 +203,7 @@ def open_parts(config: Config) -> Parts:
         The data do not fit the section ``train``; see :func:`xcvae.train`.
     """
     section, training = config.data, config.train
-    ds = _renamed(_opened(section, config.folder), section.rename)
+    ds = opened(section, config.folder)
     dims = training.spatial_dims
     target = find_target(ds, training.target)
     sample = find_layout(ds[target], spatial_dims=dims).sample
@@ -233,67 +232,6 @@ def open_parts(config: Config) -> Parts:
             if part in ready:
                 ready[part] = _heavy(ready[part], section.heavy, spec, part)
     return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec)
-
-
-def _opened(section: DataSection, folder: Path) -> xr.Dataset:
-    if section.tutorial is not None:
-        from xcvae.tutorial import open_dataset
-
-        return open_dataset(section.tutorial)
-    if section.intake is not None:
-        from xcvae.ensemble.catalog import open_entry
-
-        return open_entry(folder / section.intake.catalog, section.intake.name)
-    assert section.path is not None
-    return _from_path(section.path, folder)
-
-
-def _from_path(path: str, folder: Path) -> xr.Dataset:
-    pattern = str(folder / path)
-    found = sorted(glob.glob(pattern, recursive=True)) or [pattern]  # noqa: PTH207
-    if not Path(found[0]).exists():
-        raise ConfigError.of(
-            "data.path",
-            expected="a file, a Zarr store, or a pattern that matches some",
-            got=f"{pattern}, which matches nothing",
-            remedy="Paths are relative to the folder of the configuration.",
-        )
-    parts: list[xr.Dataset]
-    try:
-        if Path(found[0]).is_dir():
-            parts = [xr.open_zarr(one, consolidated=False) for one in found]
-        else:
-            parts = [xr.open_dataset(one, chunks={}) for one in found]
-        if len(parts) == 1:
-            return parts[0]
-        joined = xr.combine_by_coords(parts, combine_attrs="drop_conflicts", data_vars="minimal")
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ConfigError.of(
-            "data.path",
-            expected="data that xarray can open and join along their coordinates",
-            got=f"{pattern}: {type(error).__name__}: {error}",
-            remedy="Try it with xarray.open_mfdataset. NetCDF-4 files need one more package: "
-            "pip install 'xcvae[netcdf]'.",
-        ) from error
-    assert isinstance(joined, xr.Dataset)  # combine_by_coords returns an array for arrays
-    return joined
-
-
-def _renamed(ds: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
-    known = {str(name) for name in (*ds.variables, *ds.dims)}
-    for old in names:
-        if old not in known:
-            raise MissingVariableError.of(
-                "data.rename",
-                expected="names in the data",
-                got=repr(old),
-                remedy=nearest(old, known),
-            )
-    try:
-        renamed: xr.Dataset = ds.rename(names)
-    except ValueError as error:
-        raise ConfigError(f"data.rename: {error}") from error
-    return renamed
 
 
 def _in_memory(ds: xr.Dataset) -> xr.Dataset:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from xcvae.ensemble.request import SampleOptions
 from xcvae.errors import ConfigError
+from xcvae.files import expanded, is_url, local_path
 from xcvae.generator.training.settings import Fit
 
 Part = Literal["train", "validation", "test"]
@@ -28,10 +29,13 @@ class IntakeEntry:
     ----------
     catalog, name
         Path of the YAML file, and the entry in it.
+    trust
+        Open the entry with whatever reader it names, also one that runs code.
     """
 
     catalog: str
     name: str
+    trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,39 @@ class HeavySection:
 
 
 @dataclass(frozen=True)
+class SourceSection:
+    """Files of some of the variables, such as the target or a condition.
+
+    Parameters
+    ----------
+    path
+        A file, a Zarr store, an address such as ``s3://bucket/rain.zarr``, or a pattern such as
+        ``data/*.nc``; or a list of them. ``~`` and environment variables are replaced.
+    rename
+        New names of variables, dims and coordinates, by old name.
+    engine, group, storage_options
+        As of `xarray.open_dataset`; the engine ``kerchunk`` reads references to chunks of files.
+    """
+
+    path: str | list[str]
+    rename: dict[str, str] = field(default_factory=dict)
+    engine: str | None = None
+    group: str | None = None
+    storage_options: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class DataSection:
     """Source of the data, and the samples for training, validation and test.
 
     Parameters
     ----------
-    tutorial, path, intake
-        One of the three: name of a bundled Dataset; a file, a Zarr store or a pattern such as
-        ``data/*.nc``; an entry of an intake catalog. Paths are relative to the configuration.
+    tutorial, path, intake, sources
+        One of the four: name of a bundled Dataset; a file, a Zarr store, an address or a pattern
+        such as ``data/*.nc``; an entry of an intake catalog; several sources, whose variables are
+        merged for the samples that all have. Paths are relative to the configuration.
+    engine, group, storage_options
+        How ``path`` is opened, see `SourceSection`.
     rename
         New names of variables, dims and coordinates, by old name.
     train, validation, test
@@ -74,8 +103,12 @@ class DataSection:
     """
 
     tutorial: str | None = None
-    path: str | None = None
+    path: str | list[str] | None = None
     intake: IntakeEntry | None = None
+    sources: list[SourceSection] | None = None
+    engine: str | None = None
+    group: str | None = None
+    storage_options: dict[str, Any] | None = None
     rename: dict[str, str] = field(default_factory=dict)
     train: Selection = field(default_factory=dict)
     validation: Selection | None = None
@@ -83,14 +116,25 @@ class DataSection:
     heavy: HeavySection | None = None
 
     def __post_init__(self) -> None:
-        given = [k for k in ("tutorial", "path", "intake") if getattr(self, k) is not None]
+        kinds = ("tutorial", "path", "intake", "sources")
+        given = [k for k in kinds if getattr(self, k) is not None]
         if len(given) != 1:
             raise ConfigError.of(
                 "source of the data",
-                expected="one of tutorial, path and intake",
+                expected="one of tutorial, path, intake and sources",
                 got=" and ".join(given) or "none",
                 remedy="For example `path: rain.nc` or `tutorial: radklim`.",
             )
+        options = [k for k in ("engine", "group", "storage_options") if getattr(self, k)]
+        if options and self.path is None:
+            raise ConfigError.of(
+                options[0],
+                expected=f"no such key next to {given[0]}",
+                got=repr(getattr(self, options[0])),
+                remedy="It belongs to `path`, or to an entry of `sources`.",
+            )
+        if self.sources == []:
+            raise ConfigError("sources: expected one source at least, got none. Add `- path: ...`.")
 
 
 @dataclass(frozen=True)
@@ -215,6 +259,8 @@ class Config:
                 got="both",
                 remedy="Remove one of them.",
             )
+        if is_url(self.output):
+            local_path("output", self.output)  # refuses addresses
         names = [one.name for one in self.sample]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -228,4 +274,4 @@ class Config:
     @property
     def output_folder(self) -> Path:
         """Output folder, relative to the working directory."""
-        return self.folder / self.output
+        return self.folder / expanded(self.output)

@@ -1,1 +1,1 @@
-"""Drawing and handing over: members, thresholds, stores, catalogs, augmentation."""
+"""Sampling and hand-over: members, post-processing, stores, catalogs, augmentation."""

@@ -19,9 +19,10 @@ import xarray as xr
 import yaml
 
 from xcvae.ensemble.store.local import FileLedger
+from xcvae.ensemble.trust import CATALOG_READER, check_classes, check_entry
 from xcvae.errors import CatalogError, nearest
 from xcvae.fields.dataspec import plain
-from xcvae.files import locked, remove_stale, write_text
+from xcvae.files import is_taken, locked, remove_stale, write_text
 
 if TYPE_CHECKING:
     from intake.readers.entry import Catalog
@@ -173,19 +174,32 @@ def search(
     )
 
 
-def open_entry(catalog: PathLike, name: str) -> xr.Dataset:
+def open_entry(catalog: PathLike, name: str, *, trust: bool = False) -> xr.Dataset:
     """Open an entry as a lazy Dataset, chunked as it is stored.
+
+    Parameters
+    ----------
+    catalog, name
+        The entry.
+    trust
+        Open it with whatever reader it names. The default accepts those that read arrays, and
+        refuses all that run code of their own.
 
     Raises
     ------
     CatalogError
-        There is no such catalog or entry, or its data cannot be opened.
+        There is no such catalog or entry, its data cannot be opened, or opening it may run code.
     """
-    _, entries, own = _find(Path(catalog), name)
+    path, entries, own = _find(Path(catalog), name, trust=trust)
     subject = f"entry '{name}' of {catalog}"
+    options = {}
+    if not trust:
+        check_entry(entries.to_dict(), own, str(path))
+        if _is_grib(entries, own):
+            options = {"indexpath": ""}  # the index that cfgrib keeps next to a file is a pickle
     try:
-        opened = entries[own].read()
-    except (OSError, ValueError, KeyError) as error:
+        opened = entries[own].read(**options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise _error(
             subject,
             expected="data that xarray can open",
@@ -249,6 +263,12 @@ def metadata_of(catalog: PathLike, name: str) -> dict[str, Any]:
     return dict(entries.get_entity(own).metadata)
 
 
+def _is_grib(entries: Catalog, name: str) -> bool:
+    engine = entries.get_entity(name).kwargs.get("engine")
+    kinds = (entries.data[token].datatype for token in _tokens_of(entries, name))
+    return engine == "cfgrib" or any(kind.endswith(":GRIB2") for kind in kinds)
+
+
 def _headline_scores(card: xr.Dataset) -> dict[str, float]:
     """Return the scores of xcvae in a scorecard, without intervals."""
     own = card.sel(source="xcvae") if "xcvae" in card.get("source", ()) else card
@@ -263,21 +283,21 @@ def _headline_scores(card: xr.Dataset) -> dict[str, float]:
     return {str(name): round(float(da), 6) for name, da in scores.items()}
 
 
-def _find(path: Path, name: str) -> tuple[Path, Catalog, str]:
+def _find(path: Path, name: str, *, trust: bool = False) -> tuple[Path, Catalog, str]:
     """Follow 'inner/prior64' to the catalog that has 'prior64' itself."""
-    entries = _read(path)
+    entries = _read(path, trust=trust)
     while "/" in name and name not in entries.aliases and name not in entries.entries:
         first, _, name = name.partition("/")
         _check_known(entries, path, first)
         path = _inner_path(entries, path, first)
-        entries = _read(path)
+        entries = _read(path, trust=trust)
     _check_known(entries, path, name)
     return path, entries, name
 
 
 def _is_catalog(entries: Catalog, name: str) -> bool:
-    output: str = entries.get_entity(name).output_instance
-    return output == "intake.readers.entry:Catalog"
+    # By its reader: what an entry says of its output does not bind it.
+    return bool(entries.get_entity(name).reader == CATALOG_READER)
 
 
 def _inner_path(entries: Catalog, path: Path, name: str) -> Path:
@@ -289,6 +309,7 @@ def _inner_path(entries: Catalog, path: Path, name: str) -> Path:
             got="data",
             remedy="Give the name of the entry alone, without anything after a '/'.",
         )
+    check_entry(entries.to_dict(), name, str(path))
     return Path(str(entries[name].data.url).removeprefix("file://"))
 
 
@@ -313,14 +334,18 @@ def _check_known(entries: Catalog, catalog: Path, name: str) -> None:
         )
 
 
-def _read(path: Path, *, new: bool = False) -> Catalog:
+def _read(path: Path, *, new: bool = False, trust: bool = False) -> Catalog:
     """Read a catalog; with ``new``, one that does not exist is empty."""
     from intake.readers.entry import Catalog
 
-    if new and not path.exists():
+    if new and not is_taken(path):
         return Catalog()
     try:
+        if not trust:
+            check_classes(yaml.safe_load(path.read_bytes()), str(path))
         return Catalog.from_yaml_file(str(path))
+    except CatalogError:
+        raise
     # A damaged catalog fails in many ways inside intake: wrong types, missing keys, broken YAML.
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _error(
@@ -361,6 +386,7 @@ def _save(entries: Catalog, path: Path) -> None:
     # Intake adds these on opening; written back, they would pin the catalog to its present folder.
     for key in ("CATALOG_DIR", "CATALOG_PATH", "STORAGE_OPTIONS"):
         content["user_parameters"].pop(key, None)
+    path = path.resolve()  # a link to a catalog stays a link
     remove_stale(path)
     write_text(path, yaml.safe_dump(content, sort_keys=True), sync=True)
 

@@ -15,8 +15,8 @@ from xcvae.ensemble.postprocess import ChangeStats
 from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.store.base import RegionStats
 from xcvae.errors import DataError, MismatchError
+from xcvae.fields.cf import check_name
 from xcvae.fields.dataspec import DataSpec, plain
-from xcvae.fields.validation import check_name
 from xcvae.registry.discovery import version_of
 
 # Attributes of the way that values are written, and of the range of those that were observed.
@@ -162,7 +162,7 @@ def check_storable(ds: xr.Dataset, sample: str) -> None:
         zone), or a coordinate has a name that would be a path in a Zarr store.
     """
     for name in ds.coords:
-        check_name(str(name))
+        check_name(str(name), what=f"coordinate {name!r}")
     first = ds[sample].values[0] if sample in ds.coords and ds[sample].dtype == object else ""
     if not isinstance(first, tuple | str) and np.array(first).dtype == object:
         _check_object(first, sample)

@@ -234,6 +234,7 @@ def loader(
     drop_last: bool = False,
     threads: int = 2,
     seed: int = 0,
+    trust: bool = False,
 ) -> Loader:
     """Stream entries of a catalog as shuffled batches of torch tensors.
 
@@ -269,6 +270,8 @@ def loader(
         Threads that read blocks, in every worker.
     seed
         Seed of the choice and the order.
+    trust
+        Open entries with whatever reader they name; see `xcvae.catalog.open_entry`.
 
     Returns
     -------
@@ -292,8 +295,13 @@ def loader(
     _check_counts(1, batch_size=batch_size, samples=samples, threads=threads)
     _check_counts(0, seed=seed)
     if isinstance(real, str):
-        real = catalogs.open_entry(catalog, real)
-    listed = {entry: _opened(catalog, entry, real) for entry in weights}
+        real = catalogs.open_entry(catalog, real, trust=trust)
+    listed = {
+        entry: real
+        if entry == REAL and real is not None
+        else catalogs.open_entry(catalog, entry, trust=trust)
+        for entry in weights
+    }
     request = _request_of(model, target or target_of(next(iter(listed.values()))), conditions)
     sources = [source_of(entry, ds, real, request) for entry, ds in listed.items()]
     check_alike(sources)
@@ -324,12 +332,6 @@ def _check_counts(least: int, **counts: int | None) -> None:
         if count is not None and (type(count) is not int or count < least):
             expected, remedy = f"an integer >= {least}", f"Give {key} as an int, or leave it out."
             raise ConfigError.of(key, expected=expected, got=repr(count), remedy=remedy)
-
-
-def _opened(catalog: str | os.PathLike[str], entry: str, real: xr.Dataset | None) -> xr.Dataset:
-    if entry == REAL and real is not None:
-        return real
-    return catalogs.open_entry(catalog, entry)
 
 
 def _request_of(

@@ -1,1 +1,1 @@
-"""The physical world: dimensions, units, grids and checks, and the border to the tensors."""
+"""Physical values: dimensions, units, grids and checks, and their conversion to tensors."""

@@ -131,6 +131,33 @@ def in_frame_of(source: Axis, target: Axis) -> NDArray[np.float64] | None:
     return values
 
 
+def wrapped(
+    source: Axis, target: Axis
+) -> tuple[NDArray[np.float64] | None, NDArray[np.intp] | None]:
+    """Express an axis in the frame of another, as `in_frame_of`, and turn a whole circle to it.
+
+    Returns
+    -------
+    values
+        The centres of ``source`` in the frame of ``target``; None if they are not comparable.
+    order
+        Positions of ``values`` along ``source``; None as they are. Longitudes of a whole circle
+        (0 to 359) start opposite to a target that they do not cover from end to end (-5 to 4).
+    """
+    values = in_frame_of(source, target)
+    if values is None or target.values is None or source.kind != "longitude" or len(values) < 3:
+        return values, None
+    step = float(np.median(np.diff(values)))
+    # A cyclic point repeats the first column at the end.
+    period = next((n for n in (len(values), len(values) - 1) if abs(n * abs(step) - 360) < 1), None)
+    if period is None or covers(values, target.values):
+        return values, None
+    middle = (target.values[0] + target.values[-1] - (len(values) - 1) * step) / 2
+    position = round((middle - values[0]) / step) + np.arange(len(values))
+    order = position % period
+    return values[order] + np.sign(step) * 360.0 * (position // period), order
+
+
 def _box(values: NDArray[np.float64], extra: float = 0.5) -> tuple[float, float]:
     """Return the outer edges of the cells, ``extra`` cells beyond the outer centres."""
     if len(values) < 2:

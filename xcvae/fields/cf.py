@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, MissingVariableError, nearest
@@ -32,23 +33,49 @@ _UNITS: dict[str, Literal["Y", "X"]] = {
 _NAMES: tuple[tuple[re.Pattern[str], Literal["Y", "X"]], ...] = (
     (
         re.compile(
-            r"(y|yc|lat|latitude|rlat|nj|j|row|rows|south_north|northing|"
-            r"projection_y_coordinate|grid_latitude)([_\d].*)?",
+            r"(y|yc|ny|ydim|ygrid|grid_yt|lat|latitude|rlat|nlat|nav_lat|g\d+_lat|gridlat|nj|j|"
+            r"row|rows|south_north|north_south|northing|projection_y_coordinate|grid_latitude)"
+            r"([_\d].*)?",
             re.IGNORECASE,
         ),
         "Y",
     ),
     (
         re.compile(
-            r"(x|xc|lon|longitude|rlon|ni|i|col|cols|column|columns|west_east|easting|"
-            r"projection_x_coordinate|grid_longitude)([_\d].*)?",
+            r"(x|xc|nx|xdim|xgrid|grid_xt|lon|longitude|rlon|nlon|nav_lon|g\d+_lon|gridlon|ni|i|"
+            r"col|cols|column|columns|west_east|east_west|easting|projection_x_coordinate|"
+            r"grid_longitude)([_\d].*)?",
             re.IGNORECASE,
         ),
         "X",
     ),
 )
-_RAIN_WORDS = ("precip", "rain", "snowfall", "drizzle")
-_RAIN_NAMES = re.compile(r"(pr|tp|prec|ppt|prcp|rr|rx|mtpr|qpe|pcp)([_\d].*)?", re.IGNORECASE)
+# The table of what is rain, by words of standard names and long names, by short names, and by
+# parameters of GRIB; each with units of a depth or a rate. Words are whole: terrain is no rain.
+_RAIN_WORDS = re.compile(
+    r"precip|rainfall|snowfall|"
+    r"^(daily|hourly|tot|total|mean|surf|surface|acc|accum|max|obs|radar|gauge|conv)?rain|"
+    r"^drizzle|^(prec[tcl]?|prcp|apcp|qpe)$"
+)
+# Other quantities in units of rain, with words of rain in their names.
+_OTHER_WORDS = re.compile(
+    r"^(precipitable|columns?|content|path|vertical(ly)?|rainwater|distance|height|altitude|"
+    r"elevation|visibility|speed|velocity|diameter|radius|roughness|intercept(ed|ion)|runoff|"
+    r"errors?|uncertainty|deviation|std(dev)?|variance|anomal(y|ies)|tendency|deficit|storage)$|"
+    r"^(pot)?evap"
+)
+_RAIN_NAMES = re.compile(
+    r"(pr|prc|prl|prsn|tp|pre|prec|tot_prec|ppt|prcp|rr|rx|rfe|qpe|pcp|cp|lsp|crr|lsrr|mtpr|"
+    r"mxtpr|prate|tprate|avg_tprate|apcp|acpcp|ncpcp)([_\d].*)?",
+    re.IGNORECASE,
+)
+_RAIN_PARAMETERS = {142, 143, 144, 228, 3059, 228218, 228219, 228228, 235055, 260048}
+# Written by cfgrib, and so by the Climate Data Store, where GRIB has no CF name.
+_NO_STANDARD_NAME = {"", "unknown", "undefined", "none", "missing", "~", "-"}
+_MODIFIERS = {"detection_minimum", "number_of_observations", "standard_error", "status_flag"}
+_OF_DATA = re.compile(
+    r"\b(errors?|stderr|uncertainty|quality|flags?|status|counts?|nobs|number of (?!drop|aero))\b"
+)
 _RAIN_RATES = re.compile(r"mm\s*(/|per)?\s*(h|d)", re.IGNORECASE)
 
 
@@ -78,18 +105,93 @@ def _axis(da: xr.DataArray, dim: Hashable) -> Literal["Y", "X", ""]:
     return ""
 
 
+def _geographic(da: xr.DataArray, axis: Literal["Y", "X"]) -> xr.DataArray | None:
+    """Return the 2-D latitude (Y) or longitude (X) of a field, None without."""
+    names = ("lat", "latitude", "xlat") if axis == "Y" else ("lon", "longitude", "xlong")
+    for name in map(str, da.coords):
+        attrs = da[name].attrs
+        known = attrs.get("standard_name") == names[1] or str(name).lower() in names
+        if da[name].ndim == 2 and (known or _UNITS.get(str(attrs.get("units", ""))) == axis):
+            return da[name]
+    return None
+
+
 def _curvilinear(da: xr.DataArray) -> tuple[str, str] | None:
     """Return the dims of a 2-D latitude: rows and columns of a curvilinear grid."""
-    for name, coordinate in da.coords.items():
-        attrs = coordinate.attrs
-        latitude = (
-            attrs.get("standard_name") == "latitude"
-            or attrs.get("units") in ("degrees_north", "degree_north")
-            or str(name).lower() in ("lat", "latitude", "xlat")
-        )
-        if latitude and coordinate.ndim == 2:
-            return str(coordinate.dims[0]), str(coordinate.dims[1])
-    return None
+    latitude = _geographic(da, "Y")
+    return None if latitude is None else (str(latitude.dims[0]), str(latitude.dims[1]))
+
+
+def positions(da: xr.DataArray, dims: tuple[str, str]) -> tuple[xr.DataArray, xr.DataArray] | None:
+    """Return latitude and longitude of each pixel of a field, dims (y, x); None without."""
+    found: list[xr.DataArray] = []
+    axes: tuple[Literal["Y", "X"], ...] = ("Y", "X")
+    for dim, axis in zip(dims, axes, strict=True):
+        coordinate = _geographic(da, axis)
+        if coordinate is None and dim in da.coords and _is_geographic(da[dim]):
+            coordinate = da[dim]
+        if coordinate is None:
+            return None
+        found.append(coordinate.drop_vars(coordinate.coords))
+    latitude, longitude = xr.broadcast(*found)
+    if set(latitude.dims) != set(dims):
+        return None
+    return latitude.transpose(*dims), longitude.transpose(*dims)
+
+
+def _is_geographic(coordinate: xr.DataArray) -> bool:
+    attrs = coordinate.attrs
+    named = attrs.get("standard_name") in ("latitude", "longitude")
+    return named or str(attrs.get("units", "")) in _UNITS
+
+
+# Parameters of CF grid mappings that move pixels, with their defaults. The figure of the earth
+# moves them by less than a pixel of weather.
+_PROJECTION: dict[str, float | None] = {
+    "grid_mapping_name": None,
+    "standard_parallel": None,
+    "longitude_of_central_meridian": None,
+    "latitude_of_projection_origin": None,
+    "longitude_of_projection_origin": None,
+    "straight_vertical_longitude_from_pole": None,
+    "azimuth_of_central_line": None,
+    "grid_north_pole_latitude": None,
+    "grid_north_pole_longitude": None,
+    "north_pole_grid_longitude": 0.0,
+    "perspective_point_height": None,
+    "false_easting": 0.0,
+    "false_northing": 0.0,
+    "scale_factor_at_central_meridian": 1.0,
+    "scale_factor_at_projection_origin": 1.0,
+}
+
+
+def grid_mapping(ds: xr.Dataset, da: xr.DataArray) -> dict[str, Any]:
+    """Return the attributes of the grid mapping that a field names; empty without."""
+    named = da.attrs.get("grid_mapping", da.encoding.get("grid_mapping", ""))
+    name = str(named).split(":", maxsplit=1)[0].strip()
+    return dict(ds[name].attrs) if name in ds.variables else {}
+
+
+def same_projection(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return False for grid mappings that differ in a parameter that both have."""
+    if not (one and other):
+        return True
+    for key, default in _PROJECTION.items():
+        values = [mapping.get(key, default) for mapping in (one, other)]
+        if any(value is None for value in values):
+            continue
+        if key == "grid_mapping_name":
+            same = values[0] == values[1]
+        else:
+            first, second = (np.sort(np.ravel(np.asarray(v, float))) for v in values)
+            if key == "standard_parallel":
+                # One parallel is the same as two equal ones.
+                first, second = np.unique(first), np.unique(second)
+            same = first.shape == second.shape and np.allclose(first, second, rtol=1e-6, atol=1e-6)
+        if not same:
+            return False
+    return True
 
 
 def find_axes(
@@ -174,15 +276,59 @@ def is_rain(da: xr.DataArray, *, by_rate: bool = False) -> bool:
     """
     if not is_precipitation(str(da.attrs.get("units", "")).strip() or "?"):
         return False
-    standard = str(da.attrs.get("standard_name", "")).lower()
-    if standard:
-        return any(word in standard for word in _RAIN_WORDS)
-    names = f"{da.name} {da.attrs.get('long_name', '')}".lower()
+    standard = str(da.attrs.get("standard_name", "")).strip().lower()
+    if standard not in _NO_STANDARD_NAME:
+        # A modifier, as in 'precipitation_flux standard_error', names another quantity.
+        return standard.split()[-1] not in _MODIFIERS and _says_rain(standard)
+    texts = " ".join(str(da.attrs.get(key, "")) for key in ("long_name", "GRIB_name"))
+    names = (str(da.name), str(da.attrs.get("GRIB_shortName", "")))
+    if _says_other(f"{da.name} {texts}"):
+        return False
     return (
-        any(word in names for word in _RAIN_WORDS)
-        or _RAIN_NAMES.fullmatch(str(da.name)) is not None
+        _says_rain(f"{da.name} {texts}")
+        or any(_RAIN_NAMES.fullmatch(name) for name in names)
+        or da.attrs.get("GRIB_paramId") in _RAIN_PARAMETERS
         or (by_rate and _RAIN_RATES.match(str(da.attrs["units"])) is not None)
     )
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a name or sentence, also those of MixedCase; 'rain water' is one."""
+    words = " ".join(re.findall(r"[A-Z]?[a-z]+|[A-Z]+", text)).lower()
+    return words.replace("rain water", "rainwater").split()
+
+
+def _says_rain(text: str) -> bool:
+    return any(_RAIN_WORDS.search(word) for word in _words(text)) and not _says_other(text)
+
+
+def _says_other(text: str) -> bool:
+    return any(_OTHER_WORDS.search(word) for word in _words(text))
+
+
+def describes_data(da: xr.DataArray) -> bool:
+    """Return True for errors, quality and counts of an observation, judged by names."""
+    texts = [str(da.attrs.get(key, "")) for key in ("long_name", "standard_name")]
+    words = " ".join(_words(f"{da.name} {' '.join(texts)}".replace("_", " ")))
+    return _OF_DATA.search(words) is not None
+
+
+def check_name(name: str, *, what: str = "target") -> None:
+    """Refuse a name that a store would take for a path: '/pr' leads to the root of the disk.
+
+    Raises
+    ------
+    DataError
+        The name is empty, '.' or '..', or has a slash or a null character.
+    """
+    if name in ("", ".", "..") or {"/", "\0"} & set(name):
+        plain = name.rsplit("/", maxsplit=1)[-1].strip(".\0") or "pr"
+        raise DataError.of(
+            what,
+            expected="a name that stores can hold, such as 'pr'; no slash, not '.' or '..'",
+            got=repr(name),
+            remedy=f"Rename it: ds.rename({{{name!r}: {plain!r}}}).",
+        )
 
 
 def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
@@ -225,14 +371,18 @@ def find_target(
     if target is not None:
         return str(require(ds, target, what="target").name)
     sizes: dict[str, int] = {}
+    problem: DataError | None = None
     for name, da in ds.data_vars.items():
-        if da.ndim != 3 or not is_rain(da, by_rate=True):
+        if da.ndim < 2 or not is_rain(da, by_rate=True):
             continue
         try:
             layout = find_layout(da, spatial_dims=spatial_dims)
-        except DataError:
+        except DataError as error:
+            problem = problem or error
             continue
         sizes[str(name)] = da.sizes[layout.y] * da.sizes[layout.x]
+    if problem is not None and not sizes:
+        raise problem  # the only rain, and what keeps it from being the target
     finest = [name for name, size in sizes.items() if size == max(sizes.values())]
     if len(finest) == 1:
         return finest[0]

@@ -89,6 +89,8 @@ class DataSpec:
         Defaults for this data, in ``units``.
     daily
         Samples are days, not hours or minutes.
+    step_seconds
+        Shortest step between samples with rain; None without times, and in older files.
     """
 
     target: str
@@ -105,6 +107,15 @@ class DataSpec:
     drizzle_threshold: float
     daily: bool
     coordinate_attrs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    step_seconds: float | None = None
+
+    @property
+    def step(self) -> float:
+        """The step in seconds, for thresholds of any selection of the record's samples.
+
+        An older file has none: an hour or a day has the thresholds that it was trained with.
+        """
+        return self.step_seconds or (86400.0 if self.daily else 3600.0)
 
     @property
     def located(self) -> bool:
@@ -134,6 +145,8 @@ class DataSpec:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types, for the model file."""
         content: dict[str, Any] = plain(asdict(self))
+        if self.step_seconds is None:
+            del content["step_seconds"]  # as in older files, whose records stay the same
         return content
 
     @classmethod

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError
-from xcvae.fields.axes import covers, in_frame_of, share_outside
-from xcvae.fields.cf import Layout, find_axes, find_layout, find_target, is_rain, require
+from xcvae.fields.axes import covers, share_outside, stretch_weights, wrapped
+from xcvae.fields.cf import (
+    Layout,
+    check_name,
+    describes_data,
+    find_axes,
+    find_layout,
+    find_target,
+    grid_mapping,
+    is_rain,
+    positions,
+    require,
+    same_projection,
+)
 from xcvae.fields.dataspec import DataSpec, VariableSpec, plain
 from xcvae.fields.grids import axis_in, check_match, fine_coords
 from xcvae.fields.units import (
@@ -17,6 +31,8 @@ from xcvae.fields.units import (
     default_wet_threshold,
     is_daily,
     is_precipitation,
+    per,
+    step_of,
     to_units,
     units_of,
 )
@@ -38,7 +54,7 @@ def describe(
     coarsen: int | None = None,
     spatial_dims: Sequence[str] | None = None,
 ) -> DataSpec:
-    """Find target, conditions, statics and grids of a Dataset. Reads coordinates, no values.
+    """Find target, conditions, statics and grids of a Dataset. Reads coordinates, few values.
 
     Parameters
     ----------
@@ -78,6 +94,8 @@ def describe(
     units = units_of(field)
     _check_rain_units(name, units)
     layout = find_layout(field, spatial_dims=spatial_dims)
+    for each in (name, layout.sample, layout.y, layout.x):
+        check_name(each, what=f"target {name!r}")
     check_samples(ds, layout.sample, augmented=True)
     shape = (field.sizes[layout.y], field.sizes[layout.x])
     _check_coarsen(coarsen, shape)
@@ -87,6 +105,7 @@ def describe(
         variables.append(_derived(field, layout, coarsen, variables))
     variables += [_static(ds, static, layout) for static in maps]
     coordinates = _coordinates(ds, layout, variables, coarsen)
+    observed = _observed(field, layout)
     return DataSpec(
         target=name,
         units=units,
@@ -98,11 +117,52 @@ def describe(
         coordinates=coordinates,
         variables=tuple(variables),
         coarsen=coarsen,
-        wet_threshold=default_wet_threshold(field, layout.sample),
-        drizzle_threshold=default_drizzle_threshold(field, layout.sample),
-        daily=is_daily(field, layout.sample),
+        wet_threshold=default_wet_threshold(observed, layout.sample),
+        drizzle_threshold=default_drizzle_threshold(observed, layout.sample),
+        daily=is_daily(observed, layout.sample),
+        step_seconds=step_of(observed, layout.sample),
         coordinate_attrs={d: plain(ds[d].attrs) for d, v in coordinates.items() if v is not None},
     )
+
+
+#: Samples of lazy data that are searched for valid pixels before all are read.
+FIRST = 8
+
+
+def _observed(field: xr.DataArray, layout: Layout) -> xr.DataArray:
+    """Return the samples with a valid pixel, of which the step is that of the rain.
+
+    An outer merge of daily rain with 6-hourly predictors has three empty samples of four. Of lazy
+    data some samples are read where the step matters, and all only if some of these are empty.
+    """
+    if field.dtype.kind != "f" or not all(field.shape):
+        return field
+    if not field.variable._in_memory:
+        if is_daily(field, layout.sample) or per(units_of(field), "hour"):
+            return field
+        if _valid(field.isel({layout.sample: slice(FIRST)}), layout).all():
+            return field
+    valid = _valid(field, layout)
+    count = int((~valid).sum())
+    if count in (0, valid.size):
+        return field  # a target without any observation is the name of what is drawn
+    warnings.warn(
+        f"{field.name}: {count} of {valid.size} samples have no valid pixel, as after an outer "
+        f"merge; the step is that of the others. Drop them: "
+        f"ds.dropna({layout.sample!r}, how='all', subset=[{str(field.name)!r}]).",
+        stacklevel=3,
+    )
+    return field.isel({layout.sample: np.flatnonzero(valid)})
+
+
+def _valid(field: xr.DataArray, layout: Layout) -> NDArray[np.bool_]:
+    """Return for each sample if it has a valid pixel; most show one among a few pixels."""
+    few = {dim: slice(None, None, max(1, field.sizes[dim] // 4)) for dim in (layout.y, layout.x)}
+    found: NDArray[np.bool_] = field.isel(few).notnull().any((layout.y, layout.x)).values
+    rest = np.flatnonzero(~found)
+    if rest.size:
+        found[rest] = field.isel({layout.sample: rest}).notnull().any((layout.y, layout.x)).values
+    return found
 
 
 def _coordinates(
@@ -164,6 +224,7 @@ def _names(
             if sample in da.dims and da.attrs.get("units") and str(key) not in maps
         ]
         named.remove(target)
+        named = [key for key in named if not _is_leak(ds[key], ds[target], sample)]
     taken = [target, *named, *maps] + ([f"{target}_coarse"] if coarsen is not None else [])
     twice = sorted({name for name in taken if taken.count(name) > 1})
     if twice:
@@ -184,14 +245,69 @@ def _names(
     return named, maps
 
 
+#: Correlation with the target from which a field is a copy of it, in other units or scaled.
+COPY = 0.999
+#: Samples in which copies are looked for.
+COMPARED = 4
+
+
+def _is_leak(da: xr.DataArray, field: xr.DataArray, sample: str) -> bool:
+    """Return True, with a warning, for what is made of the target: it is known with it only.
+
+    Errors, counts and quality of a product lie on its own grid, and so do copies in other units.
+    """
+    if set(da.dims) != set(field.dims) or da.dtype.kind not in "biuf":
+        return False
+    reason = "it describes the observation" if describes_data(da) else ""
+    if not reason and da.dtype.kind != "b" and _is_copy(da, field, sample):
+        reason = f"it is {field.name!r} in another scale"
+    name = str(da.name)
+    if not reason and is_rain(da):
+        warnings.warn(
+            f"{name}: rain on the grid of the target {field.name!r}, taken as a condition. If it "
+            "is of the same observation, the model learns to copy it: name the conditions then.",
+            stacklevel=4,
+        )
+    if reason:
+        warnings.warn(
+            f"{name}: not taken as a condition, for {reason}. Name the conditions, "
+            f"conditions=[{name!r}, ...], to take it nevertheless.",
+            stacklevel=4,
+        )
+    return bool(reason)
+
+
+def _is_copy(da: xr.DataArray, field: xr.DataArray, sample: str) -> bool:
+    """Return True for a multiple of rain, or a linear function of its logarithm (reflectivity)."""
+    some = {sample: slice(COMPARED)}
+    one = np.asarray(da.transpose(*field.dims).isel(some).values, np.float64)
+    rain = np.asarray(field.isel(some).values, np.float64)
+    wet = np.isfinite(one) & np.isfinite(rain) & (rain > 0)
+    one, rain = one[wet], rain[wet]
+    if one.size < 3 or not (np.ptp(one) > 0 and np.ptp(rain) > 0):
+        return False
+    multiple = np.median(one / rain)
+    if np.abs(one - multiple * rain).max() <= (1.0 - COPY) * np.abs(one).max():
+        return True
+    return bool(abs(np.corrcoef(one, np.log(rain))[0, 1]) > COPY)
+
+
 def _condition(ds: xr.Dataset, name: str, layout: Layout, *, target: str) -> VariableSpec:
     da = require(ds, name, what="conditions")
     check_numeric(da)
     check_same_samples(ds, name, layout.sample)
-    dims, aligned, pooled = _place(ds, da, layout)
+    dims, aligned, pooled, reason = _place(ds, da, ds[target], layout)
     units = units_of(da)
     # Named after the target (field_coarse of field), it is rain whatever the target is called.
     namesake = name.startswith(f"{target}_") and is_precipitation(units)
+    projected = grid_mapping(ds, da) and grid_mapping(ds, ds[target])
+    if reason and (projected or namesake or is_rain(da)):
+        warnings.warn(
+            f"{name}: {reason}. It is pooled, as a map that is not seen pixel by pixel, and ties "
+            "the model to its domain. Cut the target to the area that it covers, or interpolate "
+            "it to a grid that can be compared with the target's.",
+            stacklevel=3,
+        )
     return VariableSpec(
         name=name,
         units=units,
@@ -229,13 +345,15 @@ def _static(ds: xr.Dataset, name: str, layout: Layout) -> VariableSpec:
     )
 
 
-def _place(ds: xr.Dataset, da: xr.DataArray, layout: Layout) -> tuple[tuple[str, ...], bool, bool]:
-    """Locate a condition: (its y and x dims, aligned, pooled)."""
+def _place(
+    ds: xr.Dataset, da: xr.DataArray, field: xr.DataArray, layout: Layout
+) -> tuple[tuple[str, ...], bool, bool, str]:
+    """Locate a condition: (its y and x dims, aligned, pooled, why it cannot be aligned)."""
     others = {str(dim) for dim in da.dims} - {layout.sample}
     if not others:
-        return (), False, True
+        return (), False, True, ""
     if others == {layout.y, layout.x}:
-        return (layout.y, layout.x), True, False
+        return (layout.y, layout.x), True, False, ""
     if len(others) != 2:
         raise DataError.of(
             str(da.name),
@@ -245,19 +363,80 @@ def _place(ds: xr.Dataset, da: xr.DataArray, layout: Layout) -> tuple[tuple[str,
             remedy="Give every level, or every number, a variable of its own.",
         )
     dims = find_axes(da, sample=layout.sample)
+    pairs = [
+        (axis_in(ds, o), axis_in(ds, f)) for o, f in zip(dims, (layout.y, layout.x), strict=True)
+    ]
+    if all(source.counted for source, _ in pairs):
+        _check_edges(da, dims, field, layout)
     sources, targets = [], []
-    for own, fine in zip(dims, (layout.y, layout.x), strict=True):
-        source, target = axis_in(ds, own), axis_in(ds, fine)
+    for own, fine, (source, target) in zip(dims, (layout.y, layout.x), pairs, strict=True):
         if source.counted:
             continue  # edge to edge
-        values = in_frame_of(source, target)
-        if values is None or target.values is None or not covers(values, target.values):
-            return dims, False, True
+        values, _ = wrapped(source, target)
+        if values is None or target.values is None:
+            kinds = f"{own!r} ({source.kind}) is not comparable with {fine!r} ({target.kind})"
+            return dims, False, True, f"its {kinds} of {field.name!r}"
+        _check_projection(ds, da, field)
+        if not covers(values, target.values):
+            reason = f"it does not cover the target {field.name!r}: {own!r} spans {_span(values)}"
+            return dims, False, True, f"{reason}, {fine!r} {_span(target.values)}"
         sources.append(values)
         targets.append(target.values)
     # Mostly elsewhere: what happens outside the target's box counts too.
     wide = bool(sources) and share_outside(sources, targets) > 0.5
-    return dims, True, wide
+    return dims, True, wide, ""
+
+
+def _span(values: NDArray[np.float64]) -> str:
+    return f"{values.min():.6g} to {values.max():.6g}"
+
+
+def _check_projection(ds: xr.Dataset, da: xr.DataArray, field: xr.DataArray) -> None:
+    """Refuse to compare the numbers of two projections, or of two rotated poles."""
+    own, wanted = grid_mapping(ds, da), grid_mapping(ds, field)
+    if same_projection(own, wanted):
+        return
+    raise DataError.of(
+        str(da.name),
+        expected=f"the projection of {str(field.name)!r}, grid_mapping_name "
+        f"{wanted.get('grid_mapping_name')!r}",
+        got=f"another one, {own.get('grid_mapping_name')!r}, or other parameters of it",
+        remedy="Regrid it to the target's projection, for example with reproject_match of "
+        "rioxarray or pyproj and ds.interp, or leave it out.",
+    )
+
+
+def _check_edges(
+    da: xr.DataArray, dims: tuple[str, str], field: xr.DataArray, layout: Layout
+) -> None:
+    """Refuse a curvilinear condition that does not lie on the target edge to edge."""
+    own, fine = positions(da, dims), positions(field, (layout.y, layout.x))
+    if own is None or (fine is not None and _edge_to_edge(own, fine)):
+        return
+    coords = [str(name) for name, coordinate in da.coords.items() if coordinate.ndim == 2]
+    raise DataError.of(
+        str(da.name),
+        expected="2-D latitudes and longitudes that lie on the target edge to edge",
+        got="another area, or a target without latitudes and longitudes",
+        remedy="Regrid it to the target's grid, for example with xESMF. If its edges are those of "
+        f"the target, drop its coordinates: ds.drop_vars({coords}).",
+    )
+
+
+def _edge_to_edge(
+    own: tuple[xr.DataArray, xr.DataArray], fine: tuple[xr.DataArray, xr.DataArray]
+) -> bool:
+    """Return True if coarse cells lie where they do on a fine grid with the same edges."""
+    # The weights that stretch a map, from fine to coarse, give the places of these cells.
+    rows, columns = (
+        stretch_weights(None, n, None, m) for n, m in zip(fine[0].shape, own[0].shape, strict=True)
+    )
+    places = [rows @ np.asarray(each.values, float) @ columns.T for each in fine]
+    latitude = own[0].values - places[0]
+    longitude = (own[1].values - places[1] + 180.0) % 360.0 - 180.0
+    steps = [np.abs(np.diff(each.values, axis=axis)) for each in own for axis in (0, 1)]
+    widest = max(float(step.max(initial=0.0)) for step in steps)
+    return bool(max(np.abs(latitude).max(), np.abs(longitude).max()) <= 0.5 * widest)
 
 
 def _derived(
@@ -336,6 +515,9 @@ def prepare(
     prepared = xr.Dataset(fields, attrs=ds.attrs)
     if spec.target not in fields:
         prepared = prepared.assign_coords(fine_coords(ds, spec))
+    for variable in spec.variables:
+        if variable.aligned and variable.name in ds and spec.target in ds:
+            _check_projection(ds, ds[variable.name], ds[spec.target])
     given = [v for v in spec.variables if v.name in fields and v.role == "condition" and v.aligned]
     prepared = _in_frame(prepared, spec, given)
     return _with_block_means(prepared, spec) if derive else prepared
@@ -367,10 +549,11 @@ def _in_frame(prepared: xr.Dataset, spec: DataSpec, conditions: list[VariableSpe
         if own not in (spec.y, spec.x) and own in prepared.coords
     }
     for own, fine in pairs.items():
-        values = in_frame_of(axis_in(prepared, own), axis_in(prepared, fine))
+        values, order = wrapped(axis_in(prepared, own), axis_in(prepared, fine))
         if values is None:
             prepared = prepared.drop_vars(own)
             continue
+        prepared = prepared if order is None else prepared.isel({own: order})
         attrs = {k: v for k, v in prepared[own].attrs.items() if k != "units"}
         attrs |= {k: v for k, v in prepared[fine].attrs.items() if k == "units"}
         prepared = prepared.assign_coords({own: (own, values, attrs)})

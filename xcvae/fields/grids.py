@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xcvae.errors import DataError, EmptySelectionError, MismatchError, nearest
 from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch_weights
 from xcvae.fields.dataspec import DataSpec, VariableSpec
-from xcvae.fields.validation import check_name, refuse_packed
+from xcvae.fields.validation import refuse_packed
 
 TOLERANCE = 0.01  # by which grid spacings and their ratios may differ, relative
 
@@ -52,8 +52,6 @@ def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
     for name, dims in expected.items():
         _check_variable(ds, name, dims, spec.sample)
         refuse_packed(ds[name])
-    for name in (spec.target, spec.sample, spec.y, spec.x):
-        check_name(name)
     size = grid_size(ds, spec)
     if spec.located:
         _check_same_domain(ds, spec, size)

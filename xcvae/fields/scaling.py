@@ -21,7 +21,7 @@ from xcvae.errors import DataError, UnitsError
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.record import Record
 from xcvae.fields.sample_blocks import block_length, block_slices
-from xcvae.fields.units import default_wet_threshold
+from xcvae.fields.units import STEP, default_wet_threshold
 
 #: An array in the model's space. Only this module makes one or turns one back.
 Normalised = NewType("Normalised", NDArray[np.float32])
@@ -185,6 +185,7 @@ def _fit(
             remedy="Fill them (ds.fillna, interpolate_na) or drop those samples.",
         )
     if variable.precipitation:
+        field = field.assign_attrs({STEP: spec.step})
         return RainScaling(units, default_wet_threshold(field, spec.sample))
     if spread <= 0:
         raise DataError.of(

@@ -6,7 +6,7 @@ import math
 import re
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ import xarray as xr
 from xcvae.errors import ConfigError, UnitsError
 
 _WATER = 1000.0  # density of liquid water in kg m-3
+_FASTEST = 0.1  # m s-1: faster units than this, other than m s-1 itself, are those of wind
 
 # Dimensions of pint, as (length, mass, time) exponents, of the four kinds of precipitation units.
 Exponents = tuple[float, float, float]
@@ -37,14 +38,60 @@ FREQUENT: dict[str, tuple[Exponents, str]] = {
 }
 FACTORS = {("km", "m"): 1000.0}
 
+# Spellings of files that pint does not know or takes for something else (mb for millibarns, C for
+# coulombs, 'deg C' for a product), in small letters. Parts of units are replaced first.
+_PARTS = (
+    (re.compile(r"\bdeg(?:ree)?s?\.?[ _](?:c|celsius)\b|[°º] ?c\b", re.IGNORECASE), "degC"),
+    (re.compile(r"\bdeg(?:ree)?s?\.?[ _](?:k|kelvin)\b", re.IGNORECASE), "K"),
+    (re.compile(r"\bdeg(?:ree)?s?\.?[ _](?:f|fahrenheit)\b|[°º] ?f\b", re.IGNORECASE), "degF"),
+    (re.compile(r"\bKelvin\b"), "K"),
+    (re.compile(r"\bmb\b"), "mbar"),
+    (re.compile(r"\bgpdam\b"), "dam"),
+    (re.compile(r" (?:of )?(?:liquid )?water equivalent\b| w\.? ?e\.?$", re.IGNORECASE), ""),
+)
+_ONE = re.compile(
+    r"[-~]|none|unitless|fraction|proportion|numeric|index|[\[(]?0[-,]1[\])]?|"
+    r"\(?codetable[\d.]*\)?"
+)
+_ALIASES = {
+    **dict.fromkeys(("okta", "oktas", "octa", "octas"), "0.125"),
+    **dict.fromkeys(("c", "celsius"), "degC"),
+    **dict.fromkeys(("f", "fahrenheit"), "degF"),
+    "k": "K",
+    "pa": "Pa",
+    "hpa": "hPa",
+    "pvu": "1e-6 K m2 kg-1 s-1",
+    "dbz": "dBZ",
+}
+_CELSIUS = re.compile(r"\b(?:degC|degree_celsius|celsius)\b", re.IGNORECASE)
+# Pint multiplies by the hours: mm/3h would be three millimetre-hours.
+_STEPS = re.compile(r"/ ?(\d+) ?(h|hr|hrs|hours?|min|minutes?|d|days?)\b", re.IGNORECASE)
+
+
+def _spelling(units: str) -> str:
+    """Return units as pint writes them, or raise ValueError."""
+    if _STEPS.search(units):
+        raise ValueError(f"{units!r} is ambiguous: {_suggested(units)!r}")
+    for part, text in _PARTS:
+        units = part.sub(text, units)
+    key = units.lower().replace(" ", "")
+    if not _CELSIUS.fullmatch(key):
+        # In a gradient (degC/km) it is a difference, of which pint would make 274 K.
+        units = _CELSIUS.sub("K", units)
+    return "1" if _ONE.fullmatch(key) else _ALIASES.get(key, units)
+
 
 @lru_cache(maxsize=256)
 def parse(units: str) -> Any:
     """Return units as a pint quantity (``0.1 mm`` has a magnitude), or raise ValueError."""
     from cf_xarray.units import units as registry
 
+    spelling = _spelling(units)
+    if spelling == "dBZ" and "dBZ" not in registry:
+        # A dimension of its own: converts to nothing else, as a logarithm must not.
+        registry.define("dBZ = [reflectivity]")
     try:
-        quantity = registry(units)
+        quantity = registry(spelling)
         if quantity.magnitude == 1:
             # Arithmetic would turn an offset unit (degC) into its base unit.
             quantity = registry.Quantity(1.0, quantity.units)
@@ -65,8 +112,13 @@ def quantity_of(units: str, what: str) -> Any:
             what,
             expected="units such as 'mm h-1', 'mm/day', 'kg m-2 s-1', 'K' or '1'",
             got=f"{units!r}, which is not known",
-            remedy=f"Correct them: ds[{what!r}].attrs['units'] = '...'.",
+            remedy=f"Correct them: ds[{what!r}].attrs['units'] = {_suggested(units)!r}.",
         ) from error
+
+
+def _suggested(units: str) -> str:
+    """Return the spelling that is meant, as far as it can be guessed."""
+    return _STEPS.sub(r"/(\1 \2)", units) if _STEPS.search(units) else "..."
 
 
 def dimensions_of(quantity: Any) -> Exponents | None:
@@ -102,12 +154,12 @@ def exponents_of(units: str) -> Exponents | None:
         return None
 
 
-def per_day(units: str) -> bool:
-    """Return True for units per day; False for unknown ones."""
+def per(units: str, period: Literal["day", "hour"]) -> bool:
+    """Return True for units per day or per hour; False for unknown ones."""
     if units in FREQUENT:
-        return FREQUENT[units][1].endswith(" d-1")
+        return FREQUENT[units][1].endswith(f" {period[0]}-1")
     try:
-        return bool(dict(parse(units).unit_items()).get("day") == -1)
+        return bool(dict(parse(units).unit_items()).get(period) == -1)
     except ValueError:
         return False
 
@@ -147,7 +199,9 @@ def _conversion_remedy(start: Any, end: Any) -> str:
 
 
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
-_DAILY_STEP = np.timedelta64(20, "h")
+DAILY_STEP = 20 * 3600.0  # seconds
+#: Attribute of a field with the step of its record in seconds, see `step_of`.
+STEP = "step_seconds"
 
 
 def units_of(da: xr.DataArray) -> str:
@@ -279,16 +333,44 @@ def parse_quantity(value: str | float, *, units: str, what: str) -> float:
 
 
 def is_precipitation(units: str) -> bool:
-    """Return True for units of a rate or a depth of water (``mm h-1``, ``kg m-2``, ``m``)."""
-    return exponents_of(units) in PRECIPITATION
+    """Return True for units of a rate or a depth of water (``mm h-1``, ``kg m-2``, ``m``).
+
+    Not for those of distances and of wind: km, dam, km h-1, knots.
+    """
+    kind = exponents_of(units)
+    if kind not in PRECIPITATION:
+        return False
+    if units in FREQUENT:
+        return units != "km"
+    size = as_depth(parse(units)).to_base_units().magnitude  # in m, or m s-1
+    return bool(size == 1 or size < (_FASTEST if kind == RATE else 1.0))
+
+
+def step_of(da: xr.DataArray, sample: str) -> float | None:
+    """Return the step of the samples in seconds; None without times.
+
+    The attribute `STEP` has precedence: a selection has the step of its record. Else it is the
+    shortest distance of two times, not the median, which is long in a selection of storms.
+    """
+    if STEP in da.attrs:
+        return float(da.attrs[STEP])
+    if da.sizes.get(sample, 0) < 2 or sample not in da.coords:
+        return None
+    labels = da[sample].values
+    if np.issubdtype(labels.dtype, np.datetime64):
+        steps = (np.diff(np.unique(labels)) / np.timedelta64(1, "s")).tolist()
+    elif isinstance(da.indexes.get(sample), xr.CFTimeIndex):
+        steps = [(after - before).total_seconds() for before, after in pairwise(np.unique(labels))]
+    else:
+        return None
+    # In an augmented Dataset samples share times.
+    return min(steps, default=None)
 
 
 def is_daily(da: xr.DataArray, sample: str) -> bool:
     """Return True if the samples are days (or longer), not hours or minutes.
 
-    Decided by the shortest step between the times of the samples, at least 20 hours; not by the
-    median step, which is long in a selection of single storms too. Without times it is decided
-    by the units: per day or not.
+    Decided by the step (`step_of`), at least 20 hours; without one by the units: per day or not.
 
     Parameters
     ----------
@@ -297,32 +379,25 @@ def is_daily(da: xr.DataArray, sample: str) -> bool:
     sample
         Name of the sample dim.
     """
-    if da.sizes.get(sample, 0) > 1 and sample in da.coords:
-        labels = da[sample].values
-        if np.issubdtype(labels.dtype, np.datetime64):
-            # In an augmented Dataset samples share times.
-            steps = np.diff(np.unique(labels))
-            if steps.size:
-                return bool(steps.min() >= _DAILY_STEP)
-        if isinstance(da.indexes.get(sample), xr.CFTimeIndex):
-            apart = [later - earlier for earlier, later in pairwise(np.unique(labels))]
-            if apart:
-                return bool(min(apart) >= _DAILY_STEP.item())
-    return per_day(units_of(da))
+    step = step_of(da, sample)
+    return per(units_of(da), "day") if step is None else step >= DAILY_STEP
 
 
 def _threshold(da: xr.DataArray, sample: str, *, hourly: float, daily: float) -> float:
-    units = units_of(da)
+    units, step = units_of(da), step_of(da, sample)
     days = is_daily(da, sample)
-    value = daily if days else hourly
-    period = "" if exponents_of(units) == DEPTH else " d-1" if days else " h-1"
-    return parse_quantity(f"{value} mm{period}", units=units, what=str(da.name))
+    period, value = ("d-1", daily) if days else ("h-1", hourly)
+    if exponents_of(units) == DEPTH:
+        # A depth is the rate times the step; a step of 20 to 36 hours is a day.
+        periods = 1.0 if step is None else max(1, round(step / 86400)) if days else step / 3600
+        period, value = "", value * periods
+    return parse_quantity(f"{value:.12g} mm {period}", units=units, what=str(da.name))
 
 
 def default_wet_threshold(da: xr.DataArray, sample: str) -> float:
     """Return the rain from which a pixel counts as wet, in the units of ``da``.
 
-    0.1 mm h-1, or 1 mm d-1 for daily data (see `is_daily`); 0.1 and 1 mm for depths.
+    0.1 mm h-1, or 1 mm d-1 for daily data (see `is_daily`); for depths this times the step.
 
     Raises
     ------
@@ -335,7 +410,7 @@ def default_wet_threshold(da: xr.DataArray, sample: str) -> float:
 def default_drizzle_threshold(da: xr.DataArray, sample: str) -> float:
     """Return the rain below which the default post-processor sets zero, in the units of ``da``.
 
-    0.1 mm h-1, or 0.1 mm d-1 for daily data (see `is_daily`); 0.1 mm for depths.
+    0.1 mm h-1, or 0.1 mm d-1 for daily data (see `is_daily`); for depths this times the step.
 
     Raises
     ------

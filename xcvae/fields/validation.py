@@ -20,7 +20,7 @@ from xcvae.fields.units import (
     default_wet_threshold,
     exponents_of,
     parse_quantity,
-    per_day,
+    per,
     units_of,
 )
 
@@ -84,24 +84,6 @@ def check_numeric(da: xr.DataArray) -> None:
             expected="real numbers",
             got=f"type {da.dtype}",
             remedy="Convert it with astype('float32'), or leave it out.",
-        )
-
-
-def check_name(name: str) -> None:
-    """Refuse the name of a variable or dimension that would be a path in a store.
-
-    Raises
-    ------
-    DataError
-        It has a slash, or is ``.`` or ``..``.
-    """
-    if "/" in name or name in ("", ".", ".."):
-        plain = name.strip("./").replace("/", "_") or "pr"
-        raise DataError.of(
-            f"variable {name!r}",
-            expected="a name without '/', other than '.' and '..': stores make paths of names",
-            got=repr(name),
-            remedy=f"Rename it: ds.rename({{{name!r}: {plain!r}}}).",
         )
 
 
@@ -431,7 +413,7 @@ def heaviest_rain(da: xr.DataArray, sample: str) -> float:
     if exponents_of(units) == DEPTH:
         hours = MONTH if np.isnan(hours) else max(hours, 1 / 60)
         return parse_quantity(f"{500 * hours**0.5:.6g} mm", units=units, what=str(da.name))
-    if per_day(units) and not hours < 20:
+    if per(units, "day") and not hours < 20:
         return parse_quantity("6000 mm d-1", units=units, what=str(da.name))
     return parse_quantity("4000 mm h-1", units=units, what=str(da.name))
 

@@ -1,1 +1,1 @@
-"""The network, how it learns, and the file that keeps it."""
+"""The network, its noise, losses and training, and the model file."""

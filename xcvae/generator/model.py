@@ -17,8 +17,8 @@ from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.scaling import Scaling
+from xcvae.files import check_writable, expanded, write_bytes
 from xcvae.files import sha256 as sha256_of
-from xcvae.files import write_bytes
 from xcvae.generator import modelfile
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.modelfile import extra_tensors, take_extra_tensors, training_log
@@ -111,7 +111,8 @@ class Model:
         OutputExistsError
             If the file exists already.
         """
-        target = Path(path).absolute()
+        target = expanded(path).absolute()
+        check_writable("path", target)
         modelfile.refuse_existing(target)
         content = self.to_bytes()
         target.parent.mkdir(parents=True, exist_ok=True)

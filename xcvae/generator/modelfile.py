@@ -19,6 +19,7 @@ from torch import Tensor
 
 from xcvae.errors import ModelFileError, OutputExistsError
 from xcvae.fields.record import Thumbnails
+from xcvae.files import is_taken
 
 VALID, MAPS, LABELS, SAMPLES = "valid", "thumbnails.maps", "thumbnails.labels", "thumbnails.samples"
 #: Logged errors in the units of the target.
@@ -128,7 +129,7 @@ def refuse_existing(path: Path) -> None:
     OutputExistsError
         If the file exists.
     """
-    if path.exists():
+    if is_taken(path):
         raise OutputExistsError.of(
             "path",
             expected="a file that does not exist yet",

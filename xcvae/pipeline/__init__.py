@@ -2,6 +2,7 @@
 
 from xcvae.pipeline.check import check
 from xcvae.pipeline.outputs import Summary
+from xcvae.pipeline.propose import propose
 from xcvae.pipeline.run import run, run_step
 
-__all__ = ["Summary", "check", "run", "run_step"]
+__all__ = ["Summary", "check", "propose", "run", "run_step"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -12,8 +13,11 @@ from xcvae.config import Config, Parts, open_parts
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble.postprocess import Context, PostprocessPipeline
 from xcvae.errors import ConfigError, nearest
+from xcvae.fields.axes import covers, in_frame_of
+from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.validation import check_rain
+from xcvae.files import check_writable
 from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.registry import registry
 from xcvae.verify.criteria import criteria_for
@@ -28,11 +32,15 @@ def register_plugins(config: Config) -> None:
     ComponentError
         A module cannot be imported, or registers a name that is in use.
     """
-    folder = str(config.folder.absolute())
-    if config.plugins and folder not in sys.path:
-        sys.path.append(folder)
+    folder = config.folder.absolute()
+    if config.plugins and str(folder) not in sys.path:
+        sys.path.append(str(folder))
     for module in config.plugins:
         plugins.register(module)
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if file is not None and Path(file).is_relative_to(folder):
+            # A configuration from elsewhere may bring code along: its user sees that it ran.
+            sys.stderr.write(f"plugin '{module}' runs the code of {file}\n")
 
 
 def check(config: Config) -> str:
@@ -53,6 +61,7 @@ def check(config: Config) -> str:
     XcvaeError
         One of its subclasses, as :func:`xcvae.pipeline.run` would raise it.
     """
+    check_writable("output", config.output_folder.absolute() / "model.xcvae")
     register_plugins(config)
     _check_components(config)
     parts = open_parts(config)
@@ -106,11 +115,10 @@ def _words(config: Config, parts: Parts) -> str:
     lines = [f"target      {spec.target} [{spec.units}], {spec.shape[0]} x {spec.shape[1]}"]
     for variable in spec.variables:
         size = " x ".join(map(str, variable.shape)) or "one value per sample"
-        how = " and ".join(
-            word for word, is_so in (("aligned", variable.aligned), ("pooled", variable.pooled))
-            if is_so
-        )  # fmt: skip
-        lines.append(f"{variable.role:<11} {variable.name} [{variable.units}], {size}, {how}")
+        lines.append(
+            f"{variable.role:<11} {variable.name} [{variable.units}], {size}, "
+            f"{reason_of(variable, spec)}"
+        )
     for name in ("train", "validation", "test"):
         ds: xr.Dataset | None = getattr(parts, name)
         if ds is not None:
@@ -128,6 +136,33 @@ def _words(config: Config, parts: Parts) -> str:
     if shared:
         lines.append(f"note: {shared} test samples are trained on; their scores flatter the model")
     return "\n".join([*lines, "configuration and data are fine"])
+
+
+def reason_of(variable: VariableSpec, spec: DataSpec) -> str:
+    """Return how the network sees a condition, and why, in words."""
+    if not variable.dims:
+        return "pooled: a number per sample, known everywhere"
+    if variable.name == spec.derived:
+        return f"aligned: means of {spec.coarsen} x {spec.coarsen} pixels of the target"
+    if variable.dims == (spec.y, spec.x):
+        return "aligned: on the target's grid"
+    if variable.pooled and not variable.aligned:
+        for own, fine in zip(variable.dims, (spec.y, spec.x), strict=True):
+            source, target = spec.axis(own), spec.axis(fine)
+            if source.counted:
+                continue
+            values = in_frame_of(source, target)
+            if values is None or target.values is None:
+                return f"pooled: '{own}' is of another kind than '{fine}', so it has no place on it"
+            if not covers(values, target.values):
+                return f"pooled: '{own}' does not cover all of '{fine}'"
+        return "pooled"
+    counted = [dim for dim in variable.dims if spec.axis(dim).counted]
+    where = "by its coordinates"
+    if counted:
+        where = f"edge to edge, as {' and '.join(counted)} have no coordinates"
+    wide = " and pooled: most of it is outside the target" if variable.pooled else ""
+    return f"aligned {where}{wide}"
 
 
 def _shared(parts: Parts) -> int:

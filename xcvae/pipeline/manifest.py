@@ -59,7 +59,7 @@ class Manifest:
             return
         taken = [path for path in paths if is_taken(path)]
         if taken:
-            raise _not_recorded(taken[0])
+            raise not_recorded(taken[0])
         # Recorded before the first file exists: a killed run finds its own files again.
         self.record(product, {})
 
@@ -76,7 +76,7 @@ class Manifest:
             return
         known = self._products().get(product)
         if known is None:
-            raise _not_recorded(path)
+            raise not_recorded(path)
         if self.overwrite:
             return
         raise OutputExistsError.of(
@@ -87,18 +87,30 @@ class Manifest:
         )
 
     def _products(self) -> dict[str, Any]:
-        try:
-            products = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        """Return the recorded products; refuse a file of that name that is no manifest."""
+        if not is_taken(self._file):
             return {}
-        return products if isinstance(products, dict) else {}
+        products = read_json(self._file)
+        if not all(isinstance(inputs, dict) for inputs in (products or {"": None}).values()):
+            raise not_recorded(self._file)
+        return products
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; empty if the file has none, and is not one of ours."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _as_json(inputs: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(dict(inputs)))
 
 
-def _not_recorded(path: Path) -> OutputExistsError:
+def not_recorded(path: Path) -> OutputExistsError:
+    """Return the refusal to replace a file of others."""
     return OutputExistsError.of(
         str(path),
         expected="a free name, or a product of an earlier run in this folder",

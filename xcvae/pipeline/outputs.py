@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +11,11 @@ from typing import Any
 import xarray as xr
 
 from xcvae.fields.dataspec import plain
-from xcvae.files import write_json
-from xcvae.pipeline.manifest import digest
+from xcvae.files import is_taken, write_json
+from xcvae.pipeline.manifest import digest, not_recorded, read_json
 from xcvae.pipeline.steps import PipelineState, Scored
 from xcvae.verify.criteria import Verdict, table
+from xcvae.verify.plots.accessor import ENSEMBLE_FIGURES
 from xcvae.verify.report.write import save_report
 
 
@@ -108,9 +108,9 @@ def report_is_current(steps: PipelineState, inputs: dict[str, Any]) -> bool:
     """Tell if the stored report shows these scores and all its pictures exist."""
     file = steps.report / "report.json"
     pictures: list[Path] = []
-    if file.exists():
-        names = json.loads(file.read_text(encoding="utf-8"))["files"]
-        pictures = [steps.report / name for name in names.values()]
+    names = read_json(file).get("files")
+    if isinstance(names, dict):
+        pictures = [steps.report / str(name) for name in names.values()]
     return steps.manifest.is_current("report", inputs, file, *pictures)
 
 
@@ -121,7 +121,10 @@ def write_report(
     inputs: dict[str, Any],
 ) -> None:
     """Draw the pictures and write the HTML and JSON report."""
-    steps.manifest.claim("report", steps.report / "report.html", steps.report / "report.json")
+    figures = ("members", "scores", *ENSEMBLE_FIGURES)
+    pictures = [f"{one.section.name}-{name}.png" for one in scored for name in figures]
+    files = ("report.html", "report.json", "training.png", *pictures)
+    steps.manifest.claim("report", *(steps.report / name for name in files))
     save_report(
         steps.report,
         ds=_observed(steps, scored),
@@ -147,8 +150,11 @@ def _observed(steps: PipelineState, scored: Sequence[Scored]) -> xr.Dataset:
 
 def write_summary(steps: PipelineState, summary: Summary) -> None:
     """Write verdicts, time and memory as JSON."""
+    file = steps.report / "summary.json"
+    if is_taken(file) and not {"steps", "criteria"} <= read_json(file).keys():
+        raise not_recorded(file)
     steps.report.mkdir(parents=True, exist_ok=True)
-    write_json(steps.report / "summary.json", summary.to_json(), indent=1)
+    write_json(file, summary.to_json(), indent=1)
 
 
 def products_of(steps: PipelineState) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from xcvae.config import Config
 from xcvae.errors import ConfigError, nearest
+from xcvae.files import check_writable
 from xcvae.pipeline.check import register_plugins
 from xcvae.pipeline.outputs import (
     Summary,
@@ -74,6 +75,7 @@ def run_step(
 
 def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: bool) -> Summary:
     start = time.perf_counter()
+    check_writable("output", config.output_folder.absolute() / "model.xcvae")
     register_plugins(config)
     steps = PipelineState(config, overwrite=overwrite, progress=progress)
     summary = Summary(steps.folder)

@@ -1,1 +1,1 @@
-"""Judging: baselines, scorecard, diagnosis, criteria, pictures and the report."""
+"""Verification: baselines, scorecard, diagnosis, criteria, figures and the report."""

@@ -22,7 +22,7 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.samples import label_keys
-from xcvae.fields.units import factor
+from xcvae.fields.units import STEP, factor, per
 from xcvae.fields.validation import refuse_packed
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
 from xcvae.verify.accumulate import BLOCK_BYTES
@@ -196,7 +196,12 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
             remedy="Check the selection that the ensemble was drawn for.",
         )
     ds = _selected(ds, forecast, sample)
-    pair = matched(forecast, _with_area(ds, name), spatial_dims=spatial)
+    observed = _with_area(ds, name)
+    # Default thresholds are those of the record, whatever samples of it are scored.
+    step = _likely_step(observed, sample) if spec is None else spec.step
+    if step is not None:
+        observed = observed.assign_attrs({STEP: step})
+    pair = matched(forecast, observed, spatial_dims=spatial)
     content = {key: value for key, value in record.items() if key != "spec"}
     return MatchedPair(pair, ds, spec, content)
 
@@ -210,6 +215,21 @@ def _check_members(forecast: xr.DataArray, dims: set[str]) -> None:
             got=", ".join(map(str, forecast.dims)),
             remedy=f"Rename it: ensemble.rename({others.pop()}='{REALIZATION}').",
         )
+
+
+def _likely_step(observed: xr.DataArray, sample: str) -> float | None:
+    """Return the step of a record in seconds where a selection of it misleads; None elsewhere.
+
+    A forecast of others has no record. Rates per hour at noon of each day are hours, since days
+    have labels at midnight; a single label at midnight is a day if the units have no period.
+    """
+    index, units = observed.indexes.get(sample), str(observed.attrs.get("units", ""))
+    if STEP in observed.attrs or index is None or not hasattr(index, "hour"):
+        return None
+    midnight = bool(((index.hour == 0) & (index.minute == 0)).all())
+    if per(units, "hour"):
+        return None if midnight else 3600.0
+    return 86400.0 if midnight and len(index) == 1 and not per(units, "day") else None
 
 
 def _with_area(ds: xr.Dataset, name: str) -> xr.DataArray:

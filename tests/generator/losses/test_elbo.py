@@ -158,6 +158,14 @@ def test_kl_is_per_pixel_with_warmup_and_free_bits(rain, seen):
     assert float(free) == pytest.approx(4.0 / 80)  # the small level counts as one nat
 
 
+def test_kl_free_bits_apply_to_the_mean_over_a_batch(rain, seen):
+    """A sample above the floor makes up for one below it: a sample of its own has no floor."""
+    step = seen(rain, rain)
+    step.kl = [torch.tensor([0.0, 4.0]), torch.tensor([0.5, 0.5])]
+    free = build("loss", {"name": "kl", "free_bits": 1.0})(step)
+    assert float(free) == pytest.approx((2.0 + 1.0) / 80)
+
+
 @pytest.mark.parametrize(
     ("free_bits", "wanted"), [([5.0, 0.0], 5.5), ([0.0, 5.0], 8.0), ([0.0, 0.0], 3.5)]
 )

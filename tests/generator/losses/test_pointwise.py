@@ -42,6 +42,12 @@ def test_gradient_and_mass_equal_numpy(rain, seen):
     assert float(mass) == pytest.approx(float(wanted), rel=1e-4)
 
 
+def test_mass_errors_of_samples_do_not_cancel(rain, seen):
+    guess = rain + np.array([1.0, -1.0])[:, None, None] * (rain > 2)
+    mass = build("loss", {"name": "mass", "weight": 1.0})(seen(rain, guess))
+    assert float(mass) == pytest.approx(float((rain > 2).mean()), rel=1e-4)
+
+
 @pytest.mark.parametrize("level", [0.2, 0.5, 0.9])
 def test_quantile_equals_the_tail_weighted_score(level, rain, seen):
     guess = np.roll(rain, 3, axis=2) * 1.5

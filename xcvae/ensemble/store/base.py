@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ConfigError, OutputExistsError, StoreError, explain
+from xcvae.fields.cf import check_name
 from xcvae.files import Purpose, is_url, local_path, locked, remove, sha256, stale_siblings
 
 if TYPE_CHECKING:
@@ -137,6 +138,10 @@ class EnsembleSpec:
     chunks: tuple[int, int]
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Models of older versions may have such a target: it must not lead out of the store.
+        check_name(self.variable)
 
     def to_json(self) -> dict[str, Any]:
         """Return all that an unfinished store must have in common with this one."""

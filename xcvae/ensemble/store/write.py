@@ -35,6 +35,7 @@ from xcvae.ensemble.store.base import (
     regions_of,
 )
 from xcvae.errors import OutputExistsError, StoreError, explain
+from xcvae.fields.cf import check_name
 from xcvae.fields.samples import labels_of
 
 Resume = bool | Literal["restart", "repair"]
@@ -252,6 +253,8 @@ def write(
         Some regions could not be drawn or written; all others are complete. Or the store cannot
         be written to.
     """
+    for name in template.variables:
+        check_name(str(name), what=f"variable {str(name)!r} of the ensemble")
     shape = template[spec.variable].shape
     regions = list(regions_of(spec.chunks, shape))
     writer = _writer(store, spec, template, resume, len(regions))

@@ -26,7 +26,7 @@ from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.samples import storms_of
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.validation import check_values
-from xcvae.files import sha256, write_bytes
+from xcvae.files import is_taken, local_path, sha256, write_bytes
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.network.architecture import Architecture, build_network, resolve
@@ -309,17 +309,17 @@ def _finish(
 
 def _new_file(path: str | Path | None) -> Path | None:
     """Return the absolute path of the model file; refuse to replace a finished model."""
-    if path is None:
+    file = local_path("path", path)
+    if file is None:
         return None
-    file = Path(path).absolute()
     last = checkpoint.last_weights_path(file)
     # Next to a checkpoint, the last weights are those of a training that was killed at its end.
     unfinished = checkpoint.checkpoint_path(file).exists()
-    if file.exists() or (last.exists() and not unfinished):
+    if is_taken(file) or (is_taken(last) and not unfinished):
         raise OutputExistsError.of(
             "path",
             expected="a file that does not exist yet",
-            got=str(file if file.exists() else last),
+            got=str(file if is_taken(file) else last),
             remedy="Load it with xcvae.load, choose another name, or remove it.",
         )
     return file

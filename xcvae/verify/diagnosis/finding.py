@@ -1,4 +1,4 @@
-"""Findings, and the decorator that makes a detector of a measuring function."""
+"""Evidence, findings, and the decorator that makes a detector of a measuring function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves over all samples: power spectra and the rank histogram."""
+"""Curves over all samples: power spectra, rank histogram and reliability."""
 
 from __future__ import annotations
 

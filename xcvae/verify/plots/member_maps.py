@@ -1,4 +1,4 @@
-"""Maps of one sample in a row: condition, observation and members."""
+"""Maps: condition, observation and members of a sample in a row, and the bias of the mean."""
 
 from __future__ import annotations
 

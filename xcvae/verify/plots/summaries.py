@@ -1,4 +1,4 @@
-"""The data of an ensemble's figures, added up in one pass."""
+"""Data of an ensemble's figures, accumulated in one pass."""
 
 from __future__ import annotations
 

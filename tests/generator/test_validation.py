@@ -1,0 +1,53 @@
+"""Validation scores of networks whose draws are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from xcvae.fields.describe import describe, prepare
+from xcvae.fields.scaling import Scaling
+from xcvae.generator.model import Model
+from xcvae.generator.network.architecture import build_network, resolve
+from xcvae.generator.training.validation import Validation
+
+
+@pytest.fixture(scope="module")
+def untrained(train_radar):
+    """A model whose output is the bias of its head, and its data."""
+    ds = train_radar[["pr"]].isel(time=slice(0, 120, 10), y=slice(48, 96), x=slice(48, 96))
+    # Not rain, which the network would add to its output.
+    ds["warmth"] = "time", np.arange(12.0), {"units": "K"}
+    spec = describe(ds, target="pr", conditions=["warmth"])
+    prepared = prepare(ds, spec, need_target=True)
+    scaling, record = Scaling.fit(prepared, spec)
+    architecture = resolve({"channels": [16, 8], "latents": [2, 1]}, spec)
+    network = build_network(architecture, spec, scaling.target, masked=False)
+    torch.nn.init.zeros_(network.head.weight)
+    model = Model(
+        network,
+        spec=spec,
+        scaling=scaling,
+        record=record,
+        architecture=architecture,
+        training={},
+    )
+    return model, prepared
+
+
+@pytest.mark.parametrize("output", [-1.0, 1.0])
+def test_validation_scores_of_constant_draws(untrained, output):
+    model, prepared = untrained
+    torch.nn.init.constant_(model.network.head.bias, output)
+    validation = Validation(
+        model.batches(prepared), model.scaling, model.record, torch.device("cpu")
+    )
+    found = validation(model.network)
+    drawn = float(model.scaling.physical(torch.tensor(output)))
+    error = np.abs(prepared.pr.values - drawn)
+    tail = prepared.pr.values > model.record.quantile(0.95, wet=True)
+    # Equal members have no spread: the CRPS is the absolute error.
+    assert found["val_crps"] == pytest.approx(error.mean(), rel=1e-5)
+    assert found["val_mae_tail"] == pytest.approx(error[tail].mean(), rel=1e-5)
+    assert found["val_wet_fraction"] == float(output > 0)
