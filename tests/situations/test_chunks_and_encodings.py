@@ -12,9 +12,7 @@ import xarray as xr
 
 import xcvae
 
-from .makers import SMALLEST, STEP, fails_today, rain
-
-CHUNKS = fails_today(11, "variables in other chunks than each other")
+from .makers import SMALLEST, STEP, rain
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +47,9 @@ LAYOUTS = {
     "a lazy coordinate": lambda ds: ds.chunk(time=4).assign_coords(valid=ds.time.drop_vars("time").chunk(time=3)),
     "lazy labels in 2-D": lambda ds: ds.chunk(time=4).assign_coords(lat=(("y", "x"), np.ones((12, 12)))).chunk(y=5),
 }  # fmt: skip
-EVALUATE_TODAY = {"other chunks of the condition"}
-SAMPLE_TODAY: set[str] = set()
-TRAIN_TODAY: set[str] = set()
 
 
-def _marked(names: set[str]) -> list[Any]:
-    return [pytest.param(name, marks=CHUNKS) if name in names else name for name in LAYOUTS]
-
-
-@pytest.mark.parametrize("layout", _marked(EVALUATE_TODAY))
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_scores_do_not_depend_on_chunks(pair, pair_ensemble, layout):
     options: dict[str, Any] = {"metrics": ["crps"], "baselines": ["bilinear"], "progress": False}
     expected = xcvae.evaluate(pair, pair_ensemble, **options)
@@ -66,13 +57,13 @@ def test_scores_do_not_depend_on_chunks(pair, pair_ensemble, layout):
     np.testing.assert_allclose(found.crps, expected.crps, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layout", _marked(SAMPLE_TODAY))
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_members_do_not_depend_on_chunks(pair, pair_model, pair_ensemble, layout):
     found = xcvae.sample(LAYOUTS[layout](pair), pair_model, members=2, progress=False)
     np.testing.assert_array_equal(found.pr.values, pair_ensemble.pr.values)
 
 
-@pytest.mark.parametrize("layout", _marked(TRAIN_TODAY))
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_record_does_not_depend_on_chunks(pair, pair_model, layout):
     ds = LAYOUTS[layout](pair)
     found = xcvae.train(
@@ -184,7 +175,6 @@ def test_stored_ensembles_are_those_that_are_drawn(
     [{"scale_factor": 0.01}, {"add_offset": 5.0}, {"_FillValue": 0.0}, {"missing_value": 0.0}],
     ids=lambda attrs: next(iter(attrs)),
 )
-@fails_today(3, "attributes of packed values travel into stores")
 def test_attributes_of_packed_values_do_not_change_members(pair, tmp_path, attrs):
     ds = pair.assign(pr=pair.pr.assign_attrs(attrs))
     try:

@@ -105,8 +105,7 @@ ROLES = [
         pr_era5=lambda d: d.pr_era5.assign_attrs(units="mm")), right(rain={"pr_era5"}), target="pr"),
     case("pr_coarse with coarsen", lambda: beside(pr_coarse=noise(units="mm")), refused("pr_coarse"), coarsen=4, conditions=["pr_coarse"]),
     case("pr_coarse on a grid of its own with coarsen", lambda: beside(pr_coarse=predictor(axis("lat_c", 45.0, 0.8, 4), axis("lon_c", 5.0, 0.8, 4), units="mm")),
-         either(right(roles={"pr_coarse": "aligned"}), refused("pr_coarse")),
-         fails_today(16, "a variable with the name of the derived condition ends in a KeyError"), coarsen=4, target="pr"),
+         either(right(roles={"pr_coarse": "aligned"}), refused("pr_coarse")), coarsen=4, target="pr"),
     case("negative rain in a condition", lambda: beside().assign(psl=lambda d: d.psl.assign_attrs(
         units="mm", long_name="precipitation") - 300).assign(psl=lambda d: d.psl.assign_attrs(units="mm", long_name="precipitation")),
          refused("psl", "negative"), target="pr", conditions=["psl"]),

@@ -512,8 +512,7 @@ FORMATS = [
     case("CMIP6", cmip6, right(target="pr", daily=True, roles={"tas": "aligned"}, valid=1.0, wet=1 / 86400)),
     case("CORDEX", cordex, right(target="pr", dims=("time", "rlat", "rlon"), daily=True, roles={"tas": "aligned"})),
     case("WRF", wrf, refused("RAINNC", "RAINC", "target=")),
-    case("WRF, accumulated", wrf, either(warned("RAINNC", "accumul", "diff"), refused("RAINNC", "accumul", "diff")),
-         fails_today(4, "accumulations are taken for amounts"), target="RAINNC", conditions=["T2"]),
+    case("WRF, accumulated", wrf, either(warned("RAINNC", "accumul", "diff"), refused("RAINNC", "accumul", "diff")), target="RAINNC", conditions=["T2"]),
     case("WRF, amounts", lambda folder: wrf(folder, amounts=True), right(dims=("Time", "south_north", "west_east"), roles={"T2": "aligned"}),
          target="RAINNC", conditions=["T2"]),
     case("UKCP18, OSGB", ukcp18, refused("pr", "ensemble_member", "isel"), target="pr", coarsen=4),
@@ -524,7 +523,7 @@ FORMATS = [
          right(dims=("time", "grid_latitude", "grid_longitude"), daily=True), coarsen=4),
     case("MERRA-2", merra2, right(target="PRECTOTCORR", daily=False, wet=0.1 / 3600), coarsen=4),
     case("E-OBS", e_obs, right(target="rr", daily=True, units="mm", wet=1.0, valid=1 - 6 / 144), coarsen=4),
-    case("E-OBS, temperature", e_obs, refused("tg", "36 of 864", "fill|mask"), fails_today(13, "no option that fills, and none is named")),
+    case("E-OBS, temperature", e_obs, refused("tg", "36 of 864", "fill|mask")),
     case("CHIRPS", chirps, right(target="precip", daily=True, valid=1 - 6 / 144), coarsen=4),
     case("CPC", cpc, right(target="precip", daily=True, valid=1 - 6 / 144), coarsen=4),
     case("MSWEP", mswep, refused("precipitation", r"mm/\(3 h\)"), target="precipitation", coarsen=4),
@@ -541,7 +540,7 @@ FORMATS = [
     case("Stage IV, named", stage4, right(target="tp", dims=("time", "y", "x"), wet=0.1), target="tp", coarsen=4),
     case("OPERA ODIM", odim, refused("data", "units"), target="data", coarsen=4),
     case("OPERA ODIM, decoded", lambda folder: odim(folder, decoded=True), right(target="RATE", valid=1 - 3 / 144), target="RATE", coarsen=4),
-    case("KNMI, counts", knmi, refused("rain", "18 of 864", "65535|fill"), fails_today(4, "a fill value is taken for rain"), target="rain", coarsen=4),
+    case("KNMI, counts", knmi, refused("rain", "18 of 864", "65535|fill"), target="rain", coarsen=4),
     case("KNMI, decoded", lambda folder: knmi(folder, decoded=True), right(target="rain", valid=1 - 3 / 144, wet=0.1 / 12), target="rain", coarsen=4),
 ]  # fmt: skip
 

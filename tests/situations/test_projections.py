@@ -21,7 +21,6 @@ from .makers import (
     axis,
     case,
     either,
-    fails_today,
     predictor,
     rain,
     refused,
@@ -30,8 +29,6 @@ from .makers import (
     together,
     warned,
 )
-
-LOST = fails_today(9, "the coordinate reference system does not travel")
 
 CRS: dict[str, dict[str, Any]] = {
     "laea": {"grid_mapping_name": "lambert_azimuthal_equal_area", "longitude_of_projection_origin": 10.0,
@@ -132,7 +129,6 @@ def projected(request):
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["lazy", "stored"])
-@LOST
 def test_the_reference_system_travels(projected, tmp_path, stored):
     ds, own = projected
     store = tmp_path / "e.zarr" if stored else None
@@ -160,10 +156,15 @@ def attributed(daily, model):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=fails_today(9, "a bound of the observations stays on members"))
-     for n in ("valid_max", "valid_min", "valid_range", "actual_range")]
-    + [pytest.param("missing_value", marks=fails_today(3, "an attribute of packed values stays on members")), "ancillary_variables"],
-)  # fmt: skip
+    [
+        "valid_max",
+        "valid_min",
+        "valid_range",
+        "actual_range",
+        "missing_value",
+        "ancillary_variables",
+    ],
+)
 def test_attributes_of_observed_values_do_not_travel(attributed, name):
     if name not in attributed.pr.attrs:
         return

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.dataset import record_of
+from xcvae.ensemble.dataset import record_of, without_observed
 from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
 from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.samples import index_of, label_keys
 from xcvae.fields.units import to_units
+from xcvae.fields.validation import refuse_packed
 
 Select = xr.DataArray | Callable[[xr.Dataset], xr.DataArray] | Iterable[Any] | None
 
@@ -72,6 +74,10 @@ def augment(
     if spec.sample in ds.dims and spec.sample not in ds.coords:
         ds = ds.assign_coords({spec.sample: np.arange(ds.sizes[spec.sample])})
     real = require(ds, spec.target, what="augment")
+    refuse_packed(real)
+    real = real.copy(deep=False)
+    real.attrs = without_observed(real.attrs)
+    ds = ds.assign({spec.target: real})
     members = to_units(ensemble[spec.target], str(real.attrs.get("units", spec.units)))
     _check_grid(real, members, spec)
     rows = rows_in(ds, members, spec.sample)
@@ -158,23 +164,27 @@ def rows_in(ds: xr.Dataset, members: xr.DataArray, sample: str) -> np.ndarray:
     MismatchError
         The ensemble has other samples too.
     """
-    position = {label: i for i, label in enumerate(ds[sample].values.tolist())}
-    labels = members[sample].values
-    missing = [label for label in labels.tolist() if label not in position]
-    if missing:
-        first = labels[labels.tolist().index(missing[0])]
+    known, labels = label_keys(ds, sample), label_keys(members, sample)
+    # Of a repeated label the last one.
+    position = {label: i for i, label in enumerate(known)}
+    try:
+        rows = np.array([position.get(label, -1) for label in labels], np.int64)
+    except TypeError:  # dates of two calendars cannot be compared
+        rows = np.full(len(labels), -1)
+    missing = labels[rows < 0]
+    if missing.size:
         raise MismatchError.of(
             "ensemble",
             expected="samples of the Dataset only, for their conditions are needed",
-            got=f"{len(missing)} others, the first of them {first}",
+            got=f"{missing.size} others, the first of them {missing[0]}",
             remedy=f"Select them: ensemble.sel({sample}=ds.{sample}) or the like.",
         )
-    return np.array([position[label] for label in labels.tolist()])
+    return rows
 
 
 def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataSpec) -> np.ndarray:
     """Return a mask of the selected samples of the ensemble."""
-    labels = members[spec.sample].values
+    labels = label_keys(members, spec.sample)
     if select is None:
         return np.ones(labels.size, bool)
     if callable(select):
@@ -189,9 +199,13 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
                 got=f"dims {dict(select.sizes)}",
                 remedy="xcvae.heavy(ds) makes such a selection.",
             )
-        return np.isin(labels, select[spec.sample].values[select.values])
-    wanted = np.asarray(select if isinstance(select, xr.DataArray) else list(select), labels.dtype)
-    unknown = wanted[~np.isin(wanted, labels)]
+        return np.asarray(labels.isin(label_keys(select, spec.sample)[select.values]))
+    if not isinstance(select, xr.DataArray):
+        select = xr.DataArray(np.asarray(list(select)), dims=spec.sample)
+    wanted = label_keys(xr.Dataset(coords={spec.sample: select.values}), spec.sample)
+    if labels.dtype.kind == "M" and wanted.dtype.kind != "M":
+        wanted = index_of(wanted)
+    unknown = wanted[~wanted.isin(labels)]
     if unknown.size:
         raise MismatchError.of(
             "select",
@@ -199,7 +213,7 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
             got=f"{unknown.size} others, the first of them {unknown[0]}",
             remedy="Leave them out, or draw members for them.",
         )
-    return np.isin(labels, wanted)
+    return np.asarray(labels.isin(wanted))
 
 
 def _choose(

@@ -15,9 +15,13 @@ from xcvae.ensemble.postprocess import ChangeStats
 from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.store.base import RegionStats
 from xcvae.errors import DataError, MismatchError
-from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.cf import check_name
+from xcvae.fields.dataspec import DataSpec, plain
 from xcvae.registry.discovery import version_of
 
+# Attributes of the way that values are written, and of the range of those that were observed.
+PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+BOUNDS = ("valid_min", "valid_max", "valid_range", "actual_range")
 # The origin of the data that an ensemble derives from, and its terms of use, travel with it.
 INHERITED = ("institution", "source", "license", "attribution", "references", "comment")
 
@@ -130,9 +134,16 @@ def _assemble(
         np.arange(sampler.request.members, dtype="int32"),
         {"standard_name": "realization", "long_name": "member of the ensemble", "units": "1"},
     )
-    coords = {**_coordinates(ds, sampler.prepared, sizes), "realization": number}
-    attrs = {**spec.attrs, "units": spec.units}
-    inherited = {key: ds.attrs[key] for key in INHERITED if key in ds.attrs}
+    attrs = {**without_observed(spec.attrs), "units": spec.units}
+    mapping = _grid_mapping(ds, spec)
+    if mapping:
+        attrs["grid_mapping"] = mapping
+    coords = {
+        **_reference_systems(ds, mapping),
+        **_coordinates(ds, sampler.prepared, sizes),
+        "realization": number,
+    }
+    inherited = {key: v for key, v in _writable(ds.attrs).items() if key in INHERITED}
     title = f"{spec.target}: ensemble drawn by xcvae ({sampler.request.mode})"
     return xr.Dataset(
         {spec.target: xr.Variable(dims, values, _without_dangling(attrs, coords))},
@@ -142,13 +153,19 @@ def _assemble(
 
 
 def check_storable(ds: xr.Dataset, sample: str) -> None:
-    """Check that the labels of an ensemble of these data can be written.
+    """Check that the labels and names of an ensemble of these data can be written.
 
     Raises
     ------
     DataError
-        The samples are stacked from several dimensions.
+        The samples are stacked from several dimensions, labels are objects (periods, times of a
+        zone), or a coordinate has a name that would be a path in a Zarr store.
     """
+    for name in ds.coords:
+        check_name(str(name), what=f"coordinate {name!r}")
+    first = ds[sample].values[0] if sample in ds.coords and ds[sample].dtype == object else ""
+    if not isinstance(first, tuple | str) and np.array(first).dtype == object:
+        _check_object(first, sample)
     if isinstance(ds.xindexes.get(sample), PandasMultiIndex):
         names = ds.indexes[sample].names
         raise DataError.of(
@@ -157,6 +174,19 @@ def check_storable(ds: xr.Dataset, sample: str) -> None:
             got=f"samples stacked from {', '.join(map(str, names))}",
             remedy=f"Give them positions instead, ds.reset_index({sample!r}), before sampling.",
         )
+
+
+def _check_object(label: object, sample: str) -> None:
+    if hasattr(label, "calendar"):
+        return  # cftime
+    raise DataError.of(
+        f"store, dimension '{sample}'",
+        expected="labels that can be written: texts, numbers or times without a time zone",
+        got=f"{type(label).__name__} {label}",
+        remedy=f"Convert them: ds.assign_coords({sample}=...), for times of a zone to "
+        f"pandas.DatetimeIndex(ds[{sample!r}].values).tz_convert(None), else to "
+        f"ds[{sample!r}].astype(str).",
+    )
 
 
 def _coordinates(
@@ -172,14 +202,75 @@ def _coordinates(
         # An encoding belongs to the file that the coordinate was read from.
         clean = variable.drop_encoding()
         found[name] = clean.copy(deep=False)
-        found[name].attrs = _without_dangling(variable.attrs, found)
+        attrs = _writable(variable.attrs)
+        if _is_time(variable):  # xarray writes units and calendar itself
+            attrs = {k: v for k, v in attrs.items() if k not in ("units", "calendar")}
+        found[name].attrs = _without_dangling(attrs, found)
     return found
+
+
+def _writable(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes without those of packing; what a store cannot hold becomes JSON types."""
+    return {
+        key: value if _is_plain(value) else plain(value)
+        for key, value in attrs.items()
+        if key not in PACKING
+    }
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.kind in "biufU"
+    return isinstance(value, str | int | float)
+
+
+def _is_time(variable: xr.Variable) -> bool:
+    first = variable.values.flat[0] if variable.dtype == object and variable.size else None
+    return variable.dtype.kind in "mM" or hasattr(first, "isoformat")
+
+
+def without_observed(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop attributes that bound or encode the observed values: members may lie beyond."""
+    return {key: value for key, value in attrs.items() if key not in PACKING + BOUNDS}
+
+
+def _grid_mapping(ds: xr.Dataset, spec: DataSpec) -> str:
+    """Return the attribute ``grid_mapping`` of the target; xarray may move it to the encoding."""
+    own = ds[spec.target] if spec.target in ds.variables else xr.DataArray()
+    places = (own.attrs, own.encoding, spec.attrs)
+    return next((str(p["grid_mapping"]) for p in places if p.get("grid_mapping")), "")
+
+
+def _reference_systems(ds: xr.Dataset, mapping: str) -> dict[str, xr.Variable]:
+    """Return the variables that a ``grid_mapping`` names: their attributes, and a number."""
+    found = {}
+    for name in _linked(mapping):
+        # Without a dimension; what the value is has no meaning (CF conventions, section 5.6).
+        if name in ds.variables and ds[name].ndim == 0:
+            found[name] = xr.Variable((), np.int32(0), _writable(ds[name].attrs))
+    return found
+
+
+def _linked(text: object) -> list[str]:
+    """Return the variables that a link names.
+
+    Examples
+    --------
+    >>> _linked("crs"), _linked("crs: x y wgs84: lat lon")
+    (['crs'], ['crs', 'wgs84'])
+    """
+    words = str(text).split()
+    return [word.rstrip(":") for word in words if ":" in word] or words
 
 
 def _without_dangling(attrs: Mapping[str, Any], coords: Mapping[str, Any]) -> dict[str, Any]:
     """Drop attributes that name a variable which is not in the ensemble."""
     links = ("bounds", "climatology", "grid_mapping", "ancillary_variables")
-    return {key: v for key, v in attrs.items() if key not in links or v in coords}
+    return {
+        key: value
+        for key, value in attrs.items()
+        if key not in links or all(name in coords for name in _linked(value))
+    }
 
 
 def record_of(ensemble: xr.Dataset) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from xcvae.fields.describe import prepare
 from xcvae.fields.prefetch import pool_shape
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.units import to_units, units_of
+from xcvae.fields.validation import refuse_packed
 
 MEMBER = "realization"
 
@@ -46,6 +47,7 @@ class LoaderRequest:
 
     def converted(self, da: xr.DataArray) -> xr.DataArray:
         """Return a variable in the units that it has in all sources."""
+        refuse_packed(da)
         units = self.units.setdefault(str(da.name), units_of(da))
         return to_units(da, units)
 

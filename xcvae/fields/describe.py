@@ -37,7 +37,13 @@ from xcvae.fields.units import (
     to_units,
     units_of,
 )
-from xcvae.fields.validation import check_dataset, check_numeric, check_same_samples, check_samples
+from xcvae.fields.validation import (
+    check_dataset,
+    check_numeric,
+    check_same_samples,
+    check_samples,
+    refuse_packed,
+)
 
 
 def describe(
@@ -85,6 +91,7 @@ def describe(
     name = find_target(ds, target, spatial_dims=spatial_dims)
     field = ds[name]
     check_numeric(field)
+    refuse_packed(field)
     units = units_of(field)
     _check_rain_units(name, units)
     layout = find_layout(field, spatial_dims=spatial_dims)

@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import MismatchError, nearest
+from xcvae.errors import DataError, EmptySelectionError, MismatchError, nearest
 from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch_weights
 from xcvae.fields.dataspec import DataSpec, VariableSpec
+from xcvae.fields.validation import refuse_packed
 
 TOLERANCE = 0.01  # by which grid spacings and their ratios may differ, relative
 
@@ -19,7 +20,17 @@ def axis_in(ds: xr.Dataset, dim: str) -> Axis:
     """Return the axis of a Dataset along a dim."""
     if dim not in ds.coords:
         return Axis("none", None)
-    return axis_of(dim, ds[dim].values, ds[dim].attrs)
+    try:
+        values = np.asarray(ds[dim].values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError.of(
+            dim,
+            expected="numbers as the coordinate of a grid",
+            got=f"{ds[dim].dtype} such as {ds[dim].values[0]!r}",
+            remedy=f"Convert it, ds.assign_coords({dim}=ds[{dim!r}].astype(float)), or leave it "
+            f"out, ds.drop_vars({dim!r}).",
+        ) from error
+    return axis_of(dim, values, ds[dim].attrs)
 
 
 def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
@@ -32,10 +43,15 @@ def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
     ------
     MismatchError
         Variables are missing, dims differ, or the model cannot be used on the grid.
+    DataError
+        Attributes say that values are packed, or a grid has coordinates that are not numbers.
+    EmptySelectionError
+        A variable has no cells.
     """
     expected = _expected_dims(ds, spec, need_target=need_target)
     for name, dims in expected.items():
-        _check_variable(ds, name, dims)
+        _check_variable(ds, name, dims, spec.sample)
+        refuse_packed(ds[name])
     size = grid_size(ds, spec)
     if spec.located:
         _check_same_domain(ds, spec, size)
@@ -73,7 +89,7 @@ def _expected_dims(
     return expected
 
 
-def _check_variable(ds: xr.Dataset, name: str, dims: tuple[str, ...]) -> None:
+def _check_variable(ds: xr.Dataset, name: str, dims: tuple[str, ...], sample: str) -> None:
     if name not in ds.variables:
         raise MismatchError.of(
             "Dataset",
@@ -88,6 +104,17 @@ def _check_variable(ds: xr.Dataset, name: str, dims: tuple[str, ...]) -> None:
             got=f"({', '.join(map(str, ds[name].dims))})",
             remedy="Rename or select dims: ds.rename(...), ds.isel(...).",
         )
+    empty = [dim for dim in dims if ds.sizes[dim] == 0 and dim != sample]
+    if empty:
+        raise EmptySelectionError.of(
+            name,
+            expected="at least one cell along each dim",
+            got=f"none along {', '.join(empty)}",
+            remedy="Check the selection: a slice of falling coordinates runs from high to low.",
+        )
+    for dim in dims:
+        if dim != sample:
+            axis_in(ds, dim)
 
 
 def grid_size(ds: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
@@ -98,7 +125,7 @@ def grid_size(ds: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
 
 def _size_by_conditions(ds: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
     for variable in spec.variables:
-        if variable.aligned and variable.role == "condition" and variable.name in ds.variables:
+        if _is_on_grid(ds, variable):
             ratio = spec.coarsen if variable.name == spec.derived else None
             sizes = [
                 n if count == ds.sizes[dim] else _stretched(n, count, ds.sizes[dim], ratio)
@@ -106,6 +133,13 @@ def _size_by_conditions(ds: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
             ]
             return sizes[0], sizes[1]
     return spec.shape
+
+
+def _is_on_grid(ds: xr.Dataset, variable: VariableSpec) -> bool:
+    """Return True for an aligned condition of the Dataset; one that is derived may be another."""
+    name = variable.name
+    wanted = variable.aligned and variable.role == "condition" and name in ds.variables
+    return wanted and set(variable.dims) <= set(ds[name].dims)
 
 
 def _stretched(n: int, count: int, other: int, ratio: int | None) -> int:
@@ -250,11 +284,7 @@ def _coordinate(ds: xr.Dataset, spec: DataSpec, place: int, n: int) -> xr.DataAr
 
 def _coarse_dims(ds: xr.Dataset, spec: DataSpec, place: int) -> list[str]:
     """Return the dims of the aligned conditions that have a grid of their own."""
-    dims = [
-        variable.dims[place]
-        for variable in spec.variables
-        if variable.aligned and variable.role == "condition" and variable.name in ds.variables
-    ]
+    dims = [variable.dims[place] for variable in spec.variables if _is_on_grid(ds, variable)]
     return [dim for dim in dict.fromkeys(dims) if dim not in (spec.y, spec.x)]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,10 +16,12 @@ from xcvae.errors import ConfigError, EmptySelectionError
 from xcvae.fields.cf import find_layout, find_target
 from xcvae.fields.sample_blocks import slabs
 from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of
-from xcvae.fields.validation import MEMBER, check_dataset, check_samples
+from xcvae.fields.validation import MEMBER, check_dataset, check_samples, refuse_packed
 
 #: Logarithmic bins of wet values, from the wet threshold up: 0.06 % wide, five decades.
 _BINS, _DECADES = 20_000, 5.0
+#: Calendars of which xarray decodes dates as datetime64.
+_WORLD = ("standard", "gregorian", "proleptic_gregorian")
 
 
 def heavy(
@@ -65,6 +70,7 @@ def heavy(
     _check_share("quantile", quantile, open_end=True)
     _check_share("extent", extent, open_end=False)
     da = ds[find_target(ds, target, spatial_dims=spatial_dims)]
+    refuse_packed(da)
     units = units_of(da)
     layout = find_layout(da, spatial_dims=spatial_dims)
     check_samples(ds, layout.sample)
@@ -171,6 +177,47 @@ def labels_of(ds: xr.Dataset | xr.DataArray, sample: str) -> list[str]:
         value.isoformat() if hasattr(value, "isoformat") else str(value)
         for value in values.tolist()
     ]
+
+
+def label_keys(ds: xr.Dataset | xr.DataArray, sample: str) -> Any:
+    """Return the sample labels as a pandas index in which equal times are equal.
+
+    Times are datetime64 where the calendar is that of the world: also Python datetimes, times of
+    a zone (as UTC), ``cftime`` dates of the calendars ``standard`` and ``proleptic_gregorian``,
+    and numbers with the attribute ``units`` (undecoded). A store may return them in another form
+    than they had. Everything else is as it is.
+
+    Examples
+    --------
+    >>> days = xr.DataArray([1, 2], dims="day", attrs={"units": "days since 2000-01-01"})
+    >>> label_keys(days.assign_coords(day=days), "day")[0].isoformat()
+    '2000-01-02T00:00:00'
+    """
+    labels = ds[sample]
+    if labels.dtype.kind in "iuf" and " since " in str(labels.attrs.get("units", "")):
+        attrs = {key: labels.attrs[key] for key in ("units", "calendar") if key in labels.attrs}
+        # Units that cannot be decoded (months) are not decoded after a store either.
+        with contextlib.suppress(ValueError, OverflowError):
+            numbers = xr.Variable(sample, labels.values, attrs)
+            labels = xr.decode_cf(xr.Dataset(coords={sample: numbers}))[sample]
+    index = labels.to_index()
+    first = index[0] if len(index) else None
+    zoned = getattr(index, "tz", None) or (isinstance(first, datetime) and index.dtype.kind != "M")
+    if zoned or getattr(first, "calendar", None) in _WORLD:
+        return index_of([_in_utc(label) for label in index])
+    return index
+
+
+def index_of(times: Any) -> Any:
+    """Return a pandas index of times: numpy ones, or texts in ISO format."""
+    labels = np.array(times, "datetime64[us]")
+    return xr.DataArray(labels, dims="label", coords={"label": labels}).to_index()
+
+
+def _in_utc(label: Any) -> np.datetime64:
+    if getattr(label, "tzinfo", None) is not None:
+        label = label.astimezone(UTC).replace(tzinfo=None)
+    return np.datetime64(label.isoformat(), "us")
 
 
 def label_codes(ds: xr.Dataset | xr.DataArray, sample: str) -> NDArray[np.int64]:

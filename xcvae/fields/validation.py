@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,40 @@ from xcvae.errors import DataError, EmptySelectionError, MissingVariableError, n
 from xcvae.fields.cf import find_axes
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import slabs
-from xcvae.fields.units import default_wet_threshold
+from xcvae.fields.units import (
+    DEPTH,
+    default_wet_threshold,
+    exponents_of,
+    parse_quantity,
+    per,
+    units_of,
+)
+
+Mask = Callable[[NDArray[Any]], NDArray[np.bool_]]
 
 #: Negative values smaller than this share of the maximum are rounding of packed files.
 ROUNDING = 1e-6
+#: Length of a month, in hours: the longest step of depths, where it is not known.
+MONTH = 744.0
+#: Rain is refused from this multiple of the heaviest on earth on.
+BEYOND = 3.0
+#: A mean above this share of the heaviest rain on earth has wrong units.
+DELUGE = 0.05
+#: Usual fill values of predictors: refused where they lie far from all other values, as are
+#: magnitudes from ABSURD on.
+ABSURD = 1e9
+FILLS = (
+    -999.0, -999.9, -9999.0, -9999.9, -99999.0, -32767.0, -32768.0, -2147483647.0, -2147483648.0,
+    -8888.0, 999.9, 9999.0, 9999.9, 99999.0, 32766.0, 32767.0, 65534.0, 65535.0, 2147483647.0,
+    4294967295.0, 1e10, 1e15, 1e20, 1e30, 9.969209968386869e36, 3.4028234663852886e38,
+)  # fmt: skip
+#: Those of rain, which may be scaled counts.
+RAIN_FILLS = (
+    255.0, 999.0, 999.9, 9999.0, 9999.9, 99999.0, 32766.0, 32767.0, 65534.0, 65535.0, 327.67,
+    655.35, 3276.7, 6553.5,
+)  # fmt: skip
+#: Attributes of packed values, and the numbers with which they change nothing.
+UNPACKED = {"scale_factor": 1.0, "add_offset": 0.0}
 #: Coordinate along the samples of an augmented Dataset.
 MEMBER = "realization"
 
@@ -55,6 +87,38 @@ def check_numeric(da: xr.DataArray) -> None:
         )
 
 
+def refuse_packed(da: xr.DataArray) -> None:
+    """Refuse counts that were not decoded, in a variable and its coordinates; reads no values.
+
+    Raises
+    ------
+    DataError
+        An attribute ``scale_factor``, ``add_offset`` or ``_Unsigned`` says that values are packed.
+        xarray moves it to the encoding when it decodes.
+    """
+    for field in (da, *da.coords.values()):
+        attrs = field.attrs
+        unsigned = {"true": "i", "false": "u"}.get(str(attrs.get("_Unsigned")).lower())
+        found = [key for key, idle in UNPACKED.items() if not _is_idle(attrs.get(key, idle), idle)]
+        found += ["_Unsigned"] if field.dtype.kind == unsigned else []
+        if found:
+            drop = f"del ds[{str(field.name)!r}].attrs[{found[0]!r}]"
+            raise DataError.of(
+                str(field.name),
+                expected="decoded values",
+                got=f"packed ones: attributes {', '.join(f'{k}={attrs[k]}' for k in found)}",
+                remedy="Open the file with mask_and_scale=True (the default of xarray), or use "
+                f"xr.decode_cf(ds). If they are decoded already, remove the attribute: {drop}.",
+            )
+
+
+def _is_idle(value: object, idle: float) -> bool:
+    try:
+        return bool((np.asarray(value, np.float64) == idle).all())
+    except (TypeError, ValueError):
+        return False
+
+
 def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> None:
     """Check that a Dataset has samples, each label once, and in order if labels have one.
 
@@ -84,6 +148,13 @@ def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> No
             got="none",
             remedy=nearest(sample, ds.sizes),
         )
+    if augmented and sample == MEMBER:
+        raise DataError.of(
+            f"dimension {sample!r}",
+            expected="samples along a dimension of another name: this one has the members",
+            got=f"{ds.sizes[sample]} samples",
+            remedy=f"Rename it: ds.rename({sample}='sample').",
+        )
     if ds.sizes[sample] == 0:
         raise EmptySelectionError.of(
             "Dataset",
@@ -104,7 +175,8 @@ def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> No
         repeated[np.unique(pair, return_index=True)[1]] = False
     _refuse_labels(sample, np.asarray(repeated), index, "repeated")
     # The order of names and of stacked labels means nothing.
-    if index.inferred_type not in ("string", "mixed") and not index.is_monotonic_increasing:
+    ordered = isinstance(index, xr.CFTimeIndex) or index.inferred_type not in ("string", "mixed")
+    if ordered and not index.is_monotonic_increasing:
         steps = np.asarray(index[1:] < index[:-1]) & (member[1:] == member[:-1])
         _refuse_labels(sample, np.concatenate([[False], steps]), index, "before the one it follows")
 
@@ -119,7 +191,7 @@ def _refuse_labels(sample: str, bad: NDArray[np.bool_], index: Any, problem: str
         expected="sample labels that rise, each once",
         got=f"{int(bad.sum())} {problem}, first {index[place]!s} at position {place}",
         remedy=f"Sort or drop labels: ds.sortby({sample!r}), {unique}, "
-        f"ds.dropna({sample!r}, subset=[...]).",
+        f"ds.isel({sample}=ds[{sample!r}].notnull()).",
     )
 
 
@@ -166,8 +238,10 @@ def _first_difference(own: NDArray[Any], wanted: NDArray[Any]) -> str:
     return "labels equal up to the end of the shorter one"
 
 
-def check_rain(da: xr.DataArray, *, masked: bool = False, usual: float = 0.0) -> None:
-    """Check that values can be rain: finite or NaN, not all NaN, not negative.
+def check_rain(
+    da: xr.DataArray, *, masked: bool = False, usual: float = 0.0, sample: str | None = None
+) -> float:
+    """Check that values can be rain: finite or NaN, not all NaN, not negative, no fill values.
 
     One pass, by blocks; lazy data is streamed.
 
@@ -180,15 +254,22 @@ def check_rain(da: xr.DataArray, *, masked: bool = False, usual: float = 0.0) ->
         All of it may be NaN.
     usual
         A typical maximum of such data, for parts without much rain.
+    sample
+        Name of the sample dim, whose times give the step of depths: values are compared with the
+        heaviest rain on earth. None compares them with nothing.
+
+    Returns
+    -------
+    float
+        The maximum.
 
     Raises
     ------
     DataError
-        Values are negative, infinite or all NaN. Gives their number and the first position.
+        Values are negative, infinite, all NaN, fill values or heavier than rain can be. Gives
+        their number and the first position.
     """
-    statistics = _in_blocks(da, _extremes)
-    low, high = np.fmin.reduce(statistics[:, 0]), np.fmax.reduce(statistics[:, 1])
-    infinite, valid = statistics[:, 2].sum(), statistics[:, 3].sum()
+    low, high, infinite, valid = _summary(da)
     if infinite:
         _refuse(da, np.isinf, "infinite", "Set them to NaN: ds.where(np.isfinite(ds[...])).")
     if not valid and not masked:
@@ -198,33 +279,200 @@ def check_rain(da: xr.DataArray, *, masked: bool = False, usual: float = 0.0) ->
             got=f"{da.size} values, all NaN",
             remedy="Check the mask; NaN also arise from joining fields with other coordinates.",
         )
+    _refuse_declared_fill(da)
+    units = str(da.attrs.get("units", ""))
     limit = -ROUNDING * np.fmax(abs(high), usual)
     if low < limit:
         _refuse(
             da,
             lambda values: values < limit,
-            f"negative (minimum {low:.6g} {da.attrs.get('units', '')}".rstrip() + ")",
-            "Pass physical rain, not anomalies, dB or normalised values; set fill values to NaN.",
+            f"negative (minimum {low:.6g} {units}".rstrip() + ")",
+            "Set fill values to NaN. Small ones, from interpolation or from differences of "
+            f"accumulations, become zero by ds[{str(da.name)!r}].clip(min=0). Anomalies, dB and "
+            "normalised values are not rain.",
+            expected="rain of zero or more",
+        )
+    if sample is not None:
+        _refuse_heavier(da, high, heaviest_rain(da, sample) * BEYOND)
+        _refuse_known_fill(da, (high,), RAIN_FILLS)
+    return float(high)
+
+
+def _refuse_heavier(da: xr.DataArray, high: float, limit: float) -> None:
+    if high > limit:
+        _refuse(
+            da,
+            lambda values: values > limit,
+            f"above (maximum {high:.6g})",
+            f"Set fill values to NaN: ds[{str(da.name)!r}].where(ds[{str(da.name)!r}] < "
+            f"{limit:.4g}), or correct the units (are "
+            "values in mm?), or take differences of accumulations.",
+            expected=f"rain of at most {limit:.4g} {da.attrs['units']}, three times the heaviest "
+            "on earth; more are fill values or have wrong units",
         )
 
 
-def check_complete(da: xr.DataArray) -> None:
-    """Check that a condition has a finite value everywhere.
+def _refuse_declared_fill(da: xr.DataArray) -> None:
+    """Refuse values that an attribute declares as missing: they were read without masking."""
+    for key in ("_FillValue", "missing_value"):
+        fills = np.atleast_1d(np.asarray(da.attrs.get(key, ())))
+        if fills.dtype.kind not in "iuf" or not np.isfinite(fills).any():
+            continue
+        equal = _equal_to(fills)
+        if _summary(da, equal)[3]:
+            _refuse(
+                da,
+                equal,
+                f"equal to the attribute {key} ({da.attrs[key]})",
+                "Open the file with mask_and_scale=True (the default of xarray), or use "
+                "xr.decode_cf(ds).",
+                expected="values without fill values",
+            )
+
+
+def _refuse_known_fill(
+    da: xr.DataArray, extremes: tuple[float, ...], known: tuple[float, ...]
+) -> None:
+    """Refuse an extreme that is a known fill value, or absurd, and lies far from all others."""
+    for extreme in map(float, extremes):
+        usual = bool(np.isclose(extreme, known, rtol=1e-6, atol=0).any())
+        if not usual and abs(extreme) < ABSURD:
+            continue
+        equal = _equal_to(np.array([extreme]))
+        low, high, _, _ = _summary(da, _not(equal))
+        absurd = abs(extreme) >= ABSURD * max(abs(low), abs(high), 1e-30)
+        far = max(low - extreme, extreme - high) > high - low or extreme < 0 <= low
+        if far and (usual or absurd):
+            name = f"ds[{str(da.name)!r}]"
+            nearest_one = high if extreme > high else low
+            between = f"{'<' if extreme > high else '>'} {(extreme + nearest_one) / 2:.4g}"
+            _refuse(
+                da,
+                equal,
+                f"equal to {extreme:.6g}, far from all others ({low:.6g} to {high:.6g})",
+                f"It is a usual fill value: set it to NaN, {name}.where({name} {between}), then "
+                "fill or drop the gaps.",
+                expected="values without fill values",
+            )
+
+
+def _equal_to(numbers: NDArray[Any]) -> Mask:
+    """Return a function that finds numbers up to rounding: data may be float32."""
+
+    def equal(values: NDArray[Any]) -> NDArray[np.bool_]:
+        each = [np.isclose(values, number, rtol=1e-6, atol=0) for number in numbers]
+        return np.asarray(np.logical_or.reduce(each))
+
+    return equal
+
+
+def _not(mask: Mask) -> Mask:
+    return lambda values: ~mask(values)
+
+
+def _summary(da: xr.DataArray, where: Mask | None = None) -> NDArray[np.float64]:
+    """Return minimum, maximum, and the numbers of infinite and of valid values, by blocks."""
+
+    def summarise(values: NDArray[Any]) -> NDArray[np.float64]:
+        return _extremes(values if where is None else values[where(values)])
+
+    parts = _in_blocks(da, summarise)
+    low, high = np.fmin.reduce(parts[:, 0]), np.fmax.reduce(parts[:, 1])
+    return np.array([low, high, *parts[:, 2:].sum(axis=0)])
+
+
+def _warn_of_doubts(da: xr.DataArray, sample: str, high: float) -> None:
+    """Warn of rain that is heavier than any measured one, or that seems to be accumulated."""
+    heaviest, units = heaviest_rain(da, sample), da.attrs["units"]
+    few = _some_pixels(da, sample)
+    mean = float(np.nanmean(few)) if np.isfinite(few).any() else 0.0
+    if high > heaviest or mean > DELUGE * heaviest:
+        text = (
+            f"{da.name}: a maximum of {high:.4g} and a mean of {mean:.4g} '{units}' are much; the "
+            f"heaviest rain on earth is about {heaviest:.3g}. Check the units (are values in mm?), "
+            "and that no fill value is left."
+        )
+        warnings.warn(text, stacklevel=2)
+    if _accumulates(few):
+        text = (
+            f"{da.name}: values rise from sample to sample in all pixels, as if rain were "
+            f"accumulated since the start of a run or day. Take differences first: "
+            f"ds[{str(da.name)!r}].diff({sample!r}), with its attributes, without those at resets."
+        )
+        warnings.warn(text, stacklevel=2)
+
+
+def heaviest_rain(da: xr.DataArray, sample: str) -> float:
+    """Return about the heaviest rain on earth, in the units of a field.
+
+    Depths grow with the root of their duration (World Meteorological Organization: 38 mm in a
+    minute, 401 mm in an hour, 1825 mm in a day, 9.3 m in a month). Rates per day are means over a
+    day, unless samples are less than a day apart; other rates may be those of a minute.
+    """
+    units, hours = units_of(da), _step_hours(da, sample)
+    if exponents_of(units) == DEPTH:
+        hours = MONTH if np.isnan(hours) else max(hours, 1 / 60)
+        return parse_quantity(f"{500 * hours**0.5:.6g} mm", units=units, what=str(da.name))
+    if per(units, "day") and not hours < 20:
+        return parse_quantity("6000 mm d-1", units=units, what=str(da.name))
+    return parse_quantity("4000 mm h-1", units=units, what=str(da.name))
+
+
+def _step_hours(da: xr.DataArray, sample: str) -> float:
+    """Return the shortest step between the times of samples, NaN without times."""
+    index = da.indexes.get(sample)
+    if index is None or not (index.dtype.kind == "M" or isinstance(index, xr.CFTimeIndex)):
+        return float("nan")
+    steps = np.diff(np.unique(index.values))
+    hour: Any = timedelta(hours=1) if steps.dtype == object else np.timedelta64(1, "h")
+    return float(steps.min() / hour) if steps.size else float("nan")
+
+
+def _some_pixels(da: xr.DataArray, sample: str) -> NDArray[np.float64]:
+    """Return some pixels of consecutive samples, (sample, pixel): not all of lazy data is read."""
+    count = da.sizes[sample]
+    most = min(count, 96 if da.chunks else 1000)
+    start = (count - most) // 2
+    some = {d: slice(None, None, max(1, n // 16)) for d, n in da.sizes.items() if d != sample}
+    few = da.isel({sample: slice(start, start + most), **some}).transpose(sample, ...)
+    return few.values.astype(np.float64).reshape(most, -1)
+
+
+def _accumulates(few: NDArray[np.float64]) -> bool:
+    """Return True if values never fall in any pixel (sample, pixel), but for few common resets."""
+    steps = np.diff(few, axis=0)
+    size = np.nanmax(np.abs(steps), initial=0.0)
+    rises, falls = ((sign * steps > 1e-6 * size).sum(axis=1) for sign in (1, -1))
+    # Rain that comes and goes falls in some pixels at all steps; a reset is a fall in most.
+    changing = rises + falls >= 4
+    falling = changing & (falls > 0.005 * (rises + falls))
+    few_resets = changing.sum() >= 12 and falling.sum() <= 0.3 * changing.sum()
+    return bool(few_resets or ((rises >= 16).sum() >= 4 and not falling.any()))
+
+
+def check_complete(da: xr.DataArray, *, fills: tuple[float, ...] = ()) -> None:
+    """Check that a condition has a finite value everywhere, and no known fill values.
 
     Raises
     ------
     DataError
-        Values are NaN or infinite. Gives their number and the first position: a sample that is
-        missing as a whole comes from joining a condition with other samples.
+        Values are NaN, infinite or fill values. Gives their number and the first position: a
+        sample that is missing as a whole comes from joining a condition with other samples.
     """
-    if _in_blocks(da, lambda values: np.array([(~np.isfinite(values)).sum()])).sum():
+    low, high, infinite, valid = _summary(da)
+    _refuse_declared_fill(da)
+    if infinite or valid < da.size:
+        name = repr(str(da.name))
         _refuse(
             da,
             lambda values: ~np.isfinite(values),
             "missing or infinite",
-            "Interpolate or drop them; a whole sample is missing if the condition had other "
-            "labels than the target.",
+            f"Fill them, ds[{name}].fillna(value), with a mask as a further condition, "
+            f"ds[{name}].isnull().astype('float32') in units '1'; or interpolate or drop them. A "
+            "whole sample is missing if the condition had other labels than the target.",
         )
+    if fills:
+        _refuse_known_fill(da, (low, high), fills)
 
 
 def _extremes(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -246,11 +494,18 @@ def _in_blocks(
     from dask.delayed import delayed
 
     parts = [delayed(summarise)(block) for block in da.data.to_delayed().ravel()]
+    if not parts:
+        return np.stack([summarise(np.empty(0, da.dtype))])
     return np.stack(compute(*parts))  # type: ignore[no-untyped-call]
 
 
 def _refuse(
-    da: xr.DataArray, bad: Callable[[NDArray[Any]], NDArray[np.bool_]], problem: str, remedy: str
+    da: xr.DataArray,
+    bad: Mask,
+    problem: str,
+    remedy: str,
+    *,
+    expected: str = "finite values",
 ) -> None:
     """Count bad values, find the first, and raise DataError."""
     count, first = 0, ""
@@ -263,7 +518,7 @@ def _refuse(
         count += int(wrong.sum())
     raise DataError.of(
         str(da.name),
-        expected="rain of zero or more" if "negative" in problem else "finite values",
+        expected=expected,
         got=f"{count} of {da.size} {problem}, first at {first}",
         remedy=remedy,
     )
@@ -309,11 +564,16 @@ def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) 
         ):
             continue
         field = prepared[variable.name]
-        check_complete(field)
+        check_complete(field, fills=() if variable.precipitation else FILLS)
         if variable.precipitation:
-            check_rain(field, usual=SHOWER * default_wet_threshold(field, spec.sample))
+            usual = SHOWER * default_wet_threshold(field, spec.sample)
+            check_rain(field, usual=usual, sample=spec.sample)
     if spec.target in prepared:
-        check_rain(prepared[spec.target], masked=masked, usual=SHOWER * spec.wet_threshold)
+        field = prepared[spec.target]
+        usual = SHOWER * spec.wet_threshold
+        high = check_rain(field, masked=masked, usual=usual, sample=spec.sample)
+        if not masked:
+            _warn_of_doubts(field, spec.sample, high)
 
 
 def check_observed(prepared: xr.Dataset, spec: DataSpec) -> None:

@@ -73,7 +73,8 @@ def check(config: Config) -> str:
         chosen["test"] = parts["test"]
     for ds in chosen.values():
         if ds is not None:
-            check_rain(prepare(ds, parts.spec, need_target=True)[parts.spec.target])
+            rain = prepare(ds, parts.spec, need_target=True)[parts.spec.target]
+            check_rain(rain, sample=parts.spec.sample)
     _check_network(config, parts)
     return _words(config, parts)
 

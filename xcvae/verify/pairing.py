@@ -21,7 +21,9 @@ from xcvae.fields.cf import find_axes, find_layout, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
+from xcvae.fields.samples import label_keys
 from xcvae.fields.units import STEP, factor, per
+from xcvae.fields.validation import refuse_packed
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
 from xcvae.verify.accumulate import BLOCK_BYTES
 
@@ -74,7 +76,8 @@ class MatchedPair:
             found = self.pair.observed.to_dataset(name=name)
             attrs = dict[str, str | int](target=name)
         else:
-            found = prepare(self.ds, spec, need_target=True)
+            # Target and condition may come from files with other chunks.
+            found = prepare(self.ds, spec, need_target=True).unify_chunks()
             attrs = {"target": name, "condition": spec.variables[0].name}
             if spec.coarsen is not None:
                 attrs["block"] = spec.coarsen
@@ -175,11 +178,14 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
             remedy=nearest(name, ds.data_vars),
         )
     forecast = ensemble[name]
+    refuse_packed(forecast)
+    refuse_packed(ds[name])
     if spec is not None and {spec.sample, spec.y, spec.x} == set(ds[name].dims):
         sample, spatial = spec.sample, [spec.y, spec.x]
     else:
         layout = find_layout(ds[name])
         sample, spatial = layout.sample, [layout.y, layout.x]
+    _check_members(forecast, {sample, *spatial})
     if sample not in forecast.dims:
         forecast = forecast.expand_dims(sample)
     if forecast.sizes[sample] == 0:
@@ -198,6 +204,17 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     pair = matched(forecast, observed, spatial_dims=spatial)
     content = {key: value for key, value in record.items() if key != "spec"}
     return MatchedPair(pair, ds, spec, content)
+
+
+def _check_members(forecast: xr.DataArray, dims: set[str]) -> None:
+    others = set(forecast.dims) - dims
+    if REALIZATION not in forecast.dims and len(others) == 1:
+        raise MismatchError.of(
+            "ensemble",
+            expected=f"members along the dimension '{REALIZATION}'",
+            got=", ".join(map(str, forecast.dims)),
+            remedy=f"Rename it: ensemble.rename({others.pop()}='{REALIZATION}').",
+        )
 
 
 def _likely_step(observed: xr.DataArray, sample: str) -> float | None:
@@ -235,8 +252,9 @@ def _only_field(ensemble: xr.Dataset) -> str:
         raise MismatchError.of(
             "ensemble",
             expected=f"one variable with the dimension '{REALIZATION}'",
-            got=", ".join(fields) or "none",
-            remedy="Select the variable: ensemble[['pr']].",
+            got=", ".join(fields) or f"none, dimensions {', '.join(map(str, ensemble.dims))}",
+            remedy="Select the variable, ensemble[['pr']], or rename the dimension of the members, "
+            f"ensemble.rename(number='{REALIZATION}').",
         )
     return fields[0]
 
@@ -245,7 +263,7 @@ def _selected(ds: xr.Dataset, forecast: xr.DataArray, sample: str) -> xr.Dataset
     """Select the samples of the ensemble from the Dataset, by label."""
     if sample not in forecast.indexes or sample not in ds.indexes:
         return ds  # without labels, samples are matched by position, and sizes are compared
-    wanted, known = forecast.indexes[sample], ds.indexes[sample]
+    wanted, known = label_keys(forecast, sample), label_keys(ds, sample)
     if not known.is_unique:
         raise MismatchError(
             f"Dataset, dimension '{sample}': the label {known[known.duplicated()][0]} occurs more "
@@ -260,6 +278,9 @@ def _selected(ds: xr.Dataset, forecast: xr.DataArray, sample: str) -> xr.Dataset
             got=f"{missing.size} of {wanted.size} that are not, the first {missing[0]}",
             remedy="Pass the Dataset that the ensemble was drawn from.",
         )
-    if np.array_equal(found, np.arange(known.size)):
-        return ds
-    return ds.isel({sample: found})
+    if not np.array_equal(found, np.arange(known.size)):
+        ds = ds.isel({sample: found})
+    if not np.array_equal(forecast[sample].values, ds[sample].values):
+        # Equal times that were read in another form (a store decodes cftime and numbers).
+        ds = ds.assign_coords({sample: forecast[sample].variable})
+    return ds
