@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.ensemble.identity import differences, fingerprint
+from xcvae.ensemble.sampler import fingerprint
+from xcvae.ensemble.store.base import differences
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.samples import labels_of
 

@@ -8,17 +8,302 @@ from __future__ import annotations
 
 import glob
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import xarray as xr
 
-from xcvae.config.joins import joined, merged
 from xcvae.config.schema import DataSection, SourceSection
-from xcvae.errors import ConfigError, MissingVariableError, nearest
+from xcvae.errors import ConfigError, MissingVariableError, UnitsError, nearest
+from xcvae.fields.units import affine
 from xcvae.files import expanded, is_url
+
+Parts = dict[str, xr.Dataset]
+#: Coordinates that differ by less than this share of their spacing are those of one grid: float32
+#: keeps seven digits.
+TOLERANCE = 0.01
+
+
+def joined(parts: Mapping[str, xr.Dataset], where: str) -> xr.Dataset:
+    """Join files that follow each other, or that have different variables.
+
+    Parameters
+    ----------
+    parts
+        Datasets by the names of their files.
+    where
+        Name of the setting in messages.
+
+    Raises
+    ------
+    ConfigError
+        A file differs from most others: other variables, units or coordinates, another calendar,
+        samples that another file has too. The message names it.
+    """
+    groups: dict[frozenset[Hashable], Parts] = {}
+    for name, ds in parts.items():
+        groups.setdefault(frozenset(ds.data_vars), {})[name] = ds
+    series = {names: _series(group, where) for names, group in groups.items()}
+    if len(series) == 1:
+        return next(iter(series.values()))
+    _check_variables(groups, series, where)
+    names = [" and ".join(_short(group)) for group in groups.values()]
+    return merged(dict(zip(names, series.values(), strict=True)), where, inner=False)
+
+
+def _check_variables(
+    groups: Mapping[frozenset[Hashable], Parts],
+    series: Mapping[frozenset[Hashable], xr.Dataset],
+    where: str,
+) -> None:
+    """Refuse files without the variables of the others, unless they are for the same samples."""
+    usual = max(groups, key=lambda names: (len(groups[names]), len(names)))
+    for names, group in groups.items():
+        lengths = {
+            str(dim): (series[usual].sizes[dim], ds.sizes[dim])
+            for ds in (series[names],)
+            for dim in ds.dims
+            if dim in series[usual].dims
+        }
+        shared = sorted(map(str, usual & names))
+        odd = {dim: sizes for dim, sizes in lengths.items() if sizes[0] != sizes[1]}
+        if names == usual or not (odd or shared):
+            continue
+        raise _odd(
+            where, group, expected=f"the variables {', '.join(sorted(map(str, usual)))}",
+            got=f"{', '.join(sorted(map(str, names)))}"
+            + "".join(f", with {b} of {a} labels along '{d}'" for d, (a, b) in odd.items()),
+            remedy="Leave it out of the pattern, rename its variables, or list files with other "
+            "variables as `sources:`, each with a `rename:`.",
+        )  # fmt: skip
+
+
+def _series(parts: Parts, where: str) -> xr.Dataset:
+    """Join files with the same variables along the dimensions in which their labels follow."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    parts = _same_units(parts, where)
+    for dim in sorted({dim for ds in parts.values() for dim in ds.dims}, key=str):
+        parts = _same_labels(parts, dim, where)
+    try:
+        found = xr.combine_by_coords(
+            list(parts.values()), combine_attrs="drop_conflicts", data_vars="minimal",
+            coords="minimal", compat="no_conflicts", join="exact",
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError) as error:
+        raise _odd(
+            where, parts, expected="files that xarray can join along their coordinates",
+            got=f"{type(error).__name__}: {error}",
+            remedy="Join them with xarray.open_mfdataset(..., join='exact'), and write one file.",
+        ) from error  # fmt: skip
+    assert isinstance(found, xr.Dataset)  # combine_by_coords returns an array for arrays
+    return found
+
+
+def _same_units(parts: Parts, where: str) -> Parts:
+    """Refuse files in other units; other spellings of the same units become one."""
+    changed = dict(parts)
+    for variable in next(iter(parts.values())).data_vars:
+        units = {name: ds[variable].attrs.get("units") for name, ds in parts.items()}
+        usual = Counter(map(str, units.values())).most_common(1)[0][0]
+        odd = {name: parts[name] for name, text in units.items() if not _equal(text, usual)}
+        if odd:
+            got = ", ".join(sorted({str(units[name]) for name in odd}))
+            raise _odd(
+                where, odd, expected=f"'{variable}' in the units of the other files, {usual}",
+                got=f"the units {got}", remedy="Convert the file with xcvae.fields.units.to_units, "
+                "or correct its attribute `units`, and write it again.",
+            )  # fmt: skip
+        for name, text in units.items():
+            if text is not None and str(text) != usual:
+                one = changed[name][variable].assign_attrs(units=usual)
+                changed[name] = changed[name].assign({variable: one})
+    return changed
+
+
+def _equal(units: object, usual: str) -> bool:
+    if str(units) == usual:
+        return True
+    try:
+        return affine(str(units), usual, "units") == (1.0, 0.0)
+    except UnitsError:
+        return False
+
+
+def _same_labels(parts: Parts, dim: Hashable, where: str) -> Parts:
+    """Give all files the same labels along a dimension, or labels that follow each other."""
+    kinds = {name: _kind(ds, dim) for name, ds in parts.items()}
+    usual_kind = Counter(kinds.values()).most_common(1)[0][0]
+    odd = {name: parts[name] for name, kind in kinds.items() if kind != usual_kind}
+    if odd:
+        got = ", ".join(sorted({kinds[name] for name in odd}))
+        raise _odd(where, odd, expected=f"'{dim}' with {usual_kind}, as in other files",
+                   got=got, remedy="Write the file again in the form of the others.")  # fmt: skip
+    if usual_kind == "no labels" or usual_kind.startswith("no such"):
+        return _of_one_size(parts, dim, where)
+    clusters: list[Parts] = []
+    changed = dict(parts)
+    for name, ds in parts.items():
+        for cluster in clusters:
+            same = with_labels_of(ds, next(iter(cluster.values())), dim)
+            if same is not None:
+                cluster[name] = changed[name] = same
+                break
+        else:
+            clusters.append({name: ds})
+    if len(clusters) > 1:
+        _check_follow(clusters, dim, where, times=usual_kind.startswith("calendar"))
+    return changed
+
+
+def _kind(ds: xr.Dataset, dim: Hashable) -> str:
+    if dim not in ds.dims:
+        return f"no such dimension as '{dim}'"
+    if dim not in ds.indexes:
+        return "no labels"
+    labels = ds[dim]
+    if np.issubdtype(labels.dtype, np.datetime64) or hasattr(labels.values.flat[0], "calendar"):
+        return f"calendar {labels.dt.calendar}"
+    return "numbers" if np.issubdtype(labels.dtype, np.number) else f"labels of {labels.dtype}"
+
+
+def _of_one_size(parts: Parts, dim: Hashable, where: str) -> Parts:
+    sizes = {name: ds.sizes.get(dim, 0) for name, ds in parts.items()}
+    usual = Counter(sizes.values()).most_common(1)[0][0]
+    odd = {name: parts[name] for name, size in sizes.items() if size != usual}
+    if odd:
+        got = ", ".join(sorted({str(sizes[name]) for name in odd}))
+        raise _odd(where, odd, expected=f"{usual} along '{dim}', as in the other files", got=got,
+                   remedy="The dimension has no labels to join along: give it some.")  # fmt: skip
+    return parts
+
+
+def with_labels_of(ds: xr.Dataset, other: xr.Dataset, dim: Hashable) -> xr.Dataset | None:
+    """Return a Dataset with the labels of another; None if they are not the same ones."""
+    ours, theirs = ds[dim].values, other[dim].values
+    if ours.shape != theirs.shape:
+        return None
+    if np.array_equal(ours, theirs):
+        return ds
+    if not np.issubdtype(ours.dtype, np.number) or not np.issubdtype(theirs.dtype, np.number):
+        return None
+    limit = TOLERANCE * float(np.abs(np.diff(theirs)).min()) if len(theirs) > 1 else 0.0
+    for turned in (ds, ds.isel({dim: slice(None, None, -1)})):
+        if np.allclose(turned[dim].values, theirs, rtol=0, atol=limit):
+            return turned.assign_coords({dim: other[dim]})
+    return None
+
+
+def _check_follow(clusters: list[Parts], dim: Hashable, where: str, *, times: bool) -> None:
+    """Refuse labels that overlap, and labels of another grid."""
+    found = [(next(iter(cluster.values()))[dim].values, cluster) for cluster in clusters]
+    found.sort(key=lambda one: one[0].min())
+    for (earlier, before), (later, after) in pairwise(found):
+        if later.min() > earlier.max():
+            continue
+        odd = min((before, after), key=len) if not times else {**before, **after}
+        raise _odd(
+            where, odd, expected=f"labels along '{dim}' that do not overlap" if times else
+            f"the same labels along '{dim}' as in the other files, or labels beyond theirs",
+            got=f"{later.min()} to {later.max()} and {earlier.min()} to {earlier.max()}",
+            remedy="Leave one of the files out, or select the labels of each and write it again."
+            if times else "Regrid the file, or leave it out of the pattern.",
+        )  # fmt: skip
+
+
+def merged(
+    parts: Mapping[str, xr.Dataset], where: str = "data.sources", *, inner: bool = True
+) -> xr.Dataset:
+    """Merge the variables of several sources.
+
+    Parameters
+    ----------
+    parts
+        Datasets by name, each with its own variables.
+    where
+        Name of the setting in messages.
+    inner
+        Keep only the samples (times) that all sources have; else they must be the same.
+
+    Raises
+    ------
+    ConfigError
+        A variable is in several sources, or a dimension has one name for different labels.
+    """
+    (first, ds), *others = parts.items()
+    for name, other in others:
+        twice = _in_both(ds, other)
+        if twice:
+            got, remedy = ", ".join(twice), "Rename them: `rename: {old: new}`."
+            expected = "variables that no other source has"
+            raise _odd(where, {name: other}, expected=expected, got=got, remedy=remedy)
+        both = _on_common_labels(ds, other, (first, name), where, inner=inner)
+        try:
+            ds = xr.merge(both, join="exact", compat="override",
+                          combine_attrs="drop_conflicts")  # fmt: skip
+        except ValueError as error:
+            raise _odd(where, {name: other}, expected="data that fit those of the others",
+                       got=str(error), remedy="Rename what differs.") from error  # fmt: skip
+    return ds
+
+
+def _in_both(ds: xr.Dataset, other: xr.Dataset) -> list[str]:
+    """Return the names of different variables and coordinates that are the same."""
+    found = []
+    for name in (ds.variables.keys() & other.variables.keys()) - ds.sizes.keys():
+        one, two = ds[name], other[name]
+        is_field = name in ds.data_vars and one.ndim > 0
+        # Of two grid mappings, or two 2-D latitudes, a merge would keep the first without a word.
+        if is_field or one.dims != two.dims or (one.ndim == 0 and one.attrs != two.attrs):
+            found.append(str(name))
+    return sorted(found)
+
+
+def _on_common_labels(
+    ds: xr.Dataset, other: xr.Dataset, names: tuple[str, str], where: str, *, inner: bool
+) -> tuple[xr.Dataset, xr.Dataset]:
+    for dim in [dim for dim in other.dims if dim in ds.dims]:
+        kinds = _kind(ds, dim), _kind(other, dim)
+        if "no labels" in kinds and ds.sizes[dim] == other.sizes[dim]:
+            continue
+        same = with_labels_of(other, ds, dim) if kinds[0] == kinds[1] != "no labels" else None
+        if same is not None:
+            other = same
+            continue
+        common = np.intersect1d(ds[dim], other[dim]) if kinds[0] == kinds[1] else np.array([])
+        is_time = kinds[0].startswith("calendar") and inner
+        if not (is_time and len(common) and _step(ds[dim]) == _step(other[dim])):
+            remedy = "Give all files the same samples, or aggregate them to one step."
+            if not kinds[0].startswith("calendar"):
+                remedy = f"If it is another grid, rename it: `rename: {{{dim}: {dim}_2}}`."
+            raise _odd(where, {names[1]: other}, expected=f"the labels of {names[0]} along '{dim}'",
+                       got=f"{other.sizes[dim]} others ({kinds[1]})", remedy=remedy)  # fmt: skip
+        ds, other = ds.sel({dim: common}), other.sel({dim: common})
+    return ds, other
+
+
+def _step(labels: xr.DataArray) -> Any:
+    steps = np.sort(np.diff(labels.values))
+    return steps[len(steps) // 2] if len(steps) else None
+
+
+def _short(parts: Mapping[str, object]) -> list[str]:
+    return [name if "://" in name else Path(name).name for name in parts]
+
+
+def _odd(
+    where: str, parts: Mapping[str, object], *, expected: str, got: str, remedy: str
+) -> ConfigError:
+    """Return the refusal of files, by their names."""
+    names = _short(parts)
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ConfigError.of(f"{where}, {shown}", expected=expected, got=got, remedy=remedy)
+
 
 _GRIB = (".grib", ".grb", ".grib2", ".grb2", ".grib1")
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")

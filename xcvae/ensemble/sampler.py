@@ -8,9 +8,10 @@ that have too little rain.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,6 @@ from dask.base import optimize
 
 from xcvae.ensemble.execution.scheduler import runs_in_threads
 from xcvae.ensemble.execution.threads import numeric_environment, one_thread_if_digits_differ
-from xcvae.ensemble.identity import fingerprint
 from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
@@ -30,6 +30,7 @@ from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableE
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.grids import stretching
+from xcvae.fields.sample_blocks import block_slices
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import factor
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
@@ -554,3 +555,52 @@ def _stretched(
     rows, columns = stretching(block, variable, spec, size)
     fine = np.einsum("yi,sij,xj->syx", rows, block[variable.name].values, columns)
     return np.asarray(_scale(variable, spec) * fine)
+
+
+SAMPLES_AT_ONCE = 64
+
+
+def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) -> str:
+    """Return a hash of everything in the data that an ensemble depends on.
+
+    Parameters
+    ----------
+    prepared
+        From :func:`xcvae.fields.describe.prepare`: labels, grid, conditions, perhaps the target.
+        Values of Dask arrays are read in blocks of samples.
+    spec
+        What the model knows about the data.
+    target_values
+        Include the values of the target; otherwise only its missing pixels count.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    digest.update("\n".join(labels_of(prepared, spec.sample)).encode())
+    for name in sorted(map(str, prepared.coords)):
+        if prepared[name].dtype.kind in "iuf" and spec.sample not in prepared[name].dims:
+            _update(digest, name, prepared[name].values)
+    for name in sorted(map(str, prepared.data_vars)):
+        for number, values in enumerate(_blocks(prepared[name], spec.sample)):
+            if name != spec.target or target_values:
+                _update(digest, name, values)
+            elif np.isnan(values).any():
+                # Without missing pixels the hash is that of data without the target.
+                _update(digest, f"{name} {number}", np.packbits(np.isnan(values)))
+    return digest.hexdigest()[:32]
+
+
+def _blocks(variable: xr.DataArray, sample: str) -> Iterator[np.ndarray]:
+    if sample not in variable.dims:
+        yield np.asarray(variable.values)
+        return
+    for block in block_slices(variable.sizes[sample], SAMPLES_AT_ONCE):
+        yield np.asarray(variable.isel({sample: block}).values)
+
+
+def _update(digest: Any, name: str, values: np.ndarray) -> None:
+    digest.update(f"{name} {values.shape} {values.dtype}".encode())
+    digest.update(np.ascontiguousarray(values).tobytes())

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.identity import differences
 from xcvae.ensemble.progress import steps
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.sampler import EnsembleSampler, open_model
 from xcvae.ensemble.spread import resolve_spread
-from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, regions_of
+from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, differences, regions_of
 from xcvae.errors import ConfigError, MismatchError, StoreError
 from xcvae.fields.samples import labels_of
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.identity import differences
+from xcvae.ensemble.store.base import differences
 from xcvae.errors import OutputExistsError
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.samples import labels_of

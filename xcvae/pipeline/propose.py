@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.config.joins import with_labels_of
 from xcvae.config.load import parse
 from xcvae.config.schema import DataSection, IntakeEntry, SourceSection
-from xcvae.config.sources import open_paths, opened
+from xcvae.config.sources import open_paths, opened, with_labels_of
 from xcvae.ensemble import catalog as catalogs
 from xcvae.errors import ConfigError, DataError, XcvaeError
 from xcvae.fields.cf import Layout, find_layout, find_target, is_rain

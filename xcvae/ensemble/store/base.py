@@ -540,3 +540,19 @@ def not_replaceable(name: Path | str, reason: str) -> OutputExistsError:
     expected = "an ensemble that xcvae wrote, or nothing"
     remedy = "Choose another name, or remove it yourself: xcvae only replaces what it wrote."
     return OutputExistsError.of(f"store '{name}'", expected=expected, got=reason, remedy=remedy)
+
+
+def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """Describe each key in which two identities differ.
+
+    Examples
+    --------
+    >>> differences({"seed": 1, "mode": "prior"}, {"seed": 2, "mode": "prior"})
+    ['seed (stored: 1, requested: 2)']
+    """
+    keys = [*requested, *(key for key in stored if key not in requested)]
+    return [
+        f"{key} (stored: {stored.get(key)!r}, requested: {requested.get(key)!r})"
+        for key in keys
+        if stored.get(key) != requested.get(key)
+    ]

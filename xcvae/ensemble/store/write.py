@@ -18,7 +18,6 @@ import xarray as xr
 
 from xcvae.ensemble.execution.scheduler import Executor
 from xcvae.ensemble.execution.threads import use_threads
-from xcvae.ensemble.identity import differences
 from xcvae.ensemble.progress import TaskEnd, fields_bar
 from xcvae.ensemble.store.base import (
     DONE,
@@ -32,6 +31,7 @@ from xcvae.ensemble.store.base import (
     StoredEnsemble,
     StoreStatus,
     StoreWriter,
+    differences,
     regions_of,
 )
 from xcvae.errors import OutputExistsError, StoreError, explain
