@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from .support.code import imported_names
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xcvae"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -81,18 +83,6 @@ def place(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
-def imports(path: Path) -> set[str]:
-    """Absolute dotted names that a module imports, those inside functions too."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{place(path)} imports relatively"
-            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
-
-
 def allowed_importers() -> dict[str, set[str]]:
     """Heavy package -> modules that may import it, from the one list: pyproject.toml."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -110,7 +100,7 @@ def allowed_importers() -> dict[str, set[str]]:
 def test_heavy_packages_are_imported_by_the_listed_modules_only(path: Path) -> None:
     allowed = allowed_importers()
     module = f"xcvae.{name_of(path)}".rstrip(".")
-    for package in {name.split(".")[0] for name in imports(path)} & allowed.keys():
+    for package in {name.split(".")[0] for name in imported_names(path)} & allowed.keys():
         patterns = [re.escape(rule).replace(r"\*\*", r".+") for rule in allowed[package]]
         assert any(re.fullmatch(pattern, module) for pattern in patterns), (
             f"{module} imports {package}; pyproject.toml allows {sorted(allowed[package])}"
@@ -121,7 +111,7 @@ def test_heavy_packages_are_imported_by_the_listed_modules_only(path: Path) -> N
 def test_imports_point_one_way(path: Path) -> None:
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     rank = RANKS.index(room) if room in RANKS else len(RANKS)
-    for name in imports(path):
+    for name in imported_names(path):
         target = name.split(".")[1] if name.startswith("xcvae.") else None
         if target in RANKS:
             assert RANKS.index(target) <= rank, f"{place(path)} imports {name}, which is above it"
@@ -154,7 +144,7 @@ def test_modules_with_a_single_importer_have_a_reason() -> None:
     importers = defaultdict(set)
     names = {f"xcvae.{name_of(path)}".rstrip("."): path for path in MODULES}
     for name, path in names.items():
-        for target in imports(path) & names.keys() - {name}:
+        for target in imported_names(path) & names.keys() - {name}:
             importers[target].add(name)
     single = {
         name.removeprefix("xcvae.")

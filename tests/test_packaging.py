@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from .support.code import run_code
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -94,13 +95,6 @@ def test_python_code_of_the_readme_runs(tmp_path: Path) -> None:
     for old, new in limits.items():
         assert old in limited
         limited = limited.replace(old, new)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", limited],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = run_code(limited, tmp_path)
     assert (tmp_path / "catalog.yaml").exists()
-    float(done.stdout.splitlines()[-1])
+    float(printed.splitlines()[-1])

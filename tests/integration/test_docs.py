@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,8 @@ import xarray as xr
 
 import xcvae
 from xcvae.cli import main
+
+from ..support.code import run_code
 
 DOCS = Path(__file__).parents[2] / "docs"
 #: Enough for the code to be run, far too little for a good model.
@@ -30,18 +30,6 @@ def code_of(page: str, **replacements: str) -> str:
     return code
 
 
-def run(code: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stderr}\n{code}"
-    return done.stdout
-
-
 def test_page_quickstart_runs(tmp_path: Path) -> None:
     tiny = {
         'fit={"max_minutes": 3}': TINY,
@@ -51,7 +39,7 @@ def test_page_quickstart_runs(tmp_path: Path) -> None:
         "diversity=0.2": "spread=0.5",
         "members=8": "members=2",
     }
-    printed = run(code_of("quickstart.md", **tiny), tmp_path)
+    printed = run_code(code_of("quickstart.md", **tiny), tmp_path)
     assert "Verdict:" in printed
     assert "'realization': 2, 'time': 4" in printed
     for made in ("model.xcvae", "prior.zarr", "catalog.yaml", "members.png"):
@@ -66,7 +54,7 @@ def test_page_hand_over_trains_a_network(tmp_path: Path) -> None:
         "range(5)": "range(2)",
         "fraction=0.2": "fraction=0.02",
     }
-    printed = run(code_of("hand-over.md", **tiny), tmp_path)
+    printed = run_code(code_of("hand-over.md", **tiny), tmp_path)
     for line in (
         "mm h-1 ['realization', 'time', 'y', 'x'] 0",
         "['rain/storms8']",
@@ -87,7 +75,7 @@ def test_page_augmentation_prints_verdicts(tmp_path: Path) -> None:
         "members=8": "members=2",
         "seeds=5": 'seeds=2, network={"steps": 2}',
     }
-    printed = run(code_of("augmentation.md", **tiny), tmp_path)
+    printed = run_code(code_of("augmentation.md", **tiny), tmp_path)
     assert "quantile, P99.9" in printed
     assert len(re.findall(r"^  both ", printed, re.MULTILINE)) == 18
 
@@ -110,7 +98,7 @@ def test_page_own_data_runs_with_masked_observations(tmp_path: Path) -> None:
         "t850": (("time", "lat", "lon"), 280 + 5 * fields[1], {"units": "K"}),
     }
     xr.Dataset(gcm, coarse).to_netcdf(tmp_path / "gcm.nc", engine="scipy")
-    run(code_of("own-data.md", **{'fit={"max_minutes": 20}': TINY}), tmp_path)
+    run_code(code_of("own-data.md", **{'fit={"max_minutes": 20}': TINY}), tmp_path)
     ensemble = xr.open_zarr(tmp_path / "island.zarr", consolidated=False)
     assert ensemble.pr.attrs["units"] == "kg m-2 s-1"
     assert ensemble.pr.sizes["realization"] == 16
@@ -129,7 +117,7 @@ def test_page_from_scripts_converts_normalised_files(tmp_path: Path) -> None:
     first = np.datetime64("2001-01-01")
     for day, field in enumerate((logs - mean) / std):
         np.save(old / "days" / f"{first + day}.npy", field)
-    run(code_of("from-scripts.md"), tmp_path)
+    run_code(code_of("from-scripts.md"), tmp_path)
     ds = xr.open_zarr(tmp_path / "rain.zarr", consolidated=False)
     np.testing.assert_allclose(ds.pr.values, rain, atol=1e-4)
     assert ds.time.values[3] == np.datetime64("2001-01-04")
@@ -144,7 +132,7 @@ def test_page_bundled_data_describes_the_data(tmp_path: Path) -> None:
         "\nassert ds.pr.units == ds.pr_coarse.units == 'mm h-1'"
         "\nassert set(ds.split.values) == {0, 1, 2}"
     )
-    run(code + checks, tmp_path)
+    run_code(code + checks, tmp_path)
 
 
 def test_commented_configuration_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

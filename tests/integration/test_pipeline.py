@@ -86,6 +86,12 @@ def edit(folder: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
+def double(folder: Path, rain: xr.Dataset) -> None:
+    """Replace the data of a run by twice as much rain."""
+    doubled = rain.assign(pr=rain.pr.copy(data=2 * rain.pr.values))
+    doubled.to_zarr(folder / "rain.zarr", mode="w", consolidated=False)
+
+
 def times(folder: Path) -> dict[str, int]:
     """When every product was last written; the catalog and its lock change with its notes."""
     return {
@@ -229,8 +235,7 @@ def test_changed_observations_are_scored_again(
     capsys.readouterr()
     assert main(["evaluate", path]) == 0
     assert "evaluate there already" in capsys.readouterr().out
-    corrected = rain.assign(pr=rain.pr.copy(data=2 * rain.pr.values))
-    corrected.to_zarr(folder / "rain.zarr", mode="w", consolidated=False)
+    double(folder, rain)
     assert main(["evaluate", path]) == 0
     assert "evaluate made" in capsys.readouterr().out
 
@@ -240,8 +245,7 @@ def test_changed_data_under_the_same_name_are_refused(
 ) -> None:
     path = str(folder / "config.yaml")
     assert main(["train", path]) == 0
-    corrected = rain.assign(pr=rain.pr.copy(data=2 * rain.pr.values))
-    corrected.to_zarr(folder / "rain.zarr", mode="w", consolidated=False)
+    double(folder, rain)
     capsys.readouterr()
     assert main(["train", path]) == 1
     assert "data.train (stored: '12 samples" in capsys.readouterr().err

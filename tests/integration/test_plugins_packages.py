@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
+
+from ..support.code import imported_names
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "plugins"
@@ -73,16 +74,6 @@ def modules_of(package: Path) -> list[Path]:
     return sorted((package / "src").rglob("*.py"))
 
 
-def imported_by(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
-    return found
-
-
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
 def test_plugin_packages_are_complete(package: Path) -> None:
     project = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -101,19 +92,20 @@ def test_plugin_packages_are_complete(package: Path) -> None:
 )
 def test_plugins_import_public_names_only(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 300
-    ours = {name for name in imported_by(path) if name.partition(".")[0] == "xcvae"}
+    ours = {name for name in imported_names(path) if name.partition(".")[0] == "xcvae"}
     assert ours <= PUBLIC, f"{path.name} imports {ours - PUBLIC}"
 
 
 def test_core_imports_no_plugin_and_only_one_plugin_imports_scores() -> None:
     for package in PACKAGES:
         used = any(
-            "scores" in {n.partition(".")[0] for n in imported_by(m)} for m in modules_of(package)
+            "scores" in {name.partition(".")[0] for name in imported_names(path)}
+            for path in modules_of(package)
         )
         assert used == (package.name == "xcvae-scores")
     names = {path.name for package in PACKAGES for path in (package / "src").iterdir()}
     for module in (ROOT / "xcvae").rglob("*.py"):
-        assert not names & {name.partition(".")[0] for name in imported_by(module)}
+        assert not names & {name.partition(".")[0] for name in imported_names(module)}
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,13 @@ def test_scores_do_not_depend_on_chunks(pair, pair_ensemble, layout):
     np.testing.assert_allclose(found.crps, expected.crps, rtol=1e-5)
 
 
+def train_pair(ds):
+    return xcvae.train(
+        ds, target="pr", conditions=["pr_c"], generator=SMALLEST, fit=STEP, device="cpu",
+        progress=False,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_members_do_not_depend_on_chunks(pair, pair_model, pair_ensemble, layout):
     found = xcvae.sample(LAYOUTS[layout](pair), pair_model, members=2, progress=False)
@@ -66,15 +73,7 @@ def test_members_do_not_depend_on_chunks(pair, pair_model, pair_ensemble, layout
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_record_does_not_depend_on_chunks(pair, pair_model, layout):
     ds = LAYOUTS[layout](pair)
-    found = xcvae.train(
-        ds,
-        target="pr",
-        conditions=["pr_c"],
-        generator=SMALLEST,
-        fit=STEP,
-        device="cpu",
-        progress=False,
-    )
+    found = train_pair(ds)
     assert found.record.mean == pytest.approx(pair_model.record.mean)
     assert found.record.maximum == pair_model.record.maximum
 
@@ -178,15 +177,7 @@ def test_stored_ensembles_are_those_that_are_drawn(
 def test_attributes_of_packed_values_do_not_change_members(pair, tmp_path, attrs):
     ds = pair.assign(pr=pair.pr.assign_attrs(attrs))
     try:
-        model = xcvae.train(
-            ds,
-            target="pr",
-            conditions=["pr_c"],
-            generator=SMALLEST,
-            fit=STEP,
-            device="cpu",
-            progress=False,
-        )
+        model = train_pair(ds)
     except xcvae.errors.XcvaeError as error:
         assert next(iter(attrs)) in str(error)
         return

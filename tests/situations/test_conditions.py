@@ -8,49 +8,41 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from .makers import (
-    admit,
-    axis,
-    case,
-    either,
-    fails_today,
-    predictor,
-    rain,
-    refused,
-    right,
-    times,
-    together,
-    warned,
-)
+from . import makers
 
-LAT, LON = axis("lat", 45.1, 0.2, 12), axis("lon", 5.1, 0.2, 12)
+LAT, LON = makers.axis("lat", 45.1, 0.2, 12), makers.axis("lon", 5.1, 0.2, 12)
 
 
 def beside(**others: xr.DataArray) -> xr.Dataset:
-    pr = rain(dims=("time", "lat", "lon"), coords={"lat": LAT, "lon": LON})
-    coarse = predictor(
-        axis("lat_c", 45.0, 0.8, 4), axis("lon_c", 5.0, 0.8, 4), name="psl", units="Pa"
+    pr = makers.rain(dims=("time", "lat", "lon"), coords={"lat": LAT, "lon": LON})
+    coarse = makers.predictor(
+        makers.axis("lat_c", 45.0, 0.8, 4),
+        makers.axis("lon_c", 5.0, 0.8, 4),
+        name="psl",
+        units="Pa",
     )
-    return together(pr, coarse).assign(others)
+    return makers.together(pr, coarse).assign(others)
 
 
 def alike(factor: float = 1.0, **attrs: str) -> xr.DataArray:
     """A field on the target's grid that is made of it."""
-    pr = rain(dims=("time", "lat", "lon"), coords={"lat": LAT, "lon": LON})
+    pr = makers.rain(dims=("time", "lat", "lon"), coords={"lat": LAT, "lon": LON})
     made = factor * pr
     made.attrs = dict(attrs)
     return made
 
 
 def noise(**attrs: str) -> xr.DataArray:
-    pr = rain(dims=("time", "lat", "lon"), coords={"lat": LAT, "lon": LON}, seed=5)
+    pr = makers.rain(dims=("time", "lat", "lon"), coords={"lat": LAT, "lon": LON}, seed=5)
     pr.attrs = dict(attrs)
     return pr
 
 
 def _leak(name: str, make) -> object:
-    answer = either(right(roles={"psl": "aligned"}), warned(name), refused(name))
-    return case(name, lambda: beside(**{name: make()}), answer, target="pr")
+    answer = makers.either(
+        makers.right(roles={"psl": "aligned"}), makers.warned(name), makers.refused(name)
+    )
+    return makers.case(name, lambda: beside(**{name: make()}), answer, target="pr")
 
 
 LEAKS = [
@@ -74,60 +66,60 @@ LEAKS = [
 
 @pytest.mark.parametrize(("make", "answer", "options"), LEAKS)
 def test_what_is_made_of_the_target_is_no_condition_by_default(make, answer, options):
-    answer.check(lambda: admit(make(), **options))
+    answer.check(lambda: makers.admit(make(), **options))
 
 
 ROLES = [
-    case("temperature on the target's grid", lambda: beside(tas=noise(units="K") + 280).assign(tas=lambda d: d.tas.assign_attrs(units="K")),
-         right(roles={"psl": "aligned", "tas": "aligned"})),
-    case("named, a copy is taken", lambda: beside(pr_raw=alike(1.1, units="mm/day")),
-         right(roles={"pr_raw": "aligned"}, rain={"pr_raw"}), target="pr", conditions=["pr_raw"]),
-    case("one name", beside, right(roles={"psl": "aligned"}), conditions="psl"),
-    case("without units it is none", lambda: beside(mask=noise()), right(roles={"psl": "aligned"})),
-    case("named, but without units", lambda: beside(soil=noise()), refused("soil", "units", "attrs"), conditions=["soil"]),
-    case("bounds", lambda: beside(time_bnds=xr.DataArray(np.zeros((6, 2)), dims=("time", "bnds"))), right(roles={"psl": "aligned"})),
-    case("bounds with units",
+    makers.case("temperature on the target's grid", lambda: beside(tas=noise(units="K") + 280).assign(tas=lambda d: d.tas.assign_attrs(units="K")),
+         makers.right(roles={"psl": "aligned", "tas": "aligned"})),
+    makers.case("named, a copy is taken", lambda: beside(pr_raw=alike(1.1, units="mm/day")),
+         makers.right(roles={"pr_raw": "aligned"}, rain={"pr_raw"}), target="pr", conditions=["pr_raw"]),
+    makers.case("one name", beside, makers.right(roles={"psl": "aligned"}), conditions="psl"),
+    makers.case("without units it is none", lambda: beside(mask=noise()), makers.right(roles={"psl": "aligned"})),
+    makers.case("named, but without units", lambda: beside(soil=noise()), makers.refused("soil", "units", "attrs"), conditions=["soil"]),
+    makers.case("bounds", lambda: beside(time_bnds=xr.DataArray(np.zeros((6, 2)), dims=("time", "bnds"))), makers.right(roles={"psl": "aligned"})),
+    makers.case("bounds with units",
          lambda: beside(time_bnds=xr.DataArray(np.zeros((6, 2)), dims=("time", "bnds"), attrs={"units": "days since 2000-01-01"})),
-         either(right(roles={"psl": "aligned"}), refused("time_bnds")),
+         makers.either(makers.right(roles={"psl": "aligned"}), makers.refused("time_bnds")),
          ),
-    case("statics", lambda: beside(z=noise(units="m").isel(time=0, drop=True)), right(roles={"psl": "aligned", "z": "static"}), statics=["z"]),
-    case("static per sample", lambda: beside(z=noise(units="m")), right(roles={"psl": "aligned", "z": "static"}), statics=["z"]),
-    case("static that is a number", lambda: beside(z=xr.DataArray(1.0, attrs={"units": "m"})), refused("z", "grid"), statics=["z"]),
-    case("static on no grid of ours", lambda: beside(z=xr.DataArray(np.ones((3, 3)), dims=("y", "x"), attrs={"units": "m"})),
-         refused("z", "lat, lon"), statics=["z"]),
-    case("map given as a condition", lambda: beside(z=noise(units="m").isel(time=0, drop=True)), refused("z", "statics"), conditions=["z"]),
-    case("the target as a condition", beside, refused("pr", "more than once"), conditions=["pr"]),
-    case("given twice", beside, refused("psl", "more than once"), conditions=["psl", "psl"]),
-    case("both condition and static", beside, refused("psl", "more than once"), conditions=["psl"], statics=["psl"]),
-    case("misspelt", beside, refused("prsl", "Did you mean 'psl'"), conditions=["prsl"]),
-    case("misspelt target", beside, refused("prr", "Did you mean 'pr'"), target="prr"),
-    case("coarse rain is rain by its name", lambda: beside().rename(psl="pr_era5").map(lambda v: v, keep_attrs=True).assign(
-        pr_era5=lambda d: d.pr_era5.assign_attrs(units="mm")), right(rain={"pr_era5"}), target="pr"),
-    case("pr_coarse with coarsen", lambda: beside(pr_coarse=noise(units="mm")), refused("pr_coarse"), coarsen=4, conditions=["pr_coarse"]),
-    case("pr_coarse on a grid of its own with coarsen", lambda: beside(pr_coarse=predictor(axis("lat_c", 45.0, 0.8, 4), axis("lon_c", 5.0, 0.8, 4), units="mm")),
-         either(right(roles={"pr_coarse": "aligned"}), refused("pr_coarse")), coarsen=4, target="pr"),
-    case("negative rain in a condition", lambda: beside().assign(psl=lambda d: d.psl.assign_attrs(
+    makers.case("statics", lambda: beside(z=noise(units="m").isel(time=0, drop=True)), makers.right(roles={"psl": "aligned", "z": "static"}), statics=["z"]),
+    makers.case("static per sample", lambda: beside(z=noise(units="m")), makers.right(roles={"psl": "aligned", "z": "static"}), statics=["z"]),
+    makers.case("static that is a number", lambda: beside(z=xr.DataArray(1.0, attrs={"units": "m"})), makers.refused("z", "grid"), statics=["z"]),
+    makers.case("static on no grid of ours", lambda: beside(z=xr.DataArray(np.ones((3, 3)), dims=("y", "x"), attrs={"units": "m"})),
+         makers.refused("z", "lat, lon"), statics=["z"]),
+    makers.case("map given as a condition", lambda: beside(z=noise(units="m").isel(time=0, drop=True)), makers.refused("z", "statics"), conditions=["z"]),
+    makers.case("the target as a condition", beside, makers.refused("pr", "more than once"), conditions=["pr"]),
+    makers.case("given twice", beside, makers.refused("psl", "more than once"), conditions=["psl", "psl"]),
+    makers.case("both condition and static", beside, makers.refused("psl", "more than once"), conditions=["psl"], statics=["psl"]),
+    makers.case("misspelt", beside, makers.refused("prsl", "Did you mean 'psl'"), conditions=["prsl"]),
+    makers.case("misspelt target", beside, makers.refused("prr", "Did you mean 'pr'"), target="prr"),
+    makers.case("coarse rain is rain by its name", lambda: beside().rename(psl="pr_era5").map(lambda v: v, keep_attrs=True).assign(
+        pr_era5=lambda d: d.pr_era5.assign_attrs(units="mm")), makers.right(rain={"pr_era5"}), target="pr"),
+    makers.case("pr_coarse with coarsen", lambda: beside(pr_coarse=noise(units="mm")), makers.refused("pr_coarse"), coarsen=4, conditions=["pr_coarse"]),
+    makers.case("pr_coarse on a grid of its own with coarsen", lambda: beside(pr_coarse=makers.predictor(makers.axis("lat_c", 45.0, 0.8, 4), makers.axis("lon_c", 5.0, 0.8, 4), units="mm")),
+         makers.either(makers.right(roles={"pr_coarse": "aligned"}), makers.refused("pr_coarse")), coarsen=4, target="pr"),
+    makers.case("negative rain in a condition", lambda: beside().assign(psl=lambda d: d.psl.assign_attrs(
         units="mm", long_name="precipitation") - 300).assign(psl=lambda d: d.psl.assign_attrs(units="mm", long_name="precipitation")),
-         refused("psl", "negative"), target="pr", conditions=["psl"]),
-    case("expver", lambda: beside(tp=noise(units="m").expand_dims(expver=[1, 5])), refused("tp", "expver", "combine|fillna|max"),
-         fails_today(16, "the remedy for expver does not name a combination"), conditions=["tp"]),
-    case("expver on the target", lambda: together(rain().expand_dims(expver=[1, 5], axis=1)), refused("pr", "expver", "combine|fillna|max"),
-         fails_today(16, "the remedy for expver is isel, which loses half of the samples"), target="pr"),
-    case("members called number", lambda: together(rain().expand_dims(number=[0, 1], axis=1)), refused("pr", "number", "isel|stack"), target="pr"),
-    case("condition with members", lambda: beside(t=noise(units="K").expand_dims(number=[0, 1])), refused("t", "number", "variable of its own"),
+         makers.refused("psl", "negative"), target="pr", conditions=["psl"]),
+    makers.case("expver", lambda: beside(tp=noise(units="m").expand_dims(expver=[1, 5])), makers.refused("tp", "expver", "combine|fillna|max"),
+         makers.fails_today(16, "the remedy for expver does not name a combination"), conditions=["tp"]),
+    makers.case("expver on the target", lambda: makers.together(makers.rain().expand_dims(expver=[1, 5], axis=1)), makers.refused("pr", "expver", "combine|fillna|max"),
+         makers.fails_today(16, "the remedy for expver is isel, which loses half of the samples"), target="pr"),
+    makers.case("members called number", lambda: makers.together(makers.rain().expand_dims(number=[0, 1], axis=1)), makers.refused("pr", "number", "isel|stack"), target="pr"),
+    makers.case("condition with members", lambda: beside(t=noise(units="K").expand_dims(number=[0, 1])), makers.refused("t", "number", "variable of its own"),
          conditions=["t"]),
-    case("dates as a condition", lambda: beside(d=xr.DataArray(times(), dims="time", attrs={"units": "1"})), refused("d", "datetime64", "leave it out"),
+    makers.case("dates as a condition", lambda: beside(d=xr.DataArray(makers.times(), dims="time", attrs={"units": "1"})), makers.refused("d", "datetime64", "leave it out"),
          conditions=["d"]),
-    case("texts as a condition", lambda: beside(d=xr.DataArray(list("abcdef"), dims="time", attrs={"units": "1"})), refused("d", "leave it out"),
+    makers.case("texts as a condition", lambda: beside(d=xr.DataArray(list("abcdef"), dims="time", attrs={"units": "1"})), makers.refused("d", "leave it out"),
          conditions=["d"]),
-    case("not a Dataset", rain, refused("ds", "DataArray", "to_dataset")),
-    case("no rain", lambda: beside().drop_vars("pr"), refused("target", "psl")),
-    case("two kinds of rain", lambda: beside(rr=noise(units="mm/day")), refused("target", "pr, rr", "target=")),
-    case("an index of climate as coordinate", lambda: beside().assign_coords(nao=("time", np.arange(6.0), {"units": "1"})),
-         right(roles={"nao": "pooled"}), conditions=["nao"]),
+    makers.case("not a Dataset", makers.rain, makers.refused("ds", "DataArray", "to_dataset")),
+    makers.case("no rain", lambda: beside().drop_vars("pr"), makers.refused("target", "psl")),
+    makers.case("two kinds of rain", lambda: beside(rr=noise(units="mm/day")), makers.refused("target", "pr, rr", "target=")),
+    makers.case("an index of climate as coordinate", lambda: beside().assign_coords(nao=("time", np.arange(6.0), {"units": "1"})),
+         makers.right(roles={"nao": "pooled"}), conditions=["nao"]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "answer", "options"), ROLES)
 def test_roles_of_variables(make, answer, options):
-    answer.check(lambda: admit(make(), **options))
+    answer.check(lambda: makers.admit(make(), **options))

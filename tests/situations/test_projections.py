@@ -14,21 +14,7 @@ import xcvae
 from xcvae.errors import DataError
 from xcvae.fields.describe import prepare
 
-from .makers import (
-    SMALLEST,
-    STEP,
-    admit,
-    axis,
-    case,
-    either,
-    predictor,
-    rain,
-    refused,
-    right,
-    times,
-    together,
-    warned,
-)
+from . import makers
 
 CRS: dict[str, dict[str, Any]] = {
     "laea": {"grid_mapping_name": "lambert_azimuthal_equal_area", "longitude_of_projection_origin": 10.0,
@@ -49,22 +35,22 @@ CRS: dict[str, dict[str, Any]] = {
             "longitude_of_projection_origin": 10.0, "latitude_of_projection_origin": 52.0, "false_easting": 4321000.0, "false_northing": 3210000.0},
 }  # fmt: skip
 FINE = {
-    "m": (axis("y", 2.60e6, 1e3, 12), axis("x", 4.30e6, 1e3, 12)),
-    "rotated": (axis("rlat", 1.0, 0.11, 12), axis("rlon", 3.0, 0.11, 12)),
-    "degrees": (axis("lat", 46.0, 0.1, 12), axis("lon", 8.0, 0.1, 12)),
+    "m": (makers.axis("y", 2.60e6, 1e3, 12), makers.axis("x", 4.30e6, 1e3, 12)),
+    "rotated": (makers.axis("rlat", 1.0, 0.11, 12), makers.axis("rlon", 3.0, 0.11, 12)),
+    "degrees": (makers.axis("lat", 46.0, 0.1, 12), makers.axis("lon", 8.0, 0.1, 12)),
 }
 COARSE = {
-    "m": (axis("y_c", 2.601e6, 3e3, 4), axis("x_c", 4.301e6, 3e3, 4)),
-    "rotated": (axis("rlat_c", 1.1, 0.33, 4), axis("rlon_c", 3.1, 0.33, 4)),
-    "degrees": (axis("lat_c", 46.1, 0.3, 4), axis("lon_c", 8.1, 0.3, 4)),
+    "m": (makers.axis("y_c", 2.601e6, 3e3, 4), makers.axis("x_c", 4.301e6, 3e3, 4)),
+    "rotated": (makers.axis("rlat_c", 1.1, 0.33, 4), makers.axis("rlon_c", 3.1, 0.33, 4)),
+    "degrees": (makers.axis("lat_c", 46.1, 0.3, 4), makers.axis("lon_c", 8.1, 0.3, 4)),
 }
 
 
 def mapped(fine: str, own: str | None, coarse: str, other: str | None) -> xr.Dataset:
     """Rain on a fine grid and temperature on a coarse one, each with its grid mapping or none."""
     y, x = FINE[fine]
-    pr = rain(dims=("time", y.name, x.name), coords={y.name: y, x.name: x})
-    ds = together(pr, predictor(*COARSE[coarse]))
+    pr = makers.rain(dims=("time", y.name, x.name), coords={y.name: y, x.name: x})
+    ds = makers.together(pr, makers.predictor(*COARSE[coarse]))
     for name, mapping in (("pr", own), ("t", other)):
         if mapping is not None:
             ds[name].attrs["grid_mapping"] = mapping
@@ -73,22 +59,22 @@ def mapped(fine: str, own: str | None, coarse: str, other: str | None) -> xr.Dat
 
 
 PAIRS = [
-    case("the same", lambda: mapped("m", "laea", "m", "laea"), right(roles={"t": "aligned"})),
-    case("the same under two names", lambda: mapped("m", "laea", "m", "wkt"), right(roles={"t": "aligned"})),
-    case("none on both", lambda: mapped("m", None, "m", None), right(roles={"t": "aligned"})),
-    case("none on one", lambda: mapped("m", "laea", "m", None), either(right(roles={"t": "aligned"}), warned("t", "grid_mapping"))),
-    case("two sizes of the earth", lambda: mapped("degrees", "latlon", "degrees", "latlon2"), right(roles={"t": "aligned"})),
-    case("the same pole", lambda: mapped("rotated", "pole", "rotated", "pole"), right(roles={"t": "aligned"})),
+    makers.case("the same", lambda: mapped("m", "laea", "m", "laea"), makers.right(roles={"t": "aligned"})),
+    makers.case("the same under two names", lambda: mapped("m", "laea", "m", "wkt"), makers.right(roles={"t": "aligned"})),
+    makers.case("none on both", lambda: mapped("m", None, "m", None), makers.right(roles={"t": "aligned"})),
+    makers.case("none on one", lambda: mapped("m", "laea", "m", None), makers.either(makers.right(roles={"t": "aligned"}), makers.warned("t", "grid_mapping"))),
+    makers.case("two sizes of the earth", lambda: mapped("degrees", "latlon", "degrees", "latlon2"), makers.right(roles={"t": "aligned"})),
+    makers.case("the same pole", lambda: mapped("rotated", "pole", "rotated", "pole"), makers.right(roles={"t": "aligned"})),
     *(
-        case(f"{own} and {other}", lambda own=own, other=other, kind=kind: mapped(kind, own, kind, other),
-             refused("t", "grid_mapping|projection", "regrid|interpolat|pyproj|reproject"))
+        makers.case(f"{own} and {other}", lambda own=own, other=other, kind=kind: mapped(kind, own, kind, other),
+             makers.refused("t", "grid_mapping|projection", "regrid|interpolat|pyproj|reproject"))
         for kind, own, other in (
             ("m", "laea", "lcc"), ("m", "laea", "osgb"), ("m", "lcc", "lcc2"), ("m", "stereo", "laea"), ("rotated", "pole", "pole2"),
         )
     ),
     *(
-        case(f"{own} and {other}", lambda own=own, other=other, a=a, b=b: mapped(a, own, b, other),
-             either(refused("t", "grid_mapping|projection|rotated|degrees", "regrid|interpolat|pyproj|reproject"), warned("t", "pooled|cover|projection|degrees")))
+        makers.case(f"{own} and {other}", lambda own=own, other=other, a=a, b=b: mapped(a, own, b, other),
+             makers.either(makers.refused("t", "grid_mapping|projection|rotated|degrees", "regrid|interpolat|pyproj|reproject"), makers.warned("t", "pooled|cover|projection|degrees")))
         for a, own, b, other in (("rotated", "pole", "degrees", "latlon"), ("degrees", "latlon", "rotated", "pole"), ("m", "laea", "degrees", "latlon"))
     ),
 ]  # fmt: skip
@@ -96,11 +82,11 @@ PAIRS = [
 
 @pytest.mark.parametrize(("make", "answer", "options"), PAIRS)
 def test_conditions_in_another_projection_are_not_stretched_by_bare_numbers(make, answer, options):
-    answer.check(lambda: admit(make(), **options))
+    answer.check(lambda: makers.admit(make(), **options))
 
 
 def test_a_condition_in_another_projection_is_refused_by_a_trained_model():
-    spec = admit(mapped("m", "laea", "m", "laea"))["spec"]
+    spec = makers.admit(mapped("m", "laea", "m", "laea"))["spec"]
     with pytest.raises(DataError, match=r"t: expected the projection of 'pr'.*Regrid"):
         prepare(mapped("m", "laea", "m", "lcc"), spec, need_target=True)
 
@@ -110,7 +96,13 @@ def test_a_condition_in_another_projection_is_refused_by_a_trained_model():
 
 def _trained(ds: xr.Dataset):
     return xcvae.train(
-        ds, target="pr", coarsen=4, generator=SMALLEST, fit=STEP, device="cpu", progress=False
+        ds,
+        target="pr",
+        coarsen=4,
+        generator=makers.SMALLEST,
+        fit=makers.STEP,
+        device="cpu",
+        progress=False,
     )
 
 
@@ -118,7 +110,7 @@ def _trained(ds: xr.Dataset):
 def projected(request):
     """Rain with a grid mapping, as both modes of decode_coords read it, and a model of it."""
     y, x = FINE["m"]
-    pr = rain(dims=("time", "y", "x"), coords={"y": y, "x": x})
+    pr = makers.rain(dims=("time", "y", "x"), coords={"y": y, "x": x})
     ds = xr.Dataset({"pr": pr, "crs": ((), 0, CRS["laea"])})
     if request.param:
         ds = ds.set_coords("crs")
@@ -185,4 +177,4 @@ def test_two_dimensional_coordinates_travel(daily, model):
     ens = xcvae.sample(daily.assign_coords(lat=lat), model, members=1, progress=False)
     np.testing.assert_array_equal(ens.lat, lat[1])
     assert ens.lat.attrs["units"] == "degrees_north"
-    assert (ens.time.values == times().values).all()
+    assert (ens.time.values == makers.times().values).all()

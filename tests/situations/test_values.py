@@ -8,19 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from .makers import (
-    admit,
-    axis,
-    case,
-    either,
-    predictor,
-    rain,
-    refused,
-    right,
-    times,
-    together,
-    warned,
-)
+from . import makers
 
 # --- packing -----------------------------------------------------------------------------------
 
@@ -36,9 +24,10 @@ ATTRS = {
 
 def packed(attrs: dict[str, object], where: str) -> xr.Dataset:
     """A file that was read with mask_and_scale=False: int16, with its attributes."""
-    lat, lon = axis("lat", 45, 0.1, 12), axis("lon", 5, 0.1, 12)
-    ds = together(
-        rain(dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon}), predictor(lat, lon)
+    lat, lon = makers.axis("lat", 45, 0.1, 12), makers.axis("lon", 5, 0.1, 12)
+    ds = makers.together(
+        makers.rain(dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon}),
+        makers.predictor(lat, lon),
     )
     if where in ("pr", "t"):
         ds[where] = ds[where].round().astype("int16")
@@ -48,12 +37,16 @@ def packed(attrs: dict[str, object], where: str) -> xr.Dataset:
 
 def _packing(name: str, where: str):
     if name == "_Unsigned":
-        answer = either(refused(where, "mask_and_scale|decode"), right(target="pr"))
+        answer = makers.either(
+            makers.refused(where, "mask_and_scale|decode"), makers.right(target="pr")
+        )
     elif name in ("_FillValue", "missing_value"):
-        answer = either(refused(where, name, "mask_and_scale|decode|where"), right(valid=1.0))
+        answer = makers.either(
+            makers.refused(where, name, "mask_and_scale|decode|where"), makers.right(valid=1.0)
+        )
     else:
-        answer = refused(where, *ATTRS[name], "mask_and_scale", "decode")
-    return case(f"{name} on {where}", lambda: packed(ATTRS[name], where), answer)
+        answer = makers.refused(where, *ATTRS[name], "mask_and_scale", "decode")
+    return makers.case(f"{name} on {where}", lambda: packed(ATTRS[name], where), answer)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +57,7 @@ def _packing(name: str, where: str):
     ],
 )
 def test_packed_counts_are_decoded_or_refused(make, answer, options):
-    answer.check(lambda: admit(make(), **options))
+    answer.check(lambda: makers.admit(make(), **options))
 
 
 # --- fill values -------------------------------------------------------------------------------
@@ -90,16 +83,18 @@ UNITS = {"mm/day": 4.0, "mm h-1": 1.0, "m s-1": 1e-8, "kg m-2 s-1": 1e-4, "m": 4
 
 
 def filled(fill: float, units: str) -> xr.Dataset:
-    field = rain(
-        units=units, size=UNITS[units], coords={"time": times(6, "D" if "d" in units else "h")}
+    field = makers.rain(
+        units=units,
+        size=UNITS[units],
+        coords={"time": makers.times(6, "D" if "d" in units else "h")},
     )
     field[2:, 0, :3] = fill
-    return together(field)
+    return makers.together(field)
 
 
 def _fill(fill: float, units: str):
-    answer = refused("pr", r"\b12\b", "time=2001-01-0", "fill|_FillValue|missing")
-    return case(f"{fill:g} in {units}", lambda: filled(fill, units), answer)
+    answer = makers.refused("pr", r"\b12\b", "time=2001-01-0", "fill|_FillValue|missing")
+    return makers.case(f"{fill:g} in {units}", lambda: filled(fill, units), answer)
 
 
 @pytest.mark.parametrize(
@@ -115,22 +110,24 @@ def _fill(fill: float, units: str):
     ],
 )
 def test_fill_values_in_rain_are_refused(make, answer, options):
-    answer.check(lambda: admit(make(), **options))
+    answer.check(lambda: makers.admit(make(), **options))
 
 
 def condition(fill: float, units: str, typical: float) -> xr.Dataset:
-    lat, lon = axis("lat", 45, 0.1, 12), axis("lon", 5, 0.1, 12)
-    field = predictor(lat, lon, units=units)
+    lat, lon = makers.axis("lat", 45, 0.1, 12), makers.axis("lon", 5, 0.1, 12)
+    field = makers.predictor(lat, lon, units=units)
     values = np.random.default_rng(1).normal(typical, abs(typical) / 100 + 1, field.shape)
     field = field.copy(data=values)
     field[0, 0, :3] = fill
-    return together(rain(dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon}), field)
+    return makers.together(
+        makers.rain(dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon}), field
+    )
 
 
 def _fill_in_condition(fill: float, units: str, typical: float):
-    return case(
+    return makers.case(
         f"{fill:g} in {units}", lambda: condition(fill, units, typical),
-        refused("t", r"\b3\b", "fill|_FillValue|missing"),
+        makers.refused("t", r"\b3\b", "fill|_FillValue|missing"),
     )  # fmt: skip
 
 
@@ -143,27 +140,27 @@ def _fill_in_condition(fill: float, units: str, typical: float):
     ],
 )
 def test_fill_values_in_conditions_are_refused(make, answer, options):
-    answer.check(lambda: admit(make(), **options))
+    answer.check(lambda: makers.admit(make(), **options))
 
 
 OTHER_FILLS = [
-    case("in a static", lambda: together(rain()).assign(z=(("y", "x"), np.where(np.eye(12) > 0, -9999.0, np.arange(12.0)), {"units": "m"})),
-         refused("z", "12 of 144", "fill"), statics=["z"]),
-    case("in a number per sample", lambda: together(rain()).assign(t=("time", [1.0, 2, -9999, 4, 5, 6], {"units": "K"})),
-         refused("t", "1 of 6", "fill")),
-    case("declared, small", lambda: together(rain()).pipe(lambda d: d.assign(pr=d.pr.where(d.pr > 0.5, 3.5).assign_attrs(d.pr.attrs, _FillValue=3.5))),
-         refused("pr", "_FillValue", "mask_and_scale")),
-    case("declared, in a condition", lambda: together(rain()).assign(t=("time", [1, 2, 7, 4, 5, 6], {"units": "K", "missing_value": 7})),
-         refused("t", "missing_value", "1 of 6")),
-    case("in chunks", lambda: filled(65535.0, "mm/day").chunk(time=2, x=5), refused("pr", r"\b12\b", "fill")),
-    case("a mask of 0 and 255", lambda: together(rain()).assign(z=(("y", "x"), 255.0 * np.eye(12), {"units": "1"})),
-         right(roles={"t": "pooled", "z": "static"}), statics=["z"]),
+    makers.case("in a static", lambda: makers.together(makers.rain()).assign(z=(("y", "x"), np.where(np.eye(12) > 0, -9999.0, np.arange(12.0)), {"units": "m"})),
+         makers.refused("z", "12 of 144", "fill"), statics=["z"]),
+    makers.case("in a number per sample", lambda: makers.together(makers.rain()).assign(t=("time", [1.0, 2, -9999, 4, 5, 6], {"units": "K"})),
+         makers.refused("t", "1 of 6", "fill")),
+    makers.case("declared, small", lambda: makers.together(makers.rain()).pipe(lambda d: d.assign(pr=d.pr.where(d.pr > 0.5, 3.5).assign_attrs(d.pr.attrs, _FillValue=3.5))),
+         makers.refused("pr", "_FillValue", "mask_and_scale")),
+    makers.case("declared, in a condition", lambda: makers.together(makers.rain()).assign(t=("time", [1, 2, 7, 4, 5, 6], {"units": "K", "missing_value": 7})),
+         makers.refused("t", "missing_value", "1 of 6")),
+    makers.case("in chunks", lambda: filled(65535.0, "mm/day").chunk(time=2, x=5), makers.refused("pr", r"\b12\b", "fill")),
+    makers.case("a mask of 0 and 255", lambda: makers.together(makers.rain()).assign(z=(("y", "x"), 255.0 * np.eye(12), {"units": "1"})),
+         makers.right(roles={"t": "pooled", "z": "static"}), statics=["z"]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "answer", "options"), OTHER_FILLS)
 def test_fill_values_in_other_places(make, answer, options):
-    answer.check(lambda: admit(make(), **options))
+    answer.check(lambda: makers.admit(make(), **options))
 
 
 # --- real extremes -----------------------------------------------------------------------------
@@ -192,10 +189,12 @@ CLOUDBURSTS = [
     ids=[f"{r[2]:g} {r[1]} every {r[0]}" for r in CLOUDBURSTS],
 )
 def test_the_heaviest_rain_on_earth_is_taken(freq: str, units: str, value: float) -> None:
-    field = rain(coords={"time": times(6, freq)}, units=units, size=value / 400)
+    field = makers.rain(coords={"time": makers.times(6, freq)}, units=units, size=value / 400)
     field = field.clip(max=value)
     field[3, 5, 5] = value
-    right(maximum=float(np.float32(value))).check(lambda: admit(together(field)))
+    makers.right(maximum=float(np.float32(value))).check(
+        lambda: makers.admit(makers.together(field))
+    )
 
 
 @pytest.mark.parametrize(("units", "typical", "extreme"), [
@@ -204,60 +203,60 @@ def test_the_heaviest_rain_on_earth_is_taken(freq: str, units: str, value: float
 ])  # fmt: skip
 def test_the_extremes_of_predictors_are_taken(units: str, typical: float, extreme: float) -> None:
     ds = condition(extreme, units, typical)
-    right(roles={"t": "aligned"}).check(lambda: admit(ds))
+    makers.right(roles={"t": "aligned"}).check(lambda: makers.admit(ds))
 
 
 # --- what it seems to be -----------------------------------------------------------------------
 
 
 def changed(change, **options) -> xr.Dataset:
-    field = rain(**options)
+    field = makers.rain(**options)
     attrs = field.attrs
-    return together(change(field).rename("pr").assign_attrs(attrs))
+    return makers.together(change(field).rename("pr").assign_attrs(attrs))
 
 
-HOURLY = {"coords": {"time": times(48, "h")}, "units": "mm", "size": 0.3}
+HOURLY = {"coords": {"time": makers.times(48, "h")}, "units": "mm", "size": 0.3}
 SEEMS = [
-    case("accumulated through the run", lambda: changed(lambda f: f.cumsum("time"), **HOURLY),
-         either(warned("pr", "accumul", "diff"), refused("pr", "accumul", "diff"))),
-    case("accumulated through each day", lambda: changed(lambda f: f.groupby("time.day").cumsum().assign_coords(time=f.time), **HOURLY),
-         either(warned("pr", "accumul"), refused("pr", "accumul"))),
-    case("accumulated, mostly dry, in chunks", lambda: changed(lambda f: f.where(f > 0.5, 0).cumsum("time"), **HOURLY).chunk(time=1),
-         warned("pr", "accumul", "diff")),
-    case("metres that are millimetres, light", lambda: together(rain(units="m", size=0.4)), warned("pr", "'m'", "mm")),
-    case("hours that rise by chance in some pixels", lambda: changed(lambda f: f.isel(time=slice(0, 3)), **HOURLY), right()),
-    case("metres that are millimetres", lambda: together(rain(units="m", size=4.0)),
-         either(warned("pr", "'?m'?", "mm"), refused("pr", "mm"))),
-    case("mm/day that are mm/s", lambda: together(rain(units="kg m-2 s-1", size=4.0)),
-         either(warned("pr", "mm"), refused("pr", "mm"))),
-    case("m that are m/day, fine", lambda: together(rain(units="m", size=4e-3)), right(daily=True)),
-    case("negative rain", lambda: changed(lambda f: f - 1.0),
-         refused("pr", "negative", r"clip\(min=0\)")),
-    case("anomalies", lambda: changed(lambda f: f - f.mean("time")), refused("pr", "negative", "anomal")),
-    case("normalised", lambda: changed(lambda f: (f - f.mean()) / f.std()), refused("pr", "negative", "normali")),
-    case("rounding below zero", lambda: changed(lambda f: f.where(f > 0.1, -1e-7)), right(target="pr")),
-    case("NaN at sea", lambda: changed(lambda f: f.where(f.x > 2), coords={"x": np.arange(12.0)}), right(valid=0.75)),
-    case("all NaN", lambda: changed(lambda f: f * np.nan), refused("pr", "all NaN", "mask")),
-    case("infinite", lambda: changed(lambda f: f.where(f < 10, np.inf)), refused("pr", "infinite", "isfinite")),
-    case("dry throughout", lambda: changed(lambda f: f * 0), right(maximum=0.0)),
-    case("whole numbers", lambda: changed(lambda f: f.round().astype("int16")), right(target="pr")),
-    case("unsigned", lambda: changed(lambda f: f.round().astype("uint8")), right(target="pr")),
-    case("float64", lambda: changed(lambda f: f.astype("float64")), right(target="pr")),
-    case("float16", lambda: changed(lambda f: f.astype("float16")), right(target="pr")),
-    case("big endian", lambda: changed(lambda f: f.astype(">f4")), right(target="pr")),
-    case("text", lambda: changed(lambda f: f.astype(str)), refused("pr", "astype"), target="pr"),
-    case("objects", lambda: changed(lambda f: f.astype(object)), refused("pr", "astype"), target="pr"),
-    case("complex", lambda: changed(lambda f: f.astype(complex)), refused("pr", "real"), target="pr"),
-    case("truth values", lambda: changed(lambda f: f > 1), either(right(), refused("pr", "bool"))),
-    case("timedelta (read with the units 'days')", lambda: changed(lambda f: f.astype("timedelta64[s]")),
-         refused("pr", "timedelta"), target="pr"),
-    case("dates", lambda: changed(lambda f: f.astype("datetime64[s]")), refused("pr", "datetime"), target="pr"),
+    makers.case("accumulated through the run", lambda: changed(lambda f: f.cumsum("time"), **HOURLY),
+         makers.either(makers.warned("pr", "accumul", "diff"), makers.refused("pr", "accumul", "diff"))),
+    makers.case("accumulated through each day", lambda: changed(lambda f: f.groupby("time.day").cumsum().assign_coords(time=f.time), **HOURLY),
+         makers.either(makers.warned("pr", "accumul"), makers.refused("pr", "accumul"))),
+    makers.case("accumulated, mostly dry, in chunks", lambda: changed(lambda f: f.where(f > 0.5, 0).cumsum("time"), **HOURLY).chunk(time=1),
+         makers.warned("pr", "accumul", "diff")),
+    makers.case("metres that are millimetres, light", lambda: makers.together(makers.rain(units="m", size=0.4)), makers.warned("pr", "'m'", "mm")),
+    makers.case("hours that rise by chance in some pixels", lambda: changed(lambda f: f.isel(time=slice(0, 3)), **HOURLY), makers.right()),
+    makers.case("metres that are millimetres", lambda: makers.together(makers.rain(units="m", size=4.0)),
+         makers.either(makers.warned("pr", "'?m'?", "mm"), makers.refused("pr", "mm"))),
+    makers.case("mm/day that are mm/s", lambda: makers.together(makers.rain(units="kg m-2 s-1", size=4.0)),
+         makers.either(makers.warned("pr", "mm"), makers.refused("pr", "mm"))),
+    makers.case("m that are m/day, fine", lambda: makers.together(makers.rain(units="m", size=4e-3)), makers.right(daily=True)),
+    makers.case("negative rain", lambda: changed(lambda f: f - 1.0),
+         makers.refused("pr", "negative", r"clip\(min=0\)")),
+    makers.case("anomalies", lambda: changed(lambda f: f - f.mean("time")), makers.refused("pr", "negative", "anomal")),
+    makers.case("normalised", lambda: changed(lambda f: (f - f.mean()) / f.std()), makers.refused("pr", "negative", "normali")),
+    makers.case("rounding below zero", lambda: changed(lambda f: f.where(f > 0.1, -1e-7)), makers.right(target="pr")),
+    makers.case("NaN at sea", lambda: changed(lambda f: f.where(f.x > 2), coords={"x": np.arange(12.0)}), makers.right(valid=0.75)),
+    makers.case("all NaN", lambda: changed(lambda f: f * np.nan), makers.refused("pr", "all NaN", "mask")),
+    makers.case("infinite", lambda: changed(lambda f: f.where(f < 10, np.inf)), makers.refused("pr", "infinite", "isfinite")),
+    makers.case("dry throughout", lambda: changed(lambda f: f * 0), makers.right(maximum=0.0)),
+    makers.case("whole numbers", lambda: changed(lambda f: f.round().astype("int16")), makers.right(target="pr")),
+    makers.case("unsigned", lambda: changed(lambda f: f.round().astype("uint8")), makers.right(target="pr")),
+    makers.case("float64", lambda: changed(lambda f: f.astype("float64")), makers.right(target="pr")),
+    makers.case("float16", lambda: changed(lambda f: f.astype("float16")), makers.right(target="pr")),
+    makers.case("big endian", lambda: changed(lambda f: f.astype(">f4")), makers.right(target="pr")),
+    makers.case("text", lambda: changed(lambda f: f.astype(str)), makers.refused("pr", "astype"), target="pr"),
+    makers.case("objects", lambda: changed(lambda f: f.astype(object)), makers.refused("pr", "astype"), target="pr"),
+    makers.case("complex", lambda: changed(lambda f: f.astype(complex)), makers.refused("pr", "real"), target="pr"),
+    makers.case("truth values", lambda: changed(lambda f: f > 1), makers.either(makers.right(), makers.refused("pr", "bool"))),
+    makers.case("timedelta (read with the units 'days')", lambda: changed(lambda f: f.astype("timedelta64[s]")),
+         makers.refused("pr", "timedelta"), target="pr"),
+    makers.case("dates", lambda: changed(lambda f: f.astype("datetime64[s]")), makers.refused("pr", "datetime"), target="pr"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "answer", "options"), SEEMS)
 def test_values_that_are_not_amounts_of_rain(make, answer, options):
-    answer.check(lambda: admit(make(), **options))
+    answer.check(lambda: makers.admit(make(), **options))
 
 
 # --- gaps in conditions ------------------------------------------------------------------------
@@ -269,16 +268,16 @@ def _gaps(choose, units: str = "K") -> xr.Dataset:
 
 
 GAPS = [
-    case("sea surface temperature", lambda: _gaps(lambda t: t.where(t.lon > 5.5)),
-         refused("t", "missing", "mask|fill")),
-    case("one missing sample", lambda: _gaps(lambda t: t.where(t.time != t.time[2])),
-         refused("t", "144 of 864", "labels")),
-    case("infinite", lambda: _gaps(lambda t: t.where(t.lon > 5.5, np.inf)), refused("t", "infinite")),
-    case("a number that is missing", lambda: together(rain()).assign(t=("time", [1, 2, np.nan, 4, 5, 6], {"units": "K"})),
-         refused("t", "1 of 6", "time=2001-01-03")),
+    makers.case("sea surface temperature", lambda: _gaps(lambda t: t.where(t.lon > 5.5)),
+         makers.refused("t", "missing", "mask|fill")),
+    makers.case("one missing sample", lambda: _gaps(lambda t: t.where(t.time != t.time[2])),
+         makers.refused("t", "144 of 864", "labels")),
+    makers.case("infinite", lambda: _gaps(lambda t: t.where(t.lon > 5.5, np.inf)), makers.refused("t", "infinite")),
+    makers.case("a number that is missing", lambda: makers.together(makers.rain()).assign(t=("time", [1, 2, np.nan, 4, 5, 6], {"units": "K"})),
+         makers.refused("t", "1 of 6", "time=2001-01-03")),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "answer", "options"), GAPS)
 def test_gaps_in_conditions_are_refused_with_what_helps(make, answer, options):
-    answer.check(lambda: admit(make(), **options))
+    answer.check(lambda: makers.admit(make(), **options))
