@@ -30,6 +30,9 @@ def code_of(page: str, **replacements: str) -> str:
     return code
 
 
+FEWER = {'fit={"max_minutes": 3}': TINY, "members=8": "members=2"}
+
+
 def test_page_quickstart_runs(tmp_path: Path) -> None:
     tiny = {
         'fit={"max_minutes": 3}': TINY,
@@ -69,10 +72,9 @@ def test_page_hand_over_trains_a_network(tmp_path: Path) -> None:
 
 def test_page_augmentation_prints_verdicts(tmp_path: Path) -> None:
     tiny = {
-        'fit={"max_minutes": 3}': TINY,
+        **FEWER,
         "None, None, 20)": "None, None, 60)",
         "split.values == 2)": "split.values == 2)[dict(time=slice(None, None, 20))]",
-        "members=8": "members=2",
         "seeds=5": 'seeds=2, network={"steps": 2}',
     }
     printed = run_code(code_of("augmentation.md", **tiny), tmp_path)
