@@ -140,7 +140,7 @@ def test_missing_permission_is_reported(run):
     run.folder.chmod(0o500)
     try:
         done = run(mortal)
-        assert_unfinished(run, done, "Permission")
+        assert_unfinished(run, done, "permission")
     finally:
         run.folder.chmod(0o700)
     assert_completed(run)

@@ -274,5 +274,6 @@ def test_shuffled_never_counts_masked_samples_as_heavy(train_radar):
     """A sample without any valid pixel has no rain; ten of twenty are masked."""
     ds = train_radar.isel(time=slice(0, 20)).copy()
     ds["pr"] = ds.pr.where(ds.time.isin(ds.time[::2]))
-    stream = batches_of(ds, coarsen=12).shuffled(4, np.random.default_rng(0), 1.0)
+    with pytest.warns(UserWarning, match="10 of 20 samples have no valid pixel"):
+        stream = batches_of(ds, coarsen=12).shuffled(4, np.random.default_rng(0), 1.0)
     assert all(next(stream).mask.all() for _ in range(5))

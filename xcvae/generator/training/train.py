@@ -360,5 +360,7 @@ def _identity(
     """Return the fingerprint of data and settings that a checkpoint must have."""
     # These two do not change the result: a training may resume with others.
     fit = {k: v for k, v in metadata["fit"].items() if k not in ("compile", "resume")}
-    parts = [{**metadata, "fit": fit}, architecture.to_json(), spec.to_json(), record.to_json()]
+    # The step is left out: checkpoints of earlier versions do not have it.
+    known = {k: v for k, v in spec.to_json().items() if k != "step_seconds"}
+    parts = [{**metadata, "fit": fit}, architecture.to_json(), known, record.to_json()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
