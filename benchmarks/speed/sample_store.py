@@ -40,7 +40,7 @@ from benchmarks.harness.processes import in_fresh_process, memory
 from benchmarks.harness.radar import open_radar
 from benchmarks.harness.results import write_json
 from benchmarks.harness.timing import fields_per_second, seconds_of
-from xcvae.ensemble.execution.scheduler import Tasks
+from xcvae.ensemble.execution.scheduler import Executor
 from xcvae.ensemble.sampler import inputs_of
 from xcvae.generator.device import autocast
 from xcvae.generator.model import Model, load
@@ -140,10 +140,6 @@ def empty_task(task: int, threads: int | None = None) -> int:  # noqa: ARG001  a
     return task
 
 
-def fail(task: int, error: Exception) -> int:
-    raise RuntimeError(task) from error
-
-
 def dask_overhead(tasks: int = 2000) -> dict[str, float]:
     """Return milliseconds of an empty task, by scheduler."""
     import dask
@@ -167,10 +163,10 @@ def dask_overhead(tasks: int = 2000) -> dict[str, float]:
 
 def _milliseconds(tasks: int) -> float:
     done: list[int] = []
-    Tasks(empty_task, fail).run(range(50), done.append)
-    done.clear()
+    executor = Executor(empty_task)
+    executor.run(range(50), lambda _: None)
     start = time.perf_counter()
-    Tasks(empty_task, fail).run(range(tasks), done.append)
+    executor.run(range(tasks), lambda event: done.append(event.task))
     milliseconds = 1e3 * (time.perf_counter() - start) / tasks
     assert sorted(done) == list(range(tasks))
     return milliseconds
