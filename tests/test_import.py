@@ -1,4 +1,4 @@
-"""What ``import xcvae`` gives: every public name, in its own time, and no heavy package before."""
+"""``import xcvae``: public names on first use, and no heavy package before."""
 
 from __future__ import annotations
 

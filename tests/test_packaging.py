@@ -1,4 +1,4 @@
-"""What is said about the project in its files agrees, and the README's commands and code hold."""
+"""The files of the project agree, and the README's commands and code work."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def load(folder, name, **options):
 
 
 def numbers(loader):
-    """What each field of an epoch is, in order."""
+    """Return the source of each field of an epoch, in order."""
     return np.concatenate([batch["pr"][:, 1, 1].numpy() for batch in loader]).round(2)
 
 

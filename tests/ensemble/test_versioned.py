@@ -53,7 +53,7 @@ def opened(folder):
 
 
 def messages(folder, branch="main"):
-    """What the commits of a branch say, oldest first."""
+    """Return the messages of the commits of a branch, oldest first."""
     return [one.message for one in opened(folder).ancestry(branch=branch)][::-1]
 
 

@@ -151,7 +151,7 @@ def drawn(domain, batch, spread, encoded=None):
 
 
 def depth(one, other) -> int:
-    """How far from the middle column, at most, two maps differ."""
+    """Return the largest distance from the middle column at which two maps differ."""
     columns = np.flatnonzero((np.abs(one - other) > 1e-5).any(0))
     middle = one.shape[1] // 2
     return int(np.where(columns < middle, middle - columns, columns - middle + 1).max(initial=0))

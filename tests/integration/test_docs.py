@@ -1,4 +1,4 @@
-"""What the documentation says is true: its code runs, in its order, with tiny limits."""
+"""The code of the documentation runs, in its order, with tiny limits."""
 
 from __future__ import annotations
 

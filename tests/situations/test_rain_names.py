@@ -1,4 +1,4 @@
-"""What is rain: names and units of CF, of ECMWF and NCEP GRIB, of CMIP, and of usual files."""
+"""Names and units of rain in CF, of ECMWF and NCEP GRIB, of CMIP, and of usual files."""
 
 # ruff: noqa: E501  a row is a line; refused or right: both may serve
 

@@ -22,7 +22,7 @@ EVALUATIONS = 8
 # A step ends no closer to an end of the bracket than this share of its width.
 MARGIN = 0.05
 BLOCK_BYTES = 32 * 2**20
-"""Of the members drawn at a time; with all their copies it comes to ten times as much."""
+"""Budget for the members drawn at a time; with their copies they take ten times as much."""
 
 
 def resolve_spread(

@@ -14,7 +14,7 @@ from xcvae.errors import ComponentError
 from xcvae.testing import make_context, make_dataset, make_ensemble
 
 PIXELS = 36 * 48 - 10 * 14
-"""Of a map of the masked test data."""
+"""Shape of a map of the masked test data."""
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ def test_learned_scale_starts_at_the_fixed_default(name, rain, seen):
 
 
 def test_learned_scale_is_optimal_at_the_mean_error(seen):
-    """Of a Laplace distribution the likeliest scale is the mean absolute deviation."""
+    """The likeliest scale of a Laplace distribution is the mean absolute deviation."""
     rng = np.random.default_rng(5)
     rain = rng.gamma(2, 4, (4, 16, 16)) + 1
     term = losses.Laplace(scale="learned")

@@ -198,7 +198,7 @@ class Ledger(ABC):
     @property
     @abstractmethod
     def sealed(self) -> bool:
-        """Whether all regions are complete, and the attributes have their final values."""
+        """True if all regions are complete and the attributes have their final values."""
 
     @abstractmethod
     def metadata(self) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class IcechunkStore(EnsembleStore):
         return StoredEnsemble(name, True, None, ledger, ledger.store)
 
     def _is_occupied(self) -> bool:
-        """Whether something other than a repository or an empty folder has its name."""
+        """Tell if something other than a repository or an empty folder has its name."""
         folder = self._folder
         if folder is None or not folder.exists():
             return False
@@ -428,7 +428,7 @@ class CommitLedger(Ledger):
 
     @property
     def sealed(self) -> bool:
-        """Whether all regions are complete, and the attributes have their final values."""
+        """True if all regions are complete and the attributes have their final values."""
         return self.metadata().get("state") == "finished"
 
     def metadata(self) -> dict[str, Any]:

@@ -342,7 +342,7 @@ class FileLedger(Ledger):
 
     @property
     def sealed(self) -> bool:
-        """Whether all regions are complete."""
+        """True if all regions are complete."""
         return self._sealed.is_file()
 
     @property
