@@ -27,11 +27,15 @@ def block_condition(spec: DataSpec) -> VariableSpec | None:
 def whole_blocks(spec: DataSpec) -> int:
     """Return the side, in pixels, of the blocks that the cells of the coarse rain cover.
 
+    At a random scale it is the smallest one: every batch has its own.
+
     Raises
     ------
     ConfigError
         The coarse rain is missing, or its cells do not cover whole square blocks of pixels.
     """
+    if spec.scales is not None and spec.random_scale:
+        return spec.scales.factor[0]
     variable = block_condition(spec)
     if variable is None:
         raise _not_blocks("no rain condition that is coarser than the target and covers its domain")
@@ -51,7 +55,7 @@ def check_block_means(prepared: xr.Dataset, spec: DataSpec) -> None:
     """
     variable, side = block_condition(spec), whole_blocks(spec)
     assert variable is not None
-    names = [spec.target, variable.name]
+    names = [spec.target] if spec.random_scale else [spec.target, variable.name]
     for part in blocks_of(prepared[names], spec):
         fine = np.asarray(part[spec.target].values, np.float64)
         if np.isnan(fine).any():

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xcvae.fields.batches import Batches
+from xcvae.fields.batches import Batches, ScaledView
 from xcvae.generator.model import Model
 from xcvae.generator.training.validation import pick_samples
 
@@ -79,20 +79,22 @@ def spread_skill_ratio(model: Model, batches: Batches, temperature: float) -> fl
     As `xcvae.metrics.spread_skill`: pooled variance over pooled squared error, times (M + 1) / M
     for the sampling error of the mean of M members.
     """
-    picks = pick_samples(batches, model.record, TEMPERATURE_PIXELS, TEMPERATURE_SAMPLES)
-    parts = []
-    for start in range(0, len(picks), BATCH):
-        some = picks[start : start + BATCH]
-        batch = batches.load(some)
-        members = model.draw(
-            batch,
-            seed=0,
-            labels=[f"dial {pick}" for pick in some],
-            realizations=range(TEMPERATURE_MEMBERS),
-            mode="prior",
-            temperature=temperature,
-        )
-        parts.append(_spread_and_error(members, model.observed(batch)))
+    parts, views = [], batches.views()
+    for view in views:
+        pixels = TEMPERATURE_PIXELS // len(views)
+        picks = pick_samples(view, model.record, pixels, TEMPERATURE_SAMPLES)
+        for start in range(0, len(picks), BATCH):
+            some = picks[start : start + BATCH]
+            batch = view.load(some)
+            members = model.draw(
+                batch,
+                seed=0,
+                labels=[f"dial {pick}" for pick in some],
+                realizations=range(TEMPERATURE_MEMBERS),
+                mode="prior",
+                temperature=temperature,
+            )
+            parts.append(_spread_and_error(members, model.observed(batch)))
     variance, error = np.sum(parts, axis=0)
     count = TEMPERATURE_MEMBERS
     return float(np.sqrt((count + 1) / count * variance / error)) if error > 0 else float("nan")
@@ -108,23 +110,29 @@ def calibrate_spread(model: Model, batches: Batches) -> list[list[float]]:
     batches
         Held-back samples.
     """
+    positions = np.linspace(0, 1, POSITIONS)
+    measured = [_diversities(model, view, positions.tolist()) for view in batches.views()]
+    return equal_diversity_steps(positions.tolist(), np.mean(measured, axis=0).tolist())
+
+
+def _diversities(
+    model: Model, batches: Batches | ScaledView, positions: Sequence[float]
+) -> list[float]:
+    """Measure the diversity of members at positions between posterior and prior."""
     picks = pick_samples(batches, model.record, 0, (SAMPLES, SAMPLES))
     batch, labels = batches.load(picks), [f"dial {pick}" for pick in picks]
-    positions = np.linspace(0, 1, POSITIONS)
-    measured = [
-        _diversity(
-            model.draw(
-                batch,
-                seed=0,
-                labels=labels,
-                realizations=range(MEMBERS),
-                mode="posterior",
-                spread=float(position),
-            )
+    draws = (
+        model.draw(
+            batch,
+            seed=0,
+            labels=labels,
+            realizations=range(MEMBERS),
+            mode="posterior",
+            spread=position,
         )
         for position in positions
-    ]
-    return equal_diversity_steps(positions.tolist(), measured)
+    )
+    return [_diversity(members) for members in draws]
 
 
 def equal_diversity_steps(

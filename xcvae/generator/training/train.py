@@ -45,7 +45,7 @@ def train(
     target: str | None = None,
     conditions: Sequence[str] | None = None,
     statics: Sequence[str] | None = None,
-    coarsen: int | None = None,
+    coarsen: int | Mapping[str, Sequence[float]] | None = None,
     spatial_dims: tuple[str, str] | None = None,
     validation: float | xr.Dataset = 0.15,
     generator: Mapping[str, Any] | None = None,
@@ -67,7 +67,9 @@ def train(
         Names of variables. ``target`` may be left out if only one variable qualifies;
         ``conditions`` None takes all other variables with the sample dim.
     coarsen
-        Derive a condition by means of the target over blocks of this side in pixels.
+        Derive a condition by means of the target over blocks of this side in pixels. A mapping,
+        ``{"factor": [2, 16], "pixel": [1, 8]}``, trains one model for all factors and all pixel
+        sizes (km) in these ranges: both are drawn at random for every batch.
     spatial_dims
         Names of the target's (y, x) dims, if neither attributes nor names identify them.
     validation
@@ -183,7 +185,7 @@ def _trainer(
     scaling, record = Scaling.fit(training_samples, spec)
     _check_record(record)
     for part in (training_samples, held_back):
-        if architecture.constrain and part is not None:
+        if (architecture.constrain or spec.random_scale) and part is not None:
             check_block_means(part, spec)
     network = build_network(architecture, spec, scaling.target, masked=record.masked)
     validation = None
