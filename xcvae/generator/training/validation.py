@@ -22,6 +22,8 @@ from xcvae.generator.network.ladder import Ladder
 #: Held-back pixels that are scored, within limits of samples; members drawn for each sample;
 #: samples per batch.
 PIXELS, SAMPLES, MEMBERS, BATCH = 300_000, (16, 256), 4, 8
+#: The same for each of the scales of a model for any of them.
+VIEW_PIXELS, VIEW_SAMPLES = 50_000, (8, 64)
 
 
 def pick_samples(
@@ -94,8 +96,10 @@ class Validation:
         }
 
     def _samples(self) -> Iterator[Batch]:
-        for view in self.batches.views():
-            picks = pick_samples(view, self.record, PIXELS, SAMPLES)
+        views = self.batches.views()
+        pixels, limits = (PIXELS, SAMPLES) if len(views) == 1 else (VIEW_PIXELS, VIEW_SAMPLES)
+        for view in views:
+            picks = pick_samples(view, self.record, pixels, limits)
             for start in range(0, len(picks), BATCH):
                 yield view.load(picks[start : start + BATCH]).to(self.device)
 
