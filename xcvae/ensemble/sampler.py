@@ -124,6 +124,9 @@ class EnsembleSampler:
         from xcvae.generator.tiling import tile_size
 
         spec = model.spec
+        if request.postprocess is None and model.origin is not None:
+            # What a threshold removes would be missing in the means over the cells.
+            request = replace(request, postprocess=[])
         pipeline = PostprocessPipeline.build(request.postprocess, spec)
         prepared = inputs_of(ds, spec, request.mode)
         size = model.batches(prepared).size

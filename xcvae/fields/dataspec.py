@@ -104,8 +104,12 @@ class Scales:
         return low, high
 
     def numbers(self, factor: int, multiple: int = 1) -> tuple[float, float]:
-        """Return what the network is given for a factor and a pixel of ``multiple`` pixels."""
-        pixel = multiple * self.spacing
+        """Return what the network is given for a factor and a pixel of ``multiple`` pixels.
+
+        Outside the ranges of the training it is given their ends.
+        """
+        factor = min(max(factor, self.factor[0]), self.factor[1])
+        pixel = min(max(multiple * self.spacing, self.pixel[0]), self.pixel[1])
         return (
             math.log2(factor / MIDDLE_FACTOR) / OCTAVES,
             math.log2(pixel / MIDDLE_PIXEL) / OCTAVES,

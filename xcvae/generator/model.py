@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +13,13 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ModelFileError
+from xcvae.errors import ConfigError, ModelFileError
 from xcvae.fields.batches import Batch, Batches
+from xcvae.fields.block_means import at_scale
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.scaling import Scaling
+from xcvae.fields.units import rain_factor
 from xcvae.files import check_writable, expanded, write_bytes
 from xcvae.files import sha256 as sha256_of
 from xcvae.generator import modelfile
@@ -60,6 +63,8 @@ class Model:
         SHA-256 of the file content.
     path
         The file, or None if the model was not saved.
+    origin
+        The model of any factor that this one is, on another grid; None for all other models.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Model:
         self.valid, self.thumbnails = valid, thumbnails
         self.sha256, self.path = sha256, path
         self.device = torch.device("cpu")
+        self.origin: Model | None = None
 
     def __repr__(self) -> str:
         weights = sum(p.numel() for p in self.network.parameters()) / 1e6
@@ -93,6 +99,8 @@ class Model:
         return f"<xcvae.Model {title}, sha256 {self.sha256[:12]}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is not None:
+            return Model.at, (self.origin, self.spec)
         # By path if there is a file: a worker reads it once for all tasks that carry the model.
         if self.path is not None and self.path.is_file():
             return load_once, (str(self.path), self.sha256, str(self.device))
@@ -138,6 +146,71 @@ class Model:
         self.device = choose_device(device)
         placed(self.network, self.device)
         return self
+
+    def at(self, spec: DataSpec) -> Model:
+        """Return a model of any factor for one factor, grid and unit; it shares the weights.
+
+        Parameters
+        ----------
+        spec
+            From `xcvae.fields.block_means.at_scale`.
+
+        Raises
+        ------
+        UnitsError
+            The units of the rain do not convert into those of the model.
+        """
+        ratio = rain_factor(self.spec.units, spec.units, spec.step_seconds)
+        target = replace(
+            self.scaling.target, units=spec.units, eps=self.scaling.target.eps * ratio
+        )
+        assert spec.scales is not None
+        side = spec.scales.fixed if self.architecture.constrain else 0
+        model = Model(
+            self.network,
+            spec=spec,
+            scaling=Scaling(target, {variable.name: target for variable in spec.variables}),
+            record=self.record.converted(spec.units, ratio),
+            architecture=replace(self.architecture, constrain=side or 0),
+            training=self.training,
+            thumbnails=self.thumbnails,
+            sha256=self.sha256,
+            path=self.path,
+        )
+        model.origin = self
+        return model.to(str(self.device))
+
+    def for_data(
+        self, ds: xr.Dataset, factor: int | None, *, observed: bool
+    ) -> tuple[xr.Dataset, Model]:
+        """Fit a model of any factor to a Dataset with rain; any other model stays as it is.
+
+        Parameters
+        ----------
+        ds
+            Coarse rain, observed rain, or both.
+        factor
+            Pixels along a side of a coarse cell; None where the Dataset or the model gives it.
+        observed
+            The only rain of the Dataset is the observation.
+
+        Raises
+        ------
+        ConfigError
+            A factor is given for a model that has one, or none where it is needed.
+        """
+        scales = self.spec.scales
+        if scales is not None and scales.open:
+            ds, spec = at_scale(ds, scales, factor, observed=observed)
+            return ds, self.at(spec)
+        if factor is not None:
+            raise ConfigError.of(
+                "factor",
+                expected="a model of any factor, trained with coarsen={'factor': [2, 16]}",
+                got=f"factor={factor!r} and a model of one factor",
+                remedy="Leave it out: the factor of this model is that of its training.",
+            )
+        return ds, self
 
     def batches(self, prepared: xr.Dataset) -> Batches:
         """Return samples of a prepared Dataset (`xcvae.fields.describe.prepare`) as tensors."""
