@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,12 @@ class Model:
         self.sha256, self.path = sha256, path
         self.device = torch.device("cpu")
         self.origin: Model | None = None
+        constraint = self.network.constraint
+        self.capped = spec.scales is not None and constraint is not None
+        if constraint is not None and self.capped and constraint.ceiling == math.inf:
+            # Capped where the block means are kept: a cap afterwards would lose rain.
+            highest = math.log1p(self._limit / scaling.target.eps) / scaling.target.divisor
+            self.network.constraint = replace(constraint, ceiling=highest)
 
     def __repr__(self) -> str:
         weights = sum(p.numel() for p in self.network.parameters()) / 1e6
@@ -301,8 +308,13 @@ class Model:
         return float(np.interp(spread, dial[:, 0], dial[:, 1]))
 
     def _sampler(self) -> FieldSampler:
-        limit = MAX_RECORDS * self.record.maximum
+        limit = math.inf if self.capped else self._limit
         return FieldSampler(self.network, self.scaling, self.device, limit)
+
+    @property
+    def _limit(self) -> float:
+        """Largest value of a pixel, physical."""
+        return MAX_RECORDS * self.record.maximum
 
 
 def from_bytes(content: bytes, path: Path | None = None) -> Model:

@@ -8,6 +8,7 @@ Reference: Harder et al. 2023, https://www.jmlr.org/papers/v24/23-0158.html
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,10 +36,14 @@ class BlockMeans:
         Of the target.
     side
         Pixels along a side of a block, unless a batch has another.
+    ceiling
+        Largest value of a pixel in normalised space. What exceeds it goes to the other wet pixels
+        of the block. A block with a larger mean has that everywhere.
     """
 
     scaling: RainScaling
     side: int
+    ceiling: float = math.inf
 
     def __call__(self, output: Tensor, coarse: Tensor, side: int = 0) -> Tensor:
         """Correct an output.
@@ -67,10 +72,28 @@ class BlockMeans:
         spare = torch.exp((output - _largest(output, side)).clamp(min=-60 * SOFTNESS) / SOFTNESS)
         rain = torch.where(wet, rain, spare)
         corrected = rain * wanted / _means(rain, side).clamp(min=trace)
+        lifted = (output > 0) | ~wet
+        if self.ceiling < math.inf:
+            corrected, lifted = self._capped(corrected, wanted, lifted, side)
         normal = torch.log1p(corrected / self.scaling.eps) / self.scaling.divisor
-        result = torch.where((output > 0) | ~wet, normal, output)
+        result = torch.where(lifted, normal, output)
         # A block without rain in the condition is dry for certain.
         return torch.where(wanted > trace, result, output.clamp(max=DRY))
+
+    def _capped(
+        self, rain: Tensor, wanted: Tensor, lifted: Tensor, side: int
+    ) -> tuple[Tensor, Tensor]:
+        """Cap pixels at the ceiling, and give the excess to the block; also return wet pixels."""
+        highest = torch.tensor(self.ceiling, dtype=rain.dtype, device=rain.device)
+        limit = wanted.clamp(min=float(self.scaling.physical(highest)))
+        capped = torch.minimum(rain, limit)
+        excess = _means(rain - capped, side)
+        room = (limit - capped) * lifted
+        # Where the wet pixels are full, the dry ones get it, too.
+        full = (_means(room, side) <= excess) & (excess > 0)
+        room = torch.where(full, limit - capped, room)
+        shared = capped + room * excess / _means(room, side).clamp(min=1e-12)
+        return torch.where(excess > 0, shared, rain), lifted | full
 
 
 def _means(rain: Tensor, side: int) -> Tensor:
