@@ -8,8 +8,8 @@ which this script never reads. The bundled model is of tiles of the Multi-Radar 
 (MRMS) of NOAA, work of the US government:
 
 - Download files ``PrecipRate_00.00`` (GRIB2, 0.01 degrees, every 2 minutes; here every 10 minutes
-  of 2019-06-10, 00:00 to 01:10 UTC) from the archive s3://noaa-mrms-pds, or from the example data of
-  pysteps (github.com/pySTEPS/pysteps-data, mrms/2019/06/10), and open them with cfgrib.
+  of 2019-06-10, 00:00 to 01:10 UTC) from the archive s3://noaa-mrms-pds, or from the example data
+  of pysteps (github.com/pySTEPS/pysteps-data, mrms/2019/06/10), and open them with cfgrib.
 - Set the missing code -3 to NaN. Cut tiles of 128 x 128 pixels every 62 pixels, each inside one
   block of 5 x 5 degrees, and keep those without a gap and with at least 10 % of the pixels above
   0.1 mm h-1.

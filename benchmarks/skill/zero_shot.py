@@ -65,7 +65,9 @@ def score(model: xcvae.Model, fine: xr.Dataset, factor: int, members: int) -> di
     """Draw from the coarse rain alone, and score against the fine rain."""
     coarse = coarsened(fine, factor)
     if model.spec.scales is None:
-        given = coarse.rename({"pr": f"{model.spec.target}_coarse", "y": "y_coarse", "x": "x_coarse"})
+        given = coarse.rename(
+            {"pr": f"{model.spec.target}_coarse", "y": "y_coarse", "x": "x_coarse"}
+        )
         given = given.drop_vars(["y_coarse", "x_coarse"]).assign_coords(y=fine["y"], x=fine["x"])
         ensemble = xcvae.sample(given, model, members=members, postprocess=[]).load()
     else:

@@ -18,18 +18,9 @@ from xcvae.errors import ConfigError, MissingVariableError, OutputExistsError, U
 FACTOR = 4
 
 
-@pytest.fixture(scope="module")
-def model(train_radar, tmp_path_factory):
-    wet = train_radar.pr.mean(("y", "x")).argsort().values[-6:]
-    return xcvae.train(
-        train_radar[["pr"]].isel(time=np.sort(wet), y=slice(48), x=slice(48)),
-        target="pr",
-        coarsen={"factor": [2, 8], "pixel": [1, 2]},
-        generator={"channels": [8, 8], "latents": [2, 2], "constrain": True},
-        fit={"max_steps": 4, "batch_size": 2, "crop": 16, "validations": 1},
-        path=tmp_path_factory.mktemp("any") / "any.xcvae",
-        progress=False,
-    )
+@pytest.fixture
+def model(any_factor_model):
+    return any_factor_model
 
 
 @pytest.fixture
@@ -163,7 +154,7 @@ def test_what_training_did_not_see_is_said(coarse, model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawn(coarse, model)
-    with pytest.warns(UserWarning) as found:
+    with pytest.warns(UserWarning, match=r"factor 9|pixels of") as found:
         drawn(coarse, model, factor=9)
     texts = [str(one.message) for one in found]
     assert texts[0].startswith("factor 9: the model was trained with 2 to 8.")
@@ -188,7 +179,9 @@ def test_wrong_calls_are_refused(coarse, model, tiny_model):
 
 
 def test_observed_rain_gives_posterior_members_and_scores(test_radar, model):
-    both = test_radar.isel(time=[3, 7], y=slice(48), x=slice(48), y_coarse=slice(4), x_coarse=slice(4))
+    both = test_radar.isel(
+        time=[3, 7], y=slice(48), x=slice(48), y_coarse=slice(4), x_coarse=slice(4)
+    )
     with pytest.warns(UserWarning, match="factor 12"):
         members = xcvae.sample(both, model, mode="posterior", spread=0.0, members=2).load()
     assert members.pr.shape == (2, 2, 48, 48)

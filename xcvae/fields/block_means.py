@@ -14,7 +14,7 @@ from xcvae.fields.axes import pixel_km
 from xcvae.fields.cf import find_layout, find_target, is_rain
 from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec
 from xcvae.fields.describe import describe
-from xcvae.fields.grids import axis_in, divided_coords
+from xcvae.fields.grids import divided_coords
 from xcvae.fields.scaling import blocks_of
 from xcvae.fields.units import to_units
 
@@ -195,9 +195,9 @@ def _coarse_rain(ds: xr.Dataset, name: str) -> str | None:
     """Return the name of rain on a coarser grid than that of the finest; None without."""
     fine = set(ds[name].dims)
     for key, da in ds.data_vars.items():
-        if str(key) != name and da.ndim == ds[name].ndim and is_rain(da, by_rate=True):
-            if set(da.dims) != fine:
-                return str(key)
+        other = len(da.dims) == len(fine) and set(da.dims) != fine
+        if other and is_rain(da, by_rate=True):
+            return str(key)
     return None
 
 

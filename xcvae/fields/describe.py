@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -228,9 +229,9 @@ def _scales(
     return scales, scales.factor[0]
 
 
-def _range(key: str, ends: object, least: float) -> tuple[float, float]:
+def _range(key: str, ends: Any, least: float) -> tuple[float, float]:
     try:
-        low, high = (float(end) for end in ends)  # type: ignore[attr-defined]
+        low, high = (float(end) for end in ends)
     except (TypeError, ValueError):
         low, high = math.nan, math.nan
     if not least <= low <= high < math.inf:

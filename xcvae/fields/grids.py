@@ -329,9 +329,7 @@ def _under(coarse: Axis, trained: Axis, n: int) -> NDArray[np.float64] | None:
     return values if abs(spacing / trained.spacing - 1) <= TOLERANCE else None
 
 
-def divided_coords(
-    ds: xr.Dataset, dims: tuple[str, str], factor: int
-) -> dict[str, xr.DataArray]:
+def divided_coords(ds: xr.Dataset, dims: tuple[str, str], factor: int) -> dict[str, xr.DataArray]:
     """Return the coordinates of a grid whose cells are divided into ``factor`` each way.
 
     Along each dim the edges of the cells stay where they are. Maps of latitude and longitude are
@@ -377,9 +375,7 @@ def _divided_axis(centres: NDArray[np.float64], factor: int) -> NDArray[np.float
     """
     gaps = np.diff(centres)
     inner = centres[:-1] + gaps / 2
-    edges = np.concatenate(
-        [[centres[0] - gaps[0] / 2], inner, [centres[-1] + gaps[-1] / 2]]
-    )
+    edges = np.concatenate([[centres[0] - gaps[0] / 2], inner, [centres[-1] + gaps[-1] / 2]])
     parts = (np.arange(factor) + 0.5) / factor
     divided: NDArray[np.float64] = (edges[:-1, None] + np.diff(edges)[:, None] * parts).ravel()
     return divided

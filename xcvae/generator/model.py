@@ -168,9 +168,7 @@ class Model:
             The units of the rain do not convert into those of the model.
         """
         ratio = rain_factor(self.spec.units, spec.units, spec.step_seconds)
-        target = replace(
-            self.scaling.target, units=spec.units, eps=self.scaling.target.eps * ratio
-        )
+        target = replace(self.scaling.target, units=spec.units, eps=self.scaling.target.eps * ratio)
         assert spec.scales is not None
         side = spec.scales.fixed if self.architecture.constrain else 0
         model = Model(

@@ -120,9 +120,7 @@ class RandomScale:
         available = min(self.side, min(self.spec.shape) // multiple)
         return max(1, round((self.side / available) ** 2))
 
-    def __call__(
-        self, batch: Batch, factor: int, multiple: int, rng: np.random.Generator
-    ) -> Batch:
+    def __call__(self, batch: Batch, factor: int, multiple: int, rng: np.random.Generator) -> Batch:
         """Coarsen a batch, derive its condition, and crop it."""
         left_out = [int(rng.integers(multiple)) for _ in range(2)]
         sizes = [(n - cut) // multiple for n, cut in zip(self.spec.shape, left_out, strict=True)]
@@ -246,9 +244,11 @@ class Trainer:
             valid=self.valid,
         )
         spec = self.batches.spec
-        self.scale = RandomScale(
-            spec, self.scaling, self.settings.crop, flips=self.crop.flips
-        ) if spec.random_scale else None
+        self.scale = (
+            RandomScale(spec, self.scaling, self.settings.crop, flips=self.crop.flips)
+            if spec.random_scale
+            else None
+        )
 
     def enable_checkpoints(self, path: Path, identity: str) -> None:
         """Write checkpoints to a file, and resume from it if it exists and ``fit.resume`` is on."""
