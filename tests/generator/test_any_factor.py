@@ -44,6 +44,19 @@ def test_ranges_and_spacing_are_in_the_model_file(model):
     assert scales.open
 
 
+def test_weights_in_half_precision_take_half_the_space(model, tmp_path):
+    small = model.halved().save(tmp_path / "small.xcvae")
+    loaded = xcvae.load(small.path)
+    assert weights(loaded) == weights(small)
+    assert loaded.sha256 == small.sha256 == xcvae.files.sha256(loaded.to_bytes())
+    saved = model.path.stat().st_size - small.path.stat().st_size
+    assert saved > 1.9 * sum(p.numel() for p in model.network.parameters())
+    for name, value in loaded.network.state_dict().items():
+        torch.testing.assert_close(
+            value, model.network.state_dict()[name], rtol=1e-3, atol=1e-6, check_dtype=True
+        )
+
+
 def test_numbers_are_logarithms_and_end_with_the_ranges():
     scales = Scales((2, 16), (1.0, 8.0), 1.0)
     two, four, eight = (np.array(scales.numbers(n, n)) for n in (2, 4, 8))

@@ -35,6 +35,9 @@ from xcvae.registry import warn_of_missing
 #: Prefix of the weights' names in the file.
 NETWORK = "network."
 
+#: Key of the metadata with the type of the weights in the file, if it is not float32.
+STORED = "stored"
+
 #: Limit of a pixel, in maxima of the record: one latent in millions gave 89 m a day without it.
 MAX_RECORDS = 2.0
 
@@ -137,7 +140,10 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """Return the content of the model's file."""
-        tensors = {f"{NETWORK}{k}": v for k, v in self.network.state_dict().items()}
+        weights = self.network.state_dict()
+        if self.training.get(STORED) == "float16":
+            weights = {k: v.half() for k, v in weights.items()}
+        tensors = {f"{NETWORK}{k}": v for k, v in weights.items()}
         tensors |= extra_tensors(self.valid, self.thumbnails)
         header = {
             "spec": self.spec.to_json(),
@@ -147,6 +153,18 @@ class Model:
             "training": self.training,
         }
         return modelfile.pack(header, tensors)
+
+    def halved(self) -> Model:
+        """Return a copy with weights in half precision in its file, which is half as large.
+
+        They are computed with in single precision, as those of any model.
+        """
+        training = {**self.training, STORED: "float16"}
+        model = from_bytes(self.to_bytes())
+        model.network.load_state_dict({k: v.half() for k, v in model.network.state_dict().items()})
+        model.training = training
+        model.sha256 = sha256_of(model.to_bytes())
+        return model
 
     def to(self, device: str) -> Model:
         """Move the network to a device: ``"auto"``, ``"cpu"`` or ``"cuda"``."""
