@@ -57,6 +57,21 @@ def test_weights_in_half_precision_take_half_the_space(model, tmp_path):
         )
 
 
+def test_temperature_depends_on_the_scale(model, rain):
+    assert len(model.training["temperature_by_scale"]["slope"]) == 2
+    steep = xcvae.load(model.path)
+    steep.training["temperature_by_scale"] = {"at": [0.0, 0.0], "slope": [0.1, 0.0]}
+    temperatures = [
+        steep.for_data(rain, factor, observed=True)[1].network.sigma_factor for factor in (2, 4)
+    ]
+    assert temperatures[1] / temperatures[0] == pytest.approx(np.exp(0.1 / 1.5), abs=1e-3)
+    assert steep.network.sigma_factor == model.training["temperature"]
+    # A slope that leads far away is not followed.
+    steep.training["temperature_by_scale"]["slope"] = [9.0, 0.0]
+    extreme = steep.for_data(rain, 2, observed=True)[1].network.sigma_factor
+    assert extreme == pytest.approx(model.training["temperature"] / 1.25, abs=1e-3)
+
+
 def test_numbers_are_logarithms_and_end_with_the_ranges():
     scales = Scales((2, 16), (1.0, 8.0), 1.0)
     two, four, eight = (np.array(scales.numbers(n, n)) for n in (2, 4, 8))

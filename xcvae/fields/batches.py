@@ -254,7 +254,7 @@ class Batches:
             self._side,
         )
 
-    def views(self) -> list[Batches | ScaledView]:
+    def views(self) -> Sequence[Batches | ScaledView]:
         """Return the samples at scales that are spread over the ranges; themselves without."""
         scales = self.spec.scales
         if scales is None or not scales.open:
@@ -401,6 +401,10 @@ class ScaledView:
     def pixels(self) -> int:
         """Pixels of a sample."""
         return self.source.pixels // self.multiple**2
+
+    def views(self) -> Sequence[Batches | ScaledView]:
+        """Return the samples at this scale alone."""
+        return [self]
 
     def load(self, indices: Sequence[int] | slice | NDArray[np.int64]) -> Batch:
         """Read samples by position."""

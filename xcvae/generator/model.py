@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from xcvae.errors import ConfigError, ModelFileError
 from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.block_means import at_scale
-from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.dataspec import DataSpec, Scales
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.units import rain_factor
@@ -34,6 +35,9 @@ from xcvae.registry import warn_of_missing
 
 #: Prefix of the weights' names in the file.
 NETWORK = "network."
+
+#: Largest ratio of the temperature at a scale to that of all scales.
+MOST_BY_SCALE = 1.25
 
 #: Key of the metadata with the type of the weights in the file, if it is not float32.
 STORED = "stored"
@@ -189,19 +193,30 @@ class Model:
         target = replace(self.scaling.target, units=spec.units, eps=self.scaling.target.eps * ratio)
         assert spec.scales is not None
         side = spec.scales.fixed if self.architecture.constrain else 0
+        # The weights are shared, the factor of sigma is not.
         model = Model(
-            self.network,
+            copy.copy(self.network),
             spec=spec,
             scaling=Scaling(target, {variable.name: target for variable in spec.variables}),
             record=self.record.converted(spec.units, ratio),
             architecture=replace(self.architecture, constrain=side or 0),
-            training=self.training,
+            training={**self.training, "temperature": self._temperature_at(spec.scales)},
             thumbnails=self.thumbnails,
             sha256=self.sha256,
             path=self.path,
         )
         model.origin = self
         return model.to(str(self.device))
+
+    def _temperature_at(self, scales: Scales) -> float:
+        """Return the calibrated temperature for the scale of a Dataset."""
+        temperature = float(self.training.get("temperature", 1.0))
+        known = self.training.get("temperature_by_scale")
+        if known is None or scales.fixed is None:
+            return temperature
+        away = np.subtract(scales.numbers(scales.fixed), known["at"])
+        local = temperature * math.exp(float(np.dot(known["slope"], away)))
+        return round(min(max(local, temperature / MOST_BY_SCALE), temperature * MOST_BY_SCALE), 4)
 
     def for_data(
         self, ds: xr.Dataset, factor: int | None, *, observed: bool
