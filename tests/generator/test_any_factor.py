@@ -130,8 +130,19 @@ def test_interrupted_training_resumes_with_the_same_steps(model, rain, tmp_path,
     assert weights(quick(rain, path=path)) == weights(model)
 
 
-def test_lazy_data_are_trained_on(rain):
-    assert quick(rain.chunk(time=2), coarsen={"factor": [2, 3]}).spec.scales.pixel == (1.0, 1.0)
+def test_lazy_data_and_no_constraint(rain):
+    free = {**TINY, "constrain": False}
+    model = quick(rain.chunk(time=2), coarsen={"factor": [2, 3]}, generator=free)
+    assert model.spec.scales.pixel == (1.0, 1.0)
+    # Without the constraint, members differ from the block means.
+    fine = rain.isel(time=[0])
+    coarse = fine.coarsen(y=3, x=3).mean()
+    coarse.pr.attrs = fine.pr.attrs
+    for dim in ("y", "x"):
+        coarse[dim].attrs = fine[dim].attrs
+    members = xcvae.sample(coarse, model, factor=3, members=2).load()
+    assert members.pr.shape == (2, 1, 36, 48)
+    assert not np.allclose(members.pr.coarsen(y=3, x=3).mean()[0], coarse.pr, atol=1e-2)
 
 
 @pytest.mark.parametrize(
