@@ -168,6 +168,7 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     if isinstance(ensemble, xr.DataArray):
         ensemble = ensemble.to_dataset(name="forecast" if ensemble.name is None else ensemble.name)
     record = _record(ensemble)
+    _check_observed(record)
     spec = DataSpec.from_json(record["spec"]) if "spec" in record else None
     name = spec.target if spec is not None and spec.target in ensemble else _only_field(ensemble)
     if name not in ds.data_vars:
@@ -204,6 +205,18 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     pair = matched(forecast, observed, spatial_dims=spatial)
     content = {key: value for key, value in record.items() if key != "spec"}
     return MatchedPair(pair, ds, spec, content)
+
+
+def _check_observed(record: Mapping[str, Any]) -> None:
+    """Refuse ensembles of amplified or moved storms: nobody observed them."""
+    changed = [str(one["name"]) for one in record.get("storms") or [] if one["name"] != "borrow"]
+    if changed:
+        raise MismatchError.of(
+            "ensemble",
+            expected="members for conditions that were observed",
+            got=f"an ensemble of changed storms ({', '.join(changed)})",
+            remedy="Draw it without `storms` to score the model.",
+        )
 
 
 def _check_members(forecast: xr.DataArray, dims: set[str]) -> None:
