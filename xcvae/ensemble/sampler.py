@@ -26,7 +26,7 @@ from xcvae.ensemble.execution.threads import numeric_environment, one_thread_if_
 from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
-from xcvae.ensemble.storms import ABOUT, StormContext, StormPipeline, check_mask, flags_of
+from xcvae.ensemble.storms import ABOUT, StormContext, StormPipeline, flags_of
 from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
@@ -127,7 +127,8 @@ class EnsembleSampler:
         spec = model.spec
         pipeline = PostprocessPipeline.build(request.postprocess, spec)
         storms = StormPipeline.build(request.storms)
-        prepared = _changed(inputs_of(ds, spec, request.mode), ds, storms, model, request.mode)
+        context = StormContext(spec, model.record, request.mode)
+        prepared = storms.inputs(inputs_of(ds, spec, request.mode), ds, context)
         size = model.batches(prepared).size
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
         pipeline.dry_run(Context(spec, request.mode, first), size)
@@ -504,32 +505,6 @@ def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:
         prepared = prepare(ds.drop_vars(spec.target), spec, need_target=False)
     _check(prepared[_names(prepared, lazy=False)], spec, mode)
     return prepared
-
-
-def _changed(
-    prepared: xr.Dataset, ds: xr.Dataset, storms: StormPipeline, model: Model, mode: str
-) -> xr.Dataset:
-    """Apply storm components to prepared samples; refuse flags that are coordinates already."""
-    if not storms.steps:
-        return prepared
-    check_mask(storms, masked=model.record.masked)
-    sample = model.spec.sample
-    own = [
-        name
-        for name, coord in prepared.coords.items()
-        if set(coord.dims) <= {sample} and name not in prepared.xindexes
-    ]
-    # Flags of the data, as those of an augmented Dataset, are of other storms.
-    changed = storms.apply(prepared.drop_vars(own), StormContext(model.spec, model.record, mode))
-    taken = [name for name in flags_of(changed, sample) if name in ds.variables]
-    if taken:
-        raise MismatchError.of(
-            "storms",
-            expected=f"data without '{taken[0]}', the coordinate that says what was done",
-            got="data that have it",
-            remedy=f"Drop or rename it: ds.drop_vars({taken}).",
-        )
-    return changed
 
 
 def _cap_of(request: SampleRequest, spec: DataSpec) -> float | None:

@@ -112,7 +112,9 @@ class Amplify(Component):
         found = ds.copy(deep=False)
         for name in _rain_of(ds, context.spec):
             rain = ds[name]
-            scaled = (rain * factors.astype(rain.dtype).variable).transpose(*rain.dims)
+            # Whole numbers of a file become floats; float32 stays float32.
+            kind = np.result_type(rain.dtype, np.float32)
+            scaled = (rain * factors.astype(kind).variable).transpose(*rain.dims)
             found[name] = rain.copy(data=scaled.data)
         return _flagged(found, sample, "amplify", amplified=(factors.values, "factor of the rain"))
 
@@ -354,6 +356,44 @@ class StormPipeline:
             ds = after
         return ds
 
+    def inputs(self, prepared: xr.Dataset, ds: xr.Dataset, context: StormContext) -> xr.Dataset:
+        """Apply the components to the prepared samples of a Dataset, before members are drawn.
+
+        Raises
+        ------
+        MismatchError
+            As `apply`; or the model has a mask and storms are to be moved; or a coordinate that
+            says what was done is in the Dataset already.
+        ComponentError
+            As `apply`.
+        """
+        if not self.steps:
+            return prepared
+        moving = [one for one in self.steps if isinstance(one, Turn | Mirror | Shift)]
+        if moving and context.record is not None and context.record.masked:
+            _refuse(
+                str(describe("storm", moving[0])["name"]), "a model without a mask",
+                "one that knows where pixels are missing: sea and coverage stay where they are",
+                "Amplify or borrow storms instead.",
+            )  # fmt: skip
+        sample = context.spec.sample
+        own = [
+            name
+            for name, coord in prepared.coords.items()
+            if set(coord.dims) <= {sample} and name not in prepared.xindexes
+        ]
+        # Flags of the data, as those of an augmented Dataset, are of other storms.
+        changed = self.apply(prepared.drop_vars(own), context)
+        taken = [name for name in flags_of(changed, sample) if name in ds.variables]
+        if taken:
+            raise MismatchError.of(
+                "storms",
+                expected=f"data without '{taken[0]}', the coordinate that says what was done",
+                got="data that have it",
+                remedy=f"Drop or rename it: ds.drop_vars({taken}).",
+            )
+        return changed
+
     def describe(self) -> list[dict[str, Any]]:
         """Describe each component: name, parameters and package."""
         return [describe("storm", one) for one in self.steps]
@@ -496,17 +536,6 @@ def _is_velocity(units: str) -> bool:
     """Return True for units of wind; evaporation per day or hour has no direction."""
     same = exponents_of(units) == exponents_of("m s-1")
     return same and not per(units, "day") and not per(units, "hour")
-
-
-def check_mask(pipeline: StormPipeline, *, masked: bool) -> None:
-    """Refuse to move the storms of a model with a mask: sea and coverage stay where they are."""
-    moving = [one for one in pipeline.steps if isinstance(one, Turn | Mirror | Shift)]
-    if masked and moving:
-        name = str(describe("storm", moving[0])["name"])
-        _refuse(
-            name, "a model without a mask", "one that knows where pixels are missing",
-            "Amplify or borrow storms instead.",
-        )  # fmt: skip
 
 
 def _changed(da: xr.DataArray, dims: Sequence[str], change: Any) -> xr.DataArray:

@@ -290,4 +290,4 @@ def _pareto_quantile(excess: NDArray[np.float64], count: float) -> float:
     scale = mean * (1.0 - shape)
     if abs(shape) < 1e-6:
         return scale * float(np.log(count))
-    return scale / shape * (count**shape - 1.0)
+    return scale / shape * float(count**shape - 1.0)
