@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> None:
         for ds in (plain(splits.train), plain(splits.test))
     )
     record, removed = censored(train, options)
-    test = test.isel(sample=utility.heaviest(test, options.censor, target="pr").values)
+    test = test.isel(sample=utility.heaviest(test, options.tested, target="pr").values)
     limits = np.quantile(train.pr.values, LEVELS)
     log(f"record of {record.sizes['sample']} samples, heaviest pixel {float(record.pr.max()):.3g}")
     model = generator(record, side, options)
@@ -188,7 +188,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", type=Path, help="generator; default: one trained on the record alone")
     add("--samples", type=int, help="of the record; default: all that remain")
-    add("--censor", type=float, default=0.1, help="share that is removed, and that is tested on")
+    add("--censor", type=float, default=0.1, help="share of the heaviest samples that is removed")
+    add("--tested", type=float, default=0.1, help="share of the heaviest samples that is tested")
     add("--source", type=float, default=0.25, help="share of the record that storms are drawn for")
     add("--factors", type=comma_separated(float), default=[1.5, 2.5], help="of amplified storms")
     add("--storms", type=int, default=192, help="of each kind")
