@@ -168,7 +168,6 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     if isinstance(ensemble, xr.DataArray):
         ensemble = ensemble.to_dataset(name="forecast" if ensemble.name is None else ensemble.name)
     record = _record(ensemble)
-    _check_observed(record)
     spec = DataSpec.from_json(record["spec"]) if "spec" in record else None
     name = spec.target if spec is not None and spec.target in ensemble else _only_field(ensemble)
     if name not in ds.data_vars:
@@ -252,11 +251,15 @@ def _with_area(ds: xr.Dataset, name: str) -> xr.DataArray:
 
 
 def _record(ensemble: xr.Dataset) -> dict[str, Any]:
+    """Return the content of the attribute ``xcvae``, of an ensemble of observed storms."""
     try:
         content = json.loads(ensemble.attrs.get("xcvae", "{}"))
     except (TypeError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    _check_observed(content)
+    return content
 
 
 def _only_field(ensemble: xr.Dataset) -> str:
