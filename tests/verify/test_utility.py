@@ -334,7 +334,7 @@ def test_tail_error_of_a_head_is_the_pinball_loss(train: xr.Dataset, test: xr.Da
     found = utility.compare(train, test, {}, network=network, **options)
     record = Fields.of(train.pr, factor=12, what="record")
     tested = Fields.of(test.pr, factor=12, what="test", like=record)
-    limit, expected = float(found.threshold), np.zeros(2)
+    limit, expected = float(found.threshold[0]), np.zeros(2)
     for seed in range(2):
         heads = train_network(
             [Pool(record.coarse, record.fine, 1.0)],
