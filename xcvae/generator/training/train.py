@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -362,5 +363,7 @@ def _identity(
     fit = {k: v for k, v in metadata["fit"].items() if k not in ("compile", "resume")}
     # The step is left out: checkpoints of earlier versions do not have it.
     known = {k: v for k, v in spec.to_json().items() if k != "step_seconds"}
-    parts = [{**metadata, "fit": fit}, architecture.to_json(), known, record.to_json()]
+    # As in checkpoints of earlier versions; the conditions have no other influence on a training.
+    rain = replace(record, conditions={}).to_json()
+    parts = [{**metadata, "fit": fit}, architecture.to_json(), known, rain]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
