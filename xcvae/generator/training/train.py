@@ -114,7 +114,7 @@ def train(
     """
     settings = Fit.of(fit)
     stages = stages_of(losses, settings)
-    file = _new_file(path)
+    file = _new_file(path, resume=settings.resume)
     group = ProcessGroup.of_environment()
     chosen = group.device(choose_device(device))
     spec = describe(
@@ -141,7 +141,10 @@ def train(
             training_samples, held_back, spec, architecture, device=chosen, rng=rng, **options
         )
         if file is not None:
-            identity = _identity(metadata, architecture, spec, trainer.record)
+            identity = {
+                "identity": _identity(metadata, architecture, spec, trainer.record),
+                **checkpoint.data_identity((training_samples, held_back), spec),
+            }
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
             trainer.run(progress_bar=progress, tuner=tuner)
@@ -307,7 +310,7 @@ def _finish(
     return best
 
 
-def _new_file(path: str | Path | None) -> Path | None:
+def _new_file(path: str | Path | None, *, resume: bool) -> Path | None:
     """Return the absolute path of the model file; refuse to replace a finished model."""
     file = local_path("path", path)
     if file is None:
@@ -322,6 +325,7 @@ def _new_file(path: str | Path | None) -> Path | None:
             got=str(file if is_taken(file) else last),
             remedy="Load it with xcvae.load, choose another name, or remove it.",
         )
+    checkpoint.refuse_others(file, resume=resume)
     return file
 
 
@@ -357,7 +361,7 @@ def _valid_map(prepared: xr.Dataset, spec: DataSpec) -> NDArray[np.bool_]:
 def _identity(
     metadata: dict[str, Any], architecture: Architecture, spec: DataSpec, record: Record
 ) -> str:
-    """Return the fingerprint of data and settings that a checkpoint must have."""
+    """Return the fingerprint of settings, grids and the record that a checkpoint must have."""
     # These two do not change the result: a training may resume with others.
     fit = {k: v for k, v in metadata["fit"].items() if k not in ("compile", "resume")}
     # The step is left out: checkpoints of earlier versions do not have it.
