@@ -358,7 +358,7 @@ def open_paths(source: DataSection | SourceSection, folder: Path, where: str) ->
     Parameters
     ----------
     source
-        Section with ``path``, ``engine``, ``group`` and ``storage_options``.
+        Section with ``path``, ``engine``, ``group``, ``storage_options`` and ``backend_kwargs``.
     folder
         Folder that relative paths refer to.
     where
@@ -433,6 +433,7 @@ def _is_zarr(path: str, source: DataSection | SourceSection) -> bool:
 def _one_file(name: str, source: DataSection | SourceSection, where: str) -> xr.Dataset:
     """Open one file, store or address; errors name it."""
     options: dict[str, Any] = {"chunks": {}, "engine": source.engine, "group": source.group}
+    options["backend_kwargs"] = source.backend_kwargs
     remote = is_url(name)
     if not remote and Path(name).is_dir() and source.engine in (None, "zarr"):
         _check_store(Path(name), where)
