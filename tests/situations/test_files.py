@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -243,19 +242,14 @@ def test_references_of_kerchunk_are_opened(tmp_path: Path) -> None:
 
 
 def test_options_of_the_engine_reach_it(tmp_path: Path) -> None:
-    THIRD["a"].to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=False)
-    double = THIRD["a"].assign(pr=(2 * THIRD["a"].pr).assign_attrs(THIRD["a"].pr.attrs))
-    double.to_zarr(tmp_path / "b.zarr", zarr_format=3, consolidated=False)
-    shutil.copytree(tmp_path / "b.zarr", tmp_path / "a.zarr", dirs_exist_ok=True)
-    mean = float(THIRD["a"].pr.mean(dtype=np.float64))
-    for number in (2, 3):
-        source = {"path": "a.zarr", "engine": "zarr", "backend_kwargs": {"zarr_format": number}}
-        for data in (source, {"sources": [source]}):
-            assert read(tmp_path, data)["mean"] == pytest.approx((number - 1) * mean)
-    with pytest.raises(XcvaeError, match=r"a\.zarr: TypeError.*zarr_fmt"):
-        read(tmp_path, {"path": "a.zarr", "backend_kwargs": {"zarr_fmt": 2}})
+    write(tmp_path, **THIRD)
+    source = {"path": "a.nc", "engine": "scipy", "backend_kwargs": {"mmap": False}}
+    for data in (source, {"sources": [source]}):
+        right(sizes={**WHOLE, "time": 10}).check(partial(read, tmp_path, data))
+    with pytest.raises(XcvaeError, match=r"a\.nc: TypeError: .*filter_by"):
+        read(tmp_path, {**source, "backend_kwargs": {"filter_by": {}}})
     with pytest.raises(XcvaeError, match=r"backend_kwargs: .*belongs to `path`"):
-        read(tmp_path, {"tutorial": "radklim", "backend_kwargs": {"zarr_format": 2}})
+        read(tmp_path, {"tutorial": "radklim", "backend_kwargs": {"mmap": False}})
 
 
 def test_addresses_of_results_and_options_of_local_files_are_refused(tmp_path: Path) -> None:
