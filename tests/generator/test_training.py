@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -319,16 +320,8 @@ def test_train_refuses_a_damaged_checkpoint(few, tmp_path):
 def test_train_refuses_a_checkpoint_with_other_settings(few, tmp_path, monkeypatch):
     path = tmp_path / "model.xcvae"
 
-    class StoppedError(Exception):
-        pass
-
-    def stop(*_):
-        raise StoppedError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", _second_time(stop))
-        with pytest.raises(StoppedError):
-            quick(few, path=path, fit={"validations": 6})
+    with _stopped(monkeypatch):
+        quick(few, path=path, fit={"validations": 6})
     assert checkpoint_path(path).exists()
     with pytest.raises(MismatchError, match="settings"):
         quick(few, path=path, fit={"validations": 6, "learning_rate": 1e-4})
@@ -351,16 +344,8 @@ def test_train_refuses_a_checkpoint_with_other_data(
     if changed == "a sample":
         other[0].pr_coarse[1] = other[0].pr_coarse[2]
 
-    class StoppedError(Exception):
-        pass
-
-    def stop(*_):
-        raise StoppedError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", _second_time(stop))
-        with pytest.raises(StoppedError):
-            quick(lazy if "lazy" in changed else train, path=path, validation=held)
+    with _stopped(monkeypatch):
+        quick(lazy if "lazy" in changed else train, path=path, validation=held)
     assert checkpoint_path(path).exists()
     with pytest.raises(MismatchError, match="data"):
         quick(other[0], path=path, validation=other[1])
@@ -376,6 +361,23 @@ def test_train_keeps_files_of_others_next_to_the_model(few, tmp_path, name):
     with pytest.raises(OutputExistsError, match=name):
         quick(few, path=path)
     assert (tmp_path / name).read_text() == "thirty years of work"
+
+
+class StoppedError(Exception):
+    """Stands for a kill."""
+
+
+@contextmanager
+def _stopped(monkeypatch):
+    """Stop a training as soon as it has a checkpoint."""
+
+    def stop(*_):
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", _second_time(stop))
+        with pytest.raises(StoppedError):
+            yield
 
 
 def _second_time(action):
