@@ -236,9 +236,8 @@ def test_separable_applies_to_the_finest_levels_only():
         return [type(block[0]) for block in blocks]
 
     mixed = net(2)
-    assert kinds([level.blocks for level in mixed.levels]) == [layers.ResidualBlock] + 2 * [
-        layers.SeparableBlock
-    ]
+    plain, separable = layers.ResidualBlock, layers.SeparableBlock
+    assert kinds([level.blocks for level in mixed.levels]) == [plain, separable, separable]
     for pyramid in (mixed.encode_condition, mixed.encode_target):
         # Finest first, and the finest level of a pyramid has no block.
         assert kinds(pyramid.blocks) == [separable, plain]
