@@ -141,10 +141,7 @@ def train(
             training_samples, held_back, spec, architecture, device=chosen, rng=rng, **options
         )
         if file is not None:
-            identity = {
-                "identity": _identity(metadata, architecture, spec, trainer.record),
-                **checkpoint.data_identity((training_samples, held_back), spec),
-            }
+            identity = _identity(metadata, trainer, spec, training_samples, held_back)
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
             trainer.run(progress_bar=progress, tuner=tuner)
@@ -359,12 +356,14 @@ def _valid_map(prepared: xr.Dataset, spec: DataSpec) -> NDArray[np.bool_]:
 
 
 def _identity(
-    metadata: dict[str, Any], architecture: Architecture, spec: DataSpec, record: Record
-) -> str:
-    """Return the fingerprint of settings, grids and the record that a checkpoint must have."""
+    metadata: dict[str, Any], trainer: Trainer, spec: DataSpec, *parts: xr.Dataset | None
+) -> dict[str, str]:
+    """Return the fingerprints of settings and data that a checkpoint must have."""
     # These two do not change the result: a training may resume with others.
     fit = {k: v for k, v in metadata["fit"].items() if k not in ("compile", "resume")}
     # The step is left out: checkpoints of earlier versions do not have it.
     known = {k: v for k, v in spec.to_json().items() if k != "step_seconds"}
-    parts = [{**metadata, "fit": fit}, architecture.to_json(), known, record.to_json()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    plain = [trainer.architecture.to_json(), known, trainer.record.to_json()]
+    text = json.dumps([{**metadata, "fit": fit}, *plain], sort_keys=True)
+    identity = hashlib.sha256(text.encode()).hexdigest()
+    return {"identity": identity, **checkpoint.data_identity(parts, spec)}
