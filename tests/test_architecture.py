@@ -39,7 +39,6 @@ SINGLE_IMPORTER = {
     "generator.losses.pointwise": "family of components",
     "generator.losses.scores": "family of components",
     "generator.losses.spectral": "family of components",
-    "generator.modelfile": "file format, kept apart from what it stores",
     "generator.network.initialization": "initial weights and why they are what they are",
     "generator.network.layers": "building blocks of the ladder",
     "generator.noise.maps": "chooses the backend of the noise; the package is its interface",

@@ -41,11 +41,6 @@ DEGREES = {
 # --- answers -----------------------------------------------------------------------------------
 
 
-def fails_today(point: int, problem: str) -> pytest.MarkDecorator:
-    """Mark a situation that fails; the test turns red when it no longer does."""
-    return pytest.mark.xfail(strict=True, reason=f"issue 15 point {point}: {problem}")
-
-
 @dataclass(frozen=True)
 class Answer:
     """Expected answer to a situation.

@@ -27,6 +27,7 @@ from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeli
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
 from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError
+from xcvae.fields.batches import unmask_unobserved
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.grids import stretching
@@ -126,6 +127,8 @@ class EnsembleSampler:
         spec = model.spec
         pipeline = PostprocessPipeline.build(request.postprocess, spec)
         prepared = inputs_of(ds, spec, request.mode)
+        if request.mode == "prior":
+            prepared = unmask_unobserved(prepared, spec, model.valid)
         size = model.batches(prepared).size
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
         pipeline.dry_run(Context(spec, request.mode, first), size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -338,6 +339,49 @@ def position_maps(height: int, width: int) -> Maps:
             angle = torch.pi * 2**octave * axis
             maps += [torch.sin(angle), torch.cos(angle)]
     return torch.stack(maps).numpy()
+
+
+def unmask_unobserved(
+    prepared: xr.Dataset, spec: DataSpec, valid: NDArray[np.bool_] | None
+) -> xr.Dataset:
+    """Return samples for the prior, those without any observation with the mask of the training.
+
+    A target that is NaN throughout a sample is not a mask but a missing observation (a day to
+    come). Where the condition is derived from the target, nothing is known of the sample: it stays
+    masked, with a warning if the target is in memory.
+
+    Parameters
+    ----------
+    prepared
+        From `xcvae.fields.describe.prepare`; lazy targets stay lazy.
+    spec
+        Description of the data.
+    valid
+        Where the target was valid in the training, (y, x); None means everywhere.
+    """
+    target = prepared.get(spec.target)
+    if target is None or target.dtype.kind != "f":
+        return prepared
+    observed = target.notnull().any((spec.y, spec.x))
+    missing = int((~observed).sum()) if observed.variable._in_memory else None
+    if missing == 0:
+        return prepared
+    if spec.coarsen is not None:
+        if missing:
+            warnings.warn(
+                f"{spec.target}: no observation in {missing} samples, from which {spec.derived!r} "
+                "would be derived; their members are NaN. Draw them with a Dataset that has "
+                f"{spec.derived!r}, and not {spec.target!r}.",
+                stacklevel=5,
+            )
+        return prepared
+    if valid is None:
+        valid = np.ones(grid_size(prepared, spec), bool)
+    elif valid.shape != grid_size(prepared, spec) or _elsewhere(prepared, spec):
+        return prepared  # the mask of another domain
+    zero = np.where(valid, 0, np.nan).astype(target.dtype)
+    filled = target.where(observed, xr.DataArray(zero, dims=(spec.y, spec.x)))
+    return prepared.assign({spec.target: filled.transpose(*target.dims)})
 
 
 def _elsewhere(prepared: xr.Dataset, spec: DataSpec) -> bool:

@@ -255,10 +255,26 @@ def find_layout(da: xr.DataArray, *, spatial_dims: Sequence[str] | None = None) 
             str(da.name),
             expected=f"one sample dimension besides {y} and {x}",
             got=f"dims ({', '.join(map(str, da.dims))})",
-            remedy="Select one of each further dimension with isel, stack several into one "
+            remedy=combine_remedy(da)
+            or "Select one of each further dimension with isel, stack several into one "
             "with ds.stack(sample=[...]), or add one with expand_dims.",
         )
     return Layout(others[0], y, x)
+
+
+def combine_remedy(da: xr.DataArray) -> str:
+    """Return the remedy for a field of ERA5 with a dim ``expver``; empty for all others.
+
+    It separates the final release from the preliminary one; each is missing where the other is
+    valid, so that a selection loses samples.
+    """
+    if "expver" not in da.dims:
+        return ""
+    return (
+        "The dimension expver has the final and the preliminary release of ERA5, each missing "
+        "where the other is valid. Combine them: "
+        "ds.isel(expver=0, drop=True).combine_first(ds.isel(expver=1, drop=True))."
+    )
 
 
 def is_rain(da: xr.DataArray, *, by_rate: bool = False) -> bool:

@@ -14,6 +14,7 @@ from xcvae.fields.axes import covers, share_outside, stretch_weights, wrapped
 from xcvae.fields.cf import (
     Layout,
     check_name,
+    combine_remedy,
     describes_data,
     find_axes,
     find_layout,
@@ -363,7 +364,8 @@ def _place(
             expected=f"a map or a number per sample, dims ({layout.sample}, y, x) or "
             f"({layout.sample})",
             got=f"dims ({', '.join(map(str, da.dims))})",
-            remedy="Give every level, or every number, a variable of its own.",
+            remedy=combine_remedy(da)
+            or "Give every level, or every number, a variable of its own.",
         )
     dims = find_axes(da, sample=layout.sample)
     pairs = [
