@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, MissingVariableError, nearest
@@ -143,55 +142,6 @@ def _is_geographic(coordinate: xr.DataArray) -> bool:
     attrs = coordinate.attrs
     named = attrs.get("standard_name") in ("latitude", "longitude")
     return named or str(attrs.get("units", "")) in _UNITS
-
-
-# Parameters of CF grid mappings that move pixels, with their defaults. The figure of the earth
-# moves them by less than a pixel of weather.
-_PROJECTION: dict[str, float | None] = {
-    "grid_mapping_name": None,
-    "standard_parallel": None,
-    "longitude_of_central_meridian": None,
-    "latitude_of_projection_origin": None,
-    "longitude_of_projection_origin": None,
-    "straight_vertical_longitude_from_pole": None,
-    "azimuth_of_central_line": None,
-    "grid_north_pole_latitude": None,
-    "grid_north_pole_longitude": None,
-    "north_pole_grid_longitude": 0.0,
-    "perspective_point_height": None,
-    "false_easting": 0.0,
-    "false_northing": 0.0,
-    "scale_factor_at_central_meridian": 1.0,
-    "scale_factor_at_projection_origin": 1.0,
-}
-
-
-def grid_mapping(ds: xr.Dataset, da: xr.DataArray) -> dict[str, Any]:
-    """Return the attributes of the grid mapping that a field names; empty without."""
-    named = da.attrs.get("grid_mapping", da.encoding.get("grid_mapping", ""))
-    name = str(named).split(":", maxsplit=1)[0].strip()
-    return dict(ds[name].attrs) if name in ds.variables else {}
-
-
-def same_projection(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return False for grid mappings that differ in a parameter that both have."""
-    if not (one and other):
-        return True
-    for key, default in _PROJECTION.items():
-        values = [mapping.get(key, default) for mapping in (one, other)]
-        if any(value is None for value in values):
-            continue
-        if key == "grid_mapping_name":
-            same = values[0] == values[1]
-        else:
-            first, second = (np.sort(np.ravel(np.asarray(v, float))) for v in values)
-            if key == "standard_parallel":
-                # One parallel is the same as two equal ones.
-                first, second = np.unique(first), np.unique(second)
-            same = first.shape == second.shape and np.allclose(first, second, rtol=1e-6, atol=1e-6)
-        if not same:
-            return False
-    return True
 
 
 def find_axes(

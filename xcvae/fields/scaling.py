@@ -177,12 +177,13 @@ def _fit(
     field = prepared[variable.name]
     units = str(variable.units)
     count, mean, spread = _moments(field, variable, spec, budget)
-    if count < field.size:
+    if count < field.size and not variable.gaps:
         raise DataError.of(
             variable.name,
             expected="a condition or static without missing values",
             got=f"{field.size - count} NaN or infinite of {field.size}",
-            remedy="Fill them (ds.fillna, interpolate_na) or drop those samples.",
+            remedy="Train with missing='mask', or fill them (ds.fillna, interpolate_na), or drop "
+            "those samples.",
         )
     if variable.precipitation:
         field = field.assign_attrs({STEP: spec.step})

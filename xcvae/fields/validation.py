@@ -330,6 +330,19 @@ def _refuse_declared_fill(da: xr.DataArray) -> None:
             )
 
 
+def refuse_fills(values: NDArray[Any], name: str, *, rain: bool) -> None:
+    """Refuse usual fill values, far from all others, before averages hide them.
+
+    Raises
+    ------
+    DataError
+        The lowest or the highest value (sample, cell) is one.
+    """
+    da = xr.DataArray(values, dims=("sample", "cell"), name=name)
+    low, high, _, _ = _summary(da)
+    _refuse_known_fill(da, (low, high), (*FILLS, *RAIN_FILLS) if rain else FILLS)
+
+
 def _refuse_known_fill(
     da: xr.DataArray, extremes: tuple[float, ...], known: tuple[float, ...]
 ) -> None:
@@ -450,8 +463,25 @@ def _accumulates(few: NDArray[np.float64]) -> bool:
     return bool(few_resets or ((rises >= 16).sum() >= 4 and not falling.any()))
 
 
-def check_complete(da: xr.DataArray, *, fills: tuple[float, ...] = ()) -> None:
+def check_complete(
+    da: xr.DataArray,
+    *,
+    fills: tuple[float, ...] = (),
+    gaps: bool = False,
+    missing: str | None = None,
+) -> None:
     """Check that a condition has a finite value everywhere, and no known fill values.
+
+    Parameters
+    ----------
+    da
+        A condition or static.
+    fills
+        Usual fill values of such data.
+    gaps
+        Values may be missing (NaN).
+    missing
+        The option of that name in training.
 
     Raises
     ------
@@ -461,18 +491,28 @@ def check_complete(da: xr.DataArray, *, fills: tuple[float, ...] = ()) -> None:
     """
     low, high, infinite, valid = _summary(da)
     _refuse_declared_fill(da)
-    if infinite or valid < da.size:
-        name = repr(str(da.name))
+    if infinite or (valid < da.size and not gaps):
+        option = "missing='mask', which fills gaps and gives the network a mask of what is known"
+        advice = f"Train with {option}" if missing is None else "It had none in training"
         _refuse(
             da,
-            lambda values: ~np.isfinite(values),
+            lambda values: np.isinf(values) | (np.isnan(values) & (not gaps)),
             "missing or infinite",
-            f"Fill them, ds[{name}].fillna(value), with a mask as a further condition, "
-            f"ds[{name}].isnull().astype('float32') in units '1'; or interpolate or drop them. A "
-            "whole sample is missing if the condition had other labels than the target.",
+            f"{advice}; or fill them, ds[{str(da.name)!r}].fillna(value); or interpolate or drop "
+            "them. A whole sample is missing if the condition had other labels than the target.",
         )
     if fills:
         _refuse_known_fill(da, (low, high), fills)
+
+
+def missing_samples(da: xr.DataArray, sample: str) -> tuple[int, bool]:
+    """Return how many samples have no value at all, and if any value is missing; reads all."""
+    if da.dtype.kind != "f":
+        return 0, False
+    others = [dim for dim in da.dims if dim != sample]
+    known = da.notnull()
+    found = xr.Dataset({"some": known.any(others), "every": known.all(others)}).compute()
+    return int((~found.some).sum()) if sample in da.dims else 0, not bool(found.every.all())
 
 
 def _extremes(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -558,16 +598,18 @@ def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) 
         negative or infinite, or the target is all NaN. Gives number and first position.
     """
     for variable in spec.variables:
+        gaps = variable.gaps
         # Block means of the target are complete by construction.
         if variable.name not in prepared or (
             variable.name == spec.derived and spec.target in prepared
         ):
             continue
         field = prepared[variable.name]
-        check_complete(field, fills=() if variable.precipitation else FILLS)
+        fills = () if variable.precipitation else FILLS
+        check_complete(field, fills=fills, gaps=gaps, missing=spec.missing)
         if variable.precipitation:
             usual = SHOWER * default_wet_threshold(field, spec.sample)
-            check_rain(field, usual=usual, sample=spec.sample)
+            check_rain(field, masked=gaps, usual=usual, sample=spec.sample)
     if spec.target in prepared:
         field = prepared[spec.target]
         usual = SHOWER * spec.wet_threshold
