@@ -107,12 +107,30 @@ def _axis(da: xr.DataArray, dim: Hashable) -> Literal["Y", "X", ""]:
 def _geographic(da: xr.DataArray, axis: Literal["Y", "X"]) -> xr.DataArray | None:
     """Return the 2-D latitude (Y) or longitude (X) of a field, None without."""
     names = ("lat", "latitude", "xlat") if axis == "Y" else ("lon", "longitude", "xlong")
-    for name in map(str, da.coords):
-        attrs = da[name].attrs
+    for name, coordinate in da.coords.items():
+        attrs = coordinate.attrs
         known = attrs.get("standard_name") == names[1] or str(name).lower() in names
-        if da[name].ndim == 2 and (known or _UNITS.get(str(attrs.get("units", ""))) == axis):
-            return da[name]
+        if known or _UNITS.get(str(attrs.get("units", ""))) == axis:
+            fixed = _at_all_times(coordinate)
+            if fixed.ndim == 2:
+                return fixed
     return None
+
+
+def _at_all_times(coordinate: xr.DataArray) -> xr.DataArray:
+    """Return one map of a coordinate that has a map per sample, as WRF writes it."""
+    if coordinate.ndim != 3 or not coordinate.size:
+        return coordinate
+    first, last = (coordinate.isel({coordinate.dims[0]: place}) for place in (0, -1))
+    if bool((first == last).all()):
+        return first
+    raise DataError.of(
+        str(coordinate.name),
+        expected="a grid that is the same for all samples",
+        got=f"values that change along {coordinate.dims[0]!r}, as of a nest that moves",
+        remedy="Regrid the samples to one grid, or drop the coordinates: "
+        f"ds.drop_vars([{str(coordinate.name)!r}]).",
+    )
 
 
 def _curvilinear(da: xr.DataArray) -> tuple[str, str] | None:

@@ -479,9 +479,9 @@ def _fine_grid(ds: xr.Dataset, spec: DataSpec) -> xr.DataArray:
     """Return a field on the target's grid, for its coordinates: the target, or an empty one."""
     if spec.target in ds.variables:
         return ds[spec.target]
-    dims, size = (spec.y, spec.x), grid_size(ds, spec)
-    known = {n: c for n, c in ds.coords.items() if c.ndim == 2 and set(c.dims) == set(dims)}
-    empty = xr.DataArray(np.empty(size, bool), dims=dims, name=spec.target)
+    dims, shape = (spec.y, spec.x), (ds.sizes[spec.sample], *grid_size(ds, spec))
+    known = {name: c for name, c in ds.coords.items() if set(dims) <= set(c.dims)}
+    empty = xr.DataArray(np.broadcast_to(False, shape), dims=(spec.sample, *dims), name=spec.target)
     return empty.assign_coords(fine_coords(ds, spec) | known)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xcvae.fields.axes import Axis, axis_of
 from xcvae.fields.cf import positions
-from xcvae.fields.regridding.projections import from_projected, from_rotated, is_rotated
+from xcvae.fields.regridding.projections import from_projected, from_rotated, is_complete, is_rotated
 
 Array = NDArray[np.float64]
 
@@ -128,7 +128,7 @@ def cells_of(da: xr.DataArray, dims: tuple[str, str], mapping: Mapping[str, Any]
         return _of_centres(*(np.asarray(each.values, np.float64) for each in found))
     if kinds == ("rotated", "rotated") and is_rotated(mapping):
         return _of_axes(axes, lambda y, x: from_rotated(y, x, mapping))
-    if kinds == ("length", "length") and mapping:
+    if kinds == ("length", "length") and is_complete(mapping):
         what = str(da.name)
         return _of_axes(axes, lambda y, x: from_projected(y, x, mapping, what=what))
     return f"the latitudes and longitudes of its cells along {dims[0]!r} and {dims[1]!r} are unknown"

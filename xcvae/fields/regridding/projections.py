@@ -143,6 +143,12 @@ def is_rotated(mapping: Mapping[str, Any]) -> bool:
     return all(mapping.get(key) is not None for key in keys)
 
 
+def is_complete(mapping: Mapping[str, Any]) -> bool:
+    """Return True for a grid mapping with WKT or parameters: others would lie at 0 E, 0 N."""
+    keys = (*WKT, *(key for key in _PROJECTION if "longitude_" in key and "pole_" not in key))
+    return any(mapping.get(key) is not None for key in keys)
+
+
 def from_rotated(y: Array, x: Array, mapping: Mapping[str, Any]) -> tuple[Array, Array]:
     """Return latitudes and longitudes of points of a rotated grid, all in degrees.
 
