@@ -15,7 +15,7 @@ from xcvae.ensemble.postprocess import Context, PostprocessPipeline
 from xcvae.errors import ConfigError, nearest
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
-from xcvae.fields.validation import check_rain
+from xcvae.fields.validation import check_rain, check_values
 from xcvae.files import check_writable
 from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.registry import registry
@@ -72,8 +72,10 @@ def check(config: Config) -> str:
         chosen["test"] = parts["test"]
     for ds in chosen.values():
         if ds is not None:
-            rain = prepare(ds, parts.spec, need_target=True)[parts.spec.target]
-            check_rain(rain, sample=parts.spec.sample)
+            ready = prepare(ds, parts.spec, need_target=True)
+            check_rain(ready[parts.spec.target], sample=parts.spec.sample)
+            made = [name for name in (parts.spec.target, parts.spec.derived) if name in ready]
+            check_values(ready.drop_vars(made), parts.spec)
     _check_network(config, parts)
     return _words(config, parts)
 
