@@ -1,5 +1,7 @@
 """Conditions on grids that differ from the target's: regridded by their places, or refused."""
 
+# ruff: noqa: E501  a row is a line
+
 from __future__ import annotations
 
 import json
@@ -163,7 +165,9 @@ def test_two_rotated_poles():
         dims=("time", y.name, x.name), coords={y.name: y, x.name: x}, grid_mapping="pole"
     )
     other = {**POLE, "grid_north_pole_latitude": 40.0, "grid_north_pole_longitude": -170.0}
-    own_y, own_x = (makers.axis(f"{d}_g", s, 0.2, 40, kind=d) for d, s in (("rlat", -7.0), ("rlon", -5.0)))
+    own_y, own_x = (
+        makers.axis(f"{d}_g", s, 0.2, 40, kind=d) for d, s in (("rlat", -7.0), ("rlon", -5.0))
+    )
     own = from_rotated(*np.meshgrid(own_y, own_x, indexing="ij"), other)
     t = of_places(("rlat_g", "rlon_g"), *own, grid_mapping="pole2").drop_vars(["lat_t", "lon_t"])
     t = t.assign_coords(rlat_g=own_y, rlon_g=own_x)
@@ -194,15 +198,21 @@ def test_latitudes_that_move_with_time_are_no_places():
 @pytest.mark.parametrize("metres", [True, False], ids=["with axes in metres", "2-D only"])
 def test_era5_on_the_british_grid_by_its_latitudes(metres):
     pr = osgb(metres=metres)
-    ds = with_mapping(makers.together(pr, era5((50, 0.25, 20), (-4, 0.25, 20))), transverse_mercator=OSGB)
+    ds = with_mapping(
+        makers.together(pr, era5((50, 0.25, 20), (-4, 0.25, 20))), transverse_mercator=OSGB
+    )
     near_truth(ds, "t", pr.lat2, pr.lon2)
 
 
 def test_era5_on_the_british_grid_by_its_projection():
     pyproj = pytest.importorskip("pyproj")
     pr = osgb(curved=False)
-    ds = with_mapping(makers.together(pr, era5((50, 0.25, 20), (-4, 0.25, 20))), transverse_mercator=OSGB)
-    to = pyproj.Transformer.from_crs(27700, pyproj.CRS.from_epsg(27700).geodetic_crs, always_xy=True)
+    ds = with_mapping(
+        makers.together(pr, era5((50, 0.25, 20), (-4, 0.25, 20))), transverse_mercator=OSGB
+    )
+    to = pyproj.Transformer.from_crs(
+        27700, pyproj.CRS.from_epsg(27700).geodetic_crs, always_xy=True
+    )
     lon, lat = to.transform(*np.meshgrid(pr[pr.dims[2]], pr[pr.dims[1]]))
     near_truth(ds, "t", lat, lon)
 
@@ -257,7 +267,9 @@ def test_rain_is_conserved():
     assert facts["spec"].variables[0].regrid == "conservative"
     # Fine pixels that tile the cells of a wider grid exactly: the rain of all is the same.
     cells = cordex(rain=True, step=0.1, start=(-3.0, -7.0), n=(6, 6))
-    fine_y, fine_x = (makers.axis(f"{d}_f", s, 0.02, 30, kind=d) for d, s in (("rlat", -3.04), ("rlon", -7.04)))
+    fine_y, fine_x = (
+        makers.axis(f"{d}_f", s, 0.02, 30, kind=d) for d, s in (("rlat", -3.04), ("rlon", -7.04))
+    )
     lat, lon = from_rotated(*np.meshgrid(fine_y, fine_x, indexing="ij"), POLE)
     places = {"lat": (("b", "a"), lat, DEG[0]), "lon": (("b", "a"), lon, DEG[1])}
     pr = makers.rain(dims=("time", "b", "a"), shape=(6, 30, 30)).assign_coords(places)

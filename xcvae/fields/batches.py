@@ -336,8 +336,8 @@ class Batches:
         for variable in self.spec.variables:
             if variable.pooled:
                 values = self.scaling.normalise(part[variable.name], variable.name)
-                values = values.reshape(len(values), -1)
-                flat += filled(values) if variable.gaps else [values]
+                maps: Maps = values.reshape(len(values), -1)
+                flat += filled(maps) if variable.gaps else [maps]
         return torch.from_numpy(np.concatenate(flat, axis=1)) if flat else None
 
 

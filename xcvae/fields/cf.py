@@ -7,9 +7,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, MissingVariableError, nearest
+from xcvae.fields.axes import axis_of
 from xcvae.fields.units import is_precipitation
 
 _STANDARD_NAMES: dict[str, Literal["Y", "X"]] = {
@@ -76,6 +78,10 @@ _OF_DATA = re.compile(
     r"\b(errors?|stderr|uncertainty|quality|flags?|status|counts?|nobs|number of (?!drop|aero))\b"
 )
 _RAIN_RATES = re.compile(r"mm\s*(/|per)?\s*(h|d)", re.IGNORECASE)
+
+
+#: Kilometres of a degree of latitude.
+DEGREE = 111.2
 
 
 @dataclass(frozen=True)
@@ -317,6 +323,26 @@ def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
     )
 
 
+def _side(da: xr.DataArray, layout: Layout) -> float:
+    """Return about the height of a cell in km; NaN where it is not known."""
+    latitude, longitude = _geographic(da, "Y"), _geographic(da, "X")
+    if latitude is not None and longitude is not None and latitude.dims == longitude.dims:
+        values = [np.asarray(each.values, np.float64) for each in (latitude, longitude)]
+        if layout.y in latitude.dims and values[0].shape[latitude.dims.index(layout.y)] > 1:
+            steps = [np.diff(each, axis=latitude.dims.index(layout.y)) for each in values]
+            across = (steps[1] + 180.0) % 360.0 - 180.0
+            middle = np.cos(np.deg2rad(np.nanmean(values[0])))
+            return float(DEGREE * np.nanmedian(np.hypot(steps[0], across * middle)))
+    if layout.y not in da.coords or da[layout.y].dtype.kind not in "iuf":
+        return float("nan")
+    try:
+        axis = axis_of(layout.y, np.asarray(da[layout.y].values, np.float64), da[layout.y].attrs)
+    except DataError:
+        return float("nan")
+    units = {"latitude": DEGREE, "rotated": DEGREE, "length": 1e-3}
+    return axis.spacing * units.get(axis.kind, float("nan"))
+
+
 def find_target(
     ds: xr.Dataset, target: str | None, *, spatial_dims: Sequence[str] | None = None
 ) -> str:
@@ -327,7 +353,8 @@ def find_target(
     ds
         The Dataset to search.
     target
-        Its name. None takes the precipitation variable with three dims and the finest grid.
+        Its name. None takes the precipitation variable with three dims and the finest grid: the
+        smallest cells, or the most of them if coordinates do not give their size.
     spatial_dims
         Names of its (y, x) dims, if attributes and names do not identify them.
 
@@ -339,6 +366,7 @@ def find_target(
     if target is not None:
         return str(require(ds, target, what="target").name)
     sizes: dict[str, int] = {}
+    sides: dict[str, float] = {}
     problem: DataError | None = None
     for name, da in ds.data_vars.items():
         if da.ndim < 2 or not is_rain(da, by_rate=True):
@@ -349,8 +377,13 @@ def find_target(
             problem = problem or error
             continue
         sizes[str(name)] = da.sizes[layout.y] * da.sizes[layout.x]
+        sides[str(name)] = _side(da, layout)
     if problem is not None and not sizes:
         raise problem  # the only rain, and what keeps it from being the target
+    if all(np.isfinite(side) for side in sides.values()):
+        # By the size of cells, as far as it is known: a coarse globe may have more of them.
+        least = min(sides.values(), default=0.0)
+        sizes = {name: size for name, size in sizes.items() if sides[name] <= 1.01 * least}
     finest = [name for name, size in sizes.items() if size == max(sizes.values())]
     if len(finest) == 1:
         return finest[0]

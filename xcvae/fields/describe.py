@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -106,15 +106,14 @@ def describe(
     check_samples(ds, layout.sample, augmented=True)
     shape = (field.sizes[layout.y], field.sizes[layout.x])
     _check_coarsen(coarsen, shape)
+    filled = _check_missing(missing)
     named, maps = _names(ds, name, layout.sample, coarsen, conditions=conditions, statics=statics)
     variables = [_condition(ds, condition, layout, target=name) for condition in named]
     if coarsen is not None:
         variables.append(_derived(field, layout, coarsen, variables))
     variables += [_static(ds, static, layout) for static in maps]
-    if _check_missing(missing):
+    if filled:
         variables = [_with_gaps(ds, v, layout.sample) for v in variables]
-    coordinates = _coordinates(ds, layout, variables, coarsen)
-    observed = _observed(field, layout)
     return DataSpec(
         target=name,
         units=units,
@@ -123,17 +122,24 @@ def describe(
         y=layout.y,
         x=layout.x,
         shape=shape,
-        coordinates=coordinates,
         variables=tuple(variables),
         coarsen=coarsen,
-        wet_threshold=default_wet_threshold(observed, layout.sample),
-        drizzle_threshold=default_drizzle_threshold(observed, layout.sample),
-        daily=is_daily(observed, layout.sample),
-        step_seconds=step_of(observed, layout.sample),
-        coordinate_attrs={d: plain(ds[d].attrs) for d, v in coordinates.items() if v is not None},
-        missing=_check_missing(missing),
+        missing=filled,
         mapping=plain(grid_mapping(ds, field)) if any(v.regrid for v in variables) else {},
+        **_coordinates(ds, layout, variables, coarsen),
+        **_thresholds(field, layout),
     )
+
+
+def _thresholds(field: xr.DataArray, layout: Layout) -> dict[str, Any]:
+    """Return thresholds and step of the record, by their names in `DataSpec`."""
+    observed, sample = _observed(field, layout), layout.sample
+    return {
+        "wet_threshold": default_wet_threshold(observed, sample),
+        "drizzle_threshold": default_drizzle_threshold(observed, sample),
+        "daily": is_daily(observed, sample),
+        "step_seconds": step_of(observed, sample),
+    }
 
 
 #: Samples of lazy data that are searched for valid pixels before all are read.
@@ -151,7 +157,10 @@ def _observed(field: xr.DataArray, layout: Layout) -> xr.DataArray:
     if not field.variable._in_memory:
         if is_daily(field, layout.sample) or per(units_of(field), "hour"):
             return field
-        if _valid(field.isel({layout.sample: slice(FIRST)}), layout).all():
+        first = field.isel({layout.sample: slice(FIRST)})
+        # Empty samples elsewhere change nothing, if these have the shortest step already.
+        shortest = step_of(first, layout.sample) == step_of(field, layout.sample)
+        if shortest and _valid(first, layout).all():
             return field
     valid = _valid(field, layout)
     count = int((~valid).sum())
@@ -161,7 +170,7 @@ def _observed(field: xr.DataArray, layout: Layout) -> xr.DataArray:
         f"{field.name}: {count} of {valid.size} samples have no valid pixel, as after an outer "
         f"merge; the step is that of the others. Drop them: "
         f"ds.dropna({layout.sample!r}, how='all', subset=[{str(field.name)!r}]).",
-        stacklevel=3,
+        stacklevel=4,
     )
     return field.isel({layout.sample: np.flatnonzero(valid)})
 
@@ -178,14 +187,15 @@ def _valid(field: xr.DataArray, layout: Layout) -> NDArray[np.bool_]:
 
 def _coordinates(
     ds: xr.Dataset, layout: Layout, variables: Sequence[VariableSpec], coarsen: int | None
-) -> dict[str, list[float] | None]:
-    """Return the coordinates of the grids of target and conditions, by dim; None without."""
+) -> dict[str, Any]:
+    """Return coordinates of the grids of target and conditions, and their attributes, by dim."""
     dims = dict.fromkeys([layout.y, layout.x, *(d for v in variables for d in v.dims)])
     found = {d: ds[d].values.tolist() if d in ds.coords else None for d in dims}
     if coarsen is not None:
         # They are derived from the coordinates of the target, even if the Dataset has others.
         found |= dict.fromkeys((f"{layout.y}_coarse", f"{layout.x}_coarse"))
-    return found
+    attrs = {d: plain(ds[d].attrs) for d, values in found.items() if values is not None}
+    return {"coordinates": found, "coordinate_attrs": attrs}
 
 
 def _check_rain_units(name: str, units: str) -> None:
@@ -318,8 +328,8 @@ def _condition(ds: xr.Dataset, name: str, layout: Layout, *, target: str) -> Var
     if place.reason and not place.aligned and (projected or rain):
         warnings.warn(
             f"{name}: {place.reason}. It is pooled, as a map that is not seen pixel by pixel, and "
-            "ties the model to its domain. Cut the target to the area that it covers, or interpolate "
-            "it to a grid that can be compared with the target's.",
+            "ties the model to its domain. Cut the target to the area that it covers, or "
+            "interpolate it to a grid that can be compared with the target's.",
             stacklevel=3,
         )
     return VariableSpec(

@@ -211,8 +211,9 @@ def moved(found: Axis, trained: Axis) -> bool:
 def _check_same_domain(ds: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -> None:
     sizes = {spec.y: (spec.shape[0], size[0]), spec.x: (spec.shape[1], size[1])}
     for variable in spec.variables:
-        # What is regridded may have margins of any width.
-        for dim, n in zip(variable.dims, variable.shape, strict=True) if not variable.regrid else ():
+        if variable.regrid:
+            continue  # it may have margins of any width
+        for dim, n in zip(variable.dims, variable.shape, strict=True):
             sizes.setdefault(dim, (n, ds.sizes.get(dim, n)))
     for dim, (trained, found) in sizes.items():
         elsewhere = moved(axis_in(ds, dim), spec.axis(dim))

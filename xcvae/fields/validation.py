@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import slabs
 from xcvae.fields.units import (
     DEPTH,
+    STEP,
     default_wet_threshold,
     exponents_of,
     parse_quantity,
     per,
+    step_of,
     units_of,
 )
 
@@ -420,7 +421,8 @@ def heaviest_rain(da: xr.DataArray, sample: str) -> float:
 
     Depths grow with the root of their duration (World Meteorological Organization: 38 mm in a
     minute, 401 mm in an hour, 1825 mm in a day, 9.3 m in a month). Rates per day are means over a
-    day, unless samples are less than a day apart; other rates may be those of a minute.
+    day, unless samples are less than a day apart; other rates may be those of a minute. The
+    attribute `xcvae.fields.units.STEP` has precedence over the times of the samples.
     """
     units, hours = units_of(da), _step_hours(da, sample)
     if exponents_of(units) == DEPTH:
@@ -432,13 +434,9 @@ def heaviest_rain(da: xr.DataArray, sample: str) -> float:
 
 
 def _step_hours(da: xr.DataArray, sample: str) -> float:
-    """Return the shortest step between the times of samples, NaN without times."""
-    index = da.indexes.get(sample)
-    if index is None or not (index.dtype.kind == "M" or isinstance(index, xr.CFTimeIndex)):
-        return float("nan")
-    steps = np.diff(np.unique(index.values))
-    hour: Any = timedelta(hours=1) if steps.dtype == object else np.timedelta64(1, "h")
-    return float(steps.min() / hour) if steps.size else float("nan")
+    """Return the step of the record, or the shortest between samples; NaN without times."""
+    step = step_of(da, sample)
+    return float("nan") if step is None else step / 3600
 
 
 def _some_pixels(da: xr.DataArray, sample: str) -> NDArray[np.float64]:
@@ -604,18 +602,24 @@ def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) 
             variable.name == spec.derived and spec.target in prepared
         ):
             continue
-        field = prepared[variable.name]
+        field = _with_step(prepared[variable.name], spec)
         fills = () if variable.precipitation else FILLS
         check_complete(field, fills=fills, gaps=gaps, missing=spec.missing)
         if variable.precipitation:
             usual = SHOWER * default_wet_threshold(field, spec.sample)
             check_rain(field, masked=gaps, usual=usual, sample=spec.sample)
     if spec.target in prepared:
-        field = prepared[spec.target]
+        field = _with_step(prepared[spec.target], spec)
         usual = SHOWER * spec.wet_threshold
         high = check_rain(field, masked=masked, usual=usual, sample=spec.sample)
         if not masked:
             _warn_of_doubts(field, spec.sample, high)
+
+
+def _with_step(field: xr.DataArray, spec: DataSpec) -> xr.DataArray:
+    """Give a field the step of the record: a selection of its samples has a longer one."""
+    step = spec.step_seconds
+    return field if step is None else field.assign_attrs({STEP: step})
 
 
 def check_observed(prepared: xr.Dataset, spec: DataSpec) -> None:

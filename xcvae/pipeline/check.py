@@ -15,6 +15,7 @@ from xcvae.ensemble.postprocess import Context, PostprocessPipeline
 from xcvae.errors import ConfigError, nearest
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
+from xcvae.fields.units import STEP
 from xcvae.fields.validation import check_rain, check_values
 from xcvae.files import check_writable
 from xcvae.generator.training.settings import Fit, stages_of
@@ -73,7 +74,10 @@ def check(config: Config) -> str:
     for ds in chosen.values():
         if ds is not None:
             ready = prepare(ds, parts.spec, need_target=True)
-            check_rain(ready[parts.spec.target], sample=parts.spec.sample)
+            rain = ready[parts.spec.target]
+            if parts.spec.step_seconds is not None:
+                rain = rain.assign_attrs({STEP: parts.spec.step_seconds})
+            check_rain(rain, sample=parts.spec.sample)
             made = [name for name in (parts.spec.target, parts.spec.derived) if name in ready]
             check_values(ready.drop_vars(made), parts.spec)
     _check_network(config, parts)

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from xcvae.fields.axes import Axis, axis_of
 from xcvae.fields.cf import positions
-from xcvae.fields.regridding.projections import from_projected, from_rotated, is_complete, is_rotated
+from xcvae.fields.regridding.projections import (
+    from_projected,
+    from_rotated,
+    is_complete,
+    is_rotated,
+)
 
 Array = NDArray[np.float64]
 
@@ -131,7 +136,9 @@ def cells_of(da: xr.DataArray, dims: tuple[str, str], mapping: Mapping[str, Any]
     if kinds == ("length", "length") and is_complete(mapping):
         what = str(da.name)
         return _of_axes(axes, lambda y, x: from_projected(y, x, mapping, what=what))
-    return f"the latitudes and longitudes of its cells along {dims[0]!r} and {dims[1]!r} are unknown"
+    return (
+        f"the latitudes and longitudes of its cells along {dims[0]!r} and {dims[1]!r} are unknown"
+    )
 
 
 def _axis(da: xr.DataArray, dim: str) -> Axis:

@@ -12,16 +12,25 @@ from xcvae.errors import MismatchError
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.regridding.cells import Cells, cells_of
 from xcvae.fields.regridding.projections import grid_mapping
-from xcvae.fields.regridding.weights import weights
+from xcvae.fields.regridding.weights import Method, weights
+from xcvae.fields.units import is_precipitation
 from xcvae.fields.validation import refuse_fills
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+#: A grid with cells of less than this share of a pixel is averaged over the pixel.
+FINER = 0.8
 #: Least share of a pixel, by weight, that must be known for its value to be known.
 KNOWN = 0.5
 #: Largest ratio between the sides of cells in training and in use.
 RESOLUTION = 1.5
+
+
+def method_for(da: xr.DataArray, own: Cells, target: Cells) -> Method:
+    """Choose means over areas for rain and for finer grids, interpolation for all others."""
+    rain = is_precipitation(str(da.attrs.get("units", "")).strip() or "?")
+    return "conservative" if rain or own.side < FINER * target.side else "bilinear"
 
 
 def regridded(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 Array = NDArray[np.float64]
+Places = NDArray[np.intp]
 Method = Literal["conservative", "bilinear"]
 
 #: Pixels of the target whose neighbours are searched for at once.
@@ -47,10 +48,12 @@ def weights(source: Cells, target: Cells, method: Method) -> csr_array:
 
 
 def _matrix(
-    rows: NDArray[np.intp], columns: NDArray[np.intp], values: Array, source: Cells, target: Cells
+    entries: Sequence[tuple[Places, Places, Array]], source: Cells, target: Cells
 ) -> csr_array:
-    """Return a sparse matrix whose rows that are not empty sum to one."""
+    """Return a sparse matrix of rows, columns and values; rows that are not empty sum to one."""
     from scipy import sparse
+
+    rows, columns, values = (np.concatenate(each) for each in zip(*entries, strict=True))
 
     shape = (target.shape[0] * target.shape[1], source.shape[0] * source.shape[1])
     found = sparse.csr_array((values, (rows, columns)), shape=shape)
@@ -67,31 +70,26 @@ def _conservative(source: Cells, target: Cells) -> csr_array:
     middle = target.middle
     own, own_numbers = _polygons(source, middle)
     fine, fine_numbers = _polygons(target, middle)
-    rows, columns, areas = [], [], []
+    entries = []
     for i, j in _neighbours(own, fine):
         overlap = _overlap(own[i], fine[j])
         found = overlap > 1e-9 * np.abs(_area(fine[j]))
-        rows.append(fine_numbers[j[found]])
-        columns.append(own_numbers[i[found]])
-        areas.append(overlap[found])
-    found = _matrix(*(np.concatenate(each) for each in (rows, columns, areas)), source, target)
-    empty = np.flatnonzero(np.diff(found.indptr) == 0)
+        entries.append((fine_numbers[j[found]], own_numbers[i[found]], overlap[found]))
+    matrix = _matrix(entries, source, target)
+    empty = np.flatnonzero(np.diff(matrix.indptr) == 0)
     if not empty.size:
-        return found
+        return matrix
     # The slack of bilinear interpolation at the outer edges.
-    more = _bilinear(source, target).tocoo()
-    kept = np.isin(more.row, empty)
-    every = found.tocoo()
-    return _matrix(
-        np.concatenate([every.row, more.row[kept]]),
-        np.concatenate([every.col, more.col[kept]]),
-        np.concatenate([every.data, more.data[kept]]),
-        source,
-        target,
-    )
+    known, more = matrix.tocoo(), _bilinear(source, target).tocoo()
+    used = np.isin(more.row, empty)
+    entries = [
+        (known.row, known.col, known.data),
+        (more.row[used], more.col[used], more.data[used]),
+    ]
+    return _matrix(entries, source, target)
 
 
-def _polygons(cells: Cells, middle: Array) -> tuple[Array, NDArray[np.intp]]:
+def _polygons(cells: Cells, middle: Array) -> tuple[Array, Places]:
     """Return quadrilaterals (n, 4, 2) in a plane, counter-clockwise, and numbers of their cells."""
     corners = plane_of(cells.corners, middle)
     sides = (corners[:-1, :-1], corners[:-1, 1:], corners[1:, 1:], corners[1:, :-1])
@@ -102,9 +100,7 @@ def _polygons(cells: Cells, middle: Array) -> tuple[Array, NDArray[np.intp]]:
     return all_cells[valid], valid
 
 
-def _neighbours(
-    own: Array, fine: Array
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def _neighbours(own: Array, fine: Array) -> Iterator[tuple[Places, Places]]:
     """Yield pairs of source and target cells that may overlap: their circles do."""
     from scipy.spatial import cKDTree
 
@@ -208,16 +204,15 @@ def _bilinear(source: Cells, target: Cells) -> csr_array:
     known = (np.abs(at - edges) <= 1.0).all(axis=1) & (error < CONVERGED)
     low = np.minimum(edges.astype(np.intp), size - 2)
     part = edges - low
-    rows, cells, values = [], [], []
+    entries = []
     for down in (0, 1):
         for right in (0, 1):
             j, i = low[:, 0] + down, low[:, 1] + right
             share = np.abs(1 - down - part[:, 0]) * np.abs(1 - right - part[:, 1])
             used = known & (share > 1e-12) & np.isfinite(nodes[j, i, 0])
-            rows.append(np.flatnonzero(used))
-            cells.append((j * source.shape[1] + columns[i])[used])
-            values.append(share[used])
-    return _matrix(*(np.concatenate(each) for each in (rows, cells, values)), source, target)
+            cells = (j * source.shape[1] + columns[i])[used]
+            entries.append((np.flatnonzero(used), cells, share[used]))
+    return _matrix(entries, source, target)
 
 
 def _positions(nodes: Array, places: Array) -> tuple[Array, Array]:
