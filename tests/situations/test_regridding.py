@@ -12,10 +12,12 @@ import pytest
 import xarray as xr
 
 import xcvae
+from xcvae.config.load import parse
 from xcvae.errors import DataError, MismatchError
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.regridding.projections import from_rotated, grid_mapping, same_projection
+from xcvae.pipeline import check
 from xcvae.pipeline.check import reason_of
 
 from . import makers
@@ -420,3 +422,19 @@ def test_a_curvilinear_model_asks_for_the_places_of_its_target():
         prepare(ds[["t"]].drop_vars(["XLAT", "XLONG"], errors="ignore"), spec, need_target=False)
     ready = prepare(ds.drop_vars("pr"), spec, need_target=False)
     assert ready.t.dims == ("time", "south_north", "west_east")
+
+
+def test_a_configuration_keeps_the_grid_mapping_and_prints_the_regridding(tmp_path, projected):
+    ds, _ = projected
+    ds.to_netcdf(tmp_path / "data.nc")
+    content = {
+        "data": {"path": "data.nc", "train": {"time": {"stop": "2001-01-04"}}, "test": {"time": {"start": "2001-01-05"}}},
+        "output": "run",
+        "train": {"target": "pr", "generator": makers.SMALLEST},
+        "sample": [{"name": "prior", "members": 2}],
+    }  # fmt: skip
+    text = check(parse(content, folder=tmp_path))
+    assert (
+        "pr_rcm [mm/day], 20 x 22, regridded (conservative means over pixels), as its 'rlat'"
+        in text
+    )

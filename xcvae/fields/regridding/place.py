@@ -114,11 +114,11 @@ class _Pair:
 def _difference(pair: _Pair) -> str:
     """Return why a condition cannot be stretched along the axes of the target; empty if it can."""
     target = repr(pair.field.name)
-    own, wanted = pair.positions
     # Numbers without units count cells, and say less than latitudes and longitudes.
-    vague = all(source.kind in ("none", "index", "plain") for source, _ in pair.axes)
-    if vague and own is not None and (wanted is None or not _edge_to_edge(own, wanted)):
-        return f"its 2-D latitudes and longitudes do not lie on {target} edge to edge"
+    if all(source.kind in ("none", "index", "plain") for source, _ in pair.axes):
+        own, wanted = pair.positions
+        if own is not None and (wanted is None or not _edge_to_edge(own, wanted)):
+            return f"its 2-D latitudes and longitudes do not lie on {target} edge to edge"
     for own_dim, fine_dim, (source, fine) in zip(pair.dims, pair.fine, pair.axes, strict=True):
         if source.counted:
             continue  # edge to edge
@@ -137,11 +137,11 @@ def _difference(pair: _Pair) -> str:
 
 def _elsewhere(pair: _Pair) -> bool:
     """Return True if axes that look alike belong to different places: they are two projections."""
-    own, wanted = pair.positions
     degrees = ("latitude", "longitude")
-    if own is None or wanted is None:
-        return False
     if any(source.counted or source.kind in degrees for source, _ in pair.axes):
+        return False
+    own, wanted = pair.positions
+    if own is None or wanted is None:
         return False
     inside, lines = [], []
     for source, target in pair.axes:
