@@ -144,9 +144,12 @@ def is_rotated(mapping: Mapping[str, Any]) -> bool:
 
 
 def is_complete(mapping: Mapping[str, Any]) -> bool:
-    """Return True for a grid mapping with WKT or parameters: others would lie at 0 E, 0 N."""
-    keys = (*WKT, *(key for key in _PROJECTION if "longitude_" in key and "pole_" not in key))
-    return any(mapping.get(key) is not None for key in keys)
+    """Return True for a grid mapping with WKT or an origin: others would lie at 0 N, 0 E."""
+    if any(mapping.get(key) for key in WKT):
+        return True
+    given = [key for key in _PROJECTION if mapping.get(key) is not None and "pole_" not in key]
+    east = any("longitude_" in key for key in given)
+    return east and any("latitude_" in key or key == "standard_parallel" for key in given)
 
 
 def from_rotated(y: Array, x: Array, mapping: Mapping[str, Any]) -> tuple[Array, Array]:

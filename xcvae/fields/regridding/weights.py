@@ -198,7 +198,7 @@ def _bilinear(source: Cells, target: Cells) -> csr_array:
         columns = np.concatenate([columns[-1:], columns, columns[:1]])
     nodes = nodes[:, columns]
     places = plane_of(target.centres, middle).reshape(-1, 2)
-    at, error = _positions(nodes, places)
+    at, error = _positions(nodes, places, repeated=source.cyclic)
     size = np.array(nodes.shape[:2])
     edges = np.clip(at, 0, size - 1)
     known = (np.abs(at - edges) <= 1.0).all(axis=1) & (error < CONVERGED)
@@ -215,17 +215,21 @@ def _bilinear(source: Cells, target: Cells) -> csr_array:
     return _matrix(entries, source, target)
 
 
-def _positions(nodes: Array, places: Array) -> tuple[Array, Array]:
+def _positions(nodes: Array, places: Array, *, repeated: bool) -> tuple[Array, Array]:
     """Return fractional rows and columns of places among nodes, and the error in cells.
 
     Newton's method on the bilinear map from positions to places, from the nearest node on. Places
-    up to a cell beyond the outer nodes are extrapolated.
+    up to a cell beyond the outer nodes are extrapolated. With ``repeated``, the columns at both
+    ends are those of the other end.
     """
     from scipy.spatial import cKDTree
 
     at, error = np.full(places.shape, np.inf), np.full(len(places), np.inf)
     flat = nodes.reshape(-1, 2)
-    valid = np.flatnonzero(np.isfinite(flat).all(axis=1))
+    known = np.isfinite(nodes).all(axis=-1)
+    if repeated:
+        known[:, [0, -1]] = False
+    valid = np.flatnonzero(known)
     if not valid.size:
         return at, error
     some = np.flatnonzero(np.isfinite(places).all(axis=1))
