@@ -35,6 +35,7 @@ SINGLE_IMPORTER = {
     "ensemble.sources": "reads blocks of samples for the loader",
     "ensemble.store.local": "backend: a Zarr store in a folder, imported by its name",
     "ensemble.store.write": "the loop over regions; sample() prepares it",
+    "fields.regridding.place": "decides on a condition; describe() collects all of them",
     "generator.losses.elbo": "family of components",
     "generator.losses.pointwise": "family of components",
     "generator.losses.scores": "family of components",

@@ -170,9 +170,11 @@ def facts_of(spec: DataSpec, ready: xr.Dataset) -> dict[str, Any]:
 
 
 def role_of(variable: Any) -> str:
-    """Return "static", or where a condition is: "aligned", "pooled", "aligned, pooled"."""
+    """Return "static", "regridded", or where a condition is, such as "aligned, pooled"."""
     if variable.role == "static":
         return "static"
+    if variable.regrid:
+        return "regridded"
     places = {"aligned": variable.aligned, "pooled": variable.pooled}
     return ", ".join(name for name, there in places.items() if there)
 
@@ -182,7 +184,7 @@ def seen(facts: Mapping[str, Any], name: str) -> np.ndarray:
     spec, ready = facts["spec"], facts["ready"]
     variable = next(one for one in spec.variables if one.name == name)
     values = ready[name].values
-    if variable.dims == (spec.y, spec.x):
+    if variable.dims == (spec.y, spec.x) or variable.regrid:
         return values
     rows, columns = stretching(ready, variable, spec, spec.shape)
     return np.einsum("ij,tjk,lk->til", rows, values, columns)

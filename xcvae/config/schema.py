@@ -150,6 +150,7 @@ class TrainSection:
     statics: list[str] | None = None
     coarsen: int | None = None
     spatial_dims: list[str] | None = None
+    missing: str | None = None
     validation: float | None = None
     generator: dict[str, Any] | None = None
     losses: list[Any] | None = None

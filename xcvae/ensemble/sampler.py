@@ -30,7 +30,7 @@ from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableE
 from xcvae.fields.batches import unmask_unobserved
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
-from xcvae.fields.grids import stretching
+from xcvae.fields.grids import stretch_known, stretching
 from xcvae.fields.sample_blocks import block_slices
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import factor
@@ -555,8 +555,13 @@ def _stretched(
     block: xr.Dataset, variable: VariableSpec, spec: DataSpec, size: tuple[int, int]
 ) -> np.ndarray:
     """Stretch a coarse condition onto the fine grid, in the units of the target."""
-    rows, columns = stretching(block, variable, spec, size)
-    fine = np.einsum("yi,sij,xj->syx", rows, block[variable.name].values, columns)
+    fine = block[variable.name].values
+    if variable.stretched:
+        rows, columns = stretching(block, variable, spec, size)
+        if variable.gaps:
+            fine = stretch_known(fine, rows, columns)
+        else:
+            fine = np.einsum("yi,sij,xj->syx", rows, fine, columns)
     return np.asarray(_scale(variable, spec) * fine)
 
 

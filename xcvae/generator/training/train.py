@@ -47,6 +47,7 @@ def train(
     statics: Sequence[str] | None = None,
     coarsen: int | None = None,
     spatial_dims: tuple[str, str] | None = None,
+    missing: str | None = None,
     validation: float | xr.Dataset = 0.15,
     generator: Mapping[str, Any] | None = None,
     losses: Sequence[Any] | None = None,
@@ -70,6 +71,10 @@ def train(
         Derive a condition by means of the target over blocks of this side in pixels.
     spatial_dims
         Names of the target's (y, x) dims, if neither attributes nor names identify them.
+    missing
+        ``"mask"`` fills missing values (NaN) of conditions and statics, such as sea surface
+        temperature over land, and gives the network a mask of what is known. By default they are
+        an error.
     validation
         Share of the samples that is held back, in contiguous blocks, or a Dataset; 0 for none.
     generator
@@ -124,6 +129,7 @@ def train(
         statics=statics,
         coarsen=coarsen,
         spatial_dims=spatial_dims,
+        missing=missing,
     )
     architecture = resolve(generator, spec)
     training_samples, held_back = split(ds, spec, validation)
@@ -361,8 +367,11 @@ def _identity(
     """Return the fingerprints of settings and data that a checkpoint must have."""
     # These two do not change the result: a training may resume with others.
     fit = {k: v for k, v in metadata["fit"].items() if k not in ("compile", "resume")}
-    # The step is left out: checkpoints of earlier versions do not have it.
+    # Step and reasons are left out: checkpoints of earlier versions do not have them.
     known = {k: v for k, v in spec.to_json().items() if k != "step_seconds"}
+    known["variables"] = [
+        {k: v for k, v in one.items() if k != "reason"} for one in known["variables"]
+    ]
     plain = [trainer.architecture.to_json(), known, trainer.record.to_json()]
     text = json.dumps([{**metadata, "fit": fit}, *plain], sort_keys=True)
     identity = hashlib.sha256(text.encode()).hexdigest()
