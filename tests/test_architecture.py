@@ -56,6 +56,7 @@ SINGLE_IMPORTER = {
     "testing.losses": "suite, imported on first use",
     "testing.metrics": "suite, imported on first use",
     "testing.postprocessors": "suite, imported on first use",
+    "testing.storms": "suite, imported on first use",
     "verify.baselines.climatology": "family of components; the package is its interface",
     "verify.baselines.rainfarm": "family of components; the package is its interface",
     "verify.diagnosis.artefacts": "measurements of patterns of the grid",

@@ -76,8 +76,9 @@ def test_page_augmentation_prints_verdicts(tmp_path: Path) -> None:
         "seeds=5": 'seeds=2, network={"steps": 2}',
     }
     printed = run_code(code_of("augmentation.md", **tiny), tmp_path)
-    assert "quantile, P99.9" in printed
-    assert len(re.findall(r"^  both ", printed, re.MULTILINE)) == 18
+    assert "heads P99, P99.9" in printed
+    for recipe in ("both", "amplified", "scaled"):
+        assert len(re.findall(rf"^  {recipe} ", printed, re.MULTILINE)) == 5 * 3 * 3
 
 
 def test_page_own_data_runs_with_masked_observations(tmp_path: Path) -> None:

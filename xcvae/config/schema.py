@@ -185,13 +185,14 @@ class SampleSection(SampleOptions):
         Name of the store and of the catalog entry.
     part
         The samples it is drawn for.
-    postprocess, tile
+    postprocess, storms, tile
         As in `xcvae.sample`, in the types that YAML has.
     """
 
     name: str
     part: Part = "test"
     postprocess: list[Any] | dict[str, Any] | str | None = None
+    storms: list[Any] | dict[str, Any] | str | None = None
     tile: Any = None
 
     def arguments(self) -> dict[str, Any]:

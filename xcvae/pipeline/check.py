@@ -12,6 +12,7 @@ from xcvae import plugins
 from xcvae.config import Config, Parts, open_parts
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble.postprocess import Context, PostprocessPipeline
+from xcvae.ensemble.storms import StormPipeline
 from xcvae.errors import ConfigError, nearest
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
@@ -104,6 +105,7 @@ def _check_postprocess(section: SampleSection, parts: Parts) -> None:
     first = prepare(parts[section.part].isel({spec.sample: [0]}), spec, need_target=True)
     context = Context(spec, section.mode, first.drop_vars(spec.target))
     PostprocessPipeline.build(section.postprocess, spec).dry_run(context, spec.shape)
+    StormPipeline.build(section.storms)
 
 
 def _check_network(config: Config, parts: Parts) -> None:

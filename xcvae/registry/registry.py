@@ -151,7 +151,7 @@ class Registry:
         Parameters
         ----------
         kind
-            "loss", "postprocessor", "metric" or "baseline".
+            "loss", "postprocessor", "storm", "metric" or "baseline".
         spec
             "name", ``{"name": ..., **parameters}``, or an instance (any callable will do).
 
