@@ -28,9 +28,10 @@ from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
 from xcvae.ensemble.storms import ABOUT, StormContext, StormPipeline, flags_of
 from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError
+from xcvae.fields.batches import unmask_unobserved
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
-from xcvae.fields.grids import stretching
+from xcvae.fields.grids import stretch_known, stretching
 from xcvae.fields.sample_blocks import block_slices
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import factor, parse_quantity
@@ -129,6 +130,8 @@ class EnsembleSampler:
         storms = StormPipeline.build(request.storms)
         context = StormContext(spec, model.record, request.mode)
         prepared = storms.inputs(inputs_of(ds, spec, request.mode), ds, context)
+        if request.mode == "prior":
+            prepared = unmask_unobserved(prepared, spec, model.valid)
         size = model.batches(prepared).size
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
         pipeline.dry_run(Context(spec, request.mode, first), size)
@@ -594,8 +597,13 @@ def _stretched(
     block: xr.Dataset, variable: VariableSpec, spec: DataSpec, size: tuple[int, int]
 ) -> np.ndarray:
     """Stretch a coarse condition onto the fine grid, in the units of the target."""
-    rows, columns = stretching(block, variable, spec, size)
-    fine = np.einsum("yi,sij,xj->syx", rows, block[variable.name].values, columns)
+    fine = block[variable.name].values
+    if variable.stretched:
+        rows, columns = stretching(block, variable, spec, size)
+        if variable.gaps:
+            fine = stretch_known(fine, rows, columns)
+        else:
+            fine = np.einsum("yi,sij,xj->syx", rows, fine, columns)
     return np.asarray(_scale(variable, spec) * fine)
 
 

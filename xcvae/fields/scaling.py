@@ -9,6 +9,7 @@ standardised with one mean and one standard deviation each.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NewType, Protocol, Self, TypeVar
@@ -104,12 +105,19 @@ class Scaling:
             A condition is constant or has missing values.
         """
         target = RainScaling(spec.units, spec.wet_threshold)
-        blocks = blocks_of(prepared[[spec.target]], spec, budget)
-        record = Record.of(
-            (np.asarray(block[spec.target].values) for block in blocks),
-            units=spec.units,
-            wet_threshold=spec.wet_threshold,
-        )
+        empty = 0
+
+        def rain() -> Iterator[NDArray[Any]]:
+            nonlocal empty
+            for block in blocks_of(prepared[[spec.target]], spec, budget):
+                values = np.asarray(block[spec.target].values)
+                empty += int((~np.isfinite(values).any(axis=(1, 2))).sum())
+                yield values
+
+        record = Record.of(rain(), units=spec.units, wet_threshold=spec.wet_threshold)
+        if empty and prepared[spec.target].chunks is not None:
+            # Of data in memory, they were found before.
+            _warn_of_empty(spec, empty, record.samples)
         variables, conditions = {}, {}
         for v in spec.variables:
             variables[v.name], maxima = _fit(prepared, v, spec, budget)
@@ -160,6 +168,15 @@ class Scaling:
         return cls(RainScaling(**text["target"]), variables)
 
 
+def _warn_of_empty(spec: DataSpec, empty: int, samples: int) -> None:
+    warnings.warn(
+        f"{spec.target}: {empty} of {samples} samples have no valid pixel, as after an outer "
+        "merge; nothing is learned from them. Drop them: "
+        f"ds.dropna({spec.sample!r}, how='all', subset=[{spec.target!r}]).",
+        stacklevel=3,
+    )
+
+
 def blocks_of(
     prepared: xr.Dataset, spec: DataSpec, budget: int = BLOCK_BYTES
 ) -> Iterator[xr.Dataset]:
@@ -182,12 +199,13 @@ def _fit(
     field = prepared[variable.name]
     units = str(variable.units)
     (count, mean, spread), maxima = _moments(field, variable, spec, budget)
-    if count < field.size:
+    if count < field.size and not variable.gaps:
         raise DataError.of(
             variable.name,
             expected="a condition or static without missing values",
             got=f"{field.size - count} NaN or infinite of {field.size}",
-            remedy="Fill them (ds.fillna, interpolate_na) or drop those samples.",
+            remedy="Train with missing='mask', or fill them (ds.fillna, interpolate_na), or drop "
+            "those samples.",
         )
     if variable.precipitation:
         field = field.assign_attrs({STEP: spec.step})
@@ -216,7 +234,7 @@ def _moments(
     for block in blocks:
         values = np.asarray(block[variable.name].values, np.float64)
         rows = values.reshape(len(values) if variable.sampled else 1, -1)
-        maxima.append(rows.max(axis=1, initial=0.0))
+        maxima.append(rows.max(axis=1, initial=0.0, where=np.isfinite(rows)))
         values = values[np.isfinite(values)]
         if values.size:
             # The variance within the block, and that between its mean and the mean so far.
