@@ -180,7 +180,7 @@ class SampleSection(SampleOptions):
         Name of the store and of the catalog entry.
     part
         The samples it is drawn for.
-    postprocess, tile
+    postprocess, tile, timescales
         As in `xcvae.sample`, in the types that YAML has.
     """
 
@@ -188,6 +188,7 @@ class SampleSection(SampleOptions):
     part: Part = "test"
     postprocess: list[Any] | dict[str, Any] | str | None = None
     tile: Any = None
+    timescales: list[Any] | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `xcvae.sample`."""
