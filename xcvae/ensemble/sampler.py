@@ -143,7 +143,8 @@ class EnsembleSampler:
             check_reference(prepared, spec)
         times = None
         if request.temporal == "coherent":
-            times = times_of(prepared, spec.sample)
+            otherwise = ", or use temporal='independent'"
+            times = times_of(prepared, spec.sample, otherwise=otherwise)
             timescales_of(model, request)
         # A sampler travels to workers, and its store stays where it is.
         resolved = replace(

@@ -208,11 +208,20 @@ def label_keys(ds: xr.Dataset | xr.DataArray, sample: str) -> Any:
     return index
 
 
-def times_of(ds: xr.Dataset | xr.DataArray, sample: str) -> list[int]:
+def times_of(ds: xr.Dataset | xr.DataArray, sample: str, *, otherwise: str = "") -> list[int]:
     """Return the time of each sample label in microseconds since 1970, in its own calendar.
 
     Times of day of any resolution and calendar, of a zone (as UTC), undecoded numbers with the
     attribute ``units``, and lead times (timedelta) count.
+
+    Parameters
+    ----------
+    ds
+        Anything with the sample dimension.
+    sample
+        Its name.
+    otherwise
+        An alternative to times, for the remedy in the error.
 
     Raises
     ------
@@ -239,8 +248,7 @@ def times_of(ds: xr.Dataset | xr.DataArray, sample: str) -> list[int]:
         f"dimension '{sample}'",
         expected="times as labels of the samples",
         got=f"labels of type {index.dtype}" if sample in ds.coords else "no labels",
-        remedy=f"Give the samples their times, ds.assign_coords({sample}=...), or use "
-        "temporal='independent'.",
+        remedy=f"Give the samples their times, ds.assign_coords({sample}=...){otherwise}.",
     )
 
 

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from xcvae.generator.noise.address import Address
 
 #: Share of the variance and relative spacing of the fast and the slow family of knots.
-FAMILIES = ((0.6, 1), (0.4, 4))
+FAMILIES = ((0.5, 1), (0.5, 3))
 #: The kernel (1 - (u / REACH)^2)^POWER in units of the spacing; it covers KNOTS = 2 x REACH knots.
 REACH, POWER, KNOTS = 2.5, 4, 5
 #: Timescale in spacings of the fast family: where the correlation has fallen to 1/e.
-SPACINGS = 2.612
+SPACINGS = 2.8095
 #: Largest difference between correlations of two times at the same distance.
 RESIDUAL = 0.006
 
@@ -90,7 +90,7 @@ def correlation(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     Examples
     --------
     >>> [round(float(r), 2) for r in correlation(np.array([0.0, 0.25, 0.5, 1.0, 2.0]))]
-    [1.0, 0.91, 0.71, 0.37, 0.2]
+    [1.0, 0.9, 0.69, 0.37, 0.12]
     """
     u = np.linspace(-REACH, REACH, 1001)
     kernel = (1 - (u / REACH) ** 2) ** POWER

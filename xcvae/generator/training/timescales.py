@@ -18,6 +18,7 @@ from xcvae.errors import ConfigError
 from xcvae.fields.batches import Batches
 from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import storms_of, times_of
+from xcvae.fields.sequences import consecutive, segments
 from xcvae.generator.model import Model
 from xcvae.generator.noise import correlation
 
@@ -95,13 +96,13 @@ def measure_timescales(model: Model, prepared: xr.Dataset) -> Timescales:
     _, observed = storms_of(prepared, sample)
     step, runs = consecutive(times, np.flatnonzero(observed))
     batches = model.batches(prepared)
-    segments = _picked(runs, batches)
-    if not segments:
+    picked = _picked(runs, batches)
+    if not picked:
         return Timescales(reason="its record has no consecutive times")
-    sums = np.stack([_products(model, batches, segment) for segment in segments])
+    sums = np.stack([_products(model, batches, segment) for segment in picked])
     measured = _correlations(sums.sum(axis=0))
     rng = np.random.default_rng(0)
-    draws = rng.integers(len(segments), size=(RESAMPLINGS, len(segments)))
+    draws = rng.integers(len(picked), size=(RESAMPLINGS, len(picked)))
     seconds = step / 1e6
     resampled = np.array([_fit(_correlations(sums[rows].sum(axis=0))) for rows in draws]) * seconds
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
@@ -111,37 +112,17 @@ def measure_timescales(model: Model, prepared: xr.Dataset) -> Timescales:
         high=_rounded(high),
         step=seconds,
         correlation=[[_number(one) for one in level] for level in measured],
-        samples=sum(map(len, segments)),
+        samples=sum(map(len, picked)),
     )
-
-
-def consecutive(times: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[int, list[Any]]:
-    """Return the usual step of some rows, and the runs of rows that follow each other by it.
-
-    Examples
-    --------
-    >>> step, runs = consecutive(np.array([0, 5, 10, 40, 45, 99]), np.arange(6))
-    >>> step, [run.tolist() for run in runs]
-    (5, [[0, 1, 2], [3, 4]])
-    """
-    order = rows[np.argsort(times[rows], kind="stable")]
-    steps = np.diff(times[order])
-    usual, counts = np.unique(steps[steps > 0], return_counts=True)
-    if not len(usual):
-        return 0, []
-    step = int(usual[np.argmax(counts)])
-    runs = np.split(order, np.flatnonzero(steps != step) + 1)
-    return step, [run for run in runs if len(run) > 1]
 
 
 def _picked(runs: list[Any], batches: Batches) -> list[NDArray[np.int64]]:
     """Cut runs into segments, and pick as many as the budget of samples allows, evenly spaced."""
-    pieces = [np.array_split(run, -(-len(run) // SEGMENT)) for run in runs]
-    segments = [piece for run in pieces for piece in run if len(piece) > 1]
+    parts = [part for part in segments(runs, SEGMENT) if len(part) > 1]
     budget = min(SAMPLES, max(2 * SEGMENT, PIXELS // (batches.size[0] * batches.size[1])))
-    mean = sum(map(len, segments)) / max(1, len(segments))
+    mean = sum(map(len, parts)) / max(1, len(parts))
     most = max(1, int(budget // max(1.0, mean)))
-    return [segments[i] for i in evenly_spaced(len(segments), most)] if segments else []
+    return [parts[i] for i in evenly_spaced(len(parts), most)] if parts else []
 
 
 def _products(model: Model, batches: Batches, segment: NDArray[np.int64]) -> Array:
