@@ -210,7 +210,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     record = open_record(options.data)
     model, test = model_for(record, options), wet_hours(record, options.hours)
-    print(f"{test.sizes['time'] // 12} hours; timescales {model.training['timescales']['seconds']} s")
+    print(
+        f"{test.sizes['time'] // 12} hours; timescales {model.training['timescales']['seconds']} s"
+    )
     how: dict[str, Any] = {"members": options.members, "seed": options.seed, "progress": False}
     if options.spread is not None:
         how |= {"mode": "posterior", "spread": options.spread}

@@ -52,9 +52,7 @@ def test_chunks_and_threads_do_not_matter(sequence, model, how, drawn, tmp_path,
     assert xcvae.verify_store(tmp_path / "e.zarr", ds=sequence, model=model, progress=False).ok
 
 
-def test_store_that_failed_is_completed_with_the_same_values(
-    sequence, model, how, drawn, tmp_path
-):
+def test_store_that_failed_is_completed_with_the_same_values(sequence, model, how, drawn, tmp_path):
     broken = sequence.chunk({"time": 1}).copy()
     broken["pr"] = broken.pr.where(broken.time != sequence.time.values[3], -1.0)
     store = tmp_path / "e.zarr"

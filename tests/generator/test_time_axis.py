@@ -125,7 +125,11 @@ def test_torch_backend_has_the_bits_of_numpy():
 
 def test_values_keep_their_bits():
     values = evolving([0, HOUR // 3, 10**15])
-    assert values[:, 0, 0, 0].tolist() == [1.4484144449234009, 1.3972225189208984, 1.9307279586791992]
+    assert values[:, 0, 0, 0].tolist() == [
+        1.4484144449234009,
+        1.3972225189208984,
+        1.9307279586791992,
+    ]
 
 
 def test_triton_interpreter_has_the_bits_of_numpy():

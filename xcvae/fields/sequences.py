@@ -1,4 +1,4 @@
-"""Consecutive samples: their usual step, the runs that they form, and the windows that they fill."""
+"""Consecutive samples: their usual step, the runs that they form, the windows that they fill."""
 
 from __future__ import annotations
 
@@ -79,10 +79,9 @@ def windows(times: Rows, runs: list[Rows], length: int, window: int) -> list[Row
     >>> [part.tolist() for part in windows(times, consecutive(times)[1], 4, 20)]
     [[2, 3, 4, 5], [6, 7, 8, 9]]
     """
-    found = []
+    found: list[Rows] = []
     for run in runs:
         numbers = times[run] // window
         for part in np.split(run, np.flatnonzero(np.diff(numbers)) + 1):
-            if len(part) == length:
-                found.append(part)
+            found += [part] if len(part) == length else []
     return found

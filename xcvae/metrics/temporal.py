@@ -146,7 +146,9 @@ def lagged_products(sequence: SequenceFields, *, lag: int, block: int) -> dict[s
         now = _rest(one.forecast, sequence.valid, block), _rest(one.observed, sequence.valid, block)
         rests.append(now)
         if len(rests) > lag:
-            for name, first, second in zip(("generated", "truth"), rests[-lag - 1], now, strict=True):
+            for name, first, second in zip(
+                ("generated", "truth"), rests[-lag - 1], now, strict=True
+            ):
                 sums[name] += float(np.vdot(first, second))
                 sums[f"{name}_first"] += float(np.vdot(first, first))
                 sums[f"{name}_second"] += float(np.vdot(second, second))
