@@ -113,9 +113,9 @@ def score_match(
     applicable = [n for n in DEFAULT_METRICS if has_condition or n != "crps_skill"]
     chosen, windows = _metrics(metrics, applicable)
     listed = _components("baseline", baselines, ["bilinear"] if has_condition else [])
-    options = {"listed": listed, "groupby": groupby, "block_bytes": block_bytes}
+    options: dict[str, Any] = {"groupby": groupby, "block_bytes": block_bytes}
     cards = [
-        _score_units(match, names, units, windows, progress=progress, **options)
+        _score_units(match, names, units, windows, listed=listed, progress=progress, **options)
         for names, units in _joinings(match, chosen, windows)
     ]
     card = cards[0] if len(cards) == 1 else _in_order(cards, chosen)
@@ -162,7 +162,7 @@ def _score_units(
     units: TimeUnits,
     windows: Mapping[str, str],
     *,
-    listed: Mapping[str, Any],
+    listed: dict[str, Any],
     groupby: str | xr.DataArray | None,
     block_bytes: int,
     progress: bool,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import xarray as xr
@@ -165,7 +166,7 @@ class TimeUnits:
             return
         samples = list(pair)
         edges = self.edges[units.start : units.stop + 1] - self.edges[units.start]
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             yield SequenceFields(samples[start:stop])
 
 

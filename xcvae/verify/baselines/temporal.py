@@ -6,6 +6,7 @@ as it is, and decides on the spread of what is added up over times.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,7 +48,9 @@ class Frozen(Component):
         return _reordered(dataset, _sorted, "frozen", seed)
 
 
-def _reordered(dataset: xr.Dataset, order: object, name: str, seed: int) -> xr.DataArray:
+def _reordered(
+    dataset: xr.Dataset, order: Callable[..., Array], name: str, seed: int
+) -> xr.DataArray:
     observed = dataset[dataset.attrs["target"]]
     sample, *fine = (str(dim) for dim in observed.dims)
     whole = members_of(dataset, name)
