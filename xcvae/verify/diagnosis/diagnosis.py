@@ -98,6 +98,7 @@ class Diagnosis:
         return {
             "ok": self.ok,
             "verdict": self.verdict,
+            "memory": self.memory,
             "findings": [finding.to_json() for finding in self.findings],
             "evidence": self.evidence.to_json(),
         }
