@@ -38,7 +38,7 @@ def drawn(sequence, model, how):
 
 
 def test_one_time_alone_and_any_subset_equal_the_whole(sequence, model, how, drawn):
-    for times in ([3], [5, 0], [1, 2, 4]):
+    for times in ([3], [0, 5], [1, 2, 4]):
         part = sample(sequence.isel(time=times), model, **how).pr.values
         np.testing.assert_array_equal(part, drawn[:, times])
 
@@ -93,8 +93,8 @@ def test_model_calendars_evolve(sequence, model, calendar):
     )
     ds = sequence.assign_coords(time=times)
     whole = sample(ds, model, **COHERENT).pr.values
-    part = sample(ds.isel(time=[4, 1]), model, **COHERENT).pr.values
-    np.testing.assert_array_equal(part, whole[:, [4, 1]])
+    part = sample(ds.isel(time=[1, 4]), model, **COHERENT).pr.values
+    np.testing.assert_array_equal(part, whole[:, [1, 4]])
 
 
 def test_members_of_neighbouring_times_are_alike(sequence, model):

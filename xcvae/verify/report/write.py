@@ -65,25 +65,9 @@ WIDTHS = {"members": "wide", "bias": "wide", "reliability": "middle"}
 #: Frames of the player at most, members beside the observation, and seconds of a frame.
 PLAYED, PLAYED_MEMBERS, PLAYED_SECONDS = 24, 2, 0.3
 PLAYER = (
-    "Members that evolve in time, beside the observation: the part of the longest sequence with the "
-    "most rain."
+    "Members that evolve in time, beside the observation: the longest sequence, where it has the "
+    "most rain. Below frame by frame: the arrow keys step."
 )
-# Frames are pictures in the page: nothing is fetched. Without scripts the first one shows.
-SCRIPT = """
-document.querySelectorAll('.player').forEach(p => {
-  const frames = [...p.querySelectorAll('img')], bar = p.querySelector('input');
-  const button = p.querySelector('button');
-  let timer = null;
-  const show = i => { frames.forEach((f, k) => f.hidden = k != i); bar.value = i; };
-  const stop = () => { clearInterval(timer); timer = null; button.textContent = 'Play'; };
-  bar.oninput = () => { stop(); show(+bar.value); };
-  button.onclick = () => {
-    if (timer) return stop();
-    button.textContent = 'Pause';
-    timer = setInterval(() => show((+bar.value + 1) % frames.length), +p.dataset.ms);
-  };
-});
-"""
 MODES = {"prior": "drawn from the conditions alone", "posterior": "observed storms, redrawn"}
 SCORES = (
     "Compared with baselines. Small: 95 % intervals (moving blocks of samples). Shaded: the best "
@@ -109,20 +93,19 @@ def write_html(
     figures
         PNG files by name: ``training``, and ``<ensemble>-<figure>`` of `CAPTIONS`.
     players
-        Frames of animations, as PNG, by ensemble.
+        By ensemble: an animation as GIF, then its frames as PNG.
     """
     players = players or {}
     parts = [_head_html(content, training="training" in figures)]
     units = pretty(str(content["model"]["units"]))
     for name, one in content["ensembles"].items():
-        parts += [_ensemble(name, one, figures, units), _player(players.get(name, ()))]
+        parts += [_ensemble(name, one, figures, units), _player(name, players.get(name, ()))]
     if content["diagnosis"] is not None:
         parts.append(f'<h2 id="diagnosis">Diagnosis</h2>{findings_list(content["diagnosis"])}')
     if "training" in figures:
         caption = "The log of the training: losses and validation scores by step."
         figure = _figure(figures["training"], caption, "wide")
         parts.append(f'<h2 id="training">Training</h2>{figure}')
-    parts += [f"<script>{SCRIPT}</script>"] if players else []
     style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -187,19 +170,24 @@ def _figure(path: Path, caption: str, width: str) -> str:
     )
 
 
-def _player(frames: Sequence[bytes]) -> str:
-    """Write a player of frames: a picture, a button and a slider; "" without frames."""
-    if not frames:
+def _player(name: str, pictures: Sequence[bytes]) -> str:
+    """Write a player: the animation, and its frames one by one; "" without any.
+
+    Without a script: a report runs no code. The buttons are radio buttons, and the style sheet
+    shows the frame of the one that is chosen.
+    """
+    if not pictures:
         return ""
-    pictures = "".join(
-        f'<img alt="Frame {number + 1} of {len(frames)}"{" hidden" if number else ""} '
-        f'src="data:image/png;base64,{base64.b64encode(frame).decode("ascii")}">'
+    animation, *frames = (base64.b64encode(one).decode("ascii") for one in pictures)
+    steps = "".join(
+        f'<input type=radio name="{_anchor(name)}-frame" aria-label="Frame {number + 1}"'
+        f'{"" if number else " checked"}><img alt="Frame {number + 1} of {len(frames)}" '
+        f'src="data:image/png;base64,{frame}">'
         for number, frame in enumerate(frames)
     )
     return (
-        f'<figure class=player data-ms="{round(1000 * PLAYED_SECONDS)}"><div>{pictures}</div>'
-        f'<button type=button>Play</button><input type=range min=0 max="{len(frames) - 1}" value=0 '
-        f'aria-label="Time"><figcaption>{escape(PLAYER)}</figcaption></figure>'
+        f'<figure class=player><img alt="Animation" src="data:image/gif;base64,{animation}">'
+        f"<figcaption>{escape(PLAYER)}</figcaption><div class=frames>{steps}</div></figure>"
     )
 
 
@@ -425,7 +413,8 @@ def save_report(
         if frames := _frames(ds, ensemble):
             written[f"{name}-animation"] = folder / f"{name}-animation.gif"
             save_frames(frames, written[f"{name}-animation"], seconds=PLAYED_SECONDS)
-            players[name] = [_png(frame) for frame in frames]
+            gif = written[f"{name}-animation"].read_bytes()
+            players[name] = [gif, *(_png(frame) for frame in frames)]
     content = report_json(
         model=model,
         ensembles=ensembles,
