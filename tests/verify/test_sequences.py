@@ -10,7 +10,7 @@ import xarray as xr
 
 import xcvae
 from xcvae import metrics
-from xcvae.errors import ConfigError, EmptySelectionError
+from xcvae.errors import ConfigError, DataError, EmptySelectionError
 from xcvae.verify.pairing import pair_up
 from xcvae.verify.scorecard import score_match
 
@@ -141,7 +141,7 @@ def test_strip_diagram_and_animation_take_the_longest_run(ds, ensemble, tmp_path
     plot = ensemble.cvae.plot
     strip = plot.strip(ds, members=2)
     assert len(strip.axes) == 3 * 6 + 1  # observed and two members, six times, and the scale
-    assert [ax.get_title() for ax in plot.hovmoeller(ds, members=2).axes[:3]] == [
+    assert [ax.get_title(loc="left") for ax in plot.hovmoeller(ds, members=2).axes[:3]] == [
         "Observed", "Member 0", "Member 1"
     ]  # fmt: skip
     path = plot.animate(ds, path=tmp_path / "members.gif", members=1, every=4)
@@ -152,6 +152,6 @@ def test_strip_diagram_and_animation_take_the_longest_run(ds, ensemble, tmp_path
 
 def test_animation_of_single_samples_is_refused(ds, ensemble, tmp_path):
     lone = ensemble.isel(time=[0])
-    with pytest.raises(xcvae.XcvaeError, match="samples that follow each other"):
+    with pytest.raises(DataError, match="samples that follow each other"):
         lone.cvae.plot.animate(ds, path=tmp_path / "members.gif")
     assert not list(tmp_path.iterdir())

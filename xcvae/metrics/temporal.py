@@ -93,7 +93,7 @@ class SequenceMetric(Metric):
         for name in rows[0]:
             values = np.stack([np.asarray(row[name], dtype=np.float64) for row in rows])
             dims = [pair.sample, *(f"{name}_{i}" for i in range(1, values.ndim))]
-            found[name] = xr.DataArray(values, dims, {pair.sample: labels}, name=name)
+            found[name] = xr.DataArray(values, {pair.sample: labels}, dims, name=name)
         return found
 
 
