@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
 import dask
 import numpy as np
@@ -12,7 +15,7 @@ import xarray as xr
 import xcvae
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.sample import sample
-from xcvae.errors import ConfigError, StoreError
+from xcvae.errors import ConfigError
 
 TIMESCALES = ["2h", "30 min", "10 min", 0]
 MADE = {"members": 3, "seed": 7, "progress": False}
@@ -55,18 +58,27 @@ def test_chunks_and_threads_do_not_matter(sequence, model, how, drawn, tmp_path,
     assert xcvae.verify_store(tmp_path / "e.zarr", ds=sequence, model=model, progress=False).ok
 
 
-def test_store_that_failed_is_completed_with_the_same_values(sequence, model, how, drawn, tmp_path):
-    broken = sequence.chunk({"time": 1}).copy()
-    broken["pr"] = broken.pr.where(broken.time != sequence.time.values[3], -1.0)
-    store = tmp_path / "e.zarr"
-    with pytest.raises(StoreError, match="region"):
-        sample(broken, model, chunks={"time": 1}, store=store, **how)
-    whole = sequence.chunk({"time": 1})
+RUN = """
+import json, sys
+import xarray as xr, xcvae
+ds = xr.open_zarr(sys.argv[1], consolidated=False).load()
+xcvae.sample(ds, sys.argv[2], chunks={"time": 1}, store=sys.argv[3], **json.loads(sys.argv[4]))
+"""
+
+
+def test_killed_run_is_completed_with_the_same_values(sequence, model, tmp_path):
+    how = {**COHERENT, "mode": "prior"}
+    data, store = tmp_path / "data.zarr", tmp_path / "e.zarr"
+    sequence.drop_encoding().to_zarr(data, consolidated=False)
+    arguments = [str(data), str(model.path), str(store), json.dumps(how)]
+    with subprocess.Popen([sys.executable, "-c", RUN, *arguments]) as running:
+        while running.poll() is None and not list(tmp_path.glob("e.zarr.partial/pr/c/*/*")):
+            time.sleep(0.005)
+        running.kill()
     assert not store.exists()
-    # For the prior, other values of the target are the same data; for the posterior they are not.
-    resume = "restart" if how["mode"] == "posterior" else True
-    ens = sample(whole, model, chunks={"time": 1}, store=store, resume=resume, **how)
-    np.testing.assert_array_equal(ens.pr.values, drawn)
+    ds = xr.open_zarr(data, consolidated=False).load()
+    ens = sample(ds, model, chunks={"time": 1}, store=store, **how)
+    np.testing.assert_array_equal(ens.pr.values, sample(sequence, model, **how).pr.values)
 
 
 def test_tiles_differ_by_rounding(sequence, model, how, drawn):

@@ -145,8 +145,8 @@ def test_strip_diagram_and_animation_take_the_longest_run(ds, ensemble, tmp_path
         "Observed", "Member 0", "Member 1"
     ]  # fmt: skip
     path = plot.animate(ds, path=tmp_path / "members.gif", members=1, every=4)
-    image = pytest.importorskip("PIL.Image").open(path)
-    assert image.n_frames == 7  # 26 samples follow each other from 0:25
+    with pytest.importorskip("PIL.Image").open(path) as image:
+        assert image.n_frames == 7  # 26 samples follow each other from 0:25
     assert path.read_bytes()[:3] == b"GIF"
 
 
