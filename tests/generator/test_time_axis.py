@@ -149,6 +149,7 @@ def test_triton_interpreter_has_the_bits_of_numpy():
     )
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_has_the_bits_of_the_host():
     addresses = [Address(0, "", m, "prior", 0, t) for m in (0, 1) for t in (0, HOUR // 7, 3 * HOUR)]

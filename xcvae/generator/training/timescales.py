@@ -25,7 +25,7 @@ from xcvae.generator.noise import correlation
 #: Distances, in steps of the record, at which samples are correlated.
 LAGS = (1, 2, 3, 6)
 #: Samples in a row at most, the unit of the bootstrap; and samples and pixels in total.
-SEGMENT, SAMPLES, PIXELS = 12, 160, 2_400_000
+SEGMENT, SAMPLES, PIXELS = 12, 240, 4_800_000
 #: A level whose correlation after one step is below this is drawn without memory: knots closer
 #: than the samples would cost much and change little.
 LEAST = 0.2

@@ -1,6 +1,6 @@
 """Make the animation of the page on sequences: observed rain and two coherent members.
 
-    python docs/data/make_sequences.py docs/data/sequences.gif [MODEL]
+    python docs/figures/sequences.py docs/figures/sequences.gif [MODEL]
 
 Without a model, one is trained for six minutes on the bundled radar.
 """
