@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from xcvae.errors import ConfigError
 from xcvae.fields.batches import Batches
-from xcvae.fields.sample_blocks import evenly_spaced
+from xcvae.fields.sample_blocks import block_slices, evenly_spaced
 from xcvae.fields.samples import storms_of, times_of
 from xcvae.fields.sequences import consecutive, segments
 from xcvae.generator.model import Model
 from xcvae.generator.noise import correlation
+from xcvae.generator.sampler import draw_batch_size
 
 #: Distances, in steps of the record, at which samples are correlated.
 LAGS = (1, 2, 3, 6)
@@ -119,7 +120,7 @@ def measure_timescales(model: Model, prepared: xr.Dataset) -> Timescales:
 def _picked(runs: list[Any], batches: Batches) -> list[NDArray[np.int64]]:
     """Cut runs into segments, and pick as many as the budget of samples allows, evenly spaced."""
     parts = [part for part in segments(runs, SEGMENT) if len(part) > 1]
-    budget = min(SAMPLES, max(2 * SEGMENT, PIXELS // (batches.size[0] * batches.size[1])))
+    budget = min(SAMPLES, max(SEGMENT, PIXELS // (batches.size[0] * batches.size[1])))
     mean = sum(map(len, parts)) / max(1, len(parts))
     most = max(1, int(budget // max(1.0, mean)))
     return [parts[i] for i in evenly_spaced(len(parts), most)] if parts else []
@@ -127,9 +128,15 @@ def _picked(runs: list[Any], batches: Batches) -> list[NDArray[np.int64]]:
 
 def _products(model: Model, batches: Batches, segment: NDArray[np.int64]) -> Array:
     """Sum the products of the deviations of a segment, (level, lag, 3): x y, x x and y y."""
-    deviations = model.deviations(batches.load(segment))
-    sums = np.zeros((len(deviations), len(LAGS), 3))
-    for level, values in enumerate(deviations):
+    # As many at a time as are drawn together: large maps one by one.
+    together = draw_batch_size(model.device.type, batches.size)
+    parts = [
+        model.deviations(batches.load(segment[block]))
+        for block in block_slices(len(segment), together)
+    ]
+    sums = np.zeros((len(parts[0]), len(LAGS), 3))
+    for level, maps in enumerate(zip(*parts, strict=True)):
+        values = np.concatenate(maps)
         flat = values.reshape(len(values), -1).astype(np.float64)
         gram = flat @ flat.T
         power = np.diag(gram)
