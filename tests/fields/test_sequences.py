@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 
 from xcvae.errors import ConfigError
+from xcvae.fields.sample_blocks import consecutive, segments, windows
 from xcvae.fields.samples import times_of
-from xcvae.fields.sequences import consecutive, segments, windows
 
 FIVE = pd.date_range("2018-05-10", periods=3, freq="5min")
 

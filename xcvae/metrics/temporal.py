@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ConfigError
+from xcvae.fields.sample_blocks import consecutive, segments
 from xcvae.fields.samples import times_of
-from xcvae.fields.sequences import consecutive, segments
 from xcvae.fields.units import parse_quantity
 from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio, wet_threshold_in
 from xcvae.metrics.pairs import matched

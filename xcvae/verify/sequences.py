@@ -10,9 +10,8 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ConfigError, EmptySelectionError
-from xcvae.fields.sample_blocks import block_length
+from xcvae.fields.sample_blocks import block_length, consecutive, segments, windows
 from xcvae.fields.samples import times_of
-from xcvae.fields.sequences import consecutive, segments, windows
 from xcvae.fields.units import STEP, is_rate, parse_quantity
 from xcvae.metrics.pairs import Pair
 from xcvae.metrics.sample import Array, SampleFields

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from xcvae.errors import ConfigError
 from xcvae.fields.batches import Batches
-from xcvae.fields.sample_blocks import block_slices, evenly_spaced
+from xcvae.fields.sample_blocks import block_slices, consecutive, evenly_spaced, segments
 from xcvae.fields.samples import storms_of, times_of
-from xcvae.fields.sequences import consecutive, segments
 from xcvae.generator.model import Model
 from xcvae.generator.noise import correlation
 from xcvae.generator.sampler import draw_batch_size

@@ -13,9 +13,8 @@ from xcvae.errors import ConfigError
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.record import Record, Thumbnails
-from xcvae.fields.sample_blocks import evenly_spaced
+from xcvae.fields.sample_blocks import consecutive, evenly_spaced, segments
 from xcvae.fields.samples import label_codes, labels_of, times_of
-from xcvae.fields.sequences import consecutive, segments
 from xcvae.fields.units import default_wet_threshold, factor, to_units
 from xcvae.fields.validation import check_rain
 from xcvae.generator.training.timescales import measure_timescales

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.fields.sequences import consecutive
+from xcvae.fields.sample_blocks import consecutive
 from xcvae.metrics.calibration import spread_skill
 from xcvae.metrics.distribution import mass_bias, p99_ratio, p999_ratio, wet_fraction
 from xcvae.metrics.sample import SampleFields

@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError
+from xcvae.fields.sample_blocks import consecutive
 from xcvae.fields.samples import times_of
-from xcvae.fields.sequences import consecutive
 from xcvae.fields.units import is_daily, to_units
 from xcvae.files import atomic_path, local_path
 from xcvae.metrics.pairs import REALIZATION

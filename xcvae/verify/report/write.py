@@ -408,13 +408,7 @@ def save_report(
         if set(card.sizes) == {"source"}:  # with groupby there is a table for every group
             found = verdicts.get(name, ())
             save(f"{name}-scores", draw_summary(card, found, title=name))
-    players = {}
-    for name, ensemble in ensembles.items():
-        if frames := _frames(ds, ensemble):
-            written[f"{name}-animation"] = folder / f"{name}-animation.gif"
-            save_frames(frames, written[f"{name}-animation"], seconds=PLAYED_SECONDS)
-            gif = written[f"{name}-animation"].read_bytes()
-            players[name] = [gif, *(_png(frame) for frame in frames)]
+    players = _save_animations(folder, ds, ensembles, written)
     content = report_json(
         model=model,
         ensembles=ensembles,
@@ -428,6 +422,22 @@ def save_report(
     write_text(written["report"], json.dumps(content, indent=2, allow_nan=False) + "\n")
     written["html"] = write_html(folder / HTML, content, figures=figures, players=players)
     return written
+
+
+def _save_animations(
+    folder: Path,
+    ds: xr.Dataset,
+    ensembles: Mapping[str, xr.Dataset],
+    written: dict[str, Path],
+) -> dict[str, list[bytes]]:
+    """Write the animations of ensembles that evolve in time; return what their players show."""
+    players = {}
+    for name, ensemble in ensembles.items():
+        if frames := _frames(ds, ensemble):
+            path = written[f"{name}-animation"] = folder / f"{name}-animation.gif"
+            save_frames(frames, path, seconds=PLAYED_SECONDS)
+            players[name] = [path.read_bytes(), *(_png(frame) for frame in frames)]
+    return players
 
 
 def _frames(ds: xr.Dataset, ensemble: xr.Dataset) -> list[Image]:
