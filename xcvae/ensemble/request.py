@@ -66,6 +66,8 @@ class SampleOptions:
     tile: Mapping[str, int] | None = recorded(None, attribute=False)
     temporal: Literal["independent", "coherent"] = recorded("independent", added_later=True)
     timescales: Sequence[str | float] | None = recorded(None, added_later=True)
+    storms: object = recorded(None, added_later=True)
+    cap: str | float | None = recorded(None, added_later=True)
     chunks: Mapping[str, int] | None = None
     device: str = "auto"
 
@@ -114,6 +116,8 @@ class SampleOptions:
         _check_range("temperature", self.temperature, 0.0, math.inf, "The calibrated value is 1.")
         if self.min_mass is not None:
             _check_range("min_mass", self.min_mass, 0.0, math.inf, "Give a share, such as 0.5.")
+        if self.cap is not None and not isinstance(self.cap, str):
+            _check_range("cap", self.cap, 0.0, math.inf, "Give '300 mm h-1', or 'none'.")
         self._check_tile()
 
     def _check_temporal(self) -> None:
