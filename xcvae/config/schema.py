@@ -185,7 +185,7 @@ class SampleSection(SampleOptions):
         Name of the store and of the catalog entry.
     part
         The samples it is drawn for.
-    postprocess, storms, tile
+    postprocess, storms, tile, timescales
         As in `xcvae.sample`, in the types that YAML has.
     """
 
@@ -194,6 +194,7 @@ class SampleSection(SampleOptions):
     postprocess: list[Any] | dict[str, Any] | str | None = None
     storms: list[Any] | dict[str, Any] | str | None = None
     tile: Any = None
+    timescales: list[Any] | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `xcvae.sample`."""

@@ -36,6 +36,7 @@ from xcvae.generator.training.calibration import calibrate
 from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.generator.training.threads import ThreadTuner
+from xcvae.generator.training.timescales import measure_timescales
 from xcvae.generator.training.trainer import Trainer
 from xcvae.generator.training.validation import Validation
 
@@ -303,6 +304,7 @@ def _finish(
     held_back = trainer.validation.batches if trainer.validation else trainer.batches
     for model in models.values():
         calibrate(model.to(str(trainer.device)), held_back)
+        model.training["timescales"] = measure_timescales(model, training_samples).to_json()
     best = models["best"]
     if file is None:
         best.sha256 = sha256(best.to_bytes())
