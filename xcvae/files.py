@@ -164,6 +164,18 @@ def write_json(path: Path, content: object, *, indent: int | None = None) -> Non
     write_text(path, json.dumps(content, indent=indent))
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links.
+
+    Files that xcvae writes are replaced and never changed in place, so that two names are safe.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def remove_stale(path: Path) -> None:
     """Delete the temporary files of one file, left behind by processes that were killed.
 

@@ -94,6 +94,8 @@ def attributes_of(
     content: dict[str, Any] = {"version": version_of("xcvae"), "model_sha256": sampler.model.sha256}
     for name, value in sampler.request.attributes().items():
         content.update(results.get(name, {name: value}))
+    if sampler.request.tile is not None:
+        content["tile"] = dict(sampler.request.tile)
     content["identity"] = identity
     content["spec"] = sampler.model.spec.to_json()
     return {"history": _history(sampler, ds), "xcvae": json.dumps(content)}
@@ -115,7 +117,7 @@ def _history(sampler: EnsembleSampler, ds: xr.Dataset) -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     request = sampler.request
     line = (
-        f"{now}: xcvae {version_of('xcvae')} drew {request.members} members "
+        f"{now}: xcvae {version_of('xcvae')} drew {len(request.numbers)} members "
         f"({request.mode}, spread {sampler.spread:g}, seed {request.seed}) with model "
         f"{sampler.model.sha256[:12]}"
     )
@@ -131,7 +133,7 @@ def _assemble(
     sizes = dict(zip(dims, sampler.shape, strict=True))
     number = xr.Variable(
         "realization",
-        np.arange(sampler.request.members, dtype="int32"),
+        np.array(sampler.request.numbers, dtype="int32"),
         {"standard_name": "realization", "long_name": "member of the ensemble", "units": "1"},
     )
     attrs = {**without_observed(spec.attrs), "units": spec.units}

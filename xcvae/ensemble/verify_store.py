@@ -13,7 +13,7 @@ import xarray as xr
 
 from xcvae.ensemble.progress import steps
 from xcvae.ensemble.request import SampleRequest
-from xcvae.ensemble.sampler import EnsembleSampler, open_model
+from xcvae.ensemble.sampler import EnsembleSampler, open_model, parts_of
 from xcvae.ensemble.spread import resolve_spread
 from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, differences, regions_of
 from xcvae.errors import ConfigError, MismatchError, StoreError
@@ -205,7 +205,7 @@ def _sampler_of(
     others = {} if postprocess is None else {"postprocess": postprocess}
     request = SampleRequest.from_identity(stored, **others)
     sampler = EnsembleSampler.prepare(_chosen(ds, ensemble, model), model, request)
-    identity = sampler.identity()
+    identity = sampler.identity(parts_of(stored))
     differing = differences({key: stored.get(key) for key in identity}, identity)
     if differing:
         raise MismatchError.of(
