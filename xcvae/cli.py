@@ -138,6 +138,11 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         one.add_argument(
             "--overwrite", action="store_true", help="replace products of another configuration"
         )
+    for one in (run, commands.choices["sample"]):
+        one.add_argument(
+            "--append", action="store_true",
+            help="add members and samples that CONFIG has now to finished ensembles",
+        )  # fmt: skip
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -237,7 +242,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         print(pipeline.check(settings))
     else:
-        print(pipeline.run(settings, overwrite=arguments.overwrite))
+        append = arguments.append
+        print(pipeline.run(settings, overwrite=arguments.overwrite, append=append))
     return 0
 
 
@@ -245,7 +251,8 @@ def _step(arguments: argparse.Namespace) -> int:
     from xcvae import config, pipeline
 
     settings = config.load(arguments.config)
-    print(pipeline.run_step(settings, arguments.command, overwrite=arguments.overwrite))
+    options = {"overwrite": arguments.overwrite, "append": getattr(arguments, "append", False)}
+    print(pipeline.run_step(settings, arguments.command, **options))
     return 0
 
 

@@ -180,19 +180,22 @@ class SampleSection(SampleOptions):
         Name of the store and of the catalog entry.
     part
         The samples it is drawn for.
+    samples
+        Samples of its own, selected from all data, in place of a part.
     postprocess, tile
         As in `xcvae.sample`, in the types that YAML has.
     """
 
     name: str
     part: Part = "test"
+    samples: Selection | None = None
     postprocess: list[Any] | dict[str, Any] | str | None = None
     tile: Any = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `xcvae.sample`."""
         given = {**vars(self)}
-        del given["part"]
+        del given["part"], given["samples"]
         return given
 
 

@@ -19,6 +19,9 @@ from xcvae.verify.plots.accessor import ENSEMBLE_FIGURES
 from xcvae.verify.report.write import save_report
 
 
+STEPS = ("train", "sample", "evaluate", "diagnose")
+
+
 @dataclass
 class Summary:
     """Results of a run.
@@ -139,8 +142,8 @@ def write_report(
 
 def _observed(steps: PipelineState, scored: Sequence[Scored]) -> xr.Dataset:
     """Return the samples of all ensembles, each once."""
-    names = dict.fromkeys(one.section.part for one in scored)
-    parts = [steps.parts[name] for name in names]
+    names = {str(one.section.samples or one.section.part): one.section for one in scored}
+    parts = [steps.samples_of(section) for section in names.values()]
     if len(parts) == 1:
         return parts[0]
     sample = steps.parts.spec.sample
@@ -157,22 +160,26 @@ def write_summary(steps: PipelineState, summary: Summary) -> None:
     write_json(file, summary.to_json(), indent=1)
 
 
-def products_of(steps: PipelineState) -> dict[str, str]:
-    """Return the existing products: path in the output folder, and a description."""
+def products_of(steps: PipelineState, wanted: Sequence[str] = STEPS) -> dict[str, str]:
+    """Return the existing products of some steps: path in the output folder, and a description."""
     ensembles = {
-        f"{one.name}.zarr": f"ensemble: {one.mode}, {one.members} members"
+        f"{one.name}.zarr": f"ensemble: {one.mode}, {len(one.numbers)} members"
         for one in steps.config.sample
     }
-    known = {
-        "model.xcvae": "the model, for xcvae.load",
-        **ensembles,
-        "catalog.yaml": "intake catalog of the ensembles, with their scores",
-        "report/diagnosis.txt": "the diagnosis, in words",
+    catalog = {"catalog.yaml": "intake catalog of data and ensembles, with their scores"}
+    report = {
         "report/report.html": "the report, one file: open it in a browser",
         "report/report.json": "scores, verdicts and diagnosis",
-        "report/summary.json": "verdicts, time and memory",
     }
-    existing = {path: what for path, what in known.items() if (steps.folder / path).exists()}
-    if (steps.report / "report.json").exists():
+    known = {
+        "train": {"model.xcvae": "the model, for xcvae.load"},
+        "sample": ensembles | catalog,
+        "evaluate": catalog | report | {"report/summary.json": "verdicts, time and memory"},
+        "diagnose": {"report/diagnosis.txt": "the diagnosis, in words"},
+        "report": report,
+    }
+    chosen = {path: what for step in wanted for path, what in known[step].items()}
+    existing = {path: what for path, what in chosen.items() if (steps.folder / path).exists()}
+    if "report/report.json" in existing:
         existing["report/*.png"] = "its pictures, by ensemble"
     return existing

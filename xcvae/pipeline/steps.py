@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 MADE, COMPLETED, CURRENT = "made", "completed", "there already"
+EXTENDED = "extended"
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,17 @@ class PipelineState:
         The configuration.
     overwrite
         Replace products of another configuration.
+    append
+        Add new members and samples to finished ensembles.
     progress
         Show progress on a terminal.
     """
 
-    def __init__(self, config: Config, *, overwrite: bool, progress: bool) -> None:
-        self.config, self.progress = config, progress
+    def __init__(
+        self, config: Config, *, overwrite: bool, progress: bool, append: bool = False
+    ) -> None:
+        self.config, self.progress, self.append = config, progress, append
+        self._samples: dict[str, xr.Dataset] = {}
         self.folder = config.output_folder
         self.manifest = Manifest(self.folder, overwrite=overwrite)
         self.model_file = self.folder / "model.xcvae"
@@ -78,6 +84,12 @@ class PipelineState:
     def parts(self) -> Parts:
         """Selections of the data."""
         return open_parts(self.config)
+
+    def samples_of(self, section: SampleSection) -> xr.Dataset:
+        """Return the samples of an ensemble, which are selected and read once."""
+        if section.name not in self._samples:
+            self._samples[section.name] = self.parts.of(section)
+        return self._samples[section.name]
 
     def store(self, section: SampleSection) -> Path:
         """Return the path of the store of an ensemble."""
@@ -167,17 +179,22 @@ class PipelineState:
             "store": store,
             "catalog": self.catalog,
             "progress": self.progress,
+            "resume": "append" if self.append else True,
         }
         state = COMPLETED if interrupted else MADE
+        if self.append and before is not None:
+            state = EXTENDED
         try:
             # An interrupted replacement by --overwrite is continued too.
-            ensemble = sample(self.parts[section.part], self.model, **arguments)
+            ensemble = sample(self.samples_of(section), self.model, **arguments)
         except OutputExistsError as error:
             if not self.manifest.overwrite:
-                raise OutputExistsError(f"{error} On the command line: --overwrite.") from error
+                raise OutputExistsError(
+                    f"{error} On the command line: --overwrite, or --append for more."
+                ) from error
             state = MADE
             ensemble = sample(
-                self.parts[section.part], self.model, **{**arguments, "resume": "restart"}
+                self.samples_of(section), self.model, **{**arguments, "resume": "restart"}
             )
         untouched = before is not None and _inode(store) == before
         self.outcome[section.name] = CURRENT if untouched else state
@@ -213,7 +230,7 @@ class PipelineState:
         inputs = {
             "ensemble": digest(record_of(ensemble)["identity"]),
             # Prior members do not depend on the observations, their scores do.
-            "data": fingerprint(self.parts[section.part], self.parts.spec),
+            "data": fingerprint(self.samples_of(section), self.parts.spec),
             **flat(options),
         }
         file = self.report / f"{section.name}-scores.json"
@@ -222,7 +239,7 @@ class PipelineState:
             card = _card_from_json(file.read_text(encoding="utf-8"))
         else:
             self.outcome["evaluate"] = MADE
-            observed = self.parts[section.part]
+            observed = self.samples_of(section)
             self.manifest.claim(product, file)
             card = evaluate(observed, ensemble, **options, progress=self.progress)
             self.report.mkdir(parents=True, exist_ok=True)
