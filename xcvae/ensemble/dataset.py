@@ -14,8 +14,9 @@ from xarray.indexes import PandasMultiIndex
 from xcvae.ensemble.postprocess import ChangeStats
 from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.store.base import RegionStats
-from xcvae.errors import DataError, MismatchError
-from xcvae.fields.cf import check_name
+from xcvae.ensemble.store.samples import origin_of, rain_shares, samples_metadata
+from xcvae.errors import DataError, MismatchError, XcvaeError
+from xcvae.fields.cf import check_name, find_layout, find_target
 from xcvae.fields.dataspec import DataSpec, plain
 from xcvae.registry.discovery import version_of
 
@@ -298,7 +299,7 @@ def record_of(ensemble: xr.Dataset) -> dict[str, Any]:
 
 
 def catalog_metadata(ensemble: xr.Dataset) -> dict[str, Any]:
-    """Return the metadata of a catalog entry, as JSON types."""
+    """Return the metadata of a catalog entry, as JSON types; no member is read."""
     content = record_of(ensemble)
     spec = DataSpec.from_json(content.pop("spec"))
     identity = content.pop("identity")
@@ -311,4 +312,19 @@ def catalog_metadata(ensemble: xr.Dataset) -> dict[str, Any]:
         "dims": [str(dim) for dim in field.dims],
         "sizes": {str(dim): int(size) for dim, size in field.sizes.items()},
         "data": (identity or {}).get("data"),
+        **origin_of(ensemble, spec.sample),
     }
+
+
+def described(ds: xr.Dataset) -> dict[str, Any]:
+    """Return all metadata of a catalog entry: an ensemble, or samples with rain."""
+    if "xcvae" in ds.attrs:
+        spec = DataSpec.from_json(record_of(ds)["spec"])
+        return {**catalog_metadata(ds), **rain_shares(ds[spec.target], spec.sample)}
+    try:
+        target = find_target(ds, None)
+        sample = find_layout(ds[target]).sample
+    except XcvaeError:  # not rain, or several variables that could be
+        return {"title": str(ds.attrs.get("title", ""))}
+    shares = rain_shares(ds[target], sample)
+    return {**samples_metadata(ds, target, sample), **shares}

@@ -19,6 +19,7 @@ from xcvae.ensemble.dataset import (
     attributes_of,
     catalog_metadata,
     check_storable,
+    described,
     record_of,
     template_of,
     to_dataset,
@@ -289,12 +290,11 @@ def _write(
 
 def _list(ensemble: xr.Dataset, catalog: Path, name: str, path: Path) -> None:
     """List the store; an entry with the same metadata keeps its scores."""
-    metadata = catalog_metadata(ensemble)
+    metadata = plain(catalog_metadata(ensemble))
     if catalog.exists() and name in catalogs.names(catalog):
-        known = catalogs.metadata_of(catalog, name)
-        if {key: v for key, v in known.items() if key != "scores"} == plain(metadata):
+        if metadata.items() <= catalogs.metadata_of(catalog, name).items():
             return
-    catalogs.append(catalog, name, path, metadata)
+    catalogs.append(catalog, name, path, described(ensemble))
 
 
 @contextmanager

@@ -42,7 +42,13 @@ from xcvae.ensemble.store.base import (
     not_replaceable,
     unwritable,
 )
-from xcvae.ensemble.store.zarr_format import encode_chunk, identity_in, write_chunk, write_template
+from xcvae.ensemble.store.zarr_format import (
+    consolidate,
+    encode_chunk,
+    identity_in,
+    write_chunk,
+    write_template,
+)
 from xcvae.errors import OutputExistsError
 from xcvae.files import (
     Purpose,
@@ -309,6 +315,7 @@ class LocalStoreWriter:
         store = self._store
         try:
             zarr.open_group(store.working, mode="r+").attrs.update(dict(attributes))
+            consolidate(store.working)
             self.ledger.note_template()
             self.ledger.seal()
             # Once for all files: a store that has its name survives a loss of power.
