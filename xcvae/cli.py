@@ -104,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_runs(commands)
     _add_verify(commands)
+    info = commands.add_parser("info", help="what a folder, model, store or catalog holds")
+    info.add_argument(
+        "path", metavar="PATH", help="output folder, model, store, icechunk:PATH or catalog"
+    )
+    info.set_defaults(act=_info)
     plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
     plugins.set_defaults(act=_plugins)
     return parser
@@ -146,8 +151,10 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    verify = commands.add_parser("verify", help="check a stored ensemble against its ledger")
-    verify.add_argument("store", metavar="STORE", help="Zarr store of an ensemble; icechunk:PATH")
+    verify = commands.add_parser("verify", help="check a store, or all in a folder, against what was written")
+    verify.add_argument(
+        "store", metavar="STORE", help="store of an ensemble, icechunk:PATH, or an output folder"
+    )
     verify.add_argument(
         "--model", type=Path, help="model file, to draw some regions again and compare"
     )
@@ -256,8 +263,20 @@ def _step(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _info(arguments: argparse.Namespace) -> int:
+    from xcvae import pipeline
+
+    print(pipeline.info(arguments.path))
+    return 0
+
+
 def _verify(arguments: argparse.Namespace) -> int:
-    from xcvae.ensemble.verify_store import verify_store
+    from xcvae.ensemble.verify_store import is_store, verify_folder, verify_store
+
+    if Path(arguments.store).is_dir() and not is_store(arguments.store):
+        checked = verify_folder(arguments.store)
+        print(checked)
+        return 0 if checked.ok else 1
 
     options = {"model": arguments.model, "sample": arguments.sample}
     if arguments.data is None or arguments.model is None:

@@ -240,6 +240,9 @@ class Config:
         By ensemble: limits by metric, see `xcvae.verify.criteria`.
     plugins
         Modules with components, registered before anything is read.
+    copy_data
+        Copy the real samples to the output folder and list them in the catalog; null does so for
+        data below 1 GB.
     folder
         Folder of the configuration; not a key of the file.
     """
@@ -252,6 +255,7 @@ class Config:
     diagnose: DiagnoseSection | None = field(default_factory=DiagnoseSection)
     criteria: dict[str, Any] | None = None
     plugins: list[str] = field(default_factory=list)
+    copy_data: bool | None = None
     folder: Path = field(default_factory=Path)
 
     def __post_init__(self) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import record_of, without_observed
+from xcvae.ensemble.store.samples import (
+    rain_shares,
+    refuse_taken,
+    samples_metadata,
+    write_samples,
+)
 from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
 from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.samples import index_of, label_keys
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import refuse_packed
+from xcvae.files import local_path
 
 Select = xr.DataArray | Callable[[xr.Dataset], xr.DataArray] | Iterable[Any] | None
 
@@ -26,6 +37,9 @@ def augment(
     select: Select = None,
     fraction: float | None = None,
     seed: int = 0,
+    store: str | os.PathLike[str] | None = None,
+    catalog: str | os.PathLike[str] | None = None,
+    name: str | None = None,
 ) -> xr.Dataset:
     """Append synthetic samples to real ones.
 
@@ -50,6 +64,10 @@ def augment(
         ``seed``. Default: all members of the selected samples.
     seed
         Seed of the choice.
+    store
+        Write the result to this new Zarr store, a local folder, and return it, opened lazily.
+    catalog, name
+        List the store in this intake catalog (YAML), under this name (default: the store's).
 
     Returns
     -------
@@ -68,8 +86,17 @@ def augment(
     EmptySelectionError
         No sample is selected.
     ConfigError
-        ``fraction`` is out of range, or there are too few members to reach it.
+        ``fraction`` is out of range, there are too few members to reach it, or a catalog is given
+        without a store.
+    OutputExistsError
+        The store exists.
+    CatalogError
+        The name is used in the catalog for another store.
     """
+    if store is not None or catalog is not None:
+        target = _Output.of(store, catalog, name)
+        both = augment(ds, ensemble, select=select, fraction=fraction, seed=seed)
+        return target.write(both, DataSpec.from_json(record_of(ensemble)["spec"]))
     spec = DataSpec.from_json(record_of(ensemble)["spec"])
     if spec.sample in ds.dims and spec.sample not in ds.coords:
         ds = ds.assign_coords({spec.sample: np.arange(ds.sizes[spec.sample])})
@@ -105,6 +132,44 @@ def augment(
     # The packing and chunks of the file that the real samples came from do not fit the members:
     # an int16 range that ends at the largest observation would wrap heavier synthetic rain.
     return _evenly_chunked(both.drop_encoding())
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Store and catalog entry of an augmented Dataset."""
+
+    store: Path
+    catalog: Path | None
+    name: str
+
+    @classmethod
+    def of(cls, store: object, catalog: object, name: str | None) -> _Output:
+        """Check the arguments before anything is computed."""
+        folder = local_path("store", store)
+        listed = local_path("catalog", catalog)
+        if folder is None:
+            raise ConfigError.of(
+                "catalog",
+                expected="a store to list",
+                got="store=None",
+                remedy="Give store='....zarr': only what is written can be listed.",
+            )
+        refuse_taken(folder)
+        found = cls(folder, listed, name or folder.stem)
+        if listed is not None:
+            catalogs.check_name(listed, found.name, folder)
+        return found
+
+    def write(self, ds: xr.Dataset, spec: DataSpec) -> xr.Dataset:
+        """Write and list the samples; return them opened."""
+        write_samples(ds, self.store, spec.sample)
+        opened: xr.Dataset = xr.open_zarr(self.store, chunks={})
+        if self.catalog is not None:
+            count = int(ds["synthetic"].sum())
+            about = samples_metadata(opened, spec.target, spec.sample, synthetic_samples=count)
+            about |= rain_shares(opened[spec.target], spec.sample)
+            catalogs.append(self.catalog, self.name, self.store, about)
+        return opened
 
 
 def _evenly_chunked(ds: xr.Dataset) -> xr.Dataset:

@@ -353,6 +353,21 @@ def names(catalog: PathLike) -> list[str]:
     return sorted(str(name) for name in _read(Path(catalog)).aliases)
 
 
+def is_catalog(path: PathLike) -> bool:
+    """Tell if a file is an intake 2 catalog."""
+    try:
+        content = yaml.safe_load(Path(path).read_bytes())
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and {"entries", "data", "aliases"} <= content.keys()
+
+
+def lists_catalog(catalog: PathLike, name: str) -> bool:
+    """Tell if an entry of a catalog is another catalog."""
+    _, entries, own = _find(Path(catalog), name)
+    return _is_catalog(entries, own)
+
+
 def search(
     catalog: PathLike, *, model: str | None = None, mode: str | None = None, seed: int | None = None
 ) -> list[str]:

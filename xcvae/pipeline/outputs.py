@@ -13,7 +13,7 @@ import xarray as xr
 from xcvae.fields.dataspec import plain
 from xcvae.files import is_taken, write_json
 from xcvae.pipeline.manifest import digest, not_recorded, read_json
-from xcvae.pipeline.steps import PipelineState, Scored
+from xcvae.pipeline.steps import PARTS, PipelineState, Scored
 from xcvae.verify.criteria import Verdict, table
 from xcvae.verify.plots.accessor import ENSEMBLE_FIGURES
 from xcvae.verify.report.write import save_report
@@ -171,14 +171,16 @@ def products_of(steps: PipelineState, wanted: Sequence[str] = STEPS) -> dict[str
         "report/report.html": "the report, one file: open it in a browser",
         "report/report.json": "scores, verdicts and diagnosis",
     }
+    copies = {f"data/{part}.zarr": f"real samples: {part}" for part in PARTS}
     known = {
         "train": {"model.xcvae": "the model, for xcvae.load"},
-        "sample": ensembles | catalog,
+        "sample": ensembles | copies | catalog,
         "evaluate": catalog | report | {"report/summary.json": "verdicts, time and memory"},
         "diagnose": {"report/diagnosis.txt": "the diagnosis, in words"},
         "report": report,
     }
     chosen = {path: what for step in wanted for path, what in known[step].items()}
+    chosen["README.txt"] = "what is in this folder, in words"
     existing = {path: what for path, what in chosen.items() if (steps.folder / path).exists()}
     if "report/report.json" in existing:
         existing["report/*.png"] = "its pictures, by ensemble"

@@ -10,6 +10,7 @@ from xcvae.config import Config
 from xcvae.errors import ConfigError, nearest
 from xcvae.files import check_writable
 from xcvae.pipeline.check import register_plugins
+from xcvae.pipeline.info import write_readme
 from xcvae.pipeline.outputs import (
     STEPS,
     Summary,
@@ -94,6 +95,7 @@ def _run(
         _announce(progress, "training")
         steps.model = steps.train()
     if "sample" in wanted:
+        steps.list_data()
         for section in config.sample:
             _announce(progress, f"drawing '{section.name}'")
             steps.sample(section)
@@ -112,6 +114,7 @@ def _run(
     summary.seconds = time.perf_counter() - start
     if scored and set(steps.outcome.values()) != {CURRENT}:
         write_summary(steps, summary)  # a run that only kept products keeps the summary too
+    write_readme(steps.folder)
     summary.written = products_of(steps, wanted)
     return summary
 

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xcvae.config import Config, Parts, open_parts
+from xcvae.config.data import IN_MEMORY_BYTES
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import record_of
 from xcvae.ensemble.store import EnsembleStore
+from xcvae.ensemble.store.samples import rain_shares, samples_metadata, write_samples
 from xcvae.errors import ModelFileError, OutputExistsError, StoreError
 from xcvae.fields.dataspec import plain
-from xcvae.files import write_json, write_text
-from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat
+from xcvae.fields.describe import prepare
+from xcvae.files import remove, write_json, write_text
+from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat, names_below
 from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, judge
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 MADE, COMPLETED, CURRENT = "made", "completed", "there already"
 EXTENDED = "extended"
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,46 @@ class PipelineState:
         untouched = before is not None and _inode(store) == before
         self.outcome[section.name] = CURRENT if untouched else state
         return ensemble
+
+    def list_data(self) -> None:
+        """List the real samples of each part, with their conditions, as copies in the folder.
+
+        Raises
+        ------
+        OutputExistsError
+            A folder of that name has files that no run has recorded.
+        """
+        parts = {part: ds for part in PARTS if (ds := getattr(self.parts, part)) is not None}
+        small = sum(ds.nbytes for ds in parts.values()) <= IN_MEMORY_BYTES
+        wanted = self.config.copy_data
+        if wanted is False or (wanted is None and not small):
+            return
+        for part, ds in parts.items():
+            self._list_part(part, ds)
+
+    def _list_part(self, part: str, ds: xr.Dataset) -> None:
+        spec, store = self.parts.spec, self.folder / "data" / f"{part}.zarr"
+        taken = {section.name for section in self.config.sample}
+        name = f"data-{part}" if part in taken else part
+        product, inputs = f"data {part}", {"data": fingerprint(ds, spec)}
+        if not self.manifest.is_current(product, inputs, store):
+            self.manifest.claim(product, store)
+            files = f"files of {product}"
+            if store.exists():
+                self.manifest.check_unchanged(files, store)
+                remove(store)
+            if spec.derived is not None:
+                prepared = prepare(ds, spec, need_target=True)
+                ds = ds.assign({spec.derived: prepared[spec.derived]})
+            write_samples(ds, store, spec.sample)
+            self.manifest.record(files, {"names": names_below(store)})
+            self.manifest.record(product, inputs)
+        elif self.catalog.exists() and name in catalogs.names(self.catalog):
+            return
+        opened = xr.open_zarr(store, chunks={})
+        about = samples_metadata(opened, spec.target, spec.sample, split=part)
+        about |= rain_shares(opened[spec.target], spec.sample)
+        catalogs.append(self.catalog, name, store, about)
 
     def reopened(self, section: SampleSection) -> xr.Dataset:
         """Open an ensemble from the catalog, as its users do.

@@ -45,13 +45,7 @@ def write_samples(ds: xr.Dataset, store: Path, sample: str) -> None:
     """
     for name in ds.variables:
         check_name(str(name), what=f"variable {name!r}")
-    if is_taken(store):
-        raise OutputExistsError.of(
-            f"store '{store}'",
-            expected="a name that is free",
-            got="a file or folder",
-            remedy="Choose another name, or remove it yourself: samples replace nothing.",
-        )
+    refuse_taken(store)
     store.parent.mkdir(parents=True, exist_ok=True)
     new = hidden_sibling(store, "new")
     try:
@@ -60,6 +54,23 @@ def write_samples(ds: xr.Dataset, store: Path, sample: str) -> None:
         new.rename(store)
     finally:
         remove(new)
+
+
+def refuse_taken(path: Path) -> None:
+    """Refuse the name of a file or folder that exists.
+
+    Raises
+    ------
+    OutputExistsError
+        It does.
+    """
+    if is_taken(path):
+        raise OutputExistsError.of(
+            str(path),
+            expected="a name that is free",
+            got="a file or folder",
+            remedy="Choose another name, or remove it yourself: nothing is replaced.",
+        )
 
 
 def _chunked(ds: xr.Dataset, sample: str) -> xr.Dataset:
