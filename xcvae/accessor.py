@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 import xarray as xr
 
@@ -143,6 +143,24 @@ class CvaeAccessor:
         from xcvae.ensemble.store.netcdf import to_netcdf
 
         return to_netcdf(self._ds, folder, by=by, pack=pack)
+
+    def table(
+        self,
+        style: Literal["text", "markdown", "latex", "csv"] = "text",
+        intervals: bool = True,
+    ) -> str:
+        """Write this scorecard as a table: a row for each score and group, a column per source.
+
+        Parameters
+        ----------
+        style
+            ``"text"``, ``"markdown"``, ``"latex"``, or ``"csv"`` with all digits.
+        intervals
+            Write 95 % intervals behind the scores; in CSV, in columns of their own.
+        """
+        from xcvae.verify.score_text import score_table
+
+        return score_table(self._ds, style=style, intervals=intervals)
 
     @property
     def plot(self) -> Plots:

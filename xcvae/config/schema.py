@@ -205,6 +205,7 @@ class EvaluateSection:
 
     metrics: list[Any] | None = None
     baselines: list[Any] | None = None
+    groupby: str | list[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from xcvae.fields.describe import prepare
 from xcvae.files import remove, write_json, write_text
 from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat, names_below
 from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, judge
+from xcvae.verify.score_text import score_table
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
@@ -271,6 +272,7 @@ class PipelineState:
 
         ensemble = self.reopened(section)
         options = asdict(self.config.evaluate)
+        groupby = options.pop("groupby")
         inputs = {
             "ensemble": digest(record_of(ensemble)["identity"]),
             # Prior members do not depend on the observations, their scores do.
@@ -289,10 +291,33 @@ class PipelineState:
             self.report.mkdir(parents=True, exist_ok=True)
             write_text(file, _card_to_json(card))
             self.manifest.record(product, inputs)
+        if groupby:
+            self._evaluate_groups(section, ensemble, {**options, "groupby": groupby}, inputs)
         verdicts = judge(card, criteria_of(self.config, section, card))
         catalogs.annotate(self.catalog, section.name, _headline(card, verdicts))
         self.outcome.setdefault("evaluate", CURRENT)
         return Scored(section, ensemble, card, verdicts)
+
+    def _evaluate_groups(
+        self,
+        section: SampleSection,
+        ensemble: xr.Dataset,
+        options: dict[str, Any],
+        inputs: dict[str, Any],
+    ) -> None:
+        """Score an ensemble by groups, as a table."""
+        from xcvae.verify.scorecard import evaluate
+
+        file = self.report / f"{section.name}-groups.csv"
+        product = f"groups of {section.name}"
+        wanted = {**inputs, **flat(options)}
+        if self.manifest.is_current(product, wanted, file):
+            return
+        self.manifest.claim(product, file)
+        card = evaluate(self.samples_of(section), ensemble, **options, progress=self.progress)
+        self.report.mkdir(parents=True, exist_ok=True)
+        write_text(file, score_table(card, style="csv"))
+        self.manifest.record(product, wanted)
 
     def diagnose(self) -> Diagnosis:
         """Diagnose the model on the test samples."""
