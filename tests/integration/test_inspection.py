@@ -28,7 +28,8 @@ train:
   fit: {max_steps: 2, batch_size: 2, crop: 24, validations: 1}
 sample:
   - {name: prior, members: 2}
-evaluate: {metrics: [crps, ks], baselines: [bilinear]}
+evaluate: {metrics: [crps, ks], baselines: [bilinear], groupby: [time.season, split]}
+figures: [svg]
 diagnose: null
 """
 
@@ -170,6 +171,16 @@ def test_plain_intake_names_the_missing_store(out: Path) -> None:
     shutil.rmtree(out / "prior.zarr")
     with pytest.raises(FileNotFoundError, match=r"prior\.zarr"):
         intake.open_catalog(str(out / "catalog.yaml"))["prior"].read()
+
+
+def test_report_has_groups_captions_and_figures_in_other_formats(out: Path) -> None:
+    head = (out / "report" / "prior-groups.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert head.startswith("score,units,season,split,xcvae,xcvae_low,xcvae_high,bilinear")
+    captions = (out / "report" / "captions.txt").read_text(encoding="utf-8")
+    for file in (out / "report").glob("*.png"):
+        assert file.with_suffix(".svg").stat().st_size > 1000
+        assert file.name in captions
+    assert "Rank histogram. Flat" in captions
 
 
 def test_scores_of_the_run_are_in_the_catalog(out: Path) -> None:

@@ -241,6 +241,8 @@ class Config:
         By ensemble: limits by metric, see `xcvae.verify.criteria`.
     plugins
         Modules with components, registered before anything is read.
+    figures
+        Formats of the report's figures next to PNG: pdf, svg.
     copy_data
         Copy the real samples to the output folder and list them in the catalog; null does so for
         data below 1 GB.
@@ -256,6 +258,7 @@ class Config:
     diagnose: DiagnoseSection | None = field(default_factory=DiagnoseSection)
     criteria: dict[str, Any] | None = None
     plugins: list[str] = field(default_factory=list)
+    figures: list[Literal["png", "pdf", "svg"]] = field(default_factory=list)
     copy_data: bool | None = None
     folder: Path = field(default_factory=Path)
 

@@ -104,7 +104,8 @@ def inputs_of_report(
     cards = [plain(one.card.to_dict()) for one in scored]
     verdicts = [[verdict.to_json() for verdict in one.verdicts] for one in scored]
     diagnosis = steps.inputs_of_diagnosis() if diagnosed else {"model": steps.model.sha256}
-    return {**diagnosis, "scores": digest([cards, verdicts])}
+    formats = {"figures": list(steps.config.figures)} if steps.config.figures else {}
+    return {**diagnosis, **formats, "scores": digest([cards, verdicts])}
 
 
 def report_is_current(steps: PipelineState, inputs: dict[str, Any]) -> bool:
@@ -126,7 +127,12 @@ def write_report(
     """Draw the pictures and write the HTML and JSON report."""
     figures = ("members", "scores", *ENSEMBLE_FIGURES)
     pictures = [f"{one.section.name}-{name}.png" for one in scored for name in figures]
-    files = ("report.html", "report.json", "training.png", *pictures)
+    pictures += [
+        f"{Path(name).stem}.{kind}"
+        for name in ("training.png", *pictures)
+        for kind in steps.config.figures
+    ]
+    files = ("report.html", "report.json", "captions.txt", "training.png", *pictures)
     steps.manifest.claim("report", *(steps.report / name for name in files))
     save_report(
         steps.report,
@@ -136,6 +142,7 @@ def write_report(
         cards={one.section.name: one.card for one in scored},
         verdicts={one.section.name: one.verdicts for one in scored},
         diagnosis=diagnosis,
+        formats=steps.config.figures,
     )
     steps.manifest.record("report", inputs)
 
