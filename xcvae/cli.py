@@ -151,7 +151,9 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    verify = commands.add_parser("verify", help="check a store, or all in a folder, against what was written")
+    verify = commands.add_parser(
+        "verify", help="check a store, or all in a folder, against what was written"
+    )
     verify.add_argument(
         "store", metavar="STORE", help="store of an ensemble, icechunk:PATH, or an output folder"
     )

@@ -34,7 +34,11 @@ def test_files_hold_the_ensemble_within_half_a_step(by, names, ensemble, tmp_pat
     assert sorted(tmp_path.rglob("*.nc")) == sorted(files)
     assert [path.name for path in tmp_path.iterdir()] == ["files"]
     parts = [xr.open_dataset(file) for file in files]
-    both = xr.concat(parts, by, data_vars="minimal", coords="minimal", compat="override") if by else parts[0]
+    both = (
+        xr.concat(parts, by, data_vars="minimal", coords="minimal", compat="override")
+        if by
+        else parts[0]
+    )
     step = max(float(part.pr.encoding["scale_factor"]) for part in parts)
     np.testing.assert_allclose(both.pr.values, ensemble.pr.values, rtol=0, atol=0.51 * step)
     assert ((both.pr.values == 0) == (ensemble.pr.values < 0.5 * step)).all()

@@ -1,4 +1,4 @@
-"""An operator inherits a folder: what it holds, whether it is intact, and data for other networks."""
+"""An operator inherits a folder: what it holds, whether it is intact, data for other networks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def test_catalog_of_a_run_lists_the_real_samples_with_their_conditions(out: Path
     assert 0 < about["heavy_share"] < about["wet_share"] < 1
     prior = catalog.metadata_of(file, "prior")
     assert prior["samples"] == catalog.metadata_of(file, "test")["samples"]
-    assert prior["period"] and prior["license"] and 0 <= prior["wet_share"] <= 1
+    assert prior["period"] == catalog.metadata_of(file, "test")["period"]
+    assert prior["license"]
+    assert 0 <= prior["wet_share"] <= 1
     ds = catalog.open_entry(file, "train")
     assert ds.pr_coarse.dims[0] == ds.pr.dims[0] == "time"
 
@@ -123,7 +125,9 @@ def test_info_says_what_a_path_holds(
         assert words in text
 
 
-def test_info_refuses_what_is_not_of_xcvae(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_refuses_what_is_not_of_xcvae(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     for path in (tmp_path / "notes.txt", tmp_path / "nothing", tmp_path):
         assert main(["info", str(path)]) == 1

@@ -139,6 +139,41 @@ class ExtendedRegion:
         return np.concatenate([self.values, values], axis=axis), joined
 
 
+@dataclass(frozen=True, eq=False)
+class _Finished:
+    """A finished store that is to be extended.
+
+    Attributes
+    ----------
+    store, found
+        The store, and its content.
+    dataset
+        The ensemble, opened.
+    sample
+        Name of the sample dim.
+    """
+
+    store: EnsembleStore
+    found: StoredEnsemble
+    dataset: xr.Dataset
+    sample: str
+
+    @property
+    def run(self) -> Mapping[str, Any]:
+        """What all regions have in common: identity, chunks and environment."""
+        run: Mapping[str, Any] = self.found.metadata["run"]
+        return run
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of members and samples."""
+        return self.dataset.sizes["realization"], self.dataset.sizes[self.sample]
+
+    def described(self, what: str) -> str:
+        """Name the store in messages."""
+        return f"{what}, store '{self.found.name}'"
+
+
 def extension_of(
     store: EnsembleStore, ds: xr.Dataset, sampler: EnsembleSampler, request: SampleRequest
 ) -> Extension | None:
@@ -162,37 +197,45 @@ def extension_of(
     StoreError
         Files of the store have changed: it has to be repaired first.
     """
-    complete = store.status().complete
+    complete, sample = store.status().complete, sampler.model.spec.sample
     run = complete.metadata.get("run")
     if complete.ledger is None or run is None:
         raise _other(complete, ["no xcvae ensemble with a ledger"])
-    stored, sample = store.open(), sampler.model.spec.sample
-    _check_grid(complete, stored, ds, sampler)
+    finished = _Finished(store, complete, store.open(), sample)
+    _check_grid(finished, ds, sampler)
     old = replace(request, members=run["members"]).numbers
-    numbers = _continued(complete, old, request.numbers)
-    known = {label: i for i, label in enumerate(labels_of(stored, sample))}
-    new = [i for i, label in enumerate(sampler.labels) if label not in known]
-    # The data of stored samples, in the order of the store; None if some of them are not given.
+    numbers = _continued(finished, old, request.numbers)
+    known = labels_of(finished.dataset, sample)
+    stored = set(known)
+    new = [i for i, label in enumerate(sampler.labels) if label not in stored]
     position = {label: i for i, label in enumerate(sampler.labels)}
-    rows = [position[label] for label in known] if known.keys() <= position.keys() else None
-    _check_complete(complete, old, request.numbers, len(new), rows, known, position)
+    lacking = [label for label in known if label not in position]
+    # The data of stored samples, in the order of the store; None if some of them are not given.
+    rows = None if lacking else [position[label] for label in known]
     chunks = dict(zip(("realization", sample), run["chunks"], strict=True))
-    options = replace(sampler.request, chunks=chunks)
-    sampler = replace(sampler, request=options)
-    _check_same(complete, sampler, request, rows)
+    sampler = replace(sampler, request=replace(sampler.request, chunks=chunks))
+    _check_same(finished, sampler, request, rows)
     if new:
-        return _with_samples(store, complete, stored, sampler, ds, new, old)
-    if numbers == old:
+        _check_members(finished, old, request.numbers, len(new))
+    if numbers != old and lacking:
+        raise _samples_missing(finished, lacking)
+    if new:
+        part = replace(sampler.at(new), start=finished.shape[1])
+        return _extension(finished, _with_numbers(part, old), ds.isel({sample: new}))
+    if numbers == old or rows is None:
         return None
-    assert rows is not None  # checked above
-    return _with_members(store, complete, stored, sampler, ds.isel({sample: rows}), rows, numbers)
+    return _extension(finished, _with_numbers(sampler.at(rows), numbers), ds.isel({sample: rows}))
 
 
-def _continued(found: StoredEnsemble, old: range, wanted: range) -> range:
+def _with_numbers(sampler: EnsembleSampler, numbers: range) -> EnsembleSampler:
+    return replace(sampler, request=replace(sampler.request, members=numbers))
+
+
+def _continued(finished: _Finished, old: range, wanted: range) -> range:
     """Return the numbers of all members; refuse a gap, and numbers before the first one."""
     if wanted.start < old.start or wanted.start > old.stop:
         raise MismatchError.of(
-            f"members, store '{found.name}'",
+            finished.described("members"),
             expected=f"numbers that continue its members {old.start} to {old.stop - 1}",
             got=f"{wanted.start} to {wanted.stop - 1}",
             remedy=f"Ask for members=range({old.stop}, {old.stop + len(wanted)}).",
@@ -200,53 +243,43 @@ def _continued(found: StoredEnsemble, old: range, wanted: range) -> range:
     return range(old.start, max(old.stop, wanted.stop))
 
 
-def _check_complete(
-    found: StoredEnsemble,
-    old: range,
-    wanted: range,
-    new: int,
-    rows: Sequence[int] | None,
-    known: Mapping[str, int],
-    position: Mapping[str, int],
-) -> None:
-    """Refuse an extension that would leave members of some samples out."""
-    more = wanted.stop > old.stop
-    if more and rows is None:
-        lacking = [label for label in known if label not in position]
+def _check_members(finished: _Finished, old: range, wanted: range, new: int) -> None:
+    """Refuse new samples without the first members of the store."""
+    if wanted.start > old.start:
         raise MismatchError.of(
-            f"members, store '{found.name}'",
-            expected=f"new members of all its {len(known)} samples",
-            got=f"data without {len(lacking)} of them, such as {lacking[0]}",
-            remedy="Give the data of all samples of the store.",
-        )
-    if new and wanted.start > old.start:
-        raise MismatchError.of(
-            f"samples, store '{found.name}'",
+            finished.described("samples"),
             expected=f"its members {old.start} to {old.stop - 1} of the {new} new samples",
             got=f"members {wanted.start} to {wanted.stop - 1}",
             remedy="Append the samples first, then the members.",
         )
 
 
+def _samples_missing(finished: _Finished, lacking: Sequence[str]) -> MismatchError:
+    return MismatchError.of(
+        finished.described("members"),
+        expected=f"new members of all its {finished.shape[1]} samples",
+        got=f"data without {len(lacking)} of them, such as {lacking[0]}",
+        remedy="Give the data of all samples of the store.",
+    )
+
+
 def _check_same(
-    found: StoredEnsemble,
+    finished: _Finished,
     sampler: EnsembleSampler,
     request: SampleRequest,
     rows: Sequence[int] | None,
 ) -> None:
     """Refuse another model, seed, setting or environment, and other data of stored samples."""
-    run = found.metadata["run"]
+    run = finished.run
     identity = {**sampler.identity(), "members": run["members"], "data": run["data"]}
     if rows is not None:
-        ordered = sampler.at(rows)
-        identity["data"] = ordered.identity(parts_of(run))["data"]
-    chunks = list(sampler.chunks)
-    for i, dim in enumerate(("realization", sampler.model.spec.sample)):
-        chunks[i] = (request.chunks or {}).get(dim, chunks[i])
-    wanted = {**identity, "chunks": chunks, **sampler.environment()}
-    differing = differences(run, wanted)
+        identity["data"] = sampler.at(rows).identity(parts_of(run))["data"]
+    dims = ("realization", finished.sample)
+    asked = request.chunks or {}
+    chunks = [asked.get(dim, size) for dim, size in zip(dims, sampler.chunks, strict=True)]
+    differing = differences(run, {**identity, "chunks": chunks, **sampler.environment()})
     if differing:
-        raise _other(found, differing)
+        raise _other(finished.found, differing)
 
 
 def _other(found: StoredEnsemble, differing: Sequence[str]) -> OutputExistsError:
@@ -258,100 +291,68 @@ def _other(found: StoredEnsemble, differing: Sequence[str]) -> OutputExistsError
     )
 
 
-def _check_grid(
-    found: StoredEnsemble, stored: xr.Dataset, ds: xr.Dataset, sampler: EnsembleSampler
-) -> None:
+def _check_grid(finished: _Finished, ds: xr.Dataset, sampler: EnsembleSampler) -> None:
     """Refuse maps of another size, and coordinates of maps with other numbers."""
-    spec = sampler.model.spec
-    size = tuple(stored[spec.target].shape[2:])
+    stored = finished.dataset
+    size = tuple(stored[sampler.model.spec.target].shape[2:])
     got = "" if size == sampler.size else f"{sampler.size[0]} x {sampler.size[1]} pixels"
     for name, coord in stored.coords.items():
-        fixed = spec.sample not in coord.dims and name != "realization" and coord.ndim
-        if fixed and name in ds.coords and coord.dtype.kind in "iuf":
-            if not np.array_equal(coord.values, ds[name].values):
-                got = got or f"other values of '{name}'"
+        fixed = finished.sample not in coord.dims and name != "realization" and coord.ndim
+        compared = fixed and name in ds.coords and coord.dtype.kind in "iuf"
+        if compared and not np.array_equal(coord.values, ds[name].values):
+            got = got or f"other values of '{name}'"
     if got:
         raise MismatchError.of(
-            f"grid of the data for store '{found.name}'",
+            finished.described("grid of the data"),
             expected=f"that of the store, {size[0]} x {size[1]} pixels",
             got=got,
             remedy="Append samples on the grid of the store.",
         )
 
 
-def _with_members(
-    store: EnsembleStore,
-    found: StoredEnsemble,
-    stored: xr.Dataset,
-    sampler: EnsembleSampler,
-    ds: xr.Dataset,
-    rows: Sequence[int],
-    numbers: range,
-) -> Extension:
-    """Return an extension by new members of all samples; `ds` has the order of the store."""
-    sampler = sampler.at(rows)
-    old = stored.sizes["realization"]
-    sampler = replace(sampler, request=replace(sampler.request, members=numbers))
-    text = f"members {numbers.start + old} to {numbers.stop - 1}"
-    sizes = (len(numbers), len(rows))
-    return _extension(store, found, stored, sampler, ds, sizes, found.metadata["run"]["data"], text)
+def _extension(finished: _Finished, sampler: EnsembleSampler, ds: xr.Dataset) -> Extension:
+    """Return an extension: new samples if the sampler starts behind the first, else new members.
 
-
-def _with_samples(
-    store: EnsembleStore,
-    found: StoredEnsemble,
-    stored: xr.Dataset,
-    sampler: EnsembleSampler,
-    ds: xr.Dataset,
-    new: Sequence[int],
-    members: range,
-) -> Extension:
-    """Return an extension by new samples with the members of the store."""
-    sample = sampler.model.spec.sample
-    count = stored.sizes[sample]
-    sampler = replace(sampler.at(new), start=count)
-    sampler = replace(sampler, request=replace(sampler.request, members=members))
-    run = found.metadata["run"]
-    old = run["data"] if parts_of(run) else [[count, run["data"]]]
-    data = [*old, [len(new), sampler.fingerprint()]]
-    text = f"{len(new)} samples, {sampler.labels[0]} to {sampler.labels[-1]}"
-    sizes = (stored.sizes["realization"], count + len(new))
-    return _extension(store, found, stored, sampler, ds.isel({sample: new}), sizes, data, text)
-
-
-def _extension(
-    store: EnsembleStore,
-    found: StoredEnsemble,
-    stored: xr.Dataset,
-    sampler: EnsembleSampler,
-    ds: xr.Dataset,
-    sizes: tuple[int, int],
-    data: Any,
-    text: str,
-) -> Extension:
-    """Return an extension to these numbers of members and samples."""
-    store.check_replaceable()
-    metadata, spec = found.metadata, sampler.model.spec
-    run, notes = metadata["run"], metadata.get("notes") or {}
+    Parameters
+    ----------
+    finished
+        The store.
+    sampler
+        Draws the stored members of new samples, or all members of the stored samples.
+    ds
+        Its data.
+    """
+    finished.store.check_replaceable()
+    metadata, run, shape = finished.found.metadata, finished.run, finished.shape
+    notes, data = metadata.get("notes") or {}, run["data"]
     if notes.get("dial"):
         sampler = replace(sampler, solution=SpreadSolution(**notes["dial"]))
-    identity = {key: run[key] for key in sampler.identity()} | {
-        "members": sampler.request.identity()["members"],
-        "data": data,
-    }
-    wanted = EnsembleSpec(spec.target, identity, sampler.chunks, sampler.environment(), notes)
-    template = _template(stored, template_of(sampler, ds, identity), sizes, spec.sample, text)
-    shape = (stored.sizes["realization"], stored.sizes[spec.sample])
-    shared, partial = _entries(found, sampler.chunks, shape, sizes)
+    sizes = (sampler.shape[0], sampler.start + len(sampler.labels))
+    if sampler.start:
+        before = data if parts_of(run) else [[shape[1], data]]
+        data = [*before, [len(sampler.labels), sampler.fingerprint()]]
+        text = f"{len(sampler.labels)} samples, {sampler.labels[0]} to {sampler.labels[-1]}"
+    else:
+        numbers = sampler.request.numbers
+        text = f"members {numbers.start + shape[0]} to {numbers.stop - 1}"
+    members = sampler.request.identity()["members"]
+    identity = {key: run[key] for key in sampler.identity()} | {"members": members, "data": data}
+    spec = EnsembleSpec(
+        sampler.model.spec.target, identity, sampler.chunks, sampler.environment(), notes
+    )
+    part = template_of(sampler, ds, identity)
+    template = _template(finished, part, sizes, text)
+    shared, partial = _entries(finished, sampler.chunks, sizes)
     calls = metadata.get("calls") or [_first_call(shape, run)]
     base = Base(shared, [*calls, _new_call(shape, sizes, text)])
-    return Extension(sampler, ds, wanted, template, stored, shape, base, partial)
+    return Extension(sampler, ds, spec, template, finished.dataset, shape, base, partial)
 
 
 def _entries(
-    found: StoredEnsemble, chunks: tuple[int, int], old: tuple[int, int], new: tuple[int, int]
+    finished: _Finished, chunks: tuple[int, int], new: tuple[int, int]
 ) -> tuple[dict[int, Entry], dict[int, Entry]]:
     """Return the entries of shared and of partial regions, by number in the extended ensemble."""
+    found, old = finished.found, finished.shape
     assert found.ledger is not None
     intact = found.ledger.intact()
     count = len(list(regions_of(chunks, old)))
@@ -402,21 +403,20 @@ def _now() -> str:
 
 
 def _template(
-    stored: xr.Dataset, part: xr.Dataset, sizes: tuple[int, int], sample: str, text: str
+    finished: _Finished, part: xr.Dataset, sizes: tuple[int, int], text: str
 ) -> xr.Dataset:
     """Return coordinates and attributes of the extended ensemble, without values.
 
     Parameters
     ----------
-    stored, part
+    finished, part
         The finished ensemble, and one of the new samples or of all members.
     sizes
         Members and samples of the extended ensemble.
-    sample
-        Name of the sample dim.
     text
-        What is appended.
+        Description of what is appended.
     """
+    stored, sample = finished.dataset, finished.sample
     (name,) = part.data_vars
     variable = stored[name].variable
     values = np.broadcast_to(np.float32(np.nan), (*sizes, *variable.shape[2:]))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 import yaml
 
-from xcvae.ensemble.dataset import described
+from xcvae.ensemble import dataset
 from xcvae.ensemble.store.local import FileLedger
 from xcvae.errors import CatalogError, nearest
 from xcvae.fields.dataspec import plain
@@ -225,7 +225,7 @@ def append(
         )
     url = _url_of(Path(catalog), store)
     if metadata is None:
-        metadata = described(xr.open_zarr(store, chunks={}, consolidated=False))
+        metadata = dataset.described(xr.open_zarr(store, chunks={}, consolidated=False))
     # Plain types: a NumPy scalar in it would leave an empty catalog file.
     reader = XArrayDatasetReader(
         Zarr(url), engine="zarr", chunks={}, consolidated=False, metadata=plain(metadata)

@@ -113,9 +113,9 @@ class SampleOptions:
 
     def _check_members(self) -> None:
         members: object = self.members
-        if isinstance(members, Mapping) and members.keys() == {"start", "stop"}:
-            if all(_is_int(end) for end in members.values()):
-                members = range(int(members["start"]), int(members["stop"]))
+        named = isinstance(members, Mapping) and members.keys() == {"start", "stop"}
+        if named and all(_is_int(end) for end in members.values()):  # type: ignore[attr-defined]
+            members = range(int(members["start"]), int(members["stop"]))  # type: ignore[index]
         if isinstance(members, range) and members and members.step == 1 and members.start >= 0:
             # As many as there are where the numbers start at 0: one ensemble has one identity.
             plain = members if members.start else len(members)
@@ -250,9 +250,7 @@ class SampleRequest(SampleOptions):
             )  # fmt: skip
 
 
-def options_like(
-    record: Mapping[str, Any], given: Mapping[str, Any]
-) -> dict[str, Any]:
+def options_like(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of an ensemble as arguments of ``sample``; given ones replace them.
 
     Parameters

@@ -291,9 +291,9 @@ def _write(
 def _list(ensemble: xr.Dataset, catalog: Path, name: str, path: Path) -> None:
     """List the store; an entry with the same metadata keeps its scores."""
     metadata = plain(catalog_metadata(ensemble))
-    if catalog.exists() and name in catalogs.names(catalog):
-        if metadata.items() <= catalogs.metadata_of(catalog, name).items():
-            return
+    known = catalog.exists() and name in catalogs.names(catalog)
+    if known and metadata.items() <= catalogs.metadata_of(catalog, name).items():
+        return
     catalogs.append(catalog, name, path, described(ensemble))
 
 

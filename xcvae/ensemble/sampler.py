@@ -443,8 +443,7 @@ class EnsembleSampler:
             member, sample = (int(axis[0]) for axis in np.nonzero(bad.any(axis=(2, 3))))
             number = self.request.numbers.start + region.realizations[0] + member
             raise DataError.of(
-                f"realization {number} of sample "
-                f"{self.labels[samples[sample]]}",
+                f"realization {number} of sample {self.labels[samples[sample]]}",
                 expected="numbers wherever the data have them",
                 got=f"{int(bad[member, sample].sum())} pixels that are NaN or infinite",
                 remedy="Look at the data of this sample and at the model: "

@@ -284,7 +284,9 @@ class FolderVerification:
     def __str__(self) -> str:
         count = len(self.problems)
         verdict = "no problem found" if self.ok else f"{count} problem{'s' if count > 1 else ''}"
-        return "\n".join([*self.lines, f"{self.folder}: {verdict}", *map("  {}".format, self.problems)])
+        return "\n".join(
+            [*self.lines, f"{self.folder}: {verdict}", *map("  {}".format, self.problems)]
+        )
 
 
 def verify_folder(folder: str | os.PathLike[str]) -> FolderVerification:

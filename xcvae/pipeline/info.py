@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
-from xcvae.ensemble.dataset import record_of
+from xcvae.ensemble.dataset import described, record_of
 from xcvae.ensemble.store.base import DONE, EnsembleStore
 from xcvae.ensemble.store.local import FileLedger
 from xcvae.ensemble.store.samples import origin_of
@@ -163,7 +164,9 @@ def _store_facts(store: EnsembleStore) -> Facts:
     metadata = found.ledger.metadata()
     done = sum(entry.get("state") == DONE for entry in found.ledger.entries().values())
     facts["regions"] = f"{done} of {metadata.get('regions', done)} written"
-    calls = [f"appended {one['appended']}" for one in metadata.get("calls", []) if "appended" in one]
+    calls = [
+        f"appended {one['appended']}" for one in metadata.get("calls", []) if "appended" in one
+    ]
     return {**facts, "later": "; ".join(calls)}
 
 
@@ -193,13 +196,17 @@ def _ensemble_facts(ensemble: xr.Dataset, record: Mapping[str, Any], spec: DataS
 
 def _of_samples(folder: Path) -> str:
     with xr.open_zarr(folder, chunks={}, consolidated=False) as ds:
-        return _text(f"{folder}: samples in a Zarr store", _entry_facts(catalogs.described(ds)))
+        return _text(f"{folder}: samples in a Zarr store", _entry_facts(described(ds)))
 
 
 def _entry_facts(about: Mapping[str, Any]) -> Facts:
     """Return the facts of a catalog entry."""
     sizes = ", ".join(f"{dim} {size}" for dim, size in about.get("sizes", {}).items())
-    shares = [f"{key.removesuffix('_share')} {about[key]:.2%}" for key in ("wet_share", "heavy_share") if key in about]
+    shares = [
+        f"{key.removesuffix('_share')} {about[key]:.2%}"
+        for key in ("wet_share", "heavy_share")
+        if key in about
+    ]
     scores = [f"{name} {value:.3g}" for name, value in about.get("scores", {}).items()]
     unit = f" [{about['units']}]" if about.get("units") else ""
     return {
@@ -241,15 +248,15 @@ def _of_folder(folder: Path, shown: Path | None = None) -> str:
     facts: Facts = {"made": _date(made) if made.is_file() else ""}
     facts |= _verdicts(folder / "report")
     parts = [_text(f"{folder.resolve().name}: output of a run", facts)]
-    for file in sorted(folder.glob("*.xcvae")):
-        parts.append(_guarded(file, "the model", lambda file=file: _model_facts(file)))
+    models = sorted(folder.glob("*.xcvae"))
+    parts += [_guarded(file, "the model", partial(_model_facts, file)) for file in models]
     for path in sorted(folder.glob("*/")):
         name = path.name.removesuffix(".partial")
         if FileLedger.within(path) and not (path.name != name and (folder / name).is_dir()):
             store = EnsembleStore.of(folder / name)
-            parts.append(_guarded(folder / name, "an ensemble", lambda s=store: _store_facts(s)))
-    for path in sorted(folder.glob("data/*.zarr")):
-        parts.append(_text(f"{path.relative_to(folder)}: real samples, copied", {}))
+            parts.append(_guarded(folder / name, "an ensemble", partial(_store_facts, store)))
+    copies = sorted(folder.glob("data/*.zarr"))
+    parts += [_text(f"{path.relative_to(folder)}: real samples, copied", {}) for path in copies]
     following = [f"xcvae verify {shown}"]
     if (folder / "catalog.yaml").is_file():
         following.append(f"xcvae info {shown / 'catalog.yaml'}")

@@ -18,7 +18,6 @@ from xcvae.verify.criteria import Verdict, table
 from xcvae.verify.plots.accessor import ENSEMBLE_FIGURES
 from xcvae.verify.report.write import save_report
 
-
 STEPS = ("train", "sample", "evaluate", "diagnose")
 
 
@@ -179,11 +178,16 @@ def products_of(steps: PipelineState, wanted: Sequence[str] = STEPS) -> dict[str
         "report/report.json": "scores, verdicts and diagnosis",
     }
     copies = {f"data/{part}.zarr": f"real samples: {part}" for part in PARTS}
-    groups = {f"report/{one.name}-groups.csv": "its scores by groups" for one in steps.config.sample}
+    groups = {
+        f"report/{one.name}-groups.csv": "its scores by groups" for one in steps.config.sample
+    }
     known = {
         "train": {"model.xcvae": "the model, for xcvae.load"},
         "sample": ensembles | copies | catalog,
-        "evaluate": catalog | report | groups | {"report/summary.json": "verdicts, time and memory"},
+        "evaluate": catalog
+        | report
+        | groups
+        | {"report/summary.json": "verdicts, time and memory"},
         "diagnose": {"report/diagnosis.txt": "the diagnosis, in words"},
         "report": report,
     }

@@ -13,7 +13,6 @@ from xcvae.metrics.sample import Array
 from xcvae.verify.pairing import MatchedPair
 from xcvae.verify.resampling import Pieces, pieces_of
 
-
 GroupBy = str | xr.DataArray | Sequence[str | xr.DataArray] | None
 
 
@@ -97,7 +96,9 @@ def group_samples(match: MatchedPair, groupby: GroupBy) -> Groups:
     shape = tuple(len(one.values) for one in found)
     cells = np.full(shape, -1)
     for index in np.ndindex(*shape):
-        sample = sample_rank.get(tuple(n for n, g in zip(index, found, strict=True) if not g.by_pixel))
+        sample = sample_rank.get(
+            tuple(n for n, g in zip(index, found, strict=True) if not g.by_pixel)
+        )
         pixel = pixel_rank.get(tuple(n for n, g in zip(index, found, strict=True) if g.by_pixel))
         if sample is not None and pixel is not None:
             cells[index] = pixel * len(pieces.groups) + sample

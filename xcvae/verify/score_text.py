@@ -196,9 +196,7 @@ def _rows(
     return found
 
 
-def _end(
-    card: xr.Dataset, name: str, end: str, chosen: Mapping[str, int]
-) -> list[float] | None:
+def _end(card: xr.Dataset, name: str, end: str, chosen: Mapping[str, int]) -> list[float] | None:
     found = card.get(f"{name}_{end}")
     return None if found is None else [float(v) for v in found.isel(chosen).values]
 

@@ -202,7 +202,9 @@ def _write(ds: xr.Dataset, variable: str, file: Path, *, pack: bool) -> None:
         del encoding[variable]["_FillValue"]
         ds = ds.assign({variable: _packed(field, step, gaps > 0)})
     if engine is not None:
-        sizes = tuple(1 if dim in (MEMBER, _sample_of(field)) else n for dim, n in field.sizes.items())
+        sizes = tuple(
+            1 if dim in (MEMBER, _sample_of(field)) else n for dim, n in field.sizes.items()
+        )
         compressed = {"zlib": True, "complevel": LEVEL, "shuffle": True, "chunksizes": sizes}
         encoding[variable] |= compressed
     labels = [str(name) for name, coord in ds.coords.items() if coord.dtype.kind == "M"]
@@ -237,8 +239,8 @@ def _step(field: xr.DataArray, largest: float, file: Path) -> np.float32 | None:
     if step <= finest:
         return step
     warnings.warn(
-        f"{file.name}: values up to {largest:.4g} {field.attrs.get('units', '')} would be packed in "
-        f"steps of {step:.3g}, above {finest:.3g}, a tenth of the wet threshold. The file has "
+        f"{file.name}: values up to {largest:.4g} {field.attrs.get('units', '')} would be packed "
+        f"in steps of {step:.3g}, above {finest:.3g}, a tenth of the wet threshold. The file has "
         "float32 instead.",
         UserWarning,
         stacklevel=5,

@@ -158,5 +158,8 @@ def rain_shares(field: xr.DataArray, sample: str) -> dict[str, float]:
     heavy = (20.0 if is_daily(field, sample) else 50.0) * wet
     values = field.isel(chosen).values
     count = max(1, int(np.isfinite(values).sum()))
-    shares = {"wet_share": (values >= wet).sum() / count, "heavy_share": (values >= heavy).sum() / count}
+    shares = {
+        "wet_share": (values >= wet).sum() / count,
+        "heavy_share": (values >= heavy).sum() / count,
+    }
     return {name: round(float(share), 6) for name, share in shares.items()}

@@ -86,7 +86,9 @@ def next_step(store: EnsembleStore, spec: EnsembleSpec, resume: Resume) -> Step:
         return _repair_step(status, spec)
     if resume == "append" and complete.exists:
         if partial.exists:
-            raise _name_taken(partial, differences(unfinished.get("run", {}), spec.to_json()), resume)
+            raise _name_taken(
+                partial, differences(unfinished.get("run", {}), spec.to_json()), resume
+            )
         return "begin"
     if complete.exists:
         _check_same(complete, complete.identity, spec.identity, resume)
@@ -285,7 +287,7 @@ def write(
         check_name(str(name), what=f"variable {str(name)!r} of the ensemble")
     shape = template[spec.variable].shape
     regions = list(regions_of(spec.chunks, shape))
-    writer = _writer(store, spec, template, resume, len(regions), base)
+    writer = _writer(store, spec, template, resume, base)
     complete = writer.ledger.intact()
     missing = [region for region in regions if region.number not in complete]
     if missing:
@@ -303,19 +305,19 @@ def _writer(
     spec: EnsembleSpec,
     template: xr.Dataset,
     resume: Resume,
-    regions: int,
     base: Base | None,
 ) -> StoreWriter:
     """Begin the ensemble in its store, or take it up again."""
     step = next_step(store, spec, resume)
     if step != "begin":
         return store.reopen(spec, template, damaged=step == "repair")
+    shape = template[spec.variable].shape
     metadata = {
         "run": spec.to_json(),
         "notes": dict(spec.notes),
         "replaces": resume in ("restart", "append"),
-        "shape": list(template[spec.variable].shape),
-        "regions": regions,
+        "shape": list(shape),
+        "regions": sum(1 for _ in regions_of(spec.chunks, shape)),
     }
     if base is None:
         return store.begin(spec, template, metadata)
