@@ -184,7 +184,7 @@ def _write(ds: xr.Dataset, variable: str, file: Path, *, pack: bool) -> None:
     if variable in ds and ds[variable].nbytes <= 1_000_000_000:
         ds = ds.load()  # it is read several times
     field = ds[variable]
-    low, high, gaps = (float(v) for v in _extremes(field))
+    low, high, gaps = _extremes(field)
     if np.isinf([low, high]).any():
         raise DataError.of(
             f"{file.name}: {variable}",
@@ -215,14 +215,15 @@ def _write(ds: xr.Dataset, variable: str, file: Path, *, pack: bool) -> None:
     _compare(field, file, step, chosen)
 
 
-def _extremes(field: xr.DataArray) -> tuple[Any, Any, Any]:
-    """Return least and largest value, and the number of missing ones, in one pass."""
+def _extremes(field: xr.DataArray) -> tuple[float, float, int]:
+    """Return least and largest value (0 if all are missing), and the number of missing ones."""
     import dask
 
-    found: tuple[Any, Any, Any] = dask.compute(  # type: ignore[attr-defined]
+    low, high, gaps = dask.compute(  # type: ignore[attr-defined]
         field.min(), field.max(), field.isnull().sum()
     )
-    return tuple(np.nan_to_num(one, nan=0.0) if one.dtype.kind == "f" else one for one in found)  # type: ignore[return-value]
+    ends = (0.0 if np.isnan(end) else float(end) for end in (low, high))
+    return (*ends, int(gaps))  # type: ignore[return-value]
 
 
 def _step(field: xr.DataArray, largest: float, file: Path) -> np.float32 | None:
