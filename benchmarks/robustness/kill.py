@@ -1,12 +1,13 @@
 """Kill runs of `sample` with SIGKILL, run them again, and compare the stores.
 
     python -m benchmarks.robustness.kill MODEL DATA [--kills 50]
-                                         [--where threads restart cluster worker files
-                                          icechunk icechunk-restart icechunk-cluster]
+                                         [--where threads restart append cluster worker files
+                                          icechunk icechunk-restart icechunk-append
+                                          icechunk-cluster]
 
 MODEL is a model file, DATA a Zarr store of its input. ``threads`` and ``cluster`` kill the calling
 process at random moments (a cluster has two worker processes), ``restart`` does so while it
-replaces a finished store, ``worker`` kills a worker under a living client, ``files`` kills before
+replaces a finished store, ``append`` while it adds members and samples to one, ``worker`` kills a worker under a living client, ``files`` kills before
 single changes in the file system, the catalog included; ``icechunk...`` the same with an Icechunk
 repository, a commit per two regions and no catalog. A moment after the end of the drawing does not
 count, and another one is tried. After each kill the same call runs again; the store must then be
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 
 OPTIONS = {"mode": "posterior", "members": 4, "spread": 0.5, "seed": 7, "progress": False}
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
-PLACES = ["threads", "restart", "cluster", "worker", "files"]
-ICECHUNK = ["icechunk", "icechunk-restart", "icechunk-cluster"]
+PLACES = ["threads", "restart", "append", "cluster", "worker", "files"]
+ICECHUNK = ["icechunk", "icechunk-restart", "icechunk-append", "icechunk-cluster"]
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -80,10 +81,14 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
         if where.endswith("-read"):
             print(json.dumps(content_of_main(store)), flush=True)
             return
+        if where.endswith("append-old"):
+            part = ds.isel({ds.pr.dims[0]: slice(3)})
+            xcvae.sample(part, model, store=store, **{**options, "members": 3})
+            return
         if where.endswith("old"):
             xcvae.sample(ds, model, store=store, **{**options, "seed": 8})
             return
-        resume = "restart" if where.endswith("restart") else True
+        resume = next((word for word in ("restart", "append") if where.endswith(word)), True)
         xcvae.sample(ds, model, store=store, resume=resume, **listed, **options)
         print("drawn", flush=True)
 
@@ -114,7 +119,7 @@ def content_of_main(store: EnsembleStore) -> dict[str, str]:
         return {}
     variables = {name: bytes(values.values.data) for name, values in ens.variables.items()}
     found = store.status().complete
-    metadata = {k: v for k, v in found.metadata.items() if k not in ("token", "files")}
+    metadata = {k: v for k, v in found.metadata.items() if k not in ("token", "files", "calls")}
     records = {
         "run": metadata,
         "entries": found.ledger.entries(),
@@ -203,12 +208,13 @@ class Trials:
 
     def prepare(self, place: Path) -> None:
         """Copy a finished store for a run that replaces it; make the store at the first time."""
-        if not self.where.endswith("restart"):
+        if not self.where.endswith(("restart", "append")):
             return
         if self.old is None:
             self.old = place.with_name("old")
             self.old.mkdir()
-            kind = "icechunk-old" if self.icechunk else "old"
+            kind = "append-old" if self.where.endswith("append") else "old"
+            kind = f"icechunk-{kind}" if self.icechunk else kind
             child = Child(self.model, self.data, self.old, kind, -1)
             child.started()
             status, _, errors = child.ended()
@@ -261,10 +267,18 @@ class Trials:
         elif self.icechunk and (found := self.content(place)) not in self.complete(reference):
             other = found.get("unreadable", b"another ensemble").decode()
             self.fail(f"{what}: branch main shows no complete ensemble: {other}")
+        elif self.where == "append" and not self.is_readable(place, reference):
+            self.fail(f"{what}: the store is neither the older nor the extended ensemble")
         elif listed(place) and not (place / "e.zarr").is_dir():
             self.fail(f"{what}: listed, but not there")
         else:
             self.again(place, reference, what)
+
+    def is_readable(self, place: Path, reference: dict[str, bytes]) -> bool:
+        """Tell if a store is the older or the extended ensemble, all files of it."""
+        if not (place / "e.zarr").is_dir():  # between the two renames of the last step
+            return (place / "e.zarr.partial/pr/ledger/regions.jsonl").is_file()
+        return self.content(place) in self.complete(reference)
 
     def complete(self, reference: dict[str, bytes]) -> list[dict[str, bytes]]:
         """Return the contents that branch main may have right after a kill."""
@@ -301,6 +315,7 @@ def content_of(place: Path) -> dict[str, bytes]:
     found = {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
     root, run = json.loads(found["zarr.json"]), json.loads(found["pr/ledger/run.json"])
     del root["attributes"]["history"], run["token"], run["files"]["zarr.json"]
+    run.pop("calls", None)  # with the times of all calls
     plain = {"zarr.json": root, "pr/ledger/run.json": run}
     return found | {n: json.dumps(c, sort_keys=True).encode() for n, c in plain.items()}
 

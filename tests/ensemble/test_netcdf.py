@@ -110,9 +110,12 @@ def test_existing_files_and_wrong_arguments_are_refused(ensemble, tmp_path):
 
 def test_augmented_samples_are_written_at_once(few, ensemble, tmp_path):
     both = few.cvae.augment(ensemble.chunk(time=4, realization=1))
-    both.to_zarr(tmp_path / "own.zarr", zarr_format=3)
+    both.to_zarr(tmp_path / "own.zarr", zarr_format=3, consolidated=False)
     both.to_netcdf(tmp_path / "own.nc")
     written = few.cvae.augment(ensemble, store=tmp_path / "both.zarr", catalog=tmp_path / "c.yaml")
     xr.testing.assert_equal(written.load(), both.load())
-    for opened in (xr.open_zarr(tmp_path / "own.zarr"), xr.open_dataset(tmp_path / "own.nc")):
+    for opened in (
+        xr.open_zarr(tmp_path / "own.zarr", consolidated=False),
+        xr.open_dataset(tmp_path / "own.nc"),
+    ):
         np.testing.assert_array_equal(opened.pr.values, both.pr.values)
