@@ -77,8 +77,10 @@ class SampleOptions:
     @property
     def numbers(self) -> range:
         """Numbers of the members: they decide on the noise, and are the coordinate of members."""
-        members = self.members
-        return members if isinstance(members, range) else range(int(members))  # type: ignore[call-overload]
+        if isinstance(self.members, range):
+            return self.members
+        assert isinstance(self.members, int)  # __post_init__ has converted it
+        return range(self.members)
 
     @property
     def fixed_spread(self) -> float | None:
