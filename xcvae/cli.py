@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcvae.errors import MismatchError, OutputExistsError, XcvaeError
+from xcvae.errors import ConfigError, MismatchError, OutputExistsError, XcvaeError
 from xcvae.files import is_taken, local_path, write_text
 
 if TYPE_CHECKING:
@@ -276,6 +276,13 @@ def _verify(arguments: argparse.Namespace) -> int:
     from xcvae.ensemble.verify_store import is_store, verify_folder, verify_store
 
     if Path(arguments.store).is_dir() and not is_store(arguments.store):
+        if arguments.model is not None or arguments.data is not None:
+            raise ConfigError.of(
+                "--model, --data",
+                expected="the store of an ensemble, to draw some of its regions again",
+                got=f"the folder {arguments.store}",
+                remedy="Leave them out, or name one store in it.",
+            )
         checked = verify_folder(arguments.store)
         print(checked)
         return 0 if checked.ok else 1

@@ -28,7 +28,7 @@ from xcvae.ensemble.execution.scheduler import shares_memory
 from xcvae.ensemble.request import SampleRequest, options_like
 from xcvae.ensemble.sampler import EnsembleSampler, open_model, parts_of
 from xcvae.ensemble.spread import resolve_spread
-from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore
+from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore, open_store
 from xcvae.ensemble.store.write import is_settled, next_step, notes_of, write
 from xcvae.errors import ConfigError
 from xcvae.fields.dataspec import plain
@@ -47,11 +47,13 @@ def _with_options_of_like(verb: Callable[P, xr.Dataset]) -> Callable[P, xr.Datas
 
     @wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> xr.Dataset:
-        like = kwargs.get("like")
-        if isinstance(like, xr.Dataset):
-            given: Any = options_like(record_of(like), kwargs)
-            return verb(*args, **given)
-        return verb(*args, **kwargs)
+        like: Any = kwargs.get("like")
+        if like is None:
+            return verb(*args, **kwargs)
+        if not isinstance(like, xr.Dataset):
+            like = open_store(like)
+        given: Any = options_like(record_of(like), {**kwargs, "like": like})
+        return verb(*args, **given)
 
     return call
 
@@ -61,7 +63,7 @@ def sample(
     ds: xr.Dataset,
     model: Model | str | os.PathLike[str] | None = None,
     *,
-    like: xr.Dataset | None = None,
+    like: xr.Dataset | str | os.PathLike[str] | None = None,
     mode: Literal["prior", "posterior"] = "prior",
     members: int | range | Mapping[str, int] = 16,
     spread: float | None = None,
@@ -89,8 +91,8 @@ def sample(
     model
         A model or the path of one.
     like
-        An ensemble of xcvae: arguments that are not given are those that it was drawn with, its
-        solved spread included.
+        An ensemble of xcvae, or its store: arguments that are not given are those that it was drawn
+        with, its solved spread included.
     mode
         ``"prior"``: fields that fit the conditions. ``"posterior"``: variants of observed storms.
     members
@@ -165,6 +167,7 @@ def sample(
         is checked when it is read), no member reaches ``min_mass``, or stacked samples are to be
         written.
     """
+    assert like is None or isinstance(like, xr.Dataset)  # opened above
     request = SampleRequest(
         like=like,
         mode=mode,
