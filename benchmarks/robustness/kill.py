@@ -9,8 +9,8 @@ MODEL is a model file, DATA a Zarr store of its input. ``threads`` and ``cluster
 process at random moments (a cluster has two worker processes), ``restart`` does so while it
 replaces a finished store, ``append`` while it adds members and samples to one (which must be
 readable right after the kill), ``worker`` kills a worker under a living client, ``files`` kills
-before single changes in the file system, the catalog included; ``icechunk...`` the same with an Icechunk
-repository, a commit per two regions and no catalog. A moment after the end of the drawing does not
+before single changes in the file system, the catalog included; ``icechunk...`` the same with an
+Icechunk repository, a commit per two regions and no catalog. A moment after the end of the drawing does not
 count, and another one is tried. After each kill the same call runs again; the store must then be
 bitwise equal to one of an undisturbed run, all files of it but for the time in its history and the
 token of the run, and until then no catalog may list it. Of a repository, values, coordinates,
