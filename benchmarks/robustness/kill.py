@@ -10,12 +10,12 @@ process at random moments (a cluster has two worker processes), ``restart`` does
 replaces a finished store, ``append`` while it adds members and samples to one (which must be
 readable right after the kill), ``worker`` kills a worker under a living client, ``files`` kills
 before single changes in the file system, the catalog included; ``icechunk...`` the same with an
-Icechunk repository, a commit per two regions and no catalog. A moment after the end of the drawing does not
-count, and another one is tried. After each kill the same call runs again; the store must then be
-bitwise equal to one of an undisturbed run, all files of it but for the time in its history and the
-token of the run, and until then no catalog may list it. Of a repository, values, coordinates,
-attributes and records are compared, and the ensemble on branch main right after the kill must be
-complete. The exit code is 1 if a store is wrong, or if nothing was killed.
+Icechunk repository, a commit per two regions and no catalog. A moment after the end of the drawing
+does not count, and another one is tried. After each kill the same call runs again; the store must
+then be bitwise equal to one of an undisturbed run, all files of it but for the time in its history
+and the token of the run, and until then no catalog may list it. Of a repository, values,
+coordinates, attributes and records are compared, and the ensemble on branch main right after the
+kill must be complete. The exit code is 1 if a store is wrong, or if nothing was killed.
 """
 
 from __future__ import annotations
