@@ -29,6 +29,7 @@ train:
 sample:
   - {name: prior, members: 2}
 evaluate: {metrics: [crps, ks], baselines: [bilinear], groupby: [time.season, split]}
+criteria: {prior: {ks: [null, 0.99]}}
 figures: [svg]
 diagnose: null
 """
@@ -190,4 +191,5 @@ def test_report_has_groups_captions_and_figures_in_other_formats(out: Path) -> N
 def test_scores_of_the_run_are_in_the_catalog(out: Path) -> None:
     scores = catalog.metadata_of(out / "catalog.yaml", "prior")["scores"]
     summary = json.loads((out / "report" / "summary.json").read_text(encoding="utf-8"))
+    assert "ks" in scores
     assert set(scores) == {one["name"] for one in summary["criteria"]["prior"]}

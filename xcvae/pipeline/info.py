@@ -91,8 +91,9 @@ def _text(title: str, facts: Mapping[str, object], following: Iterable[str] = ()
     known = {name: str(value) for name, value in facts.items() if value not in (None, "", [])}
     lines = [title, *(f"  {name:<{WIDTH}}{value}" for name, value in known.items())]
     commands = list(following)
-    if commands:
-        lines += ["  next", *(f"    {command}" for command in commands)]
+    if commands and known:
+        lines.append("  what to type next")
+    lines += [f"    {command}" for command in commands]
     return "\n".join(lines)
 
 
@@ -195,8 +196,12 @@ def _ensemble_facts(ensemble: xr.Dataset, record: Mapping[str, Any], spec: DataS
 
 
 def _of_samples(folder: Path) -> str:
+    return _text(f"{folder}: samples in a Zarr store", _samples_facts(folder))
+
+
+def _samples_facts(folder: Path) -> Facts:
     with xr.open_zarr(folder, chunks={}, consolidated=False) as ds:
-        return _text(f"{folder}: samples in a Zarr store", _entry_facts(described(ds)))
+        return _entry_facts(described(ds))
 
 
 def _entry_facts(about: Mapping[str, Any]) -> Facts:
@@ -248,15 +253,16 @@ def _of_folder(folder: Path, shown: Path | None = None) -> str:
     facts: Facts = {"made": _date(made) if made.is_file() else ""}
     facts |= _verdicts(folder / "report")
     parts = [_text(f"{folder.resolve().name}: output of a run", facts)]
-    models = sorted(folder.glob("*.xcvae"))
-    parts += [_guarded(file, "the model", partial(_model_facts, file)) for file in models]
+    for file in sorted(folder.glob("*.xcvae"), reverse=True):
+        kind = "the weights of the last step" if file.stem.endswith("-last") else "the model"
+        parts.append(_guarded(file, kind, partial(_model_facts, file)))
     for path in sorted(folder.glob("*/")):
         name = path.name.removesuffix(".partial")
         if FileLedger.within(path) and not (path.name != name and (folder / name).is_dir()):
             store = EnsembleStore.of(folder / name)
             parts.append(_guarded(folder / name, "an ensemble", partial(_store_facts, store)))
-    copies = sorted(folder.glob("data/*.zarr"))
-    parts += [_text(f"{path.relative_to(folder)}: real samples, copied", {}) for path in copies]
+    for path in sorted(folder.glob("data/*.zarr")):
+        parts.append(_guarded(path, "real samples, copied", partial(_samples_facts, path)))
     following = [f"xcvae verify {shown}"]
     if (folder / "catalog.yaml").is_file():
         following.append(f"xcvae info {shown / 'catalog.yaml'}")
@@ -286,7 +292,8 @@ def _verdicts(report: Path) -> Facts:
     for name, verdicts in criteria.items():
         missed = [str(one["name"]) for one in verdicts if one.get("verdict") == "miss"]
         text = f"{len(verdicts) - len(missed)} of {len(verdicts)} criteria met"
-        found[name] = text + (f"; missed: {', '.join(missed)}" if missed else "")
+        text += f"; missed: {', '.join(missed)}" if missed else ""
+        found[name] = text if verdicts else ""
     sound = summary.get("sound")
     diagnosis = {True: "no fault found", False: "faults found: report/diagnosis.txt"}
     return {**found, "diagnosis": diagnosis.get(sound, "")}
