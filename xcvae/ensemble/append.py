@@ -446,6 +446,7 @@ def _joined(name: str, old: xr.Variable, part: xr.Dataset, sample: str) -> xr.Va
             got="data without it",
             remedy=f"Add it: ds.assign_coords({name}=...).",
         )
-    joined: xr.Variable = xr.Variable.concat([old, part.coords[name].variable], dim=sample)
+    new = part.coords[name].variable
+    joined: xr.Variable = xr.Variable.concat([old, new], dim=sample)  # type: ignore[no-untyped-call]
     joined.attrs = dict(old.attrs)
     return joined

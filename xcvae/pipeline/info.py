@@ -261,8 +261,10 @@ def _of_folder(folder: Path, shown: Path | None = None) -> str:
         if FileLedger.within(path) and not (path.name != name and (folder / name).is_dir()):
             store = EnsembleStore.of(folder / name)
             parts.append(_guarded(folder / name, "an ensemble", partial(_store_facts, store)))
-    for path in sorted(folder.glob("data/*.zarr")):
-        parts.append(_guarded(path, "real samples, copied", partial(_samples_facts, path)))
+    parts += [
+        _guarded(path, "real samples, copied", partial(_samples_facts, path))
+        for path in sorted(folder.glob("data/*.zarr"))
+    ]
     following = [f"xcvae verify {shown}"]
     if (folder / "catalog.yaml").is_file():
         following.append(f"xcvae info {shown / 'catalog.yaml'}")

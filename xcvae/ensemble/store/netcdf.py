@@ -219,7 +219,7 @@ def _extremes(field: xr.DataArray) -> tuple[float, float, int]:
     """Return least and largest value (0 if all are missing), and the number of missing ones."""
     import dask
 
-    low, high, gaps = dask.compute(  # type: ignore[attr-defined]
+    low, high, gaps = dask.compute(  # type: ignore[attr-defined, no-untyped-call]
         field.min(), field.max(), field.isnull().sum()
     )
     ends = (0.0 if np.isnan(end) else float(end) for end in (low, high))
