@@ -319,8 +319,10 @@ def verify_folder(folder: str | os.PathLike[str]) -> FolderVerification:
     lines: list[str] = []
     problems: list[str] = []
     known = dict(_verified_model(path, lines, problems) for path in models)
+    # A damaged model may be the one that drew an ensemble.
+    comparable = set() if "" in known.values() else set(known.values())
     for path in stores:
-        _verify_item(path, set(known.values()) - {""}, lines, problems)
+        _verify_item(path, comparable, lines, problems)
     for path in listed:
         _verify_catalog(path, lines, problems)
     return FolderVerification(root, tuple(lines), tuple(problems))
