@@ -9,6 +9,7 @@ import xarray as xr
 
 from xcvae.ensemble.sample import sample
 from xcvae.errors import ConfigError, DataError, OutputExistsError
+from xcvae.pipeline import info
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +120,10 @@ def test_augmented_samples_are_written_at_once(few, ensemble, tmp_path):
         xr.open_dataset(tmp_path / "own.nc"),
     ):
         np.testing.assert_array_equal(opened.pr.values, both.pr.values)
+
+
+def test_folder_of_files_describes_itself(ensemble, tmp_path):
+    ensemble.cvae.to_netcdf(tmp_path / "nc", by="realization")
+    text = info(str(tmp_path / "nc"))
+    for words in ("3 NetCDF files", "pr [mm h-1]", "Licence: ", "pr_r003.nc"):
+        assert words in text

@@ -59,6 +59,8 @@ def info(path: str) -> str:
         return _of_samples(file)
     elif _is_run(file):
         return _of_folder(file)
+    elif (file / README).is_file() and "written by xcvae" in (file / README).read_text("utf-8"):
+        return f"{file}: {(file / README).read_text('utf-8').rstrip()}"
     raise ConfigError.of(
         path,
         expected="a run, a model, a store, a catalog or a configuration of xcvae",
