@@ -167,6 +167,9 @@ def test_append_refuses_what_resume_refuses(kind, few, model, tmp_path):
     moved = few.assign_coords(y=few.y + 1.0)
     with pytest.raises(MismatchError, match="other values of 'y'"):
         sample(moved.isel(time=slice(4, 6)), model, **made, resume="append")
+    earlier = few.isel(time=[4]).assign_coords(time=few.time.values[:1] - np.timedelta64(1, "D"))
+    with pytest.raises(MismatchError, match="new samples after its last one"):
+        sample(earlier, model, **made, resume="append")
     xr.testing.assert_identical(open_store(store).load(), first.load())
     assert verify_store(store).ok
 

@@ -31,8 +31,9 @@ from xcvae.ensemble.store.base import (
     regions_of,
 )
 from xcvae.ensemble.store.write import Base
-from xcvae.errors import MismatchError, OutputExistsError, StoreError
+from xcvae.errors import DataError, MismatchError, OutputExistsError, StoreError
 from xcvae.fields.samples import labels_of
+from xcvae.fields.validation import check_samples
 from xcvae.registry.discovery import version_of
 
 
@@ -342,10 +343,25 @@ def _extension(finished: _Finished, sampler: EnsembleSampler, ds: xr.Dataset) ->
     )
     part = template_of(sampler, ds, identity)
     template = _template(finished, part, sizes, text)
+    _check_order(finished, template, sampler)
     shared, partial = _entries(finished, sampler.chunks, sizes)
     calls = metadata.get("calls") or [_first_call(shape, run)]
     base = Base(shared, [*calls, _new_call(shape, sizes, text)])
     return Extension(sampler, ds, spec, template, finished.dataset, shape, base, partial)
+
+
+def _check_order(finished: _Finished, template: xr.Dataset, sampler: EnsembleSampler) -> None:
+    """Refuse times or numbers before the last one of the store: data must be in order."""
+    try:
+        check_samples(template, finished.sample)
+    except DataError as error:
+        stored = labels_of(finished.dataset, finished.sample)
+        raise MismatchError.of(
+            finished.described("samples"),
+            expected=f"new samples after its last one, {stored[-1]}",
+            got=f"samples from {sampler.labels[0]} to {sampler.labels[-1]}, not in order with it",
+            remedy="Write them to a store of their own, or all samples in order to a new one.",
+        ) from error
 
 
 def _entries(

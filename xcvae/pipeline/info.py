@@ -43,30 +43,41 @@ def info(path: str) -> str:
     """
     if path.startswith("icechunk:"):
         return _of_store(path)
-    file = Path(path)
-    if file.is_file():
-        if file.suffix == ".xcvae":
-            return _of_model(file)
-        if catalogs.is_catalog(file):
-            return _of_catalog(file)
-        if file.suffix in (".yaml", ".yml"):
-            return _text(f"{file}: a configuration", {}, [f"xcvae run {file} --check"])
-    elif FileLedger.within(file) or FileLedger.within(file.with_name(f"{file.name}.partial")):
-        return _of_store(path)
-    elif (file / "snapshots").is_dir():
-        return _of_store(f"icechunk:{path}")
-    elif (file / "zarr.json").is_file():
-        return _of_samples(file)
-    elif _is_run(file):
-        return _of_folder(file)
-    elif (file / README).is_file() and "written by xcvae" in (file / README).read_text("utf-8"):
-        return f"{file}: {(file / README).read_text('utf-8').rstrip()}"
+    found = _of_file(Path(path)) if Path(path).is_file() else _of_directory(Path(path), path)
+    if found:
+        return found
     raise ConfigError.of(
         path,
         expected="a run, a model, a store, a catalog or a configuration of xcvae",
-        got="something else" if is_taken(file) else "nothing of that name",
+        got="something else" if is_taken(Path(path)) else "nothing of that name",
         remedy="Check the path; an Icechunk repository is icechunk:PATH.",
     )
+
+
+def _of_file(file: Path) -> str:
+    """Describe a file; empty for one that is not of xcvae."""
+    if file.suffix == ".xcvae":
+        return _of_model(file)
+    if catalogs.is_catalog(file):
+        return _of_catalog(file)
+    if file.suffix in (".yaml", ".yml"):
+        return _text(f"{file}: a configuration", {}, [f"xcvae run {file} --check"])
+    return ""
+
+
+def _of_directory(folder: Path, path: str) -> str:
+    """Describe a folder, or an unfinished store of its name; empty for others."""
+    if FileLedger.within(folder) or FileLedger.within(folder.with_name(f"{folder.name}.partial")):
+        return _of_store(path)
+    if (folder / "snapshots").is_dir():
+        return _of_store(f"icechunk:{path}")
+    if (folder / "zarr.json").is_file():
+        return _of_samples(folder)
+    if _is_run(folder):
+        return _of_folder(folder)
+    readme = folder / README
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    return f"{folder}: {text.rstrip()}" if "written by xcvae" in text else ""
 
 
 def write_readme(folder: Path) -> None:
