@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
-from xcvae.errors import ConfigError
+from xcvae.errors import ConfigError, OutputExistsError
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -242,10 +242,22 @@ def locked(path: Path, *, timeout: float, busy: Exception) -> Iterator[None]:
         Seconds to wait for another process.
     busy
         Raised if another process still holds the lock then.
+
+    Raises
+    ------
+    OutputExistsError
+        A folder or a link has the name of the lock.
     """
     from filelock import FileLock, Timeout
 
     file = path.with_name(f".{path.name}.lock")
+    if is_taken(file) and (file.is_symlink() or not file.is_file()):
+        raise OutputExistsError.of(
+            str(file),
+            expected=f"a free name for the lock of {path.name}",
+            got="something that is not a file",
+            remedy=f"Move it elsewhere, or choose another name than {path.name!r}.",
+        )
     lock, end = FileLock(file), time.monotonic() + timeout
     while True:
         try:

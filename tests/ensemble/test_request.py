@@ -17,6 +17,7 @@ REQUESTS = [
     SampleRequest(mode="posterior", spread=0.25, temperature=0.9),
     SampleRequest(mode="posterior", diversity=0.2),
     SampleRequest(members=range(16, 66)),
+    SampleRequest(storms=[{"name": "turn", "degrees": 180}], cap="none"),
     SampleRequest(min_mass=0.5, tile={"y": 16}, postprocess=[]),
 ]
 

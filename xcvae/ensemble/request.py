@@ -61,6 +61,8 @@ class SampleOptions:
     postprocess: object = recorded(None)
     min_mass: float | None = recorded(None)
     tile: Mapping[str, int] | None = recorded(None, attribute=False)
+    storms: object = recorded(None, added_later=True)
+    cap: str | float | None = recorded(None, added_later=True)
     chunks: Mapping[str, int] | None = None
     device: str = "auto"
 
@@ -138,6 +140,8 @@ class SampleOptions:
         _check_range("temperature", self.temperature, 0.0, math.inf, "The calibrated value is 1.")
         if self.min_mass is not None:
             _check_range("min_mass", self.min_mass, 0.0, math.inf, "Give a share, such as 0.5.")
+        if self.cap is not None and not isinstance(self.cap, str):
+            _check_range("cap", self.cap, 0.0, math.inf, "Give '300 mm h-1', or 'none'.")
         self._check_tile()
 
     def _check_tile(self) -> None:
@@ -265,10 +269,10 @@ def options_like(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
     stored = {**record, **(record.get("identity") or {})}
     names = [one.name for one in fields(SampleOptions) if one.metadata.get("recorded")]
     known = {name: stored[name] for name in names if stored.get(name) is not None}
-    known["postprocess"] = [
-        {key: v for key, v in one.items() if key not in ("removed", "package", "version")}
-        for one in stored.get("postprocess") or []
-    ]
+    about = ("removed", "package", "version")
+    for name in {"postprocess", *known} & {"postprocess", "storms"}:
+        described = stored.get(name) or []
+        known[name] = [{k: v for k, v in one.items() if k not in about} for one in described]
     mode = given.get("mode", known["mode"])
     if mode == "prior" or "diversity" in given or ("diversity" in known and "spread" not in given):
         known.pop("spread", None)

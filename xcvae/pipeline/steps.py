@@ -21,8 +21,15 @@ from xcvae.ensemble.store.samples import rain_shares, samples_metadata, write_sa
 from xcvae.errors import ModelFileError, OutputExistsError, StoreError
 from xcvae.fields.dataspec import plain
 from xcvae.fields.describe import prepare
-from xcvae.files import remove, write_json, write_text
-from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat, names_below
+from xcvae.files import is_taken, remove, write_json, write_text
+from xcvae.pipeline.manifest import (
+    Manifest,
+    digest,
+    fingerprint,
+    flat,
+    names_below,
+    not_recorded,
+)
 from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, judge
 from xcvae.verify.score_text import score_table
 
@@ -109,6 +116,7 @@ class PipelineState:
             A model of other settings or data exists.
         """
         from xcvae.generator.model import load
+        from xcvae.generator.modelfile import format_of
         from xcvae.generator.training.checkpoint import checkpoint_path, last_weights_path
         from xcvae.generator.training.train import train
 
@@ -125,6 +133,8 @@ class PipelineState:
                 outdated.append(checkpoint)
             for path in outdated:
                 self.manifest.check_replaceable("model", inputs, path)
+                if is_taken(path) and not (format_of(path) or "").startswith("xcvae-"):
+                    raise not_recorded(path)
             for path in outdated:
                 path.unlink(missing_ok=True)
         self.outcome["train"] = COMPLETED if checkpoint.exists() else MADE
