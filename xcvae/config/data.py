@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.config.schema import Config, HeavySection, Part, Selection
+from xcvae.config.schema import Config, HeavySection, Part, SampleSection, Selection
 from xcvae.config.sources import opened
 from xcvae.errors import ConfigError, EmptySelectionError, MissingVariableError, nearest
 from xcvae.fields.cf import find_layout, find_target
@@ -154,12 +154,22 @@ class Parts:
         configuration does not select any.
     spec
         Roles, grids and units of their variables.
+    whole
+        All samples, not read.
     """
 
     train: xr.Dataset
     validation: xr.Dataset | None
     test: xr.Dataset | None
     spec: DataSpec
+    whole: xr.Dataset
+
+    def of(self, section: SampleSection) -> xr.Dataset:
+        """Return the samples of an ensemble: its own, or those of its part."""
+        if section.samples is None:
+            return self[section.part]
+        where = f"sample '{section.name}': samples"
+        return _in_memory(select(self.whole, section.samples, self.spec.sample, where))
 
     def __getitem__(self, part: Part) -> xr.Dataset:
         """Return a part.
@@ -235,7 +245,7 @@ def open_parts(config: Config) -> Parts:
         for part in section.heavy.parts:
             if part in ready:
                 ready[part] = _heavy(ready[part], section.heavy, spec, part)
-    return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec)
+    return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec, ds[names])
 
 
 def _in_memory(ds: xr.Dataset) -> xr.Dataset:

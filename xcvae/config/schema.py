@@ -185,12 +185,15 @@ class SampleSection(SampleOptions):
         Name of the store and of the catalog entry.
     part
         The samples it is drawn for.
+    samples
+        Samples of its own, selected from all data, in place of a part.
     postprocess, storms, tile, timescales
         As in `xcvae.sample`, in the types that YAML has.
     """
 
     name: str
     part: Part = "test"
+    samples: Selection | None = None
     postprocess: list[Any] | dict[str, Any] | str | None = None
     storms: list[Any] | dict[str, Any] | str | None = None
     tile: Any = None
@@ -199,7 +202,7 @@ class SampleSection(SampleOptions):
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `xcvae.sample`."""
         given = {**vars(self)}
-        del given["part"]
+        del given["part"], given["samples"]
         return given
 
 
@@ -209,6 +212,7 @@ class EvaluateSection:
 
     metrics: list[Any] | None = None
     baselines: list[Any] | None = None
+    groupby: str | list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -244,6 +248,11 @@ class Config:
         By ensemble: limits by metric, see `xcvae.verify.criteria`.
     plugins
         Modules with components, registered before anything is read.
+    figures
+        Formats of the report's figures next to PNG: pdf, svg.
+    copy_data
+        Copy the real samples to the output folder and list them in the catalog; null does so for
+        data below 1 GB.
     folder
         Folder of the configuration; not a key of the file.
     """
@@ -256,6 +265,8 @@ class Config:
     diagnose: DiagnoseSection | None = field(default_factory=DiagnoseSection)
     criteria: dict[str, Any] | None = None
     plugins: list[str] = field(default_factory=list)
+    figures: list[Literal["png", "pdf", "svg"]] = field(default_factory=list)
+    copy_data: bool | None = None
     folder: Path = field(default_factory=Path)
 
     def __post_init__(self) -> None:

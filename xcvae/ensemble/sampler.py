@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -143,7 +144,7 @@ class EnsembleSampler:
         dims = spec.y, spec.x
         tile = tile_size(request.tile, dict(zip(dims, size, strict=True)), model.architecture)
         labels = labels_of(prepared, spec.sample)
-        shape = (request.members, len(labels), *size)
+        shape = (len(request.numbers), len(labels), *size)
         chunks = plan_chunks(request.chunks, sizes=shape, sample=spec.sample)
         if request.min_mass is not None:
             check_reference(prepared, spec)
@@ -161,6 +162,7 @@ class EnsembleSampler:
             tile=None if tile is None else dict(zip(dims, tile, strict=True)),
             chunks=dict(zip(("realization", spec.sample), chunks, strict=True)),
             device=str(model.device),
+            like=None,
             store=None,
             catalog=None,
             name=None,
@@ -175,7 +177,7 @@ class EnsembleSampler:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Number of realizations, samples, rows and columns."""
-        return (self.request.members, len(self.labels), *self.size)
+        return (len(self.request.numbers), len(self.labels), *self.size)
 
     @property
     def chunks(self) -> tuple[int, int]:
@@ -218,9 +220,14 @@ class EnsembleSampler:
         """Return a sampler that differs in its spread only."""
         return replace(self, request=replace(self.request, spread=spread, diversity=None))
 
+    def at(self, rows: Sequence[int]) -> EnsembleSampler:
+        """Return a sampler of some samples, by position and in this order."""
+        prepared = self.prepared.isel({self.model.spec.sample: list(rows)})
+        return replace(self, prepared=prepared, labels=[self.labels[i] for i in rows])
+
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
         """Draw a part, given by an integer, slice or list of positions per dimension."""
-        realizations = np.arange(self.request.members)[key[0]]
+        realizations = np.arange(self.shape[0])[key[0]]
         samples = np.arange(len(self.labels))[key[1]]
         values, _ = self.draw(np.atleast_1d(realizations), np.atleast_1d(samples))
         first = 0 if realizations.ndim == 0 else slice(None)
@@ -228,9 +235,19 @@ class EnsembleSampler:
         part: np.ndarray = values.values[first][..., second, :, :][..., key[2], :][..., key[3]]
         return part
 
-    def identity(self) -> dict[str, Any]:
-        """Return what decides on the values of the ensemble, as JSON types; reads all data."""
-        target_values = self.request.mode == "posterior" or self.request.min_mass is not None
+    def identity(self, parts: Sequence[int] = ()) -> dict[str, Any]:
+        """Return what decides on the values of the ensemble, as JSON types; reads all data.
+
+        Parameters
+        ----------
+        parts
+            Samples of each call that has appended to a store, for which the data are recorded
+            apart; see :func:`parts_of`. They are ignored if they do not add up to these samples.
+        """
+        data: Any = self.fingerprint()
+        if parts and sum(parts) == len(self.labels):
+            ends = np.cumsum([0, *parts]).tolist()
+            data = [[b - a, self.fingerprint(slice(a, b))] for a, b in pairwise(ends)]
         chain = [
             {key: v for key, v in one.items() if key not in ("removed", "package", "version")}
             for one in self.pipeline.describe()
@@ -244,8 +261,15 @@ class EnsembleSampler:
         return {
             "model_sha256": self.model.sha256,
             **options,
-            "data": fingerprint(self.prepared, self.model.spec, target_values=target_values),
+            "data": data,
         }
+
+    def fingerprint(self, samples: slice = slice(None)) -> str:
+        """Return a hash of the data of some samples; see :func:`fingerprint`."""
+        spec = self.model.spec
+        target_values = self.request.mode == "posterior" or self.request.min_mass is not None
+        part = self.prepared.isel({spec.sample: samples})
+        return fingerprint(part, spec, target_values=target_values)
 
     def environment(self) -> dict[str, str]:
         """Return what decides on the last digits: packages, the device, and its precision."""
@@ -365,7 +389,7 @@ class EnsembleSampler:
                 batch,
                 seed=request.seed,
                 labels=[self.labels[i] for i in samples],
-                realizations=[int(r) for r in realizations],
+                realizations=self._numbers(realizations),
                 mode=request.mode,
                 spread=self.spread,
                 temperature=request.temperature,
@@ -375,6 +399,10 @@ class EnsembleSampler:
                 timescales=None if self.times is None else timescales_of(self.model, request),
                 limits=self._limits(block),
             )
+
+    def _numbers(self, realizations: np.ndarray) -> list[int]:
+        """Return the numbers of members by position; positions may lie past the last one."""
+        return [self.request.numbers.start + int(position) for position in realizations]
 
     def _limits(self, block: xr.Dataset) -> np.ndarray:
         """Return the largest rain that a pixel of each sample may have."""
@@ -391,7 +419,7 @@ class EnsembleSampler:
         return xr.DataArray(
             raw,
             dims=("realization", spec.sample, spec.y, spec.x),
-            coords={**coords, "realization": realizations},
+            coords={**coords, "realization": self._numbers(realizations)},
             name=spec.target,
             attrs={"units": spec.units},
         )
@@ -457,9 +485,9 @@ class EnsembleSampler:
         bad &= ~(masked[None] & np.isnan(values))
         if bad.any():
             member, sample = (int(axis[0]) for axis in np.nonzero(bad.any(axis=(2, 3))))
+            number = self.request.numbers.start + region.realizations[0] + member
             raise DataError.of(
-                f"realization {region.realizations[0] + member} of sample "
-                f"{self.labels[samples[sample]]}",
+                f"realization {number} of sample {self.labels[samples[sample]]}",
                 expected="numbers wherever the data have them",
                 got=f"{int(bad[member, sample].sum())} pixels that are NaN or infinite",
                 remedy="Look at the data of this sample and at the model: "
@@ -680,6 +708,12 @@ def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) ->
                 # Without missing pixels the hash is that of data without the target.
                 _update(digest, f"{name} {number}", np.packbits(np.isnan(values)))
     return digest.hexdigest()[:32]
+
+
+def parts_of(identity: Mapping[str, Any] | None) -> list[int]:
+    """Return the samples of each call whose data a stored identity records apart."""
+    data = (identity or {}).get("data")
+    return [int(count) for count, _ in data] if isinstance(data, list) else []
 
 
 def _blocks(variable: xr.DataArray, sample: str) -> Iterator[np.ndarray]:
