@@ -13,6 +13,7 @@ from typing import Any, Literal
 from xcvae.ensemble.request import SampleOptions
 from xcvae.errors import ConfigError
 from xcvae.files import expanded, is_url, local_path
+from xcvae.generator.named import relative_to
 from xcvae.generator.training.settings import Fit
 
 Part = Literal["train", "validation", "test"]
@@ -139,7 +140,7 @@ class DataSection:
 
 @dataclass(frozen=True)
 class TrainSection:
-    """Arguments of `xcvae.train`, by the same names."""
+    """Arguments of `xcvae.train`, by the same names; a path of ``start`` is relative to the file."""
 
     target: str | None = None
     conditions: list[str] | None = None
@@ -152,6 +153,7 @@ class TrainSection:
     fit: dict[str, Any] | None = None
     seed: int = 0
     device: str = "auto"
+    start: str | None = None
 
     def __post_init__(self) -> None:
         Fit.of(self.fit)
@@ -270,6 +272,12 @@ class Config:
                 got=f"{', '.join(twice)} more than once",
                 remedy="The name is also that of the store: rename one ensemble.",
             )
+
+    @property
+    def start(self) -> str | Path | None:
+        """Model to start from: a name, or a path relative to the working directory."""
+        given = self.train.start
+        return None if given is None else relative_to(self.folder, given)
 
     @property
     def output_folder(self) -> Path:

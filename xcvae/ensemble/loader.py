@@ -340,7 +340,7 @@ def _request_of(
     """Return the variables that are read of each entry, and their units."""
     if model is None:
         return LoaderRequest(target, tuple(conditions or ()))
-    known = model if isinstance(model, Model) else load(os.fspath(model))
+    known = model if isinstance(model, Model) else load(model)
     units = {known.spec.target: known.spec.units}
     units |= {variable.name: variable.units for variable in known.spec.variables}
     named = tuple(v.name for v in known.spec.variables) if conditions is None else conditions

@@ -14,7 +14,6 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -428,7 +427,7 @@ def _listed(environment: Mapping[str, str], keys: set[str]) -> str:
 
 
 def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Model:
-    """Return a model on a device, read from its file if a path is given.
+    """Return a model on a device, read from its file if a path or a name is given.
 
     Raises
     ------
@@ -440,11 +439,11 @@ def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Mod
     from xcvae.generator.model import Model, load
 
     if isinstance(model, str | os.PathLike):
-        model = load(Path(model))
+        model = load(model)
     if not isinstance(model, Model):
         raise ConfigError.of(
             "model",
-            expected="a Model or the path of a model file",
+            expected="a Model, the path of a model file, or a name of xcvae.models",
             got=f"{model!r} ({type(model).__name__})",
             remedy="Train one with xcvae.train, or name its file.",
         )

@@ -128,6 +128,14 @@ class DataSpec:
         return None if self.coarsen is None else f"{self.target}_coarse"
 
     @property
+    def rain_condition(self) -> VariableSpec | None:
+        """The first aligned rain condition, which members are added to; None without one."""
+        for variable in self.variables:
+            if variable.aligned and variable.precipitation and variable.role == "condition":
+                return variable
+        return None
+
+    @property
     def grid_coords(self) -> dict[str, xr.DataArray]:
         """Coordinates of the training grid along y and x, as far as it has any."""
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from xcvae.files import sha256 as sha256_of
 from xcvae.generator import modelfile
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.modelfile import extra_tensors, take_extra_tensors, training_log
+from xcvae.generator.named import path_of
 from xcvae.generator.network.architecture import Architecture, build_network
 from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address
@@ -89,6 +91,9 @@ class Model:
         weights = sum(p.numel() for p in self.network.parameters()) / 1e6
         names = ", ".join(v.name for v in self.spec.variables) or "no conditions"
         size = f"{len(self.architecture.latents)} levels, {weights:.1f} M weights"
+        if "start" in self.training:
+            start = self.training["start"]
+            size += f", {start['share']:.0%} of them from {start['name']}"
         title = f"{self.spec.target} [{self.spec.units}] given {names}: {size}"
         return f"<xcvae.Model {title}, sha256 {self.sha256[:12]}>"
 
@@ -265,8 +270,13 @@ def from_bytes(content: bytes, path: Path | None = None) -> Model:
     )
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | os.PathLike[str]) -> Model:
     """Read a model file.
+
+    Parameters
+    ----------
+    path
+        A path, or a name of `xcvae.models`.
 
     Raises
     ------
@@ -279,14 +289,13 @@ def load(path: str | Path) -> Model:
         If a training loss comes from a package that is not installed: the model draws without
         it, but cannot be trained again.
     """
-    model = _read(path)
+    model = _read(path_of(path))
     stages = model.training.get("losses", [])
     warn_of_missing("loss", [loss for stage in stages for loss in stage["losses"]], str(path))
     return model
 
 
-def _read(path: str | Path) -> Model:
-    target = Path(path).absolute()
+def _read(target: Path) -> Model:
     if not target.is_file():
         raise ModelFileError.of(
             "model",
@@ -308,7 +317,7 @@ def load_once(path: str, sha256: str, device: str = "cpu") -> Model:  # noqa: AR
     ModelFileError
         If the file has changed since.
     """
-    model = _read(path)
+    model = _read(Path(path))
     if model.sha256 != sha256:
         raise ModelFileError.of(
             path,

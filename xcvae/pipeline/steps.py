@@ -117,7 +117,7 @@ class PipelineState:
         share = self.config.train.validation
         return train(
             self.parts.train,
-            **self.config.train.arguments(),
+            **{**self.config.train.arguments(), "start": self.config.start},
             validation=validation if validation is not None else 0.15 if share is None else share,
             path=self.model_file,
             progress=self.progress,
@@ -125,6 +125,8 @@ class PipelineState:
 
     def _inputs_of_model(self) -> dict[str, Any]:
         """Return the settings and data that determine the model."""
+        from xcvae.generator.training.start import Start
+
         section = asdict(self.config.train)
         del section["device"]
         section["fit"] = {k: v for k, v in (section["fit"] or {}).items() if k != "resume"}
@@ -133,6 +135,10 @@ class PipelineState:
             for name in ("train", "validation")
             if (ds := getattr(self.parts, name)) is not None
         }
+        start = Start.of(self.config.start)
+        if start is not None:
+            # Its content, whatever its name.
+            section["start"] = start.identity["sha256"]
         return {**flat(section, "train."), **{f"data.{k}": v for k, v in parts.items()}}
 
     @cached_property

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
@@ -34,6 +36,7 @@ from xcvae.generator.training import checkpoint
 from xcvae.generator.training.calibration import calibrate
 from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, stages_of
+from xcvae.generator.training.start import Start
 from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.trainer import Trainer
 from xcvae.generator.training.validation import Validation
@@ -54,6 +57,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     path: str | Path | None = None,
+    start: Model | str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Model:
     """Train a conditional VAE of rain fields.
@@ -89,6 +93,12 @@ def train(
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     path
         File to write. An interrupted training resumes from the checkpoint next to it.
+    start
+        Model to start from instead of from nothing: a `Model`, a path, or a name of
+        `xcvae.models`. Its architecture is taken unless ``generator`` names another one, and so
+        are weights that fit by name and shape. The rain is scaled as in the start. Conditions,
+        statics and masks that it does not have begin without effect. Shorter by default:
+        600 steps.
     progress
         Show a bar, on a terminal.
 
@@ -102,6 +112,11 @@ def train(
     XcvaeError
         One of its subclasses, before the first step, if data and settings do not fit.
 
+    Warns
+    -----
+    UserWarning
+        The start has pixels of another size, few weights that fit, or another kind of rain.
+
     Examples
     --------
     >>> import xcvae
@@ -112,7 +127,8 @@ def train(
     >>> model.spec.units
     'mm h-1'
     """
-    settings = Fit.of(fit)
+    known = Start.of(start)
+    settings = Fit.of(fit, started=known is not None)
     stages = stages_of(losses, settings)
     file = _new_file(path)
     group = ProcessGroup.of_environment()
@@ -125,27 +141,32 @@ def train(
         coarsen=coarsen,
         spatial_dims=spatial_dims,
     )
-    architecture = resolve(generator, spec)
+    if known is not None:
+        known.check(spec)
+    architecture = resolve(generator, spec, None if known is None else known.model.architecture)
     training_samples, held_back = split(ds, spec, validation)
     metadata = {
         "seed": seed,
         "losses": [stage.to_json() for stage in stages],
         "fit": settings.to_json(),
         "device": chosen.type,
+        **({} if known is None else {"start": known.identity}),
     }
     metadata = json.loads(json.dumps(metadata))  # as in a file, so that a loaded model is equal
-    options = {"settings": settings, "stages": stages, "group": group}
+    options: dict[str, Any] = {"settings": settings, "stages": stages, "group": group}
     with _seeded(seed, chosen):
         rng = np.random.default_rng(seed)
-        trainer = _trainer(
-            training_samples, held_back, spec, architecture, device=chosen, rng=rng, **options
-        )
+        options |= {"device": chosen, "rng": rng, "start": known}
+        trainer = _trainer(training_samples, held_back, spec, architecture, **options)
         if file is not None:
             identity = _identity(metadata, architecture, spec, trainer.record)
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
+            _announce(trainer, progress)
             trainer.run(progress_bar=progress, tuner=tuner)
-            finish = functools.partial(_finish, trainer, spec, metadata, file, training_samples)
+            finish = functools.partial(
+                _finish, trainer, spec, metadata, file, training_samples, start=known
+            )
             if group.count == 1:
                 return finish()
             # All processes return the model that is in the file of the main one.
@@ -177,15 +198,19 @@ def _trainer(
     architecture: Architecture,
     *,
     device: torch.device,
+    start: Start | None,
     **options: Any,
 ) -> Trainer:
     """Fit the scaling, prepare the samples as tensors, and initialise the network."""
     scaling, record = Scaling.fit(training_samples, spec)
     _check_record(record)
+    if start is not None:
+        scaling = start.scaling(scaling, spec)
     for part in (training_samples, held_back):
         if architecture.constrain and part is not None:
             check_block_means(part, spec)
     network = build_network(architecture, spec, scaling.target, masked=record.masked)
+    taken = None if start is None else start.initialize(network, spec, masked=record.masked)
     validation = None
     if held_back is not None:
         batches = _batches(held_back, spec, scaling, record, architecture)
@@ -199,8 +224,15 @@ def _trainer(
         architecture=architecture,
         device=device,
         valid=_valid_map(training_samples, spec) if record.masked else None,
+        taken=taken,
         **options,
     )
+
+
+def _announce(trainer: Trainer, progress: bool) -> None:
+    """Say on a terminal which weights come from the start."""
+    if trainer.taken is not None and progress and trainer.group.is_main and sys.stderr.isatty():
+        sys.stderr.write(f"from the start: {trainer.taken}\n")
 
 
 def _thread_tuner(trainer: Trainer) -> AbstractContextManager[ThreadTuner | None]:
@@ -266,6 +298,8 @@ def _finish(
     metadata: dict[str, Any],
     file: Path | None,
     training_samples: xr.Dataset,
+    *,
+    start: Start | None,
 ) -> Model:
     """Calibrate the best and the last weights, and write both models."""
     names = ("xcvae", "torch", "numpy", "xarray")
@@ -276,6 +310,8 @@ def _finish(
         "history": trainer.state.history,
         "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
     }
+    if trainer.taken is not None:
+        training["start"] = {**metadata["start"], **trainer.taken.to_json()}
     thumbnails = Thumbnails.of(training_samples, spec)
     models = {}
     for kind, weights in (("last", trainer.average), ("best", trainer.best)):
@@ -295,7 +331,8 @@ def _finish(
         )
     held_back = trainer.validation.batches if trainer.validation else trainer.batches
     for model in models.values():
-        calibrate(model.to(str(trainer.device)), held_back)
+        known_dial = None if start is None else start.dial_of(model.architecture)
+        calibrate(model.to(str(trainer.device)), held_back, known_dial)
     best = models["best"]
     if file is None:
         best.sha256 = sha256(best.to_bytes())

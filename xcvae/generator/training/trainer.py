@@ -26,6 +26,7 @@ from xcvae.generator.device import autocast, compiled
 from xcvae.generator.losses import LossState, learned_by
 from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.ladder import Encoded, Ladder
+from xcvae.generator.network.transfer import Taken
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, Stage, Term
@@ -140,6 +141,8 @@ class Trainer:
         Pixels where the target is ever valid, (y, x); None without a mask.
     group
         Processes that train together.
+    taken
+        Report of the weights that were taken from another model; None without a start.
     """
 
     network: Ladder
@@ -157,6 +160,7 @@ class Trainer:
     identity: str = ""
     valid: NDArray[np.bool_] | None = None
     group: ProcessGroup = field(default_factory=ProcessGroup)
+    taken: Taken | None = None
 
     def __post_init__(self) -> None:
         self.order_rng = self.rng.spawn(1)[0]
