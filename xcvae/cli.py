@@ -104,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_runs(commands)
     _add_verify(commands)
+    models = commands.add_parser("models", help="models that have a name, each with its card")
+    models.add_argument("name", nargs="?", metavar="NAME", help="one of them (default: all)")
+    models.set_defaults(act=_models)
     plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
     plugins.set_defaults(act=_plugins)
     return parser
@@ -144,7 +147,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     verify = commands.add_parser("verify", help="check a stored ensemble against its ledger")
     verify.add_argument("store", metavar="STORE", help="Zarr store of an ensemble; icechunk:PATH")
     verify.add_argument(
-        "--model", type=Path, help="model file, to draw some regions again and compare"
+        "--model", help="model file or name, to draw some regions again and compare"
     )
     verify.add_argument(
         "--data",
@@ -291,6 +294,21 @@ def _data(name: str) -> Iterator[xr.Dataset]:
         yield xr.open_zarr(path, consolidated=False)
     else:
         yield xr.open_dataset(path, chunks={})
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from xcvae import models
+
+    names = models.names() if arguments.name is None else [arguments.name]
+    for name in names:
+        first, *rows = str(models.card(name)).splitlines()
+        print(textwrap.fill(first, WIDTH))
+        for row in rows:
+            print(textwrap.fill(row, WIDTH, initial_indent="", subsequent_indent=" " * 4,
+                                break_long_words=False, break_on_hyphens=False))  # fmt: skip
+    if not names:
+        print("no models; the environment variable XCVAE_MODELS lists folders of them")
+    return 0
 
 
 def _plugins(_: argparse.Namespace) -> int:

@@ -140,7 +140,7 @@ class DataSection:
 
 @dataclass(frozen=True)
 class TrainSection:
-    """Arguments of `xcvae.train`, by the same names; a path of ``start`` is relative to the file."""
+    """Arguments of `xcvae.train`, by the same names; ``start`` is relative to the configuration."""
 
     target: str | None = None
     conditions: list[str] | None = None

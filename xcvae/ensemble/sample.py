@@ -65,7 +65,8 @@ def sample(
         The conditions, dims as in training; for the posterior also the observed target. Choose
         samples with ``isel`` and ``sel``, or heavy ones with :func:`xcvae.heavy`.
     model
-        A model or the path of one.
+        A model, the path of one, or a name of `xcvae.models`: such a model finds the variables
+        and dims of ``ds`` by their roles.
     mode
         ``"prior"``: fields that fit the conditions. ``"posterior"``: variants of observed storms.
     members
@@ -154,7 +155,7 @@ def sample(
         device=device,
         progress=progress,
     )
-    sampler = EnsembleSampler.prepare(ds, open_model(model, device), request)
+    sampler = EnsembleSampler.prepare(ds, open_model(model, device, ds), request)
     if request.store is not None:
         return _from_store(sampler, ds, request, request.store)
     if request.diversity is not None:
@@ -256,7 +257,10 @@ def _shipped(sampler: EnsembleSampler, file: Path | None) -> Iterator[EnsembleSa
     # A copy: the model of the caller stays without a file.
     copy.copy(model).save(file)
     try:
-        yield replace(sampler, model=load(file).to(sampler.request.device))
+        shipped = load(file).to(sampler.request.device)
+        for names in model.names:
+            shipped = shipped.rename(names)
+        yield replace(sampler, model=shipped)
     finally:
         file.unlink(missing_ok=True)
 

@@ -426,8 +426,10 @@ def _listed(environment: Mapping[str, str], keys: set[str]) -> str:
     return ", ".join(f"{key} {environment[key]}" for key in sorted(keys))
 
 
-def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Model:
-    """Return a model on a device, read from its file if a path or a name is given.
+def open_model(model: Model | str | os.PathLike[str] | None, device: str, ds: xr.Dataset) -> Model:
+    """Return a model for data on a device, read from its file if a path or a name is given.
+
+    A model of `xcvae.models` takes the names that the data have for their variables and dims.
 
     Raises
     ------
@@ -436,7 +438,7 @@ def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Mod
     ModelFileError
         The file does not exist, or is not a model.
     """
-    from xcvae.generator.model import Model, load
+    from xcvae.generator.model import Model, load, served
 
     if isinstance(model, str | os.PathLike):
         model = load(model)
@@ -447,7 +449,7 @@ def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Mod
             got=f"{model!r} ({type(model).__name__})",
             remedy="Train one with xcvae.train, or name its file.",
         )
-    return model.to(device)
+    return served(model.to(device), ds)
 
 
 def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:

@@ -165,7 +165,7 @@ def verify_store(
     intact = sorted(done.keys() - damaged.keys())
     rng = np.random.default_rng(seed)
     chosen = tuple(sorted(rng.choice(intact, min(sample, len(intact)), replace=False).tolist()))
-    sampler = _sampler_of(ensemble, ledger, ds, open_model(model, device), postprocess)
+    sampler = _sampler_of(ensemble, ledger, ds, open_model(model, device, ds), postprocess)
     different = {}
     with steps(progress, "drawing again", len(chosen)) as bar:
         for number in chosen:

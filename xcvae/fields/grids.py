@@ -114,7 +114,8 @@ def _check_variable(ds: xr.Dataset, name: str, dims: tuple[str, ...], sample: st
             "Dataset",
             expected=f"variable {name!r}, which the model was trained with",
             got="no such variable",
-            remedy=f"Add it, or rename: ds.rename(old={name!r}). {nearest(name, ds.data_vars)}",
+            remedy=f"Add it, rename it, ds.rename(old={name!r}), or give the model the names of "
+            f"the data, model.rename_for(ds). {nearest(name, ds.data_vars)}",
         )
     if set(ds[name].dims) != set(dims):
         raise MismatchError.of(

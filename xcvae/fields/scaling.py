@@ -9,7 +9,7 @@ standardised with one mean and one standard deviation each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NewType, Protocol, Self, TypeVar
 
@@ -135,6 +135,10 @@ class Scaling:
     def physical(self, normalised: T) -> T:
         """Convert a normalised tensor of the target to the target's units."""
         return self.target.physical(normalised)
+
+    def renamed(self, names: Mapping[str, str]) -> Scaling:
+        """Return the same scalings under other names of variables, by old name."""
+        return Scaling(self.target, {names.get(n, n): one for n, one in self.variables.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types, for the model file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +17,14 @@ from xcvae.errors import ModelFileError
 from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.record import Record, Thumbnails
+from xcvae.fields.roles import described_as, names_in, renamed
 from xcvae.fields.scaling import Scaling
 from xcvae.files import check_writable, expanded, write_bytes
 from xcvae.files import sha256 as sha256_of
 from xcvae.generator import modelfile
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.modelfile import extra_tensors, take_extra_tensors, training_log
-from xcvae.generator.named import path_of
+from xcvae.generator.named import has_name, path_of
 from xcvae.generator.network.architecture import Architecture, build_network
 from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address
@@ -62,6 +63,8 @@ class Model:
         SHA-256 of the file content.
     path
         The file, or None if the model was not saved.
+    names
+        Names of variables and dims that `rename` gave, in their order; the file has the old ones.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class Model:
         self.network.sigma_factor = float(training.get("temperature", 1.0))
         self.valid, self.thumbnails = valid, thumbnails
         self.sha256, self.path = sha256, path
+        self.names: tuple[dict[str, str], ...] = ()
+        self._in_file = spec, scaling
         self.device = torch.device("cpu")
 
     def __repr__(self) -> str:
@@ -100,8 +105,10 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         # By path if there is a file: a worker reads it once for all tasks that carry the model.
         if self.path is not None and self.path.is_file():
-            return load_once, (str(self.path), self.sha256, str(self.device))
-        return from_bytes, (self.to_bytes(),)
+            found: Any = (load_once, (str(self.path), self.sha256, str(self.device)))
+        else:
+            found = (from_bytes, (self.to_bytes(),))
+        return (_renamed, (*found, self.names)) if self.names else found
 
     @property
     def history(self) -> xr.Dataset:
@@ -129,9 +136,10 @@ class Model:
         """Return the content of the model's file."""
         tensors = {f"{NETWORK}{k}": v for k, v in self.network.state_dict().items()}
         tensors |= extra_tensors(self.valid, self.thumbnails)
+        spec, scaling = self._in_file
         header = {
-            "spec": self.spec.to_json(),
-            "scaling": self.scaling.to_json(),
+            "spec": spec.to_json(),
+            "scaling": scaling.to_json(),
             "record": self.record.to_json(),
             "architecture": self.architecture.to_json(),
             "training": self.training,
@@ -143,6 +151,51 @@ class Model:
         self.device = choose_device(device)
         placed(self.network, self.device)
         return self
+
+    def rename(self, names: Mapping[str, str] | None = None, **others: str) -> Model:
+        """Return the model under other names of variables and dims, for data that have them.
+
+        The network and the file are the same; members have the new names.
+
+        Parameters
+        ----------
+        names, others
+            New names by old name, such as ``model.rename(pr="precip", y="lat", x="lon")``. The
+            condition that ``coarsen`` derives is named after the target.
+
+        Raises
+        ------
+        ConfigError
+            An old name is unknown, or a new one is used twice.
+        """
+        given = {**(names or {}), **others}
+        spec = renamed(self.spec, given)
+        pairs = zip(self.spec.variables, spec.variables, strict=True)
+        # The network is shared: a copy of the object, not one that is read from the file.
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other.spec, other.names = spec, (*self.names, given)
+        other.scaling = self.scaling.renamed({old.name: new.name for old, new in pairs})
+        return other
+
+    def rename_for(self, ds: xr.Dataset) -> Model:
+        """Return the model under the names that a Dataset has for its variables and dims.
+
+        Target, rain condition and dims are found by their roles: the rain on the finest grid,
+        coarser rain, and CF attributes or conventional names of dims. Members have the attributes
+        of the target in the Dataset.
+
+        Parameters
+        ----------
+        ds
+            Target or conditions under any names.
+        """
+        names = names_in(ds, self.spec)
+        if not names:
+            return self
+        other = self.rename(names)
+        other.spec = described_as(other.spec, ds)
+        return other
 
     def batches(self, prepared: xr.Dataset) -> Batches:
         """Return samples of a prepared Dataset (`xcvae.fields.describe.prepare`) as tensors."""
@@ -237,6 +290,16 @@ class Model:
         return FieldSampler(self.network, self.scaling, self.device, limit)
 
 
+def _renamed(
+    make: Callable[..., Model], arguments: tuple[Any, ...], names: Sequence[Mapping[str, str]]
+) -> Model:
+    """Make a model, and rename it: how a renamed one travels to another process."""
+    model = make(*arguments)
+    for some in names:
+        model = model.rename(some)
+    return model
+
+
 def from_bytes(content: bytes, path: Path | None = None) -> Model:
     """Make a model from the content of a file.
 
@@ -268,6 +331,11 @@ def from_bytes(content: bytes, path: Path | None = None) -> Model:
         sha256=sha256_of(content),
         path=path,
     )
+
+
+def served(model: Model, ds: xr.Dataset) -> Model:
+    """Return a model for data: one that has a name takes the names of their variables and dims."""
+    return model.rename_for(ds) if has_name(model.path) else model
 
 
 def load(path: str | os.PathLike[str]) -> Model:

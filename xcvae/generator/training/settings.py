@@ -41,7 +41,8 @@ class Fit:
     ----------
     max_steps, max_minutes
         Limits; 5000 steps if neither is given, 600 from a ``start``. With minutes alone, the
-        number of threads on a CPU is tuned during the training (`xcvae.generator.training.threads`).
+        number of threads on a CPU is tuned during the training
+        (`xcvae.generator.training.threads`).
     batch_size
         Samples per step.
     crop
