@@ -258,7 +258,8 @@ def loader(
         Other variables in a batch. Default: none; with ``model``, all that it was trained with.
     model
         A model, the path of one, or a name of `xcvae.models`: values come in its normalised space,
-        each variable on its own grid, and variables that the model derives (``coarsen``) are derived.
+        each variable on its own grid, and variables that the model derives (``coarsen``) are
+        derived.
         ``model.scaling.physical(x)`` inverts this. Default: physical values.
     batch_size
         None yields single samples, for a DataLoader that makes the batches.

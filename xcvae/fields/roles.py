@@ -36,9 +36,10 @@ def renamed(spec: DataSpec, names: Mapping[str, str]) -> DataSpec:
         if name not in variables | dims:
             raise ConfigError(f"rename: unknown name '{name}'. {nearest(name, variables | dims)}")
     given, coarsen = dict(names), spec.coarsen
-    if spec.derived in names and names[spec.derived] != f"{names.get(spec.target)}_coarse":
+    derived, named = spec.derived, f"{names.get(spec.target, spec.target)}_coarse"
+    if derived is not None and names.get(derived, named) != named:
         coarsen = None
-    elif spec.derived is not None:
+    elif derived is not None:
         for name in (spec.target, spec.y, spec.x):
             given.setdefault(f"{name}_coarse", f"{given.get(name, name)}_coarse")
     for kind in (variables, dims):
@@ -111,18 +112,18 @@ def names_in(ds: xr.Dataset, spec: DataSpec) -> dict[str, str]:
 def _target_in(ds: xr.Dataset, spec: DataSpec, rain: list[str]) -> str | None:
     """Return the rain that has the role of the target; None for data with conditions only."""
     condition = spec.rain_condition
-    only = ds[rain[0]] if len(rain) == 1 and condition is not None else None
-    if only is not None and condition is not None:
-        if only.name == condition.name or _is_coarse(only, condition, spec):
-            return None
+    if condition is not None and len(rain) == 1 and _is_condition(ds[rain[0]], condition, spec):
+        return None
     try:
         return find_target(ds, None)
     except (DataError, MissingVariableError):
         return None
 
 
-def _is_coarse(da: xr.DataArray, condition: VariableSpec, spec: DataSpec) -> bool:
-    """Return True for cells of about the size of a condition's, and not of the target's pixels."""
+def _is_condition(da: xr.DataArray, condition: VariableSpec, spec: DataSpec) -> bool:
+    """Return True for rain with the condition's name, or with cells of about its size."""
+    if da.name == condition.name:
+        return True
     try:
         dims = find_axes(da)
     except DataError:

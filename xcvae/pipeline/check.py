@@ -109,7 +109,8 @@ def _check_network(config: Config, parts: Parts) -> None:
     start = Start.of(config.start)
     if start is not None:
         start.check(parts.spec)
-    resolve(config.train.generator, parts.spec, start and start.model.architecture)
+    known = None if start is None else start.model.architecture
+    resolve(config.train.generator, parts.spec, known)
     for device in {config.train.device, *(section.device for section in config.sample)}:
         choose_device(device)
 
