@@ -51,8 +51,8 @@ class Taken:
 
     Attributes
     ----------
-    share
-        Share of its weights that come from the other one.
+    share, used
+        Share of its weights that come from the other one, and of the other's that it took.
     parts
         Parts that come from the other one as a whole.
     new
@@ -62,6 +62,7 @@ class Taken:
     """
 
     share: float
+    used: float
     parts: tuple[str, ...]
     new: tuple[str, ...]
     unused: tuple[str, ...]
@@ -69,7 +70,7 @@ class Taken:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types, for the model file."""
         found = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
-        return {**found, "share": round(self.share, 4)}
+        return {**found, "share": round(self.share, 4), "used": round(self.used, 4)}
 
     def __str__(self) -> str:
         text = f"{self.share:.0%} of the weights"
@@ -117,16 +118,20 @@ def take_weights(
             if taken:
                 weight.copy_(known)
         count[0] += taken
-    return _report(counts, inputs)
+    return _report(counts, sum(weight.numel() for weight in weights.values()), inputs)
 
 
-def _report(counts: Mapping[str, Sequence[int]], inputs: tuple[Inputs, Inputs]) -> Taken:
+def _report(
+    counts: Mapping[str, Sequence[int]], available: int, inputs: tuple[Inputs, Inputs]
+) -> Taken:
     own, new = ([*one.maps, *one.pooled] for one in inputs)
     fresh = [name for name in new if name not in own]
     # A new input map alone does not make its encoder a new part.
-    parts = [part for part, (taken, _) in counts.items() if taken]
+    parts = [part for part, count in counts.items() if count[0]]
+    taken = sum(part[0] for part in counts.values())
     return Taken(
-        sum(taken for taken, _ in counts.values()) / sum(total for _, total in counts.values()),
+        taken / sum(part[1] for part in counts.values()),
+        taken / available,
         tuple(parts),
         tuple([part for part in counts if part not in parts] + _short(fresh)),
         tuple(_short([name for name in own if name not in new])),

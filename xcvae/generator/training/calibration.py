@@ -233,6 +233,8 @@ def shrunk_shares(
     """
     known = np.interp(positions, *np.asarray(start, float).T[::-1])
     whole, samples = _shares(diversity), diversity.shape[1]
+    if not np.isfinite(whole).all():  # dry samples
+        return [float(share) for share in known]
     left_out = [_shares(np.delete(diversity, n, axis=1)) for n in range(samples) if samples > 1]
     errors = [jackknife_error([shares[n] for shares in left_out]) for n in range(len(positions))]
     weight = DIAL_PRIOR**2 / (DIAL_PRIOR**2 + np.square(errors))

@@ -24,7 +24,7 @@ from xcvae.generator.network.transfer import Inputs, Taken, take_weights
 
 #: Largest ratio of pixel sizes, or of the pixels per condition cell, to those of the start.
 FAR = 2.0
-#: Share of the weights below which a start is hardly one.
+#: Share of its weights below which a start is hardly one.
 FEW = 0.5
 
 
@@ -194,8 +194,11 @@ class Start:
                 remedy="Leave `generator` out, which takes the architecture of the start, or "
                 "leave `start` out.",
             )
-        if taken.share < FEW:
-            self._warn(f"only {taken}. Leave `generator` out to take its architecture")
+        if taken.used < FEW:
+            self._warn(
+                f"only {taken.used:.0%} of its weights fit the network. Leave `generator` out to "
+                "take its architecture"
+            )
         return taken
 
     def _warn(self, text: str) -> None:
