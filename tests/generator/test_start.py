@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 
 import xcvae
-from xcvae.errors import ConfigError, MismatchError, ModelFileError
+from xcvae.errors import ComponentError, ConfigError, MismatchError, ModelFileError
 from xcvae.fields.describe import prepare
 from xcvae.generator.training.calibration import (
     calibrate_spread,
@@ -255,10 +255,6 @@ def test_provenance_is_in_ensemble_and_scorecard(corner, start):
     assert "start" not in json.loads(members(start, corner).attrs["xcvae"])
 
 
-class StoppedError(Exception):
-    """End of a training on purpose."""
-
-
 @dataclass(frozen=True)
 class Stopping(Component):
     """Stops the training at its third step while the file exists."""
@@ -267,7 +263,7 @@ class Stopping(Component):
 
     def __call__(self, state):
         if state.step == 2 and Path(self.file).exists():
-            raise StoppedError
+            raise ArithmeticError("stopped on purpose")
         return 0.0 * state.output.sum()
 
 
@@ -278,7 +274,7 @@ def test_interrupted_training_from_a_start_resumes_with_the_same_steps(corner, s
         "losses": ["laplace", "kl", Stopping(str(stop))],
         "fit": {"max_steps": 4, "validations": 4},
     }
-    with pytest.raises(StoppedError):
+    with pytest.raises(ComponentError, match="stopped on purpose"):
         quick(corner, start=start, path=path, **options)
     assert checkpoint_path(path).exists()
     stop.unlink()
@@ -303,7 +299,7 @@ def test_start_of_another_kind_is_refused(corner, tmp_path):
             quick(corner, start=given)
     with pytest.raises(ModelFileError, match="nothing at"):
         quick(corner, start=tmp_path / "missing.xcvae")
-    with pytest.raises(ModelFileError, match="a name of a model|name of a model or the path"):
+    with pytest.raises(ModelFileError, match="name of a model or the path"):
         quick(corner, start="rain-rader")
     with pytest.raises(ConfigError, match="start: expected a Model, the path"):
         quick(corner, start=corner)
@@ -329,9 +325,7 @@ def test_other_architecture_is_warned_of_or_refused(corner, start):
 
 def test_another_factor_or_pixel_size_is_warned_of(corner, start):
     fine = corner[["pr"]]
-    with pytest.warns(
-        UserWarning, match="12, these data have 4: its patterns are of another scale"
-    ):
+    with pytest.warns(UserWarning, match=r"12, these data have 4: its patterns"):
         quick(fine, start=start, conditions=None, coarsen=4, fit=STILL)
     wide = corner.assign_coords(
         {d: (d, corner[d].values * 5, corner[d].attrs) for d in ("y", "x", "y_coarse", "x_coarse")}

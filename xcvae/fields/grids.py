@@ -69,8 +69,9 @@ def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
     if spec.located:
         _check_same_domain(ds, spec, size)
         return
-    for dims in _grids(spec):
-        _check_spacing(ds, spec, dims)
+    doubts = [_check_spacing(ds, spec, dims) for dims in _grids(spec)]
+    if any(doubts):
+        warnings.warn(next(filter(None, doubts)), stacklevel=3)
     for variable in spec.variables:
         if variable.role == "static" or not variable.shape or variable.name not in expected:
             continue
@@ -186,8 +187,14 @@ def _upper(n: int, count: int) -> float:
     return n / (count - 1) if count > 1 else math.inf
 
 
-def _check_spacing(ds: xr.Dataset, spec: DataSpec, dims: tuple[str, str]) -> None:
-    """Compare the spacing along the dims (y, x) of a grid with that of training, in kilometres."""
+def _check_spacing(ds: xr.Dataset, spec: DataSpec, dims: tuple[str, str]) -> str:
+    """Compare the spacing along the dims (y, x) of a grid with that of training, in kilometres.
+
+    Returns
+    -------
+    str
+        Text of a warning; empty if cells are of about the same size.
+    """
     trained, found = [spec.axis(dim) for dim in dims], [axis_in(ds, dim) for dim in dims]
     # From two blocks, the second partial, the distance of blocks cannot be inferred.
     coarse = dims != (spec.y, spec.x)
@@ -197,7 +204,7 @@ def _check_spacing(ds: xr.Dataset, spec: DataSpec, dims: tuple[str, str]) -> Non
         if _comparable(one, here, coarse=coarse) and not _same_spacing(one, here)
     ]
     if not other:
-        return
+        return ""
     place = other[0]
     sizes = pixel_size_of(trained, other), pixel_size_of(found, other)
     apart = sizes[0] / sizes[1] if sizes[0] and sizes[1] else math.inf
@@ -208,12 +215,12 @@ def _check_spacing(ds: xr.Dataset, spec: DataSpec, dims: tuple[str, str]) -> Non
             got=_spacing(found, place),
             remedy="Interpolate the Dataset to that spacing, or train a model on this grid.",
         )
-    if not 1 / CLOSE < apart < CLOSE:
-        warnings.warn(
-            f"{' and '.join(dims)}: cells of {sizes[1]:.3g} km, and the model was trained with "
-            f"{sizes[0]:.3g} km: the patterns of its members are of that scale.",
-            stacklevel=4,
-        )
+    if 1 / CLOSE < apart < CLOSE:
+        return ""
+    return (
+        f"{' and '.join(dims)}: cells of {sizes[1]:.3g} km, and the model was trained with "
+        f"{sizes[0]:.3g} km: the patterns of its members are of that scale."
+    )
 
 
 def _comparable(trained: Axis, found: Axis, *, coarse: bool) -> bool:
