@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcvae.errors import MismatchError, OutputExistsError, XcvaeError
+from xcvae.errors import ConfigError, MismatchError, OutputExistsError, XcvaeError
 from xcvae.files import is_taken, local_path, write_text
 
 if TYPE_CHECKING:
@@ -133,14 +133,42 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     run.set_defaults(act=_run)
 
     for name, text in STEPS.items():
+        if name == "sample":
+            continue
         step = commands.add_parser(name, help=f"one step: {text}", description=_step_text(text))
         step.add_argument("config", type=Path, metavar="CONFIG", help=YAML)
         step.set_defaults(act=_step)
 
+    _add_sample(commands)
     for one in (demo, run, *(commands.choices[name] for name in STEPS)):
         one.add_argument(
             "--overwrite", action="store_true", help="replace products of another configuration"
         )
+
+
+def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command that draws the ensembles of a configuration, or one from a file."""
+    text = STEPS["sample"]
+    sample = commands.add_parser(
+        "sample",
+        help=f"one step: {text}; or draw from a file of rain with a model",
+        description=f"{_step_text(text)} Or, with --model and --store, an ensemble for the rain in "
+        "a file: xcvae sample era5.nc --model rain-radar --factor 8 --store fine.zarr",
+    )
+    sample.add_argument(
+        "config", type=Path, metavar="CONFIG|DATA",
+        help=f"{YAML}; or data: Zarr, NetCDF, tutorial name",
+    )  # fmt: skip
+    add = sample.add_argument
+    add("--model", metavar="MODEL", help="path or name of a model")
+    add("--store", type=Path, metavar="STORE", help="Zarr store to write, new or unfinished")
+    add("--variable", metavar="NAME", help="the rain in the data, if there are several")
+    add("--factor", type=int, metavar="N", help="divide coarse cells into N x N pixels")
+    add("--mode", choices=("prior", "posterior"), default="prior", help="prior")
+    add("--members", type=int, default=16, metavar="N", help="realizations (16)")
+    add("--seed", type=int, default=0, metavar="N", help="of the noise (0)")
+    add("--catalog", type=Path, metavar="YAML", help="intake catalog to list the store in")
+    sample.set_defaults(act=_sample)
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -249,6 +277,39 @@ def _step(arguments: argparse.Namespace) -> int:
 
     settings = config.load(arguments.config)
     print(pipeline.run_step(settings, arguments.command, overwrite=arguments.overwrite))
+    return 0
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    """Draw the ensembles of a configuration, or one for the rain in a file."""
+    if arguments.model is None and arguments.store is None:
+        return _step(arguments)
+    import xcvae
+
+    if arguments.model is None or arguments.store is None:
+        missing = "--model" if arguments.model is None else "--store"
+        raise ConfigError.of(
+            "xcvae sample DATA",
+            expected="a model and a store",
+            got=f"no {missing}",
+            remedy="For example --model rain-radar --factor 8 --store fine.zarr.",
+        )
+    ds = next(_data(str(arguments.config)))
+    if arguments.variable is not None:
+        ds = ds[[arguments.variable, *(n for n, da in ds.data_vars.items() if da.ndim == 0)]]
+    ensemble = xcvae.sample(
+        ds,
+        arguments.model,
+        factor=arguments.factor,
+        mode=arguments.mode,
+        members=arguments.members,
+        seed=arguments.seed,
+        store=arguments.store,
+        catalog=arguments.catalog,
+        resume="restart" if arguments.overwrite else True,
+    )
+    sizes = ", ".join(f"{dim}: {size}" for dim, size in ensemble.sizes.items())
+    print(f"{arguments.store}: {', '.join(map(str, ensemble.data_vars))} ({sizes})")
     return 0
 
 

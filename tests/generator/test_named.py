@@ -117,9 +117,9 @@ def test_names_stand_for_paths_in_every_verb(named, tiny_model, test_radar, tmp_
     assert tuned.training["start"]["name"] == "tiny-rain"
 
 
-def test_open_model_refuses_other_objects(test_radar):
+def test_open_model_refuses_other_objects():
     with pytest.raises(ConfigError, match=r"a name of xcvae.models.*got 3 \(int\)"):
-        open_model(3, "cpu", test_radar)
+        open_model(3, "cpu")
 
 
 def test_command_lists_models_with_their_cards(named, capsys):

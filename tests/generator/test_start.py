@@ -23,7 +23,7 @@ from xcvae.generator.training.calibration import (
 )
 from xcvae.generator.training.checkpoint import checkpoint_path
 from xcvae.generator.training.settings import STARTED, Fit
-from xcvae.generator.training.start import Start, rain_factor
+from xcvae.generator.training.start import Start, converting
 from xcvae.plugins import Component
 
 SMALL = {"channels": [8, 8], "latents": [2, 2]}
@@ -160,6 +160,27 @@ def test_rain_condition_goes_by_its_role(corner, start):
     assert model.scaling.variables["gcm"] == start.scaling.variables["pr_coarse"]
 
 
+def test_start_of_any_factor_is_given_the_scale_of_the_data(corner):
+    bare = corner[["pr"]]
+    scales = {"factor": [2, 12]}
+    own = xcvae.train(
+        bare, target="pr", coarsen=scales, generator={**SMALL, "constrain": True}, fit=FEW,
+        progress=False,
+    )  # fmt: skip
+    model = quick(corner, start=own, fit=STILL)
+    assert (model.spec.scales.fixed, model.architecture.constrain) == (12, 12)
+    assert model.training["start"]["share"] == model.training["start"]["used"] == 1
+    pair = (uncalibrated(own), uncalibrated(model))
+    few = corner.isel(time=[0, 5])
+    wanted = members(pair[0], few).pr.values
+    np.testing.assert_allclose(members(pair[1], few).pr.values, wanted, atol=1e-3)
+    gaps = corner.assign(pr=corner.pr.where(corner.x > corner.x.values[20]))
+    masked = quick(gaps, start=own, fit=STILL)
+    assert masked.architecture.constrain == 0  # members with gaps have no block means to keep
+    assert masked.training["start"]["unused"] == ["block means"]
+    assert quick(bare, start=own, conditions=None, coarsen=scales, fit=STILL).spec.scales.open
+
+
 @pytest.mark.parametrize(
     ("units", "scale"), [("mm/day", 24.0), ("kg m-2 s-1", 1 / 3600), ("mm", 5 / 60)]
 )
@@ -191,7 +212,7 @@ def test_rain_without_a_common_unit_is_scaled_anew_with_a_warning(corner, start)
     with pytest.warns(UserWarning, match="'mm h-1' does not convert into 'mm'"):
         model = quick(depth, start=start, fit=STILL)
     assert model.scaling.target.eps == model.spec.wet_threshold
-    assert rain_factor("mm", "mm h-1", (None, 60.0)) is None
+    assert converting("mm", "mm h-1", (None, 60.0)) is None
 
 
 def test_daily_thresholds_do_not_change_the_scaling(corner, start):
@@ -325,12 +346,12 @@ def test_other_architecture_is_warned_of_or_refused(corner, start):
 
 def test_another_factor_or_pixel_size_is_warned_of(corner, start):
     fine = corner[["pr"]]
-    with pytest.warns(UserWarning, match=r"12, these data have 4: its patterns"):
+    with pytest.warns(UserWarning, match=r"6 to 24 pixels per cell.* have 4: its patterns"):
         quick(fine, start=start, conditions=None, coarsen=4, fit=STILL)
     wide = corner.assign_coords(
         {d: (d, corner[d].values * 5, corner[d].attrs) for d in ("y", "x", "y_coarse", "x_coarse")}
     )
-    with pytest.warns(UserWarning, match="pixels of 1 km, these data have 5 km"):
+    with pytest.warns(UserWarning, match=r"pixels of 0.5 to 2 km, these data have 5"):
         quick(wide, start=start, fit=STILL)
 
 

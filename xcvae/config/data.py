@@ -170,14 +170,18 @@ class Parts:
         """
         ds: xr.Dataset | None = getattr(self, part)
         if ds is None:
-            raise ConfigError.of(
-                f"data.{part}",
-                expected="a selection of samples",
-                got="none",
-                remedy=f"Add one to the configuration, such as `{part}: {{split: 2}}` or "
-                f"`{part}: {{time: [2009-01-01, 2010-12-31]}}`; `{part}: {{}}` takes all.",
-            )
+            raise _no_part(part)
         return ds
+
+
+def _no_part(part: Part) -> ConfigError:
+    return ConfigError.of(
+        f"data.{part}",
+        expected="a selection of samples",
+        got="none",
+        remedy=f"Add one to the configuration, such as `{part}: {{split: 2}}` or "
+        f"`{part}: {{time: [2009-01-01, 2010-12-31]}}`; `{part}: {{}}` takes all.",
+    )
 
 
 def open_parts(config: Config) -> Parts:
@@ -203,20 +207,8 @@ def open_parts(config: Config) -> Parts:
         The data do not fit the section ``train``; see :func:`xcvae.train`.
     """
     section, training = config.data, config.train
-    ds = opened(section, config.folder)
+    target, chosen = _selected(config)
     dims = training.spatial_dims
-    target = find_target(ds, training.target)
-    sample = find_layout(ds[target], spatial_dims=dims).sample
-    wanted: dict[str, Selection | None] = {
-        "train": section.train,
-        "validation": section.validation,
-        "test": section.test,
-    }
-    chosen = {
-        part: select(ds, selection, sample, f"data.{part}")
-        for part, selection in wanted.items()
-        if selection is not None
-    }
     spec = describe(
         chosen["train"],
         target=target,
@@ -232,6 +224,41 @@ def open_parts(config: Config) -> Parts:
             if part in ready:
                 ready[part] = _heavy(ready[part], section.heavy, spec, part)
     return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec)
+
+
+def open_part(config: Config, part: Part) -> xr.Dataset:
+    """Open one part of the data with all variables, for a model that is not trained on them.
+
+    Raises
+    ------
+    ConfigError
+        The source cannot be opened, or the configuration does not select this part.
+    EmptySelectionError
+        The selection is empty.
+    """
+    _, chosen = _selected(config)
+    if part not in chosen:
+        raise _no_part(part)
+    return chosen[part]
+
+
+def _selected(config: Config) -> tuple[str, dict[str, xr.Dataset]]:
+    """Return the name of the target, and the selections of the data by part."""
+    section, training = config.data, config.train
+    ds = opened(section, config.folder)
+    target = find_target(ds, training.target)
+    sample = find_layout(ds[target], spatial_dims=training.spatial_dims).sample
+    wanted: dict[str, Selection | None] = {
+        "train": section.train,
+        "validation": section.validation,
+        "test": section.test,
+    }
+    chosen = {
+        part: select(ds, selection, sample, f"data.{part}")
+        for part, selection in wanted.items()
+        if selection is not None
+    }
+    return target, chosen
 
 
 def _in_memory(ds: xr.Dataset) -> xr.Dataset:

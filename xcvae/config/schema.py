@@ -145,7 +145,7 @@ class TrainSection:
     target: str | None = None
     conditions: list[str] | None = None
     statics: list[str] | None = None
-    coarsen: int | None = None
+    coarsen: int | dict[str, list[float]] | None = None
     spatial_dims: list[str] | None = None
     validation: float | None = None
     generator: dict[str, Any] | None = None
@@ -182,19 +182,22 @@ class SampleSection(SampleOptions):
         Name of the store and of the catalog entry.
     part
         The samples it is drawn for.
+    model
+        Model that draws it, by name or path, instead of the one that the section ``train`` makes.
     postprocess, tile
         As in `xcvae.sample`, in the types that YAML has.
     """
 
     name: str
     part: Part = "test"
+    model: str | None = None
     postprocess: list[Any] | dict[str, Any] | str | None = None
     tile: Any = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `xcvae.sample`."""
         given = {**vars(self)}
-        del given["part"]
+        del given["part"], given["model"]
         return given
 
 

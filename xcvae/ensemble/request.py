@@ -59,6 +59,7 @@ class SampleOptions:
     postprocess: object = recorded(None)
     min_mass: float | None = recorded(None)
     tile: Mapping[str, int] | None = recorded(None, attribute=False)
+    factor: int | None = recorded(None, added_later=True)
     chunks: Mapping[str, int] | None = None
     device: str = "auto"
 
@@ -69,7 +70,8 @@ class SampleOptions:
         for one in fields(self):
             value = getattr(self, one.name)
             if one.metadata.get("recorded") and _is_number(value):
-                number = int if isinstance(one.default, int) else float
+                whole = isinstance(one.default, int) or one.name == "factor"
+                number = int if whole else float
                 object.__setattr__(self, one.name, number(value))
 
     @property
@@ -106,6 +108,8 @@ class SampleOptions:
         _check_range("temperature", self.temperature, 0.0, math.inf, "The calibrated value is 1.")
         if self.min_mass is not None:
             _check_range("min_mass", self.min_mass, 0.0, math.inf, "Give a share, such as 0.5.")
+        if self.factor is not None and (not _is_int(self.factor) or self.factor < 2):
+            _refuse("factor", "an integer >= 2", self.factor, "8 divides a cell into 8 x 8 pixels.")
         self._check_tile()
 
     def _check_tile(self) -> None:

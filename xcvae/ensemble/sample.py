@@ -40,6 +40,7 @@ def sample(
     ds: xr.Dataset,
     model: Model | str | os.PathLike[str] | None = None,
     *,
+    factor: int | None = None,
     mode: Literal["prior", "posterior"] = "prior",
     members: int = 16,
     spread: float | None = None,
@@ -67,6 +68,11 @@ def sample(
     model
         A model, the path of one, or a name of `xcvae.models`: such a model finds the variables
         and dims of ``ds`` by their roles.
+    factor
+        For a model of any factor: divide every cell of the coarse rain in ``ds`` into so many
+        pixels along each side. The ensemble has the name and units of that rain, and its means
+        over the cells. For the posterior, the rain in ``ds`` is the observation, whose means over
+        blocks of so many pixels are the condition. Not needed if ``ds`` has rain on both grids.
     mode
         ``"prior"``: fields that fit the conditions. ``"posterior"``: variants of observed storms.
     members
@@ -83,7 +89,8 @@ def sample(
         Members depend on the seed, the sample label and their number, and on nothing else.
     postprocess
         Post-processors: names, dicts or instances. Default: what is below 0.1 mm h-1 (daily
-        data: 0.1 mm d-1) becomes 0. ``[]`` for none.
+        data: 0.1 mm d-1) becomes 0. ``[]`` for none, the default of a model of any factor, which
+        keeps the means over the cells.
     min_mass
         Redraw members with less than this share of the rain of their sample: of the observed
         field where ``ds`` has it, else of the coarse precipitation condition, stretched.
@@ -138,6 +145,7 @@ def sample(
         written.
     """
     request = SampleRequest(
+        factor=factor,
         mode=mode,
         members=members,
         spread=spread,
@@ -155,7 +163,8 @@ def sample(
         device=device,
         progress=progress,
     )
-    sampler = EnsembleSampler.prepare(ds, open_model(model, device, ds), request)
+    ds, known = open_model(model, device).for_data(ds, factor, observed=mode == "posterior")
+    sampler = EnsembleSampler.prepare(ds, known, request)
     if request.store is not None:
         return _from_store(sampler, ds, request, request.store)
     if request.diversity is not None:

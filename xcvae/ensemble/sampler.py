@@ -123,6 +123,9 @@ class EnsembleSampler:
         from xcvae.generator.tiling import tile_size
 
         spec = model.spec
+        if request.postprocess is None and model.origin is not None:
+            # What a threshold removes would be missing in the means over the cells.
+            request = replace(request, postprocess=[])
         pipeline = PostprocessPipeline.build(request.postprocess, spec)
         prepared = inputs_of(ds, spec, request.mode)
         size = model.batches(prepared).size
@@ -426,10 +429,8 @@ def _listed(environment: Mapping[str, str], keys: set[str]) -> str:
     return ", ".join(f"{key} {environment[key]}" for key in sorted(keys))
 
 
-def open_model(model: Model | str | os.PathLike[str] | None, device: str, ds: xr.Dataset) -> Model:
-    """Return a model for data on a device, read from its file if a path or a name is given.
-
-    A model of `xcvae.models` takes the names that the data have for their variables and dims.
+def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Model:
+    """Return a model on a device, read from its file if a path or a name is given.
 
     Raises
     ------
@@ -438,7 +439,7 @@ def open_model(model: Model | str | os.PathLike[str] | None, device: str, ds: xr
     ModelFileError
         The file does not exist, or is not a model.
     """
-    from xcvae.generator.model import Model, load, served
+    from xcvae.generator.model import Model, load
 
     if isinstance(model, str | os.PathLike):
         model = load(model)
@@ -449,7 +450,7 @@ def open_model(model: Model | str | os.PathLike[str] | None, device: str, ds: xr
             got=f"{model!r} ({type(model).__name__})",
             remedy="Train one with xcvae.train, or name its file.",
         )
-    return served(model.to(device), ds)
+    return model.to(device)
 
 
 def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:

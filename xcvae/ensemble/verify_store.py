@@ -165,7 +165,7 @@ def verify_store(
     intact = sorted(done.keys() - damaged.keys())
     rng = np.random.default_rng(seed)
     chosen = tuple(sorted(rng.choice(intact, min(sample, len(intact)), replace=False).tolist()))
-    sampler = _sampler_of(ensemble, ledger, ds, open_model(model, device, ds), postprocess)
+    sampler = _sampler_of(ensemble, ledger, ds, open_model(model, device), postprocess)
     different = {}
     with steps(progress, "drawing again", len(chosen)) as bar:
         for number in chosen:
@@ -204,6 +204,7 @@ def _sampler_of(
     stored, notes = ledger.metadata()["run"], ledger.metadata()["notes"]
     others = {} if postprocess is None else {"postprocess": postprocess}
     request = SampleRequest.from_identity(stored, **others)
+    ds, model = model.for_data(ds, request.factor, observed=request.mode == "posterior")
     sampler = EnsembleSampler.prepare(_chosen(ds, ensemble, model), model, request)
     identity = sampler.identity()
     differing = differences({key: stored.get(key) for key in identity}, identity)

@@ -418,3 +418,68 @@ def _under(coarse: Axis, trained: Axis, n: int) -> NDArray[np.float64] | None:
     values: NDArray[np.float64] = cells[low] + (at - low) * gaps[low]
     spacing = np.abs(np.diff(values)).max() * trained.metres
     return values if abs(spacing / trained.spacing - 1) <= TOLERANCE else None
+
+
+def divided_coords(ds: xr.Dataset, dims: tuple[str, str], factor: int) -> dict[str, xr.DataArray]:
+    """Return the coordinates of a grid whose cells are divided into ``factor`` each way.
+
+    Along each dim the edges of the cells stay where they are. Maps of latitude and longitude are
+    interpolated, and continued at the edges. A dim with a single cell has no known width: it gets
+    no coordinate.
+
+    Parameters
+    ----------
+    ds
+        Dataset with the coarse grid.
+    dims
+        Its dims (y, x), which are also those of the fine grid.
+    factor
+        Pixels along a side of a cell.
+    """
+    found: dict[str, xr.DataArray] = {}
+    for name, coordinate in ds.coords.items():
+        if not set(coordinate.dims) <= set(dims) or not coordinate.ndim:
+            continue
+        if coordinate.dtype.kind not in "iuf" or min(coordinate.shape) < 2:
+            continue
+        values = np.asarray(coordinate.values, np.float64)
+        if coordinate.ndim == 1:
+            values = _divided_axis(values, factor)
+        else:
+            hint = str(coordinate.attrs.get("standard_name", name)).lower()
+            longitude = hint.startswith("lon")
+            for axis in range(values.ndim):
+                values = np.unwrap(values, axis=axis, period=360.0) if longitude else values
+                values = _continued(values, factor, axis)
+        attrs = {key: v for key, v in coordinate.attrs.items() if key != "bounds"}
+        found[str(name)] = xr.DataArray(values, dims=coordinate.dims, name=name, attrs=attrs)
+    return found
+
+
+def _divided_axis(centres: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """Return the centres of the parts of cells, whose edges lie midway between centres.
+
+    Examples
+    --------
+    >>> _divided_axis(np.array([2.0, 1.0]), 2)
+    array([2.25, 1.75, 1.25, 0.75])
+    """
+    gaps = np.diff(centres)
+    inner = centres[:-1] + gaps / 2
+    edges = np.concatenate([[centres[0] - gaps[0] / 2], inner, [centres[-1] + gaps[-1] / 2]])
+    parts = (np.arange(factor) + 0.5) / factor
+    divided: NDArray[np.float64] = (edges[:-1, None] + np.diff(edges)[:, None] * parts).ravel()
+    return divided
+
+
+def _continued(values: NDArray[np.float64], factor: int, axis: int) -> NDArray[np.float64]:
+    """Interpolate a map between the centres of cells along an axis, and beyond the outer ones."""
+    count = values.shape[axis]
+    at = (np.arange(count * factor) + 0.5) / factor - 0.5
+    low = np.clip(np.floor(at).astype(int), 0, count - 2)
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    share = (at - low).reshape(shape)
+    first, second = np.take(values, low, axis), np.take(values, low + 1, axis)
+    between: NDArray[np.float64] = first + share * (second - first)
+    return between

@@ -110,7 +110,11 @@ class Scaling:
             units=spec.units,
             wet_threshold=spec.wet_threshold,
         )
-        variables = {v.name: _fit(prepared, v, spec, budget) for v in spec.variables}
+        variables = {
+            # At a random scale, the derived condition exists in batches only.
+            v.name: target if spec.random_scale else _fit(prepared, v, spec, budget)
+            for v in spec.variables
+        }
         return cls(target, variables), record
 
     def normalise(self, field: xr.DataArray, name: str | None = None) -> Normalised:

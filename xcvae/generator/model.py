@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +15,14 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ModelFileError
+from xcvae.errors import ConfigError, ModelFileError
 from xcvae.fields.batches import Batch, Batches
+from xcvae.fields.block_means import at_scale
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.roles import described_as, names_in, renamed
 from xcvae.fields.scaling import Scaling
+from xcvae.fields.units import rain_factor
 from xcvae.files import check_writable, expanded, write_bytes
 from xcvae.files import sha256 as sha256_of
 from xcvae.generator import modelfile
@@ -65,6 +69,8 @@ class Model:
         The file, or None if the model was not saved.
     names
         Names of variables and dims that `rename` gave, in their order; the file has the old ones.
+    origin
+        The model of any factor that this one is, on another grid; None for all other models.
     """
 
     def __init__(
@@ -91,6 +97,13 @@ class Model:
         self.names: tuple[dict[str, str], ...] = ()
         self._in_file = spec, scaling
         self.device = torch.device("cpu")
+        self.origin: Model | None = None
+        constraint = self.network.constraint
+        self.capped = spec.scales is not None and constraint is not None
+        if constraint is not None and self.capped and constraint.ceiling == math.inf:
+            # Capped where the block means are kept: a cap afterwards would lose rain.
+            highest = math.log1p(self._limit / scaling.target.eps) / scaling.target.divisor
+            self.network.constraint = replace(constraint, ceiling=highest)
 
     def __repr__(self) -> str:
         weights = sum(p.numel() for p in self.network.parameters()) / 1e6
@@ -103,6 +116,8 @@ class Model:
         return f"<xcvae.Model {title}, sha256 {self.sha256[:12]}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is not None:
+            return Model.at, (self.origin, self.spec)
         # By path if there is a file: a worker reads it once for all tasks that carry the model.
         if self.path is not None and self.path.is_file():
             found: Any = (load_once, (str(self.path), self.sha256, str(self.device)))
@@ -197,6 +212,71 @@ class Model:
         other.spec = described_as(other.spec, ds)
         return other
 
+    def at(self, spec: DataSpec) -> Model:
+        """Return a model of any factor for one factor, grid and unit; it shares the weights.
+
+        Parameters
+        ----------
+        spec
+            From `xcvae.fields.block_means.at_scale`.
+
+        Raises
+        ------
+        UnitsError
+            The units of the rain do not convert into those of the model.
+        """
+        ratio = rain_factor(self.spec.units, spec.units, spec.step_seconds)
+        target = replace(self.scaling.target, units=spec.units, eps=self.scaling.target.eps * ratio)
+        assert spec.scales is not None
+        side = spec.scales.fixed if self.architecture.constrain else 0
+        model = Model(
+            self.network,
+            spec=spec,
+            scaling=Scaling(target, {variable.name: target for variable in spec.variables}),
+            record=self.record.converted(spec.units, ratio),
+            architecture=replace(self.architecture, constrain=side or 0),
+            training=self.training,
+            thumbnails=self.thumbnails,
+            sha256=self.sha256,
+            path=self.path,
+        )
+        model.origin = self
+        return model.to(str(self.device))
+
+    def for_data(
+        self, ds: xr.Dataset, factor: int | None, *, observed: bool
+    ) -> tuple[xr.Dataset, Model]:
+        """Fit a model of any factor to a Dataset with rain; any other model stays as it is.
+
+        A model of `xcvae.models` takes the names that the Dataset has: see `rename_for`.
+
+        Parameters
+        ----------
+        ds
+            Coarse rain, observed rain, or both.
+        factor
+            Pixels along a side of a coarse cell; None where the Dataset or the model gives it.
+        observed
+            The only rain of the Dataset is the observation.
+
+        Raises
+        ------
+        ConfigError
+            A factor is given for a model that has one, or none where it is needed.
+        """
+        scales = self.spec.scales
+        if scales is not None and scales.open:
+            ds, spec = at_scale(ds, scales, factor, observed=observed)
+            return ds, self.at(spec)
+        if factor is not None:
+            raise ConfigError.of(
+                "factor",
+                expected="a model of any factor, trained with coarsen={'factor': [2, 16]}",
+                got=f"factor={factor!r} and a model of one factor",
+                remedy="Leave it out: the factor of this model is that of its training.",
+            )
+        return ds, self.rename_for(ds) if has_name(self.path) else self
+
     def batches(self, prepared: xr.Dataset) -> Batches:
         """Return samples of a prepared Dataset (`xcvae.fields.describe.prepare`) as tensors."""
         masked, blocks = self.record.masked, self.architecture.constrain
@@ -286,8 +366,13 @@ class Model:
         return float(np.interp(spread, dial[:, 0], dial[:, 1]))
 
     def _sampler(self) -> FieldSampler:
-        limit = MAX_RECORDS * self.record.maximum
+        limit = math.inf if self.capped else self._limit
         return FieldSampler(self.network, self.scaling, self.device, limit)
+
+    @property
+    def _limit(self) -> float:
+        """Largest value of a pixel, physical."""
+        return MAX_RECORDS * self.record.maximum
 
 
 def _renamed(
@@ -331,11 +416,6 @@ def from_bytes(content: bytes, path: Path | None = None) -> Model:
         sha256=sha256_of(content),
         path=path,
     )
-
-
-def served(model: Model, ds: xr.Dataset) -> Model:
-    """Return a model for data: one that has a name takes the names of their variables and dims."""
-    return model.rename_for(ds) if has_name(model.path) else model
 
 
 def load(path: str | os.PathLike[str]) -> Model:

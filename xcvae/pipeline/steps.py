@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from xcvae.config import Config, Parts, open_parts
+from xcvae.config import Config, Parts, open_part, open_parts
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import record_of
@@ -161,6 +161,21 @@ class PipelineState:
             )
         return load(self.model_file)
 
+    def model_of(self, section: SampleSection) -> Model:
+        """Return the model that draws an ensemble: the one that it names, else the trained one."""
+        from xcvae.ensemble.sampler import open_model
+
+        if section.model is None:
+            return self.model
+        file = self.config.folder / section.model
+        return open_model(file if file.is_file() else section.model, "cpu")
+
+    def data_of(self, section: SampleSection) -> xr.Dataset:
+        """Return the data of an ensemble; a model that it names may need other variables."""
+        if section.model is None:
+            return self.parts[section.part]
+        return open_part(self.config, section.part)
+
     def sample(self, section: SampleSection) -> xr.Dataset:
         """Draw an ensemble into its store and list it, or complete an interrupted one."""
         from xcvae.ensemble.sample import sample
@@ -175,16 +190,15 @@ class PipelineState:
             "progress": self.progress,
         }
         state = COMPLETED if interrupted else MADE
+        data, model = self.data_of(section), self.model_of(section)
         try:
             # An interrupted replacement by --overwrite is continued too.
-            ensemble = sample(self.parts[section.part], self.model, **arguments)
+            ensemble = sample(data, model, **arguments)
         except OutputExistsError as error:
             if not self.manifest.overwrite:
                 raise OutputExistsError(f"{error} On the command line: --overwrite.") from error
             state = MADE
-            ensemble = sample(
-                self.parts[section.part], self.model, **{**arguments, "resume": "restart"}
-            )
+            ensemble = sample(data, model, **{**arguments, "resume": "restart"})
         untouched = before is not None and _inode(store) == before
         self.outcome[section.name] = CURRENT if untouched else state
         return ensemble
@@ -200,7 +214,7 @@ class PipelineState:
         got = "none"
         if self.store(section).exists() and self.catalog.exists():
             ensemble = catalogs.open_entry(self.catalog, section.name)
-            if record_of(ensemble)["model_sha256"] == self.model.sha256:
+            if record_of(ensemble)["model_sha256"] == self.model_of(section).sha256:
                 return ensemble
             got = "an ensemble of another model"
         raise StoreError.of(

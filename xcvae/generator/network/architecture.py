@@ -35,7 +35,8 @@ class Architecture:
     separable
         Number of the finest levels that have separable blocks, which take a fraction of the time.
     constrain
-        Pixels along a side of the blocks whose means members keep; 0 for none.
+        Pixels along a side of the blocks whose means members keep; 0 for none. A model of any
+        factor has the smallest one here, and that of every batch with the batch.
     checkpointing
         Compute features twice in training instead of storing them, for grids that do not fit into
         memory otherwise.
@@ -256,4 +257,5 @@ def channels_of(spec: DataSpec, *, masked: bool) -> int:
 
 def pooled_size(spec: DataSpec) -> int:
     """Count the values per sample in `Batch.pooled`; 0 for none."""
-    return sum(math.prod(v.shape) for v in spec.variables if v.pooled)
+    numbers = 0 if spec.scales is None else len(spec.scales.numbers(spec.scales.factor[0]))
+    return sum(math.prod(v.shape) for v in spec.variables if v.pooled) + numbers

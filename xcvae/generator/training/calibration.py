@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xcvae.fields.batches import Batches
+from xcvae.fields.batches import Batches, ScaledView
 from xcvae.generator.model import Model
 from xcvae.generator.training.validation import pick_samples
 
@@ -82,8 +82,7 @@ def measure_temperature(model: Model, batches: Batches) -> tuple[float, float]:
     # Spread grows a little less than the temperature; a second measurement gives the slope.
     guess = float(np.clip(1 / first, *TEMPERATURES))
     second = _ratio(_spread_and_errors(model, batches, guess))
-    parts = [part.sum(axis=0) for part in np.array_split(sums, min(ERROR_BLOCKS, len(sums)))]
-    left_out = [np.log(_ratio(np.delete(parts, n, axis=0))) for n in range(len(parts))]
+    left_out = [np.log(_ratio(np.delete(sums, n, axis=0))) for n in range(len(sums))]
     return match_temperature((1.0, first), (guess, second)), jackknife_error(left_out)
 
 
@@ -146,8 +145,20 @@ def spread_skill_ratio(model: Model, batches: Batches, temperature: float) -> fl
 
 
 def _spread_and_errors(model: Model, batches: Batches, temperature: float) -> NDArray[np.float64]:
-    """Return the sums of variance and squared error of each held-back sample, (sample, 2)."""
-    picks = pick_samples(batches, model.record, TEMPERATURE_PIXELS, TEMPERATURE_SAMPLES)
+    """Return the sums of variance and squared error of blocks of held-back samples, (block, 2)."""
+    views = batches.views()
+    pixels = TEMPERATURE_PIXELS // len(views)
+    sums = [_sums_of(model, view, temperature, pixels) for view in views]
+    blocks = min(ERROR_BLOCKS, *(len(one) for one in sums))
+    parts = [[part.sum(axis=0) for part in np.array_split(one, blocks)] for one in sums]
+    return np.asarray(np.sum(parts, axis=0))
+
+
+def _sums_of(
+    model: Model, batches: Batches | ScaledView, temperature: float, pixels: int
+) -> NDArray[np.float64]:
+    """Return the sums of variance and squared error of each sample, (sample, 2)."""
+    picks = pick_samples(batches, model.record, pixels, TEMPERATURE_SAMPLES)
     parts = []
     for start in range(0, len(picks), BATCH):
         some = picks[start : start + BATCH]
@@ -184,27 +195,32 @@ def calibrate_spread(
     start
         Dial to shrink the measured one to; None for none.
     """
+    positions = np.linspace(0, 1, POSITIONS)
+    measured = [_diversities(model, view, positions.tolist()) for view in batches.views()]
+    diversity = np.mean(measured, axis=0)
+    if start is None:
+        return equal_diversity_steps(positions.tolist(), diversity.mean(axis=1).tolist())
+    return equal_diversity_steps(positions.tolist(), shrunk_shares(positions, diversity, start))
+
+
+def _diversities(
+    model: Model, batches: Batches | ScaledView, positions: Sequence[float]
+) -> NDArray[np.float64]:
+    """Measure the diversity of members at positions between both modes, (position, sample)."""
     picks = pick_samples(batches, model.record, 0, (SAMPLES, SAMPLES))
     batch, labels = batches.load(picks), [f"dial {pick}" for pick in picks]
-    positions = np.linspace(0, 1, POSITIONS)
-    measured = np.array(
-        [
-            _diversity(
-                model.draw(
-                    batch,
-                    seed=0,
-                    labels=labels,
-                    realizations=range(MEMBERS),
-                    mode="posterior",
-                    spread=float(position),
-                )
-            )
-            for position in positions
-        ]
+    draws = (
+        model.draw(
+            batch,
+            seed=0,
+            labels=labels,
+            realizations=range(MEMBERS),
+            mode="posterior",
+            spread=position,
+        )
+        for position in positions
     )
-    if start is None:
-        return equal_diversity_steps(positions.tolist(), measured.mean(axis=1).tolist())
-    return equal_diversity_steps(positions.tolist(), shrunk_shares(positions, measured, start))
+    return np.array([_diversity(members) for members in draws])
 
 
 def shrunk_shares(

@@ -6,11 +6,14 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import xarray as xr
+
 from xcvae.errors import ConfigError, UnitsError
+from xcvae.fields.block_means import check_block_means, whole_blocks
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.grids import moved, pixel_size
 from xcvae.fields.scaling import RainScaling, Scaling, StandardScaling
@@ -18,7 +21,7 @@ from xcvae.fields.units import RATE, affine, exponents_of, factor
 from xcvae.files import sha256
 from xcvae.generator.model import Model, load
 from xcvae.generator.named import name_of
-from xcvae.generator.network.architecture import Architecture, input_names
+from xcvae.generator.network.architecture import Architecture, input_names, pooled_size
 from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.network.transfer import Inputs, Taken, take_weights
 
@@ -79,19 +82,50 @@ class Start:
             return None
         return self.model.training.get("dial")
 
+    def adapted(self, spec: DataSpec) -> DataSpec:
+        """Return the description of data that a start of any factor is trained on.
+
+        The network is given the factor and the pixel size of the data, as in the start.
+        """
+        scales = self.model.spec.scales
+        if scales is None or spec.scales is not None:
+            return spec
+        try:
+            factor = whole_blocks(spec)
+        except ConfigError:
+            factor = round(_ratio(spec) or scales.factor[0])
+        spacing = pixel_size(spec) or scales.pixel[0]
+        return replace(spec, scales=replace(scales, spacing=spacing, fixed=factor))
+
+    def fitting(
+        self, architecture: Architecture, spec: DataSpec, parts: Iterable[xr.Dataset | None]
+    ) -> Architecture:
+        """Return the architecture without the constraint on block means if the data have none."""
+        try:
+            for part in parts:
+                if architecture.constrain and part is not None:
+                    check_block_means(part, spec)
+        except ConfigError:
+            return replace(architecture, constrain=0)
+        return architecture
+
     def check(self, spec: DataSpec) -> None:
         """Warn of data that are far from those of the start: pixel size, factor, conditions."""
-        for what, own, wanted, unit in (
-            ("pixels", pixel_size(self.model.spec), pixel_size(spec), " km"),
-            ("pixels per cell of the rain condition", _ratio(self.model.spec), _ratio(spec), ""),
-        ):
-            if own and wanted and not 1 / FAR <= wanted / own <= FAR:
+        known, scales = self.model.spec, self.model.spec.scales
+        ranges = [_around(pixel_size(known)), _around(_ratio(known))]
+        if scales is not None and scales.open:
+            ranges = [scales.pixel, scales.factor]
+        found = [pixel_size(spec), None if spec.random_scale else _ratio(spec)]
+        words = ["pixels of {} km", "{} pixels per cell of the rain condition"]
+        for text, trained, here in zip(words, ranges, found, strict=True):
+            if trained and here and not 0.99 * trained[0] <= here <= 1.01 * trained[1]:
+                usual = f"{trained[0]:.3g} to {trained[1]:.3g}"
                 self._warn(
-                    f"it was trained with {what} of {own:.3g}{unit}, these data have "
-                    f"{wanted:.3g}{unit}: its patterns are of another scale. Train longer than by "
-                    "default, and compare with a training without a start"
+                    f"it serves {text.format(usual)}, these data have {here:.3g}: its patterns "
+                    "are of another scale. Train longer than by default, and compare with a "
+                    "training without a start"
                 )
-        if (self.model.spec.rain_condition is None) != (spec.rain_condition is None):
+        if (known.rain_condition is None) != (spec.rain_condition is None):
             self._warn(
                 "one of the start and these data has a rain condition that members are added to, "
                 "and the other has none: the head of the network begins anew"
@@ -139,7 +173,7 @@ class Start:
         return fitted
 
     def _rain(self, known: RainScaling, fitted: RainScaling, spec: DataSpec) -> RainScaling:
-        scale = rain_factor(
+        scale = converting(
             known.units, fitted.units, (self.model.spec.step_seconds, spec.step_seconds)
         )
         if scale is None:
@@ -205,7 +239,7 @@ class Start:
         warnings.warn(f"start '{self.name}': {text}.", stacklevel=2)
 
 
-def rain_factor(
+def converting(
     source: str, wanted: str, steps: tuple[float | None, float | None] = (None, None)
 ) -> float | None:
     """Return the factor from one unit of rain to another; None if they do not convert.
@@ -214,19 +248,16 @@ def rain_factor(
 
     Examples
     --------
-    >>> rain_factor("mm h-1", "mm/day"), rain_factor("mm h-1", "mm", (300.0, 3600.0))
+    >>> converting("mm h-1", "mm/day"), converting("mm h-1", "mm", (300.0, 3600.0))
     (24.0, 1.0)
-    >>> rain_factor("mm", "mm h-1") is None
+    >>> converting("mm", "mm h-1") is None
     True
     """
     try:
         return round(factor(source, wanted, what="start"), 12)
     except UnitsError:
-        pass
-    rates = [_as_rate(units, step) for units, step in zip((source, wanted), steps, strict=True)]
-    if rates[0] is None or rates[1] is None:
-        return None
-    return round(rates[0] / rates[1], 12)
+        rates = [_as_rate(unit, step) for unit, step in zip((source, wanted), steps, strict=True)]
+    return None if rates[0] is None or rates[1] is None else round(rates[0] / rates[1], 12)
 
 
 def _as_rate(units: str, step: float | None) -> float | None:
@@ -234,6 +265,11 @@ def _as_rate(units: str, step: float | None) -> float | None:
     if exponents_of(units) == RATE:
         return factor(units, "mm h-1", what="start")
     return factor(units, "mm", what="start") * 3600 / step if step else None
+
+
+def _around(size: float | None) -> tuple[float, float] | None:
+    """Return the range of sizes that are not far from one."""
+    return None if size is None else (size / FAR, size * FAR)
 
 
 def _ratio(spec: DataSpec) -> float | None:
@@ -249,6 +285,8 @@ def _inputs(spec: DataSpec, network: Ladder, *, masked: bool, here: bool) -> Inp
     maps = input_names(spec, masked=masked, constrained=network.constraint is not None)
     maps = [name if here else re.sub(r"^position", "position elsewhere", name) for name in maps]
     pooled = {f"{v.role} '{v.name}'": math.prod(v.shape) for v in spec.variables if v.pooled}
+    if spec.scales is not None:
+        pooled["scale"] = pooled_size(spec) - sum(pooled.values())
     return Inputs(tuple(maps), pooled)
 
 

@@ -48,7 +48,7 @@ def train(
     target: str | None = None,
     conditions: Sequence[str] | None = None,
     statics: Sequence[str] | None = None,
-    coarsen: int | None = None,
+    coarsen: int | Mapping[str, Sequence[float]] | None = None,
     spatial_dims: tuple[str, str] | None = None,
     validation: float | xr.Dataset = 0.15,
     generator: Mapping[str, Any] | None = None,
@@ -71,7 +71,9 @@ def train(
         Names of variables. ``target`` may be left out if only one variable qualifies;
         ``conditions`` None takes all other variables with the sample dim.
     coarsen
-        Derive a condition by means of the target over blocks of this side in pixels.
+        Derive a condition by means of the target over blocks of this side in pixels. A mapping,
+        ``{"factor": [2, 16], "pixel": [1, 8]}``, trains one model for all factors and all pixel
+        sizes (km) in these ranges: both are drawn at random for every batch.
     spatial_dims
         Names of the target's (y, x) dims, if neither attributes nor names identify them.
     validation
@@ -143,8 +145,11 @@ def train(
     )
     if known is not None:
         known.check(spec)
+        spec = known.adapted(spec)
     architecture = resolve(generator, spec, None if known is None else known.model.architecture)
     training_samples, held_back = split(ds, spec, validation)
+    if known is not None and "constrain" not in (generator or {}):
+        architecture = known.fitting(architecture, spec, (training_samples, held_back))
     metadata = {
         "seed": seed,
         "losses": [stage.to_json() for stage in stages],
@@ -207,7 +212,7 @@ def _trainer(
     if start is not None:
         scaling = start.scaling(scaling, spec)
     for part in (training_samples, held_back):
-        if architecture.constrain and part is not None:
+        if (architecture.constrain or spec.random_scale) and part is not None:
             check_block_means(part, spec)
     network = build_network(architecture, spec, scaling.target, masked=record.masked)
     taken = None if start is None else start.initialize(network, spec, masked=record.masked)

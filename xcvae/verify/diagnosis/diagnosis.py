@@ -135,11 +135,11 @@ def diagnose(
     DataError
         Negative or infinite rain.
     """
-    from xcvae.generator.model import load, served
-
     if isinstance(model, str | os.PathLike):
+        from xcvae.generator.model import load
+
         model = load(model)
-    return judge(measure(ds, served(model, ds), members=members, seed=seed))
+    return judge(measure(ds, model, members=members, seed=seed))
 
 
 def judge(evidence: Evidence) -> Diagnosis:
