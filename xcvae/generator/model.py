@@ -20,7 +20,6 @@ from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.block_means import at_scale
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.record import Record, Thumbnails
-from xcvae.fields.roles import described_as, names_in, renamed
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.units import rain_factor
 from xcvae.files import check_writable, expanded, write_bytes
@@ -32,6 +31,7 @@ from xcvae.generator.named import has_name, path_of
 from xcvae.generator.network.architecture import Architecture, build_network
 from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address
+from xcvae.generator.roles import described_as, names_in, renamed
 from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
 from xcvae.registry import warn_of_missing
 

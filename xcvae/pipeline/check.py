@@ -107,10 +107,11 @@ def _check_network(config: Config, parts: Parts) -> None:
     from xcvae.generator.training.start import Start
 
     start = Start.of(config.start)
-    if start is not None:
-        start.check(parts.spec)
-    known = None if start is None else start.model.architecture
-    resolve(config.train.generator, parts.spec, known)
+    if start is None:
+        resolve(config.train.generator, parts.spec)
+    else:
+        spec = start.adapted(parts.spec)
+        resolve(config.train.generator, spec, start.model.architecture)
     for device in {config.train.device, *(section.device for section in config.sample)}:
         choose_device(device)
 

@@ -83,10 +83,11 @@ class Start:
         return self.model.training.get("dial")
 
     def adapted(self, spec: DataSpec) -> DataSpec:
-        """Return the description of data that a start of any factor is trained on.
+        """Return the description of the data as the start needs it, after `check`.
 
-        The network is given the factor and the pixel size of the data, as in the start.
+        The network of a start of any factor is given the factor and the pixel size of the data.
         """
+        self.check(spec)
         scales = self.model.spec.scales
         if scales is None or spec.scales is not None:
             return spec
@@ -98,12 +99,26 @@ class Start:
         return replace(spec, scales=replace(scales, spacing=spacing, fixed=factor))
 
     def fitting(
-        self, architecture: Architecture, spec: DataSpec, parts: Iterable[xr.Dataset | None]
+        self,
+        architecture: Architecture,
+        generator: Mapping[str, Any] | None,
+        spec: DataSpec,
+        parts: Iterable[xr.Dataset | None],
     ) -> Architecture:
-        """Return the architecture without the constraint on block means if the data have none."""
+        """Return the architecture without an inherited constraint if the data cannot fulfil it.
+
+        Parameters
+        ----------
+        architecture, generator
+            Architecture, and the caller's keys: a constraint that the caller wants stays.
+        spec, parts
+            Description of the data, and the samples for training and validation.
+        """
+        if not architecture.constrain or "constrain" in (generator or {}):
+            return architecture
         try:
             for part in parts:
-                if architecture.constrain and part is not None:
+                if part is not None:
                     check_block_means(part, spec)
         except ConfigError:
             return replace(architecture, constrain=0)

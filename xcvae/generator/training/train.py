@@ -143,13 +143,13 @@ def train(
         coarsen=coarsen,
         spatial_dims=spatial_dims,
     )
-    if known is not None:
-        known.check(spec)
+    if known is None:
+        architecture, parts = resolve(generator, spec), split(ds, spec, validation)
+    else:
         spec = known.adapted(spec)
-    architecture = resolve(generator, spec, None if known is None else known.model.architecture)
-    training_samples, held_back = split(ds, spec, validation)
-    if known is not None and "constrain" not in (generator or {}):
-        architecture = known.fitting(architecture, spec, (training_samples, held_back))
+        architecture = resolve(generator, spec, known.model.architecture)
+        parts = split(ds, spec, validation)
+        architecture = known.fitting(architecture, generator, spec, parts)
     metadata = {
         "seed": seed,
         "losses": [stage.to_json() for stage in stages],
@@ -160,18 +160,15 @@ def train(
     metadata = json.loads(json.dumps(metadata))  # as in a file, so that a loaded model is equal
     options: dict[str, Any] = {"settings": settings, "stages": stages, "group": group}
     with _seeded(seed, chosen):
-        rng = np.random.default_rng(seed)
-        options |= {"device": chosen, "rng": rng, "start": known}
-        trainer = _trainer(training_samples, held_back, spec, architecture, **options)
+        options |= {"device": chosen, "rng": np.random.default_rng(seed), "start": known}
+        trainer = _trainer(*parts, spec, architecture, **options)
         if file is not None:
             identity = _identity(metadata, architecture, spec, trainer.record)
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
             _announce(trainer, progress)
             trainer.run(progress_bar=progress, tuner=tuner)
-            finish = functools.partial(
-                _finish, trainer, spec, metadata, file, training_samples, start=known
-            )
+            finish = functools.partial(_finish, trainer, spec, metadata, file, parts[0])
             if group.count == 1:
                 return finish()
             # All processes return the model that is in the file of the main one.
@@ -230,6 +227,7 @@ def _trainer(
         device=device,
         valid=_valid_map(training_samples, spec) if record.masked else None,
         taken=taken,
+        known_dial=None if start is None else start.dial_of(architecture),
         **options,
     )
 
@@ -303,8 +301,6 @@ def _finish(
     metadata: dict[str, Any],
     file: Path | None,
     training_samples: xr.Dataset,
-    *,
-    start: Start | None,
 ) -> Model:
     """Calibrate the best and the last weights, and write both models."""
     names = ("xcvae", "torch", "numpy", "xarray")
@@ -336,8 +332,7 @@ def _finish(
         )
     held_back = trainer.validation.batches if trainer.validation else trainer.batches
     for model in models.values():
-        known_dial = None if start is None else start.dial_of(model.architecture)
-        calibrate(model.to(str(trainer.device)), held_back, known_dial)
+        calibrate(model.to(str(trainer.device)), held_back, trainer.known_dial)
     best = models["best"]
     if file is None:
         best.sha256 = sha256(best.to_bytes())

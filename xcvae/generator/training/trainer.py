@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,8 @@ class Trainer:
         Processes that train together.
     taken
         Report of the weights that were taken from another model; None without a start.
+    known_dial
+        Calibrated dial of that model; None without.
     """
 
     network: Ladder
@@ -217,6 +219,7 @@ class Trainer:
     valid: NDArray[np.bool_] | None = None
     group: ProcessGroup = field(default_factory=ProcessGroup)
     taken: Taken | None = None
+    known_dial: Sequence[Sequence[float]] | None = None
 
     def __post_init__(self) -> None:
         self.order_rng = self.rng.spawn(1)[0]

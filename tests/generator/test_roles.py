@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from xcvae.errors import ConfigError
 from xcvae.fields.describe import describe, prepare
-from xcvae.fields.roles import names_in, renamed
+from xcvae.generator.roles import names_in, renamed
+
+
+@pytest.fixture
+def make_radar() -> Callable[[], xr.Dataset]:
+    """Rain on a 1 km grid, and its means over 12 x 12 pixels."""
+
+    def make() -> xr.Dataset:
+        rain = np.random.default_rng(0).gamma(0.3, 4.0, (3, 24, 36)).astype("float32")
+        pr = xr.DataArray(
+            rain,
+            dims=("time", "y", "x"),
+            coords={
+                "time": np.datetime64("2018-05-10", "ns") + np.arange(3) * np.timedelta64(1, "h"),
+                "y": ("y", np.arange(24) + 0.5, {"units": "km", "axis": "Y"}),
+                "x": ("x", np.arange(36) + 0.5, {"units": "km", "axis": "X"}),
+            },
+            attrs={"units": "mm h-1", "standard_name": "lwe_precipitation_rate"},
+        )
+        coarse = pr.coarsen(y=12, x=12).mean().rename(y="y_coarse", x="x_coarse")
+        return xr.Dataset({"pr": pr, "pr_coarse": coarse})
+
+    return make
+
+
+@pytest.fixture
+def islands(make_radar) -> xr.Dataset:
+    """Rain, and pressure over a continent in degrees."""
+    mslp = xr.DataArray(
+        np.random.default_rng(1).normal(1e5, 800, (3, 4, 5)),
+        dims=("time", "lat", "lon"),
+        coords={"lat": np.linspace(55, 30, 4), "lon": np.linspace(-15, 15, 5)},
+        attrs={"units": "Pa"},
+    )
+    return make_radar()[["pr"]].assign(mslp=mslp)
 
 
 def test_derived_condition_is_named_after_the_target(make_radar):
