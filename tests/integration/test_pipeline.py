@@ -317,7 +317,7 @@ def test_start_of_a_configuration_is_a_file_next_to_it_or_a_name(
     made = xcvae.load(folder / "out" / "model.xcvae").training["start"]
     assert (made["name"], made["sha256"], made["share"]) == ("known.xcvae", known.sha256, 1.0)
     assert main(["train", str(file)]) == 0
-    assert "train kept" in capsys.readouterr().out
+    assert "train there already" in capsys.readouterr().out
     other = xcvae.train(train, target="pr", coarsen=12, generator=sizes, fit=fit, seed=1)
     (folder / "known.xcvae").write_bytes(other.to_bytes())
     assert main(["train", str(file)]) == 1  # another start under the same name

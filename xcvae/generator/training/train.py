@@ -35,7 +35,7 @@ from xcvae.generator.network.architecture import Architecture, build_network, re
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.calibration import calibrate
 from xcvae.generator.training.distributed import ProcessGroup
-from xcvae.generator.training.settings import Fit, stages_of
+from xcvae.generator.training.settings import Fit, Stage, stages_of
 from xcvae.generator.training.start import Start
 from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.trainer import Trainer
@@ -150,14 +150,7 @@ def train(
         architecture = resolve(generator, spec, known.model.architecture)
         parts = split(ds, spec, validation)
         architecture = known.fitting(architecture, generator, spec, parts)
-    metadata = {
-        "seed": seed,
-        "losses": [stage.to_json() for stage in stages],
-        "fit": settings.to_json(),
-        "device": chosen.type,
-        **({} if known is None else {"start": known.identity}),
-    }
-    metadata = json.loads(json.dumps(metadata))  # as in a file, so that a loaded model is equal
+    metadata = _metadata(seed, stages, settings, chosen, known)
     options: dict[str, Any] = {"settings": settings, "stages": stages, "group": group}
     with _seeded(seed, chosen):
         options |= {"device": chosen, "rng": np.random.default_rng(seed), "start": known}
@@ -173,6 +166,26 @@ def train(
                 return finish()
             # All processes return the model that is in the file of the main one.
             return from_bytes(group.broadcast(lambda: finish().to_bytes()), file)
+
+
+def _metadata(
+    seed: int,
+    stages: Sequence[Stage],
+    settings: Fit,
+    device: torch.device,
+    start: Start | None,
+) -> dict[str, Any]:
+    """Return the settings of a training, as in a file, so that a loaded model is equal."""
+    metadata: dict[str, Any] = {
+        "seed": seed,
+        "losses": [stage.to_json() for stage in stages],
+        "fit": settings.to_json(),
+        "device": device.type,
+    }
+    if start is not None:
+        metadata["start"] = start.identity
+    found: dict[str, Any] = json.loads(json.dumps(metadata))
+    return found
 
 
 @contextmanager
