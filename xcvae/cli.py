@@ -35,6 +35,7 @@ KINDS = {
     "baseline": "Baselines (evaluate: baselines)",
 }
 WIDTH = 79
+DEMO_START = "rain-radar"  # model that the demo starts from
 YAML = "YAML file that describes the run; `xcvae demo` writes one to start from"
 INTERRUPTED, CLOSED = 130, 141  # exit codes of SIGINT and SIGPIPE in a shell
 NEXT_STEPS = """
@@ -224,7 +225,7 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
     file = output / "config.yaml"
     if minutes is None and file.exists():
         return file
-    bundled = (Path(__file__).parent / "tutorial" / "demo.yaml").read_text(encoding="utf-8")
+    bundled = _demo_text()
     limit = re.compile(r"max_minutes: .*")
     if file.exists() and limit.sub("", file.read_text(encoding="utf-8")) != limit.sub("", bundled):
         raise OutputExistsError.of(
@@ -237,6 +238,14 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
     text = bundled if minutes is None else limit.sub(f"max_minutes: {minutes}", bundled)
     write_text(file, text)
     return file
+
+
+def _demo_text() -> str:
+    """Return the configuration of the demo, which starts from the bundled model if there is one."""
+    from xcvae import models
+
+    name = "demo-started.yaml" if DEMO_START in models.names() else "demo.yaml"
+    return (Path(__file__).parent / "tutorial" / name).read_text(encoding="utf-8")
 
 
 def _init(arguments: argparse.Namespace) -> int:
