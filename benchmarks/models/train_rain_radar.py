@@ -90,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     options.output.mkdir(parents=True, exist_ok=True)
     model = trained(options.tiles, options.output, options.minutes)
+    small = options.output / "rain-radar.xcvae"
+    if not small.exists():
+        model.halved().save(small)
     rows = model.training["history"]
     write_json(
         options.output / "rain-radar.json",

@@ -44,6 +44,34 @@ def test_ranges_and_spacing_are_in_the_model_file(model):
     assert scales.open
 
 
+def test_weights_in_half_precision_take_half_the_space(model, tmp_path):
+    small = model.halved().save(tmp_path / "small.xcvae")
+    loaded = xcvae.load(small.path)
+    assert weights(loaded) == weights(small)
+    assert loaded.sha256 == small.sha256 == xcvae.files.sha256(loaded.to_bytes())
+    saved = model.path.stat().st_size - small.path.stat().st_size
+    assert saved > 1.9 * sum(p.numel() for p in model.network.parameters())
+    for name, value in loaded.network.state_dict().items():
+        torch.testing.assert_close(
+            value, model.network.state_dict()[name], rtol=1e-3, atol=1e-6, check_dtype=True
+        )
+
+
+def test_temperature_depends_on_the_scale(model, rain):
+    assert len(model.training["temperature_by_scale"]["slope"]) == 2
+    steep = xcvae.load(model.path)
+    steep.training["temperature_by_scale"] = {"at": [0.0, 0.0], "slope": [0.1, 0.0]}
+    temperatures = [
+        steep.for_data(rain, factor, observed=True)[1].network.sigma_factor for factor in (2, 4)
+    ]
+    assert temperatures[1] / temperatures[0] == pytest.approx(np.exp(0.1 / 1.5), abs=1e-3)
+    assert steep.network.sigma_factor == model.training["temperature"]
+    # A slope that leads far away is not followed.
+    steep.training["temperature_by_scale"]["slope"] = [9.0, 0.0]
+    extreme = steep.for_data(rain, 2, observed=True)[1].network.sigma_factor
+    assert extreme == pytest.approx(model.training["temperature"] / 1.25, abs=1e-3)
+
+
 def test_numbers_are_logarithms_and_end_with_the_ranges():
     scales = Scales((2, 16), (1.0, 8.0), 1.0)
     two, four, eight = (np.array(scales.numbers(n, n)) for n in (2, 4, 8))
@@ -102,8 +130,19 @@ def test_interrupted_training_resumes_with_the_same_steps(model, rain, tmp_path,
     assert weights(quick(rain, path=path)) == weights(model)
 
 
-def test_lazy_data_are_trained_on(rain):
-    assert quick(rain.chunk(time=2), coarsen={"factor": [2, 3]}).spec.scales.pixel == (1.0, 1.0)
+def test_lazy_data_and_no_constraint(rain):
+    free = {**TINY, "constrain": False}
+    model = quick(rain.chunk(time=2), coarsen={"factor": [2, 3]}, generator=free)
+    assert model.spec.scales.pixel == (1.0, 1.0)
+    # Without the constraint, members differ from the block means.
+    fine = rain.isel(time=[0])
+    coarse = fine.coarsen(y=3, x=3).mean()
+    coarse.pr.attrs = fine.pr.attrs
+    for dim in ("y", "x"):
+        coarse[dim].attrs = fine[dim].attrs
+    members = xcvae.sample(coarse, model, factor=3, members=2).load()
+    assert members.pr.shape == (2, 1, 36, 48)
+    assert not np.allclose(members.pr.coarsen(y=3, x=3).mean()[0], coarse.pr, atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ class EnsembleSampler:
         from xcvae.generator.tiling import tile_size
 
         spec = model.spec
-        if request.postprocess is None and model.origin is not None:
+        divides = model.origin is not None and model.architecture.constrain > 0
+        if request.postprocess is None and divides:
             # What a threshold removes would be missing in the means over the cells.
             request = replace(request, postprocess=[])
         pipeline = PostprocessPipeline.build(request.postprocess, spec)

@@ -201,7 +201,8 @@ class Batches:
         # At a random scale, the conditions are made of the target: see `rescaled`.
         self._given = () if spec.random_scale else spec.variables
         self._weights = {v.name: self._stretch(v) for v in self._given if v.aligned}
-        whole = blocks > 0 and not spec.random_scale
+        self.conserves = blocks > 0
+        whole = self.conserves and not spec.random_scale
         self._blocks = conserved_condition(prepared, spec, self.size, blocks) if whole else None
         self._side = blocks if whole and spec.scales is not None else 0
         self._stored: Batch | None = None
@@ -254,7 +255,7 @@ class Batches:
             self._side,
         )
 
-    def views(self) -> list[Batches | ScaledView]:
+    def views(self) -> Sequence[Batches | ScaledView]:
         """Return the samples at scales that are spread over the ranges; themselves without."""
         scales = self.spec.scales
         if scales is None or not scales.open:
@@ -402,11 +403,22 @@ class ScaledView:
         """Pixels of a sample."""
         return self.source.pixels // self.multiple**2
 
+    def views(self) -> Sequence[Batches | ScaledView]:
+        """Return the samples at this scale alone."""
+        return [self]
+
     def load(self, indices: Sequence[int] | slice | NDArray[np.int64]) -> Batch:
         """Read samples by position."""
         source = self.source
         batch = source.load(indices)
-        return rescaled(batch, source.spec, source.scaling, self.factor, self.multiple)
+        return rescaled(
+            batch,
+            source.spec,
+            source.scaling,
+            self.factor,
+            self.multiple,
+            conserves=source.conserves,
+        )
 
 
 def rescaled(
@@ -416,6 +428,7 @@ def rescaled(
     factor: int,
     multiple: int,
     *,
+    conserves: bool,
     offset: tuple[int, int] = (0, 0),
     corner: tuple[int, int] = (0, 0),
 ) -> Batch:
@@ -431,6 +444,8 @@ def rescaled(
         Pixels along a side of a block, of the pixels that result.
     multiple
         Pixels of the batch along a side of a pixel that results.
+    conserves
+        The model conserves block means: their map is the last channel.
     offset, corner
         Pixels of the batch, and then pixels that result, left out at the low edges: where the
         first pixel and the first block begin.
@@ -438,7 +453,7 @@ def rescaled(
     Returns
     -------
     Batch
-        Of whole blocks; the condition is stretched, then repeated over the pixels of its blocks.
+        Of whole blocks.
     """
     assert batch.x is not None
     assert spec.scales is not None
@@ -453,8 +468,10 @@ def rescaled(
         torch.from_numpy(stretch_weights(None, n, None, n * factor)).to(rain.device)
         for n in (rows, columns)
     )
-    blocks = means.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-    normal = _normalised(torch.cat([rain, down @ means @ across.T, blocks], dim=1), scaling)
+    maps = [rain, down @ means @ across.T]
+    if conserves:
+        maps.append(means.repeat_interleave(factor, -2).repeat_interleave(factor, -1))
+    normal = _normalised(torch.cat(maps, dim=1), scaling)
     numbers = torch.tensor(spec.scales.numbers(factor, multiple), device=rain.device)
     return Batch(
         c=normal[:, 1:],

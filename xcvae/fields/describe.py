@@ -104,7 +104,6 @@ def describe(
     check_samples(ds, layout.sample, augmented=True)
     shape = (field.sizes[layout.y], field.sizes[layout.x])
     scales, block = _scales(ds, coarsen, layout)
-    _check_coarsen(block, shape)
     named, maps = _names(ds, name, layout.sample, block, conditions=conditions, statics=statics)
     _check_alone(scales, [*named, *maps])
     variables = [_condition(ds, condition, layout, target=name) for condition in named]
@@ -199,7 +198,9 @@ def _scales(
     ds: xr.Dataset, coarsen: int | Mapping[str, Sequence[float]] | None, layout: Layout
 ) -> tuple[Scales | None, int | None]:
     """Return the scales that a mapping asks for, and the (smallest) side of a block."""
+    shape = (ds.sizes[layout.y], ds.sizes[layout.x])
     if not isinstance(coarsen, Mapping):
+        _check_coarsen(coarsen, shape)
         return None, coarsen
     for key in coarsen:
         if key not in ("factor", "pixel"):
@@ -218,8 +219,8 @@ def _scales(
     scales = Scales((round(low), round(high)), ends, spacing)
     least, most = scales.multiples()
     scales = replace(scales, pixel=(least * spacing, most * spacing))
-    shape = (ds.sizes[layout.y], ds.sizes[layout.x])
-    if (low, high) != scales.factor or not scales.pairs(shape):
+    whole = low.is_integer() and high.is_integer()
+    if not whole or not scales.pairs(shape):
         raise ConfigError.of(
             "coarsen",
             expected="whole factors, and grids of two blocks or more along each side",

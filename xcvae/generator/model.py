@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import os
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from xcvae.errors import ConfigError, ModelFileError
 from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.block_means import at_scale
-from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.dataspec import DataSpec, Scales
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.units import rain_factor
@@ -37,6 +38,12 @@ from xcvae.registry import warn_of_missing
 
 #: Prefix of the weights' names in the file.
 NETWORK = "network."
+
+#: Largest ratio of the temperature at a scale to that of all scales.
+MOST_BY_SCALE = 1.25
+
+#: Key of the metadata with the type of the weights in the file, if it is not float32.
+STORED = "stored"
 
 #: Limit of a pixel, in maxima of the record: one latent in millions gave 89 m a day without it.
 MAX_RECORDS = 2.0
@@ -149,7 +156,10 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """Return the content of the model's file."""
-        tensors = {f"{NETWORK}{k}": v for k, v in self.network.state_dict().items()}
+        weights = self.network.state_dict()
+        if self.training.get(STORED) == "float16":
+            weights = {k: v.half() for k, v in weights.items()}
+        tensors = {f"{NETWORK}{k}": v for k, v in weights.items()}
         tensors |= extra_tensors(self.valid, self.thumbnails)
         spec, scaling = self._in_file
         header = {
@@ -160,6 +170,18 @@ class Model:
             "training": self.training,
         }
         return modelfile.pack(header, tensors)
+
+    def halved(self) -> Model:
+        """Return a copy with weights in half precision in its file, which is half as large.
+
+        They are computed with in single precision, as those of any model.
+        """
+        training = {**self.training, STORED: "float16"}
+        model = from_bytes(self.to_bytes())
+        model.network.load_state_dict({k: v.half() for k, v in model.network.state_dict().items()})
+        model.training = training
+        model.sha256 = sha256_of(model.to_bytes())
+        return model
 
     def to(self, device: str) -> Model:
         """Move the network to a device: ``"auto"``, ``"cpu"`` or ``"cuda"``."""
@@ -229,19 +251,30 @@ class Model:
         target = replace(self.scaling.target, units=spec.units, eps=self.scaling.target.eps * ratio)
         assert spec.scales is not None
         side = spec.scales.fixed if self.architecture.constrain else 0
+        # The weights are shared, the factor of sigma is not.
         model = Model(
-            self.network,
+            copy.copy(self.network),
             spec=spec,
             scaling=Scaling(target, {variable.name: target for variable in spec.variables}),
             record=self.record.converted(spec.units, ratio),
             architecture=replace(self.architecture, constrain=side or 0),
-            training=self.training,
+            training={**self.training, "temperature": self._temperature_at(spec.scales)},
             thumbnails=self.thumbnails,
             sha256=self.sha256,
             path=self.path,
         )
         model.origin = self
         return model.to(str(self.device))
+
+    def _temperature_at(self, scales: Scales) -> float:
+        """Return the calibrated temperature for the scale of a Dataset."""
+        temperature = float(self.training.get("temperature", 1.0))
+        known = self.training.get("temperature_by_scale")
+        if known is None or scales.fixed is None:
+            return temperature
+        away = np.subtract(scales.numbers(scales.fixed), known["at"])
+        local = temperature * math.exp(float(np.dot(known["slope"], away)))
+        return round(min(max(local, temperature / MOST_BY_SCALE), temperature * MOST_BY_SCALE), 4)
 
     def for_data(
         self, ds: xr.Dataset, factor: int | None, *, observed: bool

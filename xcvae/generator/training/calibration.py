@@ -57,6 +57,8 @@ def calibrate(
     measured, error = measure_temperature(model, batches)
     model.training["temperature"] = shrunk_temperature(measured, error)
     model.network.sigma_factor = model.training["temperature"]
+    if model.spec.random_scale:
+        model.training["temperature_by_scale"] = slopes_of_temperature(model, batches)
     model.training["dial"] = calibrate_spread(model, batches, start)
 
 
@@ -117,6 +119,39 @@ def shrunk_temperature(measured: float, error: float) -> float:
     return round(float(measured**weight), 4)
 
 
+def slopes_of_temperature(model: Model, batches: Batches) -> dict[str, list[float]]:
+    """Measure how the temperature depends on factor and pixel size, in the numbers of the network.
+
+    A plane is fitted to the logarithms of what is missing for a spread-skill ratio of 1 at each of
+    the scales of the validation.
+
+    Parameters
+    ----------
+    model
+        Model of any factor, with the temperature for all scales together.
+    batches
+        Held-back samples.
+
+    Returns
+    -------
+    dict
+        ``at``: numbers of factor and pixel where the temperature is that of all scales;
+        ``slope``: change of its logarithm by one of each number.
+    """
+    scales = model.spec.scales
+    assert scales is not None
+    views = [view for view in batches.views() if isinstance(view, ScaledView)]
+    numbers = np.array([scales.numbers(view.factor, view.multiple) for view in views])
+    ratios = np.array([spread_skill_ratio(model, view, 1.0) for view in views])
+    usable = np.isfinite(ratios) & (ratios > 0)
+    if usable.sum() <= 3:  # a plane through so few is noise
+        return {"at": [0.0, 0.0], "slope": [0.0, 0.0]}
+    centre = numbers[usable].mean(axis=0)
+    missing = -np.log(ratios[usable])
+    slope = np.linalg.lstsq(numbers[usable] - centre, missing - missing.mean(), rcond=None)[0]
+    return {"at": centre.round(4).tolist(), "slope": slope.round(4).tolist()}
+
+
 def match_temperature(first: tuple[float, float], second: tuple[float, float]) -> float:
     """Return where the line through two pairs (temperature, ratio) has a ratio of 1.
 
@@ -135,7 +170,7 @@ def match_temperature(first: tuple[float, float], second: tuple[float, float]) -
     return round(float(np.clip(first[0] + (1 - first[1]) / slope, *TEMPERATURES)), 4)
 
 
-def spread_skill_ratio(model: Model, batches: Batches, temperature: float) -> float:
+def spread_skill_ratio(model: Model, batches: Batches | ScaledView, temperature: float) -> float:
     """Compute the spread-skill ratio of prior draws for held-back samples.
 
     As `xcvae.metrics.spread_skill`: pooled variance over pooled squared error, times (M + 1) / M
@@ -144,7 +179,9 @@ def spread_skill_ratio(model: Model, batches: Batches, temperature: float) -> fl
     return _ratio(_spread_and_errors(model, batches, temperature))
 
 
-def _spread_and_errors(model: Model, batches: Batches, temperature: float) -> NDArray[np.float64]:
+def _spread_and_errors(
+    model: Model, batches: Batches | ScaledView, temperature: float
+) -> NDArray[np.float64]:
     """Return the sums of variance and squared error of blocks of held-back samples, (block, 2)."""
     views = batches.views()
     pixels = TEMPERATURE_PIXELS // len(views)

@@ -98,6 +98,8 @@ class RandomScale:
         Of the model; the ranges are ``spec.scales``.
     side
         Pixels along a side of the crops, about: whole blocks.
+    conserves
+        The model conserves block means.
     flips
         True to flip and transpose crops.
     """
@@ -105,6 +107,7 @@ class RandomScale:
     spec: DataSpec
     scaling: Scaling
     side: int
+    conserves: bool
     flips: bool = True
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
@@ -135,6 +138,7 @@ class RandomScale:
             self.scaling,
             factor,
             multiple,
+            conserves=self.conserves,
             offset=(offset[0], offset[1]),
             corner=(corner[0], corner[1]),
         )
@@ -252,7 +256,13 @@ class Trainer:
         )
         spec = self.batches.spec
         self.scale = (
-            RandomScale(spec, self.scaling, self.settings.crop, flips=self.crop.flips)
+            RandomScale(
+                spec,
+                self.scaling,
+                self.settings.crop,
+                conserves=self.batches.conserves,
+                flips=self.crop.flips,
+            )
             if spec.random_scale
             else None
         )
