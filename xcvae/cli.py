@@ -31,6 +31,7 @@ STEPS = {
 KINDS = {
     "loss": "Losses (train: losses, or fit: stages)",
     "postprocessor": "Post-processors (sample: postprocess)",
+    "storm": "Storms beyond the record (sample: storms)",
     "metric": "Metrics (evaluate: metrics)",
     "baseline": "Baselines (evaluate: baselines)",
 }

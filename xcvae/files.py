@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from xcvae.errors import ConfigError
+from xcvae.errors import ConfigError, OutputExistsError
 
 # Names of unfinished files: ours, those of earlier versions of xcvae, and those of Zarr.
 _TEMPORARY = re.compile(r"(?P<name>.+)\.[0-9a-f]{32}\.(tmp|partial)")
@@ -225,10 +225,23 @@ def locked(path: Path, *, timeout: float, busy: Exception) -> Iterator[None]:
         Seconds to wait for another process.
     busy
         Raised if another process still holds the lock then.
+
+    Raises
+    ------
+    OutputExistsError
+        A folder or a link has the name of the lock.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    place = path.with_name(f".{path.name}.lock")
+    if is_taken(place) and (place.is_symlink() or not place.is_file()):
+        raise OutputExistsError.of(
+            str(place),
+            expected=f"a free name for the lock of {path.name}",
+            got="something that is not a file",
+            remedy=f"Move it elsewhere, or choose another name than {path.name!r}.",
+        )
+    lock = FileLock(place)
     try:
         lock.acquire(timeout=timeout)
     except Timeout as error:

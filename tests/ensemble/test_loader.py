@@ -180,10 +180,11 @@ def test_batch_size_none_yields_single_samples(folder):
     assert batch["index"].shape == batch["synthetic"].shape == (12,)
 
 
-def test_closed_iterator_ends_its_threads(folder, monkeypatch):
+def test_closed_iterator_ends_its_threads(folder):
     # Pools of one batch: the reader is far from its end when it is left.
-    monkeypatch.setattr("xcvae.fields.prefetch.POOL_BYTES", 1)
-    iterator = iter(load(folder, "drawn", batch_size=4))
+    loader = load(folder, "drawn", batch_size=4)
+    loader.pool_bytes = 1
+    iterator = iter(loader)
     next(iterator)
     assert any(thread.name == "xcvae-reader" for thread in threading.enumerate())
     iterator.close()

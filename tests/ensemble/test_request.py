@@ -16,6 +16,7 @@ REQUESTS = [
     SampleRequest(mode="posterior", members=3, seed=5),
     SampleRequest(mode="posterior", spread=0.25, temperature=0.9),
     SampleRequest(mode="posterior", diversity=0.2),
+    SampleRequest(storms=[{"name": "turn", "degrees": 180}], cap="none"),
     SampleRequest(min_mass=0.5, tile={"y": 16}, postprocess=[]),
 ]
 

@@ -28,7 +28,6 @@ from xcvae.ensemble.store.base import Region
 from xcvae.ensemble.store.local import FileLedger, LocalRegionWriter
 from xcvae.ensemble.store.write import Outcome, Task, draw_and_write, failure_message
 from xcvae.errors import MismatchError, StoreError
-from xcvae.generator import device as numerics
 from xcvae.generator.model import Model
 
 MADE = {"members": 5, "seed": 7, "progress": False}
@@ -112,10 +111,9 @@ def test_torch_threads_of_caller_are_unchanged(few, model, lazy, tmp_path):
     np.testing.assert_array_equal(ens.pr.values, lazy)
 
 
-@pytest.mark.parametrize("gains", [False, True])
-def test_members_do_not_depend_on_number_of_torch_threads(few, model, gains, monkeypatch):
-    """In float32 and in bfloat16."""
-    monkeypatch.setattr(numerics, "_cpu_gains", lambda: gains)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_members_do_not_depend_on_number_of_torch_threads(few, model, precision, monkeypatch):
+    monkeypatch.setenv("XCVAE_PRECISION", precision)
     before, drawn = torch.get_num_threads(), {}
     try:
         for number in (1, 2, 3):

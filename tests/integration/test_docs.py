@@ -35,12 +35,11 @@ FEWER = {'fit={"max_minutes": 3}': TINY, "members=8": "members=2"}
 
 def test_page_quickstart_runs(tmp_path: Path) -> None:
     tiny = {
-        'fit={"max_minutes": 3}': TINY,
+        **FEWER,
         "None, None, 4)": "None, None, 25)",
         "validation=validation": "validation=validation[dict(time=slice(4))]",
         # A model of three steps has no diversity to ask for.
         "diversity=0.2": "spread=0.5",
-        "members=8": "members=2",
     }
     printed = run_code(code_of("quickstart.md", **tiny), tmp_path)
     assert "Verdict:" in printed
@@ -51,9 +50,8 @@ def test_page_quickstart_runs(tmp_path: Path) -> None:
 
 def test_page_hand_over_trains_a_network(tmp_path: Path) -> None:
     tiny = {
-        'fit={"max_minutes": 3}': TINY,
+        **FEWER,
         "time=xcvae.heavy(train)": "time=slice(0, 60, 10)",
-        "members=8": "members=2",
         "range(5)": "range(2)",
         "fraction=0.2": "fraction=0.02",
     }
@@ -78,8 +76,9 @@ def test_page_augmentation_prints_verdicts(tmp_path: Path) -> None:
         "seeds=5": 'seeds=2, network={"steps": 2}',
     }
     printed = run_code(code_of("augmentation.md", **tiny), tmp_path)
-    assert "quantile, P99.9" in printed
-    assert len(re.findall(r"^  both ", printed, re.MULTILINE)) == 18
+    assert "heads P99, P99.9" in printed
+    for recipe in ("both", "amplified", "scaled"):
+        assert len(re.findall(rf"^  {recipe} ", printed, re.MULTILINE)) == 5 * 3 * 3
 
 
 def test_page_zero_shot_divides_cells(tmp_path: Path, any_factor_model: xcvae.Model) -> None:

@@ -15,6 +15,7 @@ from xcvae.errors import ConfigError, EmptySelectionError, MissingVariableError,
 from xcvae.fields.cf import find_layout, find_target
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe
+from xcvae.fields.regridding.projections import mapping_name
 from xcvae.fields.samples import heavy
 
 
@@ -216,8 +217,11 @@ def open_parts(config: Config) -> Parts:
         statics=training.statics,
         coarsen=training.coarsen,
         spatial_dims=dims,
+        missing=training.missing,
     )
     names = [target, *(v.name for v in spec.variables if v.name != spec.derived)]
+    mappings = [mapping_name(chosen["train"][name]) for name in names]
+    names += [name for name in dict.fromkeys(mappings) if name in chosen["train"].data_vars]
     ready = {part: _in_memory(one[names]) for part, one in chosen.items()}
     if section.heavy is not None:
         for part in section.heavy.parts:

@@ -72,8 +72,9 @@ class SourceSection:
         ``data/*.nc``; or a list of them. ``~`` and environment variables are replaced.
     rename
         New names of variables, dims and coordinates, by old name.
-    engine, group, storage_options
+    engine, group, storage_options, backend_kwargs
         As of `xarray.open_dataset`; the engine ``kerchunk`` reads references to chunks of files.
+        ``backend_kwargs`` are options of the engine, such as ``filter_by_keys`` of cfgrib.
     """
 
     path: str | list[str]
@@ -81,6 +82,7 @@ class SourceSection:
     engine: str | None = None
     group: str | None = None
     storage_options: dict[str, Any] | None = None
+    backend_kwargs: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class DataSection:
         One of the four: name of a bundled Dataset; a file, a Zarr store, an address or a pattern
         such as ``data/*.nc``; an entry of an intake catalog; several sources, whose variables are
         merged for the samples that all have. Paths are relative to the configuration.
-    engine, group, storage_options
+    engine, group, storage_options, backend_kwargs
         How ``path`` is opened, see `SourceSection`.
     rename
         New names of variables, dims and coordinates, by old name.
@@ -110,6 +112,7 @@ class DataSection:
     engine: str | None = None
     group: str | None = None
     storage_options: dict[str, Any] | None = None
+    backend_kwargs: dict[str, Any] | None = None
     rename: dict[str, str] = field(default_factory=dict)
     train: Selection = field(default_factory=dict)
     validation: Selection | None = None
@@ -126,7 +129,8 @@ class DataSection:
                 got=" and ".join(given) or "none",
                 remedy="For example `path: rain.nc` or `tutorial: radklim`.",
             )
-        options = [k for k in ("engine", "group", "storage_options") if getattr(self, k)]
+        keys = ("engine", "group", "storage_options", "backend_kwargs")
+        options = [k for k in keys if getattr(self, k)]
         if options and self.path is None:
             raise ConfigError.of(
                 options[0],
@@ -147,6 +151,7 @@ class TrainSection:
     statics: list[str] | None = None
     coarsen: int | dict[str, list[float]] | None = None
     spatial_dims: list[str] | None = None
+    missing: str | None = None
     validation: float | None = None
     generator: dict[str, Any] | None = None
     losses: list[Any] | None = None
@@ -184,7 +189,7 @@ class SampleSection(SampleOptions):
         The samples it is drawn for.
     model
         Model that draws it, by name or path, instead of the one that the section ``train`` makes.
-    postprocess, tile
+    postprocess, storms, tile
         As in `xcvae.sample`, in the types that YAML has.
     """
 
@@ -192,6 +197,7 @@ class SampleSection(SampleOptions):
     part: Part = "test"
     model: str | None = None
     postprocess: list[Any] | dict[str, Any] | str | None = None
+    storms: list[Any] | dict[str, Any] | str | None = None
     tile: Any = None
 
     def arguments(self) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def attributes_of(
             "diversity_reached": None if sampler.solution is None else sampler.solution.diversity,
         },
         "postprocess": {"postprocess": sampler.pipeline.describe(_removed(sampler, stats))},
+        "storms": {"storms": sampler.storms.describe()},
     }
     if sampler.request.min_mass is not None:
         rejected = None if stats is None else sum(one["rejected"] for one in stats)
@@ -121,6 +122,9 @@ def _history(sampler: EnsembleSampler, ds: xr.Dataset) -> str:
         f"({request.mode}, spread {sampler.spread:g}, seed {request.seed}) with model "
         f"{sampler.model.sha256[:12]}"
     )
+    if sampler.storms.steps:
+        names = ", ".join(str(one["name"]) for one in sampler.storms.describe())
+        line += f", conditions changed by {names}"
     return f"{ds.attrs.get('history', '')}\n{line}".lstrip("\n")
 
 

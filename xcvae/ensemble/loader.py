@@ -136,6 +136,9 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         Name of the rain variable, a key of every batch.
     units
         Units by variable: of the physical values, also where batches are normalised.
+    pool_bytes
+        Memory of the samples that are shuffled together, in every worker; None for the default,
+        256 MiB. May be set before the iteration.
     """
 
     def __init__(
@@ -152,6 +155,7 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         self.sources, self.quotas = tuple(sources), tuple(quotas)
         self.target, self.units = request.target, dict(request.units)
         self.batch_size, self.drop_last, self.threads = batch_size, drop_last, threads
+        self.pool_bytes: int | None = None
         self.seed, self._epoch, self._set = seed, 0, False
 
     def __repr__(self) -> str:
@@ -200,7 +204,8 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
 
     def _pools(self, pieces: Sequence[Piece], size: int) -> Generator[Arrays]:
         """Yield the samples that are shuffled together, whose blocks several threads read."""
-        block, reads = pool_shape(size, max(source.nbytes for source in self.sources))
+        largest = max(source.nbytes for source in self.sources)
+        block, reads = pool_shape(size, largest, self.pool_bytes)
 
         def read(piece: Piece) -> Arrays:
             return self.sources[piece.source].load(piece.block, piece.rows)

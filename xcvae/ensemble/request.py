@@ -59,6 +59,8 @@ class SampleOptions:
     postprocess: object = recorded(None)
     min_mass: float | None = recorded(None)
     tile: Mapping[str, int] | None = recorded(None, attribute=False)
+    storms: object = recorded(None, added_later=True)
+    cap: str | float | None = recorded(None, added_later=True)
     factor: int | None = recorded(None, added_later=True)
     chunks: Mapping[str, int] | None = None
     device: str = "auto"
@@ -110,6 +112,8 @@ class SampleOptions:
             _check_range("min_mass", self.min_mass, 0.0, math.inf, "Give a share, such as 0.5.")
         if self.factor is not None and (not _is_int(self.factor) or self.factor < 2):
             _refuse("factor", "an integer >= 2", self.factor, "8 divides a cell into 8 x 8 pixels.")
+        if self.cap is not None and not isinstance(self.cap, str):
+            _check_range("cap", self.cap, 0.0, math.inf, "Give '300 mm h-1', or 'none'.")
         self._check_tile()
 
     def _check_tile(self) -> None:

@@ -49,6 +49,8 @@ def sample(
     seed: int = 0,
     postprocess: object = None,
     min_mass: float | None = None,
+    storms: object = None,
+    cap: str | float | None = None,
     store: str | os.PathLike[str] | Repository | None = None,
     catalog: str | os.PathLike[str] | None = None,
     name: str | None = None,
@@ -94,6 +96,14 @@ def sample(
     min_mass
         Redraw members with less than this share of the rain of their sample: of the observed
         field where ``ds`` has it, else of the coarse precipitation condition, stretched.
+    storms
+        Storms that the record does not have: components that change the conditions before members
+        are drawn, such as ``{"name": "amplify", "factor": 1.5}``, ``"turn"``, ``"mirror"``,
+        ``"shift"`` and ``"borrow"``. Coordinates along the samples say what was done.
+    cap
+        Largest rain of a pixel: ``"300 mm h-1"``, a number in the units of the target, or
+        ``"none"``. Default: twice the heaviest rain of the record, more in proportion for samples
+        whose coarse rain is heavier than any of the record.
     store
         Write to this Zarr store, a local folder, and return it, opened lazily. Or to an Icechunk
         repository: ``"icechunk:PATH"``, or an ``icechunk.Repository``, branch ``main``.
@@ -131,7 +141,7 @@ def sample(
     EmptySelectionError
         ``ds`` has no samples.
     MismatchError
-        ``ds`` does not fit the model.
+        ``ds`` does not fit the model, or its conditions cannot be moved as ``storms`` requests.
     OutputExistsError
         The store exists and holds something else: the message names the keys that differ.
     StoreError
@@ -154,6 +164,8 @@ def sample(
         seed=seed,
         postprocess=postprocess,
         min_mass=min_mass,
+        storms=storms,
+        cap=cap,
         store=None if store is None else EnsembleStore.of(store),
         catalog=None if catalog is None else local_path("catalog", catalog),
         name=name,

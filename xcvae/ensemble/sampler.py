@@ -25,13 +25,15 @@ from xcvae.ensemble.execution.threads import numeric_environment, one_thread_if_
 from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
+from xcvae.ensemble.storms import ABOUT, StormContext, StormPipeline, flags_of
 from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError
+from xcvae.fields.batches import unmask_unobserved
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
-from xcvae.fields.grids import stretching
+from xcvae.fields.grids import stretch_known, stretching
 from xcvae.fields.sample_blocks import block_slices
 from xcvae.fields.samples import labels_of
-from xcvae.fields.units import factor
+from xcvae.fields.units import factor, parse_quantity
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
 from xcvae.registry.discovery import version_of
 
@@ -128,7 +130,11 @@ class EnsembleSampler:
             # What a threshold removes would be missing in the means over the cells.
             request = replace(request, postprocess=[])
         pipeline = PostprocessPipeline.build(request.postprocess, spec)
-        prepared = inputs_of(ds, spec, request.mode)
+        storms = StormPipeline.build(request.storms)
+        context = StormContext(spec, model.record, request.mode)
+        prepared = storms.inputs(inputs_of(ds, spec, request.mode), ds, context)
+        if request.mode == "prior":
+            prepared = unmask_unobserved(prepared, spec, model.valid)
         size = model.batches(prepared).size
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
         pipeline.dry_run(Context(spec, request.mode, first), size)
@@ -139,10 +145,12 @@ class EnsembleSampler:
         chunks = plan_chunks(request.chunks, sizes=shape, sample=spec.sample)
         if request.min_mass is not None:
             check_reference(prepared, spec)
+        _cap_of(request, spec)
         # A sampler travels to workers, and its store stays where it is.
         resolved = replace(
             request,
             postprocess=pipeline.steps,
+            storms=storms.steps or None,
             tile=None if tile is None else dict(zip(dims, tile, strict=True)),
             chunks=dict(zip(("realization", spec.sample), chunks, strict=True)),
             device=str(model.device),
@@ -182,6 +190,16 @@ class EnsembleSampler:
         return PostprocessPipeline(cast("tuple[Postprocessor, ...]", self.request.postprocess))
 
     @property
+    def storms(self) -> StormPipeline:
+        """The components that changed the conditions."""
+        return StormPipeline.build(self.request.storms)
+
+    @property
+    def flags(self) -> dict[str, xr.DataArray]:
+        """Coordinates that say how the conditions of each sample were changed."""
+        return flags_of(self.prepared, self.model.spec.sample)
+
+    @property
     def spread(self) -> float:
         """Spread that members are drawn with: the requested or solved one, 1 for the prior."""
         if self.solution is not None:
@@ -210,16 +228,23 @@ class EnsembleSampler:
             {key: v for key, v in one.items() if key not in ("removed", "package", "version")}
             for one in self.pipeline.describe()
         ]
+        options = self.request.identity() | {"postprocess": chain}
+        if self.storms.steps:
+            options["storms"] = [
+                {key: v for key, v in one.items() if key not in ABOUT}
+                for one in self.storms.describe()
+            ]
         return {
             "model_sha256": self.model.sha256,
-            **(self.request.identity() | {"postprocess": chain}),
+            **options,
             "data": fingerprint(self.prepared, self.model.spec, target_values=target_values),
         }
 
     def environment(self) -> dict[str, str]:
         """Return what decides on the last digits: packages, the device, and its precision."""
         packages = {"xcvae"}
-        packages |= {str(one.get("package")) for one in self.pipeline.describe()}
+        steps = [*self.pipeline.describe(), *self.storms.describe()]
+        packages |= {str(one.get("package")) for one in steps}
         versions = {f"{name} version": version_of(name) for name in sorted(packages)}
         known = {name: version for name, version in versions.items() if version is not None}
         return {**known, **numeric_environment(self.model.device)}
@@ -340,7 +365,15 @@ class EnsembleSampler:
                 tile=cast("tuple[int, int]", tuple(request.tile.values()))
                 if request.tile
                 else None,
+                limits=self._limits(block),
             )
+
+    def _limits(self, block: xr.Dataset) -> np.ndarray:
+        """Return the largest rain that a pixel of each sample may have."""
+        cap = _cap_of(self.request, self.model.spec)
+        if cap is None:
+            return self.model.limits(block)
+        return np.full(block.sizes[self.model.spec.sample], cap)
 
     def _labelled(
         self, raw: np.ndarray, block: xr.Dataset, realizations: np.ndarray
@@ -480,6 +513,18 @@ def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:
     return prepared
 
 
+def _cap_of(request: SampleRequest, spec: DataSpec) -> float | None:
+    """Return the cap in the units of the target: infinite for "none", None for the default."""
+    if request.cap is None or request.cap == "none":
+        return None if request.cap is None else float("inf")
+    cap = parse_quantity(request.cap, units=spec.units, what="cap")
+    if cap <= 0:
+        raise ConfigError.of(
+            "cap", expected="an amount above 0", got=repr(request.cap), remedy="Leave it out."
+        )
+    return cap
+
+
 def _names(prepared: xr.Dataset, *, lazy: bool) -> list[str]:
     return [str(n) for n, da in prepared.data_vars.items() if (da.chunks is not None) == lazy]
 
@@ -555,8 +600,13 @@ def _stretched(
     block: xr.Dataset, variable: VariableSpec, spec: DataSpec, size: tuple[int, int]
 ) -> np.ndarray:
     """Stretch a coarse condition onto the fine grid, in the units of the target."""
-    rows, columns = stretching(block, variable, spec, size)
-    fine = np.einsum("yi,sij,xj->syx", rows, block[variable.name].values, columns)
+    fine = block[variable.name].values
+    if variable.stretched:
+        rows, columns = stretching(block, variable, spec, size)
+        if variable.gaps:
+            fine = stretch_known(fine, rows, columns)
+        else:
+            fine = np.einsum("yi,sij,xj->syx", rows, fine, columns)
     return np.asarray(_scale(variable, spec) * fine)
 
 

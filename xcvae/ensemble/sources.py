@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from xcvae.ensemble.augment import rows_in
 from xcvae.ensemble.dataset import record_of
+from xcvae.ensemble.storms import DrawnStorms
 from xcvae.errors import MismatchError, MissingVariableError, nearest
 from xcvae.fields.cf import Layout, find_layout, find_target, require
 from xcvae.fields.dataspec import DataSpec
@@ -217,7 +218,19 @@ def _model_conditions(
     if real is None:
         raise _missing_conditions(name, request.conditions)
     prepared = prepare(real, spec, need_target=False)[list(request.conditions)]
-    return prepared.isel({spec.sample: rows_in(real, target, spec.sample)})
+    rows = rows_in(real, target, spec.sample)
+    return _as_drawn(prepared.isel({spec.sample: rows}), ds)
+
+
+def _as_drawn(samples: xr.Dataset, ensemble: xr.Dataset) -> xr.Dataset:
+    """Change the conditions of real samples as those of an ensemble were, if they were."""
+    if "xcvae" not in ensemble.attrs:
+        return samples
+    storms = DrawnStorms.of(ensemble, record_of(ensemble))
+    if not storms:
+        return samples
+    changed = storms.applied(samples, np.arange(len(ensemble[storms.sample])))
+    return changed.drop_vars(list(storms.flags))
 
 
 def _conditions(
@@ -240,6 +253,8 @@ def _conditions(
                     remedy=nearest(condition, [*ds.data_vars, *real.data_vars]),
                 )
             found[condition] = real[condition].isel({layout.sample: rows}, missing_dims="ignore")
+        drawn = _as_drawn(xr.Dataset({name: found[name] for name in absent}), ds)
+        found |= {name: drawn[name] for name in absent}
     # Without coordinates, so that none of two sources with other ones are joined into gaps.
     bare = {c: found[c].drop_vars(found[c].coords) for c in request.conditions}
     return xr.Dataset({c: request.converted(da) for c, da in bare.items()})

@@ -16,12 +16,13 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, ModelFileError
+from xcvae.errors import ConfigError, ModelFileError, UnitsError
 from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.block_means import at_scale
 from xcvae.fields.dataspec import DataSpec, Scales
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.scaling import Scaling
+from xcvae.fields.units import factor as unit_factor
 from xcvae.fields.units import rain_factor
 from xcvae.files import check_writable, expanded, write_bytes
 from xcvae.files import sha256 as sha256_of
@@ -46,7 +47,10 @@ MOST_BY_SCALE = 1.25
 STORED = "stored"
 
 #: Limit of a pixel, in maxima of the record: one latent in millions gave 89 m a day without it.
+#: For conditions beyond the record it grows in proportion.
 MAX_RECORDS = 2.0
+#: Excess over the record that may be the rounding of a file.
+ROUNDING = 1e-5
 
 Mode = Literal["prior", "posterior"]
 
@@ -329,6 +333,7 @@ class Model:
         temperature: float = 1.0,
         attempt: int = 0,
         tile: tuple[int, int] | None = None,
+        limits: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float32]:
         """Draw members of every sample of a batch.
 
@@ -349,6 +354,9 @@ class Model:
         tile
             Rows and columns of the tiles that the domain is drawn in, one after the other; the
             result differs from a draw in one piece by rounding. None draws in one piece.
+        limits
+            Largest rain of a pixel, one for each sample, such as those of `limits`. Default: twice
+            the maximum of the record.
 
         Returns
         -------
@@ -362,8 +370,47 @@ class Model:
         if mode == "posterior":
             released = release_shares(self._position(spread), len(self.architecture.latents))
         return self._sampler().draw(
-            batch, addresses, released=released, temperature=temperature, tile=tile
+            batch,
+            addresses,
+            released=released,
+            temperature=temperature,
+            tile=tile,
+            # Where block means are kept, the network itself caps: see `capped`.
+            limits=None if self.capped else limits,
         )
+
+    def limits(self, prepared: xr.Dataset) -> NDArray[np.float64]:
+        """Return the largest rain that a pixel of each sample may have, in ``spec.units``.
+
+        Twice the maximum of the record; where a coarse rain condition is heavier than any of the
+        record, more in the same proportion. Models of older versions do not know the largest
+        condition of their record, and compare with its heaviest pixel.
+
+        Parameters
+        ----------
+        prepared
+            Samples in memory, from `xcvae.fields.describe.prepare`.
+        """
+        spec = self.spec
+        excess = np.ones(prepared.sizes[spec.sample])
+        for variable in spec.variables:
+            rain = variable.precipitation and variable.role == "condition"
+            if not rain or variable.name not in prepared:
+                continue
+            largest = self.record.conditions.get(variable.name, ())
+            known = largest[0] if largest else self._heaviest_in(variable.units)
+            if known > 0:
+                values = np.asarray(prepared[variable.name].values, np.float64)
+                excess = np.maximum(excess, values.reshape(len(excess), -1).max(axis=1) / known)
+        excess[excess < 1.0 + ROUNDING] = 1.0
+        return MAX_RECORDS * self.record.maximum * excess
+
+    def _heaviest_in(self, units: str) -> float:
+        """Return the heaviest pixel of the record in other units; 0 if they do not convert."""
+        try:
+            return self.record.maximum * unit_factor(self.spec.units, units, what=self.spec.target)
+        except UnitsError:
+            return 0.0
 
     def observed(self, batch: Batch) -> NDArray[np.float32]:
         """Return the target of a batch, physical, NaN where masked; (sample, y, x)."""

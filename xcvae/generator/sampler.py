@@ -58,6 +58,7 @@ class FieldSampler:
         released: list[float] | None,
         temperature: float,
         tile: tuple[int, int] | None = None,
+        limits: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float32]:
         """Draw members of every sample.
 
@@ -73,6 +74,8 @@ class FieldSampler:
             Factor on the standard deviation of the latents.
         tile
             Rows and columns of a tile at most; None draws in one piece.
+        limits
+            Largest value of a pixel of each sample; by default ``limit`` for all.
 
         Returns
         -------
@@ -84,9 +87,12 @@ class FieldSampler:
         OutOfMemoryError
             If the device has no room for a draw batch, even with its cache emptied.
         """
+        if limits is None:
+            limits = np.full(len(batch), self.limit)
         attempt = functools.partial(
-            self._draw, batch, addresses, released=released, temperature=temperature, tile=tile
-        )
+            self._draw, batch, addresses, released=released, temperature=temperature, tile=tile,
+            limits=torch.as_tensor(limits, dtype=torch.float32, device=self.device),
+        )  # fmt: skip
         try:
             return attempt()
         except torch.cuda.OutOfMemoryError:
@@ -105,6 +111,7 @@ class FieldSampler:
         released: list[float] | None,
         temperature: float,
         tile: tuple[int, int] | None,
+        limits: Tensor,
     ) -> NDArray[np.float32]:
         pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
         out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
@@ -130,7 +137,8 @@ class FieldSampler:
             draw_batch = DrawBatch(noise, released, temperature, self.device)
             for (rows, columns), output in domain.draw(batch, samples, joined, draw_batch):
                 places = [(m, s, rows, columns) for s, m in part]
-                host_copy.submit(self._physical(output[: len(part)]), out, places)
+                fields = self._physical(output[: len(part)], limits[samples[: len(part)]])
+                host_copy.submit(fields, out, places)
         host_copy.flush()
         out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
         return out
@@ -182,9 +190,12 @@ class FieldSampler:
         split = split_domain(self.network, size, tile, posterior=posterior, side=batch.side)
         return TiledDomain(self.network, self.device, size, split)
 
-    def _physical(self, output: Tensor) -> Tensor:
-        """Physical fields on the device, (batch, y, x), none above the limit."""
-        return self.scaling.physical(output.float())[:, 0].clamp(max=self.limit)
+    def _physical(self, output: Tensor, limits: Tensor | None = None) -> Tensor:
+        """Physical fields on the device, (batch, y, x), none above its limit."""
+        fields = self.scaling.physical(output.float())[:, 0]
+        if limits is None:
+            return fields.clamp(max=self.limit)
+        return torch.minimum(fields, limits[:, None, None])
 
     def _masked(self, batch: Batch, fields: Tensor) -> NDArray[np.float32]:
         """Copy fields to the host, with NaN where the batch is masked."""

@@ -12,11 +12,12 @@ from xcvae import plugins
 from xcvae.config import Config, Parts, open_parts
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble.postprocess import Context, PostprocessPipeline
+from xcvae.ensemble.storms import StormPipeline
 from xcvae.errors import ConfigError, nearest
-from xcvae.fields.axes import covers, in_frame_of
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
-from xcvae.fields.validation import check_rain
+from xcvae.fields.units import STEP
+from xcvae.fields.validation import check_rain, check_values
 from xcvae.files import check_writable
 from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.registry import registry
@@ -73,8 +74,13 @@ def check(config: Config) -> str:
         chosen["test"] = parts["test"]
     for ds in chosen.values():
         if ds is not None:
-            rain = prepare(ds, parts.spec, need_target=True)[parts.spec.target]
+            ready = prepare(ds, parts.spec, need_target=True)
+            rain = ready[parts.spec.target]
+            if parts.spec.step_seconds is not None:
+                rain = rain.assign_attrs({STEP: parts.spec.step_seconds})
             check_rain(rain, sample=parts.spec.sample)
+            made = [name for name in (parts.spec.target, parts.spec.derived) if name in ready]
+            check_values(ready.drop_vars(made), parts.spec)
     _check_network(config, parts)
     return _words(config, parts)
 
@@ -99,6 +105,7 @@ def _check_postprocess(section: SampleSection, parts: Parts) -> None:
     first = prepare(parts[section.part].isel({spec.sample: [0]}), spec, need_target=True)
     context = Context(spec, section.mode, first.drop_vars(spec.target))
     PostprocessPipeline.build(section.postprocess, spec).dry_run(context, spec.shape)
+    StormPipeline.build(section.storms)
 
 
 def _check_network(config: Config, parts: Parts) -> None:
@@ -123,7 +130,7 @@ def _words(config: Config, parts: Parts) -> str:
         size = " x ".join(map(str, variable.shape)) or "one value per sample"
         lines.append(
             f"{variable.role:<11} {variable.name} [{variable.units}], {size}, "
-            f"{reason_of(variable, spec)}"
+            f"{reason_of(variable, spec)}{', gaps filled and masked' if variable.gaps else ''}"
         )
     for name in ("train", "validation", "test"):
         ds: xr.Dataset | None = getattr(parts, name)
@@ -154,17 +161,11 @@ def reason_of(variable: VariableSpec, spec: DataSpec) -> str:
         return f"aligned: means of {spec.coarsen} x {spec.coarsen} pixels of the target"
     if variable.dims == (spec.y, spec.x):
         return "aligned: on the target's grid"
+    if variable.regrid:
+        how = "means over pixels" if variable.regrid == "conservative" else "interpolation"
+        return f"regridded ({variable.regrid} {how}), as {variable.reason}"
     if variable.pooled and not variable.aligned:
-        for own, fine in zip(variable.dims, (spec.y, spec.x), strict=True):
-            source, target = spec.axis(own), spec.axis(fine)
-            if source.counted:
-                continue
-            values = in_frame_of(source, target)
-            if values is None or target.values is None:
-                return f"pooled: '{own}' is of another kind than '{fine}', so it has no place on it"
-            if not covers(values, target.values):
-                return f"pooled: '{own}' does not cover all of '{fine}'"
-        return "pooled"
+        return f"pooled: {variable.reason}"
     counted = [dim for dim in variable.dims if spec.axis(dim).counted]
     where = "by its coordinates"
     if counted:

@@ -18,8 +18,8 @@ from xcvae.ensemble.dataset import record_of
 from xcvae.ensemble.store import EnsembleStore
 from xcvae.errors import ModelFileError, OutputExistsError, StoreError
 from xcvae.fields.dataspec import plain
-from xcvae.files import write_json, write_text
-from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat
+from xcvae.files import is_taken, write_json, write_text
+from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat, not_recorded
 from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, judge
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class PipelineState:
             A model of other settings or data exists.
         """
         from xcvae.generator.model import load
+        from xcvae.generator.modelfile import format_of
         from xcvae.generator.training.checkpoint import checkpoint_path, last_weights_path
         from xcvae.generator.training.train import train
 
@@ -108,6 +109,8 @@ class PipelineState:
                 outdated.append(checkpoint)
             for path in outdated:
                 self.manifest.check_replaceable("model", inputs, path)
+                if is_taken(path) and not (format_of(path) or "").startswith("xcvae-"):
+                    raise not_recorded(path)
             for path in outdated:
                 path.unlink(missing_ok=True)
         self.outcome["train"] = COMPLETED if checkpoint.exists() else MADE

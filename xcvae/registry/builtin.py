@@ -22,6 +22,13 @@ POSTPROCESSORS: dict[str, type | str] = {
     "clip": "xcvae.ensemble.postprocess:Clip",
     "round": "xcvae.ensemble.postprocess:Round",
 }
+STORMS: dict[str, type | str] = {
+    "amplify": "xcvae.ensemble.storms:Amplify",
+    "turn": "xcvae.ensemble.storms:Turn",
+    "mirror": "xcvae.ensemble.storms:Mirror",
+    "shift": "xcvae.ensemble.storms:Shift",
+    "borrow": "xcvae.ensemble.storms:Borrow",
+}
 METRICS: dict[str, type | str] = {
     "crps": "xcvae.metrics.ensemble:CRPS",
     "crps_skill": "xcvae.metrics.ensemble:CRPSSkill",
@@ -58,6 +65,7 @@ def xcvae_components() -> dict[str, dict[str, type | str]]:
     return {
         "loss": dict(LOSSES),
         "postprocessor": dict(POSTPROCESSORS),
+        "storm": dict(STORMS),
         "metric": dict(METRICS),
         "baseline": dict(BASELINES),
     }

@@ -157,6 +157,8 @@ def _call_on_sample(metric: Any, loaded: Pair, i: int, attrs: dict[str, Any]) ->
     score = call("metric", metric, loaded.forecast.isel(one), loaded.observed.isel(one))
     try:
         values = np.asarray(score, dtype=np.float64)
+        if score is None:  # which becomes NaN
+            raise TypeError("no score")
     except (TypeError, ValueError) as error:
         got = type(score).__name__
         raise wrong_result("metric", metric, expected="a DataArray of scores", got=got) from error

@@ -15,7 +15,7 @@ from xcvae.errors import ComponentError
 from xcvae.metrics.metric import Metric, Skill, Statistic, ratio
 from xcvae.metrics.pairs import Pair
 from xcvae.metrics.sample import Array
-from xcvae.registry import registry
+from xcvae.registry import registry, wrong_result
 from xcvae.verify.accumulate import BLOCK_BYTES, MetricFunction, ScoredSource, accumulate_statistics
 from xcvae.verify.baselines.runner import BaselineRunner
 from xcvae.verify.grouping import Groups, group_samples
@@ -250,7 +250,10 @@ def _score(
             other = sums[metric.against][name].of(group).items()
             return metric.finish_against(stats, {key: total(value) for key, value in other})
         if isinstance(metric, Metric):
-            return metric.finish(stats)
+            score: Array | None = metric.finish(stats)
+            if score is None:
+                raise wrong_result("metric", metric, expected="a score from finish", got="None")
+            return score
         return ratio(stats["total"], stats["samples"])
 
     return interval(finish, group, getattr(metric, "limits", (-np.inf, np.inf)))

@@ -13,7 +13,7 @@ import xarray as xr
 
 from xcvae.ensemble.store.base import EnsembleSpec, Region
 from xcvae.errors import MismatchError
-from xcvae.files import write_bytes
+from xcvae.files import sha256, write_bytes
 
 ZSTD_LEVEL = 1
 
@@ -152,3 +152,26 @@ def identity_in(group: str | bytes) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return identity if isinstance(identity, dict) else None
+
+
+def get_key(store: Any, key: str) -> bytes | None:
+    """Return the content of a key of a store of Zarr; None if there is none."""
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    found = sync(store.get(key, default_buffer_prototype()))
+    return None if found is None else bytes(found.to_bytes())
+
+
+def put_key(store: Any, key: str, content: bytes) -> None:
+    """Set the content of a key of a store of Zarr."""
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
+
+
+def checksum(store: Any, key: str) -> list[Any]:
+    """Return size and SHA-256 of the content of a key, as in a ledger."""
+    content = get_key(store, key) or b""
+    return [len(content), sha256(content)]

@@ -244,6 +244,7 @@ def input_names(spec: DataSpec, *, masked: bool, constrained: bool) -> list[str]
     base = base_channel(spec)
     aligned = [v for v in spec.variables if v.aligned]
     names = ["rain" if n == base else f"{v.role} '{v.name}'" for n, v in enumerate(aligned)]
+    names += [f"known '{v.name}'" for v in aligned if v.gaps]
     names += ["mask"] * masked
     names += [f"position {n}" for n in range(POSITIONS if spec.located else 0)]
     return [*names, *["block means"] * constrained, "ones"]
@@ -251,11 +252,12 @@ def input_names(spec: DataSpec, *, masked: bool, constrained: bool) -> list[str]
 
 def channels_of(spec: DataSpec, *, masked: bool) -> int:
     """Count the channels of `Batch.c`."""
-    aligned = sum(v.aligned for v in spec.variables)
+    aligned = sum(v.aligned + (v.aligned and v.gaps) for v in spec.variables)
     return aligned + masked + (POSITIONS if spec.located else 0)
 
 
 def pooled_size(spec: DataSpec) -> int:
     """Count the values per sample in `Batch.pooled`; 0 for none."""
     numbers = 0 if spec.scales is None else len(spec.scales.numbers(spec.scales.factor[0]))
-    return sum(math.prod(v.shape) for v in spec.variables if v.pooled) + numbers
+    values = sum(math.prod(v.shape) * (1 + v.gaps) for v in spec.variables if v.pooled)
+    return values + numbers

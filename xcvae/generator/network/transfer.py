@@ -171,9 +171,10 @@ def _take_maps(
         if role in columns[0]:
             fresh[:, place] = known[:, columns[0][role]]
             taken += fresh[:, place].numel()
-    if "mask" in columns[0] and "mask" not in columns[1]:
-        # Without gaps, a mask is a map of ones.
-        fresh[:, columns[1]["ones"]] += known[:, columns[0]["mask"]]
+    for role in columns[0].keys() - columns[1].keys():
+        if role == "mask" or role.startswith("known "):
+            # Without gaps, a mask is a map of ones.
+            fresh[:, columns[1]["ones"]] += known[:, columns[0][role]]
     weight.copy_(fresh)
     return taken
 

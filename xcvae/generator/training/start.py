@@ -299,7 +299,11 @@ def _inputs(spec: DataSpec, network: Ladder, *, masked: bool, here: bool) -> Inp
     """Name the inputs of a network; positions count only on the same domain (``here``)."""
     maps = input_names(spec, masked=masked, constrained=network.constraint is not None)
     maps = [name if here else re.sub(r"^position", "position elsewhere", name) for name in maps]
-    pooled = {f"{v.role} '{v.name}'": math.prod(v.shape) for v in spec.variables if v.pooled}
+    pooled = {
+        f"{v.role} '{v.name}'": math.prod(v.shape) * (1 + v.gaps)
+        for v in spec.variables
+        if v.pooled
+    }
     if spec.scales is not None:
         pooled["scale"] = pooled_size(spec) - sum(pooled.values())
     return Inputs(tuple(maps), pooled)

@@ -50,6 +50,7 @@ def train(
     statics: Sequence[str] | None = None,
     coarsen: int | Mapping[str, Sequence[float]] | None = None,
     spatial_dims: tuple[str, str] | None = None,
+    missing: str | None = None,
     validation: float | xr.Dataset = 0.15,
     generator: Mapping[str, Any] | None = None,
     losses: Sequence[Any] | None = None,
@@ -76,6 +77,10 @@ def train(
         sizes (km) in these ranges: both are drawn at random for every batch.
     spatial_dims
         Names of the target's (y, x) dims, if neither attributes nor names identify them.
+    missing
+        ``"mask"`` fills missing values (NaN) of conditions and statics, such as sea surface
+        temperature over land, and gives the network a mask of what is known. By default they are
+        an error.
     validation
         Share of the samples that is held back, in contiguous blocks, or a Dataset; 0 for none.
     generator
@@ -132,7 +137,7 @@ def train(
     known = Start.of(start)
     settings = Fit.of(fit, started=known is not None)
     stages = stages_of(losses, settings)
-    file = _new_file(path)
+    file = _new_file(path, resume=settings.resume)
     group = ProcessGroup.of_environment()
     chosen = group.device(choose_device(device))
     spec = describe(
@@ -142,6 +147,7 @@ def train(
         statics=statics,
         coarsen=coarsen,
         spatial_dims=spatial_dims,
+        missing=missing,
     )
     if known is None:
         architecture, parts = resolve(generator, spec), split(ds, spec, validation)
@@ -156,7 +162,7 @@ def train(
         options |= {"device": chosen, "rng": np.random.default_rng(seed), "start": known}
         trainer = _trainer(*parts, spec, architecture, **options)
         if file is not None:
-            identity = _identity(metadata, architecture, spec, trainer.record)
+            identity = _identity(metadata, trainer, spec, *parts)
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
             _announce(trainer, progress)
@@ -357,7 +363,7 @@ def _finish(
     return best
 
 
-def _new_file(path: str | Path | None) -> Path | None:
+def _new_file(path: str | Path | None, *, resume: bool) -> Path | None:
     """Return the absolute path of the model file; refuse to replace a finished model."""
     file = local_path("path", path)
     if file is None:
@@ -372,6 +378,7 @@ def _new_file(path: str | Path | None) -> Path | None:
             got=str(file if is_taken(file) else last),
             remedy="Load it with xcvae.load, choose another name, or remove it.",
         )
+    checkpoint.refuse_others(file, resume=resume)
     return file
 
 
@@ -405,12 +412,17 @@ def _valid_map(prepared: xr.Dataset, spec: DataSpec) -> NDArray[np.bool_]:
 
 
 def _identity(
-    metadata: dict[str, Any], architecture: Architecture, spec: DataSpec, record: Record
-) -> str:
-    """Return the fingerprint of data and settings that a checkpoint must have."""
+    metadata: dict[str, Any], trainer: Trainer, spec: DataSpec, *parts: xr.Dataset | None
+) -> dict[str, str]:
+    """Return the fingerprints of settings and data that a checkpoint must have."""
     # These two do not change the result: a training may resume with others.
     fit = {k: v for k, v in metadata["fit"].items() if k not in ("compile", "resume")}
-    # The step is left out: checkpoints of earlier versions do not have it.
+    # Step and reasons are left out: checkpoints of earlier versions do not have them.
     known = {k: v for k, v in spec.to_json().items() if k != "step_seconds"}
-    parts = [{**metadata, "fit": fit}, architecture.to_json(), known, record.to_json()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    known["variables"] = [
+        {k: v for k, v in one.items() if k != "reason"} for one in known["variables"]
+    ]
+    plain = [trainer.architecture.to_json(), known, trainer.record.to_json()]
+    text = json.dumps([{**metadata, "fit": fit}, *plain], sort_keys=True)
+    identity = hashlib.sha256(text.encode()).hexdigest()
+    return {"identity": identity, **checkpoint.data_identity(parts, spec)}
