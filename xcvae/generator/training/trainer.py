@@ -254,18 +254,15 @@ class Trainer:
             flips=_may_flip(self.batches.spec) if flips is None else flips,
             valid=self.valid,
         )
-        spec = self.batches.spec
-        self.scale = (
-            RandomScale(
-                spec,
-                self.scaling,
-                self.settings.crop,
-                conserves=self.batches.conserves,
-                flips=self.crop.flips,
-            )
-            if spec.random_scale
-            else None
-        )
+        self.scale = self._random_scale()
+
+    def _random_scale(self) -> RandomScale | None:
+        """Return the random scale of batches; None where the data have one factor."""
+        spec, side = self.batches.spec, self.settings.crop
+        if not spec.random_scale:
+            return None
+        options = {"conserves": self.batches.conserves, "flips": self.crop.flips}
+        return RandomScale(spec, self.scaling, side, **options)
 
     def enable_checkpoints(self, path: Path, identity: Mapping[str, str]) -> None:
         """Write checkpoints to a file, and resume from it if it exists and ``fit.resume`` is on."""
