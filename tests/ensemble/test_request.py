@@ -33,7 +33,7 @@ def test_configuration_has_every_shared_option_with_the_same_default():
     section = {one.name: one.default for one in fields(SampleSection)}
     shared = {one.name: one.default for one in fields(SampleOptions)}
     assert shared.items() <= section.items()
-    assert section.keys() - shared.keys() == {"name", "part", "samples"}
+    assert section.keys() - shared.keys() == {"model", "name", "part", "samples"}
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
