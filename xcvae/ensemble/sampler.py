@@ -135,10 +135,7 @@ class EnsembleSampler:
             request = replace(request, postprocess=[])
         pipeline = PostprocessPipeline.build(request.postprocess, spec)
         storms = StormPipeline.build(request.storms)
-        context = StormContext(spec, model.record, request.mode)
-        prepared = storms.inputs(inputs_of(ds, spec, request.mode), ds, context)
-        if request.mode == "prior":
-            prepared = unmask_unobserved(prepared, spec, model.valid)
+        prepared = _prepared(ds, model, request.mode, storms)
         size = model.batches(prepared).size
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
         pipeline.dry_run(Context(spec, request.mode, first), size)
@@ -149,11 +146,7 @@ class EnsembleSampler:
         chunks = plan_chunks(request.chunks, sizes=shape, sample=spec.sample)
         if request.min_mass is not None:
             check_reference(prepared, spec)
-        times = None
-        if request.temporal == "coherent":
-            otherwise = ", or use temporal='independent'"
-            times = times_of(prepared, spec.sample, otherwise=otherwise)
-            timescales_of(model, request)
+        times = _times_of(prepared, model, request)
         _cap_of(request, spec)
         # A sampler travels to workers, and its store stays where it is.
         resolved = replace(
@@ -522,6 +515,24 @@ def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Mod
             remedy="Train one with xcvae.train, or name its file.",
         )
     return model.to(device)
+
+
+def _prepared(ds: xr.Dataset, model: Model, mode: str, storms: StormPipeline) -> xr.Dataset:
+    """Check the data and bring them into the form of training, with what storms change."""
+    spec = model.spec
+    context = StormContext(spec, model.record, mode)
+    prepared = storms.inputs(inputs_of(ds, spec, mode), ds, context)
+    return unmask_unobserved(prepared, spec, model.valid) if mode == "prior" else prepared
+
+
+def _times_of(prepared: xr.Dataset, model: Model, request: SampleRequest) -> list[int] | None:
+    """Return the times of the samples if members evolve; check that timescales are known."""
+    if request.temporal == "independent":
+        return None
+    otherwise = ", or use temporal='independent'"
+    times = times_of(prepared, model.spec.sample, otherwise=otherwise)
+    timescales_of(model, request)
+    return times
 
 
 def timescales_of(model: Model, request: SampleRequest) -> Sequence[float]:
