@@ -68,6 +68,18 @@ def test_page_hand_over_trains_a_network(tmp_path: Path) -> None:
     assert "7 of 330" in printed
 
 
+def test_page_sequences_scores_members_that_evolve(tmp_path: Path) -> None:
+    tiny = {
+        'fit={"max_minutes": 3}': TINY,
+        "members=8": "members=2",
+        '"radklim-sequence").load()': '"radklim-sequence").load().isel(time=slice(24))',
+    }
+    printed = run_code(code_of("sequences.md", **tiny), tmp_path)
+    assert printed.count("[") >= 3
+    for made in ("strip.png", "members.gif"):
+        assert (tmp_path / made).exists()
+
+
 def test_page_augmentation_prints_verdicts(tmp_path: Path) -> None:
     tiny = {
         **FEWER,

@@ -187,7 +187,7 @@ class SampleSection(SampleOptions):
         The samples it is drawn for.
     samples
         Samples of its own, selected from all data, in place of a part.
-    postprocess, storms, tile
+    postprocess, storms, tile, timescales
         As in `xcvae.sample`, in the types that YAML has.
     """
 
@@ -197,6 +197,7 @@ class SampleSection(SampleOptions):
     postprocess: list[Any] | dict[str, Any] | str | None = None
     storms: list[Any] | dict[str, Any] | str | None = None
     tile: Any = None
+    timescales: list[Any] | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `xcvae.sample`."""

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeGuard
+from typing import Any, Literal, NoReturn, TypeGuard, cast
 
 import xarray as xr
 
 from xcvae.ensemble.store.base import EnsembleStore
 from xcvae.errors import ConfigError, nearest
+from xcvae.fields.units import parse_quantity
 
 MODES = ("prior", "posterior")
+TEMPORAL = ("independent", "coherent")
+TIMESCALES_REMEDY = (
+    "Give durations, coarsest level first, such as ['2h', '1h', '30min', 0]; 0 is no memory."
+)
 DEFAULT_POSTERIOR_SPREAD = 0.5
 
 
@@ -61,6 +66,8 @@ class SampleOptions:
     postprocess: object = recorded(None)
     min_mass: float | None = recorded(None)
     tile: Mapping[str, int] | None = recorded(None, attribute=False)
+    temporal: Literal["independent", "coherent"] = recorded("independent", added_later=True)
+    timescales: Sequence[str | float] | None = recorded(None, added_later=True)
     storms: object = recorded(None, added_later=True)
     cap: str | float | None = recorded(None, added_later=True)
     chunks: Mapping[str, int] | None = None
@@ -70,6 +77,7 @@ class SampleOptions:
         """Check the options, and convert recorded numbers to types that JSON has."""
         self._check_numbers()
         self._check_spread()
+        self._check_temporal()
         for one in fields(self):
             value = getattr(self, one.name)
             if one.metadata.get("recorded") and _is_number(value):
@@ -143,6 +151,24 @@ class SampleOptions:
         if self.cap is not None and not isinstance(self.cap, str):
             _check_range("cap", self.cap, 0.0, math.inf, "Give '300 mm h-1', or 'none'.")
         self._check_tile()
+
+    def _check_temporal(self) -> None:
+        if self.temporal not in TEMPORAL:
+            _refuse(
+                "temporal", "'independent' or 'coherent'", self.temporal,
+                nearest(str(self.temporal), TEMPORAL),
+            )  # fmt: skip
+        if self.timescales is None:
+            return
+        if self.temporal == "independent":
+            _refuse(
+                "timescales", "None with temporal='independent'", self.timescales,
+                "Use temporal='coherent', or leave them out.",
+            )  # fmt: skip
+        given: object = self.timescales
+        if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+            _refuse("timescales", "a list, one per level", given, TIMESCALES_REMEDY)
+        object.__setattr__(self, "timescales", [_seconds(one) for one in given])
 
     def _check_tile(self) -> None:
         if self.tile is None:
@@ -287,6 +313,13 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _seconds(value: object) -> float:
+    """Return a duration in seconds: a text such as '30 min', or a number of seconds."""
+    seconds = parse_quantity(cast("str | float", value), units="s", what="timescales")
+    _check_range("timescales", seconds, 0.0, math.inf, TIMESCALES_REMEDY)
+    return seconds
 
 
 def _check_range(name: str, value: object, low: float, high: float, remedy: str) -> None:

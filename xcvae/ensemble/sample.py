@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial, wraps
@@ -72,6 +72,8 @@ def sample(
     seed: int = 0,
     postprocess: object = None,
     min_mass: float | None = None,
+    temporal: Literal["independent", "coherent"] = "independent",
+    timescales: Sequence[str | float] | None = None,
     storms: object = None,
     cap: str | float | None = None,
     store: str | os.PathLike[str] | Repository | None = None,
@@ -116,6 +118,15 @@ def sample(
     min_mass
         Redraw members with less than this share of the rain of their sample: of the observed
         field where ``ds`` has it, else of the coarse precipitation condition, stretched.
+    temporal
+        ``"independent"``: the noise of a sample has nothing to do with that of the next.
+        ``"coherent"``: members evolve in time, as fast as the levels of the model forget. A
+        member at a time has the same value whichever other times are drawn. The labels of the
+        samples must be times.
+    timescales
+        Coherent members: durations after which each level has forgotten (correlation 1/e),
+        coarsest first, such as ``["2h", "30min", 0]``, or seconds. Default: those that training
+        measured, ``model.timescales``.
     storms
         Storms that the record does not have: components that change the conditions before members
         are drawn, such as ``{"name": "amplify", "factor": 1.5}``, ``"turn"``, ``"mirror"``,
@@ -188,6 +199,8 @@ def sample(
         seed=seed,
         postprocess=postprocess,
         min_mass=min_mass,
+        temporal=temporal,
+        timescales=timescales,
         storms=storms,
         cap=cap,
         store=None if store is None else EnsembleStore.of(store),

@@ -34,7 +34,7 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.grids import stretch_known, stretching
 from xcvae.fields.sample_blocks import block_slices
-from xcvae.fields.samples import labels_of
+from xcvae.fields.samples import labels_of, times_of
 from xcvae.fields.units import factor, parse_quantity
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
 from xcvae.registry.discovery import version_of
@@ -42,6 +42,8 @@ from xcvae.registry.discovery import version_of
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
+
+NOT_MEASURED = "it was trained by an earlier version"
 
 ATTEMPTS = 50
 """Redraws of a member with too little rain, at most."""
@@ -91,6 +93,8 @@ class EnsembleSampler:
         the device by name. Where the ensemble is written is left out.
     size
         Rows and columns of the maps.
+    times
+        Time of every sample in microseconds, if members evolve in time.
     start
         Position of the first sample in the whole ensemble; above 0 in a subset.
     solution
@@ -106,6 +110,7 @@ class EnsembleSampler:
     labels: Sequence[str]
     request: SampleRequest
     size: tuple[int, int]
+    times: Sequence[int] | None = None
     start: int = 0
     solution: SpreadSolution | None = None
     environment_of_run: Mapping[str, str] | None = None
@@ -143,6 +148,11 @@ class EnsembleSampler:
         chunks = plan_chunks(request.chunks, sizes=shape, sample=spec.sample)
         if request.min_mass is not None:
             check_reference(prepared, spec)
+        times = None
+        if request.temporal == "coherent":
+            otherwise = ", or use temporal='independent'"
+            times = times_of(prepared, spec.sample, otherwise=otherwise)
+            timescales_of(model, request)
         _cap_of(request, spec)
         # A sampler travels to workers, and its store stays where it is.
         resolved = replace(
@@ -157,7 +167,7 @@ class EnsembleSampler:
             catalog=None,
             name=None,
         )
-        return cls(model, prepared, labels, resolved, size)
+        return cls(model, prepared, labels, resolved, size, times)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process: the model comes from its file, and goes to its device."""
@@ -294,6 +304,7 @@ class EnsembleSampler:
             self,
             prepared=prepared,
             labels=self.labels[chosen],
+            times=None if self.times is None else self.times[chosen],
             start=first,
             environment_of_run=numeric_environment(self.model.device),
             lock=self.lock if one_by_one or not runs_in_threads() else nullcontext(),
@@ -383,9 +394,9 @@ class EnsembleSampler:
                 spread=self.spread,
                 temperature=request.temperature,
                 attempt=attempt,
-                tile=cast("tuple[int, int]", tuple(request.tile.values()))
-                if request.tile
-                else None,
+                tile=self.tile,
+                times=None if self.times is None else [self.times[i] for i in samples],
+                timescales=None if self.times is None else timescales_of(self.model, request),
                 limits=self._limits(block),
             )
 
@@ -510,6 +521,34 @@ def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Mod
             remedy="Train one with xcvae.train, or name its file.",
         )
     return model.to(device)
+
+
+def timescales_of(model: Model, request: SampleRequest) -> Sequence[float]:
+    """Return the seconds after which each level has forgotten: as given, else as measured.
+
+    Raises
+    ------
+    ConfigError
+        The model has none and none are given, or their number is not that of the levels.
+    """
+    levels = len(model.architecture.latents)
+    given = model.timescales if request.timescales is None else request.timescales
+    if given is None:
+        raise ConfigError.of(
+            "timescales",
+            expected="a model with measured timescales, for temporal='coherent'",
+            got=f"one without: {model.training.get('timescales', {}).get('reason', NOT_MEASURED)}",
+            remedy=f"Give {levels} durations, coarsest level first: timescales=['2h', ..., 0]. "
+            "xcvae.diagnose measures them on consecutive samples.",
+        )
+    if len(given) != levels:
+        raise ConfigError.of(
+            "timescales",
+            expected=f"{levels} durations, one per level, coarsest first",
+            got=f"{len(given)}",
+            remedy="Give 0 for levels without memory, usually the finest.",
+        )
+    return cast("Sequence[float]", given)
 
 
 def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:

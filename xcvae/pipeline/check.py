@@ -23,6 +23,7 @@ from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.registry import registry
 from xcvae.verify.criteria import criteria_for
 from xcvae.verify.plots.text import label_of
+from xcvae.verify.sequences import split_window
 
 
 def register_plugins(config: Config) -> None:
@@ -92,7 +93,7 @@ def _check_components(config: Config) -> None:
     """Build every named component, so that a wrong name or parameter shows before training."""
     stages_of(config.train.losses, Fit.of(config.train.fit))
     for metric in config.evaluate.metrics or ():
-        registry().build("metric", metric)
+        registry().build("metric", split_window(metric)[0])
     for baseline in config.evaluate.baselines or ():
         registry().build("baseline", baseline)
     names = [section.name for section in config.sample]

@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from xcvae.generator.training.calibration import calibrate
 from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.generator.training.threads import ThreadTuner
+from xcvae.generator.training.timescales import measure_timescales
 from xcvae.generator.training.trainer import Trainer
 from xcvae.generator.training.validation import Validation
 
@@ -302,6 +304,7 @@ def _finish(
     held_back = trainer.validation.batches if trainer.validation else trainer.batches
     for model in models.values():
         calibrate(model.to(str(trainer.device)), held_back)
+        model.training["timescales"] = measure_timescales(model, training_samples).to_json()
     best = models["best"]
     if file is None:
         best.sha256 = sha256(best.to_bytes())
@@ -372,7 +375,9 @@ def _identity(
     known["variables"] = [
         {k: v for k, v in one.items() if k != "reason"} for one in known["variables"]
     ]
-    plain = [trainer.architecture.to_json(), known, trainer.record.to_json()]
+    # So are the maxima of the conditions, which have no influence on a training.
+    rain = replace(trainer.record, conditions={}).to_json()
+    plain = [trainer.architecture.to_json(), known, rain]
     text = json.dumps([{**metadata, "fit": fit}, *plain], sort_keys=True)
     identity = hashlib.sha256(text.encode()).hexdigest()
     return {"identity": identity, **checkpoint.data_identity(parts, spec)}
