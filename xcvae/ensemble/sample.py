@@ -329,9 +329,11 @@ def _write(
 def _list(ensemble: xr.Dataset, catalog: Path, name: str, path: Path) -> None:
     """List the store; an entry with the same metadata keeps its scores."""
     metadata = plain(catalog_metadata(ensemble))
-    known = catalog.exists() and name in catalogs.names(catalog)
-    if known and metadata.items() <= catalogs.metadata_of(catalog, name).items():
-        return
+    if catalog.exists() and name in catalogs.names(catalog):
+        known = catalogs.metadata_of(catalog, name)
+        # Entries of earlier versions lack some keys; they are left as they are.
+        if "model_sha256" in known and all(known.get(k, v) == v for k, v in metadata.items()):
+            return
     catalogs.append(catalog, name, path, described(ensemble))
 
 
