@@ -31,10 +31,12 @@ STEPS = {
 KINDS = {
     "loss": "Losses (train: losses, or fit: stages)",
     "postprocessor": "Post-processors (sample: postprocess)",
+    "storm": "Storms beyond the record (sample: storms)",
     "metric": "Metrics (evaluate: metrics)",
     "baseline": "Baselines (evaluate: baselines)",
 }
 WIDTH = 79
+DEMO_START = "rain-radar"  # model that the demo starts from
 YAML = "YAML file that describes the run; `xcvae demo` writes one to start from"
 INTERRUPTED, CLOSED = 130, 141  # exit codes of SIGINT and SIGPIPE in a shell
 NEXT_STEPS = """
@@ -104,6 +106,14 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_runs(commands)
     _add_verify(commands)
+    info = commands.add_parser("info", help="what a folder, model, store or catalog holds")
+    info.add_argument(
+        "path", metavar="PATH", help="output folder, model, store, icechunk:PATH or catalog"
+    )
+    info.set_defaults(act=_info)
+    models = commands.add_parser("models", help="models that have a name, each with its card")
+    models.add_argument("name", nargs="?", metavar="NAME", help="one of them (default: all)")
+    models.set_defaults(act=_models)
     plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
     plugins.set_defaults(act=_plugins)
     return parser
@@ -141,6 +151,11 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         one.add_argument(
             "--overwrite", action="store_true", help="replace products of another configuration"
         )
+    for one in (run, commands.choices["sample"]):
+        one.add_argument(
+            "--append", action="store_true",
+            help="add members and samples that CONFIG has now to finished ensembles",
+        )  # fmt: skip
 
 
 def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -169,10 +184,14 @@ def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    verify = commands.add_parser("verify", help="check a stored ensemble against its ledger")
-    verify.add_argument("store", metavar="STORE", help="Zarr store of an ensemble; icechunk:PATH")
+    verify = commands.add_parser(
+        "verify", help="check a store, or all in a folder, against what was written"
+    )
     verify.add_argument(
-        "--model", type=Path, help="model file, to draw some regions again and compare"
+        "store", metavar="STORE", help="store of an ensemble, icechunk:PATH, or an output folder"
+    )
+    verify.add_argument(
+        "--model", help="model file or name, to draw some regions again and compare"
     )
     verify.add_argument(
         "--data",
@@ -221,7 +240,7 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
     file = output / "config.yaml"
     if minutes is None and file.exists():
         return file
-    bundled = (Path(__file__).parent / "tutorial" / "demo.yaml").read_text(encoding="utf-8")
+    bundled = _demo_text()
     limit = re.compile(r"max_minutes: .*")
     if file.exists() and limit.sub("", file.read_text(encoding="utf-8")) != limit.sub("", bundled):
         raise OutputExistsError.of(
@@ -234,6 +253,14 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
     text = bundled if minutes is None else limit.sub(f"max_minutes: {minutes}", bundled)
     write_text(file, text)
     return file
+
+
+def _demo_text() -> str:
+    """Return the configuration of the demo, which starts from the bundled model if there is one."""
+    from xcvae import models
+
+    name = "demo-started.yaml" if DEMO_START in models.names() else "demo.yaml"
+    return (Path(__file__).parent / "tutorial" / name).read_text(encoding="utf-8")
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -265,7 +292,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         print(pipeline.check(settings))
     else:
-        print(pipeline.run(settings, overwrite=arguments.overwrite))
+        append = arguments.append
+        print(pipeline.run(settings, overwrite=arguments.overwrite, append=append))
     return 0
 
 
@@ -273,7 +301,15 @@ def _step(arguments: argparse.Namespace) -> int:
     from xcvae import config, pipeline
 
     settings = config.load(arguments.config)
-    print(pipeline.run_step(settings, arguments.command, overwrite=arguments.overwrite))
+    options = {"overwrite": arguments.overwrite, "append": getattr(arguments, "append", False)}
+    print(pipeline.run_step(settings, arguments.command, **options))
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from xcvae import pipeline
+
+    print(pipeline.info(arguments.path))
     return 0
 
 
@@ -311,7 +347,19 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from xcvae.ensemble.verify_store import verify_store
+    from xcvae.ensemble.verify_store import is_store, verify_folder, verify_store
+
+    if Path(arguments.store).is_dir() and not is_store(arguments.store):
+        if arguments.model is not None or arguments.data is not None:
+            raise ConfigError.of(
+                "--model, --data",
+                expected="the store of an ensemble, to draw some of its regions again",
+                got=f"the folder {arguments.store}",
+                remedy="Leave them out, or name one store in it.",
+            )
+        checked = verify_folder(arguments.store)
+        print(checked)
+        return 0 if checked.ok else 1
 
     options = {"model": arguments.model, "sample": arguments.sample}
     if arguments.data is None or arguments.model is None:
@@ -352,6 +400,21 @@ def _data(name: str) -> Iterator[xr.Dataset]:
         yield xr.open_zarr(path, consolidated=False)
     else:
         yield xr.open_dataset(path, chunks={})
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from xcvae import models
+
+    names = models.names() if arguments.name is None else [arguments.name]
+    for name in names:
+        first, *rows = str(models.card(name)).splitlines()
+        print(textwrap.fill(first, WIDTH))
+        for row in rows:
+            print(textwrap.fill(row, WIDTH, initial_indent="", subsequent_indent=" " * 4,
+                                break_long_words=False, break_on_hyphens=False))  # fmt: skip
+    if not names:
+        print("no models; the environment variable XCVAE_MODELS lists folders of them")
+    return 0
 
 
 def _plugins(_: argparse.Namespace) -> int:

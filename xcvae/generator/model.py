@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,21 +16,24 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, ModelFileError
+from xcvae.errors import ConfigError, ModelFileError, UnitsError
 from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.block_means import at_scale
 from xcvae.fields.dataspec import DataSpec, Scales
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.scaling import Scaling
+from xcvae.fields.units import factor as unit_factor
 from xcvae.fields.units import rain_factor
 from xcvae.files import check_writable, expanded, write_bytes
 from xcvae.files import sha256 as sha256_of
 from xcvae.generator import modelfile
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.modelfile import extra_tensors, take_extra_tensors, training_log
+from xcvae.generator.named import has_name, path_of
 from xcvae.generator.network.architecture import Architecture, build_network
 from xcvae.generator.network.ladder import Ladder
-from xcvae.generator.noise import Address
+from xcvae.generator.noise import Address, TimeAxis
+from xcvae.generator.roles import described_as, names_in, renamed
 from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
 from xcvae.registry import warn_of_missing
 
@@ -43,7 +47,10 @@ MOST_BY_SCALE = 1.25
 STORED = "stored"
 
 #: Limit of a pixel, in maxima of the record: one latent in millions gave 89 m a day without it.
+#: For conditions beyond the record it grows in proportion.
 MAX_RECORDS = 2.0
+#: Excess over the record that may be the rounding of a file.
+ROUNDING = 1e-5
 
 Mode = Literal["prior", "posterior"]
 
@@ -71,6 +78,8 @@ class Model:
         SHA-256 of the file content.
     path
         The file, or None if the model was not saved.
+    names
+        Names of variables and dims that `rename` gave, in their order; the file has the old ones.
     origin
         The model of any factor that this one is, on another grid; None for all other models.
     """
@@ -96,6 +105,8 @@ class Model:
         self.network.sigma_factor = float(training.get("temperature", 1.0))
         self.valid, self.thumbnails = valid, thumbnails
         self.sha256, self.path = sha256, path
+        self.names: tuple[dict[str, str], ...] = ()
+        self._in_file = spec, scaling
         self.device = torch.device("cpu")
         self.origin: Model | None = None
         constraint = self.network.constraint
@@ -109,6 +120,9 @@ class Model:
         weights = sum(p.numel() for p in self.network.parameters()) / 1e6
         names = ", ".join(v.name for v in self.spec.variables) or "no conditions"
         size = f"{len(self.architecture.latents)} levels, {weights:.1f} M weights"
+        if "start" in self.training:
+            start = self.training["start"]
+            size += f", {start['share']:.0%} of them from {start['name']}"
         title = f"{self.spec.target} [{self.spec.units}] given {names}: {size}"
         return f"<xcvae.Model {title}, sha256 {self.sha256[:12]}>"
 
@@ -117,13 +131,21 @@ class Model:
             return Model.at, (self.origin, self.spec)
         # By path if there is a file: a worker reads it once for all tasks that carry the model.
         if self.path is not None and self.path.is_file():
-            return load_once, (str(self.path), self.sha256, str(self.device))
-        return from_bytes, (self.to_bytes(),)
+            found: Any = (load_once, (str(self.path), self.sha256, str(self.device)))
+        else:
+            found = (from_bytes, (self.to_bytes(),))
+        return (_renamed, (*found, self.names)) if self.names else found
 
     @property
     def history(self) -> xr.Dataset:
         """The training log: one variable per logged quantity along ``step``."""
         return training_log(self.training, self.spec.units)
+
+    @property
+    def timescales(self) -> tuple[float, ...] | None:
+        """Seconds after which each level has forgotten, coarsest first; 0 at once, None unknown."""
+        found = self.training.get("timescales", {}).get("seconds")
+        return None if found is None else tuple(float(one) for one in found)
 
     def save(self, path: str | Path) -> Model:
         """Write the model to a new file, which becomes its `path`.
@@ -149,9 +171,10 @@ class Model:
             weights = {k: v.half() for k, v in weights.items()}
         tensors = {f"{NETWORK}{k}": v for k, v in weights.items()}
         tensors |= extra_tensors(self.valid, self.thumbnails)
+        spec, scaling = self._in_file
         header = {
-            "spec": self.spec.to_json(),
-            "scaling": self.scaling.to_json(),
+            "spec": spec.to_json(),
+            "scaling": scaling.to_json(),
             "record": self.record.to_json(),
             "architecture": self.architecture.to_json(),
             "training": self.training,
@@ -175,6 +198,51 @@ class Model:
         self.device = choose_device(device)
         placed(self.network, self.device)
         return self
+
+    def rename(self, names: Mapping[str, str] | None = None, **others: str) -> Model:
+        """Return the model under other names of variables and dims, for data that have them.
+
+        The network and the file are the same; members have the new names.
+
+        Parameters
+        ----------
+        names, others
+            New names by old name, such as ``model.rename(pr="precip", y="lat", x="lon")``. The
+            condition that ``coarsen`` derives is named after the target.
+
+        Raises
+        ------
+        ConfigError
+            An old name is unknown, or a new one is used twice.
+        """
+        given = {**(names or {}), **others}
+        spec = renamed(self.spec, given)
+        pairs = zip(self.spec.variables, spec.variables, strict=True)
+        # The network is shared: a copy of the object, not one that is read from the file.
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other.spec, other.names = spec, (*self.names, given)
+        other.scaling = self.scaling.renamed({old.name: new.name for old, new in pairs})
+        return other
+
+    def rename_for(self, ds: xr.Dataset) -> Model:
+        """Return the model under the names that a Dataset has for its variables and dims.
+
+        Target, rain condition and dims are found by their roles: the rain on the finest grid,
+        coarser rain, and CF attributes or conventional names of dims. Members have the attributes
+        of the target in the Dataset.
+
+        Parameters
+        ----------
+        ds
+            Target or conditions under any names.
+        """
+        names = names_in(ds, self.spec)
+        if not names:
+            return self
+        other = self.rename(names)
+        other.spec = described_as(other.spec, ds)
+        return other
 
     def at(self, spec: DataSpec) -> Model:
         """Return a model of any factor for one factor, grid and unit; it shares the weights.
@@ -223,6 +291,8 @@ class Model:
     ) -> tuple[xr.Dataset, Model]:
         """Fit a model of any factor to a Dataset with rain; any other model stays as it is.
 
+        A model of `xcvae.models` takes the names that the Dataset has: see `rename_for`.
+
         Parameters
         ----------
         ds
@@ -248,7 +318,7 @@ class Model:
                 got=f"factor={factor!r} and a model of one factor",
                 remedy="Leave it out: the factor of this model is that of its training.",
             )
-        return ds, self
+        return ds, self.rename_for(ds) if has_name(self.path) else self
 
     def batches(self, prepared: xr.Dataset) -> Batches:
         """Return samples of a prepared Dataset (`xcvae.fields.describe.prepare`) as tensors."""
@@ -269,6 +339,9 @@ class Model:
         temperature: float = 1.0,
         attempt: int = 0,
         tile: tuple[int, int] | None = None,
+        times: Sequence[int] | None = None,
+        timescales: Sequence[float] | None = None,
+        limits: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float32]:
         """Draw members of every sample of a batch.
 
@@ -289,21 +362,76 @@ class Model:
         tile
             Rows and columns of the tiles that the domain is drawn in, one after the other; the
             result differs from a draw in one piece by rounding. None draws in one piece.
+        times
+            Times of the samples in microseconds, for members that evolve in time; None for
+            members whose noise depends on the labels alone.
+        timescales
+            With times: seconds after which each level, coarsest first, has forgotten (0: at
+            once).
+        limits
+            Largest rain of a pixel, one for each sample, such as those of `limits`. Default: twice
+            the maximum of the record.
 
         Returns
         -------
         array (realization, sample, y, x)
             Physical, in ``spec.units``, at least 0; NaN where masked.
         """
+        moments: Sequence[int | None] = [None] * len(labels) if times is None else times
         addresses = [
-            [Address(seed, label, int(m), mode, attempt) for label in labels] for m in realizations
+            [
+                Address(seed, label, int(m), mode, attempt, time)
+                for label, time in zip(labels, moments, strict=True)
+            ]
+            for m in realizations
         ]
+        axes = None if times is None else [TimeAxis.of(one) for one in timescales or ()]
         released = None
         if mode == "posterior":
             released = release_shares(self._position(spread), len(self.architecture.latents))
         return self._sampler().draw(
-            batch, addresses, released=released, temperature=temperature, tile=tile
+            batch,
+            addresses,
+            released=released,
+            temperature=temperature,
+            tile=tile,
+            axes=axes,
+            # Where block means are kept, the network itself caps: see `capped`.
+            limits=None if self.capped else limits,
         )
+
+    def limits(self, prepared: xr.Dataset) -> NDArray[np.float64]:
+        """Return the largest rain that a pixel of each sample may have, in ``spec.units``.
+
+        Twice the maximum of the record; where a coarse rain condition is heavier than any of the
+        record, more in the same proportion. Models of older versions do not know the largest
+        condition of their record, and compare with its heaviest pixel.
+
+        Parameters
+        ----------
+        prepared
+            Samples in memory, from `xcvae.fields.describe.prepare`.
+        """
+        spec = self.spec
+        excess = np.ones(prepared.sizes[spec.sample])
+        for variable in spec.variables:
+            rain = variable.precipitation and variable.role == "condition"
+            if not rain or variable.name not in prepared:
+                continue
+            largest = self.record.conditions.get(variable.name, ())
+            known = largest[0] if largest else self._heaviest_in(variable.units)
+            if known > 0:
+                values = np.asarray(prepared[variable.name].values, np.float64)
+                excess = np.maximum(excess, values.reshape(len(excess), -1).max(axis=1) / known)
+        excess[excess < 1.0 + ROUNDING] = 1.0
+        return MAX_RECORDS * self.record.maximum * excess
+
+    def _heaviest_in(self, units: str) -> float:
+        """Return the heaviest pixel of the record in other units; 0 if they do not convert."""
+        try:
+            return self.record.maximum * unit_factor(self.spec.units, units, what=self.spec.target)
+        except UnitsError:
+            return 0.0
 
     def observed(self, batch: Batch) -> NDArray[np.float32]:
         """Return the target of a batch, physical, NaN where masked; (sample, y, x)."""
@@ -329,6 +457,14 @@ class Model:
         order = range(len(batch)) if latents_of is None else latents_of
         return self._sampler().reconstruct(batch, order)
 
+    def deviations(self, batch: Batch) -> list[NDArray[np.float32]]:
+        """Return the posterior means in units of the prior, coarsest level first.
+
+        They estimate the noise that the observed storms were drawn with; each has the dims
+        (sample, latent, y, x).
+        """
+        return self._sampler().deviations(batch)
+
     def levels(self, batch: Batch) -> list[LevelReport]:
         """Measure the information in every level for the samples of a batch with the target."""
         return self._sampler().levels(batch)
@@ -346,6 +482,16 @@ class Model:
     def _limit(self) -> float:
         """Largest value of a pixel, physical."""
         return MAX_RECORDS * self.record.maximum
+
+
+def _renamed(
+    make: Callable[..., Model], arguments: tuple[Any, ...], names: Sequence[Mapping[str, str]]
+) -> Model:
+    """Make a model, and rename it: how a renamed one travels to another process."""
+    model = make(*arguments)
+    for some in names:
+        model = model.rename(some)
+    return model
 
 
 def from_bytes(content: bytes, path: Path | None = None) -> Model:
@@ -381,8 +527,13 @@ def from_bytes(content: bytes, path: Path | None = None) -> Model:
     )
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | os.PathLike[str]) -> Model:
     """Read a model file.
+
+    Parameters
+    ----------
+    path
+        A path, or a name of `xcvae.models`.
 
     Raises
     ------
@@ -395,14 +546,13 @@ def load(path: str | Path) -> Model:
         If a training loss comes from a package that is not installed: the model draws without
         it, but cannot be trained again.
     """
-    model = _read(path)
+    model = _read(path_of(path))
     stages = model.training.get("losses", [])
     warn_of_missing("loss", [loss for stage in stages for loss in stage["losses"]], str(path))
     return model
 
 
-def _read(path: str | Path) -> Model:
-    target = Path(path).absolute()
+def _read(target: Path) -> Model:
     if not target.is_file():
         raise ModelFileError.of(
             "model",
@@ -424,7 +574,7 @@ def load_once(path: str, sha256: str, device: str = "cpu") -> Model:  # noqa: AR
     ModelFileError
         If the file has changed since.
     """
-    model = _read(path)
+    model = _read(Path(path))
     if model.sha256 != sha256:
         raise ModelFileError.of(
             path,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -26,6 +26,9 @@ DEFAULT_STAGES: tuple[dict[str, Any], ...] = (
     {"losses": (*ELBO, "crps"), "share": 0.4},
 )
 
+#: Defaults of a training that starts from another model.
+STARTED: dict[str, Any] = {"learning_rate": 1.5e-3, "max_steps": 600}
+
 #: Validation scores for `Fit.monitor`; lower is better for all.
 MONITORS = ("crps", "negative_elbo", "mae_tail")
 
@@ -37,14 +40,16 @@ class Fit:
     Attributes
     ----------
     max_steps, max_minutes
-        Limits; 5000 steps if neither is given. With minutes alone, the number of threads on a CPU
-        is tuned during the training (`xcvae.generator.training.threads`).
+        Limits; 5000 steps if neither is given, 600 from a ``start``. With minutes alone, the
+        number of threads on a CPU is tuned during the training
+        (`xcvae.generator.training.threads`).
     batch_size
         Samples per step.
     crop
         Side of the square crops that are trained on, in pixels; smaller domains are used whole.
     learning_rate
-        Peak learning rate of AdamW; warm-up over 2 % of the training, then a cosine to zero.
+        Peak learning rate of AdamW, 1.5e-3 by default from a ``start``; warm-up over 2 % of the
+        training, then a cosine to zero.
     weight_decay, clip_norm
         Weight decay of AdamW; largest norm of the gradient.
     monitor
@@ -114,8 +119,15 @@ class Fit:
             )
 
     @classmethod
-    def of(cls, options: Mapping[str, Any] | None) -> Fit:
+    def of(cls, options: Mapping[str, Any] | None, *, started: bool = False) -> Fit:
         """Check the caller's keys, and take defaults for the others.
+
+        Parameters
+        ----------
+        options
+            The caller's keys.
+        started
+            Take the defaults of a training that starts from another model: `STARTED`.
 
         Raises
         ------
@@ -126,7 +138,12 @@ class Fit:
         for key in options or {}:
             if key not in valid:
                 raise ConfigError(f"fit: unknown key '{key}'. {nearest(key, valid)}")
-        return cls(**(options or {}))
+        given = dict(options or {})
+        if started:
+            given = {"learning_rate": STARTED["learning_rate"], **given}
+            if given.get("max_steps") is None and given.get("max_minutes") is None:
+                given["max_steps"] = STARTED["max_steps"]
+        return cls(**given)
 
     @property
     def step_limit(self) -> float:
@@ -199,7 +216,8 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
     Raises
     ------
     ConfigError
-        If both ``losses`` and ``fit.stages`` are given, or the shares do not add up to 1.
+        If both ``losses`` and ``fit.stages`` are given, either is no list, or the shares do not
+        add up to 1.
     ComponentError
         For unknown losses and wrong parameters.
     """
@@ -213,16 +231,9 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
             remedy="Name the losses of every stage in `fit.stages`.",
         )
     stages, until = [], 0.0
-    given = DEFAULT_STAGES if fit.stages is None else fit.stages
-    for number, stage in enumerate(given):
-        for key in stage:
-            if key not in ("losses", "share"):
-                valid = ("losses", "share")
-                raise ConfigError(
-                    f"fit.stages[{number}]: unknown key '{key}'. {nearest(key, valid)}"
-                )
-        until += float(stage.get("share", 1 / len(given)))
-        stages.append(Stage(_terms(stage.get("losses", ELBO)), until))
+    for losses_of_stage, share in _stages(DEFAULT_STAGES if fit.stages is None else fit.stages):
+        until += share
+        stages.append(Stage(_terms(losses_of_stage), until))
     if not stages or abs(until - 1) > 1e-6:
         raise ConfigError.of(
             "fit.stages",
@@ -233,7 +244,47 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _terms(specs: Sequence[Any]) -> tuple[tuple[str, Term], ...]:
+def _stages(given: Any) -> Iterator[tuple[Any, float]]:
+    """Yield losses and share of each stage, which may come from YAML with any types."""
+    if not isinstance(given, list | tuple):
+        raise ConfigError.of(
+            "fit.stages",
+            expected='a list of stages, each {"losses": [...], "share": 0.5}',
+            got=repr(given),
+            remedy="Write a list, also of one stage.",
+        )
+    for number, stage in enumerate(given):
+        where = f"fit.stages[{number}]"
+        if not isinstance(stage, Mapping):
+            raise ConfigError.of(
+                where,
+                expected="a dict with the keys losses and share",
+                got=repr(stage),
+                remedy='Write {"losses": [...], "share": 0.5}.',
+            )
+        for key in stage:
+            if key not in ("losses", "share"):
+                valid = ("losses", "share")
+                raise ConfigError(f"{where}: unknown key '{key}'. {nearest(key, valid)}")
+        share = stage.get("share", 1 / len(given))
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ConfigError.of(
+                f"{where}.share",
+                expected="a number from 0 to 1, the share of the training",
+                got=repr(share),
+                remedy="Change it, or leave all shares out for equal ones.",
+            )
+        yield stage.get("losses", ELBO), float(share)
+
+
+def _terms(specs: Any) -> tuple[tuple[str, Term], ...]:
+    if isinstance(specs, str | Mapping) or not isinstance(specs, Iterable):
+        raise ConfigError.of(
+            "losses",
+            expected="a list of losses, each a name, a dict or an instance",
+            got=repr(specs),
+            remedy="Write a list, also of one loss: ['laplace'].",
+        )
     terms = [cast("Term", build("loss", spec)) for spec in specs]
     named = [(registry().name_of("loss", term), term) for term in terms]
     names = [name for name, _ in named]

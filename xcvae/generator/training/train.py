@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,8 +36,10 @@ from xcvae.generator.network.architecture import Architecture, build_network, re
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.calibration import calibrate
 from xcvae.generator.training.distributed import ProcessGroup
-from xcvae.generator.training.settings import Fit, stages_of
+from xcvae.generator.training.settings import Fit, Stage, stages_of
+from xcvae.generator.training.start import Start
 from xcvae.generator.training.threads import ThreadTuner
+from xcvae.generator.training.timescales import measure_timescales
 from xcvae.generator.training.trainer import Trainer
 from xcvae.generator.training.validation import Validation
 
@@ -47,6 +52,7 @@ def train(
     statics: Sequence[str] | None = None,
     coarsen: int | Mapping[str, Sequence[float]] | None = None,
     spatial_dims: tuple[str, str] | None = None,
+    missing: str | None = None,
     validation: float | xr.Dataset = 0.15,
     generator: Mapping[str, Any] | None = None,
     losses: Sequence[Any] | None = None,
@@ -54,6 +60,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     path: str | Path | None = None,
+    start: Model | str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Model:
     """Train a conditional VAE of rain fields.
@@ -72,6 +79,10 @@ def train(
         sizes (km) in these ranges: both are drawn at random for every batch.
     spatial_dims
         Names of the target's (y, x) dims, if neither attributes nor names identify them.
+    missing
+        ``"mask"`` fills missing values (NaN) of conditions and statics, such as sea surface
+        temperature over land, and gives the network a mask of what is known. By default they are
+        an error.
     validation
         Share of the samples that is held back, in contiguous blocks, or a Dataset; 0 for none.
     generator
@@ -91,6 +102,12 @@ def train(
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     path
         File to write. An interrupted training resumes from the checkpoint next to it.
+    start
+        Model to start from instead of from nothing: a `Model`, a path, or a name of
+        `xcvae.models`. Its architecture is taken unless ``generator`` names another one, and so
+        are weights that fit by name and shape. The rain is scaled as in the start. Conditions,
+        statics and masks that it does not have begin without effect. Shorter by default:
+        600 steps.
     progress
         Show a bar, on a terminal.
 
@@ -104,6 +121,11 @@ def train(
     XcvaeError
         One of its subclasses, before the first step, if data and settings do not fit.
 
+    Warns
+    -----
+    UserWarning
+        The start has pixels of another size, few weights that fit, or another kind of rain.
+
     Examples
     --------
     >>> import xcvae
@@ -114,9 +136,10 @@ def train(
     >>> model.spec.units
     'mm h-1'
     """
-    settings = Fit.of(fit)
+    known = Start.of(start)
+    settings = Fit.of(fit, started=known is not None)
     stages = stages_of(losses, settings)
-    file = _new_file(path)
+    file = _new_file(path, resume=settings.resume)
     group = ProcessGroup.of_environment()
     chosen = group.device(choose_device(device))
     spec = describe(
@@ -126,32 +149,51 @@ def train(
         statics=statics,
         coarsen=coarsen,
         spatial_dims=spatial_dims,
+        missing=missing,
     )
-    architecture = resolve(generator, spec)
-    training_samples, held_back = split(ds, spec, validation)
-    metadata = {
-        "seed": seed,
-        "losses": [stage.to_json() for stage in stages],
-        "fit": settings.to_json(),
-        "device": chosen.type,
-    }
-    metadata = json.loads(json.dumps(metadata))  # as in a file, so that a loaded model is equal
-    options = {"settings": settings, "stages": stages, "group": group}
+    if known is None:
+        architecture, parts = resolve(generator, spec), split(ds, spec, validation)
+    else:
+        spec = known.adapted(spec)
+        architecture = resolve(generator, spec, known.model.architecture)
+        parts = split(ds, spec, validation)
+        architecture = known.fitting(architecture, generator, spec, parts)
+    metadata = _metadata(seed, stages, settings, chosen, known)
+    options: dict[str, Any] = {"settings": settings, "stages": stages, "group": group}
     with _seeded(seed, chosen):
-        rng = np.random.default_rng(seed)
-        trainer = _trainer(
-            training_samples, held_back, spec, architecture, device=chosen, rng=rng, **options
-        )
+        options |= {"device": chosen, "rng": np.random.default_rng(seed), "start": known}
+        trainer = _trainer(*parts, spec, architecture, **options)
         if file is not None:
-            identity = _identity(metadata, architecture, spec, trainer.record)
+            identity = _identity(metadata, trainer, spec, *parts)
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
+            _announce(trainer, progress)
             trainer.run(progress_bar=progress, tuner=tuner)
-            finish = functools.partial(_finish, trainer, spec, metadata, file, training_samples)
+            finish = functools.partial(_finish, trainer, spec, metadata, file, parts[0])
             if group.count == 1:
                 return finish()
             # All processes return the model that is in the file of the main one.
             return from_bytes(group.broadcast(lambda: finish().to_bytes()), file)
+
+
+def _metadata(
+    seed: int,
+    stages: Sequence[Stage],
+    settings: Fit,
+    device: torch.device,
+    start: Start | None,
+) -> dict[str, Any]:
+    """Return the settings of a training, as in a file, so that a loaded model is equal."""
+    metadata: dict[str, Any] = {
+        "seed": seed,
+        "losses": [stage.to_json() for stage in stages],
+        "fit": settings.to_json(),
+        "device": device.type,
+    }
+    if start is not None:
+        metadata["start"] = start.identity
+    found: dict[str, Any] = json.loads(json.dumps(metadata))
+    return found
 
 
 @contextmanager
@@ -179,15 +221,19 @@ def _trainer(
     architecture: Architecture,
     *,
     device: torch.device,
+    start: Start | None,
     **options: Any,
 ) -> Trainer:
     """Fit the scaling, prepare the samples as tensors, and initialise the network."""
     scaling, record = Scaling.fit(training_samples, spec)
     _check_record(record)
+    if start is not None:
+        scaling = start.scaling(scaling, spec)
     for part in (training_samples, held_back):
         if (architecture.constrain or spec.random_scale) and part is not None:
             check_block_means(part, spec)
     network = build_network(architecture, spec, scaling.target, masked=record.masked)
+    taken = None if start is None else start.initialize(network, spec, masked=record.masked)
     validation = None
     if held_back is not None:
         batches = _batches(held_back, spec, scaling, record, architecture)
@@ -201,8 +247,16 @@ def _trainer(
         architecture=architecture,
         device=device,
         valid=_valid_map(training_samples, spec) if record.masked else None,
+        taken=taken,
+        known_dial=None if start is None else start.dial_of(architecture),
         **options,
     )
+
+
+def _announce(trainer: Trainer, progress: bool) -> None:
+    """Say on a terminal which weights come from the start."""
+    if trainer.taken is not None and progress and trainer.group.is_main and sys.stderr.isatty():
+        sys.stderr.write(f"from the start: {trainer.taken}\n")
 
 
 def _thread_tuner(trainer: Trainer) -> AbstractContextManager[ThreadTuner | None]:
@@ -278,6 +332,8 @@ def _finish(
         "history": trainer.state.history,
         "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
     }
+    if trainer.taken is not None:
+        training["start"] = {**metadata["start"], **trainer.taken.to_json()}
     thumbnails = Thumbnails.of(training_samples, spec)
     models = {}
     for kind, weights in (("last", trainer.average), ("best", trainer.best)):
@@ -297,7 +353,8 @@ def _finish(
         )
     held_back = trainer.validation.batches if trainer.validation else trainer.batches
     for model in models.values():
-        calibrate(model.to(str(trainer.device)), held_back)
+        calibrate(model.to(str(trainer.device)), held_back, trainer.known_dial)
+        model.training["timescales"] = measure_timescales(model, training_samples).to_json()
     best = models["best"]
     if file is None:
         best.sha256 = sha256(best.to_bytes())
@@ -309,7 +366,7 @@ def _finish(
     return best
 
 
-def _new_file(path: str | Path | None) -> Path | None:
+def _new_file(path: str | Path | None, *, resume: bool) -> Path | None:
     """Return the absolute path of the model file; refuse to replace a finished model."""
     file = local_path("path", path)
     if file is None:
@@ -324,6 +381,7 @@ def _new_file(path: str | Path | None) -> Path | None:
             got=str(file if is_taken(file) else last),
             remedy="Load it with xcvae.load, choose another name, or remove it.",
         )
+    checkpoint.refuse_others(file, resume=resume)
     return file
 
 
@@ -357,12 +415,19 @@ def _valid_map(prepared: xr.Dataset, spec: DataSpec) -> NDArray[np.bool_]:
 
 
 def _identity(
-    metadata: dict[str, Any], architecture: Architecture, spec: DataSpec, record: Record
-) -> str:
-    """Return the fingerprint of data and settings that a checkpoint must have."""
+    metadata: dict[str, Any], trainer: Trainer, spec: DataSpec, *parts: xr.Dataset | None
+) -> dict[str, str]:
+    """Return the fingerprints of settings and data that a checkpoint must have."""
     # These two do not change the result: a training may resume with others.
     fit = {k: v for k, v in metadata["fit"].items() if k not in ("compile", "resume")}
-    # The step is left out: checkpoints of earlier versions do not have it.
+    # Step and reasons are left out: checkpoints of earlier versions do not have them.
     known = {k: v for k, v in spec.to_json().items() if k != "step_seconds"}
-    parts = [{**metadata, "fit": fit}, architecture.to_json(), known, record.to_json()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    known["variables"] = [
+        {k: v for k, v in one.items() if k != "reason"} for one in known["variables"]
+    ]
+    # So are the maxima of the conditions, which have no influence on a training.
+    rain = replace(trainer.record, conditions={}).to_json()
+    plain = [trainer.architecture.to_json(), known, rain]
+    text = json.dumps([{**metadata, "fit": fit}, *plain], sort_keys=True)
+    identity = hashlib.sha256(text.encode()).hexdigest()
+    return {"identity": identity, **checkpoint.data_identity(parts, spec)}

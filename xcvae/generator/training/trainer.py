@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from xcvae.generator.device import autocast, compiled
 from xcvae.generator.losses import LossState, learned_by
 from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.ladder import Encoded, Ladder
+from xcvae.generator.network.transfer import Taken
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, Stage, Term
@@ -195,11 +196,15 @@ class Trainer:
     state
         Steps, seconds and history.
     path, identity
-        Checkpoint file, and the fingerprint of data and settings in it; None for no checkpoints.
+        Checkpoint file, and the fingerprints of data and settings in it; None for no checkpoints.
     valid
         Pixels where the target is ever valid, (y, x); None without a mask.
     group
         Processes that train together.
+    taken
+        Report of the weights that were taken from another model; None without a start.
+    known_dial
+        Calibrated dial of that model; None without.
     """
 
     network: Ladder
@@ -214,9 +219,11 @@ class Trainer:
     rng: np.random.Generator
     state: checkpoint.Progress = field(default_factory=checkpoint.Progress)
     path: Path | None = None
-    identity: str = ""
+    identity: Mapping[str, str] = field(default_factory=dict)
     valid: NDArray[np.bool_] | None = None
     group: ProcessGroup = field(default_factory=ProcessGroup)
+    taken: Taken | None = None
+    known_dial: Sequence[Sequence[float]] | None = None
 
     def __post_init__(self) -> None:
         self.order_rng = self.rng.spawn(1)[0]
@@ -247,20 +254,17 @@ class Trainer:
             flips=_may_flip(self.batches.spec) if flips is None else flips,
             valid=self.valid,
         )
-        spec = self.batches.spec
-        self.scale = (
-            RandomScale(
-                spec,
-                self.scaling,
-                self.settings.crop,
-                conserves=self.batches.conserves,
-                flips=self.crop.flips,
-            )
-            if spec.random_scale
-            else None
-        )
+        self.scale = self._random_scale()
 
-    def enable_checkpoints(self, path: Path, identity: str) -> None:
+    def _random_scale(self) -> RandomScale | None:
+        """Return the random scale of batches; None where the data have one factor."""
+        spec, side = self.batches.spec, self.settings.crop
+        if not spec.random_scale:
+            return None
+        options = {"conserves": self.batches.conserves, "flips": self.crop.flips}
+        return RandomScale(spec, self.scaling, side, **options)
+
+    def enable_checkpoints(self, path: Path, identity: Mapping[str, str]) -> None:
         """Write checkpoints to a file, and resume from it if it exists and ``fit.resume`` is on."""
         self.path, self.identity = path, identity
         if self.settings.resume and path.exists():
@@ -454,7 +458,7 @@ class Trainer:
             optimizer=self.optimizer,
             rng=self.rng,
         )
-        log = self.path.with_name(self.path.name.removesuffix(".checkpoint") + ".log.csv")
+        log = checkpoint.log_path(self.path.with_name(self.path.name.removesuffix(".checkpoint")))
         columns = list(dict.fromkeys(key for row in self.state.history for key in row))
         lines = [",".join(columns)]
         lines += [

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.metrics.pairs import REALIZATION, Pair, matched
-from xcvae.registry import call
+from xcvae.registry import call, wrong_result
 from xcvae.verify.accumulate import BLOCK_BYTES, blocks
 from xcvae.verify.baselines.interpolation import MEMBERS
 from xcvae.verify.pairing import MatchedPair
@@ -69,11 +69,18 @@ class BaselineRunner:
             def load(block: slice, own: Pair) -> Pair:
                 part = self.dataset.isel({sample: block})
                 part = part.assign({MEMBERS: own.forecast}).assign_attrs(members=MEMBERS)
-                drawn = call("baseline", make, part, count, self.seed)
+                drawn = self._draw(make, part, count)
                 spatial = [str(dim) for dim in own.observed.dims[1:]]
                 return matched(drawn, own.observed, spatial_dims=spatial)
 
             return load
-        pair = self.match.against(call("baseline", make, self.dataset, count, self.seed))
+        pair = self.match.against(self._draw(make, self.dataset, count))
         self.members[name] = pair.forecast.sizes[REALIZATION]
         return lambda block, own: Pair(pair.forecast.isel({sample: block}).compute(), own.observed)
+
+    def _draw(self, make: Any, ds: xr.Dataset, count: int) -> xr.DataArray:
+        drawn = call("baseline", make, ds, count, self.seed)
+        if isinstance(drawn, xr.DataArray):
+            return drawn
+        got = type(drawn).__name__
+        raise wrong_result("baseline", make, expected="a DataArray of members", got=got)

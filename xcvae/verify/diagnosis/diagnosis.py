@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import textwrap
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from xcvae.verify.diagnosis.detectors import detect
-from xcvae.verify.diagnosis.finding import Evidence, Finding
+from xcvae.verify.diagnosis.finding import Evidence, Finding, duration
 from xcvae.verify.diagnosis.measure import measure
 
 if TYPE_CHECKING:
@@ -61,7 +60,25 @@ class Diagnosis:
             lines += _wrapped(f"{'not checked':<{INDENT}}", f"{', '.join(names)}: {reason}")
         fine = ", ".join(finding.name for finding in self._with("ok"))
         lines += _wrapped(f"{'nothing found':<{INDENT}}", fine) if fine else []
+        lines += _wrapped(f"{'memory':<{INDENT}}", memory) if (memory := self.memory) else []
         return "\n".join([*lines, "", self.verdict])
+
+    @property
+    def memory(self) -> str:
+        """The timescales of the levels, in words; empty if they are not known."""
+        t = self.evidence.timescales
+        if not t:
+            return ""
+        if t.get("seconds") is None:
+            return f"timescales of the levels unknown: {t.get('reason', '')}"
+        levels = [
+            f"{duration(one)} ({duration(low)} to {duration(high)})" if one else "none"
+            for one, low, high in zip(t["seconds"], t["low"], t["high"], strict=True)
+        ]
+        return (
+            f"timescales of the levels, coarsest first, with 95 % intervals: {', '.join(levels)}; "
+            f"from {t.get('source', 'training')}, samples {duration(t['step'])} apart"
+        )
 
     def _with(self, severity: str) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == severity]
@@ -80,6 +97,7 @@ class Diagnosis:
         return {
             "ok": self.ok,
             "verdict": self.verdict,
+            "memory": self.memory,
             "findings": [finding.to_json() for finding in self.findings],
             "evidence": self.evidence.to_json(),
         }
@@ -108,7 +126,8 @@ def diagnose(
 
     Checks for wrong units, samples that were trained on, posterior collapse, ignored latents, mean
     collapse, identical members, too little and too much spread, a gap between prior and posterior,
-    memorised fields, drizzle, mass drift, a truncated tail, patterns of the grid and odd borders.
+    memorised fields, drizzle, mass drift, a truncated tail, patterns of the grid, odd borders, and
+    members that flicker in time.
 
     Parameters
     ----------
@@ -116,7 +135,7 @@ def diagnose(
         Target and conditions as in training, dims (sample, y, x), preferably of samples that
         training did not see. At most 24 samples, evenly spaced, are read.
     model
-        The model, or the path of its file.
+        The model, the path of its file, or a name of `xcvae.models`.
     members
         Prior members per sample, at least 2.
     seed
@@ -139,7 +158,7 @@ def diagnose(
     if isinstance(model, str | os.PathLike):
         from xcvae.generator.model import load
 
-        model = load(Path(model))
+        model = load(model)
     return judge(measure(ds, model, members=members, seed=seed))
 
 
