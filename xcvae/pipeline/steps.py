@@ -19,6 +19,7 @@ from xcvae.ensemble.store import EnsembleStore
 from xcvae.errors import ModelFileError, OutputExistsError, StoreError
 from xcvae.fields.dataspec import plain
 from xcvae.files import is_taken, write_json, write_text
+from xcvae.generator.named import relative_to
 from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat, not_recorded
 from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, judge
 
@@ -170,8 +171,7 @@ class PipelineState:
 
         if section.model is None:
             return self.model
-        file = self.config.folder / section.model
-        return open_model(file if file.is_file() else section.model, "cpu")
+        return open_model(relative_to(self.config.folder, section.model), "cpu")
 
     def data_of(self, section: SampleSection) -> xr.Dataset:
         """Return the data of an ensemble; a model that it names may need other variables."""
