@@ -106,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_runs(commands)
     _add_verify(commands)
+    info = commands.add_parser("info", help="what a folder, model, store or catalog holds")
+    info.add_argument(
+        "path", metavar="PATH", help="output folder, model, store, icechunk:PATH or catalog"
+    )
+    info.set_defaults(act=_info)
     models = commands.add_parser("models", help="models that have a name, each with its card")
     models.add_argument("name", nargs="?", metavar="NAME", help="one of them (default: all)")
     models.set_defaults(act=_models)
@@ -146,6 +151,11 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         one.add_argument(
             "--overwrite", action="store_true", help="replace products of another configuration"
         )
+    for one in (run, commands.choices["sample"]):
+        one.add_argument(
+            "--append", action="store_true",
+            help="add members and samples that CONFIG has now to finished ensembles",
+        )  # fmt: skip
 
 
 def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -174,8 +184,12 @@ def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    verify = commands.add_parser("verify", help="check a stored ensemble against its ledger")
-    verify.add_argument("store", metavar="STORE", help="Zarr store of an ensemble; icechunk:PATH")
+    verify = commands.add_parser(
+        "verify", help="check a store, or all in a folder, against what was written"
+    )
+    verify.add_argument(
+        "store", metavar="STORE", help="store of an ensemble, icechunk:PATH, or an output folder"
+    )
     verify.add_argument(
         "--model", help="model file or name, to draw some regions again and compare"
     )
@@ -278,7 +292,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         print(pipeline.check(settings))
     else:
-        print(pipeline.run(settings, overwrite=arguments.overwrite))
+        append = arguments.append
+        print(pipeline.run(settings, overwrite=arguments.overwrite, append=append))
     return 0
 
 
@@ -286,7 +301,15 @@ def _step(arguments: argparse.Namespace) -> int:
     from xcvae import config, pipeline
 
     settings = config.load(arguments.config)
-    print(pipeline.run_step(settings, arguments.command, overwrite=arguments.overwrite))
+    options = {"overwrite": arguments.overwrite, "append": getattr(arguments, "append", False)}
+    print(pipeline.run_step(settings, arguments.command, **options))
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from xcvae import pipeline
+
+    print(pipeline.info(arguments.path))
     return 0
 
 
@@ -324,7 +347,19 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from xcvae.ensemble.verify_store import verify_store
+    from xcvae.ensemble.verify_store import is_store, verify_folder, verify_store
+
+    if Path(arguments.store).is_dir() and not is_store(arguments.store):
+        if arguments.model is not None or arguments.data is not None:
+            raise ConfigError.of(
+                "--model, --data",
+                expected="the store of an ensemble, to draw some of its regions again",
+                got=f"the folder {arguments.store}",
+                remedy="Leave them out, or name one store in it.",
+            )
+        checked = verify_folder(arguments.store)
+        print(checked)
+        return 0 if checked.ok else 1
 
     options = {"model": arguments.model, "sample": arguments.sample}
     if arguments.data is None or arguments.model is None:

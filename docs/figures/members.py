@@ -17,6 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+
 import xcvae
 from xcvae.verify.plots.style import rain_scale
 

@@ -82,6 +82,10 @@ def test_clusters_of_any_size_write_same_ensemble(few, model, lazy, tmp_path):
         ens = sample(few, bare, store=tmp_path / "bare.zarr", **MADE)
         np.testing.assert_array_equal(ens.pr.values, lazy)
         assert bare.path is None
+        # Times that share knots are drawn by different workers.
+        evolving = {**MADE, "temporal": "coherent", "timescales": ["9 d", "1 d", "1 h", 0]}
+        ens = sample(few, model, store=tmp_path / "t.zarr", chunks={"time": 1}, **evolving)
+        np.testing.assert_array_equal(ens.pr.values, sample(few, model, **evolving).pr.values)
         broken = few.chunk({"time": 1}).copy()
         broken["pr"] = broken.pr.where(broken.time != few.time.values[3], -1.0)
         with pytest.raises(StoreError, match=r"got 5 done, 1 failed:\n  region 3 .*negative"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.config.schema import Config, HeavySection, Part, Selection
+from xcvae.config.schema import Config, HeavySection, Part, SampleSection, Selection
 from xcvae.config.sources import opened
 from xcvae.errors import ConfigError, EmptySelectionError, MissingVariableError, nearest
 from xcvae.fields.cf import find_layout, find_target
@@ -154,12 +154,22 @@ class Parts:
         configuration does not select any.
     spec
         Roles, grids and units of their variables.
+    whole
+        All samples, not read.
     """
 
     train: xr.Dataset
     validation: xr.Dataset | None
     test: xr.Dataset | None
     spec: DataSpec
+    whole: xr.Dataset
+
+    def of(self, section: SampleSection) -> xr.Dataset:
+        """Return the samples of an ensemble: its own, or those of its part."""
+        if section.samples is None:
+            return self[section.part]
+        where = f"sample '{section.name}': samples"
+        return _in_memory(select(self.whole, section.samples, self.spec.sample, where))
 
     def __getitem__(self, part: Part) -> xr.Dataset:
         """Return a part.
@@ -208,7 +218,7 @@ def open_parts(config: Config) -> Parts:
         The data do not fit the section ``train``; see :func:`xcvae.train`.
     """
     section, training = config.data, config.train
-    target, chosen = _selected(config)
+    ds, target, chosen = _selected(config)
     dims = training.spatial_dims
     spec = describe(
         chosen["train"],
@@ -227,11 +237,11 @@ def open_parts(config: Config) -> Parts:
         for part in section.heavy.parts:
             if part in ready:
                 ready[part] = _heavy(ready[part], section.heavy, spec, part)
-    return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec)
+    return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec, ds[names])
 
 
-def open_part(config: Config, part: Part) -> xr.Dataset:
-    """Open one part of the data with all variables, for a model that is not trained on them.
+def open_samples(config: Config, section: SampleSection) -> xr.Dataset:
+    """Open the samples of an ensemble with all variables, for a model that is not trained on them.
 
     Raises
     ------
@@ -240,14 +250,17 @@ def open_part(config: Config, part: Part) -> xr.Dataset:
     EmptySelectionError
         The selection is empty.
     """
-    _, chosen = _selected(config)
-    if part not in chosen:
-        raise _no_part(part)
-    return chosen[part]
+    ds, target, chosen = _selected(config)
+    if section.samples is not None:
+        sample = find_layout(ds[target], spatial_dims=config.train.spatial_dims).sample
+        return select(ds, section.samples, sample, f"sample '{section.name}': samples")
+    if section.part not in chosen:
+        raise _no_part(section.part)
+    return chosen[section.part]
 
 
-def _selected(config: Config) -> tuple[str, dict[str, xr.Dataset]]:
-    """Return the name of the target, and the selections of the data by part."""
+def _selected(config: Config) -> tuple[xr.Dataset, str, dict[str, xr.Dataset]]:
+    """Return the data, the name of the target, and the selections of the data by part."""
     section, training = config.data, config.train
     ds = opened(section, config.folder)
     target = find_target(ds, training.target)
@@ -262,7 +275,7 @@ def _selected(config: Config) -> tuple[str, dict[str, xr.Dataset]]:
         for part, selection in wanted.items()
         if selection is not None
     }
-    return target, chosen
+    return ds, target, chosen
 
 
 def _in_memory(ds: xr.Dataset) -> xr.Dataset:

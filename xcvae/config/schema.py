@@ -189,21 +189,25 @@ class SampleSection(SampleOptions):
         The samples it is drawn for.
     model
         Model that draws it, by name or path, instead of the one that the section ``train`` makes.
-    postprocess, storms, tile
+    samples
+        Samples of its own, selected from all data, in place of a part.
+    postprocess, storms, tile, timescales
         As in `xcvae.sample`, in the types that YAML has.
     """
 
     name: str
     part: Part = "test"
+    samples: Selection | None = None
     model: str | None = None
     postprocess: list[Any] | dict[str, Any] | str | None = None
     storms: list[Any] | dict[str, Any] | str | None = None
     tile: Any = None
+    timescales: list[Any] | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `xcvae.sample`."""
         given = {**vars(self)}
-        del given["part"], given["model"]
+        del given["model"], given["part"], given["samples"]
         return given
 
 
@@ -213,6 +217,7 @@ class EvaluateSection:
 
     metrics: list[Any] | None = None
     baselines: list[Any] | None = None
+    groupby: str | list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -248,6 +253,11 @@ class Config:
         By ensemble: limits by metric, see `xcvae.verify.criteria`.
     plugins
         Modules with components, registered before anything is read.
+    figures
+        Formats of the report's figures next to PNG: pdf, svg.
+    copy_data
+        Copy the real samples to the output folder and list them in the catalog; null does so for
+        data below 1 GB.
     folder
         Folder of the configuration; not a key of the file.
     """
@@ -260,6 +270,8 @@ class Config:
     diagnose: DiagnoseSection | None = field(default_factory=DiagnoseSection)
     criteria: dict[str, Any] | None = None
     plugins: list[str] = field(default_factory=list)
+    figures: list[Literal["png", "pdf", "svg"]] = field(default_factory=list)
+    copy_data: bool | None = None
     folder: Path = field(default_factory=Path)
 
     def __post_init__(self) -> None:

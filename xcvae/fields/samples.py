@@ -1,11 +1,11 @@
-"""Labels of samples, as text and as numbers, and the selection of samples with heavy rain."""
+"""Labels of samples, as text and as numbers, their fingerprint, and the choice of heavy ones."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from xcvae.errors import ConfigError, EmptySelectionError
 from xcvae.fields.cf import find_layout, find_target
-from xcvae.fields.sample_blocks import slabs
+from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.sample_blocks import block_slices, slabs
 from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of
 from xcvae.fields.validation import MEMBER, check_dataset, check_samples, refuse_packed
 
@@ -208,6 +209,50 @@ def label_keys(ds: xr.Dataset | xr.DataArray, sample: str) -> Any:
     return index
 
 
+def times_of(ds: xr.Dataset | xr.DataArray, sample: str, *, otherwise: str = "") -> list[int]:
+    """Return the time of each sample label in microseconds since 1970, in its own calendar.
+
+    Times of day of any resolution and calendar, of a zone (as UTC), undecoded numbers with the
+    attribute ``units``, and lead times (timedelta) count.
+
+    Parameters
+    ----------
+    ds
+        Anything with the sample dimension.
+    sample
+        Its name.
+    otherwise
+        An alternative to times, for the remedy in the error.
+
+    Raises
+    ------
+    ConfigError
+        The labels are no times.
+
+    Examples
+    --------
+    >>> days = xr.date_range("2000-02-28", periods=2, calendar="noleap", use_cftime=True)
+    >>> [t // 86_400_000_000 for t in times_of(xr.Dataset(coords={"day": days}), "day")]
+    [10948, 10949]
+    """
+    index: Any = label_keys(ds, sample) if sample in ds.coords else np.empty(0)
+    if hasattr(index, "to_timestamp"):  # periods
+        index = index.to_timestamp()
+    kind = index.dtype.kind
+    if kind in "mM" and not index.hasnans:
+        return [int(one) for one in index.values.astype(f"{kind}8[us]").astype(np.int64)]
+    if hasattr(index, "calendar") and len(index):
+        origin = index[0].replace(year=1970, month=1, day=1, hour=0, minute=0, second=0)
+        origin = origin.replace(microsecond=0)
+        return [(one - origin) // timedelta(microseconds=1) for one in index]
+    raise ConfigError.of(
+        f"dimension '{sample}'",
+        expected="times as labels of the samples",
+        got=f"labels of type {index.dtype}" if sample in ds.coords else "no labels",
+        remedy=f"Give the samples their times, ds.assign_coords({sample}=...){otherwise}.",
+    )
+
+
 def index_of(times: Any) -> Any:
     """Return a pandas index of times: numpy ones, or texts in ISO format."""
     labels = np.array(times, "datetime64[us]")
@@ -239,3 +284,53 @@ def label_codes(ds: xr.Dataset | xr.DataArray, sample: str) -> NDArray[np.int64]
     texts = (text.encode() for text in labels_of(ds, sample))
     digests = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
     return np.frombuffer(b"".join(digests), np.int64)
+
+
+#: Samples that a fingerprint reads at once.
+SAMPLES_AT_ONCE = 64
+
+
+def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) -> str:
+    """Return a hash of everything in the data that an ensemble depends on.
+
+    Parameters
+    ----------
+    prepared
+        From :func:`xcvae.fields.describe.prepare`: labels, grid, conditions, perhaps the target.
+        Values of Dask arrays are read in blocks of samples.
+    spec
+        What the model knows about the data.
+    target_values
+        Include the values of the target; otherwise only its missing pixels count.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    digest.update("\n".join(labels_of(prepared, spec.sample)).encode())
+    for name in sorted(map(str, prepared.coords)):
+        if prepared[name].dtype.kind in "iuf" and spec.sample not in prepared[name].dims:
+            _add(digest, name, prepared[name].values)
+    for name in sorted(map(str, prepared.data_vars)):
+        for number, values in enumerate(_sample_blocks(prepared[name], spec.sample)):
+            if name != spec.target or target_values:
+                _add(digest, name, values)
+            elif np.isnan(values).any():
+                # Without missing pixels the hash is that of data without the target.
+                _add(digest, f"{name} {number}", np.packbits(np.isnan(values)))
+    return digest.hexdigest()[:32]
+
+
+def _sample_blocks(variable: xr.DataArray, sample: str) -> Iterator[np.ndarray]:
+    if sample not in variable.dims:
+        yield np.asarray(variable.values)
+        return
+    for block in block_slices(variable.sizes[sample], SAMPLES_AT_ONCE):
+        yield np.asarray(variable.isel({sample: block}).values)
+
+
+def _add(digest: Any, name: str, values: np.ndarray) -> None:
+    digest.update(f"{name} {values.shape} {values.dtype}".encode())
+    digest.update(np.ascontiguousarray(values).tobytes())

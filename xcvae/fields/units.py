@@ -154,6 +154,11 @@ def exponents_of(units: str) -> Exponents | None:
         return None
 
 
+def is_rate(units: str) -> bool:
+    """Return True for units of a rate, such as mm h-1; False for an amount, such as mm."""
+    return exponents_of(units) == RATE
+
+
 def per(units: str, period: Literal["day", "hour"]) -> bool:
     """Return True for units per day or per hour; False for unknown ones."""
     if units in FREQUENT:

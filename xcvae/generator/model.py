@@ -32,7 +32,7 @@ from xcvae.generator.modelfile import extra_tensors, take_extra_tensors, trainin
 from xcvae.generator.named import has_name, path_of
 from xcvae.generator.network.architecture import Architecture, build_network
 from xcvae.generator.network.ladder import Ladder
-from xcvae.generator.noise import Address
+from xcvae.generator.noise import Address, TimeAxis
 from xcvae.generator.roles import described_as, names_in, renamed
 from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
 from xcvae.registry import warn_of_missing
@@ -140,6 +140,12 @@ class Model:
     def history(self) -> xr.Dataset:
         """The training log: one variable per logged quantity along ``step``."""
         return training_log(self.training, self.spec.units)
+
+    @property
+    def timescales(self) -> tuple[float, ...] | None:
+        """Seconds after which each level has forgotten, coarsest first; 0 at once, None unknown."""
+        found = self.training.get("timescales", {}).get("seconds")
+        return None if found is None else tuple(float(one) for one in found)
 
     def save(self, path: str | Path) -> Model:
         """Write the model to a new file, which becomes its `path`.
@@ -333,6 +339,8 @@ class Model:
         temperature: float = 1.0,
         attempt: int = 0,
         tile: tuple[int, int] | None = None,
+        times: Sequence[int] | None = None,
+        timescales: Sequence[float] | None = None,
         limits: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float32]:
         """Draw members of every sample of a batch.
@@ -354,6 +362,12 @@ class Model:
         tile
             Rows and columns of the tiles that the domain is drawn in, one after the other; the
             result differs from a draw in one piece by rounding. None draws in one piece.
+        times
+            Times of the samples in microseconds, for members that evolve in time; None for
+            members whose noise depends on the labels alone.
+        timescales
+            With times: seconds after which each level, coarsest first, has forgotten (0: at
+            once).
         limits
             Largest rain of a pixel, one for each sample, such as those of `limits`. Default: twice
             the maximum of the record.
@@ -363,9 +377,15 @@ class Model:
         array (realization, sample, y, x)
             Physical, in ``spec.units``, at least 0; NaN where masked.
         """
+        moments: Sequence[int | None] = [None] * len(labels) if times is None else times
         addresses = [
-            [Address(seed, label, int(m), mode, attempt) for label in labels] for m in realizations
+            [
+                Address(seed, label, int(m), mode, attempt, time)
+                for label, time in zip(labels, moments, strict=True)
+            ]
+            for m in realizations
         ]
+        axes = None if times is None else [TimeAxis.of(one) for one in timescales or ()]
         released = None
         if mode == "posterior":
             released = release_shares(self._position(spread), len(self.architecture.latents))
@@ -375,6 +395,7 @@ class Model:
             released=released,
             temperature=temperature,
             tile=tile,
+            axes=axes,
             # Where block means are kept, the network itself caps: see `capped`.
             limits=None if self.capped else limits,
         )
@@ -435,6 +456,14 @@ class Model:
         """
         order = range(len(batch)) if latents_of is None else latents_of
         return self._sampler().reconstruct(batch, order)
+
+    def deviations(self, batch: Batch) -> list[NDArray[np.float32]]:
+        """Return the posterior means in units of the prior, coarsest level first.
+
+        They estimate the noise that the observed storms were drawn with; each has the dims
+        (sample, latent, y, x).
+        """
+        return self._sampler().deviations(batch)
 
     def levels(self, batch: Batch) -> list[LevelReport]:
         """Measure the information in every level for the samples of a batch with the target."""

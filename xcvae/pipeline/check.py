@@ -23,6 +23,7 @@ from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.registry import registry
 from xcvae.verify.criteria import criteria_for
 from xcvae.verify.plots.text import label_of
+from xcvae.verify.sequences import split_window
 
 
 def register_plugins(config: Config) -> None:
@@ -66,9 +67,12 @@ def check(config: Config) -> str:
     register_plugins(config)
     _check_components(config)
     parts = open_parts(config)
-    chosen = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+    chosen: dict[str, xr.Dataset | None] = {
+        "train": parts.train, "validation": parts.validation, "test": parts.test
+    }  # fmt: skip
     for section in config.sample:
-        chosen[section.part] = parts[section.part]
+        place = section.part if section.samples is None else section.name
+        chosen[place] = parts.of(section)
         _check_postprocess(section, parts)
     if config.diagnose is not None:
         chosen["test"] = parts["test"]
@@ -89,7 +93,7 @@ def _check_components(config: Config) -> None:
     """Build every named component, so that a wrong name or parameter shows before training."""
     stages_of(config.train.losses, Fit.of(config.train.fit))
     for metric in config.evaluate.metrics or ():
-        registry().build("metric", metric)
+        registry().build("metric", split_window(metric)[0])
     for baseline in config.evaluate.baselines or ():
         registry().build("baseline", baseline)
     names = [section.name for section in config.sample]
@@ -102,7 +106,7 @@ def _check_components(config: Config) -> None:
 
 def _check_postprocess(section: SampleSection, parts: Parts) -> None:
     spec = parts.spec
-    first = prepare(parts[section.part].isel({spec.sample: [0]}), spec, need_target=True)
+    first = prepare(parts.of(section).isel({spec.sample: [0]}), spec, need_target=True)
     context = Context(spec, section.mode, first.drop_vars(spec.target))
     PostprocessPipeline.build(section.postprocess, spec).dry_run(context, spec.shape)
     StormPipeline.build(section.storms)
@@ -141,10 +145,11 @@ def _words(config: Config, parts: Parts) -> str:
     if config.start is not None:
         lines.append(f"start       {config.start}")
     for section in config.sample:
-        count = parts[section.part].sizes[spec.sample]
+        count = parts.of(section).sizes[spec.sample]
+        kind = section.part if section.samples is None else "own"
         lines.append(
-            f"ensemble    {section.name}: {section.mode}, {section.members} members of {count} "
-            f"{section.part} samples"
+            f"ensemble    {section.name}: {section.mode}, {len(section.numbers)} members of "
+            f"{count} {kind} samples"
         )
     lines.append(f"output      {config.output_folder}")
     shared = _shared(parts)

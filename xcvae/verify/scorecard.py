@@ -15,12 +15,14 @@ from xcvae.errors import ComponentError
 from xcvae.metrics.metric import Metric, Skill, Statistic, ratio
 from xcvae.metrics.pairs import Pair
 from xcvae.metrics.sample import Array
+from xcvae.metrics.temporal import SequenceMetric
 from xcvae.registry import registry, wrong_result
 from xcvae.verify.accumulate import BLOCK_BYTES, MetricFunction, ScoredSource, accumulate_statistics
 from xcvae.verify.baselines.runner import BaselineRunner
-from xcvae.verify.grouping import Groups, group_samples
+from xcvae.verify.grouping import GroupBy, Groups, group_samples
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.resampling import Sums, interval
+from xcvae.verify.sequences import TimeUnits, split_window, step_in_time
 
 DEFAULT_METRICS = (
     "crps", "crps_skill", "energy_score", "mae", "spread_skill", "rank_deviation",
@@ -42,7 +44,7 @@ def evaluate(
     *,
     metrics: Specs = None,
     baselines: Specs = None,
-    groupby: str | xr.DataArray | None = None,
+    groupby: GroupBy = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Score an ensemble against observations, and baselines with it.
@@ -56,17 +58,19 @@ def evaluate(
         of them.
     ensemble
         One variable with dims (realization, sample, y, x) and ``units``, in memory or lazy. It is
-        read once, in blocks of samples.
+        read in blocks of samples: once, and again for windows and for sequences of any length.
     metrics
         Names, dicts ``{"name": ..., parameters}``, or instances; by default all that apply. Any
         callable ``(forecast, observed) -> DataArray`` is a metric too: it is called sample by
-        sample, and its values are averaged.
+        sample, and its values are averaged. With ``"window": "1h"`` in its dict a metric scores
+        means (amounts: sums) over windows of time that have all their samples.
     baselines
         Names, dicts or instances; by default "bilinear" if the data have a coarse condition in
         units that convert to the observation's.
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
         "time.season"; or a map (y, x) of regions. Its values become a further dimension of scores.
+        A list of these groups by all of them: ``["time.season", "region"]``.
     progress
         Show a progress bar, if on a terminal.
 
@@ -101,30 +105,95 @@ def score_match(
     *,
     metrics: Specs = None,
     baselines: Specs = None,
-    groupby: str | xr.DataArray | None = None,
+    groupby: GroupBy = None,
     progress: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> xr.Dataset:
     """Compute the scorecard of a matched ensemble in blocks of samples; see `evaluate`."""
-    groups = group_samples(match, groupby)
     has_condition = (metrics is None or baselines is None) and match.has_condition
     applicable = [n for n in DEFAULT_METRICS if has_condition or n != "crps_skill"]
-    chosen = _components("metric", metrics, applicable)
+    chosen, windows = _metrics(metrics, applicable)
     listed = _components("baseline", baselines, ["bilinear"] if has_condition else [])
-    bound = {k: m.bind(match.pair.observed) for k, m in chosen.items() if isinstance(m, Metric)}
-    evaluation = _Evaluation(match, groups, chosen, bound, listed)
+    options: dict[str, Any] = {"groupby": groupby, "block_bytes": block_bytes}
+    cards = [
+        _score_units(match, names, units, windows, listed=listed, progress=progress, **options)
+        for names, units in _joinings(match, chosen, windows)
+    ]
+    card = cards[0] if len(cards) == 1 else _in_order(cards, chosen)
+    return card.assign_attrs(_record(match, chosen, windows, listed))
+
+
+def _metrics(specs: Specs, default: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Build the metrics by name, and the windows of those that have one."""
+    if specs is None:
+        specs = default
+    elif isinstance(specs, str | Mapping) or callable(specs):
+        specs = [specs]
+    found: dict[str, Any] = {}
+    windows: dict[str, str] = {}
+    for spec in specs:
+        own, window = split_window(spec)
+        for base, metric in _components("metric", [own], ()).items():
+            name = _free(base if window is None else f"{base}_{window}", found)
+            found[name] = metric
+            if window is not None:
+                windows[name] = window
+    return found, windows
+
+
+def _joinings(
+    match: MatchedPair, chosen: Mapping[str, Any], windows: Mapping[str, str]
+) -> list[tuple[dict[str, Any], TimeUnits]]:
+    """Group metrics that score the same units: samples, windows, or sequences of one length."""
+    groups: dict[tuple[str | None, int, bool], dict[str, Any]] = {}
+    for name, metric in chosen.items():
+        window, length, exact = windows.get(name), 0, False
+        if isinstance(metric, SequenceMetric):
+            length, exact = metric.length(step_in_time(match, window)), metric.exact
+        groups.setdefault((window, length, exact), {})[name] = metric
+    return [
+        (names, TimeUnits.of(match, window, length, exact=exact))
+        for (window, length, exact), names in groups.items()
+    ] or [({}, TimeUnits.each(match))]
+
+
+def _score_units(
+    match: MatchedPair,
+    chosen: Mapping[str, Any],
+    units: TimeUnits,
+    windows: Mapping[str, str],
+    *,
+    listed: dict[str, Any],
+    groupby: str | xr.DataArray | None,
+    block_bytes: int,
+    progress: bool,
+) -> xr.Dataset:
+    """Score the metrics of the same units."""
+    groups = group_samples(units.heads, groupby)
+    match, observed = units.match, units.observed
+    bound = {k: m.bind(observed) for k, m in chosen.items() if isinstance(m, Metric)}
+    evaluation = _Evaluation(match, groups, chosen, bound, windows)
     runner = BaselineRunner(match, _references(chosen, listed) | listed, SEED, block_bytes)
     sources = {OWN: evaluation.source(lambda _, own: own)}
     for name, load in runner.loaders().items():
         sources[name] = (evaluation if name in listed else evaluation.only_skills()).source(load)
     with _bar(progress, match.pair.observed.shape[0] * len(sources)) as bar:
         sums = accumulate_statistics(
-            match.pair, sources, groups.pieces, bar.update, groups.regions, block_bytes=block_bytes
-        )
+            match.pair, sources, groups.pieces, bar.update, groups.regions,
+            units=None if units.plain else units, block_bytes=block_bytes,
+        )  # fmt: skip
     card = evaluation.card(sums, (OWN, *listed))
     about = {"units": "1", "long_name": "number of members"}
     members = [match.pair.forecast.shape[0], *(runner.members[name] for name in listed)]
     return card.assign_coords(members=("source", members, about))
+
+
+def _in_order(cards: Sequence[xr.Dataset], chosen: Mapping[str, Any]) -> xr.Dataset:
+    """Merge scorecards of different units, the scores in the order of the metrics."""
+    card = xr.merge(cards, join="outer", compat="override", combine_attrs="override")
+    # An outer join sorts what differs between the parts; sources are the same in all of them.
+    card = card.sel(source=cards[0].source)
+    return card[[f"{name}{end}" for name in chosen for end in ("", "_low", "_high")]]
 
 
 def _components(kind: Any, specs: Specs, default: Sequence[str]) -> dict[str, Any]:
@@ -143,13 +212,16 @@ def _components(kind: Any, specs: Specs, default: Sequence[str]) -> dict[str, An
                 got=repr(spec),
                 remedy="Give the class a method __call__, or pass a function.",
             )
-        base = name = registry().name_of(kind, component)
-        count = 1
-        while name in found or name == OWN:
-            count += 1
-            name = f"{base}_{count}"
-        found[name] = component
+        found[_free(registry().name_of(kind, component), found)] = component
     return found
+
+
+def _free(base: str, found: Mapping[str, Any]) -> str:
+    name, count = base, 1
+    while name in found or name == OWN:
+        count += 1
+        name = f"{base}_{count}"
+    return name
 
 
 def _references(chosen: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,17 +247,19 @@ class _Evaluation:
     ----------
     match, groups
         Ensemble with observation, and the groups of samples or pixels.
-    metrics, baselines
+    metrics
         By name, in the order of the scorecard.
     bound
         Statistics by name, of metrics that have one.
+    windows
+        Windows of time by name, of metrics that have one.
     """
 
     match: MatchedPair
     groups: Groups
     metrics: Mapping[str, Metric | MetricFunction]
     bound: Mapping[str, Statistic]
-    baselines: Mapping[str, Any]
+    windows: Mapping[str, str]
 
     def only_skills(self) -> _Evaluation:
         """Keep skill scores only, for a baseline that is their reference but not on the card."""
@@ -207,32 +281,42 @@ class _Evaluation:
                 ]
             )
             attrs = _attributes(name, metric, self.bound.get(name), self.match.pair.units)
+            if name in self.windows:
+                attrs["window"] = self.windows[name]
+                attrs["long_name"] += f", windows of {self.windows[name]}"
             found = sums[OWN][name].attrs
             attrs |= {key: value for key, value in found.items() if not hasattr(metric, key)}
             if isinstance(metric, Metric):
                 total = {key: value.sum(axis=0) for key, value in sums[OWN][name].values.items()}
                 attrs["better"] = metric.best(total)
-            card[name] = (("source", "group"), scores[..., 0], attrs)
+            dims = ("source", *self.groups.coords)
+            arranged = [self.groups.arranged(scores[..., i]) for i in range(3)]
+            card[name] = (dims, arranged[0], attrs)
             for i, (suffix, end) in enumerate((("low", "lower"), ("high", "upper")), start=1):
                 text = f"{attrs['long_name']}, {end} end of the 95 % interval"
                 about = {"units": attrs["units"], "long_name": text}
-                card[f"{name}_{suffix}"] = (("source", "group"), scores[..., i], about)
-        if self.groups.name is None:
-            card = card.isel(group=0)
-        else:
-            card = card.rename(group=self.groups.name)
-            card = card.assign_coords({self.groups.name: self.groups.values})
-        return card.assign_attrs(self._record())
+                card[f"{name}_{suffix}"] = (dims, arranged[i], about)
+        return card.assign_coords(self.groups.coords)
 
-    def _record(self) -> dict[str, str]:
-        record = {
-            "ensemble": dict(self.match.record),
-            "metrics": [registry().describe("metric", m) for m in self.metrics.values()],
-            "baselines": [registry().describe("baseline", b) for b in self.baselines.values()],
-            "samples": self.match.pair.observed.shape[0],
-        }
-        title = f"Scores of {self.match.pair.observed.name}"
-        return {"title": title, "xcvae": json.dumps(record)}
+
+def _record(
+    match: MatchedPair,
+    metrics: Mapping[str, Any],
+    windows: Mapping[str, str],
+    baselines: Mapping[str, Any],
+) -> dict[str, str]:
+    """Return the attributes of a scorecard: what was scored, and how."""
+    described = {name: registry().describe("metric", m) for name, m in metrics.items()}
+    for name, window in windows.items():
+        described[name]["window"] = window
+    record = {
+        "ensemble": dict(match.record),
+        "metrics": list(described.values()),
+        "baselines": [registry().describe("baseline", b) for b in baselines.values()],
+        "samples": match.pair.observed.shape[0],
+    }
+    title = f"Scores of {match.pair.observed.name}"
+    return {"title": title, "xcvae": json.dumps(record)}
 
 
 def _score(

@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, Stage, stages_of
 from xcvae.generator.training.start import Start
 from xcvae.generator.training.threads import ThreadTuner
+from xcvae.generator.training.timescales import measure_timescales
 from xcvae.generator.training.trainer import Trainer
 from xcvae.generator.training.validation import Validation
 
@@ -352,6 +354,7 @@ def _finish(
     held_back = trainer.validation.batches if trainer.validation else trainer.batches
     for model in models.values():
         calibrate(model.to(str(trainer.device)), held_back, trainer.known_dial)
+        model.training["timescales"] = measure_timescales(model, training_samples).to_json()
     best = models["best"]
     if file is None:
         best.sha256 = sha256(best.to_bytes())
@@ -422,7 +425,9 @@ def _identity(
     known["variables"] = [
         {k: v for k, v in one.items() if k != "reason"} for one in known["variables"]
     ]
-    plain = [trainer.architecture.to_json(), known, trainer.record.to_json()]
+    # So are the maxima of the conditions, which have no influence on a training.
+    rain = replace(trainer.record, conditions={}).to_json()
+    plain = [trainer.architecture.to_json(), known, rain]
     text = json.dumps([{**metadata, "fit": fit}, *plain], sort_keys=True)
     identity = hashlib.sha256(text.encode()).hexdigest()
     return {"identity": identity, **checkpoint.data_identity(parts, spec)}
