@@ -316,14 +316,8 @@ def split(
     )
 
 
-def _finish(
-    trainer: Trainer,
-    spec: DataSpec,
-    metadata: dict[str, Any],
-    file: Path | None,
-    training_samples: xr.Dataset,
-) -> Model:
-    """Calibrate the best and the last weights, and write both models."""
+def _training_record(trainer: Trainer, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a finished training."""
     names = ("xcvae", "torch", "numpy", "xarray")
     training = {
         **metadata,
@@ -334,6 +328,18 @@ def _finish(
     }
     if trainer.taken is not None:
         training["start"] = {**metadata["start"], **trainer.taken.to_json()}
+    return training
+
+
+def _finish(
+    trainer: Trainer,
+    spec: DataSpec,
+    metadata: dict[str, Any],
+    file: Path | None,
+    training_samples: xr.Dataset,
+) -> Model:
+    """Calibrate the best and the last weights, and write both models."""
+    training = _training_record(trainer, metadata)
     thumbnails, models = Thumbnails.of(training_samples, spec), {}
     for kind, weights in (("last", trainer.average), ("best", trainer.best)):
         network = build_network(
