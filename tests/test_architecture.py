@@ -29,12 +29,11 @@ MAX_SINGLE_IMPORTERS = 40
 # Modules that one other module imports, each with the reason why it is not a part of that module.
 SINGLE_IMPORTER = {
     "accessor": "registers ds.cvae when the package is imported",
-    "config.data": "opens data; the package is its interface",
+    "ensemble.append": "compares a request with a finished store; sample() draws what it adds",
     "ensemble.execution.cluster": "backend: imports distributed",
     "ensemble.loader": "public verb, imported on first use",
     "ensemble.sources": "reads blocks of samples for the loader",
-    "ensemble.store.local": "backend: a Zarr store in a folder, imported by its name",
-    "ensemble.store.write": "the loop over regions; sample() prepares it",
+    "ensemble.store.netcdf": "backend: NetCDF files, a method of the accessor",
     "fields.regridding.place": "decides on a condition; describe() collects all of them",
     "generator.losses.elbo": "family of components",
     "generator.losses.pointwise": "family of components",
@@ -45,6 +44,7 @@ SINGLE_IMPORTER = {
     "generator.noise.maps": "chooses the backend of the noise; the package is its interface",
     "generator.noise.philox_torch": "backend: torch",
     "generator.noise.philox_triton": "backend: Triton",
+    "generator.roles": "variables found by role; the model is its interface",
     "generator.training.calibration": "temperature and dial, measured after training",
     "generator.training.trainer": "the loop of steps; train() prepares it",
     "metrics.ensemble": "family of components; the package is its interface",

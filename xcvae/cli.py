@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcvae.errors import MismatchError, OutputExistsError, XcvaeError
+from xcvae.errors import ConfigError, MismatchError, OutputExistsError, XcvaeError
 from xcvae.files import is_taken, local_path, write_text
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ KINDS = {
     "baseline": "Baselines (evaluate: baselines)",
 }
 WIDTH = 79
+DEMO_START = "rain-radar"  # model that the demo starts from
 YAML = "YAML file that describes the run; `xcvae demo` writes one to start from"
 INTERRUPTED, CLOSED = 130, 141  # exit codes of SIGINT and SIGPIPE in a shell
 NEXT_STEPS = """
@@ -105,6 +106,14 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_runs(commands)
     _add_verify(commands)
+    info = commands.add_parser("info", help="what a folder, model, store or catalog holds")
+    info.add_argument(
+        "path", metavar="PATH", help="output folder, model, store, icechunk:PATH or catalog"
+    )
+    info.set_defaults(act=_info)
+    models = commands.add_parser("models", help="models that have a name, each with its card")
+    models.add_argument("name", nargs="?", metavar="NAME", help="one of them (default: all)")
+    models.set_defaults(act=_models)
     plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
     plugins.set_defaults(act=_plugins)
     return parser
@@ -131,21 +140,58 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     run.set_defaults(act=_run)
 
     for name, text in STEPS.items():
+        if name == "sample":
+            continue
         step = commands.add_parser(name, help=f"one step: {text}", description=_step_text(text))
         step.add_argument("config", type=Path, metavar="CONFIG", help=YAML)
         step.set_defaults(act=_step)
 
+    _add_sample(commands)
     for one in (demo, run, *(commands.choices[name] for name in STEPS)):
         one.add_argument(
             "--overwrite", action="store_true", help="replace products of another configuration"
         )
+    for one in (run, commands.choices["sample"]):
+        one.add_argument(
+            "--append", action="store_true",
+            help="add members and samples that CONFIG has now to finished ensembles",
+        )  # fmt: skip
+
+
+def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command that draws the ensembles of a configuration, or one from a file."""
+    text = STEPS["sample"]
+    sample = commands.add_parser(
+        "sample",
+        help=f"one step: {text}; or draw from a file of rain with a model",
+        description=f"{_step_text(text)} Or, with --model and --store, an ensemble for the rain in "
+        "a file: xcvae sample era5.nc --model rain-radar --factor 8 --store fine.zarr",
+    )
+    sample.add_argument(
+        "config", type=Path, metavar="CONFIG|DATA",
+        help=f"{YAML}; or data: Zarr, NetCDF, tutorial name",
+    )  # fmt: skip
+    add = sample.add_argument
+    add("--model", metavar="MODEL", help="path or name of a model")
+    add("--store", type=Path, metavar="STORE", help="Zarr store to write, new or unfinished")
+    add("--variable", metavar="NAME", help="the rain in the data, if there are several")
+    add("--factor", type=int, metavar="N", help="divide coarse cells into N x N pixels")
+    add("--mode", choices=("prior", "posterior"), default="prior", help="prior")
+    add("--members", type=int, default=16, metavar="N", help="realizations (16)")
+    add("--seed", type=int, default=0, metavar="N", help="of the noise (0)")
+    add("--catalog", type=Path, metavar="YAML", help="intake catalog to list the store in")
+    sample.set_defaults(act=_sample)
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    verify = commands.add_parser("verify", help="check a stored ensemble against its ledger")
-    verify.add_argument("store", metavar="STORE", help="Zarr store of an ensemble; icechunk:PATH")
+    verify = commands.add_parser(
+        "verify", help="check a store, or all in a folder, against what was written"
+    )
     verify.add_argument(
-        "--model", type=Path, help="model file, to draw some regions again and compare"
+        "store", metavar="STORE", help="store of an ensemble, icechunk:PATH, or an output folder"
+    )
+    verify.add_argument(
+        "--model", help="model file or name, to draw some regions again and compare"
     )
     verify.add_argument(
         "--data",
@@ -194,7 +240,7 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
     file = output / "config.yaml"
     if minutes is None and file.exists():
         return file
-    bundled = (Path(__file__).parent / "tutorial" / "demo.yaml").read_text(encoding="utf-8")
+    bundled = _demo_text()
     limit = re.compile(r"max_minutes: .*")
     if file.exists() and limit.sub("", file.read_text(encoding="utf-8")) != limit.sub("", bundled):
         raise OutputExistsError.of(
@@ -207,6 +253,14 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
     text = bundled if minutes is None else limit.sub(f"max_minutes: {minutes}", bundled)
     write_text(file, text)
     return file
+
+
+def _demo_text() -> str:
+    """Return the configuration of the demo, which starts from the bundled model if there is one."""
+    from xcvae import models
+
+    name = "demo-started.yaml" if DEMO_START in models.names() else "demo.yaml"
+    return (Path(__file__).parent / "tutorial" / name).read_text(encoding="utf-8")
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -238,7 +292,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         print(pipeline.check(settings))
     else:
-        print(pipeline.run(settings, overwrite=arguments.overwrite))
+        append = arguments.append
+        print(pipeline.run(settings, overwrite=arguments.overwrite, append=append))
     return 0
 
 
@@ -246,12 +301,65 @@ def _step(arguments: argparse.Namespace) -> int:
     from xcvae import config, pipeline
 
     settings = config.load(arguments.config)
-    print(pipeline.run_step(settings, arguments.command, overwrite=arguments.overwrite))
+    options = {"overwrite": arguments.overwrite, "append": getattr(arguments, "append", False)}
+    print(pipeline.run_step(settings, arguments.command, **options))
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from xcvae import pipeline
+
+    print(pipeline.info(arguments.path))
+    return 0
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    """Draw the ensembles of a configuration, or one for the rain in a file."""
+    if arguments.model is None and arguments.store is None:
+        return _step(arguments)
+    import xcvae
+
+    if arguments.model is None or arguments.store is None:
+        missing = "--model" if arguments.model is None else "--store"
+        raise ConfigError.of(
+            "xcvae sample DATA",
+            expected="a model and a store",
+            got=f"no {missing}",
+            remedy="For example --model rain-radar --factor 8 --store fine.zarr.",
+        )
+    ds = next(_data(str(arguments.config)))
+    if arguments.variable is not None:
+        ds = ds[[arguments.variable, *(n for n, da in ds.data_vars.items() if da.ndim == 0)]]
+    ensemble = xcvae.sample(
+        ds,
+        arguments.model,
+        factor=arguments.factor,
+        mode=arguments.mode,
+        members=arguments.members,
+        seed=arguments.seed,
+        store=arguments.store,
+        catalog=arguments.catalog,
+        resume="restart" if arguments.overwrite else True,
+    )
+    sizes = ", ".join(f"{dim}: {size}" for dim, size in ensemble.sizes.items())
+    print(f"{arguments.store}: {', '.join(map(str, ensemble.data_vars))} ({sizes})")
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from xcvae.ensemble.verify_store import verify_store
+    from xcvae.ensemble.verify_store import is_store, verify_folder, verify_store
+
+    if Path(arguments.store).is_dir() and not is_store(arguments.store):
+        if arguments.model is not None or arguments.data is not None:
+            raise ConfigError.of(
+                "--model, --data",
+                expected="the store of an ensemble, to draw some of its regions again",
+                got=f"the folder {arguments.store}",
+                remedy="Leave them out, or name one store in it.",
+            )
+        checked = verify_folder(arguments.store)
+        print(checked)
+        return 0 if checked.ok else 1
 
     options = {"model": arguments.model, "sample": arguments.sample}
     if arguments.data is None or arguments.model is None:
@@ -292,6 +400,21 @@ def _data(name: str) -> Iterator[xr.Dataset]:
         yield xr.open_zarr(path, consolidated=False)
     else:
         yield xr.open_dataset(path, chunks={})
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from xcvae import models
+
+    names = models.names() if arguments.name is None else [arguments.name]
+    for name in names:
+        first, *rows = str(models.card(name)).splitlines()
+        print(textwrap.fill(first, WIDTH))
+        for row in rows:
+            print(textwrap.fill(row, WIDTH, initial_indent="", subsequent_indent=" " * 4,
+                                break_long_words=False, break_on_hyphens=False))  # fmt: skip
+    if not names:
+        print("no models; the environment variable XCVAE_MODELS lists folders of them")
+    return 0
 
 
 def _plugins(_: argparse.Namespace) -> int:

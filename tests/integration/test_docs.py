@@ -94,6 +94,23 @@ def test_page_augmentation_prints_verdicts(tmp_path: Path) -> None:
         assert len(re.findall(rf"^  {recipe} ", printed, re.MULTILINE)) == 5 * 3 * 3
 
 
+def test_page_zero_shot_divides_cells(tmp_path: Path, any_factor_model: xcvae.Model) -> None:
+    rain = np.random.default_rng(0).gamma(0.5, 2.0, (1, 3, 4)).astype("float32")
+    attrs = {"units": "mm h-1", "standard_name": "lwe_precipitation_rate"}
+    lat, lon = 50 - 0.1 * np.arange(3), 10 + 0.1 * np.arange(4)
+    xr.Dataset(
+        {"tp": (("time", "latitude", "longitude"), rain, attrs)},
+        {"time": np.array(["2020-01-01"], "M8[ns]"), "latitude": lat, "longitude": lon},
+    ).to_netcdf(tmp_path / "coarse.nc", engine="scipy")
+    tiny = {
+        '"rain-radar"': repr(str(any_factor_model.path)),
+        'generator={"constrain": True}, fit={"max_minutes": 30}': TINY,
+        "record.split == 0": "slice(4)",
+        '"factor": [2, 16], "pixel": [1, 4]': '"factor": [2, 3]',
+    }
+    run_code(code_of("zero-shot.md", **tiny) + "\nfine.load()\nassert model.spec.scales", tmp_path)
+
+
 def test_page_own_data_runs_with_masked_observations(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     days = np.arange("2000-01-01", "2011-01-01", 90, dtype="datetime64[D]")
@@ -137,6 +154,63 @@ def test_page_from_scripts_converts_normalised_files(tmp_path: Path) -> None:
     assert ds.time.values[3] == np.datetime64("2001-01-04")
     # It is what xcvae takes: dims and units are found.
     assert xcvae.heavy(ds, extent=0.2).sizes == {"time": 20}
+
+
+RUN = """
+data: {tutorial: radklim, train: {split: 0, time: {step: 30}}, test: {split: 2, time: {step: 12}}}
+output: run
+train:
+  target: pr
+  conditions: [pr_coarse]
+  generator: {levels: 2, channels: [8, 8], latents: [2, 1]}
+  fit: {max_steps: 2, batch_size: 2, crop: 24, validations: 1}
+sample:
+  - {name: prior, members: 2, samples: {split: 1, time: {step: 20}}}
+  - {name: storms, part: train, members: 2}
+evaluate: {metrics: [crps, ks], baselines: []}
+diagnose: null
+"""
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path) -> Path:
+    """Run a small configuration, as somebody else would have."""
+    (tmp_path / "config.yaml").write_text(RUN, encoding="utf-8")
+    for step in ("train", "sample"):
+        assert main([step, str(tmp_path / "config.yaml")]) == 0
+    return tmp_path
+
+
+def test_page_train_networks_needs_no_xcvae(finished_run: Path) -> None:
+    code = code_of("train-networks.md")
+    assert "xcvae" not in code
+    assert len(code.splitlines()) <= 60
+    printed = run_code(code, finished_run)
+    assert re.search(r"\d+ pairs, \d+ of them real", printed)
+    assert "error on real test samples" in printed
+
+
+def test_page_operate_extends_a_run(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DOCS / "operate.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(python|bash)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert sum(len(block.splitlines()) for _, block in blocks) <= 60
+    monkeypatch.chdir(finished_run)
+    fewer = {
+        "data.split == 1)": "np.flatnonzero(data.split == 1)[::20])",
+        "data.split == 2)": "np.flatnonzero(data.split == 2)[::30])",
+        "import shutil": "import shutil\nimport numpy as np",
+        "range(4, 8)": "range(2, 4)",
+        'shutil.rmtree("run/data/validation.zarr")': "",
+    }
+    for line in blocks[0][1].splitlines():  # info and verify
+        assert main(line.split()[1:]) == 0
+    code = code_of("operate.md", **fewer)
+    printed = run_code(code, finished_run)
+    assert "'realization': 4" in printed
+    assert "CRPS" in printed
+    assert "pr_r000.nc 4" in printed
+    assert "[] ['prior', 'storms', 'test']" in printed
+    assert main(["verify", "run"]) == 0
 
 
 def test_page_bundled_data_describes_the_data(tmp_path: Path) -> None:

@@ -299,12 +299,70 @@ def test_killed_training_is_continued(folder: Path) -> None:
     assert not checkpoint.exists()
 
 
+def test_start_of_a_configuration_is_a_file_next_to_it_or_a_name(
+    folder: Path, rain: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = rain.isel(time=rain.split.values == 0)
+    fit = {"max_steps": 1, "batch_size": 2, "crop": 24, "validations": 1}
+    sizes = {"channels": [16, 16, 8], "latents": [4, 2, 1]}
+    known = xcvae.train(
+        train, target="pr", coarsen=12, generator=sizes, fit=fit, path=folder / "known.xcvae"
+    )
+    edit(folder, "  generator: {channels: [16, 16, 8], latents: [4, 2, 1]}", "  start: known.xcvae")
+    edit(folder, "max_steps: 20", "max_steps: 2")
+    file = folder / "config.yaml"
+    assert main(["run", str(file), "--check"]) == 0
+    assert "start       " in capsys.readouterr().out
+    assert main(["train", str(file)]) == 0
+    made = xcvae.load(folder / "out" / "model.xcvae").training["start"]
+    assert (made["name"], made["sha256"], made["share"]) == ("known.xcvae", known.sha256, 1.0)
+    assert main(["train", str(file)]) == 0
+    assert "train there already" in capsys.readouterr().out
+    other = xcvae.train(train, target="pr", coarsen=12, generator=sizes, fit=fit, seed=1)
+    (folder / "known.xcvae").write_bytes(other.to_bytes())
+    assert main(["train", str(file)]) == 1  # another start under the same name
+    assert "train.start" in capsys.readouterr().err or "start" in capsys.readouterr().err
+    edit(folder, "start: known.xcvae", "start: rain-rader")
+    assert main(["run", str(file), "--check"]) == 1
+    assert "name of a model or the path" in capsys.readouterr().err
+
+
 def test_report_covers_ensembles_of_several_parts(folder: Path) -> None:
     edit(folder, "spread: 0.5, members: 2", "spread: 0.5, members: 2, part: train")
     summary = pipeline.run(config.load(folder / "config.yaml"), progress=False)
     assert set(summary.verdicts) == {"posterior", "prior"}
     opened = catalog.open_entry(folder / "out" / "catalog.yaml", "posterior")
     assert set(opened.split.values.tolist()) == {0}
+
+
+def test_ensembles_have_their_own_samples_and_grow_with_the_configuration(
+    folder: Path, rain: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = str(rain.time.values[-4])
+    count = [int((rain.split.values == part).sum()) for part in (1, 2)]
+    edit(folder, "spread: 0.5, members: 2", f"spread: 0.5, members: 2, samples: {{time: '{last}'}}")
+    edit(folder, "members: 3, chunks", "members: 3, samples: {split: [1]}, chunks")
+    path = str(folder / "config.yaml")
+    assert main(["train", path]) == 0
+    assert main(["run", path, "--check"]) == 0
+    assert f"3 members of {count[0]} own samples" in capsys.readouterr().out
+    assert main(["sample", path]) == 0
+    message = capsys.readouterr().out
+    assert "posterior.zarr" in message
+    assert "model.xcvae" not in message  # only what this step writes
+    stores = [xcvae.open_store(folder / "out" / f"{name}.zarr") for name in ("posterior", "prior")]
+    assert [one.sizes["time"] for one in stores] == [1, count[0]]
+    before = stores[1].load()
+
+    edit(folder, "members: 3, samples: {split: [1]}", "members: 4, samples: {split: [1, 2]}")
+    assert main(["sample", path]) == 1
+    assert "--append" in capsys.readouterr().err
+    assert main(["sample", path, "--append"]) == 0
+    assert "prior extended" in capsys.readouterr().out
+    grown = catalog.open_entry(folder / "out" / "catalog.yaml", "prior")
+    assert grown.pr.shape[:2] == (4, sum(count))
+    np.testing.assert_array_equal(grown.pr.values[:3, : count[0]], before.pr.values)
+    assert xcvae.verify_store(folder / "out" / "prior.zarr").ok
 
 
 def test_unknown_step_is_refused(folder: Path) -> None:

@@ -438,3 +438,11 @@ def test_a_configuration_keeps_the_grid_mapping_and_prints_the_regridding(tmp_pa
         "pr_rcm [mm/day], 20 x 22, regridded (conservative means over pixels), as its 'rlat'"
         in text
     )
+
+
+def test_storms_of_regridded_rain_are_amplified_but_not_moved(projected):
+    ds, model = projected
+    heavier = drawn(ds, model, storms={"name": "amplify", "factor": 2.0})
+    assert heavier.mean() > drawn(ds, model).mean()
+    with pytest.raises(MismatchError, match="'pr_rcm' lies on another grid"):
+        drawn(ds, model, storms={"name": "turn"})

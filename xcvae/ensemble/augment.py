@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import record_of, without_observed
+from xcvae.ensemble.store.samples import (
+    rain_shares,
+    refuse_taken,
+    samples_metadata,
+    write_samples,
+)
 from xcvae.ensemble.storms import FLAG, DrawnStorms, flags_of
 from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
 from xcvae.fields.cf import require
@@ -17,6 +26,7 @@ from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.samples import index_of, label_keys
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import refuse_packed
+from xcvae.files import local_path
 
 Select = xr.DataArray | Callable[[xr.Dataset], xr.DataArray] | Iterable[Any] | None
 
@@ -29,6 +39,9 @@ def augment(
     fraction: float | None = None,
     seed: int = 0,
     borrowed: xr.Dataset | None = None,
+    store: str | os.PathLike[str] | None = None,
+    catalog: str | os.PathLike[str] | None = None,
+    name: str | None = None,
 ) -> xr.Dataset:
     """Append synthetic samples to real ones.
 
@@ -57,6 +70,10 @@ def augment(
     borrowed
         The data that ensembles with borrowed conditions were drawn for; it has all variables of
         ``ds`` but the target.
+    store
+        Write the result to this new Zarr store, a local folder, and return it, opened lazily.
+    catalog, name
+        List the store in this intake catalog (YAML), under this name (default: the store's).
 
     Returns
     -------
@@ -78,7 +95,12 @@ def augment(
     EmptySelectionError
         No sample is selected.
     ConfigError
-        ``fraction`` is out of range, or there are too few members to reach it.
+        ``fraction`` is out of range, there are too few members to reach it, or a catalog is given
+        without a store.
+    OutputExistsError
+        The store exists.
+    CatalogError
+        The name is used in the catalog for another store.
     """
     ensembles = [ensemble] if isinstance(ensemble, xr.Dataset) else list(ensemble)
     if not ensembles:
@@ -86,6 +108,10 @@ def augment(
             "ensemble", expected="an ensemble, or several", got="none", remedy="Draw one first."
         )
     spec = DataSpec.from_json(record_of(ensembles[0])["spec"])
+    if store is not None or catalog is not None:
+        target = _Output.of(store, catalog, name)
+        options: dict[str, Any] = {"select": select, "fraction": fraction, "seed": seed}
+        return target.write(augment(ds, ensembles, borrowed=borrowed, **options), spec)
     ds = _labelled(ds, spec.sample)
     real = require(ds, spec.target, what="augment")
     refuse_packed(real)
@@ -113,6 +139,44 @@ def augment(
     # The packing and chunks of the file that the real samples came from do not fit the members:
     # an int16 range that ends at the largest observation would wrap heavier synthetic rain.
     return _evenly_chunked(both.drop_encoding())
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Store and catalog entry of an augmented Dataset."""
+
+    store: Path
+    catalog: Path | None
+    name: str
+
+    @classmethod
+    def of(cls, store: object, catalog: object, name: str | None) -> _Output:
+        """Check the arguments before anything is computed."""
+        folder = local_path("store", store)
+        listed = local_path("catalog", catalog)
+        if folder is None:
+            raise ConfigError.of(
+                "catalog",
+                expected="a store to list",
+                got="store=None",
+                remedy="Give store='....zarr': only what is written can be listed.",
+            )
+        refuse_taken(folder)
+        found = cls(folder, listed, name or folder.stem)
+        if listed is not None:
+            catalogs.check_name(listed, found.name, folder)
+        return found
+
+    def write(self, ds: xr.Dataset, spec: DataSpec) -> xr.Dataset:
+        """Write and list the samples; return them opened."""
+        write_samples(ds, self.store, spec.sample)
+        opened: xr.Dataset = xr.open_zarr(self.store, chunks={})
+        if self.catalog is not None:
+            count = int(ds["synthetic"].sum())
+            about = samples_metadata(opened, spec.target, spec.sample, synthetic_samples=count)
+            about |= rain_shares(opened[spec.target], spec.sample)
+            catalogs.append(self.catalog, self.name, self.store, about)
+        return opened
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,9 @@ from xarray.indexes import PandasMultiIndex
 from xcvae.ensemble.postprocess import ChangeStats
 from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.store.base import RegionStats
-from xcvae.errors import DataError, MismatchError
-from xcvae.fields.cf import check_name
+from xcvae.ensemble.store.samples import origin_of, rain_shares, samples_metadata
+from xcvae.errors import DataError, MismatchError, XcvaeError
+from xcvae.fields.cf import check_name, find_layout, find_target
 from xcvae.fields.dataspec import DataSpec, plain
 from xcvae.registry.discovery import version_of
 
@@ -93,8 +94,12 @@ def attributes_of(
         rejected = None if stats is None else sum(one["rejected"] for one in stats)
         results["min_mass"] = {"min_mass": sampler.request.min_mass, "rejected": rejected}
     content: dict[str, Any] = {"version": version_of("xcvae"), "model_sha256": sampler.model.sha256}
+    if "start" in sampler.model.training:
+        content["start"] = {k: sampler.model.training["start"][k] for k in ("name", "sha256")}
     for name, value in sampler.request.attributes().items():
         content.update(results.get(name, {name: value}))
+    if sampler.request.tile is not None:
+        content["tile"] = dict(sampler.request.tile)
     content["identity"] = identity
     content["spec"] = sampler.model.spec.to_json()
     return {"history": _history(sampler, ds), "xcvae": json.dumps(content)}
@@ -116,7 +121,7 @@ def _history(sampler: EnsembleSampler, ds: xr.Dataset) -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     request = sampler.request
     line = (
-        f"{now}: xcvae {version_of('xcvae')} drew {request.members} members "
+        f"{now}: xcvae {version_of('xcvae')} drew {len(request.numbers)} members "
         f"({request.mode}, spread {sampler.spread:g}, seed {request.seed}) with model "
         f"{sampler.model.sha256[:12]}"
     )
@@ -135,7 +140,7 @@ def _assemble(
     sizes = dict(zip(dims, sampler.shape, strict=True))
     number = xr.Variable(
         "realization",
-        np.arange(sampler.request.members, dtype="int32"),
+        np.array(sampler.request.numbers, dtype="int32"),
         {"standard_name": "realization", "long_name": "member of the ensemble", "units": "1"},
     )
     attrs = {**without_observed(spec.attrs), "units": spec.units}
@@ -300,7 +305,7 @@ def record_of(ensemble: xr.Dataset) -> dict[str, Any]:
 
 
 def catalog_metadata(ensemble: xr.Dataset) -> dict[str, Any]:
-    """Return the metadata of a catalog entry, as JSON types."""
+    """Return the metadata of a catalog entry, as JSON types; no member is read."""
     content = record_of(ensemble)
     spec = DataSpec.from_json(content.pop("spec"))
     identity = content.pop("identity")
@@ -313,4 +318,19 @@ def catalog_metadata(ensemble: xr.Dataset) -> dict[str, Any]:
         "dims": [str(dim) for dim in field.dims],
         "sizes": {str(dim): int(size) for dim, size in field.sizes.items()},
         "data": (identity or {}).get("data"),
+        **origin_of(ensemble, spec.sample),
     }
+
+
+def described(ds: xr.Dataset) -> dict[str, Any]:
+    """Return all metadata of a catalog entry: an ensemble, or samples with rain."""
+    if "xcvae" in ds.attrs:
+        spec = DataSpec.from_json(record_of(ds)["spec"])
+        return {**catalog_metadata(ds), **rain_shares(ds[spec.target], spec.sample)}
+    try:
+        target = find_target(ds, None)
+        sample = find_layout(ds[target]).sample
+    except XcvaeError:  # not rain, or several variables that could be
+        return {"title": str(ds.attrs.get("title", ""))}
+    shares = rain_shares(ds[target], sample)
+    return {**samples_metadata(ds, target, sample), **shares}

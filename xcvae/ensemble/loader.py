@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.sources import LoaderRequest, LoaderSource, check_alike, source_of, target_of
@@ -163,6 +163,26 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         mixed = ", ".join(f"{count} of '{source.name}'" for count, source in parts)
         return f"<xcvae.Loader {self.target}: {sum(self.quotas)} samples per epoch, {mixed}>"
 
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch, read in one process.
+
+        Workers of a DataLoader may each end with a batch that is not full.
+        """
+        full, rest = divmod(sum(self.quotas), self.batch_size or 1)
+        return full + (rest > 0 and not self.drop_last)
+
+    @property
+    def fields(self) -> Fields:
+        """Every field of every source by number, for samplers of torch or a look at one."""
+        return Fields(self.sources)
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Return, by source, the shares of wet and heavy pixels (of some fields of large sources).
+
+        Wet is 0.1 mm h-1 (days: 1 mm d-1) and more, heavy 5 mm h-1 (days: 20 mm d-1).
+        """
+        return {source.name: source.shares() for source in self.sources}
+
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the next epoch; its samples and their order depend on it and the seed.
 
@@ -226,6 +246,34 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         return found
 
 
+class Fields(Dataset[dict[str, torch.Tensor]]):
+    """Single fields by number, as ``torch.utils.data.DataLoader`` and its samplers take them.
+
+    The fields of the first source come first, member by member, then those of the next.
+
+    Attributes
+    ----------
+    sources
+        The entries that are read.
+    """
+
+    def __init__(self, sources: Sequence[LoaderSource]) -> None:
+        self.sources = tuple(sources)
+        self._ends = np.cumsum([len(source) for source in self.sources])
+
+    def __len__(self) -> int:
+        """Return the number of fields of all sources."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        """Read one field and its conditions; nothing but the chunks that hold it is read."""
+        position = range(len(self))[number]  # IndexError beyond the end, which ends an iteration
+        source = int(np.searchsorted(self._ends, position, side="right"))
+        first = int(self._ends[source - 1]) if source else 0
+        found = self.sources[source].one(position - first)
+        return {name: torch.from_numpy(values[0:1])[0] for name, values in found.items()}
+
+
 def loader(
     catalog: str | os.PathLike[str],
     name: str | Mapping[str, float],
@@ -262,8 +310,9 @@ def loader(
     conditions
         Other variables in a batch. Default: none; with ``model``, all that it was trained with.
     model
-        A model or the path of one: values come in its normalised space, each variable on its own
-        grid, and variables that the model derives (``coarsen``) are derived.
+        A model, the path of one, or a name of `xcvae.models`: values come in its normalised space,
+        each variable on its own grid, and variables that the model derives (``coarsen``) are
+        derived.
         ``model.scaling.physical(x)`` inverts this. Default: physical values.
     batch_size
         None yields single samples, for a DataLoader that makes the batches.
@@ -345,7 +394,7 @@ def _request_of(
     """Return the variables that are read of each entry, and their units."""
     if model is None:
         return LoaderRequest(target, tuple(conditions or ()))
-    known = model if isinstance(model, Model) else load(os.fspath(model))
+    known = model if isinstance(model, Model) else load(model)
     units = {known.spec.target: known.spec.units}
     units |= {variable.name: variable.units for variable in known.spec.variables}
     named = tuple(v.name for v in known.spec.variables) if conditions is None else conditions

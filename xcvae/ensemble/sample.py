@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
+from xcvae.ensemble.append import extension_of
 from xcvae.ensemble.dataset import (
     attributes_of,
     catalog_metadata,
     check_storable,
+    described,
+    record_of,
     template_of,
     to_dataset,
 )
 from xcvae.ensemble.execution.scheduler import shares_memory
-from xcvae.ensemble.request import SampleRequest
-from xcvae.ensemble.sampler import EnsembleSampler, open_model
+from xcvae.ensemble.request import SampleRequest, options_like
+from xcvae.ensemble.sampler import EnsembleSampler, open_model, parts_of
 from xcvae.ensemble.spread import resolve_spread
-from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore
+from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore, open_store
 from xcvae.ensemble.store.write import is_settled, next_step, notes_of, write
 from xcvae.errors import ConfigError
 from xcvae.fields.dataspec import plain
@@ -36,12 +39,34 @@ if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
 
+P = ParamSpec("P")
+
+
+def _with_options_of_like(verb: Callable[P, xr.Dataset]) -> Callable[P, xr.Dataset]:
+    """Take the arguments that are not given from the ensemble that is given as ``like``."""
+
+    @wraps(verb)
+    def call(*args: P.args, **kwargs: P.kwargs) -> xr.Dataset:
+        like: Any = kwargs.get("like")
+        if like is None:
+            return verb(*args, **kwargs)
+        if not isinstance(like, xr.Dataset):
+            like = open_store(like)
+        given: Any = options_like(record_of(like), {**kwargs, "like": like})
+        return verb(*args, **given)
+
+    return call
+
+
+@_with_options_of_like
 def sample(
     ds: xr.Dataset,
     model: Model | str | os.PathLike[str] | None = None,
     *,
+    like: xr.Dataset | str | os.PathLike[str] | None = None,
+    factor: int | None = None,
     mode: Literal["prior", "posterior"] = "prior",
-    members: int = 16,
+    members: int | range | Mapping[str, int] = 16,
     spread: float | None = None,
     diversity: float | None = None,
     temperature: float = 1.0,
@@ -57,7 +82,7 @@ def sample(
     name: str | None = None,
     chunks: Mapping[str, int] | None = None,
     tile: Mapping[str, int] | None = None,
-    resume: bool | Literal["restart", "repair"] = True,
+    resume: bool | Literal["restart", "repair", "append"] = True,
     device: str = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
@@ -69,11 +94,21 @@ def sample(
         The conditions, dims as in training; for the posterior also the observed target. Choose
         samples with ``isel`` and ``sel``, or heavy ones with :func:`xcvae.heavy`.
     model
-        A model or the path of one.
+        A model, the path of one, or a name of `xcvae.models`: such a model finds the variables
+        and dims of ``ds`` by their roles.
+    like
+        An ensemble of xcvae, or its store: arguments that are not given are those that it was drawn
+        with, its solved spread included.
+    factor
+        For a model of any factor: divide every cell of the coarse rain in ``ds`` into so many
+        pixels along each side. The ensemble has the name and units of that rain, and its means
+        over the cells. For the posterior, the rain in ``ds`` is the observation, whose means over
+        blocks of so many pixels are the condition. Not needed if ``ds`` has rain on both grids.
     mode
         ``"prior"``: fields that fit the conditions. ``"posterior"``: variants of observed storms.
     members
-        Number of realizations.
+        Number of realizations, or their numbers: ``range(16, 66)`` draws 50 members that an
+        ensemble of 16 does not have. A member depends on its number, not on how many there are.
     spread
         Posterior: how much of the observed storm is redrawn, 0 (reconstruct) to 1 (prior);
         0.5 if neither this nor ``diversity`` is given.
@@ -86,7 +121,8 @@ def sample(
         Members depend on the seed, the sample label and their number, and on nothing else.
     postprocess
         Post-processors: names, dicts or instances. Default: what is below 0.1 mm h-1 (daily
-        data: 0.1 mm d-1) becomes 0. ``[]`` for none.
+        data: 0.1 mm d-1) becomes 0. ``[]`` for none, the default of a model of any factor, which
+        keeps the means over the cells.
     min_mass
         Redraw members with less than this share of the rain of their sample: of the observed
         field where ``ds`` has it, else of the coarse precipitation condition, stretched.
@@ -123,7 +159,10 @@ def sample(
         False: the store must be new. ``"restart"``: an existing ensemble is replaced, and keeps
         its name until the new one is finished; the same call, or True, continues an interrupted
         replacement. ``"repair"``: the regions of a finished store whose files have changed are
-        drawn again.
+        drawn again. ``"append"``: what a finished store lacks of these members and samples is added
+        to it, with the values of one call; it stays readable meanwhile, and the same call continues
+        an interrupted one. True does so too with ``like`` or with members that continue those of
+        the store.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     progress
@@ -157,7 +196,10 @@ def sample(
         is checked when it is read), no member reaches ``min_mass``, or stacked samples are to be
         written.
     """
+    assert like is None or isinstance(like, xr.Dataset)  # opened above
     request = SampleRequest(
+        like=like,
+        factor=factor,
         mode=mode,
         members=members,
         spread=spread,
@@ -179,12 +221,24 @@ def sample(
         device=device,
         progress=progress,
     )
-    sampler = EnsembleSampler.prepare(ds, open_model(model, device), request)
+    ds, known = open_model(model, device).for_data(ds, factor, observed=mode == "posterior")
+    sampler = EnsembleSampler.prepare(ds, known, request)
     if request.store is not None:
         return _from_store(sampler, ds, request, request.store)
     if request.diversity is not None:
-        sampler = resolve_spread(sampler, request.diversity, progress=progress)
+        notes = _notes_like(request, sampler)
+        sampler = resolve_spread(sampler, request.diversity, notes, progress=progress)
     return to_dataset(sampler, ds)
+
+
+def _notes_like(request: SampleRequest, sampler: EnsembleSampler) -> dict[str, Any]:
+    """Return the spread that was solved for the ensemble of the same model given as ``like``."""
+    record = {} if request.like is None else record_of(request.like)
+    same = record.get("model_sha256") == sampler.model.sha256
+    if not same or record.get("diversity") != request.diversity:
+        return {}
+    solved = {"spread": record["spread"], "diversity": record["diversity_reached"]}
+    return {"dial": {**solved, "evaluations": 0}}
 
 
 def _from_store(
@@ -197,22 +251,61 @@ def _from_store(
         _check_apart(ds, store.folder)
     if request.catalog is not None and store.catalog_path is not None:
         catalogs.check_name(request.catalog, request.entry, store.catalog_path)
-    identity, environment = sampler.identity(), sampler.environment()
-    wanted = EnsembleSpec(spec.target, identity, sampler.chunks, environment)
-    if not is_settled(store, wanted, request.resume):
-        with store.lock():
-            step = next_step(store, wanted, request.resume)
-            if step != "open":
-                wanted = replace(wanted, notes=notes_of(store, step))
-                _write(sampler, ds, store, wanted)
+    if not (request.extends and _append(sampler, ds, request, store)):
+        _write_missing(sampler, ds, request, store)
     ensemble = store.open()
     if request.catalog is not None and store.catalog_path is not None:
         _list(ensemble, request.catalog, request.entry, store.catalog_path)
     return ensemble
 
 
+def _write_missing(
+    sampler: EnsembleSampler, ds: xr.Dataset, request: SampleRequest, store: EnsembleStore
+) -> None:
+    """Write what is missing in the store."""
+    resume = True if request.resume == "append" else request.resume
+    identity = sampler.identity(parts_of(store.status().complete.identity))
+    target, environment = sampler.model.spec.target, sampler.environment()
+    wanted = EnsembleSpec(target, identity, sampler.chunks, environment)
+    if is_settled(store, wanted, resume):
+        return
+    with store.lock():
+        step = next_step(store, wanted, resume)
+        if step != "open":
+            notes = notes_of(store, step) or _notes_like(request, sampler)
+            _write(sampler, ds, store, replace(wanted, notes=notes), resume)
+
+
+def _append(
+    sampler: EnsembleSampler, ds: xr.Dataset, request: SampleRequest, store: EnsembleStore
+) -> bool:
+    """Add what a finished store lacks; return False if there is no finished one."""
+    with store.lock():
+        if not store.status().complete.exists:
+            return False
+        while True:  # new samples, then new members
+            extension = extension_of(store, ds, sampler, request)
+            if extension is None:
+                return True
+            with _shipped(extension.sampler, store.temporary_path("model")) as shipped:
+                write(
+                    store,
+                    extension.spec,
+                    extension.template,
+                    partial(extension.source, shipped.subset),
+                    finish=extension.attributes,
+                    resume="append",
+                    progress=request.progress,
+                    base=extension.base,
+                )
+
+
 def _write(
-    sampler: EnsembleSampler, ds: xr.Dataset, store: EnsembleStore, spec: EnsembleSpec
+    sampler: EnsembleSampler,
+    ds: xr.Dataset,
+    store: EnsembleStore,
+    spec: EnsembleSpec,
+    resume: bool | Literal["restart", "repair"],
 ) -> None:
     """Write what is missing in the store; the notes of `spec` are those of an unfinished run."""
     request = sampler.request
@@ -228,19 +321,20 @@ def _write(
             template_of(sampler, ds, spec.identity),
             shipped.subset,
             finish=partial(attributes_of, sampler, ds, identity=spec.identity),
-            resume=request.resume,
+            resume=resume,
             progress=request.progress,
         )
 
 
 def _list(ensemble: xr.Dataset, catalog: Path, name: str, path: Path) -> None:
     """List the store; an entry with the same metadata keeps its scores."""
-    metadata = catalog_metadata(ensemble)
+    metadata = plain(catalog_metadata(ensemble))
     if catalog.exists() and name in catalogs.names(catalog):
         known = catalogs.metadata_of(catalog, name)
-        if {key: v for key, v in known.items() if key != "scores"} == plain(metadata):
+        # Entries of earlier versions lack some keys; they are left as they are.
+        if "model_sha256" in known and all(known.get(k, v) == v for k, v in metadata.items()):
             return
-    catalogs.append(catalog, name, path, metadata)
+    catalogs.append(catalog, name, path, described(ensemble))
 
 
 @contextmanager
@@ -281,7 +375,10 @@ def _shipped(sampler: EnsembleSampler, file: Path | None) -> Iterator[EnsembleSa
     # A copy: the model of the caller stays without a file.
     copy.copy(model).save(file)
     try:
-        yield replace(sampler, model=load(file).to(sampler.request.device))
+        shipped = load(file).to(sampler.request.device)
+        for names in model.names:
+            shipped = shipped.rename(names)
+        yield replace(sampler, model=shipped)
     finally:
         file.unlink(missing_ok=True)
 

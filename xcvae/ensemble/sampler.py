@@ -8,13 +8,12 @@ that have too little rain.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -32,8 +31,7 @@ from xcvae.fields.batches import unmask_unobserved
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.grids import stretch_known, stretching
-from xcvae.fields.sample_blocks import block_slices
-from xcvae.fields.samples import labels_of, times_of
+from xcvae.fields.samples import fingerprint, labels_of, times_of
 from xcvae.fields.units import factor, parse_quantity
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
 from xcvae.registry.discovery import version_of
@@ -131,27 +129,24 @@ class EnsembleSampler:
         from xcvae.generator.tiling import tile_size
 
         spec = model.spec
+        divides = model.origin is not None and model.architecture.constrain > 0
+        if request.postprocess is None and divides:
+            # What a threshold removes would be missing in the means over the cells.
+            request = replace(request, postprocess=[])
         pipeline = PostprocessPipeline.build(request.postprocess, spec)
         storms = StormPipeline.build(request.storms)
-        context = StormContext(spec, model.record, request.mode)
-        prepared = storms.inputs(inputs_of(ds, spec, request.mode), ds, context)
-        if request.mode == "prior":
-            prepared = unmask_unobserved(prepared, spec, model.valid)
+        prepared = _prepared(ds, model, request.mode, storms)
         size = model.batches(prepared).size
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
         pipeline.dry_run(Context(spec, request.mode, first), size)
         dims = spec.y, spec.x
         tile = tile_size(request.tile, dict(zip(dims, size, strict=True)), model.architecture)
         labels = labels_of(prepared, spec.sample)
-        shape = (request.members, len(labels), *size)
+        shape = (len(request.numbers), len(labels), *size)
         chunks = plan_chunks(request.chunks, sizes=shape, sample=spec.sample)
         if request.min_mass is not None:
             check_reference(prepared, spec)
-        times = None
-        if request.temporal == "coherent":
-            otherwise = ", or use temporal='independent'"
-            times = times_of(prepared, spec.sample, otherwise=otherwise)
-            timescales_of(model, request)
+        times = _times_of(prepared, model, request)
         _cap_of(request, spec)
         # A sampler travels to workers, and its store stays where it is.
         resolved = replace(
@@ -161,6 +156,7 @@ class EnsembleSampler:
             tile=None if tile is None else dict(zip(dims, tile, strict=True)),
             chunks=dict(zip(("realization", spec.sample), chunks, strict=True)),
             device=str(model.device),
+            like=None,
             store=None,
             catalog=None,
             name=None,
@@ -175,7 +171,7 @@ class EnsembleSampler:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Number of realizations, samples, rows and columns."""
-        return (self.request.members, len(self.labels), *self.size)
+        return (len(self.request.numbers), len(self.labels), *self.size)
 
     @property
     def chunks(self) -> tuple[int, int]:
@@ -218,9 +214,14 @@ class EnsembleSampler:
         """Return a sampler that differs in its spread only."""
         return replace(self, request=replace(self.request, spread=spread, diversity=None))
 
+    def at(self, rows: Sequence[int]) -> EnsembleSampler:
+        """Return a sampler of some samples, by position and in this order."""
+        prepared = self.prepared.isel({self.model.spec.sample: list(rows)})
+        return replace(self, prepared=prepared, labels=[self.labels[i] for i in rows])
+
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
         """Draw a part, given by an integer, slice or list of positions per dimension."""
-        realizations = np.arange(self.request.members)[key[0]]
+        realizations = np.arange(self.shape[0])[key[0]]
         samples = np.arange(len(self.labels))[key[1]]
         values, _ = self.draw(np.atleast_1d(realizations), np.atleast_1d(samples))
         first = 0 if realizations.ndim == 0 else slice(None)
@@ -228,9 +229,19 @@ class EnsembleSampler:
         part: np.ndarray = values.values[first][..., second, :, :][..., key[2], :][..., key[3]]
         return part
 
-    def identity(self) -> dict[str, Any]:
-        """Return what decides on the values of the ensemble, as JSON types; reads all data."""
-        target_values = self.request.mode == "posterior" or self.request.min_mass is not None
+    def identity(self, parts: Sequence[int] = ()) -> dict[str, Any]:
+        """Return what decides on the values of the ensemble, as JSON types; reads all data.
+
+        Parameters
+        ----------
+        parts
+            Samples of each call that has appended to a store, for which the data are recorded
+            apart; see :func:`parts_of`. They are ignored if they do not add up to these samples.
+        """
+        data: Any = self.fingerprint()
+        if parts and sum(parts) == len(self.labels):
+            ends = np.cumsum([0, *parts]).tolist()
+            data = [[b - a, self.fingerprint(slice(a, b))] for a, b in pairwise(ends)]
         chain = [
             {key: v for key, v in one.items() if key not in ("removed", "package", "version")}
             for one in self.pipeline.describe()
@@ -244,8 +255,15 @@ class EnsembleSampler:
         return {
             "model_sha256": self.model.sha256,
             **options,
-            "data": fingerprint(self.prepared, self.model.spec, target_values=target_values),
+            "data": data,
         }
+
+    def fingerprint(self, samples: slice = slice(None)) -> str:
+        """Return a hash of the data of some samples; see :func:`fingerprint`."""
+        spec = self.model.spec
+        target_values = self.request.mode == "posterior" or self.request.min_mass is not None
+        part = self.prepared.isel({spec.sample: samples})
+        return fingerprint(part, spec, target_values=target_values)
 
     def environment(self) -> dict[str, str]:
         """Return what decides on the last digits: packages, the device, and its precision."""
@@ -365,7 +383,7 @@ class EnsembleSampler:
                 batch,
                 seed=request.seed,
                 labels=[self.labels[i] for i in samples],
-                realizations=[int(r) for r in realizations],
+                realizations=self._numbers(realizations),
                 mode=request.mode,
                 spread=self.spread,
                 temperature=request.temperature,
@@ -375,6 +393,10 @@ class EnsembleSampler:
                 timescales=None if self.times is None else timescales_of(self.model, request),
                 limits=self._limits(block),
             )
+
+    def _numbers(self, realizations: np.ndarray) -> list[int]:
+        """Return the numbers of members by position; positions may lie past the last one."""
+        return [self.request.numbers.start + int(position) for position in realizations]
 
     def _limits(self, block: xr.Dataset) -> np.ndarray:
         """Return the largest rain that a pixel of each sample may have."""
@@ -391,7 +413,7 @@ class EnsembleSampler:
         return xr.DataArray(
             raw,
             dims=("realization", spec.sample, spec.y, spec.x),
-            coords={**coords, "realization": realizations},
+            coords={**coords, "realization": self._numbers(realizations)},
             name=spec.target,
             attrs={"units": spec.units},
         )
@@ -457,9 +479,9 @@ class EnsembleSampler:
         bad &= ~(masked[None] & np.isnan(values))
         if bad.any():
             member, sample = (int(axis[0]) for axis in np.nonzero(bad.any(axis=(2, 3))))
+            number = self.request.numbers.start + region.realizations[0] + member
             raise DataError.of(
-                f"realization {region.realizations[0] + member} of sample "
-                f"{self.labels[samples[sample]]}",
+                f"realization {number} of sample {self.labels[samples[sample]]}",
                 expected="numbers wherever the data have them",
                 got=f"{int(bad[member, sample].sum())} pixels that are NaN or infinite",
                 remedy="Look at the data of this sample and at the model: "
@@ -472,7 +494,7 @@ def _listed(environment: Mapping[str, str], keys: set[str]) -> str:
 
 
 def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Model:
-    """Return a model on a device, read from its file if a path is given.
+    """Return a model on a device, read from its file if a path or a name is given.
 
     Raises
     ------
@@ -484,15 +506,33 @@ def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Mod
     from xcvae.generator.model import Model, load
 
     if isinstance(model, str | os.PathLike):
-        model = load(Path(model))
+        model = load(model)
     if not isinstance(model, Model):
         raise ConfigError.of(
             "model",
-            expected="a Model or the path of a model file",
+            expected="a Model, the path of a model file, or a name of xcvae.models",
             got=f"{model!r} ({type(model).__name__})",
             remedy="Train one with xcvae.train, or name its file.",
         )
     return model.to(device)
+
+
+def _prepared(ds: xr.Dataset, model: Model, mode: str, storms: StormPipeline) -> xr.Dataset:
+    """Check the data and bring them into the form of training, with what storms change."""
+    spec = model.spec
+    context = StormContext(spec, model.record, mode)
+    prepared = storms.inputs(inputs_of(ds, spec, mode), ds, context)
+    return unmask_unobserved(prepared, spec, model.valid) if mode == "prior" else prepared
+
+
+def _times_of(prepared: xr.Dataset, model: Model, request: SampleRequest) -> list[int] | None:
+    """Return the times of the samples if members evolve; check that timescales are known."""
+    if request.temporal == "independent":
+        return None
+    otherwise = ", or use temporal='independent'"
+    times = times_of(prepared, model.spec.sample, otherwise=otherwise)
+    timescales_of(model, request)
+    return times
 
 
 def timescales_of(model: Model, request: SampleRequest) -> Sequence[float]:
@@ -646,50 +686,7 @@ def _stretched(
     return np.asarray(_scale(variable, spec) * fine)
 
 
-SAMPLES_AT_ONCE = 64
-
-
-def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) -> str:
-    """Return a hash of everything in the data that an ensemble depends on.
-
-    Parameters
-    ----------
-    prepared
-        From :func:`xcvae.fields.describe.prepare`: labels, grid, conditions, perhaps the target.
-        Values of Dask arrays are read in blocks of samples.
-    spec
-        What the model knows about the data.
-    target_values
-        Include the values of the target; otherwise only its missing pixels count.
-
-    Returns
-    -------
-    str
-        32 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    digest.update("\n".join(labels_of(prepared, spec.sample)).encode())
-    for name in sorted(map(str, prepared.coords)):
-        if prepared[name].dtype.kind in "iuf" and spec.sample not in prepared[name].dims:
-            _update(digest, name, prepared[name].values)
-    for name in sorted(map(str, prepared.data_vars)):
-        for number, values in enumerate(_blocks(prepared[name], spec.sample)):
-            if name != spec.target or target_values:
-                _update(digest, name, values)
-            elif np.isnan(values).any():
-                # Without missing pixels the hash is that of data without the target.
-                _update(digest, f"{name} {number}", np.packbits(np.isnan(values)))
-    return digest.hexdigest()[:32]
-
-
-def _blocks(variable: xr.DataArray, sample: str) -> Iterator[np.ndarray]:
-    if sample not in variable.dims:
-        yield np.asarray(variable.values)
-        return
-    for block in block_slices(variable.sizes[sample], SAMPLES_AT_ONCE):
-        yield np.asarray(variable.isel({sample: block}).values)
-
-
-def _update(digest: Any, name: str, values: np.ndarray) -> None:
-    digest.update(f"{name} {values.shape} {values.dtype}".encode())
-    digest.update(np.ascontiguousarray(values).tobytes())
+def parts_of(identity: Mapping[str, Any] | None) -> list[int]:
+    """Return the samples of each call whose data a stored identity records apart."""
+    data = (identity or {}).get("data")
+    return [int(count) for count, _ in data] if isinstance(data, list) else []

@@ -509,6 +509,10 @@ def _check_movable(ds: xr.Dataset, spec: DataSpec, what: str, *, directions: boo
             reason = f"the static '{variable.name}' is a map of this place"
         elif variable.pooled and variable.shape:
             reason = f"'{variable.name}' is a map of another area and ties the model to its place"
+        elif variable.regrid:
+            reason = f"'{variable.name}' lies on another grid, from which it is regridded"
+        elif variable.gaps and variable.shape:
+            reason = f"the gaps of '{variable.name}' are a map of this place"
         elif directions and not variable.precipitation and _is_velocity(variable.units):
             reason = f"'{variable.name}' in {variable.units} may be a component of the wind"
         elif any(n % count for n, count in zip(spec.shape, variable.shape, strict=False)):

@@ -67,9 +67,12 @@ def check(config: Config) -> str:
     register_plugins(config)
     _check_components(config)
     parts = open_parts(config)
-    chosen = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+    chosen: dict[str, xr.Dataset | None] = {
+        "train": parts.train, "validation": parts.validation, "test": parts.test
+    }  # fmt: skip
     for section in config.sample:
-        chosen[section.part] = parts[section.part]
+        place = section.part if section.samples is None else section.name
+        chosen[place] = parts.of(section)
         _check_postprocess(section, parts)
     if config.diagnose is not None:
         chosen["test"] = parts["test"]
@@ -103,7 +106,7 @@ def _check_components(config: Config) -> None:
 
 def _check_postprocess(section: SampleSection, parts: Parts) -> None:
     spec = parts.spec
-    first = prepare(parts[section.part].isel({spec.sample: [0]}), spec, need_target=True)
+    first = prepare(parts.of(section).isel({spec.sample: [0]}), spec, need_target=True)
     context = Context(spec, section.mode, first.drop_vars(spec.target))
     PostprocessPipeline.build(section.postprocess, spec).dry_run(context, spec.shape)
     StormPipeline.build(section.storms)
@@ -112,8 +115,14 @@ def _check_postprocess(section: SampleSection, parts: Parts) -> None:
 def _check_network(config: Config, parts: Parts) -> None:
     from xcvae.generator.device import choose_device
     from xcvae.generator.network.architecture import resolve
+    from xcvae.generator.training.start import Start
 
-    resolve(config.train.generator, parts.spec)
+    start = Start.of(config.start)
+    if start is None:
+        resolve(config.train.generator, parts.spec)
+    else:
+        spec = start.adapted(parts.spec)
+        resolve(config.train.generator, spec, start.model.architecture)
     for device in {config.train.device, *(section.device for section in config.sample)}:
         choose_device(device)
 
@@ -133,11 +142,14 @@ def _words(config: Config, parts: Parts) -> str:
             labels = ds[spec.sample].values
             ends = f"{label_of(labels[0])} to {label_of(labels[-1])}"
             lines.append(f"{name:<11} {len(labels)} samples, {ends}")
+    if config.start is not None:
+        lines.append(f"start       {config.start}")
     for section in config.sample:
-        count = parts[section.part].sizes[spec.sample]
+        count = parts.of(section).sizes[spec.sample]
+        kind = section.part if section.samples is None else "own"
         lines.append(
-            f"ensemble    {section.name}: {section.mode}, {section.members} members of {count} "
-            f"{section.part} samples"
+            f"ensemble    {section.name}: {section.mode}, {len(section.numbers)} members of "
+            f"{count} {kind} samples"
         )
     lines.append(f"output      {config.output_folder}")
     shared = _shared(parts)

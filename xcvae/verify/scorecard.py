@@ -19,7 +19,7 @@ from xcvae.metrics.temporal import SequenceMetric
 from xcvae.registry import registry, wrong_result
 from xcvae.verify.accumulate import BLOCK_BYTES, MetricFunction, ScoredSource, accumulate_statistics
 from xcvae.verify.baselines.runner import BaselineRunner
-from xcvae.verify.grouping import Groups, group_samples
+from xcvae.verify.grouping import GroupBy, Groups, group_samples
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.resampling import Sums, interval
 from xcvae.verify.sequences import TimeUnits, split_window, step_in_time
@@ -44,7 +44,7 @@ def evaluate(
     *,
     metrics: Specs = None,
     baselines: Specs = None,
-    groupby: str | xr.DataArray | None = None,
+    groupby: GroupBy = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Score an ensemble against observations, and baselines with it.
@@ -70,6 +70,7 @@ def evaluate(
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
         "time.season"; or a map (y, x) of regions. Its values become a further dimension of scores.
+        A list of these groups by all of them: ``["time.season", "region"]``.
     progress
         Show a progress bar, if on a terminal.
 
@@ -104,7 +105,7 @@ def score_match(
     *,
     metrics: Specs = None,
     baselines: Specs = None,
-    groupby: str | xr.DataArray | None = None,
+    groupby: GroupBy = None,
     progress: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> xr.Dataset:
@@ -288,17 +289,14 @@ class _Evaluation:
             if isinstance(metric, Metric):
                 total = {key: value.sum(axis=0) for key, value in sums[OWN][name].values.items()}
                 attrs["better"] = metric.best(total)
-            card[name] = (("source", "group"), scores[..., 0], attrs)
+            dims = ("source", *self.groups.coords)
+            arranged = [self.groups.arranged(scores[..., i]) for i in range(3)]
+            card[name] = (dims, arranged[0], attrs)
             for i, (suffix, end) in enumerate((("low", "lower"), ("high", "upper")), start=1):
                 text = f"{attrs['long_name']}, {end} end of the 95 % interval"
                 about = {"units": attrs["units"], "long_name": text}
-                card[f"{name}_{suffix}"] = (("source", "group"), scores[..., i], about)
-        if self.groups.name is None:
-            card = card.isel(group=0)
-        else:
-            card = card.rename(group=self.groups.name)
-            card = card.assign_coords({self.groups.name: self.groups.values})
-        return card
+                card[f"{name}_{suffix}"] = (dims, arranged[i], about)
+        return card.assign_coords(self.groups.coords)
 
 
 def _record(

@@ -13,7 +13,7 @@ import errno
 import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -162,7 +162,11 @@ class IcechunkStore(base.EnsembleStore):
         return None if self._folder is None else hidden_sibling(self._folder, purpose)
 
     def begin(
-        self, spec: base.EnsembleSpec, template: xr.Dataset, metadata: Mapping[str, Any]
+        self,
+        spec: base.EnsembleSpec,
+        template: xr.Dataset,
+        metadata: Mapping[str, Any],
+        entries: Mapping[int, base.Entry] = base.NO_ENTRIES,
     ) -> IcechunkStoreWriter:
         """Make the branch; its first commit has metadata, coordinates and the description."""
         with _explained(self.name):
@@ -174,7 +178,10 @@ class IcechunkStore(base.EnsembleStore):
                 repository.create_branch(UNFINISHED, start)
             token = {"token": uuid4().hex, "variable": spec.variable}
             writer = IcechunkStoreWriter(self, repository, spec, {**metadata, **token})
-            writer.commit_template(template, "begins", clear=True)
+            if entries:
+                writer.commit_template(template, "is extended", list(entries.values()))
+            else:
+                writer.commit_template(template, "begins", clear=True)
             return writer
 
     def _create(self) -> Repository:
@@ -288,8 +295,15 @@ class IcechunkStoreWriter:
         fork = pickle.dumps(self._session.fork())
         self._writer = ForkWriter(fork, self._spec.variable, self._spec.chunks)
 
-    def commit_template(self, template: xr.Dataset, text: str, *, clear: bool = False) -> None:
-        """Commit metadata and coordinates; chunks stay unless the session is cleared first."""
+    def commit_template(
+        self,
+        template: xr.Dataset,
+        text: str,
+        entries: Sequence[base.Entry] = (),
+        *,
+        clear: bool = False,
+    ) -> None:
+        """Commit metadata, coordinates and entries of chunks that stay; `clear` drops chunks."""
         from zarr.core.buffer import Buffer
         from zarr.storage import MemoryStore
 
@@ -303,7 +317,7 @@ class IcechunkStoreWriter:
         for key in sorted(found, key=lambda key: not key.endswith("zarr.json")):
             put_key(session.store, key, found[key].to_bytes())
         self._metadata["files"] = {key: checksum(session.store, key) for key in sorted(found)}
-        self._commit(session, text, self._metadata)
+        self._commit(session, text, self._metadata, entries)
         self._start_session()
 
     def __enter__(self) -> IcechunkStoreWriter:
@@ -354,8 +368,15 @@ class IcechunkStoreWriter:
             )
             self._start_session()
 
-    def _commit(self, session: icechunk.Session, text: str, metadata: Mapping[str, Any]) -> None:
-        session.commit(f"xcvae: '{self._spec.variable}' {text}", _commit_metadata(metadata, []))
+    def _commit(
+        self,
+        session: icechunk.Session,
+        text: str,
+        metadata: Mapping[str, Any],
+        entries: Sequence[base.Entry] = (),
+    ) -> None:
+        about = _commit_metadata(metadata, entries)
+        session.commit(f"xcvae: '{self._spec.variable}' {text}", about)
 
     def finalize(self, attributes: Mapping[str, Any]) -> None:
         """Commit the final attributes, wait for the disk, and move ``main``."""
@@ -451,8 +472,8 @@ class CommitLedger(base.Ledger):
         return "" if sha256(content) == digest else "its content has changed"
 
 
-def _commit_metadata(metadata: Mapping[str, Any], entries: list[base.Entry]) -> dict[str, Any]:
-    return {COMMIT_KEY: {**metadata, "format": base.FORMAT, "entries": entries}}
+def _commit_metadata(metadata: Mapping[str, Any], entries: Sequence[base.Entry]) -> dict[str, Any]:
+    return {COMMIT_KEY: {**metadata, "format": base.FORMAT, "entries": list(entries)}}
 
 
 def _is_ancestor(repository: Repository, commit: str, branch: str) -> bool:

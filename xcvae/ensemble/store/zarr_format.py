@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,32 @@ def write_template(template: xr.Dataset, spec: EnsembleSpec, store: Path | Any) 
         A folder, or a store of Zarr; existing content is replaced.
     """
     shape = (*spec.chunks, *template[spec.variable].shape[2:])
-    with warnings.catch_warnings():
-        # Text labels: the type is stable in practice, its place in the Zarr v3 standard is not.
-        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-        warnings.filterwarnings("ignore", category=_unstable_specification())
+    with quiet_zarr():
         _as_one_block(template, spec.variable).to_zarr(
             store, mode="w", compute=False, consolidated=False, zarr_format=3,
             encoding={spec.variable: array_encoding(shape)},
         )  # fmt: skip
+
+
+@contextmanager
+def quiet_zarr() -> Iterator[None]:
+    """Leave out warnings of Zarr about text labels and consolidated metadata.
+
+    Both are stable in practice, but not yet in the Zarr v3 standard.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part.*")
+        warnings.filterwarnings("ignore", category=_unstable_specification())
+        yield
+
+
+def consolidate(store: Path) -> None:
+    """Repeat all metadata in the root of a store: plain ``xr.open_zarr`` wants that."""
+    import zarr
+
+    with quiet_zarr():
+        zarr.consolidate_metadata(store, zarr_format=3)
 
 
 def _as_one_block(template: xr.Dataset, variable: str) -> xr.Dataset:

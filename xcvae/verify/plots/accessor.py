@@ -256,6 +256,8 @@ class Plots:
     ) -> Figure:
         """Draw a scorecard as a table, with the best source of every score highlighted.
 
+        With groups there is a section for each.
+
         Parameters
         ----------
         criteria
@@ -266,7 +268,7 @@ class Plots:
         Raises
         ------
         DataError
-            The card has further dims, as with ``groupby``, or no scores.
+            The card has no scores.
         """
         return draw_summary(self.ds, criteria, title=title)
 

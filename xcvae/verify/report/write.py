@@ -351,6 +351,7 @@ def number(value: Any) -> str:
 DPI = 150
 REPORT = "report.json"
 HTML = "report.html"
+CAPTIONS_FILE = "captions.txt"
 
 
 def save_report(
@@ -362,6 +363,7 @@ def save_report(
     cards: Mapping[str, xr.Dataset],
     verdicts: Mapping[str, Sequence[Verdict]],
     diagnosis: Mapping[str, Any] | None,
+    formats: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Write figures and ``report.json`` to a folder; files of an earlier report are replaced.
 
@@ -378,6 +380,8 @@ def save_report(
         `xcvae.verify.criteria.judge`. An ensemble may lack a card and verdicts.
     diagnosis
         Diagnosis of the model, from `Diagnosis.to_json`; None without.
+    formats
+        Further formats of the figures, "pdf" or "svg"; PNG is always written.
 
     Returns
     -------
@@ -393,8 +397,9 @@ def save_report(
     def save(name: str, figure: Figure, *, crop: bool = True) -> None:
         written[name] = folder / f"{name}.png"
         box: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if crop else {}
-        with atomic_path(written[name]) as temporary:
-            figure.savefig(temporary, dpi=DPI, format="png", **box)
+        for kind in dict.fromkeys(("png", *formats)):
+            with atomic_path(folder / f"{name}.{kind}") as temporary:
+                figure.savefig(temporary, dpi=DPI, format=kind, **box)
 
     if model.history.sizes.get("step", 0) > 0:
         save("training", draw_training_curve(model.history))
@@ -418,6 +423,7 @@ def save_report(
         files={name: path.name for name, path in written.items()} | {"html": HTML},
     )
     figures = {name: path for name, path in written.items() if path.suffix == ".png"}
+    write_text(folder / CAPTIONS_FILE, _captions(figures))
     written["report"] = folder / REPORT
     write_text(written["report"], json.dumps(content, indent=2, allow_nan=False) + "\n")
     written["html"] = write_html(folder / HTML, content, figures=figures, players=players)
@@ -455,6 +461,19 @@ def _png(frame: Image) -> bytes:
     content = io.BytesIO()
     frame.save(content, format="PNG", optimize=True)
     return content.getvalue()
+
+
+def _captions(figures: Mapping[str, Path]) -> str:
+    """Return the name and the caption of every figure, as text."""
+    parts = []
+    for name, path in figures.items():
+        caption = CAPTIONS.get(name.rsplit("-", maxsplit=1)[-1], "")
+        if name.endswith("-scores"):
+            caption = f"Scores. {SCORES}"
+        elif name == "training":
+            caption = "Training log: losses, and scores of held-out samples."
+        parts.append(f"{path.name}\n{caption}\n")
+    return "\n".join(parts)
 
 
 def report_json(
