@@ -324,9 +324,17 @@ def _finish(
     training_samples: xr.Dataset,
 ) -> Model:
     """Calibrate the best and the last weights, and write both models."""
-    training = _training_of(trainer, metadata)
-    thumbnails = Thumbnails.of(training_samples, spec)
-    models = {}
+    names = ("xcvae", "torch", "numpy", "xarray")
+    training = {
+        **metadata,
+        "steps": trainer.state.step,
+        "minutes": trainer.state.seconds / 60,
+        "history": trainer.state.history,
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
+    }
+    if trainer.taken is not None:
+        training["start"] = {**metadata["start"], **trainer.taken.to_json()}
+    thumbnails, models = Thumbnails.of(training_samples, spec), {}
     for kind, weights in (("last", trainer.average), ("best", trainer.best)):
         network = build_network(
             trainer.architecture, spec, trainer.scaling.target, masked=trainer.record.masked
@@ -355,21 +363,6 @@ def _finish(
         # Last: a process that dies before this resumes at the end of the training.
         checkpoint.checkpoint_path(file).unlink(missing_ok=True)
     return best
-
-
-def _training_of(trainer: Trainer, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata of a finished training."""
-    names = ("xcvae", "torch", "numpy", "xarray")
-    training = {
-        **metadata,
-        "steps": trainer.state.step,
-        "minutes": trainer.state.seconds / 60,
-        "history": trainer.state.history,
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
-    }
-    if trainer.taken is not None:
-        training["start"] = {**metadata["start"], **trainer.taken.to_json()}
-    return training
 
 
 def _new_file(path: str | Path | None, *, resume: bool) -> Path | None:
