@@ -22,6 +22,7 @@ from xcvae.errors import ModelFileError, OutputExistsError, StoreError
 from xcvae.fields.dataspec import plain
 from xcvae.fields.describe import prepare
 from xcvae.files import is_taken, remove, write_json, write_text
+from xcvae.generator.named import relative_to
 from xcvae.pipeline.manifest import (
     Manifest,
     digest,
@@ -194,8 +195,7 @@ class PipelineState:
 
         if section.model is None:
             return self.model
-        file = self.config.folder / section.model
-        return open_model(file if file.is_file() else section.model, "cpu")
+        return open_model(relative_to(self.config.folder, section.model), "cpu")
 
     def data_of(self, section: SampleSection) -> xr.Dataset:
         """Return the data of an ensemble; a model that it names may need other variables."""

@@ -334,8 +334,7 @@ def _finish(
     }
     if trainer.taken is not None:
         training["start"] = {**metadata["start"], **trainer.taken.to_json()}
-    thumbnails = Thumbnails.of(training_samples, spec)
-    models = {}
+    thumbnails, models = Thumbnails.of(training_samples, spec), {}
     for kind, weights in (("last", trainer.average), ("best", trainer.best)):
         network = build_network(
             trainer.architecture, spec, trainer.scaling.target, masked=trainer.record.masked
