@@ -243,6 +243,8 @@ class PipelineState:
         OutputExistsError
             A folder of that name has files that no run has recorded.
         """
+        if all(section.model is not None for section in self.config.sample):
+            return  # nothing is trained: these data may be coarse rain alone
         parts = {part: ds for part in PARTS if (ds := getattr(self.parts, part)) is not None}
         small = sum(ds.nbytes for ds in parts.values()) <= IN_MEMORY_BYTES
         wanted = self.config.copy_data
