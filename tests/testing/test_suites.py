@@ -296,6 +296,13 @@ variant(
     "one_sample_is_enough",
 )  # fmt: skip
 variant(
+    Bias, lambda f, o: _attributed(f.max("time").mean() - o.max("time").mean(), o),
+    "scorecard_equals_the_call",
+)  # fmt: skip
+variant(
+    Bias, lambda f, o: _attributed(((f - o) ** 2).mean() ** 0.5, o), "scorecard_equals_the_call"
+)  # fmt: skip
+variant(
     Bias, lambda f, o: _attributed(f.mean() - o.mean(), o), "masked_values_have_no_influence"
 )  # fmt: skip
 variant(
@@ -319,6 +326,24 @@ def _filled(forecast: Any, observed: Any) -> Any:
 
 
 variant(Bias, _filled, "its_input_is_not_changed")
+
+
+def test_suite_accepts_a_metric_of_the_whole_record() -> None:
+    @dataclass(frozen=True)
+    class Largest(Bias):
+        """Difference of the largest rain of each pixel."""
+
+        over = "record"
+
+        def __call__(self, forecast: Any, observed: Any) -> Any:
+            pair = matched(forecast, observed)
+            pair.observed.std("time").mean()  # one sample has none
+            members = pair.forecast.where(pair.observed.notnull())
+            return _attributed((members.max("time") - pair.observed.max("time")).mean(), observed)
+
+    suite = suite_of(Bias, Largest)
+    for check in checks_of(MetricSuite):
+        getattr(suite, check)()
 
 
 # Baselines.

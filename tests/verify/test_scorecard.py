@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae import metrics
+from xcvae import hookimpl, metrics
 from xcvae.errors import (
     ComponentError,
     DataError,
@@ -20,7 +21,8 @@ from xcvae.errors import (
     UnitsError,
 )
 from xcvae.fields.describe import describe
-from xcvae.registry import build
+from xcvae.registry import build, registry
+from xcvae.registry.registry import Registry
 from xcvae.verify import score_text
 from xcvae.verify.accumulate import blocks
 from xcvae.verify.baselines.runner import BaselineRunner
@@ -398,6 +400,89 @@ def test_callable_metric_may_return_maps_and_skip_samples(
     late = ds.time.dt.hour >= 12
     expected = abs(ensemble.pr - ds.pr).isel(time=late.values).mean().item()
     assert card.after_noon.sel(source="xcvae").item() == pytest.approx(expected, rel=1e-5)
+
+
+@dataclass(frozen=True)
+class ReturnLevel:
+    """Level that the mean over the map exceeds once in the record, members over observation."""
+
+    over: ClassVar[str] = "record"
+    units: ClassVar[str] = "1"
+    long_name: ClassVar[str] = "ratio of return levels"
+    better: ClassVar[float] = 1.0
+
+    def __call__(self, forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+        drawn = forecast.astype(float).max("time").mean(["realization", "y", "x"])
+        return drawn / observed.astype(float).max("time").mean(["y", "x"])
+
+
+class Extremes:
+    """A plugin with the metric, by name."""
+
+    @hookimpl
+    def xcvae_components(self) -> dict[str, dict[str, object]]:
+        return {"metric": {"return_level_here": ReturnLevel}}
+
+
+@pytest.fixture
+def own_registry() -> Iterator[Registry]:
+    """The registry of the process; what a test adds to it is forgotten."""
+    registry.cache_clear()
+    yield registry()
+    registry.cache_clear()
+
+
+@pytest.mark.parametrize("chunks", [None, 5])
+def test_metric_of_the_whole_record_by_name_equals_the_direct_call(
+    ds: xr.Dataset, ensemble: xr.Dataset, chunks: int | None, own_registry: Registry
+) -> None:
+    own_registry.register(Extremes())
+    given = ensemble.chunk(time=chunks) if chunks else ensemble
+    names = ["return_level_here", "mae"]
+    card = evaluate(ds, given, metrics=names, baselines=["bilinear", "shuffled"])
+    expected = ReturnLevel()(ensemble.pr, ds.pr).item()
+    assert card.return_level_here[0].item() == pytest.approx(expected, rel=1e-12)
+    assert card.return_level_here.attrs["long_name"] == "ratio of return levels"
+    assert np.isnan(card.return_level_here_low).all()
+    # The rearranged members have nearly the same largest values.
+    assert card.return_level_here[2].item() == pytest.approx(expected, rel=0.05)
+    assert card.return_level_here[2].item() != expected
+    assert np.isfinite(card.mae_low).all()
+    xr.testing.assert_identical(card.mae, evaluate(ds, given, metrics="mae", baselines=[
+        "bilinear", "shuffled"]).mae)  # fmt: skip
+
+
+def test_metric_of_the_whole_record_by_groups_sees_their_samples_only(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    card = evaluate(ds, ensemble, metrics=ReturnLevel(), groupby="time.hour", baselines=[])
+    for hour in card.hour.values:
+        chosen = ds.time.dt.hour.values == hour
+        part = ReturnLevel()(ensemble.pr.isel(time=chosen), ds.pr.isel(time=chosen)).item()
+        assert card.return_level_here.sel(hour=hour)[0].item() == pytest.approx(part, rel=1e-12)
+    region = (ds.y > ds.y.mean()).broadcast_like(ds.pr[0]).rename("half")
+    card = evaluate(ds, ensemble, metrics=ReturnLevel(), groupby=region, baselines=[])
+    for half in (0, 1):
+        part = ReturnLevel()(ensemble.pr.where(region == half), ds.pr.where(region == half)).item()
+        assert card.return_level_here.sel(half=half)[0].item() == pytest.approx(part, rel=1e-12)
+
+
+def test_metric_that_is_no_average_of_samples_is_refused(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    def return_level(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+        return ReturnLevel()(forecast, observed)
+
+    words = r"metric 'return_level'.*average of 1\d samples.*over = \"record\""
+    with pytest.raises(ComponentError, match=words):
+        evaluate(ds, ensemble, metrics=["crps", return_level])
+    return_level.over = "samples"  # type: ignore[attr-defined]
+    with pytest.raises(ComponentError, match=r"'sample'.*or 'record'"):
+        evaluate(ds, ensemble, metrics=return_level)
+    return_level.over = "record"  # type: ignore[attr-defined]
+    card = evaluate(ds, ensemble, metrics=return_level)
+    expected = ReturnLevel()(ensemble.pr, ds.pr).item()
+    assert card.return_level[0].item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_repeated_metric_is_numbered(ds: xr.Dataset, ensemble: xr.Dataset) -> None:

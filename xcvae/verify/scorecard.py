@@ -6,17 +6,24 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError
-from xcvae.metrics.metric import Metric, Skill, Statistic, ratio
+from xcvae.metrics.metric import Metric, Skill, Statistic, over_of, ratio
 from xcvae.metrics.pairs import Pair
 from xcvae.metrics.sample import Array
 from xcvae.registry import registry
-from xcvae.verify.accumulate import BLOCK_BYTES, MetricFunction, ScoredSource, accumulate_statistics
+from xcvae.verify.accumulate import (
+    BLOCK_BYTES,
+    MetricFunction,
+    ScoredSource,
+    accumulate_statistics,
+    score_record,
+)
 from xcvae.verify.baselines.runner import BaselineRunner
 from xcvae.verify.grouping import Groups, group_samples
 from xcvae.verify.pairing import MatchedPair, pair_up
@@ -60,7 +67,8 @@ def evaluate(
     metrics
         Names, dicts ``{"name": ..., parameters}``, or instances; by default all that apply. Any
         callable ``(forecast, observed) -> DataArray`` is a metric too: it is called sample by
-        sample, and its values are averaged.
+        sample, and its values are averaged; with an attribute ``over = "record"`` it is called
+        once with all samples, lazy where the ensemble is, and has no interval.
     baselines
         Names, dicts or instances; by default "bilinear" if the data have a coarse condition in
         units that convert to the observation's.
@@ -85,7 +93,8 @@ def evaluate(
     UnitsError, DataError
         Values are not physical: no units, not precipitation, or below zero.
     ComponentError
-        A metric, baseline or parameter is unknown or invalid.
+        A metric, baseline or parameter is unknown or invalid; or a function is a metric whose
+        score of all samples is not the average of the scores of samples, without declaring it.
     """
     return score_match(
         pair_up(ds, ensemble),
@@ -121,7 +130,8 @@ def score_match(
         sums = accumulate_statistics(
             match.pair, sources, groups.pieces, bar.update, groups.regions, block_bytes=block_bytes
         )
-    card = evaluation.card(sums, (OWN, *listed))
+    wholes = {OWN: match.pair} | ({n: runner.whole(n) for n in listed} if evaluation.whole else {})
+    card = evaluation.card(sums, evaluation.record_scores(wholes))
     about = {"units": "1", "long_name": "number of members"}
     members = [match.pair.forecast.shape[0], *(runner.members[name] for name in listed)]
     return card.assign_coords(members=("source", members, about))
@@ -193,21 +203,49 @@ class _Evaluation:
         return replace(self, metrics=skills, bound={name: self.bound[name] for name in skills})
 
     def source(self, load: Callable[[slice, Pair], Pair]) -> ScoredSource:
-        """Return a source of samples with the metrics to compute for it."""
-        return ScoredSource(load, self.metrics, self.bound)
+        """Return a source of samples with the metrics that add up over them."""
+        by_sample = {name: m for name, m in self.metrics.items() if name not in self.whole}
+        return ScoredSource(load, by_sample, self.bound)
 
-    def card(self, sums: Mapping[str, Mapping[str, Sums]], sources: tuple[str, ...]) -> xr.Dataset:
-        """Fill the scorecard from the sums of every source."""
+    @cached_property
+    def whole(self) -> Mapping[str, MetricFunction]:
+        """The metrics that are called once, with all samples."""
+        functions = {name: m for name, m in self.metrics.items() if name not in self.bound}
+        return {name: m for name, m in functions.items() if over_of(name, m) == "record"}
+
+    def record_scores(self, sources: Mapping[str, Pair]) -> dict[str, tuple[Array, dict[str, Any]]]:
+        """Score the whole record by metric: (source, group, 3) without intervals, attributes."""
+        found = {}
+        for name, metric in self.whole.items():
+            rows = [
+                score_record(metric, pair, self.groups.pieces, self.groups.regions)
+                for pair in sources.values()
+            ]
+            values = np.array([scores for scores, _ in rows])
+            ends = np.full_like(values, np.nan)
+            found[name] = np.stack([values, ends, ends], axis=-1), rows[0][1]
+        return found
+
+    def card(
+        self,
+        sums: Mapping[str, Mapping[str, Sums]],
+        record: Mapping[str, tuple[Array, dict[str, Any]]],
+    ) -> xr.Dataset:
+        """Fill the scorecard from the sums of every source, and from scores of the record."""
+        sources = (OWN, *self.baselines)
         card = xr.Dataset(coords={"source": np.array(sources, dtype=object)})
         for name, metric in self.metrics.items():
-            scores = np.array(
-                [
-                    [_score(metric, name, sums, source, group) for group in self.groups.ranges]
-                    for source in sources
-                ]
-            )
+            if name in record:
+                scores, found = record[name]
+            else:
+                found = sums[OWN][name].attrs
+                scores = np.array(
+                    [
+                        [_score(metric, name, sums, source, group) for group in self.groups.ranges]
+                        for source in sources
+                    ]
+                )
             attrs = _attributes(name, metric, self.bound.get(name), self.match.pair.units)
-            found = sums[OWN][name].attrs
             attrs |= {key: value for key, value in found.items() if not hasattr(metric, key)}
             if isinstance(metric, Metric):
                 total = {key: value.sum(axis=0) for key, value in sums[OWN][name].values.items()}

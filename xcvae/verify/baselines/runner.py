@@ -44,6 +44,7 @@ class BaselineRunner:
     ) -> None:
         self.match, self.seed, self.block_bytes = match, seed, block_bytes
         self.members: dict[str, int] = {}
+        self._pairs: dict[str, Pair] = {}
         self.baselines = dict(baselines)
         # Without baselines the condition is not looked at: it may be absent, or not fit.
         self.dataset = self._dataset() if baselines else xr.Dataset()
@@ -62,18 +63,26 @@ class BaselineRunner:
         return dataset.chunk({sample: tuple(np.diff([0, *edges]).tolist())})
 
     def _loader(self, name: str, make: Any) -> Callable[[slice, Pair], Pair]:
-        count, sample = self.match.pair.forecast.shape[0], self.match.pair.sample
+        sample = self.match.pair.sample
         if getattr(make, "of_members", False):
-            self.members[name] = count
-
-            def load(block: slice, own: Pair) -> Pair:
-                part = self.dataset.isel({sample: block})
-                part = part.assign({MEMBERS: own.forecast}).assign_attrs(members=MEMBERS)
-                drawn = call("baseline", make, part, count, self.seed)
-                spatial = [str(dim) for dim in own.observed.dims[1:]]
-                return matched(drawn, own.observed, spatial_dims=spatial)
-
-            return load
-        pair = self.match.against(call("baseline", make, self.dataset, count, self.seed))
+            self.members[name] = self.match.pair.forecast.shape[0]
+            return lambda block, own: self._of_members(make, own, {sample: block})
+        pair = self._pairs[name] = self.match.against(self._called(make, self.dataset))
         self.members[name] = pair.forecast.sizes[REALIZATION]
         return lambda block, own: Pair(pair.forecast.isel({sample: block}).compute(), own.observed)
+
+    def whole(self, name: str) -> Pair:
+        """Return all samples of a baseline, once `loaders` was called; lazy where the data are."""
+        if name in self._pairs:
+            return self._pairs[name]
+        return self._of_members(self.baselines[name], self.match.pair, {})
+
+    def _of_members(self, make: Any, own: Pair, block: Mapping[str, slice]) -> Pair:
+        part = self.dataset.isel(block).assign({MEMBERS: own.forecast})
+        drawn = self._called(make, part.assign_attrs(members=MEMBERS))
+        spatial = [str(dim) for dim in own.observed.dims[1:]]
+        return matched(drawn, own.observed, spatial_dims=spatial)
+
+    def _called(self, make: Any, dataset: xr.Dataset) -> Any:
+        count = self.match.pair.forecast.shape[0]
+        return call("baseline", make, dataset, count, self.seed)
