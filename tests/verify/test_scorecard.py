@@ -459,12 +459,12 @@ def test_metric_of_the_whole_record_by_groups_sees_their_samples_only(
     for hour in card.hour.values:
         chosen = ds.time.dt.hour.values == hour
         part = ReturnLevel()(ensemble.pr.isel(time=chosen), ds.pr.isel(time=chosen)).item()
-        assert card.return_level_here.sel(hour=hour)[0].item() == pytest.approx(part, rel=1e-12)
-    region = (ds.y > ds.y.mean()).broadcast_like(ds.pr[0]).rename("half")
+        assert card.ReturnLevel.sel(hour=hour)[0].item() == pytest.approx(part, rel=1e-12)
+    region = (ds.y > ds.y.mean()).astype(int).broadcast_like(ds.pr[0]).rename("half")
     card = evaluate(ds, ensemble, metrics=ReturnLevel(), groupby=region, baselines=[])
     for half in (0, 1):
         part = ReturnLevel()(ensemble.pr.where(region == half), ds.pr.where(region == half)).item()
-        assert card.return_level_here.sel(half=half)[0].item() == pytest.approx(part, rel=1e-12)
+        assert card.ReturnLevel.sel(half=half)[0].item() == pytest.approx(part, rel=1e-12)
 
 
 def test_metric_that_is_no_average_of_samples_is_refused(

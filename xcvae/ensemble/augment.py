@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xcvae.ensemble.dataset import record_of, without_observed
+from xcvae.ensemble.dataset import INHERITED, record_of, without_observed
 from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
 from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.samples import index_of, label_keys
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import refuse_packed
+from xcvae.registry.discovery import version_of
+
+REAL = "real samples: "
+"""Beginning of attributes about the origin and the terms of use of the real part."""
 
 Select = xr.DataArray | Callable[[xr.Dataset], xr.DataArray] | Iterable[Any] | None
 
@@ -58,6 +64,8 @@ def augment(
         dimension, ``synthetic`` (bool) and ``realization`` (-1 for real) are new, and labels (the
         positions in ``ds``) where there were none. The target is in the units of ``ds``, and lazy
         where the ensemble is. Nothing keeps the encoding of the file that ``ds`` was read from.
+        Title, source, licence and comment say what is real and what was drawn, by which model;
+        the attribute ``xcvae`` (JSON) has the hash of the model and the numbers of samples.
 
     Raises
     ------
@@ -70,7 +78,8 @@ def augment(
     ConfigError
         ``fraction`` is out of range, or there are too few members to reach it.
     """
-    spec = DataSpec.from_json(record_of(ensemble)["spec"])
+    record = record_of(ensemble)
+    spec = DataSpec.from_json(record["spec"])
     if spec.sample in ds.dims and spec.sample not in ds.coords:
         ds = ds.assign_coords({spec.sample: np.arange(ds.sizes[spec.sample])})
     real = require(ds, spec.target, what="augment")
@@ -104,7 +113,58 @@ def augment(
     )  # fmt: skip
     # The packing and chunks of the file that the real samples came from do not fit the members:
     # an int16 range that ends at the largest observation would wrap heavier synthetic rain.
-    return _evenly_chunked(both.drop_encoding())
+    both = _evenly_chunked(both.drop_encoding())
+    both[spec.target].attrs = _of_real(real.attrs)
+    return both.assign_attrs(_provenance(both, spec, record))
+
+
+def _of_real(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Say of attributes about origin and terms of use that they are those of real samples."""
+    return {
+        key: f"{REAL}{value}" if key in INHERITED and not str(value).startswith(REAL) else value
+        for key, value in attrs.items()
+    }
+
+
+def _provenance(both: xr.Dataset, spec: DataSpec, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of real and synthetic samples together."""
+    total, synthetic = both.sizes[spec.sample], int(both["synthetic"].sum())
+    sha, version = str(record["model_sha256"]), version_of("xcvae")
+    mode, seed = record.get("mode", "unknown"), record.get("seed", "unknown")
+    drawn = f"drawn by xcvae {record.get('version', version)}, model {sha[:12]}"
+    attrs = _of_real(both.attrs)
+    notes = [
+        f"{synthetic} of {total} samples are synthetic, {drawn} ({mode}, seed {seed}): no "
+        "observations. The coordinate 'synthetic' marks them.",
+        str(attrs.get("comment", "")),
+    ]
+    history = (
+        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: xcvae {version} appended {synthetic} synthetic "
+        f"samples, {drawn}, to {total - synthetic} real ones"
+    )
+    content = {
+        "version": version,
+        "model_sha256": sha,
+        **{key: record[key] for key in ("mode", "seed", "spread") if key in record},
+        "variable": spec.target,
+        "samples": total,
+        "synthetic": synthetic,
+    }
+    title = str(both.attrs.get("title", ""))
+    return {
+        **attrs,
+        "title": f"{spec.target}: {total - synthetic} real samples"
+        + (f" ({title})" if title else "")
+        + f" and {synthetic} synthetic ones drawn by xcvae",
+        "source": "; ".join(
+            part
+            for part in (attrs.get("source"), f"synthetic samples: {drawn}")
+            if part is not None
+        ),
+        "comment": " ".join(note for note in notes if note),
+        "history": f"{attrs.get('history', '')}\n{history}".lstrip("\n"),
+        "xcvae": json.dumps(content),
+    }
 
 
 def _evenly_chunked(ds: xr.Dataset) -> xr.Dataset:

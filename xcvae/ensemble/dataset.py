@@ -296,17 +296,38 @@ def record_of(ensemble: xr.Dataset) -> dict[str, Any]:
 
 
 def catalog_metadata(ensemble: xr.Dataset) -> dict[str, Any]:
-    """Return the metadata of a catalog entry, as JSON types."""
-    content = record_of(ensemble)
-    spec = DataSpec.from_json(content.pop("spec"))
-    identity = content.pop("identity")
-    field = ensemble[spec.target]
+    """Return the metadata of a catalog entry, as JSON types.
+
+    Of an ensemble, or of real and synthetic samples from `xcvae.augment`.
+    """
+    augmented = _augmentation(ensemble)
+    if augmented is None:
+        content = record_of(ensemble)
+        spec = DataSpec.from_json(content.pop("spec"))
+        identity = content.pop("identity")
+        name, units, origin = spec.target, spec.units, {"data": (identity or {}).get("data")}
+    else:
+        content, name = augmented, str(augmented["variable"])
+        units = str(ensemble[name].attrs.get("units", ""))
+        keys = (*INHERITED, "history")
+        origin = {key: plain(ensemble.attrs[key]) for key in keys if key in ensemble.attrs}
+    field = ensemble[name]
     return {
         **content,
         "title": str(ensemble.attrs.get("title", "")),
-        "variable": spec.target,
-        "units": spec.units,
+        "variable": name,
+        "units": units,
         "dims": [str(dim) for dim in field.dims],
         "sizes": {str(dim): int(size) for dim, size in field.sizes.items()},
-        "data": (identity or {}).get("data"),
+        **origin,
     }
+
+
+def _augmentation(ds: xr.Dataset) -> dict[str, Any] | None:
+    """Return the attribute ``xcvae`` that `xcvae.augment` writes; None for other Datasets."""
+    try:
+        content = json.loads(ds.attrs.get("xcvae", "{}"))
+    except (TypeError, ValueError):
+        return None
+    found = isinstance(content, dict) and "synthetic" in content and "variable" in content
+    return content if found else None

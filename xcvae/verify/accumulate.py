@@ -257,11 +257,12 @@ def score_record(
 
 def _groups_of(pair: Pair, pieces: Pieces, regions: Sequence[Array | None]) -> Iterator[Pair]:
     for region in regions:
-        observed = pair.observed if region is None else pair.observed.where(region)
+        fields = [pair.forecast, pair.observed]
+        if region is not None:
+            fields = [field.where(region) for field in fields]
         for first, last, count in pieces.groups:
-            if count == observed.shape[0]:
-                yield Pair(pair.forecast, observed)
+            if count == pair.observed.shape[0]:
+                yield Pair(*fields)
                 continue
             rows = np.flatnonzero((pieces.of_sample >= first) & (pieces.of_sample < last))
-            chosen = {pair.sample: rows}
-            yield Pair(pair.forecast.isel(chosen), observed.isel(chosen))
+            yield Pair(*(field.isel({pair.sample: rows}) for field in fields))
