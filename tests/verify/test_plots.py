@@ -482,6 +482,18 @@ def test_best_sources_follow_the_attribute_better(card: xr.Dataset) -> None:
     assert best_sources(unknown, "crps") == [False, False]
 
 
+def test_scores_of_posterior_members_are_not_marked_as_best(card: xr.Dataset) -> None:
+    assert any(best_sources(card, "crps_skill"))
+    record = {"ensemble": {"mode": "posterior", "spread": 0.5}}
+    seen = card.assign_attrs(xcvae=json.dumps(record))
+    for name in score_names(seen):
+        assert not any(best_sources(seen, name))
+    texts = [text.get_text() for text in Plots(seen).summary().findobj(Text)]
+    assert any("made of the observations" in text for text in texts)
+    record["ensemble"]["mode"] = "prior"
+    assert any(best_sources(card.assign_attrs(xcvae=json.dumps(record)), "crps_skill"))
+
+
 def test_summary_refuses_grouped_cards(card: xr.Dataset) -> None:
     with pytest.raises(DataError, match="season"):
         Plots(card.expand_dims(season=["DJF", "JJA"])).summary()

@@ -12,6 +12,8 @@ import pytest
 import xarray as xr
 
 from xcvae import hookimpl, metrics
+from xcvae.ensemble.dataset import catalog_metadata
+from xcvae.ensemble.sample import sample
 from xcvae.errors import (
     ComponentError,
     DataError,
@@ -21,6 +23,7 @@ from xcvae.errors import (
     UnitsError,
 )
 from xcvae.fields.describe import describe
+from xcvae.generator.model import Model
 from xcvae.registry import build, registry
 from xcvae.registry.registry import Registry
 from xcvae.verify import score_text
@@ -483,6 +486,30 @@ def test_metric_that_is_no_average_of_samples_is_refused(
     card = evaluate(ds, ensemble, metrics=return_level)
     expected = ReturnLevel()(ensemble.pr, ds.pr).item()
     assert card.return_level[0].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_samples_that_were_trained_on_are_reported(
+    radar: xr.Dataset, train_radar: xr.Dataset, tiny_model: Model
+) -> None:
+    some = np.flatnonzero(radar.split.values == 0)[[0, 20]].tolist()
+    new = np.flatnonzero(radar.split.values == 2)[[0, 5, 9]].tolist()
+    mixed = radar.isel(time=[*some, *new])
+    drawn = sample(mixed, tiny_model, members=1, progress=False).compute()
+    codes = json.loads(drawn.attrs["xcvae"]).get("training_samples", {"count": 0})
+    # Training held back blocks of the train split, which are not trained on.
+    count = codes["count"]
+    assert 1 <= count <= 2
+    with pytest.warns(UserWarning, match=f"{count} of 5 samples were trained on"):
+        card = evaluate(mixed, drawn, metrics=["mae"], baselines=[])
+    record = json.loads(card.attrs["xcvae"])
+    assert record["trained_samples"] == count
+    assert "training_samples" not in record["ensemble"]
+    assert catalog_metadata(drawn.assign_attrs(xcvae=json.dumps(
+        {**json.loads(drawn.attrs["xcvae"]), "identity": None}
+    )))["training_samples"] == count  # fmt: skip
+    # The others, selected afterwards: no warning, which would be an error here.
+    card = evaluate(mixed, drawn.isel(time=[2, 3, 4]), metrics=["mae"], baselines=[])
+    assert json.loads(card.attrs["xcvae"])["trained_samples"] == 0
 
 
 def test_repeated_metric_is_numbered(ds: xr.Dataset, ensemble: xr.Dataset) -> None:

@@ -21,7 +21,7 @@ from xcvae.fields.cf import find_axes, find_layout, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
-from xcvae.fields.samples import label_keys
+from xcvae.fields.samples import label_codes, label_keys
 from xcvae.fields.units import STEP, factor, per
 from xcvae.fields.validation import refuse_packed
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
@@ -63,6 +63,16 @@ class MatchedPair:
         """True if the data have coarse precipitation in units that convert to the observation's."""
         spec = self._coarse_spec()
         return spec is not None and self.converts(spec.variables[0].units)
+
+    @property
+    def trained_samples(self) -> int:
+        """The number of samples that the model was trained on, as far as the ensemble knows."""
+        known = self.record.get("training_samples", {})
+        codes = known.get("codes", []) if isinstance(known, Mapping) else []
+        same = int(np.isin(label_codes(self.pair.observed, self.pair.sample), codes).sum())
+        # Of many labels the attributes hold some, evenly spaced.
+        share = max(1.0, known["count"] / len(codes)) if codes else 1.0
+        return min(round(same * share), self.pair.observed.shape[0])
 
     def for_baselines(self, block_bytes: int = BLOCK_BYTES) -> xr.Dataset:
         """Return target and coarse condition, lazy, named by the attributes of the Dataset.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -105,12 +106,32 @@ def table(card: xr.Dataset, *, title: str = "") -> str:
     return aligned(rows, "<" + ">" * card.sizes["source"], title=title)
 
 
+def has_seen_observations(card: xr.Dataset) -> bool:
+    """Return True for a card of posterior members: variants of the observed storms themselves.
+
+    Examples
+    --------
+    >>> has_seen_observations(xr.Dataset(attrs={"xcvae": '{"ensemble": {"mode": "posterior"}}'}))
+    True
+    """
+    try:
+        ensemble = json.loads(card.attrs.get("xcvae", "{}")).get("ensemble", {})
+    except (TypeError, ValueError, AttributeError):
+        return False
+    return isinstance(ensemble, dict) and ensemble.get("mode") == "posterior"
+
+
 def best_sources(card: xr.Dataset, name: str) -> list[bool]:
     """Mark the sources that are best in a score; none if ``better`` names no direction.
+
+    None either if the ensemble was drawn around the observations (`has_seen_observations`): it
+    knows what it is scored against.
 
     ``better`` is "lower", "higher", the ideal value, or the name of the score to equal.
     """
     score = card[name]
+    if has_seen_observations(card):
+        return [False] * score.sizes["source"]
     values = np.asarray(score.values, float)
     better = score.attrs.get("better")
     if isinstance(better, str) and better in card and better != name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -96,8 +97,16 @@ def evaluate(
         A metric, baseline or parameter is unknown or invalid; or a function is a metric whose
         score of all samples is not the average of the scores of samples, without declaring it.
     """
+    match = pair_up(ds, ensemble)
+    if match.trained_samples:
+        warnings.warn(
+            f"{match.trained_samples} of {match.pair.observed.shape[0]} samples were trained on: "
+            "their scores say how well the model remembers, not how well it draws others. Evaluate "
+            "on samples that training did not see.",
+            stacklevel=2,
+        )
     return score_match(
-        pair_up(ds, ensemble),
+        match,
         metrics=metrics,
         baselines=baselines,
         groupby=groupby,
@@ -263,11 +272,14 @@ class _Evaluation:
         return card.assign_attrs(self._record())
 
     def _record(self) -> dict[str, str]:
+        # How many is enough for the card; which ones is for the ensemble.
+        drawn = {k: v for k, v in self.match.record.items() if k != "training_samples"}
         record = {
-            "ensemble": dict(self.match.record),
+            "ensemble": drawn,
             "metrics": [registry().describe("metric", m) for m in self.metrics.values()],
             "baselines": [registry().describe("baseline", b) for b in self.baselines.values()],
             "samples": self.match.pair.observed.shape[0],
+            "trained_samples": self.match.trained_samples,
         }
         title = f"Scores of {self.match.pair.observed.name}"
         return {"title": title, "xcvae": json.dumps(record)}

@@ -14,6 +14,7 @@ from xcvae.verify.plots import style
 from xcvae.verify.plots.text import pretty
 from xcvae.verify.score_text import (
     best_sources,
+    has_seen_observations,
     interval_text,
     needs_powers,
     score_names,
@@ -58,11 +59,18 @@ def draw_summary(
         _head(axes, sources, width, verdicts=bool(verdicts))
         for row, name in enumerate(names, start=1):
             _row(axes, card, name, row, verdicts.get(name, []))
-        axes.text(
-            0, len(names) + 1.0, "small: 95 % interval over samples; shaded: best", fontsize=9,
-            color=style.FAINT, va="center",
-        )  # fmt: skip
+        axes.text(0, len(names) + 1.0, _note(card), fontsize=9, color=style.FAINT, va="center")
         return figure
+
+
+def _note(card: xr.Dataset) -> str:
+    """Explain the marks, and what the scores of an ensemble that knows the answer are not."""
+    if has_seen_observations(card):
+        return (
+            "small: 95 % interval over samples; none is shaded as best: posterior members are\n"
+            "made of the observations, their scores are no skill"
+        )
+    return "small: 95 % interval over samples; shaded: best"
 
 
 def _verdicts(
