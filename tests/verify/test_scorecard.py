@@ -489,7 +489,7 @@ def test_metric_that_is_no_average_of_samples_is_refused(
 
 
 def test_samples_that_were_trained_on_are_reported(
-    radar: xr.Dataset, train_radar: xr.Dataset, tiny_model: Model
+    radar: xr.Dataset, tiny_model: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
     some = np.flatnonzero(radar.split.values == 0)[[0, 20]].tolist()
     new = np.flatnonzero(radar.split.values == 2)[[0, 5, 9]].tolist()
@@ -499,16 +499,21 @@ def test_samples_that_were_trained_on_are_reported(
     # Training held back blocks of the train split, which are not trained on.
     count = codes["count"]
     assert 1 <= count <= 2
-    with pytest.warns(UserWarning, match=f"{count} of 5 samples were trained on"):
-        card = evaluate(mixed, drawn, metrics=["mae"], baselines=[])
+    card = evaluate(mixed, drawn, metrics=["mae"], baselines=[])
+    assert f"{count} of 5 samples were trained on" in caplog.text
+    assert f"{count} of 5 samples were trained on" in card.attrs["comment"]
+    assert "were trained on" in score_text.table(card)
+    caplog.clear()
     record = json.loads(card.attrs["xcvae"])
     assert record["trained_samples"] == count
     assert "training_samples" not in record["ensemble"]
     assert catalog_metadata(drawn.assign_attrs(xcvae=json.dumps(
         {**json.loads(drawn.attrs["xcvae"]), "identity": None}
     )))["training_samples"] == count  # fmt: skip
-    # The others, selected afterwards: no warning, which would be an error here.
+    # The others, selected afterwards.
     card = evaluate(mixed, drawn.isel(time=[2, 3, 4]), metrics=["mae"], baselines=[])
+    assert caplog.text == ""
+    assert "comment" not in card.attrs
     assert json.loads(card.attrs["xcvae"])["trained_samples"] == 0
 
 

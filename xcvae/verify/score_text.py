@@ -103,7 +103,9 @@ def table(card: xr.Dataset, *, title: str = "") -> str:
         # ASCII signs, as in the table of criteria: programs read both.
         texts = [score_text(v, powers=powers).replace("\u2212", "-") for v in values]
         rows.append((label, *("-" if text == "\u2013" else text for text in texts)))
-    return aligned(rows, "<" + ">" * card.sizes["source"], title=title)
+    text = aligned(rows, "<" + ">" * card.sizes["source"], title=title)
+    comment = str(card.attrs.get("comment", ""))
+    return f"{text}\n{comment}" if comment else text
 
 
 def has_seen_observations(card: xr.Dataset) -> bool:

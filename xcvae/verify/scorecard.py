@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,18 +99,22 @@ def evaluate(
     """
     match = pair_up(ds, ensemble)
     if match.trained_samples:
-        warnings.warn(
-            f"{match.trained_samples} of {match.pair.observed.shape[0]} samples were trained on: "
-            "their scores say how well the model remembers, not how well it draws others. Evaluate "
-            "on samples that training did not see.",
-            stacklevel=2,
-        )
+        # Not a Python warning: the call is right, and there may be no other data to score.
+        logging.getLogger("xcvae").warning("%s", _trained_note(match))
     return score_match(
         match,
         metrics=metrics,
         baselines=baselines,
         groupby=groupby,
         progress=progress,
+    )
+
+
+def _trained_note(match: MatchedPair) -> str:
+    return (
+        f"{match.trained_samples} of {match.pair.observed.shape[0]} samples were trained on: "
+        "their scores say how well the model remembers, not how well it draws others. Evaluate "
+        "on samples that training did not see."
     )
 
 
@@ -282,7 +286,8 @@ class _Evaluation:
             "trained_samples": self.match.trained_samples,
         }
         title = f"Scores of {self.match.pair.observed.name}"
-        return {"title": title, "xcvae": json.dumps(record)}
+        attrs = {"title": title, "xcvae": json.dumps(record)}
+        return attrs | ({"comment": _trained_note(self.match)} if record["trained_samples"] else {})
 
 
 def _score(

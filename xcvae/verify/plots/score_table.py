@@ -65,12 +65,14 @@ def draw_summary(
 
 def _note(card: xr.Dataset) -> str:
     """Explain the marks, and what the scores of an ensemble that knows the answer are not."""
+    marks = "shaded: best"
     if has_seen_observations(card):
-        return (
-            "small: 95 % interval over samples; none is shaded as best: posterior members are\n"
-            "made of the observations, their scores are no skill"
+        marks = (
+            "none is shaded as best: posterior members are\nmade of the observations, their scores "
+            "are no skill"
         )
-    return "small: 95 % interval over samples; shaded: best"
+    trained = str(card.attrs.get("comment", "")).partition(":")[0]
+    return f"small: 95 % interval over samples; {marks}" + (f"\n{trained}" if trained else "")
 
 
 def _verdicts(
