@@ -18,7 +18,17 @@ from .support.code import imported_names
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xcvae"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-RANKS = ("errors", "files", "registry", "fields", "metrics", "generator", "ensemble", "verify")
+RANKS = (
+    "errors",
+    "files",
+    "progress",
+    "registry",
+    "fields",
+    "metrics",
+    "generator",
+    "ensemble",
+    "verify",
+)
 # What `import xcvae` must not load: everything that takes long and is not always needed.
 LAZY = ("torch", "intake", "matplotlib.pyplot", "scipy.stats", "pint", "distributed", "scores")
 

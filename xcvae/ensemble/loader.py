@@ -157,7 +157,8 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         self.seed, self._epoch, self._set = seed, 0, False
         # Iterations by worker. A DataLoader copies the Loader to new workers for every epoch; they
         # share this memory, and so know how many epochs there were.
-        self._iterations = torch.zeros(WORKERS, dtype=torch.int64).share_memory_()
+        self._iterations = torch.zeros(WORKERS, dtype=torch.int64)
+        self._iterations.share_memory_()  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
         parts = zip(self.quotas, self.sources, strict=True)

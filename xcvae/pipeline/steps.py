@@ -20,6 +20,7 @@ from xcvae.errors import ModelFileError, OutputExistsError, StoreError
 from xcvae.fields.dataspec import plain
 from xcvae.files import write_json, write_text
 from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat
+from xcvae.progress import on_terminal
 from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, judge
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class PipelineState:
             **self.config.train.arguments(),
             validation=validation if validation is not None else 0.15 if share is None else share,
             path=self.model_file,
-            progress=self.progress,
+            # Commands are quiet without a terminal.
+            progress=self.progress and on_terminal(),
         )
 
     def _inputs_of_model(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from xcvae.errors import ComponentError
 from xcvae.metrics.metric import Metric, Skill, Statistic, over_of, ratio
 from xcvae.metrics.pairs import Pair
 from xcvae.metrics.sample import Array
+from xcvae.progress import progress_bar
 from xcvae.registry import registry
 from xcvae.verify.accumulate import (
     BLOCK_BYTES,
@@ -182,12 +183,7 @@ def _references(chosen: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[st
 
 
 def _bar(progress: bool, total: int) -> Any:
-    from tqdm import tqdm
-
-    # disable=None: no bar unless stderr is a terminal.
-    return tqdm(
-        total=total, desc="evaluate", unit="maps", leave=False, disable=None if progress else True
-    )
+    return progress_bar(progress, total=total, desc="evaluate", unit="maps", leave=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,6 +37,7 @@ from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.trainer import Trainer
 from xcvae.generator.training.validation import Validation
+from xcvae.progress import print_line
 
 
 def train(
@@ -144,7 +145,7 @@ def train(
             identity = _identity(metadata, architecture, spec, trainer.record)
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
-            trainer.run(progress_bar=progress, tuner=tuner)
+            trainer.run(progress=progress, tuner=tuner)
             finish = functools.partial(_finish, trainer, spec, metadata, file, training_samples)
             if group.count == 1:
                 return finish()
@@ -304,6 +305,7 @@ def _finish(
         best.save(file)
         # Last: a process that dies before this resumes at the end of the training.
         checkpoint.checkpoint_path(file).unlink(missing_ok=True)
+    print_line(trainer.progress, trainer.closing_line(file))
     return best
 
 
