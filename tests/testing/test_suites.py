@@ -347,6 +347,34 @@ def test_suite_accepts_a_metric_of_the_whole_record() -> None:
 
 
 # Baselines.
+def test_suite_accepts_a_deterministic_baseline_that_says_so() -> None:
+    @dataclass(frozen=True)
+    class Quantiles(Yesterday):
+        """The record at fixed times: members differ, and no seed changes them."""
+
+        deterministic = True
+
+        def __call__(self, dataset: Any, members: int, seed: int) -> Any:
+            record = dataset[dataset.attrs["record"]].mean("time_record")
+            assert dataset.attrs["conditions"]
+            shares = xr.DataArray(np.arange(members) + 1.0, dims="realization") / members
+            observed = dataset[dataset.attrs["target"]]
+            drawn = (shares * record * xr.ones_like(observed)).transpose("realization", ...)
+            return drawn.where(drawn.notnull(), 0.0).assign_attrs(units=observed.attrs["units"])
+
+    suite_of(Yesterday, Quantiles).test_only_the_seed_decides()  # type: ignore[attr-defined]
+    suite_of(Yesterday, Quantiles).test_dask_in_dask_out()  # type: ignore[attr-defined]
+
+    @dataclass(frozen=True)
+    class Silent(Quantiles):
+        """Does not say it."""
+
+        deterministic = False
+
+    with pytest.raises(AssertionError, match="set deterministic = True"):
+        suite_of(Yesterday, Silent).test_only_the_seed_decides()  # type: ignore[attr-defined]
+
+
 def _shuffled(ds: Any, members: int, seed: int) -> Any:
     return Yesterday()(ds, members, seed)
 

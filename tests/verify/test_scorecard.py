@@ -215,15 +215,62 @@ def test_evaluate_derives_the_condition_from_the_record(
     assert json.loads(card.attrs["xcvae"])["ensemble"] == {"version": "0", "seed": 3}
 
 
-def test_evaluate_without_condition_omits_bilinear(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_without_condition_compares_with_climatology(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
     card = evaluate(ds[["pr"]], ensemble)
-    assert card.source.values.tolist() == ["xcvae"]
-    assert "crps_skill" not in card
+    assert card.source.values.tolist() == ["xcvae", "climatology"]
+    crps = card.crps.values
+    assert card.crps_skill[0].item() == pytest.approx(1 - crps[0] / crps[1])
+    assert card.crps_skill.attrs["against"] == "climatology"
     assert "crps" in card
     with pytest.raises(DataError, match="coarse precipitation condition"):
         evaluate(ds[["pr"]], ensemble, metrics=["crps_skill"])
     with pytest.raises(DataError, match="coarse precipitation condition"):
         evaluate(ds[["pr"]], ensemble, baselines=["block"])
+
+
+def test_default_climatology_draws_from_samples_that_were_not_evaluated(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    part = ensemble.isel(time=slice(4))
+    card = evaluate(ds[["pr"]], part, metrics=["crps"])
+    others = ds[["pr"]].isel(time=slice(4, None))
+    given = [{"name": "climatology", "record": others}]
+    expected = evaluate(ds[["pr"]], part, metrics=["crps"], baselines=given)
+    xr.testing.assert_equal(card, expected)
+    # One sample alone has no other field to draw.
+    one = ensemble.isel(time=[3])
+    assert evaluate(ds[["pr"]].isel(time=[3]), one).source.values.tolist() == ["xcvae"]
+
+
+@pytest.mark.parametrize("chunks", [None, 3])
+def test_baseline_of_a_plugin_gets_all_conditions_and_the_record(
+    ds: xr.Dataset, ensemble: xr.Dataset, chunks: int | None
+) -> None:
+    psl = ("time", "lat", "lon"), np.arange(TIMES * 6.0).reshape(TIMES, 2, 3), {"units": "Pa"}
+    fields = ds.drop_vars("regime").assign(psl=psl, pi=((), 3.14, {"units": "1"}))
+    made = drawn_from(ensemble, fields, conditions=["pr_coarse", "psl"]).isel(time=slice(6))
+    seen = {}
+
+    def analogue(dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """The field of the record with the nearest mean pressure would be drawn here."""
+        seen.update(dataset.attrs)
+        pressure = dataset["psl"].mean(("lat", "lon")).compute()
+        assert pressure.sizes == {"time": 6}
+        record = dataset[dataset.attrs["record"]]
+        assert record.dims == ("time_record", "y", "x")
+        np.testing.assert_array_equal(record.time_record, ds.time[6:])
+        rows = xr.DataArray([[0], [1], [2], [3], [4], [5]], dims=("time", "realization"))
+        drawn = record.isel(time_record=rows).drop_vars("time_record")
+        return drawn.assign_coords(time=dataset.time).transpose("realization", ...)
+
+    given = fields.chunk(time=chunks) if chunks else fields
+    card = evaluate(given, made, metrics=["mae"], baselines=["bilinear", analogue])
+    assert set(seen["conditions"]) == {"psl", "pr_coarse"}
+    assert (seen["target"], seen["record"]) == ("pr", "pr_record")
+    error = abs(ds.pr.values[6:] - ds.pr.values[:6]).mean()
+    assert card.mae.sel(source="analogue").item() == pytest.approx(error, rel=1e-5)
 
 
 def drawn_from(ensemble: xr.Dataset, ds: xr.Dataset, **described: object) -> xr.Dataset:
@@ -240,8 +287,8 @@ def test_evaluate_accepts_data_without_the_training_condition(
     found = evaluate(ds[["pr"]], made, metrics=["crps"], baselines=["shuffled"])
     xr.testing.assert_equal(found, expected)
     card = evaluate(ds[["pr"]], made)
-    assert card.source.values.tolist() == ["xcvae"]
-    assert "crps_skill" not in card
+    assert card.source.values.tolist() == ["xcvae", "climatology"]
+    assert card.crps_skill.attrs["against"] == "climatology"
     for options in ({"metrics": ["crps_skill"]}, {"baselines": ["bilinear"]}):
         with pytest.raises(DataError, match="coarse precipitation condition"):
             evaluate(ds[["pr"]], made, **options)
@@ -266,8 +313,8 @@ def test_evaluate_does_not_compare_a_depth_with_a_rate(
     members = ensemble.assign(pr=ensemble.pr.assign_attrs(depth))
     for made in (members, drawn_from(members, both, conditions=["pr_coarse"])):
         card = evaluate(both, made)
-        assert card.source.values.tolist() == ["xcvae"]
-        assert "crps_skill" not in card
+        assert card.source.values.tolist() == ["xcvae", "climatology"]
+        assert card.crps_skill.attrs["against"] == "climatology"
         with pytest.raises(UnitsError, match="a depth and the other a rate"):
             evaluate(both, made, baselines=["bilinear"])
     finer = both.assign(rain=both.pr.coarsen(y=6, x=8).mean().rename(y="y_6", x="x_8"))
@@ -582,8 +629,8 @@ def test_evaluate_skips_conditions_that_are_not_rain(ds: xr.Dataset, ensemble: x
     spec = describe(fields, target="pr", conditions=["mslp"])
     made = ensemble.assign_attrs(xcvae=json.dumps({"spec": spec.to_json()}))
     card = evaluate(fields, made)
-    assert card.source.values.tolist() == ["xcvae"]
-    assert "crps_skill" not in card
+    assert card.source.values.tolist() == ["xcvae", "climatology"]
+    assert card.crps_skill.attrs["against"] == "climatology"
 
 
 def test_evaluate_accepts_a_data_array(ds: xr.Dataset, ensemble: xr.Dataset) -> None:

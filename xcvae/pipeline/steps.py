@@ -208,7 +208,8 @@ class PipelineState:
 
     def evaluate(self, section: SampleSection) -> Scored:
         """Score an ensemble, add its headline scores to the catalog, and apply its criteria."""
-        from xcvae.verify.scorecard import evaluate
+        from xcvae.verify.pairing import pair_up
+        from xcvae.verify.scorecard import default_baselines, evaluate
 
         ensemble = self.reopened(section)
         options = asdict(self.config.evaluate)
@@ -226,6 +227,10 @@ class PipelineState:
             self.outcome["evaluate"] = MADE
             observed = self.parts[section.part]
             self.manifest.claim(product, file)
+            if options["baselines"] is None:
+                match = pair_up(observed, ensemble)
+                training = self.parts.train
+                options["baselines"] = default_baselines(match, match.has_condition, training)
             card = evaluate(observed, ensemble, **options, progress=self.progress)
             self.report.mkdir(parents=True, exist_ok=True)
             write_text(file, _card_to_json(card))

@@ -26,6 +26,7 @@ from xcvae.verify.accumulate import (
     accumulate_statistics,
     score_record,
 )
+from xcvae.verify.baselines.climatology import Climatology
 from xcvae.verify.baselines.runner import BaselineRunner
 from xcvae.verify.grouping import Groups, group_samples
 from xcvae.verify.pairing import MatchedPair, pair_up
@@ -73,7 +74,8 @@ def evaluate(
         once with all samples, lazy where the ensemble is, and has no interval.
     baselines
         Names, dicts or instances; by default "bilinear" if the data have a coarse condition in
-        units that convert to the observation's.
+        units that convert to the observation's, else "climatology": fields of the samples of `ds`
+        that the ensemble does not have, such as those of the training, or of other evaluated ones.
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
         "time.season"; or a map (y, x) of regions. Its values become a further dimension of scores.
@@ -131,9 +133,8 @@ def score_match(
     """Compute the scorecard of a matched ensemble in blocks of samples; see `evaluate`."""
     groups = group_samples(match, groupby)
     has_condition = (metrics is None or baselines is None) and match.has_condition
-    applicable = [n for n in DEFAULT_METRICS if has_condition or n != "crps_skill"]
-    chosen = _components("metric", metrics, applicable)
-    listed = _components("baseline", baselines, ["bilinear"] if has_condition else [])
+    listed = _components("baseline", baselines, default_baselines(match, has_condition))
+    chosen = _components("metric", metrics, _default_metrics(has_condition, listed))
     bound = {k: m.bind(match.pair.observed) for k, m in chosen.items() if isinstance(m, Metric)}
     evaluation = _Evaluation(match, groups, chosen, bound, listed)
     runner = BaselineRunner(match, _references(chosen, listed) | listed, SEED, block_bytes)
@@ -151,7 +152,43 @@ def score_match(
     return card.assign_coords(members=("source", members, about))
 
 
-def _components(kind: Any, specs: Specs, default: Sequence[str]) -> dict[str, Any]:
+def default_baselines(
+    match: MatchedPair, has_condition: bool, record: xr.Dataset | None = None
+) -> list[object]:
+    """Return the baselines of a scorecard that names none.
+
+    "bilinear" of coarse rain; without it "climatology": fields of the training record, or of the
+    samples of the Dataset that the ensemble does not have, or else of the other evaluated samples.
+
+    Parameters
+    ----------
+    match
+        The matched ensemble.
+    has_condition
+        True if the data have coarse rain.
+    record
+        Training samples, where they are known.
+    """
+    if has_condition:
+        return ["bilinear"]
+    observed = match.pair.observed
+    if record is None and match.others is not None:
+        record = match.others.to_dataset(name=str(observed.name))
+    climatology = Climatology(record=record)
+    return [climatology] if climatology.can_draw(observed) else []
+
+
+def _default_metrics(has_condition: bool, listed: Mapping[str, Any]) -> list[Any]:
+    """Return the metrics of a scorecard that names none; skill needs its baseline."""
+    if has_condition:
+        return list(DEFAULT_METRICS)
+    names = [name for name in DEFAULT_METRICS if name != "crps_skill"]
+    if "climatology" not in listed:
+        return names
+    return [*names, {"name": "crps_skill", "against": "climatology"}]
+
+
+def _components(kind: Any, specs: Specs, default: Sequence[object]) -> dict[str, Any]:
     """Build components, by name; a second one of the same name is called name_2."""
     if specs is None:
         specs = default
