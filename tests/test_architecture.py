@@ -73,6 +73,7 @@ SINGLE_IMPORTER = {
     "verify.diagnosis.diagnosis": "public verb; the package is its interface",
     "verify.plots.amounts": "one kind of figure",
     "verify.plots.curves": "one kind of figure",
+    "verify.plots.geography": "coastlines and scale bars: imports cartopy where there is one",
     "verify.report.write": "public entry of the report",
     "verify.utility.comparison": "public verb; the package is its interface",
     "verify.utility.downstream": "backend: imports torch",
