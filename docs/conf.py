@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version as version_of
 
 project = "xcvae"
@@ -13,10 +14,12 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "data"]
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
@@ -24,9 +27,20 @@ autodoc_typehints = "none"  # docstrings describe types in words
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
-html_theme = "alabaster"
+# Links into the documentation of other packages need a network, which a build must not need.
+if os.environ.get("XCVAE_DOCS_LINKS"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "dask": ("https://docs.dask.org/en/stable", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "python": ("https://docs.python.org/3", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+        "xarray": ("https://docs.xarray.dev/en/stable", None),
+        "zarr": ("https://zarr.readthedocs.io/en/stable", None),
+    }
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "furo"
 html_title = f"xcvae {release}"
-html_theme_options = {
-    "description": "Generative ensembles of rain fields, in xarray.",
-    "fixed_sidebar": True,
-}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from xcvae.registry import builtin
-from xcvae.testing import BaselineSuite, LossSuite, MetricSuite, PostprocessorSuite
+from xcvae.testing import BaselineSuite, LossSuite, MetricSuite, PostprocessorSuite, StormSuite
 from xcvae.testing.suite import Suite
 
 #: Parameters that have no default.
@@ -15,6 +15,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "threshold": {"value": "0.5 mm h-1"},
     "clip": {"maximum": "8 mm h-1"},
     "round": {"step": "0.12 mm h-1"},
+    "amplify": {"factor": 1.5},
+    "borrow": {"source": "a model run"},
 }
 #: Where gradients must arrive; at the reconstruction, for those that are not named.
 LEARNS_FROM: dict[str, tuple[str, ...]] = {
@@ -29,6 +31,10 @@ REFUSED: dict[str, tuple[dict[str, Any], ...]] = {
     "kl": ({"beta": -1.0}, {"warmup": 2.0}, {"free_bits": -1.0}),
     "intensity_weighted_mae": ({"w_min": -1.0}, {"tail_quantile": 1.5}),
     "crps": ({"draws": 1}, {"alpha": 2.0}),
+    "amplify": ({"factor": 0.0}, {"level": "3 mm h-1"}, {"most": 0.5}),
+    "turn": ({"degrees": 45},),
+    "mirror": ({"along": "z"},),
+    "shift": ({"fill": "wet"},),
 }
 #: Those that the training finds scales for, beside the network.
 LEARNED = [
@@ -39,6 +45,7 @@ LEARNED = [
 SUITES: dict[str, tuple[type[Suite], dict[str, Any]]] = {
     "loss": (LossSuite, builtin.LOSSES),
     "postprocessor": (PostprocessorSuite, builtin.POSTPROCESSORS),
+    "storm": (StormSuite, builtin.STORMS),
     "metric": (MetricSuite, builtin.METRICS),
     "baseline": (BaselineSuite, builtin.BASELINES),
 }

@@ -237,6 +237,30 @@ def test_lock_of_another_process_is_an_error_and_ends_with_that_process(tmp_path
         process.wait()
         with files.locked(path, timeout=10, busy=busy):
             assert (tmp_path / ".e.zarr.lock").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from xcvae.files import locked
+file = Path(sys.argv[1])
+for _ in range(30):
+    with locked(file, timeout=60, busy=RuntimeError("busy")):
+        number = int(file.read_text())
+        file.write_text("")
+        file.write_text(str(number + 1))
+"""
+
+
+def test_lock_whose_file_is_removed_excludes_other_processes(tmp_path):
+    file = tmp_path / "number"
+    file.write_text("0")
+    command = [sys.executable, "-c", COUNT, str(file)]
+    running = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert file.read_text() == "90"
+    assert [path.name for path in tmp_path.iterdir()] == ["number"]
 
 
 def test_lock_is_released_after_an_exception(tmp_path):

@@ -7,9 +7,11 @@ once.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 import xarray as xr
 
@@ -122,6 +124,43 @@ class CvaeAccessor:
     def __init__(self, ds: xr.Dataset) -> None:
         self._ds = ds
         self._model: Model | None = None
+
+    def to_netcdf(
+        self, folder: str | os.PathLike[str], by: str | None = None, pack: bool = True
+    ) -> list[Path]:
+        """Write this ensemble to NetCDF files; see :func:`xcvae.ensemble.store.netcdf.to_netcdf`.
+
+        Parameters
+        ----------
+        folder
+            Folder of the files.
+        by
+            None: one file. ``"realization"``: one for each member. ``"time"`` or the name of the
+            sample dimension: one for each sample.
+        pack
+            Store rain as 16-bit integers, with a step chosen for each file from its largest value.
+        """
+        from xcvae.ensemble.store.netcdf import to_netcdf
+
+        return to_netcdf(self._ds, folder, by=by, pack=pack)
+
+    def table(
+        self,
+        style: Literal["text", "markdown", "latex", "csv"] = "text",
+        intervals: bool = True,
+    ) -> str:
+        """Write this scorecard as a table: a row for each score and group, a column per source.
+
+        Parameters
+        ----------
+        style
+            ``"text"``, ``"markdown"``, ``"latex"``, or ``"csv"`` with all digits.
+        intervals
+            Write 95 % intervals behind the scores; in CSV, in columns of their own.
+        """
+        from xcvae.verify.score_text import score_table
+
+        return score_table(self._ds, style=style, intervals=intervals)
 
     @property
     def plot(self) -> Plots:

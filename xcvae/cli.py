@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcvae.errors import MismatchError, OutputExistsError, XcvaeError
+from xcvae.errors import ConfigError, MismatchError, OutputExistsError, XcvaeError
 from xcvae.files import is_taken, local_path, write_text
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ STEPS = {
 KINDS = {
     "loss": "Losses (train: losses, or fit: stages)",
     "postprocessor": "Post-processors (sample: postprocess)",
+    "storm": "Storms beyond the record (sample: storms)",
     "metric": "Metrics (evaluate: metrics)",
     "baseline": "Baselines (evaluate: baselines)",
 }
@@ -104,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_runs(commands)
     _add_verify(commands)
+    info = commands.add_parser("info", help="what a folder, model, store or catalog holds")
+    info.add_argument(
+        "path", metavar="PATH", help="output folder, model, store, icechunk:PATH or catalog"
+    )
+    info.set_defaults(act=_info)
     plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
     plugins.set_defaults(act=_plugins)
     return parser
@@ -138,11 +144,20 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         one.add_argument(
             "--overwrite", action="store_true", help="replace products of another configuration"
         )
+    for one in (run, commands.choices["sample"]):
+        one.add_argument(
+            "--append", action="store_true",
+            help="add members and samples that CONFIG has now to finished ensembles",
+        )  # fmt: skip
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    verify = commands.add_parser("verify", help="check a stored ensemble against its ledger")
-    verify.add_argument("store", metavar="STORE", help="Zarr store of an ensemble; icechunk:PATH")
+    verify = commands.add_parser(
+        "verify", help="check a store, or all in a folder, against what was written"
+    )
+    verify.add_argument(
+        "store", metavar="STORE", help="store of an ensemble, icechunk:PATH, or an output folder"
+    )
     verify.add_argument(
         "--model", type=Path, help="model file, to draw some regions again and compare"
     )
@@ -237,7 +252,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         print(pipeline.check(settings))
     else:
-        print(pipeline.run(settings, overwrite=arguments.overwrite))
+        append = arguments.append
+        print(pipeline.run(settings, overwrite=arguments.overwrite, append=append))
     return 0
 
 
@@ -245,12 +261,32 @@ def _step(arguments: argparse.Namespace) -> int:
     from xcvae import config, pipeline
 
     settings = config.load(arguments.config)
-    print(pipeline.run_step(settings, arguments.command, overwrite=arguments.overwrite))
+    options = {"overwrite": arguments.overwrite, "append": getattr(arguments, "append", False)}
+    print(pipeline.run_step(settings, arguments.command, **options))
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from xcvae import pipeline
+
+    print(pipeline.info(arguments.path))
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from xcvae.ensemble.verify_store import verify_store
+    from xcvae.ensemble.verify_store import is_store, verify_folder, verify_store
+
+    if Path(arguments.store).is_dir() and not is_store(arguments.store):
+        if arguments.model is not None or arguments.data is not None:
+            raise ConfigError.of(
+                "--model, --data",
+                expected="the store of an ensemble, to draw some of its regions again",
+                got=f"the folder {arguments.store}",
+                remedy="Leave them out, or name one store in it.",
+            )
+        checked = verify_folder(arguments.store)
+        print(checked)
+        return 0 if checked.ok else 1
 
     options = {"model": arguments.model, "sample": arguments.sample}
     if arguments.data is None or arguments.model is None:

@@ -12,14 +12,18 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
-from xcvae.errors import ConfigError
+from xcvae.errors import ConfigError, OutputExistsError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 # Names of unfinished files: ours, those of earlier versions of xcvae, and those of Zarr.
 _TEMPORARY = re.compile(r"(?P<name>.+)\.[0-9a-f]{32}\.(tmp|partial)")
@@ -164,6 +168,18 @@ def write_json(path: Path, content: object, *, indent: int | None = None) -> Non
     write_text(path, json.dumps(content, indent=indent))
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links.
+
+    Files that xcvae writes are replaced and never changed in place, so that two names are safe.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def remove_stale(path: Path) -> None:
     """Delete the temporary files of one file, left behind by processes that were killed.
 
@@ -215,7 +231,8 @@ def remove(path: Path) -> None:
 def locked(path: Path, *, timeout: float, busy: Exception) -> Iterator[None]:
     """Hold the lock of a path, ``.NAME.lock`` in its folder, during a context.
 
-    The lock is the operating system's: it ends with the process that holds it.
+    The lock is the operating system's: it ends with the process that holds it. Its file is removed
+    at the end of the context.
 
     Parameters
     ----------
@@ -225,15 +242,45 @@ def locked(path: Path, *, timeout: float, busy: Exception) -> Iterator[None]:
         Seconds to wait for another process.
     busy
         Raised if another process still holds the lock then.
+
+    Raises
+    ------
+    OutputExistsError
+        A folder or a link has the name of the lock.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=timeout)
-    except Timeout as error:
-        raise busy from error
+    file = path.with_name(f".{path.name}.lock")
+    if is_taken(file) and (file.is_symlink() or not file.is_file()):
+        raise OutputExistsError.of(
+            str(file),
+            expected=f"a free name for the lock of {path.name}",
+            got="something that is not a file",
+            remedy=f"Move it elsewhere, or choose another name than {path.name!r}.",
+        )
+    lock, end = FileLock(file), time.monotonic() + timeout
+    while True:
+        try:
+            lock.acquire(timeout=max(0.0, end - time.monotonic()))
+        except Timeout as error:
+            raise busy from error
+        if _is_locked_file(lock, file):
+            break
+        lock.release()  # its last holder has removed the file: it is no lock any more
     try:
         yield
     finally:
+        if os.name == "posix":  # others do not remove open files
+            file.unlink(missing_ok=True)
         lock.release()
+
+
+def _is_locked_file(lock: FileLock, file: Path) -> bool:
+    """Tell if a lock is that of the file which has its name now."""
+    handle = getattr(getattr(lock, "_context", None), "lock_file_fd", None)
+    if handle is None:
+        return True
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False

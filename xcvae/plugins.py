@@ -18,6 +18,7 @@ from xcvae.registry.signatures import Row, listing
 
 if TYPE_CHECKING:
     from xcvae.ensemble.postprocess import Context, physical_units
+    from xcvae.ensemble.storms import StormContext
     from xcvae.fields.samples import labels_of
     from xcvae.fields.units import default_wet_threshold, parse_quantity
     from xcvae.generator.losses import LossState
@@ -51,6 +52,7 @@ __all__ = [
     "Skill",
     "Statistic",
     "Stats",
+    "StormContext",
     "broken",
     "default_wet_threshold",
     "hookimpl",
@@ -79,6 +81,7 @@ _HOMES = {
     "Skill": "xcvae.metrics.metric",
     "Statistic": "xcvae.metrics.metric",
     "Stats": "xcvae.metrics.metric",
+    "StormContext": "xcvae.ensemble.storms",
     "default_wet_threshold": "xcvae.fields.units",
     "labels_of": "xcvae.fields.samples",
     "matched": "xcvae.metrics.pairs",
@@ -122,7 +125,7 @@ def register(plugin: object) -> None:
 
 
 def names(kind: Kind) -> list[str]:
-    """Return the names of one kind: "loss", "postprocessor", "metric" or "baseline".
+    """Return the names of a kind: "loss", "postprocessor", "storm", "metric" or "baseline".
 
     Examples
     --------

@@ -1,19 +1,21 @@
 """Kill runs of `sample` with SIGKILL, run them again, and compare the stores.
 
     python -m benchmarks.robustness.kill MODEL DATA [--kills 50]
-                                         [--where threads restart cluster worker files
-                                          icechunk icechunk-restart icechunk-cluster]
+                                         [--where threads restart append cluster worker files
+                                          icechunk icechunk-restart icechunk-append
+                                          icechunk-cluster]
 
 MODEL is a model file, DATA a Zarr store of its input. ``threads`` and ``cluster`` kill the calling
 process at random moments (a cluster has two worker processes), ``restart`` does so while it
-replaces a finished store, ``worker`` kills a worker under a living client, ``files`` kills before
-single changes in the file system, the catalog included; ``icechunk...`` the same with an Icechunk
-repository, a commit per two regions and no catalog. A moment after the end of the drawing does not
-count, and another one is tried. After each kill the same call runs again; the store must then be
-bitwise equal to one of an undisturbed run, all files of it but for the time in its history and the
-token of the run, and until then no catalog may list it. Of a repository, values, coordinates,
-attributes and records are compared, and the ensemble on branch main right after the kill must be
-complete. The exit code is 1 if a store is wrong, or if nothing was killed.
+replaces a finished store, ``append`` while it adds members and samples to one (which must be
+readable right after the kill), ``worker`` kills a worker under a living client, ``files`` kills
+before single changes in the file system, the catalog included; ``icechunk...`` the same with an
+Icechunk repository, a commit per two regions and no catalog. A moment after the end of the drawing
+does not count, and another one is tried. After each kill the same call runs again; the store must
+then be bitwise equal to one of an undisturbed run, all files of it but for the time in its history
+and the token of the run, and until then no catalog may list it. Of a repository, values,
+coordinates, attributes and records are compared, and the ensemble on branch main right after the
+kill must be complete. The exit code is 1 if a store is wrong, or if nothing was killed.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ if TYPE_CHECKING:
 
 OPTIONS = {"mode": "posterior", "members": 4, "spread": 0.5, "seed": 7, "progress": False}
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
-PLACES = ["threads", "restart", "cluster", "worker", "files"]
-ICECHUNK = ["icechunk", "icechunk-restart", "icechunk-cluster"]
+PLACES = ["threads", "restart", "append", "cluster", "worker", "files"]
+ICECHUNK = ["icechunk", "icechunk-restart", "icechunk-append", "icechunk-cluster"]
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -80,10 +82,14 @@ def draw(model: str, data: str, place: str, where: str, dies_at: int) -> None:
         if where.endswith("-read"):
             print(json.dumps(content_of_main(store)), flush=True)
             return
+        if where.endswith("append-old"):
+            part = ds.isel({ds.pr.dims[0]: slice(3)})
+            xcvae.sample(part, model, store=store, **{**options, "members": 3})
+            return
         if where.endswith("old"):
             xcvae.sample(ds, model, store=store, **{**options, "seed": 8})
             return
-        resume = "restart" if where.endswith("restart") else True
+        resume = next((word for word in ("restart", "append") if where.endswith(word)), True)
         xcvae.sample(ds, model, store=store, resume=resume, **listed, **options)
         print("drawn", flush=True)
 
@@ -114,7 +120,7 @@ def content_of_main(store: EnsembleStore) -> dict[str, str]:
         return {}
     variables = {name: bytes(values.values.data) for name, values in ens.variables.items()}
     found = store.status().complete
-    metadata = {k: v for k, v in found.metadata.items() if k not in ("token", "files")}
+    metadata = {k: v for k, v in found.metadata.items() if k not in ("token", "files", "calls")}
     records = {
         "run": metadata,
         "entries": found.ledger.entries(),
@@ -203,12 +209,13 @@ class Trials:
 
     def prepare(self, place: Path) -> None:
         """Copy a finished store for a run that replaces it; make the store at the first time."""
-        if not self.where.endswith("restart"):
+        if not self.where.endswith(("restart", "append")):
             return
         if self.old is None:
             self.old = place.with_name("old")
             self.old.mkdir()
-            kind = "icechunk-old" if self.icechunk else "old"
+            kind = "append-old" if self.where.endswith("append") else "old"
+            kind = f"icechunk-{kind}" if self.icechunk else kind
             child = Child(self.model, self.data, self.old, kind, -1)
             child.started()
             status, _, errors = child.ended()
@@ -258,17 +265,26 @@ class Trials:
         self.killed += status == -signal.SIGKILL if self.where == "files" else hit
         if self.where == "worker" and status:
             self.fail(f"a worker {what}: the client gave up:\n{errors}")
-        elif self.icechunk and (found := self.content(place)) not in self.complete(reference):
-            other = found.get("unreadable", b"another ensemble").decode()
+        elif self.where == "append" and not is_whole(place):
+            self.fail(f"{what}: the store is not whole")
+        elif self.icechunk and (other := self.incomplete(place, reference)):
             self.fail(f"{what}: branch main shows no complete ensemble: {other}")
         elif listed(place) and not (place / "e.zarr").is_dir():
             self.fail(f"{what}: listed, but not there")
         else:
             self.again(place, reference, what)
 
-    def complete(self, reference: dict[str, bytes]) -> list[dict[str, bytes]]:
-        """Return the contents that branch main may have right after a kill."""
-        return [reference, {} if self.old is None else self.content(self.old)]
+    def incomplete(self, place: Path, reference: dict[str, bytes]) -> str:
+        """Describe the content of branch main right after a kill; empty for a whole ensemble."""
+        found = self.content(place)
+        if found in (reference, {} if self.old is None else self.content(self.old)):
+            return ""
+        if self.where.endswith("append") and "records" in found:
+            # Samples are appended before members: the ensemble in between is whole too.
+            records = json.loads(found["records"])
+            if records["intact"] == records["run"]["regions"]:
+                return ""
+        return found.get("unreadable", b"another ensemble").decode()
 
     def again(self, place: Path, reference: dict[str, bytes], what: str) -> None:
         """Run the same call again, and compare its store."""
@@ -301,8 +317,25 @@ def content_of(place: Path) -> dict[str, bytes]:
     found = {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
     root, run = json.loads(found["zarr.json"]), json.loads(found["pr/ledger/run.json"])
     del root["attributes"]["history"], run["token"], run["files"]["zarr.json"]
+    run.pop("calls", None)  # with the times of all calls
     plain = {"zarr.json": root, "pr/ledger/run.json": run}
     return found | {n: json.dumps(c, sort_keys=True).encode() for n, c in plain.items()}
+
+
+def is_whole(place: Path) -> bool:
+    """Tell if a store is finished and all its chunks are as its ledger says."""
+    store = place / "e.zarr"
+    if not store.is_dir():  # between the two renames of the last step
+        store = place / "e.zarr.partial"
+    lines = (store / "pr/ledger/regions.jsonl").read_text().splitlines()
+    run = json.loads((store / "pr/ledger/run.json").read_text())
+    entries = [json.loads(line) for line in lines]
+    chunks = [(store / "pr" / entry["file"]).read_bytes() for entry in entries]
+    same = [
+        hashlib.sha256(chunk).hexdigest() == entry["sha256"]
+        for chunk, entry in zip(chunks, entries, strict=True)
+    ]
+    return len(entries) == run["regions"] and all(same)
 
 
 def differing(found: dict[str, bytes], reference: dict[str, bytes]) -> list[str]:

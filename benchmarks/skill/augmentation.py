@@ -180,7 +180,13 @@ def result_of(
     choice = choose_selection(splits.validation, experiment, model, thresholds, selections)
     log(f"chosen: {choice['selection']}; networks on test")
     recipes = experiment.recipes(model, *choice["selection"])
-    found = experiment.compare(splits.test, recipes, seeds=options.seeds, thresholds=thresholds)
+    found = experiment.compare(
+        splits.test,
+        recipes,
+        losses=["l1", "quantile"],
+        seeds=options.seeds,
+        thresholds=thresholds,
+    )
     result = {
         "samples": len(record),
         **choice,

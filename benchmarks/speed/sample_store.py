@@ -11,8 +11,8 @@ dask    time of an empty task: by threads, and on a cluster of two processes.
 growth  peak memory and time per field for 1,000, 10,000 and 100,000 small fields, each in a fresh
         process and from data streamed out of Zarr.
 
-Without MODEL a network of the preset "small" is trained for a few steps on the bundled radar:
-its speed does not depend on its weights.
+Without MODEL a network of the preset is trained for a few steps on the bundled radar: its speed
+does not depend on its weights.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, An
     """Run the parts, one after the other."""
     if "speed" in options.only:
         path = options.model or train_briefly(
-            folder / "m.xcvae", open_radar(0), {"preset": "small"}
+            folder / "m.xcvae", open_radar(0), {"preset": options.preset}
         )
         model = load(path).to(options.device)
         yield "speed", speed(model, options.seconds, options.turns)
@@ -232,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = BenchmarkParser(__file__, __doc__)
     parser.add_argument("--model", type=Path, help="for `speed`; conditions as in the radar")
     parser.add_argument("--only", nargs="+", default=parts, choices=parts)
+    parser.add_preset()
     parser.add_device("auto")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as torch chooses")
     parser.add_argument("--seconds", type=float, default=16, help="of a turn of `speed`, about")

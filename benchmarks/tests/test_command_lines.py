@@ -16,7 +16,7 @@ SCRIPTS = [
     for path in sorted((ROOT / "benchmarks" / folder).glob("*.py"))
     if "__main__" in path.read_text(encoding="utf-8")
 ]
-SCRIPTS.append(ROOT / "benchmarks" / "compare.py")
+SCRIPTS += [ROOT / "benchmarks" / f"{name}.py" for name in ("compare", "gpu_wheels", "on_gpu")]
 MODULES = [module_name(str(path)) for path in SCRIPTS]
 
 

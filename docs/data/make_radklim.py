@@ -1,13 +1,13 @@
-r"""Make the bundled tutorial data: a subset of the German radar climatology RADKLIM-YW.
+r"""Make the bundled tutorial data: two subsets of the German radar climatology RADKLIM-YW.
 
 The source is the example file inside the PyPI wheel of pycomlink 0.6.0. Download the wheel, then
 run this script; reading the file needs netCDF4 (the extra `netcdf` of xcvae)::
 
     pip download --no-deps pycomlink==0.6.0
     python docs/data/make_radklim.py pycomlink-0.6.0-py3-none-any.whl \
-        xcvae/tutorial/data/radklim.zarr
+        xcvae/tutorial/data/radklim.zarr xcvae/tutorial/data/radklim-sequence.zarr
 
-Steps:
+Steps for the selected frames:
 
 1. crop 156 x 132 pixels of 1 km out of 190 x 228 and turn them north up;
 2. drop frames with a missing value, and frames with rain (0.1 mm h-1 or more) on less than 5 % of
@@ -17,6 +17,8 @@ Steps:
    apart, frames for validation and test 20 minutes;
 4. pack the rates as counts of 0.12 mm h-1, the resolution of the source (0.01 mm in 5 minutes),
    and add the means over blocks of 12 x 12 pixels as the coarse field.
+
+The sequence has every frame of three wet hours of a test day, with steps 1 and 4.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ WET_RATE, WET_SHARE = 0.1, 0.05  # mm h-1, share of the pixels
 VALIDATION, TEST = np.datetime64("2018-05-16"), np.datetime64("2018-05-17")  # first days
 SPACING = {0: 10, 1: 20, 2: 20}  # minutes between frames, by split
 FRAMES_A_CHUNK = 64
+SEQUENCE = slice("2018-05-17T00:00", "2018-05-17T02:55")
 
 Axis = tuple[str, np.ndarray, dict[str, str]]  # dimension, centres, attributes
 
@@ -60,6 +63,13 @@ ATTRIBUTES = {
         "rest thinned to 10 (train) and 20 (val, test) minutes, block means of 12 x 12 pixels added"
     ),
     "comment": "The location is not real: the source file was transformed in space.",
+}
+SEQUENCE_ATTRIBUTES = ATTRIBUTES | {
+    "title": "RADKLIM-YW radar rain rate, 17 May 2018, 0 to 3 UTC, every 5 minutes, 156 x 132 km",
+    "processing": (
+        "Cropped from 190 x 228 to 156 x 132 pixels, turned north up, 5-minute sums converted to "
+        "mm h-1, block means of 12 x 12 pixels added"
+    ),
 }
 RATE = {
     "standard_name": "lwe_precipitation_rate",
@@ -182,13 +192,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the tutorial data from pycomlink's wheel.")
     parser.add_argument("wheel", type=Path, help="pycomlink-0.6.0-py3-none-any.whl")
     parser.add_argument("store", type=Path, help="output folder ending in .zarr")
+    parser.add_argument("sequence", type=Path, help="the same for the sequence")
     arguments = parser.parse_args()
     counts = read_counts(arguments.wheel)
-    ds = build(counts.isel(time=choose(counts)))
-    write(ds, arguments.store)
-    size = sum(f.stat().st_size for f in arguments.store.rglob("*") if f.is_file())
-    frames = np.bincount(ds["split"].values)
-    print(f"{arguments.store}: {frames.tolist()} frames (train, val, test), {size / 1e6:.2f} MB")
+    sequence = build(counts.sel(time=SEQUENCE)).assign_attrs(SEQUENCE_ATTRIBUTES)
+    frames = build(counts.isel(time=choose(counts)))
+    for ds, store in ((frames, arguments.store), (sequence, arguments.sequence)):
+        write(ds, store)
+        size = sum(f.stat().st_size for f in store.rglob("*") if f.is_file())
+        number = np.bincount(ds["split"].values).tolist()
+        print(f"{store}: {number} frames (train, val, test), {size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

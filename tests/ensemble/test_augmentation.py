@@ -11,8 +11,8 @@ import xarray as xr
 import xcvae
 from xcvae.ensemble import catalog
 from xcvae.ensemble.augment import augment
-from xcvae.ensemble.dataset import catalog_metadata
 from xcvae.ensemble.sample import sample
+from xcvae.ensemble.store.samples import samples_metadata
 from xcvae.errors import (
     ConfigError,
     DataError,
@@ -71,7 +71,7 @@ def test_augmented_rain_is_not_described_as_observed(real, ensemble):
     assert attrs["comment"].startswith(f"{synthetic} of {6 + synthetic} samples are synthetic")
     assert attrs["history"].startswith("2020: cropped\n")
     assert f"appended {synthetic} synthetic samples" in attrs["history"].splitlines()[1]
-    assert json.loads(attrs["xcvae"])["model_sha256"] == sha
+    assert json.loads(attrs["xcvae_augmented"])["model_sha256"] == sha
     assert both.pr.attrs["comment"] == "real samples: quality-checked"
     assert both.pr.attrs["references"].startswith("real samples: ")
     assert both.pr.attrs["units"] == "mm h-1"
@@ -84,10 +84,10 @@ def test_catalog_entry_of_augmented_rain_says_that_it_is_synthetic(real, ensembl
     both = augment(real, ensemble)
     both.drop_encoding().to_zarr(tmp_path / "both.zarr", zarr_format=3, consolidated=False)
     catalog.append(
-        tmp_path / "c.yaml", "both", tmp_path / "both.zarr", metadata=catalog_metadata(both)
+        tmp_path / "c.yaml", "both", tmp_path / "both.zarr", samples_metadata(both, "pr", "time")
     )
     found = catalog.metadata_of(tmp_path / "c.yaml", "both")
-    assert found["synthetic"] == 6 * MEMBERS
+    assert found["synthetic_samples"] == 6 * MEMBERS
     assert found["samples"] == 6 * (1 + MEMBERS)
     for name in ("title", "source", "license", "comment", "history"):
         assert found[name] == both.attrs[name]

@@ -8,6 +8,7 @@ import xarray as xr
 
 from xcvae.ensemble.sample import sample
 from xcvae.errors import DataError, MismatchError
+from xcvae.generator.training.train import train as train_model
 
 lazy_or_not = pytest.mark.parametrize("lazy", [False, True])
 
@@ -47,6 +48,33 @@ def test_fill_value_in_the_target_is_refused(few, model, *, lazy, mode, value, s
     bad["pr"][4, 0, 0] = value
     with pytest.raises(DataError, match=rf"pr: .*{said}"):
         drawn(bad, model, lazy=lazy, mode=mode)
+
+
+@lazy_or_not
+@pytest.mark.parametrize("masked", [False, True])
+def test_prior_of_an_unobserved_sample_has_the_mask_of_the_training(
+    train_radar, test_radar, lazy, masked
+):
+    """Members of a sample are the same with and without a target, whatever the others are."""
+    train = train_radar.isel(time=slice(12))
+    if masked:
+        train = train.assign(pr=train.pr.where(train.x > train.x[3]))
+    small = {"generator": {"channels": [8], "latents": [2]}, "fit": {"max_steps": 1, "crop": 24}}
+    model = train_model(train, conditions=["pr_coarse"], progress=False, validation=0, **small)
+    ds = test_radar[["pr", "pr_coarse"]].isel(time=slice(3)).copy(deep=True)
+    ds["pr"][1] = np.nan
+    found = drawn(ds, model, lazy=lazy, mode="prior")
+    without = drawn(ds.drop_vars("pr"), model, lazy=lazy, mode="prior")
+    np.testing.assert_array_equal(found[:, 1], without[:, 1])
+    assert np.isnan(without[:, 1]).any() == masked
+    assert not np.isnan(without[:, 1]).all()
+
+
+def test_prior_warns_of_samples_without_their_derived_condition(few, model):
+    bad = few.copy(deep=True)
+    bad["pr"][2] = np.nan
+    with pytest.warns(UserWarning, match="no observation in 1 samples.*'pr_coarse'"):
+        assert np.isnan(drawn(bad, model, lazy=False, mode="prior")[:, 2]).all()
 
 
 @lazy_or_not

@@ -66,6 +66,52 @@ def numbers(loader):
     return np.concatenate([batch["pr"][:, 1, 1].numpy() for batch in loader]).round(2)
 
 
+@pytest.mark.parametrize(("size", "drop"), [(16, False), (16, True), (7, False), (None, False)])
+def test_length_is_the_number_of_batches(folder, size, drop):
+    loader = load(folder, {"real": 1, "drawn": 1}, batch_size=size, drop_last=drop)
+    assert len(loader) == sum(1 for _ in loader)
+    assert len(DataLoader(loader, batch_size=None)) == len(loader)
+
+
+def test_fields_are_read_one_by_one(folder, monkeypatch):
+    loader = load(folder, {"real": 1, "drawn": 1}, conditions=["index"], real="real")
+    fields = loader.fields
+    assert len(fields) == DAYS * (1 + MEMBERS)
+    assert float(fields[7]["pr"][1, 1]) == 7
+    one = fields[DAYS + 2 * DAYS + 5]  # the third member, in the order of the store: backwards
+    assert float(one["pr"][1, 1]) == pytest.approx(3000 + DAYS - 6, rel=1e-6)
+    assert float(one["index"]) == DAYS - 6
+    assert bool(one["synthetic"])
+    assert one["pr"].shape == SIZE
+    assert len(list(fields)) == len(fields)
+    with pytest.raises(IndexError):
+        fields[len(fields)]
+    read = []
+    monkeypatch.setattr(xr.DataArray, "compute", _recording(xr.DataArray.compute, read))
+    fields[DAYS + 3]
+    assert read == [30]  # one map, not a block of them
+    sampled = DataLoader(fields, batch_size=8, shuffle=True, generator=torch.Generator())
+    assert next(iter(sampled))["pr"].shape == (8, *SIZE)
+
+
+def _recording(compute, read):
+    def recording(self, **options):
+        read.append(self.size)
+        return compute(self, **options)
+
+    return recording
+
+
+def test_shares_of_wet_and_heavy_pixels_are_those_of_daily_thresholds(folder):
+    shares = load(folder, {"real": 1, "drawn": 1}).shares()
+    days = np.arange(DAYS)
+    assert shares["real"] == {  # mm h-1, of days: 1 mm and 20 mm a day
+        "wet_share": pytest.approx((days * 24 >= 1).mean(), abs=1e-6),
+        "heavy_share": pytest.approx((days * 24 >= 20).mean(), abs=1e-6),
+    }
+    assert shares["drawn"]["heavy_share"] == 1.0
+
+
 def test_epoch_has_every_member_of_every_day_once(folder):
     loader = load(folder, "drawn")
     found = numbers(loader) / 24
@@ -193,10 +239,11 @@ def test_batch_size_none_yields_single_samples(folder):
     assert batch["index"].shape == batch["synthetic"].shape == (12,)
 
 
-def test_closed_iterator_ends_its_threads(folder, monkeypatch):
+def test_closed_iterator_ends_its_threads(folder):
     # Pools of one batch: the reader is far from its end when it is left.
-    monkeypatch.setattr("xcvae.fields.prefetch.POOL_BYTES", 1)
-    iterator = iter(load(folder, "drawn", batch_size=4))
+    loader = load(folder, "drawn", batch_size=4)
+    loader.pool_bytes = 1
+    iterator = iter(loader)
     next(iterator)
     assert any(thread.name == "xcvae-reader" for thread in threading.enumerate())
     iterator.close()

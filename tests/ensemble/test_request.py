@@ -16,6 +16,8 @@ REQUESTS = [
     SampleRequest(mode="posterior", members=3, seed=5),
     SampleRequest(mode="posterior", spread=0.25, temperature=0.9),
     SampleRequest(mode="posterior", diversity=0.2),
+    SampleRequest(members=range(16, 66)),
+    SampleRequest(storms=[{"name": "turn", "degrees": 180}], cap="none"),
     SampleRequest(min_mass=0.5, tile={"y": 16}, postprocess=[]),
 ]
 
@@ -31,7 +33,7 @@ def test_configuration_has_every_shared_option_with_the_same_default():
     section = {one.name: one.default for one in fields(SampleSection)}
     shared = {one.name: one.default for one in fields(SampleOptions)}
     assert shared.items() <= section.items()
-    assert section.keys() - shared.keys() == {"name", "part"}
+    assert section.keys() - shared.keys() == {"name", "part", "samples"}
 
 
 @pytest.mark.parametrize("request_", REQUESTS)

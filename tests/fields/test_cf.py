@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,6 +140,49 @@ def test_find_target_takes_the_finest_grid(
     assert find_target(make_radar(), None) == "pr"
     assert find_target(islands, None) == "pr"
     assert find_target(make_radar(), "pr_coarse") == "pr_coarse"
+
+
+def _rain(
+    name: str, y: tuple[str, float, int, str], x: tuple[str, float, int, str]
+) -> xr.DataArray:
+    axes = {
+        dim: (dim, step * np.arange(count), {"units": units}) for dim, step, count, units in (y, x)
+    }
+    values = np.zeros((2, y[2], x[2]))
+    return xr.DataArray(values, axes, ("time", y[0], x[0]), name, {"units": "mm h-1"})
+
+
+GLOBE = (("lat_g", 2.0, 90, "degrees_north"), ("lon_g", 2.0, 180, "degrees_east"))
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        (("lat", 0.01, 20, "degrees_north"), ("lon", 0.01, 20, "degrees_east")),
+        (("y", 1000.0, 20, "m"), ("x", 1000.0, 20, "m")),
+        (("y", 1.0, 20, "km"), ("x", 1.0, 20, "km")),
+    ],
+)
+def test_find_target_prefers_small_cells_to_many(fine: Any) -> None:
+    ds = xr.merge([_rain("radar", *fine), _rain("gcm", *GLOBE)])
+    assert find_target(ds, None) == "radar"
+
+
+def test_find_target_prefers_small_cells_of_a_curvilinear_grid() -> None:
+    lat, lon = np.meshgrid(50 + 0.01 * np.arange(20), 8 + 0.02 * np.arange(20), indexing="ij")
+    places = {
+        "lat": (("j", "i"), lat, {"units": "degrees_north"}),
+        "lon": (("j", "i"), lon, {"units": "degrees_east"}),
+    }
+    radar = xr.DataArray(np.zeros((2, 20, 20)), dims=("time", "j", "i"), name="radar")
+    radar = radar.assign_coords(places).assign_attrs(units="mm h-1")
+    assert find_target(xr.merge([radar, _rain("gcm", *GLOBE)]), None) == "radar"
+
+
+def test_find_target_counts_cells_of_unknown_size() -> None:
+    fine = xr.DataArray(np.zeros((2, 30, 30)), dims=("time", "y", "x"), attrs={"units": "mm h-1"})
+    coarse = _rain("gcm", ("lat", 2.0, 9, "degrees_north"), ("lon", 2.0, 9, "degrees_east"))
+    assert find_target(xr.Dataset({"pr": fine, "gcm": coarse}), None) == "pr"
 
 
 def test_find_target_suggests_the_nearest_name(islands: xr.Dataset) -> None:

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.fields.record import CELLS, LABELS, MAPS, Thumbnails, distances, rainy, shrink
+from xcvae.errors import ConfigError
+from xcvae.fields.record import (
+    CELLS,
+    LABELS,
+    MAPS,
+    Record,
+    Thumbnails,
+    distances,
+    largest_of,
+    rainy,
+    shrink,
+)
 from xcvae.fields.samples import label_codes
 
 
@@ -109,3 +120,21 @@ def test_label_codes_of_times_but_not_of_positions() -> None:
     assert len(set(label_codes(by_time, "time"))) == 2
     for counted in (xr.Dataset({"a": ("time", [0, 1])}), xr.Dataset(coords={"time": [3, 4]})):
         assert label_codes(counted, "time").size == 0
+
+
+def test_return_level_of_exponential_maxima_is_the_true_quantile() -> None:
+    maxima = np.random.default_rng(0).exponential(5.0, 2000)
+    record = Record.of([maxima], units="mm h-1", wet_threshold=0.1)
+    record = Record.from_json({**record.to_json(), "conditions": {"pr": largest_of(maxima)}})
+    assert record.conditions["pr"][0] == maxima.max()
+    assert len(record.conditions["pr"]) == 200
+    for period in (0.1, 1.0, 10.0):
+        true = 5.0 * np.log(2000 * period)
+        assert record.return_level("pr", period) == pytest.approx(true, rel=0.15)
+
+
+def test_return_level_needs_a_record_with_maxima() -> None:
+    record = Record.of([np.ones((3, 2, 2))], units="mm h-1", wet_threshold=0.1)
+    assert "conditions" not in record.to_json()  # the form of older files
+    with pytest.raises(ConfigError, match="period: expected a record with 10 sample maxima"):
+        record.return_level("pr", 10.0)

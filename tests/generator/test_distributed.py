@@ -24,11 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 import xcvae
-from xcvae.generator import device as numerics
 from xcvae.plugins import Component
 
 # In float32, as in bfloat16 the rounding of kernels depends on the batch size.
-numerics.precision = lambda device: "float32"
+os.environ["XCVAE_PRECISION"] = "float32"
 torch.set_num_threads(1)
 folder, dies = Path(sys.argv[1]), sys.argv[2] == "dies"
 

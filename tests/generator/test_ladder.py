@@ -10,15 +10,8 @@ from torch import nn
 from torch.distributions import Normal as TorchNormal
 from torch.distributions import kl_divergence
 
+from xcvae.generator.network import layers
 from xcvae.generator.network.ladder import Ladder, Normal, level_sizes
-from xcvae.generator.network.layers import (
-    ResidualBlock,
-    SeparableBlock,
-    double,
-    fold,
-    halve,
-    unfold,
-)
 from xcvae.generator.sampler import release_shares
 
 LATENTS = (4, 3, 2, 1)
@@ -161,9 +154,9 @@ def test_patch_shrinks_the_levels_and_keeps_the_size(size):
 
 def test_unfold_inverts_fold():
     maps = torch.randn(2, 3, 7, 9)
-    folded = fold(maps, 2)
+    folded = layers.fold(maps, 2)
     assert folded.shape == (2, 12, 4, 5)
-    torch.testing.assert_close(unfold(folded, 2, (7, 9)), maps)
+    torch.testing.assert_close(layers.unfold(folded, 2, (7, 9)), maps)
 
 
 @torch.no_grad()
@@ -196,10 +189,10 @@ def test_ladder_output_is_local():
 
 def test_double_restores_odd_sizes_of_halve():
     maps = torch.arange(15.0).reshape(1, 1, 3, 5)
-    small = halve(maps)
+    small = layers.halve(maps)
     assert small.shape == (1, 1, 2, 3)
     assert float(small[0, 0, 1, 2]) == 14  # the corner averages what it has
-    assert double(small, (3, 5)).shape == maps.shape
+    assert layers.double(small, (3, 5)).shape == maps.shape
 
 
 def test_checkpointing_saves_memory_and_keeps_gradients() -> None:
@@ -243,10 +236,11 @@ def test_separable_applies_to_the_finest_levels_only():
         return [type(block[0]) for block in blocks]
 
     mixed = net(2)
-    assert kinds([level.blocks for level in mixed.levels]) == [ResidualBlock] + 2 * [SeparableBlock]
+    plain, separable = layers.ResidualBlock, layers.SeparableBlock
+    assert kinds([level.blocks for level in mixed.levels]) == [plain, separable, separable]
     for pyramid in (mixed.encode_condition, mixed.encode_target):
         # Finest first, and the finest level of a pyramid has no block.
-        assert kinds(pyramid.blocks) == [SeparableBlock, ResidualBlock]
+        assert kinds(pyramid.blocks) == [separable, plain]
     weights = [sum(w.numel() for w in net(count).parameters()) for count in range(4)]
     assert weights == sorted(weights, reverse=True)
     assert len(set(weights)) == 4

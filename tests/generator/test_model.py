@@ -13,7 +13,7 @@ import xarray as xr
 import xcvae
 from xcvae.errors import ConfigError, ModelFileError
 from xcvae.fields.describe import prepare
-from xcvae.generator.device import choose_device
+from xcvae.generator.device import choose_device, precision
 from xcvae.generator.model import Model
 from xcvae.generator.training.calibration import (
     TEMPERATURE_MEMBERS,
@@ -190,6 +190,15 @@ def test_load_refuses_other_and_missing_files(tmp_path):
         xcvae.load(tmp_path / "other.safetensors")
     with pytest.raises(ModelFileError, match="nothing at"):
         xcvae.load(tmp_path / "missing.xcvae")
+
+
+def test_precision_is_that_of_the_environment(monkeypatch):
+    for wanted in ("float32", "bfloat16"):
+        monkeypatch.setenv("XCVAE_PRECISION", wanted)
+        assert precision(torch.device("cpu")) == wanted
+    monkeypatch.setenv("XCVAE_PRECISION", "half")
+    with pytest.raises(xcvae.errors.ConfigError, match=r"XCVAE_PRECISION.*'half'"):
+        precision(torch.device("cpu"))
 
 
 def test_choose_device_refuses_unknown_devices():

@@ -91,6 +91,7 @@ def test_backend_of_each_device():
     assert [tuple(values.shape) for values in maps] == [(5, *w.shape) for w in WINDOWS]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 class TestGpu:
     device = torch.device("cuda")

@@ -11,7 +11,6 @@ import torch
 from xcvae.errors import ConfigError
 from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import RainScaling, Scaling
-from xcvae.generator import device as numerics
 from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.constraint import BlockMeans
 from xcvae.generator.network.ladder import Ladder
@@ -45,7 +44,7 @@ PARTS = {
 @pytest.fixture(autouse=True)
 def _exact(monkeypatch):
     """In float32, whose rounding is far below the tolerance of these tests."""
-    monkeypatch.setattr(numerics, "_cpu_gains", lambda: False)
+    monkeypatch.setenv("XCVAE_PRECISION", "float32")
 
 
 def ladder(*, channels=(12, 12, 8), latents=(3, 2, 1), seed=0, **options) -> Ladder:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -241,7 +243,11 @@ def test_checkpoint_restores_the_optimiser(tmp_path):
     one, steps = fresh()
     for number in range(3):
         step(one, steps, number)
-    common = {"path": tmp_path / "c", "identity": "x", "rng": np.random.default_rng(0)}
+    common = {
+        "path": tmp_path / "c",
+        "identity": {"identity": "x"},
+        "rng": np.random.default_rng(0),
+    }
     checkpoint.write(
         progress=checkpoint.Progress(3), weights={"n": one.state_dict()}, optimizer=steps, **common
     )
@@ -263,7 +269,7 @@ def test_checkpoint_restores_the_random_states_of_cpu_and_gpu(tmp_path, monkeypa
     rng = np.random.default_rng(0)
     common = {
         "path": tmp_path / "c",
-        "identity": "x",
+        "identity": {"identity": "x"},
         "rng": rng,
         "weights": {"n": network.state_dict()},
         "optimizer": torch.optim.AdamW(network.parameters()),
@@ -304,14 +310,67 @@ def test_train_refuses_a_damaged_checkpoint(few, tmp_path):
     path.unlink()
     with pytest.raises(xcvae.errors.ModelFileError, match="checkpoint"):
         quick(few, path=path)
-    assert quick(few, path=path, fit={"resume": False}).path == path
+    link = tmp_path / "link.xcvae"
+    checkpoint_path(link).symlink_to(checkpoint_path(path))
+    for start in (path, link):
+        with pytest.raises(OutputExistsError, match="did not write"):
+            quick(few, path=start, fit={"resume": False})
+    assert checkpoint_path(path).read_bytes() == b"not a checkpoint"
 
 
 def test_train_refuses_a_checkpoint_with_other_settings(few, tmp_path, monkeypatch):
     path = tmp_path / "model.xcvae"
 
-    class StoppedError(Exception):
-        pass
+    with _stopped(monkeypatch):
+        quick(few, path=path, fit={"validations": 6})
+    assert checkpoint_path(path).exists()
+    with pytest.raises(MismatchError, match="settings"):
+        quick(few, path=path, fit={"validations": 6, "learning_rate": 1e-4})
+
+
+@pytest.mark.parametrize("changed", ["conditions", "a sample", "validation", "lazy conditions"])
+def test_train_refuses_a_checkpoint_with_other_data(
+    few, test_radar, tmp_path, monkeypatch, changed
+):
+    """The same target, so the same record: conditions and held-back samples count."""
+    path = tmp_path / "model.xcvae"
+    held = test_radar.isel(time=slice(6))
+    train, lazy = few, few.chunk(time=5)
+    other = {
+        "conditions": (few.assign(pr_coarse=few.pr_coarse[::-1].variable), held),
+        "a sample": (few.copy(deep=True), held),
+        "validation": (few, held.assign(pr=held.pr.roll(x=1))),
+        "lazy conditions": (lazy.assign(pr_coarse=lazy.pr_coarse[::-1].variable), held),
+    }[changed]
+    if changed == "a sample":
+        other[0].pr_coarse[1] = other[0].pr_coarse[2]
+
+    with _stopped(monkeypatch):
+        quick(lazy if "lazy" in changed else train, path=path, validation=held)
+    assert checkpoint_path(path).exists()
+    with pytest.raises(MismatchError, match="data"):
+        quick(other[0], path=path, validation=other[1])
+
+
+@pytest.mark.parametrize("name", ["model-last.xcvae", "model.xcvae.log.csv"])
+def test_train_keeps_files_of_others_next_to_the_model(few, tmp_path, name):
+    path = tmp_path / "model.xcvae"
+    quick(few, path=path)
+    checkpoint_path(path).write_bytes(b"")  # as of a training that was killed at its end
+    path.unlink()
+    (tmp_path / name).write_text("thirty years of work")
+    with pytest.raises(OutputExistsError, match=name):
+        quick(few, path=path)
+    assert (tmp_path / name).read_text() == "thirty years of work"
+
+
+class StoppedError(Exception):
+    """Stands for a kill."""
+
+
+@contextmanager
+def _stopped(monkeypatch):
+    """Stop a training as soon as it has a checkpoint."""
 
     def stop(*_):
         raise StoppedError
@@ -319,10 +378,7 @@ def test_train_refuses_a_checkpoint_with_other_settings(few, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", _second_time(stop))
         with pytest.raises(StoppedError):
-            quick(few, path=path, fit={"validations": 6})
-    assert checkpoint_path(path).exists()
-    with pytest.raises(MismatchError, match="settings"):
-        quick(few, path=path, fit={"validations": 6, "learning_rate": 1e-4})
+            yield
 
 
 def _second_time(action):
@@ -362,6 +418,16 @@ def test_validation_accepts_a_dataset_or_zero(few, test_radar):
         ({"fit": {"stages": [{"losses": ["laplace"], "share": 0.4}]}}, "add up to 1"),
         ({"fit": {"stages": [{"loss": ["laplace"]}]}}, "losses"),
         ({"losses": ["laplace"], "fit": {"stages": [{}]}}, "both"),
+        ({"fit": {"stages": [{"share": 1.5}, {"share": -0.5}]}}, r"stages\[0\].share.*0 to 1.*1.5"),
+        ({"fit": {"stages": [{"share": "half"}]}}, r"stages\[0\].share.*'half'"),
+        ({"fit": {"stages": [{"share": True}]}}, r"stages\[0\].share.*True"),
+        ({"fit": {"stages": [{"share": math.nan}]}}, r"stages\[0\].share.*nan"),
+        ({"fit": {"stages": [{"losses": "laplace"}]}}, "a list of losses.*'laplace'"),
+        ({"fit": {"stages": [{"losses": None}]}}, "a list of losses.*None"),
+        ({"fit": {"stages": {"losses": ["kl"]}}}, "a list of stages"),
+        ({"fit": {"stages": ["laplace"]}}, r"stages\[0\].*'laplace'"),
+        ({"losses": "laplace"}, "a list of losses.*'laplace'"),
+        ({"losses": {"name": "laplace"}}, "a list of losses"),
         ({"generator": {"preset": "smal"}}, "small"),
         ({"generator": {"chanels": [8]}}, "channels"),
         ({"generator": {"channels": [8, 8], "latents": [1]}}, "latents"),

@@ -35,12 +35,11 @@ FEWER = {'fit={"max_minutes": 3}': TINY, "members=8": "members=2"}
 
 def test_page_quickstart_runs(tmp_path: Path) -> None:
     tiny = {
-        'fit={"max_minutes": 3}': TINY,
+        **FEWER,
         "None, None, 4)": "None, None, 25)",
         "validation=validation": "validation=validation[dict(time=slice(4))]",
         # A model of three steps has no diversity to ask for.
         "diversity=0.2": "spread=0.5",
-        "members=8": "members=2",
     }
     printed = run_code(code_of("quickstart.md", **tiny), tmp_path)
     assert "Verdict:" in printed
@@ -51,9 +50,8 @@ def test_page_quickstart_runs(tmp_path: Path) -> None:
 
 def test_page_hand_over_trains_a_network(tmp_path: Path) -> None:
     tiny = {
-        'fit={"max_minutes": 3}': TINY,
+        **FEWER,
         "time=xcvae.heavy(train)": "time=slice(0, 60, 10)",
-        "members=8": "members=2",
         "range(5)": "range(2)",
         "fraction=0.2": "fraction=0.02",
     }
@@ -70,6 +68,18 @@ def test_page_hand_over_trains_a_network(tmp_path: Path) -> None:
     assert "7 of 330" in printed
 
 
+def test_page_sequences_scores_members_that_evolve(tmp_path: Path) -> None:
+    tiny = {
+        'fit={"max_minutes": 3}': TINY,
+        "members=8": "members=2",
+        '"radklim-sequence").load()': '"radklim-sequence").load().isel(time=slice(24))',
+    }
+    printed = run_code(code_of("sequences.md", **tiny), tmp_path)
+    assert printed.count("[") >= 3
+    for made in ("strip.png", "members.gif"):
+        assert (tmp_path / made).exists()
+
+
 def test_page_augmentation_prints_verdicts(tmp_path: Path) -> None:
     tiny = {
         **FEWER,
@@ -78,8 +88,9 @@ def test_page_augmentation_prints_verdicts(tmp_path: Path) -> None:
         "seeds=5": 'seeds=2, network={"steps": 2}',
     }
     printed = run_code(code_of("augmentation.md", **tiny), tmp_path)
-    assert "quantile, P99.9" in printed
-    assert len(re.findall(r"^  both ", printed, re.MULTILINE)) == 18
+    assert "heads P99, P99.9" in printed
+    for recipe in ("both", "amplified", "scaled"):
+        assert len(re.findall(rf"^  {recipe} ", printed, re.MULTILINE)) == 5 * 3 * 3
 
 
 def test_page_own_data_runs_with_masked_observations(tmp_path: Path) -> None:
@@ -125,6 +136,63 @@ def test_page_from_scripts_converts_normalised_files(tmp_path: Path) -> None:
     assert ds.time.values[3] == np.datetime64("2001-01-04")
     # It is what xcvae takes: dims and units are found.
     assert xcvae.heavy(ds, extent=0.2).sizes == {"time": 20}
+
+
+RUN = """
+data: {tutorial: radklim, train: {split: 0, time: {step: 30}}, test: {split: 2, time: {step: 12}}}
+output: run
+train:
+  target: pr
+  conditions: [pr_coarse]
+  generator: {levels: 2, channels: [8, 8], latents: [2, 1]}
+  fit: {max_steps: 2, batch_size: 2, crop: 24, validations: 1}
+sample:
+  - {name: prior, members: 2, samples: {split: 1, time: {step: 20}}}
+  - {name: storms, part: train, members: 2}
+evaluate: {metrics: [crps, ks], baselines: []}
+diagnose: null
+"""
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path) -> Path:
+    """Run a small configuration, as somebody else would have."""
+    (tmp_path / "config.yaml").write_text(RUN, encoding="utf-8")
+    for step in ("train", "sample"):
+        assert main([step, str(tmp_path / "config.yaml")]) == 0
+    return tmp_path
+
+
+def test_page_train_networks_needs_no_xcvae(finished_run: Path) -> None:
+    code = code_of("train-networks.md")
+    assert "xcvae" not in code
+    assert len(code.splitlines()) <= 60
+    printed = run_code(code, finished_run)
+    assert re.search(r"\d+ pairs, \d+ of them real", printed)
+    assert "error on real test samples" in printed
+
+
+def test_page_operate_extends_a_run(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DOCS / "operate.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(python|bash)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert sum(len(block.splitlines()) for _, block in blocks) <= 60
+    monkeypatch.chdir(finished_run)
+    fewer = {
+        "data.split == 1)": "np.flatnonzero(data.split == 1)[::20])",
+        "data.split == 2)": "np.flatnonzero(data.split == 2)[::30])",
+        "import shutil": "import shutil\nimport numpy as np",
+        "range(4, 8)": "range(2, 4)",
+        'shutil.rmtree("run/data/validation.zarr")': "",
+    }
+    for line in blocks[0][1].splitlines():  # info and verify
+        assert main(line.split()[1:]) == 0
+    code = code_of("operate.md", **fewer)
+    printed = run_code(code, finished_run)
+    assert "'realization': 4" in printed
+    assert "CRPS" in printed
+    assert "pr_r000.nc 4" in printed
+    assert "[] ['prior', 'storms', 'test']" in printed
+    assert main(["verify", "run"]) == 0
 
 
 def test_page_bundled_data_describes_the_data(tmp_path: Path) -> None:

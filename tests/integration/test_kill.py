@@ -19,8 +19,8 @@ from xcvae.generator.model import Model
 
 ROOT = Path(__file__).parents[2]
 FEW = {
-    "threads": 3, "restart": 3, "files": 6, "cluster": 1, "worker": 1,
-    "icechunk": 5, "icechunk-restart": 2, "icechunk-cluster": 1,
+    "threads": 3, "restart": 3, "append": 3, "files": 6, "cluster": 1, "worker": 1,
+    "icechunk": 5, "icechunk-restart": 2, "icechunk-append": 2, "icechunk-cluster": 1,
 }  # fmt: skip
 
 

@@ -307,6 +307,36 @@ def test_report_covers_ensembles_of_several_parts(folder: Path) -> None:
     assert set(opened.split.values.tolist()) == {0}
 
 
+def test_ensembles_have_their_own_samples_and_grow_with_the_configuration(
+    folder: Path, rain: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = str(rain.time.values[-4])
+    count = [int((rain.split.values == part).sum()) for part in (1, 2)]
+    edit(folder, "spread: 0.5, members: 2", f"spread: 0.5, members: 2, samples: {{time: '{last}'}}")
+    edit(folder, "members: 3, chunks", "members: 3, samples: {split: [1]}, chunks")
+    path = str(folder / "config.yaml")
+    assert main(["train", path]) == 0
+    assert main(["run", path, "--check"]) == 0
+    assert f"3 members of {count[0]} own samples" in capsys.readouterr().out
+    assert main(["sample", path]) == 0
+    message = capsys.readouterr().out
+    assert "posterior.zarr" in message
+    assert "model.xcvae" not in message  # only what this step writes
+    stores = [xcvae.open_store(folder / "out" / f"{name}.zarr") for name in ("posterior", "prior")]
+    assert [one.sizes["time"] for one in stores] == [1, count[0]]
+    before = stores[1].load()
+
+    edit(folder, "members: 3, samples: {split: [1]}", "members: 4, samples: {split: [1, 2]}")
+    assert main(["sample", path]) == 1
+    assert "--append" in capsys.readouterr().err
+    assert main(["sample", path, "--append"]) == 0
+    assert "prior extended" in capsys.readouterr().out
+    grown = catalog.open_entry(folder / "out" / "catalog.yaml", "prior")
+    assert grown.pr.shape[:2] == (4, sum(count))
+    np.testing.assert_array_equal(grown.pr.values[:3, : count[0]], before.pr.values)
+    assert xcvae.verify_store(folder / "out" / "prior.zarr").ok
+
+
 def test_unknown_step_is_refused(folder: Path) -> None:
     with pytest.raises(xcvae.errors.ConfigError, match="Did you mean 'train'"):
         pipeline.run_step(config.load(folder / "config.yaml"), "trian")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -25,6 +27,15 @@ def labelled(values: np.ndarray, units: str = "mm h-1", step: str = "1h") -> xr.
     )
     coords = {"time": times, "y": np.arange(sizes["y"]) * 1.0, "x": np.arange(sizes["x"]) * 1.0}
     return xr.DataArray(values, dims=dims, coords=coords, name="pr", attrs={"units": units})
+
+
+def valid_samples(
+    forecast: xr.DataArray, observed: xr.DataArray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield observation, members and valid pixels of each sample."""
+    for i in range(observed.sizes["time"]):
+        truth, members = observed[i].values, forecast[:, i].values
+        yield truth, members, np.isfinite(truth) & np.isfinite(members).all(axis=0)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from xcvae import metrics
 from xcvae.errors import ComponentError
 from xcvae.registry import build
 
-from .conftest import labelled, rain
+from .conftest import labelled, rain, valid_samples
 
 
 def table(forecast: xr.DataArray, observed: xr.DataArray, threshold: float) -> object:
@@ -67,9 +67,7 @@ def fractions(events: np.ndarray, valid: np.ndarray, window: int) -> np.ndarray:
 def test_fss_is_the_formula(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
     forecast, observed = masked
     distance = worst = 0.0
-    for i in range(observed.sizes["time"]):
-        truth, members = observed[i].values, forecast[:, i].values
-        valid = np.isfinite(truth) & np.isfinite(members).all(axis=0)
+    for truth, members, valid in valid_samples(forecast, observed):
         p = fractions((members >= 2).mean(axis=0), valid, 5)[valid]
         o = fractions((truth >= 2).astype(float), valid, 5)[valid]
         distance += ((p - o) ** 2).sum()

@@ -13,7 +13,7 @@ from xcvae.metrics.sample import SampleFields, pixel_scores
 from xcvae.registry import registry
 from xcvae.verify.scorecard import evaluate
 
-from .conftest import rain
+from .conftest import rain, valid_samples
 
 SIZES = np.array([1, 2, 1, 3, 1, 2, 2, 1, 1, 1, 3])
 NO_AREA = ("crps_skill", "spectral_distance", "fss")
@@ -41,9 +41,7 @@ def test_metrics_weigh_cells_by_area(name: str, masked: tuple[xr.DataArray, xr.D
 def test_fss_with_areas_is_the_formula(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
     forecast, observed = masked
     distance = worst = 0.0
-    for i in range(observed.sizes["time"]):
-        truth, members = observed[i].values, forecast[:, i].values
-        valid = np.isfinite(truth) & np.isfinite(members).all(axis=0)
+    for truth, members, valid in valid_samples(forecast, observed):
         area = np.where(valid, SIZES, 0.0)
         for p, q in np.argwhere(valid):
             box = np.s_[max(0, p - 1) : p + 2, max(0, q - 1) : q + 2]

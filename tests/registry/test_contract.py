@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
@@ -16,6 +17,8 @@ import xarray as xr
 import xcvae
 from xcvae import hookimpl, plugins
 from xcvae.errors import ComponentError, DataError
+from xcvae.metrics.metric import Metric, SampleSums
+from xcvae.metrics.sample import SampleFields
 from xcvae.registry import Registry, call, describe, missing, registry
 from xcvae.registry.components import construct
 from xcvae.registry.signatures import Row, _row, doc_of
@@ -142,7 +145,7 @@ def test_train_names_a_loss_without_a_scalar_result(
         return result
 
     with pytest.raises(
-        ComponentError, match=rf"loss 'odd_one' of .* must return a tensor .*{words}"
+        ComponentError, match=rf"loss 'odd_one' \(.*\) must return a tensor .*{words}"
     ):
         xcvae.train(
             train_radar.isel(time=slice(4)),
@@ -153,6 +156,73 @@ def test_train_names_a_loss_without_a_scalar_result(
             losses=["laplace", odd_one],
             progress=False,
         )
+
+
+def nothing(*arguments: Any) -> None:
+    """Return no result."""
+
+
+def one(sample: SampleFields) -> dict[str, Any]:
+    """Return one sum."""
+    return {"count": np.float64(1)}
+
+
+@dataclass(frozen=True)
+class Unfinished(Metric):
+    """A metric without a formula."""
+
+    long_name, better = "nothing", "lower"
+    sums = SampleSums(one)
+
+    def finish(self, stats: Any) -> Any:
+        """Return no score."""
+
+
+@dataclass(frozen=True)
+class Unsummed(Metric):
+    """A metric without sums."""
+
+    long_name, better, quotient = "nothing", "lower", ("total", "count")
+    sums = SampleSums(nothing)
+
+
+@dataclass(frozen=True)
+class Unnamed(Metric):
+    """A quotient of a sum that does not exist."""
+
+    long_name, better, quotient = "nothing", "lower", ("total", "count")
+    sums = SampleSums(one)
+
+
+@pytest.mark.parametrize(
+    ("components", "words"),
+    [
+        ({"metrics": [nothing]}, r"metric 'nothing' \(.*test_contract.py, line \d+\) .*NoneType"),
+        ({"metrics": [Unfinished()]}, "metric 'Unfinished' of .* must return a score"),
+        ({"metrics": [Unsummed()]}, "nothing: expected to return a dict of sums"),
+        ({"metrics": [Unnamed()]}, "Unnamed.quotient: expected two of the sums count"),
+        ({"baselines": [nothing]}, r"baseline 'nothing' \(.*\) must return a DataArray"),
+    ],
+    ids=["a metric", "its formula", "its sums", "a missing sum", "a baseline"],
+)
+def test_evaluate_names_a_component_without_a_result(
+    components: dict[str, list[Any]], words: str
+) -> None:
+    ds = make_dataset()
+    ensemble = make_ensemble(ds).to_dataset(name="pr")
+    asked: dict[str, Any] = {"metrics": ["mae"], "baselines": [], **components}
+    with pytest.raises(ComponentError, match=words):
+        xcvae.evaluate(ds, ensemble, progress=False, **asked)
+
+
+def test_call_names_the_lines_of_a_local_function() -> None:
+    def broken() -> None:
+        raise ValueError("no rain")
+
+    with pytest.raises(ComponentError) as caught:
+        call("metric", broken)
+    assert "metric 'broken' (" in str(caught.value)
+    assert "builtins" not in str(caught.value)
 
 
 # --- scorecards say what a third party's metric says ---------------------------------------------

@@ -41,11 +41,6 @@ DEGREES = {
 # --- answers -----------------------------------------------------------------------------------
 
 
-def fails_today(point: int, problem: str) -> pytest.MarkDecorator:
-    """Mark a situation that fails; the test turns red when it no longer does."""
-    return pytest.mark.xfail(strict=True, reason=f"issue 15 point {point}: {problem}")
-
-
 @dataclass(frozen=True)
 class Answer:
     """Expected answer to a situation.
@@ -175,9 +170,11 @@ def facts_of(spec: DataSpec, ready: xr.Dataset) -> dict[str, Any]:
 
 
 def role_of(variable: Any) -> str:
-    """Return "static", or where a condition is: "aligned", "pooled", "aligned, pooled"."""
+    """Return "static", "regridded", or where a condition is, such as "aligned, pooled"."""
     if variable.role == "static":
         return "static"
+    if variable.regrid:
+        return "regridded"
     places = {"aligned": variable.aligned, "pooled": variable.pooled}
     return ", ".join(name for name, there in places.items() if there)
 
@@ -187,7 +184,7 @@ def seen(facts: Mapping[str, Any], name: str) -> np.ndarray:
     spec, ready = facts["spec"], facts["ready"]
     variable = next(one for one in spec.variables if one.name == name)
     values = ready[name].values
-    if variable.dims == (spec.y, spec.x):
+    if variable.dims == (spec.y, spec.x) or variable.regrid:
         return values
     rows, columns = stretching(ready, variable, spec, spec.shape)
     return np.einsum("ij,tjk,lk->til", rows, values, columns)

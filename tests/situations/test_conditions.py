@@ -101,10 +101,8 @@ ROLES = [
     makers.case("negative rain in a condition", lambda: beside().assign(psl=lambda d: d.psl.assign_attrs(
         units="mm", long_name="precipitation") - 300).assign(psl=lambda d: d.psl.assign_attrs(units="mm", long_name="precipitation")),
          makers.refused("psl", "negative"), target="pr", conditions=["psl"]),
-    makers.case("expver", lambda: beside(tp=noise(units="m").expand_dims(expver=[1, 5])), makers.refused("tp", "expver", "combine|fillna|max"),
-         makers.fails_today(16, "the remedy for expver does not name a combination"), conditions=["tp"]),
-    makers.case("expver on the target", lambda: makers.together(makers.rain().expand_dims(expver=[1, 5], axis=1)), makers.refused("pr", "expver", "combine|fillna|max"),
-         makers.fails_today(16, "the remedy for expver is isel, which loses half of the samples"), target="pr"),
+    makers.case("expver", lambda: beside(tp=noise(units="m").expand_dims(expver=[1, 5])), makers.refused("tp", "expver", "combine|fillna|max"), conditions=["tp"]),
+    makers.case("expver on the target", lambda: makers.together(makers.rain().expand_dims(expver=[1, 5], axis=1)), makers.refused("pr", "expver", "combine|fillna|max"), target="pr"),
     makers.case("members called number", lambda: makers.together(makers.rain().expand_dims(number=[0, 1], axis=1)), makers.refused("pr", "number", "isel|stack"), target="pr"),
     makers.case("condition with members", lambda: beside(t=noise(units="K").expand_dims(number=[0, 1])), makers.refused("t", "number", "variable of its own"),
          conditions=["t"]),

@@ -241,6 +241,17 @@ def test_references_of_kerchunk_are_opened(tmp_path: Path) -> None:
     facts.check(lambda: read(tmp_path, {"path": "a.json", "engine": "kerchunk"}))
 
 
+def test_options_of_the_engine_reach_it(tmp_path: Path) -> None:
+    write(tmp_path, **THIRD)
+    source = {"path": "a.nc", "engine": "scipy", "backend_kwargs": {"mmap": False}}
+    for data in (source, {"sources": [source]}):
+        right(sizes={**WHOLE, "time": 10}).check(partial(read, tmp_path, data))
+    with pytest.raises(XcvaeError, match=r"a\.nc: TypeError: .*filter_by"):
+        read(tmp_path, {**source, "backend_kwargs": {"filter_by": {}}})
+    with pytest.raises(XcvaeError, match=r"backend_kwargs: .*belongs to `path`"):
+        read(tmp_path, {"tutorial": "radklim", "backend_kwargs": {"mmap": False}})
+
+
 def test_addresses_of_results_and_options_of_local_files_are_refused(tmp_path: Path) -> None:
     write(tmp_path, **THIRD)
     with pytest.raises(XcvaeError, match="output: expected the path of a local file"):

@@ -17,7 +17,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from .makers import Answer, AnyOf, admit, case, either, fails_today, refused, right, times, warned
+from xcvae.errors import XcvaeError
+
+from .makers import Answer, AnyOf, admit, case, either, refused, right, times, warned
 
 N = 12
 LAT_ATTRS = {"units": "degrees_north", "standard_name": "latitude", "long_name": "latitude"}
@@ -506,8 +508,7 @@ def knmi(folder: Path, *, decoded: bool = False) -> xr.Dataset:
 FORMATS = [
     case("ERA5", era5, right(target="tp", dims=("valid_time", "latitude", "longitude"), units="m", daily=False, roles={"t2m": "aligned"})),
     case("ERA5, named", era5, right(target="tp", roles={"t2m": "aligned"}, valid=1.0, wet=1e-4), target="tp"),
-    case("ERA5, expver", era5_expver, refused("tp", "expver", "combine|fillna|max|sum"),
-         fails_today(16, "the remedy for expver is isel, which loses half of the samples"), target="tp"),
+    case("ERA5, expver", era5_expver, refused("tp", "expver", "combine|fillna|max|sum"), target="tp"),
     case("ERA5, members", era5_number, refused("tp", "number", "isel|stack"), target="tp"),
     case("CMIP6", cmip6, right(target="pr", daily=True, roles={"tas": "aligned"}, valid=1.0, wet=1 / 86400)),
     case("CORDEX", cordex, right(target="pr", dims=("time", "rlat", "rlon"), daily=True, roles={"tas": "aligned"})),
@@ -554,6 +555,17 @@ def test_files_as_their_makers_write_them(
 ) -> None:
     with make(tmp_path) as ds:
         answer.check(lambda: admit(ds, **options))
+
+
+def test_the_remedy_for_expver_keeps_all_samples(tmp_path: Path) -> None:
+    with era5_expver(tmp_path) as ds:
+        with pytest.raises(XcvaeError) as caught:
+            admit(ds, target="tp")
+        remedy = str(caught.value).rpartition("Combine them: ")[2].rstrip(".")
+        facts = admit(eval(remedy, {"ds": ds}), target="tp", coarsen=4)
+        assert facts["valid"] == 1.0
+        first, second = ds.tp.transpose("expver", ...).values
+        np.testing.assert_allclose(facts["ready"].tp, np.where(np.isnan(first), second, first))
 
 
 def test_values_are_those_of_the_file(tmp_path: Path) -> None:

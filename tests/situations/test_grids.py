@@ -366,8 +366,8 @@ CURVED = [
          makers.right(dims=("time", "a", "b"))),
     makers.case(
         "coarse 2-D latitudes that cover more",
-        lambda: curved_pair((45.2, 7.6)),
-        makers.refused("t", "lat|regrid|coordinates"),
+        lambda: curved_pair((45.2, 7.9)),
+        makers.right(roles={"t": "regridded"}),
     ),
     makers.case(
         "coarse 2-D latitudes 20 degrees away",
@@ -376,7 +376,7 @@ CURVED = [
     ),
     makers.case("block means with their 2-D latitudes", lambda: block_means(12, 4), makers.right(roles={"t": "aligned"})),
     makers.case("block means with a partial block", lambda: block_means(14, 4), makers.right(roles={"t": "aligned"})),
-    makers.case("coarse 2-D latitudes under 1-D ones", lambda: makers.together(target(), curved_pair((45.2, 7.6)).t), makers.refused("t", "drop_vars", "lat_c")),
+    makers.case("coarse 2-D latitudes under 1-D ones", lambda: makers.together(target(), curved_pair((45.2, 7.6)).t), makers.refused("t", "52.8% of its pixels", "cut")),
     makers.case("coarse 2-D latitudes under none", lambda: makers.together(makers.rain(), curved_pair((45.2, 7.6)).t), makers.refused("t", "drop_vars", "lat_c")),
     makers.case("coarse 2-D latitudes, dropped", lambda: curved_pair((45.2, 7.6)).drop_vars(["lat_c", "lon_c"]), makers.right(roles={"t": "aligned"})),
     makers.case("coarsen on a curvilinear grid", lambda: makers.together(makers.rain().assign_coords(curvilinear("y", "x", 12, 12, 0.1, (46, 8)))),

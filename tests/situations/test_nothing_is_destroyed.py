@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -45,6 +46,21 @@ def read_only(path: Path) -> None:
     path.chmod(0o400)
 
 
+def hard_link(path: Path) -> None:
+    path.with_name("original").write_text(WORK)
+    path.hardlink_to(path.with_name("original"))
+
+
+def repository(path: Path) -> None:
+    """Make an Icechunk repository of others."""
+    icechunk = pytest.importorskip("icechunk")
+    icechunk.set_logs_filter("icechunk::storage=error")
+    others = icechunk.Repository.create(icechunk.local_filesystem_storage(str(path)))
+    session = others.writable_session("main")
+    rain().to_dataset().to_zarr(session.store, consolidated=False)
+    session.commit("rain")
+
+
 THINGS: dict[str, Callable[[Path], object]] = {
     "a text": lambda path: path.write_text(WORK),
     "an empty file": lambda path: path.write_bytes(b""),
@@ -68,16 +84,18 @@ THINGS: dict[str, Callable[[Path], object]] = {
     "a link to a Zarr store": lambda path: link(path, zarr_store),
     "a link that leads nowhere": lambda path: path.symlink_to("nowhere"),
     "a named pipe": os.mkfifo,
+    "a hard link": hard_link,
+    "an Icechunk repository": repository,
     "chunks without metadata": lambda path: folder(path / "pr" / "c" / "0", "0"),
     "a ledger of others": lambda path: folder(path / "pr" / "ledger", "run.json"),
 }
 
 
-def contents(place: Path) -> dict[str, object]:
-    """Names, kinds, permissions and contents below a folder, without locks."""
+def contents(place: Path, *, locks: bool = False) -> dict[str, object]:
+    """Names, kinds, permissions and contents below a folder, usually without locks."""
     found: dict[str, object] = {}
     for path in sorted(place.rglob("*")):
-        if path.name.endswith(".lock"):
+        if path.name.endswith(".lock") and not locks:
             continue
         what: object = str(path.readlink()) if path.is_symlink() else path.is_dir()
         if path.is_file() and not path.is_symlink():
@@ -98,6 +116,57 @@ def test_stores_replace_nothing(daily, model, tmp_path, thing, resume):
     assert "e.zarr" in str(caught.value)
     assert "restart" not in str(caught.value)
     assert contents(tmp_path) == before
+
+
+#: Names that a store takes next to its own, or within itself.
+NEIGHBOURS = ("e.zarr.partial", ".e.zarr.lock", "e.zarr.partial/pr/ledger/0.json")
+
+
+@pytest.mark.parametrize("store", ["e.zarr", "icechunk:e.zarr"])
+@pytest.mark.parametrize("name", NEIGHBOURS)
+@pytest.mark.parametrize("thing", ["a text", "a folder", "a link to a folder", "a hard link"])
+def test_stores_replace_nothing_next_to_them(
+    daily, model, tmp_path, monkeypatch, thing, name, store
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    THINGS[thing](tmp_path / name)
+    before = contents(tmp_path, locks=True)
+    with contextlib.suppress(XcvaeError):
+        xcvae.sample(daily, model, members=1, store=store, resume="restart", progress=False)
+    after = contents(tmp_path, locks=True)
+    assert {one: after.get(one) for one in before} == before
+
+
+@pytest.mark.parametrize("resume", [True, False, "restart", "repair"])
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_ensembles_of_other_calls_are_replaced_by_restart_only(
+    daily, model, tmp_path, unfinished, resume
+):
+    """Also one that is not finished, and both at their place."""
+    place = tmp_path / "e.zarr"
+    xcvae.sample(daily, model, members=2, seed=1, store=place, progress=False)
+    if unfinished:
+        place.rename(tmp_path / "e.zarr.partial")
+    before = contents(tmp_path)
+    if resume == "restart":
+        xcvae.sample(daily, model, members=1, store=place, resume=resume, progress=False)
+        return
+    with pytest.raises(XcvaeError, match=r"e\.zarr"):
+        xcvae.sample(daily, model, members=1, store=place, resume=resume, progress=False)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("thing", THINGS)
+def test_repositories_replace_nothing(daily, model, tmp_path, monkeypatch, thing):
+    monkeypatch.chdir(tmp_path)
+    THINGS[thing](tmp_path / "e.zarr")
+    before = contents(tmp_path)
+    with contextlib.suppress(XcvaeError):
+        store = "icechunk:e.zarr"
+        xcvae.sample(daily, model, members=1, store=store, resume="restart", progress=False)
+    after = contents(tmp_path)
+    assert {one: after.get(one) for one in before} == before
 
 
 @pytest.mark.parametrize("thing", THINGS)

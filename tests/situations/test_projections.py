@@ -67,7 +67,7 @@ PAIRS = [
     makers.case("the same pole", lambda: mapped("rotated", "pole", "rotated", "pole"), makers.right(roles={"t": "aligned"})),
     *(
         makers.case(f"{own} and {other}", lambda own=own, other=other, kind=kind: mapped(kind, own, kind, other),
-             makers.refused("t", "grid_mapping|projection", "regrid|interpolat|pyproj|reproject"))
+             makers.either(makers.refused("t", "grid_mapping|projection", "regrid|interpolat|pyproj|reproject"), makers.warned("t", "projection", "elsewhere")))
         for kind, own, other in (
             ("m", "laea", "lcc"), ("m", "laea", "osgb"), ("m", "lcc", "lcc2"), ("m", "stereo", "laea"), ("rotated", "pole", "pole2"),
         )

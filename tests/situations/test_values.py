@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from xcvae.errors import DataError
+from xcvae.fields.describe import describe, prepare
+from xcvae.fields.scaling import Scaling
+from xcvae.fields.validation import check_values
+
 from . import makers
 
 # --- packing -----------------------------------------------------------------------------------
@@ -281,3 +286,46 @@ GAPS = [
 @pytest.mark.parametrize(("make", "answer", "options"), GAPS)
 def test_gaps_in_conditions_are_refused_with_what_helps(make, answer, options):
     answer.check(lambda: makers.admit(make(), **options))
+
+
+# --- the step of the record --------------------------------------------------------------------
+
+
+def test_a_selection_is_checked_with_the_step_of_its_record() -> None:
+    """What five minutes cannot bring, a month could: days of the record do not say so."""
+    field = makers.rain(
+        dims=("time", "y", "x"), coords={"time": makers.times(40, "5min")}, units="mm"
+    )
+    spec = describe(makers.together(field), target="pr")
+    some = makers.together(field).isel(time=slice(None, None, 20))
+    bad = some.pr.copy(data=some.pr.values + 800.0)  # possible in 100 minutes
+    check_values(prepare(some, spec, need_target=True), spec)
+    with pytest.raises(DataError, match="pr: expected rain of at most"):
+        check_values(prepare(some.assign(pr=bad), spec, need_target=True), spec)
+
+
+def late_merge() -> xr.Dataset:
+    """Days of rain, then predictors every six hours: empty samples far from the first ones."""
+    field = makers.rain(coords={"time": makers.times(24, "D")}, units="mm")
+    extra = makers.times(24, "D")[20] + np.array([6, 12, 18], "timedelta64[h]")
+    both = np.sort(np.concatenate([field.time.values, extra]))
+    number = xr.DataArray(np.linspace(270.0, 280.0, len(both)), {"time": both}, ("time",), "t")
+    return xr.Dataset({"pr": field.reindex(time=both), "t": number.assign_attrs(units="K")})
+
+
+@pytest.mark.parametrize("chunks", [None, {"time": 5}, {"time": 1, "y": 3}])
+def test_empty_samples_far_from_the_first_ones_are_no_part_of_the_step(chunks) -> None:
+    ds = late_merge() if chunks is None else late_merge().chunk(chunks)
+    with pytest.warns(UserWarning, match="3 of 27 samples have no valid pixel"):
+        spec = describe(ds)
+    assert spec.daily
+    assert spec.step == 86400.0
+
+
+def test_empty_samples_of_lazy_data_are_named_when_all_are_read() -> None:
+    ds = makers.together(makers.rain(coords={"time": makers.times(24, "D")}))
+    ds["pr"] = ds.pr.where(ds.time != ds.time[20])
+    lazy = ds.chunk(time=6)
+    spec = describe(lazy)  # the step is known without reading all
+    with pytest.warns(UserWarning, match=r"1 of 24 samples have no valid pixel.*dropna"):
+        Scaling.fit(prepare(lazy, spec, need_target=True), spec)

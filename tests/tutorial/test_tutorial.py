@@ -73,6 +73,22 @@ def test_radklim_coarse_field_is_the_block_mean(radklim: xr.Dataset) -> None:
     np.testing.assert_allclose(radklim["x_coarse"], means["x"])
 
 
+def test_sequence_has_every_frame_of_three_test_hours(radklim: xr.Dataset) -> None:
+    sequence = tutorial.open_dataset("radklim-sequence").load()
+    assert set(np.diff(sequence.time.values)) == {np.timedelta64(5, "m")}
+    assert sequence.sizes["time"] == 36
+    assert set(sequence.split.values) == {TEST}
+    assert "Data basis: Deutscher Wetterdienst" in sequence.attrs["license"]
+    assert "thinned" not in sequence.attrs["processing"]
+    shared = np.intersect1d(sequence.time, radklim.time)
+    assert shared.size == 9
+    xr.testing.assert_identical(
+        sequence.sel(time=shared).drop_attrs(deep=False),
+        radklim.sel(time=shared).drop_attrs(deep=False),
+    )
+    assert not np.isin(sequence.time, radklim.time[radklim.split != TEST]).any()
+
+
 def test_radklim_grid_is_one_kilometre_around_zero(radklim: xr.Dataset) -> None:
     np.testing.assert_array_equal(np.diff(radklim["y"]), -1.0)
     np.testing.assert_array_equal(np.diff(radklim["x"]), 1.0)

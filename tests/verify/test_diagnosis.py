@@ -31,7 +31,12 @@ from xcvae.verify.diagnosis.finding import (
     Neighbours,
 )
 from xcvae.verify.diagnosis.measure import measure
-from xcvae.verify.diagnosis.statistics import ensemble_statistics, latent_swap
+from xcvae.verify.diagnosis.statistics import (
+    TimeStatistics,
+    ensemble_statistics,
+    latent_swap,
+    time_statistics,
+)
 
 GOOD_STATISTICS = EnsembleStatistics(
     wet_fraction=0.29,
@@ -67,6 +72,7 @@ GOOD = Evidence(
     light_mass=0.01,
     wet_threshold=0.1,
     neighbours=Neighbours(0.0, 1.0, 0.0, 0.6, 0.65, 0.97, 0.0, 20),
+    time=TimeStatistics(step=300.0, generated=0.45, observed=0.5, pairs=8),
 )
 
 
@@ -75,12 +81,18 @@ NAMES = [
     "units", "leakage", "posterior_collapse", "ignored_latent", "mean_collapse",
     "identical_members", "underdispersion", "overdispersion", "prior_posterior_gap",
     "memorisation", "drizzle", "mass_drift", "truncated_tail", "checkerboard", "border",
+    "flicker",
 ]  # fmt: skip
 
 
 def near(**changes: float) -> Evidence:
     assert GOOD.neighbours is not None
     return replace(GOOD, neighbours=replace(GOOD.neighbours, **changes))
+
+
+def in_time(**changes: float) -> Evidence:
+    assert GOOD.time is not None
+    return replace(GOOD, time=replace(GOOD.time, **changes))
 
 
 def traces(**changes: float) -> Evidence:
@@ -165,6 +177,7 @@ def test_detectors_find_nothing_in_a_good_model() -> None:
         (traces(pattern=0.9, period=12), "checkerboard", "fault"),
         (traces(border_amount=1.6), "border", "warning"),
         (traces(border_texture=0.3), "border", "fault"),
+        (in_time(generated=0.1), "flicker", "warning"),
         (near(same_labels=0.02), "leakage", "warning"),
         (near(same_labels=0.5), "leakage", "fault"),
         (near(copies=0.1), "leakage", "fault"),
@@ -208,6 +221,50 @@ def test_detectors_ignore_differences_within_errors() -> None:
         traces(border_amount=1.6, border_amount_error=0.3),
     ):
         assert set(severities(unsure).values()) == {"ok"}
+
+
+def test_flicker_needs_memory_in_the_observation() -> None:
+    assert severities(in_time(generated=0.0, observed=0.1))["flicker"] == "ok"
+    finding = next(f for f in detect(in_time(generated=0.1)) if f.name == "flicker")
+    assert "5 min apart correlates by 0.10" in finding.evidence
+    assert "temporal='coherent'" in finding.remedy
+    assert (
+        "coherent"
+        not in next(
+            f for f in detect(replace(in_time(generated=0.1), own=False)) if f.name == "flicker"
+        ).remedy
+    )
+
+
+def test_flicker_passes_on_timescales_that_were_measured_on_the_data() -> None:
+    here = {"source": "these data", "seconds": [3600.0, 0.0]}
+    finding = next(
+        f for f in detect(replace(in_time(generated=0.1), timescales=here)) if f.name == "flicker"
+    )
+    assert "timescales=[3600, 0] (measured here: the model has none)" in finding.remedy
+
+
+def test_time_statistics_tell_frozen_from_independent_members() -> None:
+    rng = np.random.default_rng(0)
+    times = np.arange(6) * 300_000_000
+    observed = rng.gamma(0.5, 2.0, (6, 24, 24))
+    frozen = np.repeat(rng.gamma(0.5, 2.0, (2, 1, 24, 24)), 6, axis=1)
+    found = time_statistics(frozen, observed, times)
+    assert found is not None
+    assert (found.step, found.pairs) == (300.0, 5)
+    assert found.generated == pytest.approx(1)
+    assert abs(found.observed) < 0.1
+    assert time_statistics(frozen, observed, np.zeros(6, np.int64)) is None
+
+
+def test_memory_of_the_levels_is_written_with_intervals() -> None:
+    known = {
+        "seconds": [3600.0, 0.0], "low": [1800.0, 0.0], "high": [7200.0, 0.0], "step": 300.0
+    }  # fmt: skip
+    diagnosis = Diagnosis(detect(GOOD), replace(GOOD, timescales=known))
+    assert "1 h (30 min to 2 h), none" in " ".join(str(diagnosis).split())
+    unknown = replace(GOOD, timescales={"seconds": None, "reason": "no consecutive times"})
+    assert "unknown: no consecutive times" in " ".join(str(Diagnosis([], unknown)).split())
 
 
 def test_mass_drift_reports_amounts_after_threshold() -> None:
@@ -273,12 +330,13 @@ def test_unmeasured_quantities_are_unchecked() -> None:
         swap=None,
         levels=(),
         neighbours=None,
+        time=None,
     )
     found = severities(nothing)
     assert not {"warning", "fault"} & set(found.values())
     assert {name for name, severity in found.items() if severity == "unchecked"} == {
         "units", "leakage", "posterior_collapse", "ignored_latent", "underdispersion",
-        "overdispersion", "memorisation", "checkerboard", "border",
+        "overdispersion", "memorisation", "checkerboard", "border", "flicker",
     }  # fmt: skip
     text = str(Diagnosis(detect(nothing), nothing))
     assert "nan" not in text

@@ -495,9 +495,16 @@ def test_scores_of_posterior_members_are_not_marked_as_best(card: xr.Dataset) ->
     assert any(best_sources(card.assign_attrs(xcvae=json.dumps(record)), "crps_skill"))
 
 
-def test_summary_refuses_grouped_cards(card: xr.Dataset) -> None:
-    with pytest.raises(DataError, match="season"):
-        Plots(card.expand_dims(season=["DJF", "JJA"])).summary()
+def test_summary_draws_a_section_for_each_group(card: xr.Dataset) -> None:
+    figure = Plots(card.expand_dims(season=["DJF", "JJA"], region=[1])).summary()
+    (axes,) = figure.axes
+    texts = [text.get_text() for text in axes.texts]
+    assert [text for text in texts if "season" in text] == [
+        "season DJF, region 1", "season JJA, region 1",
+    ]  # fmt: skip
+    assert texts.count("CRPS") == 2
+    with pytest.raises(DataError, match="no scores"):
+        Plots(xr.Dataset({"pr": ("x", [1.0])})).summary()
 
 
 # --- no side effects -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
+import xcvae
 from xcvae.generator.model import Model
 from xcvae.verify.criteria import criteria_for, judge
 from xcvae.verify.diagnosis import Diagnosis, diagnose
@@ -87,6 +88,24 @@ def test_report_writes_figures_json_and_html(
         assert finding.name in page
     # One file, offline: no script, nothing that a browser would fetch.
     assert not re.search(r"""<script|<link|@import|url\(|(src|href)=["'](?!data:|#)""", page)
+
+
+def test_report_of_evolving_members_has_a_player_without_a_script(
+    tmp_path: Path, tiny_model: Model
+) -> None:
+    ds = xcvae.tutorial.open_dataset("radklim-sequence").isel(time=slice(3)).load()
+    ens = xcvae.sample(ds, tiny_model, members=2, temporal="coherent", timescales=[3600, 600, 0, 0])
+    written = save_report(
+        tmp_path, ds=ds, model=tiny_model, ensembles={"a": ens.load()}, cards={}, verdicts={},
+        diagnosis=None,
+    )  # fmt: skip
+    page = written["html"].read_text(encoding="utf-8")
+    assert page.count("<figure class=player>") == 1
+    assert page.count('name="e-a-frame"') == 3
+    assert page.count(" checked>") == 1
+    assert "data:image/gif;base64," in page
+    assert written["a-animation"].read_bytes()[:3] == b"GIF"
+    assert not re.search(r"""<script|(src|href)=["'](?!data:|#)""", page)
 
 
 def save_cards(folder: Path, ds: xr.Dataset, model: Model, **cards: xr.Dataset) -> dict[str, Path]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -16,6 +18,7 @@ from xcvae.ensemble.dataset import catalog_metadata
 from xcvae.ensemble.sample import sample
 from xcvae.errors import (
     ComponentError,
+    ConfigError,
     DataError,
     EmptySelectionError,
     MismatchError,
@@ -642,3 +645,61 @@ def test_scorecard_round_trips_through_zarr(ds: xr.Dataset, ensemble: xr.Dataset
     card.to_zarr(tmp_path / "card.zarr", consolidated=False)
     with xr.open_zarr(tmp_path / "card.zarr", consolidated=False) as back:
         xr.testing.assert_equal(back.load(), card)
+
+
+def test_groupby_a_list_scores_every_combination(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    hours = ds.time.dt.hour
+    region = xr.zeros_like(ds.pr.isel(time=0), dtype=int).drop_vars("time")
+    region[:, ds.sizes["x"] // 2 :] = 1
+    given = ds.assign_coords(region=region, half=("time", np.arange(ds.sizes["time"]) % 2))
+    card = evaluate(
+        given, ensemble, metrics=["crps", "mass_bias"], baselines=[],
+        groupby=["time.hour", "region", "half"], progress=False,
+    )  # fmt: skip
+    assert card.crps.dims == ("source", "hour", "region", "half")
+    assert set(card.hour.values) == set(hours.values)
+    for hour in card.hour.values:
+        for half in (0, 1):
+            chosen = (hours.values == hour) & (given.half.values == half)
+            one = card.crps.sel(source="xcvae", hour=hour, half=half)
+            if not chosen.any():
+                assert one.isnull().all()
+                continue
+            part = given.isel(time=chosen).drop_vars("half")
+            drawn = ensemble.isel(time=chosen)
+            alone = evaluate(part, drawn, metrics=["crps"], groupby="region", progress=False)
+            np.testing.assert_allclose(one, alone.crps.sel(source="xcvae"), rtol=1e-6)
+    single = evaluate(given, ensemble, metrics="crps", groupby=["half"], progress=False)
+    xr.testing.assert_identical(
+        single, evaluate(given, ensemble, metrics="crps", groupby="half", progress=False)
+    )
+
+
+def test_table_writes_rows_of_scores_in_every_style(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    card = evaluate(ds, ensemble, metrics=["crps", "wet_fraction"], progress=False)
+    value = float(card.crps.sel(source="xcvae"))
+    text = card.cvae.table().splitlines()
+    assert text[0].split() == ["score", "xcvae", "bilinear"]
+    assert text[1].startswith("CRPS [mm h-1]")
+    assert f"{value:.3f} ({float(card.crps_low[0]):.3f} to " in text[1]
+    assert "(" not in card.cvae.table(intervals=False)
+    rows = card.cvae.table(style="markdown").splitlines()
+    assert rows[1] == "| --- | ---: | ---: |"
+    assert len({row.count("|") for row in rows}) == 1
+    latex = card.cvae.table(style="latex").splitlines()
+    assert latex[0] == r"\begin{tabular}{lrr}"
+    assert latex[-1] == r"\end{tabular}"
+    assert latex[4].endswith(r"\\")
+    frame = pd.read_csv(io.StringIO(card.cvae.table(style="csv")))
+    assert list(frame)[:5] == ["score", "units", "xcvae", "xcvae_low", "xcvae_high"]
+    assert frame.xcvae[0] == value
+    assert frame.bilinear_high[0] == float(card.crps_high.sel(source="bilinear"))
+    grouped = evaluate(ds, ensemble, metrics=["crps"], groupby="time.hour", progress=False)
+    frame = pd.read_csv(io.StringIO(grouped.cvae.table("csv", intervals=False)))
+    assert list(frame) == ["score", "units", "hour", "xcvae", "bilinear"]
+    np.testing.assert_array_equal(frame.xcvae, grouped.crps.sel(source="xcvae"))
+    assert grouped.cvae.table().splitlines()[0].split() == ["score", "hour", "xcvae", "bilinear"]
+    with pytest.raises(ConfigError, match="Did you mean 'latex'"):
+        card.cvae.table(style="latx")
+    with pytest.raises(DataError, match="a scorecard"):
+        ensemble.cvae.table()

@@ -146,8 +146,9 @@ def test_compare_finds_no_effect_of_copies(train: xr.Dataset, test: xr.Dataset) 
         assert (found[f"{score}_difference"].sel(recipe="copies") == 0).all()
         assert (found[f"{score}_verdict"].sel(recipe="copies") == NOTHING).all()
     text = utility.table(found)
-    assert "quantile, P95" in text
-    assert text.count("copies") == text.count(NOTHING) == 18
+    assert "heads P99.9, P95" in text
+    assert list(found.loss.values) == ["l1", "heads P50", "heads P95", "heads P99", "heads P99.9"]
+    assert text.count("copies") == text.count(NOTHING) == 5 * 3 * 3
 
 
 def test_compare_continues_from_kept_counts(
@@ -186,7 +187,8 @@ def test_compare_scores_equal_metrics(train: xr.Dataset, test: xr.Dataset) -> No
             [Pool(record.coarse, record.fine, 1.0)],
             factor=12, loss="quantile", settings=Settings.of(TINY), seed=seed, device=CPU,
         )  # fmt: skip
-        rain = test.pr.copy(data=record.scaling.physical(predict(network, tested.coarse)).numpy())
+        (fine,) = record.scaling.physical(predict(network, tested.coarse)).numpy()
+        rain = test.pr.copy(data=fine)
         tail = np.abs(np.maximum(rain, limit) - np.maximum(test.pr, limit)).mean()
         scores.append([csi(rain, test.pr, threshold=limit), sedi(rain, test.pr, threshold=limit)])
         scores[-1].append(tail)
@@ -303,12 +305,86 @@ def test_network_fits_any_factor_and_the_quantile(factor: int) -> None:
                 factor=factor, loss=loss, settings=settings, seed=0, device=CPU,
             ),
             coarse[:2],
-        )
+        )[0]
         for loss in ("l1", "quantile")
     }  # fmt: skip
     assert made["l1"].shape == (2, 4 * factor, 4 * factor)
     assert float(made["l1"].mean()) == pytest.approx(0.5, abs=0.08)
     assert float(made["quantile"].mean()) == pytest.approx(0.9, abs=0.08)
+
+
+def test_heads_are_quantiles_of_one_network() -> None:
+    rng = np.random.default_rng(0)
+    coarse = np.full((20, 4, 4), 0.5, np.float32)
+    fine = rng.uniform(0, 1, (20, 8, 8)).astype(np.float32)
+    settings = Settings.of({**BRIEF, "steps": 150, "heads": [0.9, 0.2], "learning_rate": 1e-2})
+    network = train_network(
+        [Pool(coarse, fine, 1.0)], factor=2, loss="heads", settings=settings, seed=0, device=CPU
+    )
+    low, high = predict(network, coarse[:2])
+    assert low.shape == (2, 8, 8)
+    assert float(low.mean()) == pytest.approx(0.2, abs=0.08)
+    assert float(high.mean()) == pytest.approx(0.9, abs=0.08)
+    assert list(settings.students("heads").items()) == [("heads P20", 0.2), ("heads P90", 0.9)]
+
+
+def test_tail_error_of_a_head_is_the_pinball_loss(train: xr.Dataset, test: xr.Dataset) -> None:
+    options = {"coarsen": 12, "seeds": 2, "losses": ["heads"], "levels": [0.9], "progress": False}
+    network = {**TINY, "heads": [0.5, 0.95]}
+    found = utility.compare(train, test, {}, network=network, **options)
+    record = Fields.of(train.pr, factor=12, what="record")
+    tested = Fields.of(test.pr, factor=12, what="test", like=record)
+    limit, expected = float(found.threshold[0]), np.zeros(2)
+    for seed in range(2):
+        heads = train_network(
+            [Pool(record.coarse, record.fine, 1.0)],
+            factor=12, loss="heads", settings=Settings.of(network), seed=seed, device=CPU,
+        )  # fmt: skip
+        rain = record.scaling.physical(predict(heads, tested.coarse)).numpy()
+        for head, level in enumerate((0.5, 0.95)):
+            missing = np.maximum(tested.rain, limit) - np.maximum(rain[head], limit)
+            expected[head] += np.where(missing > 0, level * missing, (level - 1) * missing).mean()
+    np.testing.assert_allclose(found.tail_mae.isel(recipe=0, level=0), expected, rtol=1e-5)
+
+
+def test_recipes_of_amplified_storms_come_with_scaled_pairs(
+    train_radar: xr.Dataset, tiny_model: Model
+) -> None:
+    train = train_radar.isel(time=slice(None, None, 60))
+    heavy_ones = train.isel(time=utility.heaviest(train, 0.4, target="pr").values)
+    stronger = [
+        xcvae.sample(heavy_ones, tiny_model, members=1, progress=False,
+                     storms={"name": "amplify", "factor": factor})
+        for factor in (1.5, 2.5)
+    ]  # fmt: skip
+    moved = xcvae.sample(heavy_ones, tiny_model, members=1, storms="turn", progress=False)
+    made = utility.recipes(
+        train[["pr"]], storms={"amplified": stronger, "moved": moved}, target="pr", share=0.5
+    )
+    assert list(made) == ["duplicated", "amplified", "moved", "scaled"]
+    assert [one.share for one in made["amplified"]] == [0.25, 0.25]
+    np.testing.assert_array_equal(made["amplified"][1].fields, stronger[1].pr[0])
+    for extra, factor in zip(made["scaled"], (1.5, 2.5), strict=True):
+        np.testing.assert_allclose(extra.fields, factor * heavy_ones.pr, rtol=1e-6)
+        assert extra.fields.attrs["units"] == "mm h-1"
+    found = utility.compare(
+        train, train_radar.isel(time=[5, 7, 9]), {n: made[n] for n in ("amplified", "scaled")},
+        coarsen=12, seeds=2, losses=["l1"], levels=[0.9], network=TINY, against="scaled",
+        target="pr", progress=False,
+    ).isel(loss=0, level=0)  # fmt: skip
+    gain = found.csi - found.csi.sel(recipe="scaled")
+    np.testing.assert_allclose(found.csi_difference[:2], gain[:2])
+    assert found.csi_verdict.values.tolist()[2] == ""
+    assert "csi: scaled" in utility.table(found.expand_dims(["loss", "level"]))
+
+
+def test_heaviest_finds_the_largest_99th_percentiles(train: xr.Dataset) -> None:
+    found = utility.heaviest(train, 0.2)
+    amounts = train.pr.quantile(0.99, ("y", "x"))
+    assert found.sum() == round(0.2 * train.sizes["time"])
+    assert amounts[found].min() > amounts[~found].max()
+    with pytest.raises(ConfigError, match="share: expected a share between 0 and 1"):
+        utility.heaviest(train, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -320,6 +396,8 @@ def test_network_fits_any_factor_and_the_quantile(factor: int) -> None:
         ({"losses": ["l2"]}, "losses: unknown 'l2'"),
         ({"network": {"step": 3}}, "network: unknown key 'step'. Did you mean 'steps'"),
         ({"network": {"quantile": 1.0}}, "network.quantile: expected a share"),
+        ({"network": {"heads": [0.5, 1.0]}}, "network.heads: expected a share"),
+        ({"against": "scale", "recipes": {"scaled": [Extra(None, 0.5)]}}, "against: .*'scaled'"),
         ({"recipes": {"record": []}}, "recipes: expected names of additions"),
         ({"recipes": {"none": []}}, "recipe 'none': expected shares above 0"),
     ],
@@ -363,7 +441,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("limits", {"limits": [0.5, 2.1]}),
     *(("settings", {"network": {key: value}}) for key, value in {
         "steps": 3, "batch_size": 5, "learning_rate": 1e-3, "crop": 24, "channels": 4, "blocks": 2,
-        "quantile": 0.9,
+        "quantile": 0.9, "heads": [0.5, 0.9],
     }.items()),
     ("loss", {"loss": "quantile"}),
     ("seed", {"seed": 1}),

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.config.schema import Config, HeavySection, Part, Selection
+from xcvae.config.schema import Config, HeavySection, Part, SampleSection, Selection
 from xcvae.config.sources import opened
 from xcvae.errors import ConfigError, EmptySelectionError, MissingVariableError, nearest
 from xcvae.fields.cf import find_layout, find_target
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe
+from xcvae.fields.regridding.projections import mapping_name
 from xcvae.fields.samples import heavy
 
 
@@ -153,12 +154,22 @@ class Parts:
         configuration does not select any.
     spec
         Roles, grids and units of their variables.
+    whole
+        All samples, not read.
     """
 
     train: xr.Dataset
     validation: xr.Dataset | None
     test: xr.Dataset | None
     spec: DataSpec
+    whole: xr.Dataset
+
+    def of(self, section: SampleSection) -> xr.Dataset:
+        """Return the samples of an ensemble: its own, or those of its part."""
+        if section.samples is None:
+            return self[section.part]
+        where = f"sample '{section.name}': samples"
+        return _in_memory(select(self.whole, section.samples, self.spec.sample, where))
 
     def __getitem__(self, part: Part) -> xr.Dataset:
         """Return a part.
@@ -224,14 +235,17 @@ def open_parts(config: Config) -> Parts:
         statics=training.statics,
         coarsen=training.coarsen,
         spatial_dims=dims,
+        missing=training.missing,
     )
     names = [target, *(v.name for v in spec.variables if v.name != spec.derived)]
+    mappings = [mapping_name(ds[name]) for name in names]
+    names += [name for name in dict.fromkeys(mappings) if name in ds.data_vars]
     ready = {part: _in_memory(one[names]) for part, one in chosen.items()}
     if section.heavy is not None:
         for part in section.heavy.parts:
             if part in ready:
                 ready[part] = _heavy(ready[part], section.heavy, spec, part)
-    return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec)
+    return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec, ds[names])
 
 
 def _in_memory(ds: xr.Dataset) -> xr.Dataset:

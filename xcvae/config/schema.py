@@ -71,8 +71,9 @@ class SourceSection:
         ``data/*.nc``; or a list of them. ``~`` and environment variables are replaced.
     rename
         New names of variables, dims and coordinates, by old name.
-    engine, group, storage_options
+    engine, group, storage_options, backend_kwargs
         As of `xarray.open_dataset`; the engine ``kerchunk`` reads references to chunks of files.
+        ``backend_kwargs`` are options of the engine, such as ``filter_by_keys`` of cfgrib.
     """
 
     path: str | list[str]
@@ -80,6 +81,7 @@ class SourceSection:
     engine: str | None = None
     group: str | None = None
     storage_options: dict[str, Any] | None = None
+    backend_kwargs: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class DataSection:
         One of the four: name of a bundled Dataset; a file, a Zarr store, an address or a pattern
         such as ``data/*.nc``; an entry of an intake catalog; several sources, whose variables are
         merged for the samples that all have. Paths are relative to the configuration.
-    engine, group, storage_options
+    engine, group, storage_options, backend_kwargs
         How ``path`` is opened, see `SourceSection`.
     rename
         New names of variables, dims and coordinates, by old name.
@@ -109,6 +111,7 @@ class DataSection:
     engine: str | None = None
     group: str | None = None
     storage_options: dict[str, Any] | None = None
+    backend_kwargs: dict[str, Any] | None = None
     rename: dict[str, str] = field(default_factory=dict)
     train: Selection = field(default_factory=dict)
     validation: Selection | None = None
@@ -125,7 +128,8 @@ class DataSection:
                 got=" and ".join(given) or "none",
                 remedy="For example `path: rain.nc` or `tutorial: radklim`.",
             )
-        options = [k for k in ("engine", "group", "storage_options") if getattr(self, k)]
+        keys = ("engine", "group", "storage_options", "backend_kwargs")
+        options = [k for k in keys if getattr(self, k)]
         if options and self.path is None:
             raise ConfigError.of(
                 options[0],
@@ -146,6 +150,7 @@ class TrainSection:
     statics: list[str] | None = None
     coarsen: int | None = None
     spatial_dims: list[str] | None = None
+    missing: str | None = None
     validation: float | None = None
     generator: dict[str, Any] | None = None
     losses: list[Any] | None = None
@@ -180,19 +185,24 @@ class SampleSection(SampleOptions):
         Name of the store and of the catalog entry.
     part
         The samples it is drawn for.
-    postprocess, tile
+    samples
+        Samples of its own, selected from all data, in place of a part.
+    postprocess, storms, tile, timescales
         As in `xcvae.sample`, in the types that YAML has.
     """
 
     name: str
     part: Part = "test"
+    samples: Selection | None = None
     postprocess: list[Any] | dict[str, Any] | str | None = None
+    storms: list[Any] | dict[str, Any] | str | None = None
     tile: Any = None
+    timescales: list[Any] | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `xcvae.sample`."""
         given = {**vars(self)}
-        del given["part"]
+        del given["part"], given["samples"]
         return given
 
 
@@ -202,6 +212,7 @@ class EvaluateSection:
 
     metrics: list[Any] | None = None
     baselines: list[Any] | None = None
+    groupby: str | list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +248,11 @@ class Config:
         By ensemble: limits by metric, see `xcvae.verify.criteria`.
     plugins
         Modules with components, registered before anything is read.
+    figures
+        Formats of the report's figures next to PNG: pdf, svg.
+    copy_data
+        Copy the real samples to the output folder and list them in the catalog; null does so for
+        data below 1 GB.
     folder
         Folder of the configuration; not a key of the file.
     """
@@ -249,6 +265,8 @@ class Config:
     diagnose: DiagnoseSection | None = field(default_factory=DiagnoseSection)
     criteria: dict[str, Any] | None = None
     plugins: list[str] = field(default_factory=list)
+    figures: list[Literal["png", "pdf", "svg"]] = field(default_factory=list)
+    copy_data: bool | None = None
     folder: Path = field(default_factory=Path)
 
     def __post_init__(self) -> None:

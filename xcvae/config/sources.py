@@ -358,7 +358,7 @@ def open_paths(source: DataSection | SourceSection, folder: Path, where: str) ->
     Parameters
     ----------
     source
-        Section with ``path``, ``engine``, ``group`` and ``storage_options``.
+        Section with ``path``, ``engine``, ``group``, ``storage_options`` and ``backend_kwargs``.
     folder
         Folder that relative paths refer to.
     where
@@ -387,12 +387,8 @@ def _found(
     pattern = str(folder / expanded(path))
     found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
     if not found:
-        raise ConfigError.of(
-            f"{where}.path",
-            expected="a file, a Zarr store, or a pattern that matches some",
-            got=f"{pattern}, which matches nothing",
-            remedy="Paths are relative to the folder of the configuration.",
-        )
+        remedy = "Paths are relative to the folder of the configuration."
+        raise _no_match(pattern, "a file, a Zarr store", remedy, where)
     return found
 
 
@@ -405,13 +401,14 @@ def _matching(pattern: str, source: DataSection | SourceSection, where: str) -> 
     except Exception as error:
         raise _not_opened(pattern, error, where) from error
     if not paths:
-        raise ConfigError.of(
-            f"{where}.path",
-            expected="an address, or a pattern that matches some",
-            got=f"{pattern}, which matches nothing",
-            remedy="Servers of files over HTTP list none: name each file.",
-        )
+        remedy = "Servers of files over HTTP list none: name each file."
+        raise _no_match(pattern, "an address", remedy, where)
     return [str(fs.unstrip_protocol(path)) for path in sorted(paths)]
+
+
+def _no_match(pattern: str, what: str, remedy: str, where: str) -> ConfigError:
+    expected, got = f"{what}, or a pattern that matches some", f"{pattern}, which matches nothing"
+    return ConfigError.of(f"{where}.path", expected=expected, got=got, remedy=remedy)
 
 
 def _check_engine(engine: str | None, where: str) -> None:
@@ -433,6 +430,7 @@ def _is_zarr(path: str, source: DataSection | SourceSection) -> bool:
 def _one_file(name: str, source: DataSection | SourceSection, where: str) -> xr.Dataset:
     """Open one file, store or address; errors name it."""
     options: dict[str, Any] = {"chunks": {}, "engine": source.engine, "group": source.group}
+    options["backend_kwargs"] = source.backend_kwargs
     remote = is_url(name)
     if not remote and Path(name).is_dir() and source.engine in (None, "zarr"):
         _check_store(Path(name), where)

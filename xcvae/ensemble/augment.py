@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import INHERITED, record_of, without_observed
+from xcvae.ensemble.store.samples import (
+    AUGMENTED,
+    rain_shares,
+    refuse_taken,
+    samples_metadata,
+    write_samples,
+)
+from xcvae.ensemble.storms import FLAG, DrawnStorms, flags_of
 from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
 from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.samples import index_of, label_keys
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import refuse_packed
+from xcvae.files import local_path
 from xcvae.registry.discovery import version_of
 
 REAL = "real samples: "
@@ -27,26 +40,31 @@ Select = xr.DataArray | Callable[[xr.Dataset], xr.DataArray] | Iterable[Any] | N
 
 def augment(
     ds: xr.Dataset,
-    ensemble: xr.Dataset,
+    ensemble: xr.Dataset | Sequence[xr.Dataset],
     *,
     select: Select = None,
     fraction: float | None = None,
     seed: int = 0,
+    borrowed: xr.Dataset | None = None,
+    store: str | os.PathLike[str] | None = None,
+    catalog: str | os.PathLike[str] | None = None,
+    name: str | None = None,
 ) -> xr.Dataset:
     """Append synthetic samples to real ones.
 
     A synthetic sample has the target of one member and everything else of the real sample that
     the member was drawn for: conditions, statics, coordinates and the label along the sample
-    dimension, which is therefore repeated: the pair of label and ``realization`` is unique. Read
-    the result by position (``isel``), as training loops do. :func:`xcvae.train` takes it too; its
-    validation samples are real, and synthetic variants of them are left out.
+    dimension, which is therefore repeated: the pair of label and ``realization`` is unique. If the
+    ensemble was drawn for amplified or moved conditions (``storms`` of `xcvae.sample`), the sample
+    has these. Read the result by position (``isel``), as training loops do. :func:`xcvae.train`
+    takes it too; its validation samples are real, and synthetic variants of them are left out.
 
     Parameters
     ----------
     ds
         Real samples: the target and all that goes with it, dims (sample, y, x) and others.
     ensemble
-        From :func:`xcvae.sample`, drawn for some or all of these samples.
+        From :func:`xcvae.sample`, drawn for some or all of these samples; or several.
     select
         Samples to take synthetic members of: a boolean DataArray along the sample dimension
         (such as ``xcvae.heavy(ds)``), a function of ``ds`` that returns one, or labels.
@@ -56,66 +74,81 @@ def augment(
         ``seed``. Default: all members of the selected samples.
     seed
         Seed of the choice.
+    borrowed
+        The data that ensembles with borrowed conditions were drawn for; it has all variables of
+        ``ds`` but the target.
+    store
+        Write the result to this new Zarr store, a local folder, and return it, opened lazily.
+    catalog, name
+        List the store in this intake catalog (YAML), under this name (default: the store's).
 
     Returns
     -------
     xarray.Dataset
-        First the real samples, then the synthetic ones by realization. Along the sample
-        dimension, ``synthetic`` (bool) and ``realization`` (-1 for real) are new, and labels (the
-        positions in ``ds``) where there were none. The target is in the units of ``ds``, and lazy
-        where the ensemble is. Nothing keeps the encoding of the file that ``ds`` was read from.
-        Title, source, licence and comment say what is real and what was drawn, by which model;
-        the attribute ``xcvae`` (JSON) has the hash of the model and the numbers of samples.
+        First the real samples, then the synthetic ones by ensemble and realization. Along the
+        sample dimension, ``synthetic`` (bool) and ``realization`` (-1 for real; numbers of a
+        second ensemble follow those of the first) are new, the coordinates that say what was done
+        to a sample (``amplified``, ...), and labels (the positions in ``ds``) where there were
+        none. The target is in the units of ``ds``, and lazy where the ensemble is. Nothing keeps
+        the encoding of the file that ``ds`` was read from. Title, source, licence and comment say
+        what is real and what was drawn, by which model.
 
     Raises
     ------
     MismatchError
-        The ensemble was not drawn by xcvae, or its samples or grid are not those of ``ds``.
+        The ensemble was not drawn by xcvae, its samples or grid are not those of ``ds``, or ``ds``
+        has maps that would not move with the storms.
     MissingVariableError
-        The target is not in ``ds``.
+        The target is not in ``ds``, or ``borrowed`` lacks a variable.
     EmptySelectionError
         No sample is selected.
     ConfigError
-        ``fraction`` is out of range, or there are too few members to reach it.
+        ``fraction`` is out of range, there are too few members to reach it, or a catalog is given
+        without a store.
+    OutputExistsError
+        The store exists.
+    CatalogError
+        The name is used in the catalog for another store.
     """
-    record = record_of(ensemble)
-    spec = DataSpec.from_json(record["spec"])
-    if spec.sample in ds.dims and spec.sample not in ds.coords:
-        ds = ds.assign_coords({spec.sample: np.arange(ds.sizes[spec.sample])})
+    ensembles = [ensemble] if isinstance(ensemble, xr.Dataset) else list(ensemble)
+    if not ensembles:
+        raise ConfigError.of(
+            "ensemble", expected="an ensemble, or several", got="none", remedy="Draw one first."
+        )
+    spec = DataSpec.from_json(record_of(ensembles[0])["spec"])
+    if store is not None or catalog is not None:
+        target = _Output.of(store, catalog, name)
+        options: dict[str, Any] = {"select": select, "fraction": fraction, "seed": seed}
+        return target.write(augment(ds, ensembles, borrowed=borrowed, **options), spec)
+    ds = _labelled(ds, spec.sample)
     real = require(ds, spec.target, what="augment")
     refuse_packed(real)
     real = real.copy(deep=False)
     real.attrs = without_observed(real.attrs)
     ds = ds.assign({spec.target: real})
-    members = to_units(ensemble[spec.target], str(real.attrs.get("units", spec.units)))
-    _check_grid(real, members, spec)
-    rows = rows_in(ds, members, spec.sample)
-    columns = np.flatnonzero(_selected(ds, members, select, spec))
-    if columns.size == 0:
+    pools = [_Pool.of(one, ds, real, select, borrowed) for one in ensembles]
+    if not any(pool.columns.size for pool in pools):
         raise EmptySelectionError.of(
             "select",
             expected="at least one sample of the ensemble",
             got="none",
             remedy="Check the selection, and that the ensemble was drawn for these samples.",
         )
-    taken = _choose(len(ds[spec.sample]), members.sizes["realization"], columns, fraction, seed)
-    parts = [_flagged(ds, spec.sample, -1)]
-    for number, chosen in taken:
-        synthetic = ds.isel({spec.sample: rows[chosen]})
-        member = members.isel({"realization": number, spec.sample: chosen}).variable
-        member = member.transpose(*(d for d in real.dims if d in member.dims))
-        synthetic[spec.target] = real.dims, member.data, real.attrs
-        realization = int(members["realization"].values[number])
-        parts.append(_flagged(synthetic, spec.sample, realization))
+    counts = [(pool.members.sizes["realization"], pool.columns) for pool in pools]
+    taken = _choose(len(ds[spec.sample]), counts, fraction, seed)
+    parts, first = [_flagged(ds, spec.sample, -1)], 0
+    for pool, chosen in zip(pools, taken, strict=True):
+        parts += [pool.samples(number, rows, real, first) for number, rows in chosen]
+        first += int(pool.members["realization"].values.max()) + 1
     both = xr.concat(
-        parts, dim=spec.sample, data_vars="minimal", coords="minimal", compat="override",
-        join="override", combine_attrs="override",
+        _equally_flagged(parts, spec.sample), dim=spec.sample, data_vars="minimal",
+        coords="minimal", compat="override", join="override", combine_attrs="override",
     )  # fmt: skip
     # The packing and chunks of the file that the real samples came from do not fit the members:
     # an int16 range that ends at the largest observation would wrap heavier synthetic rain.
     both = _evenly_chunked(both.drop_encoding())
     both[spec.target].attrs = _of_real(real.attrs)
-    return both.assign_attrs(_provenance(both, spec, record))
+    return both.assign_attrs(_provenance(both, spec, [record_of(one) for one in ensembles]))
 
 
 def _of_real(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,45 +159,202 @@ def _of_real(attrs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _provenance(both: xr.Dataset, spec: DataSpec, record: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(
+    both: xr.Dataset, spec: DataSpec, records: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return the attributes of real and synthetic samples together."""
     total, synthetic = both.sizes[spec.sample], int(both["synthetic"].sum())
-    sha, version = str(record["model_sha256"]), version_of("xcvae")
-    mode, seed = record.get("mode", "unknown"), record.get("seed", "unknown")
-    drawn = f"drawn by xcvae {record.get('version', version)}, model {sha[:12]}"
+    version, real = version_of("xcvae"), total - synthetic
+    drawn = " and ".join(
+        f"drawn by xcvae {one.get('version', version)}, model {str(one['model_sha256'])[:12]} "
+        f"({one.get('mode', 'unknown')}, seed {one.get('seed', 'unknown')})"
+        for one in records
+    )
     attrs = _of_real(both.attrs)
     notes = [
-        f"{synthetic} of {total} samples are synthetic, {drawn} ({mode}, seed {seed}): no "
-        "observations. The coordinate 'synthetic' marks them.",
+        f"{synthetic} of {total} samples are synthetic, {drawn}: no observations. The coordinate "
+        "'synthetic' marks them.",
         str(attrs.get("comment", "")),
     ]
+    sources = [attrs.get("source"), f"synthetic samples: {drawn}"]
     history = (
         f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: xcvae {version} appended {synthetic} synthetic "
-        f"samples, {drawn}, to {total - synthetic} real ones"
+        f"samples, {drawn}, to {real} real ones"
     )
-    content = {
-        "version": version,
-        "model_sha256": sha,
-        **{key: record[key] for key in ("mode", "seed", "spread") if key in record},
-        "variable": spec.target,
-        "samples": total,
-        "synthetic": synthetic,
-    }
+    models = [str(one["model_sha256"]) for one in records]
+    content: dict[str, Any] = {"version": version, "model_sha256": models[0]}
+    content["variable"] = spec.target
+    content |= {"models": models} if len(models) > 1 else {}
     title = str(both.attrs.get("title", ""))
     return {
         **attrs,
-        "title": f"{spec.target}: {total - synthetic} real samples"
+        "title": f"{spec.target}: {real} real samples"
         + (f" ({title})" if title else "")
         + f" and {synthetic} synthetic ones drawn by xcvae",
-        "source": "; ".join(
-            part
-            for part in (attrs.get("source"), f"synthetic samples: {drawn}")
-            if part is not None
-        ),
+        "source": "; ".join(str(part) for part in sources if part is not None),
         "comment": " ".join(note for note in notes if note),
         "history": f"{attrs.get('history', '')}\n{history}".lstrip("\n"),
-        "xcvae": json.dumps(content),
+        AUGMENTED: json.dumps({**content, "synthetic_samples": synthetic}),
     }
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Store and catalog entry of an augmented Dataset."""
+
+    store: Path
+    catalog: Path | None
+    name: str
+
+    @classmethod
+    def of(cls, store: object, catalog: object, name: str | None) -> _Output:
+        """Check the arguments before anything is computed."""
+        folder = local_path("store", store)
+        listed = local_path("catalog", catalog)
+        if folder is None:
+            raise ConfigError.of(
+                "catalog",
+                expected="a store to list",
+                got="store=None",
+                remedy="Give store='....zarr': only what is written can be listed.",
+            )
+        refuse_taken(folder)
+        found = cls(folder, listed, name or folder.stem)
+        if listed is not None:
+            catalogs.check_name(listed, found.name, folder)
+        return found
+
+    def write(self, ds: xr.Dataset, spec: DataSpec) -> xr.Dataset:
+        """Write and list the samples; return them opened."""
+        write_samples(ds, self.store, spec.sample)
+        opened: xr.Dataset = xr.open_zarr(self.store, chunks={})
+        if self.catalog is not None:
+            count = int(ds["synthetic"].sum())
+            about = samples_metadata(opened, spec.target, spec.sample, synthetic_samples=count)
+            about |= rain_shares(opened[spec.target], spec.sample)
+            catalogs.append(self.catalog, self.name, self.store, about)
+        return opened
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """Members of one ensemble that can be chosen, and the samples that they were drawn for.
+
+    Attributes
+    ----------
+    base
+        The samples.
+    members
+        The members, in the units of the data.
+    rows
+        For each sample of the ensemble, its position in ``base``.
+    columns
+        Selected samples of the ensemble, by position.
+    storms
+        What was done to the conditions.
+    spec
+        Description of the data in the model.
+    """
+
+    base: xr.Dataset
+    members: xr.DataArray
+    rows: np.ndarray
+    columns: np.ndarray
+    storms: DrawnStorms
+    spec: DataSpec
+
+    @classmethod
+    def of(
+        cls,
+        ensemble: xr.Dataset,
+        ds: xr.Dataset,
+        real: xr.DataArray,
+        select: Select,
+        borrowed: xr.Dataset | None,
+    ) -> _Pool:
+        """Match an ensemble with the samples that it was drawn for."""
+        record = record_of(ensemble)
+        spec = DataSpec.from_json(record["spec"])
+        storms = DrawnStorms.of(ensemble, record)
+        base = _borrowed(ds, borrowed, spec) if storms.borrowed else ds
+        members = to_units(ensemble[spec.target], str(real.attrs.get("units", spec.units)))
+        _check_grid(real, members, spec)
+        rows = rows_in(base, members, spec.sample)
+        columns = np.flatnonzero(_selected(base, members, select, spec))
+        return cls(base, members, rows, columns, storms, spec)
+
+    def samples(
+        self, number: int, chosen: np.ndarray, real: xr.DataArray, first: int
+    ) -> xr.Dataset:
+        """Return the chosen samples of a realization, whose numbers start from ``first``."""
+        spec = self.spec
+        synthetic = self.base.isel({spec.sample: self.rows[chosen]})
+        if self.storms:
+            bare = synthetic.drop_vars(spec.target, errors="ignore")
+            synthetic = self.storms.applied(bare, chosen)
+        member = self.members.isel({"realization": number, spec.sample: chosen}).variable
+        member = member.transpose(*(d for d in real.dims if d in member.dims))
+        synthetic[spec.target] = real.dims, member.data, real.attrs
+        realization = first + int(self.members["realization"].values[number])
+        return _flagged(synthetic, spec.sample, realization)
+
+
+def _labelled(ds: xr.Dataset, sample: str) -> xr.Dataset:
+    """Give samples without labels their positions."""
+    if sample in ds.dims and sample not in ds.coords:
+        return ds.assign_coords({sample: np.arange(ds.sizes[sample])})
+    return ds
+
+
+def _borrowed(ds: xr.Dataset, borrowed: xr.Dataset | None, spec: DataSpec) -> xr.Dataset:
+    """Return the borrowed samples with the variables and coordinates that the real ones have."""
+    if borrowed is None:
+        raise MismatchError.of(
+            "augment",
+            expected="the data that the borrowed storms were drawn for, for their conditions",
+            got="real samples only",
+            remedy="Give them: xcvae.augment(ds, ensemble, borrowed=other).",
+        )
+    borrowed = _labelled(borrowed, spec.sample)
+    found = {}
+    for name in ds.data_vars:
+        if name != spec.target:
+            own = require(borrowed, str(name), what="borrowed")
+            known = ds[name]
+            found[name] = to_units(own, known.attrs["units"]) if "units" in known.attrs else own
+            found[name] = found[name].transpose(*known.dims).assign_attrs(known.attrs)
+    chosen = xr.Dataset(found, coords={spec.sample: borrowed[spec.sample]})
+    lacking = {
+        name: (spec.sample, np.full(chosen.sizes[spec.sample], _neutral(coord)), coord.attrs)
+        for name, coord in ds.coords.items()
+        if coord.dims == (spec.sample,) and name not in chosen.coords
+    }
+    return chosen.assign_coords(lacking)
+
+
+def _equally_flagged(parts: list[xr.Dataset], sample: str) -> list[xr.Dataset]:
+    """Give all samples the coordinates that some have: nothing was done to the others."""
+    flags: dict[str, xr.DataArray] = {}
+    for part in parts:
+        flags |= flags_of(part, sample)
+    return [
+        part.assign_coords(
+            {
+                name: (sample, np.full(part.sizes[sample], _neutral(flag)), flag.attrs)
+                for name, flag in flags.items()
+                if name not in part.coords
+            }
+        )
+        for part in parts
+    ]
+
+
+def _neutral(coord: xr.DataArray) -> Any:
+    """Return the value that stands for nothing, of the type of a coordinate."""
+    if coord.attrs.get(FLAG) == "amplify":
+        return coord.dtype.type(1)
+    empty = {"M": "NaT", "m": "NaT", "f": np.nan, "O": None}
+    return np.array(empty.get(coord.dtype.kind, 0), coord.dtype)[()]
 
 
 def _evenly_chunked(ds: xr.Dataset) -> xr.Dataset:
@@ -277,12 +467,19 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
 
 
 def _choose(
-    real: int, members: int, columns: np.ndarray, fraction: float | None, seed: int
-) -> list[tuple[int, np.ndarray]]:
-    """Return for each realization the chosen samples of the ensemble, by position, in order."""
-    available = members * columns.size
+    real: int,
+    pools: Sequence[tuple[int, np.ndarray]],
+    fraction: float | None,
+    seed: int,
+) -> list[list[tuple[int, np.ndarray]]]:
+    """Return for each pool and realization the chosen samples, by position, in order.
+
+    A pool is the number of its realizations, and its samples.
+    """
+    sizes = [members * columns.size for members, columns in pools]
+    available = sum(sizes)
     if fraction is None:
-        return [(number, columns) for number in range(members)]
+        return [[(number, columns) for number in range(n)] for n, columns in pools]
     if isinstance(fraction, bool) or not 0.0 <= fraction < 1.0:
         expected = "a share from 0 to less than 1"
         remedy = "Give 0.5 for as many synthetic samples as real ones."
@@ -297,5 +494,10 @@ def _choose(
             remedy="Draw more members, select more samples, or lower the fraction.",
         )
     picked = np.sort(np.random.default_rng(seed).permutation(available)[:wanted])
-    number, column = np.divmod(picked, columns.size)
-    return [(int(m), columns[column[number == m]]) for m in np.unique(number)]
+    found, start = [], 0
+    for (_, columns), size in zip(pools, sizes, strict=True):
+        own = picked[(picked >= start) & (picked < start + size)] - start
+        number, column = np.divmod(own, max(columns.size, 1))
+        found.append([(int(m), columns[column[number == m]]) for m in np.unique(number)])
+        start += size
+    return found

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 import yaml
 
+from xcvae.ensemble import dataset
 from xcvae.ensemble.store.local import FileLedger
 from xcvae.errors import CatalogError, nearest
 from xcvae.fields.dataspec import plain
-from xcvae.files import is_taken, locked, remove_stale, write_text
+from xcvae.files import is_taken, is_url, locked, remove_stale, write_text
 
 if TYPE_CHECKING:
     from intake.readers.entry import Catalog
@@ -182,7 +183,7 @@ def append(
     catalog: PathLike,
     name: str,
     store: PathLike,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None = None,
     *,
     overwrite: bool = False,
     timeout: float = LOCK_SECONDS,
@@ -198,7 +199,7 @@ def append(
     store
         Path of the Zarr store.
     metadata
-        Description of the store; everything becomes JSON types.
+        Description of the store; everything becomes JSON types. Default: read from the store.
     overwrite
         Replace an entry of that name that points to another store.
     timeout
@@ -223,6 +224,8 @@ def append(
             remedy="Write the ensemble first; only then can it be listed.",
         )
     url = _url_of(Path(catalog), store)
+    if metadata is None:
+        metadata = dataset.described(xr.open_zarr(store, chunks={}, consolidated=False))
     # Plain types: a NumPy scalar in it would leave an empty catalog file.
     reader = XArrayDatasetReader(
         Zarr(url), engine="zarr", chunks={}, consolidated=False, metadata=plain(metadata)
@@ -264,6 +267,69 @@ def link(
     _add(Path(catalog), name, url, reader, overwrite=overwrite, timeout=timeout)
 
 
+def remove(catalog: PathLike, name: str, *, timeout: float = LOCK_SECONDS) -> None:
+    """Remove an entry from a catalog; its store stays on the disk.
+
+    Parameters
+    ----------
+    catalog, name
+        The entry; ``"inner/prior64"`` for one of a catalog in the catalog.
+    timeout
+        Seconds to wait for another process that changes the catalog.
+
+    Raises
+    ------
+    CatalogError
+        There is no such catalog or entry, or another process keeps it locked.
+    """
+    path, _, own = _find(Path(catalog), name)
+    with _lock(path, timeout):
+        entries = _read(path)
+        _check_known(entries, path, own)
+        _delete(entries, own)
+        _save(entries, path)
+
+
+def prune(catalog: PathLike, *, timeout: float = LOCK_SECONDS) -> list[str]:
+    """Remove the entries of local stores and catalogs that do not exist any more.
+
+    Parameters
+    ----------
+    catalog
+        Path of the YAML file.
+    timeout
+        Seconds to wait for another process that changes the catalog.
+
+    Returns
+    -------
+    list of str
+        Names of the removed entries, sorted.
+
+    Raises
+    ------
+    CatalogError
+        The catalog cannot be read, or another process keeps it locked.
+    """
+    path = Path(catalog)
+    with _lock(path, timeout):
+        entries = _read(path)
+        gone = sorted(name for name in map(str, entries.aliases) if _is_gone(entries, path, name))
+        for name in gone:
+            _delete(entries, name)
+        if gone:
+            _save(entries, path)
+    return gone
+
+
+def _is_gone(entries: Catalog, path: Path, name: str) -> bool:
+    """Tell if an entry refers to local files, and none of them exists."""
+    urls = [entries.data[token].kwargs.get("url") for token in _tokens_of(entries, name)]
+    folder = str(path.resolve().parent)
+    files = [str(url).replace("{CATALOG_DIR}", folder).removeprefix("file://") for url in urls]
+    local = [file for file in files if not is_url(file) and not set("{*?") & set(file)]
+    return bool(local) and len(local) == len(urls) and not any(Path(f).exists() for f in local)
+
+
 def check_name(catalog: PathLike, name: str, store: PathLike) -> None:
     """Make sure that :func:`append` will take this name, before hours are spent on the store.
 
@@ -285,6 +351,21 @@ def names(catalog: PathLike) -> list[str]:
         There is no such file, or it is not an intake 2 catalog.
     """
     return sorted(str(name) for name in _read(Path(catalog)).aliases)
+
+
+def is_catalog(path: PathLike) -> bool:
+    """Tell if a file is an intake 2 catalog."""
+    try:
+        content = yaml.safe_load(Path(path).read_bytes())
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and {"entries", "data", "aliases"} <= content.keys()
+
+
+def lists_catalog(catalog: PathLike, name: str) -> bool:
+    """Tell if an entry of a catalog is another catalog."""
+    _, entries, own = _find(Path(catalog), name)
+    return _is_catalog(entries, own)
 
 
 def search(

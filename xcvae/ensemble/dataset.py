@@ -14,8 +14,9 @@ from xarray.indexes import PandasMultiIndex
 from xcvae.ensemble.postprocess import ChangeStats
 from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.store.base import RegionStats
-from xcvae.errors import DataError, MismatchError
-from xcvae.fields.cf import check_name
+from xcvae.ensemble.store.samples import origin_of, rain_shares, samples_metadata
+from xcvae.errors import DataError, MismatchError, XcvaeError
+from xcvae.fields.cf import check_name, find_layout, find_target
 from xcvae.fields.dataspec import DataSpec, plain
 from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import label_codes
@@ -91,6 +92,7 @@ def attributes_of(
             "diversity_reached": None if sampler.solution is None else sampler.solution.diversity,
         },
         "postprocess": {"postprocess": sampler.pipeline.describe(_removed(sampler, stats))},
+        "storms": {"storms": sampler.storms.describe()},
     }
     if sampler.request.min_mass is not None:
         rejected = None if stats is None else sum(one["rejected"] for one in stats)
@@ -98,6 +100,8 @@ def attributes_of(
     content: dict[str, Any] = {"version": version_of("xcvae"), "model_sha256": sampler.model.sha256}
     for name, value in sampler.request.attributes().items():
         content.update(results.get(name, {name: value}))
+    if sampler.request.tile is not None:
+        content["tile"] = dict(sampler.request.tile)
     trained = _training_samples(sampler)
     if trained:
         content["training_samples"] = trained
@@ -137,10 +141,13 @@ def _history(sampler: EnsembleSampler, ds: xr.Dataset) -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     request = sampler.request
     line = (
-        f"{now}: xcvae {version_of('xcvae')} drew {request.members} members "
+        f"{now}: xcvae {version_of('xcvae')} drew {len(request.numbers)} members "
         f"({request.mode}, spread {sampler.spread:g}, seed {request.seed}) with model "
         f"{sampler.model.sha256[:12]}"
     )
+    if sampler.storms.steps:
+        names = ", ".join(str(one["name"]) for one in sampler.storms.describe())
+        line += f", conditions changed by {names}"
     return f"{ds.attrs.get('history', '')}\n{line}".lstrip("\n")
 
 
@@ -153,7 +160,7 @@ def _assemble(
     sizes = dict(zip(dims, sampler.shape, strict=True))
     number = xr.Variable(
         "realization",
-        np.arange(sampler.request.members, dtype="int32"),
+        np.array(sampler.request.numbers, dtype="int32"),
         {"standard_name": "realization", "long_name": "member of the ensemble", "units": "1"},
     )
     attrs = {**without_observed(spec.attrs), "units": spec.units}
@@ -318,40 +325,34 @@ def record_of(ensemble: xr.Dataset) -> dict[str, Any]:
 
 
 def catalog_metadata(ensemble: xr.Dataset) -> dict[str, Any]:
-    """Return the metadata of a catalog entry, as JSON types.
-
-    Of an ensemble, or of real and synthetic samples from `xcvae.augment`.
-    """
-    augmented = _augmentation(ensemble)
-    if augmented is None:
-        content = record_of(ensemble)
-        spec = DataSpec.from_json(content.pop("spec"))
-        identity = content.pop("identity")
-        if "training_samples" in content:
-            content["training_samples"] = content["training_samples"]["count"]
-        name, units, origin = spec.target, spec.units, {"data": (identity or {}).get("data")}
-    else:
-        content, name = augmented, str(augmented["variable"])
-        units = str(ensemble[name].attrs.get("units", ""))
-        keys = (*INHERITED, "history")
-        origin = {key: plain(ensemble.attrs[key]) for key in keys if key in ensemble.attrs}
-    field = ensemble[name]
+    """Return the metadata of a catalog entry, as JSON types; no member is read."""
+    content = record_of(ensemble)
+    spec = DataSpec.from_json(content.pop("spec"))
+    identity = content.pop("identity")
+    if "training_samples" in content:
+        content["training_samples"] = content["training_samples"]["count"]
+    field = ensemble[spec.target]
     return {
         **content,
         "title": str(ensemble.attrs.get("title", "")),
-        "variable": name,
-        "units": units,
+        "variable": spec.target,
+        "units": spec.units,
         "dims": [str(dim) for dim in field.dims],
         "sizes": {str(dim): int(size) for dim, size in field.sizes.items()},
-        **origin,
+        "data": (identity or {}).get("data"),
+        **origin_of(ensemble, spec.sample),
     }
 
 
-def _augmentation(ds: xr.Dataset) -> dict[str, Any] | None:
-    """Return the attribute ``xcvae`` that `xcvae.augment` writes; None for other Datasets."""
+def described(ds: xr.Dataset) -> dict[str, Any]:
+    """Return all metadata of a catalog entry: an ensemble, or samples with rain."""
+    if "xcvae" in ds.attrs:
+        spec = DataSpec.from_json(record_of(ds)["spec"])
+        return {**catalog_metadata(ds), **rain_shares(ds[spec.target], spec.sample)}
     try:
-        content = json.loads(ds.attrs.get("xcvae", "{}"))
-    except (TypeError, ValueError):
-        return None
-    found = isinstance(content, dict) and "synthetic" in content and "variable" in content
-    return content if found else None
+        target = find_target(ds, None)
+        sample = find_layout(ds[target]).sample
+    except XcvaeError:  # not rain, or several variables that could be
+        return {"title": str(ds.attrs.get("title", ""))}
+    shares = rain_shares(ds[target], sample)
+    return {**samples_metadata(ds, target, sample), **shares}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.sources import LoaderRequest, LoaderSource, check_alike, source_of, target_of
@@ -138,6 +138,9 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         Name of the rain variable, a key of every batch.
     units
         Units by variable: of the physical values, also where batches are normalised.
+    pool_bytes
+        Memory of the samples that are shuffled together, in every worker; None for the default,
+        256 MiB. May be set before the iteration.
     """
 
     def __init__(
@@ -154,6 +157,7 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         self.sources, self.quotas = tuple(sources), tuple(quotas)
         self.target, self.units = request.target, dict(request.units)
         self.batch_size, self.drop_last, self.threads = batch_size, drop_last, threads
+        self.pool_bytes: int | None = None
         self.seed, self._epoch, self._set = seed, 0, False
         # Iterations by worker. A DataLoader copies the Loader to new workers for every epoch; they
         # share this memory, and so know how many epochs there were.
@@ -164,6 +168,26 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         parts = zip(self.quotas, self.sources, strict=True)
         mixed = ", ".join(f"{count} of '{source.name}'" for count, source in parts)
         return f"<xcvae.Loader {self.target}: {sum(self.quotas)} samples per epoch, {mixed}>"
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch, read in one process.
+
+        Workers of a DataLoader may each end with a batch that is not full.
+        """
+        full, rest = divmod(sum(self.quotas), self.batch_size or 1)
+        return full + (rest > 0 and not self.drop_last)
+
+    @property
+    def fields(self) -> Fields:
+        """Every field of every source by number, for samplers of torch or a look at one."""
+        return Fields(self.sources)
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Return, by source, the shares of wet and heavy pixels (of some fields of large sources).
+
+        Wet is 0.1 mm h-1 (days: 1 mm d-1) and more, heavy 5 mm h-1 (days: 20 mm d-1).
+        """
+        return {source.name: source.shares() for source in self.sources}
 
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the next epoch; its samples and their order depend on it and the seed.
@@ -208,7 +232,8 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
 
     def _pools(self, pieces: Sequence[Piece], size: int) -> Generator[Arrays]:
         """Yield the samples that are shuffled together, whose blocks several threads read."""
-        block, reads = pool_shape(size, max(source.nbytes for source in self.sources))
+        largest = max(source.nbytes for source in self.sources)
+        block, reads = pool_shape(size, largest, self.pool_bytes)
 
         def read(piece: Piece) -> Arrays:
             return self.sources[piece.source].load(piece.block, piece.rows)
@@ -227,6 +252,34 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         if self.batch_size is None:
             return {name: tensor[0] for name, tensor in found.items()}
         return found
+
+
+class Fields(Dataset[dict[str, torch.Tensor]]):
+    """Single fields by number, as ``torch.utils.data.DataLoader`` and its samplers take them.
+
+    The fields of the first source come first, member by member, then those of the next.
+
+    Attributes
+    ----------
+    sources
+        The entries that are read.
+    """
+
+    def __init__(self, sources: Sequence[LoaderSource]) -> None:
+        self.sources = tuple(sources)
+        self._ends = np.cumsum([len(source) for source in self.sources])
+
+    def __len__(self) -> int:
+        """Return the number of fields of all sources."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        """Read one field and its conditions; nothing but the chunks that hold it is read."""
+        position = range(len(self))[number]  # IndexError beyond the end, which ends an iteration
+        source = int(np.searchsorted(self._ends, position, side="right"))
+        first = int(self._ends[source - 1]) if source else 0
+        found = self.sources[source].one(position - first)
+        return {name: torch.from_numpy(values[0:1])[0] for name, values in found.items()}
 
 
 def loader(

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeGuard
+from typing import Any, Literal, NoReturn, TypeGuard, cast
+
+import xarray as xr
 
 from xcvae.ensemble.store.base import EnsembleStore
 from xcvae.errors import ConfigError, nearest
+from xcvae.fields.units import parse_quantity
 
 MODES = ("prior", "posterior")
+TEMPORAL = ("independent", "coherent")
+TIMESCALES_REMEDY = (
+    "Give durations, coarsest level first, such as ['2h', '1h', '30min', 0]; 0 is no memory."
+)
 DEFAULT_POSTERIOR_SPREAD = 0.5
 
 
@@ -55,10 +62,14 @@ class SampleOptions:
     spread: float | None = recorded(None)
     diversity: float | None = recorded(None)
     temperature: float = recorded(1.0)
-    members: int = recorded(16)
+    members: int | range | Mapping[str, int] = recorded(16)
     postprocess: object = recorded(None)
     min_mass: float | None = recorded(None)
     tile: Mapping[str, int] | None = recorded(None, attribute=False)
+    temporal: Literal["independent", "coherent"] = recorded("independent", added_later=True)
+    timescales: Sequence[str | float] | None = recorded(None, added_later=True)
+    storms: object = recorded(None, added_later=True)
+    cap: str | float | None = recorded(None, added_later=True)
     chunks: Mapping[str, int] | None = None
     device: str = "auto"
 
@@ -66,11 +77,20 @@ class SampleOptions:
         """Check the options, and convert recorded numbers to types that JSON has."""
         self._check_numbers()
         self._check_spread()
+        self._check_temporal()
         for one in fields(self):
             value = getattr(self, one.name)
             if one.metadata.get("recorded") and _is_number(value):
                 number = int if isinstance(one.default, int) else float
                 object.__setattr__(self, one.name, number(value))
+
+    @property
+    def numbers(self) -> range:
+        """Numbers of the members: they decide on the noise, and are the coordinate of members."""
+        if isinstance(self.members, range):
+            return self.members
+        assert isinstance(self.members, int)  # __post_init__ has converted it
+        return range(self.members)
 
     @property
     def fixed_spread(self) -> float | None:
@@ -84,7 +104,7 @@ class SampleOptions:
     def identity(self) -> dict[str, Any]:
         """Return the options that decide on the values, by name, as a store records them."""
         found = {one.name: getattr(self, one.name) for one in fields(self) if self._counts(one)}
-        return {**found, "spread": self.fixed_spread}
+        return {**found, "spread": self.fixed_spread, "members": self._members_to_json()}
 
     def attributes(self) -> dict[str, Any]:
         """Return the options that the attributes of an ensemble repeat, by name."""
@@ -96,17 +116,59 @@ class SampleOptions:
             return False
         return not one.metadata["added_later"] or getattr(self, one.name) != one.default
 
+    def _members_to_json(self) -> int | dict[str, int]:
+        """Return the number of members, or first number and end where they do not start at 0."""
+        numbers = self.numbers
+        if numbers.start == 0:
+            return len(numbers)
+        return {"start": numbers.start, "stop": numbers.stop}
+
+    def _check_members(self) -> None:
+        members: object = self.members
+        named = isinstance(members, Mapping) and members.keys() == {"start", "stop"}
+        if named and all(_is_int(end) for end in members.values()):  # type: ignore[attr-defined]
+            members = range(int(members["start"]), int(members["stop"]))  # type: ignore[index]
+        if isinstance(members, range) and members and members.step == 1 and members.start >= 0:
+            # As many as there are where the numbers start at 0: one ensemble has one identity.
+            plain = members if members.start else len(members)
+            object.__setattr__(self, "members", plain)
+        elif not _is_int(members) or members < 1:  # type: ignore[operator]
+            _refuse(
+                "members", "an integer >= 1, or a range of numbers >= 0 in steps of 1", members,
+                "Ask for at least one member: 16, or range(16, 66) for numbers 16 to 65 "
+                "(in YAML: {start: 16, stop: 66}).",
+            )  # fmt: skip
+
     def _check_numbers(self) -> None:
         if self.mode not in MODES:
             _refuse("mode", "'prior' or 'posterior'", self.mode, nearest(str(self.mode), MODES))
-        if not _is_int(self.members) or self.members < 1:
-            _refuse("members", "an integer >= 1", self.members, "Ask for at least one member.")
+        self._check_members()
         if not _is_int(self.seed):
             _refuse("seed", "an integer", self.seed, "Leave it out for seed 0.")
         _check_range("temperature", self.temperature, 0.0, math.inf, "The calibrated value is 1.")
         if self.min_mass is not None:
             _check_range("min_mass", self.min_mass, 0.0, math.inf, "Give a share, such as 0.5.")
+        if self.cap is not None and not isinstance(self.cap, str):
+            _check_range("cap", self.cap, 0.0, math.inf, "Give '300 mm h-1', or 'none'.")
         self._check_tile()
+
+    def _check_temporal(self) -> None:
+        if self.temporal not in TEMPORAL:
+            _refuse(
+                "temporal", "'independent' or 'coherent'", self.temporal,
+                nearest(str(self.temporal), TEMPORAL),
+            )  # fmt: skip
+        if self.timescales is None:
+            return
+        if self.temporal == "independent":
+            _refuse(
+                "timescales", "None with temporal='independent'", self.timescales,
+                "Use temporal='coherent', or leave them out.",
+            )  # fmt: skip
+        given: object = self.timescales
+        if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+            _refuse("timescales", "a list, one per level", given, TIMESCALES_REMEDY)
+        object.__setattr__(self, "timescales", [_seconds(one) for one in given])
 
     def _check_tile(self) -> None:
         if self.tile is None:
@@ -148,20 +210,21 @@ class SampleRequest(SampleOptions):
         An option is of the wrong type or out of range, or two exclude each other.
     """
 
+    like: xr.Dataset | None = field(default=None, compare=False)
     store: EnsembleStore | None = None
     catalog: Path | None = None
     name: str | None = None
-    resume: bool | Literal["restart", "repair"] = True
+    resume: bool | Literal["restart", "repair", "append"] = True
     progress: bool = True
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        if not (isinstance(self.resume, bool) or self.resume in ("restart", "repair")):
+        if not (isinstance(self.resume, bool) or self.resume in ("restart", "repair", "append")):
             _refuse(
-                "resume", "True, False, 'restart' or 'repair'", self.resume,
+                "resume", "True, False, 'restart', 'repair' or 'append'", self.resume,
                 "'restart' replaces the ensemble in the store, 'repair' draws again what has "
-                "changed in it.",
+                "changed in it, 'append' adds members and samples to it.",
             )  # fmt: skip
         if self.catalog is not None:
             self._check_listing()
@@ -190,6 +253,17 @@ class SampleRequest(SampleOptions):
         return cls(**{**known, **others})
 
     @property
+    def extends(self) -> bool:
+        """True if new members or samples may be added to a finished store.
+
+        ``resume="append"`` says so; so do members that do not start at 0, and the settings of an
+        ensemble (``like``).
+        """
+        if self.resume == "append":
+            return True
+        return self.resume is True and (self.like is not None or self.numbers.start > 0)
+
+    @property
     def entry(self) -> str:
         """Name of the catalog entry: the given one, else that of the store."""
         return self.name or (self.store.stem if self.store else "")
@@ -208,12 +282,44 @@ class SampleRequest(SampleOptions):
             )  # fmt: skip
 
 
+def options_like(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of an ensemble as arguments of ``sample``; given ones replace them.
+
+    Parameters
+    ----------
+    record
+        Content of the attribute ``xcvae`` of the ensemble.
+    given
+        Arguments of the call.
+    """
+    stored = {**record, **(record.get("identity") or {})}
+    names = [one.name for one in fields(SampleOptions) if one.metadata.get("recorded")]
+    known = {name: stored[name] for name in names if stored.get(name) is not None}
+    about = ("removed", "package", "version")
+    for name in {"postprocess", *known} & {"postprocess", "storms"}:
+        described = stored.get(name) or []
+        known[name] = [{k: v for k, v in one.items() if k not in about} for one in described]
+    mode = given.get("mode", known["mode"])
+    if mode == "prior" or "diversity" in given or ("diversity" in known and "spread" not in given):
+        known.pop("spread", None)
+    if mode == "prior" or "spread" in given:
+        known.pop("diversity", None)
+    return {**known, **given}
+
+
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _is_int(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _seconds(value: object) -> float:
+    """Return a duration in seconds: a text such as '30 min', or a number of seconds."""
+    seconds = parse_quantity(cast("str | float", value), units="s", what="timescales")
+    _check_range("timescales", seconds, 0.0, math.inf, TIMESCALES_REMEDY)
+    return seconds
 
 
 def _check_range(name: str, value: object, low: float, high: float, remedy: str) -> None:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
+from xcvae.ensemble.append import extension_of
 from xcvae.ensemble.dataset import (
     attributes_of,
     catalog_metadata,
     check_storable,
+    described,
+    record_of,
     template_of,
     to_dataset,
 )
 from xcvae.ensemble.execution.scheduler import shares_memory
-from xcvae.ensemble.request import SampleRequest
-from xcvae.ensemble.sampler import EnsembleSampler, open_model
+from xcvae.ensemble.request import SampleRequest, options_like
+from xcvae.ensemble.sampler import EnsembleSampler, open_model, parts_of
 from xcvae.ensemble.spread import resolve_spread
-from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore
+from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore, open_store
 from xcvae.ensemble.store.write import is_settled, next_step, notes_of, write
 from xcvae.errors import ConfigError
 from xcvae.fields.dataspec import plain
@@ -36,24 +39,49 @@ if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
 
+P = ParamSpec("P")
+
+
+def _with_options_of_like(verb: Callable[P, xr.Dataset]) -> Callable[P, xr.Dataset]:
+    """Take the arguments that are not given from the ensemble that is given as ``like``."""
+
+    @wraps(verb)
+    def call(*args: P.args, **kwargs: P.kwargs) -> xr.Dataset:
+        like: Any = kwargs.get("like")
+        if like is None:
+            return verb(*args, **kwargs)
+        if not isinstance(like, xr.Dataset):
+            like = open_store(like)
+        given: Any = options_like(record_of(like), {**kwargs, "like": like})
+        return verb(*args, **given)
+
+    return call
+
+
+@_with_options_of_like
 def sample(
     ds: xr.Dataset,
     model: Model | str | os.PathLike[str] | None = None,
     *,
+    like: xr.Dataset | str | os.PathLike[str] | None = None,
     mode: Literal["prior", "posterior"] = "prior",
-    members: int = 16,
+    members: int | range | Mapping[str, int] = 16,
     spread: float | None = None,
     diversity: float | None = None,
     temperature: float = 1.0,
     seed: int = 0,
     postprocess: object = None,
     min_mass: float | None = None,
+    temporal: Literal["independent", "coherent"] = "independent",
+    timescales: Sequence[str | float] | None = None,
+    storms: object = None,
+    cap: str | float | None = None,
     store: str | os.PathLike[str] | Repository | None = None,
     catalog: str | os.PathLike[str] | None = None,
     name: str | None = None,
     chunks: Mapping[str, int] | None = None,
     tile: Mapping[str, int] | None = None,
-    resume: bool | Literal["restart", "repair"] = True,
+    resume: bool | Literal["restart", "repair", "append"] = True,
     device: str = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
@@ -66,10 +94,14 @@ def sample(
         samples with ``isel`` and ``sel``, or heavy ones with :func:`xcvae.heavy`.
     model
         A model or the path of one.
+    like
+        An ensemble of xcvae, or its store: arguments that are not given are those that it was drawn
+        with, its solved spread included.
     mode
         ``"prior"``: fields that fit the conditions. ``"posterior"``: variants of observed storms.
     members
-        Number of realizations.
+        Number of realizations, or their numbers: ``range(16, 66)`` draws 50 members that an
+        ensemble of 16 does not have. A member depends on its number, not on how many there are.
     spread
         Posterior: how much of the observed storm is redrawn, 0 (reconstruct) to 1 (prior);
         0.5 if neither this nor ``diversity`` is given.
@@ -86,6 +118,23 @@ def sample(
     min_mass
         Redraw members with less than this share of the rain of their sample: of the observed
         field where ``ds`` has it, else of the coarse precipitation condition, stretched.
+    temporal
+        ``"independent"``: the noise of a sample has nothing to do with that of the next.
+        ``"coherent"``: members evolve in time, as fast as the levels of the model forget. A
+        member at a time has the same value whichever other times are drawn. The labels of the
+        samples must be times.
+    timescales
+        Coherent members: durations after which each level has forgotten (correlation 1/e),
+        coarsest first, such as ``["2h", "30min", 0]``, or seconds. Default: those that training
+        measured, ``model.timescales``.
+    storms
+        Storms that the record does not have: components that change the conditions before members
+        are drawn, such as ``{"name": "amplify", "factor": 1.5}``, ``"turn"``, ``"mirror"``,
+        ``"shift"`` and ``"borrow"``. Coordinates along the samples say what was done.
+    cap
+        Largest rain of a pixel: ``"300 mm h-1"``, a number in the units of the target, or
+        ``"none"``. Default: twice the heaviest rain of the record, more in proportion for samples
+        whose coarse rain is heavier than any of the record.
     store
         Write to this Zarr store, a local folder, and return it, opened lazily. Or to an Icechunk
         repository: ``"icechunk:PATH"``, or an ``icechunk.Repository``, branch ``main``.
@@ -102,7 +151,10 @@ def sample(
         False: the store must be new. ``"restart"``: an existing ensemble is replaced, and keeps
         its name until the new one is finished; the same call, or True, continues an interrupted
         replacement. ``"repair"``: the regions of a finished store whose files have changed are
-        drawn again.
+        drawn again. ``"append"``: what a finished store lacks of these members and samples is added
+        to it, with the values of one call; it stays readable meanwhile, and the same call continues
+        an interrupted one. True does so too with ``like`` or with members that continue those of
+        the store.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     progress
@@ -123,7 +175,7 @@ def sample(
     EmptySelectionError
         ``ds`` has no samples.
     MismatchError
-        ``ds`` does not fit the model.
+        ``ds`` does not fit the model, or its conditions cannot be moved as ``storms`` requests.
     OutputExistsError
         The store exists and holds something else: the message names the keys that differ.
     StoreError
@@ -136,7 +188,9 @@ def sample(
         is checked when it is read), no member reaches ``min_mass``, or stacked samples are to be
         written.
     """
+    assert like is None or isinstance(like, xr.Dataset)  # opened above
     request = SampleRequest(
+        like=like,
         mode=mode,
         members=members,
         spread=spread,
@@ -145,6 +199,10 @@ def sample(
         seed=seed,
         postprocess=postprocess,
         min_mass=min_mass,
+        temporal=temporal,
+        timescales=timescales,
+        storms=storms,
+        cap=cap,
         store=None if store is None else EnsembleStore.of(store),
         catalog=None if catalog is None else local_path("catalog", catalog),
         name=name,
@@ -158,8 +216,19 @@ def sample(
     if request.store is not None:
         return _from_store(sampler, ds, request, request.store)
     if request.diversity is not None:
-        sampler = resolve_spread(sampler, request.diversity, progress=progress)
+        notes = _notes_like(request, sampler)
+        sampler = resolve_spread(sampler, request.diversity, notes, progress=progress)
     return to_dataset(sampler, ds)
+
+
+def _notes_like(request: SampleRequest, sampler: EnsembleSampler) -> dict[str, Any]:
+    """Return the spread that was solved for the ensemble of the same model given as ``like``."""
+    record = {} if request.like is None else record_of(request.like)
+    same = record.get("model_sha256") == sampler.model.sha256
+    if not same or record.get("diversity") != request.diversity:
+        return {}
+    solved = {"spread": record["spread"], "diversity": record["diversity_reached"]}
+    return {"dial": {**solved, "evaluations": 0}}
 
 
 def _from_store(
@@ -172,22 +241,61 @@ def _from_store(
         _check_apart(ds, store.folder)
     if request.catalog is not None and store.catalog_path is not None:
         catalogs.check_name(request.catalog, request.entry, store.catalog_path)
-    identity, environment = sampler.identity(), sampler.environment()
-    wanted = EnsembleSpec(spec.target, identity, sampler.chunks, environment)
-    if not is_settled(store, wanted, request.resume):
-        with store.lock():
-            step = next_step(store, wanted, request.resume)
-            if step != "open":
-                wanted = replace(wanted, notes=notes_of(store, step))
-                _write(sampler, ds, store, wanted)
+    if not (request.extends and _append(sampler, ds, request, store)):
+        _write_missing(sampler, ds, request, store)
     ensemble = store.open()
     if request.catalog is not None and store.catalog_path is not None:
         _list(ensemble, request.catalog, request.entry, store.catalog_path)
     return ensemble
 
 
+def _write_missing(
+    sampler: EnsembleSampler, ds: xr.Dataset, request: SampleRequest, store: EnsembleStore
+) -> None:
+    """Write what is missing in the store."""
+    resume = True if request.resume == "append" else request.resume
+    identity = sampler.identity(parts_of(store.status().complete.identity))
+    target, environment = sampler.model.spec.target, sampler.environment()
+    wanted = EnsembleSpec(target, identity, sampler.chunks, environment)
+    if is_settled(store, wanted, resume):
+        return
+    with store.lock():
+        step = next_step(store, wanted, resume)
+        if step != "open":
+            notes = notes_of(store, step) or _notes_like(request, sampler)
+            _write(sampler, ds, store, replace(wanted, notes=notes), resume)
+
+
+def _append(
+    sampler: EnsembleSampler, ds: xr.Dataset, request: SampleRequest, store: EnsembleStore
+) -> bool:
+    """Add what a finished store lacks; return False if there is no finished one."""
+    with store.lock():
+        if not store.status().complete.exists:
+            return False
+        while True:  # new samples, then new members
+            extension = extension_of(store, ds, sampler, request)
+            if extension is None:
+                return True
+            with _shipped(extension.sampler, store.temporary_path("model")) as shipped:
+                write(
+                    store,
+                    extension.spec,
+                    extension.template,
+                    partial(extension.source, shipped.subset),
+                    finish=extension.attributes,
+                    resume="append",
+                    progress=request.progress,
+                    base=extension.base,
+                )
+
+
 def _write(
-    sampler: EnsembleSampler, ds: xr.Dataset, store: EnsembleStore, spec: EnsembleSpec
+    sampler: EnsembleSampler,
+    ds: xr.Dataset,
+    store: EnsembleStore,
+    spec: EnsembleSpec,
+    resume: bool | Literal["restart", "repair"],
 ) -> None:
     """Write what is missing in the store; the notes of `spec` are those of an unfinished run."""
     request = sampler.request
@@ -203,19 +311,18 @@ def _write(
             template_of(sampler, ds, spec.identity),
             shipped.subset,
             finish=partial(attributes_of, sampler, ds, identity=spec.identity),
-            resume=request.resume,
+            resume=resume,
             progress=request.progress,
         )
 
 
 def _list(ensemble: xr.Dataset, catalog: Path, name: str, path: Path) -> None:
     """List the store; an entry with the same metadata keeps its scores."""
-    metadata = catalog_metadata(ensemble)
-    if catalog.exists() and name in catalogs.names(catalog):
-        known = catalogs.metadata_of(catalog, name)
-        if {key: v for key, v in known.items() if key != "scores"} == plain(metadata):
-            return
-    catalogs.append(catalog, name, path, metadata)
+    metadata = plain(catalog_metadata(ensemble))
+    known = catalog.exists() and name in catalogs.names(catalog)
+    if known and metadata.items() <= catalogs.metadata_of(catalog, name).items():
+        return
+    catalogs.append(catalog, name, path, described(ensemble))
 
 
 @contextmanager

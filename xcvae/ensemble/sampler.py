@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -26,19 +27,23 @@ from xcvae.ensemble.execution.threads import numeric_environment, one_thread_if_
 from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
+from xcvae.ensemble.storms import ABOUT, StormContext, StormPipeline, flags_of
 from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError
+from xcvae.fields.batches import unmask_unobserved
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
-from xcvae.fields.grids import stretching
+from xcvae.fields.grids import stretch_known, stretching
 from xcvae.fields.sample_blocks import block_slices
-from xcvae.fields.samples import labels_of
-from xcvae.fields.units import factor
+from xcvae.fields.samples import labels_of, times_of
+from xcvae.fields.units import factor, parse_quantity
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
 from xcvae.registry.discovery import version_of
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
+
+NOT_MEASURED = "it was trained by an earlier version"
 
 ATTEMPTS = 50
 """Redraws of a member with too little rain, at most."""
@@ -88,6 +93,8 @@ class EnsembleSampler:
         the device by name. Where the ensemble is written is left out.
     size
         Rows and columns of the maps.
+    times
+        Time of every sample in microseconds, if members evolve in time.
     start
         Position of the first sample in the whole ensemble; above 0 in a subset.
     solution
@@ -103,6 +110,7 @@ class EnsembleSampler:
     labels: Sequence[str]
     request: SampleRequest
     size: tuple[int, int]
+    times: Sequence[int] | None = None
     start: int = 0
     solution: SpreadSolution | None = None
     environment_of_run: Mapping[str, str] | None = None
@@ -125,29 +133,41 @@ class EnsembleSampler:
 
         spec = model.spec
         pipeline = PostprocessPipeline.build(request.postprocess, spec)
-        prepared = inputs_of(ds, spec, request.mode)
+        storms = StormPipeline.build(request.storms)
+        context = StormContext(spec, model.record, request.mode)
+        prepared = storms.inputs(inputs_of(ds, spec, request.mode), ds, context)
+        if request.mode == "prior":
+            prepared = unmask_unobserved(prepared, spec, model.valid)
         size = model.batches(prepared).size
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
         pipeline.dry_run(Context(spec, request.mode, first), size)
         dims = spec.y, spec.x
         tile = tile_size(request.tile, dict(zip(dims, size, strict=True)), model.architecture)
         labels = labels_of(prepared, spec.sample)
-        shape = (request.members, len(labels), *size)
+        shape = (len(request.numbers), len(labels), *size)
         chunks = plan_chunks(request.chunks, sizes=shape, sample=spec.sample)
         if request.min_mass is not None:
             check_reference(prepared, spec)
+        times = None
+        if request.temporal == "coherent":
+            otherwise = ", or use temporal='independent'"
+            times = times_of(prepared, spec.sample, otherwise=otherwise)
+            timescales_of(model, request)
+        _cap_of(request, spec)
         # A sampler travels to workers, and its store stays where it is.
         resolved = replace(
             request,
             postprocess=pipeline.steps,
+            storms=storms.steps or None,
             tile=None if tile is None else dict(zip(dims, tile, strict=True)),
             chunks=dict(zip(("realization", spec.sample), chunks, strict=True)),
             device=str(model.device),
+            like=None,
             store=None,
             catalog=None,
             name=None,
         )
-        return cls(model, prepared, labels, resolved, size)
+        return cls(model, prepared, labels, resolved, size, times)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process: the model comes from its file, and goes to its device."""
@@ -157,7 +177,7 @@ class EnsembleSampler:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Number of realizations, samples, rows and columns."""
-        return (self.request.members, len(self.labels), *self.size)
+        return (len(self.request.numbers), len(self.labels), *self.size)
 
     @property
     def chunks(self) -> tuple[int, int]:
@@ -179,6 +199,16 @@ class EnsembleSampler:
         return PostprocessPipeline(cast("tuple[Postprocessor, ...]", self.request.postprocess))
 
     @property
+    def storms(self) -> StormPipeline:
+        """The components that changed the conditions."""
+        return StormPipeline.build(self.request.storms)
+
+    @property
+    def flags(self) -> dict[str, xr.DataArray]:
+        """Coordinates that say how the conditions of each sample were changed."""
+        return flags_of(self.prepared, self.model.spec.sample)
+
+    @property
     def spread(self) -> float:
         """Spread that members are drawn with: the requested or solved one, 1 for the prior."""
         if self.solution is not None:
@@ -190,9 +220,14 @@ class EnsembleSampler:
         """Return a sampler that differs in its spread only."""
         return replace(self, request=replace(self.request, spread=spread, diversity=None))
 
+    def at(self, rows: Sequence[int]) -> EnsembleSampler:
+        """Return a sampler of some samples, by position and in this order."""
+        prepared = self.prepared.isel({self.model.spec.sample: list(rows)})
+        return replace(self, prepared=prepared, labels=[self.labels[i] for i in rows])
+
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
         """Draw a part, given by an integer, slice or list of positions per dimension."""
-        realizations = np.arange(self.request.members)[key[0]]
+        realizations = np.arange(self.shape[0])[key[0]]
         samples = np.arange(len(self.labels))[key[1]]
         values, _ = self.draw(np.atleast_1d(realizations), np.atleast_1d(samples))
         first = 0 if realizations.ndim == 0 else slice(None)
@@ -200,23 +235,47 @@ class EnsembleSampler:
         part: np.ndarray = values.values[first][..., second, :, :][..., key[2], :][..., key[3]]
         return part
 
-    def identity(self) -> dict[str, Any]:
-        """Return what decides on the values of the ensemble, as JSON types; reads all data."""
-        target_values = self.request.mode == "posterior" or self.request.min_mass is not None
+    def identity(self, parts: Sequence[int] = ()) -> dict[str, Any]:
+        """Return what decides on the values of the ensemble, as JSON types; reads all data.
+
+        Parameters
+        ----------
+        parts
+            Samples of each call that has appended to a store, for which the data are recorded
+            apart; see :func:`parts_of`. They are ignored if they do not add up to these samples.
+        """
+        data: Any = self.fingerprint()
+        if parts and sum(parts) == len(self.labels):
+            ends = np.cumsum([0, *parts]).tolist()
+            data = [[b - a, self.fingerprint(slice(a, b))] for a, b in pairwise(ends)]
         chain = [
             {key: v for key, v in one.items() if key not in ("removed", "package", "version")}
             for one in self.pipeline.describe()
         ]
+        options = self.request.identity() | {"postprocess": chain}
+        if self.storms.steps:
+            options["storms"] = [
+                {key: v for key, v in one.items() if key not in ABOUT}
+                for one in self.storms.describe()
+            ]
         return {
             "model_sha256": self.model.sha256,
-            **(self.request.identity() | {"postprocess": chain}),
-            "data": fingerprint(self.prepared, self.model.spec, target_values=target_values),
+            **options,
+            "data": data,
         }
+
+    def fingerprint(self, samples: slice = slice(None)) -> str:
+        """Return a hash of the data of some samples; see :func:`fingerprint`."""
+        spec = self.model.spec
+        target_values = self.request.mode == "posterior" or self.request.min_mass is not None
+        part = self.prepared.isel({spec.sample: samples})
+        return fingerprint(part, spec, target_values=target_values)
 
     def environment(self) -> dict[str, str]:
         """Return what decides on the last digits: packages, the device, and its precision."""
         packages = {"xcvae"}
-        packages |= {str(one.get("package")) for one in self.pipeline.describe()}
+        steps = [*self.pipeline.describe(), *self.storms.describe()]
+        packages |= {str(one.get("package")) for one in steps}
         versions = {f"{name} version": version_of(name) for name in sorted(packages)}
         known = {name: version for name, version in versions.items() if version is not None}
         return {**known, **numeric_environment(self.model.device)}
@@ -245,6 +304,7 @@ class EnsembleSampler:
             self,
             prepared=prepared,
             labels=self.labels[chosen],
+            times=None if self.times is None else self.times[chosen],
             start=first,
             environment_of_run=numeric_environment(self.model.device),
             lock=self.lock if one_by_one or not runs_in_threads() else nullcontext(),
@@ -329,15 +389,27 @@ class EnsembleSampler:
                 batch,
                 seed=request.seed,
                 labels=[self.labels[i] for i in samples],
-                realizations=[int(r) for r in realizations],
+                realizations=self._numbers(realizations),
                 mode=request.mode,
                 spread=self.spread,
                 temperature=request.temperature,
                 attempt=attempt,
-                tile=cast("tuple[int, int]", tuple(request.tile.values()))
-                if request.tile
-                else None,
+                tile=self.tile,
+                times=None if self.times is None else [self.times[i] for i in samples],
+                timescales=None if self.times is None else timescales_of(self.model, request),
+                limits=self._limits(block),
             )
+
+    def _numbers(self, realizations: np.ndarray) -> list[int]:
+        """Return the numbers of members by position; positions may lie past the last one."""
+        return [self.request.numbers.start + int(position) for position in realizations]
+
+    def _limits(self, block: xr.Dataset) -> np.ndarray:
+        """Return the largest rain that a pixel of each sample may have."""
+        cap = _cap_of(self.request, self.model.spec)
+        if cap is None:
+            return self.model.limits(block)
+        return np.full(block.sizes[self.model.spec.sample], cap)
 
     def _labelled(
         self, raw: np.ndarray, block: xr.Dataset, realizations: np.ndarray
@@ -347,7 +419,7 @@ class EnsembleSampler:
         return xr.DataArray(
             raw,
             dims=("realization", spec.sample, spec.y, spec.x),
-            coords={**coords, "realization": realizations},
+            coords={**coords, "realization": self._numbers(realizations)},
             name=spec.target,
             attrs={"units": spec.units},
         )
@@ -413,9 +485,9 @@ class EnsembleSampler:
         bad &= ~(masked[None] & np.isnan(values))
         if bad.any():
             member, sample = (int(axis[0]) for axis in np.nonzero(bad.any(axis=(2, 3))))
+            number = self.request.numbers.start + region.realizations[0] + member
             raise DataError.of(
-                f"realization {region.realizations[0] + member} of sample "
-                f"{self.labels[samples[sample]]}",
+                f"realization {number} of sample {self.labels[samples[sample]]}",
                 expected="numbers wherever the data have them",
                 got=f"{int(bad[member, sample].sum())} pixels that are NaN or infinite",
                 remedy="Look at the data of this sample and at the model: "
@@ -451,6 +523,34 @@ def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Mod
     return model.to(device)
 
 
+def timescales_of(model: Model, request: SampleRequest) -> Sequence[float]:
+    """Return the seconds after which each level has forgotten: as given, else as measured.
+
+    Raises
+    ------
+    ConfigError
+        The model has none and none are given, or their number is not that of the levels.
+    """
+    levels = len(model.architecture.latents)
+    given = model.timescales if request.timescales is None else request.timescales
+    if given is None:
+        raise ConfigError.of(
+            "timescales",
+            expected="a model with measured timescales, for temporal='coherent'",
+            got=f"one without: {model.training.get('timescales', {}).get('reason', NOT_MEASURED)}",
+            remedy=f"Give {levels} durations, coarsest level first: timescales=['2h', ..., 0]. "
+            "xcvae.diagnose measures them on consecutive samples.",
+        )
+    if len(given) != levels:
+        raise ConfigError.of(
+            "timescales",
+            expected=f"{levels} durations, one per level, coarsest first",
+            got=f"{len(given)}",
+            remedy="Give 0 for levels without memory, usually the finest.",
+        )
+    return cast("Sequence[float]", given)
+
+
 def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:
     """Prepare a Dataset for sampling; values that are in memory are checked.
 
@@ -475,6 +575,18 @@ def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:
         prepared = prepare(ds.drop_vars(spec.target), spec, need_target=False)
     _check(prepared[_names(prepared, lazy=False)], spec, mode)
     return prepared
+
+
+def _cap_of(request: SampleRequest, spec: DataSpec) -> float | None:
+    """Return the cap in the units of the target: infinite for "none", None for the default."""
+    if request.cap is None or request.cap == "none":
+        return None if request.cap is None else float("inf")
+    cap = parse_quantity(request.cap, units=spec.units, what="cap")
+    if cap <= 0:
+        raise ConfigError.of(
+            "cap", expected="an amount above 0", got=repr(request.cap), remedy="Leave it out."
+        )
+    return cap
 
 
 def _names(prepared: xr.Dataset, *, lazy: bool) -> list[str]:
@@ -552,8 +664,13 @@ def _stretched(
     block: xr.Dataset, variable: VariableSpec, spec: DataSpec, size: tuple[int, int]
 ) -> np.ndarray:
     """Stretch a coarse condition onto the fine grid, in the units of the target."""
-    rows, columns = stretching(block, variable, spec, size)
-    fine = np.einsum("yi,sij,xj->syx", rows, block[variable.name].values, columns)
+    fine = block[variable.name].values
+    if variable.stretched:
+        rows, columns = stretching(block, variable, spec, size)
+        if variable.gaps:
+            fine = stretch_known(fine, rows, columns)
+        else:
+            fine = np.einsum("yi,sij,xj->syx", rows, fine, columns)
     return np.asarray(_scale(variable, spec) * fine)
 
 
@@ -591,6 +708,12 @@ def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) ->
                 # Without missing pixels the hash is that of data without the target.
                 _update(digest, f"{name} {number}", np.packbits(np.isnan(values)))
     return digest.hexdigest()[:32]
+
+
+def parts_of(identity: Mapping[str, Any] | None) -> list[int]:
+    """Return the samples of each call whose data a stored identity records apart."""
+    data = (identity or {}).get("data")
+    return [int(count) for count, _ in data] if isinstance(data, list) else []
 
 
 def _blocks(variable: xr.DataArray, sample: str) -> Iterator[np.ndarray]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from xcvae.ensemble.augment import rows_in
 from xcvae.ensemble.dataset import record_of
+from xcvae.ensemble.store.samples import rain_shares
+from xcvae.ensemble.storms import DrawnStorms
 from xcvae.errors import MismatchError, MissingVariableError, nearest
 from xcvae.fields.cf import Layout, find_layout, find_target, require
 from xcvae.fields.dataspec import DataSpec
@@ -69,6 +71,8 @@ class LoaderSource:
         Normalises values; None leaves them physical.
     spans
         Realizations and samples of each block.
+    labelled
+        The target with its coordinates, for thresholds that depend on the time step.
     """
 
     name: str
@@ -77,6 +81,7 @@ class LoaderSource:
     layout: Layout
     scaling: Scaling | None
     spans: Sequence[tuple[slice, slice]]
+    labelled: xr.DataArray | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -95,9 +100,30 @@ class LoaderSource:
         every = [self.target, *self.conditions.data_vars.values()]
         return 4 * sum(math.prod(n for d, n in da.sizes.items() if d not in apart) for da in every)
 
+    def __len__(self) -> int:
+        """Return the number of fields."""
+        members = self.target.sizes.get(MEMBER, 1)
+        return members * self.target.sizes[self.layout.sample]
+
+    def one(self, number: int) -> dict[str, NDArray[np.generic]]:
+        """Read one field, by number (all samples of a member, then the next), and its conditions.
+
+        Nothing but the chunks that hold it is read.
+        """
+        member, sample = divmod(number, self.target.sizes[self.layout.sample])
+        return self._read(slice(member, member + 1), slice(sample, sample + 1), np.zeros(1, int))
+
+    def shares(self) -> dict[str, float]:
+        """Return the shares of wet and heavy pixels, of some fields where there are many."""
+        return {} if self.labelled is None else rain_shares(self.labelled, self.layout.sample)
+
     def load(self, block: int, rows: NDArray[np.int64]) -> dict[str, NDArray[np.generic]]:
         """Read rows of a block: float32 arrays with the samples first, and ``synthetic``."""
-        members, samples = self.spans[block]
+        return self._read(*self.spans[block], rows)
+
+    def _read(
+        self, members: slice, samples: slice, rows: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.generic]]:
         sample = self.layout.sample
         block_of = {sample: samples, MEMBER: members} if self.synthetic else {sample: samples}
         # Not the default scheduler: many blocks are read at once already.
@@ -159,7 +185,7 @@ def source_of(
         conditions = _model_conditions(name, ds, real, target, request)
     bare = xr.Dataset({n: _bare(da, layout.sample) for n, da in conditions.data_vars.items()})
     spans = _spans(target, layout.sample)
-    return LoaderSource(name, _bare(target), bare, layout, request.scaling, spans)
+    return LoaderSource(name, _bare(target), bare, layout, request.scaling, spans, target)
 
 
 def target_of(ds: xr.Dataset) -> str:
@@ -217,7 +243,19 @@ def _model_conditions(
     if real is None:
         raise _missing_conditions(name, request.conditions)
     prepared = prepare(real, spec, need_target=False)[list(request.conditions)]
-    return prepared.isel({spec.sample: rows_in(real, target, spec.sample)})
+    rows = rows_in(real, target, spec.sample)
+    return _as_drawn(prepared.isel({spec.sample: rows}), ds)
+
+
+def _as_drawn(samples: xr.Dataset, ensemble: xr.Dataset) -> xr.Dataset:
+    """Change the conditions of real samples as those of an ensemble were, if they were."""
+    if "xcvae" not in ensemble.attrs:
+        return samples
+    storms = DrawnStorms.of(ensemble, record_of(ensemble))
+    if not storms:
+        return samples
+    changed = storms.applied(samples, np.arange(len(ensemble[storms.sample])))
+    return changed.drop_vars(list(storms.flags))
 
 
 def _conditions(
@@ -240,6 +278,8 @@ def _conditions(
                     remedy=nearest(condition, [*ds.data_vars, *real.data_vars]),
                 )
             found[condition] = real[condition].isel({layout.sample: rows}, missing_dims="ignore")
+        drawn = _as_drawn(xr.Dataset({name: found[name] for name in absent}), ds)
+        found |= {name: drawn[name] for name in absent}
     # Without coordinates, so that none of two sources with other ones are joined into gaps.
     bare = {c: found[c].drop_vars(found[c].coords) for c in request.conditions}
     return xr.Dataset({c: request.converted(da) for c, da in bare.items()})

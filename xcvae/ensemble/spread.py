@@ -63,6 +63,8 @@ def resolve_spread(
 def _solve(
     sampler: EnsembleSampler, target: float, at_once: int, *, progress: bool
 ) -> SpreadSolution:
+    # The first members whatever their numbers are to be: one ensemble has one spread.
+    sampler = replace(sampler, request=replace(sampler.request, members=MEMBERS))
     picked = evenly_spaced(len(sampler.labels), SAMPLES)
     blocks = [picked[block] for block in block_slices(len(picked), at_once)]
 

@@ -1,4 +1,4 @@
-"""Verification of a store: its files against their checksums, some regions against a new draw."""
+"""Verification of stores and folders: files against checksums, regions against a new draw."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.progress import steps
 from xcvae.ensemble.request import SampleRequest
-from xcvae.ensemble.sampler import EnsembleSampler, open_model
+from xcvae.ensemble.sampler import EnsembleSampler, open_model, parts_of
 from xcvae.ensemble.spread import resolve_spread
 from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, differences, regions_of
-from xcvae.errors import ConfigError, MismatchError, StoreError
+from xcvae.ensemble.store.local import FileLedger
+from xcvae.errors import ConfigError, MismatchError, StoreError, XcvaeError
 from xcvae.fields.samples import labels_of
 
 if TYPE_CHECKING:
@@ -205,7 +207,7 @@ def _sampler_of(
     others = {} if postprocess is None else {"postprocess": postprocess}
     request = SampleRequest.from_identity(stored, **others)
     sampler = EnsembleSampler.prepare(_chosen(ds, ensemble, model), model, request)
-    identity = sampler.identity()
+    identity = sampler.identity(parts_of(stored))
     differing = differences({key: stored.get(key) for key in identity}, identity)
     if differing:
         raise MismatchError.of(
@@ -254,3 +256,137 @@ def _compared(
     others = differences(known, environment)
     text = f"{share:.2%} of the pixels differ, by up to {largest:.3g}"
     return f"{text}; drawn again with another {'; '.join(others)}" if others else text
+
+
+@dataclass(frozen=True)
+class FolderVerification:
+    """Result of the verification of a folder.
+
+    Attributes
+    ----------
+    folder
+        The folder.
+    lines
+        What was checked, one line or more for each item.
+    problems
+        Items that are damaged, unfinished or missing, in a few words each.
+    """
+
+    folder: Path
+    lines: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True if there is no problem."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        verdict = "no problem found" if self.ok else f"{count} problem{'s' if count > 1 else ''}"
+        return "\n".join(
+            [*self.lines, f"{self.folder}: {verdict}", *map("  {}".format, self.problems)]
+        )
+
+
+def verify_folder(folder: str | os.PathLike[str]) -> FolderVerification:
+    """Check everything in a folder: models, stores, samples and catalogs.
+
+    Model files and stores are compared with their checksums, samples are read, the entries of
+    catalogs are opened, and ensembles are compared with the model next to them.
+
+    Parameters
+    ----------
+    folder
+        Output folder of a run, or another folder with products of xcvae.
+
+    Raises
+    ------
+    StoreError
+        The folder has none of these.
+    """
+    root = Path(folder)
+    models = sorted(root.glob("*.xcvae"))
+    stores = sorted(path for path in (*root.glob("*/"), *root.glob("data/*/")) if _kind(path))
+    listed = sorted(path for path in root.glob("*.y*ml") if catalogs.is_catalog(path))
+    if not (models or stores or listed):
+        raise StoreError.of(
+            f"folder '{root}'",
+            expected="models, stores or catalogs of xcvae",
+            got="none",
+            remedy="Give the output folder of a run, or a store.",
+        )
+    lines: list[str] = []
+    problems: list[str] = []
+    known = dict(_verified_model(path, lines, problems) for path in models)
+    # A damaged model may be the one that drew an ensemble.
+    comparable = set() if "" in known.values() else set(known.values())
+    for path in stores:
+        _verify_item(path, comparable, lines, problems)
+    for path in listed:
+        _verify_catalog(path, lines, problems)
+    return FolderVerification(root, tuple(lines), tuple(problems))
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Tell if a folder is an ensemble, finished or not, or another Zarr store."""
+    partial = Path(f"{os.fspath(path)}.partial")
+    return _kind(Path(path)) in ("ensemble", "samples") or _kind(partial) == "ensemble"
+
+
+def _kind(path: Path) -> str:
+    """Return the kind of a folder: an ensemble, a repository, samples; empty for others."""
+    if path.name.startswith(".") or not path.is_dir():
+        return ""
+    if FileLedger.within(path) is not None:
+        return "ensemble"
+    if (path / "snapshots").is_dir():
+        return "repository"
+    return "samples" if (path / "zarr.json").is_file() else ""
+
+
+def _verified_model(path: Path, lines: list[str], problems: list[str]) -> tuple[Path, str]:
+    from xcvae.generator.model import load
+
+    try:
+        sha256 = load(path).sha256
+    except XcvaeError as error:
+        problems.append(f"{path}: {error}")
+        return path, ""
+    lines.append(f"{path}: model as it was written, sha256 {sha256[:12]}")
+    return path, sha256
+
+
+def _verify_item(path: Path, models: set[str], lines: list[str], problems: list[str]) -> None:
+    """Check an ensemble or samples; note an ensemble of a model that is not in the folder."""
+    try:
+        if _kind(path) == "samples":
+            with xr.open_zarr(path, chunks={}, consolidated=False) as ds:
+                for variable in ds.variables.values():
+                    variable.isnull().any().compute()
+            lines.append(f"{path}: samples, all values readable")
+            return
+        name = f"icechunk:{path}" if _kind(path) == "repository" else path
+        found = verify_store(name, progress=False)
+        lines.append(str(found))
+        if not found.ok:
+            problems.append(f"{path}: not as it was written")
+        sha256 = _found(EnsembleStore.of(name))[1].metadata()["run"].get("model_sha256")
+        if models and sha256 not in models:
+            problems.append(f"{path}: drawn with model {str(sha256)[:12]}, which is not here")
+    except Exception as error:  # noqa: BLE001  of any kind: it is damaged, and the rest is checked
+        problems.append(f"{path}: {error}")
+
+
+def _verify_catalog(path: Path, lines: list[str], problems: list[str]) -> None:
+    """Open each entry of a catalog."""
+    names = catalogs.names(path)
+    before = len(problems)
+    for name in names:
+        try:
+            if not catalogs.lists_catalog(path, name):
+                catalogs.open_entry(path, name).close()
+        except XcvaeError as error:
+            problems.append(f"{error}")
+    opened = len(names) - (len(problems) - before)
+    lines.append(f"{path}: catalog, {opened} of {len(names)} entries can be opened")

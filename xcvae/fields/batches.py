@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,7 +16,7 @@ from torch import Tensor
 from xcvae.errors import ConfigError, MismatchError
 from xcvae.fields.block_means import conserved_condition, repeated
 from xcvae.fields.dataspec import DataSpec, VariableSpec
-from xcvae.fields.grids import axis_in, grid_size, moved, stretching
+from xcvae.fields.grids import axis_in, grid_size, moved, stretch_known, stretching
 from xcvae.fields.prefetch import epochs, streamed
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.units import to_units
@@ -28,10 +29,11 @@ class Batch:
     Attributes
     ----------
     c
-        Aligned conditions, statics, then mask and position maps where the model has them;
-        (batch, channels, y, x).
+        Aligned conditions, statics, masks of those with gaps, then mask of the target and
+        position maps where the model has them; (batch, channels, y, x).
     pooled
-        Values of pooled conditions, (batch, values), or None.
+        Values of pooled conditions, (batch, values), each followed by its mask if it has gaps;
+        or None.
     x
         Target, (batch, 1, y, x), zero where masked, or None.
     mask
@@ -179,7 +181,7 @@ class Batches:
     @property
     def nbytes(self) -> int:
         """Memory that all samples take as tensors."""
-        aligned = sum(v.aligned for v in self.spec.variables)
+        aligned = sum(v.aligned + (v.aligned and v.gaps) for v in self.spec.variables)
         maps = aligned + self.masked + (POSITIONS if self.spec.located else 0) + 2
         return 4 * len(self) * maps * self.size[0] * self.size[1]
 
@@ -197,6 +199,11 @@ class Batches:
         # Only NumPy in this thread: an operation of torch would start threads of its own here,
         # and the threads that train would wait for them at every step.
         maps = [self._map(part, v) for v in self.spec.variables if v.aligned]
+        aligned = [v for v in self.spec.variables if v.aligned]
+        for number, variable in enumerate(aligned):
+            if variable.gaps:
+                maps[number], known = filled(maps[number])
+                maps.append(known)
         if self.masked:
             maps.append(mask.astype(np.float32))
         if self._positions is not None:
@@ -291,7 +298,7 @@ class Batches:
         return np.argsort(amounts)[-max(1, len(self) // 10) :]
 
     def _stretch(self, variable: VariableSpec) -> tuple[Maps, Maps] | None:
-        if variable.role == "static":
+        if not variable.stretched:
             return None
         return stretching(self.prepared, variable, self.spec, self.size)
 
@@ -313,7 +320,11 @@ class Batches:
             rows, columns = weights
             # Sample by sample (matmul broadcasts): a product over several samples would round
             # differently, and a field must not depend on the other samples of its batch.
-            values = np.matmul(np.matmul(rows, np.asarray(field.values, np.float32)), columns.T)
+            values = np.asarray(field.values, np.float32)
+            if variable.gaps:
+                values = stretch_known(values, rows, columns)
+            else:
+                values = np.matmul(np.matmul(rows, values), columns.T)
             # Stretched in physical units, so that the mass between block centres is conserved.
             field = xr.DataArray(values, dims=(self.spec.sample, "y", "x"), attrs=field.attrs)
         maps: Maps = self.scaling.normalise(field, variable.name)
@@ -322,10 +333,22 @@ class Batches:
         return maps[:, None]
 
     def _pooled(self, part: xr.Dataset) -> Tensor | None:
-        names = [v.name for v in self.spec.variables if v.pooled]
-        values = (self.scaling.normalise(part[name], name) for name in names)
-        flat = [array.reshape(len(array), -1) for array in values]
+        flat: list[Maps] = []
+        for variable in self.spec.variables:
+            if variable.pooled:
+                values = self.scaling.normalise(part[variable.name], variable.name)
+                maps: Maps = values.reshape(len(values), -1)
+                flat += filled(maps) if variable.gaps else [maps]
         return torch.from_numpy(np.concatenate(flat, axis=1)) if flat else None
+
+
+def filled(values: Maps) -> tuple[Maps, Maps]:
+    """Fill gaps of normalised values; the second result is 1 where values are known, else 0.
+
+    They are filled with zero: rain with dry, all else with the mean of the training data.
+    """
+    known = np.isfinite(values)
+    return np.where(known, values, np.float32(0.0)), known.astype(np.float32)
 
 
 def position_maps(height: int, width: int) -> Maps:
@@ -338,6 +361,49 @@ def position_maps(height: int, width: int) -> Maps:
             angle = torch.pi * 2**octave * axis
             maps += [torch.sin(angle), torch.cos(angle)]
     return torch.stack(maps).numpy()
+
+
+def unmask_unobserved(
+    prepared: xr.Dataset, spec: DataSpec, valid: NDArray[np.bool_] | None
+) -> xr.Dataset:
+    """Return samples for the prior, those without any observation with the mask of the training.
+
+    A target that is NaN throughout a sample is not a mask but a missing observation (a day to
+    come). Where the condition is derived from the target, nothing is known of the sample: it stays
+    masked, with a warning if the target is in memory.
+
+    Parameters
+    ----------
+    prepared
+        From `xcvae.fields.describe.prepare`; lazy targets stay lazy.
+    spec
+        Description of the data.
+    valid
+        Where the target was valid in the training, (y, x); None means everywhere.
+    """
+    target = prepared.get(spec.target)
+    if target is None or target.dtype.kind != "f":
+        return prepared
+    observed = target.notnull().any((spec.y, spec.x))
+    missing = int((~observed).sum()) if observed.variable._in_memory else None
+    if missing == 0:
+        return prepared
+    if spec.coarsen is not None:
+        if missing:
+            warnings.warn(
+                f"{spec.target}: no observation in {missing} samples, from which {spec.derived!r} "
+                "would be derived; their members are NaN. Draw them with a Dataset that has "
+                f"{spec.derived!r}, and not {spec.target!r}.",
+                stacklevel=5,
+            )
+        return prepared
+    if valid is None:
+        valid = np.ones(grid_size(prepared, spec), bool)
+    elif valid.shape != grid_size(prepared, spec) or _elsewhere(prepared, spec):
+        return prepared  # the mask of another domain
+    zero = np.where(valid, 0, np.nan).astype(target.dtype)
+    filled = target.where(observed, xr.DataArray(zero, dims=(spec.y, spec.x)))
+    return prepared.assign({spec.target: filled.transpose(*target.dims)})
 
 
 def _elsewhere(prepared: xr.Dataset, spec: DataSpec) -> bool:

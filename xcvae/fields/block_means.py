@@ -20,7 +20,8 @@ def block_condition(spec: DataSpec) -> VariableSpec | None:
     """Return the condition that can be block means: the first aligned rain, if it is coarser."""
     for variable in spec.variables:
         if variable.aligned and variable.precipitation and variable.role == "condition":
-            return variable if variable.shape != spec.shape else None
+            whole = variable.stretched and not variable.gaps
+            return variable if whole and variable.shape != spec.shape else None
     return None
 
 

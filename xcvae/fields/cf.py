@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, MissingVariableError, nearest
+from xcvae.fields.axes import axis_of
 from xcvae.fields.units import is_precipitation
 
 _STANDARD_NAMES: dict[str, Literal["Y", "X"]] = {
@@ -79,6 +80,10 @@ _OF_DATA = re.compile(
 _RAIN_RATES = re.compile(r"mm\s*(/|per)?\s*(h|d)", re.IGNORECASE)
 
 
+#: Kilometres of a degree of latitude.
+DEGREE = 111.2
+
+
 @dataclass(frozen=True)
 class Layout:
     """Names of the dimensions of a field: samples (often ``time``), rows and columns."""
@@ -108,12 +113,30 @@ def _axis(da: xr.DataArray, dim: Hashable) -> Literal["Y", "X", ""]:
 def _geographic(da: xr.DataArray, axis: Literal["Y", "X"]) -> xr.DataArray | None:
     """Return the 2-D latitude (Y) or longitude (X) of a field, None without."""
     names = ("lat", "latitude", "xlat") if axis == "Y" else ("lon", "longitude", "xlong")
-    for name in map(str, da.coords):
-        attrs = da[name].attrs
+    for name, coordinate in da.coords.items():
+        attrs = coordinate.attrs
         known = attrs.get("standard_name") == names[1] or str(name).lower() in names
-        if da[name].ndim == 2 and (known or _UNITS.get(str(attrs.get("units", ""))) == axis):
-            return da[name]
+        if known or _UNITS.get(str(attrs.get("units", ""))) == axis:
+            fixed = _at_all_times(coordinate)
+            if fixed.ndim == 2:
+                return fixed
     return None
+
+
+def _at_all_times(coordinate: xr.DataArray) -> xr.DataArray:
+    """Return one map of a coordinate that has a map per sample, as WRF writes it."""
+    if coordinate.ndim != 3 or not coordinate.size:
+        return coordinate
+    first, last = (coordinate.isel({coordinate.dims[0]: place}) for place in (0, -1))
+    if bool((first == last).all()):
+        return first
+    raise DataError.of(
+        str(coordinate.name),
+        expected="a grid that is the same for all samples",
+        got=f"values that change along {coordinate.dims[0]!r}, as of a nest that moves",
+        remedy="Regrid the samples to one grid, or drop the coordinates: "
+        f"ds.drop_vars([{str(coordinate.name)!r}]).",
+    )
 
 
 def _curvilinear(da: xr.DataArray) -> tuple[str, str] | None:
@@ -143,55 +166,6 @@ def _is_geographic(coordinate: xr.DataArray) -> bool:
     attrs = coordinate.attrs
     named = attrs.get("standard_name") in ("latitude", "longitude")
     return named or str(attrs.get("units", "")) in _UNITS
-
-
-# Parameters of CF grid mappings that move pixels, with their defaults. The figure of the earth
-# moves them by less than a pixel of weather.
-_PROJECTION: dict[str, float | None] = {
-    "grid_mapping_name": None,
-    "standard_parallel": None,
-    "longitude_of_central_meridian": None,
-    "latitude_of_projection_origin": None,
-    "longitude_of_projection_origin": None,
-    "straight_vertical_longitude_from_pole": None,
-    "azimuth_of_central_line": None,
-    "grid_north_pole_latitude": None,
-    "grid_north_pole_longitude": None,
-    "north_pole_grid_longitude": 0.0,
-    "perspective_point_height": None,
-    "false_easting": 0.0,
-    "false_northing": 0.0,
-    "scale_factor_at_central_meridian": 1.0,
-    "scale_factor_at_projection_origin": 1.0,
-}
-
-
-def grid_mapping(ds: xr.Dataset, da: xr.DataArray) -> dict[str, Any]:
-    """Return the attributes of the grid mapping that a field names; empty without."""
-    named = da.attrs.get("grid_mapping", da.encoding.get("grid_mapping", ""))
-    name = str(named).split(":", maxsplit=1)[0].strip()
-    return dict(ds[name].attrs) if name in ds.variables else {}
-
-
-def same_projection(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return False for grid mappings that differ in a parameter that both have."""
-    if not (one and other):
-        return True
-    for key, default in _PROJECTION.items():
-        values = [mapping.get(key, default) for mapping in (one, other)]
-        if any(value is None for value in values):
-            continue
-        if key == "grid_mapping_name":
-            same = values[0] == values[1]
-        else:
-            first, second = (np.sort(np.ravel(np.asarray(v, float))) for v in values)
-            if key == "standard_parallel":
-                # One parallel is the same as two equal ones.
-                first, second = np.unique(first), np.unique(second)
-            same = first.shape == second.shape and np.allclose(first, second, rtol=1e-6, atol=1e-6)
-        if not same:
-            return False
-    return True
 
 
 def find_axes(
@@ -255,10 +229,26 @@ def find_layout(da: xr.DataArray, *, spatial_dims: Sequence[str] | None = None) 
             str(da.name),
             expected=f"one sample dimension besides {y} and {x}",
             got=f"dims ({', '.join(map(str, da.dims))})",
-            remedy="Select one of each further dimension with isel, stack several into one "
+            remedy=combine_remedy(da)
+            or "Select one of each further dimension with isel, stack several into one "
             "with ds.stack(sample=[...]), or add one with expand_dims.",
         )
     return Layout(others[0], y, x)
+
+
+def combine_remedy(da: xr.DataArray) -> str:
+    """Return the remedy for a field of ERA5 with a dim ``expver``; empty for all others.
+
+    It separates the final release from the preliminary one; each is missing where the other is
+    valid, so that a selection loses samples.
+    """
+    if "expver" not in da.dims:
+        return ""
+    return (
+        "The dimension expver has the final and the preliminary release of ERA5, each missing "
+        "where the other is valid. Combine them: "
+        "ds.isel(expver=0, drop=True).combine_first(ds.isel(expver=1, drop=True))."
+    )
 
 
 def is_rain(da: xr.DataArray, *, by_rate: bool = False) -> bool:
@@ -349,6 +339,26 @@ def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
     )
 
 
+def _side(da: xr.DataArray, layout: Layout) -> float:
+    """Return about the height of a cell in km; NaN where it is not known."""
+    latitude, longitude = _geographic(da, "Y"), _geographic(da, "X")
+    if latitude is not None and longitude is not None and latitude.dims == longitude.dims:
+        values = [np.asarray(each.values, np.float64) for each in (latitude, longitude)]
+        if layout.y in latitude.dims and values[0].shape[latitude.dims.index(layout.y)] > 1:
+            steps = [np.diff(each, axis=latitude.dims.index(layout.y)) for each in values]
+            across = (steps[1] + 180.0) % 360.0 - 180.0
+            middle = np.cos(np.deg2rad(np.nanmean(values[0])))
+            return float(DEGREE * np.nanmedian(np.hypot(steps[0], across * middle)))
+    if layout.y not in da.coords or da[layout.y].dtype.kind not in "iuf":
+        return float("nan")
+    try:
+        axis = axis_of(layout.y, np.asarray(da[layout.y].values, np.float64), da[layout.y].attrs)
+    except DataError:
+        return float("nan")
+    units = {"latitude": DEGREE, "rotated": DEGREE, "length": 1e-3}
+    return axis.spacing * units.get(axis.kind, float("nan"))
+
+
 def find_target(
     ds: xr.Dataset, target: str | None, *, spatial_dims: Sequence[str] | None = None
 ) -> str:
@@ -359,7 +369,8 @@ def find_target(
     ds
         The Dataset to search.
     target
-        Its name. None takes the precipitation variable with three dims and the finest grid.
+        Its name. None takes the precipitation variable with three dims and the finest grid: the
+        smallest cells, or the most of them if coordinates do not give their size.
     spatial_dims
         Names of its (y, x) dims, if attributes and names do not identify them.
 
@@ -371,6 +382,7 @@ def find_target(
     if target is not None:
         return str(require(ds, target, what="target").name)
     sizes: dict[str, int] = {}
+    sides: dict[str, float] = {}
     problem: DataError | None = None
     for name, da in ds.data_vars.items():
         if da.ndim < 2 or not is_rain(da, by_rate=True):
@@ -381,8 +393,13 @@ def find_target(
             problem = problem or error
             continue
         sizes[str(name)] = da.sizes[layout.y] * da.sizes[layout.x]
+        sides[str(name)] = _side(da, layout)
     if problem is not None and not sizes:
         raise problem  # the only rain, and what keeps it from being the target
+    if all(np.isfinite(side) for side in sides.values()):
+        # By the size of cells, as far as it is known: a coarse globe may have more of them.
+        least = min(sides.values(), default=0.0)
+        sizes = {name: size for name, size in sizes.items() if sides[name] <= 1.01 * least}
     finest = [name for name, size in sizes.items() if size == max(sizes.values())]
     if len(finest) == 1:
         return finest[0]

@@ -28,6 +28,18 @@ def plain(value: object) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
+#: Attributes that older files do not have, with their values there.
+ADDED: dict[str, Any] = {
+    "step_seconds": None,
+    "missing": None,
+    "mapping": {},
+    "regrid": None,
+    "side": None,
+    "gaps": False,
+    "reason": "",
+}
+
+
 @dataclass(frozen=True)
 class VariableSpec:
     """A condition or a static.
@@ -50,6 +62,15 @@ class VariableSpec:
         Rain; it is scaled like the target.
     sampled
         Has the sample dim.
+    regrid
+        How it is brought to the target's grid, where it lies on one that is not comparable:
+        ``conservative`` or ``bilinear``. None: it is stretched along its axes, or pooled.
+    side
+        Side of its cells in km, if it is regridded.
+    gaps
+        Values may be missing: they are filled, and a mask tells the network where.
+    reason
+        Why it is regridded or pooled; empty in older files.
     """
 
     name: str
@@ -61,6 +82,15 @@ class VariableSpec:
     pooled: bool
     precipitation: bool
     sampled: bool
+    regrid: Literal["conservative", "bilinear"] | None = None
+    side: float | None = None
+    gaps: bool = False
+    reason: str = ""
+
+    @property
+    def stretched(self) -> bool:
+        """True for an aligned condition that is interpolated along the axes of its own grid."""
+        return self.aligned and self.role == "condition" and self.regrid is None
 
 
 @dataclass(frozen=True)
@@ -91,6 +121,10 @@ class DataSpec:
         Samples are days, not hours or minutes.
     step_seconds
         Shortest step between samples with rain; None without times, and in older files.
+    missing
+        What is done about gaps in conditions and statics: ``"mask"``, or None to refuse them.
+    mapping
+        Attributes of the target's grid mapping, if a condition is regridded.
     """
 
     target: str
@@ -108,6 +142,8 @@ class DataSpec:
     daily: bool
     coordinate_attrs: dict[str, dict[str, Any]] = field(default_factory=dict)
     step_seconds: float | None = None
+    missing: Literal["mask"] | None = None
+    mapping: dict[str, Any] = field(default_factory=dict)
 
     @property
     def step(self) -> float:
@@ -145,8 +181,11 @@ class DataSpec:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types, for the model file."""
         content: dict[str, Any] = plain(asdict(self))
-        if self.step_seconds is None:
-            del content["step_seconds"]  # as in older files, whose records stay the same
+        # As in older files, whose records stay the same.
+        for part in (content, *content["variables"]):
+            for key, idle in ADDED.items():
+                if key in part and part[key] == idle:
+                    del part[key]
         return content
 
     @classmethod

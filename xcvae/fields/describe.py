@@ -5,29 +5,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError
-from xcvae.fields.axes import covers, share_outside, stretch_weights, wrapped
+from xcvae.fields.axes import wrapped
 from xcvae.fields.cf import (
     Layout,
     check_name,
     describes_data,
-    find_axes,
     find_layout,
     find_target,
-    grid_mapping,
     is_rain,
-    positions,
     require,
-    same_projection,
 )
 from xcvae.fields.dataspec import DataSpec, VariableSpec, plain
-from xcvae.fields.grids import axis_in, check_match, fine_coords
+from xcvae.fields.grids import axis_in, check_match, fine_coords, grid_size
+from xcvae.fields.regridding.place import check_projection, find_place
+from xcvae.fields.regridding.projections import grid_mapping
+from xcvae.fields.regridding.regrid import regridded
 from xcvae.fields.units import (
     default_drizzle_threshold,
     default_wet_threshold,
@@ -44,6 +45,7 @@ from xcvae.fields.validation import (
     check_numeric,
     check_same_samples,
     check_samples,
+    missing_samples,
     refuse_packed,
 )
 
@@ -59,6 +61,7 @@ def describe(
     statics: Sequence[str] | str | None = None,
     coarsen: int | None = None,
     spatial_dims: Sequence[str] | None = None,
+    missing: str | None = None,
 ) -> DataSpec:
     """Find target, conditions, statics and grids of a Dataset. Reads coordinates, few values.
 
@@ -78,6 +81,9 @@ def describe(
         Derive a condition, ``<target>_coarse``, by means over blocks of so many pixels.
     spatial_dims
         Names of the target's (y, x) dims, if attributes and names do not identify them.
+    missing
+        ``"mask"``: conditions and statics may have missing values; all of them are read to find
+        those that do. None refuses missing values, later.
 
     Raises
     ------
@@ -105,14 +111,16 @@ def describe(
     check_samples(ds, layout.sample, augmented=True)
     shape = (field.sizes[layout.y], field.sizes[layout.x])
     _check_coarsen(coarsen, shape)
+    filled = _check_missing(missing)
     named, maps = _names(ds, name, layout.sample, coarsen, conditions=conditions, statics=statics)
     variables = [_condition(ds, condition, layout, target=name) for condition in named]
     if coarsen is not None:
         variables.append(_derived(field, layout, coarsen, variables))
     variables += [_static(ds, static, layout) for static in maps]
-    coordinates = _coordinates(ds, layout, variables, coarsen)
-    observed = _observed(field, layout)
-    if is_daily(observed, layout.sample):
+    if filled:
+        variables = [_with_gaps(ds, v, layout.sample) for v in variables]
+    thresholds = _thresholds(field, layout)
+    if thresholds["daily"]:
         _warn_of_moments(ds, name, [v.name for v in variables if v.name in ds], layout)
     return DataSpec(
         target=name,
@@ -122,15 +130,24 @@ def describe(
         y=layout.y,
         x=layout.x,
         shape=shape,
-        coordinates=coordinates,
         variables=tuple(variables),
         coarsen=coarsen,
-        wet_threshold=default_wet_threshold(observed, layout.sample),
-        drizzle_threshold=default_drizzle_threshold(observed, layout.sample),
-        daily=is_daily(observed, layout.sample),
-        step_seconds=step_of(observed, layout.sample),
-        coordinate_attrs={d: plain(ds[d].attrs) for d, v in coordinates.items() if v is not None},
+        missing=filled,
+        mapping=plain(grid_mapping(ds, field)) if any(v.regrid for v in variables) else {},
+        **_coordinates(ds, layout, variables, coarsen),
+        **thresholds,
     )
+
+
+def _thresholds(field: xr.DataArray, layout: Layout) -> dict[str, Any]:
+    """Return thresholds and step of the record, by their names in `DataSpec`."""
+    observed, sample = _observed(field, layout), layout.sample
+    return {
+        "wet_threshold": default_wet_threshold(observed, sample),
+        "drizzle_threshold": default_drizzle_threshold(observed, sample),
+        "daily": is_daily(observed, sample),
+        "step_seconds": step_of(observed, sample),
+    }
 
 
 def _warn_of_moments(ds: xr.Dataset, target: str, names: Sequence[str], layout: Layout) -> None:
@@ -195,7 +212,10 @@ def _observed(field: xr.DataArray, layout: Layout) -> xr.DataArray:
     if not field.variable._in_memory:
         if is_daily(field, layout.sample) or per(units_of(field), "hour"):
             return field
-        if _valid(field.isel({layout.sample: slice(FIRST)}), layout).all():
+        first = field.isel({layout.sample: slice(FIRST)})
+        # Empty samples elsewhere change nothing, if these have the shortest step already.
+        shortest = step_of(first, layout.sample) == step_of(field, layout.sample)
+        if shortest and _valid(first, layout).all():
             return field
     valid = _valid(field, layout)
     count = int((~valid).sum())
@@ -205,7 +225,7 @@ def _observed(field: xr.DataArray, layout: Layout) -> xr.DataArray:
         f"{field.name}: {count} of {valid.size} samples have no valid pixel, as after an outer "
         f"merge; the step is that of the others. Drop them: "
         f"ds.dropna({layout.sample!r}, how='all', subset=[{str(field.name)!r}]).",
-        stacklevel=3,
+        stacklevel=4,
     )
     return field.isel({layout.sample: np.flatnonzero(valid)})
 
@@ -222,14 +242,15 @@ def _valid(field: xr.DataArray, layout: Layout) -> NDArray[np.bool_]:
 
 def _coordinates(
     ds: xr.Dataset, layout: Layout, variables: Sequence[VariableSpec], coarsen: int | None
-) -> dict[str, list[float] | None]:
-    """Return the coordinates of the grids of target and conditions, by dim; None without."""
+) -> dict[str, Any]:
+    """Return coordinates of the grids of target and conditions, and their attributes, by dim."""
     dims = dict.fromkeys([layout.y, layout.x, *(d for v in variables for d in v.dims)])
     found = {d: ds[d].values.tolist() if d in ds.coords else None for d in dims}
     if coarsen is not None:
         # They are derived from the coordinates of the target, even if the Dataset has others.
         found |= dict.fromkeys((f"{layout.y}_coarse", f"{layout.x}_coarse"))
-    return found
+    attrs = {d: plain(ds[d].attrs) for d, values in found.items() if values is not None}
+    return {"coordinates": found, "coordinate_attrs": attrs}
 
 
 def _check_rain_units(name: str, units: str) -> None:
@@ -353,28 +374,32 @@ def _condition(ds: xr.Dataset, name: str, layout: Layout, *, target: str) -> Var
     da = require(ds, name, what="conditions")
     check_numeric(da)
     check_same_samples(ds, name, layout.sample)
-    dims, aligned, pooled, reason = _place(ds, da, ds[target], layout)
+    place = find_place(ds, da, ds[target], layout)
     units = units_of(da)
     # Named after the target (field_coarse of field), it is rain whatever the target is called.
     namesake = name.startswith(f"{target}_") and is_precipitation(units)
+    rain = namesake or is_rain(da)
     projected = grid_mapping(ds, da) and grid_mapping(ds, ds[target])
-    if reason and (projected or namesake or is_rain(da)):
+    if place.reason and not place.aligned and (projected or rain):
         warnings.warn(
-            f"{name}: {reason}. It is pooled, as a map that is not seen pixel by pixel, and ties "
-            "the model to its domain. Cut the target to the area that it covers, or interpolate "
-            "it to a grid that can be compared with the target's.",
+            f"{name}: {place.reason}. It is pooled, as a map that is not seen pixel by pixel, and "
+            "ties the model to its domain. Cut the target to the area that it covers, or "
+            "interpolate it to a grid that can be compared with the target's.",
             stacklevel=3,
         )
     return VariableSpec(
         name=name,
         units=units,
-        dims=dims,
-        shape=tuple(da.sizes[dim] for dim in dims),
+        dims=place.dims,
+        shape=tuple(da.sizes[dim] for dim in place.dims),
         role="condition",
-        aligned=aligned,
-        pooled=pooled,
-        precipitation=namesake or is_rain(da),
+        aligned=place.aligned,
+        pooled=place.pooled,
+        precipitation=rain,
         sampled=True,
+        regrid=place.regrid,
+        side=place.side,
+        reason=place.reason,
     )
 
 
@@ -402,98 +427,29 @@ def _static(ds: xr.Dataset, name: str, layout: Layout) -> VariableSpec:
     )
 
 
-def _place(
-    ds: xr.Dataset, da: xr.DataArray, field: xr.DataArray, layout: Layout
-) -> tuple[tuple[str, ...], bool, bool, str]:
-    """Locate a condition: (its y and x dims, aligned, pooled, why it cannot be aligned)."""
-    others = {str(dim) for dim in da.dims} - {layout.sample}
-    if not others:
-        return (), False, True, ""
-    if others == {layout.y, layout.x}:
-        return (layout.y, layout.x), True, False, ""
-    if len(others) != 2:
-        raise DataError.of(
-            str(da.name),
-            expected=f"a map or a number per sample, dims ({layout.sample}, y, x) or "
-            f"({layout.sample})",
-            got=f"dims ({', '.join(map(str, da.dims))})",
-            remedy="Give every level, or every number, a variable of its own.",
+def _check_missing(missing: str | None) -> Literal["mask"] | None:
+    if missing is None or missing == "mask":
+        return missing  # type: ignore[return-value]  # narrowed by the comparison
+    raise ConfigError.of(
+        "missing",
+        expected="'mask', or None to refuse missing values of conditions and statics",
+        got=repr(missing),
+        remedy="missing='mask' fills them and gives the network a mask of what is known.",
+    )
+
+
+def _with_gaps(ds: xr.Dataset, variable: VariableSpec, sample: str) -> VariableSpec:
+    """Mark a condition or static with missing values; warn of samples that have none at all."""
+    if variable.name not in ds.variables:
+        return variable  # derived from the target, without gaps
+    samples, gaps = missing_samples(ds[variable.name], sample)
+    if samples and variable.shape:
+        warnings.warn(
+            f"{variable.name}: {samples} of {ds.sizes[sample]} samples have no value at all, as "
+            "after an outer merge. The network learns what to draw without it.",
+            stacklevel=3,
         )
-    dims = find_axes(da, sample=layout.sample)
-    pairs = [
-        (axis_in(ds, o), axis_in(ds, f)) for o, f in zip(dims, (layout.y, layout.x), strict=True)
-    ]
-    if all(source.counted for source, _ in pairs):
-        _check_edges(da, dims, field, layout)
-    sources, targets = [], []
-    for own, fine, (source, target) in zip(dims, (layout.y, layout.x), pairs, strict=True):
-        if source.counted:
-            continue  # edge to edge
-        values, _ = wrapped(source, target)
-        if values is None or target.values is None:
-            kinds = f"{own!r} ({source.kind}) is not comparable with {fine!r} ({target.kind})"
-            return dims, False, True, f"its {kinds} of {field.name!r}"
-        _check_projection(ds, da, field)
-        if not covers(values, target.values):
-            reason = f"it does not cover the target {field.name!r}: {own!r} spans {_span(values)}"
-            return dims, False, True, f"{reason}, {fine!r} {_span(target.values)}"
-        sources.append(values)
-        targets.append(target.values)
-    # Mostly elsewhere: what happens outside the target's box counts too.
-    wide = bool(sources) and share_outside(sources, targets) > 0.5
-    return dims, True, wide, ""
-
-
-def _span(values: NDArray[np.float64]) -> str:
-    return f"{values.min():.6g} to {values.max():.6g}"
-
-
-def _check_projection(ds: xr.Dataset, da: xr.DataArray, field: xr.DataArray) -> None:
-    """Refuse to compare the numbers of two projections, or of two rotated poles."""
-    own, wanted = grid_mapping(ds, da), grid_mapping(ds, field)
-    if same_projection(own, wanted):
-        return
-    raise DataError.of(
-        str(da.name),
-        expected=f"the projection of {str(field.name)!r}, grid_mapping_name "
-        f"{wanted.get('grid_mapping_name')!r}",
-        got=f"another one, {own.get('grid_mapping_name')!r}, or other parameters of it",
-        remedy="Regrid it to the target's projection, for example with reproject_match of "
-        "rioxarray or pyproj and ds.interp, or leave it out.",
-    )
-
-
-def _check_edges(
-    da: xr.DataArray, dims: tuple[str, str], field: xr.DataArray, layout: Layout
-) -> None:
-    """Refuse a curvilinear condition that does not lie on the target edge to edge."""
-    own, fine = positions(da, dims), positions(field, (layout.y, layout.x))
-    if own is None or (fine is not None and _edge_to_edge(own, fine)):
-        return
-    coords = [str(name) for name, coordinate in da.coords.items() if coordinate.ndim == 2]
-    raise DataError.of(
-        str(da.name),
-        expected="2-D latitudes and longitudes that lie on the target edge to edge",
-        got="another area, or a target without latitudes and longitudes",
-        remedy="Regrid it to the target's grid, for example with xESMF. If its edges are those of "
-        f"the target, drop its coordinates: ds.drop_vars({coords}).",
-    )
-
-
-def _edge_to_edge(
-    own: tuple[xr.DataArray, xr.DataArray], fine: tuple[xr.DataArray, xr.DataArray]
-) -> bool:
-    """Return True if coarse cells lie where they do on a fine grid with the same edges."""
-    # The weights that stretch a map, from fine to coarse, give the places of these cells.
-    rows, columns = (
-        stretch_weights(None, n, None, m) for n, m in zip(fine[0].shape, own[0].shape, strict=True)
-    )
-    places = [rows @ np.asarray(each.values, float) @ columns.T for each in fine]
-    latitude = own[0].values - places[0]
-    longitude = (own[1].values - places[1] + 180.0) % 360.0 - 180.0
-    steps = [np.abs(np.diff(each.values, axis=axis)) for each in own for axis in (0, 1)]
-    widest = max(float(step.max(initial=0.0)) for step in steps)
-    return bool(max(np.abs(latitude).max(), np.abs(longitude).max()) <= 0.5 * widest)
+    return replace(variable, gaps=gaps)
 
 
 def _derived(
@@ -564,20 +520,34 @@ def prepare(
     if spec.target in ds.variables:
         fields[spec.target] = _field(ds, spec.target, spec.units, (spec.sample, spec.y, spec.x))
     derive = spec.target in fields and spec.coarsen is not None
+    fine = _fine_grid(ds, spec)
     for variable in spec.variables:
         if derive and variable.name == spec.derived:
             continue
         dims = (spec.sample, *variable.dims) if variable.sampled else variable.dims
-        fields[variable.name] = _field(ds, variable.name, variable.units, dims)
+        one = _field(ds, variable.name, variable.units, dims)
+        if variable.regrid:
+            one = regridded(ds, one, variable, spec, fine)
+        fields[variable.name] = one
     prepared = xr.Dataset(fields, attrs=ds.attrs)
     if spec.target not in fields:
         prepared = prepared.assign_coords(fine_coords(ds, spec))
     for variable in spec.variables:
-        if variable.aligned and variable.name in ds and spec.target in ds:
-            _check_projection(ds, ds[variable.name], ds[spec.target])
-    given = [v for v in spec.variables if v.name in fields and v.role == "condition" and v.aligned]
+        if variable.stretched and variable.name in ds and spec.target in ds:
+            check_projection(ds, ds[variable.name], ds[spec.target])
+    given = [v for v in spec.variables if v.name in fields and v.stretched]
     prepared = _in_frame(prepared, spec, given)
     return _with_block_means(prepared, spec) if derive else prepared
+
+
+def _fine_grid(ds: xr.Dataset, spec: DataSpec) -> xr.DataArray:
+    """Return a field on the target's grid, for its coordinates: the target, or an empty one."""
+    if spec.target in ds.variables:
+        return ds[spec.target]
+    dims, shape = (spec.y, spec.x), (ds.sizes[spec.sample], *grid_size(ds, spec))
+    known = {name: c for name, c in ds.coords.items() if set(dims) <= set(c.dims)}
+    empty = xr.DataArray(np.broadcast_to(False, shape), dims=(spec.sample, *dims), name=spec.target)
+    return empty.assign_coords(fine_coords(ds, spec) | known)
 
 
 def _as_variables(ds: xr.Dataset, spec: DataSpec) -> xr.Dataset:

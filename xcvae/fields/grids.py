@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -59,7 +60,9 @@ def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
     for dim in spec.coordinates:
         _check_spacing(ds, spec, dim)
     for variable in spec.variables:
-        if variable.role == "static" or not variable.shape or variable.name not in expected:
+        if not (variable.shape and variable.name in expected):
+            continue
+        if variable.role == "static" or variable.regrid:
             continue
         for own, trained, n, n_trained in zip(
             variable.dims, variable.shape, size, spec.shape, strict=True
@@ -138,7 +141,7 @@ def _size_by_conditions(ds: xr.Dataset, spec: DataSpec) -> tuple[int, int]:
 def _is_on_grid(ds: xr.Dataset, variable: VariableSpec) -> bool:
     """Return True for an aligned condition of the Dataset; one that is derived may be another."""
     name = variable.name
-    wanted = variable.aligned and variable.role == "condition" and name in ds.variables
+    wanted = variable.stretched and name in ds.variables
     return wanted and set(variable.dims) <= set(ds[name].dims)
 
 
@@ -208,6 +211,8 @@ def moved(found: Axis, trained: Axis) -> bool:
 def _check_same_domain(ds: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -> None:
     sizes = {spec.y: (spec.shape[0], size[0]), spec.x: (spec.shape[1], size[1])}
     for variable in spec.variables:
+        if variable.regrid:
+            continue  # it may have margins of any width
         for dim, n in zip(variable.dims, variable.shape, strict=True):
             sizes.setdefault(dim, (n, ds.sizes.get(dim, n)))
     for dim, (trained, found) in sizes.items():
@@ -250,6 +255,23 @@ def stretching(
             )
         )
     return weights[0], weights[1]
+
+
+def stretch_known(
+    values: NDArray[Any], rows: NDArray[np.float32], columns: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Stretch maps (sample, y, x) with gaps; NaN where less than half of a pixel is known.
+
+    What is known keeps its weights: a gap does not spread over its neighbours.
+    """
+    known = ~np.isnan(values)
+    share, total = (
+        np.matmul(np.matmul(rows, part.astype(np.float32)), columns.T)
+        for part in (known, np.where(known, values, 0.0))
+    )
+    result = np.full(total.shape, np.nan, np.float32)
+    np.divide(total, share, out=result, where=share >= 0.5)
+    return result
 
 
 def fine_coords(ds: xr.Dataset, spec: DataSpec) -> dict[str, xr.DataArray]:

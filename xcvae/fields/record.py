@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xcvae.errors import ConfigError
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import block_slices, evenly_spaced
 from xcvae.fields.samples import label_codes, storms_of
@@ -121,6 +122,11 @@ class Thumbnails:
 
 
 BINS = 400
+#: Largest number of sample maxima of a condition that a record stores, their share of the samples,
+#: and the least number that a return level is fitted to.
+LARGEST, TAIL, FITTED = 256, 0.1, 10
+#: Limits of the shape of the fitted distribution: few maxima decide on it.
+SHAPES = (-0.5, 0.5)
 
 
 def bin_edges(wet_threshold: float) -> NDArray[np.float64]:
@@ -146,6 +152,9 @@ class Record:
         True if any target pixel was NaN.
     counts
         Pixels per bin of `bin_edges`.
+    conditions
+        Sample maxima of each coarse rain condition, by name, in the condition's units: the largest
+        tenth, in falling order. Empty in older files.
     """
 
     units: str
@@ -157,6 +166,7 @@ class Record:
     wet_fraction: float
     masked: bool
     counts: tuple[int, ...]
+    conditions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def quantile(self, q: float, *, wet: bool = False) -> float:
         """Return a quantile of all valid pixels, or of the wet ones, in `units`; exact to 3.5 %.
@@ -176,6 +186,37 @@ class Record:
             return 0.0
         place = int(np.searchsorted(np.cumsum(counts), q * total))
         return 0.0 if place == 0 else float(min(edges[min(place, BINS - 1) + 1], self.maximum))
+
+    def return_level(self, name: str, period: float) -> float:
+        """Return the amount that a coarse rain condition exceeds once in a period, on average.
+
+        A generalized Pareto distribution is fitted to the largest tenth of the sample maxima, by
+        L-moments (Hosking and Wallis 1987, https://doi.org/10.1080/00401706.1987.10488243).
+        Neighbouring samples count as one each: an hour of heavy rain in 5-minute steps is twelve.
+
+        Parameters
+        ----------
+        name
+            The condition.
+        period
+            In lengths of the record, such as 10 for ten times as many samples.
+
+        Raises
+        ------
+        ConfigError
+            The model file is an older one, or the record too short for a fit.
+        """
+        largest = np.sort(self.conditions.get(name, ()))[::-1]
+        if len(largest) < FITTED:
+            raise ConfigError.of(
+                "period",
+                expected=f"a record with {FITTED} sample maxima of '{name}' or more, for a fit",
+                got=f"{len(largest)} in the model",
+                remedy="Give an amount, level='40 mm h-1', or a factor; models of older versions "
+                "have no maxima: train again.",
+            )
+        excess = largest[:-1] - largest[-1]
+        return float(largest[-1] + _pareto_quantile(excess, period * len(excess)))
 
     @classmethod
     def of(cls, blocks: Iterable[NDArray[Any]], *, units: str, wet_threshold: float) -> Record:
@@ -210,9 +251,43 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types, for the model file."""
-        return {**asdict(self), "counts": list(self.counts)}
+        content = {**asdict(self), "counts": list(self.counts)}
+        if not self.conditions:
+            del content["conditions"]  # as in older files, whose content stays the same
+        return content
 
     @classmethod
     def from_json(cls, text: dict[str, Any]) -> Record:
         """Restore from the result of `to_json`."""
-        return cls(**{**text, "counts": tuple(text["counts"])})
+        conditions = {name: tuple(values) for name, values in text.get("conditions", {}).items()}
+        return cls(**{**text, "counts": tuple(text["counts"]), "conditions": conditions})
+
+
+def largest_of(maxima: Sequence[float] | NDArray[Any]) -> tuple[float, ...]:
+    """Return the sample maxima that a record stores: the largest tenth, in falling order.
+
+    Examples
+    --------
+    >>> largest_of(range(200))[:3], len(largest_of(range(200))), len(largest_of([1.0, 2.0]))
+    ((199.0, 198.0, 197.0), 20, 2)
+    """
+    falling = np.sort(np.asarray(maxima, np.float64))[::-1]
+    # Of a short record more than a tenth, so that there is something to fit.
+    count = min(LARGEST, max(round(TAIL * falling.size), 2 * FITTED))
+    return tuple(falling[:count].tolist())
+
+
+def _pareto_quantile(excess: NDArray[np.float64], count: float) -> float:
+    """Fit a generalized Pareto distribution to excesses, and return its value of 1 in ``count``."""
+    rising = np.sort(excess)
+    n = rising.size
+    mean = float(rising.mean())
+    # Second L-moment: half the expected difference of two excesses.
+    second = float((2 * np.arange(1, n + 1) - n - 1) @ rising) / (n * (n - 1))
+    if second <= 0:
+        return mean  # all are equal
+    shape = float(np.clip(2.0 - mean / second, *SHAPES))
+    scale = mean * (1.0 - shape)
+    if abs(shape) < 1e-6:
+        return scale * float(np.log(count))
+    return scale / shape * float(count**shape - 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -206,6 +206,50 @@ def label_keys(ds: xr.Dataset | xr.DataArray, sample: str) -> Any:
     if zoned or getattr(first, "calendar", None) in _WORLD:
         return index_of([_in_utc(label) for label in index])
     return index
+
+
+def times_of(ds: xr.Dataset | xr.DataArray, sample: str, *, otherwise: str = "") -> list[int]:
+    """Return the time of each sample label in microseconds since 1970, in its own calendar.
+
+    Times of day of any resolution and calendar, of a zone (as UTC), undecoded numbers with the
+    attribute ``units``, and lead times (timedelta) count.
+
+    Parameters
+    ----------
+    ds
+        Anything with the sample dimension.
+    sample
+        Its name.
+    otherwise
+        An alternative to times, for the remedy in the error.
+
+    Raises
+    ------
+    ConfigError
+        The labels are no times.
+
+    Examples
+    --------
+    >>> days = xr.date_range("2000-02-28", periods=2, calendar="noleap", use_cftime=True)
+    >>> [t // 86_400_000_000 for t in times_of(xr.Dataset(coords={"day": days}), "day")]
+    [10948, 10949]
+    """
+    index: Any = label_keys(ds, sample) if sample in ds.coords else np.empty(0)
+    if hasattr(index, "to_timestamp"):  # periods
+        index = index.to_timestamp()
+    kind = index.dtype.kind
+    if kind in "mM" and not index.hasnans:
+        return [int(one) for one in index.values.astype(f"{kind}8[us]").astype(np.int64)]
+    if hasattr(index, "calendar") and len(index):
+        origin = index[0].replace(year=1970, month=1, day=1, hour=0, minute=0, second=0)
+        origin = origin.replace(microsecond=0)
+        return [(one - origin) // timedelta(microseconds=1) for one in index]
+    raise ConfigError.of(
+        f"dimension '{sample}'",
+        expected="times as labels of the samples",
+        got=f"labels of type {index.dtype}" if sample in ds.coords else "no labels",
+        remedy=f"Give the samples their times, ds.assign_coords({sample}=...){otherwise}.",
+    )
 
 
 def index_of(times: Any) -> Any:

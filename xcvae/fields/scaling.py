@@ -9,8 +9,9 @@ standardised with one mean and one standard deviation each.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NewType, Protocol, Self, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from xcvae.errors import DataError, UnitsError
 from xcvae.fields.dataspec import DataSpec, VariableSpec
-from xcvae.fields.record import Record
+from xcvae.fields.record import Record, largest_of
 from xcvae.fields.sample_blocks import block_length, block_slices
 from xcvae.fields.units import STEP, default_wet_threshold
 
@@ -104,14 +105,25 @@ class Scaling:
             A condition is constant or has missing values.
         """
         target = RainScaling(spec.units, spec.wet_threshold)
-        blocks = blocks_of(prepared[[spec.target]], spec, budget)
-        record = Record.of(
-            (np.asarray(block[spec.target].values) for block in blocks),
-            units=spec.units,
-            wet_threshold=spec.wet_threshold,
-        )
-        variables = {v.name: _fit(prepared, v, spec, budget) for v in spec.variables}
-        return cls(target, variables), record
+        empty = 0
+
+        def rain() -> Iterator[NDArray[Any]]:
+            nonlocal empty
+            for block in blocks_of(prepared[[spec.target]], spec, budget):
+                values = np.asarray(block[spec.target].values)
+                empty += int((~np.isfinite(values).any(axis=(1, 2))).sum())
+                yield values
+
+        record = Record.of(rain(), units=spec.units, wet_threshold=spec.wet_threshold)
+        if empty and prepared[spec.target].chunks is not None:
+            # Of data in memory, they were found before.
+            _warn_of_empty(spec, empty, record.samples)
+        variables, conditions = {}, {}
+        for v in spec.variables:
+            variables[v.name], maxima = _fit(prepared, v, spec, budget)
+            if v.precipitation and v.role == "condition":
+                conditions[v.name] = largest_of(maxima)
+        return cls(target, variables), replace(record, conditions=conditions)
 
     def normalise(self, field: xr.DataArray, name: str | None = None) -> Normalised:
         """Normalise a physical field; ``name`` None means the target.
@@ -156,6 +168,15 @@ class Scaling:
         return cls(RainScaling(**text["target"]), variables)
 
 
+def _warn_of_empty(spec: DataSpec, empty: int, samples: int) -> None:
+    warnings.warn(
+        f"{spec.target}: {empty} of {samples} samples have no valid pixel, as after an outer "
+        "merge; nothing is learned from them. Drop them: "
+        f"ds.dropna({spec.sample!r}, how='all', subset=[{spec.target!r}]).",
+        stacklevel=3,
+    )
+
+
 def blocks_of(
     prepared: xr.Dataset, spec: DataSpec, budget: int = BLOCK_BYTES
 ) -> Iterator[xr.Dataset]:
@@ -173,20 +194,22 @@ def blocks_of(
 
 def _fit(
     prepared: xr.Dataset, variable: VariableSpec, spec: DataSpec, budget: int
-) -> RainScaling | StandardScaling:
+) -> tuple[RainScaling | StandardScaling, NDArray[np.float64]]:
+    """Fit the scaling of a variable, and return the largest value of each sample with it."""
     field = prepared[variable.name]
     units = str(variable.units)
-    count, mean, spread = _moments(field, variable, spec, budget)
-    if count < field.size:
+    (count, mean, spread), maxima = _moments(field, variable, spec, budget)
+    if count < field.size and not variable.gaps:
         raise DataError.of(
             variable.name,
             expected="a condition or static without missing values",
             got=f"{field.size - count} NaN or infinite of {field.size}",
-            remedy="Fill them (ds.fillna, interpolate_na) or drop those samples.",
+            remedy="Train with missing='mask', or fill them (ds.fillna, interpolate_na), or drop "
+            "those samples.",
         )
     if variable.precipitation:
         field = field.assign_attrs({STEP: spec.step})
-        return RainScaling(units, default_wet_threshold(field, spec.sample))
+        return RainScaling(units, default_wet_threshold(field, spec.sample)), maxima
     if spread <= 0:
         raise DataError.of(
             variable.name,
@@ -194,18 +217,24 @@ def _fit(
             got=f"the constant {mean:g} {units}",
             remedy="Leave it out: a constant has no information for the model.",
         )
-    return StandardScaling(units, mean, spread)
+    return StandardScaling(units, mean, spread), maxima
 
 
 def _moments(
     field: xr.DataArray, variable: VariableSpec, spec: DataSpec, budget: int
-) -> tuple[int, float, float]:
-    """Return number, mean and standard deviation of finite values (Chan et al. 1979)."""
+) -> tuple[tuple[int, float, float], NDArray[np.float64]]:
+    """Return number, mean and standard deviation of finite values (Chan et al. 1979), and maxima.
+
+    The maxima are those of the samples; of a static there is one.
+    """
     count, mean, squares = 0, 0.0, 0.0
+    maxima = []
     ds = field.to_dataset(name=variable.name)
     blocks = blocks_of(ds, spec, budget) if variable.sampled else [ds]
     for block in blocks:
         values = np.asarray(block[variable.name].values, np.float64)
+        rows = values.reshape(len(values) if variable.sampled else 1, -1)
+        maxima.append(rows.max(axis=1, initial=0.0, where=np.isfinite(rows)))
         values = values[np.isfinite(values)]
         if values.size:
             # The variance within the block, and that between its mean and the mean so far.
@@ -214,4 +243,4 @@ def _moments(
             squares += values.var() * values.size + delta**2 * count * values.size / total
             mean += delta * values.size / total
             count = total
-    return count, float(mean), float(np.sqrt(squares / max(count, 1)))
+    return (count, float(mean), float(np.sqrt(squares / max(count, 1)))), np.concatenate(maxima)

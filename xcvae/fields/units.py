@@ -154,6 +154,11 @@ def exponents_of(units: str) -> Exponents | None:
         return None
 
 
+def is_rate(units: str) -> bool:
+    """Return True for units of a rate, such as mm h-1; False for an amount, such as mm."""
+    return exponents_of(units) == RATE
+
+
 def per(units: str, period: Literal["day", "hour"]) -> bool:
     """Return True for units per day or per hour; False for unknown ones."""
     if units in FREQUENT:
@@ -410,11 +415,6 @@ def default_wet_threshold(da: xr.DataArray, sample: str) -> float:
 def default_drizzle_threshold(da: xr.DataArray, sample: str) -> float:
     """Return the rain below which the default post-processor sets zero, in the units of ``da``.
 
-    0.1 mm h-1, or 0.1 mm d-1 for daily data (see `is_daily`); for depths this times the step.
-
-    Raises
-    ------
-    UnitsError
-        The units are not those of precipitation.
+    0.1 mm h-1, or 0.1 mm d-1 for daily data; as in `default_wet_threshold` otherwise.
     """
     return _threshold(da, sample, hourly=0.1, daily=0.1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import slabs
 from xcvae.fields.units import (
     DEPTH,
+    STEP,
     default_wet_threshold,
     exponents_of,
     parse_quantity,
     per,
+    step_of,
     units_of,
 )
 
@@ -330,6 +331,19 @@ def _refuse_declared_fill(da: xr.DataArray) -> None:
             )
 
 
+def refuse_fills(values: NDArray[Any], name: str, *, rain: bool) -> None:
+    """Refuse usual fill values, far from all others, before averages hide them.
+
+    Raises
+    ------
+    DataError
+        The lowest or the highest value (sample, cell) is one.
+    """
+    da = xr.DataArray(values, dims=("sample", "cell"), name=name)
+    low, high, _, _ = _summary(da)
+    _refuse_known_fill(da, (low, high), (*FILLS, *RAIN_FILLS) if rain else FILLS)
+
+
 def _refuse_known_fill(
     da: xr.DataArray, extremes: tuple[float, ...], known: tuple[float, ...]
 ) -> None:
@@ -407,7 +421,8 @@ def heaviest_rain(da: xr.DataArray, sample: str) -> float:
 
     Depths grow with the root of their duration (World Meteorological Organization: 38 mm in a
     minute, 401 mm in an hour, 1825 mm in a day, 9.3 m in a month). Rates per day are means over a
-    day, unless samples are less than a day apart; other rates may be those of a minute.
+    day, unless samples are less than a day apart; other rates may be those of a minute. The
+    attribute `xcvae.fields.units.STEP` has precedence over the times of the samples.
     """
     units, hours = units_of(da), _step_hours(da, sample)
     if exponents_of(units) == DEPTH:
@@ -419,13 +434,9 @@ def heaviest_rain(da: xr.DataArray, sample: str) -> float:
 
 
 def _step_hours(da: xr.DataArray, sample: str) -> float:
-    """Return the shortest step between the times of samples, NaN without times."""
-    index = da.indexes.get(sample)
-    if index is None or not (index.dtype.kind == "M" or isinstance(index, xr.CFTimeIndex)):
-        return float("nan")
-    steps = np.diff(np.unique(index.values))
-    hour: Any = timedelta(hours=1) if steps.dtype == object else np.timedelta64(1, "h")
-    return float(steps.min() / hour) if steps.size else float("nan")
+    """Return the step of the record, or the shortest between samples; NaN without times."""
+    step = step_of(da, sample)
+    return float("nan") if step is None else step / 3600
 
 
 def _some_pixels(da: xr.DataArray, sample: str) -> NDArray[np.float64]:
@@ -450,8 +461,25 @@ def _accumulates(few: NDArray[np.float64]) -> bool:
     return bool(few_resets or ((rises >= 16).sum() >= 4 and not falling.any()))
 
 
-def check_complete(da: xr.DataArray, *, fills: tuple[float, ...] = ()) -> None:
+def check_complete(
+    da: xr.DataArray,
+    *,
+    fills: tuple[float, ...] = (),
+    gaps: bool = False,
+    missing: str | None = None,
+) -> None:
     """Check that a condition has a finite value everywhere, and no known fill values.
+
+    Parameters
+    ----------
+    da
+        A condition or static.
+    fills
+        Usual fill values of such data.
+    gaps
+        Values may be missing (NaN).
+    missing
+        The option of that name in training.
 
     Raises
     ------
@@ -461,18 +489,28 @@ def check_complete(da: xr.DataArray, *, fills: tuple[float, ...] = ()) -> None:
     """
     low, high, infinite, valid = _summary(da)
     _refuse_declared_fill(da)
-    if infinite or valid < da.size:
-        name = repr(str(da.name))
+    if infinite or (valid < da.size and not gaps):
+        option = "missing='mask', which fills gaps and gives the network a mask of what is known"
+        advice = f"Train with {option}" if missing is None else "It had none in training"
         _refuse(
             da,
-            lambda values: ~np.isfinite(values),
+            lambda values: np.isinf(values) | (np.isnan(values) & (not gaps)),
             "missing or infinite",
-            f"Fill them, ds[{name}].fillna(value), with a mask as a further condition, "
-            f"ds[{name}].isnull().astype('float32') in units '1'; or interpolate or drop them. A "
-            "whole sample is missing if the condition had other labels than the target.",
+            f"{advice}; or fill them, ds[{str(da.name)!r}].fillna(value); or interpolate or drop "
+            "them. A whole sample is missing if the condition had other labels than the target.",
         )
     if fills:
         _refuse_known_fill(da, (low, high), fills)
+
+
+def missing_samples(da: xr.DataArray, sample: str) -> tuple[int, bool]:
+    """Return how many samples have no value at all, and if any value is missing; reads all."""
+    if da.dtype.kind != "f":
+        return 0, False
+    others = [dim for dim in da.dims if dim != sample]
+    known = da.notnull()
+    found = xr.Dataset({"some": known.any(others), "every": known.all(others)}).compute()
+    return int((~found.some).sum()) if sample in da.dims else 0, not bool(found.every.all())
 
 
 def _extremes(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -558,22 +596,30 @@ def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) 
         negative or infinite, or the target is all NaN. Gives number and first position.
     """
     for variable in spec.variables:
+        gaps = variable.gaps
         # Block means of the target are complete by construction.
         if variable.name not in prepared or (
             variable.name == spec.derived and spec.target in prepared
         ):
             continue
-        field = prepared[variable.name]
-        check_complete(field, fills=() if variable.precipitation else FILLS)
+        field = _with_step(prepared[variable.name], spec)
+        fills = () if variable.precipitation else FILLS
+        check_complete(field, fills=fills, gaps=gaps, missing=spec.missing)
         if variable.precipitation:
             usual = SHOWER * default_wet_threshold(field, spec.sample)
-            check_rain(field, usual=usual, sample=spec.sample)
+            check_rain(field, masked=gaps, usual=usual, sample=spec.sample)
     if spec.target in prepared:
-        field = prepared[spec.target]
+        field = _with_step(prepared[spec.target], spec)
         usual = SHOWER * spec.wet_threshold
         high = check_rain(field, masked=masked, usual=usual, sample=spec.sample)
         if not masked:
             _warn_of_doubts(field, spec.sample, high)
+
+
+def _with_step(field: xr.DataArray, spec: DataSpec) -> xr.DataArray:
+    """Give a field the step of the record: a selection of its samples has a longer one."""
+    step = spec.step_seconds
+    return field if step is None else field.assign_attrs({STEP: step})
 
 
 def check_observed(prepared: xr.Dataset, spec: DataSpec) -> None:

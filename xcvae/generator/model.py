@@ -12,11 +12,12 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ModelFileError
+from xcvae.errors import ModelFileError, UnitsError
 from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.scaling import Scaling
+from xcvae.fields.units import factor
 from xcvae.files import check_writable, expanded, write_bytes
 from xcvae.files import sha256 as sha256_of
 from xcvae.generator import modelfile
@@ -24,7 +25,7 @@ from xcvae.generator.device import choose_device, placed
 from xcvae.generator.modelfile import extra_tensors, take_extra_tensors, training_log
 from xcvae.generator.network.architecture import Architecture, build_network
 from xcvae.generator.network.ladder import Ladder
-from xcvae.generator.noise import Address
+from xcvae.generator.noise import Address, TimeAxis
 from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
 from xcvae.registry import warn_of_missing
 
@@ -32,7 +33,10 @@ from xcvae.registry import warn_of_missing
 NETWORK = "network."
 
 #: Limit of a pixel, in maxima of the record: one latent in millions gave 89 m a day without it.
+#: For conditions beyond the record it grows in proportion.
 MAX_RECORDS = 2.0
+#: Excess over the record that may be the rounding of a file.
+ROUNDING = 1e-5
 
 Mode = Literal["prior", "posterior"]
 
@@ -103,6 +107,12 @@ class Model:
         """The training log: one variable per logged quantity along ``step``."""
         return training_log(self.training, self.spec.units)
 
+    @property
+    def timescales(self) -> tuple[float, ...] | None:
+        """Seconds after which each level has forgotten, coarsest first; 0 at once, None unknown."""
+        found = self.training.get("timescales", {}).get("seconds")
+        return None if found is None else tuple(float(one) for one in found)
+
     def save(self, path: str | Path) -> Model:
         """Write the model to a new file, which becomes its `path`.
 
@@ -158,6 +168,9 @@ class Model:
         temperature: float = 1.0,
         attempt: int = 0,
         tile: tuple[int, int] | None = None,
+        times: Sequence[int] | None = None,
+        timescales: Sequence[float] | None = None,
+        limits: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float32]:
         """Draw members of every sample of a batch.
 
@@ -178,21 +191,75 @@ class Model:
         tile
             Rows and columns of the tiles that the domain is drawn in, one after the other; the
             result differs from a draw in one piece by rounding. None draws in one piece.
+        times
+            Times of the samples in microseconds, for members that evolve in time; None for
+            members whose noise depends on the labels alone.
+        timescales
+            With times: seconds after which each level, coarsest first, has forgotten (0: at
+            once).
+        limits
+            Largest rain of a pixel, one for each sample, such as those of `limits`. Default: twice
+            the maximum of the record.
 
         Returns
         -------
         array (realization, sample, y, x)
             Physical, in ``spec.units``, at least 0; NaN where masked.
         """
+        moments: Sequence[int | None] = [None] * len(labels) if times is None else times
         addresses = [
-            [Address(seed, label, int(m), mode, attempt) for label in labels] for m in realizations
+            [
+                Address(seed, label, int(m), mode, attempt, time)
+                for label, time in zip(labels, moments, strict=True)
+            ]
+            for m in realizations
         ]
+        axes = None if times is None else [TimeAxis.of(one) for one in timescales or ()]
         released = None
         if mode == "posterior":
             released = release_shares(self._position(spread), len(self.architecture.latents))
         return self._sampler().draw(
-            batch, addresses, released=released, temperature=temperature, tile=tile
+            batch,
+            addresses,
+            released=released,
+            temperature=temperature,
+            tile=tile,
+            axes=axes,
+            limits=limits,
         )
+
+    def limits(self, prepared: xr.Dataset) -> NDArray[np.float64]:
+        """Return the largest rain that a pixel of each sample may have, in ``spec.units``.
+
+        Twice the maximum of the record; where a coarse rain condition is heavier than any of the
+        record, more in the same proportion. Models of older versions do not know the largest
+        condition of their record, and compare with its heaviest pixel.
+
+        Parameters
+        ----------
+        prepared
+            Samples in memory, from `xcvae.fields.describe.prepare`.
+        """
+        spec = self.spec
+        excess = np.ones(prepared.sizes[spec.sample])
+        for variable in spec.variables:
+            rain = variable.precipitation and variable.role == "condition"
+            if not rain or variable.name not in prepared:
+                continue
+            largest = self.record.conditions.get(variable.name, ())
+            known = largest[0] if largest else self._heaviest_in(variable.units)
+            if known > 0:
+                values = np.asarray(prepared[variable.name].values, np.float64)
+                excess = np.maximum(excess, values.reshape(len(excess), -1).max(axis=1) / known)
+        excess[excess < 1.0 + ROUNDING] = 1.0
+        return MAX_RECORDS * self.record.maximum * excess
+
+    def _heaviest_in(self, units: str) -> float:
+        """Return the heaviest pixel of the record in other units; 0 if they do not convert."""
+        try:
+            return self.record.maximum * factor(self.spec.units, units, what=self.spec.target)
+        except UnitsError:
+            return 0.0
 
     def observed(self, batch: Batch) -> NDArray[np.float32]:
         """Return the target of a batch, physical, NaN where masked; (sample, y, x)."""
@@ -217,6 +284,14 @@ class Model:
         """
         order = range(len(batch)) if latents_of is None else latents_of
         return self._sampler().reconstruct(batch, order)
+
+    def deviations(self, batch: Batch) -> list[NDArray[np.float32]]:
+        """Return the posterior means in units of the prior, coarsest level first.
+
+        They estimate the noise that the observed storms were drawn with; each has the dims
+        (sample, latent, y, x).
+        """
+        return self._sampler().deviations(batch)
 
     def levels(self, batch: Batch) -> list[LevelReport]:
         """Measure the information in every level for the samples of a batch with the target."""

@@ -73,6 +73,10 @@ def training_log(training: dict[str, Any], units: str) -> xr.Dataset:
 
 #: Version 2 has patches, latents that are released one by one, and a calibrated temperature.
 FORMAT = "xcvae-model-2"
+#: Start of the format of all versions.
+MODEL = "xcvae-model-"
+#: Largest head of a file that is read, in bytes.
+HEAD_BYTES = 2**27
 
 
 def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
@@ -136,6 +140,21 @@ def refuse_existing(path: Path) -> None:
             got=str(path),
             remedy="Choose another name, or remove the old model.",
         )
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format that a safetensors file names in its metadata; None for other files."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        size = stream.read(8)
+        if len(size) < 8 or int.from_bytes(size, "little") > HEAD_BYTES:
+            return None
+        content = size + stream.read(int.from_bytes(size, "little"))
+    try:
+        return _metadata(content).get("format")
+    except (ValueError, AttributeError):
+        return None
 
 
 def _metadata(content: bytes) -> dict[str, str]:

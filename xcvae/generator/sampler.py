@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import autocast
 from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
-from xcvae.generator.noise import Address
+from xcvae.generator.noise import Address, TimeAxis
 from xcvae.generator.tiling import DrawBatch, TiledDomain, WholeDomain, split_domain
 
 #: Limits of pixels and of fields per draw batch. More fields are no faster on a CPU, a GPU needs
@@ -58,6 +58,8 @@ class FieldSampler:
         released: list[float] | None,
         temperature: float,
         tile: tuple[int, int] | None = None,
+        axes: Sequence[TimeAxis | None] | None = None,
+        limits: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float32]:
         """Draw members of every sample.
 
@@ -73,6 +75,10 @@ class FieldSampler:
             Factor on the standard deviation of the latents.
         tile
             Rows and columns of a tile at most; None draws in one piece.
+        axes
+            Time axis of each level, coarsest first; None for members that do not evolve.
+        limits
+            Largest value of a pixel of each sample; by default ``limit`` for all.
 
         Returns
         -------
@@ -84,9 +90,13 @@ class FieldSampler:
         OutOfMemoryError
             If the device has no room for a draw batch, even with its cache emptied.
         """
+        if limits is None:
+            limits = np.full(len(batch), self.limit)
+        options = DrawBatch((), released, temperature, self.device, axes)
         attempt = functools.partial(
-            self._draw, batch, addresses, released=released, temperature=temperature, tile=tile
-        )
+            self._draw, batch, addresses, options, tile=tile,
+            limits=torch.as_tensor(limits, dtype=torch.float32, device=self.device),
+        )  # fmt: skip
         try:
             return attempt()
         except torch.cuda.OutOfMemoryError:
@@ -101,14 +111,14 @@ class FieldSampler:
         self,
         batch: Batch,
         addresses: Sequence[Sequence[Address]],
+        options: DrawBatch,
         *,
-        released: list[float] | None,
-        temperature: float,
         tile: tuple[int, int] | None,
+        limits: Tensor,
     ) -> NDArray[np.float32]:
         pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
         out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
-        posterior = released is not None
+        posterior = options.posterior
         domain = self._domain(batch, tile, posterior=posterior)
         tiled = isinstance(domain, TiledDomain)
         size = tile if tiled and tile else (batch.c.shape[-2], batch.c.shape[-1])
@@ -127,10 +137,11 @@ class FieldSampler:
             }
             joined = Encoded.join([encoded[s] for s in samples])
             noise = [addresses[m][s] for s, m in padded]
-            draw_batch = DrawBatch(noise, released, temperature, self.device)
+            draw_batch = replace(options, addresses=noise)
             for (rows, columns), output in domain.draw(batch, samples, joined, draw_batch):
                 places = [(m, s, rows, columns) for s, m in part]
-                host_copy.submit(self._physical(output[: len(part)]), out, places)
+                fields = self._physical(output[: len(part)], limits[samples[: len(part)]])
+                host_copy.submit(fields, out, places)
         host_copy.flush()
         out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
         return out
@@ -158,6 +169,14 @@ class FieldSampler:
             drawn: Drawn = self.network(own.c, own.pooled, zeros, x=own.x)
         return drawn
 
+    def deviations(self, batch: Batch) -> list[NDArray[np.float32]]:
+        """Return the posterior means in units of the prior, coarsest level first."""
+        drawn = self.posterior_means(batch)
+        return [
+            ((q.mu - p.mu) * torch.exp(-p.log_sigma)).float().cpu().numpy()
+            for q, p in zip(drawn.posterior, drawn.prior, strict=True)
+        ]
+
     def levels(self, batch: Batch) -> list[LevelReport]:
         """Measure the information in every level for the samples of a batch, coarsest first."""
         drawn, reports = self.posterior_means(batch), []
@@ -182,9 +201,12 @@ class FieldSampler:
         split = split_domain(self.network, size, tile, posterior=posterior)
         return TiledDomain(self.network, self.device, size, split)
 
-    def _physical(self, output: Tensor) -> Tensor:
-        """Physical fields on the device, (batch, y, x), none above the limit."""
-        return self.scaling.physical(output.float())[:, 0].clamp(max=self.limit)
+    def _physical(self, output: Tensor, limits: Tensor | None = None) -> Tensor:
+        """Physical fields on the device, (batch, y, x), none above its limit."""
+        fields = self.scaling.physical(output.float())[:, 0]
+        if limits is None:
+            return fields.clamp(max=self.limit)
+        return torch.minimum(fields, limits[:, None, None])
 
     def _masked(self, batch: Batch, fields: Tensor) -> NDArray[np.float32]:
         """Copy fields to the host, with NaN where the batch is masked."""

@@ -20,7 +20,7 @@ from xcvae.fields.batches import Batch
 from xcvae.generator.device import autocast
 from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.ladder import Encoded, Ladder
-from xcvae.generator.noise import Address, Window, level_origins, normal_maps
+from xcvae.generator.noise import Address, TimeAxis, Window, level_origins, normal_maps
 
 #: Rows and columns of the domain.
 Place = tuple[slice, slice]
@@ -41,12 +41,15 @@ class DrawBatch:
         Factor on the standard deviation of the latents.
     device
         Device of the network.
+    axes
+        Time axis of each level, coarsest first, or None; see `normal_maps`.
     """
 
     addresses: Sequence[Address]
     released: Sequence[float] | None
     temperature: float
     device: torch.device
+    axes: Sequence[TimeAxis | None] | None = None
 
     @property
     def posterior(self) -> bool:
@@ -78,7 +81,7 @@ class DrawBatch:
         Tensor
             The output of `Ladder.descend`.
         """
-        noise = normal_maps(self.addresses, windows, device=self.device)
+        noise = normal_maps(self.addresses, windows, device=self.device, axes=self.axes)
         released = None if self.released is None else [self.released[w.level] for w in windows]
         with torch.inference_mode(), autocast(self.device):
             return network.descend(
@@ -96,7 +99,7 @@ class DrawBatch:
             return None
         of_storm = [replace(a, realization=0, mode="dial", attempt=0) for a in self.addresses]
         partly = [w for w in windows if 0 < self.released[w.level] < 1]
-        maps = normal_maps(of_storm, partly, device=self.device)
+        maps = normal_maps(of_storm, partly, device=self.device, axes=self.axes)
         by_level = dict(zip((w.level for w in partly), maps, strict=True))
         return [by_level.get(w.level) for w in windows]
 

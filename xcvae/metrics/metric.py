@@ -69,8 +69,22 @@ class SampleSums:
         return replace(self, parameters=tuple((name, parameters[name]) for name in self.names))
 
     def __call__(self, sample: SampleFields, /) -> dict[str, Array]:
-        """Return the sums of one sample."""
-        return self.function(sample, **dict(self.parameters))
+        """Return the sums of one sample.
+
+        Raises
+        ------
+        ComponentError
+            The function returns something else.
+        """
+        sums = self.function(sample, **dict(self.parameters))
+        if not isinstance(sums, dict):
+            raise ComponentError.of(
+                f"sums of a metric, {self.function.__qualname__}",
+                expected="to return a dict of sums by name",
+                got=type(sums).__name__,
+                remedy="Return a dict from the function of SampleSums.",
+            )
+        return sums
 
     def __getattr__(self, name: str) -> Any:
         """Return a bound parameter."""
@@ -135,6 +149,13 @@ class Metric(Component):
 
     def _quotient(self, stats: Stats) -> Array:
         numerator, denominator = self.quotient
+        if not {numerator, denominator} <= stats.keys():
+            raise ComponentError.of(
+                f"{type(self).__name__}.quotient",
+                expected=f"two of the sums {', '.join(stats)}",
+                got=f"{numerator!r} and {denominator!r}",
+                remedy="Name sums that the function of `sums` returns.",
+            )
         return ratio(stats[numerator], stats[denominator])
 
     def best(self, stats: Stats) -> str | float:

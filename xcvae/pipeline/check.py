@@ -12,16 +12,18 @@ from xcvae import plugins
 from xcvae.config import Config, Parts, open_parts
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble.postprocess import Context, PostprocessPipeline
+from xcvae.ensemble.storms import StormPipeline
 from xcvae.errors import ConfigError, nearest
-from xcvae.fields.axes import covers, in_frame_of
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
-from xcvae.fields.validation import check_rain
+from xcvae.fields.units import STEP
+from xcvae.fields.validation import check_rain, check_values
 from xcvae.files import check_writable
 from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.registry import registry
 from xcvae.verify.criteria import criteria_for
 from xcvae.verify.plots.text import label_of
+from xcvae.verify.sequences import split_window
 
 
 def register_plugins(config: Config) -> None:
@@ -65,16 +67,24 @@ def check(config: Config) -> str:
     register_plugins(config)
     _check_components(config)
     parts = open_parts(config)
-    chosen = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+    chosen: dict[str, xr.Dataset | None] = {
+        "train": parts.train, "validation": parts.validation, "test": parts.test
+    }  # fmt: skip
     for section in config.sample:
-        chosen[section.part] = parts[section.part]
+        place = section.part if section.samples is None else section.name
+        chosen[place] = parts.of(section)
         _check_postprocess(section, parts)
     if config.diagnose is not None:
         chosen["test"] = parts["test"]
     for ds in chosen.values():
         if ds is not None:
-            rain = prepare(ds, parts.spec, need_target=True)[parts.spec.target]
+            ready = prepare(ds, parts.spec, need_target=True)
+            rain = ready[parts.spec.target]
+            if parts.spec.step_seconds is not None:
+                rain = rain.assign_attrs({STEP: parts.spec.step_seconds})
             check_rain(rain, sample=parts.spec.sample)
+            made = [name for name in (parts.spec.target, parts.spec.derived) if name in ready]
+            check_values(ready.drop_vars(made), parts.spec)
     _check_network(config, parts)
     return _words(config, parts)
 
@@ -83,7 +93,7 @@ def _check_components(config: Config) -> None:
     """Build every named component, so that a wrong name or parameter shows before training."""
     stages_of(config.train.losses, Fit.of(config.train.fit))
     for metric in config.evaluate.metrics or ():
-        registry().build("metric", metric)
+        registry().build("metric", split_window(metric)[0])
     for baseline in config.evaluate.baselines or ():
         registry().build("baseline", baseline)
     names = [section.name for section in config.sample]
@@ -96,9 +106,10 @@ def _check_components(config: Config) -> None:
 
 def _check_postprocess(section: SampleSection, parts: Parts) -> None:
     spec = parts.spec
-    first = prepare(parts[section.part].isel({spec.sample: [0]}), spec, need_target=True)
+    first = prepare(parts.of(section).isel({spec.sample: [0]}), spec, need_target=True)
     context = Context(spec, section.mode, first.drop_vars(spec.target))
     PostprocessPipeline.build(section.postprocess, spec).dry_run(context, spec.shape)
+    StormPipeline.build(section.storms)
 
 
 def _check_network(config: Config, parts: Parts) -> None:
@@ -117,7 +128,7 @@ def _words(config: Config, parts: Parts) -> str:
         size = " x ".join(map(str, variable.shape)) or "one value per sample"
         lines.append(
             f"{variable.role:<11} {variable.name} [{variable.units}], {size}, "
-            f"{reason_of(variable, spec)}"
+            f"{reason_of(variable, spec)}{', gaps filled and masked' if variable.gaps else ''}"
         )
     for name in ("train", "validation", "test"):
         ds: xr.Dataset | None = getattr(parts, name)
@@ -126,10 +137,11 @@ def _words(config: Config, parts: Parts) -> str:
             ends = f"{label_of(labels[0])} to {label_of(labels[-1])}"
             lines.append(f"{name:<11} {len(labels)} samples, {ends}")
     for section in config.sample:
-        count = parts[section.part].sizes[spec.sample]
+        count = parts.of(section).sizes[spec.sample]
+        kind = section.part if section.samples is None else "own"
         lines.append(
-            f"ensemble    {section.name}: {section.mode}, {section.members} members of {count} "
-            f"{section.part} samples"
+            f"ensemble    {section.name}: {section.mode}, {len(section.numbers)} members of "
+            f"{count} {kind} samples"
         )
     lines.append(f"output      {config.output_folder}")
     shared = _shared(parts)
@@ -146,17 +158,11 @@ def reason_of(variable: VariableSpec, spec: DataSpec) -> str:
         return f"aligned: means of {spec.coarsen} x {spec.coarsen} pixels of the target"
     if variable.dims == (spec.y, spec.x):
         return "aligned: on the target's grid"
+    if variable.regrid:
+        how = "means over pixels" if variable.regrid == "conservative" else "interpolation"
+        return f"regridded ({variable.regrid} {how}), as {variable.reason}"
     if variable.pooled and not variable.aligned:
-        for own, fine in zip(variable.dims, (spec.y, spec.x), strict=True):
-            source, target = spec.axis(own), spec.axis(fine)
-            if source.counted:
-                continue
-            values = in_frame_of(source, target)
-            if values is None or target.values is None:
-                return f"pooled: '{own}' is of another kind than '{fine}', so it has no place on it"
-            if not covers(values, target.values):
-                return f"pooled: '{own}' does not cover all of '{fine}'"
-        return "pooled"
+        return f"pooled: {variable.reason}"
     counted = [dim for dim in variable.dims if spec.axis(dim).counted]
     where = "by its coordinates"
     if counted:

@@ -63,6 +63,17 @@ class Manifest:
         # Recorded before the first file exists: a killed run finds its own files again.
         self.record(product, {})
 
+    def check_unchanged(self, product: str, folder: Path) -> None:
+        """Refuse to replace a folder that has other files than those that were recorded.
+
+        Raises
+        ------
+        OutputExistsError
+            Files were added to it or removed.
+        """
+        if self._products().get(product) != {"names": names_below(folder)}:
+            raise not_recorded(folder)
+
     def check_replaceable(self, product: str, inputs: Mapping[str, Any], path: Path) -> None:
         """Refuse to replace a file that was made from other inputs, and name the differences.
 
@@ -94,6 +105,12 @@ class Manifest:
         if not all(isinstance(inputs, dict) for inputs in (products or {"": None}).values()):
             raise not_recorded(self._file)
         return products
+
+
+def names_below(folder: Path) -> str:
+    """Return a hash of the names of all files below a folder."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return digest(names)
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -13,10 +13,12 @@ import xarray as xr
 from xcvae.fields.dataspec import plain
 from xcvae.files import is_taken, write_json
 from xcvae.pipeline.manifest import digest, not_recorded, read_json
-from xcvae.pipeline.steps import PipelineState, Scored
+from xcvae.pipeline.steps import PARTS, PipelineState, Scored
 from xcvae.verify.criteria import Verdict, table
 from xcvae.verify.plots.accessor import ENSEMBLE_FIGURES
 from xcvae.verify.report.write import save_report
+
+STEPS = ("train", "sample", "evaluate", "diagnose")
 
 
 @dataclass
@@ -101,7 +103,8 @@ def inputs_of_report(
     cards = [plain(one.card.to_dict()) for one in scored]
     verdicts = [[verdict.to_json() for verdict in one.verdicts] for one in scored]
     diagnosis = steps.inputs_of_diagnosis() if diagnosed else {"model": steps.model.sha256}
-    return {**diagnosis, "scores": digest([cards, verdicts])}
+    formats = {"figures": list(steps.config.figures)} if steps.config.figures else {}
+    return {**diagnosis, **formats, "scores": digest([cards, verdicts])}
 
 
 def report_is_current(steps: PipelineState, inputs: dict[str, Any]) -> bool:
@@ -123,7 +126,12 @@ def write_report(
     """Draw the pictures and write the HTML and JSON report."""
     figures = ("members", "scores", *ENSEMBLE_FIGURES)
     pictures = [f"{one.section.name}-{name}.png" for one in scored for name in figures]
-    files = ("report.html", "report.json", "training.png", *pictures)
+    pictures += [
+        f"{Path(name).stem}.{kind}"
+        for name in ("training.png", *pictures)
+        for kind in steps.config.figures
+    ]
+    files = ("report.html", "report.json", "captions.txt", "training.png", *pictures)
     steps.manifest.claim("report", *(steps.report / name for name in files))
     save_report(
         steps.report,
@@ -133,14 +141,15 @@ def write_report(
         cards={one.section.name: one.card for one in scored},
         verdicts={one.section.name: one.verdicts for one in scored},
         diagnosis=diagnosis,
+        formats=steps.config.figures,
     )
     steps.manifest.record("report", inputs)
 
 
 def _observed(steps: PipelineState, scored: Sequence[Scored]) -> xr.Dataset:
     """Return the samples of all ensembles, each once."""
-    names = dict.fromkeys(one.section.part for one in scored)
-    parts = [steps.parts[name] for name in names]
+    names = {str(one.section.samples or one.section.part): one.section for one in scored}
+    parts = [steps.samples_of(section) for section in names.values()]
     if len(parts) == 1:
         return parts[0]
     sample = steps.parts.spec.sample
@@ -157,22 +166,34 @@ def write_summary(steps: PipelineState, summary: Summary) -> None:
     write_json(file, summary.to_json(), indent=1)
 
 
-def products_of(steps: PipelineState) -> dict[str, str]:
-    """Return the existing products: path in the output folder, and a description."""
+def products_of(steps: PipelineState, wanted: Sequence[str] = STEPS) -> dict[str, str]:
+    """Return the existing products of some steps: path in the output folder, and a description."""
     ensembles = {
-        f"{one.name}.zarr": f"ensemble: {one.mode}, {one.members} members"
+        f"{one.name}.zarr": f"ensemble: {one.mode}, {len(one.numbers)} members"
         for one in steps.config.sample
     }
-    known = {
-        "model.xcvae": "the model, for xcvae.load",
-        **ensembles,
-        "catalog.yaml": "intake catalog of the ensembles, with their scores",
-        "report/diagnosis.txt": "the diagnosis, in words",
+    catalog = {"catalog.yaml": "intake catalog of data and ensembles, with their scores"}
+    report = {
         "report/report.html": "the report, one file: open it in a browser",
         "report/report.json": "scores, verdicts and diagnosis",
-        "report/summary.json": "verdicts, time and memory",
     }
-    existing = {path: what for path, what in known.items() if (steps.folder / path).exists()}
-    if (steps.report / "report.json").exists():
+    copies = {f"data/{part}.zarr": f"real samples: {part}" for part in PARTS}
+    groups = {
+        f"report/{one.name}-groups.csv": "its scores by groups" for one in steps.config.sample
+    }
+    known = {
+        "train": {"model.xcvae": "the model, for xcvae.load"},
+        "sample": ensembles | copies | catalog,
+        "evaluate": catalog
+        | report
+        | groups
+        | {"report/summary.json": "verdicts, time and memory"},
+        "diagnose": {"report/diagnosis.txt": "the diagnosis, in words"},
+        "report": report,
+    }
+    chosen = {path: what for step in wanted for path, what in known[step].items()}
+    chosen["README.txt"] = "what is in this folder, in words"
+    existing = {path: what for path, what in chosen.items() if (steps.folder / path).exists()}
+    if "report/report.json" in existing:
         existing["report/*.png"] = "its pictures, by ensemble"
     return existing

@@ -10,7 +10,9 @@ from xcvae.config import Config
 from xcvae.errors import ConfigError, nearest
 from xcvae.files import check_writable
 from xcvae.pipeline.check import register_plugins
+from xcvae.pipeline.info import write_readme
 from xcvae.pipeline.outputs import (
+    STEPS,
     Summary,
     inputs_of_report,
     products_of,
@@ -21,11 +23,12 @@ from xcvae.pipeline.outputs import (
 from xcvae.pipeline.steps import CURRENT, PipelineState, Scored
 from xcvae.verify.score_text import table
 
-STEPS = ("train", "sample", "evaluate", "diagnose")
 REPORT = "report"  # a step of its own on the command line, and a part of `run`
 
 
-def run(config: Config, *, overwrite: bool = False, progress: bool = True) -> Summary:
+def run(
+    config: Config, *, overwrite: bool = False, append: bool = False, progress: bool = True
+) -> Summary:
     """Run all steps of a configuration; products that are current are kept.
 
     Parameters
@@ -34,6 +37,8 @@ def run(config: Config, *, overwrite: bool = False, progress: bool = True) -> Su
         From `xcvae.config.load`.
     overwrite
         Replace products of another configuration in the same folder.
+    append
+        Add members and samples that the configuration has now to finished ensembles.
     progress
         Show progress on a terminal.
 
@@ -48,17 +53,22 @@ def run(config: Config, *, overwrite: bool = False, progress: bool = True) -> Su
         One of its subclasses: the configuration, the data or the content of the output folder is
         wrong.
     """
-    return _run(config, STEPS, overwrite=overwrite, progress=progress)
+    return _run(config, STEPS, overwrite=overwrite, append=append, progress=progress)
 
 
 def run_step(
-    config: Config, step: str, *, overwrite: bool = False, progress: bool = True
+    config: Config,
+    step: str,
+    *,
+    overwrite: bool = False,
+    append: bool = False,
+    progress: bool = True,
 ) -> Summary:
     """Run one step of a configuration; the products it needs must exist.
 
     Parameters
     ----------
-    config, overwrite, progress
+    config, overwrite, append, progress
         As for `run`.
     step
         "train", "sample", "evaluate", "diagnose", or "report" (pictures and the HTML file).
@@ -70,19 +80,22 @@ def run_step(
     """
     if step not in (*STEPS, REPORT):
         raise ConfigError(f"unknown step '{step}'. {nearest(step, (*STEPS, REPORT))}")
-    return _run(config, (step,), overwrite=overwrite, progress=progress)
+    return _run(config, (step,), overwrite=overwrite, append=append, progress=progress)
 
 
-def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: bool) -> Summary:
+def _run(
+    config: Config, wanted: tuple[str, ...], *, overwrite: bool, append: bool, progress: bool
+) -> Summary:
     start = time.perf_counter()
     check_writable("output", config.output_folder.absolute() / "model.xcvae")
     register_plugins(config)
-    steps = PipelineState(config, overwrite=overwrite, progress=progress)
+    steps = PipelineState(config, overwrite=overwrite, append=append, progress=progress)
     summary = Summary(steps.folder)
     if "train" in wanted:
         _announce(progress, "training")
         steps.model = steps.train()
     if "sample" in wanted:
+        steps.list_data()
         for section in config.sample:
             _announce(progress, f"drawing '{section.name}'")
             steps.sample(section)
@@ -101,7 +114,8 @@ def _run(config: Config, wanted: tuple[str, ...], *, overwrite: bool, progress: 
     summary.seconds = time.perf_counter() - start
     if scored and set(steps.outcome.values()) != {CURRENT}:
         write_summary(steps, summary)  # a run that only kept products keeps the summary too
-    summary.written = products_of(steps)
+    write_readme(steps.folder)
+    summary.written = products_of(steps, wanted)
     return summary
 
 

@@ -12,16 +12,27 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xcvae.config import Config, Parts, open_parts
+from xcvae.config.data import IN_MEMORY_BYTES
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import record_of
 from xcvae.ensemble.store import EnsembleStore
+from xcvae.ensemble.store.samples import rain_shares, samples_metadata, write_samples
 from xcvae.errors import ModelFileError, OutputExistsError, StoreError
 from xcvae.fields.dataspec import plain
-from xcvae.files import write_json, write_text
-from xcvae.pipeline.manifest import Manifest, digest, fingerprint, flat
+from xcvae.fields.describe import prepare
+from xcvae.files import is_taken, remove, write_json, write_text
+from xcvae.pipeline.manifest import (
+    Manifest,
+    digest,
+    fingerprint,
+    flat,
+    names_below,
+    not_recorded,
+)
 from xcvae.progress import on_terminal
 from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, judge
+from xcvae.verify.score_text import score_table
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
@@ -29,6 +40,8 @@ if TYPE_CHECKING:
 
 
 MADE, COMPLETED, CURRENT = "made", "completed", "there already"
+EXTENDED = "extended"
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -62,12 +75,17 @@ class PipelineState:
         The configuration.
     overwrite
         Replace products of another configuration.
+    append
+        Add new members and samples to finished ensembles.
     progress
         Show progress on a terminal.
     """
 
-    def __init__(self, config: Config, *, overwrite: bool, progress: bool) -> None:
-        self.config, self.progress = config, progress
+    def __init__(
+        self, config: Config, *, overwrite: bool, progress: bool, append: bool = False
+    ) -> None:
+        self.config, self.progress, self.append = config, progress, append
+        self._samples: dict[str, xr.Dataset] = {}
         self.folder = config.output_folder
         self.manifest = Manifest(self.folder, overwrite=overwrite)
         self.model_file = self.folder / "model.xcvae"
@@ -79,6 +97,12 @@ class PipelineState:
     def parts(self) -> Parts:
         """Selections of the data."""
         return open_parts(self.config)
+
+    def samples_of(self, section: SampleSection) -> xr.Dataset:
+        """Return the samples of an ensemble, which are selected and read once."""
+        if section.name not in self._samples:
+            self._samples[section.name] = self.parts.of(section)
+        return self._samples[section.name]
 
     def store(self, section: SampleSection) -> Path:
         """Return the path of the store of an ensemble."""
@@ -93,6 +117,7 @@ class PipelineState:
             A model of other settings or data exists.
         """
         from xcvae.generator.model import load
+        from xcvae.generator.modelfile import format_of
         from xcvae.generator.training.checkpoint import checkpoint_path, last_weights_path
         from xcvae.generator.training.train import train
 
@@ -109,6 +134,8 @@ class PipelineState:
                 outdated.append(checkpoint)
             for path in outdated:
                 self.manifest.check_replaceable("model", inputs, path)
+                if is_taken(path) and not (format_of(path) or "").startswith("xcvae-"):
+                    raise not_recorded(path)
             for path in outdated:
                 path.unlink(missing_ok=True)
         self.outcome["train"] = COMPLETED if checkpoint.exists() else MADE
@@ -169,21 +196,66 @@ class PipelineState:
             "store": store,
             "catalog": self.catalog,
             "progress": self.progress,
+            "resume": "append" if self.append else True,
         }
         state = COMPLETED if interrupted else MADE
+        if self.append and before is not None:
+            state = EXTENDED
         try:
             # An interrupted replacement by --overwrite is continued too.
-            ensemble = sample(self.parts[section.part], self.model, **arguments)
+            ensemble = sample(self.samples_of(section), self.model, **arguments)
         except OutputExistsError as error:
             if not self.manifest.overwrite:
-                raise OutputExistsError(f"{error} On the command line: --overwrite.") from error
+                raise OutputExistsError(
+                    f"{error} On the command line: --overwrite, or --append for more."
+                ) from error
             state = MADE
             ensemble = sample(
-                self.parts[section.part], self.model, **{**arguments, "resume": "restart"}
+                self.samples_of(section), self.model, **{**arguments, "resume": "restart"}
             )
         untouched = before is not None and _inode(store) == before
         self.outcome[section.name] = CURRENT if untouched else state
         return ensemble
+
+    def list_data(self) -> None:
+        """List the real samples of each part, with their conditions, as copies in the folder.
+
+        Raises
+        ------
+        OutputExistsError
+            A folder of that name has files that no run has recorded.
+        """
+        parts = {part: ds for part in PARTS if (ds := getattr(self.parts, part)) is not None}
+        small = sum(ds.nbytes for ds in parts.values()) <= IN_MEMORY_BYTES
+        wanted = self.config.copy_data
+        if wanted is False or (wanted is None and not small):
+            return
+        for part, ds in parts.items():
+            self._list_part(part, ds)
+
+    def _list_part(self, part: str, ds: xr.Dataset) -> None:
+        spec, store = self.parts.spec, self.folder / "data" / f"{part}.zarr"
+        taken = {section.name for section in self.config.sample}
+        name = f"data-{part}" if part in taken else part
+        product, inputs = f"data {part}", {"data": fingerprint(ds, spec)}
+        if not self.manifest.is_current(product, inputs, store):
+            self.manifest.claim(product, store)
+            files = f"files of {product}"
+            if store.exists():
+                self.manifest.check_unchanged(files, store)
+                remove(store)
+            if spec.derived is not None:
+                prepared = prepare(ds, spec, need_target=True)
+                ds = ds.assign({spec.derived: prepared[spec.derived]})
+            write_samples(ds, store, spec.sample)
+            self.manifest.record(files, {"names": names_below(store)})
+            self.manifest.record(product, inputs)
+        elif self.catalog.exists() and name in catalogs.names(self.catalog):
+            return
+        opened = xr.open_zarr(store, chunks={})
+        about = samples_metadata(opened, spec.target, spec.sample, split=part)
+        about |= rain_shares(opened[spec.target], spec.sample)
+        catalogs.append(self.catalog, name, store, about)
 
     def reopened(self, section: SampleSection) -> xr.Dataset:
         """Open an ensemble from the catalog, as its users do.
@@ -213,10 +285,11 @@ class PipelineState:
 
         ensemble = self.reopened(section)
         options = asdict(self.config.evaluate)
+        groupby = options.pop("groupby")
         inputs = {
             "ensemble": digest(record_of(ensemble)["identity"]),
             # Prior members do not depend on the observations, their scores do.
-            "data": fingerprint(self.parts[section.part], self.parts.spec),
+            "data": fingerprint(self.samples_of(section), self.parts.spec),
             **flat(options),
         }
         file = self.report / f"{section.name}-scores.json"
@@ -225,7 +298,7 @@ class PipelineState:
             card = _card_from_json(file.read_text(encoding="utf-8"))
         else:
             self.outcome["evaluate"] = MADE
-            observed = self.parts[section.part]
+            observed = self.samples_of(section)
             self.manifest.claim(product, file)
             if options["baselines"] is None:
                 match = pair_up(observed, ensemble)
@@ -235,10 +308,33 @@ class PipelineState:
             self.report.mkdir(parents=True, exist_ok=True)
             write_text(file, _card_to_json(card))
             self.manifest.record(product, inputs)
+        if groupby:
+            self._evaluate_groups(section, ensemble, {**options, "groupby": groupby}, inputs)
         verdicts = judge(card, criteria_of(self.config, section, card))
         catalogs.annotate(self.catalog, section.name, _headline(card, verdicts))
         self.outcome.setdefault("evaluate", CURRENT)
         return Scored(section, ensemble, card, verdicts)
+
+    def _evaluate_groups(
+        self,
+        section: SampleSection,
+        ensemble: xr.Dataset,
+        options: dict[str, Any],
+        inputs: dict[str, Any],
+    ) -> None:
+        """Score an ensemble by groups, as a table."""
+        from xcvae.verify.scorecard import evaluate
+
+        file = self.report / f"{section.name}-groups.csv"
+        product = f"groups of {section.name}"
+        wanted = {**inputs, **flat(options)}
+        if self.manifest.is_current(product, wanted, file):
+            return
+        self.manifest.claim(product, file)
+        card = evaluate(self.samples_of(section), ensemble, **options, progress=self.progress)
+        self.report.mkdir(parents=True, exist_ok=True)
+        write_text(file, score_table(card, style="csv"))
+        self.manifest.record(product, wanted)
 
     def diagnose(self) -> Diagnosis:
         """Diagnose the model on the test samples."""

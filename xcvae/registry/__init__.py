@@ -1,4 +1,4 @@
-"""The names of losses, post-processors, metrics and baselines, built in or plugged in."""
+"""The names of losses, post-processors, storms, metrics and baselines, built in or plugged in."""
 
 from xcvae.registry.components import KINDS, Component, Entry, Kind, Range
 from xcvae.registry.hookspecs import hookimpl

@@ -22,6 +22,13 @@ POSTPROCESSORS: dict[str, type | str] = {
     "clip": "xcvae.ensemble.postprocess:Clip",
     "round": "xcvae.ensemble.postprocess:Round",
 }
+STORMS: dict[str, type | str] = {
+    "amplify": "xcvae.ensemble.storms:Amplify",
+    "turn": "xcvae.ensemble.storms:Turn",
+    "mirror": "xcvae.ensemble.storms:Mirror",
+    "shift": "xcvae.ensemble.storms:Shift",
+    "borrow": "xcvae.ensemble.storms:Borrow",
+}
 METRICS: dict[str, type | str] = {
     "crps": "xcvae.metrics.ensemble:CRPS",
     "crps_skill": "xcvae.metrics.ensemble:CRPSSkill",
@@ -38,6 +45,10 @@ METRICS: dict[str, type | str] = {
     "ks": "xcvae.metrics.distribution:KS",
     "p99_ratio": "xcvae.metrics.distribution:P99Ratio",
     "p999_ratio": "xcvae.metrics.distribution:P999Ratio",
+    "lag_correlation": "xcvae.metrics.temporal:LagCorrelation",
+    "wet_spell": "xcvae.metrics.temporal:WetSpell",
+    "dry_spell": "xcvae.metrics.temporal:DrySpell",
+    "temporal_spectrum": "xcvae.metrics.temporal:TemporalSpectrum",
     "fss": "xcvae.metrics.events:FSS",
     "brier": "xcvae.metrics.events:Brier",
     "csi": "xcvae.metrics.events:CSI",
@@ -47,6 +58,8 @@ BASELINES: dict[str, type | str] = {
     "bilinear": "xcvae.verify.baselines.interpolation:Bilinear",
     "block": "xcvae.verify.baselines.interpolation:Block",
     "shuffled": "xcvae.verify.baselines.interpolation:Shuffled",
+    "independent": "xcvae.verify.baselines.temporal:Independent",
+    "frozen": "xcvae.verify.baselines.temporal:Frozen",
     "climatology": "xcvae.verify.baselines.climatology:Climatology",
     "rainfarm": "xcvae.verify.baselines.rainfarm:RainFARM",
 }
@@ -58,6 +71,7 @@ def xcvae_components() -> dict[str, dict[str, type | str]]:
     return {
         "loss": dict(LOSSES),
         "postprocessor": dict(POSTPROCESSORS),
+        "storm": dict(STORMS),
         "metric": dict(METRICS),
         "baseline": dict(BASELINES),
     }

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from xcvae.errors import ComponentError, nearest
 
-Kind = Literal["loss", "postprocessor", "metric", "baseline"]
+Kind = Literal["loss", "postprocessor", "storm", "metric", "baseline"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 JSON = Any

@@ -33,8 +33,8 @@ class Hooks:
         Returns
         -------
         dict
-            For each kind ("loss", "postprocessor", "metric", "baseline") a dict from names to
-            frozen dataclasses, or to import strings "package.module:Class" that are imported
-            on first use.
+            For each kind ("loss", "postprocessor", "storm", "metric", "baseline") a dict from
+            names to frozen dataclasses, or to import strings "package.module:Class" that are
+            imported on first use.
         """
         raise NotImplementedError

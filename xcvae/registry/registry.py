@@ -151,7 +151,7 @@ class Registry:
         Parameters
         ----------
         kind
-            "loss", "postprocessor", "metric" or "baseline".
+            "loss", "postprocessor", "storm", "metric" or "baseline".
         spec
             "name", ``{"name": ..., **parameters}``, or an instance (any callable will do).
 
@@ -349,19 +349,28 @@ def call(kind: Kind, component: Any, *arguments: Any) -> Any:
         if about["package"] == PROJECT:
             raise
         last = traceback.extract_tb(error.__traceback__)[-1]
+        newer = f"Look for a newer version of '{about['package']}'"
         raise ComponentError(
-            f"{_label(kind, about)} raised {type(error).__name__}: {error} "
+            f"{_label(kind, component)} raised {type(error).__name__}: {error} "
             f"({last.filename}, line {last.lineno}). "
-            f"Look for a newer version of '{about['package']}', or leave this {kind} out."
+            f"{newer if about['version'] else 'Correct it'}, or leave this {kind} out."
         ) from error
 
 
 def wrong_result(kind: Kind, component: Any, *, expected: str, got: str) -> ComponentError:
     """Return the error for a component whose result is not that of its kind."""
-    label = _label(kind, registry().describe(kind, component))
-    return ComponentError(f"{label} must return {expected}, got {got}.")
+    label = _label(kind, component)
+    return ComponentError(
+        f"{label} must return {expected}, got {got}. Correct its return value, or leave this "
+        f"{kind} out."
+    )
 
 
-def _label(kind: Kind, about: dict[str, Any]) -> str:
+def _label(kind: Kind, component: Any) -> str:
+    """Return kind and name of a component, and its package, or the lines of a local function."""
+    about = registry().describe(kind, component)
+    code = getattr(component, "__code__", None)
+    if code is not None:
+        return f"{kind} '{about['name']}' ({code.co_filename}, line {code.co_firstlineno})"
     version = f" {about['version']}" if about["version"] else ""
     return f"{kind} '{about['name']}' of {about['package']}{version}"

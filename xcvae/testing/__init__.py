@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from xcvae.testing.losses import LossSuite, make_loss_state
     from xcvae.testing.metrics import MetricSuite
     from xcvae.testing.postprocessors import PostprocessorSuite
+    from xcvae.testing.storms import StormSuite
 
 __all__ = [
     "BaselineSuite",
     "LossSuite",
     "MetricSuite",
     "PostprocessorSuite",
+    "StormSuite",
     "make_context",
     "make_dataset",
     "make_ensemble",
@@ -43,6 +45,7 @@ _HOMES = {
     "LossSuite": "losses",
     "MetricSuite": "metrics",
     "PostprocessorSuite": "postprocessors",
+    "StormSuite": "storms",
     "make_context": "data",
     "make_dataset": "data",
     "make_ensemble": "data",

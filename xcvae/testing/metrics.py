@@ -10,6 +10,7 @@ import xarray as xr
 from xcvae.errors import ComponentError, XcvaeError
 from xcvae.fields.units import factor
 from xcvae.metrics.metric import Skill, over_of
+from xcvae.metrics.temporal import SequenceMetric
 from xcvae.registry import Kind
 from xcvae.testing.data import OTHER_UNITS, UNITS, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
@@ -18,6 +19,7 @@ from xcvae.verify.scorecard import evaluate
 HIDDEN = 50.0  # rain under the mask, which must not count
 TOLERANCE = 1e-5
 AVERAGED = 1e-4  # of float32 fields
+IN_A_ROW = 12  # samples that metrics of sequences are given
 
 
 class MetricSuite(Suite):
@@ -33,8 +35,16 @@ class MetricSuite(Suite):
     kind: ClassVar[Kind] = "metric"
 
     def given_fields(self, **options: Any) -> tuple[xr.DataArray, xr.DataArray]:
-        """Return a forecast and an observation; options are those of `make_dataset`."""
-        ds = make_dataset(**options)
+        """Return a forecast and an observation; options are those of `make_dataset`.
+
+        Metrics of sequences get consecutive samples.
+        """
+        if isinstance(self.make(), SequenceMetric):
+            ds = make_dataset(**{"samples": IN_A_ROW, **options})
+            steps = np.arange(ds.sizes["time"]) * np.timedelta64(5, "m")
+            ds = ds.assign_coords(time=ds.time.values[0] + steps)
+        else:
+            ds = make_dataset(**options)
         return make_ensemble(ds, members=5), ds.pr
 
     def score(self, metric: Any, forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
@@ -118,9 +128,10 @@ class MetricSuite(Suite):
     def test_one_sample_is_enough(self) -> None:
         """Check that samples can be scored one by one, as `xcvae.evaluate` does.
 
-        Metrics that declare ``over = "record"`` may need more.
+        Not sequences, and metrics that declare ``over = "record"`` may need more.
         """
-        if over_of(self.label, self.make()) == "record":
+        metric = self.make()
+        if isinstance(metric, SequenceMetric) or over_of(self.label, metric) == "record":
             return
         forecast, observed = self.given_fields()
         one = {"time": [1]}

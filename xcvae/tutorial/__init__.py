@@ -26,7 +26,7 @@ def names() -> list[str]:
     Examples
     --------
     >>> names()
-    ['radklim']
+    ['radklim', 'radklim-sequence']
     """
     return sorted(path.stem for path in _DATA.glob("*.zarr"))
 
@@ -35,7 +35,8 @@ def open_dataset(name: str = "radklim") -> xr.Dataset:
     """Open a bundled Dataset; values are read when they are first used.
 
     ``"radklim"`` is a subset of the German radar climatology RADKLIM-YW: wet frames of 10 to
-    20 May 2018 on 156 x 132 km.
+    20 May 2018 on 156 x 132 km. ``"radklim-sequence"`` has every 5-minute frame of three wet hours
+    of one of its test days, 17 May 2018, 0 to 3 UTC, in the same form.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def open_dataset(name: str = "radklim") -> xr.Dataset:
         ``pr`` with dims (time, y, x) and ``pr_coarse`` with dims (time, y_coarse, x_coarse), its
         means over blocks of 12 x 12 pixels, both in mm h-1 as float32. The coordinate ``split``
         along time marks training (0, 10 to 15 May), validation (1, 16 May) and test days
-        (2, 17 to 20 May). Not backed by Dask: use ``.chunk()`` for that.
+        (2, 17 to 20 May; the sequence). Not backed by Dask: use ``.chunk()`` for that.
 
     Raises
     ------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -62,6 +63,22 @@ class ScoredSource:
     bound: Mapping[str, Statistic]
 
 
+class Joining(Protocol):
+    """What is scored: samples, or windows or sequences of them."""
+
+    def blocks(self, block_bytes: int) -> Iterator[tuple[slice, slice]]:
+        """Yield blocks of units, and the samples that each needs."""
+        ...
+
+    def joined(self, pair: Pair) -> Pair:
+        """Return the windows of a block of samples in memory."""
+        ...
+
+    def fields(self, pair: Pair, units: slice) -> Iterator[Any]:
+        """Yield what a statistic takes, for each unit of a block of windows."""
+        ...
+
+
 def accumulate_statistics(
     own: Pair,
     sources: Mapping[str, ScoredSource],
@@ -69,6 +86,7 @@ def accumulate_statistics(
     tick: Callable[[int], object],
     regions: Sequence[Array | None] = (None,),
     *,
+    units: Joining | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> dict[str, dict[str, Sums]]:
     """Add up the statistics of all metrics over the samples, reading each sample once.
@@ -85,6 +103,8 @@ def accumulate_statistics(
         Called with the number of samples done after each block of each source.
     regions
         Masks (y, x) of the pixels that are scored together; None for all pixels.
+    units
+        What is scored, if not samples one by one; ``pieces`` are those of the units then.
     block_bytes
         Size of a block of the ensemble in memory.
 
@@ -102,16 +122,36 @@ def accumulate_statistics(
     """
     count = pieces.count * len(regions)
     running = {name: _RunningSums(source, count) for name, source in sources.items()}
-    for block in blocks(own.forecast, own.sample, block_bytes):
+    units = units or _EachSample(own)
+    for scored, block in units.blocks(block_bytes):
         loaded = Pair(
             *(da.isel({own.sample: block}).compute() for da in (own.forecast, own.observed))
         )
         if block.start == 0:
-            _check_averages(loaded, next(iter(running.values())))
+            _check_averages(units.joined(loaded), next(iter(running.values())))
         for sums in running.values():
-            sums.add(sums.source.load(block, loaded), pieces.of_sample[block], regions)
+            pair = units.joined(sums.source.load(block, loaded))
+            fields = functools.partial(units.fields, units=scored)
+            sums.add(pair, pieces.of_sample[scored], regions, fields)
             tick(block.stop - block.start)
     return {name: sums.by_metric() for name, sums in running.items()}
+
+
+@dataclass(frozen=True)
+class _EachSample:
+    """Every sample as a unit."""
+
+    own: Pair
+
+    def blocks(self, block_bytes: int) -> Iterator[tuple[slice, slice]]:
+        for block in blocks(self.own.forecast, self.own.sample, block_bytes):
+            yield block, block
+
+    def joined(self, pair: Pair) -> Pair:
+        return pair
+
+    def fields(self, pair: Pair, units: slice) -> Iterator[Any]:
+        yield from pair
 
 
 class _RunningSums:
@@ -125,14 +165,20 @@ class _RunningSums:
         }
         self.functions = {name: Sums(count) for name in metrics if name not in bound}
 
-    def add(self, loaded: Pair, of_sample: Array, regions: Sequence[Array | None]) -> None:
+    def add(
+        self,
+        loaded: Pair,
+        of_sample: Array,
+        regions: Sequence[Array | None],
+        fields: Callable[[Pair], Iterator[Any]],
+    ) -> None:
         """Add a block of samples to their pieces, region by region."""
         for number, region in enumerate(regions):
             part = loaded
             if region is not None:
                 part = Pair(loaded.forecast, loaded.observed.where(region))
             first = number * (self.count // len(regions))
-            for i, maps in enumerate(part):
+            for i, maps in enumerate(fields(part)):
                 if of_sample[i] >= 0:
                     self._add(part, i, maps, first + int(of_sample[i]))
 
@@ -178,6 +224,8 @@ def _value(metric: Any, pair: Pair, attrs: dict[str, Any]) -> float:
     score = call("metric", metric, pair.forecast, pair.observed)
     try:
         values = np.asarray(score, dtype=np.float64)
+        if score is None:  # which becomes NaN
+            raise TypeError("no score")
     except (TypeError, ValueError) as error:
         got = type(score).__name__
         raise wrong_result("metric", metric, expected="a DataArray of scores", got=got) from error

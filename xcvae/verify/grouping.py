@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
@@ -12,25 +13,30 @@ from xcvae.metrics.sample import Array
 from xcvae.verify.pairing import MatchedPair
 from xcvae.verify.resampling import Pieces, pieces_of
 
+GroupBy = str | xr.DataArray | Sequence[str | xr.DataArray] | None
+
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Groups of samples or of pixels.
+    """Groups of samples or of pixels, or of both.
 
     Attributes
     ----------
     pieces
         The pieces of the samples, group by group; every region has such pieces.
-    name, values
-        The coordinate of the groups; None if there is a single group.
+    coords
+        The coordinates of the groups, by name: one for each dim of the scores.
     regions
         Masks (y, x) of groups of pixels; (None,) if the groups are of samples.
+    cells
+        For every combination of the coordinates, in their order, the position in `ranges`; -1 for
+        one without samples or pixels.
     """
 
     pieces: Pieces
-    name: str | None = None
-    values: Array | None = None
+    coords: dict[str, Array] = field(default_factory=dict)
     regions: tuple[Array | None, ...] = (None,)
+    cells: Array = field(default_factory=lambda: np.zeros((), int))
 
     @property
     def ranges(self) -> list[tuple[int, int, int]]:
@@ -41,9 +47,25 @@ class Groups:
             for first, last, samples in self.pieces.groups
         ]
 
+    def arranged(self, scores: Array) -> Array:
+        """Arrange scores (source, group) by the coordinates; NaN for combinations without data."""
+        empty = np.full((*scores.shape[:1], 1), np.nan)
+        found: Array = np.concatenate([scores, empty], axis=1)[:, self.cells]
+        return found
 
-def group_samples(match: MatchedPair, groupby: str | xr.DataArray | None) -> Groups:
-    """Group samples, or pixels, by the values of a coordinate; missing values are in no group.
+
+@dataclass(frozen=True, eq=False)
+class _Grouping:
+    """One coordinate of groups: its values, and the number of each sample or pixel, -1 for none."""
+
+    name: str
+    values: Array
+    numbers: Array
+    by_pixel: bool
+
+
+def group_samples(match: MatchedPair, groupby: GroupBy) -> Groups:
+    """Group samples, or pixels, by the values of coordinates; missing values are in no group.
 
     Raises
     ------
@@ -52,12 +74,63 @@ def group_samples(match: MatchedPair, groupby: str | xr.DataArray | None) -> Gro
     DataError
         It does not have one value per sample or per pixel.
     EmptySelectionError
-        All its values are missing.
+        All its values are missing, or no sample is in a group of all coordinates.
     """
     order = _order_in_time(match)
     whole = pieces_of(np.zeros(order.size, dtype=int), order)
     if groupby is None:
         return Groups(whole)
+    listed = [groupby] if isinstance(groupby, str | xr.DataArray) else list(groupby)
+    if not listed:
+        return Groups(whole)
+    found: list[_Grouping] = []
+    for one in listed:
+        found.append(_grouping(match, one, {known.name for known in found}))
+    samples, sample_rank = _combined([one for one in found if not one.by_pixel], order.shape)
+    pixels, pixel_rank = _combined(
+        [one for one in found if one.by_pixel], match.pair.observed.shape[1:]
+    )
+    by_pixel = any(one.by_pixel for one in found)
+    regions = tuple(pixels == n for n in range(int(pixels.max()) + 1)) if by_pixel else (None,)
+    pieces = pieces_of(samples, order)
+    shape = tuple(len(one.values) for one in found)
+    cells = np.full(shape, -1)
+    for index in np.ndindex(*shape):
+        sample = sample_rank.get(
+            tuple(n for n, g in zip(index, found, strict=True) if not g.by_pixel)
+        )
+        pixel = pixel_rank.get(tuple(n for n, g in zip(index, found, strict=True) if g.by_pixel))
+        if sample is not None and pixel is not None:
+            cells[index] = pixel * len(pieces.groups) + sample
+    return Groups(pieces, {one.name: one.values for one in found}, regions, cells)
+
+
+def _combined(
+    groupings: Sequence[_Grouping], shape: tuple[int, ...]
+) -> tuple[Array, dict[tuple[int, ...], int]]:
+    """Return the number of the combination that each element is in, and the combinations.
+
+    Only combinations that occur have a number; -1 stands for elements in none.
+    """
+    if not groupings:
+        return np.zeros(shape, int), {(): 0}
+    stacked = np.stack([one.numbers for one in groupings], axis=-1)
+    present = (stacked >= 0).all(axis=-1)
+    if not present.any():
+        raise EmptySelectionError.of(
+            "groupby",
+            expected="a value of each for at least one sample, or pixel",
+            got="missing values only, so that no sample is left",
+            remedy="Check the coordinates that the groups are taken from.",
+        )
+    kinds, numbers = np.unique(stacked[present], axis=0, return_inverse=True)
+    combined = np.full(shape, -1)
+    combined[present] = numbers.reshape(-1)
+    return combined, {tuple(kind): number for number, kind in enumerate(kinds.tolist())}
+
+
+def _grouping(match: MatchedPair, groupby: str | xr.DataArray, taken: set[str]) -> _Grouping:
+    """Number the values of one coordinate."""
     values, by_pixel = _values(match, groupby)
     present = ~values.isnull().values
     if not present.any():
@@ -70,12 +143,14 @@ def group_samples(match: MatchedPair, groupby: str | xr.DataArray | None) -> Gro
     names, numbers = np.unique(values.values[present], return_inverse=True)
     if names.dtype.kind == "U":
         names = names.astype(object)  # Zarr has no stable format for text of fixed length
-    name = "group" if values.name is None else str(values.name)
+    base = name = "group" if values.name is None else str(values.name)
+    count = 1
+    while name in taken:
+        count += 1
+        name = f"{base}_{count}"
     groups = np.full(values.shape, -1)
-    groups[present] = numbers
-    if by_pixel:
-        return Groups(whole, name, names, tuple(groups == n for n in range(len(names))))
-    return Groups(pieces_of(groups, order), name, names)
+    groups[present] = numbers.reshape(-1)
+    return _Grouping(name, names, groups, by_pixel)
 
 
 def _order_in_time(match: MatchedPair) -> Array:

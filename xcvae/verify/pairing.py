@@ -264,6 +264,18 @@ def _others(field: xr.DataArray, ds: xr.Dataset, pair: Pair) -> xr.DataArray | N
     return to_units(others, pair.units) if rest.size else None
 
 
+def _check_observed(record: Mapping[str, Any]) -> None:
+    """Refuse ensembles of amplified or moved storms: nobody observed them."""
+    changed = [str(one["name"]) for one in record.get("storms") or [] if one["name"] != "borrow"]
+    if changed:
+        raise MismatchError.of(
+            "ensemble",
+            expected="members for conditions that were observed",
+            got=f"an ensemble of changed storms ({', '.join(changed)})",
+            remedy="Draw it without `storms` to score the model.",
+        )
+
+
 def _check_members(forecast: xr.DataArray, dims: set[str]) -> None:
     others = set(forecast.dims) - dims
     if REALIZATION not in forecast.dims and len(others) == 1:
@@ -297,11 +309,15 @@ def _with_area(ds: xr.Dataset, name: str) -> xr.DataArray:
 
 
 def _record(ensemble: xr.Dataset) -> dict[str, Any]:
+    """Return the content of the attribute ``xcvae``, of an ensemble of observed storms."""
     try:
         content = json.loads(ensemble.attrs.get("xcvae", "{}"))
     except (TypeError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    _check_observed(content)
+    return content
 
 
 def _only_field(ensemble: xr.Dataset) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import xarray as xr
 
+from xcvae.errors import ConfigError, DataError, nearest
 from xcvae.verify.criteria import Criterion, aligned
 
 SPELLED = {word: word.upper() for word in ("crps", "mae", "ks", "fss", "csi", "sedi", "p99")}
@@ -80,10 +85,12 @@ def interval_text(low: float | None, high: float | None, *, powers: bool = False
     return "" if ends[0] == ends[1] else " to ".join(ends)
 
 
-def table(card: xr.Dataset, *, title: str = "") -> str:
-    """Write the scores of a card as text with aligned columns, one column for each source.
+Style = Literal["text", "markdown", "latex", "csv"]
+STYLES = ("text", "markdown", "latex", "csv")
 
-    Scores with groups are left out.
+
+def table(card: xr.Dataset, *, title: str = "") -> str:
+    """Write the scores of a card as text, one column for each source; groups are left out.
 
     Examples
     --------
@@ -92,20 +99,142 @@ def table(card: xr.Dataset, *, title: str = "") -> str:
     score          prior  bilinear
     CRPS [mm h-1]  0.301     0.484
     """
-    rows = [("score", *(str(source) for source in card["source"].values))]
-    for name in score_names(card):
-        if card[name].dims != ("source",):
-            continue
-        values = [float(v) for v in card[name].values]
-        powers = needs_powers(values)
-        units = str(card[name].attrs.get("units", "1"))
-        label = words(name) + (f" [{units}]" if units not in ("", "1") else "")
-        # ASCII signs, as in the table of criteria: programs read both.
-        texts = [score_text(v, powers=powers).replace("\u2212", "-") for v in values]
-        rows.append((label, *("-" if text == "\u2013" else text for text in texts)))
-    text = aligned(rows, "<" + ">" * card.sizes["source"], title=title)
+    names = [name for name in score_names(card) if card[name].dims == ("source",)]
+    sources = [str(source) for source in card["source"].values]
+    rows = [("score", *sources)]
+    for name in names:
+        rows += _rows(card, name, (), intervals=False)
+    text = aligned(rows, "<" + ">" * len(sources), title=title)
     comment = str(card.attrs.get("comment", ""))
     return f"{text}\n{comment}" if comment else text
+
+
+def score_table(card: xr.Dataset, *, style: Style = "text", intervals: bool = True) -> str:
+    """Write the scores of a card as a table: a row for each score and group, a column per source.
+
+    Parameters
+    ----------
+    card
+        From `xcvae.evaluate`, also with groups.
+    style
+        ``"text"``, ``"markdown"``, ``"latex"``, or ``"csv"`` with all digits.
+    intervals
+        Write 95 % intervals behind the scores; in CSV, in columns of their own.
+
+    Raises
+    ------
+    ConfigError
+        The style is unknown.
+    DataError
+        The Dataset has no scores.
+    """
+    if style not in STYLES:
+        got, remedy = repr(style), nearest(str(style), STYLES)
+        raise ConfigError.of("style", expected=", ".join(STYLES), got=got, remedy=remedy)
+    if "source" not in card.coords or not score_names(card):
+        raise DataError.of(
+            "table",
+            expected="a scorecard: scores with the dim 'source'",
+            got=f"variables with the dims {dict(card.sizes)}",
+            remedy="Call it on what xcvae.evaluate returns.",
+        )
+    if style == "csv":
+        return _csv(card, intervals=intervals)
+    sources = [str(source) for source in card["source"].values]
+    groups = _group_dims(card)
+    rows = [("score", *groups, *sources)]
+    for name in score_names(card):
+        rows += _rows(card, name, groups, intervals=intervals)
+    if style == "markdown":
+        ruled = [rows[0], ("---", *("---" for _ in groups), *("---:" for _ in sources)), *rows[1:]]
+        return "\n".join(f"| {' | '.join(row)} |" for row in ruled)
+    if style == "latex":
+        return _latex(rows, len(groups) + 1)
+    return aligned(rows, "<" * (len(groups) + 1) + ">" * len(sources))
+
+
+def _group_dims(card: xr.Dataset) -> list[str]:
+    """Return the dims of groups, in the order of the scores."""
+    dims = [str(dim) for name in score_names(card) for dim in card[name].dims if dim != "source"]
+    return list(dict.fromkeys(dims))
+
+
+def _selections(score: xr.DataArray, groups: Sequence[str]) -> Iterator[dict[str, int]]:
+    """Yield the positions of every group of a score."""
+    own = [dim for dim in groups if dim in score.dims]
+    for index in np.ndindex(*(score.sizes[dim] for dim in own)):
+        yield dict(zip(own, map(int, index), strict=True))
+
+
+def _labels(card: xr.Dataset, groups: Sequence[str], chosen: Mapping[str, int]) -> list[str]:
+    """Return the value of each group as text; a dash for groups that a score does not have."""
+    return [
+        (str(card[dim].values[chosen[dim]]) if dim in card.coords else str(chosen[dim]))
+        if dim in chosen
+        else "-"
+        for dim in groups
+    ]
+
+
+def _rows(
+    card: xr.Dataset, name: str, groups: Sequence[str], *, intervals: bool
+) -> list[tuple[str, ...]]:
+    """Return the rows of one score."""
+    units = str(card[name].attrs.get("units", "1"))
+    label = words(name) + (f" [{units}]" if units not in ("", "1") else "")
+    found = []
+    for chosen in _selections(card[name], groups):
+        values = [float(v) for v in card[name].isel(chosen).values]
+        ends = [_end(card, name, end, chosen) for end in ("low", "high")]
+        powers = needs_powers(values)
+        cells = []
+        for i, value in enumerate(values):
+            # ASCII signs, as in the table of criteria: programs read both.
+            text = score_text(value, powers=powers).replace("\u2212", "-").replace("\u2013", "-")
+            if intervals and ends[0] is not None and ends[1] is not None:
+                between = interval_text(ends[0][i], ends[1][i], powers=powers)
+                text += f" ({between})".replace("\u2212", "-") if between else ""
+            cells.append(text)
+        found.append((label, *_labels(card, groups, chosen), *cells))
+    return found
+
+
+def _end(card: xr.Dataset, name: str, end: str, chosen: Mapping[str, int]) -> list[float] | None:
+    found = card.get(f"{name}_{end}")
+    return None if found is None else [float(v) for v in found.isel(chosen).values]
+
+
+def _csv(card: xr.Dataset, *, intervals: bool) -> str:
+    """Write scores with all digits: score, units, groups, and the sources with their intervals."""
+    sources = [str(source) for source in card["source"].values]
+    groups = _group_dims(card)
+    ends = ("", "_low", "_high") if intervals else ("",)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["score", "units", *groups, *(f"{s}{end}" for s in sources for end in ends)])
+    for name in score_names(card):
+        for chosen in _selections(card[name], groups):
+            columns = [
+                card[f"{name}{end}"].isel(chosen).values if f"{name}{end}" in card else None
+                for end in ends
+            ]
+            cells = [
+                "" if column is None or not np.isfinite(column[i]) else repr(float(column[i]))
+                for i in range(len(sources))
+                for column in columns
+            ]
+            units = str(card[name].attrs.get("units", "1"))
+            writer.writerow([name, units, *_labels(card, groups, chosen), *cells])
+    return text.getvalue()
+
+
+def _latex(rows: Sequence[tuple[str, ...]], names: int) -> str:
+    """Write rows as a LaTeX tabular, without further packages."""
+    escaped = [[re.sub(r"[_%&#$]", lambda m: "\\" + m[0], cell) for cell in row] for row in rows]
+    lines = [" & ".join(row) + r" \\" for row in escaped]
+    columns = "l" * names + "r" * (len(rows[0]) - names)
+    head = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", lines[0], r"\hline"]
+    return "\n".join([*head, *lines[1:], r"\hline", r"\end{tabular}"])
 
 
 def has_seen_observations(card: xr.Dataset) -> bool:

@@ -17,8 +17,9 @@ from xcvae.errors import ComponentError
 from xcvae.metrics.metric import Metric, Skill, Statistic, over_of, ratio
 from xcvae.metrics.pairs import Pair
 from xcvae.metrics.sample import Array
+from xcvae.metrics.temporal import SequenceMetric
 from xcvae.progress import progress_bar
-from xcvae.registry import registry
+from xcvae.registry import registry, wrong_result
 from xcvae.verify.accumulate import (
     BLOCK_BYTES,
     MetricFunction,
@@ -28,9 +29,10 @@ from xcvae.verify.accumulate import (
 )
 from xcvae.verify.baselines.climatology import Climatology
 from xcvae.verify.baselines.runner import BaselineRunner
-from xcvae.verify.grouping import Groups, group_samples
+from xcvae.verify.grouping import GroupBy, Groups, group_samples
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.resampling import Sums, interval
+from xcvae.verify.sequences import TimeUnits, split_window, step_in_time
 
 DEFAULT_METRICS = (
     "crps", "crps_skill", "energy_score", "mae", "spread_skill", "rank_deviation",
@@ -52,7 +54,7 @@ def evaluate(
     *,
     metrics: Specs = None,
     baselines: Specs = None,
-    groupby: str | xr.DataArray | None = None,
+    groupby: GroupBy = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Score an ensemble against observations, and baselines with it.
@@ -66,12 +68,14 @@ def evaluate(
         of them.
     ensemble
         One variable with dims (realization, sample, y, x) and ``units``, in memory or lazy. It is
-        read once, in blocks of samples.
+        read in blocks of samples: once, and again for windows and for sequences of any length.
     metrics
         Names, dicts ``{"name": ..., parameters}``, or instances; by default all that apply. Any
         callable ``(forecast, observed) -> DataArray`` is a metric too: it is called sample by
         sample, and its values are averaged; with an attribute ``over = "record"`` it is called
-        once with all samples, lazy where the ensemble is, and has no interval.
+        once with all samples, lazy where the ensemble is, and has no interval. With ``"window":
+        "1h"`` in its dict a metric scores means (amounts: sums) over windows of time that have all
+        their samples.
     baselines
         Names, dicts or instances; by default "bilinear" if the data have a coarse condition in
         units that convert to the observation's, else "climatology": fields of the samples of `ds`
@@ -79,6 +83,7 @@ def evaluate(
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
         "time.season"; or a map (y, x) of regions. Its values become a further dimension of scores.
+        A list of these groups by all of them: ``["time.season", "region"]``.
     progress
         Show a progress bar, if on a terminal.
 
@@ -126,30 +131,95 @@ def score_match(
     *,
     metrics: Specs = None,
     baselines: Specs = None,
-    groupby: str | xr.DataArray | None = None,
+    groupby: GroupBy = None,
     progress: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> xr.Dataset:
     """Compute the scorecard of a matched ensemble in blocks of samples; see `evaluate`."""
-    groups = group_samples(match, groupby)
     has_condition = (metrics is None or baselines is None) and match.has_condition
     listed = _components("baseline", baselines, default_baselines(match, has_condition))
-    chosen = _components("metric", metrics, _default_metrics(has_condition, listed))
-    bound = {k: m.bind(match.pair.observed) for k, m in chosen.items() if isinstance(m, Metric)}
-    evaluation = _Evaluation(match, groups, chosen, bound, listed)
+    chosen, windows = _metrics(metrics, _default_metrics(has_condition, listed))
+    options: dict[str, Any] = {"groupby": groupby, "block_bytes": block_bytes}
+    cards = [
+        _score_units(match, names, units, windows, listed=listed, progress=progress, **options)
+        for names, units in _joinings(match, chosen, windows)
+    ]
+    card = cards[0] if len(cards) == 1 else _in_order(cards, chosen)
+    return card.assign_attrs(_record(match, chosen, windows, listed))
+
+
+def _metrics(specs: Specs, default: Sequence[object]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Build the metrics by name, and the windows of those that have one."""
+    if specs is None:
+        specs = default
+    elif isinstance(specs, str | Mapping) or callable(specs):
+        specs = [specs]
+    found: dict[str, Any] = {}
+    windows: dict[str, str] = {}
+    for spec in specs:
+        own, window = split_window(spec)
+        for base, metric in _components("metric", [own], ()).items():
+            name = _free(base if window is None else f"{base}_{window}", found)
+            found[name] = metric
+            if window is not None:
+                windows[name] = window
+    return found, windows
+
+
+def _joinings(
+    match: MatchedPair, chosen: Mapping[str, Any], windows: Mapping[str, str]
+) -> list[tuple[dict[str, Any], TimeUnits]]:
+    """Group metrics that score the same units: samples, windows, or sequences of one length."""
+    groups: dict[tuple[str | None, int, bool], dict[str, Any]] = {}
+    for name, metric in chosen.items():
+        window, length, exact = windows.get(name), 0, False
+        if isinstance(metric, SequenceMetric):
+            length, exact = metric.length(step_in_time(match, window)), metric.exact
+        groups.setdefault((window, length, exact), {})[name] = metric
+    return [
+        (names, TimeUnits.of(match, window, length, exact=exact))
+        for (window, length, exact), names in groups.items()
+    ] or [({}, TimeUnits.each(match))]
+
+
+def _score_units(
+    match: MatchedPair,
+    chosen: Mapping[str, Any],
+    units: TimeUnits,
+    windows: Mapping[str, str],
+    *,
+    listed: dict[str, Any],
+    groupby: str | xr.DataArray | None,
+    block_bytes: int,
+    progress: bool,
+) -> xr.Dataset:
+    """Score the metrics of the same units."""
+    groups = group_samples(units.heads, groupby)
+    match, observed = units.match, units.observed
+    bound = {k: m.bind(observed) for k, m in chosen.items() if isinstance(m, Metric)}
+    evaluation = _Evaluation(match, groups, chosen, bound, windows)
     runner = BaselineRunner(match, _references(chosen, listed) | listed, SEED, block_bytes)
     sources = {OWN: evaluation.source(lambda _, own: own)}
     for name, load in runner.loaders().items():
         sources[name] = (evaluation if name in listed else evaluation.only_skills()).source(load)
     with _bar(progress, match.pair.observed.shape[0] * len(sources)) as bar:
         sums = accumulate_statistics(
-            match.pair, sources, groups.pieces, bar.update, groups.regions, block_bytes=block_bytes
-        )
-    wholes = {OWN: match.pair} | ({n: runner.whole(n) for n in listed} if evaluation.whole else {})
-    card = evaluation.card(sums, evaluation.record_scores(wholes))
+            match.pair, sources, groups.pieces, bar.update, groups.regions,
+            units=None if units.plain else units, block_bytes=block_bytes,
+        )  # fmt: skip
+    wholes = {}
+    if evaluation.whole:
+        pairs = {OWN: match.pair} | {name: runner.whole(name) for name in listed}
+        wholes = {name: _whole(pair, units) for name, pair in pairs.items()}
+    card = evaluation.card(sums, (OWN, *listed), evaluation.record_scores(wholes))
     about = {"units": "1", "long_name": "number of members"}
     members = [match.pair.forecast.shape[0], *(runner.members[name] for name in listed)]
     return card.assign_coords(members=("source", members, about))
+
+
+def _whole(pair: Pair, units: TimeUnits) -> Pair:
+    """Return all samples, lazy if they are, or all windows of them, in memory."""
+    return pair if units.plain else units.joined(Pair(pair.forecast.load(), pair.observed.load()))
 
 
 def default_baselines(
@@ -188,6 +258,14 @@ def _default_metrics(has_condition: bool, listed: Mapping[str, Any]) -> list[Any
     return [*names, {"name": "crps_skill", "against": "climatology"}]
 
 
+def _in_order(cards: Sequence[xr.Dataset], chosen: Mapping[str, Any]) -> xr.Dataset:
+    """Merge scorecards of different units, the scores in the order of the metrics."""
+    card = xr.merge(cards, join="outer", compat="override", combine_attrs="override")
+    # An outer join sorts what differs between the parts; sources are the same in all of them.
+    card = card.sel(source=cards[0].source)
+    return card[[f"{name}{end}" for name in chosen for end in ("", "_low", "_high")]]
+
+
 def _components(kind: Any, specs: Specs, default: Sequence[object]) -> dict[str, Any]:
     """Build components, by name; a second one of the same name is called name_2."""
     if specs is None:
@@ -204,13 +282,16 @@ def _components(kind: Any, specs: Specs, default: Sequence[object]) -> dict[str,
                 got=repr(spec),
                 remedy="Give the class a method __call__, or pass a function.",
             )
-        base = name = registry().name_of(kind, component)
-        count = 1
-        while name in found or name == OWN:
-            count += 1
-            name = f"{base}_{count}"
-        found[name] = component
+        found[_free(registry().name_of(kind, component), found)] = component
     return found
+
+
+def _free(base: str, found: Mapping[str, Any]) -> str:
+    name, count = base, 1
+    while name in found or name == OWN:
+        count += 1
+        name = f"{base}_{count}"
+    return name
 
 
 def _references(chosen: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,17 +312,19 @@ class _Evaluation:
     ----------
     match, groups
         Ensemble with observation, and the groups of samples or pixels.
-    metrics, baselines
+    metrics
         By name, in the order of the scorecard.
     bound
         Statistics by name, of metrics that have one.
+    windows
+        Windows of time by name, of metrics that have one.
     """
 
     match: MatchedPair
     groups: Groups
     metrics: Mapping[str, Metric | MetricFunction]
     bound: Mapping[str, Statistic]
-    baselines: Mapping[str, Any]
+    windows: Mapping[str, str]
 
     def only_skills(self) -> _Evaluation:
         """Keep skill scores only, for a baseline that is their reference but not on the card."""
@@ -275,10 +358,10 @@ class _Evaluation:
     def card(
         self,
         sums: Mapping[str, Mapping[str, Sums]],
+        sources: tuple[str, ...],
         record: Mapping[str, tuple[Array, dict[str, Any]]],
     ) -> xr.Dataset:
         """Fill the scorecard from the sums of every source, and from scores of the record."""
-        sources = (OWN, *self.baselines)
         card = xr.Dataset(coords={"source": np.array(sources, dtype=object)})
         for name, metric in self.metrics.items():
             if name in record:
@@ -292,35 +375,44 @@ class _Evaluation:
                     ]
                 )
             attrs = _attributes(name, metric, self.bound.get(name), self.match.pair.units)
+            if name in self.windows:
+                attrs["window"] = self.windows[name]
+                attrs["long_name"] += f", windows of {self.windows[name]}"
             attrs |= {key: value for key, value in found.items() if not hasattr(metric, key)}
             if isinstance(metric, Metric):
                 total = {key: value.sum(axis=0) for key, value in sums[OWN][name].values.items()}
                 attrs["better"] = metric.best(total)
-            card[name] = (("source", "group"), scores[..., 0], attrs)
+            dims = ("source", *self.groups.coords)
+            arranged = [self.groups.arranged(scores[..., i]) for i in range(3)]
+            card[name] = (dims, arranged[0], attrs)
             for i, (suffix, end) in enumerate((("low", "lower"), ("high", "upper")), start=1):
                 text = f"{attrs['long_name']}, {end} end of the 95 % interval"
                 about = {"units": attrs["units"], "long_name": text}
-                card[f"{name}_{suffix}"] = (("source", "group"), scores[..., i], about)
-        if self.groups.name is None:
-            card = card.isel(group=0)
-        else:
-            card = card.rename(group=self.groups.name)
-            card = card.assign_coords({self.groups.name: self.groups.values})
-        return card.assign_attrs(self._record())
+                card[f"{name}_{suffix}"] = (dims, arranged[i], about)
+        return card.assign_coords(self.groups.coords)
 
-    def _record(self) -> dict[str, str]:
+
+def _record(
+    match: MatchedPair,
+    metrics: Mapping[str, Any],
+    windows: Mapping[str, str],
+    baselines: Mapping[str, Any],
+) -> dict[str, str]:
+    """Return the attributes of a scorecard: what was scored, and how."""
+    described = {name: registry().describe("metric", m) for name, m in metrics.items()}
+    for name, window in windows.items():
+        described[name]["window"] = window
+    record = {
         # How many is enough for the card; which ones is for the ensemble.
-        drawn = {k: v for k, v in self.match.record.items() if k != "training_samples"}
-        record = {
-            "ensemble": drawn,
-            "metrics": [registry().describe("metric", m) for m in self.metrics.values()],
-            "baselines": [registry().describe("baseline", b) for b in self.baselines.values()],
-            "samples": self.match.pair.observed.shape[0],
-            "trained_samples": self.match.trained_samples,
-        }
-        title = f"Scores of {self.match.pair.observed.name}"
-        attrs = {"title": title, "xcvae": json.dumps(record)}
-        return attrs | ({"comment": _trained_note(self.match)} if record["trained_samples"] else {})
+        "ensemble": {k: v for k, v in match.record.items() if k != "training_samples"},
+        "metrics": list(described.values()),
+        "baselines": [registry().describe("baseline", b) for b in baselines.values()],
+        "samples": match.pair.observed.shape[0],
+        "trained_samples": match.trained_samples,
+    }
+    title = f"Scores of {match.pair.observed.name}"
+    attrs = {"title": title, "xcvae": json.dumps(record)}
+    return attrs | ({"comment": _trained_note(match)} if record["trained_samples"] else {})
 
 
 def _score(
@@ -338,7 +430,10 @@ def _score(
             other = sums[metric.against][name].of(group).items()
             return metric.finish_against(stats, {key: total(value) for key, value in other})
         if isinstance(metric, Metric):
-            return metric.finish(stats)
+            score: Array | None = metric.finish(stats)
+            if score is None:
+                raise wrong_result("metric", metric, expected="a score from finish", got="None")
+            return score
         return ratio(stats["total"], stats["samples"])
 
     return interval(finish, group, getattr(metric, "limits", (-np.inf, np.inf)))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from pkgutil import resolve_name
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -156,6 +157,9 @@ Entry = dict[str, Any]
 """Record of one region in JSON types, as :func:`done_entry` or :func:`failed_entry` returns it."""
 
 
+NO_ENTRIES: Mapping[int, Entry] = MappingProxyType({})
+
+
 def done_entry(region: Region, file: str, content: bytes, stats: RegionStats) -> Entry:
     """Return the entry of a region that is written.
 
@@ -168,8 +172,10 @@ def done_entry(region: Region, file: str, content: bytes, stats: RegionStats) ->
     content
         Bytes of the chunk.
     stats
-        Statistics of the draw.
+        Statistics of the draw. ``calls``, the numbers of the calls that drew it, is recorded apart.
     """
+    stats = dict(stats)
+    calls = {"calls": stats.pop("calls")} if "calls" in stats else {}
     return {
         "region": region.number,
         "state": DONE,
@@ -179,6 +185,7 @@ def done_entry(region: Region, file: str, content: bytes, stats: RegionStats) ->
         "bytes": len(content),
         "sha256": sha256(content),
         "counts": stats,
+        **calls,
     }
 
 
@@ -431,7 +438,11 @@ class EnsembleStore(ABC):
 
     @abstractmethod
     def begin(
-        self, spec: EnsembleSpec, template: xr.Dataset, metadata: Mapping[str, Any]
+        self,
+        spec: EnsembleSpec,
+        template: xr.Dataset,
+        metadata: Mapping[str, Any],
+        entries: Mapping[int, Entry] = NO_ENTRIES,
     ) -> StoreWriter:
         """Write metadata and coordinates of a new ensemble in one step, no region yet.
 
@@ -444,6 +455,8 @@ class EnsembleStore(ABC):
             matter.
         metadata
             Description of the run, for the ledger.
+        entries
+            Regions of the complete ensemble that the new one has too: its chunks are taken over.
         """
 
     @abstractmethod

@@ -13,12 +13,12 @@ import errno
 import os
 import pickle
 import re
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import icechunk
@@ -26,24 +26,15 @@ import numpy as np
 import xarray as xr
 from icechunk import ConflictError, IcechunkError, Repository
 
-from xcvae.ensemble.store.base import (
-    DONE,
-    FORMAT,
-    EnsembleSpec,
-    EnsembleStore,
-    Entry,
-    Ledger,
-    Region,
-    RegionStats,
-    StoredEnsemble,
-    StoreStatus,
-    done_entry,
-    failed_entry,
-    lock_folder,
-    not_replaceable,
-    unwritable,
+from xcvae.ensemble.store import base
+from xcvae.ensemble.store.zarr_format import (
+    checksum,
+    encode_chunk,
+    get_key,
+    identity_in,
+    put_key,
+    write_template,
 )
-from xcvae.ensemble.store.zarr_format import encode_chunk, identity_in, write_template
 from xcvae.errors import StoreError, explain
 from xcvae.files import Purpose, hidden_sibling, remove, sha256, stale_siblings
 
@@ -59,10 +50,8 @@ COMMIT_KEY = "xcvae"
 STATE = "xcvae_state"
 """Attribute of an unfinished ensemble."""
 
-T = TypeVar("T")
 
-
-class IcechunkStore(EnsembleStore):
+class IcechunkStore(base.EnsembleStore):
     """An Icechunk repository for an ensemble.
 
     Parameters
@@ -115,33 +104,33 @@ class IcechunkStore(EnsembleStore):
                     self._repository = Repository.open(storage)
         return self._repository
 
-    def status(self) -> StoreStatus:
+    def status(self) -> base.StoreStatus:
         """Look at the branches ``main`` and ``xcvae-unfinished``."""
         repository = self.repository
         unfinished = repository is not None and UNFINISHED in repository.list_branches()
         stale = self._folder is not None and stale_siblings(self._folder)
-        return StoreStatus(self._complete(), self._partial(), not unfinished and not stale)
+        return base.StoreStatus(self._complete(), self._partial(), not unfinished and not stale)
 
-    def _complete(self) -> StoredEnsemble:
+    def _complete(self) -> base.StoredEnsemble:
         repository = self.repository
         if repository is None:
-            return StoredEnsemble(self.name, self._is_occupied())
+            return base.StoredEnsemble(self.name, self._is_occupied())
         ledger = CommitLedger(repository, repository.lookup_branch(MAIN))
         newest = next(iter(repository.ancestry(snapshot_id=ledger.tip)))
         # The first commit of a repository is its own, and empty.
         if newest.parent_id is None:
-            return StoredEnsemble(self.name)
-        group = _get(ledger.store, "zarr.json") or b""
-        return StoredEnsemble(self.name, True, identity_in(group), ledger, ledger.store)
+            return base.StoredEnsemble(self.name)
+        group = get_key(ledger.store, "zarr.json") or b""
+        return base.StoredEnsemble(self.name, True, identity_in(group), ledger, ledger.store)
 
-    def _partial(self) -> StoredEnsemble:
+    def _partial(self) -> base.StoredEnsemble:
         name, repository = f"{self.name}, branch {UNFINISHED}", self.repository
         if repository is None or UNFINISHED not in repository.list_branches():
-            return StoredEnsemble(name)
+            return base.StoredEnsemble(name)
         ledger = CommitLedger(repository, repository.lookup_branch(UNFINISHED))
         if _is_ancestor(repository, ledger.tip, MAIN):
-            return StoredEnsemble(name)  # killed before its first commit, or after its last
-        return StoredEnsemble(name, True, None, ledger, ledger.store)
+            return base.StoredEnsemble(name)  # killed before its first commit, or after its last
+        return base.StoredEnsemble(name, True, None, ledger, ledger.store)
 
     def _is_occupied(self) -> bool:
         """Tell if something other than a repository or an empty folder has its name."""
@@ -157,12 +146,12 @@ class IcechunkStore(EnsembleStore):
         status = self.status()
         for found in (status.complete, status.partial):
             if found.exists and not found.metadata:
-                raise not_replaceable(found.name, "commits without a ledger of xcvae")
+                raise base.not_replaceable(found.name, "commits without a ledger of xcvae")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Lock the folder; on other storage, icechunk refuses the second of two commits."""
-        with nullcontext() if self._folder is None else lock_folder(self._folder):
+        with nullcontext() if self._folder is None else base.lock_folder(self._folder):
             repository, status = self.repository, self.status()
             if repository is not None and not status.is_clean and not status.partial.exists:
                 repository.delete_branch(UNFINISHED)
@@ -173,19 +162,26 @@ class IcechunkStore(EnsembleStore):
         return None if self._folder is None else hidden_sibling(self._folder, purpose)
 
     def begin(
-        self, spec: EnsembleSpec, template: xr.Dataset, metadata: Mapping[str, Any]
+        self,
+        spec: base.EnsembleSpec,
+        template: xr.Dataset,
+        metadata: Mapping[str, Any],
+        entries: Mapping[int, base.Entry] = base.NO_ENTRIES,
     ) -> IcechunkStoreWriter:
         """Make the branch; its first commit has metadata, coordinates and the description."""
         with _explained(self.name):
             repository = self.repository or self._create()
-            base = repository.lookup_branch(MAIN)
+            start = repository.lookup_branch(MAIN)
             if UNFINISHED in repository.list_branches():
-                repository.reset_branch(UNFINISHED, base)
+                repository.reset_branch(UNFINISHED, start)
             else:
-                repository.create_branch(UNFINISHED, base)
+                repository.create_branch(UNFINISHED, start)
             token = {"token": uuid4().hex, "variable": spec.variable}
             writer = IcechunkStoreWriter(self, repository, spec, {**metadata, **token})
-            writer.commit_template(template, "begins", clear=True)
+            if entries:
+                writer.commit_template(template, "is extended", list(entries.values()))
+            else:
+                writer.commit_template(template, "begins", clear=True)
             return writer
 
     def _create(self) -> Repository:
@@ -206,13 +202,13 @@ class IcechunkStore(EnsembleStore):
         return self._repository
 
     def reopen(
-        self, spec: EnsembleSpec, template: xr.Dataset, *, damaged: bool
+        self, spec: base.EnsembleSpec, template: xr.Dataset, *, damaged: bool
     ) -> IcechunkStoreWriter:
         """Take up the branch; for a repair, one that starts at ``main``."""
         repository, status = self.repository, self.status()
         if repository is None:
             remedy = "Repeat the call: it writes the ensemble again."
-            raise unwritable(self.name, "no repository: it was removed", remedy)
+            raise base.unwritable(self.name, "no repository: it was removed", remedy)
         with _explained(self.name):
             if damaged:
                 repository.create_branch(UNFINISHED, repository.lookup_branch(MAIN))
@@ -244,21 +240,23 @@ class ForkWriter:
     variable: str
     chunks: tuple[int, int]
 
-    def write(self, region: Region, values: np.ndarray, stats: RegionStats) -> tuple[int, Any]:
+    def write(
+        self, region: base.Region, values: np.ndarray, stats: base.RegionStats
+    ) -> tuple[int, Any]:
         """Write a region; it is safe once its receipt is committed."""
         file, content = encode_chunk(region, self.chunks, values)
         try:
             fork = pickle.loads(self.fork)
-            _put(fork.store, f"{self.variable}/{file}", content)
+            put_key(fork.store, f"{self.variable}/{file}", content)
         except IcechunkError as error:
             # The number of the operating system tells a failing disk from a failing region.
             found = re.search(r"os error (\d+)", str(error))
             raise OSError(int(found[1]) if found else errno.EIO, _cause(error)) from error
-        return len(content), (done_entry(region, file, content, stats), pickle.dumps(fork))
+        return len(content), (base.done_entry(region, file, content, stats), pickle.dumps(fork))
 
-    def record_failure(self, region: Region, error: str) -> Any:
+    def record_failure(self, region: base.Region, error: str) -> Any:
         """Return a receipt with the entry of a failed region, and without a fork."""
-        return failed_entry(region, error), None
+        return base.failed_entry(region, error), None
 
 
 class IcechunkStoreWriter:
@@ -281,7 +279,7 @@ class IcechunkStoreWriter:
         self,
         store: IcechunkStore,
         repository: Repository,
-        spec: EnsembleSpec,
+        spec: base.EnsembleSpec,
         metadata: Mapping[str, Any],
     ) -> None:
         self._store, self._repository, self._spec = store, repository, spec
@@ -292,13 +290,20 @@ class IcechunkStoreWriter:
 
     def _start_session(self) -> None:
         self._session = self._repository.writable_session(UNFINISHED)
-        self._entries: list[Entry] = []
+        self._entries: list[base.Entry] = []
         self._merged = 0
         fork = pickle.dumps(self._session.fork())
         self._writer = ForkWriter(fork, self._spec.variable, self._spec.chunks)
 
-    def commit_template(self, template: xr.Dataset, text: str, *, clear: bool = False) -> None:
-        """Commit metadata and coordinates; chunks stay unless the session is cleared first."""
+    def commit_template(
+        self,
+        template: xr.Dataset,
+        text: str,
+        entries: Sequence[base.Entry] = (),
+        *,
+        clear: bool = False,
+    ) -> None:
+        """Commit metadata, coordinates and entries of chunks that stay; `clear` drops chunks."""
         from zarr.core.buffer import Buffer
         from zarr.storage import MemoryStore
 
@@ -310,9 +315,9 @@ class IcechunkStoreWriter:
         write_template(unfinished, self._spec, MemoryStore(found))
         # Icechunk wants the metadata of an array before its chunks.
         for key in sorted(found, key=lambda key: not key.endswith("zarr.json")):
-            _put(session.store, key, found[key].to_bytes())
-        self._metadata["files"] = {key: _checksum(session.store, key) for key in sorted(found)}
-        self._commit(session, text, self._metadata)
+            put_key(session.store, key, found[key].to_bytes())
+        self._metadata["files"] = {key: checksum(session.store, key) for key in sorted(found)}
+        self._commit(session, text, self._metadata, entries)
         self._start_session()
 
     def __enter__(self) -> IcechunkStoreWriter:
@@ -328,7 +333,7 @@ class IcechunkStoreWriter:
         """The ledger in the commits of the branch."""
         return CommitLedger(self._repository, self._repository.lookup_branch(UNFINISHED))
 
-    def prune(self, entries: Mapping[int, Entry]) -> None:
+    def prune(self, entries: Mapping[int, base.Entry]) -> None:
         """Count the complete regions; newer entries replace those of the others."""
         self._complete = len(entries)
 
@@ -363,8 +368,15 @@ class IcechunkStoreWriter:
             )
             self._start_session()
 
-    def _commit(self, session: icechunk.Session, text: str, metadata: Mapping[str, Any]) -> None:
-        session.commit(f"xcvae: '{self._spec.variable}' {text}", _commit_metadata(metadata, []))
+    def _commit(
+        self,
+        session: icechunk.Session,
+        text: str,
+        metadata: Mapping[str, Any],
+        entries: Sequence[base.Entry] = (),
+    ) -> None:
+        about = _commit_metadata(metadata, entries)
+        session.commit(f"xcvae: '{self._spec.variable}' {text}", about)
 
     def finalize(self, attributes: Mapping[str, Any]) -> None:
         """Commit the final attributes, wait for the disk, and move ``main``."""
@@ -377,7 +389,7 @@ class IcechunkStoreWriter:
                 group = zarr.open_group(session.store, mode="r+")
                 known = {k: v for k, v in group.attrs.asdict().items() if k != STATE}
                 group.attrs.put({**known, **attributes})
-                changed = {"zarr.json": _checksum(session.store, "zarr.json")}
+                changed = {"zarr.json": checksum(session.store, "zarr.json")}
                 files = {**self._metadata["files"], **changed}
                 metadata = {**self._metadata, "state": "finished", "files": files}
                 self._commit(session, "is finished", metadata)
@@ -389,7 +401,7 @@ class IcechunkStoreWriter:
 
 
 @dataclass(frozen=True)
-class CommitLedger(Ledger):
+class CommitLedger(base.Ledger):
     """The ledger of a run, in the metadata of its commits.
 
     Attributes
@@ -409,7 +421,7 @@ class CommitLedger(Ledger):
         own: list[dict[str, Any]] = []
         for commit in self.repository.ancestry(snapshot_id=self.tip):
             record: Any = commit.metadata.get(COMMIT_KEY)
-            if not isinstance(record, dict) or record.get("format") != FORMAT:
+            if not isinstance(record, dict) or record.get("format") != base.FORMAT:
                 continue
             if own and record["token"] != own[0]["token"]:
                 break
@@ -435,11 +447,11 @@ class CommitLedger(Ledger):
         """Return the description of the run with its token; empty without commits of xcvae."""
         return {k: v for k, v in self._own[0].items() if k != "entries"} if self._own else {}
 
-    def entries(self) -> dict[int, Entry]:
+    def entries(self) -> dict[int, base.Entry]:
         """Return the entries by number of the region; a failure replaces no completion."""
-        found: dict[int, Entry] = {}
+        found: dict[int, base.Entry] = {}
         for entry in (entry for record in reversed(self._own) for entry in record["entries"]):
-            if entry["state"] == DONE or entry["region"] not in found:
+            if entry["state"] == base.DONE or entry["region"] not in found:
                 found[entry["region"]] = entry
         return found
 
@@ -450,7 +462,7 @@ class CommitLedger(Ledger):
     def problem(self, name: str, size: int, digest: str) -> str:
         """Describe how the content of a key differs from what was written; empty if it does not."""
         try:
-            content = _get(self.store, name)
+            content = get_key(self.store, name)
         except Exception as error:  # noqa: BLE001  of any kind: it cannot be read
             return _cause(error)
         if content is None:
@@ -460,8 +472,8 @@ class CommitLedger(Ledger):
         return "" if sha256(content) == digest else "its content has changed"
 
 
-def _commit_metadata(metadata: Mapping[str, Any], entries: list[Entry]) -> dict[str, Any]:
-    return {COMMIT_KEY: {**metadata, "format": FORMAT, "entries": entries}}
+def _commit_metadata(metadata: Mapping[str, Any], entries: Sequence[base.Entry]) -> dict[str, Any]:
+    return {COMMIT_KEY: {**metadata, "format": base.FORMAT, "entries": list(entries)}}
 
 
 def _is_ancestor(repository: Repository, commit: str, branch: str) -> bool:
@@ -490,31 +502,6 @@ def _repository_config() -> icechunk.RepositoryConfig:
     return config
 
 
-def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-    from zarr.core.sync import sync
-
-    return sync(coroutine)
-
-
-def _get(store: Any, key: str) -> bytes | None:
-    """Return the content of a key; None if there is none."""
-    from zarr.core.buffer import default_buffer_prototype
-
-    found = _run(store.get(key, default_buffer_prototype()))
-    return None if found is None else bytes(found.to_bytes())
-
-
-def _put(store: Any, key: str, content: bytes) -> None:
-    from zarr.core.buffer import default_buffer_prototype
-
-    _run(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
-
-
-def _checksum(store: Any, key: str) -> list[Any]:
-    content = _get(store, key) or b""
-    return [len(content), sha256(content)]
-
-
 def _cause(error: Exception) -> str:
     """Return the last line of a message of icechunk, which has the cause."""
     lines = [line.strip(" |`->x") for line in str(error).splitlines()]
@@ -536,4 +523,4 @@ def _explained(name: str) -> Iterator[None]:
         raise _conflict(name, _cause(error)) from error
     except (IcechunkError, OSError) as error:
         remedy = "Fix the cause and repeat the call: regions that are committed are kept."
-        raise unwritable(name, _cause(error), remedy) from error
+        raise base.unwritable(name, _cause(error), remedy) from error

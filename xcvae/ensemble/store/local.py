@@ -27,6 +27,7 @@ import xarray as xr
 from xcvae.ensemble.store.base import (
     DONE,
     FORMAT,
+    NO_ENTRIES,
     EnsembleSpec,
     EnsembleStore,
     Entry,
@@ -41,13 +42,20 @@ from xcvae.ensemble.store.base import (
     not_replaceable,
     unwritable,
 )
-from xcvae.ensemble.store.zarr_format import encode_chunk, identity_in, write_chunk, write_template
+from xcvae.ensemble.store.zarr_format import (
+    consolidate,
+    encode_chunk,
+    identity_in,
+    write_chunk,
+    write_template,
+)
 from xcvae.errors import OutputExistsError
 from xcvae.files import (
     Purpose,
     file_sha256,
     hidden_sibling,
     is_taken,
+    link_or_copy,
     original_name,
     remove,
     stale_siblings,
@@ -129,6 +137,10 @@ class LocalStore(EnsembleStore):
         """Keep other processes from writing, and remove what killed ones left behind."""
         with lock_folder(self.folder):
             _remove_stray_chunks(self.working)
+            ledger = FileLedger.within(self.working)
+            sealed = ledger is not None and ledger.sealed and ledger.metadata().get("replaces")
+            if sealed and not is_taken(self.folder):
+                self.working.rename(self.folder)  # killed between the two renames of finalize
             yield
 
     def temporary_path(self, purpose: Purpose) -> Path:
@@ -136,12 +148,18 @@ class LocalStore(EnsembleStore):
         return hidden_sibling(self.folder, purpose)
 
     def begin(
-        self, spec: EnsembleSpec, template: xr.Dataset, metadata: Mapping[str, Any]
+        self,
+        spec: EnsembleSpec,
+        template: xr.Dataset,
+        metadata: Mapping[str, Any],
+        entries: Mapping[int, Entry] = NO_ENTRIES,
     ) -> LocalStoreWriter:
         """Make metadata, coordinates and ledger in a hidden folder, then give it its name."""
         with self._temporary_folder("Nothing was drawn yet: choose another location.") as new:
             write_template(template, spec, new)
-            FileLedger(new / spec.variable).start(metadata)
+            ledger = FileLedger(new / spec.variable)
+            ledger.start(metadata)
+            ledger.take_over(self.folder / spec.variable, entries)
             old = self.move_away(self.working)
             new.rename(self.working)
             remove(old)
@@ -297,6 +315,7 @@ class LocalStoreWriter:
         store = self._store
         try:
             zarr.open_group(store.working, mode="r+").attrs.update(dict(attributes))
+            consolidate(store.working)
             self.ledger.note_template()
             self.ledger.seal()
             # Once for all files: a store that has its name survives a loss of power.
@@ -362,6 +381,13 @@ class FileLedger(Ledger):
         self._regions.mkdir(parents=True)
         content = {"format": FORMAT, "token": uuid4().hex, **metadata, "files": self._template()}
         write_json(self._folder / "run.json", content)
+
+    def take_over(self, array: Path, entries: Mapping[int, Entry]) -> None:
+        """Add regions of another array; chunk files are shared with it where links can be made."""
+        for entry in entries.values():
+            link_or_copy(array / entry["file"], self.array / entry["file"])
+        if entries:
+            _write_lines(self._regions / f"shared-{uuid4().hex}.jsonl", entries.values())
 
     def note_template(self) -> None:
         """Record metadata and coordinates as they are now."""

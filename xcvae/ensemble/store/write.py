@@ -24,6 +24,7 @@ from xcvae.ensemble.store.base import (
     FAILED,
     EnsembleSpec,
     EnsembleStore,
+    Entry,
     Region,
     RegionSource,
     RegionStats,
@@ -38,7 +39,7 @@ from xcvae.errors import OutputExistsError, StoreError, explain
 from xcvae.fields.cf import check_name
 from xcvae.fields.samples import labels_of
 
-Resume = bool | Literal["restart", "repair"]
+Resume = bool | Literal["restart", "repair", "append"]
 Step = Literal["open", "continue", "begin", "repair"]
 
 
@@ -61,7 +62,8 @@ def next_step(store: EnsembleStore, spec: EnsembleSpec, resume: Resume) -> Step:
     -------
     str
         ``"open"``: the store holds the ensemble. ``"continue"``: it holds a part of it.
-        ``"begin"``: it is empty, or with ``resume="restart"`` its content is replaced.
+        ``"begin"``: it is empty, or its content is replaced with ``resume="restart"``, extended
+        with ``resume="append"``.
         ``"repair"``: with ``resume="repair"``, it holds the ensemble, and files have changed.
 
     Raises
@@ -82,6 +84,12 @@ def next_step(store: EnsembleStore, spec: EnsembleSpec, resume: Resume) -> Step:
         return "begin"
     if resume == "repair" and complete.exists:
         return _repair_step(status, spec)
+    if resume == "append" and complete.exists:
+        if partial.exists:
+            raise _name_taken(
+                partial, differences(unfinished.get("run", {}), spec.to_json()), resume
+            )
+        return "begin"
     if complete.exists:
         _check_same(complete, complete.identity, spec.identity, resume)
         return "open"
@@ -117,6 +125,9 @@ def _name_taken(found: StoredEnsemble, differing: list[str], resume: Resume) -> 
     remedy = "Choose another name"
     if found.metadata:  # only ensembles can be replaced
         remedy += ', or replace the ensemble with resume="restart"'
+    keys = {text.partition(" (")[0] for text in differing}
+    if keys and keys <= {"members", "data"}:
+        remedy += ', or add new members and samples to it with resume="append"'
     return OutputExistsError.of(
         f"store '{found.name}'",
         expected="nothing there, or the same ensemble" if resume else "nothing there",
@@ -131,6 +142,22 @@ def notes_of(store: EnsembleStore, step: Step) -> dict[str, Any]:
     found = {"continue": status.partial, "repair": status.complete}.get(step)
     notes = found.metadata.get("notes") if found else None
     return notes if isinstance(notes, dict) else {}
+
+
+@dataclass(frozen=True)
+class Base:
+    """What an ensemble has in common with the one that it extends.
+
+    Attributes
+    ----------
+    entries
+        Regions that both have, by their number in the new ensemble.
+    calls
+        The calls that made the ensemble, first to last, in JSON types.
+    """
+
+    entries: Mapping[int, Entry]
+    calls: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -222,6 +249,7 @@ def write(
     finish: Callable[[list[RegionStats]], Mapping[str, Any]],
     resume: Resume = True,
     progress: bool = True,
+    base: Base | None = None,
 ) -> None:
     """Write an ensemble, or what is missing of an unfinished one.
 
@@ -244,6 +272,8 @@ def write(
         is stored. ``"repair"``: draw the regions again whose files have changed.
     progress
         Show a bar on a terminal.
+    base
+        With ``resume="append"``: what it has in common with the ensemble that it extends.
 
     Raises
     ------
@@ -257,7 +287,7 @@ def write(
         check_name(str(name), what=f"variable {str(name)!r} of the ensemble")
     shape = template[spec.variable].shape
     regions = list(regions_of(spec.chunks, shape))
-    writer = _writer(store, spec, template, resume, len(regions))
+    writer = _writer(store, spec, template, resume, base)
     complete = writer.ledger.intact()
     missing = [region for region in regions if region.number not in complete]
     if missing:
@@ -271,20 +301,27 @@ def write(
 
 
 def _writer(
-    store: EnsembleStore, spec: EnsembleSpec, template: xr.Dataset, resume: Resume, regions: int
+    store: EnsembleStore,
+    spec: EnsembleSpec,
+    template: xr.Dataset,
+    resume: Resume,
+    base: Base | None,
 ) -> StoreWriter:
     """Begin the ensemble in its store, or take it up again."""
     step = next_step(store, spec, resume)
     if step != "begin":
         return store.reopen(spec, template, damaged=step == "repair")
+    shape = template[spec.variable].shape
     metadata = {
         "run": spec.to_json(),
         "notes": dict(spec.notes),
-        "replaces": resume == "restart",
-        "shape": list(template[spec.variable].shape),
-        "regions": regions,
+        "replaces": resume in ("restart", "append"),
+        "shape": list(shape),
+        "regions": sum(1 for _ in regions_of(spec.chunks, shape)),
     }
-    return store.begin(spec, template, metadata)
+    if base is None:
+        return store.begin(spec, template, metadata)
+    return store.begin(spec, template, {**metadata, "calls": list(base.calls)}, base.entries)
 
 
 def _write_regions(
@@ -359,9 +396,12 @@ def _describing(variable: xr.DataArray) -> Callable[[Region], str]:
     """Return a function that puts the members and samples of a region into words."""
     sample = str(variable.dims[1])
     labels = labels_of(variable, sample)
+    numbers = variable.realization.values if "realization" in variable.coords else None
 
     def describe(region: Region) -> str:
         first, last = region.realizations[0], region.realizations[1] - 1
+        if numbers is not None:
+            first, last = int(numbers[first]), int(numbers[last])
         members = f"realization {first}" + (f" to {last}" if last > first else "")
         start, end = labels[region.samples[0]], labels[region.samples[1] - 1]
         return f"{members}, {sample} {start}" + (f" to {end}" if end != start else "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import xarray as xr
 
 from xcvae.ensemble.store.base import EnsembleSpec, Region
 from xcvae.errors import MismatchError
-from xcvae.files import write_bytes
+from xcvae.files import sha256, write_bytes
 
 ZSTD_LEVEL = 1
 
@@ -118,14 +119,32 @@ def write_template(template: xr.Dataset, spec: EnsembleSpec, store: Path | Any) 
         A folder, or a store of Zarr; existing content is replaced.
     """
     shape = (*spec.chunks, *template[spec.variable].shape[2:])
-    with warnings.catch_warnings():
-        # Text labels: the type is stable in practice, its place in the Zarr v3 standard is not.
-        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-        warnings.filterwarnings("ignore", category=_unstable_specification())
+    with quiet_zarr():
         _as_one_block(template, spec.variable).to_zarr(
             store, mode="w", compute=False, consolidated=False, zarr_format=3,
             encoding={spec.variable: array_encoding(shape)},
         )  # fmt: skip
+
+
+@contextmanager
+def quiet_zarr() -> Iterator[None]:
+    """Leave out warnings of Zarr about text labels and consolidated metadata.
+
+    Both are stable in practice, but not yet in the Zarr v3 standard.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part.*")
+        warnings.filterwarnings("ignore", category=_unstable_specification())
+        yield
+
+
+def consolidate(store: Path) -> None:
+    """Repeat all metadata in the root of a store: plain ``xr.open_zarr`` wants that."""
+    import zarr
+
+    with quiet_zarr():
+        zarr.consolidate_metadata(store, zarr_format=3)
 
 
 def _as_one_block(template: xr.Dataset, variable: str) -> xr.Dataset:
@@ -152,3 +171,26 @@ def identity_in(group: str | bytes) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return identity if isinstance(identity, dict) else None
+
+
+def get_key(store: Any, key: str) -> bytes | None:
+    """Return the content of a key of a store of Zarr; None if there is none."""
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    found = sync(store.get(key, default_buffer_prototype()))
+    return None if found is None else bytes(found.to_bytes())
+
+
+def put_key(store: Any, key: str, content: bytes) -> None:
+    """Set the content of a key of a store of Zarr."""
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
+
+
+def checksum(store: Any, key: str) -> list[Any]:
+    """Return size and SHA-256 of the content of a key, as in a ledger."""
+    content = get_key(store, key) or b""
+    return [len(content), sha256(content)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,8 +12,54 @@ from xcvae.generator.losses.state import LossState, Space, check_sides, pool, wi
 from xcvae.registry.components import Component, Range
 
 
+class _PooledScore(Component):
+    """Base of the scores of windows at several poolings."""
+
+    needs: ClassVar[tuple[str, ...]] = ("prior",)
+
+    if TYPE_CHECKING:  # parameters of the subclasses, in the order of their documentation
+        draws: int
+        poolings: tuple[int, ...]
+        alpha: float
+        space: Space
+        weight: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sides(self, self.poolings)
+
+    def __call__(self, state: LossState) -> Tensor:
+        """Return the almost-fair score for the distance of a term, divided by the record's mean."""
+        draws, space = self.draws, self.space
+        mask = state.mask.to(state.x.dtype)
+        members, truth = state.members(draws, space) * mask, state.target(space) * mask
+        scores = []
+        for side in self.poolings:
+            share = pool(mask, side)[None]
+            pooled, observed = pool(members, side), pool(truth, side)
+            skill = self._distance(pooled - observed, share).sum() / draws
+            # Draws whose numbers differ by k, for all k, are all pairs, each once.
+            pairs = [self._distance(pooled[k:] - pooled[:-k], share).sum() for k in range(1, draws)]
+            spread = torch.stack(pairs).sum() * (2 / (draws * (draws - 1)))
+            score = skill - 0.5 * (1 - (1 - self.alpha) / draws) * spread
+            scores.append(score / share.sum().clamp(min=1e-9))
+        return self.weight * (torch.stack(scores).mean() / state.typical(space))
+
+    def _distance(self, differences: Tensor, share: Tensor) -> Tensor:
+        """Return the distance of two means over a window, times its valid share.
+
+        Parameters
+        ----------
+        differences
+            Of masked means over windows, (n, batch, 1, y, x).
+        share
+            Valid share of the windows, (1, batch, 1, y, x).
+        """
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class CRPS(Component):
+class CRPS(_PooledScore):
     """Almost-fair CRPS of prior draws at several poolings, as a share of the record's mean rain.
 
     Trains the draws without an observation, which users of an ensemble get
@@ -42,14 +88,6 @@ class CRPS(Component):
     alpha: Annotated[float, Range(0, 1)] = 0.95
     space: Space = "physical"
     weight: float = 2.0
-    needs: ClassVar[tuple[str, ...]] = ("prior",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sides(self, self.poolings)
-
-    def __call__(self, state: LossState) -> Tensor:
-        return self.weight * _pooled_score(state, self)
 
     def _distance(self, differences: Tensor, share: Tensor) -> Tensor:
         """Distance of two means over a window, times its valid share."""
@@ -57,7 +95,7 @@ class CRPS(Component):
 
 
 @dataclass(frozen=True)
-class EnergyScore(Component):
+class EnergyScore(_PooledScore):
     """Almost-fair energy score of prior draws at several poolings, by the record's mean rain.
 
     The CRPS of whole maps: the distance between two of them is the norm of their difference over
@@ -89,14 +127,6 @@ class EnergyScore(Component):
     alpha: Annotated[float, Range(0, 1)] = 0.95
     space: Space = "physical"
     weight: float = 1.0
-    needs: ClassVar[tuple[str, ...]] = ("prior",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sides(self, self.poolings)
-
-    def __call__(self, state: LossState) -> Tensor:
-        return self.weight * _pooled_score(state, self)
 
     def _distance(self, differences: Tensor, share: Tensor) -> Tensor:
         """Root mean square over each patch, times its number of valid pixels."""
@@ -106,25 +136,3 @@ class EnergyScore(Component):
         # The root has no gradient at zero, the distance of two dry draws.
         apart = product > 0
         return torch.where(apart, product, 1.0).sqrt() * apart
-
-
-def _pooled_score(state: LossState, term: CRPS | EnergyScore) -> Tensor:
-    """Compute the almost-fair score for the distance of a term, divided by the record's mean.
-
-    The distance is that of differences of masked means over windows, (n, batch, 1, y, x), and of
-    the valid share of the windows, (1, batch, 1, y, x); its result is weighted by that share.
-    """
-    draws = term.draws
-    mask = state.mask.to(state.x.dtype)
-    members, truth = state.members(draws, term.space) * mask, state.target(term.space) * mask
-    scores = []
-    for side in term.poolings:
-        share = pool(mask, side)[None]
-        pooled, observed = pool(members, side), pool(truth, side)
-        skill = term._distance(pooled - observed, share).sum() / draws
-        # Draws whose numbers differ by k, for all k, are all pairs, each once.
-        pairs = [term._distance(pooled[k:] - pooled[:-k], share).sum() for k in range(1, draws)]
-        spread = torch.stack(pairs).sum() * (2 / (draws * (draws - 1)))
-        score = skill - 0.5 * (1 - (1 - term.alpha) / draws) * spread
-        scores.append(score / share.sum().clamp(min=1e-9))
-    return torch.stack(scores).mean() / state.typical(term.space)

@@ -214,10 +214,10 @@ def _numbers(key: str, values: object) -> list[int]:
 
 def channels_of(spec: DataSpec, *, masked: bool) -> int:
     """Count the channels of `Batch.c`."""
-    aligned = sum(v.aligned for v in spec.variables)
+    aligned = sum(v.aligned + (v.aligned and v.gaps) for v in spec.variables)
     return aligned + masked + (POSITIONS if spec.located else 0)
 
 
 def pooled_size(spec: DataSpec) -> int:
     """Count the values per sample in `Batch.pooled`; 0 for none."""
-    return sum(math.prod(v.shape) for v in spec.variables if v.pooled)
+    return sum(math.prod(v.shape) * (1 + v.gaps) for v in spec.variables if v.pooled)

@@ -4,6 +4,7 @@ A deviate is a function of (seed, sample label, realization, mode, attempt, leve
 column) alone, through the counter-based generator Philox (Salmon et al. 2011,
 doi:10.1145/2063384.2063405). Rows and columns are those of the whole domain, so the same storm
 gets the same member whatever the batch, the order, the number of workers, the tile or the device.
+Members that evolve in time replace the label by knots of a time axis (`TimeAxis`).
 """
 
 from __future__ import annotations
@@ -11,5 +12,15 @@ from __future__ import annotations
 from xcvae.generator.noise.address import Address, Window, level_origins
 from xcvae.generator.noise.maps import backend, normal_maps
 from xcvae.generator.noise.philox_numpy import normals
+from xcvae.generator.noise.time_axis import TimeAxis, correlation
 
-__all__ = ["Address", "Window", "backend", "level_origins", "normal_maps", "normals"]
+__all__ = [
+    "Address",
+    "TimeAxis",
+    "Window",
+    "backend",
+    "correlation",
+    "level_origins",
+    "normal_maps",
+    "normals",
+]

@@ -44,6 +44,9 @@ class Address:
         ``"prior"`` or ``"posterior"``.
     attempt
         Number of times this member was redrawn.
+    time
+        Time of the sample in microseconds. Levels with a time axis take their deviates from knots
+        around it; all others, and all without a time, from the label.
     """
 
     seed: int
@@ -51,6 +54,7 @@ class Address:
     realization: int
     mode: str
     attempt: int = 0
+    time: int | None = None
 
     def words(self) -> tuple[int, int, int, int]:
         """Return key 0 and 1, the word that is xored with the row block, and counter 3.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Literal
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,12 +14,17 @@ from torch import Tensor
 from xcvae.generator.noise.address import Address, Window, address_words
 from xcvae.generator.noise.philox_numpy import host_maps
 from xcvae.generator.noise.philox_torch import tensor_normals
+from xcvae.generator.noise.time_axis import TimeAxis
 
 Make = Callable[[Tensor, Window], Tensor]
 
 
 def normal_maps(
-    addresses: Sequence[Address], windows: Sequence[Window], *, device: torch.device
+    addresses: Sequence[Address],
+    windows: Sequence[Window],
+    *,
+    device: torch.device,
+    axes: Sequence[TimeAxis | None] | None = None,
 ) -> list[Tensor]:
     """Deviates of several windows for a batch of addresses.
 
@@ -29,12 +36,28 @@ def normal_maps(
         Levels or parts of levels.
     device
         Device that computes the deviates.
+    axes
+        Time axis of every level of the ladder, coarsest first; None for levels, or a ladder,
+        whose deviates depend on the label. With axes, addresses have times.
 
     Returns
     -------
     list of float32 tensors (len(addresses), *window.shape)
         The values do not depend on the device.
     """
+    axis_of = [None if axes is None else axes[window.level] for window in windows]
+    labelled = [window for window, axis in zip(windows, axis_of, strict=True) if axis is None]
+    by_label = iter(_labelled_maps(addresses, labelled, device))
+    return [
+        next(by_label) if axis is None else _evolving_map(addresses, window, axis, device)
+        for window, axis in zip(windows, axis_of, strict=True)
+    ]
+
+
+def _labelled_maps(
+    addresses: Sequence[Address], windows: Sequence[Window], device: torch.device
+) -> list[Tensor]:
+    """Compute deviates that depend on nothing but the address."""
     if device.type == "cpu":
         # Each address once: draw batches are padded with copies, and all members of a storm share
         # the deviates that rank its latents.
@@ -48,6 +71,66 @@ def normal_maps(
     words = words.to(device, non_blocking=True)
     make = (_kernel(device) if device.type == "cuda" else None) or tensor_normals
     return [make(words, window) for window in windows]
+
+
+def _evolving_map(
+    addresses: Sequence[Address], window: Window, axis: TimeAxis, device: torch.device
+) -> Tensor:
+    """Sum the deviates of the knots around the time of every address."""
+    sums = [axis.weighted(address) for address in addresses]
+    knots = {knot: row for row, knot in enumerate(dict.fromkeys(k for s in sums for k, _ in s))}
+    maps = _knot_maps(list(knots), window, device)
+    rows = torch.tensor([[knots[knot] for knot, _ in s] for s in sums]).to(device)
+    weights = torch.tensor([[weight for _, weight in s] for s in sums]).to(device)
+    total = torch.zeros(len(addresses), *window.shape, device=device)
+    # Knot by knot, and product and sum in calls of their own, which are not fused: the order and
+    # the roundings, and with them the bits, are those of any batch on any device.
+    for slot in range(rows.shape[1]):
+        part = maps.index_select(0, rows[:, slot])
+        total += part.mul_(weights[:, slot, None, None, None])
+    return total
+
+
+def _knot_maps(knots: Sequence[Address], window: Window, device: torch.device) -> Tensor:
+    """Return the deviates of knots, (knots, *window.shape); neighbouring times share them."""
+    keys = [(knot, window, str(device)) for knot in knots]
+    found = _cache.get(keys)
+    missing = [row for row, maps in enumerate(found) if maps is None]
+    if missing:
+        (made,) = _labelled_maps([knots[row] for row in missing], [window], device)
+        for row, maps in zip(missing, made, strict=True):
+            # A copy: a view would keep the maps of all knots in memory.
+            found[row] = maps.clone()
+            _cache.put(keys[row], found[row])
+    return torch.stack(found)
+
+
+class _KnotCache:
+    """The deviates of the knots used last, up to a number of bytes; one per process."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.used = size, 0
+        self._maps: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, keys: Sequence[Hashable]) -> list[Any]:
+        with self._lock:
+            for key in keys:
+                if key in self._maps:
+                    self._maps.move_to_end(key)
+            return [self._maps.get(key) for key in keys]
+
+    def put(self, key: Hashable, maps: Tensor) -> None:
+        with self._lock:
+            if key in self._maps:
+                return
+            self._maps[key] = maps
+            self.used += maps.nbytes
+            while self.used > self.size:
+                self.used -= self._maps.popitem(last=False)[1].nbytes
+
+
+_cache = _KnotCache(128 * 2**20)
 
 
 def backend(device: torch.device) -> Literal["numpy", "triton", "torch"]:

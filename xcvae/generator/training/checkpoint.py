@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from xcvae.errors import MismatchError, ModelFileError
-from xcvae.files import write_bytes
+from xcvae.errors import MismatchError, ModelFileError, OutputExistsError
+from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.sample_blocks import evenly_spaced
+from xcvae.fields.samples import labels_of
+from xcvae.files import is_taken, write_bytes
+from xcvae.generator.modelfile import MODEL, format_of
 
 FORMAT = "xcvae-checkpoint-1"
+#: Samples of lazy data by which a checkpoint recognises it.
+COMPARED = 16
+#: First columns of every log.
+LOG_COLUMNS = b"step,minutes,"
 
 
 @dataclass
@@ -53,10 +64,85 @@ def last_weights_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}-last{path.suffix}")
 
 
+def log_path(path: Path) -> Path:
+    """Return the path of the log of a model file's training, in the same folder."""
+    return path.with_name(path.name + ".log.csv")
+
+
+def refuse_others(path: Path, *, resume: bool) -> None:
+    """Refuse files of others next to a model file, where the training writes its own.
+
+    Parameters
+    ----------
+    path
+        The model file.
+    resume
+        A checkpoint is read before it is replaced; `read` refuses others.
+
+    Raises
+    ------
+    OutputExistsError
+        A file has the name of the checkpoint, the log or the last weights, and is none of xcvae's.
+    """
+    file, last, log = checkpoint_path(path), last_weights_path(path), log_path(path)
+    own = {
+        file: resume or format_of(file) == FORMAT,
+        last: (format_of(last) or "").startswith(MODEL),
+        log: log.is_file() and log.read_bytes()[: len(LOG_COLUMNS)] == LOG_COLUMNS,
+    }
+    for other, proven in own.items():
+        if is_taken(other) and (other.is_symlink() or not proven):
+            raise OutputExistsError.of(
+                str(other),
+                expected=f"a free name, or a file of the training of {path.name}",
+                got="a file that xcvae did not write",
+                remedy="Move it elsewhere, or choose another path: xcvae only replaces what it "
+                "wrote.",
+            )
+
+
+def data_identity(parts: Iterable[xr.Dataset | None], spec: DataSpec) -> dict[str, str]:
+    """Return hashes of the values that a training depends on.
+
+    Parameters
+    ----------
+    parts
+        Training and held-back samples, prepared.
+    spec
+        Description of the data.
+
+    Returns
+    -------
+    dict
+        ``samples``: labels and some of the samples. ``values``: all values, only of data in
+        memory; lazy data would be read once more.
+    """
+    some, every, in_memory = hashlib.sha256(), hashlib.sha256(), True
+    for ds in parts:
+        if ds is None:
+            continue
+        some.update("\n".join(labels_of(ds, spec.sample)).encode())
+        few = evenly_spaced(ds.sizes[spec.sample], COMPARED)
+        for name in sorted(map(str, ds.data_vars)):
+            if name == spec.derived:
+                continue  # its last digits depend on chunks
+            in_memory &= ds[name].variable._in_memory
+            _update(some, ds[name].isel({spec.sample: few}, missing_dims="ignore"))
+            if in_memory:
+                _update(every, ds[name])
+    found = {"samples": some.hexdigest()}
+    return {**found, "values": every.hexdigest()} if in_memory else found
+
+
+def _update(digest: Any, da: xr.DataArray) -> None:
+    digest.update(f"{da.name} {da.dims} {da.shape}".encode())
+    digest.update(np.ascontiguousarray(da.values, dtype=np.float32).tobytes())
+
+
 def write(
     path: Path,
     *,
-    identity: str,
+    identity: Mapping[str, str],
     progress: Progress,
     weights: dict[str, dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
@@ -71,7 +157,8 @@ def write(
     path
         File to write.
     identity
-        Fingerprint of data and settings.
+        Fingerprints by name: ``identity`` of settings, grids and the statistics of the target,
+        and those of `data_identity`.
     progress, optimizer, rng
         State of the training.
     weights
@@ -91,7 +178,7 @@ def write(
     }
     metadata = {
         "format": FORMAT,
-        "identity": identity,
+        **identity,
         "progress": json.dumps(vars(progress)),
         "rng": json.dumps(rng.bit_generator.state),
     }
@@ -102,7 +189,7 @@ def write(
 def read(
     path: Path,
     *,
-    identity: str,
+    identity: Mapping[str, str],
     weights: dict[str, dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
     rng: np.random.Generator,
@@ -124,7 +211,8 @@ def read(
         raise _unusable(path, str(problem)) from problem
     if metadata.get("format") != FORMAT:
         raise _unusable(path, f"format {metadata.get('format')!r}")
-    if metadata["identity"] != identity:
+    # Checkpoints of earlier versions have no fingerprints of the data.
+    if any(metadata[name] != value for name, value in identity.items() if name in metadata):
         raise MismatchError.of(
             str(path),
             expected="the checkpoint of a training with this data and these settings",
@@ -163,5 +251,5 @@ def _unusable(path: Path, got: str) -> ModelFileError:
         str(path),
         expected="an undamaged xcvae checkpoint",
         got=got,
-        remedy="Remove it or pass fit={'resume': False} to start over.",
+        remedy="Remove it to start over, or choose another path.",
     )

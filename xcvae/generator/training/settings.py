@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -199,7 +199,8 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
     Raises
     ------
     ConfigError
-        If both ``losses`` and ``fit.stages`` are given, or the shares do not add up to 1.
+        If both ``losses`` and ``fit.stages`` are given, either is no list, or the shares do not
+        add up to 1.
     ComponentError
         For unknown losses and wrong parameters.
     """
@@ -213,16 +214,9 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
             remedy="Name the losses of every stage in `fit.stages`.",
         )
     stages, until = [], 0.0
-    given = DEFAULT_STAGES if fit.stages is None else fit.stages
-    for number, stage in enumerate(given):
-        for key in stage:
-            if key not in ("losses", "share"):
-                valid = ("losses", "share")
-                raise ConfigError(
-                    f"fit.stages[{number}]: unknown key '{key}'. {nearest(key, valid)}"
-                )
-        until += float(stage.get("share", 1 / len(given)))
-        stages.append(Stage(_terms(stage.get("losses", ELBO)), until))
+    for losses_of_stage, share in _stages(DEFAULT_STAGES if fit.stages is None else fit.stages):
+        until += share
+        stages.append(Stage(_terms(losses_of_stage), until))
     if not stages or abs(until - 1) > 1e-6:
         raise ConfigError.of(
             "fit.stages",
@@ -233,7 +227,47 @@ def stages_of(losses: Sequence[Any] | None, fit: Fit) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _terms(specs: Sequence[Any]) -> tuple[tuple[str, Term], ...]:
+def _stages(given: Any) -> Iterator[tuple[Any, float]]:
+    """Yield losses and share of each stage, which may come from YAML with any types."""
+    if not isinstance(given, list | tuple):
+        raise ConfigError.of(
+            "fit.stages",
+            expected='a list of stages, each {"losses": [...], "share": 0.5}',
+            got=repr(given),
+            remedy="Write a list, also of one stage.",
+        )
+    for number, stage in enumerate(given):
+        where = f"fit.stages[{number}]"
+        if not isinstance(stage, Mapping):
+            raise ConfigError.of(
+                where,
+                expected="a dict with the keys losses and share",
+                got=repr(stage),
+                remedy='Write {"losses": [...], "share": 0.5}.',
+            )
+        for key in stage:
+            if key not in ("losses", "share"):
+                valid = ("losses", "share")
+                raise ConfigError(f"{where}: unknown key '{key}'. {nearest(key, valid)}")
+        share = stage.get("share", 1 / len(given))
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ConfigError.of(
+                f"{where}.share",
+                expected="a number from 0 to 1, the share of the training",
+                got=repr(share),
+                remedy="Change it, or leave all shares out for equal ones.",
+            )
+        yield stage.get("losses", ELBO), float(share)
+
+
+def _terms(specs: Any) -> tuple[tuple[str, Term], ...]:
+    if isinstance(specs, str | Mapping) or not isinstance(specs, Iterable):
+        raise ConfigError.of(
+            "losses",
+            expected="a list of losses, each a name, a dict or an instance",
+            got=repr(specs),
+            remedy="Write a list, also of one loss: ['laplace'].",
+        )
     terms = [cast("Term", build("loss", spec)) for spec in specs]
     named = [(registry().name_of("loss", term), term) for term in terms]
     names = [name for name, _ in named]

@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from xcvae.generator.training.calibration import calibrate
 from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.generator.training.threads import ThreadTuner
+from xcvae.generator.training.timescales import measure_timescales
 from xcvae.generator.training.trainer import Trainer
 from xcvae.generator.training.validation import Validation
 from xcvae.progress import print_line
@@ -48,6 +50,7 @@ def train(
     statics: Sequence[str] | None = None,
     coarsen: int | None = None,
     spatial_dims: tuple[str, str] | None = None,
+    missing: str | None = None,
     validation: float | xr.Dataset = 0.15,
     generator: Mapping[str, Any] | None = None,
     losses: Sequence[Any] | None = None,
@@ -71,6 +74,10 @@ def train(
         Derive a condition by means of the target over blocks of this side in pixels.
     spatial_dims
         Names of the target's (y, x) dims, if neither attributes nor names identify them.
+    missing
+        ``"mask"`` fills missing values (NaN) of conditions and statics, such as sea surface
+        temperature over land, and gives the network a mask of what is known. By default they are
+        an error.
     validation
         Share of the samples that is held back, in contiguous blocks, or a Dataset; 0 for none.
     generator
@@ -115,7 +122,7 @@ def train(
     """
     settings = Fit.of(fit)
     stages = stages_of(losses, settings)
-    file = _new_file(path)
+    file = _new_file(path, resume=settings.resume)
     group = ProcessGroup.of_environment()
     chosen = group.device(choose_device(device))
     spec = describe(
@@ -125,6 +132,7 @@ def train(
         statics=statics,
         coarsen=coarsen,
         spatial_dims=spatial_dims,
+        missing=missing,
     )
     architecture = resolve(generator, spec)
     training_samples, held_back = split(ds, spec, validation)
@@ -142,7 +150,7 @@ def train(
             training_samples, held_back, spec, architecture, device=chosen, rng=rng, **options
         )
         if file is not None:
-            identity = _identity(metadata, architecture, spec, trainer.record)
+            identity = _identity(metadata, trainer, spec, training_samples, held_back)
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
             trainer.run(progress=progress, tuner=tuner)
@@ -297,6 +305,7 @@ def _finish(
     held_back = trainer.validation.batches if trainer.validation else trainer.batches
     for model in models.values():
         calibrate(model.to(str(trainer.device)), held_back)
+        model.training["timescales"] = measure_timescales(model, training_samples).to_json()
     best = models["best"]
     if file is None:
         best.sha256 = sha256(best.to_bytes())
@@ -309,7 +318,7 @@ def _finish(
     return best
 
 
-def _new_file(path: str | Path | None) -> Path | None:
+def _new_file(path: str | Path | None, *, resume: bool) -> Path | None:
     """Return the absolute path of the model file; refuse to replace a finished model."""
     file = local_path("path", path)
     if file is None:
@@ -324,6 +333,7 @@ def _new_file(path: str | Path | None) -> Path | None:
             got=str(file if is_taken(file) else last),
             remedy="Load it with xcvae.load, choose another name, or remove it.",
         )
+    checkpoint.refuse_others(file, resume=resume)
     return file
 
 
@@ -357,12 +367,19 @@ def _valid_map(prepared: xr.Dataset, spec: DataSpec) -> NDArray[np.bool_]:
 
 
 def _identity(
-    metadata: dict[str, Any], architecture: Architecture, spec: DataSpec, record: Record
-) -> str:
-    """Return the fingerprint of data and settings that a checkpoint must have."""
+    metadata: dict[str, Any], trainer: Trainer, spec: DataSpec, *parts: xr.Dataset | None
+) -> dict[str, str]:
+    """Return the fingerprints of settings and data that a checkpoint must have."""
     # These two do not change the result: a training may resume with others.
     fit = {k: v for k, v in metadata["fit"].items() if k not in ("compile", "resume")}
-    # The step is left out: checkpoints of earlier versions do not have it.
+    # Step and reasons are left out: checkpoints of earlier versions do not have them.
     known = {k: v for k, v in spec.to_json().items() if k != "step_seconds"}
-    parts = [{**metadata, "fit": fit}, architecture.to_json(), known, record.to_json()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    known["variables"] = [
+        {k: v for k, v in one.items() if k != "reason"} for one in known["variables"]
+    ]
+    # So are the maxima of the conditions, which have no influence on a training.
+    rain = replace(trainer.record, conditions={}).to_json()
+    plain = [trainer.architecture.to_json(), known, rain]
+    text = json.dumps([{**metadata, "fit": fit}, *plain], sort_keys=True)
+    identity = hashlib.sha256(text.encode()).hexdigest()
+    return {"identity": identity, **checkpoint.data_identity(parts, spec)}

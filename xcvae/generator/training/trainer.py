@@ -135,7 +135,7 @@ class Trainer:
     state
         Steps, seconds and history.
     path, identity
-        Checkpoint file, and the fingerprint of data and settings in it; None for no checkpoints.
+        Checkpoint file, and the fingerprints of data and settings in it; None for no checkpoints.
     valid
         Pixels where the target is ever valid, (y, x); None without a mask.
     group
@@ -158,7 +158,7 @@ class Trainer:
     rng: np.random.Generator
     state: checkpoint.Progress = field(default_factory=checkpoint.Progress)
     path: Path | None = None
-    identity: str = ""
+    identity: Mapping[str, str] = field(default_factory=dict)
     valid: NDArray[np.bool_] | None = None
     group: ProcessGroup = field(default_factory=ProcessGroup)
     progress: bool = False
@@ -194,7 +194,7 @@ class Trainer:
             valid=self.valid,
         )
 
-    def enable_checkpoints(self, path: Path, identity: str) -> None:
+    def enable_checkpoints(self, path: Path, identity: Mapping[str, str]) -> None:
         """Write checkpoints to a file, and resume from it if it exists and ``fit.resume`` is on."""
         self.path, self.identity = path, identity
         if self.settings.resume and path.exists():
@@ -409,7 +409,7 @@ class Trainer:
             optimizer=self.optimizer,
             rng=self.rng,
         )
-        log = self.path.with_name(self.path.name.removesuffix(".checkpoint") + ".log.csv")
+        log = checkpoint.log_path(self.path.with_name(self.path.name.removesuffix(".checkpoint")))
         columns = list(dict.fromkeys(key for row in self.state.history for key in row))
         lines = [",".join(columns)]
         lines += [

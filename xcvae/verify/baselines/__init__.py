@@ -18,5 +18,14 @@ names. It is called for a few samples at a time.
 from xcvae.verify.baselines.climatology import Climatology
 from xcvae.verify.baselines.interpolation import Bilinear, Block, Shuffled
 from xcvae.verify.baselines.rainfarm import RainFARM
+from xcvae.verify.baselines.temporal import Frozen, Independent
 
-__all__ = ["Bilinear", "Block", "Climatology", "RainFARM", "Shuffled"]
+__all__ = [
+    "Bilinear",
+    "Block",
+    "Climatology",
+    "Frozen",
+    "Independent",
+    "RainFARM",
+    "Shuffled",
+]

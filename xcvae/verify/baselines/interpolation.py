@@ -58,7 +58,7 @@ class Shuffled(Component):
         """
         observed = dataset[dataset.attrs["target"]]
         sample, *fine = (str(dim) for dim in observed.dims)
-        whole = self._members(dataset)
+        whole = members_of(dataset, "shuffled")
         fields = xr.apply_ufunc(
             _permuted,
             xr.DataArray(np.array(labels_of(observed, sample)), dims=sample),
@@ -72,19 +72,26 @@ class Shuffled(Component):
         )
         return as_members(fields, observed, units=str(whole.attrs["units"]))
 
-    @staticmethod
-    def _members(dataset: xr.Dataset) -> xr.DataArray:
-        name = dataset.attrs.get("members")
-        whole: xr.DataArray | None = None if name is None else dataset[name]
-        if whole is None or whole.sizes[REALIZATION] < 2:
-            raise DataError.of(
-                "baseline 'shuffled'",
-                expected="an ensemble of at least two members",
-                got="none" if whole is None else "one member",
-                remedy="Draw more members, or leave this baseline out. To call it by itself, "
-                "name the variable with the members in the attribute 'members'.",
-            )
-        return whole
+
+def members_of(dataset: xr.Dataset, baseline: str) -> xr.DataArray:
+    """Return the members of the evaluated ensemble, for a baseline that is made from them.
+
+    Raises
+    ------
+    DataError
+        The dataset has no ensemble, or one of a single member.
+    """
+    name = dataset.attrs.get("members")
+    whole: xr.DataArray | None = None if name is None else dataset[name]
+    if whole is None or whole.sizes[REALIZATION] < 2:
+        raise DataError.of(
+            f"baseline '{baseline}'",
+            expected="an ensemble of at least two members",
+            got="none" if whole is None else "one member",
+            remedy="Draw more members, or leave this baseline out. To call it by itself, "
+            "name the variable with the members in the attribute 'members'.",
+        )
+    return whole
 
 
 def _permuted(labels: Array, members: Array, *, seed: int) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.metrics.pairs import REALIZATION, Pair, matched
-from xcvae.registry import call
+from xcvae.registry import call, wrong_result
 from xcvae.verify.accumulate import BLOCK_BYTES, blocks
 from xcvae.verify.baselines.interpolation import MEMBERS
 from xcvae.verify.pairing import MatchedPair
@@ -87,6 +87,10 @@ class BaselineRunner:
         spatial = [str(dim) for dim in own.observed.dims[1:]]
         return matched(drawn, own.observed, spatial_dims=spatial)
 
-    def _called(self, make: Any, dataset: xr.Dataset) -> Any:
+    def _called(self, make: Any, dataset: xr.Dataset) -> xr.DataArray:
         count = self.match.pair.forecast.shape[0]
-        return call("baseline", make, dataset, count, self.seed)
+        drawn = call("baseline", make, dataset, count, self.seed)
+        if isinstance(drawn, xr.DataArray):
+            return drawn
+        got = type(drawn).__name__
+        raise wrong_result("baseline", make, expected="a DataArray of members", got=got)

@@ -18,6 +18,7 @@ from xcvae.verify.diagnosis.finding import (
     above,
     below,
     detector,
+    duration,
     factor,
     share,
     shrink_by_error,
@@ -57,6 +58,7 @@ CEILING = (0.2, 0.5)  # share of the largest values at one value, beyond that ob
 PATTERN = (0.25, 0.7)  # strength of a pattern that repeats with the grid, above
 BORDER = (math.log(1.25), math.log(1.8))  # |logarithm|; two standard errors beyond these
 SCALE = (6.0, 15.0)  # factor between data and record, either way, above
+FLICKER, MEMORY = 0.6, 0.15  # correlation in time over that observed, below; if that is above
 FLOOR = (0.05, 0.15)  # share of values at a floor of their pixel that is not zero, above
 
 NO_RECORD = "the model file keeps nothing of the training samples; train again to have it checked"
@@ -525,6 +527,31 @@ def border(e: Evidence) -> Measurement | str:
     )
 
 
+@detector("Members of consecutive times have nothing in common: sequences flicker.")
+def flicker(e: Evidence) -> Measurement | str:
+    """Compare the correlation of fine structure in time with the observed one."""
+    t = e.time
+    if t is None:
+        return "no samples follow each other in time, or they have no fine structure"
+    step = duration(t.step)
+    words = (
+        f"Fine structure of samples {step} apart correlates by {t.generated:.2f} in members that "
+        f"are drawn for each time by itself, by {t.observed:.2f} as observed ({t.pairs} pairs)."
+    )
+    remedy = "For sequences, and for sums over times, draw with temporal='coherent'"
+    if e.timescales.get("source") == "these data" and e.timescales.get("seconds"):
+        given = ", ".join(f"{seconds:.0f}" for seconds in e.timescales["seconds"])
+        remedy += f", timescales=[{given}] (measured here: the model has none)"
+    level = int(t.observed >= MEMORY and t.generated < FLICKER * t.observed)
+    return Measurement(
+        level,
+        words,
+        f"{remedy}. Scores of single times are not affected.",
+        "Draw members with noise that is correlated in time. Scores of single times are not "
+        "affected.",
+    )
+
+
 #: Findings that would make the others meaningless come first.
 DETECTORS: tuple[Detector, ...] = (
     units,
@@ -542,6 +569,7 @@ DETECTORS: tuple[Detector, ...] = (
     truncated_tail,
     checkerboard,
     border,
+    flicker,
 )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xcvae.verify.diagnosis.detectors import detect
-from xcvae.verify.diagnosis.finding import Evidence, Finding
+from xcvae.verify.diagnosis.finding import Evidence, Finding, duration
 from xcvae.verify.diagnosis.measure import measure
 
 if TYPE_CHECKING:
@@ -61,7 +61,25 @@ class Diagnosis:
             lines += _wrapped(f"{'not checked':<{INDENT}}", f"{', '.join(names)}: {reason}")
         fine = ", ".join(finding.name for finding in self._with("ok"))
         lines += _wrapped(f"{'nothing found':<{INDENT}}", fine) if fine else []
+        lines += _wrapped(f"{'memory':<{INDENT}}", memory) if (memory := self.memory) else []
         return "\n".join([*lines, "", self.verdict])
+
+    @property
+    def memory(self) -> str:
+        """The timescales of the levels, in words; empty if they are not known."""
+        t = self.evidence.timescales
+        if not t:
+            return ""
+        if t.get("seconds") is None:
+            return f"timescales of the levels unknown: {t.get('reason', '')}"
+        levels = [
+            f"{duration(one)} ({duration(low)} to {duration(high)})" if one else "none"
+            for one, low, high in zip(t["seconds"], t["low"], t["high"], strict=True)
+        ]
+        return (
+            f"timescales of the levels, coarsest first, with 95 % intervals: {', '.join(levels)}; "
+            f"from {t.get('source', 'training')}, samples {duration(t['step'])} apart"
+        )
 
     def _with(self, severity: str) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == severity]
@@ -80,6 +98,7 @@ class Diagnosis:
         return {
             "ok": self.ok,
             "verdict": self.verdict,
+            "memory": self.memory,
             "findings": [finding.to_json() for finding in self.findings],
             "evidence": self.evidence.to_json(),
         }
@@ -108,7 +127,8 @@ def diagnose(
 
     Checks for wrong units, samples that were trained on, posterior collapse, ignored latents, mean
     collapse, identical members, too little and too much spread, a gap between prior and posterior,
-    memorised fields, drizzle, mass drift, a truncated tail, patterns of the grid and odd borders.
+    memorised fields, drizzle, mass drift, a truncated tail, patterns of the grid, odd borders, and
+    members that flicker in time.
 
     Parameters
     ----------

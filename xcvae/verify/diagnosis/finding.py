@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import wraps
 from typing import Any, Literal
 
 from xcvae.fields.dataspec import plain
 from xcvae.verify.diagnosis.memorization import Neighbours
-from xcvae.verify.diagnosis.statistics import EnsembleStatistics, LatentSwap
+from xcvae.verify.diagnosis.statistics import (
+    EnsembleStatistics,
+    LatentSwap,
+    TimeStatistics,
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,11 @@ class Evidence:
     scale
         Amounts of the data over those of the training record: the median of the ratios of mean,
         99th percentile and maximum; NaN without rain or without a record.
+    time
+        Correlation of consecutive samples; None without any.
+    timescales
+        How long each level remembers, as stored in the model or measured on the data: the content
+        of `xcvae.generator.training.timescales.Timescales`; empty if not known.
     own
         True if a model of xcvae drew the members: remedies then name its settings.
     """
@@ -89,6 +98,8 @@ class Evidence:
     wet_threshold: float = float("nan")
     ceiling_share: float = 0.0
     neighbours: Neighbours | None = None
+    time: TimeStatistics | None = None
+    timescales: Mapping[str, Any] = field(default_factory=dict)
     own: bool = True
 
     def to_json(self) -> dict[str, Any]:
@@ -253,3 +264,17 @@ def signed(value: float) -> str:
     ('-84 %', '+0 %')
     """
     return f"{100 * value:+.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """Write a duration with a unit that fits.
+
+    Examples
+    --------
+    >>> duration(300), duration(5400), duration(86400), duration(0)
+    ('5 min', '1.5 h', '1 d', '0 s')
+    """
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -13,19 +13,22 @@ from xcvae.errors import ConfigError
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.record import Record, Thumbnails
-from xcvae.fields.sample_blocks import evenly_spaced
-from xcvae.fields.samples import label_codes, labels_of
+from xcvae.fields.sample_blocks import consecutive, evenly_spaced, segments
+from xcvae.fields.samples import label_codes, labels_of, times_of
 from xcvae.fields.units import default_wet_threshold, factor, to_units
 from xcvae.fields.validation import check_rain
+from xcvae.generator.training.timescales import measure_timescales
 from xcvae.metrics.pairs import Pair, matched
 from xcvae.verify.diagnosis.finding import Evidence, LevelEvidence
 from xcvae.verify.diagnosis.memorization import neighbours_of
 from xcvae.verify.diagnosis.statistics import (
     LatentSwap,
+    TimeStatistics,
     ceiling_of,
     ensemble_statistics,
     latent_swap,
     light_mass,
+    time_statistics,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 #: Largest number of samples and of drawn pixels: a GB of float32 with its copies.
 SAMPLES, PIXELS = 24, 60_000_000
 POSTERIOR_MEMBERS = 4
+#: Samples that are drawn to compare consecutive ones, and how many of them in a row.
+IN_TIME, IN_A_ROW = 12, 3
 
 
 def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidence:
@@ -71,7 +76,46 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
         seed=seed,
         levels=tuple(LevelEvidence(r.size, r.kl, r.active) for r in model.levels(batch)),
         swap=_exchanged_latents(model, batch, observed),
+        time=_in_time(prepared, model, seed=seed),
+        timescales=_timescales(prepared, model),
     )
+
+
+def _in_time(prepared: xr.Dataset, model: Model, *, seed: int) -> TimeStatistics | None:
+    """Draw members of a few runs of consecutive samples, each time by itself."""
+    sample = model.spec.sample
+    times = _times(prepared, sample)
+    _, runs = consecutive(times)
+    pieces = [piece for piece in segments(runs, IN_A_ROW) if len(piece) > 1]
+    if not pieces:
+        return None
+    picked = evenly_spaced(len(pieces), max(1, IN_TIME // IN_A_ROW))
+    rows = np.concatenate([pieces[i] for i in picked])
+    subset = prepared.isel({sample: rows}).load()
+    members = model.draw(
+        model.batches(subset).load(slice(None)),
+        seed=seed,
+        labels=labels_of(subset, sample),
+        realizations=range(POSTERIOR_MEMBERS),
+        mode="prior",
+    )
+    return time_statistics(members, np.asarray(subset[model.spec.target].values), times[rows])
+
+
+def _times(ds: xr.Dataset | xr.DataArray, sample: str) -> NDArray[np.int64]:
+    """Return the times of samples; all the same where labels are no times."""
+    try:
+        return np.array(times_of(ds, sample), np.int64)
+    except ConfigError:
+        return np.zeros(ds.sizes[sample], np.int64)
+
+
+def _timescales(prepared: xr.Dataset, model: Model) -> dict[str, Any]:
+    """Return the timescales of a model; of an older file, measured on the data."""
+    stored: dict[str, Any] = model.training.get("timescales", {})
+    if stored.get("seconds") is not None:
+        return stored | {"source": "training"}
+    return measure_timescales(model, prepared).to_json() | {"source": "these data"}
 
 
 def _exchanged_latents(model: Model, batch: Batch, observed: NDArray[Any]) -> LatentSwap | None:
@@ -160,6 +204,7 @@ def gather(
         seed=seed,
         levels=tuple(levels),
         swap=swap,
+        time=time_statistics(drawn["prior"], truth, _times(pair.observed, pair.sample)),
         own=False,
     )
 

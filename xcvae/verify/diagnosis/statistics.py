@@ -9,9 +9,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xcvae.fields.sample_blocks import consecutive
 from xcvae.metrics.calibration import spread_skill
 from xcvae.metrics.distribution import mass_bias, p99_ratio, p999_ratio, wet_fraction
+from xcvae.metrics.sample import SampleFields
 from xcvae.metrics.spatial import diversity, spatial_correlation
+from xcvae.metrics.temporal import SequenceFields, lagged_products
 from xcvae.verify.diagnosis.artefacts import Artefacts, artefacts_of
 from xcvae.verify.resampling import estimate, quantile_rank
 
@@ -266,3 +269,55 @@ def floor_of(members: NDArray[Any]) -> tuple[float, float]:
     at = (flat <= lowest * (1 + SAME)) & (lowest > 0)
     share = (at.sum(axis=0)[valid] - (lowest[valid] > 0)).mean() / (len(flat) - 1)
     return float(np.median(lowest[valid])), float(share)
+
+
+#: Side of the blocks of pixels that fine structure is what is left without.
+FINE = 12
+
+
+@dataclass(frozen=True)
+class TimeStatistics:
+    """Correlation of fine structure between consecutive samples.
+
+    Attributes
+    ----------
+    step
+        Distance of the samples, in seconds.
+    generated, observed
+        The correlation in prior members, each drawn for its time by itself, and as observed.
+    pairs
+        Number of pairs of samples.
+    """
+
+    step: float
+    generated: float
+    observed: float
+    pairs: int
+
+
+def time_statistics(
+    members: NDArray[Any], observed: NDArray[Any], times: NDArray[np.int64]
+) -> TimeStatistics | None:
+    """Correlate consecutive samples; None without any, or without fine structure.
+
+    Parameters
+    ----------
+    members, observed
+        Dims (realization, sample, y, x) and (sample, y, x).
+    times
+        Time of every sample in microseconds.
+    """
+    step, runs = consecutive(times)
+    sums: dict[str, float] = {}
+    for run in runs:
+        fields = [SampleFields(members[:, i], observed[i]) for i in run]
+        for name, value in lagged_products(SequenceFields(fields), lag=1, block=FINE).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    found = {}
+    for name in ("generated", "truth"):
+        scale = np.sqrt(sums[f"{name}_first"] * sums[f"{name}_second"])
+        found[name] = sums[name] / scale if scale > 0 else float("nan")
+    pairs = sum(len(run) - 1 for run in runs)
+    if not pairs or not np.isfinite(found["truth"]):
+        return None
+    return TimeStatistics(step / 1e6, float(found["generated"]), float(found["truth"]), pairs)

@@ -6,8 +6,10 @@ in a notebook, or save it with ``figure.savefig("maps.png", bbox_inches="tight")
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -17,6 +19,7 @@ from xcvae.verify.plots.amounts import draw_intensity, draw_quantiles
 from xcvae.verify.plots.curves import draw_rank_histogram, draw_reliability, draw_spectra
 from xcvae.verify.plots.member_maps import draw_bias, draw_members
 from xcvae.verify.plots.score_table import draw_summary
+from xcvae.verify.plots.sequences import draw_hovmoeller, draw_strip, write_animation
 from xcvae.verify.plots.summaries import FigureData, accumulate
 from xcvae.verify.plots.training_curve import draw_training_curve
 
@@ -200,10 +203,90 @@ class Plots:
         """
         return self._draw("bias", ds)
 
+    def strip(
+        self,
+        ds: xr.Dataset | None = None,
+        *,
+        members: int | Sequence[int] = 3,
+        every: int = 1,
+    ) -> Figure:
+        """Draw maps of consecutive samples: the observation above, members below.
+
+        Of the longest run of samples, the part with the most rain.
+
+        Parameters
+        ----------
+        ds
+            The observation, dims (sample, y, x); None draws members alone.
+        members
+            Number of members, or their positions.
+        every
+            Draw every so many samples of the run.
+
+        Raises
+        ------
+        ConfigError
+            The labels of the samples are no times.
+        DataError
+            No samples follow each other in time.
+        """
+        return draw_strip(ds, self.ds, members=members, every=every)
+
+    def hovmoeller(
+        self, ds: xr.Dataset | None = None, *, members: int | Sequence[int] = 3
+    ) -> Figure:
+        """Draw time against x, means along y: what moves draws lines, what flickers does not.
+
+        Parameters
+        ----------
+        ds, members
+            As for `strip`.
+
+        Raises
+        ------
+        ConfigError, DataError
+            As for `strip`.
+        """
+        return draw_hovmoeller(ds, self.ds, members=members)
+
+    def animate(
+        self,
+        ds: xr.Dataset | None = None,
+        *,
+        path: str | os.PathLike[str],
+        members: int | Sequence[int] = 3,
+        every: int = 1,
+        seconds: float = 0.25,
+    ) -> Path:
+        """Write an animation of consecutive samples: the observation, and members beside it.
+
+        Parameters
+        ----------
+        ds, members, every
+            As for `strip`; at most 48 frames.
+        path
+            GIF file; an earlier one is replaced.
+        seconds
+            Time that a frame is shown.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        ConfigError, DataError
+            As for `strip`.
+        """
+        return write_animation(ds, self.ds, path, members=members, every=every, seconds=seconds)
+
     def summary(
         self, criteria: Sequence[Criterion | Verdict] | None = None, *, title: str = ""
     ) -> Figure:
         """Draw a scorecard as a table, with the best source of every score highlighted.
+
+        With groups there is a section for each.
 
         Parameters
         ----------
@@ -215,7 +298,7 @@ class Plots:
         Raises
         ------
         DataError
-            The card has further dims, as with ``groupby``, or no scores.
+            The card has no scores.
         """
         return draw_summary(self.ds, criteria, title=title)
 

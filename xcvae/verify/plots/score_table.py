@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,30 +37,56 @@ def draw_summary(
     card: xr.Dataset, criteria: Sequence[Criterion | Verdict] | None = None, *, title: str = ""
 ) -> Figure:
     """Draw a scorecard as a table; see `xcvae.verify.plots.Plots.summary`."""
-    names = score_names(card)
-    extra = sorted({str(dim) for name in names for dim in card[name].dims} - {"source"})
-    if not names or extra:
-        raise DataError.of(
-            "card",
-            expected="scores with the dim 'source' alone",
-            got=f"further dims {', '.join(extra)}" if extra else "no scores",
-            remedy="Select one group: card.isel(...).",
-        )
-    verdicts = _verdicts(card, criteria or [])
+    sections = _sections(card)
     sources = [str(source) for source in card["source"].values]
-    width = NAME_WIDTH + CELL_WIDTH * len(sources) + VERDICT_WIDTH * bool(verdicts)
-    height = ROW_HEIGHT * (len(names) + 1) + 0.35
+    judged = [_verdicts(part, criteria or []) for _, part in sections]
+    width = NAME_WIDTH + CELL_WIDTH * len(sources) + VERDICT_WIDTH * any(judged)
+    count = sum(len(score_names(part)) + bool(label) for label, part in sections)
+    height = ROW_HEIGHT * (count + 1) + 0.35
     with style.new_figure(width + 0.3, height, None) as figure:
         axes = figure.add_axes((0.15 / (width + 0.3), 0.0, width / (width + 0.3), 1.0))
         axes.set_axis_off()
         axes.set_xlim(0, width)
-        axes.set_ylim(len(names) + 1.45, -0.3)
+        axes.set_ylim(count + 1.45, -0.3)
         _bold(axes, 0, title, NAME_WIDTH)
-        _head(axes, sources, width, verdicts=bool(verdicts))
-        for row, name in enumerate(names, start=1):
-            _row(axes, card, name, row, verdicts.get(name, []))
-        axes.text(0, len(names) + 1.0, _note(card), fontsize=9, color=style.FAINT, va="center")
+        _head(axes, sources, width, verdicts=any(judged))
+        row = 0
+        for (label, part), verdicts in zip(sections, judged, strict=True):
+            if label:
+                row += 1
+                axes.text(0, row + 0.1, label, va="center", fontsize=10.5, weight="bold")
+            for name in score_names(part):
+                row += 1
+                _row(axes, part, name, row, verdicts.get(name, []))
+        axes.text(0, count + 1.0, _note(card), fontsize=9, color=style.FAINT, va="center")
         return figure
+
+
+def _sections(card: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
+    """Return the card of every group with its label; a card without groups has none."""
+    names = score_names(card) if "source" in card.dims else []
+    if not names:
+        raise DataError.of(
+            "card",
+            expected="scores with the dim 'source'",
+            got="no scores",
+            remedy="Draw what xcvae.evaluate returns.",
+        )
+    dims = [dim for dim in dict.fromkeys(d for n in names for d in card[n].dims) if dim != "source"]
+    if not dims:
+        return [("", card)]
+    found = []
+    for index in np.ndindex(*(card.sizes[dim] for dim in dims)):
+        chosen = dict(zip(dims, index, strict=True))
+        label = ", ".join(f"{dim} {_value(card, dim, i)}" for dim, i in chosen.items())
+        part = card.isel(chosen)
+        if any(np.isfinite(part[name]).any() for name in names):  # some combinations are empty
+            found.append((label, part))
+    return found
+
+
+def _value(card: xr.Dataset, dim: Hashable, position: int) -> object:
+    return card[dim].values[position] if dim in card.coords else position
 
 
 def _note(card: xr.Dataset) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from xcvae.errors import DataError
 from xcvae.fields.dataspec import plain
 from xcvae.files import atomic_path, write_text
 from xcvae.verify.criteria import Criterion, Verdict, to_json
 from xcvae.verify.plots.accessor import ENSEMBLE_FIGURES
 from xcvae.verify.plots.member_maps import draw_members
 from xcvae.verify.plots.score_table import draw_summary
+from xcvae.verify.plots.sequences import frames_of, save_frames, sequence_of
 from xcvae.verify.plots.summaries import accumulate
 from xcvae.verify.plots.text import pretty
 from xcvae.verify.plots.training_curve import draw_training_curve
@@ -36,6 +39,7 @@ from xcvae.verify.score_text import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
     from xcvae.generator.model import Model
 
@@ -58,6 +62,12 @@ CAPTIONS = {
 }
 #: Width class of figures; the others stand side by side.
 WIDTHS = {"members": "wide", "bias": "wide", "reliability": "middle"}
+#: Frames of the player at most, members beside the observation, and seconds of a frame.
+PLAYED, PLAYED_MEMBERS, PLAYED_SECONDS = 24, 2, 0.3
+PLAYER = (
+    "Members that evolve in time, beside the observation: the longest sequence, where it has the "
+    "most rain. Below frame by frame: the arrow keys step."
+)
 MODES = {"prior": "drawn from the conditions alone", "posterior": "observed storms, redrawn"}
 SCORES = (
     "Compared with baselines. Small: 95 % intervals (moving blocks of samples). Shaded: the best "
@@ -65,7 +75,13 @@ SCORES = (
 )
 
 
-def write_html(path: Path, content: Mapping[str, Any], *, figures: Mapping[str, Path]) -> Path:
+def write_html(
+    path: Path,
+    content: Mapping[str, Any],
+    *,
+    figures: Mapping[str, Path],
+    players: Mapping[str, Sequence[bytes]] | None = None,
+) -> Path:
     """Write the report.
 
     Parameters
@@ -76,10 +92,14 @@ def write_html(path: Path, content: Mapping[str, Any], *, figures: Mapping[str, 
         From `xcvae.verify.report.write.report_json`.
     figures
         PNG files by name: ``training``, and ``<ensemble>-<figure>`` of `CAPTIONS`.
+    players
+        By ensemble: an animation as GIF, then its frames as PNG.
     """
+    players = players or {}
     parts = [_head_html(content, training="training" in figures)]
     units = pretty(str(content["model"]["units"]))
-    parts += [_ensemble(n, one, figures, units) for n, one in content["ensembles"].items()]
+    for name, one in content["ensembles"].items():
+        parts += [_ensemble(name, one, figures, units), _player(name, players.get(name, ()))]
     if content["diagnosis"] is not None:
         parts.append(f'<h2 id="diagnosis">Diagnosis</h2>{findings_list(content["diagnosis"])}')
     if "training" in figures:
@@ -147,6 +167,27 @@ def _figure(path: Path, caption: str, width: str) -> str:
     return (
         f'<figure><div class={width if width != "pair" else "one"}{wide}><img alt="{text}" '
         f'src="data:image/png;base64,{data}"></div><figcaption>{text}</figcaption></figure>'
+    )
+
+
+def _player(name: str, pictures: Sequence[bytes]) -> str:
+    """Write a player: the animation, and its frames one by one; "" without any.
+
+    Without a script: a report runs no code. The buttons are radio buttons, and the style sheet
+    shows the frame of the one that is chosen.
+    """
+    if not pictures:
+        return ""
+    animation, *frames = (base64.b64encode(one).decode("ascii") for one in pictures)
+    steps = "".join(
+        f'<input type=radio name="{_anchor(name)}-frame" aria-label="Frame {number + 1}"'
+        f'{"" if number else " checked"}><img alt="Frame {number + 1} of {len(frames)}" '
+        f'src="data:image/png;base64,{frame}">'
+        for number, frame in enumerate(frames)
+    )
+    return (
+        f'<figure class=player><img alt="Animation" src="data:image/gif;base64,{animation}">'
+        f"<figcaption>{escape(PLAYER)}</figcaption><div class=frames>{steps}</div></figure>"
     )
 
 
@@ -283,6 +324,8 @@ def findings_list(diagnosis: Mapping[str, Any]) -> str:
     parts += [f"<dl class=findings>{''.join(items)}</dl>"] if items else []
     fine = ", ".join(escape(one["name"]) for one in found if one["severity"] == "ok")
     parts += [f"<p>Nothing found: {fine}.</p>"] if fine else []
+    memory = diagnosis.get("memory")
+    parts += [f"<p>{escape(memory[:1].upper() + memory[1:])}.</p>"] if memory else []
     return "".join(parts)
 
 
@@ -308,6 +351,7 @@ def number(value: Any) -> str:
 DPI = 150
 REPORT = "report.json"
 HTML = "report.html"
+CAPTIONS_FILE = "captions.txt"
 
 
 def save_report(
@@ -319,6 +363,7 @@ def save_report(
     cards: Mapping[str, xr.Dataset],
     verdicts: Mapping[str, Sequence[Verdict]],
     diagnosis: Mapping[str, Any] | None,
+    formats: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Write figures and ``report.json`` to a folder; files of an earlier report are replaced.
 
@@ -335,13 +380,15 @@ def save_report(
         `xcvae.verify.criteria.judge`. An ensemble may lack a card and verdicts.
     diagnosis
         Diagnosis of the model, from `Diagnosis.to_json`; None without.
+    formats
+        Further formats of the figures, "pdf" or "svg"; PNG is always written.
 
     Returns
     -------
     dict of str to Path
         Written files: ``html`` (everything in one page), ``report`` (JSON), ``training``, and for
         every ensemble ``<name>-scores`` and ``<name>-<figure>`` for the figures of
-        `xcvae.verify.report.write.CAPTIONS`.
+        `xcvae.verify.report.write.CAPTIONS`; of one that evolves in time ``<name>-animation``.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -350,8 +397,9 @@ def save_report(
     def save(name: str, figure: Figure, *, crop: bool = True) -> None:
         written[name] = folder / f"{name}.png"
         box: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if crop else {}
-        with atomic_path(written[name]) as temporary:
-            figure.savefig(temporary, dpi=DPI, format="png", **box)
+        for kind in dict.fromkeys(("png", *formats)):
+            with atomic_path(folder / f"{name}.{kind}") as temporary:
+                figure.savefig(temporary, dpi=DPI, format=kind, **box)
 
     if model.history.sizes.get("step", 0) > 0:
         save("training", draw_training_curve(model.history))
@@ -365,6 +413,7 @@ def save_report(
         if set(card.sizes) == {"source"}:  # with groupby there is a table for every group
             found = verdicts.get(name, ())
             save(f"{name}-scores", draw_summary(card, found, title=name))
+    players = _save_animations(folder, ds, ensembles, written)
     content = report_json(
         model=model,
         ensembles=ensembles,
@@ -373,11 +422,58 @@ def save_report(
         diagnosis=diagnosis,
         files={name: path.name for name, path in written.items()} | {"html": HTML},
     )
-    figures = dict(written)
+    figures = {name: path for name, path in written.items() if path.suffix == ".png"}
+    write_text(folder / CAPTIONS_FILE, _captions(figures))
     written["report"] = folder / REPORT
     write_text(written["report"], json.dumps(content, indent=2, allow_nan=False) + "\n")
-    written["html"] = write_html(folder / HTML, content, figures=figures)
+    written["html"] = write_html(folder / HTML, content, figures=figures, players=players)
     return written
+
+
+def _save_animations(
+    folder: Path,
+    ds: xr.Dataset,
+    ensembles: Mapping[str, xr.Dataset],
+    written: dict[str, Path],
+) -> dict[str, list[bytes]]:
+    """Write the animations of ensembles that evolve in time; return what their players show."""
+    players = {}
+    for name, ensemble in ensembles.items():
+        if frames := _frames(ds, ensemble):
+            path = written[f"{name}-animation"] = folder / f"{name}-animation.gif"
+            save_frames(frames, path, seconds=PLAYED_SECONDS)
+            players[name] = [path.read_bytes(), *(_png(frame) for frame in frames)]
+    return players
+
+
+def _frames(ds: xr.Dataset, ensemble: xr.Dataset) -> list[Image]:
+    """Draw the frames of an ensemble whose members evolve in time; none of any other."""
+    if (_made(ensemble) or {}).get("temporal") != "coherent":
+        return []
+    try:
+        found = sequence_of(ds, ensemble, members=PLAYED_MEMBERS, most=PLAYED)
+    except DataError:  # no samples follow each other
+        return []
+    return list(frames_of(found))
+
+
+def _png(frame: Image) -> bytes:
+    content = io.BytesIO()
+    frame.save(content, format="PNG", optimize=True)
+    return content.getvalue()
+
+
+def _captions(figures: Mapping[str, Path]) -> str:
+    """Return the name and the caption of every figure, as text."""
+    parts = []
+    for name, path in figures.items():
+        caption = CAPTIONS.get(name.rsplit("-", maxsplit=1)[-1], "")
+        if name.endswith("-scores"):
+            caption = f"Scores. {SCORES}"
+        elif name == "training":
+            caption = "Training log: losses, and scores of held-out samples."
+        parts.append(f"{path.name}\n{caption}\n")
+    return "\n".join(parts)
 
 
 def report_json(

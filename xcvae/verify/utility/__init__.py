@@ -1,6 +1,6 @@
 """Value of synthetic storms as training data: scores of a downstream network with and without."""
 
-from xcvae.verify.utility.comparison import compare, table
-from xcvae.verify.utility.recipes import Extra, recipes
+from xcvae.verify.utility.comparison import SCORES, compare, table
+from xcvae.verify.utility.recipes import Extra, heaviest, recipes
 
-__all__ = ["Extra", "compare", "recipes", "table"]
+__all__ = ["SCORES", "Extra", "compare", "heaviest", "recipes", "table"]

@@ -45,13 +45,14 @@ def compare(
     *,
     coarsen: int,
     target: str | None = None,
-    losses: Sequence[str] = ("l1", "quantile"),
+    losses: Sequence[str] = ("l1", "heads"),
     levels: Sequence[float] = LEVELS,
     thresholds: Sequence[float] | None = None,
     seeds: int = 5,
     network: Mapping[str, Any] | None = None,
     device: str = "auto",
     keep: str | os.PathLike[str] | None = None,
+    against: str = RECORD,
     progress: bool = True,
 ) -> xr.Dataset:
     """Train a super-resolution network on every recipe, and compare its scores at the extremes.
@@ -60,10 +61,10 @@ def compare(
     recipes have the same steps and, seed by seed, the same initial weights. Every field, real or
     not, is paired with its own block means. Nothing of ``test`` is used before the scores.
 
-    Intervals of 95 % are of differences from the record alone, on the same test samples and
-    seeds. They add in quadrature the uncertainty from the number of test samples (moving blocks,
-    as in `xcvae.evaluate`) and that from the number of seeds (Student's t). They do not contain
-    the differences between generators, or between records.
+    Intervals of 95 % are of differences from the record alone (``against``), on the same test
+    samples and seeds. They add in quadrature the uncertainty from the number of test samples
+    (moving blocks, as in `xcvae.evaluate`) and that from the number of seeds (Student's t). They
+    do not contain the differences between generators, or between records.
 
     Parameters
     ----------
@@ -78,7 +79,8 @@ def compare(
     target
         Name of the rain in both Datasets.
     losses
-        Variants of the network: ``"l1"``, ``"quantile"`` (pinball).
+        Variants of the network: ``"l1"``, ``"quantile"`` (pinball), ``"heads"`` (pinball at four
+        levels in one network, each scored as a student: ``"heads P99"``).
     levels
         Quantiles of all pixels of ``train``, dry ones too: the thresholds of events.
     thresholds
@@ -92,6 +94,9 @@ def compare(
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     keep
         Folder for the counts of each trained network; an interrupted comparison continues from it.
+    against
+        Recipe that the others are compared with. Against ``"scaled"``: are amplified storms worth
+        more than real pairs times the same factors?
     progress
         Show a progress bar, if on a terminal.
 
@@ -99,12 +104,13 @@ def compare(
     -------
     xarray.Dataset
         Dims (loss, recipe, level), the record first: ``csi``, ``sedi`` and ``tail_mae``, means
-        over seeds, with ``<score>_difference`` from the record, ``<score>_low`` and ``_high`` of
+        over seeds, with ``<score>_difference`` from ``against``, ``<score>_low`` and ``_high`` of
         that, and ``<score>_verdict``: "helps" or "hurts" if the interval excludes zero,
         "no evidence" if it does not, "too few events" without an interval. ``tail_mae`` is the
         mean absolute error of max(rain, threshold), over all pixels: a proper score of the tail,
         unlike the error at pixels with much observed rain (Allen et al. 2023,
-        https://doi.org/10.1137/22M1532184). ``threshold`` is a coordinate.
+        https://doi.org/10.1137/22M1532184); for a head, twice the pinball loss at its level, which
+        is the same for the median. ``threshold`` is a coordinate.
 
     Raises
     ------
@@ -121,7 +127,7 @@ def compare(
     for loss in losses:
         if loss not in LOSSES:
             raise ConfigError(f"losses: unknown '{loss}'. {nearest(loss, LOSSES)}")
-    _check(recipes, seeds, levels, thresholds)
+    _check(recipes, seeds, levels, thresholds, against)
     target = find_target(train, target)
     record = Fields.of(train[target], factor=coarsen, what="record")
     tested = Fields.of(test[target], factor=coarsen, what="test", like=record)
@@ -139,13 +145,18 @@ def compare(
     mixes: dict[str, Mix] = {RECORD: []}
     mixes |= {name: [(extras[id(e)], e.share) for e in one] for name, one in recipes.items()}
     counts = experiments.run(mixes, losses, seeds, progress=progress)
-    labels: dict[str, list[Any]] = {"loss": list(losses), "recipe": list(mixes)}
+    students = [name for loss in losses for name in settings.students(loss)]
+    labels: dict[str, list[Any]] = {"loss": students, "recipe": list(mixes)}
     labels["level"] = list(levels)
-    return scored(counts, tested, labels, limits)
+    return scored(counts, tested, labels, limits, against)
 
 
 def _check(
-    recipes: Recipes, seeds: int, levels: Sequence[float], thresholds: Sequence[float] | None
+    recipes: Recipes,
+    seeds: int,
+    levels: Sequence[float],
+    thresholds: Sequence[float] | None,
+    against: str,
 ) -> None:
     wrong: tuple[str, str, object, str] | None = None
     for name, recipe in recipes.items():
@@ -158,6 +169,9 @@ def _check(
         wrong = "levels", "quantiles between 0 and 1", list(levels), "Write P99 as 0.99."
     elif thresholds is not None and len(thresholds) != len(levels):
         wrong = "thresholds", f"{len(levels)} amounts", len(thresholds), "Give one per level."
+    elif against not in (RECORD, *recipes):
+        known = [RECORD, *recipes]
+        wrong = "against", f"one of {', '.join(known)}", against, nearest(against, known)
     elif RECORD in recipes:
         wrong = "recipes", "names of additions", RECORD, "Remove it: it is always included."
     if wrong is not None:
@@ -167,16 +181,17 @@ def _check(
 
 def table(found: xr.Dataset) -> str:
     """Write the result of `compare` as text: scores of the record, differences and verdicts."""
-    names = [str(name) for name in found["recipe"].values]
+    base = str(found.attrs.get("against", RECORD))
+    names = [base, *(str(name) for name in found["recipe"].values if name != base)]
     width = max(map(len, names))
     lines = []
     for loss in found["loss"].values:
         for level in found["level"].values:
             for score in SCORES:
                 one = found.sel(loss=loss, level=level)
-                value = float(one[score].sel(recipe=RECORD))
+                value = float(one[score].sel(recipe=base))
                 limit = f"{float(one['threshold']):.3g} {found['tail_mae'].attrs['units']}"
-                lines.append(f"{loss}, P{100 * level:g} ({limit}), {score}: record {value:.4g}")
+                lines.append(f"{loss}, P{100 * level:g} ({limit}), {score}: {base} {value:.4g}")
                 for name in names[1:]:
                     cell = one.sel(recipe=name)
                     low, high = float(cell[f"{score}_low"]), float(cell[f"{score}_high"])
@@ -220,22 +235,26 @@ class Experiments:
     def run(
         self, mixes: Mapping[str, Mix], losses: Sequence[str], seeds: int, *, progress: bool
     ) -> Array:
-        """Return counts: (loss, recipe, seed, sample, level, count)."""
+        """Return counts: (student, recipe, seed, sample, level, count)."""
         if self.keep is not None:
             self.keep.mkdir(parents=True, exist_ok=True)
         total = len(losses) * len(mixes) * seeds
-        found = []
+        found: dict[str, list[Array]] = {loss: [] for loss in losses}
         with progress_bar(progress, total=total, unit="network") as bar:
             for mix in mixes.values():
                 for loss in losses:
                     for seed in range(seeds):
-                        found.append(self.counts(mix, loss, seed))
+                        found[loss].append(self.counts(mix, loss, seed))
                         bar.update()
-        shape = (len(mixes), len(losses), seeds, *found[0].shape)
-        return np.stack(found).reshape(shape).swapaxes(0, 1)
+        students = []
+        for loss in losses:
+            own = np.stack(found[loss])
+            own = own.reshape(len(mixes), seeds, *own.shape[1:])
+            students.append(np.moveaxis(own, 2, 0))
+        return np.concatenate(students)
 
     def counts(self, mix: Mix, loss: str, seed: int) -> Array:
-        """Train one network and count, or read kept counts; (sample, level, count)."""
+        """Train one network and count, or read kept counts; (student, sample, level, count)."""
         from xcvae.generator.device import choose_device
         from xcvae.verify.utility.downstream import Pool, predict, train_network
 
@@ -254,7 +273,10 @@ class Experiments:
             device=choose_device(self.device),
         )
         rain = self.test.scaling.physical(predict(network, self.test.coarse)).numpy()
-        counts = np.stack([_counted(rain, self.test.rain, t) for t in self.limits], axis=1)
+        counts = np.stack([
+            np.stack([_counted(one, self.test.rain, t, level) for t in self.limits], axis=1)
+            for one, level in zip(rain, self.settings.students(loss).values(), strict=True)
+        ])  # fmt: skip
         if path is not None:
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, counts)
@@ -286,10 +308,14 @@ def _digest(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _counted(rain: Array, truth: Array, limit: float) -> Array:
-    """Count events and add up errors above a threshold; (sample, count) in the order of COUNTS."""
+def _counted(rain: Array, truth: Array, limit: float, level: float) -> Array:
+    """Count events and add up errors above a threshold; (sample, count) in the order of COUNTS.
+
+    The error is twice the pinball loss at a level: the absolute error at 0.5.
+    """
     forecast, observed = rain >= limit, truth >= limit
-    error = np.abs(np.maximum(rain, limit) - np.maximum(truth, limit))
+    missing = np.maximum(truth, limit) - np.maximum(rain, limit)
+    error = 2.0 * np.maximum(level * missing, (level - 1.0) * missing)
     parts = (forecast & observed, ~forecast & observed, forecast & ~observed)
     sums = [part.sum(axis=(1, 2), dtype=np.float64) for part in parts]
     sums += [truth[0].size - sum(sums), error.sum(axis=(1, 2), dtype=np.float64)]
@@ -343,10 +369,14 @@ SCORES: dict[str, tuple[Any, str, str]] = {
 
 
 def scored(
-    counts: Array, test: Fields, labels: Mapping[str, list[Any]], limits: Array
+    counts: Array,
+    test: Fields,
+    labels: Mapping[str, list[Any]],
+    limits: Array,
+    against: str = RECORD,
 ) -> xr.Dataset:
-    """Turn counts (loss, recipe, seed, sample, level, count) into scores and verdicts."""
-    units = test.scaling.units
+    """Turn counts (student, recipe, seed, sample, level, count) into scores and verdicts."""
+    units, base = test.scaling.units, labels["recipe"].index(against)
     dims, shape = tuple(labels), tuple(len(one) for one in labels.values())
     found: dict[str, Any] = {}
     for score, (finish, long_name, better) in SCORES.items():
@@ -356,8 +386,8 @@ def scored(
         verdicts = np.full(shape, "", dtype=object)
         for index in np.ndindex(shape):
             loss, recipe, level = index
-            if recipe > 0:
-                both = counts[loss, [recipe, 0], :, :, level]
+            if recipe != base:
+                both = counts[loss, [recipe, base], :, :, level]
                 one = paired_difference(both[0], both[1], finish, test.order)
                 bounds[(slice(None), *index)] = one
                 verdicts[index] = one.verdict(better)
@@ -367,7 +397,9 @@ def scored(
         found[f"{score}_verdict"] = dims, verdicts.astype(str)
     threshold = ("level", limits, {"units": units, "long_name": "event: this or more"})
     return xr.Dataset(
-        found, {**labels, "threshold": threshold}, {"seeds": counts.shape[2], "interval": LEVEL}
+        found,
+        {**labels, "threshold": threshold},
+        {"seeds": counts.shape[2], "interval": LEVEL, "against": against},
     )
 
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from xcvae.errors import ConfigError, nearest
 
-#: Variants: the median, and a higher quantile, which prefers too much rain to too little.
-LOSSES = ("l1", "quantile")
+#: Variants: the median, a higher quantile, which prefers too much rain to too little, and several
+#: quantiles of one network, after Q-SRDRN (https://arxiv.org/abs/2605.12762).
+LOSSES = ("l1", "quantile", "heads")
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,18 @@ class Settings:
         below 8.
     quantile
         Level of the loss ``"quantile"``.
+    heads
+        Levels of the loss ``"heads"``, in rising order.
     """
 
-    steps: int = 300
+    steps: int = 1000
     batch_size: int = 6
     learning_rate: float = 4e-3
     crop: int = 72
     channels: int = 16
     blocks: int = 3
     quantile: float = 0.75
+    heads: tuple[float, ...] = (0.5, 0.95, 0.99, 0.999)
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> Settings:
@@ -61,14 +65,37 @@ class Settings:
         for key, value in (options or {}).items():
             if key not in valid:
                 raise ConfigError(f"network: unknown key '{key}'. {nearest(key, valid)}")
-            if not 0 < value < (1 if key == "quantile" else float("inf")):
+            share = key in ("quantile", "heads")
+            values = tuple(value) if key == "heads" else (value,)
+            if not all(0 < one < (1 if share else float("inf")) for one in values) or not values:
                 raise ConfigError.of(
                     f"network.{key}",
-                    expected="a share between 0 and 1" if key == "quantile" else "more than 0",
+                    expected="a share between 0 and 1" if share else "more than 0",
                     got=repr(value),
                     remedy="Leave it out for the default.",
                 )
-        return cls(**(options or {}))
+        given = dict(options or {})
+        if "heads" in given:
+            given["heads"] = tuple(sorted(map(float, given["heads"])))
+        return cls(**given)
+
+    def levels(self, loss: str) -> tuple[float, ...]:
+        """Return the quantiles that a network with a loss predicts."""
+        return {"l1": (0.5,), "quantile": (self.quantile,), "heads": self.heads}[loss]
+
+    def students(self, loss: str) -> dict[str, float]:
+        """Return the predictions of a network that are scored: name, and level of the tail error.
+
+        The single quantile is scored by the absolute error, as a forecast of the amount.
+
+        Examples
+        --------
+        >>> Settings().students("heads")
+        {'heads P50': 0.5, 'heads P95': 0.95, 'heads P99': 0.99, 'heads P99.9': 0.999}
+        """
+        if loss == "heads":
+            return {f"heads P{100 * level:g}": level for level in self.heads}
+        return {loss: 0.5}
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +135,7 @@ class _Residual(nn.Module):
 
 
 class SuperResolution(nn.Module):
-    """Network from coarse maps (n, 1, Y, X) to fine ones (n, 1, Y * factor, X * factor).
+    """Network from coarse maps (n, 1, Y, X) to fine ones (n, heads, Y * factor, X * factor).
 
     Parameters
     ----------
@@ -116,9 +143,11 @@ class SuperResolution(nn.Module):
         Fine pixels along a side of a coarse one.
     channels, blocks
         Feature maps, and residual blocks.
+    heads
+        Number of quantiles.
     """
 
-    def __init__(self, factor: int, channels: int, blocks: int) -> None:
+    def __init__(self, factor: int, channels: int, blocks: int, heads: int = 1) -> None:
         super().__init__()
         self.factor = factor
         self.first = nn.Sequential(_coarse_convolution(1, channels), nn.PReLU())
@@ -131,7 +160,7 @@ class SuperResolution(nn.Module):
             ups += [nn.PixelShuffle(prime), nn.PReLU()]
             channels = fewer
         self.up = nn.Sequential(*ups)
-        self.last = nn.Conv2d(channels, 1, 3, padding=1)
+        self.last = nn.Conv2d(channels, heads, 3, padding=1)
         nn.init.zeros_(self.last.weight)  # the first output is nearly the interpolated condition
 
     def forward(self, coarse: Tensor) -> Tensor:
@@ -173,15 +202,16 @@ def train_network(
     device
         Device to train on.
     """
-    network = initial_network(factor, settings, seed).to(device)
+    heads = len(settings.levels(loss))
+    network = initial_network(factor, settings, seed, heads).to(device)
     return fit_network(network, pools, loss, settings, np.random.default_rng(seed))
 
 
-def initial_network(factor: int, settings: Settings, seed: int) -> SuperResolution:
+def initial_network(factor: int, settings: Settings, seed: int, heads: int = 1) -> SuperResolution:
     """Return a network with random weights, without touching torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SuperResolution(factor, settings.channels, settings.blocks)
+        return SuperResolution(factor, settings.channels, settings.blocks, heads)
 
 
 def fit_network(
@@ -196,7 +226,7 @@ def fit_network(
     network.train()
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
-    level = settings.quantile if loss == "quantile" else 0.5
+    level = torch.tensor(settings.levels(loss), device=device)[:, None, None]
     for _ in range(settings.steps):
         coarse, fine = (torch.from_numpy(a).to(device) for a in draw_batch(pools, settings, rng))
         error = fine - network(coarse)
@@ -211,11 +241,15 @@ def fit_network(
 
 @torch.no_grad()
 def predict(network: SuperResolution, coarse: NDArray[np.float32], *, batch: int = 16) -> Tensor:
-    """Return fine maps (sample, y, x) of coarse ones, in the network's space, on the CPU."""
+    """Return fine maps of coarse ones, (head, sample, y, x), in the network's space, on the CPU.
+
+    Quantiles are sorted pixel by pixel, so that they do not cross.
+    """
     device = next(network.parameters()).device
     maps = torch.from_numpy(coarse)[:, None]
     parts = [maps[start : start + batch] for start in range(0, len(maps), batch)]
-    return torch.cat([network(part.to(device)).cpu()[:, 0] for part in parts])
+    found = torch.cat([network(part.to(device)).cpu() for part in parts])
+    return found.sort(dim=1).values.movedim(1, 0)
 
 
 def _primes(number: int) -> list[int]:

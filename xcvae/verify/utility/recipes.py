@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.ensemble.augment import Select, augment
+from xcvae.ensemble.augment import Select, augment, rows_in
 from xcvae.errors import ConfigError, DataError, MismatchError
 from xcvae.fields.cf import find_layout, find_target
 from xcvae.fields.samples import heavy
@@ -50,6 +50,7 @@ def recipes(
     *,
     posterior: xr.Dataset | None = None,
     prior: xr.Dataset | None = None,
+    storms: Mapping[str, xr.Dataset | Sequence[xr.Dataset]] | None = None,
     select: Select = None,
     share: float = 0.25,
     target: str | None = None,
@@ -57,8 +58,10 @@ def recipes(
     """Return the recipes of the augmentation test.
 
     ``duplicated``: the record, its heavy samples (`xcvae.heavy`) more often. ``posterior`` and
-    ``prior``: the record and storms of that ensemble. ``both``: half of each. Every recipe has
-    the same share of additions, so that all train on equally many.
+    ``prior``: the record and storms of that ensemble. ``both``: half of each. Further recipes have
+    the names of ``storms``. ``scaled``: real samples times the factors of the amplified storms,
+    which is the cheapest way to heavier rain, and has to be beaten. Every recipe has the same share
+    of additions, so that all train on equally many.
 
     Parameters
     ----------
@@ -66,6 +69,9 @@ def recipes(
         The real record: the same samples that the generator was trained on, never more.
     posterior, prior
         Ensembles from `xcvae.sample`, drawn for samples of ``train``.
+    storms
+        Further ensembles by the name of their recipe, one or several each: amplified, moved or
+        borrowed storms (``storms`` of `xcvae.sample`).
     select
         Samples of ``train`` to take storms of, as for `xcvae.augment`. Default: all samples of the
         ensembles.
@@ -89,28 +95,90 @@ def recipes(
         No sample is selected.
     """
     if not 0 < share < 1:
-        raise ConfigError.of(
-            "share",
-            expected="a share between 0 and 1",
-            got=repr(share),
-            remedy="0.25 makes every fourth sample an addition.",
-        )
+        raise _wrong_share(share, "0.25 makes every fourth sample an addition.")
     target = find_target(train, target)
     chosen = heavy(train, target=target)
     found = {}
     if chosen.any():
         real = train[target].isel({chosen.dims[0]: np.flatnonzero(chosen.values)})
         found["duplicated"] = [Extra(real, share)]
-    storms = {}
+    plain = {}
     for name, ensemble in (("posterior", posterior), ("prior", prior)):
         if ensemble is not None:
-            mixed = augment(train[[target]], ensemble, select=select)
-            rows = np.flatnonzero(mixed["synthetic"].values)
-            storms[name] = mixed[target].isel({mixed["synthetic"].dims[0]: rows})
-            found[name] = [Extra(storms[name], share)]
-    if len(storms) == 2:
-        found["both"] = [Extra(fields, share / 2) for fields in storms.values()]
+            plain[name] = _members(train[[target]], ensemble, select)
+            found[name] = [Extra(plain[name], share)]
+    if len(plain) == 2:
+        found["both"] = [Extra(fields, share / 2) for fields in plain.values()]
+    amplified = []
+    for name, drawn in (storms or {}).items():
+        listed = [drawn] if isinstance(drawn, xr.Dataset) else list(drawn)
+        fields = [_members(train[[target]], one, select) for one in listed]
+        found[name] = [Extra(one, share / len(fields)) for one in fields]
+        amplified += [one for one in listed if "amplified" in one.coords]
+    scaled = _scaled(train[target], amplified)
+    if scaled:
+        found["scaled"] = [Extra(one, share / len(scaled)) for one in scaled]
     return found
+
+
+def heaviest(ds: xr.Dataset, share: float = 0.1, *, target: str | None = None) -> xr.DataArray:
+    """Find the heaviest samples, by the 99th percentile of their pixels.
+
+    For records that lack heavy storms: train on ``ds.isel(time=~heaviest(ds))``, and test on the
+    heaviest samples of others.
+
+    Parameters
+    ----------
+    ds
+        Has the target.
+    share
+        Share of the samples, between 0 and 1; at least one is found.
+    target
+        Name of the rain.
+
+    Returns
+    -------
+    xarray.DataArray
+        True for the heaviest samples.
+    """
+    if not 0 < share < 1:
+        raise _wrong_share(share, "0.1 is the heaviest tenth.")
+    field = ds[find_target(ds, target)]
+    layout = find_layout(field)
+    rain = field.transpose(layout.sample, ...).values
+    amounts = np.nanquantile(rain.reshape(len(rain), -1), 0.99, axis=1)
+    found = np.zeros(len(rain), bool)
+    found[np.argsort(amounts, kind="stable")[-max(1, round(share * len(rain))) :]] = True
+    return xr.DataArray(found, dims=layout.sample, name="heaviest")
+
+
+def _members(real: xr.Dataset, ensemble: xr.Dataset, select: Select) -> xr.DataArray:
+    """Return the members of the selected samples as samples of their own."""
+    (target,) = map(str, real.data_vars)
+    # Of borrowed storms only the labels are needed.
+    labels = ensemble.drop_vars(target)
+    mixed = augment(real, ensemble, select=select, borrowed=labels)
+    rows = np.flatnonzero(mixed["synthetic"].values)
+    return mixed[target].isel({mixed["synthetic"].dims[0]: rows})
+
+
+def _scaled(real: xr.DataArray, amplified: Sequence[xr.Dataset]) -> list[xr.DataArray]:
+    """Return real samples times the factors of amplified storms; equal ones once."""
+    found = {}
+    for ensemble in amplified:
+        factors = ensemble["amplified"]
+        sample = str(factors.dims[0])
+        rows = rows_in(real.to_dataset(name="real"), factors, sample)
+        part = real.isel({sample: rows})
+        key = rows.tobytes() + factors.values.tobytes()
+        found[key] = (part * factors.variable).astype(real.dtype).assign_attrs(real.attrs)
+    return list(found.values())
+
+
+def _wrong_share(share: float, remedy: str) -> ConfigError:
+    return ConfigError.of(
+        "share", expected="a share between 0 and 1", got=repr(share), remedy=remedy
+    )
 
 
 @dataclass(frozen=True, eq=False)

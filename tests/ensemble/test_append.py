@@ -1,0 +1,244 @@
+"""Members and samples appended to a finished store: the values of one call, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae.ensemble.postprocess import Context
+from xcvae.ensemble.sample import sample
+from xcvae.ensemble.store import EnsembleStore, open_store
+from xcvae.ensemble.verify_store import verify_store
+from xcvae.errors import ConfigError, MismatchError, OutputExistsError, StoreError
+from xcvae.registry import Component
+
+QUIET = {"progress": False}
+KINDS = ["zarr", "icechunk"]
+
+
+def location(kind: str, folder: Path) -> str | Path:
+    if kind == "icechunk":
+        pytest.importorskip("icechunk")
+        return f"icechunk:{folder / 'e.icechunk'}"
+    return folder / "e.zarr"
+
+
+def ledger_of(store):
+    return EnsembleStore.of(store).status().complete.ledger
+
+
+@pytest.fixture(scope="module")
+def whole(few, model):
+    """Six storms with five members, drawn in one call."""
+    return sample(few, model, members=5, seed=3, **QUIET).load()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_appended_members_and_samples_equal_those_of_one_call(kind, few, model, whole, tmp_path):
+    store = location(kind, tmp_path)
+    # Chunks of 2 x 3: the first call leaves chunks half full along both dims.
+    first = sample(
+        few.isel(time=slice(4)), model, members=3, seed=3, store=store,
+        chunks={"realization": 2, "time": 3}, **QUIET,
+    )  # fmt: skip
+    days = sample(few.isel(time=slice(4, 6)), model, like=first, store=store, **QUIET)
+    assert days.pr.shape[:2] == (3, 6)
+    np.testing.assert_array_equal(days.pr.values, whole.pr.values[:3])
+    both = sample(few, model, like=first, members=range(3, 5), store=store, **QUIET)
+    xr.testing.assert_identical(both.drop_attrs(), whole.drop_attrs())
+    assert both.realization.values.tolist() == [0, 1, 2, 3, 4]
+    assert [line.partition(": ")[2][:5] for line in both.history.splitlines()[-3:]] == ["xcvae"] * 3
+    again = sample(few, model, like=first, members=5, store=store, **QUIET)  # all is there
+    assert again.attrs == both.attrs
+    counts = [json.loads(ens.attrs["xcvae"])["postprocess"] for ens in (both, whole)]
+    stored = sample(few, model, members=5, seed=3, store=tmp_path / "one.zarr", **QUIET)
+    counts[1] = json.loads(stored.attrs["xcvae"])["postprocess"]
+    assert counts[0][0]["removed"]["pixels"] == counts[1][0]["removed"]["pixels"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ledger_says_which_call_made_which_region(kind, few, model, tmp_path):
+    store = location(kind, tmp_path)
+    chunks = {"realization": 2, "time": 2}
+    made = {"seed": 3, "store": store, "chunks": chunks, **QUIET}
+    sample(few.isel(time=slice(3)), model, members=2, **made)
+    sample(few, model, members=2, resume="append", **made)
+    sample(few, model, members=range(2, 4), **made)
+    ledger = ledger_of(store)
+    calls = ledger.metadata()["calls"]
+    assert [(one["realizations"], one["samples"]) for one in calls] == [
+        ([0, 2], [0, 3]), ([0, 2], [3, 6]), ([2, 4], [0, 6]),
+    ]  # fmt: skip
+    by_call = [ledger.entries()[number]["calls"] for number in range(6)]
+    assert by_call == [[0], [0, 1], [1], [2], [2], [2]]
+    found = verify_store(store, ds=few, model=model, sample=6, progress=False)
+    assert found.ok
+    assert len(found.redrawn) == 6
+    # The whole call finds the store as its own.
+    opened = sample(few, model, members=4, **{**made, "resume": True})
+    assert opened.sizes["realization"] == 4
+
+
+@pytest.mark.parametrize("mode", ["prior", "posterior"])
+def test_members_under_their_own_numbers_equal_those_of_more_members(mode, few, model):
+    whole = sample(few, model, mode=mode, members=5, **QUIET)
+    some = sample(few, model, mode=mode, members=range(3, 5), **QUIET)
+    assert some.realization.values.tolist() == [3, 4]
+    np.testing.assert_array_equal(some.pr.values, whole.pr.values[3:])
+    assert json.loads(some.attrs["xcvae"])["members"] == {"start": 3, "stop": 5}
+    assert "drew 2 members" in some.history
+
+
+@pytest.mark.parametrize(
+    "members", [range(0), range(0, 6, 2), range(-2, 3), {"start": 2}, [3, 4], "3", 2.5], ids=repr
+)
+def test_members_that_are_no_numbers_in_a_row_are_refused(members, few, model):
+    with pytest.raises(ConfigError, match=r"members: expected an integer >= 1, or a range"):
+        sample(few, model, members=members, **QUIET)
+
+
+def test_like_takes_everything_that_was_set(few, model, tmp_path):
+    settings = {
+        "mode": "posterior", "members": 2, "diversity": 0.1, "temperature": 0.9, "seed": 4,
+        "postprocess": [{"name": "threshold", "value": "0.2 mm h-1"}], "min_mass": 0.1,
+        "tile": {"y": 24, "x": 24},
+    }  # fmt: skip
+    for store in (None, tmp_path / "e.zarr"):
+        first = sample(few, model, **settings, store=store, **QUIET)
+        again = sample(few, model, like=first if store is None else store, **QUIET)
+        np.testing.assert_array_equal(again.pr.values, first.pr.values)
+        records = [json.loads(one.attrs["xcvae"]) for one in (first, again)]
+        for key in (*settings, "spread", "diversity_reached"):
+            if key != "postprocess":
+                assert records[0][key] == records[1][key], key
+    other = sample(few, model, like=first, spread=0.3, seed=5, **QUIET)
+    record = json.loads(other.attrs["xcvae"])
+    assert (record["seed"], record["spread"], record["diversity"]) == (5, 0.3, None)
+    prior = sample(few, model, like=first, mode="prior", **QUIET)
+    assert json.loads(prior.attrs["xcvae"])["spread"] == 1.0
+
+
+def test_solved_spread_of_the_store_serves_appended_samples(few, model, tmp_path):
+    store = tmp_path / "e.zarr"
+    made = {"mode": "posterior", "diversity": 0.1, "members": 2, "store": store, **QUIET}
+    first = sample(few.isel(time=slice(3)), model, **made)
+    spread = json.loads(first.attrs["xcvae"])["spread"]
+    both = sample(few, model, like=first, store=store, **QUIET)
+    assert json.loads(both.attrs["xcvae"])["spread"] == spread
+    fixed = sample(few, model, mode="posterior", spread=spread, members=2, **QUIET)
+    np.testing.assert_array_equal(both.pr.values, fixed.pr.values)
+
+
+CHANGES = [
+    ({"seed": 8}, "seed"),
+    ({"temperature": 0.5}, "temperature"),
+    ({"mode": "posterior"}, "mode"),
+    ({"postprocess": []}, "postprocess"),
+    ({"chunks": {"time": 1}}, "chunks"),
+    ({"tile": {"y": 24}}, "tile"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_append_refuses_what_resume_refuses(kind, few, model, tmp_path):
+    store = location(kind, tmp_path)
+    made = {"members": 2, "seed": 3, "store": store, **QUIET}
+    first = sample(few.isel(time=slice(4)), model, **made)
+    for change, key in CHANGES:
+        with pytest.raises(OutputExistsError, match=rf"{key} \(stored"):
+            sample(few, model, **{**made, **change}, resume="append")
+    changed = few.assign(pr=few.pr + 1.0)
+    with pytest.raises(OutputExistsError, match=r"data \(stored"):
+        sample(changed, model, **made, resume="append")
+    # Without a word of appending, other data and members are refused as ever, with the remedy.
+    for data, members in ((few, 2), (few.isel(time=slice(4)), 3)):
+        with pytest.raises(OutputExistsError, match=r'resume="append"'):
+            sample(data, model, **{**made, "members": members})
+    with pytest.raises(MismatchError, match=r"range\(2, 4\)"):
+        sample(few.isel(time=slice(4)), model, **{**made, "members": range(3, 5)})
+    with pytest.raises(MismatchError, match="data without 4 of them"):
+        sample(few.isel(time=slice(4, 6)), model, **{**made, "members": 3}, resume="append")
+    moved = few.assign_coords(y=few.y + 1.0)
+    with pytest.raises(MismatchError, match="other values of 'y'"):
+        sample(moved.isel(time=slice(4, 6)), model, **made, resume="append")
+    earlier = few.isel(time=[4]).assign_coords(time=few.time.values[:1] - np.timedelta64(1, "D"))
+    with pytest.raises(MismatchError, match="new samples after its last one"):
+        sample(earlier, model, **made, resume="append")
+    xr.testing.assert_identical(open_store(store).load(), first.load())
+    assert verify_store(store).ok
+
+
+def test_append_to_a_damaged_store_asks_for_repair(few, model, tmp_path):
+    store = tmp_path / "e.zarr"
+    made = {"members": 2, "seed": 3, "store": store, **QUIET}
+    sample(few.isel(time=slice(4)), model, **made)
+    next(p for p in (store / "pr" / "c").rglob("*") if p.is_file()).write_bytes(b"damaged")
+    with pytest.raises(StoreError, match=r'resume="repair"'):
+        sample(few, model, **made, resume="append")
+
+
+def test_append_to_a_new_store_writes_it(few, model, whole, tmp_path):
+    made = {"members": 5, "seed": 3, "store": tmp_path / "e.zarr", **QUIET}
+    found = sample(few, model, **made, resume="append")
+    np.testing.assert_array_equal(found.pr.values, whole.pr.values)
+
+
+@dataclass(frozen=True)
+class Fuse(Component):
+    """A post-processor that fails on one storm for as long as a file exists."""
+
+    storm: str
+    file: str
+
+    def __call__(self, field: xr.DataArray, context: Context) -> xr.DataArray:
+        here = np.datetime64(self.storm) in field["time"].values
+        if here and field.values.any() and Path(self.file).exists():
+            raise RuntimeError("the fuse blew")
+        return field
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_interrupted_append_loses_nothing_and_is_continued(kind, few, model, tmp_path):
+    store, fuse = location(kind, tmp_path), tmp_path / "fuse"
+    made = {
+        "members": 2, "store": store, "chunks": {"time": 1}, **QUIET,
+        "postprocess": [Fuse(str(few.time.values[5]), str(fuse))],
+    }  # fmt: skip
+    first = sample(few.isel(time=slice(3)), model, **made).load()
+    fuse.touch()
+    with pytest.raises(StoreError, match="the fuse blew"):
+        sample(few, model, **made, resume="append")
+    xr.testing.assert_identical(open_store(store).load(), first)
+    partial = EnsembleStore.of(store).status().partial
+    assert sorted(partial.ledger.intact()) == [0, 1, 2, 3, 4]
+    fuse.unlink()
+    both = sample(few, model, **made, resume="append")
+    whole = sample(few, model, **{**made, "store": None})
+    np.testing.assert_array_equal(both.pr.values, whole.pr.values)
+    assert not EnsembleStore.of(store).status().partial.exists
+
+
+def test_append_killed_between_its_two_renames_is_finished_by_the_same_call(few, model, tmp_path):
+    store = tmp_path / "e.zarr"
+    made = {"members": 2, "store": store, **QUIET}
+    sample(few.isel(time=slice(3)), model, **made)
+    both = sample(few, model, **made, resume="append").load()
+    store.rename(tmp_path / "e.zarr.partial")
+    again = sample(few, model, **made, resume="append")
+    xr.testing.assert_identical(again.load(), both)
+
+
+def test_shared_chunks_survive_the_removal_of_the_older_ensemble(few, model, tmp_path):
+    store = tmp_path / "e.zarr"
+    made = {"members": 2, "store": store, "chunks": {"time": 1}, **QUIET}
+    first = sample(few.isel(time=slice(3)), model, **made)
+    shutil.copytree(store, tmp_path / "copy.zarr")
+    both = sample(few, model, **made, resume="append")
+    np.testing.assert_array_equal(both.pr.values[:, :3], open_store(tmp_path / "copy.zarr").pr)
+    np.testing.assert_array_equal(first.pr.values, both.pr.values[:, :3])  # opened before

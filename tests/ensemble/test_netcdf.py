@@ -1,0 +1,129 @@
+"""NetCDF files of ensembles: CF, packed without losing what members have beyond the record."""
+
+from __future__ import annotations
+
+import netCDF4
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae.ensemble.sample import sample
+from xcvae.errors import ConfigError, DataError, OutputExistsError
+from xcvae.pipeline import info
+
+
+@pytest.fixture(scope="module")
+def ensemble(few, model):
+    return sample(few, model, members=range(3, 6), progress=False).load()
+
+
+@pytest.mark.parametrize(
+    ("by", "names"),
+    [
+        (None, ["pr.nc"]),
+        ("realization", ["pr_r003.nc", "pr_r004.nc", "pr_r005.nc"]),
+        ("time", None),
+    ],
+)
+def test_files_hold_the_ensemble_within_half_a_step(by, names, ensemble, tmp_path):
+    files = ensemble.cvae.to_netcdf(tmp_path / "files", by=by)
+    if names is None:
+        assert len(files) == 6
+        assert files[0].name.startswith("pr_2")
+    else:
+        assert [file.name for file in files] == names
+    assert sorted(tmp_path.rglob("*.nc")) == sorted(files)
+    assert [path.name for path in tmp_path.iterdir()] == ["files"]
+    parts = [xr.open_dataset(file) for file in files]
+    both = (
+        xr.concat(parts, by, data_vars="minimal", coords="minimal", compat="override")
+        if by
+        else parts[0]
+    )
+    step = max(float(part.pr.encoding["scale_factor"]) for part in parts)
+    np.testing.assert_allclose(both.pr.values, ensemble.pr.values, rtol=0, atol=0.51 * step)
+    assert ((both.pr.values == 0) == (ensemble.pr.values < 0.5 * step)).all()
+    xr.testing.assert_equal(both.time, ensemble.time)
+    assert both.realization.values.tolist() == [3, 4, 5]
+    for part in parts:
+        largest = float(part.pr.max())
+        assert part.pr.encoding["scale_factor"] == pytest.approx(largest / 32767, rel=1e-5)
+
+
+def test_file_is_cf_compressed_and_has_fill_values_only_where_needed(ensemble, tmp_path):
+    masked = ensemble.copy(deep=True)
+    masked.pr[:, :, 0, 0] = np.nan
+    for name, ds in (("whole", ensemble), ("masked", masked)):
+        (file,) = ds.cvae.to_netcdf(tmp_path / name)
+        with netCDF4.Dataset(file) as raw:
+            assert raw.Conventions.startswith("CF-1")
+            assert raw["pr"].dtype == np.int16
+            assert raw["pr"].filters()["zlib"]
+            assert ("_FillValue" in raw["pr"].ncattrs()) == (name == "masked")
+            for coordinate in ("time", "y", "x", "realization"):
+                assert "_FillValue" not in raw[coordinate].ncattrs()
+                assert raw[coordinate].units
+            assert raw["pr"].units == "mm h-1"
+            assert "valid_max" not in raw["pr"].ncattrs()
+    with xr.open_dataset(file) as again:
+        assert np.isnan(again.pr.values[:, :, 0, 0]).all()
+        assert int(again.pr.isnull().sum()) == int(masked.pr.isnull().sum())
+
+
+def test_members_beyond_the_record_are_not_cut(ensemble, few, tmp_path):
+    heavy = ensemble.copy(deep=True)
+    heavy.pr[0, 0, 0, 0] = 300.0  # the packing of the record would wrap it
+    heavy.pr.encoding = {"dtype": "int16", "scale_factor": 0.001}
+    files = heavy.cvae.to_netcdf(tmp_path / "nc", by="realization")
+    assert float(xr.open_dataset(files[0]).pr.max()) == pytest.approx(300.0, rel=1e-6)
+    assert xr.open_dataset(files[1]).pr.encoding["scale_factor"] < 0.005
+    heavy.pr[0, 0, 0, 0] = 3000.0
+    with pytest.warns(UserWarning, match="a tenth of the wet threshold"):
+        (file,) = heavy.cvae.to_netcdf(tmp_path / "float")
+    np.testing.assert_array_equal(xr.open_dataset(file).pr.values, heavy.pr.values)
+
+
+def test_unpacked_file_is_exact(ensemble, tmp_path):
+    (file,) = ensemble.cvae.to_netcdf(tmp_path / "nc", pack=False)
+    np.testing.assert_array_equal(xr.open_dataset(file).pr.values, ensemble.pr.values)
+
+
+def test_lazy_and_stored_ensembles_are_written(few, model, ensemble, tmp_path):
+    stored = sample(few, model, members=range(3, 6), store=tmp_path / "e.zarr", progress=False)
+    (file,) = stored.cvae.to_netcdf(tmp_path / "nc", pack=False)
+    np.testing.assert_array_equal(xr.open_dataset(file).pr.values, ensemble.pr.values)
+
+
+def test_existing_files_and_wrong_arguments_are_refused(ensemble, tmp_path):
+    with pytest.raises(ConfigError, match="None, 'realization' or 'time'"):
+        ensemble.cvae.to_netcdf(tmp_path / "nc", by="y")
+    (tmp_path / "nc").mkdir()
+    (tmp_path / "nc" / "pr_r004.nc").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"pr_r004\.nc"):
+        ensemble.cvae.to_netcdf(tmp_path / "nc", by="realization")
+    assert [path.name for path in (tmp_path / "nc").iterdir()] == ["pr_r004.nc"]
+    endless = ensemble.copy(deep=True)
+    endless.pr[0, 0, 0, 0] = np.inf
+    with pytest.raises(DataError, match="infinite"):
+        endless.cvae.to_netcdf(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_augmented_samples_are_written_at_once(few, ensemble, tmp_path):
+    both = few.cvae.augment(ensemble.chunk(time=4, realization=1))
+    both.to_zarr(tmp_path / "own.zarr", zarr_format=3, consolidated=False)
+    both.to_netcdf(tmp_path / "own.nc")
+    written = few.cvae.augment(ensemble, store=tmp_path / "both.zarr", catalog=tmp_path / "c.yaml")
+    xr.testing.assert_equal(written.load(), both.load())
+    for opened in (
+        xr.open_zarr(tmp_path / "own.zarr", consolidated=False),
+        xr.open_dataset(tmp_path / "own.nc"),
+    ):
+        np.testing.assert_array_equal(opened.pr.values, both.pr.values)
+
+
+def test_folder_of_files_describes_itself(ensemble, tmp_path):
+    ensemble.cvae.to_netcdf(tmp_path / "nc", by="realization")
+    text = info(str(tmp_path / "nc"))
+    for words in ("3 NetCDF files", "pr [mm h-1]", "Licence: ", "pr_r003.nc"):
+        assert words in text

@@ -1,0 +1,126 @@
+# ruff: noqa: PLR0917  south, step, rows, west, step, columns
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xcvae.fields.regridding.cells import Cells, cells_of, plane_of, vectors
+from xcvae.fields.regridding.projections import from_rotated
+from xcvae.fields.regridding.weights import weights
+
+POLE = {"grid_north_pole_latitude": 39.25, "grid_north_pole_longitude": -162.0}
+METHODS = ("bilinear", "conservative")
+
+
+def regular(south: float, dy: float, ny: int, west: float, dx: float, nx: int) -> Cells:
+    """Cells of a grid in degrees."""
+    coords = {
+        "lat": ("lat", south + dy * np.arange(ny), {"units": "degrees_north"}),
+        "lon": ("lon", west + dx * np.arange(nx), {"units": "degrees_east"}),
+    }
+    found = cells_of(xr.DataArray(np.zeros((ny, nx)), coords, ("lat", "lon")), ("lat", "lon"), {})
+    assert isinstance(found, Cells)
+    return found
+
+
+def curvilinear(lat: np.ndarray, lon: np.ndarray) -> Cells:
+    """Cells around places in degrees."""
+    attrs = ({"units": "degrees_north"}, {"units": "degrees_east"})
+    coords = {"lat": (("j", "i"), lat, attrs[0]), "lon": (("j", "i"), lon, attrs[1])}
+    found = cells_of(xr.DataArray(np.zeros(lat.shape), coords, ("j", "i")), ("j", "i"), {})
+    assert isinstance(found, Cells)
+    return found
+
+
+def smooth(cells: Cells) -> np.ndarray:
+    """A function of the place on the sphere."""
+    return 250.0 + 30.0 * (cells.centres @ np.array([0.3, 0.5, 0.7]))
+
+
+def globe(*, curved: bool = False, turned: bool = False) -> Cells:
+    if curved:
+        grid = np.meshgrid(np.arange(-85.0, 86), np.arange(-180.0, 180, 2), indexing="ij")
+        return curvilinear(*grid)
+    return regular(89.5, -1, 180, -179.5, 1, 360) if turned else regular(-89.5, 1, 180, 0.5, 1, 360)
+
+
+TARGETS = {
+    "date line": regular(-20, 0.1, 20, 178.9, 0.1, 20),
+    "Greenwich": regular(50, 0.1, 20, -1.0, 0.1, 20),
+    "south, falling": regular(-60, -0.1, 20, -70, 0.2, 20),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("options", [{}, {"turned": True}, {"curved": True}], ids=str)
+def test_weights_give_the_value_of_the_place(target, method, options):
+    source, fine = globe(**options), TARGETS[target]
+    matrix = weights(source, fine, method)
+    np.testing.assert_allclose(matrix.sum(axis=1), 1.0, rtol=1e-12)
+    found = (matrix @ smooth(source).ravel()).reshape(fine.shape)
+    # Means over cells have steps of up to half the change over a cell.
+    np.testing.assert_allclose(found, smooth(fine), atol=0.005 if method == "bilinear" else 0.5)
+    assert abs(found.mean() - smooth(fine).mean()) < 0.03
+
+
+def test_bilinear_weights_keep_a_grid_as_it_is():
+    grid = regular(50, 0.1, 6, 5, 0.1, 7)
+    np.testing.assert_allclose(weights(grid, grid, "bilinear").toarray(), np.eye(42), atol=1e-9)
+    np.testing.assert_allclose(weights(grid, grid, "conservative").toarray(), np.eye(42), atol=1e-9)
+
+
+def test_conservative_weights_keep_the_amount_of_rain():
+    rotated = from_rotated(
+        *np.meshgrid(np.arange(-2, 2, 0.4), np.arange(-7, -3, 0.4), indexing="ij"), POLE
+    )
+    source, fine = curvilinear(*rotated), regular(46, 0.07, 110, 5, 0.07, 150)
+    matrix = weights(source, fine, "conservative")
+    cells = np.zeros(source.shape)
+    cells[2:-2, 2:-2] = np.random.default_rng(0).gamma(0.5, 4, (6, 6))  # within the target
+    amounts = [
+        float((areas(grid) * values).sum())
+        for grid, values in ((source, cells), (fine, (matrix @ cells.ravel()).reshape(fine.shape)))
+    ]
+    assert amounts[1] == pytest.approx(amounts[0], rel=2e-3)
+
+
+def areas(cells: Cells) -> np.ndarray:
+    """Areas of cells in km2, by the shoelace formula in an equal-area plane."""
+    corners = plane_of(cells.corners, cells.middle)
+    a, b, c, d = corners[:-1, :-1], corners[:-1, 1:], corners[1:, 1:], corners[1:, :-1]
+    first, second = c - a, d - b
+    return np.abs(first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]) / 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pixels_beyond_the_source_have_no_weights(method):
+    source, fine = regular(50, 0.5, 6, 5, 0.5, 6), regular(48.1, 0.25, 12, 5, 0.25, 10)
+    covered = np.diff(weights(source, fine, method).indptr).reshape(fine.shape) > 0
+    # A cell beyond the outermost centres is the slack that aligned conditions have too.
+    wanted = 48.1 + 0.25 * np.arange(12) >= 49.5
+    np.testing.assert_array_equal(covered.all(axis=1), wanted)
+    np.testing.assert_array_equal(covered.any(axis=1), wanted)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_places_that_are_missing_are_gaps_of_a_grid(method):
+    lat, lon = np.meshgrid(np.arange(44, 50, 0.2), np.arange(4, 10, 0.2), indexing="ij")
+    lat[:4, :4] = np.nan
+    source, fine = curvilinear(lat, lon), regular(45.5, 0.1, 10, 5.5, 0.1, 10)
+    matrix = weights(source, fine, method)
+    values = np.nan_to_num(smooth(source)).ravel()
+    np.testing.assert_allclose((matrix @ values).reshape(fine.shape), smooth(fine), atol=0.2)
+
+
+def test_side_and_extent_of_a_grid():
+    grid = regular(0, 0.1, 10, 5, 0.1, 10)
+    assert grid.side == pytest.approx(11.12, rel=0.01)
+    assert grid.extent == pytest.approx(0.64, abs=0.02)
+    assert globe().cyclic
+    assert not grid.cyclic
+    np.testing.assert_allclose(
+        plane_of(vectors(np.array([0.45]), np.array([5.45])), grid.middle), 0, atol=1e-2
+    )

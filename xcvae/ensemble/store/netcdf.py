@@ -1,0 +1,301 @@
+"""Ensembles as NetCDF files: CF, compressed, packed safely, and read back to prove it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError, UnitsError
+from xcvae.fields.cf import check_name, find_layout
+from xcvae.fields.samples import labels_of
+from xcvae.fields.units import default_wet_threshold
+from xcvae.files import hidden_sibling, is_taken, local_path, remove, write_text
+
+CODES = 32767
+"""Largest code of a packed value; -32768 stands for missing values."""
+MISSING = -32768
+STEPS_OF_WET = 10
+"""Packing keeps at least this many steps below the wet threshold."""
+LEVEL = 4
+MEMBER = "realization"
+
+
+def to_netcdf(
+    ds: xr.Dataset, folder: object, *, by: str | None = None, pack: bool = True
+) -> list[Path]:
+    """Write an ensemble to NetCDF files in a folder.
+
+    Files are CF with units on all coordinates, compressed where netCDF4 or h5netcdf is installed.
+    Each is read back and compared before any of them gets its name.
+
+    Parameters
+    ----------
+    ds
+        An ensemble, or other samples with a rain variable.
+    folder
+        Folder of the files, new or without files of their names.
+    by
+        None: one file. ``"realization"``: one for each member. ``"time"`` or the name of the sample
+        dimension: one for each sample.
+    pack
+        Store rain as 16-bit integers. The step is chosen for each file from its own largest value,
+        zero stays zero, and a file whose step would be above a tenth of the wet threshold keeps
+        float32, with a warning.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files, in the order of members or samples.
+
+    Raises
+    ------
+    ConfigError
+        ``by`` is not a dimension that files can be made of, or the folder cannot be written to.
+    OutputExistsError
+        A file of that name exists; nothing is written then.
+    DataError
+        Values are infinite, or labels give two files one name.
+    StoreError
+        A file does not read back as it was written.
+    """
+    target = local_path("folder", folder)
+    if target is None:
+        raise ConfigError("folder: expected the path of a folder, got None. Give one.")
+    variable = _main_variable(ds)
+    dim = _dim_of(ds[variable], by)
+    names = _names(ds, variable, dim)
+    taken = [name for name in names if is_taken(target / name)]
+    if taken:
+        raise OutputExistsError.of(
+            str(target / taken[0]),
+            expected="a free name",
+            got=f"{len(taken)} files that exist" if len(taken) > 1 else "a file that exists",
+            remedy="Choose another folder, or remove them yourself: nothing is replaced.",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = hidden_sibling(target, "new")
+    new.mkdir()
+    try:
+        for name, part in zip(names, _parts(ds, dim), strict=True):
+            _write(part, variable, new / name, pack=pack)
+        target.mkdir(exist_ok=True)
+        for name in names:
+            (new / name).rename(target / name)
+        if not is_taken(target / "README.txt"):
+            write_text(target / "README.txt", _readme(ds, variable, names, pack=pack))
+    finally:
+        remove(new)
+    return [target / name for name in names]
+
+
+def _readme(ds: xr.Dataset, variable: str, names: list[str], *, pack: bool) -> str:
+    """Describe the files of a folder, in words."""
+    field = ds[variable]
+    sizes = ", ".join(f"{dim} {size}" for dim, size in field.sizes.items())
+    labels = labels_of(ds, _sample_of(field))
+    packed = "16-bit integers with scale_factor, which readers unpack" if pack else "float32"
+    lines = [
+        f"{len(names)} NetCDF files, {names[0]} to {names[-1]}, written by xcvae.",
+        f"Title: {ds.attrs.get('title', '')}",
+        f"Variable: {variable} [{field.attrs.get('units', '')}], {sizes}, as {packed}",
+        f"Period: {labels[0]} to {labels[-1]}",
+        f"Licence: {ds.attrs.get('license', 'see the source')}",
+        f"Source: {ds.attrs.get('source', '')}",
+        f"Open: python -c \"import xarray; print(xarray.open_dataset('{names[0]}'))\"",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _main_variable(ds: xr.Dataset) -> str:
+    """Return the variable with maps: that of an ensemble, or the one with most dims."""
+    fields = [str(name) for name, da in ds.data_vars.items() if da.ndim >= 3]
+    if not fields:
+        raise DataError.of(
+            "to_netcdf",
+            expected="an ensemble: a variable with dims (realization, sample, y, x)",
+            got=f"variables {', '.join(map(str, ds.data_vars)) or 'none'}",
+            remedy="Call it on what xcvae.sample or xcvae.open_store returns.",
+        )
+    found = max(fields, key=lambda name: ds[name].size)
+    check_name(found, what="variable of the ensemble")
+    return found
+
+
+def _sample_of(field: xr.DataArray) -> str:
+    one = field.isel({MEMBER: 0}, drop=True) if MEMBER in field.dims else field
+    return find_layout(one, spatial_dims=tuple(str(d) for d in one.dims[-2:])).sample
+
+
+def _dim_of(field: xr.DataArray, by: str | None) -> str | None:
+    """Return the dimension with one file for each element."""
+    sample = _sample_of(field)
+    known = {MEMBER: MEMBER, sample: sample, "time": sample}
+    if by is None:
+        return None
+    if by not in known or known[by] not in field.dims:
+        raise ConfigError.of(
+            "by",
+            expected=f"None, 'realization' or '{sample}'",
+            got=repr(by),
+            remedy="Leave it out for one file.",
+        )
+    return known[by]
+
+
+def _names(ds: xr.Dataset, variable: str, dim: str | None) -> list[str]:
+    """Return the name of each file: variable, and number of the member or label of the sample."""
+    if dim is None:
+        return [f"{variable}.nc"]
+    if dim == MEMBER:
+        numbers = ds[MEMBER].values if MEMBER in ds.coords else np.arange(ds.sizes[MEMBER])
+        width = max(3, len(str(int(max(numbers)))))
+        found = [f"{variable}_r{int(number):0{width}d}.nc" for number in numbers]
+    else:
+        labels = labels_of(ds, dim)
+        safe = ["".join(c if c.isalnum() or c in "-_." else "" for c in one) for one in labels]
+        found = [f"{variable}_{label}.nc" for label in safe]
+    if len(set(found)) < len(found):
+        raise DataError.of(
+            "to_netcdf",
+            expected=f"a different label along '{dim}' for every file",
+            got="labels that repeat",
+            remedy="Write by='realization' or in one file, or select samples first.",
+        )
+    return found
+
+
+def _parts(ds: xr.Dataset, dim: str | None) -> Iterator[xr.Dataset]:
+    if dim is None:
+        yield ds
+        return
+    for position in range(ds.sizes[dim]):
+        yield ds.isel({dim: [position]})
+
+
+def _write(ds: xr.Dataset, variable: str, file: Path, *, pack: bool) -> None:
+    """Write one file and compare what is read back."""
+    ds = ds.drop_encoding()
+    if variable in ds and ds[variable].nbytes <= 1_000_000_000:
+        ds = ds.load()  # it is read several times
+    field = ds[variable]
+    low, high, gaps = _extremes(field)
+    if np.isinf([low, high]).any():
+        raise DataError.of(
+            f"{file.name}: {variable}",
+            expected="finite values, or NaN for missing ones",
+            got="infinite ones",
+            remedy="Correct them before writing.",
+        )
+    step = _step(field, max(abs(low), abs(high)), file) if pack else None
+    engine = next((name for name in ("netCDF4", "h5netcdf") if find_spec(name)), None)
+    encoding: dict[str, Any] = {str(name): {"_FillValue": None} for name in ds.variables}
+    if step is None:
+        encoding[variable] = {"_FillValue": field.dtype.type(np.nan) if gaps else None}
+    else:
+        # Not by xarray, which warns of codes without a fill value.
+        del encoding[variable]["_FillValue"]
+        ds = ds.assign({variable: _packed(field, step, gaps > 0)})
+    if engine is not None:
+        sizes = tuple(
+            1 if dim in (MEMBER, _sample_of(field)) else n for dim, n in field.sizes.items()
+        )
+        compressed = {"zlib": True, "complevel": LEVEL, "shuffle": True, "chunksizes": sizes}
+        encoding[variable] |= compressed
+    labels = [str(name) for name, coord in ds.coords.items() if coord.dtype.kind == "M"]
+    for name in labels:
+        encoding[name] |= _time_encoding(ds[name])
+    chosen: Any = engine.lower() if engine else "scipy"
+    _with_units(ds).to_netcdf(file, engine=chosen, encoding=encoding)
+    _compare(field, file, step, chosen)
+
+
+def _extremes(field: xr.DataArray) -> tuple[float, float, int]:
+    """Return least and largest value (0 if all are missing), and the number of missing ones."""
+    import dask
+
+    low, high, gaps = dask.compute(  # type: ignore[attr-defined, no-untyped-call]
+        field.min(), field.max(), field.isnull().sum()
+    )
+    ends = (0.0 if np.isnan(end) else float(end) for end in (low, high))
+    return (*ends, int(gaps))  # type: ignore[return-value]
+
+
+def _step(field: xr.DataArray, largest: float, file: Path) -> np.float32 | None:
+    """Return the step of packed values; None if it would be too coarse."""
+    if largest == 0.0:
+        return np.float32(1.0)
+    step = np.float32(largest / CODES)
+    if CODES * float(step) < largest:  # rounded down: the largest value would not fit
+        step = np.nextafter(step, np.float32(np.inf))
+    try:
+        finest = default_wet_threshold(field, _sample_of(field)) / STEPS_OF_WET
+    except UnitsError:
+        finest = np.inf
+    if step <= finest:
+        return step
+    warnings.warn(
+        f"{file.name}: values up to {largest:.4g} {field.attrs.get('units', '')} would be packed "
+        f"in steps of {step:.3g}, above {finest:.3g}, a tenth of the wet threshold. The file has "
+        "float32 instead.",
+        UserWarning,
+        stacklevel=5,
+    )
+    return None
+
+
+def _packed(field: xr.DataArray, step: np.float32, gaps: bool) -> xr.DataArray:
+    """Return codes with the attributes that unpack them; a fill value only for missing values."""
+    codes = (field / step).round().clip(-CODES, CODES).fillna(MISSING).astype("int16")
+    attrs = {**field.attrs, "scale_factor": step}
+    codes.attrs = {**attrs, "_FillValue": np.int16(MISSING)} if gaps else attrs
+    return codes
+
+
+def _time_encoding(times: xr.DataArray) -> dict[str, Any]:
+    """Return units of times that hold them exactly: hours, or seconds where needed."""
+    first = times.min().dt.strftime("%Y-%m-%d").item()
+    whole = bool((times == times.dt.floor("h")).all())
+    units = f"{'hours' if whole else 'seconds'} since {first} 00:00:00"
+    return {"units": units, "calendar": "standard", "dtype": "float64"}
+
+
+_DEGREES = {"lat": "degrees_north", "latitude": "degrees_north"}
+_DEGREES |= {"lon": "degrees_east", "longitude": "degrees_east"}
+
+
+def _with_units(ds: xr.Dataset) -> xr.Dataset:
+    """Add units to numeric coordinates that have none, and describe dims without coordinates."""
+    found = {}
+    for name, coord in ds.coords.items():
+        if coord.dtype.kind in "iuf" and coord.ndim and "units" not in coord.attrs:
+            found[name] = coord.assign_attrs(units=_DEGREES.get(str(name).lower(), "1"))
+    return ds.assign_coords(found)
+
+
+def _compare(field: xr.DataArray, file: Path, step: np.float32 | None, engine: Any) -> None:
+    """Read a file back, and compare it with what was written."""
+    allowed = 0.0 if step is None else 0.5001 * float(step)
+    sample = _sample_of(field)
+    with xr.open_dataset(file, engine=engine) as again:
+        stored = again[str(field.name)]
+        for start in range(0, field.sizes[sample], 64):
+            rows = {sample: slice(start, start + 64)}
+            want, got = field.isel(rows).values, stored.isel(rows).values
+            same_gaps = np.array_equal(np.isnan(want), np.isnan(got))
+            error = float(np.nanmax(np.abs(want.astype("f8") - got), initial=0.0))
+            # Zero must stay zero; rounding of float32 comes on top of half a step.
+            rounding = 2e-7 * float(np.nanmax(np.abs(want), initial=0.0))
+            dry = not (got[want == 0] != 0).any()
+            if not (same_gaps and dry and error <= allowed + rounding * (step is not None)):
+                raise StoreError.of(
+                    str(file.name),
+                    expected=f"values as they were written, within {allowed:.3g}",
+                    got=f"differences up to {error:.3g}",
+                    remedy="Write with pack=False, and report this.",
+                )

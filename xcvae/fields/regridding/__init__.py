@@ -1,0 +1,1 @@
+"""Places of conditions under the target, and weights between grids that differ."""

@@ -1,0 +1,170 @@
+"""Timescales of the levels, from the posterior means of consecutive samples.
+
+The posterior mean of a latent, in units of its prior, estimates the deviate that the observed storm
+was drawn with. The correlation of these deviates between consecutive samples tells how long a level
+remembers; the timescale is where the correlation of `xcvae.generator.noise.TimeAxis` fits it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xcvae.errors import ConfigError
+from xcvae.fields.batches import Batches
+from xcvae.fields.sample_blocks import block_slices, consecutive, evenly_spaced, segments
+from xcvae.fields.samples import storms_of, times_of
+from xcvae.generator.model import Model
+from xcvae.generator.noise import correlation
+from xcvae.generator.sampler import draw_batch_size
+
+#: Distances, in steps of the record, at which samples are correlated.
+LAGS = (1, 2, 3, 6)
+#: Samples in a row at most, the unit of the bootstrap; and samples and pixels in total.
+SEGMENT, SAMPLES, PIXELS = 12, 240, 4_800_000
+#: A level whose correlation after one step is below this is drawn without memory: knots closer
+#: than the samples would cost much and change little.
+LEAST = 0.2
+#: Timescales that are tried, in steps.
+GRID = np.geomspace(0.2, 200, 600)
+#: Resamplings of the segments, for 95 % intervals.
+RESAMPLINGS = 200
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Timescales:
+    """How long the levels of a model remember.
+
+    Attributes
+    ----------
+    seconds
+        Timescale of each level, coarsest first; 0 without memory. None if not measured.
+    low, high
+        Their 95 % intervals, by a bootstrap over segments of consecutive samples.
+    step
+        Step of the consecutive samples, in seconds.
+    lags
+        Distances of samples, in steps.
+    correlation
+        Correlation of each level at each lag; None where no two samples are that far apart.
+    samples
+        Number of samples measured on.
+    reason
+        Why nothing was measured; empty otherwise.
+    """
+
+    seconds: list[float] | None = None
+    low: list[float] | None = None
+    high: list[float] | None = None
+    step: float | None = None
+    lags: tuple[int, ...] = LAGS
+    correlation: list[list[float | None]] | None = None
+    samples: int = 0
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON types, for the model file."""
+        return {**asdict(self), "lags": list(self.lags)}
+
+
+def measure_timescales(model: Model, prepared: xr.Dataset) -> Timescales:
+    """Measure the timescales of a model on consecutive samples.
+
+    Parameters
+    ----------
+    model
+        The trained model.
+    prepared
+        Samples with the target, from `xcvae.fields.describe.prepare`.
+
+    Returns
+    -------
+    Timescales
+        Without values, and with the reason, if no samples are consecutive.
+    """
+    sample = model.spec.sample
+    try:
+        times = np.array(times_of(prepared, sample), np.int64)
+    except ConfigError:
+        return Timescales(reason="the samples of its record have no times")
+    _, observed = storms_of(prepared, sample)
+    step, runs = consecutive(times, np.flatnonzero(observed))
+    batches = model.batches(prepared)
+    picked = _picked(runs, batches)
+    if not picked:
+        return Timescales(reason="its record has no consecutive times")
+    sums = np.stack([_products(model, batches, segment) for segment in picked])
+    measured = _correlations(sums.sum(axis=0))
+    rng = np.random.default_rng(0)
+    draws = rng.integers(len(picked), size=(RESAMPLINGS, len(picked)))
+    seconds = step / 1e6
+    resampled = np.array([_fit(_correlations(sums[rows].sum(axis=0))) for rows in draws]) * seconds
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    return Timescales(
+        seconds=_rounded(_fit(measured) * seconds),
+        low=_rounded(low),
+        high=_rounded(high),
+        step=seconds,
+        correlation=[[_number(one) for one in level] for level in measured],
+        samples=sum(map(len, picked)),
+    )
+
+
+def _picked(runs: list[Any], batches: Batches) -> list[NDArray[np.int64]]:
+    """Cut runs into segments, and pick as many as the budget of samples allows, evenly spaced."""
+    parts = [part for part in segments(runs, SEGMENT) if len(part) > 1]
+    budget = min(SAMPLES, max(SEGMENT, PIXELS // (batches.size[0] * batches.size[1])))
+    mean = sum(map(len, parts)) / max(1, len(parts))
+    most = max(1, int(budget // max(1.0, mean)))
+    return [parts[i] for i in evenly_spaced(len(parts), most)] if parts else []
+
+
+def _products(model: Model, batches: Batches, segment: NDArray[np.int64]) -> Array:
+    """Sum the products of the deviations of a segment, (level, lag, 3): x y, x x and y y."""
+    # As many at a time as are drawn together: large maps one by one.
+    together = draw_batch_size(model.device.type, batches.size)
+    parts = [
+        model.deviations(batches.load(segment[block]))
+        for block in block_slices(len(segment), together)
+    ]
+    sums = np.zeros((len(parts[0]), len(LAGS), 3))
+    for level, maps in enumerate(zip(*parts, strict=True)):
+        values = np.concatenate(maps)
+        flat = values.reshape(len(values), -1).astype(np.float64)
+        gram = flat @ flat.T
+        power = np.diag(gram)
+        for number, lag in enumerate(LAGS):
+            if lag < len(flat):
+                sums[level, number] = (
+                    np.diag(gram, lag).sum(), power[:-lag].sum(), power[lag:].sum()
+                )  # fmt: skip
+    return sums
+
+
+def _correlations(sums: Array) -> Array:
+    """Return the correlation by level and lag; NaN without samples at that distance."""
+    scale = np.sqrt(sums[..., 1] * sums[..., 2])
+    found: Array = np.divide(sums[..., 0], scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+    return found
+
+
+def _fit(measured: Array) -> Array:
+    """Return the timescale of each level in steps; 0 without memory."""
+    curves = correlation(np.array(LAGS)[None] / GRID[:, None])
+    errors = np.nansum((curves[None] - measured[:, None]) ** 2, axis=-1)
+    best = GRID[np.argmin(errors, axis=1)]
+    return np.where(measured[:, 0] >= LEAST, best, 0.0)
+
+
+def _rounded(values: Array) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None

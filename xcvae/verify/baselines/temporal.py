@@ -1,0 +1,81 @@
+"""Baselines in time, from the members of the evaluated ensemble: without and with all memory.
+
+Members of one time are exchangeable, so another order of them leaves every score of single times
+as it is, and decides on the spread of what is added up over times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import xarray as xr
+
+from xcvae.fields.samples import labels_of
+from xcvae.metrics.pairs import REALIZATION
+from xcvae.metrics.sample import Array
+from xcvae.registry import Component
+from xcvae.verify.baselines.interpolation import as_members, members_of, random_stream
+
+
+@dataclass(frozen=True)
+class Independent(Component):
+    """The members of the evaluated ensemble in random order, another one at every time.
+
+    Members that evolve in time lose their memory; sums over times have too little spread.
+    """
+
+    of_members: ClassVar[bool] = True
+
+    def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """Return as many members as the ensemble has."""
+        return _reordered(dataset, _shuffled, "independent", seed)
+
+
+@dataclass(frozen=True)
+class Frozen(Component):
+    """The members of the evaluated ensemble, sorted at every pixel: a member keeps its rank.
+
+    Sums over times have the largest spread that members with these values can have.
+    """
+
+    of_members: ClassVar[bool] = True
+
+    def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """Return as many members as the ensemble has."""
+        return _reordered(dataset, _sorted, "frozen", seed)
+
+
+def _reordered(
+    dataset: xr.Dataset, order: Callable[..., Array], name: str, seed: int
+) -> xr.DataArray:
+    observed = dataset[dataset.attrs["target"]]
+    sample, *fine = (str(dim) for dim in observed.dims)
+    whole = members_of(dataset, name)
+    fields = xr.apply_ufunc(
+        order,
+        xr.DataArray(np.array(labels_of(observed, sample)), dims=sample),
+        whole.chunk(dict.fromkeys((REALIZATION, *fine), -1)) if whole.chunks else whole,
+        kwargs={"seed": seed},
+        input_core_dims=[[], [REALIZATION, *fine]],
+        output_core_dims=[[REALIZATION, *fine]],
+        join="override",
+        dask="parallelized",
+        output_dtypes=[whole.dtype],
+    )
+    return as_members(fields, observed, units=str(whole.attrs["units"]))
+
+
+def _shuffled(labels: Array, members: Array, *, seed: int) -> Array:
+    """Permute members, (n, M, y, x), with a permutation for every label, (n,)."""
+    out = np.empty_like(members)
+    for index in np.ndindex(labels.shape):
+        random = random_stream(seed, "independent", str(labels[index]))
+        out[index] = members[index][random.permutation(len(members[index]))]
+    return out
+
+
+def _sorted(labels: Array, members: Array, *, seed: int) -> Array:  # noqa: ARG001
+    return np.sort(members, axis=-3)
