@@ -65,7 +65,6 @@ SINGLE_IMPORTER = {
     "testing.metrics": "suite, imported on first use",
     "testing.postprocessors": "suite, imported on first use",
     "testing.storms": "suite, imported on first use",
-    "verify.baselines.climatology": "family of components; the package is its interface",
     "verify.baselines.temporal": "family of components; the package is its interface",
     "verify.baselines.rainfarm": "family of components; the package is its interface",
     "verify.diagnosis.artefacts": "measurements of patterns of the grid",

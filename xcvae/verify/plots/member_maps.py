@@ -437,17 +437,20 @@ def _draw(
             below = number + columns < len(panels) and _same_columns(panels, number, columns)
             _label(axes, panel, first=not alike, last=not below)
             _place(axes, panel, first=number == 0)
-        bar = figure.colorbar(
-            shown, ax=grid.ravel().tolist(), shrink=0.95 if rows == 1 else 0.6, pad=0.012,
-            aspect=22, fraction=0.05,
-        )  # fmt: skip
-        bar.set_ticks([*scale.levels], labels=[f"{level:g}" for level in scale.levels])
-        bar.ax.tick_params(labelsize=10, length=0)
-        bar.outline.set_linewidth(0.6)
-        bar.set_label(pretty(label), fontsize=12)
+        _rain_bar(shown, grid.ravel().tolist(), scale, label, shrink=0.95 if rows == 1 else 0.6)
         if title:
             figure.suptitle(title, fontsize=14)
         return figure
+
+
+def _rain_bar(shown: Any, maps: list[Axes], scale: RainScale, label: str, *, shrink: float) -> None:
+    """Draw the colour bar of all maps of rain."""
+    figure = maps[0].figure
+    bar = figure.colorbar(shown, ax=maps, shrink=shrink, pad=0.012, aspect=22, fraction=0.05)
+    bar.set_ticks([*scale.levels], labels=[f"{level:g}" for level in scale.levels])
+    bar.ax.tick_params(labelsize=10, length=0)
+    bar.outline.set_linewidth(0.6)
+    bar.set_label(pretty(label), fontsize=12)
 
 
 #: Maps in a row at most, unless ``ncols`` says otherwise, and the width of a grid over its height.
