@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
@@ -63,5 +64,20 @@ def tiny_model(train_radar: xr.Dataset, tmp_path_factory: pytest.TempPathFactory
         generator=TINY,
         fit=QUICK,
         path=tmp_path_factory.mktemp("model") / "tiny.xcvae",
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def any_factor_model(train_radar: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Hardly trained: block means are right from the first step."""
+    wet = train_radar.pr.mean(("y", "x")).argsort().values[-6:]
+    return xcvae.train(
+        train_radar[["pr"]].isel(time=np.sort(wet), y=slice(48), x=slice(48)),
+        target="pr",
+        coarsen={"factor": [2, 8], "pixel": [1, 2]},
+        generator={"channels": [8, 8], "latents": [2, 2], "constrain": True},
+        fit={"max_steps": 4, "batch_size": 2, "crop": 16, "validations": 1},
+        path=tmp_path_factory.mktemp("any") / "any.xcvae",
         progress=False,
     )

@@ -54,6 +54,7 @@ SINGLE_IMPORTER = {
     "generator.noise.maps": "chooses the backend of the noise; the package is its interface",
     "generator.noise.philox_torch": "backend: torch",
     "generator.noise.philox_triton": "backend: Triton",
+    "generator.roles": "variables found by role; the model is its interface",
     "generator.training.calibration": "temperature and dial, measured after training",
     "generator.training.trainer": "the loop of steps; train() prepares it",
     "metrics.ensemble": "family of components; the package is its interface",

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import xcvae
-from xcvae.cli import main
+from xcvae import config
+from xcvae.cli import DEMO_START, _demo_text, main
 from xcvae.registry import KINDS, registry
 
 
@@ -194,6 +195,18 @@ def test_demo_writes_its_configuration_into_its_output_folder(tmp_path: Path) ->
     assert "a file that no run has recorded" in done.stderr
     assert (tmp_path / "model.xcvae").read_text(encoding="utf-8") == "mine"
     assert "max_minutes: 0.5" in (tmp_path / "config.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_demo_starts_from_the_bundled_model_if_there_is_one(known: bool) -> None:
+    bundled = DEMO_START in xcvae.models.names()
+    text = _demo_text()
+    assert ("start: rain-radar" in text) == bundled
+    name = "demo-started.yaml" if known else "demo.yaml"
+    file = Path(xcvae.__file__).parent / "tutorial" / name
+    settings = config.load(file)
+    assert (settings.train.start == DEMO_START) == known
+    assert known == (settings.criteria is not None)
 
 
 def test_demo_keeps_a_configuration_that_is_not_its_own(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import xcvae.accessor  # noqa: F401  registers ds.cvae
 
 if TYPE_CHECKING:
-    from xcvae import errors, plugins, testing, tutorial
+    from xcvae import errors, models, plugins, testing, tutorial
     from xcvae.ensemble import catalog
     from xcvae.ensemble.augment import augment
     from xcvae.ensemble.loader import loader
@@ -42,6 +42,7 @@ __all__ = [
     "hookimpl",
     "load",
     "loader",
+    "models",
     "open_store",
     "plugins",
     "sample",
@@ -69,6 +70,7 @@ _HOMES = {
 _MODULES = {
     "catalog": "xcvae.ensemble.catalog",
     "errors": "xcvae.errors",
+    "models": "xcvae.models",
     "plugins": "xcvae.plugins",
     "testing": "xcvae.testing",
     "tutorial": "xcvae.tutorial",

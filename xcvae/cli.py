@@ -36,6 +36,7 @@ KINDS = {
     "baseline": "Baselines (evaluate: baselines)",
 }
 WIDTH = 79
+DEMO_START = "rain-radar"  # model that the demo starts from
 YAML = "YAML file that describes the run; `xcvae demo` writes one to start from"
 INTERRUPTED, CLOSED = 130, 141  # exit codes of SIGINT and SIGPIPE in a shell
 NEXT_STEPS = """
@@ -110,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         "path", metavar="PATH", help="output folder, model, store, icechunk:PATH or catalog"
     )
     info.set_defaults(act=_info)
+    models = commands.add_parser("models", help="models that have a name, each with its card")
+    models.add_argument("name", nargs="?", metavar="NAME", help="one of them (default: all)")
+    models.set_defaults(act=_models)
     plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
     plugins.set_defaults(act=_plugins)
     return parser
@@ -136,10 +140,13 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     run.set_defaults(act=_run)
 
     for name, text in STEPS.items():
+        if name == "sample":
+            continue
         step = commands.add_parser(name, help=f"one step: {text}", description=_step_text(text))
         step.add_argument("config", type=Path, metavar="CONFIG", help=YAML)
         step.set_defaults(act=_step)
 
+    _add_sample(commands)
     for one in (demo, run, *(commands.choices[name] for name in STEPS)):
         one.add_argument(
             "--overwrite", action="store_true", help="replace products of another configuration"
@@ -151,6 +158,31 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         )  # fmt: skip
 
 
+def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command that draws the ensembles of a configuration, or one from a file."""
+    text = STEPS["sample"]
+    sample = commands.add_parser(
+        "sample",
+        help=f"one step: {text}; or draw from a file of rain with a model",
+        description=f"{_step_text(text)} Or, with --model and --store, an ensemble for the rain in "
+        "a file: xcvae sample era5.nc --model rain-radar --factor 8 --store fine.zarr",
+    )
+    sample.add_argument(
+        "config", type=Path, metavar="CONFIG|DATA",
+        help=f"{YAML}; or data: Zarr, NetCDF, tutorial name",
+    )  # fmt: skip
+    add = sample.add_argument
+    add("--model", metavar="MODEL", help="path or name of a model")
+    add("--store", type=Path, metavar="STORE", help="Zarr store to write, new or unfinished")
+    add("--variable", metavar="NAME", help="the rain in the data, if there are several")
+    add("--factor", type=int, metavar="N", help="divide coarse cells into N x N pixels")
+    add("--mode", choices=("prior", "posterior"), default="prior", help="prior")
+    add("--members", type=int, default=16, metavar="N", help="realizations (16)")
+    add("--seed", type=int, default=0, metavar="N", help="of the noise (0)")
+    add("--catalog", type=Path, metavar="YAML", help="intake catalog to list the store in")
+    sample.set_defaults(act=_sample)
+
+
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verify = commands.add_parser(
         "verify", help="check a store, or all in a folder, against what was written"
@@ -159,7 +191,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "store", metavar="STORE", help="store of an ensemble, icechunk:PATH, or an output folder"
     )
     verify.add_argument(
-        "--model", type=Path, help="model file, to draw some regions again and compare"
+        "--model", help="model file or name, to draw some regions again and compare"
     )
     verify.add_argument(
         "--data",
@@ -208,7 +240,7 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
     file = output / "config.yaml"
     if minutes is None and file.exists():
         return file
-    bundled = (Path(__file__).parent / "tutorial" / "demo.yaml").read_text(encoding="utf-8")
+    bundled = _demo_text()
     limit = re.compile(r"max_minutes: .*")
     if file.exists() and limit.sub("", file.read_text(encoding="utf-8")) != limit.sub("", bundled):
         raise OutputExistsError.of(
@@ -221,6 +253,14 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
     text = bundled if minutes is None else limit.sub(f"max_minutes: {minutes}", bundled)
     write_text(file, text)
     return file
+
+
+def _demo_text() -> str:
+    """Return the configuration of the demo, which starts from the bundled model if there is one."""
+    from xcvae import models
+
+    name = "demo-started.yaml" if DEMO_START in models.names() else "demo.yaml"
+    return (Path(__file__).parent / "tutorial" / name).read_text(encoding="utf-8")
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -270,6 +310,39 @@ def _info(arguments: argparse.Namespace) -> int:
     from xcvae import pipeline
 
     print(pipeline.info(arguments.path))
+    return 0
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    """Draw the ensembles of a configuration, or one for the rain in a file."""
+    if arguments.model is None and arguments.store is None:
+        return _step(arguments)
+    import xcvae
+
+    if arguments.model is None or arguments.store is None:
+        missing = "--model" if arguments.model is None else "--store"
+        raise ConfigError.of(
+            "xcvae sample DATA",
+            expected="a model and a store",
+            got=f"no {missing}",
+            remedy="For example --model rain-radar --factor 8 --store fine.zarr.",
+        )
+    ds = next(_data(str(arguments.config)))
+    if arguments.variable is not None:
+        ds = ds[[arguments.variable, *(n for n, da in ds.data_vars.items() if da.ndim == 0)]]
+    ensemble = xcvae.sample(
+        ds,
+        arguments.model,
+        factor=arguments.factor,
+        mode=arguments.mode,
+        members=arguments.members,
+        seed=arguments.seed,
+        store=arguments.store,
+        catalog=arguments.catalog,
+        resume="restart" if arguments.overwrite else True,
+    )
+    sizes = ", ".join(f"{dim}: {size}" for dim, size in ensemble.sizes.items())
+    print(f"{arguments.store}: {', '.join(map(str, ensemble.data_vars))} ({sizes})")
     return 0
 
 
@@ -327,6 +400,21 @@ def _data(name: str) -> Iterator[xr.Dataset]:
         yield xr.open_zarr(path, consolidated=False)
     else:
         yield xr.open_dataset(path, chunks={})
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from xcvae import models
+
+    names = models.names() if arguments.name is None else [arguments.name]
+    for name in names:
+        first, *rows = str(models.card(name)).splitlines()
+        print(textwrap.fill(first, WIDTH))
+        for row in rows:
+            print(textwrap.fill(row, WIDTH, initial_indent="", subsequent_indent=" " * 4,
+                                break_long_words=False, break_on_hyphens=False))  # fmt: skip
+    if not names:
+        print("no models; the environment variable XCVAE_MODELS lists folders of them")
+    return 0
 
 
 def _plugins(_: argparse.Namespace) -> int:

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.ensemble.sampler import fingerprint
 from xcvae.ensemble.store.base import differences
 from xcvae.fields.describe import describe, prepare
-from xcvae.fields.samples import labels_of
+from xcvae.fields.samples import fingerprint, labels_of
 
 
 def test_labels_of_times_are_iso_with_seconds():

@@ -18,6 +18,7 @@ REQUESTS = [
     SampleRequest(mode="posterior", diversity=0.2),
     SampleRequest(members=range(16, 66)),
     SampleRequest(storms=[{"name": "turn", "degrees": 180}], cap="none"),
+    SampleRequest(temporal="coherent", timescales=["2 h", "30min", 0]),
     SampleRequest(min_mass=0.5, tile={"y": 16}, postprocess=[]),
 ]
 
@@ -33,7 +34,7 @@ def test_configuration_has_every_shared_option_with_the_same_default():
     section = {one.name: one.default for one in fields(SampleSection)}
     shared = {one.name: one.default for one in fields(SampleOptions)}
     assert shared.items() <= section.items()
-    assert section.keys() - shared.keys() == {"name", "part", "samples"}
+    assert section.keys() - shared.keys() == {"model", "name", "part", "samples"}
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
@@ -65,6 +66,11 @@ def test_attributes_repeat_the_identity_without_the_tile():
 def test_identity_records_the_spread_that_is_drawn_with(given, spread):
     assert SampleRequest().identity()["spread"] == 1.0
     assert SampleRequest(mode="posterior", **given).identity()["spread"] == spread
+
+
+def test_section_of_a_configuration_reads_timescales_as_durations():
+    section = SampleSection(name="a", temporal="coherent", timescales=["1h", 90, 0])
+    assert section.arguments()["timescales"] == [3600.0, 90.0, 0.0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -261,6 +262,37 @@ def test_prepare_refuses_degrees_for_kilometres(make_radar: Maker) -> None:
     degrees = ds.assign_coords(y=("y", ds.y.values, {"units": "degrees_north"}))
     with pytest.raises(MismatchError, match=r"y: .*1000 m.*degrees \(latitude\)"):
         prepare(degrees, describe(ds), need_target=True)
+
+
+def in_degrees(ds: xr.Dataset, middle: float, step: float) -> xr.Dataset:
+    """The same fields on latitudes and longitudes with a step per kilometre."""
+    for dim in ("y", "y_coarse"):
+        values = middle + step * ds[dim].values
+        ds = ds.assign_coords({dim: (dim, values, {"units": "degrees_north"})})
+    for dim in ("x", "x_coarse"):
+        ds = ds.assign_coords({dim: (dim, step * ds[dim].values, {"units": "degrees_east"})})
+    return ds
+
+
+@pytest.mark.parametrize("middle", [0.0, 40.0, -50.0])
+def test_prepare_compares_degrees_and_metres_in_kilometres(
+    make_radar: Maker, middle: float
+) -> None:
+    """0.01 degrees are 1.1 km along a meridian, and 0.7 to 1.1 km along a parallel."""
+    ds = make_radar(24, 36)
+    degrees = in_degrees(ds, middle, 0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(degrees, describe(ds), need_target=True)
+        prepare(ds, describe(degrees), need_target=True)
+
+
+def test_prepare_warns_of_cells_outside_the_tolerance(make_radar: Maker) -> None:
+    ds = make_radar(24, 36)
+    with pytest.warns(UserWarning, match=r"cells of 1.78 km, .* trained with 1 km"):
+        prepare(in_degrees(ds, 0.0, 0.016), describe(ds), need_target=True)
+    with pytest.raises(MismatchError, match=r"expected .* 1000 m.*got 0.05 degrees .*5.56 km"):
+        prepare(in_degrees(ds, 0.0, 0.05), describe(ds), need_target=True)
 
 
 def test_prepare_refuses_another_domain_for_a_located_model(islands: xr.Dataset) -> None:

@@ -18,8 +18,8 @@ from xcvae.generator.model import Model
 from xcvae.generator.training.calibration import (
     TEMPERATURE_MEMBERS,
     _diversity,
-    calibrate_temperature,
     equal_diversity_steps,
+    measure_temperature,
     spread_skill_ratio,
 )
 from xcvae.metrics import spread_skill
@@ -81,7 +81,7 @@ def test_dial_makes_diversity_rise_with_spread(tiny_model, test_radar):
             tiny_model.draw(
                 some, seed=1, labels=labels, realizations=range(4), mode="posterior", spread=s
             )
-        )
+        ).mean()
         for s in (0, 0.25, 0.5, 0.75, 1)
     ]
     assert min(np.diff(steps)) > 0.1 * (steps[-1] - steps[0]) > 0
@@ -224,18 +224,19 @@ def test_draw_is_limited_to_twice_the_record_maximum(tiny_model, batch):
 
 
 @pytest.mark.parametrize("factor", [0.85, 1.2])
-def test_calibrate_temperature_corrects_the_sigma_of_the_prior(tiny_model, test_radar, factor):
+def test_measured_temperature_corrects_the_sigma_of_the_prior(tiny_model, test_radar, factor):
     """A prior whose sigma is wrong by a factor gets the temperature that corrects it."""
     batches = tiny_model.batches(prepare(test_radar, tiny_model.spec, need_target=True))
     network = tiny_model.network
     before, network.sigma_factor = network.sigma_factor, 1.0
     try:
-        plain = calibrate_temperature(tiny_model, batches)
+        plain, error = measure_temperature(tiny_model, batches)
         network.sigma_factor = factor
-        corrected = calibrate_temperature(tiny_model, batches)
+        corrected, _ = measure_temperature(tiny_model, batches)
     finally:
         network.sigma_factor = before
     assert 0.8 <= plain <= 1.25
+    assert 0 < error < 1
     assert corrected == pytest.approx(np.clip(plain / factor, 0.8, 1.25), abs=0.03)
 
 

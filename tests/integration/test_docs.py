@@ -93,6 +93,23 @@ def test_page_augmentation_prints_verdicts(tmp_path: Path) -> None:
         assert len(re.findall(rf"^  {recipe} ", printed, re.MULTILINE)) == 5 * 3 * 3
 
 
+def test_page_zero_shot_divides_cells(tmp_path: Path, any_factor_model: xcvae.Model) -> None:
+    rain = np.random.default_rng(0).gamma(0.5, 2.0, (1, 3, 4)).astype("float32")
+    attrs = {"units": "mm h-1", "standard_name": "lwe_precipitation_rate"}
+    lat, lon = 50 - 0.1 * np.arange(3), 10 + 0.1 * np.arange(4)
+    xr.Dataset(
+        {"tp": (("time", "latitude", "longitude"), rain, attrs)},
+        {"time": np.array(["2020-01-01"], "M8[ns]"), "latitude": lat, "longitude": lon},
+    ).to_netcdf(tmp_path / "coarse.nc", engine="scipy")
+    tiny = {
+        '"rain-radar"': repr(str(any_factor_model.path)),
+        'generator={"constrain": True}, fit={"max_minutes": 30}': TINY,
+        "record.split == 0": "slice(4)",
+        '"factor": [2, 16], "pixel": [1, 4]': '"factor": [2, 3]',
+    }
+    run_code(code_of("zero-shot.md", **tiny) + "\nfine.load()\nassert model.spec.scales", tmp_path)
+
+
 def test_page_own_data_runs_with_masked_observations(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     days = np.arange("2000-01-01", "2011-01-01", 90, dtype="datetime64[D]")

@@ -299,6 +299,34 @@ def test_killed_training_is_continued(folder: Path) -> None:
     assert not checkpoint.exists()
 
 
+def test_start_of_a_configuration_is_a_file_next_to_it_or_a_name(
+    folder: Path, rain: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = rain.isel(time=rain.split.values == 0)
+    fit = {"max_steps": 1, "batch_size": 2, "crop": 24, "validations": 1}
+    sizes = {"channels": [16, 16, 8], "latents": [4, 2, 1]}
+    known = xcvae.train(
+        train, target="pr", coarsen=12, generator=sizes, fit=fit, path=folder / "known.xcvae"
+    )
+    edit(folder, "  generator: {channels: [16, 16, 8], latents: [4, 2, 1]}", "  start: known.xcvae")
+    edit(folder, "max_steps: 20", "max_steps: 2")
+    file = folder / "config.yaml"
+    assert main(["run", str(file), "--check"]) == 0
+    assert "start       " in capsys.readouterr().out
+    assert main(["train", str(file)]) == 0
+    made = xcvae.load(folder / "out" / "model.xcvae").training["start"]
+    assert (made["name"], made["sha256"], made["share"]) == ("known.xcvae", known.sha256, 1.0)
+    assert main(["train", str(file)]) == 0
+    assert "train there already" in capsys.readouterr().out
+    other = xcvae.train(train, target="pr", coarsen=12, generator=sizes, fit=fit, seed=1)
+    (folder / "known.xcvae").write_bytes(other.to_bytes())
+    assert main(["train", str(file)]) == 1  # another start under the same name
+    assert "train.start" in capsys.readouterr().err or "start" in capsys.readouterr().err
+    edit(folder, "start: known.xcvae", "start: rain-rader")
+    assert main(["run", str(file), "--check"]) == 1
+    assert "name of a model or the path" in capsys.readouterr().err
+
+
 def test_report_covers_ensembles_of_several_parts(folder: Path) -> None:
     edit(folder, "spread: 0.5, members: 2", "spread: 0.5, members: 2, part: train")
     summary = pipeline.run(config.load(folder / "config.yaml"), progress=False)

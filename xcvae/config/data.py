@@ -181,14 +181,18 @@ class Parts:
         """
         ds: xr.Dataset | None = getattr(self, part)
         if ds is None:
-            raise ConfigError.of(
-                f"data.{part}",
-                expected="a selection of samples",
-                got="none",
-                remedy=f"Add one to the configuration, such as `{part}: {{split: 2}}` or "
-                f"`{part}: {{time: [2009-01-01, 2010-12-31]}}`; `{part}: {{}}` takes all.",
-            )
+            raise _no_part(part)
         return ds
+
+
+def _no_part(part: Part) -> ConfigError:
+    return ConfigError.of(
+        f"data.{part}",
+        expected="a selection of samples",
+        got="none",
+        remedy=f"Add one to the configuration, such as `{part}: {{split: 2}}` or "
+        f"`{part}: {{time: [2009-01-01, 2010-12-31]}}`; `{part}: {{}}` takes all.",
+    )
 
 
 def open_parts(config: Config) -> Parts:
@@ -214,20 +218,8 @@ def open_parts(config: Config) -> Parts:
         The data do not fit the section ``train``; see :func:`xcvae.train`.
     """
     section, training = config.data, config.train
-    ds = opened(section, config.folder)
+    ds, target, chosen = _selected(config)
     dims = training.spatial_dims
-    target = find_target(ds, training.target)
-    sample = find_layout(ds[target], spatial_dims=dims).sample
-    wanted: dict[str, Selection | None] = {
-        "train": section.train,
-        "validation": section.validation,
-        "test": section.test,
-    }
-    chosen = {
-        part: select(ds, selection, sample, f"data.{part}")
-        for part, selection in wanted.items()
-        if selection is not None
-    }
     spec = describe(
         chosen["train"],
         target=target,
@@ -238,14 +230,52 @@ def open_parts(config: Config) -> Parts:
         missing=training.missing,
     )
     names = [target, *(v.name for v in spec.variables if v.name != spec.derived)]
-    mappings = [mapping_name(ds[name]) for name in names]
-    names += [name for name in dict.fromkeys(mappings) if name in ds.data_vars]
+    mappings = [mapping_name(chosen["train"][name]) for name in names]
+    names += [name for name in dict.fromkeys(mappings) if name in chosen["train"].data_vars]
     ready = {part: _in_memory(one[names]) for part, one in chosen.items()}
     if section.heavy is not None:
         for part in section.heavy.parts:
             if part in ready:
                 ready[part] = _heavy(ready[part], section.heavy, spec, part)
     return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec, ds[names])
+
+
+def open_samples(config: Config, section: SampleSection) -> xr.Dataset:
+    """Open the samples of an ensemble with all variables, for a model that is not trained on them.
+
+    Raises
+    ------
+    ConfigError
+        The source cannot be opened, or the configuration does not select this part.
+    EmptySelectionError
+        The selection is empty.
+    """
+    ds, target, chosen = _selected(config)
+    if section.samples is not None:
+        sample = find_layout(ds[target], spatial_dims=config.train.spatial_dims).sample
+        return select(ds, section.samples, sample, f"sample '{section.name}': samples")
+    if section.part not in chosen:
+        raise _no_part(section.part)
+    return chosen[section.part]
+
+
+def _selected(config: Config) -> tuple[xr.Dataset, str, dict[str, xr.Dataset]]:
+    """Return the data, the name of the target, and the selections of the data by part."""
+    section, training = config.data, config.train
+    ds = opened(section, config.folder)
+    target = find_target(ds, training.target)
+    sample = find_layout(ds[target], spatial_dims=training.spatial_dims).sample
+    wanted: dict[str, Selection | None] = {
+        "train": section.train,
+        "validation": section.validation,
+        "test": section.test,
+    }
+    chosen = {
+        part: select(ds, selection, sample, f"data.{part}")
+        for part, selection in wanted.items()
+        if selection is not None
+    }
+    return ds, target, chosen
 
 
 def _in_memory(ds: xr.Dataset) -> xr.Dataset:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from xcvae.ensemble.request import SampleOptions
 from xcvae.errors import ConfigError
 from xcvae.files import expanded, is_url, local_path
+from xcvae.generator.named import relative_to
 from xcvae.generator.training.settings import Fit
 
 Part = Literal["train", "validation", "test"]
@@ -143,12 +144,12 @@ class DataSection:
 
 @dataclass(frozen=True)
 class TrainSection:
-    """Arguments of `xcvae.train`, by the same names."""
+    """Arguments of `xcvae.train`, by the same names; ``start`` is relative to the configuration."""
 
     target: str | None = None
     conditions: list[str] | None = None
     statics: list[str] | None = None
-    coarsen: int | None = None
+    coarsen: int | dict[str, list[float]] | None = None
     spatial_dims: list[str] | None = None
     missing: str | None = None
     validation: float | None = None
@@ -157,6 +158,7 @@ class TrainSection:
     fit: dict[str, Any] | None = None
     seed: int = 0
     device: str = "auto"
+    start: str | None = None
 
     def __post_init__(self) -> None:
         Fit.of(self.fit)
@@ -185,6 +187,8 @@ class SampleSection(SampleOptions):
         Name of the store and of the catalog entry.
     part
         The samples it is drawn for.
+    model
+        Model that draws it, by name or path, instead of the one that the section ``train`` makes.
     samples
         Samples of its own, selected from all data, in place of a part.
     postprocess, storms, tile, timescales
@@ -194,6 +198,7 @@ class SampleSection(SampleOptions):
     name: str
     part: Part = "test"
     samples: Selection | None = None
+    model: str | None = None
     postprocess: list[Any] | dict[str, Any] | str | None = None
     storms: list[Any] | dict[str, Any] | str | None = None
     tile: Any = None
@@ -202,7 +207,7 @@ class SampleSection(SampleOptions):
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `xcvae.sample`."""
         given = {**vars(self)}
-        del given["part"], given["samples"]
+        del given["model"], given["part"], given["samples"]
         return given
 
 
@@ -288,6 +293,12 @@ class Config:
                 got=f"{', '.join(twice)} more than once",
                 remedy="The name is also that of the store: rename one ensemble.",
             )
+
+    @property
+    def start(self) -> str | Path | None:
+        """Model to start from: a name, or a path relative to the working directory."""
+        given = self.train.start
+        return None if given is None else relative_to(self.folder, given)
 
     @property
     def output_folder(self) -> Path:

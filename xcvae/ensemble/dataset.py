@@ -98,6 +98,8 @@ def attributes_of(
         rejected = None if stats is None else sum(one["rejected"] for one in stats)
         results["min_mass"] = {"min_mass": sampler.request.min_mass, "rejected": rejected}
     content: dict[str, Any] = {"version": version_of("xcvae"), "model_sha256": sampler.model.sha256}
+    if "start" in sampler.model.training:
+        content["start"] = {k: sampler.model.training["start"][k] for k in ("name", "sha256")}
     for name, value in sampler.request.attributes().items():
         content.update(results.get(name, {name: value}))
     if sampler.request.tile is not None:

@@ -318,8 +318,9 @@ def loader(
     conditions
         Other variables in a batch. Default: none; with ``model``, all that it was trained with.
     model
-        A model or the path of one: values come in its normalised space, each variable on its own
-        grid, and variables that the model derives (``coarsen``) are derived.
+        A model, the path of one, or a name of `xcvae.models`: values come in its normalised space,
+        each variable on its own grid, and variables that the model derives (``coarsen``) are
+        derived.
         ``model.scaling.physical(x)`` inverts this. Default: physical values.
     batch_size
         None yields single samples, for a DataLoader that makes the batches.
@@ -401,7 +402,7 @@ def _request_of(
     """Return the variables that are read of each entry, and their units."""
     if model is None:
         return LoaderRequest(target, tuple(conditions or ()))
-    known = model if isinstance(model, Model) else load(os.fspath(model))
+    known = model if isinstance(model, Model) else load(model)
     units = {known.spec.target: known.spec.units}
     units |= {variable.name: variable.units for variable in known.spec.variables}
     named = tuple(v.name for v in known.spec.variables) if conditions is None else conditions

@@ -70,6 +70,7 @@ class SampleOptions:
     timescales: Sequence[str | float] | None = recorded(None, added_later=True)
     storms: object = recorded(None, added_later=True)
     cap: str | float | None = recorded(None, added_later=True)
+    factor: int | None = recorded(None, added_later=True)
     chunks: Mapping[str, int] | None = None
     device: str = "auto"
 
@@ -81,7 +82,8 @@ class SampleOptions:
         for one in fields(self):
             value = getattr(self, one.name)
             if one.metadata.get("recorded") and _is_number(value):
-                number = int if isinstance(one.default, int) else float
+                whole = isinstance(one.default, int) or one.name == "factor"
+                number = int if whole else float
                 object.__setattr__(self, one.name, number(value))
 
     @property
@@ -148,6 +150,8 @@ class SampleOptions:
         _check_range("temperature", self.temperature, 0.0, math.inf, "The calibrated value is 1.")
         if self.min_mass is not None:
             _check_range("min_mass", self.min_mass, 0.0, math.inf, "Give a share, such as 0.5.")
+        if self.factor is not None and (not _is_int(self.factor) or self.factor < 2):
+            _refuse("factor", "an integer >= 2", self.factor, "8 divides a cell into 8 x 8 pixels.")
         if self.cap is not None and not isinstance(self.cap, str):
             _check_range("cap", self.cap, 0.0, math.inf, "Give '300 mm h-1', or 'none'.")
         self._check_tile()

@@ -64,6 +64,7 @@ def sample(
     model: Model | str | os.PathLike[str] | None = None,
     *,
     like: xr.Dataset | str | os.PathLike[str] | None = None,
+    factor: int | None = None,
     mode: Literal["prior", "posterior"] = "prior",
     members: int | range | Mapping[str, int] = 16,
     spread: float | None = None,
@@ -93,10 +94,16 @@ def sample(
         The conditions, dims as in training; for the posterior also the observed target. Choose
         samples with ``isel`` and ``sel``, or heavy ones with :func:`xcvae.heavy`.
     model
-        A model or the path of one.
+        A model, the path of one, or a name of `xcvae.models`: such a model finds the variables
+        and dims of ``ds`` by their roles.
     like
         An ensemble of xcvae, or its store: arguments that are not given are those that it was drawn
         with, its solved spread included.
+    factor
+        For a model of any factor: divide every cell of the coarse rain in ``ds`` into so many
+        pixels along each side. The ensemble has the name and units of that rain, and its means
+        over the cells. For the posterior, the rain in ``ds`` is the observation, whose means over
+        blocks of so many pixels are the condition. Not needed if ``ds`` has rain on both grids.
     mode
         ``"prior"``: fields that fit the conditions. ``"posterior"``: variants of observed storms.
     members
@@ -114,7 +121,8 @@ def sample(
         Members depend on the seed, the sample label and their number, and on nothing else.
     postprocess
         Post-processors: names, dicts or instances. Default: what is below 0.1 mm h-1 (daily
-        data: 0.1 mm d-1) becomes 0. ``[]`` for none.
+        data: 0.1 mm d-1) becomes 0. ``[]`` for none, the default of a model of any factor, which
+        keeps the means over the cells.
     min_mass
         Redraw members with less than this share of the rain of their sample: of the observed
         field where ``ds`` has it, else of the coarse precipitation condition, stretched.
@@ -191,6 +199,7 @@ def sample(
     assert like is None or isinstance(like, xr.Dataset)  # opened above
     request = SampleRequest(
         like=like,
+        factor=factor,
         mode=mode,
         members=members,
         spread=spread,
@@ -212,7 +221,8 @@ def sample(
         device=device,
         progress=progress,
     )
-    sampler = EnsembleSampler.prepare(ds, open_model(model, device), request)
+    ds, known = open_model(model, device).for_data(ds, factor, observed=mode == "posterior")
+    sampler = EnsembleSampler.prepare(ds, known, request)
     if request.store is not None:
         return _from_store(sampler, ds, request, request.store)
     if request.diversity is not None:
@@ -319,9 +329,11 @@ def _write(
 def _list(ensemble: xr.Dataset, catalog: Path, name: str, path: Path) -> None:
     """List the store; an entry with the same metadata keeps its scores."""
     metadata = plain(catalog_metadata(ensemble))
-    known = catalog.exists() and name in catalogs.names(catalog)
-    if known and metadata.items() <= catalogs.metadata_of(catalog, name).items():
-        return
+    if catalog.exists() and name in catalogs.names(catalog):
+        known = catalogs.metadata_of(catalog, name)
+        # Entries of earlier versions lack some keys; they are left as they are.
+        if "model_sha256" in known and all(known.get(k, v) == v for k, v in metadata.items()):
+            return
     catalogs.append(catalog, name, path, described(ensemble))
 
 
@@ -363,7 +375,10 @@ def _shipped(sampler: EnsembleSampler, file: Path | None) -> Iterator[EnsembleSa
     # A copy: the model of the caller stays without a file.
     copy.copy(model).save(file)
     try:
-        yield replace(sampler, model=load(file).to(sampler.request.device))
+        shipped = load(file).to(sampler.request.device)
+        for names in model.names:
+            shipped = shipped.rename(names)
+        yield replace(sampler, model=shipped)
     finally:
         file.unlink(missing_ok=True)
 

@@ -8,14 +8,12 @@ that have too little rain.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -33,8 +31,7 @@ from xcvae.fields.batches import unmask_unobserved
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.grids import stretch_known, stretching
-from xcvae.fields.sample_blocks import block_slices
-from xcvae.fields.samples import labels_of, times_of
+from xcvae.fields.samples import fingerprint, labels_of, times_of
 from xcvae.fields.units import factor, parse_quantity
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
 from xcvae.registry.discovery import version_of
@@ -132,12 +129,13 @@ class EnsembleSampler:
         from xcvae.generator.tiling import tile_size
 
         spec = model.spec
+        divides = model.origin is not None and model.architecture.constrain > 0
+        if request.postprocess is None and divides:
+            # What a threshold removes would be missing in the means over the cells.
+            request = replace(request, postprocess=[])
         pipeline = PostprocessPipeline.build(request.postprocess, spec)
         storms = StormPipeline.build(request.storms)
-        context = StormContext(spec, model.record, request.mode)
-        prepared = storms.inputs(inputs_of(ds, spec, request.mode), ds, context)
-        if request.mode == "prior":
-            prepared = unmask_unobserved(prepared, spec, model.valid)
+        prepared = _prepared(ds, model, request.mode, storms)
         size = model.batches(prepared).size
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
         pipeline.dry_run(Context(spec, request.mode, first), size)
@@ -148,11 +146,7 @@ class EnsembleSampler:
         chunks = plan_chunks(request.chunks, sizes=shape, sample=spec.sample)
         if request.min_mass is not None:
             check_reference(prepared, spec)
-        times = None
-        if request.temporal == "coherent":
-            otherwise = ", or use temporal='independent'"
-            times = times_of(prepared, spec.sample, otherwise=otherwise)
-            timescales_of(model, request)
+        times = _times_of(prepared, model, request)
         _cap_of(request, spec)
         # A sampler travels to workers, and its store stays where it is.
         resolved = replace(
@@ -500,7 +494,7 @@ def _listed(environment: Mapping[str, str], keys: set[str]) -> str:
 
 
 def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Model:
-    """Return a model on a device, read from its file if a path is given.
+    """Return a model on a device, read from its file if a path or a name is given.
 
     Raises
     ------
@@ -512,15 +506,33 @@ def open_model(model: Model | str | os.PathLike[str] | None, device: str) -> Mod
     from xcvae.generator.model import Model, load
 
     if isinstance(model, str | os.PathLike):
-        model = load(Path(model))
+        model = load(model)
     if not isinstance(model, Model):
         raise ConfigError.of(
             "model",
-            expected="a Model or the path of a model file",
+            expected="a Model, the path of a model file, or a name of xcvae.models",
             got=f"{model!r} ({type(model).__name__})",
             remedy="Train one with xcvae.train, or name its file.",
         )
     return model.to(device)
+
+
+def _prepared(ds: xr.Dataset, model: Model, mode: str, storms: StormPipeline) -> xr.Dataset:
+    """Check the data and bring them into the form of training, with what storms change."""
+    spec = model.spec
+    context = StormContext(spec, model.record, mode)
+    prepared = storms.inputs(inputs_of(ds, spec, mode), ds, context)
+    return unmask_unobserved(prepared, spec, model.valid) if mode == "prior" else prepared
+
+
+def _times_of(prepared: xr.Dataset, model: Model, request: SampleRequest) -> list[int] | None:
+    """Return the times of the samples if members evolve; check that timescales are known."""
+    if request.temporal == "independent":
+        return None
+    otherwise = ", or use temporal='independent'"
+    times = times_of(prepared, model.spec.sample, otherwise=otherwise)
+    timescales_of(model, request)
+    return times
 
 
 def timescales_of(model: Model, request: SampleRequest) -> Sequence[float]:
@@ -674,56 +686,7 @@ def _stretched(
     return np.asarray(_scale(variable, spec) * fine)
 
 
-SAMPLES_AT_ONCE = 64
-
-
-def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) -> str:
-    """Return a hash of everything in the data that an ensemble depends on.
-
-    Parameters
-    ----------
-    prepared
-        From :func:`xcvae.fields.describe.prepare`: labels, grid, conditions, perhaps the target.
-        Values of Dask arrays are read in blocks of samples.
-    spec
-        What the model knows about the data.
-    target_values
-        Include the values of the target; otherwise only its missing pixels count.
-
-    Returns
-    -------
-    str
-        32 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    digest.update("\n".join(labels_of(prepared, spec.sample)).encode())
-    for name in sorted(map(str, prepared.coords)):
-        if prepared[name].dtype.kind in "iuf" and spec.sample not in prepared[name].dims:
-            _update(digest, name, prepared[name].values)
-    for name in sorted(map(str, prepared.data_vars)):
-        for number, values in enumerate(_blocks(prepared[name], spec.sample)):
-            if name != spec.target or target_values:
-                _update(digest, name, values)
-            elif np.isnan(values).any():
-                # Without missing pixels the hash is that of data without the target.
-                _update(digest, f"{name} {number}", np.packbits(np.isnan(values)))
-    return digest.hexdigest()[:32]
-
-
 def parts_of(identity: Mapping[str, Any] | None) -> list[int]:
     """Return the samples of each call whose data a stored identity records apart."""
     data = (identity or {}).get("data")
     return [int(count) for count, _ in data] if isinstance(data, list) else []
-
-
-def _blocks(variable: xr.DataArray, sample: str) -> Iterator[np.ndarray]:
-    if sample not in variable.dims:
-        yield np.asarray(variable.values)
-        return
-    for block in block_slices(variable.sizes[sample], SAMPLES_AT_ONCE):
-        yield np.asarray(variable.isel({sample: block}).values)
-
-
-def _update(digest: Any, name: str, values: np.ndarray) -> None:
-    digest.update(f"{name} {values.shape} {values.dtype}".encode())
-    digest.update(np.ascontiguousarray(values).tobytes())

@@ -206,6 +206,7 @@ def _sampler_of(
     stored, notes = ledger.metadata()["run"], ledger.metadata()["notes"]
     others = {} if postprocess is None else {"postprocess": postprocess}
     request = SampleRequest.from_identity(stored, **others)
+    ds, model = model.for_data(ds, request.factor, observed=request.mode == "posterior")
     sampler = EnsembleSampler.prepare(_chosen(ds, ensemble, model), model, request)
     identity = sampler.identity(parts_of(stored))
     differing = differences({key: stored.get(key) for key in identity}, identity)

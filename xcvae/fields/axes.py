@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,41 @@ class Axis:
         if self.values is None or len(self.values) < 2:
             return float("nan")
         return float(np.abs(np.diff(self.values)).max()) * self.metres
+
+
+#: Length of a degree of latitude on a sphere of the radius 6371 km.
+KM_PER_DEGREE = 6371.0 * math.pi / 180.0
+
+
+def pixel_km(y: Axis, x: Axis) -> float | None:
+    """Return the side of a pixel in km, the geometric mean of both axes; None if unknown.
+
+    Degrees of longitude are those at the mean latitude.
+
+    Examples
+    --------
+    >>> y = axis_of("lat", np.array([59.5, 60.0, 60.5]), {})
+    >>> x = axis_of("lon", np.array([10.0, 11.0]), {})
+    >>> round(pixel_km(y, x), 3)
+    55.597
+    """
+    latitude = 0.0
+    if y.kind == "latitude" and y.values is not None:
+        latitude = float(np.mean(y.values))
+    sides = []
+    for axis in (y, x):
+        if axis.values is None or len(axis.values) < 2:
+            return None
+        step = float(np.median(np.abs(np.diff(axis.values))))
+        if axis.kind == "length":
+            sides.append(step * axis.metres / 1000.0)
+        elif axis.kind in ("latitude", "rotated"):
+            sides.append(step * KM_PER_DEGREE)
+        elif axis.kind == "longitude":
+            sides.append(step * KM_PER_DEGREE * math.cos(math.radians(latitude)))
+        else:
+            return None
+    return math.sqrt(sides[0] * sides[1])
 
 
 def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, object]) -> Axis:

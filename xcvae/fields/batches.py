@@ -9,11 +9,13 @@ from itertools import islice
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
 from xcvae.errors import ConfigError, MismatchError
+from xcvae.fields.axes import stretch_weights
 from xcvae.fields.block_means import conserved_condition, repeated
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.grids import axis_in, grid_size, moved, stretch_known, stretching
@@ -38,12 +40,15 @@ class Batch:
         Target, (batch, 1, y, x), zero where masked, or None.
     mask
         True where the target is (or would be) valid, (batch, 1, y, x).
+    side
+        Pixels along a side of the blocks whose means are conserved; 0 for those of the model.
     """
 
     c: Tensor
     pooled: Tensor | None
     x: Tensor | None
     mask: Tensor
+    side: int = 0
 
     def __len__(self) -> int:
         return len(self.c)
@@ -78,6 +83,7 @@ class Batch:
             None if self.pooled is None else self.pooled[index],
             None if self.x is None else self.x[index],
             self.mask[index],
+            self.side,
         )
 
     @staticmethod
@@ -96,6 +102,23 @@ class Batch:
             picked(pooled) if pooled else None,
             picked(x) if x else None,
             picked([p.mask for p in parts]),
+            parts[0].side,
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[Batch]) -> Batch:
+        """Join batches of the same kind."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        pooled = [p.pooled for p in parts if p.pooled is not None]
+        x = [p.x for p in parts if p.x is not None]
+        return replace(
+            first,
+            c=torch.cat([p.c for p in parts]),
+            pooled=torch.cat(pooled) if pooled else None,
+            x=torch.cat(x) if x else None,
+            mask=torch.cat([p.mask for p in parts]),
         )
 
     def packed(self) -> Batch:
@@ -115,7 +138,13 @@ class Batch:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device)
 
-        return Batch(self.c.to(device), move(self.pooled), move(self.x), self.mask.to(device))
+        return replace(
+            self,
+            c=self.c.to(device),
+            pooled=move(self.pooled),
+            x=move(self.x),
+            mask=self.mask.to(device),
+        )
 
 
 Maps = NDArray[np.float32]
@@ -171,8 +200,13 @@ class Batches:
             )
         self._valid = valid
         self._positions = position_maps(*self.size) if spec.located else None
-        self._weights = {v.name: self._stretch(v) for v in spec.variables if v.aligned}
-        self._blocks = conserved_condition(prepared, spec, self.size, blocks) if blocks else None
+        # At a random scale, the conditions are made of the target: see `rescaled`.
+        self._given = () if spec.random_scale else spec.variables
+        self._weights = {v.name: self._stretch(v) for v in self._given if v.aligned}
+        self.conserves = blocks > 0
+        whole = self.conserves and not spec.random_scale
+        self._blocks = conserved_condition(prepared, spec, self.size, blocks) if whole else None
+        self._side = blocks if whole and spec.scales is not None else 0
         self._stored: Batch | None = None
 
     def __len__(self) -> int:
@@ -184,6 +218,11 @@ class Batches:
         aligned = sum(v.aligned + (v.aligned and v.gaps) for v in self.spec.variables)
         maps = aligned + self.masked + (POSITIONS if self.spec.located else 0) + 2
         return 4 * len(self) * maps * self.size[0] * self.size[1]
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a sample."""
+        return self.size[0] * self.size[1]
 
     @property
     def lazy(self) -> bool:
@@ -198,8 +237,8 @@ class Batches:
         x, mask = self._target(part)
         # Only NumPy in this thread: an operation of torch would start threads of its own here,
         # and the threads that train would wait for them at every step.
-        maps = [self._map(part, v) for v in self.spec.variables if v.aligned]
-        aligned = [v for v in self.spec.variables if v.aligned]
+        maps = [self._map(part, v) for v in self._given if v.aligned]
+        aligned = [v for v in self._given if v.aligned]
         for number, variable in enumerate(aligned):
             if variable.gaps:
                 maps[number], known = filled(maps[number])
@@ -220,7 +259,15 @@ class Batches:
             self._pooled(part),
             None if x is None else torch.from_numpy(x),
             torch.from_numpy(mask),
+            self._side,
         )
+
+    def views(self) -> Sequence[Batches | ScaledView]:
+        """Return the samples at scales that are spread over the ranges; themselves without."""
+        scales = self.spec.scales
+        if scales is None or not scales.open:
+            return [self]
+        return [ScaledView(self, *pair) for pair in scales.spread_pairs(self.size)]
 
     def keep(self) -> None:
         """Store all samples as tensors, if the Dataset is in memory and small."""
@@ -334,11 +381,15 @@ class Batches:
 
     def _pooled(self, part: xr.Dataset) -> Tensor | None:
         flat: list[Maps] = []
-        for variable in self.spec.variables:
+        for variable in self._given:
             if variable.pooled:
                 values = self.scaling.normalise(part[variable.name], variable.name)
                 maps: Maps = values.reshape(len(values), -1)
                 flat += filled(maps) if variable.gaps else [maps]
+        scales = self.spec.scales
+        if scales is not None and scales.fixed is not None:
+            numbers = np.asarray(scales.numbers(scales.fixed), np.float32)
+            flat.append(np.broadcast_to(numbers, (part.sizes[self.spec.sample], len(numbers))))
         return torch.from_numpy(np.concatenate(flat, axis=1)) if flat else None
 
 
@@ -349,6 +400,114 @@ def filled(values: Maps) -> tuple[Maps, Maps]:
     """
     known = np.isfinite(values)
     return np.where(known, values, np.float32(0.0)), known.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ScaledView:
+    """Samples of a training at random scales, at one factor and pixel size.
+
+    Attributes
+    ----------
+    source
+        The samples, with the target alone.
+    factor, multiple
+        Factor of the block means, and pixels of the record along a side of a pixel.
+    """
+
+    source: Batches
+    factor: int
+    multiple: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a sample."""
+        return self.source.pixels // self.multiple**2
+
+    def views(self) -> Sequence[Batches | ScaledView]:
+        """Return the samples at this scale alone."""
+        return [self]
+
+    def load(self, indices: Sequence[int] | slice | NDArray[np.int64]) -> Batch:
+        """Read samples by position."""
+        source = self.source
+        batch = source.load(indices)
+        return rescaled(
+            batch,
+            source.spec,
+            source.scaling,
+            self.factor,
+            self.multiple,
+            conserves=source.conserves,
+        )
+
+
+def rescaled(
+    batch: Batch,
+    spec: DataSpec,
+    scaling: Scaling,
+    factor: int,
+    multiple: int,
+    *,
+    conserves: bool,
+    offset: tuple[int, int] = (0, 0),
+    corner: tuple[int, int] = (0, 0),
+) -> Batch:
+    """Coarsen a batch of targets, and derive its condition by block means.
+
+    Parameters
+    ----------
+    batch
+        With the target alone, without missing pixels.
+    spec, scaling
+        Of the model; ``spec.scales`` gives the numbers for the network.
+    factor
+        Pixels along a side of a block, of the pixels that result.
+    multiple
+        Pixels of the batch along a side of a pixel that results.
+    conserves
+        The model conserves block means: their map is the last channel.
+    offset, corner
+        Pixels of the batch, and then pixels that result, left out at the low edges: where the
+        first pixel and the first block begin.
+
+    Returns
+    -------
+    Batch
+        Of whole blocks.
+    """
+    assert batch.x is not None
+    assert spec.scales is not None
+    rain = scaling.physical(batch.x)
+    if multiple > 1:
+        rain = F.avg_pool2d(rain[..., offset[0] :, offset[1] :], multiple)
+    rain = rain[..., corner[0] :, corner[1] :]
+    rows, columns = rain.shape[-2] // factor, rain.shape[-1] // factor
+    rain = rain[..., : rows * factor, : columns * factor]
+    means = F.avg_pool2d(rain, factor)
+    down, across = (
+        torch.from_numpy(stretch_weights(None, n, None, n * factor)).to(rain.device)
+        for n in (rows, columns)
+    )
+    maps = [rain, down @ means @ across.T]
+    if conserves:
+        maps.append(means.repeat_interleave(factor, -2).repeat_interleave(factor, -1))
+    normal = _normalised(torch.cat(maps, dim=1), scaling)
+    numbers = torch.tensor(spec.scales.numbers(factor, multiple), device=rain.device)
+    return Batch(
+        c=normal[:, 1:],
+        pooled=numbers.expand(len(batch), -1),
+        x=normal[:, :1],
+        mask=torch.ones_like(rain, dtype=torch.bool),
+        side=factor,
+    )
+
+
+def _normalised(rain: Tensor, scaling: Scaling) -> Tensor:
+    """Normalise physical rain on the device of the batch, as `RainScaling.normalise` does."""
+    return torch.log1p(rain / scaling.target.eps) / scaling.target.divisor
 
 
 def position_maps(height: int, width: int) -> Maps:

@@ -1,13 +1,20 @@
-"""Coarse rain as the mean of blocks of fine pixels: checks, and repetition over the blocks."""
+"""Coarse rain as the mean of blocks of fine pixels: checks, and the division of its cells."""
 
 from __future__ import annotations
+
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError
-from xcvae.fields.dataspec import DataSpec, VariableSpec
+from xcvae.errors import ConfigError, MissingVariableError
+from xcvae.fields.axes import pixel_km
+from xcvae.fields.cf import find_layout, find_target, is_rain
+from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec
+from xcvae.fields.describe import describe
+from xcvae.fields.grids import divided_coords
 from xcvae.fields.scaling import blocks_of
 from xcvae.fields.units import to_units
 
@@ -28,11 +35,15 @@ def block_condition(spec: DataSpec) -> VariableSpec | None:
 def whole_blocks(spec: DataSpec) -> int:
     """Return the side, in pixels, of the blocks that the cells of the coarse rain cover.
 
+    At a random scale it is the smallest one: every batch has its own.
+
     Raises
     ------
     ConfigError
         The coarse rain is missing, or its cells do not cover whole square blocks of pixels.
     """
+    if spec.scales is not None and spec.random_scale:
+        return spec.scales.factor[0]
     variable = block_condition(spec)
     if variable is None:
         raise _not_blocks("no rain condition that is coarser than the target and covers its domain")
@@ -52,7 +63,7 @@ def check_block_means(prepared: xr.Dataset, spec: DataSpec) -> None:
     """
     variable, side = block_condition(spec), whole_blocks(spec)
     assert variable is not None
-    names = [spec.target, variable.name]
+    names = [spec.target] if spec.random_scale else [spec.target, variable.name]
     for part in blocks_of(prepared[names], spec):
         fine = np.asarray(part[spec.target].values, np.float64)
         if np.isnan(fine).any():
@@ -104,6 +115,147 @@ def repeated(coarse: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
     if size[0] % rows or size[1] % columns:
         raise _not_blocks(f"{rows} x {columns} cells over {size[0]} x {size[1]} pixels")
     return coarse.repeat(size[0] // rows, axis=-2).repeat(size[1] // columns, axis=-1)
+
+
+def at_scale(
+    ds: xr.Dataset, scales: Scales, factor: int | None, *, observed: bool
+) -> tuple[xr.Dataset, DataSpec]:
+    """Bring rain on any grid into the form that a model of any factor samples from.
+
+    Parameters
+    ----------
+    ds
+        Coarse rain, which is divided; or observed rain, whose block means are the condition; or
+        both.
+    scales
+        Ranges of the model.
+    factor
+        Pixels along a side of a coarse cell; None where two grids give it.
+    observed
+        The only rain of the Dataset is the observation.
+
+    Returns
+    -------
+    xarray.Dataset
+        The rain, on the fine grid or without it.
+    DataSpec
+        Of it: the target has the name and units of the rain.
+
+    Warns
+    -----
+    UserWarning
+        The factor or the pixels lie outside the ranges, the size of pixels is unknown, or samples
+        are days.
+
+    Raises
+    ------
+    ConfigError
+        No factor is given, or another than that of the grids.
+    MissingVariableError
+        The Dataset has no rain, or several fields of it on one grid.
+    """
+    name = _rain(ds)
+    coarse = _coarse_rain(ds, name)
+    numbers = [str(key) for key, da in ds.data_vars.items() if da.ndim == 0]  # grid mappings
+    if coarse is not None:
+        ds = ds[[name, coarse, *numbers]]
+        spec = describe(ds, target=name, conditions=[coarse])
+        found = whole_blocks(spec)
+        if factor not in (None, found):
+            raise _factor(f"{factor}, and {found} pixels of {name!r} to a cell of {coarse!r}")
+        factor = found
+    else:
+        _check_factor(factor)
+        assert factor is not None
+        ds = ds[[name, *numbers]]
+        if observed:
+            spec = describe(ds, target=name, coarsen=factor)
+        else:
+            ds, spec = _divided(ds, name, factor)
+    spacing = pixel_km(spec.axis(spec.y), spec.axis(spec.x))
+    _warn_outside(scales, factor, spacing, daily=spec.daily)
+    return ds, replace(
+        spec, scales=replace(scales, spacing=spacing or scales.pixel[0], fixed=factor)
+    )
+
+
+def _rain(ds: xr.Dataset) -> str:
+    """Return the name of the rain on the finest grid."""
+    try:
+        return find_target(ds, None)
+    except MissingVariableError as error:
+        raise MissingVariableError.of(
+            "Dataset",
+            expected="one field of rain with a sample and two spatial dims",
+            got=f"the variables {', '.join(map(str, ds.data_vars)) or 'none'}",
+            remedy="Select the rain, ds[['tp']], and give it units such as 'mm h-1'.",
+        ) from error
+
+
+def _coarse_rain(ds: xr.Dataset, name: str) -> str | None:
+    """Return the name of rain on a coarser grid than that of the finest; None without."""
+    fine = set(ds[name].dims)
+    for key, da in ds.data_vars.items():
+        other = len(da.dims) == len(fine) and set(da.dims) != fine
+        if other and is_rain(da, by_rate=True):
+            return str(key)
+    return None
+
+
+def _divided(ds: xr.Dataset, name: str, factor: int) -> tuple[xr.Dataset, DataSpec]:
+    """Divide the cells of coarse rain: its dims become those of the fine grid."""
+    layout = find_layout(ds[name])
+    order, sides = (layout.sample, layout.y, layout.x), (1, factor, factor)
+    size = {dim: ds.sizes[dim] * side for dim, side in zip(order, sides, strict=True)}
+    coords = divided_coords(ds, (layout.y, layout.x), factor)
+    own = {key: c for key, c in ds[name].coords.items() if not {layout.y, layout.x} & set(c.dims)}
+    # Without memory and without gaps: only its form is described.
+    nothing = np.broadcast_to(np.int8(0), [size[dim] for dim in order])
+    attrs = {key: v for key, v in ds[name].attrs.items() if key != "cell_methods"}
+    fine = xr.DataArray(nothing, dims=order, coords={**own, **coords}, name=name, attrs=attrs)
+    spec = describe(fine.to_dataset(), target=name, coarsen=factor)
+    coarse = ds[name].drop_vars([c for c in ds[name].coords if c not in own])
+    coarse = coarse.rename({dim: f"{dim}_coarse" for dim in (layout.y, layout.x)})
+    divided = xr.Dataset({f"{name}_coarse": coarse}, coords=coords, attrs=ds.attrs)
+    others = {key: da for key, da in ds.data_vars.items() if da.ndim == 0}
+    return divided.assign(others), spec
+
+
+def _check_factor(factor: object) -> None:
+    whole = isinstance(factor, int | np.integer) and not isinstance(factor, bool)
+    if not whole or int(factor) < 2:  # type: ignore[call-overload]
+        raise _factor(repr(factor))
+
+
+def _factor(got: str) -> ConfigError:
+    return ConfigError.of(
+        "factor",
+        expected="the whole number of pixels along a side of a coarse cell, at least 2",
+        got=got,
+        remedy="For example factor=8, which divides each cell into 8 x 8 pixels.",
+    )
+
+
+def _warn_outside(scales: Scales, factor: int, spacing: float | None, *, daily: bool) -> None:
+    """Warn in words of what the model has not seen in training."""
+    notes = []
+    low, high = scales.factor
+    if not low <= factor <= high:
+        notes.append(f"factor {factor}: the model was trained with {low} to {high}")
+    least, most = scales.pixel
+    if spacing is None:
+        notes.append(
+            "the size of the pixels is unknown, for lack of coordinates in degrees or a length, "
+            f"and is taken as {least:.3g} km"
+        )
+    elif not 0.99 * least <= spacing <= 1.01 * most:
+        notes.append(
+            f"pixels of {spacing:.3g} km: the model was trained with {least:.3g} to {most:.3g} km"
+        )
+    if daily:
+        notes.append("the samples are days: the model was trained with rain rates of minutes")
+    for note in notes:
+        warnings.warn(f"{note}. Compare members with observations.", stacklevel=5)
 
 
 def _not_blocks(got: str) -> ConfigError:

@@ -32,6 +32,7 @@ def plain(value: object) -> Any:
 ADDED: dict[str, Any] = {
     "step_seconds": None,
     "missing": None,
+    "scales": None,
     "mapping": {},
     "regrid": None,
     "side": None,
@@ -93,6 +94,77 @@ class VariableSpec:
         return self.aligned and self.role == "condition" and self.regrid is None
 
 
+#: Side of a pixel, in km, at which the number for the network is zero; and likewise for factors.
+MIDDLE_PIXEL, MIDDLE_FACTOR = 2.0, 2.0**2.5
+#: Octaves that make a difference of 1 in these numbers.
+OCTAVES = 1.5
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Factors and pixel sizes of a model that serves any of them.
+
+    The network takes two numbers per sample: the factor of the block means and the side of a
+    pixel, both as logarithms.
+
+    Attributes
+    ----------
+    factor
+        Smallest and largest factor in training: pixels along a side of a block.
+    pixel
+        Smallest and largest side of a pixel in training, in km.
+    spacing
+        Side of a pixel of the grid that is described, in km: the geometric mean of both axes.
+    fixed
+        Factor of the Dataset that is described; None where it is drawn at random, in training.
+    """
+
+    factor: tuple[int, int]
+    pixel: tuple[float, float]
+    spacing: float
+    fixed: int | None = None
+
+    @property
+    def open(self) -> bool:
+        """True if factor and pixel size are drawn at random from the ranges."""
+        return self.fixed is None
+
+    def multiples(self) -> tuple[int, int]:
+        """Return the numbers of pixels of the record that the smallest and largest pixel have."""
+        low, high = (max(1, round(side / self.spacing)) for side in self.pixel)
+        return low, high
+
+    def numbers(self, factor: int, multiple: int = 1) -> tuple[float, float]:
+        """Return what the network is given for a factor and a pixel of ``multiple`` pixels.
+
+        Outside the ranges of the training it is given their ends.
+        """
+        factor = min(max(factor, self.factor[0]), self.factor[1])
+        pixel = min(max(multiple * self.spacing, self.pixel[0]), self.pixel[1])
+        return (
+            math.log2(factor / MIDDLE_FACTOR) / OCTAVES,
+            math.log2(pixel / MIDDLE_PIXEL) / OCTAVES,
+        )
+
+    def pairs(self, shape: tuple[int, int]) -> list[tuple[int, int]]:
+        """Return all pairs (factor, multiple) that leave two blocks along each side of a grid."""
+        low, high = self.multiples()
+        return [
+            (factor, multiple)
+            for multiple in range(low, high + 1)
+            for factor in range(self.factor[0], self.factor[1] + 1)
+            if min(shape) // multiple >= 2 * factor
+        ]
+
+    def spread_pairs(self, shape: tuple[int, int]) -> list[tuple[int, int]]:
+        """Return few of the `pairs`, spread over both ranges, for validation."""
+        factors, multiples = (
+            set(np.geomspace(*ends, count).round().astype(int).tolist())
+            for ends, count in ((self.factor, 4), (self.multiples(), 3))
+        )
+        return [p for p in self.pairs(shape) if p[0] in factors and p[1] in multiples]
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """Names, units, grids and thresholds of the training Dataset.
@@ -125,6 +197,8 @@ class DataSpec:
         What is done about gaps in conditions and statics: ``"mask"``, or None to refuse them.
     mapping
         Attributes of the target's grid mapping, if a condition is regridded.
+    scales
+        Factors and pixel sizes of a model that serves any of them; None for all other models.
     """
 
     target: str
@@ -144,6 +218,7 @@ class DataSpec:
     step_seconds: float | None = None
     missing: Literal["mask"] | None = None
     mapping: dict[str, Any] = field(default_factory=dict)
+    scales: Scales | None = None
 
     @property
     def step(self) -> float:
@@ -159,9 +234,23 @@ class DataSpec:
         return any(variable.pooled and variable.shape for variable in self.variables)
 
     @property
+    def random_scale(self) -> bool:
+        """True if the condition is derived anew for every batch, at a random factor."""
+        return self.scales is not None and self.scales.open
+
+    @property
     def derived(self) -> str | None:
         """Name of the condition that ``coarsen`` makes, None without."""
-        return None if self.coarsen is None else f"{self.target}_coarse"
+        derives = self.coarsen is not None or self.random_scale
+        return f"{self.target}_coarse" if derives else None
+
+    @property
+    def rain_condition(self) -> VariableSpec | None:
+        """The first aligned rain condition, which members are added to; None without one."""
+        for variable in self.variables:
+            if variable.aligned and variable.precipitation and variable.role == "condition":
+                return variable
+        return None
 
     @property
     def grid_coords(self) -> dict[str, xr.DataArray]:
@@ -196,4 +285,10 @@ class DataSpec:
             VariableSpec(**{**item, "dims": tuple(item["dims"]), "shape": tuple(item["shape"])})
             for item in content["variables"]
         )
-        return cls(**{**content, "shape": (height, width), "variables": variables})
+        own: dict[str, Any] = {"shape": (height, width), "variables": variables}
+        if content.get("scales") is not None:
+            scales = content["scales"]
+            low, high = scales["factor"]
+            least, most = scales["pixel"]
+            own["scales"] = Scales(**{**scales, "factor": (low, high), "pixel": (least, most)})
+        return cls(**{**content, **own})

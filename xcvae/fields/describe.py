@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError
-from xcvae.fields.axes import wrapped
+from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError, nearest
+from xcvae.fields.axes import pixel_km, wrapped
 from xcvae.fields.cf import (
     Layout,
     check_name,
@@ -24,7 +25,7 @@ from xcvae.fields.cf import (
     is_rain,
     require,
 )
-from xcvae.fields.dataspec import DataSpec, VariableSpec, plain
+from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec, plain
 from xcvae.fields.grids import axis_in, check_match, fine_coords, grid_size
 from xcvae.fields.regridding.place import check_projection, find_place
 from xcvae.fields.regridding.projections import grid_mapping
@@ -59,7 +60,7 @@ def describe(
     target: str | None = None,
     conditions: Sequence[str] | str | None = None,
     statics: Sequence[str] | str | None = None,
-    coarsen: int | None = None,
+    coarsen: int | Mapping[str, Sequence[float]] | None = None,
     spatial_dims: Sequence[str] | None = None,
     missing: str | None = None,
 ) -> DataSpec:
@@ -78,7 +79,8 @@ def describe(
     statics
         Maps on the target's grid, with or without the sample dim.
     coarsen
-        Derive a condition, ``<target>_coarse``, by means over blocks of so many pixels.
+        Derive a condition, ``<target>_coarse``, by means over blocks of so many pixels. A mapping
+        has ranges: ``factor`` in pixels, and ``pixel``, the side of a pixel in km.
     spatial_dims
         Names of the target's (y, x) dims, if attributes and names do not identify them.
     missing
@@ -110,12 +112,13 @@ def describe(
         check_name(each, what=f"target {name!r}")
     check_samples(ds, layout.sample, augmented=True)
     shape = (field.sizes[layout.y], field.sizes[layout.x])
-    _check_coarsen(coarsen, shape)
     filled = _check_missing(missing)
-    named, maps = _names(ds, name, layout.sample, coarsen, conditions=conditions, statics=statics)
+    scales, block = _scales(ds, coarsen, layout)
+    named, maps = _names(ds, name, layout.sample, block, conditions=conditions, statics=statics)
+    _check_alone(scales, [*named, *maps])
     variables = [_condition(ds, condition, layout, target=name) for condition in named]
-    if coarsen is not None:
-        variables.append(_derived(field, layout, coarsen, variables))
+    if block is not None:
+        variables.append(_derived(field, layout, block, variables))
     variables += [_static(ds, static, layout) for static in maps]
     if filled:
         variables = [_with_gaps(ds, v, layout.sample) for v in variables]
@@ -131,10 +134,11 @@ def describe(
         x=layout.x,
         shape=shape,
         variables=tuple(variables),
-        coarsen=coarsen,
+        coarsen=block if scales is None else None,
+        scales=scales,
         missing=filled,
         mapping=plain(grid_mapping(ds, field)) if any(v.regrid for v in variables) else {},
-        **_coordinates(ds, layout, variables, coarsen),
+        **_coordinates(ds, layout, variables, block),
         **thresholds,
     )
 
@@ -260,6 +264,67 @@ def _check_rain_units(name: str, units: str) -> None:
             expected="units of precipitation, such as 'mm h-1', 'mm/day' or 'kg m-2 s-1'",
             got=repr(units),
             remedy=f"Name the rain variable as the target, or correct ds[{name!r}].attrs['units'].",
+        )
+
+
+def _scales(
+    ds: xr.Dataset, coarsen: int | Mapping[str, Sequence[float]] | None, layout: Layout
+) -> tuple[Scales | None, int | None]:
+    """Return the scales that a mapping asks for, and the (smallest) side of a block."""
+    shape = (ds.sizes[layout.y], ds.sizes[layout.x])
+    if not isinstance(coarsen, Mapping):
+        _check_coarsen(coarsen, shape)
+        return None, coarsen
+    for key in coarsen:
+        if key not in ("factor", "pixel"):
+            raise ConfigError(f"coarsen: unknown key '{key}'. {nearest(key, ('factor', 'pixel'))}")
+    spacing = pixel_km(axis_in(ds, layout.y), axis_in(ds, layout.x))
+    if spacing is None:
+        raise ConfigError.of(
+            "coarsen",
+            expected="coordinates in km or degrees, which give the size of a pixel",
+            got=f"none that can be measured along {layout.y!r} and {layout.x!r}",
+            remedy="Assign coordinates with units: ds.assign_coords("
+            f"{layout.y}=({layout.y!r}, values, {{'units': 'km'}})), or give a number of pixels.",
+        )
+    low, high = _range("factor", coarsen.get("factor", (2, 16)), 2)
+    ends = _range("pixel", coarsen.get("pixel", (spacing, spacing)), 1e-3)
+    scales = Scales((round(low), round(high)), ends, spacing)
+    least, most = scales.multiples()
+    scales = replace(scales, pixel=(least * spacing, most * spacing))
+    whole = low.is_integer() and high.is_integer()
+    if not whole or not scales.pairs(shape):
+        raise ConfigError.of(
+            "coarsen",
+            expected="whole factors, and grids of two blocks or more along each side",
+            got=f"factors from {low:g} to {high:g} on {shape[0]} x {shape[1]} pixels",
+            remedy="Give smaller factors and pixels, such as {'factor': [2, 8], 'pixel': [1, 2]}.",
+        )
+    return scales, scales.factor[0]
+
+
+def _range(key: str, ends: Any, least: float) -> tuple[float, float]:
+    try:
+        low, high = (float(end) for end in ends)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not least <= low <= high < math.inf:
+        raise ConfigError.of(
+            f"coarsen.{key}",
+            expected=f"the smallest and the largest value, from {least:g}",
+            got=repr(ends),
+            remedy="For example {'factor': [2, 16], 'pixel': [1, 8]}; pixels in km.",
+        )
+    return low, high
+
+
+def _check_alone(scales: Scales | None, names: Sequence[str]) -> None:
+    if scales is not None and names:
+        raise ConfigError.of(
+            "coarsen",
+            expected="no other conditions or statics, which have one resolution",
+            got=", ".join(names),
+            remedy="Leave them out, or give one factor, coarsen=8.",
         )
 
 
@@ -522,7 +587,7 @@ def prepare(
     derive = spec.target in fields and spec.coarsen is not None
     fine = _fine_grid(ds, spec)
     for variable in spec.variables:
-        if derive and variable.name == spec.derived:
+        if spec.target in fields and variable.name == spec.derived:
             continue
         dims = (spec.sample, *variable.dims) if variable.sampled else variable.dims
         one = _field(ds, variable.name, variable.units, dims)

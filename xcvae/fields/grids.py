@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,13 @@ from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch_weights
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.validation import refuse_packed
 
-TOLERANCE = 0.01  # by which grid spacings and their ratios may differ, relative
+#: Relative difference up to which two spacings of one kind, or two ratios of grids, are the same.
+TOLERANCE = 0.01
+#: Ratio of cell sizes in kilometres up to which patterns are those of the training grid (0.01
+#: degrees are 1.1 by 0.6 to 1.1 km), and from which on they are not.
+CLOSE, FAR = 1.25, 2.0
+#: Kilometres in a degree of latitude.
+DEGREE = math.pi / 180 * 6371.0
 
 
 def axis_in(ds: xr.Dataset, dim: str) -> Axis:
@@ -37,8 +45,13 @@ def axis_in(ds: xr.Dataset, dim: str) -> Axis:
 def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
     """Check that a Dataset matches the training Dataset of a model; reads no values.
 
-    A model without maps of another area may be used on another grid of the same kind: same
-    spacing (within 1 %), same number of target pixels to a condition's pixel.
+    A model without maps of another area may be used on another grid: cells of about the same size
+    in kilometres, same number of target pixels to a condition's pixel.
+
+    Warns
+    -----
+    UserWarning
+        Cells differ from those of training by more than a quarter.
 
     Raises
     ------
@@ -57,8 +70,9 @@ def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
     if spec.located:
         _check_same_domain(ds, spec, size)
         return
-    for dim in spec.coordinates:
-        _check_spacing(ds, spec, dim)
+    doubts = [_check_spacing(ds, spec, dims) for dims in _grids(spec)]
+    if any(doubts):
+        warnings.warn(next(filter(None, doubts)), stacklevel=3)
     for variable in spec.variables:
         if not (variable.shape and variable.name in expected):
             continue
@@ -75,6 +89,12 @@ def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
                     got=f"{n} to {ds.sizes[own]}, which is {n / ds.sizes[own]:.4g}",
                     remedy="Cut target and condition to the same area, and keep their resolutions.",
                 )
+
+
+def _grids(spec: DataSpec) -> list[tuple[str, str]]:
+    """Return the dims (y, x) of the target's grid and of those of maps, each once."""
+    maps = [(v.dims[0], v.dims[1]) for v in spec.variables if len(v.dims) == 2]
+    return list(dict.fromkeys([(spec.y, spec.x), *maps]))
 
 
 def _expected_dims(
@@ -98,7 +118,8 @@ def _check_variable(ds: xr.Dataset, name: str, dims: tuple[str, ...], sample: st
             "Dataset",
             expected=f"variable {name!r}, which the model was trained with",
             got="no such variable",
-            remedy=f"Add it, or rename: ds.rename(old={name!r}). {nearest(name, ds.data_vars)}",
+            remedy=f"Add it, rename it, ds.rename(old={name!r}), or give the model the names of "
+            f"the data, model.rename_for(ds). {nearest(name, ds.data_vars)}",
         )
     if set(ds[name].dims) != set(dims):
         raise MismatchError.of(
@@ -169,34 +190,104 @@ def _upper(n: int, count: int) -> float:
     return n / (count - 1) if count > 1 else math.inf
 
 
-def _check_spacing(ds: xr.Dataset, spec: DataSpec, dim: str) -> None:
-    trained, found = spec.axis(dim), axis_in(ds, dim)
-    if (
-        trained.values is None
-        or found.values is None
-        or {"plain", "index"} & {trained.kind, found.kind}
-    ):
-        # Numbers without units cannot be compared.
-        return
-    same = trained.kind == found.kind
+def _check_spacing(ds: xr.Dataset, spec: DataSpec, dims: tuple[str, str]) -> str:
+    """Compare the spacing along the dims (y, x) of a grid with that of training, in kilometres.
+
+    Returns
+    -------
+    str
+        Text of a warning; empty if cells are of about the same size.
+    """
+    trained, found = [spec.axis(dim) for dim in dims], [axis_in(ds, dim) for dim in dims]
     # From two blocks, the second partial, the distance of blocks cannot be inferred.
-    few = dim not in (spec.y, spec.x) and min(len(trained.values), len(found.values)) < 3
-    if same and few:
-        return
-    if same and (np.isnan(trained.spacing) or np.isnan(found.spacing)):
-        return
-    if not same or abs(found.spacing / trained.spacing - 1) > TOLERANCE:
+    coarse = dims != (spec.y, spec.x)
+    other = [
+        place
+        for place, (one, here) in enumerate(zip(trained, found, strict=True))
+        if _comparable(one, here, coarse=coarse) and not _same_spacing(one, here)
+    ]
+    if not other:
+        return ""
+    place = other[0]
+    sizes = pixel_size_of(trained, other), pixel_size_of(found, other)
+    apart = sizes[0] / sizes[1] if sizes[0] and sizes[1] else math.inf
+    if not 1 / FAR < apart < FAR:
         raise MismatchError.of(
-            dim,
-            expected=f"a grid spacing of {_spacing(trained)}, as in the training data",
-            got=_spacing(found),
+            dims[place],
+            expected=f"a grid spacing of {_spacing(trained, place)}, as in the training data",
+            got=_spacing(found, place),
             remedy="Interpolate the Dataset to that spacing, or train a model on this grid.",
         )
+    if 1 / CLOSE < apart < CLOSE:
+        return ""
+    return (
+        f"{' and '.join(dims)}: cells of {sizes[1]:.3g} km, and the model was trained with "
+        f"{sizes[0]:.3g} km: the patterns of its members are of that scale."
+    )
 
 
-def _spacing(axis: Axis) -> str:
-    unit = "m" if axis.kind == "length" else f"degrees ({axis.kind})"
-    return f"{axis.spacing:.6g} {unit}"
+def _comparable(trained: Axis, found: Axis, *, coarse: bool) -> bool:
+    """Return True for axes with units; numbers without units cannot be compared."""
+    if trained.values is None or found.values is None:
+        return False
+    if {"plain", "index"} & {trained.kind, found.kind}:
+        return False
+    few = coarse and min(len(trained.values), len(found.values)) < 3
+    return not (trained.kind == found.kind and few)
+
+
+def _same_spacing(trained: Axis, found: Axis) -> bool:
+    if trained.kind != found.kind:
+        return False
+    unknown = np.isnan(trained.spacing) or np.isnan(found.spacing)
+    return bool(unknown or abs(found.spacing / trained.spacing - 1) <= TOLERANCE)
+
+
+def pixel_size(spec: DataSpec) -> float | None:
+    """Return the side of the pixels of a training grid in kilometres; None if it is not known."""
+    return pixel_size_of([spec.axis(spec.y), spec.axis(spec.x)])
+
+
+def pixel_size_of(axes: Sequence[Axis], places: Sequence[int] = (0, 1)) -> float | None:
+    """Return the side of a grid's cells in kilometres: the root of their area.
+
+    Parameters
+    ----------
+    axes
+        Along y and along x. Degrees of longitude are converted at the middle latitude.
+    places
+        Axes that count: 0 for y, 1 for x.
+
+    Examples
+    --------
+    >>> lat, lon = (axis_of(dim, np.array([60.0, 60.5, 61.0]), {}) for dim in ("lat", "lon"))
+    >>> round(pixel_size_of([lat, lon]), 1)
+    39.0
+    """
+    sides = [_kilometres(axes, place) for place in places]
+    known = [side for side in sides if side is not None and np.isfinite(side)]
+    return math.prod(known) ** (1 / len(known)) if known else None
+
+
+def _kilometres(axes: Sequence[Axis], place: int) -> float | None:
+    axis = axes[place]
+    if axis.kind == "length":
+        return axis.spacing / 1000
+    if axis.kind not in ("latitude", "longitude", "rotated", "degree", "degrees"):
+        return None
+    rows = axes[0]
+    polar = place == 1 and rows.kind in ("latitude", "rotated") and rows.values is not None
+    middle = float(np.mean(rows.values[[0, -1]])) if polar and rows.values is not None else 0.0
+    return axis.spacing * DEGREE * math.cos(math.radians(middle))
+
+
+def _spacing(axes: Sequence[Axis], place: int) -> str:
+    axis = axes[place]
+    if axis.kind == "length":
+        return f"{axis.spacing:.6g} m"
+    side = _kilometres(axes, place)
+    about = "" if side is None else f", about {side:.3g} km"
+    return f"{axis.spacing:.6g} degrees ({axis.kind}){about}"
 
 
 def moved(found: Axis, trained: Axis) -> bool:
@@ -349,3 +440,68 @@ def _under(coarse: Axis, trained: Axis, n: int) -> NDArray[np.float64] | None:
     values: NDArray[np.float64] = cells[low] + (at - low) * gaps[low]
     spacing = np.abs(np.diff(values)).max() * trained.metres
     return values if abs(spacing / trained.spacing - 1) <= TOLERANCE else None
+
+
+def divided_coords(ds: xr.Dataset, dims: tuple[str, str], factor: int) -> dict[str, xr.DataArray]:
+    """Return the coordinates of a grid whose cells are divided into ``factor`` each way.
+
+    Along each dim the edges of the cells stay where they are. Maps of latitude and longitude are
+    interpolated, and continued at the edges. A dim with a single cell has no known width: it gets
+    no coordinate.
+
+    Parameters
+    ----------
+    ds
+        Dataset with the coarse grid.
+    dims
+        Its dims (y, x), which are also those of the fine grid.
+    factor
+        Pixels along a side of a cell.
+    """
+    found: dict[str, xr.DataArray] = {}
+    for name, coordinate in ds.coords.items():
+        if not set(coordinate.dims) <= set(dims) or not coordinate.ndim:
+            continue
+        if coordinate.dtype.kind not in "iuf" or min(coordinate.shape) < 2:
+            continue
+        values = np.asarray(coordinate.values, np.float64)
+        if coordinate.ndim == 1:
+            values = _divided_axis(values, factor)
+        else:
+            hint = str(coordinate.attrs.get("standard_name", name)).lower()
+            longitude = hint.startswith("lon")
+            for axis in range(values.ndim):
+                values = np.unwrap(values, axis=axis, period=360.0) if longitude else values
+                values = _continued(values, factor, axis)
+        attrs = {key: v for key, v in coordinate.attrs.items() if key != "bounds"}
+        found[str(name)] = xr.DataArray(values, dims=coordinate.dims, name=name, attrs=attrs)
+    return found
+
+
+def _divided_axis(centres: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """Return the centres of the parts of cells, whose edges lie midway between centres.
+
+    Examples
+    --------
+    >>> _divided_axis(np.array([2.0, 1.0]), 2)
+    array([2.25, 1.75, 1.25, 0.75])
+    """
+    gaps = np.diff(centres)
+    inner = centres[:-1] + gaps / 2
+    edges = np.concatenate([[centres[0] - gaps[0] / 2], inner, [centres[-1] + gaps[-1] / 2]])
+    parts = (np.arange(factor) + 0.5) / factor
+    divided: NDArray[np.float64] = (edges[:-1, None] + np.diff(edges)[:, None] * parts).ravel()
+    return divided
+
+
+def _continued(values: NDArray[np.float64], factor: int, axis: int) -> NDArray[np.float64]:
+    """Interpolate a map between the centres of cells along an axis, and beyond the outer ones."""
+    count = values.shape[axis]
+    at = (np.arange(count * factor) + 0.5) / factor - 0.5
+    low = np.clip(np.floor(at).astype(int), 0, count - 2)
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    share = (at - low).reshape(shape)
+    first, second = np.take(values, low, axis), np.take(values, low + 1, axis)
+    between: NDArray[np.float64] = first + share * (second - first)
+    return between

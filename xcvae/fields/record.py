@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -247,6 +247,16 @@ class Record:
             wet_fraction=wet / share,
             masked=masked,
             counts=tuple(int(n) for n in counts),
+        )
+
+    def converted(self, units: str, ratio: float) -> Record:
+        """Return the record in other units, of which ``ratio`` make one of its own."""
+        return replace(
+            self,
+            units=units,
+            wet_threshold=self.wet_threshold * ratio,
+            mean=self.mean * ratio,
+            maximum=self.maximum * ratio,
         )
 
     def to_json(self) -> dict[str, Any]:

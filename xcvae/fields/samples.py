@@ -1,10 +1,10 @@
-"""Labels of samples, as text and as numbers, and the selection of samples with heavy rain."""
+"""Labels of samples, as text and as numbers, their fingerprint, and the choice of heavy ones."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from xcvae.errors import ConfigError, EmptySelectionError
 from xcvae.fields.cf import find_layout, find_target
-from xcvae.fields.sample_blocks import slabs
+from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.sample_blocks import block_slices, slabs
 from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of
 from xcvae.fields.validation import MEMBER, check_dataset, check_samples, refuse_packed
 
@@ -283,3 +284,53 @@ def label_codes(ds: xr.Dataset | xr.DataArray, sample: str) -> NDArray[np.int64]
     texts = (text.encode() for text in labels_of(ds, sample))
     digests = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
     return np.frombuffer(b"".join(digests), np.int64)
+
+
+#: Samples that a fingerprint reads at once.
+SAMPLES_AT_ONCE = 64
+
+
+def fingerprint(prepared: xr.Dataset, spec: DataSpec, *, target_values: bool) -> str:
+    """Return a hash of everything in the data that an ensemble depends on.
+
+    Parameters
+    ----------
+    prepared
+        From :func:`xcvae.fields.describe.prepare`: labels, grid, conditions, perhaps the target.
+        Values of Dask arrays are read in blocks of samples.
+    spec
+        What the model knows about the data.
+    target_values
+        Include the values of the target; otherwise only its missing pixels count.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    digest.update("\n".join(labels_of(prepared, spec.sample)).encode())
+    for name in sorted(map(str, prepared.coords)):
+        if prepared[name].dtype.kind in "iuf" and spec.sample not in prepared[name].dims:
+            _add(digest, name, prepared[name].values)
+    for name in sorted(map(str, prepared.data_vars)):
+        for number, values in enumerate(_sample_blocks(prepared[name], spec.sample)):
+            if name != spec.target or target_values:
+                _add(digest, name, values)
+            elif np.isnan(values).any():
+                # Without missing pixels the hash is that of data without the target.
+                _add(digest, f"{name} {number}", np.packbits(np.isnan(values)))
+    return digest.hexdigest()[:32]
+
+
+def _sample_blocks(variable: xr.DataArray, sample: str) -> Iterator[np.ndarray]:
+    if sample not in variable.dims:
+        yield np.asarray(variable.values)
+        return
+    for block in block_slices(variable.sizes[sample], SAMPLES_AT_ONCE):
+        yield np.asarray(variable.isel({sample: block}).values)
+
+
+def _add(digest: Any, name: str, values: np.ndarray) -> None:
+    digest.update(f"{name} {values.shape} {values.dtype}".encode())
+    digest.update(np.ascontiguousarray(values).tobytes())

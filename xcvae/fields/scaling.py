@@ -10,7 +10,7 @@ standardised with one mean and one standard deviation each.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NewType, Protocol, Self, TypeVar
 
@@ -118,8 +118,13 @@ class Scaling:
         if empty and prepared[spec.target].chunks is not None:
             # Of data in memory, they were found before.
             _warn_of_empty(spec, empty, record.samples)
-        variables, conditions = {}, {}
+        variables: dict[str, RainScaling | StandardScaling] = {}
+        conditions = {}
         for v in spec.variables:
+            if spec.random_scale:
+                # The derived condition exists in batches only.
+                variables[v.name] = target
+                continue
             variables[v.name], maxima = _fit(prepared, v, spec, budget)
             if v.precipitation and v.role == "condition":
                 conditions[v.name] = largest_of(maxima)
@@ -147,6 +152,10 @@ class Scaling:
     def physical(self, normalised: T) -> T:
         """Convert a normalised tensor of the target to the target's units."""
         return self.target.physical(normalised)
+
+    def renamed(self, names: Mapping[str, str]) -> Scaling:
+        """Return the same scalings under other names of variables, by old name."""
+        return Scaling(self.target, {names.get(n, n): one for n, one in self.variables.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types, for the model file."""

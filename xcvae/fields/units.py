@@ -266,6 +266,39 @@ def factor(source: str, wanted: str, *, what: str) -> float:
     return scale
 
 
+def rain_factor(rate: str, wanted: str, step: float | None) -> float:
+    """Return the factor from a rain rate to another rate, or to the depth that falls in a step.
+
+    Parameters
+    ----------
+    rate, wanted
+        Units.
+    step
+        Seconds between samples; None if unknown.
+
+    Raises
+    ------
+    UnitsError
+        The units do not convert, or a depth has no known step.
+
+    Examples
+    --------
+    >>> rain_factor("mm h-1", "mm", 1800.0)
+    0.5
+    """
+    if exponents_of(wanted) == exponents_of(rate):
+        return factor(rate, wanted, what="rain")
+    if step is None:
+        raise UnitsError.of(
+            "rain",
+            expected=f"a rate, as the model has it in {rate!r}, or depths with times",
+            got=f"{wanted!r} and no step between samples",
+            remedy="Divide the depth by its duration, and give it units such as 'mm h-1'.",
+        )
+    hourly = factor(rate, "mm h-1", what="rain")
+    return round(hourly * step / 3600.0 * factor("mm", wanted, what="rain"), 12)
+
+
 def to_units(da: xr.DataArray, units: str) -> xr.DataArray:
     """Convert a variable, lazily where it is lazy.
 

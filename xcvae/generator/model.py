@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,25 +16,35 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ModelFileError, UnitsError
+from xcvae.errors import ConfigError, ModelFileError, UnitsError
 from xcvae.fields.batches import Batch, Batches
-from xcvae.fields.dataspec import DataSpec
+from xcvae.fields.block_means import at_scale
+from xcvae.fields.dataspec import DataSpec, Scales
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.scaling import Scaling
-from xcvae.fields.units import factor
+from xcvae.fields.units import factor as unit_factor
+from xcvae.fields.units import rain_factor
 from xcvae.files import check_writable, expanded, write_bytes
 from xcvae.files import sha256 as sha256_of
 from xcvae.generator import modelfile
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.modelfile import extra_tensors, take_extra_tensors, training_log
+from xcvae.generator.named import has_name, path_of
 from xcvae.generator.network.architecture import Architecture, build_network
 from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address, TimeAxis
+from xcvae.generator.roles import described_as, names_in, renamed
 from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
 from xcvae.registry import warn_of_missing
 
 #: Prefix of the weights' names in the file.
 NETWORK = "network."
+
+#: Largest ratio of the temperature at a scale to that of all scales.
+MOST_BY_SCALE = 1.25
+
+#: Key of the metadata with the type of the weights in the file, if it is not float32.
+STORED = "stored"
 
 #: Limit of a pixel, in maxima of the record: one latent in millions gave 89 m a day without it.
 #: For conditions beyond the record it grows in proportion.
@@ -64,6 +78,10 @@ class Model:
         SHA-256 of the file content.
     path
         The file, or None if the model was not saved.
+    names
+        Names of variables and dims that `rename` gave, in their order; the file has the old ones.
+    origin
+        The model of any factor that this one is, on another grid; None for all other models.
     """
 
     def __init__(
@@ -87,20 +105,36 @@ class Model:
         self.network.sigma_factor = float(training.get("temperature", 1.0))
         self.valid, self.thumbnails = valid, thumbnails
         self.sha256, self.path = sha256, path
+        self.names: tuple[dict[str, str], ...] = ()
+        self._in_file = spec, scaling
         self.device = torch.device("cpu")
+        self.origin: Model | None = None
+        constraint = self.network.constraint
+        self.capped = spec.scales is not None and constraint is not None
+        if constraint is not None and self.capped and constraint.ceiling == math.inf:
+            # Capped where the block means are kept: a cap afterwards would lose rain.
+            highest = math.log1p(self._limit / scaling.target.eps) / scaling.target.divisor
+            self.network.constraint = replace(constraint, ceiling=highest)
 
     def __repr__(self) -> str:
         weights = sum(p.numel() for p in self.network.parameters()) / 1e6
         names = ", ".join(v.name for v in self.spec.variables) or "no conditions"
         size = f"{len(self.architecture.latents)} levels, {weights:.1f} M weights"
+        if "start" in self.training:
+            start = self.training["start"]
+            size += f", {start['share']:.0%} of them from {start['name']}"
         title = f"{self.spec.target} [{self.spec.units}] given {names}: {size}"
         return f"<xcvae.Model {title}, sha256 {self.sha256[:12]}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is not None:
+            return Model.at, (self.origin, self.spec)
         # By path if there is a file: a worker reads it once for all tasks that carry the model.
         if self.path is not None and self.path.is_file():
-            return load_once, (str(self.path), self.sha256, str(self.device))
-        return from_bytes, (self.to_bytes(),)
+            found: Any = (load_once, (str(self.path), self.sha256, str(self.device)))
+        else:
+            found = (from_bytes, (self.to_bytes(),))
+        return (_renamed, (*found, self.names)) if self.names else found
 
     @property
     def history(self) -> xr.Dataset:
@@ -132,22 +166,159 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """Return the content of the model's file."""
-        tensors = {f"{NETWORK}{k}": v for k, v in self.network.state_dict().items()}
+        weights = self.network.state_dict()
+        if self.training.get(STORED) == "float16":
+            weights = {k: v.half() for k, v in weights.items()}
+        tensors = {f"{NETWORK}{k}": v for k, v in weights.items()}
         tensors |= extra_tensors(self.valid, self.thumbnails)
+        spec, scaling = self._in_file
         header = {
-            "spec": self.spec.to_json(),
-            "scaling": self.scaling.to_json(),
+            "spec": spec.to_json(),
+            "scaling": scaling.to_json(),
             "record": self.record.to_json(),
             "architecture": self.architecture.to_json(),
             "training": self.training,
         }
         return modelfile.pack(header, tensors)
 
+    def halved(self) -> Model:
+        """Return a copy with weights in half precision in its file, which is half as large.
+
+        They are computed with in single precision, as those of any model.
+        """
+        training = {**self.training, STORED: "float16"}
+        model = from_bytes(self.to_bytes())
+        model.network.load_state_dict({k: v.half() for k, v in model.network.state_dict().items()})
+        model.training = training
+        model.sha256 = sha256_of(model.to_bytes())
+        return model
+
     def to(self, device: str) -> Model:
         """Move the network to a device: ``"auto"``, ``"cpu"`` or ``"cuda"``."""
         self.device = choose_device(device)
         placed(self.network, self.device)
         return self
+
+    def rename(self, names: Mapping[str, str] | None = None, **others: str) -> Model:
+        """Return the model under other names of variables and dims, for data that have them.
+
+        The network and the file are the same; members have the new names.
+
+        Parameters
+        ----------
+        names, others
+            New names by old name, such as ``model.rename(pr="precip", y="lat", x="lon")``. The
+            condition that ``coarsen`` derives is named after the target.
+
+        Raises
+        ------
+        ConfigError
+            An old name is unknown, or a new one is used twice.
+        """
+        given = {**(names or {}), **others}
+        spec = renamed(self.spec, given)
+        pairs = zip(self.spec.variables, spec.variables, strict=True)
+        # The network is shared: a copy of the object, not one that is read from the file.
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other.spec, other.names = spec, (*self.names, given)
+        other.scaling = self.scaling.renamed({old.name: new.name for old, new in pairs})
+        return other
+
+    def rename_for(self, ds: xr.Dataset) -> Model:
+        """Return the model under the names that a Dataset has for its variables and dims.
+
+        Target, rain condition and dims are found by their roles: the rain on the finest grid,
+        coarser rain, and CF attributes or conventional names of dims. Members have the attributes
+        of the target in the Dataset.
+
+        Parameters
+        ----------
+        ds
+            Target or conditions under any names.
+        """
+        names = names_in(ds, self.spec)
+        if not names:
+            return self
+        other = self.rename(names)
+        other.spec = described_as(other.spec, ds)
+        return other
+
+    def at(self, spec: DataSpec) -> Model:
+        """Return a model of any factor for one factor, grid and unit; it shares the weights.
+
+        Parameters
+        ----------
+        spec
+            From `xcvae.fields.block_means.at_scale`.
+
+        Raises
+        ------
+        UnitsError
+            The units of the rain do not convert into those of the model.
+        """
+        ratio = rain_factor(self.spec.units, spec.units, spec.step_seconds)
+        target = replace(self.scaling.target, units=spec.units, eps=self.scaling.target.eps * ratio)
+        assert spec.scales is not None
+        side = spec.scales.fixed if self.architecture.constrain else 0
+        # The weights are shared, the factor of sigma is not.
+        model = Model(
+            copy.copy(self.network),
+            spec=spec,
+            scaling=Scaling(target, {variable.name: target for variable in spec.variables}),
+            record=self.record.converted(spec.units, ratio),
+            architecture=replace(self.architecture, constrain=side or 0),
+            training={**self.training, "temperature": self._temperature_at(spec.scales)},
+            thumbnails=self.thumbnails,
+            sha256=self.sha256,
+            path=self.path,
+        )
+        model.origin = self
+        return model.to(str(self.device))
+
+    def _temperature_at(self, scales: Scales) -> float:
+        """Return the calibrated temperature for the scale of a Dataset."""
+        temperature = float(self.training.get("temperature", 1.0))
+        known = self.training.get("temperature_by_scale")
+        if known is None or scales.fixed is None:
+            return temperature
+        away = np.subtract(scales.numbers(scales.fixed), known["at"])
+        local = temperature * math.exp(float(np.dot(known["slope"], away)))
+        return round(min(max(local, temperature / MOST_BY_SCALE), temperature * MOST_BY_SCALE), 4)
+
+    def for_data(
+        self, ds: xr.Dataset, factor: int | None, *, observed: bool
+    ) -> tuple[xr.Dataset, Model]:
+        """Fit a model of any factor to a Dataset with rain; any other model stays as it is.
+
+        A model of `xcvae.models` takes the names that the Dataset has: see `rename_for`.
+
+        Parameters
+        ----------
+        ds
+            Coarse rain, observed rain, or both.
+        factor
+            Pixels along a side of a coarse cell; None where the Dataset or the model gives it.
+        observed
+            The only rain of the Dataset is the observation.
+
+        Raises
+        ------
+        ConfigError
+            A factor is given for a model that has one, or none where it is needed.
+        """
+        scales = self.spec.scales
+        if scales is not None and scales.open:
+            ds, spec = at_scale(ds, scales, factor, observed=observed)
+            return ds, self.at(spec)
+        if factor is not None:
+            raise ConfigError.of(
+                "factor",
+                expected="a model of any factor, trained with coarsen={'factor': [2, 16]}",
+                got=f"factor={factor!r} and a model of one factor",
+                remedy="Leave it out: the factor of this model is that of its training.",
+            )
+        return ds, self.rename_for(ds) if has_name(self.path) else self
 
     def batches(self, prepared: xr.Dataset) -> Batches:
         """Return samples of a prepared Dataset (`xcvae.fields.describe.prepare`) as tensors."""
@@ -225,7 +396,8 @@ class Model:
             temperature=temperature,
             tile=tile,
             axes=axes,
-            limits=limits,
+            # Where block means are kept, the network itself caps: see `capped`.
+            limits=None if self.capped else limits,
         )
 
     def limits(self, prepared: xr.Dataset) -> NDArray[np.float64]:
@@ -257,7 +429,7 @@ class Model:
     def _heaviest_in(self, units: str) -> float:
         """Return the heaviest pixel of the record in other units; 0 if they do not convert."""
         try:
-            return self.record.maximum * factor(self.spec.units, units, what=self.spec.target)
+            return self.record.maximum * unit_factor(self.spec.units, units, what=self.spec.target)
         except UnitsError:
             return 0.0
 
@@ -303,8 +475,23 @@ class Model:
         return float(np.interp(spread, dial[:, 0], dial[:, 1]))
 
     def _sampler(self) -> FieldSampler:
-        limit = MAX_RECORDS * self.record.maximum
+        limit = math.inf if self.capped else self._limit
         return FieldSampler(self.network, self.scaling, self.device, limit)
+
+    @property
+    def _limit(self) -> float:
+        """Largest value of a pixel, physical."""
+        return MAX_RECORDS * self.record.maximum
+
+
+def _renamed(
+    make: Callable[..., Model], arguments: tuple[Any, ...], names: Sequence[Mapping[str, str]]
+) -> Model:
+    """Make a model, and rename it: how a renamed one travels to another process."""
+    model = make(*arguments)
+    for some in names:
+        model = model.rename(some)
+    return model
 
 
 def from_bytes(content: bytes, path: Path | None = None) -> Model:
@@ -340,8 +527,13 @@ def from_bytes(content: bytes, path: Path | None = None) -> Model:
     )
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | os.PathLike[str]) -> Model:
     """Read a model file.
+
+    Parameters
+    ----------
+    path
+        A path, or a name of `xcvae.models`.
 
     Raises
     ------
@@ -354,14 +546,13 @@ def load(path: str | Path) -> Model:
         If a training loss comes from a package that is not installed: the model draws without
         it, but cannot be trained again.
     """
-    model = _read(path)
+    model = _read(path_of(path))
     stages = model.training.get("losses", [])
     warn_of_missing("loss", [loss for stage in stages for loss in stage["losses"]], str(path))
     return model
 
 
-def _read(path: str | Path) -> Model:
-    target = Path(path).absolute()
+def _read(target: Path) -> Model:
     if not target.is_file():
         raise ModelFileError.of(
             "model",
@@ -383,7 +574,7 @@ def load_once(path: str, sha256: str, device: str = "cpu") -> Model:  # noqa: AR
     ModelFileError
         If the file has changed since.
     """
-    model = _read(path)
+    model = _read(Path(path))
     if model.sha256 != sha256:
         raise ModelFileError.of(
             path,

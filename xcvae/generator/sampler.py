@@ -157,7 +157,7 @@ class FieldSampler:
         with torch.inference_mode(), autocast(self.device):
             z = [q.mu[order] for q in self.posterior_means(batch).posterior]
             own = batch.packed().to(self.device)
-            output = self.network.decode(self.network.encode(own.c, own.pooled), z)
+            output = self.network.decode(self.network.encode(own.c, own.pooled, side=own.side), z)
         return self._masked(batch, self._physical(output))
 
     def posterior_means(self, batch: Batch) -> Drawn:
@@ -166,7 +166,7 @@ class FieldSampler:
         shapes = self.network.shapes(batch.c.shape[-2], batch.c.shape[-1])
         zeros = [torch.zeros(len(batch), *shape, device=self.device) for shape in shapes]
         with torch.inference_mode(), autocast(self.device):
-            drawn: Drawn = self.network(own.c, own.pooled, zeros, x=own.x)
+            drawn: Drawn = self.network(own.c, own.pooled, zeros, x=own.x, side=own.side)
         return drawn
 
     def deviations(self, batch: Batch) -> list[NDArray[np.float32]]:
@@ -198,7 +198,7 @@ class FieldSampler:
         size = (batch.c.shape[-2], batch.c.shape[-1])
         if tile is None or (tile[0] >= size[0] and tile[1] >= size[1]):
             return WholeDomain(self.network, self.device)
-        split = split_domain(self.network, size, tile, posterior=posterior)
+        split = split_domain(self.network, size, tile, posterior=posterior, side=batch.side)
         return TiledDomain(self.network, self.device, size, split)
 
     def _physical(self, output: Tensor, limits: Tensor | None = None) -> Tensor:

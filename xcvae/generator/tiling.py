@@ -123,7 +123,7 @@ class _Domain:
         own = part.packed().to(self.device)
         with torch.inference_mode(), autocast(self.device):
             return self.network.encode(
-                own.c, own.pooled, own.x if posterior else None, levels=levels
+                own.c, own.pooled, own.x if posterior else None, levels=levels, side=own.side
             )
 
 
@@ -415,7 +415,12 @@ def reach(network: Ladder, fine: int, *, posterior: bool) -> int:
 
 
 def split_domain(
-    network: Ladder, size: tuple[int, int], tile: tuple[int, int], *, posterior: bool
+    network: Ladder,
+    size: tuple[int, int],
+    tile: tuple[int, int],
+    *,
+    posterior: bool,
+    side: int = 0,
 ) -> Split:
     """Divide a domain so that the largest map in the network is as small as possible.
 
@@ -430,11 +435,13 @@ def split_domain(
         smaller along one side at least.
     posterior
         True if the target is encoded.
+    side
+        Pixels along a side of the blocks whose means are kept; 0 for that of the constraint.
     """
     levels = len(network.levels)
-    shortest = min(side for side, length in zip(tile, size, strict=True) if side < length)
+    shortest = min(extent for extent, n in zip(tile, size, strict=True) if extent < n)
     possible = [
-        _split(network, size, tile, fine=fine, posterior=posterior)
+        _split(network, size, tile, fine=fine, posterior=posterior, side=side)
         for fine in range(1, max(levels, 2))
         if network.patch * 2**fine <= shortest
     ]
@@ -442,7 +449,13 @@ def split_domain(
 
 
 def _split(
-    network: Ladder, size: tuple[int, int], tile: tuple[int, int], *, fine: int, posterior: bool
+    network: Ladder,
+    size: tuple[int, int],
+    tile: tuple[int, int],
+    *,
+    fine: int,
+    posterior: bool,
+    side: int = 0,
 ) -> Split:
     cell = network.patch * 2**fine
     halo = network.patch * reach(network, fine, posterior=posterior)
@@ -451,7 +464,7 @@ def _split(
     step = cell
     if network.constraint is not None:
         # A block with a pixel in the core must be in the window as a whole, with right values.
-        side = network.constraint.side
+        side = side or network.constraint.side
         halo, step = halo + side - 1, math.lcm(cell, side)
     rows, columns = (
         list(_along(length, longest, halo=halo, cell=cell, step=step))

@@ -115,8 +115,14 @@ def _check_postprocess(section: SampleSection, parts: Parts) -> None:
 def _check_network(config: Config, parts: Parts) -> None:
     from xcvae.generator.device import choose_device
     from xcvae.generator.network.architecture import resolve
+    from xcvae.generator.training.start import Start
 
-    resolve(config.train.generator, parts.spec)
+    start = Start.of(config.start)
+    if start is None:
+        resolve(config.train.generator, parts.spec)
+    else:
+        spec = start.adapted(parts.spec)
+        resolve(config.train.generator, spec, start.model.architecture)
     for device in {config.train.device, *(section.device for section in config.sample)}:
         choose_device(device)
 
@@ -136,6 +142,8 @@ def _words(config: Config, parts: Parts) -> str:
             labels = ds[spec.sample].values
             ends = f"{label_of(labels[0])} to {label_of(labels[-1])}"
             lines.append(f"{name:<11} {len(labels)} samples, {ends}")
+    if config.start is not None:
+        lines.append(f"start       {config.start}")
     for section in config.sample:
         count = parts.of(section).sizes[spec.sample]
         kind = section.part if section.samples is None else "own"

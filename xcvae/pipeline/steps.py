@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from xcvae.config import Config, Parts, open_parts
+from xcvae.config import Config, Parts, open_parts, open_samples
 from xcvae.config.data import IN_MEMORY_BYTES
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble import catalog as catalogs
@@ -145,7 +145,7 @@ class PipelineState:
         share = self.config.train.validation
         return train(
             self.parts.train,
-            **self.config.train.arguments(),
+            **{**self.config.train.arguments(), "start": self.config.start},
             validation=validation if validation is not None else 0.15 if share is None else share,
             path=self.model_file,
             # Commands are quiet without a terminal.
@@ -154,6 +154,8 @@ class PipelineState:
 
     def _inputs_of_model(self) -> dict[str, Any]:
         """Return the settings and data that determine the model."""
+        from xcvae.generator.training.start import Start
+
         section = asdict(self.config.train)
         del section["device"]
         section["fit"] = {k: v for k, v in (section["fit"] or {}).items() if k != "resume"}
@@ -162,6 +164,10 @@ class PipelineState:
             for name in ("train", "validation")
             if (ds := getattr(self.parts, name)) is not None
         }
+        start = Start.of(self.config.start)
+        if start is not None:
+            # Its content, whatever its name.
+            section["start"] = start.identity["sha256"]
         return {**flat(section, "train."), **{f"data.{k}": v for k, v in parts.items()}}
 
     @cached_property
@@ -184,6 +190,21 @@ class PipelineState:
             )
         return load(self.model_file)
 
+    def model_of(self, section: SampleSection) -> Model:
+        """Return the model that draws an ensemble: the one that it names, else the trained one."""
+        from xcvae.ensemble.sampler import open_model
+
+        if section.model is None:
+            return self.model
+        file = self.config.folder / section.model
+        return open_model(file if file.is_file() else section.model, "cpu")
+
+    def data_of(self, section: SampleSection) -> xr.Dataset:
+        """Return the data of an ensemble; a model that it names may need other variables."""
+        if section.model is None:
+            return self.samples_of(section)
+        return open_samples(self.config, section)
+
     def sample(self, section: SampleSection) -> xr.Dataset:
         """Draw an ensemble into its store and list it, or complete an interrupted one."""
         from xcvae.ensemble.sample import sample
@@ -201,18 +222,17 @@ class PipelineState:
         state = COMPLETED if interrupted else MADE
         if self.append and before is not None:
             state = EXTENDED
+        data, model = self.data_of(section), self.model_of(section)
         try:
             # An interrupted replacement by --overwrite is continued too.
-            ensemble = sample(self.samples_of(section), self.model, **arguments)
+            ensemble = sample(data, model, **arguments)
         except OutputExistsError as error:
             if not self.manifest.overwrite:
                 raise OutputExistsError(
                     f"{error} On the command line: --overwrite, or --append for more."
                 ) from error
             state = MADE
-            ensemble = sample(
-                self.samples_of(section), self.model, **{**arguments, "resume": "restart"}
-            )
+            ensemble = sample(data, model, **{**arguments, "resume": "restart"})
         untouched = before is not None and _inode(store) == before
         self.outcome[section.name] = CURRENT if untouched else state
         return ensemble
@@ -268,7 +288,7 @@ class PipelineState:
         got = "none"
         if self.store(section).exists() and self.catalog.exists():
             ensemble = catalogs.open_entry(self.catalog, section.name)
-            if record_of(ensemble)["model_sha256"] == self.model.sha256:
+            if record_of(ensemble)["model_sha256"] == self.model_of(section).sha256:
                 return ensemble
             got = "an ensemble of another model"
         raise StoreError.of(

@@ -226,7 +226,7 @@ def _positions(nodes: Array, places: Array, *, repeated: bool) -> tuple[Array, A
 
     at, error = np.full(places.shape, np.inf), np.full(len(places), np.inf)
     flat = nodes.reshape(-1, 2)
-    known = np.isfinite(nodes).all(axis=-1)
+    known = np.asarray(np.isfinite(nodes).all(axis=-1))
     if repeated:
         known[:, [0, -1]] = False
     valid = np.flatnonzero(known)

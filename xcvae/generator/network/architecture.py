@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from xcvae.errors import ConfigError, nearest
@@ -35,7 +35,8 @@ class Architecture:
     separable
         Number of the finest levels that have separable blocks, which take a fraction of the time.
     constrain
-        Pixels along a side of the blocks whose means members keep; 0 for none.
+        Pixels along a side of the blocks whose means members keep; 0 for none. A model of any
+        factor has the smallest one here, and that of every batch with the batch.
     checkpointing
         Compute features twice in training instead of storing them, for grids that do not fit into
         memory otherwise.
@@ -90,11 +91,21 @@ KEYS = (
 )  # fmt: skip
 
 
-def resolve(generator: Mapping[str, Any] | None, spec: DataSpec) -> Architecture:
+def resolve(
+    generator: Mapping[str, Any] | None, spec: DataSpec, start: Architecture | None = None
+) -> Architecture:
     """Turn the caller's ``generator`` into an architecture for the fields of ``spec``.
 
-    ``levels`` keeps that many of the finest levels. Without it, levels whose map would be
-    smaller than 2x2 are left out.
+    Parameters
+    ----------
+    generator
+        The caller's keys. ``levels`` keeps that many of the finest levels. Without it, levels of a
+        preset whose map would be smaller than 2x2 are left out.
+    spec
+        Of the data.
+    start
+        Architecture of the model that a training starts from, which takes the place of the default
+        preset with all of its levels.
 
     Raises
     ------
@@ -109,14 +120,21 @@ def resolve(generator: Mapping[str, Any] | None, spec: DataSpec) -> Architecture
     if name not in PRESETS:
         raise ConfigError(f"generator.preset: unknown preset '{name}'. {nearest(name, PRESETS)}")
     preset = PRESETS[name]
+    if start is not None and "preset" not in options:
+        preset = start
+        if not {"channels", "latents"} & options.keys():
+            options.setdefault("levels", len(start.channels))
+        options.setdefault("constrain", _can_constrain(start, spec))
+        options.setdefault("checkpointing", start.checkpointing)
     patch = _number("patch", options.get("patch", preset.patch))
     channels = tuple(_numbers("channels", options.get("channels", preset.channels)))
     latents = tuple(_numbers("latents", options.get("latents", preset.latents)))
     height, width = spec.shape
     levels = _levels(options, len(channels), (-(-height // patch), -(-width // patch)))
-    return Architecture(
-        channels[-levels:],
-        latents[-levels:],
+    return replace(
+        preset,
+        channels=channels[-levels:],
+        latents=latents[-levels:],
         blocks=_number("blocks", options.get("blocks", preset.blocks)),
         context=_number("context", options.get("context", preset.context)),
         patch=patch,
@@ -153,6 +171,14 @@ def _block_side(constrain: object, spec: DataSpec) -> int:
     return whole_blocks(spec) if _switch("constrain", constrain) else 0
 
 
+def _can_constrain(start: Architecture, spec: DataSpec) -> bool:
+    """Return True if a start keeps block means, and the data have cells of whole blocks."""
+    try:
+        return start.constrain > 0 and whole_blocks(spec) > 0
+    except ConfigError:
+        return False
+
+
 def _switch(key: str, value: object) -> bool:
     if value not in (True, False):
         raise ConfigError.of(
@@ -165,12 +191,9 @@ def _switch(key: str, value: object) -> bool:
 
 
 def base_channel(spec: DataSpec) -> int | None:
-    """Return the channel of the first aligned rain condition, which the output is added to."""
+    """Return the channel of the aligned rain condition that the output is added to."""
     aligned = [v for v in spec.variables if v.aligned]
-    for channel, variable in enumerate(aligned):
-        if variable.precipitation and variable.role == "condition":
-            return channel
-    return None
+    return None if spec.rain_condition is None else aligned.index(spec.rain_condition)
 
 
 def _levels(options: Mapping[str, Any], available: int, size: tuple[int, int]) -> int:
@@ -212,6 +235,21 @@ def _numbers(key: str, values: object) -> list[int]:
     return [_number(key, v) for v in values]
 
 
+def input_names(spec: DataSpec, *, masked: bool, constrained: bool) -> list[str]:
+    """Return the roles of the network's input maps in their order, the map of ones last.
+
+    The rain that the output is added to is ``rain`` whatever its name; other conditions and
+    statics go by role and name.
+    """
+    base = base_channel(spec)
+    aligned = [v for v in spec.variables if v.aligned]
+    names = ["rain" if n == base else f"{v.role} '{v.name}'" for n, v in enumerate(aligned)]
+    names += [f"known '{v.name}'" for v in aligned if v.gaps]
+    names += ["mask"] * masked
+    names += [f"position {n}" for n in range(POSITIONS if spec.located else 0)]
+    return [*names, *["block means"] * constrained, "ones"]
+
+
 def channels_of(spec: DataSpec, *, masked: bool) -> int:
     """Count the channels of `Batch.c`."""
     aligned = sum(v.aligned + (v.aligned and v.gaps) for v in spec.variables)
@@ -220,4 +258,6 @@ def channels_of(spec: DataSpec, *, masked: bool) -> int:
 
 def pooled_size(spec: DataSpec) -> int:
     """Count the values per sample in `Batch.pooled`; 0 for none."""
-    return sum(math.prod(v.shape) * (1 + v.gaps) for v in spec.variables if v.pooled)
+    numbers = 0 if spec.scales is None else len(spec.scales.numbers(spec.scales.factor[0]))
+    values = sum(math.prod(v.shape) * (1 + v.gaps) for v in spec.variables if v.pooled)
+    return values + numbers

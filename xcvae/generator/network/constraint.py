@@ -8,6 +8,7 @@ Reference: Harder et al. 2023, https://www.jmlr.org/papers/v24/23-0158.html
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,13 +35,17 @@ class BlockMeans:
     scaling
         Of the target.
     side
-        Pixels along a side of a block.
+        Pixels along a side of a block, unless a batch has another.
+    ceiling
+        Largest value of a pixel in normalised space. What exceeds it goes to the other wet pixels
+        of the block. A block with a larger mean has that everywhere.
     """
 
     scaling: RainScaling
     side: int
+    ceiling: float = math.inf
 
-    def __call__(self, output: Tensor, coarse: Tensor) -> Tensor:
+    def __call__(self, output: Tensor, coarse: Tensor, side: int = 0) -> Tensor:
         """Correct an output.
 
         Parameters
@@ -49,6 +54,8 @@ class BlockMeans:
             In normalised space, below zero means dry; (batch, 1, y, x).
         coarse
             Block means in the same space, repeated over their pixels; (batch, 1, y, x).
+        side
+            Pixels along a side of a block of this batch; 0 for `side` of the constraint.
 
         Returns
         -------
@@ -56,24 +63,46 @@ class BlockMeans:
             The output with the block means of ``coarse``; in blocks with a wet pixel, dry pixels
             stay dry.
         """
+        side = side or self.side
         wanted = self.scaling.physical(coarse)
         rain = self.scaling.physical(output)
         trace = TRACE * self.scaling.eps
-        wet = self._means(rain) > trace
+        wet = _means(rain, side) > trace
         # In a block that is dry but should not be, the least dry pixels take all the rain.
-        spare = torch.exp((output - self._largest(output)).clamp(min=-60 * SOFTNESS) / SOFTNESS)
+        spare = torch.exp((output - _largest(output, side)).clamp(min=-60 * SOFTNESS) / SOFTNESS)
         rain = torch.where(wet, rain, spare)
-        corrected = rain * wanted / self._means(rain).clamp(min=trace)
+        corrected = rain * wanted / _means(rain, side).clamp(min=trace)
+        lifted = (output > 0) | ~wet
+        if self.ceiling < math.inf:
+            corrected, lifted = self._capped(corrected, wanted, lifted, side)
         normal = torch.log1p(corrected / self.scaling.eps) / self.scaling.divisor
-        result = torch.where((output > 0) | ~wet, normal, output)
+        result = torch.where(lifted, normal, output)
         # A block without rain in the condition is dry for certain.
         return torch.where(wanted > trace, result, output.clamp(max=DRY))
 
-    def _means(self, rain: Tensor) -> Tensor:
-        return self._spread(F.avg_pool2d(rain, self.side))
+    def _capped(
+        self, rain: Tensor, wanted: Tensor, lifted: Tensor, side: int
+    ) -> tuple[Tensor, Tensor]:
+        """Cap pixels at the ceiling, and give the excess to the block; also return wet pixels."""
+        highest = torch.tensor(self.ceiling, dtype=rain.dtype, device=rain.device)
+        limit = wanted.clamp(min=float(self.scaling.physical(highest)))
+        capped = torch.minimum(rain, limit)
+        excess = _means(rain - capped, side)
+        room = (limit - capped) * lifted
+        # Where the wet pixels are full, the dry ones get it, too.
+        full = (_means(room, side) <= excess) & (excess > 0)
+        room = torch.where(full, limit - capped, room)
+        shared = capped + room * excess / _means(room, side).clamp(min=1e-12)
+        return torch.where(excess > 0, shared, rain), lifted | full
 
-    def _largest(self, output: Tensor) -> Tensor:
-        return self._spread(F.max_pool2d(output, self.side))
 
-    def _spread(self, blocks: Tensor) -> Tensor:
-        return F.interpolate(blocks, scale_factor=self.side, mode="nearest")
+def _means(rain: Tensor, side: int) -> Tensor:
+    return _repeated(F.avg_pool2d(rain, side), side)
+
+
+def _largest(output: Tensor, side: int) -> Tensor:
+    return _repeated(F.max_pool2d(output, side), side)
+
+
+def _repeated(blocks: Tensor, side: int) -> Tensor:
+    return F.interpolate(blocks, scale_factor=side, mode="nearest")

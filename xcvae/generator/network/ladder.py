@@ -221,6 +221,8 @@ class Encoded:
         Height and width of the field.
     first
         Number of the level of ``guides[0]``: 0, or more if only the finest levels are encoded.
+    side
+        Pixels along a side of the blocks of ``coarse``; 0 for that of the constraint.
     """
 
     guides: list[Tensor]
@@ -230,6 +232,7 @@ class Encoded:
     coarse: Tensor | None
     size: tuple[int, int]
     first: int = 0
+    side: int = 0
 
     @staticmethod
     def join(parts: Sequence[Encoded]) -> Encoded:
@@ -252,6 +255,7 @@ class Encoded:
             coarse=joined([p.coarse for p in parts]),
             size=parts[0].size,
             first=parts[0].first,
+            side=parts[0].side,
         )
 
 
@@ -351,10 +355,16 @@ class Ladder(nn.Module):
         return [torch.randn(count, *shape, **options) for shape in shapes]
 
     def forward(
-        self, c: Tensor, pooled: Tensor | None, noise: Sequence[Tensor], *, x: Tensor | None = None
+        self,
+        c: Tensor,
+        pooled: Tensor | None,
+        noise: Sequence[Tensor],
+        *,
+        x: Tensor | None = None,
+        side: int = 0,
     ) -> Drawn:
         """Encode a batch, then draw one field per sample: see `encode` and `descend`."""
-        return self.descend(self.encode(c, pooled, x), noise)
+        return self.descend(self.encode(c, pooled, x, side=side), noise)
 
     def encode(
         self,
@@ -363,6 +373,7 @@ class Ladder(nn.Module):
         x: Tensor | None = None,
         *,
         levels: int | None = None,
+        side: int = 0,
     ) -> Encoded:
         """Compute the features that do not depend on a latent.
 
@@ -376,6 +387,8 @@ class Ladder(nn.Module):
             The target in normalised space, (batch, 1, y, x); None for draws from the prior.
         levels
             Number of levels to encode, counted from the finest; all by default.
+        side
+            Pixels along a side of the blocks whose means are kept; 0 for that of the constraint.
         """
         # A map of ones lets zero-padded convolutions see where the domain ends.
         c = torch.cat([c, c.new_ones(c.shape[0], 1, *c.shape[2:])], dim=1)
@@ -396,6 +409,7 @@ class Ladder(nn.Module):
             coarse=None if self.constraint is None else c[:, -2:-1],
             size=(c.shape[-2], c.shape[-1]),
             first=len(self.levels) - len(guides),
+            side=side,
         )
 
     def descend(
@@ -484,5 +498,5 @@ class Ladder(nn.Module):
         if encoded.base is not None:
             output = output + encoded.base
         if self.constraint is not None and encoded.coarse is not None:
-            output = self.constraint(output.float(), encoded.coarse.float())
+            output = self.constraint(output.float(), encoded.coarse.float(), encoded.side)
         return output

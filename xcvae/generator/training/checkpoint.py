@@ -45,6 +45,9 @@ class Progress:
         Validations since the best one.
     history
         Rows of the log.
+    batches
+        Batches read so far, if that is not the number of steps: those of a training at random
+        scales read more of small maps.
     """
 
     step: int = 0
@@ -52,6 +55,7 @@ class Progress:
     best: float = float("inf")
     waited: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    batches: int = 0
 
 
 def checkpoint_path(path: Path) -> Path:

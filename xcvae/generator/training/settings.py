@@ -26,6 +26,9 @@ DEFAULT_STAGES: tuple[dict[str, Any], ...] = (
     {"losses": (*ELBO, "crps"), "share": 0.4},
 )
 
+#: Defaults of a training that starts from another model.
+STARTED: dict[str, Any] = {"learning_rate": 1.5e-3, "max_steps": 600}
+
 #: Validation scores for `Fit.monitor`; lower is better for all.
 MONITORS = ("crps", "negative_elbo", "mae_tail")
 
@@ -37,14 +40,16 @@ class Fit:
     Attributes
     ----------
     max_steps, max_minutes
-        Limits; 5000 steps if neither is given. With minutes alone, the number of threads on a CPU
-        is tuned during the training (`xcvae.generator.training.threads`).
+        Limits; 5000 steps if neither is given, 600 from a ``start``. With minutes alone, the
+        number of threads on a CPU is tuned during the training
+        (`xcvae.generator.training.threads`).
     batch_size
         Samples per step.
     crop
         Side of the square crops that are trained on, in pixels; smaller domains are used whole.
     learning_rate
-        Peak learning rate of AdamW; warm-up over 2 % of the training, then a cosine to zero.
+        Peak learning rate of AdamW, 1.5e-3 by default from a ``start``; warm-up over 2 % of the
+        training, then a cosine to zero.
     weight_decay, clip_norm
         Weight decay of AdamW; largest norm of the gradient.
     monitor
@@ -114,8 +119,15 @@ class Fit:
             )
 
     @classmethod
-    def of(cls, options: Mapping[str, Any] | None) -> Fit:
+    def of(cls, options: Mapping[str, Any] | None, *, started: bool = False) -> Fit:
         """Check the caller's keys, and take defaults for the others.
+
+        Parameters
+        ----------
+        options
+            The caller's keys.
+        started
+            Take the defaults of a training that starts from another model: `STARTED`.
 
         Raises
         ------
@@ -126,7 +138,12 @@ class Fit:
         for key in options or {}:
             if key not in valid:
                 raise ConfigError(f"fit: unknown key '{key}'. {nearest(key, valid)}")
-        return cls(**(options or {}))
+        given = dict(options or {})
+        if started:
+            given = {"learning_rate": STARTED["learning_rate"], **given}
+            if given.get("max_steps") is None and given.get("max_minutes") is None:
+                given["max_steps"] = STARTED["max_steps"]
+        return cls(**given)
 
     @property
     def step_limit(self) -> float:

@@ -89,6 +89,10 @@ def measure_timescales(model: Model, prepared: xr.Dataset) -> Timescales:
         Without values, and with the reason, if no samples are consecutive.
     """
     sample = model.spec.sample
+    if model.spec.random_scale:
+        return Timescales(
+            reason="it was trained for any pixel size, and memory depends on the size"
+        )
     try:
         times = np.array(times_of(prepared, sample), np.int64)
     except ConfigError:

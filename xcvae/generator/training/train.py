@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -34,7 +36,8 @@ from xcvae.generator.network.architecture import Architecture, build_network, re
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.calibration import calibrate
 from xcvae.generator.training.distributed import ProcessGroup
-from xcvae.generator.training.settings import Fit, stages_of
+from xcvae.generator.training.settings import Fit, Stage, stages_of
+from xcvae.generator.training.start import Start
 from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.timescales import measure_timescales
 from xcvae.generator.training.trainer import Trainer
@@ -48,7 +51,7 @@ def train(
     target: str | None = None,
     conditions: Sequence[str] | None = None,
     statics: Sequence[str] | None = None,
-    coarsen: int | None = None,
+    coarsen: int | Mapping[str, Sequence[float]] | None = None,
     spatial_dims: tuple[str, str] | None = None,
     missing: str | None = None,
     validation: float | xr.Dataset = 0.15,
@@ -58,6 +61,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     path: str | Path | None = None,
+    start: Model | str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Model:
     """Train a conditional VAE of rain fields.
@@ -71,7 +75,9 @@ def train(
         Names of variables. ``target`` may be left out if only one variable qualifies;
         ``conditions`` None takes all other variables with the sample dim.
     coarsen
-        Derive a condition by means of the target over blocks of this side in pixels.
+        Derive a condition by means of the target over blocks of this side in pixels. A mapping,
+        ``{"factor": [2, 16], "pixel": [1, 8]}``, trains one model for all factors and all pixel
+        sizes (km) in these ranges: both are drawn at random for every batch.
     spatial_dims
         Names of the target's (y, x) dims, if neither attributes nor names identify them.
     missing
@@ -97,6 +103,12 @@ def train(
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     path
         File to write. An interrupted training resumes from the checkpoint next to it.
+    start
+        Model to start from instead of from nothing: a `Model`, a path, or a name of
+        `xcvae.models`. Its architecture is taken unless ``generator`` names another one, and so
+        are weights that fit by name and shape. The rain is scaled as in the start. Conditions,
+        statics and masks that it does not have begin without effect. Shorter by default:
+        600 steps.
     progress
         Show a bar, on a terminal.
 
@@ -110,6 +122,11 @@ def train(
     XcvaeError
         One of its subclasses, before the first step, if data and settings do not fit.
 
+    Warns
+    -----
+    UserWarning
+        The start has pixels of another size, few weights that fit, or another kind of rain.
+
     Examples
     --------
     >>> import xcvae
@@ -120,7 +137,8 @@ def train(
     >>> model.spec.units
     'mm h-1'
     """
-    settings = Fit.of(fit)
+    known = Start.of(start)
+    settings = Fit.of(fit, started=known is not None)
     stages = stages_of(losses, settings)
     file = _new_file(path, resume=settings.resume)
     group = ProcessGroup.of_environment()
@@ -134,31 +152,49 @@ def train(
         spatial_dims=spatial_dims,
         missing=missing,
     )
-    architecture = resolve(generator, spec)
-    training_samples, held_back = split(ds, spec, validation)
-    metadata = {
-        "seed": seed,
-        "losses": [stage.to_json() for stage in stages],
-        "fit": settings.to_json(),
-        "device": chosen.type,
-    }
-    metadata = json.loads(json.dumps(metadata))  # as in a file, so that a loaded model is equal
-    options = {"settings": settings, "stages": stages, "group": group}
+    if known is None:
+        architecture, parts = resolve(generator, spec), split(ds, spec, validation)
+    else:
+        spec = known.adapted(spec)
+        architecture = resolve(generator, spec, known.model.architecture)
+        parts = split(ds, spec, validation)
+        architecture = known.fitting(architecture, generator, spec, parts)
+    metadata = _metadata(seed, stages, settings, chosen, known)
+    options: dict[str, Any] = {"settings": settings, "stages": stages, "group": group}
     with _seeded(seed, chosen):
-        rng = np.random.default_rng(seed)
-        trainer = _trainer(
-            training_samples, held_back, spec, architecture, device=chosen, rng=rng, **options
-        )
+        options |= {"device": chosen, "rng": np.random.default_rng(seed), "start": known}
+        trainer = _trainer(*parts, spec, architecture, **options)
         if file is not None:
-            identity = _identity(metadata, trainer, spec, training_samples, held_back)
+            identity = _identity(metadata, trainer, spec, *parts)
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
+            _announce(trainer, progress)
             trainer.run(progress=progress, tuner=tuner)
-            finish = functools.partial(_finish, trainer, spec, metadata, file, training_samples)
+            finish = functools.partial(_finish, trainer, spec, metadata, file, parts[0])
             if group.count == 1:
                 return finish()
             # All processes return the model that is in the file of the main one.
             return from_bytes(group.broadcast(lambda: finish().to_bytes()), file)
+
+
+def _metadata(
+    seed: int,
+    stages: Sequence[Stage],
+    settings: Fit,
+    device: torch.device,
+    start: Start | None,
+) -> dict[str, Any]:
+    """Return the settings of a training, as in a file, so that a loaded model is equal."""
+    metadata: dict[str, Any] = {
+        "seed": seed,
+        "losses": [stage.to_json() for stage in stages],
+        "fit": settings.to_json(),
+        "device": device.type,
+    }
+    if start is not None:
+        metadata["start"] = start.identity
+    found: dict[str, Any] = json.loads(json.dumps(metadata))
+    return found
 
 
 @contextmanager
@@ -186,15 +222,19 @@ def _trainer(
     architecture: Architecture,
     *,
     device: torch.device,
+    start: Start | None,
     **options: Any,
 ) -> Trainer:
     """Fit the scaling, prepare the samples as tensors, and initialise the network."""
     scaling, record = Scaling.fit(training_samples, spec)
     _check_record(record)
+    if start is not None:
+        scaling = start.scaling(scaling, spec)
     for part in (training_samples, held_back):
-        if architecture.constrain and part is not None:
+        if (architecture.constrain or spec.random_scale) and part is not None:
             check_block_means(part, spec)
     network = build_network(architecture, spec, scaling.target, masked=record.masked)
+    taken = None if start is None else start.initialize(network, spec, masked=record.masked)
     validation = None
     if held_back is not None:
         batches = _batches(held_back, spec, scaling, record, architecture)
@@ -208,8 +248,16 @@ def _trainer(
         architecture=architecture,
         device=device,
         valid=_valid_map(training_samples, spec) if record.masked else None,
+        taken=taken,
+        known_dial=None if start is None else start.dial_of(architecture),
         **options,
     )
+
+
+def _announce(trainer: Trainer, progress: bool) -> None:
+    """Say on a terminal which weights come from the start."""
+    if trainer.taken is not None and progress and trainer.group.is_main and sys.stderr.isatty():
+        sys.stderr.write(f"from the start: {trainer.taken}\n")
 
 
 def _thread_tuner(trainer: Trainer) -> AbstractContextManager[ThreadTuner | None]:
@@ -285,6 +333,8 @@ def _finish(
         "history": trainer.state.history,
         "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
     }
+    if trainer.taken is not None:
+        training["start"] = {**metadata["start"], **trainer.taken.to_json()}
     thumbnails = Thumbnails.of(training_samples, spec)
     models = {}
     for kind, weights in (("last", trainer.average), ("best", trainer.best)):
@@ -304,7 +354,7 @@ def _finish(
         )
     held_back = trainer.validation.batches if trainer.validation else trainer.batches
     for model in models.values():
-        calibrate(model.to(str(trainer.device)), held_back)
+        calibrate(model.to(str(trainer.device)), held_back, trainer.known_dial)
         model.training["timescales"] = measure_timescales(model, training_samples).to_json()
     best = models["best"]
     if file is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xcvae.errors import DataError
-from xcvae.fields.batches import Batch, Batches
+from xcvae.fields.batches import Batch, Batches, rescaled
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
@@ -25,6 +25,7 @@ from xcvae.generator.device import autocast, compiled
 from xcvae.generator.losses import LossState, learned_by
 from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.ladder import Encoded, Ladder
+from xcvae.generator.network.transfer import Taken
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, Stage, Term
@@ -83,6 +84,66 @@ class RandomCrop:
             if self.valid[top : top + size[0], left : left + size[1]].mean() >= LEAST_VALID:
                 break
         return top, left
+
+
+@dataclass(frozen=True)
+class RandomScale:
+    """Random factor and pixel size of a batch, and random places of its blocks and its crop.
+
+    Small pixels are drawn more often, in proportion to 1 / size; factors are all as likely.
+
+    Attributes
+    ----------
+    spec, scaling
+        Of the model; the ranges are ``spec.scales``.
+    side
+        Pixels along a side of the crops, about: whole blocks.
+    conserves
+        The model conserves block means.
+    flips
+        True to flip and transpose crops.
+    """
+
+    spec: DataSpec
+    scaling: Scaling
+    side: int
+    conserves: bool
+    flips: bool = True
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw a factor and the number of pixels of the record along a side of a pixel."""
+        assert self.spec.scales is not None
+        pairs = self.spec.scales.pairs(self.spec.shape)
+        multiples = np.array(sorted({multiple for _, multiple in pairs}))
+        multiple = int(rng.choice(multiples, p=(1 / multiples) / (1 / multiples).sum()))
+        factors = [factor for factor, other in pairs if other == multiple]
+        return int(rng.choice(factors)), multiple
+
+    def batches(self, multiple: int) -> int:
+        """Count the batches that are joined, so that small maps have as many pixels as crops."""
+        available = min(self.side, min(self.spec.shape) // multiple)
+        return max(1, round((self.side / available) ** 2))
+
+    def __call__(self, batch: Batch, factor: int, multiple: int, rng: np.random.Generator) -> Batch:
+        """Coarsen a batch, derive its condition, and crop it."""
+        left_out = [int(rng.integers(multiple)) for _ in range(2)]
+        sizes = [(n - cut) // multiple for n, cut in zip(self.spec.shape, left_out, strict=True)]
+        spare = [min(factor, size - 2 * factor + 1) for size in sizes]
+        # A coarse pixel is lost by the offset where the blocks need all of them.
+        offset = [cut if room > 0 else 0 for cut, room in zip(left_out, spare, strict=True)]
+        corner = [int(rng.integers(max(1, room))) for room in spare]
+        scaled = rescaled(
+            batch,
+            self.spec,
+            self.scaling,
+            factor,
+            multiple,
+            conserves=self.conserves,
+            offset=(offset[0], offset[1]),
+            corner=(corner[0], corner[1]),
+        )
+        side = factor * max(1, round(self.side / factor))
+        return RandomCrop(side=side, unit=factor, flips=self.flips)(scaled, rng)
 
 
 def learned_values(stages: tuple[Stage, ...], device: torch.device) -> dict[str, nn.Parameter]:
@@ -144,6 +205,10 @@ class Trainer:
         Show a bar, or a line per validation where there is no terminal, and a closing line.
     stopped_early
         True once the validation scores have not improved for long enough.
+    taken
+        Report of the weights that were taken from another model; None without a start.
+    known_dial
+        Calibrated dial of that model; None without.
     """
 
     network: Ladder
@@ -163,6 +228,8 @@ class Trainer:
     group: ProcessGroup = field(default_factory=ProcessGroup)
     progress: bool = False
     stopped_early: bool = False
+    taken: Taken | None = None
+    known_dial: Sequence[Sequence[float]] | None = None
 
     def __post_init__(self) -> None:
         self.order_rng = self.rng.spawn(1)[0]
@@ -193,6 +260,15 @@ class Trainer:
             flips=_may_flip(self.batches.spec) if flips is None else flips,
             valid=self.valid,
         )
+        self.scale = self._random_scale()
+
+    def _random_scale(self) -> RandomScale | None:
+        """Return the random scale of batches; None where the data have one factor."""
+        spec, side = self.batches.spec, self.settings.crop
+        if not spec.random_scale:
+            return None
+        options = {"conserves": self.batches.conserves, "flips": self.crop.flips}
+        return RandomScale(spec, self.scaling, side, **options)
 
     def enable_checkpoints(self, path: Path, identity: Mapping[str, str]) -> None:
         """Write checkpoints to a file, and resume from it if it exists and ``fit.resume`` is on."""
@@ -216,12 +292,13 @@ class Trainer:
         done = settings.progress(state.step, state.seconds)
         log = _LogRow()
         # The order starts from its seed: a resumed training skips the batches of its past steps.
-        stream = self._stream(self.order_rng, settings.heavy_share, past=state.step)
+        past = state.step if self.scale is None else state.batches
+        stream = self._stream(self.order_rng, settings.heavy_share, past=past)
         self.progress = progress and self.group.is_main
         with progress_bar(self.progress, total=100, unit="%", desc="train") as shown:
             while done < 1:
                 start = time.monotonic()
-                log.add(self._step(self._random_crop(next(stream)), done))
+                log.add(self._step(self._next(stream), done))
                 if tuner is not None:
                     tuner.record(time.monotonic() - start)
                 state.step += 1
@@ -250,7 +327,8 @@ class Trainer:
         """Compute the losses of a batch and their gradients; return the logged values."""
         assert batch.x is not None
         with autocast(self.device):
-            encoded = self.encode(batch.c, batch.pooled, batch.x if stage.reconstructs else None)
+            target = batch.x if stage.reconstructs else None
+            encoded = self.encode(batch.c, batch.pooled, target, side=batch.side)
             output, kl = batch.x[:0], []
             if stage.reconstructs:
                 drawn = self.descend(encoded, self._noise(batch))
@@ -284,16 +362,16 @@ class Trainer:
 
         Experimental: has not run on a GPU yet.
         """
-        before = self.rng.bit_generator.state
+        before, read = self.rng.bit_generator.state, self.state.batches
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             stream = self._stream(np.random.default_rng(0), 0.0)
-            batch = self._random_crop(next(stream))
+            batch = self._next(stream)
             stream.close()
             for stage in self.stages:
                 self._gradients(stage, batch, stage.until)
         self.optimizer.zero_grad(set_to_none=True)
-        self.rng.bit_generator.state = before
+        self.rng.bit_generator.state, self.state.batches = before, read
 
     def _prior_draws(self, batch: Batch, encoded: Encoded, count: int) -> list[Tensor]:
         """Draw ``count`` fields from the prior for every sample, all in one batch."""
@@ -328,8 +406,16 @@ class Trainer:
         keep = (1 - 1 / (self.state.step + 1)) ** AVERAGE_POWER
         torch._foreach_lerp_(self._averages, self._weights_now, 1 - keep)
 
-    def _random_crop(self, batch: Batch) -> Batch:
-        return self.crop(batch, self.rng).packed().to(self.device)
+    def _next(self, stream: Iterator[Batch]) -> Batch:
+        """Read samples and crop them; at a random scale, several batches of small maps."""
+        if self.scale is None:
+            batch = self.crop(next(stream), self.rng)
+        else:
+            factor, multiple = self.scale.draw(self.rng)
+            parts = [next(stream) for _ in range(self.scale.batches(multiple))]
+            self.state.batches += len(parts)
+            batch = self.scale(Batch.joined(parts), factor, multiple, self.rng)
+        return batch.packed().to(self.device)
 
     def _validate(self, row: dict[str, float]) -> bool:
         """Validate, log and write a checkpoint; return False to stop early."""

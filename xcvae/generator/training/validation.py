@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xcvae.fields.batches import Batch, Batches
+from xcvae.fields.batches import Batch, Batches, ScaledView
 from xcvae.fields.record import Record
 from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.scaling import Scaling
@@ -22,10 +22,12 @@ from xcvae.generator.network.ladder import Ladder
 #: Held-back pixels that are scored, within limits of samples; members drawn for each sample;
 #: samples per batch.
 PIXELS, SAMPLES, MEMBERS, BATCH = 300_000, (16, 256), 4, 8
+#: The same for each of the scales of a model for any of them.
+VIEW_PIXELS, VIEW_SAMPLES = 50_000, (8, 64)
 
 
 def pick_samples(
-    batches: Batches, record: Record, pixels: int, limits: tuple[int, int]
+    batches: Batches | ScaledView, record: Record, pixels: int, limits: tuple[int, int]
 ) -> NDArray[np.int64]:
     """Pick samples with about ``pixels`` pixels in total, spread over all samples.
 
@@ -41,6 +43,8 @@ def pick_samples(
         Smallest and largest number of samples.
     """
     per_sample = max(1, record.pixels // record.samples)
+    if isinstance(batches, ScaledView):
+        per_sample = batches.pixels
     count = min(max(pixels // per_sample, limits[0]), limits[1], len(batches))
     # Truncated, not rounded: the weights of a model file depend on these samples.
     return evenly_spaced(len(batches), count, down=True)
@@ -49,6 +53,8 @@ def pick_samples(
 @dataclass
 class Validation:
     """Scores a network on the same held-back samples and noise each time.
+
+    A model of any factor is scored at factors and pixel sizes spread over its ranges.
 
     Attributes
     ----------
@@ -90,15 +96,18 @@ class Validation:
         }
 
     def _samples(self) -> Iterator[Batch]:
-        picks = pick_samples(self.batches, self.record, PIXELS, SAMPLES)
-        for start in range(0, len(picks), BATCH):
-            yield self.batches.load(picks[start : start + BATCH]).to(self.device)
+        views = self.batches.views()
+        pixels, limits = (PIXELS, SAMPLES) if len(views) == 1 else (VIEW_PIXELS, VIEW_SAMPLES)
+        for view in views:
+            picks = pick_samples(view, self.record, pixels, limits)
+            for start in range(0, len(picks), BATCH):
+                yield view.load(picks[start : start + BATCH]).to(self.device)
 
     def _score(self, network: Ladder, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         assert batch.x is not None
         noise = network.noise(len(batch), batch.c, generator)
         with torch.inference_mode(), autocast(self.device):
-            drawn = network(batch.c, batch.pooled, noise, x=batch.x)
+            drawn = network(batch.c, batch.pooled, noise, x=batch.x, side=batch.side)
             members = [self._member(network, batch, generator) for _ in range(MEMBERS)]
         kl = [level.float() for level in drawn.kl()]
         state = LossState(
@@ -131,7 +140,7 @@ class Validation:
 
     def _member(self, network: Ladder, batch: Batch, generator: torch.Generator) -> Tensor:
         noise = network.noise(len(batch), batch.c, generator)
-        output: Tensor = network(batch.c, batch.pooled, noise).output
+        output: Tensor = network(batch.c, batch.pooled, noise, side=batch.side).output
         return output.float()
 
 

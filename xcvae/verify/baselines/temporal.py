@@ -78,4 +78,6 @@ def _shuffled(labels: Array, members: Array, *, seed: int) -> Array:
 
 
 def _sorted(labels: Array, members: Array, *, seed: int) -> Array:  # noqa: ARG001
-    return np.sort(members, axis=-3)
+    """Sort members, (n, M, y, x), at every pixel; the seed decides which member has which rank."""
+    ranks = random_stream(seed, "frozen", "").permutation(members.shape[-3])
+    return np.asarray(np.sort(members, axis=-3)[..., ranks, :, :])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import textwrap
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -136,7 +135,7 @@ def diagnose(
         Target and conditions as in training, dims (sample, y, x), preferably of samples that
         training did not see. At most 24 samples, evenly spaced, are read.
     model
-        The model, or the path of its file.
+        The model, the path of its file, or a name of `xcvae.models`.
     members
         Prior members per sample, at least 2.
     seed
@@ -159,7 +158,7 @@ def diagnose(
     if isinstance(model, str | os.PathLike):
         from xcvae.generator.model import load
 
-        model = load(Path(model))
+        model = load(model)
     return judge(measure(ds, model, members=members, seed=seed))
 
 

@@ -46,6 +46,7 @@ IN_TIME, IN_A_ROW = 12, 3
 def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidence:
     """Draw from a model and compare with observations; see `xcvae.diagnose`."""
     _check_members(members)
+    ds, model = model.for_data(ds, None, observed=True)
     spec = model.spec
     prepared = prepare(ds, spec, need_target=True)
     positions = _positions(prepared, spec, members)

@@ -1,0 +1,228 @@
+"""Members for coarse rain on any grid, by a model of any factor that was not trained on it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import xcvae
+from xcvae.cli import main
+from xcvae.ensemble.verify_store import verify_store
+from xcvae.errors import ConfigError, MissingVariableError, OutputExistsError, UnitsError
+
+FACTOR = 4
+
+
+@pytest.fixture
+def model(any_factor_model):
+    return any_factor_model
+
+
+@pytest.fixture
+def coarse():
+    """Three hours of rain on 0.05 degrees, north first."""
+    rng = np.random.default_rng(0)
+    attrs = {"units": "mm h-1", "standard_name": "lwe_precipitation_rate", "long_name": "rain"}
+    rain = rng.gamma(0.5, 2.0, (3, 5, 6)).astype(np.float32)
+    rain[0, 0] = 0.0
+    return xr.Dataset(
+        {"tp": (("time", "lat", "lon"), rain, attrs)},
+        coords={
+            "time": np.array(["2020-01-01T00", "2020-01-01T01", "2020-01-01T02"], "M8[ns]"),
+            "lat": ("lat", 50.0 - 0.05 * np.arange(5), {"units": "degrees_north"}),
+            "lon": ("lon", 10.0 + 0.05 * np.arange(6), {"units": "degrees_east"}),
+        },
+        attrs={"source": "a reanalysis"},
+    )
+
+
+def drawn(ds, model, **options):
+    return xcvae.sample(ds, model, **{"factor": FACTOR, "members": 2, **options})
+
+
+def cell_means(ensemble, y="lat", x="lon"):
+    return ensemble.coarsen({y: FACTOR, x: FACTOR}).mean()
+
+
+def test_cells_are_divided_and_keep_their_rain(coarse, model):
+    ensemble = drawn(coarse, model).load()
+    assert ensemble.tp.dims == ("realization", "time", "lat", "lon")
+    assert ensemble.tp.shape == (2, 3, 20, 24)
+    assert ensemble.tp.attrs == coarse.tp.attrs
+    assert ensemble.attrs["source"] == "a reanalysis"
+    means = cell_means(ensemble)
+    np.testing.assert_allclose(means.tp.values, [coarse.tp.values] * 2, atol=1e-4)
+    # The edges of the cells stay where they are, in the order of the coarse grid.
+    np.testing.assert_allclose(means.lat, coarse.lat)
+    np.testing.assert_allclose(means.lon, coarse.lon)
+    assert ensemble.lat.attrs == coarse.lat.attrs
+    assert float(ensemble.lat[0]) == pytest.approx(50.0 + 0.025 - 0.00625)
+    assert (ensemble.tp[:, 0, :FACTOR] == 0).all()
+    assert not np.array_equal(ensemble.tp[0], ensemble.tp[1])
+
+
+@pytest.mark.parametrize(
+    ("units", "standard_name", "ratio"),
+    [
+        ("kg m-2 s-1", "precipitation_flux", 1 / 3600),
+        ("mm", "lwe_thickness_of_precipitation_amount", 1.0),
+        ("m", "lwe_thickness_of_precipitation_amount", 1e-3),
+        ("mm/day", "lwe_precipitation_rate", 24.0),
+    ],
+)
+def test_units_are_those_of_the_coarse_rain(coarse, model, units, standard_name, ratio):
+    other = coarse.assign(tp=coarse.tp * ratio)
+    other.tp.attrs = {"units": units, "standard_name": standard_name}
+    ensemble = drawn(other, model)
+    assert ensemble.tp.units == units
+    expected = drawn(coarse, model).tp * ratio
+    np.testing.assert_allclose(ensemble.tp, expected, rtol=1e-4, atol=1e-6 * ratio)
+
+
+def test_a_depth_without_a_step_is_refused(coarse, model):
+    one = coarse.isel(time=[0])
+    one.tp.attrs = {"units": "mm", "standard_name": "lwe_thickness_of_precipitation_amount"}
+    with pytest.raises(UnitsError, match="no step"):
+        drawn(one, model)
+
+
+def test_members_do_not_depend_on_how_they_are_drawn(coarse, model):
+    whole = drawn(coarse, model).load()
+    tiles = drawn(coarse, model, tile={"lat": 8, "lon": 12})
+    np.testing.assert_allclose(tiles.tp, whole.tp, rtol=1e-3, atol=1e-4)
+    alone = drawn(coarse.isel(time=[1]), pickle.loads(pickle.dumps(model)))
+    np.testing.assert_array_equal(alone.tp[:, 0], whole.tp[:, 1])
+    turned = coarse.transpose("lon", "time", "lat").chunk(time=1)
+    np.testing.assert_array_equal(drawn(turned, model).tp, whole.tp)
+    np.testing.assert_array_equal(coarse.cvae.sample(model, factor=FACTOR, members=2).tp, whole.tp)
+
+
+def test_a_store_resumes_verifies_and_knows_its_factor(coarse, model, tmp_path):
+    options = {"store": tmp_path / "e.zarr", "catalog": tmp_path / "c.yaml"}
+    stored = drawn(coarse, model, **options)
+    np.testing.assert_array_equal(stored.tp, drawn(coarse, model).tp)
+    assert json.loads(stored.attrs["xcvae"])["factor"] == FACTOR
+    drawn(coarse, str(model.path), **options)
+    with pytest.raises(OutputExistsError, match="factor"):
+        drawn(coarse, model, factor=3, **options)
+    found = verify_store(options["store"], ds=coarse, model=model.path)
+    assert found.ok
+    assert found.redrawn
+
+
+@pytest.mark.parametrize(
+    ("dims", "attrs"),
+    [({"lat": "y", "lon": "x"}, {"units": "km"}), ({"lat": "y", "lon": "x"}, None)],
+    ids=["projected", "no coordinates"],
+)
+def test_grids_of_every_kind(coarse, model, dims, attrs):
+    grid = coarse.drop_vars(["lat", "lon"]).rename(dims)
+    if attrs is None:
+        with pytest.warns(UserWarning, match="size of the pixels is unknown"):
+            ensemble = drawn(grid, model)
+        assert not {"y", "x"} & set(ensemble.coords)
+    else:
+        grid = grid.assign_coords(
+            y=("y", 6.0 * np.arange(5), attrs), x=("x", 6.0 * np.arange(6), attrs)
+        )
+        ensemble = drawn(grid, model)
+        np.testing.assert_allclose(np.diff(ensemble.x), 1.5)
+    means = cell_means(ensemble.load(), "y", "x").tp
+    np.testing.assert_allclose(means, [grid.tp.values] * 2, atol=1e-4)
+
+
+def test_maps_of_latitude_and_longitude_are_interpolated(coarse, model):
+    rows, columns = np.mgrid[:5, :6]
+    grid = coarse.drop_vars(["lat", "lon"]).rename(lat="y", lon="x")
+    grid = grid.assign_coords(
+        lat=(("y", "x"), 50 + 0.05 * rows + 0.01 * columns, {"units": "degrees_north"}),
+        lon=(("y", "x"), (179.9 + 0.05 * columns + 180) % 360 - 180, {"units": "degrees_east"}),
+    )
+    with pytest.warns(UserWarning, match="size of the pixels"):
+        ensemble = drawn(grid, model)
+    assert ensemble.lat.dims == ("y", "x")
+    np.testing.assert_allclose(ensemble.lat.coarsen(y=4, x=4).mean(), grid.lat)
+    assert np.abs(np.diff(ensemble.lon, axis=1)).max() < 0.02
+
+
+def test_what_training_did_not_see_is_said(coarse, model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn(coarse, model)
+    with pytest.warns(UserWarning, match=r"factor 9|pixels of") as found:
+        drawn(coarse, model, factor=9)
+    texts = [str(one.message) for one in found]
+    assert texts[0].startswith("factor 9: the model was trained with 2 to 8.")
+    assert texts[1].startswith("pixels of 0.496 km: the model was trained with 1 to 2 km.")
+    wide = coarse.assign_coords(lat=("lat", 40 - 2.0 * np.arange(5), coarse.lat.attrs))
+    with pytest.warns(UserWarning, match="pixels of .* km: the model was trained with 1 to 2 km"):
+        drawn(wide, model)
+    days = coarse.assign_coords(time=np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "M8[ns]"))
+    with pytest.warns(UserWarning, match="samples are days"):
+        drawn(days, model)
+
+
+def test_wrong_calls_are_refused(coarse, model, tiny_model):
+    with pytest.raises(ConfigError, match="at least 2, got None"):
+        xcvae.sample(coarse, model)
+    with pytest.raises(ConfigError, match="an integer >= 2"):
+        drawn(coarse, model, factor=1)
+    with pytest.raises(ConfigError, match="a model of any factor"):
+        drawn(coarse, tiny_model)
+    with pytest.raises(MissingVariableError, match="Select the rain"):
+        drawn(coarse.assign(cp=coarse.tp), model)
+
+
+def test_observed_rain_gives_posterior_members_and_scores(test_radar, model):
+    both = test_radar.isel(
+        time=[3, 7], y=slice(48), x=slice(48), y_coarse=slice(4), x_coarse=slice(4)
+    )
+    with pytest.warns(UserWarning, match="factor 12"):
+        members = xcvae.sample(both, model, mode="posterior", spread=0.0, members=2).load()
+    assert members.pr.shape == (2, 2, 48, 48)
+    fine = both[["pr"]]
+    again = xcvae.sample(fine, model, factor=FACTOR, mode="posterior", spread=0.0, members=2).load()
+    blocks = fine.pr.coarsen(y=FACTOR, x=FACTOR).mean()
+    means = again.pr.coarsen(y=FACTOR, x=FACTOR).mean()
+    np.testing.assert_allclose(means, [blocks.values] * 2, atol=2e-4)
+    card = xcvae.evaluate(fine, again, metrics=["crps", "mass_bias"], baselines=["bilinear"])
+    assert abs(float(card.mass_bias.sel(source="xcvae"))) < 1e-3
+    with pytest.raises(ConfigError, match="12 pixels of 'pr'"):
+        xcvae.sample(both, model, factor=8)
+
+
+def test_pixels_above_the_limit_give_their_rain_to_the_block(coarse, model):
+    heavy = coarse.assign(tp=coarse.tp * 200)
+    heavy.tp.attrs = coarse.tp.attrs
+    ensemble = drawn(heavy, model, temperature=2.0).load()
+    means = cell_means(ensemble).tp.values
+    np.testing.assert_allclose(means, [heavy.tp.values] * 2, rtol=1e-4)
+    limit = max(2 * model.record.maximum, float(heavy.tp.max()))
+    assert float(ensemble.tp.max()) <= 1.0001 * limit
+
+
+def test_command_line_and_configuration(coarse, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    coarse.to_netcdf("coarse.nc")
+    options = ["--model", str(model.path), "--factor", str(FACTOR), "--members", "2"]
+    assert main(["sample", "coarse.nc", *options, "--store", "fine.zarr"]) == 0
+    assert "fine.zarr: tp (" in capsys.readouterr().out
+    expected = drawn(coarse, model).tp
+    np.testing.assert_array_equal(xr.open_zarr("fine.zarr", consolidated=False).tp, expected)
+    assert main(["verify", "fine.zarr", "--data", "coarse.nc", "--model", str(model.path)]) == 0
+    assert main(["sample", "coarse.nc", *options]) == 1
+    assert "no --store" in capsys.readouterr().err
+    text = f"""
+data: {{path: coarse.nc, test: {{}}}}
+output: out
+sample:
+- {{name: fine, model: {model.path}, factor: {FACTOR}, members: 2}}
+"""
+    (tmp_path / "run.yaml").write_text(text)
+    assert main(["sample", "run.yaml"]) == 0
+    np.testing.assert_array_equal(xr.open_zarr("out/fine.zarr", consolidated=False).tp, expected)
