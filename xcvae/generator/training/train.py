@@ -42,6 +42,7 @@ from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.timescales import measure_timescales
 from xcvae.generator.training.trainer import Trainer
 from xcvae.generator.training.validation import Validation
+from xcvae.progress import print_line
 
 
 def train(
@@ -168,7 +169,7 @@ def train(
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
             _announce(trainer, progress)
-            trainer.run(progress_bar=progress, tuner=tuner)
+            trainer.run(progress=progress, tuner=tuner)
             finish = functools.partial(_finish, trainer, spec, metadata, file, parts[0])
             if group.count == 1:
                 return finish()
@@ -368,6 +369,7 @@ def _finish(
         best.save(file)
         # Last: a process that dies before this resumes at the end of the training.
         checkpoint.checkpoint_path(file).unlink(missing_ok=True)
+    print_line(trainer.progress, trainer.closing_line(file))
     return best
 
 
