@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 import xcvae
 from benchmarks.harness.arguments import BenchmarkParser, comma_separated
@@ -55,6 +56,9 @@ def count_of(text: str, available: int) -> int:
 def score(splits: RecordSplits, model: Any, options: argparse.Namespace) -> dict[str, float]:
     """Draw prior members of the test samples, and score them."""
     test = splits.test.ds
+    if model.spec.random_scale:
+        # A model of any factor reads it from the two grids.
+        test = test.assign({f"{splits.target}_coarse": means_of(test[splits.target], splits.side)})
     dry = [{"name": "threshold", "value": options.threshold}]
     ensemble = xcvae.sample(
         test, model, members=options.members, postprocess=dry, device=options.device
@@ -65,12 +69,20 @@ def score(splits: RecordSplits, model: Any, options: argparse.Namespace) -> dict
     return {name: float(card[name].sel(source="xcvae")) for name in SCORES}
 
 
+def means_of(fine: xr.DataArray, side: int) -> xr.DataArray:
+    """Return the means over blocks, with the attributes of the rain."""
+    y, x = (str(dim) for dim in fine.dims[1:])
+    means = fine.coarsen({y: side, x: side}).mean()
+    return means.rename({y: f"{y}_coarse", x: f"{x}_coarse"}).assign_attrs(fine.attrs)
+
+
 def trained(
     splits: RecordSplits, count: int, origin: str, seed: int, options: argparse.Namespace
 ) -> Any:
     """Train a model on so many samples; with none, take the start as it is."""
     if count == 0:
-        return xcvae.load(options.start).rename_for(splits.test.ds)
+        model = xcvae.load(options.start)
+        return model if model.spec.random_scale else model.rename_for(splits.test.ds)
     record = splits.train.take(splits.train.spaced(count)).ds
     return xcvae.train(
         record,

@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
 import xcvae
-from xcvae.verify.plots.style import rain_scale
+from xcvae.verify.plots.member_maps import RainScale
 
 MEMBERS = 4
 
@@ -31,11 +31,11 @@ def main() -> None:
     options = parser.parse_args()
     ds = xcvae.tutorial.open_dataset("radklim").load()
     test = ds.isel(time=ds.split.values == 2)
-    frame = test.isel(time=[int(test.pr.mean(["y", "x"]).argmax())])
+    frame = test.isel(time=[int(test.pr.mean(["y", "x"]).argmax("time"))])
     members = xcvae.sample(frame, options.model, members=MEMBERS, progress=False).pr.values[:, 0]
     panels = [("coarse, 12 km", frame.pr_coarse.values[0]), ("observed, 1 km", frame.pr.values[0])]
     panels += [(f"member {number}", field) for number, field in enumerate(members)]
-    colors, norm = rain_scale("mm h-1")
+    colors, norm = RainScale.of([field for _, field in panels], "mm h-1", daily=False).colours()
     figure, axes = plt.subplots(1, len(panels), figsize=(11.5, 2.7), layout="constrained")
     for axis, (title, field) in zip(axes, panels, strict=True):
         image = axis.imshow(field, cmap=colors, norm=norm, origin="lower", interpolation="none")

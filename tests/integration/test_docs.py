@@ -72,7 +72,8 @@ def test_page_sequences_scores_members_that_evolve(tmp_path: Path) -> None:
     tiny = {
         'fit={"max_minutes": 3}': TINY,
         "members=8": "members=2",
-        '"radklim-sequence").load()': '"radklim-sequence").load().isel(time=slice(24))',
+        '"radklim-sequence").load()': '"radklim-sequence").load().isel(time=slice(12))',
+        "ens.isel(time=slice(12))": "ens.isel(time=slice(3))",
     }
     printed = run_code(code_of("sequences.md", **tiny), tmp_path)
     assert printed.count("[") >= 3
@@ -108,6 +109,14 @@ def test_page_zero_shot_divides_cells(tmp_path: Path, any_factor_model: xcvae.Mo
         '"factor": [2, 16], "pixel": [1, 4]': '"factor": [2, 3]',
     }
     run_code(code_of("zero-shot.md", **tiny) + "\nfine.load()\nassert model.spec.scales", tmp_path)
+
+
+def test_page_start_trains_from_a_model(tmp_path: Path) -> None:
+    tiny = 'fit={"max_steps": 1, "batch_size": 2, "crop": 24, "validations": 1}'
+    sizes = 'generator={"levels": 2, "channels": [8, 8], "latents": [2, 1]}, path="known.xcvae"'
+    replaced = {'fit={"max_steps": 2}': tiny, 'path="known.xcvae"': sizes}
+    printed = run_code(code_of("start.md", **replaced), tmp_path)
+    assert "100% of them from known.xcvae" in printed
 
 
 def test_page_own_data_runs_with_masked_observations(tmp_path: Path) -> None:

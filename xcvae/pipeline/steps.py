@@ -22,6 +22,7 @@ from xcvae.errors import ModelFileError, OutputExistsError, StoreError
 from xcvae.fields.dataspec import plain
 from xcvae.fields.describe import prepare
 from xcvae.files import is_taken, remove, write_json, write_text
+from xcvae.generator.named import relative_to
 from xcvae.pipeline.manifest import (
     Manifest,
     digest,
@@ -196,8 +197,7 @@ class PipelineState:
 
         if section.model is None:
             return self.model
-        file = self.config.folder / section.model
-        return open_model(file if file.is_file() else section.model, "cpu")
+        return open_model(relative_to(self.config.folder, section.model), "cpu")
 
     def data_of(self, section: SampleSection) -> xr.Dataset:
         """Return the data of an ensemble; a model that it names may need other variables."""
@@ -245,6 +245,8 @@ class PipelineState:
         OutputExistsError
             A folder of that name has files that no run has recorded.
         """
+        if all(section.model is not None for section in self.config.sample):
+            return  # nothing is trained: these data may be coarse rain alone
         parts = {part: ds for part in PARTS if (ds := getattr(self.parts, part)) is not None}
         small = sum(ds.nbytes for ds in parts.values()) <= IN_MEMORY_BYTES
         wanted = self.config.copy_data

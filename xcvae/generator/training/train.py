@@ -317,14 +317,8 @@ def split(
     )
 
 
-def _finish(
-    trainer: Trainer,
-    spec: DataSpec,
-    metadata: dict[str, Any],
-    file: Path | None,
-    training_samples: xr.Dataset,
-) -> Model:
-    """Calibrate the best and the last weights, and write both models."""
+def _training_record(trainer: Trainer, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a finished training."""
     names = ("xcvae", "torch", "numpy", "xarray")
     training = {
         **metadata,
@@ -335,8 +329,19 @@ def _finish(
     }
     if trainer.taken is not None:
         training["start"] = {**metadata["start"], **trainer.taken.to_json()}
-    thumbnails = Thumbnails.of(training_samples, spec)
-    models = {}
+    return training
+
+
+def _finish(
+    trainer: Trainer,
+    spec: DataSpec,
+    metadata: dict[str, Any],
+    file: Path | None,
+    training_samples: xr.Dataset,
+) -> Model:
+    """Calibrate the best and the last weights, and write both models."""
+    training = _training_record(trainer, metadata)
+    thumbnails, models = Thumbnails.of(training_samples, spec), {}
     for kind, weights in (("last", trainer.average), ("best", trainer.best)):
         network = build_network(
             trainer.architecture, spec, trainer.scaling.target, masked=trainer.record.masked
