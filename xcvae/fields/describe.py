@@ -122,9 +122,6 @@ def describe(
     variables += [_static(ds, static, layout) for static in maps]
     if filled:
         variables = [_with_gaps(ds, v, layout.sample) for v in variables]
-    thresholds = _thresholds(field, layout)
-    if thresholds["daily"]:
-        _warn_of_moments(ds, name, [v.name for v in variables if v.name in ds], layout)
     return DataSpec(
         target=name,
         units=units,
@@ -139,13 +136,18 @@ def describe(
         missing=filled,
         mapping=plain(grid_mapping(ds, field)) if any(v.regrid for v in variables) else {},
         **_coordinates(ds, layout, variables, block),
-        **thresholds,
+        **_thresholds(ds, field, layout, variables),
     )
 
 
-def _thresholds(field: xr.DataArray, layout: Layout) -> dict[str, Any]:
+def _thresholds(
+    ds: xr.Dataset, field: xr.DataArray, layout: Layout, variables: Sequence[VariableSpec]
+) -> dict[str, Any]:
     """Return thresholds and step of the record, by their names in `DataSpec`."""
     observed, sample = _observed(field, layout), layout.sample
+    if is_daily(observed, sample):
+        names = [v.name for v in variables if v.name in ds]
+        _warn_of_moments(ds, str(field.name), names, layout)
     return {
         "wet_threshold": default_wet_threshold(observed, sample),
         "drizzle_threshold": default_drizzle_threshold(observed, sample),
@@ -169,7 +171,7 @@ def _warn_of_moments(ds: xr.Dataset, target: str, names: Sequence[str], layout: 
             f"fields are joined with {target!r}: predictors.resample({sample}='1D').mean(), or "
             "several hours as variables of their own. If they are means already, say so: "
             f"ds[{next(iter(found))!r}].attrs['cell_methods'] = '{sample}: mean'.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

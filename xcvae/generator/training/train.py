@@ -361,16 +361,21 @@ def _finish(
     for model in models.values():
         calibrate(model.to(str(trainer.device)), held_back, trainer.known_dial)
         model.training["timescales"] = measure_timescales(model, training_samples).to_json()
+    _save(models, file)
+    print_line(trainer.progress, trainer.closing_line(file))
+    return models["best"]
+
+
+def _save(models: Mapping[str, Model], file: Path | None) -> None:
+    """Write the models of the last and of the best weights, if there is a file."""
     best = models["best"]
     if file is None:
         best.sha256 = sha256(best.to_bytes())
-    else:
-        write_bytes(checkpoint.last_weights_path(file), models["last"].to_bytes(), sync=True)
-        best.save(file)
-        # Last: a process that dies before this resumes at the end of the training.
-        checkpoint.checkpoint_path(file).unlink(missing_ok=True)
-    print_line(trainer.progress, trainer.closing_line(file))
-    return best
+        return
+    write_bytes(checkpoint.last_weights_path(file), models["last"].to_bytes(), sync=True)
+    best.save(file)
+    # Last: a process that dies before this resumes at the end of the training.
+    checkpoint.checkpoint_path(file).unlink(missing_ok=True)
 
 
 def _new_file(path: str | Path | None, *, resume: bool) -> Path | None:
