@@ -18,7 +18,17 @@ from .support.code import imported_names
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xcvae"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-RANKS = ("errors", "files", "registry", "fields", "metrics", "generator", "ensemble", "verify")
+RANKS = (
+    "errors",
+    "files",
+    "progress",
+    "registry",
+    "fields",
+    "metrics",
+    "generator",
+    "ensemble",
+    "verify",
+)
 # What `import xcvae` must not load: everything that takes long and is not always needed.
 LAZY = ("torch", "intake", "matplotlib.pyplot", "scipy.stats", "pint", "distributed", "scores")
 
@@ -56,7 +66,6 @@ SINGLE_IMPORTER = {
     "testing.metrics": "suite, imported on first use",
     "testing.postprocessors": "suite, imported on first use",
     "testing.storms": "suite, imported on first use",
-    "verify.baselines.climatology": "family of components; the package is its interface",
     "verify.baselines.temporal": "family of components; the package is its interface",
     "verify.baselines.rainfarm": "family of components; the package is its interface",
     "verify.diagnosis.artefacts": "measurements of patterns of the grid",
@@ -64,6 +73,7 @@ SINGLE_IMPORTER = {
     "verify.diagnosis.diagnosis": "public verb; the package is its interface",
     "verify.plots.amounts": "one kind of figure",
     "verify.plots.curves": "one kind of figure",
+    "verify.plots.geography": "coastlines and scale bars: imports cartopy where there is one",
     "verify.report.write": "public entry of the report",
     "verify.utility.comparison": "public verb; the package is its interface",
     "verify.utility.downstream": "backend: imports torch",

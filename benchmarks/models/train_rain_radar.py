@@ -1,6 +1,6 @@
 """Training of the bundled model "rain-radar": one model for any factor and pixel size.
 
-    python -m benchmarks.models.train_rain_radar TILES --output DIR [--minutes 80]
+    python -m benchmarks.models.train_rain_radar TILES --output DIR [--minutes 85]
 
 TILES is a Zarr store of radar tiles with ``pr_hr`` (sample, y, x) in mm h-1 without gaps, ``lat``
 (latitude of the centre) and ``split`` along sample: 0 to train on, 1 to validate on, 2 for reports,
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("tiles", help="Zarr store of tiles")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=80.0)
+    parser.add_argument("--minutes", type=float, default=85.0)
     options = parser.parse_args(argv)
     options.output.mkdir(parents=True, exist_ok=True)
     model = trained(options.tiles, options.output, options.minutes)

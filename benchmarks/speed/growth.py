@@ -186,7 +186,7 @@ def train_a_few_steps(
     if not gpu:
         reset_peak_memory()  # forget the peak of setting up
     before = torch.cuda.memory_allocated() if gpu else memory("VmRSS")
-    seconds = processor_seconds(lambda: trainer.run(progress_bar=False), device) / 4
+    seconds = processor_seconds(lambda: trainer.run(progress=False), device) / 4
     peak = torch.cuda.max_memory_allocated() if gpu else memory("VmHWM")
     return (peak - before) / 2**20, seconds
 

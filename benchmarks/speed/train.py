@@ -104,7 +104,7 @@ class BareLoop:
 def train_once(trainer: Trainer) -> None:
     """Train from step 0 to the limit, as `xcvae.train` does."""
     trainer.state = Progress()
-    trainer.run(progress_bar=False)
+    trainer.run(progress=False)
 
 
 def trainer_of(ds: xr.Dataset, settings: Mapping[str, Any], steps: int) -> Trainer:

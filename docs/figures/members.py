@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     ds = xcvae.tutorial.open_dataset("radklim").load()
     test = ds.isel(time=ds.split.values == 2)
-    frame = test.isel(time=[int(test.pr.mean(["y", "x"]).argmax())])
+    frame = test.isel(time=[int(test.pr.mean(["y", "x"]).argmax("time"))])
     members = xcvae.sample(frame, options.model, members=MEMBERS, progress=False).pr.values[:, 0]
     panels = [("coarse, 12 km", frame.pr_coarse.values[0]), ("observed, 1 km", frame.pr.values[0])]
     panels += [(f"member {number}", field) for number, field in enumerate(members)]

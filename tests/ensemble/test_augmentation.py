@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
 
+import xcvae
+from xcvae.ensemble import catalog
 from xcvae.ensemble.augment import augment
 from xcvae.ensemble.sample import sample
+from xcvae.ensemble.store.samples import samples_metadata
 from xcvae.errors import (
     ConfigError,
     DataError,
@@ -43,7 +48,50 @@ def test_augment_puts_unchanged_real_samples_first(real, ensemble):
     first = both.isel(time=slice(0, 6))
     assert not first.synthetic.any()
     assert (first.realization == -1).all()
-    xr.testing.assert_identical(first.drop_vars(["synthetic", "realization"]), real)
+    same = first.drop_vars(["synthetic", "realization"])
+    same.attrs = real.attrs  # of all samples: see the next test
+    xr.testing.assert_identical(same, real)
+
+
+def test_augmented_rain_is_not_described_as_observed(real, ensemble):
+    own = {"references": "10.5676/DWD/RADKLIM_YW_V2017.002", "comment": "quality-checked"}
+    given = real.assign(pr=real.pr.assign_attrs(own)).assign_attrs(history="2020: cropped")
+    both = augment(given, ensemble, fraction=0.25)
+    synthetic = int(both.synthetic.sum())
+    sha = json.loads(ensemble.attrs["xcvae"])["model_sha256"]
+    attrs = both.attrs
+    assert f"6 real samples ({real.attrs['title']})" in attrs["title"]
+    assert "synthetic" in attrs["title"]
+    for name in ("source", "license", "institution"):
+        assert attrs[name].startswith(f"real samples: {real.attrs[name]}")
+    assert (
+        f"synthetic samples: drawn by xcvae {xcvae.__version__}, model {sha[:12]}"
+        in (attrs["source"])
+    )
+    assert attrs["comment"].startswith(f"{synthetic} of {6 + synthetic} samples are synthetic")
+    assert attrs["history"].startswith("2020: cropped\n")
+    assert f"appended {synthetic} synthetic samples" in attrs["history"].splitlines()[1]
+    assert json.loads(attrs["xcvae_augmented"])["model_sha256"] == sha
+    assert both.pr.attrs["comment"] == "real samples: quality-checked"
+    assert both.pr.attrs["references"].startswith("real samples: ")
+    assert both.pr.attrs["units"] == "mm h-1"
+    # Again: the words are not doubled.
+    again = augment(both.isel(time=slice(0, 6)).drop_vars(["synthetic", "realization"]), ensemble)
+    assert "real samples: real samples" not in " ".join(map(str, again.attrs.values()))
+
+
+def test_catalog_entry_of_augmented_rain_says_that_it_is_synthetic(real, ensemble, tmp_path):
+    both = augment(real, ensemble)
+    both.drop_encoding().to_zarr(tmp_path / "both.zarr", zarr_format=3, consolidated=False)
+    catalog.append(
+        tmp_path / "c.yaml", "both", tmp_path / "both.zarr", samples_metadata(both, "pr", "time")
+    )
+    found = catalog.metadata_of(tmp_path / "c.yaml", "both")
+    assert found["synthetic_samples"] == 6 * MEMBERS
+    assert found["samples"] == 6 * (1 + MEMBERS)
+    for name in ("title", "source", "license", "comment", "history"):
+        assert found[name] == both.attrs[name]
+    assert found["model_sha256"] == json.loads(ensemble.attrs["xcvae"])["model_sha256"]
 
 
 def test_synthetic_sample_is_member_with_its_conditions(real, ensemble):
@@ -92,11 +140,11 @@ def test_augment_has_every_member_of_every_sample_once(real, ensemble):
     assert len(pairs) == 6 * MEMBERS
 
 
-def test_augment_keeps_attributes_units_and_statics(real, ensemble):
+def test_augment_keeps_variable_attributes_units_and_statics(real, ensemble):
     both = augment(real, ensemble)
     assert both.pr.attrs == real.pr.attrs
     assert both.pr.dims == real.pr.dims
-    assert both.attrs == real.attrs
+    assert both.attrs["Conventions"] == real.attrs["Conventions"]
     xr.testing.assert_identical(both.height, real.height)
     assert both.synthetic.dtype == bool
 

@@ -210,6 +210,19 @@ def test_workers_share_blocks_of_epoch(folder):
     np.testing.assert_array_equal(numbers(workers), numbers(workers))
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_epochs_of_workers_depend_on_the_seed_of_the_loader_alone(folder):
+    def two_epochs(torch_seed):
+        torch.manual_seed(torch_seed)
+        loader = load(folder, "drawn", batch_size=8, seed=3)
+        workers = DataLoader(loader, batch_size=None, num_workers=2, multiprocessing_context="fork")
+        return numbers(workers), numbers(workers)
+
+    first, again = two_epochs(1), two_epochs(2)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(*first)
+
+
 def test_pickled_loader_yields_same_epoch(folder):
     loader = load(folder, {"real": 1, "drawn": 2}, conditions=["psl"], real="real")
     sent = pickle.loads(pickle.dumps(loader))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -332,3 +333,47 @@ def test_describe_refuses_an_empty_selection(make_radar: Maker) -> None:
 def test_describe_refuses_an_array_and_names_to_dataset(make_radar: Maker) -> None:
     with pytest.raises(DataError, match=r"got DataArray.*to_dataset"):
         describe(make_radar().pr)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def daily_rain_and_6_hourly_pressure(tmp_path: Path) -> tuple[xr.Dataset, xr.Dataset]:
+    rng = np.random.default_rng(0)
+    hours = np.datetime64("2000-01-01", "ns") + np.arange(40) * np.timedelta64(6, "h")
+    rain = rng.gamma(0.5, 5.0, (10, 12, 12)).astype("float32")
+    xr.Dataset(
+        {"pr": (("time", "y", "x"), rain, {"units": "mm/day"})}, {"time": hours[::4]}
+    ).to_netcdf(tmp_path / "rain.nc", engine="netcdf4")
+    psl = rng.normal(1e5, 500.0, (40, 3, 3)).astype("float32")
+    xr.Dataset({"psl": (("time", "lat", "lon"), psl, {"units": "Pa"})}, {"time": hours}).to_netcdf(
+        tmp_path / "era.nc", engine="netcdf4"
+    )
+    return (xr.open_dataset(tmp_path / "rain.nc"), xr.open_dataset(tmp_path / "era.nc"))
+
+
+def test_describe_warns_of_predictors_at_one_hour_of_daily_rain(
+    daily_rain_and_6_hourly_pressure: tuple[xr.Dataset, xr.Dataset],
+) -> None:
+    rain, era = daily_rain_and_6_hourly_pressure
+    for ds in (rain.assign(psl=era.psl), xr.merge([rain, era.chunk(time=7)], join="inner")):
+        with pytest.warns(UserWarning, match=r"psl \(every 6 h in its file\).*resample\(time='1D'"):
+            describe(ds, target="pr", conditions=["psl"])
+    # The two remedies, as they stand.
+    describe(rain.assign(psl=era.resample(time="1D").mean().psl.assign_attrs(units="Pa")))
+    ds = rain.assign(psl=era.psl)
+    ds["psl"].attrs["cell_methods"] = "time: mean"
+    describe(ds)
+    # A longer file of daily fields is not the same.
+    describe(rain.isel(time=slice(3)).assign(psl=rain.pr.mean(("y", "x")).assign_attrs(units="Pa")))
+
+
+@pytest.mark.parametrize("attrs", [{"cell_methods": "time: point"}, {"GRIB_stepType": "instant"}])
+def test_describe_warns_of_instantaneous_predictors_of_daily_rain(
+    daily_rain_and_6_hourly_pressure: tuple[xr.Dataset, xr.Dataset], attrs: dict[str, str]
+) -> None:
+    rain, era = (ds.drop_encoding() for ds in daily_rain_and_6_hourly_pressure)
+    ds = rain.assign(psl=era.psl.assign_attrs(attrs))
+    with pytest.warns(UserWarning, match=r"psl \(instantaneous\): one moment"):
+        describe(ds, target="pr", conditions=["psl"])
+    hourly = rain.assign(pr=rain.pr.assign_attrs(units="mm h-1"))
+    hourly = hourly.assign_coords(time=era.time[:10])
+    describe(hourly.assign(psl=era.psl.assign_attrs(attrs)))

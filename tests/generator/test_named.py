@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -15,7 +16,7 @@ import xcvae
 from xcvae.cli import main
 from xcvae.ensemble.sampler import open_model
 from xcvae.errors import ConfigError, ModelFileError
-from xcvae.generator.named import FOLDERS, name_of, relative_to
+from xcvae.generator.named import FOLDERS, KEYS, name_of, relative_to
 
 CARD = """
 title: rain of a corner
@@ -196,3 +197,22 @@ def test_renamed_models_travel_to_other_processes(tiny_model, foreign):
     assert again.sha256 == model.sha256
     unsaved = xcvae.generator.model.from_bytes(tiny_model.to_bytes()).rename_for(foreign)
     assert pickle.loads(pickle.dumps(unsaved)).spec.target == "precip"
+
+
+def test_bundled_model_has_a_complete_card_and_a_small_file():
+    found = xcvae.models.card("rain-radar")
+    assert found.bundled
+    assert found.size <= 4_000_000
+    assert all(getattr(found, key) for key in KEYS)
+
+
+def test_bundled_model_divides_coarse_rain_without_training(test_radar):
+    """It has never seen this radar: members keep the means, and beat interpolation."""
+    coarse = test_radar[["pr_coarse"]].rename(pr_coarse="tp")
+    ens = xcvae.sample(coarse, "rain-radar", factor=12, members=4)
+    assert ens["tp"].dims == ("realization", "time", "y_coarse", "x_coarse")
+    means = ens["tp"].coarsen(y_coarse=12, x_coarse=12).mean()
+    np.testing.assert_allclose(means, coarse.tp.broadcast_like(means), rtol=1e-4, atol=1e-4)
+    fine = xcvae.sample(test_radar, "rain-radar", members=4)
+    card = xcvae.evaluate(test_radar, fine, metrics=["crps_skill"], baselines=["bilinear"])
+    assert float(card.crps_skill.sel(source="xcvae")) > 0.25

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -562,3 +563,40 @@ def test_sigma_factor_changes_draws_from_the_prior_only(tiny_model, few):
     np.testing.assert_array_equal(drawn(1.0, **posterior), drawn(1.3, **posterior))
     prior = {"mode": "prior"}
     assert drawn(1.5, **prior).std(axis=0).mean() > drawn(0.7, **prior).std(axis=0).mean()
+
+
+def test_training_without_a_terminal_prints_validations_and_result(
+    train_radar: xr.Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ds = train_radar.isel(time=slice(0, 60, 6))
+    fit = {"max_steps": 4, "batch_size": 2, "crop": 24, "validations": 2}
+    options = {"conditions": ["pr_coarse"], "generator": {"levels": 1}, "fit": fit}
+    file = tmp_path / "m.xcvae"
+    xcvae.train(ds, target="pr", **options, path=file)
+    captured = capfd.readouterr()
+    assert captured.out == ""  # reports and doctests go there
+    first, second, closing = captured.err.splitlines()
+    assert re.fullmatch(r"train: 50 %, step 2, [\d.]+ min, loss [-\d.e+]+, val_crps [\d.]+ "
+                        r"\(best so far\)", first)  # fmt: skip
+    assert second.startswith("train: 100 %, step 4")
+    assert re.fullmatch(r"trained 4 steps in [\d.]+ min; best val_crps [\d.]+ at step [24]; "
+                        rf"max_steps 4 reached; saved as {file}", closing)  # fmt: skip
+    xcvae.train(ds, target="pr", **options, progress=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_closing_line_names_patience_as_the_reason(
+    train_radar: xr.Dataset, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ds = train_radar.isel(time=slice(0, 60, 6))
+    fit = {"max_steps": 20, "batch_size": 2, "crop": 24, "validations": 10, "patience": 1}
+    fit["learning_rate"] = 0.02  # too large to improve for long
+    xcvae.train(ds, conditions=["pr_coarse"], generator={"levels": 1}, fit=fit)
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert "without improvement (patience); not saved: no path" in last
+
+
+def test_bars_are_those_of_notebooks_where_there_is_one() -> None:
+    for path in (Path(xcvae.__file__).parent).rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "from tqdm import" not in text, f"{path} needs tqdm.auto"

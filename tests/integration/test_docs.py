@@ -72,7 +72,8 @@ def test_page_sequences_scores_members_that_evolve(tmp_path: Path) -> None:
     tiny = {
         'fit={"max_minutes": 3}': TINY,
         "members=8": "members=2",
-        '"radklim-sequence").load()': '"radklim-sequence").load().isel(time=slice(24))',
+        '"radklim-sequence").load()': '"radklim-sequence").load().isel(time=slice(12))',
+        "ens.isel(time=slice(12))": "ens.isel(time=slice(3))",
     }
     printed = run_code(code_of("sequences.md", **tiny), tmp_path)
     assert printed.count("[") >= 3

@@ -160,7 +160,9 @@ assert not {"scipy", "scores", "xcvae_extremes.losses"} & set(sys.modules)
     assert found["loss", "pinball"] == "xcvae-extremes"
     assert found["postprocessor", "sharp_edge"] == "xcvae-physics"
     assert found["metric", "scores_kge"] == "xcvae-scores"
-    assert found["metric", "mean_difference"] == "xcvae-template"
+    for kind, name in (("metric", "mean_difference"), ("loss", "square_error"),
+                       ("postprocessor", "soft_cap"), ("baseline", "record_mean")):  # fmt: skip
+        assert found[kind, name] == "xcvae-template"
     packages = {package.name for package in PACKAGES} - {"template"} | {"xcvae-template"}
     assert packages <= set(found.values())
     assert all(
@@ -251,6 +253,11 @@ def test_page_write_a_plugin_runs(tmp_path: Path) -> None:
         elif language == "python":
             said.append(environment.python(text, tmp_path))
     assert set(done) == set(replacements)
+    for file in (tmp_path / "xcvae-peaks").rglob("*"):
+        old = "template" in file.name or (
+            file.suffix in (".py", ".toml") and "xcvae_template" in file.read_text(encoding="utf-8")
+        )
+        assert not old, f"{file} keeps the name of the template"
     project = (tmp_path / "xcvae-peaks" / "pyproject.toml").read_text(encoding="utf-8")
     assert '[project.entry-points.xcvae]\nxcvae_peaks = "xcvae_peaks"\n' in project
     _, tests, listing, scores, run = said
@@ -264,3 +271,22 @@ def test_page_write_a_plugin_runs(tmp_path: Path) -> None:
         f.read_text(errors="replace") for f in (tmp_path / "peaks").glob("*.*") if f.is_file()
     )
     assert "peak_bias" in written
+
+
+def test_page_author_runs_in_at_most_60_lines(tmp_path: Path) -> None:
+    environment = Environment(tmp_path / "env")
+    printed, lines = "", 0
+    (tmp_path / "xcvae-levels").mkdir()
+    for language, file, text in steps_of(ROOT / "docs" / "author.md"):
+        lines += sum(bool(line.strip()) for line in text.splitlines())
+        if file:
+            (tmp_path / file).write_text(text, encoding="utf-8")
+        elif language == "bash":
+            environment.bash(text, tmp_path)
+        else:
+            assert 'fit={"max_minutes": 3}' in text
+            short = text.replace('fit={"max_minutes": 3}', TINY)
+            printed = environment.python(short.replace("None, None, 8", "None, None, 40"), tmp_path)
+    assert lines <= 60
+    for source in ("xcvae", "bilinear", "analogues"):
+        assert re.search(rf"^{source} +[\d.]+ +[\d.]+", printed, flags=re.MULTILINE)

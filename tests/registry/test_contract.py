@@ -240,6 +240,7 @@ def test_evaluate_takes_units_and_names_from_third_party_scores() -> None:
     def silent(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
         return (forecast.mean() / observed.mean()).assign_attrs(observed.attrs)
 
+    silent.over = "record"
     card = xcvae.evaluate(ds, ensemble, metrics=[spread, silent], baselines=[], progress=False)
     assert card.spread.attrs["units"] == "mm h-1"
     assert card.spread.attrs["long_name"] == "mean range of members"
@@ -248,6 +249,7 @@ def test_evaluate_takes_units_and_names_from_third_party_scores() -> None:
     # Attributes that arithmetic carried along say nothing about a score.
     assert card.silent.attrs["units"] == "1"
     assert card.silent.attrs["long_name"] == "silent"
+    assert float(card.silent[0]) == float(silent(ensemble.pr, ds.pr))
 
 
 # --- local plugins -------------------------------------------------------------------------------

@@ -296,6 +296,13 @@ variant(
     "one_sample_is_enough",
 )  # fmt: skip
 variant(
+    Bias, lambda f, o: _attributed(f.max("time").mean() - o.max("time").mean(), o),
+    "scorecard_equals_the_call",
+)  # fmt: skip
+variant(
+    Bias, lambda f, o: _attributed(((f - o) ** 2).mean() ** 0.5, o), "scorecard_equals_the_call"
+)  # fmt: skip
+variant(
     Bias, lambda f, o: _attributed(f.mean() - o.mean(), o), "masked_values_have_no_influence"
 )  # fmt: skip
 variant(
@@ -321,7 +328,53 @@ def _filled(forecast: Any, observed: Any) -> Any:
 variant(Bias, _filled, "its_input_is_not_changed")
 
 
+def test_suite_accepts_a_metric_of_the_whole_record() -> None:
+    @dataclass(frozen=True)
+    class Largest(Bias):
+        """Difference of the largest rain of each pixel."""
+
+        over = "record"
+
+        def __call__(self, forecast: Any, observed: Any) -> Any:
+            pair = matched(forecast, observed)
+            pair.observed.std("time").mean()  # one sample has none
+            members = pair.forecast.where(pair.observed.notnull())
+            return _attributed((members.max("time") - pair.observed.max("time")).mean(), observed)
+
+    suite = suite_of(Bias, Largest)
+    for check in checks_of(MetricSuite):
+        getattr(suite, check)()
+
+
 # Baselines.
+def test_suite_accepts_a_deterministic_baseline_that_says_so() -> None:
+    @dataclass(frozen=True)
+    class Quantiles(Yesterday):
+        """The record at fixed times: members differ, and no seed changes them."""
+
+        deterministic = True
+
+        def __call__(self, dataset: Any, members: int, seed: int) -> Any:
+            record = dataset[dataset.attrs["record"]].mean("time_record")
+            assert dataset.attrs["conditions"]
+            shares = xr.DataArray(np.arange(members) + 1.0, dims="realization") / members
+            observed = dataset[dataset.attrs["target"]]
+            drawn = (shares * record * xr.ones_like(observed)).transpose("realization", ...)
+            return drawn.where(drawn.notnull(), 0.0).assign_attrs(units=observed.attrs["units"])
+
+    suite_of(Yesterday, Quantiles).test_only_the_seed_decides()  # type: ignore[attr-defined]
+    suite_of(Yesterday, Quantiles).test_dask_in_dask_out()  # type: ignore[attr-defined]
+
+    @dataclass(frozen=True)
+    class Silent(Quantiles):
+        """Does not say it."""
+
+        deterministic = False
+
+    with pytest.raises(AssertionError, match="set deterministic = True"):
+        suite_of(Yesterday, Silent).test_only_the_seed_decides()  # type: ignore[attr-defined]
+
+
 def _shuffled(ds: Any, members: int, seed: int) -> Any:
     return Yesterday()(ds, members, seed)
 

@@ -125,7 +125,7 @@ def test_radklim_labels_are_unique_and_sorted(radklim: xr.Dataset) -> None:
 
 
 def test_names_lists_radklim() -> None:
-    assert tutorial.names() == ["radklim"]
+    assert tutorial.names() == ["radklim", "radklim-sequence"]
 
 
 def test_open_dataset_suggests_the_nearest_name() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -396,6 +398,147 @@ def test_remedies_name_existing_components_only() -> None:
         "value",
     }
     assert {"kl", "laplace", "mass", "threshold"} <= named <= known
+
+
+def everything_wrong(units: str, wet_threshold: float, **changes: float) -> list[Finding]:
+    """All findings of a model whose every quantity is wrong, in one direction."""
+    wrong = {
+        "variance_ratio": 0.1,
+        "wet_fraction": 1.0,
+        "mass_bias": 2.0,
+        "diversity": 0.0,
+        "p99_ratio": 5.0,
+        "p999_ratio": 0.1,
+        "ceiling_share": 1.0,
+        "artefacts": Artefacts(2.0, 2, 5.0, 0.0, 5.0, 0.0),
+        "spread_skill": 0.1,
+        "spread_log": 0.1,
+    }
+    evidence = replace(
+        both(**{**wrong, **changes}),
+        units=units,
+        wet_threshold=wet_threshold,
+        posterior=replace(GOOD.posterior, p999_ratio=0.1),
+        neighbours=replace(near().neighbours, copies=1.0, drawn=0.0),
+        levels=levels(0.0, 0.0).levels,
+        swap=LatentSwap(0.24, 0.24, 0.0),
+        scale=100.0,
+    )
+    return [finding for finding in detect(evidence) if finding.remedy]
+
+
+def every_remedy(units: str = "mm h-1", wet_threshold: float = 0.1) -> dict[str, list[str]]:
+    """The code of all remedies, by finding."""
+    found: dict[str, list[str]] = {}
+    for changes in ({}, {"spread_skill": 5.0, "spread_log": 5.0}, {"p999_ratio": 5.0}):
+        for finding in everything_wrong(units, wet_threshold, **changes):
+            code = found.setdefault(finding.name, [])
+            code += re.findall(r"`([^`]+)`", finding.remedy)
+    assert set(found) == set(NAMES)
+    return found
+
+
+def wet_frames(ds: xr.Dataset) -> xr.Dataset:
+    part = ds.drop_dims(["y_coarse", "x_coarse"]).isel(y=slice(48, 72), x=slice(48, 72))
+    return part.isel(time=np.sort(np.argsort(part.pr.mean(("y", "x")).values)[-4:]))
+
+
+def test_all_training_remedies_run_as_they_stand(train_radar: xr.Dataset) -> None:
+    ds = wet_frames(train_radar)
+    known = registry().names("loss")
+    pasted = set()
+    for name, snippets in every_remedy().items():
+        losses = {"laplace": {"name": "laplace"}, "kl": {"name": "kl"}}
+        options: dict[str, Any] = {"fit": {}, "generator": {}}
+        for code in snippets:
+            if code.startswith("{"):
+                item = ast.literal_eval(code)
+                assert item["name"] in known
+                losses[item["name"]] = item
+            elif code.split("=")[0] in options:
+                options |= eval(f"dict({code})")
+            else:
+                continue
+            pasted.add(code)
+        if not pasted.intersection(snippets):
+            continue
+        xcvae.train(
+            ds,
+            coarsen=12,
+            losses=list(losses.values()),
+            # The rest of a long training is that of its first steps.
+            fit={**options["fit"], "max_steps": 1, "batch_size": 2, "validations": 1},
+            generator={**options["generator"], "levels": 1},
+            validation=0,
+            progress=False,
+        )
+        assert name != "drizzle"
+    assert len(pasted) > 12
+
+
+@pytest.mark.parametrize(
+    ("units", "wet_threshold", "per_hour"),
+    [
+        ("mm h-1", 0.1, 1.0),
+        ("mm/day", 1.0, 24.0),
+        ("kg m-2 s-1", 0.1 / 3600, 1 / 3600),
+        ("mm", 0.1, 1.0),
+        ("m", 1e-4, 1e-3),
+    ],
+)
+def test_all_sampling_remedies_run_as_they_stand(
+    train_radar: xr.Dataset, units: str, wet_threshold: float, per_hour: float
+) -> None:
+    part = wet_frames(train_radar)[["pr"]]
+    step = "D" if units == "mm/day" else "h"
+    times = np.datetime64("2020-01-01", "ns") + np.arange(4) * np.timedelta64(1, step)
+    ds = part.assign(pr=(part.pr * per_hour).assign_attrs(units=units)).assign_coords(time=times)
+    fit = {"max_steps": 1, "batch_size": 2, "validations": 1, "crop": 24}
+    model = xcvae.train(
+        ds, coarsen=12, fit=fit, generator={"levels": 1}, validation=0, progress=False
+    )
+    assert model.spec.wet_threshold == pytest.approx(wet_threshold)
+    options = ("temperature", "postprocess")
+    remedies = every_remedy(units, wet_threshold)
+    code = {one for all_ in remedies.values() for one in all_ if one.split("=")[0] in options}
+    assert len(code) >= 5
+    for one in code:
+        arguments = eval(f"dict({one})")
+        rain = xcvae.sample(ds, model, members=1, progress=False, **arguments).pr.values
+        if "threshold" in one:
+            # Above the wet threshold, or it would change nothing that counts.
+            assert rain[rain > 0].min(initial=np.inf) > wet_threshold
+    (threshold,) = {one for one in remedies["drizzle"] if "threshold" in one}
+    assert str(eval(f"dict({threshold})")["postprocess"][0]["value"]).endswith(units)
+
+
+def test_border_reports_the_mode_that_deviates() -> None:
+    artefacts = replace(GOOD_STATISTICS.artefacts, border_amount=2.5)
+    (found,) = [f for f in detect(posterior(artefacts=artefacts)) if f.name == "border"]
+    assert found.severity == "fault"
+    assert "posterior members have 2.50 times the observed amount" in found.evidence
+    assert "prior ones 1.05" in found.evidence
+    (found,) = [f for f in detect(traces(border_amount=2.5)) if f.name == "border"]
+    assert "prior members have 2.50 times" in found.evidence
+
+
+def test_diverse_members_are_not_called_copies() -> None:
+    # Far from the observation, but not alike: too little spread, and no copies.
+    found = severities(prior(diversity=0.55, spread_skill=0.2))
+    assert (found["identical_members"], found["underdispersion"]) == ("ok", "fault")
+    assert severities(prior(diversity=0.1, spread_skill=0.2))["identical_members"] == "fault"
+
+
+def test_cap_beyond_the_observed_rain_is_not_called_too_weak() -> None:
+    evidence = prior(ceiling_share=0.9, p999_ratio=5.0, tail_rank=0.1)
+    (found,) = [f for f in detect(evidence) if f.name == "truncated_tail"]
+    assert "weak" not in found.meaning
+    assert "too strong" in found.remedy
+    assert "Raise maximum" not in found.remedy
+    weak = posterior(p999_ratio=0.3, tail_rank=0.97)
+    (found,) = [f for f in detect(weak) if f.name == "truncated_tail"]
+    assert "a posterior member is weaker there" in found.evidence
+    assert "97 %" in found.evidence
 
 
 def test_diagnosis_text_has_verdict_meaning_and_remedy() -> None:

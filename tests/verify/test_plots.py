@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -21,8 +21,9 @@ from matplotlib.text import Text
 from xcvae.errors import DataError, MismatchError, MissingVariableError, UnitsError
 from xcvae.generator.model import Model
 from xcvae.verify.criteria import Criterion, criteria_for, judge
-from xcvae.verify.plots import Plots, style
+from xcvae.verify.plots import Plots, geography, style
 from xcvae.verify.plots.curves import flat_band
+from xcvae.verify.plots.member_maps import RainScale
 from xcvae.verify.plots.summaries import accumulate
 from xcvae.verify.score_text import best_sources, score_names
 
@@ -482,6 +483,18 @@ def test_best_sources_follow_the_attribute_better(card: xr.Dataset) -> None:
     assert best_sources(unknown, "crps") == [False, False]
 
 
+def test_scores_of_posterior_members_are_not_marked_as_best(card: xr.Dataset) -> None:
+    assert any(best_sources(card, "crps_skill"))
+    record = {"ensemble": {"mode": "posterior", "spread": 0.5}}
+    seen = card.assign_attrs(xcvae=json.dumps(record))
+    for name in score_names(seen):
+        assert not any(best_sources(seen, name))
+    texts = [text.get_text() for text in Plots(seen).summary().findobj(Text)]
+    assert any("made of the observations" in text for text in texts)
+    record["ensemble"]["mode"] = "prior"
+    assert any(best_sources(card.assign_attrs(xcvae=json.dumps(record)), "crps_skill"))
+
+
 def test_summary_draws_a_section_for_each_group(card: xr.Dataset) -> None:
     figure = Plots(card.expand_dims(season=["DJF", "JJA"], region=[1])).summary()
     (axes,) = figure.axes
@@ -514,3 +527,157 @@ assert figure.axes[0].yaxis.get_ticklabels()[0].get_fontsize() < 20
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env={"PATH": "/bin"})
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+# --- colours of rain ------------------------------------------------------------------------------
+
+#: Machado, Oliveira and Fernandes 2009 (doi:10.1109/TVCG.2009.113), severity 1; linear RGB.
+DEUTERANOPIA = np.array([
+    [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+    [-0.011820, 0.042940, 0.968881],
+])  # fmt: skip
+PROTANOPIA = np.array([
+    [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+    [-0.003882, -0.048116, 1.051998],
+])  # fmt: skip
+GREY = np.tile([0.2126, 0.7152, 0.0722], (3, 1))
+
+
+def lab(colours: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
+    """CIE L*a*b* of sRGB colours, as seen through a linear transformation of linear RGB."""
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    if seen is not None:
+        linear = np.clip(linear @ seen.T, 0.0, 1.0)
+    xyz = linear @ np.array([
+        [0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505],
+    ]).T / [0.95047, 1.0, 1.08883]  # fmt: skip
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    x, y, z = f.T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("daily", [False, True])
+def test_rain_colours_are_monotone_in_lightness_and_safe(daily: bool) -> None:
+    scale = RainScale.of([np.array([1000.0])], "mm h-1", daily=daily)
+    chart, norm = scale.colours()
+    amounts = [*(0.5 * (a + b) for a, b in pairwise(scale.levels)), 1000.0]
+    colours = np.asarray(chart(norm(amounts)))[:, :3]
+    assert len(np.unique(colours, axis=0)) == len(amounts)
+    lightness = lab(colours)[:, 0]
+    assert (np.diff(lightness) < -5).all()
+    for seen in (None, DEUTERANOPIA, PROTANOPIA, GREY):
+        points = lab(colours, seen)
+        apart = np.linalg.norm(points[:, None] - points[None], axis=2)
+        apart[np.diag_indices(len(apart))] = np.inf
+        # 2.3 is just noticeable for large fields side by side.
+        assert apart.min() > 5, seen
+
+
+def many(storms: xr.Dataset, members: int) -> xr.Dataset:
+    drawn = [storms.pr.roll(x=i).assign_attrs(storms.pr.attrs) for i in range(members)]
+    fields = xr.concat(drawn, "realization").assign_coords(realization=np.arange(members))
+    return fields.to_dataset(name="pr")
+
+
+def axes_of_maps(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.get_title() and axes.findobj(QuadMesh)]
+
+
+def test_members_figure_wraps_many_members_into_a_grid(
+    storms: xr.Dataset, assert_uncut: Callable[[Figure], None]
+) -> None:
+    ens = many(storms, 20)
+    figure = Plots(ens).members(storms, members=20, title="Own title")
+    assert_uncut(figure)
+    maps = axes_of_maps(figure)
+    assert len(maps) == 22
+    assert figure.get_figwidth() < 14
+    rows = {round(axes.get_position().y0, 2) for axes in maps}
+    assert 3 <= len(rows) <= 5
+    assert figure.get_suptitle() == "Own title"
+    widths = [axes.get_position().width * figure.get_figwidth() for axes in maps]
+    assert min(widths) > 1.0  # inches
+    figure = Plots(ens).members(storms, members=4, ncols=2)
+    figure.canvas.draw()
+    assert len({round(axes.get_position().x0, 2) for axes in axes_of_maps(figure)}) == 2
+    with pytest.raises(DataError, match="ncols"):
+        Plots(ens).members(storms, ncols=0)
+
+
+def test_members_figure_shows_mean_quantile_and_exceedance(storms: xr.Dataset) -> None:
+    ens = many(storms, 5)
+    options = {"mean": True, "quantile": [0.2, 0.8], "exceedance": "2 mm h-1"}
+    figure = Plots(ens).members(storms, sample=2, members=1, conditions=[], **options)
+    maps = {axes.get_title().replace("\n", " "): axes for axes in axes_of_maps(figure)}
+    share = "Share of members \u2265 2 mm h\u207b\u00b9"
+    assert list(maps)[-4:] == ["Mean", "Quantile 20 %", "Quantile 80 %", share]
+    fields = ens.pr.isel(time=2)
+
+    def shown(name: str) -> np.ndarray:
+        (mesh,) = maps[name].findobj(QuadMesh)
+        return np.asarray(mesh.get_array()).reshape(fields.shape[1:])
+
+    np.testing.assert_allclose(shown("Mean"), fields.mean("realization"), rtol=1e-5)
+    np.testing.assert_allclose(
+        shown("Quantile 80 %"), fields.quantile(0.8, "realization"), rtol=1e-5
+    )
+    np.testing.assert_allclose(shown(share), (fields >= 2).mean("realization"), rtol=1e-6)
+
+
+def test_members_figure_labels_depths_with_their_step(storms: xr.Dataset) -> None:
+    for step, words in (("D", "mm d\u207b\u00b9"), ("h", "mm h\u207b\u00b9")):
+        times = np.datetime64("2020-01-01", "ns") + np.arange(6) * np.timedelta64(1, step)
+        ds = storms[["pr"]].assign_coords(time=times)
+        ds["pr"].attrs["units"] = "mm"
+        figure = Plots(many(ds, 2)).members(ds, members=1)
+        assert words in [axes.get_ylabel() for axes in figure.axes]
+
+
+def test_maps_without_coastlines_have_a_scale_bar(storms: xr.Dataset) -> None:
+    figure = Plots(many(storms, 2)).members(storms, members=1)
+    (bar,) = [text.get_text() for text in figure.findobj(Text) if text.get_text().endswith(" km")]
+    assert bar == "20 km"  # of 132
+
+
+def coasts(figure: Figure) -> list[LineCollection]:
+    return [one for axes in axes_of_maps(figure) for one in axes.findobj(LineCollection)]
+
+
+def test_coastlines_of_cartopy_are_drawn_in_degrees_and_projections(
+    storms: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cartopy = pytest.importorskip("cartopy")
+    shapefile = pytest.importorskip("shapefile")
+    folder = tmp_path / "shapefiles" / "natural_earth" / "physical"
+    folder.mkdir(parents=True)
+    with shapefile.Writer(str(folder / "ne_10m_coastline")) as writer:
+        writer.field("name", "C")
+        writer.line([[[10.0, 50.0], [10.5, 50.4], [11.0, 51.0]]])
+        writer.record("coast")
+    monkeypatch.setitem(cartopy.config, "data_dir", str(tmp_path))
+    geography._on_disk.cache_clear()
+    size = {"y": 12, "x": 10}
+    ds = storms[["pr"]].isel(**{dim: slice(n) for dim, n in size.items()}).drop_vars(["y", "x"])
+    degrees = ds.assign_coords(
+        y=("y", 50 + 0.1 * np.arange(12), {"units": "degrees_north"}),
+        x=("x", 10 + 0.1 * np.arange(10), {"units": "degrees_east"}),
+    )
+    figure = Plots(many(degrees, 1)).members(degrees, members=1)
+    assert len(coasts(figure)) == 2
+    assert not [t for t in figure.findobj(Text) if t.get_text().endswith(" km")]
+    # The same place in metres of UTM zone 32.
+    from pyproj import CRS
+
+    attrs = {"crs_wkt": CRS.from_epsg(32632).to_wkt(), "grid_mapping_name": "transverse_mercator"}
+    metres = ds.assign_coords(
+        y=("y", 5.54e6 + 1e4 * np.arange(12), {"units": "m", "axis": "Y"}),
+        x=("x", 5.7e5 + 1e4 * np.arange(10), {"units": "m", "axis": "X"}),
+        crs=((), 0, attrs),
+    )
+    metres["pr"].attrs["grid_mapping"] = "crs"
+    figure = Plots(many(metres, 1)).members(metres, members=1)
+    lines = coasts(figure)
+    assert len(lines) == 2
+    (first, *_) = lines[0].get_segments()
+    assert first[0] == pytest.approx([571.67, 5539.1], abs=1.0)  # km
+    geography._on_disk.cache_clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from xcvae import metrics
+from xcvae import hookimpl, metrics
+from xcvae.ensemble.dataset import catalog_metadata
+from xcvae.ensemble.sample import sample
 from xcvae.errors import (
     ComponentError,
     ConfigError,
@@ -23,7 +26,9 @@ from xcvae.errors import (
     UnitsError,
 )
 from xcvae.fields.describe import describe
-from xcvae.registry import build
+from xcvae.generator.model import Model
+from xcvae.registry import build, registry
+from xcvae.registry.registry import Registry
 from xcvae.verify import score_text
 from xcvae.verify.accumulate import blocks
 from xcvae.verify.baselines.runner import BaselineRunner
@@ -213,15 +218,62 @@ def test_evaluate_derives_the_condition_from_the_record(
     assert json.loads(card.attrs["xcvae"])["ensemble"] == {"version": "0", "seed": 3}
 
 
-def test_evaluate_without_condition_omits_bilinear(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+def test_evaluate_without_condition_compares_with_climatology(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
     card = evaluate(ds[["pr"]], ensemble)
-    assert card.source.values.tolist() == ["xcvae"]
-    assert "crps_skill" not in card
+    assert card.source.values.tolist() == ["xcvae", "climatology"]
+    crps = card.crps.values
+    assert card.crps_skill[0].item() == pytest.approx(1 - crps[0] / crps[1])
+    assert card.crps_skill.attrs["against"] == "climatology"
     assert "crps" in card
     with pytest.raises(DataError, match="coarse precipitation condition"):
         evaluate(ds[["pr"]], ensemble, metrics=["crps_skill"])
     with pytest.raises(DataError, match="coarse precipitation condition"):
         evaluate(ds[["pr"]], ensemble, baselines=["block"])
+
+
+def test_default_climatology_draws_from_samples_that_were_not_evaluated(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    part = ensemble.isel(time=slice(4))
+    card = evaluate(ds[["pr"]], part, metrics=["crps"])
+    others = ds[["pr"]].isel(time=slice(4, None))
+    given = [{"name": "climatology", "record": others}]
+    expected = evaluate(ds[["pr"]], part, metrics=["crps"], baselines=given)
+    xr.testing.assert_equal(card, expected)
+    # One sample alone has no other field to draw.
+    one = ensemble.isel(time=[3])
+    assert evaluate(ds[["pr"]].isel(time=[3]), one).source.values.tolist() == ["xcvae"]
+
+
+@pytest.mark.parametrize("chunks", [None, 3])
+def test_baseline_of_a_plugin_gets_all_conditions_and_the_record(
+    ds: xr.Dataset, ensemble: xr.Dataset, chunks: int | None
+) -> None:
+    psl = ("time", "lat", "lon"), np.arange(TIMES * 6.0).reshape(TIMES, 2, 3), {"units": "Pa"}
+    fields = ds.drop_vars("regime").assign(psl=psl, pi=((), 3.14, {"units": "1"}))
+    made = drawn_from(ensemble, fields, conditions=["pr_coarse", "psl"]).isel(time=slice(6))
+    seen = {}
+
+    def analogue(dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """The field of the record with the nearest mean pressure would be drawn here."""
+        seen.update(dataset.attrs)
+        pressure = dataset["psl"].mean(("lat", "lon")).compute()
+        assert pressure.sizes == {"time": 6}
+        record = dataset[dataset.attrs["record"]]
+        assert record.dims == ("time_record", "y", "x")
+        np.testing.assert_array_equal(record.time_record, ds.time[6:])
+        rows = xr.DataArray([[0], [1], [2], [3], [4], [5]], dims=("time", "realization"))
+        drawn = record.isel(time_record=rows).drop_vars("time_record")
+        return drawn.assign_coords(time=dataset.time).transpose("realization", ...)
+
+    given = fields.chunk(time=chunks) if chunks else fields
+    card = evaluate(given, made, metrics=["mae"], baselines=["bilinear", analogue])
+    assert set(seen["conditions"]) == {"psl", "pr_coarse"}
+    assert (seen["target"], seen["record"]) == ("pr", "pr_record")
+    error = abs(ds.pr.values[6:] - ds.pr.values[:6]).mean()
+    assert card.mae.sel(source="analogue").item() == pytest.approx(error, rel=1e-5)
 
 
 def drawn_from(ensemble: xr.Dataset, ds: xr.Dataset, **described: object) -> xr.Dataset:
@@ -238,8 +290,8 @@ def test_evaluate_accepts_data_without_the_training_condition(
     found = evaluate(ds[["pr"]], made, metrics=["crps"], baselines=["shuffled"])
     xr.testing.assert_equal(found, expected)
     card = evaluate(ds[["pr"]], made)
-    assert card.source.values.tolist() == ["xcvae"]
-    assert "crps_skill" not in card
+    assert card.source.values.tolist() == ["xcvae", "climatology"]
+    assert card.crps_skill.attrs["against"] == "climatology"
     for options in ({"metrics": ["crps_skill"]}, {"baselines": ["bilinear"]}):
         with pytest.raises(DataError, match="coarse precipitation condition"):
             evaluate(ds[["pr"]], made, **options)
@@ -264,8 +316,8 @@ def test_evaluate_does_not_compare_a_depth_with_a_rate(
     members = ensemble.assign(pr=ensemble.pr.assign_attrs(depth))
     for made in (members, drawn_from(members, both, conditions=["pr_coarse"])):
         card = evaluate(both, made)
-        assert card.source.values.tolist() == ["xcvae"]
-        assert "crps_skill" not in card
+        assert card.source.values.tolist() == ["xcvae", "climatology"]
+        assert card.crps_skill.attrs["against"] == "climatology"
         with pytest.raises(UnitsError, match="a depth and the other a rate"):
             evaluate(both, made, baselines=["bilinear"])
     finer = both.assign(rain=both.pr.coarsen(y=6, x=8).mean().rename(y="y_6", x="x_8"))
@@ -403,6 +455,118 @@ def test_callable_metric_may_return_maps_and_skip_samples(
     assert card.after_noon.sel(source="xcvae").item() == pytest.approx(expected, rel=1e-5)
 
 
+@dataclass(frozen=True)
+class ReturnLevel:
+    """Level that the mean over the map exceeds once in the record, members over observation."""
+
+    over: ClassVar[str] = "record"
+    units: ClassVar[str] = "1"
+    long_name: ClassVar[str] = "ratio of return levels"
+    better: ClassVar[float] = 1.0
+
+    def __call__(self, forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+        drawn = forecast.astype(float).max("time").mean(["realization", "y", "x"])
+        return drawn / observed.astype(float).max("time").mean(["y", "x"])
+
+
+class Extremes:
+    """A plugin with the metric, by name."""
+
+    @hookimpl
+    def xcvae_components(self) -> dict[str, dict[str, object]]:
+        return {"metric": {"return_level_here": ReturnLevel}}
+
+
+@pytest.fixture
+def own_registry() -> Iterator[Registry]:
+    """The registry of the process; what a test adds to it is forgotten."""
+    registry.cache_clear()
+    yield registry()
+    registry.cache_clear()
+
+
+@pytest.mark.parametrize("chunks", [None, 5])
+def test_metric_of_the_whole_record_by_name_equals_the_direct_call(
+    ds: xr.Dataset, ensemble: xr.Dataset, chunks: int | None, own_registry: Registry
+) -> None:
+    own_registry.register(Extremes())
+    given = ensemble.chunk(time=chunks) if chunks else ensemble
+    names = ["return_level_here", "mae"]
+    card = evaluate(ds, given, metrics=names, baselines=["bilinear", "shuffled"])
+    expected = ReturnLevel()(ensemble.pr, ds.pr).item()
+    assert card.return_level_here[0].item() == pytest.approx(expected, rel=1e-12)
+    assert card.return_level_here.attrs["long_name"] == "ratio of return levels"
+    assert np.isnan(card.return_level_here_low).all()
+    # The rearranged members have nearly the same largest values.
+    assert card.return_level_here[2].item() == pytest.approx(expected, rel=0.05)
+    assert card.return_level_here[2].item() != expected
+    assert np.isfinite(card.mae_low).all()
+    xr.testing.assert_identical(card.mae, evaluate(ds, given, metrics="mae", baselines=[
+        "bilinear", "shuffled"]).mae)  # fmt: skip
+
+
+def test_metric_of_the_whole_record_by_groups_sees_their_samples_only(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    card = evaluate(ds, ensemble, metrics=ReturnLevel(), groupby="time.hour", baselines=[])
+    for hour in card.hour.values:
+        chosen = ds.time.dt.hour.values == hour
+        part = ReturnLevel()(ensemble.pr.isel(time=chosen), ds.pr.isel(time=chosen)).item()
+        assert card.ReturnLevel.sel(hour=hour)[0].item() == pytest.approx(part, rel=1e-12)
+    region = (ds.y > ds.y.mean()).astype(int).broadcast_like(ds.pr[0]).rename("half")
+    card = evaluate(ds, ensemble, metrics=ReturnLevel(), groupby=region, baselines=[])
+    for half in (0, 1):
+        part = ReturnLevel()(ensemble.pr.where(region == half), ds.pr.where(region == half)).item()
+        assert card.ReturnLevel.sel(half=half)[0].item() == pytest.approx(part, rel=1e-12)
+
+
+def test_metric_that_is_no_average_of_samples_is_refused(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    def return_level(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+        return ReturnLevel()(forecast, observed)
+
+    words = r"metric 'return_level'.*average of 1\d samples.*over = \"record\""
+    with pytest.raises(ComponentError, match=words):
+        evaluate(ds, ensemble, metrics=["crps", return_level])
+    return_level.over = "samples"  # type: ignore[attr-defined]
+    with pytest.raises(ComponentError, match=r"'sample'.*or 'record'"):
+        evaluate(ds, ensemble, metrics=return_level)
+    return_level.over = "record"  # type: ignore[attr-defined]
+    card = evaluate(ds, ensemble, metrics=return_level)
+    expected = ReturnLevel()(ensemble.pr, ds.pr).item()
+    assert card.return_level[0].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_samples_that_were_trained_on_are_reported(
+    radar: xr.Dataset, tiny_model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    some = np.flatnonzero(radar.split.values == 0)[[0, 20]].tolist()
+    new = np.flatnonzero(radar.split.values == 2)[[0, 5, 9]].tolist()
+    mixed = radar.isel(time=[*some, *new])
+    drawn = sample(mixed, tiny_model, members=1, progress=False).compute()
+    codes = json.loads(drawn.attrs["xcvae"]).get("training_samples", {"count": 0})
+    # Training held back blocks of the train split, which are not trained on.
+    count = codes["count"]
+    assert 1 <= count <= 2
+    card = evaluate(mixed, drawn, metrics=["mae"], baselines=[])
+    assert f"{count} of 5 samples were trained on" in caplog.text
+    assert f"{count} of 5 samples were trained on" in card.attrs["comment"]
+    assert "were trained on" in score_text.table(card)
+    caplog.clear()
+    record = json.loads(card.attrs["xcvae"])
+    assert record["trained_samples"] == count
+    assert "training_samples" not in record["ensemble"]
+    assert catalog_metadata(drawn.assign_attrs(xcvae=json.dumps(
+        {**json.loads(drawn.attrs["xcvae"]), "identity": None}
+    )))["training_samples"] == count  # fmt: skip
+    # The others, selected afterwards.
+    card = evaluate(mixed, drawn.isel(time=[2, 3, 4]), metrics=["mae"], baselines=[])
+    assert caplog.text == ""
+    assert "comment" not in card.attrs
+    assert json.loads(card.attrs["xcvae"])["trained_samples"] == 0
+
+
 def test_repeated_metric_is_numbered(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     twice = [{"name": "csi", "threshold": 2.0}, {"name": "csi", "threshold": "10 mm h-1"}]
     card = evaluate(ds, ensemble, metrics=twice)
@@ -468,8 +632,8 @@ def test_evaluate_skips_conditions_that_are_not_rain(ds: xr.Dataset, ensemble: x
     spec = describe(fields, target="pr", conditions=["mslp"])
     made = ensemble.assign_attrs(xcvae=json.dumps({"spec": spec.to_json()}))
     card = evaluate(fields, made)
-    assert card.source.values.tolist() == ["xcvae"]
-    assert "crps_skill" not in card
+    assert card.source.values.tolist() == ["xcvae", "climatology"]
+    assert card.crps_skill.attrs["against"] == "climatology"
 
 
 def test_evaluate_accepts_a_data_array(ds: xr.Dataset, ensemble: xr.Dataset) -> None:

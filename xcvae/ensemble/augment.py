@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import numpy as np
 import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
-from xcvae.ensemble.dataset import record_of, without_observed
+from xcvae.ensemble.dataset import INHERITED, record_of, without_observed
 from xcvae.ensemble.store.samples import (
+    AUGMENTED,
     rain_shares,
     refuse_taken,
     samples_metadata,
@@ -27,6 +30,10 @@ from xcvae.fields.samples import index_of, label_keys
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import refuse_packed
 from xcvae.files import local_path
+from xcvae.registry.discovery import version_of
+
+REAL = "real samples: "
+"""Beginning of attributes about the origin and the terms of use of the real part."""
 
 Select = xr.DataArray | Callable[[xr.Dataset], xr.DataArray] | Iterable[Any] | None
 
@@ -83,7 +90,8 @@ def augment(
         second ensemble follow those of the first) are new, the coordinates that say what was done
         to a sample (``amplified``, ...), and labels (the positions in ``ds``) where there were
         none. The target is in the units of ``ds``, and lazy where the ensemble is. Nothing keeps
-        the encoding of the file that ``ds`` was read from.
+        the encoding of the file that ``ds`` was read from. Title, source, licence and comment say
+        what is real and what was drawn, by which model.
 
     Raises
     ------
@@ -138,7 +146,56 @@ def augment(
     )  # fmt: skip
     # The packing and chunks of the file that the real samples came from do not fit the members:
     # an int16 range that ends at the largest observation would wrap heavier synthetic rain.
-    return _evenly_chunked(both.drop_encoding())
+    both = _evenly_chunked(both.drop_encoding())
+    both[spec.target].attrs = _of_real(real.attrs)
+    return both.assign_attrs(_provenance(both, spec, [record_of(one) for one in ensembles]))
+
+
+def _of_real(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Say of attributes about origin and terms of use that they are those of real samples."""
+    return {
+        key: f"{REAL}{value}" if key in INHERITED and not str(value).startswith(REAL) else value
+        for key, value in attrs.items()
+    }
+
+
+def _provenance(
+    both: xr.Dataset, spec: DataSpec, records: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the attributes of real and synthetic samples together."""
+    total, synthetic = both.sizes[spec.sample], int(both["synthetic"].sum())
+    version, real = version_of("xcvae"), total - synthetic
+    drawn = " and ".join(
+        f"drawn by xcvae {one.get('version', version)}, model {str(one['model_sha256'])[:12]} "
+        f"({one.get('mode', 'unknown')}, seed {one.get('seed', 'unknown')})"
+        for one in records
+    )
+    attrs = _of_real(both.attrs)
+    notes = [
+        f"{synthetic} of {total} samples are synthetic, {drawn}: no observations. The coordinate "
+        "'synthetic' marks them.",
+        str(attrs.get("comment", "")),
+    ]
+    sources = [attrs.get("source"), f"synthetic samples: {drawn}"]
+    history = (
+        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: xcvae {version} appended {synthetic} synthetic "
+        f"samples, {drawn}, to {real} real ones"
+    )
+    models = [str(one["model_sha256"]) for one in records]
+    content: dict[str, Any] = {"version": version, "model_sha256": models[0]}
+    content["variable"] = spec.target
+    content |= {"models": models} if len(models) > 1 else {}
+    title = str(both.attrs.get("title", ""))
+    return {
+        **attrs,
+        "title": f"{spec.target}: {real} real samples"
+        + (f" ({title})" if title else "")
+        + f" and {synthetic} synthetic ones drawn by xcvae",
+        "source": "; ".join(str(part) for part in sources if part is not None),
+        "comment": " ".join(note for note in notes if note),
+        "history": f"{attrs.get('history', '')}\n{history}".lstrip("\n"),
+        AUGMENTED: json.dumps({**content, "synthetic_samples": synthetic}),
+    }
 
 
 @dataclass(frozen=True)

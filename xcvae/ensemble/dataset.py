@@ -18,11 +18,15 @@ from xcvae.ensemble.store.samples import origin_of, rain_shares, samples_metadat
 from xcvae.errors import DataError, MismatchError, XcvaeError
 from xcvae.fields.cf import check_name, find_layout, find_target
 from xcvae.fields.dataspec import DataSpec, plain
+from xcvae.fields.sample_blocks import evenly_spaced
+from xcvae.fields.samples import label_codes
 from xcvae.registry.discovery import version_of
 
 # Attributes of the way that values are written, and of the range of those that were observed.
 PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 BOUNDS = ("valid_min", "valid_max", "valid_range", "actual_range")
+# Labels of training samples that an ensemble's attributes hold, at most.
+CODES = 2048
 # The origin of the data that an ensemble derives from, and its terms of use, travel with it.
 INHERITED = ("institution", "source", "license", "attribution", "references", "comment")
 
@@ -100,9 +104,27 @@ def attributes_of(
         content.update(results.get(name, {name: value}))
     if sampler.request.tile is not None:
         content["tile"] = dict(sampler.request.tile)
+    trained = _training_samples(sampler)
+    if trained:
+        content["training_samples"] = trained
     content["identity"] = identity
     content["spec"] = sampler.model.spec.to_json()
     return {"history": _history(sampler, ds), "xcvae": json.dumps(content)}
+
+
+def _training_samples(sampler: EnsembleSampler) -> dict[str, Any]:
+    """Return number and label codes of the samples that the model was trained on; {} for none.
+
+    A scorecard of them says how well a model remembers. Codes, because samples may be selected.
+    """
+    if sampler.model.thumbnails is None:
+        return {}
+    codes = label_codes(sampler.prepared, sampler.model.spec.sample)
+    same = codes[np.isin(codes, sampler.model.thumbnails.labels)]
+    if not same.size:
+        return {}
+    stored = same[evenly_spaced(same.size, CODES)]
+    return {"count": int(same.size), "codes": [int(code) for code in stored]}
 
 
 def _removed(
@@ -309,6 +331,8 @@ def catalog_metadata(ensemble: xr.Dataset) -> dict[str, Any]:
     content = record_of(ensemble)
     spec = DataSpec.from_json(content.pop("spec"))
     identity = content.pop("identity")
+    if "training_samples" in content:
+        content["training_samples"] = content["training_samples"]["count"]
     field = ensemble[spec.target]
     return {
         **content,

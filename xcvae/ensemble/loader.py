@@ -116,6 +116,8 @@ def epoch(
 
 Arrays = dict[str, NDArray[np.generic]]
 
+#: Workers of a DataLoader whose iterations are counted.
+WORKERS = 1024
 #: Name of the real samples among the weights.
 REAL = "real"
 
@@ -157,6 +159,10 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         self.batch_size, self.drop_last, self.threads = batch_size, drop_last, threads
         self.pool_bytes: int | None = None
         self.seed, self._epoch, self._set = seed, 0, False
+        # Iterations by worker. A DataLoader copies the Loader to new workers for every epoch; they
+        # share this memory, and so know how many epochs there were.
+        self._iterations = torch.zeros(WORKERS, dtype=torch.int64)
+        self._iterations.share_memory_()  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
         parts = zip(self.quotas, self.sources, strict=True)
@@ -186,21 +192,23 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the next epoch; its samples and their order depend on it and the seed.
 
-        Without this, every iteration is another epoch. In the workers of a DataLoader it then
-        depends on torch's own seed too, since each epoch has new workers, which count from 0.
+        Without this, every iteration is the next epoch, 0, 1, 2, ..., also in the workers of a
+        DataLoader.
         """
         self._epoch, self._set = epoch, True
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Yield the batches of an epoch; in a worker of a DataLoader, its share of them."""
         worker = get_worker_info()
-        number, workers, drawn = 0, 1, 0
+        number, workers, past = 0, 1, self._epoch
         if worker is not None:
             number, workers = worker.id, worker.num_workers
-            # Base seed of the DataLoader: the same in all its workers, new for each epoch.
-            drawn = 0 if self._set else worker.seed - worker.id
-        address = [self.seed, drawn, self._epoch]
-        self._epoch += 1
+        if worker is None or self._set:
+            self._epoch += 1
+        else:
+            past += int(self._iterations[number % WORKERS])
+            self._iterations[number % WORKERS] += 1
+        address = [self.seed, 0, past]
         order = np.random.default_rng(address)
         pieces = epoch([source.sizes for source in self.sources], self.quotas, order)
         return self._batches(pieces[number::workers], np.random.default_rng([*address, number]))

@@ -1,4 +1,4 @@
-"""Events of a computation, and progress bars: shown on a terminal only, after a second."""
+"""Events of a computation, and bars of the fields that it writes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from xcvae.progress import progress_bar
 
 if TYPE_CHECKING:
     from tqdm.std import tqdm
@@ -61,18 +63,12 @@ def fields_bar(progress: bool, text: str, *, total: int, done: int = 0) -> Itera
     total, done
         Fields in all, and those that were written before.
     """
-    from tqdm.auto import tqdm
-
-    # disable=None: quiet where there is no terminal.
-    with tqdm(
-        desc=text, total=total, initial=done, unit="fields", unit_scale=True, delay=1.0,
-        disable=None if progress else True,
-    ) as bar:  # fmt: skip
+    with progress_bar(
+        progress, desc=text, total=total, initial=done, unit="fields", unit_scale=True, delay=1.0
+    ) as bar:
         yield FieldsBar(bar)
 
 
 def steps(progress: bool, text: str, total: int) -> tqdm[Any]:
     """Return a bar of at most ``total`` steps, to be updated by the caller."""
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=text, delay=1.0, leave=False, disable=None if progress else True)
+    return progress_bar(progress, total=total, desc=text, delay=1.0, leave=False)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 import xarray as xr
@@ -244,6 +244,33 @@ class Skill(Metric):
     def finish_against(self, stats: Stats, reference: Stats) -> Array:
         """Return the share of the baseline's score that is saved."""
         return 1.0 - ratio(self.absolute(stats), self.absolute(reference))
+
+
+Over = Literal["sample", "record"]
+"""The samples of one call of a metric that is no `Metric`: its attribute ``over``.
+
+"sample", the default: the average of the scores of samples is the score of all of them. "record":
+it needs all samples at once, as return levels, annual maxima and correlations in time do.
+"""
+
+
+def over_of(name: str, metric: object) -> Over:
+    """Return what a metric declares in its attribute ``over``; "sample" without one.
+
+    Raises
+    ------
+    ComponentError
+        It declares anything else.
+    """
+    declared: Over = getattr(metric, "over", "sample")
+    if declared not in get_args(Over):
+        raise ComponentError.of(
+            f"metric '{name}', attribute 'over'",
+            expected="'sample' (scores of samples are averaged) or 'record' (all at once)",
+            got=repr(declared),
+            remedy='Set over = "record" if the score needs all samples at once.',
+        )
+    return declared
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:

@@ -31,6 +31,7 @@ from xcvae.pipeline.manifest import (
     names_below,
     not_recorded,
 )
+from xcvae.progress import on_terminal
 from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, judge
 from xcvae.verify.score_text import score_table
 
@@ -148,7 +149,8 @@ class PipelineState:
             **{**self.config.train.arguments(), "start": self.config.start},
             validation=validation if validation is not None else 0.15 if share is None else share,
             path=self.model_file,
-            progress=self.progress,
+            # Commands are quiet without a terminal.
+            progress=self.progress and on_terminal(),
         )
 
     def _inputs_of_model(self) -> dict[str, Any]:
@@ -243,6 +245,8 @@ class PipelineState:
         OutputExistsError
             A folder of that name has files that no run has recorded.
         """
+        if all(section.model is not None for section in self.config.sample):
+            return  # nothing is trained: these data may be coarse rain alone
         parts = {part: ds for part in PARTS if (ds := getattr(self.parts, part)) is not None}
         small = sum(ds.nbytes for ds in parts.values()) <= IN_MEMORY_BYTES
         wanted = self.config.copy_data
@@ -298,7 +302,8 @@ class PipelineState:
 
     def evaluate(self, section: SampleSection) -> Scored:
         """Score an ensemble, add its headline scores to the catalog, and apply its criteria."""
-        from xcvae.verify.scorecard import evaluate
+        from xcvae.verify.pairing import pair_up
+        from xcvae.verify.scorecard import default_baselines, evaluate
 
         ensemble = self.reopened(section)
         options = asdict(self.config.evaluate)
@@ -317,6 +322,10 @@ class PipelineState:
             self.outcome["evaluate"] = MADE
             observed = self.samples_of(section)
             self.manifest.claim(product, file)
+            if options["baselines"] is None:
+                match = pair_up(observed, ensemble)
+                training = self.parts.train
+                options["baselines"] = default_baselines(match, match.has_condition, training)
             card = evaluate(observed, ensemble, **options, progress=self.progress)
             self.report.mkdir(parents=True, exist_ok=True)
             write_text(file, _card_to_json(card))

@@ -31,8 +31,16 @@ class BaselineSuite(Suite):
     def given_data(self, **options: Any) -> xr.Dataset:
         """Return the Dataset of a baseline; options are those of `make_dataset`."""
         ds = make_dataset(**options)
-        attrs = {"target": "pr", "condition": "pr_coarse", "members": "members"}
-        return ds.assign(members=make_ensemble(ds, members=MEMBERS)).assign_attrs(attrs)
+        attrs: dict[str, Any] = {"target": "pr", "condition": "pr_coarse", "members": "members"}
+        attrs |= {"conditions": ["wind", "pr_coarse"], "record": "pr_record"}
+        wind = ds.pr_coarse.mean(("y_coarse", "x_coarse")).drop_attrs() + 5.0
+        others = make_dataset(**{**options, "samples": 12}).pr.isel(time=slice(6, None))
+        fields = {
+            "members": make_ensemble(ds, members=MEMBERS),
+            "wind": wind.assign_attrs(units="m s-1"),
+            "pr_record": others.rename(time="time_record"),
+        }
+        return ds.assign(fields).assign_attrs(attrs)
 
     def draw(
         self, component: Any = None, ds: xr.Dataset | None = None, seed: int = 0
@@ -94,8 +102,15 @@ class BaselineSuite(Suite):
         )
         varies = first.shape[0] > 1 and not np.array_equal(first[0], first[1], equal_nan=True)
         others = (self.draw(seed=seed).values for seed in (2, 3, 4))
-        ignored = varies and all(self.same(first.values, other) for other in others)
-        demand(not ignored, f"{self.label} draws members but ignores the seed")
+        same = [self.same(first.values, other) for other in others]
+        if getattr(self.cls, "deterministic", False):
+            demand(all(same), f"{self.label} says that it is deterministic, but uses the seed")
+            return
+        ignored = varies and all(same)
+        demand(
+            not ignored,
+            f"{self.label} draws members but ignores the seed: use it, or set deterministic = True",
+        )
 
     def test_it_does_not_look_at_the_answer(self) -> None:
         """Check that the members of a sample do not depend on its target."""

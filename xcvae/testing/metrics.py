@@ -7,16 +7,18 @@ from typing import Any, ClassVar
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import XcvaeError
+from xcvae.errors import ComponentError, XcvaeError
 from xcvae.fields.units import factor
-from xcvae.metrics.metric import Skill
+from xcvae.metrics.metric import Skill, over_of
 from xcvae.metrics.temporal import SequenceMetric
 from xcvae.registry import Kind
 from xcvae.testing.data import OTHER_UNITS, UNITS, make_dataset, make_ensemble
 from xcvae.testing.suite import Suite, demand
+from xcvae.verify.scorecard import evaluate
 
 HIDDEN = 50.0  # rain under the mask, which must not count
 TOLERANCE = 1e-5
+AVERAGED = 1e-4  # of float32 fields
 IN_A_ROW = 12  # samples that metrics of sequences are given
 
 
@@ -95,9 +97,41 @@ class MetricSuite(Suite):
                 f"{self.label} may keep dims of the observation, got {score.dims}",
             )
 
+    def test_scorecard_equals_the_call(self) -> None:
+        """Check that `xcvae.evaluate` gives the score of a call with all samples.
+
+        It averages the scores of samples unless the metric declares ``over = "record"``, or is a
+        `Metric`, which adds up sums.
+        """
+        metric = self.make()
+        if isinstance(metric, Skill):
+            return
+        forecast, observed = self.given_fields()
+        direct = self.score(metric, forecast, observed).mean()
+        try:
+            card = evaluate(
+                observed.to_dataset(name="pr"),
+                forecast.to_dataset(name="pr"),
+                metrics=[metric],
+                baselines=[],
+                progress=False,
+            )
+        except ComponentError as error:
+            raise AssertionError(f"{self.label}: {error}") from error
+        found = float(card[next(iter(card.data_vars))][0])
+        demand(
+            np.isclose(found, direct, rtol=AVERAGED, equal_nan=True),
+            f"{self.label}: a scorecard gives {found}, a call with all samples {float(direct)}: "
+            'set over = "record", or derive it from xcvae.plugins.Metric',
+        )
+
     def test_one_sample_is_enough(self) -> None:
-        """Check that samples can be scored one by one, as `xcvae.evaluate` does; not sequences."""
-        if isinstance(self.make(), SequenceMetric):
+        """Check that samples can be scored one by one, as `xcvae.evaluate` does.
+
+        Not sequences, and metrics that declare ``over = "record"`` may need more.
+        """
+        metric = self.make()
+        if isinstance(metric, SequenceMetric) or over_of(self.label, metric) == "record":
             return
         forecast, observed = self.given_fields()
         one = {"time": [1]}

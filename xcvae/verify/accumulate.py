@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError
+from xcvae.errors import ComponentError, DataError
 from xcvae.fields.sample_blocks import block_length, join_chunks
 from xcvae.metrics.metric import Metric, Statistic
-from xcvae.metrics.pairs import Maps, Pair
+from xcvae.metrics.pairs import REALIZATION, Maps, Pair
 from xcvae.metrics.sample import Array
 from xcvae.registry import call, wrong_result
 from xcvae.verify.resampling import Pieces, Sums
@@ -22,6 +22,10 @@ BLOCK_BYTES = 128 * 2**20
 """Size of a block of samples in memory."""
 SCORE_ATTRS = ("units", "long_name", "better")
 """Attributes of a third party's score that the scorecard takes over."""
+TRIAL = 32
+"""Number of samples whose average score is compared with their score as a whole."""
+TOLERANCE = 1e-3
+"""Relative difference of the two that is rounding: means of float32."""
 
 MetricFunction = Callable[[xr.DataArray, xr.DataArray], Any]
 """A third party's metric that is a plain function of (forecast, observed)."""
@@ -113,6 +117,8 @@ def accumulate_statistics(
     ------
     DataError
         Values are not physical, or no pixel is valid.
+    ComponentError
+        A third party's score of samples together is not the average of their scores.
     """
     count = pieces.count * len(regions)
     running = {name: _RunningSums(source, count) for name, source in sources.items()}
@@ -121,6 +127,8 @@ def accumulate_statistics(
         loaded = Pair(
             *(da.isel({own.sample: block}).compute() for da in (own.forecast, own.observed))
         )
+        if block.start == 0:
+            _check_averages(units.joined(loaded), next(iter(running.values())))
         for sums in running.values():
             pair = units.joined(sums.source.load(block, loaded))
             fields = functools.partial(units.fields, units=scored)
@@ -200,7 +208,20 @@ class _RunningSums:
 def _call_on_sample(metric: Any, loaded: Pair, i: int, attrs: dict[str, Any]) -> dict[str, Array]:
     """Call a third party's function on one sample; the scores of samples are averaged."""
     one = {loaded.sample: slice(i, i + 1)}
-    score = call("metric", metric, loaded.forecast.isel(one), loaded.observed.isel(one))
+    value = _value(metric, Pair(loaded.forecast.isel(one), loaded.observed.isel(one)), attrs)
+    scored = np.isfinite(value)
+    return {
+        "total": np.asarray(value if scored else 0.0),
+        "samples": np.asarray(float(scored)),
+    }
+
+
+def _value(metric: Any, pair: Pair, attrs: dict[str, Any]) -> float:
+    """Call a third party's function; return the mean of its finite scores, NaN without any.
+
+    Units, long_name and better of the score are added to `attrs`.
+    """
+    score = call("metric", metric, pair.forecast, pair.observed)
     try:
         values = np.asarray(score, dtype=np.float64)
         if score is None:  # which becomes NaN
@@ -213,7 +234,83 @@ def _call_on_sample(metric: Any, loaded: Pair, i: int, attrs: dict[str, Any]) ->
     if "better" in found:
         attrs.update({key: found[key] for key in SCORE_ATTRS if key in found})
     finite = values[np.isfinite(values)]
-    return {
-        "total": np.asarray(finite.mean() if finite.size else 0.0),
-        "samples": np.asarray(float(finite.size > 0)),
-    }
+    return float(finite.mean()) if finite.size else np.nan
+
+
+def _check_averages(loaded: Pair, sums: _RunningSums) -> None:
+    """Refuse functions whose score of samples together is not the average of their scores.
+
+    Raises
+    ------
+    ComponentError
+        Such a function needs all samples at once, and has to declare it.
+    """
+    sample = loaded.sample
+    count = min(TRIAL, loaded.observed.shape[0])
+    if count < 2 or not sums.functions:
+        return
+    some = [field.isel({sample: slice(count)}) for field in (loaded.forecast, loaded.observed)]
+    # With the same valid pixels, means over pixels are averages of the means of samples.
+    valid = some[0].notnull().all([REALIZATION, sample]) & some[1].notnull().all(sample)
+    pair = Pair(*(field.where(valid) for field in some))
+    if not valid.any():
+        return
+    for name in sums.functions:
+        metric = sums.source.metrics[name]
+        try:
+            whole = _value(metric, pair, {})
+        except ComponentError:
+            continue  # made for single samples
+        rows = [_call_on_sample(metric, pair, i, {}) for i in range(count)]
+        scores = np.array([row["total"] for row in rows if row["samples"]])
+        average = scores.mean() if scores.size else np.nan
+        most = max(abs(whole), float(np.abs(scores).max(initial=0.0)))
+        if np.isfinite(whole) and not abs(whole - average) <= TOLERANCE * most:
+            raise _not_an_average(name, count, float(average), whole)
+
+
+def _not_an_average(name: str, count: int, average: float, whole: float) -> ComponentError:
+    return ComponentError.of(
+        f"metric '{name}'",
+        expected="a score of all samples that is the average of the scores of samples",
+        got=f"{average:.6g} as the average of {count} samples, {whole:.6g} for them together",
+        remedy='If it needs all samples at once, set its attribute over = "record": it is then '
+        "called once, without an interval. For an interval, and to read blocks of samples, derive "
+        "it from xcvae.plugins.Metric, with sums over samples and a formula (finish).",
+    )
+
+
+def score_record(
+    metric: MetricFunction, pair: Pair, pieces: Pieces, regions: Sequence[Array | None]
+) -> tuple[list[float], dict[str, Any]]:
+    """Call a third party's function of the whole record once per group of samples or pixels.
+
+    Parameters
+    ----------
+    metric
+        Declares ``over = "record"``.
+    pair
+        All samples, lazy or not.
+    pieces, regions
+        As in `accumulate_statistics`.
+
+    Returns
+    -------
+    scores, attrs
+        One score for each region and group, and units, long_name and better where it gives them.
+    """
+    attrs: dict[str, Any] = {}
+    return [_value(metric, part, attrs) for part in _groups_of(pair, pieces, regions)], attrs
+
+
+def _groups_of(pair: Pair, pieces: Pieces, regions: Sequence[Array | None]) -> Iterator[Pair]:
+    for region in regions:
+        fields = [pair.forecast, pair.observed]
+        if region is not None:
+            fields = [field.where(region) for field in fields]
+        for first, last, count in pieces.groups:
+            if count == pair.observed.shape[0]:
+                yield Pair(*fields)
+                continue
+            rows = np.flatnonzero((pieces.of_sample >= first) & (pieces.of_sample < last))
+            yield Pair(*(field.isel({pair.sample: rows}) for field in fields))

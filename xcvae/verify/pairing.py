@@ -21,8 +21,8 @@ from xcvae.fields.cf import find_axes, find_layout, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
-from xcvae.fields.samples import label_keys
-from xcvae.fields.units import STEP, factor, per
+from xcvae.fields.samples import label_codes, label_keys
+from xcvae.fields.units import STEP, factor, per, to_units
 from xcvae.fields.validation import refuse_packed
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
 from xcvae.verify.accumulate import BLOCK_BYTES
@@ -46,12 +46,16 @@ class MatchedPair:
         without.
     record
         Record of how the ensemble was drawn, from its attributes; may be empty.
+    others
+        Observed rain of the samples of the Dataset that the ensemble does not have, dims as the
+        observation; None without any. If the Dataset has the training samples too, it is these.
     """
 
     pair: Pair
     ds: xr.Dataset
     spec: DataSpec | None
     record: Mapping[str, Any]
+    others: xr.DataArray | None = None
 
     def against(self, forecast: xr.DataArray) -> Pair:
         """Pair another forecast of the same samples with the observation."""
@@ -64,8 +68,24 @@ class MatchedPair:
         spec = self._coarse_spec()
         return spec is not None and self.converts(spec.variables[0].units)
 
-    def for_baselines(self, block_bytes: int = BLOCK_BYTES) -> xr.Dataset:
+    @property
+    def trained_samples(self) -> int:
+        """The number of samples that the model was trained on, as far as the ensemble knows."""
+        known = self.record.get("training_samples", {})
+        codes = known.get("codes", []) if isinstance(known, Mapping) else []
+        same = int(np.isin(label_codes(self.pair.observed, self.pair.sample), codes).sum())
+        # Of many labels the attributes hold some, evenly spaced.
+        share = max(1.0, known["count"] / len(codes)) if codes else 1.0
+        return min(round(same * share), self.pair.observed.shape[0])
+
+    def for_baselines(
+        self, block_bytes: int = BLOCK_BYTES, *, everything: bool = False
+    ) -> xr.Dataset:
         """Return target and coarse condition, lazy, named by the attributes of the Dataset.
+
+        With ``everything`` also all other conditions and maps of the Dataset (the attribute
+        ``conditions`` has the names), and the rain of its other samples (``record``, dims
+        (<sample>_record, y, x)).
 
         Chunks hold at least one sample, and so few that a baseline's members for one chunk, as
         many as the ensemble has, take about `block_bytes`.
@@ -87,7 +107,35 @@ class MatchedPair:
         chunks = found.chunksizes.get(self.pair.sample, (MAX_SAMPLES + 1,))
         if not found.chunks or max(chunks) > most:
             found = found.chunk({self.pair.sample: most})
+        if everything:
+            found, more = self._with_everything(found, attrs)
+            attrs |= more
         return found.assign_attrs(attrs)
+
+    def _with_everything(
+        self, found: xr.Dataset, attrs: Mapping[str, object]
+    ) -> tuple[xr.Dataset, dict[str, Any]]:
+        """Add the conditions and the record of the Dataset, and name them."""
+        sample = self.pair.sample
+        if self.spec is None:
+            known = [str(name) for name, da in self.ds.data_vars.items() if sample in da.dims]
+        else:
+            known = [variable.name for variable in self.spec.variables]
+        given = [name for name in known if name in self.ds.data_vars and name not in found]
+        chunks = {sample: found.chunksizes[sample]}
+        fields: dict[str, xr.DataArray] = {
+            name: self.ds[name].chunk(chunks if sample in self.ds[name].dims else None)
+            for name in given
+        }
+        names: dict[str, Any] = {"conditions": [*given, *filter(None, [attrs.get("condition")])]}
+        if self.others is not None:
+            name = f"{self.pair.observed.name}_record"
+            rows = self.others.rename({sample: f"{sample}_record"})
+            along = [str(k) for k, c in rows.coords.items() if f"{sample}_record" in c.dims]
+            keep = [f"{sample}_record", *map(str, rows.dims[1:])]
+            rows = rows.drop_vars([k for k in along if k not in keep])
+            fields[name], names["record"] = rows.chunk(), name
+        return found.assign(fields).unify_chunks(), names
 
     def _coarse_spec(self) -> DataSpec | None:
         """Describe the coarse precipitation condition that baselines use; None without one."""
@@ -195,7 +243,7 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
             got=f"no samples along '{sample}'",
             remedy="Check the selection that the ensemble was drawn for.",
         )
-    ds = _selected(ds, forecast, sample)
+    whole, ds = ds, _selected(ds, forecast, sample)
     observed = _with_area(ds, name)
     # Default thresholds are those of the record, whatever samples of it are scored.
     step = _likely_step(observed, sample) if spec is None else spec.step
@@ -203,7 +251,17 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
         observed = observed.assign_attrs({STEP: step})
     pair = matched(forecast, observed, spatial_dims=spatial)
     content = {key: value for key, value in record.items() if key != "spec"}
-    return MatchedPair(pair, ds, spec, content)
+    return MatchedPair(pair, ds, spec, content, _others(whole[name], ds, pair))
+
+
+def _others(field: xr.DataArray, ds: xr.Dataset, pair: Pair) -> xr.DataArray | None:
+    """Return the rain of the samples that were not selected, lazy if it is; None without any."""
+    sample = pair.sample
+    if field.sizes[sample] == ds.sizes[sample] or sample not in field.indexes:
+        return None
+    rest = np.flatnonzero(~label_keys(field, sample).isin(label_keys(ds, sample)))
+    others = field.isel({sample: rest}).transpose(*pair.observed.dims)
+    return to_units(others, pair.units) if rest.size else None
 
 
 def _check_observed(record: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
@@ -103,7 +104,9 @@ def table(card: xr.Dataset, *, title: str = "") -> str:
     rows = [("score", *sources)]
     for name in names:
         rows += _rows(card, name, (), intervals=False)
-    return aligned(rows, "<" + ">" * len(sources), title=title)
+    text = aligned(rows, "<" + ">" * len(sources), title=title)
+    comment = str(card.attrs.get("comment", ""))
+    return f"{text}\n{comment}" if comment else text
 
 
 def score_table(card: xr.Dataset, *, style: Style = "text", intervals: bool = True) -> str:
@@ -234,12 +237,32 @@ def _latex(rows: Sequence[tuple[str, ...]], names: int) -> str:
     return "\n".join([*head, *lines[1:], r"\hline", r"\end{tabular}"])
 
 
+def has_seen_observations(card: xr.Dataset) -> bool:
+    """Return True for a card of posterior members: variants of the observed storms themselves.
+
+    Examples
+    --------
+    >>> has_seen_observations(xr.Dataset(attrs={"xcvae": '{"ensemble": {"mode": "posterior"}}'}))
+    True
+    """
+    try:
+        ensemble = json.loads(card.attrs.get("xcvae", "{}")).get("ensemble", {})
+    except (TypeError, ValueError, AttributeError):
+        return False
+    return isinstance(ensemble, dict) and ensemble.get("mode") == "posterior"
+
+
 def best_sources(card: xr.Dataset, name: str) -> list[bool]:
     """Mark the sources that are best in a score; none if ``better`` names no direction.
+
+    None either if the ensemble was drawn around the observations (`has_seen_observations`): it
+    knows what it is scored against.
 
     ``better`` is "lower", "higher", the ideal value, or the name of the score to equal.
     """
     score = card[name]
+    if has_seen_observations(card):
+        return [False] * score.sizes["source"]
     values = np.asarray(score.values, float)
     better = score.attrs.get("better")
     if isinstance(better, str) and better in card and better != name:

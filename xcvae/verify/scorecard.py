@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError
-from xcvae.metrics.metric import Metric, Skill, Statistic, ratio
+from xcvae.metrics.metric import Metric, Skill, Statistic, over_of, ratio
 from xcvae.metrics.pairs import Pair
 from xcvae.metrics.sample import Array
 from xcvae.metrics.temporal import SequenceMetric
+from xcvae.progress import progress_bar
 from xcvae.registry import registry, wrong_result
-from xcvae.verify.accumulate import BLOCK_BYTES, MetricFunction, ScoredSource, accumulate_statistics
+from xcvae.verify.accumulate import (
+    BLOCK_BYTES,
+    MetricFunction,
+    ScoredSource,
+    accumulate_statistics,
+    score_record,
+)
+from xcvae.verify.baselines.climatology import Climatology
 from xcvae.verify.baselines.runner import BaselineRunner
 from xcvae.verify.grouping import GroupBy, Groups, group_samples
 from xcvae.verify.pairing import MatchedPair, pair_up
@@ -62,11 +72,14 @@ def evaluate(
     metrics
         Names, dicts ``{"name": ..., parameters}``, or instances; by default all that apply. Any
         callable ``(forecast, observed) -> DataArray`` is a metric too: it is called sample by
-        sample, and its values are averaged. With ``"window": "1h"`` in its dict a metric scores
-        means (amounts: sums) over windows of time that have all their samples.
+        sample, and its values are averaged; with an attribute ``over = "record"`` it is called
+        once with all samples, lazy where the ensemble is, and has no interval. With ``"window":
+        "1h"`` in its dict a metric scores means (amounts: sums) over windows of time that have all
+        their samples.
     baselines
         Names, dicts or instances; by default "bilinear" if the data have a coarse condition in
-        units that convert to the observation's.
+        units that convert to the observation's, else "climatology": fields of the samples of `ds`
+        that the ensemble does not have, such as those of the training, or of other evaluated ones.
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
         "time.season"; or a map (y, x) of regions. Its values become a further dimension of scores.
@@ -89,14 +102,27 @@ def evaluate(
     UnitsError, DataError
         Values are not physical: no units, not precipitation, or below zero.
     ComponentError
-        A metric, baseline or parameter is unknown or invalid.
+        A metric, baseline or parameter is unknown or invalid; or a function is a metric whose
+        score of all samples is not the average of the scores of samples, without declaring it.
     """
+    match = pair_up(ds, ensemble)
+    if match.trained_samples:
+        # Not a Python warning: the call is right, and there may be no other data to score.
+        logging.getLogger("xcvae").warning("%s", _trained_note(match))
     return score_match(
-        pair_up(ds, ensemble),
+        match,
         metrics=metrics,
         baselines=baselines,
         groupby=groupby,
         progress=progress,
+    )
+
+
+def _trained_note(match: MatchedPair) -> str:
+    return (
+        f"{match.trained_samples} of {match.pair.observed.shape[0]} samples were trained on: "
+        "their scores say how well the model remembers, not how well it draws others. Evaluate "
+        "on samples that training did not see."
     )
 
 
@@ -111,9 +137,8 @@ def score_match(
 ) -> xr.Dataset:
     """Compute the scorecard of a matched ensemble in blocks of samples; see `evaluate`."""
     has_condition = (metrics is None or baselines is None) and match.has_condition
-    applicable = [n for n in DEFAULT_METRICS if has_condition or n != "crps_skill"]
-    chosen, windows = _metrics(metrics, applicable)
-    listed = _components("baseline", baselines, ["bilinear"] if has_condition else [])
+    listed = _components("baseline", baselines, default_baselines(match, has_condition))
+    chosen, windows = _metrics(metrics, _default_metrics(has_condition, listed))
     options: dict[str, Any] = {"groupby": groupby, "block_bytes": block_bytes}
     cards = [
         _score_units(match, names, units, windows, listed=listed, progress=progress, **options)
@@ -123,7 +148,7 @@ def score_match(
     return card.assign_attrs(_record(match, chosen, windows, listed))
 
 
-def _metrics(specs: Specs, default: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _metrics(specs: Specs, default: Sequence[object]) -> tuple[dict[str, Any], dict[str, str]]:
     """Build the metrics by name, and the windows of those that have one."""
     if specs is None:
         specs = default
@@ -182,10 +207,55 @@ def _score_units(
             match.pair, sources, groups.pieces, bar.update, groups.regions,
             units=None if units.plain else units, block_bytes=block_bytes,
         )  # fmt: skip
-    card = evaluation.card(sums, (OWN, *listed))
+    wholes = {}
+    if evaluation.whole:
+        pairs = {OWN: match.pair} | {name: runner.whole(name) for name in listed}
+        wholes = {name: _whole(pair, units) for name, pair in pairs.items()}
+    card = evaluation.card(sums, (OWN, *listed), evaluation.record_scores(wholes))
     about = {"units": "1", "long_name": "number of members"}
     members = [match.pair.forecast.shape[0], *(runner.members[name] for name in listed)]
     return card.assign_coords(members=("source", members, about))
+
+
+def _whole(pair: Pair, units: TimeUnits) -> Pair:
+    """Return all samples, lazy if they are, or all windows of them, in memory."""
+    return pair if units.plain else units.joined(Pair(pair.forecast.load(), pair.observed.load()))
+
+
+def default_baselines(
+    match: MatchedPair, has_condition: bool, record: xr.Dataset | None = None
+) -> list[object]:
+    """Return the baselines of a scorecard that names none.
+
+    "bilinear" of coarse rain; without it "climatology": fields of the training record, or of the
+    samples of the Dataset that the ensemble does not have, or else of the other evaluated samples.
+
+    Parameters
+    ----------
+    match
+        The matched ensemble.
+    has_condition
+        True if the data have coarse rain.
+    record
+        Training samples, where they are known.
+    """
+    if has_condition:
+        return ["bilinear"]
+    observed = match.pair.observed
+    if record is None and match.others is not None:
+        record = match.others.to_dataset(name=str(observed.name))
+    climatology = Climatology(record=record)
+    return [climatology] if climatology.can_draw(observed) else []
+
+
+def _default_metrics(has_condition: bool, listed: Mapping[str, Any]) -> list[Any]:
+    """Return the metrics of a scorecard that names none; skill needs its baseline."""
+    if has_condition:
+        return list(DEFAULT_METRICS)
+    names = [name for name in DEFAULT_METRICS if name != "crps_skill"]
+    if "climatology" not in listed:
+        return names
+    return [*names, {"name": "crps_skill", "against": "climatology"}]
 
 
 def _in_order(cards: Sequence[xr.Dataset], chosen: Mapping[str, Any]) -> xr.Dataset:
@@ -196,7 +266,7 @@ def _in_order(cards: Sequence[xr.Dataset], chosen: Mapping[str, Any]) -> xr.Data
     return card[[f"{name}{end}" for name in chosen for end in ("", "_low", "_high")]]
 
 
-def _components(kind: Any, specs: Specs, default: Sequence[str]) -> dict[str, Any]:
+def _components(kind: Any, specs: Specs, default: Sequence[object]) -> dict[str, Any]:
     """Build components, by name; a second one of the same name is called name_2."""
     if specs is None:
         specs = default
@@ -231,12 +301,7 @@ def _references(chosen: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[st
 
 
 def _bar(progress: bool, total: int) -> Any:
-    from tqdm import tqdm
-
-    # disable=None: no bar unless stderr is a terminal.
-    return tqdm(
-        total=total, desc="evaluate", unit="maps", leave=False, disable=None if progress else True
-    )
+    return progress_bar(progress, total=total, desc="evaluate", unit="maps", leave=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,24 +332,52 @@ class _Evaluation:
         return replace(self, metrics=skills, bound={name: self.bound[name] for name in skills})
 
     def source(self, load: Callable[[slice, Pair], Pair]) -> ScoredSource:
-        """Return a source of samples with the metrics to compute for it."""
-        return ScoredSource(load, self.metrics, self.bound)
+        """Return a source of samples with the metrics that add up over them."""
+        by_sample = {name: m for name, m in self.metrics.items() if name not in self.whole}
+        return ScoredSource(load, by_sample, self.bound)
 
-    def card(self, sums: Mapping[str, Mapping[str, Sums]], sources: tuple[str, ...]) -> xr.Dataset:
-        """Fill the scorecard from the sums of every source."""
+    @cached_property
+    def whole(self) -> Mapping[str, MetricFunction]:
+        """The metrics that are called once, with all samples."""
+        functions = {name: m for name, m in self.metrics.items() if name not in self.bound}
+        return {name: m for name, m in functions.items() if over_of(name, m) == "record"}
+
+    def record_scores(self, sources: Mapping[str, Pair]) -> dict[str, tuple[Array, dict[str, Any]]]:
+        """Score the whole record by metric: (source, group, 3) without intervals, attributes."""
+        found = {}
+        for name, metric in self.whole.items():
+            rows = [
+                score_record(metric, pair, self.groups.pieces, self.groups.regions)
+                for pair in sources.values()
+            ]
+            values = np.array([scores for scores, _ in rows])
+            ends = np.full_like(values, np.nan)
+            found[name] = np.stack([values, ends, ends], axis=-1), rows[0][1]
+        return found
+
+    def card(
+        self,
+        sums: Mapping[str, Mapping[str, Sums]],
+        sources: tuple[str, ...],
+        record: Mapping[str, tuple[Array, dict[str, Any]]],
+    ) -> xr.Dataset:
+        """Fill the scorecard from the sums of every source, and from scores of the record."""
         card = xr.Dataset(coords={"source": np.array(sources, dtype=object)})
         for name, metric in self.metrics.items():
-            scores = np.array(
-                [
-                    [_score(metric, name, sums, source, group) for group in self.groups.ranges]
-                    for source in sources
-                ]
-            )
+            if name in record:
+                scores, found = record[name]
+            else:
+                found = sums[OWN][name].attrs
+                scores = np.array(
+                    [
+                        [_score(metric, name, sums, source, group) for group in self.groups.ranges]
+                        for source in sources
+                    ]
+                )
             attrs = _attributes(name, metric, self.bound.get(name), self.match.pair.units)
             if name in self.windows:
                 attrs["window"] = self.windows[name]
                 attrs["long_name"] += f", windows of {self.windows[name]}"
-            found = sums[OWN][name].attrs
             attrs |= {key: value for key, value in found.items() if not hasattr(metric, key)}
             if isinstance(metric, Metric):
                 total = {key: value.sum(axis=0) for key, value in sums[OWN][name].values.items()}
@@ -310,13 +403,16 @@ def _record(
     for name, window in windows.items():
         described[name]["window"] = window
     record = {
-        "ensemble": dict(match.record),
+        # How many is enough for the card; which ones is for the ensemble.
+        "ensemble": {k: v for k, v in match.record.items() if k != "training_samples"},
         "metrics": list(described.values()),
         "baselines": [registry().describe("baseline", b) for b in baselines.values()],
         "samples": match.pair.observed.shape[0],
+        "trained_samples": match.trained_samples,
     }
     title = f"Scores of {match.pair.observed.name}"
-    return {"title": title, "xcvae": json.dumps(record)}
+    attrs = {"title": title, "xcvae": json.dumps(record)}
+    return attrs | ({"comment": _trained_note(match)} if record["trained_samples"] else {})
 
 
 def _score(

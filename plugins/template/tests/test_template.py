@@ -1,9 +1,10 @@
-"""Conformance suites of both components, and their values."""
+"""Conformance suites of all components, and their values."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from xcvae_template import MeanDifference, SquareError
+from xcvae_template import MeanDifference, RecordMean, SoftCap, SquareError
 
 import xcvae.testing
 
@@ -13,15 +14,39 @@ class TestSquareError(xcvae.testing.LossSuite):
     refused = ({"weight": -1.0},)
 
 
+class TestSoftCap(xcvae.testing.PostprocessorSuite):
+    component = SoftCap
+    parameters = {"limit": "4 mm h-1"}
+
+
 class TestMeanDifference(xcvae.testing.MetricSuite):
     component = MeanDifference
+
+
+class TestRecordMean(xcvae.testing.BaselineSuite):
+    component = RecordMean
 
 
 def test_square_error_of_perfect_reconstruction_is_zero() -> None:
     assert float(SquareError()(xcvae.testing.make_loss_state(guess=lambda x: x)).detach()) == 0.0
 
 
+def test_soft_cap_halves_what_is_beyond() -> None:
+    ds = xcvae.testing.make_dataset()
+    rain = ds.pr.expand_dims(realization=1)
+    capped = SoftCap("4 mm h-1")(rain, xcvae.testing.make_context(ds))
+    np.testing.assert_allclose(capped, np.where(rain > 4, 2 + 0.5 * rain, rain), rtol=1e-6)
+
+
 def test_mean_difference_of_added_rain_equals_amount() -> None:
     rain = xcvae.testing.make_dataset().pr
     wetter = (rain + 2.0).expand_dims(realization=2).assign_attrs(rain.attrs)
     assert float(MeanDifference()(wetter, rain)) == pytest.approx(2.0, rel=1e-5)
+
+
+def test_record_mean_is_one_map_for_all_samples() -> None:
+    ds = TestRecordMean().given_data()
+    drawn = RecordMean()(ds, 4, 0)
+    expected = ds.pr_record.mean("time_record")
+    np.testing.assert_allclose(drawn[0, 0], expected, rtol=1e-5)
+    np.testing.assert_array_equal(drawn[0, 0], drawn[0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from xcvae.files import hidden_sibling, is_taken, remove
 FIELDS = 256
 """Maps at most that the shares of wet and heavy pixels are taken from, evenly spaced."""
 LICENCES = ("license", "licence")
+AUGMENTED = "xcvae_augmented"
+"""Attribute of real and synthetic samples together (JSON): by which model, and how many."""
 
 
 def write_samples(ds: xr.Dataset, store: Path, sample: str) -> None:
@@ -119,7 +122,19 @@ def samples_metadata(ds: xr.Dataset, target: str, sample: str, **others: Any) ->
         },
         **plain(others),
         **origin_of(ds, sample),
+        **_augmentation(ds),
     }
+
+
+def _augmentation(ds: xr.Dataset) -> dict[str, Any]:
+    """Return what `xcvae.augment` has noted of synthetic samples; {} for real ones."""
+    try:
+        content = json.loads(ds.attrs.get(AUGMENTED, "{}"))
+    except (TypeError, ValueError):
+        return {}
+    if not isinstance(content, dict) or not content:
+        return {}
+    return {**content, **{key: str(ds.attrs.get(key, "")) for key in ("comment", "history")}}
 
 
 def origin_of(ds: xr.Dataset, sample: str) -> dict[str, Any]:

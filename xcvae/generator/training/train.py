@@ -42,6 +42,7 @@ from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.timescales import measure_timescales
 from xcvae.generator.training.trainer import Trainer
 from xcvae.generator.training.validation import Validation
+from xcvae.progress import print_line
 
 
 def train(
@@ -168,7 +169,7 @@ def train(
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
             _announce(trainer, progress)
-            trainer.run(progress_bar=progress, tuner=tuner)
+            trainer.run(progress=progress, tuner=tuner)
             finish = functools.partial(_finish, trainer, spec, metadata, file, parts[0])
             if group.count == 1:
                 return finish()
@@ -316,14 +317,8 @@ def split(
     )
 
 
-def _finish(
-    trainer: Trainer,
-    spec: DataSpec,
-    metadata: dict[str, Any],
-    file: Path | None,
-    training_samples: xr.Dataset,
-) -> Model:
-    """Calibrate the best and the last weights, and write both models."""
+def _training_record(trainer: Trainer, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a finished training."""
     names = ("xcvae", "torch", "numpy", "xarray")
     training = {
         **metadata,
@@ -334,6 +329,18 @@ def _finish(
     }
     if trainer.taken is not None:
         training["start"] = {**metadata["start"], **trainer.taken.to_json()}
+    return training
+
+
+def _finish(
+    trainer: Trainer,
+    spec: DataSpec,
+    metadata: dict[str, Any],
+    file: Path | None,
+    training_samples: xr.Dataset,
+) -> Model:
+    """Calibrate the best and the last weights, and write both models."""
+    training = _training_record(trainer, metadata)
     thumbnails, models = Thumbnails.of(training_samples, spec), {}
     for kind, weights in (("last", trainer.average), ("best", trainer.best)):
         network = build_network(
@@ -354,15 +361,21 @@ def _finish(
     for model in models.values():
         calibrate(model.to(str(trainer.device)), held_back, trainer.known_dial)
         model.training["timescales"] = measure_timescales(model, training_samples).to_json()
+    _save(models, file)
+    print_line(trainer.progress, trainer.closing_line(file))
+    return models["best"]
+
+
+def _save(models: Mapping[str, Model], file: Path | None) -> None:
+    """Write the models of the last and of the best weights, if there is a file."""
     best = models["best"]
     if file is None:
         best.sha256 = sha256(best.to_bytes())
-    else:
-        write_bytes(checkpoint.last_weights_path(file), models["last"].to_bytes(), sync=True)
-        best.save(file)
-        # Last: a process that dies before this resumes at the end of the training.
-        checkpoint.checkpoint_path(file).unlink(missing_ok=True)
-    return best
+        return
+    write_bytes(checkpoint.last_weights_path(file), models["last"].to_bytes(), sync=True)
+    best.save(file)
+    # Last: a process that dies before this resumes at the end of the training.
+    checkpoint.checkpoint_path(file).unlink(missing_ok=True)
 
 
 def _new_file(path: str | Path | None, *, resume: bool) -> Path | None:

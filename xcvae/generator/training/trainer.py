@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from xcvae.errors import DataError
 from xcvae.fields.batches import Batch, Batches, rescaled
@@ -32,6 +31,7 @@ from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, Stage, Term
 from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.validation import Validation
+from xcvae.progress import on_terminal, print_line, progress_bar
 from xcvae.registry import call, wrong_result
 
 #: Crops that are tried for one with at least this share of valid pixels.
@@ -201,6 +201,10 @@ class Trainer:
         Pixels where the target is ever valid, (y, x); None without a mask.
     group
         Processes that train together.
+    progress
+        Show a bar, or a line per validation where there is no terminal, and a closing line.
+    stopped_early
+        True once the validation scores have not improved for long enough.
     taken
         Report of the weights that were taken from another model; None without a start.
     known_dial
@@ -222,6 +226,8 @@ class Trainer:
     identity: Mapping[str, str] = field(default_factory=dict)
     valid: NDArray[np.bool_] | None = None
     group: ProcessGroup = field(default_factory=ProcessGroup)
+    progress: bool = False
+    stopped_early: bool = False
     taken: Taken | None = None
     known_dial: Sequence[Sequence[float]] | None = None
 
@@ -276,7 +282,7 @@ class Trainer:
                 rng=self.rng,
             )
 
-    def run(self, *, progress_bar: bool, tuner: ThreadTuner | None = None) -> None:
+    def run(self, *, progress: bool, tuner: ThreadTuner | None = None) -> None:
         """Train until the first limit; ``tuner`` sets the threads of every step."""
         settings, state = self.settings, self.state
         self.network.train()
@@ -288,8 +294,8 @@ class Trainer:
         # The order starts from its seed: a resumed training skips the batches of its past steps.
         past = state.step if self.scale is None else state.batches
         stream = self._stream(self.order_rng, settings.heavy_share, past=past)
-        hidden = None if progress_bar and self.group.is_main else True
-        with tqdm(total=100, disable=hidden, unit="%", desc="train") as shown:
+        self.progress = progress and self.group.is_main
+        with progress_bar(self.progress, total=100, unit="%", desc="train") as shown:
             while done < 1:
                 start = time.monotonic()
                 log.add(self._step(self._next(stream), done))
@@ -300,6 +306,7 @@ class Trainer:
                 last, done = done, settings.progress(state.step, state.seconds)
                 shown.update(round(100 * done) - shown.n)
                 if settings.due(done) > settings.due(last) and not self._validate(log.means()):
+                    self.stopped_early = True
                     break
         stream.close()
 
@@ -436,8 +443,38 @@ class Trainer:
             self.best = _copy(self.average)
         state.waited = 0 if improved else state.waited + 1
         state.history.append(row)
+        print_line(self.progress and not on_terminal(), self._line(row, improved=improved))
         self._write_checkpoint()
         return settings.patience is None or state.waited < settings.patience
+
+    def _line(self, row: Mapping[str, float], *, improved: bool) -> str:
+        """Write a row of the log as a line."""
+        done = self.settings.progress(self.state.step, self.state.seconds)
+        text = f"train: {100 * min(done, 1.0):.0f} %, step {row['step']}, {row['minutes']:.1f} min"
+        text += f", loss {row['loss']:.4g}" if "loss" in row else ""
+        name = f"val_{self.settings.monitor}"
+        if name not in row:
+            return text
+        return f"{text}, {name} {row[name]:.4g}" + (" (best so far)" if improved else "")
+
+    def closing_line(self, file: Path | None) -> str:
+        """Return the result of the training: score, reason of the end, and file."""
+        state, settings = self.state, self.settings
+        text = f"trained {state.step} steps in {state.seconds / 60:.1f} min"
+        name = f"val_{settings.monitor}"
+        scored = [row for row in state.history if name in row]
+        if scored:
+            best = min(scored, key=lambda row: row[name])
+            text += f"; best {name} {best[name]:.4g} at step {best['step']:.0f}"
+        if self.stopped_early:
+            text += f"; stopped after {state.waited} validations without improvement (patience)"
+        elif settings.max_steps is not None and state.step >= settings.max_steps:
+            text += f"; max_steps {settings.max_steps} reached"
+        elif settings.max_minutes is not None:
+            text += f"; max_minutes {settings.max_minutes:g} reached"
+        else:
+            text += "; finished"
+        return f"{text}; " + (f"saved as {file}" if file is not None else "not saved: no path")
 
     def _validation_scores(self) -> dict[str, float]:
         assert self.validation is not None

@@ -96,6 +96,14 @@ class Climatology(Component):
         )
         return as_members(fields, observed, units=str(record.attrs["units"]))
 
+    def can_draw(self, observed: xr.DataArray) -> bool:
+        """Return True if the record has a field to draw for every sample."""
+        try:
+            self._rows(observed, self._record(observed), 1, 0)
+        except (DataError, MismatchError):
+            return False
+        return True
+
     def _record(self, observed: xr.DataArray) -> xr.DataArray:
         """Return the fields to draw from, in the units and on the grid of the target."""
         if self.record is None:

@@ -44,6 +44,7 @@ class BaselineRunner:
     ) -> None:
         self.match, self.seed, self.block_bytes = match, seed, block_bytes
         self.members: dict[str, int] = {}
+        self._pairs: dict[str, Pair] = {}
         self.baselines = dict(baselines)
         # Without baselines the condition is not looked at: it may be absent, or not fit.
         self.dataset = self._dataset() if baselines else xr.Dataset()
@@ -54,7 +55,11 @@ class BaselineRunner:
 
     def _dataset(self) -> xr.Dataset:
         """Chunk the data at the ends of the ensemble's blocks, so that no chunk is drawn twice."""
-        dataset = self.match.for_baselines(self.block_bytes)
+        # Those of xcvae need no more than the coarse condition.
+        third_party = any(
+            type(one).__module__.partition(".")[0] != "xcvae" for one in self.baselines.values()
+        )
+        dataset = self.match.for_baselines(self.block_bytes, everything=third_party)
         sample = self.match.pair.sample
         own = blocks(self.match.pair.forecast, sample, self.block_bytes)
         ends = {block.stop for block in own}
@@ -62,24 +67,29 @@ class BaselineRunner:
         return dataset.chunk({sample: tuple(np.diff([0, *edges]).tolist())})
 
     def _loader(self, name: str, make: Any) -> Callable[[slice, Pair], Pair]:
-        count, sample = self.match.pair.forecast.shape[0], self.match.pair.sample
+        sample = self.match.pair.sample
         if getattr(make, "of_members", False):
-            self.members[name] = count
-
-            def load(block: slice, own: Pair) -> Pair:
-                part = self.dataset.isel({sample: block})
-                part = part.assign({MEMBERS: own.forecast}).assign_attrs(members=MEMBERS)
-                drawn = self._draw(make, part, count)
-                spatial = [str(dim) for dim in own.observed.dims[1:]]
-                return matched(drawn, own.observed, spatial_dims=spatial)
-
-            return load
-        pair = self.match.against(self._draw(make, self.dataset, count))
+            self.members[name] = self.match.pair.forecast.shape[0]
+            return lambda block, own: self._of_members(make, own, {sample: block})
+        pair = self._pairs[name] = self.match.against(self._called(make, self.dataset))
         self.members[name] = pair.forecast.sizes[REALIZATION]
         return lambda block, own: Pair(pair.forecast.isel({sample: block}).compute(), own.observed)
 
-    def _draw(self, make: Any, ds: xr.Dataset, count: int) -> xr.DataArray:
-        drawn = call("baseline", make, ds, count, self.seed)
+    def whole(self, name: str) -> Pair:
+        """Return all samples of a baseline, once `loaders` was called; lazy where the data are."""
+        if name in self._pairs:
+            return self._pairs[name]
+        return self._of_members(self.baselines[name], self.match.pair, {})
+
+    def _of_members(self, make: Any, own: Pair, block: Mapping[str, slice]) -> Pair:
+        part = self.dataset.isel(block).assign({MEMBERS: own.forecast})
+        drawn = self._called(make, part.assign_attrs(members=MEMBERS))
+        spatial = [str(dim) for dim in own.observed.dims[1:]]
+        return matched(drawn, own.observed, spatial_dims=spatial)
+
+    def _called(self, make: Any, dataset: xr.Dataset) -> xr.DataArray:
+        count = self.match.pair.forecast.shape[0]
+        drawn = call("baseline", make, dataset, count, self.seed)
         if isinstance(drawn, xr.DataArray):
             return drawn
         got = type(drawn).__name__

@@ -1,12 +1,14 @@
 """Detectors: pure functions from measured numbers to findings in words.
 
-The name of a detector is that of its finding.
+The name of a detector is that of its finding. Code in backticks in a remedy works as it stands: an
+argument of ``xcvae.train`` or ``xcvae.sample``, or one item of ``losses`` or ``postprocess``.
 """
 
 from __future__ import annotations
 
 import math
 
+from xcvae.fields.units import parse_quantity
 from xcvae.verify.diagnosis.finding import (
     SURE,
     Detector,
@@ -38,7 +40,8 @@ SWAP_ERROR = (1.3, 1.03)  # error with another sample's latents over error with 
 SWAP_CHANGE = (0.10, 0.01)  # change of the reconstruction relative to the mean rain, below
 GAP_WET = (0.06, 0.15)  # difference of wet fractions, above
 GAP_FACTOR = (1.35, 2.0)  # ratio of masses or of 99th percentiles, either way, above
-IDENTICAL = (0.3, 0.25)  # spread over error, below: as good as copies
+IDENTICAL = (0.3, 0.25)  # spread over error, below: as good as copies,
+ALIKE = 0.3  # where diversity is below this; members that differ more have too little spread only
 DIVERSITY = (0.02, 0.004)  # below
 UNDER, OVER = (0.85, 0.5), (1.2, 2.0)  # spread over error; two standard errors beyond these
 # Amounts and structure
@@ -50,6 +53,7 @@ NEGLIGIBLE = 0.01  # excess of the wet fraction that is ignored
 LIGHT = (0.05, 0.15)  # share of the amount in dry pixels beyond that observed, above
 MASS_PRIOR, MASS_POSTERIOR = (0.25, 0.5), (0.15, 0.3)  # |relative bias|, above
 TAIL = (0.65, 0.45)  # 99.9th percentile over that observed, below
+STRONG = 1.5  # the same, from where a cap lies beyond the observed amounts
 CEILING = (0.2, 0.5)  # share of the largest values at one value, beyond that observed, above
 PATTERN = (0.25, 0.7)  # strength of a pattern that repeats with the grid, above
 BORDER = (math.log(1.25), math.log(1.8))  # |logarithm|; two standard errors beyond these
@@ -147,7 +151,8 @@ def memorisation(e: Evidence) -> Measurement | str:
         f"On the scale of an eighth of the domain, they are {n.drawn:.2f} times as far from the "
         f"nearest training field as the samples are; {share(n.drawn_copies)} are copies.",
         "Train on more samples, for fewer steps (fit: max_steps, patience) or with a smaller "
-        "generator (preset: small); turn fields in training (fit: flips).",
+        "generator (preset: small); turn fields in training (fit: flips). Arguments: "
+        '`fit={"max_minutes": 10, "patience": 3}`, `generator={"preset": "small"}`.',
         "Train on more samples, for fewer steps or with a smaller network; turn and mirror fields "
         "in training.",
     )
@@ -173,7 +178,9 @@ def posterior_collapse(e: Evidence) -> Measurement | str:
         min(below(active, ACTIVE), below(kl / max(e.pixels, 1), NATS)),
         words,
         "Lower beta of the loss 'kl', raise its warmup or give it free_bits (nats per level); "
-        "lower scale of the loss 'laplace'; train longer (fit: max_minutes).",
+        "lower scale of the loss 'laplace'; train longer (fit: max_minutes). Items of losses: "
+        '`{"name": "kl", "beta": 0.5, "warmup": 0.3, "free_bits": 10}`, '
+        '`{"name": "laplace", "scale": 0.04}`.',
         "Give the KL term less weight, a later warm-up or some free nats; give the reconstruction "
         "error more weight; train longer.",
     )
@@ -191,8 +198,9 @@ def ignored_latent(e: Evidence) -> Measurement | str:
         f"With the latents of another sample a reconstruction changes by "
         f"{share(e.swap.change)} of the mean rain, and its error grows {ratio:.3g} times "
         f"({own:.3g} to {swapped:.3g} {e.units}).",
-        "Lower beta of the loss 'kl' and give it free_bits; give the generator more latents; "
-        "train longer (fit: max_minutes).",
+        "Lower beta of the loss 'kl' and give it free_bits; give the generator more latents "
+        '(`generator={"preset": "base"}`); train longer (fit: max_minutes). Item of losses: '
+        '`{"name": "kl", "beta": 0.5, "free_bits": 10}`.',
         "Give the KL term less weight, and the decoder more latent variables and fewer paths that "
         "bypass them; train longer.",
     )
@@ -214,7 +222,8 @@ def prior_posterior_gap(e: Evidence) -> Measurement | str:
         f"They differ by {100 * wet:.1f} points in wet fraction, by a factor {mass:.2f} in total "
         f"rain and {p99:.2f} in the 99th percentile.",
         "Raise beta of the loss 'kl' to 1 (less pulls the posterior away from the prior), lower "
-        "free_bits, add the loss 'crps' for the prior, or train longer (fit: max_minutes).",
+        "free_bits, add the loss 'crps' for the prior, or train longer (fit: max_minutes). Items "
+        'of losses: `{"name": "kl", "beta": 1.0}`, `{"name": "crps"}`.',
         "Give the KL term its full weight (less pulls the posterior away from the prior), score "
         "draws from the prior in training too, or train longer.",
     )
@@ -222,13 +231,18 @@ def prior_posterior_gap(e: Evidence) -> Measurement | str:
 
 @detector("Members of a sample are nearly copies of each other.")
 def identical_members(e: Evidence) -> Measurement | str:
-    """Measure the differences between prior members."""
+    """Measure the differences between prior members.
+
+    Members that differ, but less than their mean is wrong, are underdispersed and not identical.
+    """
+    alike = e.prior.diversity < ALIKE
     return Measurement(
-        max(below(e.prior.diversity, DIVERSITY), below(e.prior.spread_skill, IDENTICAL)),
+        max(below(e.prior.diversity, DIVERSITY), alike * below(e.prior.spread_skill, IDENTICAL)),
         f"Diversity of prior members {e.prior.diversity:.3f} (0 is copies); their spread is "
         f"{e.prior.spread_skill:.2f} times the error of their mean.",
         "Lower weight of pixel-wise losses (crps, intensity_weighted_mae) against 'laplace' and "
-        "'kl'; give 'kl' free_bits; raise temperature when sampling.",
+        "'kl'; give 'kl' free_bits; raise temperature when sampling (`temperature=1.2`). Items of "
+        'losses: `{"name": "crps", "weight": 0.5}`, `{"name": "kl", "free_bits": 10}`.',
         "Give pixel-wise errors less weight, which reward one best guess, or score several draws "
         "at once (CRPS, energy score); check that every member has its own noise.",
     )
@@ -241,7 +255,8 @@ def underdispersion(e: Evidence) -> Measurement | str:
         e,
         max(below(ratio, UNDER) for ratio in _spread_ratios(e)) * _consistent(e, -1),
         "Train longer (fit: max_minutes); lower weight of the loss 'crps', which squeezes the "
-        "spread, or start it later (fit: stages); raise temperature when sampling.",
+        'spread (item of losses: `{"name": "crps", "weight": 0.5}`), or start it later (fit: '
+        "stages); raise temperature when sampling (`temperature=1.1`).",
         "Draw with more noise, of an amplitude tuned on validation samples; give pixel-wise "
         "errors less weight in training.",
     )
@@ -253,8 +268,9 @@ def overdispersion(e: Evidence) -> Measurement | str:
     return _dispersion(
         e,
         max(above(ratio, OVER) for ratio in _spread_ratios(e)) * _consistent(e, 1),
-        "Add the loss 'crps' or raise its weight; train longer (fit: max_minutes); lower "
-        "temperature when sampling.",
+        "Add the loss 'crps' or raise its weight (item of losses: "
+        '`{"name": "crps", "weight": 4.0}`); train longer (fit: max_minutes); lower temperature '
+        "when sampling (`temperature=0.9`).",
         "Draw with less noise, of an amplitude tuned on validation samples; use more of the "
         "conditions; score several draws in training (CRPS).",
     )
@@ -309,7 +325,8 @@ def mean_collapse(e: Evidence) -> Measurement | str:
         f"{share(e.posterior.texture_ratio)}.",
         "A pixel-wise error dominates: lower the weight of intensity_weighted_mae (or its w_min "
         "against tail_boost), lower beta of the loss 'kl', or train longer (fit: max_minutes). "
-        "Never drop parts of the conditions in training.",
+        "Never drop parts of the conditions in training. Items of losses: "
+        '`{"name": "intensity_weighted_mae", "weight": 0.1}`, `{"name": "kl", "beta": 0.5}`.',
         "A pixel-wise error rewards the average: give it less weight, or score several draws at "
         "once (CRPS, energy score). Never drop parts of the conditions in training.",
     )
@@ -341,14 +358,28 @@ def drizzle(e: Evidence) -> Measurement | str:
         f"{e.wet_threshold:g} {e.units}: {light}." + (f" {_floor_words(e)}" if floor else ""),
         AFTER_NORMALISATION
         if floor
-        else "Raise value of the post-processor 'threshold', for example "
-        "postprocess=[{'name': 'threshold', 'value': '0.2 mm h-1'}]; train longer "
-        "(fit: max_minutes), because dry pixels are learned late.",
+        else "Raise value of the post-processor 'threshold', "
+        f'`postprocess=[{{"name": "threshold", "value": {_quantity(2 * e.wet_threshold, e)}}}]`; '
+        "train longer (fit: max_minutes), because dry pixels are learned late.",
         AFTER_NORMALISATION
         if floor
         else "Set rain below a threshold to zero, in physical units, and check the mass; model "
         "occurrence and amount separately; train longer.",
     )
+
+
+def _quantity(value: float, e: Evidence) -> str:
+    """Write an amount as the parameter of a component: with units, or bare if they do not parse.
+
+    In the units of the data: a depth per step does not convert to a rate, and 0.2 mm h-1 is above
+    the wet threshold of hours, but far above that of days.
+    """
+    text = f"{value:.3g} {e.units}"
+    try:
+        read = parse_quantity(text, units=e.units, what="threshold")
+    except ValueError:
+        read = math.nan
+    return f'"{text}"' if math.isclose(read, value, rel_tol=0.01) else f"{value:.3g}"
 
 
 @detector("The total amount of rain is wrong.")
@@ -370,7 +401,8 @@ def mass_drift(e: Evidence) -> Measurement | str:
         f"{signed(thresholded[0])} and {signed(thresholded[1])}.",
         "Add the loss 'mass' or raise its weight (posterior); for the prior add the loss 'crps', "
         "or train longer (fit: max_minutes); if the condition is rain on a coarser grid, keep its "
-        "amounts (generator: constrain); check that the training data have the same climate.",
+        "amounts (generator: constrain); check that the training data have the same climate. "
+        'Items of losses: `{"name": "mass", "weight": 0.2}`, `{"name": "crps"}`.',
         "Give the total amount a term in the loss, or scale members to known amounts (a coarse "
         "condition, a climatology); check that the training data have the same climate.",
     )
@@ -387,10 +419,12 @@ def truncated_tail(e: Evidence) -> Measurement | str:
     )
     ceiling = max(e.prior.ceiling_share, e.posterior.ceiling_share)
     cap = above(ceiling - e.ceiling_share, CEILING)
+    weakest = min((e.prior, "prior"), (e.posterior, "posterior"), key=lambda d: d[0].p999_ratio)
+    rank, kind = weakest[0].tail_rank, weakest[1]
     words = (
         f"The 99.9th percentile of prior members is {e.prior.p999_ratio:.2f} times the observed, "
-        f"that of posterior ones {e.posterior.p999_ratio:.2f} times; a prior "
-        f"member is weaker there than what was observed with it in {share(e.prior.tail_rank)} of "
+        f"that of posterior ones {e.posterior.p999_ratio:.2f} times; a {kind} "
+        f"member is weaker there than what was observed with it in {share(rank)} of "
         "the cases (50 % is right)."
     )
     if cap:
@@ -398,25 +432,40 @@ def truncated_tail(e: Evidence) -> Measurement | str:
             f"{share(ceiling)} of the largest values are the same, as if a cap cut them off "
             f"({share(e.ceiling_share)} in the observation). {words}"
         )
-    meaning, remedy, elsewhere = _tail_advice(weak=weak > 0, cap=cap > 0)
+    capped = max((e.prior, e.posterior), key=lambda d: d.ceiling_share)
+    strong = cap > 0 and capped.p999_ratio > STRONG
+    meaning, remedy, elsewhere = _tail_advice(weak=weak > 0, cap=cap > 0, strong=strong)
     return Measurement(max(weak, cap), words.replace("nan", "unknown"), remedy, elsewhere, meaning)
 
 
-def _tail_advice(*, weak: bool, cap: bool) -> tuple[str, str, str]:
+def _tail_advice(*, weak: bool, cap: bool, strong: bool) -> tuple[str, str, str]:
     """Return meaning and remedies of a weak tail, of one that ends at a cap, or of both.
 
-    A cap can lie above the observed amounts: then the tail is cut off without being too weak.
+    A cap can lie far beyond the observed amounts: then a higher one makes strong rain stronger.
     """
     meaning, remedies, elsewhere = "", [], []
-    if cap:
+    if strong:
         meaning = "The heaviest rain is cut off at a cap."
-        remedies = ["Raise maximum of the post-processor 'clip', or leave it out."]
+        remedies = [
+            "The cap lies beyond the observed amounts: the rain below it is too strong. Train "
+            "longer (fit: max_minutes), with the loss 'crps' (item of losses: "
+            '`{"name": "crps", "weight": 4.0}`); lower temperature when sampling '
+            "(`temperature=0.9`). The post-processor 'clip' hides it, and a higher maximum adds "
+            "to it."
+        ]
+        elsewhere = ["Look for a bound of the network's output that draws run into; train longer."]
+    elif cap:
+        meaning = "The heaviest rain is cut off at a cap."
+        remedies = [
+            "Raise maximum of the post-processor 'clip', or leave it out (`postprocess=None`)."
+        ]
         elsewhere = ["Look for a cap in the processing."]
     if weak:
         meaning = "The heaviest rain is too weak" + (", and cut off at a cap." if cap else ".")
         remedies.append(
-            "Show heavy samples more often (fit: heavy_share); lower the weight of pixel-wise "
-            "losses; add the loss 'quantile'; train longer (fit: max_minutes)."
+            'Show heavy samples more often (`fit={"heavy_share": 0.3, "max_minutes": 30}`); lower '
+            "the weight of pixel-wise losses; add the loss 'quantile' (item of losses: "
+            '`{"name": "quantile"}`); train longer (fit: max_minutes).'
         )
         elsewhere.append(
             "Show heavy samples more often in training; give pixel-wise errors less weight and "
@@ -449,21 +498,30 @@ def checkerboard(e: Evidence) -> Measurement | str:
 @detector("Rain at the border of the domain differs from that inside.")
 def border(e: Evidence) -> Measurement | str:
     """Compare amounts and roughness at the border with those inside."""
-    traces = [e.prior.artefacts, e.posterior.artefacts]
-    pairs = [(t.border_amount, t.border_amount_error) for t in traces]
-    pairs += [(t.border_texture, t.border_texture_error) for t in traces]
-    pairs = [pair for pair in pairs if math.isfinite(pair[0] * pair[1])]
-    if not pairs:
+    found = [
+        (above(abs(math.log(value)) - SURE * error, BORDER), abs(math.log(value)), kind, trace)
+        for kind, trace in (("prior", e.prior.artefacts), ("posterior", e.posterior.artefacts))
+        for value, error in (
+            (trace.border_amount, trace.border_amount_error),
+            (trace.border_texture, trace.border_texture_error),
+        )
+        if math.isfinite(value * error)
+    ]
+    if not found:
         return "too little rain at the border, or a mask along it"
-    level = max(above(abs(math.log(v)) - SURE * error, BORDER) for v, error in pairs)
-    p = e.prior.artefacts
+    level, _, kind, t = max(found, key=lambda one: one[:2])
+    other, o = ("posterior", e.posterior) if kind == "prior" else ("prior", e.prior)
     return Measurement(
         level,
-        f"Against the pixels further inside, prior members have {p.border_amount:.2f} times the "
-        f"observed amount there, and {p.border_texture:.2f} times its roughness (standard errors "
-        f"{share(p.border_amount_error)} and {share(p.border_texture_error)}).",
-        "Train on larger crops (fit: crop), so that fewer pixels are near an edge, or on whole "
-        "fields; draw a domain that is wider than needed, and cut the border off.",
+        f"Against the pixels further inside, {kind} members have {t.border_amount:.2f} times the "
+        f"observed amount there, and {t.border_texture:.2f} times its roughness (standard errors "
+        f"{share(t.border_amount_error)} and {share(t.border_texture_error)}); {other} ones "
+        f"{o.artefacts.border_amount:.2f} and {o.artefacts.border_texture:.2f} times.".replace(
+            "nan", "unknown"
+        ),
+        'Train on larger crops (fit: crop, `fit={"crop": 144, "max_minutes": 30}`), so that '
+        "fewer pixels are near an edge, or on whole fields; draw a domain that is wider than "
+        "needed, and cut the border off.",
         "Draw a domain that is wider than needed, and cut the border off; pad with the surrounding "
         "values instead of zeros.",
     )

@@ -61,8 +61,16 @@ class Plots:
         sample: Any = None,
         members: int | Sequence[int] = 4,
         conditions: Sequence[str] | str | None = None,
+        ncols: int | None = None,
+        mean: bool = False,
+        quantile: float | Sequence[float] | None = None,
+        exceedance: str | float | None = None,
+        title: str | None = None,
     ) -> Figure:
-        """Draw maps of one sample in one row, all rain in one discrete colour scale.
+        """Draw maps of one sample in a row or a grid, all rain in one discrete colour scale.
+
+        Coastlines are drawn where the data have latitudes and longitudes or a known projection
+        and cartopy (``pip install 'xcvae[maps]'``) has them on this computer; else a scale bar.
 
         Parameters
         ----------
@@ -77,6 +85,17 @@ class Plots:
         conditions
             Gridded variables of `ds` to draw. None draws the first coarse rain field, or else the
             first gridded variable; an empty list draws none.
+        ncols
+            Maps in a row. None draws up to eight in one row, and more in a grid.
+        mean
+            Draw the mean of all members of the ensemble too.
+        quantile
+            Draw one or more quantiles of all members, such as 0.9 or ``[0.1, 0.9]``.
+        exceedance
+            Draw the share of members at or above an amount: ``"5 mm h-1"``, or a number in the
+            units of the data.
+        title
+            Title of the figure; "" for none. None names variable, sample and mode.
 
         Raises
         ------
@@ -87,7 +106,18 @@ class Plots:
         DataError
             The sample or a member does not exist.
         """
-        return draw_members(ds, self.ds, sample=sample, members=members, conditions=conditions)
+        return draw_members(
+            ds,
+            self.ds,
+            sample=sample,
+            members=members,
+            conditions=conditions,
+            ncols=ncols,
+            mean=mean,
+            quantile=quantile,
+            exceedance=exceedance,
+            title=title,
+        )
 
     def spectra(self, ds: xr.Dataset, *, baselines: Sequence[object] | None = None) -> Figure:
         """Draw radially averaged power spectra, averaged over samples.

@@ -1,4 +1,4 @@
-"""Maps: condition, observation and members of a sample in a row, and the bias of the mean."""
+"""Maps: condition, observation, members and their statistics of a sample, and the mean bias."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ import xarray as xr
 from xcvae.errors import DataError, MissingVariableError, nearest
 from xcvae.fields.cf import is_rain
 from xcvae.fields.units import is_daily, to_units
-from xcvae.metrics.metric import ratio
+from xcvae.metrics.metric import ratio, threshold_in
 from xcvae.metrics.pairs import REALIZATION
+from xcvae.metrics.sample import Array
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.plots import style
+from xcvae.verify.plots.geography import DEGREE, coastlines, draw_coastlines, draw_scale_bar
 from xcvae.verify.plots.summaries import FigureData
-from xcvae.verify.plots.text import coarse_rain, display_units, label_of, labelled, pretty
+from xcvae.verify.plots.text import (
+    amount,
+    coarse_rain,
+    display_units,
+    label_of,
+    labelled,
+    per_step,
+    pretty,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +38,10 @@ if TYPE_CHECKING:
 
 HOURLY_LEVELS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 DAILY_LEVELS = (0.0, 0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0)
-# Light to dark blue for moderate rain, then warm colours that highlight heavy rain.
-ANCHORS = ("#cfe5f4", "#8cc1e6", "#3f8fd2", "#1c57a5", "#3b2e83", "#8b2a8e", "#d62f6d", "#f77f3c",
-           "#fdd835")  # fmt: skip
+# From light blue over violet to dark red, in equal steps of lightness (CIE L* 87 to 12): the order
+# of the amounts is seen by the colour-blind and in grey print too, and no class looks like another.
+ANCHORS = ("#bddfef", "#97cceb", "#74b8e8", "#58a2e3", "#458bdc", "#716bc2", "#8c479b", "#922269",
+           "#81023e", "#620622", "#410b13")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -172,6 +183,10 @@ class _Panel:
         Title, values (y, x), axes and units.
     rain
         True for the common colour scale of rain.
+    share
+        True for a share from 0 to 1, with a scale of its own.
+    coast
+        Coastlines, (point, 2), in the units of the axes.
     """
 
     title: str
@@ -180,6 +195,8 @@ class _Panel:
     x: Axis
     rain: bool
     units: str
+    share: bool = False
+    coast: Sequence[Array] = ()
 
 
 def draw_members(
@@ -189,8 +206,13 @@ def draw_members(
     sample: Any = None,
     members: int | Sequence[int] = 4,
     conditions: Sequence[str] | str | None = None,
+    ncols: int | None = None,
+    mean: bool = False,
+    quantile: float | Sequence[float] | None = None,
+    exceedance: str | float | None = None,
+    title: str | None = None,
 ) -> Figure:
-    """Draw maps of one sample in a row; see `xcvae.verify.plots.Plots.members`."""
+    """Draw maps of one sample in a grid; see `xcvae.verify.plots.Plots.members`."""
     # An ensemble alone is checked and named like one with an observation: its first member.
     match = pair_up(ensemble.isel({REALIZATION: 0}, drop=True) if ds is None else ds, ensemble)
     position = _position(match, sample)
@@ -198,10 +220,14 @@ def draw_members(
     if ds is not None:
         observed = _panel("Observed", match.pair.observed, match, position)
         panels = [*_condition_panels(match, position, conditions), observed, *panels]
+    panels += _statistics(match, position, mean=mean, quantile=quantile, exceedance=exceedance)
     daily = is_daily(match.pair.observed, match.pair.sample)
     rain = [panel.values for panel in panels if panel.rain]
-    scale = RainScale.of(rain, panels[-1].units, daily=daily)
-    return _draw(panels, scale, _title(match, position, days=daily))
+    units = next(panel.units for panel in panels if panel.rain)
+    scale = RainScale.of(rain, units, daily=daily)
+    about = _title(match, position, days=daily) if title is None else title
+    step = per_step(match.pair.observed, match.pair.sample, units)
+    return _draw(panels, scale, about, ncols=ncols, label=step)
 
 
 def _position(match: MatchedPair, sample: Any) -> int:
@@ -260,7 +286,7 @@ def _panel(title: str, field: xr.DataArray, match: MatchedPair, position: int) -
     # A depth cannot share the colour scale of a rate: it is drawn like any other condition.
     rain = field.name == match.pair.observed.name or (is_rain(field) and match.converts(units))
     y, x = match.axes_of(field)
-    one = field.isel({sample: position}).transpose(y, x).load()
+    one = field.isel({sample: position} if sample in field.dims else {}).transpose(y, x).load()
     if rain:
         units = display_units(match.pair.observed, sample)
         one = to_units(one, units)
@@ -271,7 +297,55 @@ def _panel(title: str, field: xr.DataArray, match: MatchedPair, position: int) -
             got=f"{float(one.min()):.3g} {units}",
             remedy="Figures take physical values: undo any normalisation first.",
         )
-    return _Panel(title, np.asarray(one.values, float), *map_axes(one), rain, units)
+    values, axes = np.asarray(one.values, float), map_axes(one)
+    return _Panel(title, values, *axes, rain, units, coast=_coast(one, match, axes))
+
+
+def _coast(field: xr.DataArray, match: MatchedPair, axes: tuple[Axis, Axis]) -> list[Array]:
+    """Return coastlines for maps with latitudes and longitudes, or in a known projection."""
+    name = str({**field.encoding, **field.attrs}.get("grid_mapping", ""))
+    reference = match.ds[name] if name and name in match.ds.variables else None
+    named = reference is not None and reference.attrs.get("grid_mapping_name") != (
+        "latitude_longitude"
+    )
+    if [axis.units for axis in axes] != ["°N", "°E"] and not named:
+        return []
+    lines = coastlines(field, reference if named else None)
+    return [line / 1000.0 for line in lines] if named and axes[1].units == "km" else lines
+
+
+def _statistics(
+    match: MatchedPair,
+    position: int,
+    *,
+    mean: bool,
+    quantile: float | Sequence[float] | None,
+    exceedance: str | float | None,
+) -> list[_Panel]:
+    """Return maps of mean, quantiles and exceedance of all members of a sample."""
+    forecast = match.pair.forecast.isel({match.pair.sample: position}).load()
+    found = []
+    if mean:
+        found.append(_panel("Mean", _like(forecast.mean(REALIZATION), forecast), match, position))
+    levels = [] if quantile is None else np.atleast_1d(np.asarray(quantile, float)).tolist()
+    for level in levels:
+        if not 0 <= level <= 1:
+            raise DataError.of(
+                "quantile", expected="a share from 0 to 1", got=level, remedy="0.9 is 90 %."
+            )
+        field = forecast.quantile(level, REALIZATION).drop_vars("quantile")
+        found.append(_panel(f"Quantile {100 * level:g} %", _like(field, forecast), match, position))
+    if exceedance is not None:
+        limit = threshold_in(match.pair.observed, exceedance)
+        share = (forecast >= limit).mean(REALIZATION).where(forecast.notnull().all(REALIZATION))
+        panel = _panel("", _like(share, forecast).rename("share"), match, position)
+        text = f"Share of members ≥ {amount(match.pair.observed, limit)}"
+        found.append(replace(panel, title=text, rain=False, units="1", share=True))
+    return found
+
+
+def _like(field: xr.DataArray, forecast: xr.DataArray) -> xr.DataArray:
+    return field.rename(forecast.name).assign_attrs(forecast.attrs)
 
 
 def _condition_panels(
@@ -329,33 +403,92 @@ def _title(match: MatchedPair, position: int, *, days: bool) -> str:
     return f"{name[:1].upper()}{name[1:]}, {label}" + (f"  ({mode})" if mode else "")
 
 
-def _draw(panels: list[_Panel], scale: RainScale, title: str) -> Figure:
-    ratios = [_width(panel) for panel in panels]
-    between = GAP * len(panels) + MARGIN
+def _draw(
+    panels: list[_Panel], scale: RainScale, title: str, *, ncols: int | None, label: str
+) -> Figure:
+    columns = _columns(panels, ncols)
+    rows = -(-len(panels) // columns)
+    # The maps of a column share its width.
+    ratios = [max(_width(panel) for panel in panels[column::columns]) for column in range(columns)]
+    between = GAP * columns + MARGIN
     height = min(MAX_HEIGHT, (MAX_WIDTH - between) / sum(ratios))
     width = sum(ratios) * height + between
+    size = 12 if rows == 1 else 10.5
     heads = [
-        style.wrapped(p.title, r * height, size=12) for p, r in zip(panels, ratios, strict=True)
+        style.wrapped(panel.title, ratios[i % columns] * height, size=size)
+        for i, panel in enumerate(panels)
     ]
     lines = max(head.count("\n") for head in heads)
     title = style.wrapped(title, width, size=14)
-    extra = 0.5 * any(not panel.rain for panel in panels) + 0.2 * (lines + title.count("\n"))
-    with style.new_figure(width, height + 1.15 + extra, "compressed") as figure:
-        row = figure.subplots(1, len(panels), width_ratios=ratios, squeeze=False)[0]
+    others = any(not panel.rain for panel in panels)
+    tall = rows * (height + 0.35 + 0.2 * lines) + 0.5 * others + 0.2 * title.count("\n") + 0.8
+    with style.new_figure(width, tall, "compressed") as figure:
+        grid = figure.subplots(rows, columns, width_ratios=ratios, squeeze=False)
         shown: Any = None
-        for number, (axes, panel) in enumerate(zip(row, panels, strict=True)):
+        for number, axes in enumerate(grid.ravel()):
+            if number >= len(panels):
+                axes.set_axis_off()
+                continue
+            panel = panels[number]
             mesh = _map(axes, panel, scale)
             shown = mesh if panel.rain else shown
-            axes.set_title(heads[number], loc="center")
-            alike = number > 0 and _same_rows(panels[number - 1], panel)
-            _label(axes, panel, first=not alike)
-        bar = figure.colorbar(shown, ax=list(row), shrink=0.95, pad=0.012, aspect=22, fraction=0.05)
-        bar.set_ticks([*scale.levels], labels=[f"{level:g}" for level in scale.levels])
-        bar.ax.tick_params(labelsize=10, length=0)
-        bar.outline.set_linewidth(0.6)
-        bar.set_label(pretty(scale.units), fontsize=12)
-        figure.suptitle(title, fontsize=14)
+            axes.set_title(heads[number], loc="center", fontsize=size)
+            alike = number % columns > 0 and _same_rows(panels[number - 1], panel)
+            below = number + columns < len(panels) and _same_columns(panels, number, columns)
+            _label(axes, panel, first=not alike, last=not below)
+            _place(axes, panel, first=number == 0)
+        _rain_bar(shown, grid.ravel().tolist(), scale, label, shrink=0.95 if rows == 1 else 0.6)
+        if title:
+            figure.suptitle(title, fontsize=14)
         return figure
+
+
+def _rain_bar(shown: Any, maps: list[Axes], scale: RainScale, label: str, *, shrink: float) -> None:
+    """Draw the colour bar of all maps of rain."""
+    figure = maps[0].figure
+    bar = figure.colorbar(shown, ax=maps, shrink=shrink, pad=0.012, aspect=22, fraction=0.05)
+    bar.set_ticks([*scale.levels], labels=[f"{level:g}" for level in scale.levels])
+    bar.ax.tick_params(labelsize=10, length=0)
+    bar.outline.set_linewidth(0.6)
+    bar.set_label(pretty(label), fontsize=12)
+
+
+#: Maps in a row at most, unless ``ncols`` says otherwise, and the width of a grid over its height.
+ROW, SHAPE = 8, 1.6
+
+
+def _columns(panels: list[_Panel], ncols: int | None) -> int:
+    """Return the number of columns: a row of few maps, else a grid of the shape of a slide."""
+    count = len(panels)
+    if ncols is not None:
+        if type(ncols) is not int or ncols < 1:
+            remedy = "Leave it out for a grid that fits a slide."
+            raise DataError.of("ncols", expected="an integer >= 1", got=repr(ncols), remedy=remedy)
+        return min(ncols, count)
+    if count <= ROW:
+        return count
+    ratio = float(np.median([_width(panel) for panel in panels]))
+    most = int(np.clip(np.ceil(np.sqrt(count * SHAPE / ratio)), 2, count))
+    rows = -(-count // most)
+    return -(-count // rows)  # so that the last row is as full as it can be
+
+
+def _same_columns(panels: list[_Panel], number: int, columns: int) -> bool:
+    """Return True if the map below has the same x axis."""
+    here, other = panels[number].x, panels[number + columns].x
+    a, b = here.edges()[[0, -1]], other.edges()[[0, -1]]
+    return here.units == other.units and np.allclose(a, b, rtol=1e-3)
+
+
+def _place(axes: Axes, panel: _Panel, *, first: bool) -> None:
+    """Show where a map is: coastlines if they are known, else a scale bar on the first map."""
+    if panel.coast:
+        draw_coastlines(axes, list(panel.coast))
+    elif first and panel.x.units == "km":
+        draw_scale_bar(axes, 1.0)
+    elif first and panel.x.units == "°E":
+        north = float(np.cos(np.deg2rad(panel.y.values.mean())))
+        draw_scale_bar(axes, DEGREE * max(north, 0.05))
 
 
 def _width(panel: _Panel) -> float:
@@ -374,19 +507,23 @@ def _map(axes: Axes, panel: _Panel, scale: RainScale) -> Any:
     if panel.rain:
         chart, norm = scale.colours()
         return draw_map(axes, panel.values, panel.y, panel.x, cmap=chart, norm=norm)
-    mesh = draw_map(axes, panel.values, panel.y, panel.x, cmap="cividis")
+    limits = {"cmap": "Greys", "vmin": 0.0, "vmax": 1.0} if panel.share else {"cmap": "cividis"}
+    mesh = draw_map(axes, panel.values, panel.y, panel.x, **limits)
     bar = axes.figure.colorbar(mesh, ax=axes, orientation="horizontal", pad=0.02, aspect=18)
     style.few_ticks(bar.ax.xaxis, most=3)
     bar.ax.tick_params(labelsize=9)
     return mesh
 
 
-def _label(axes: Axes, panel: _Panel, *, first: bool) -> None:
+def _label(axes: Axes, panel: _Panel, *, first: bool, last: bool = True) -> None:
     style.few_ticks(axes.xaxis, axes.yaxis, most=4)
     for spine in axes.spines.values():
         spine.set_visible(True)
     axes.tick_params(labelsize=9.5, length=3)
-    axes.set_xlabel(panel.x.units, fontsize=10.5, labelpad=2)
+    if last:
+        axes.set_xlabel(panel.x.units, fontsize=10.5, labelpad=2)
+    else:
+        axes.tick_params(labelbottom=False)
     if first:
         axes.set_ylabel(panel.y.units, fontsize=10.5, labelpad=2)
     else:

@@ -14,6 +14,7 @@ from xcvae.verify.plots import style
 from xcvae.verify.plots.text import pretty
 from xcvae.verify.score_text import (
     best_sources,
+    has_seen_observations,
     interval_text,
     needs_powers,
     score_names,
@@ -57,10 +58,7 @@ def draw_summary(
             for name in score_names(part):
                 row += 1
                 _row(axes, part, name, row, verdicts.get(name, []))
-        axes.text(
-            0, count + 1.0, "small: 95 % interval over samples; shaded: best", fontsize=9,
-            color=style.FAINT, va="center",
-        )  # fmt: skip
+        axes.text(0, count + 1.0, _note(card), fontsize=9, color=style.FAINT, va="center")
         return figure
 
 
@@ -89,6 +87,18 @@ def _sections(card: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
 
 def _value(card: xr.Dataset, dim: Hashable, position: int) -> object:
     return card[dim].values[position] if dim in card.coords else position
+
+
+def _note(card: xr.Dataset) -> str:
+    """Explain the marks, and what the scores of an ensemble that knows the answer are not."""
+    marks = "shaded: best"
+    if has_seen_observations(card):
+        marks = (
+            "none is shaded as best: posterior members are\nmade of the observations, their scores "
+            "are no skill"
+        )
+    trained = str(card.attrs.get("comment", "")).partition(":")[0]
+    return f"small: 95 % interval over samples; {marks}" + (f"\n{trained}" if trained else "")
 
 
 def _verdicts(

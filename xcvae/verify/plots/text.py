@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import MismatchError, UnitsError
-from xcvae.fields.units import factor, is_daily
+from xcvae.fields.units import factor, is_daily, step_of
 
 if TYPE_CHECKING:
     from xcvae.verify.pairing import MatchedPair
@@ -70,6 +70,24 @@ def display_units(field: xr.DataArray, sample: str) -> str:
     except UnitsError:
         return "mm d-1" if is_daily(field, sample) else "mm h-1"
     return "mm"
+
+
+def per_step(field: xr.DataArray, sample: str, units: str) -> str:
+    """Return the units of rain in a figure with the step of a depth: mm d-1, mm h-1, mm in 5 min.
+
+    Parameters
+    ----------
+    field, sample
+        As for `display_units`.
+    units
+        From `display_units`.
+    """
+    step = step_of(field, sample)
+    if units != "mm" or step is None:
+        return units
+    if is_daily(field, sample):
+        return "mm d-1" if step <= 1.5 * 86400 else units
+    return "mm h-1" if step == 3600 else f"mm in {step / 60:g} min"
 
 
 def display_factor(field: xr.DataArray) -> float:

@@ -550,9 +550,13 @@ def scores_json(card: xr.Dataset) -> dict[str, Any]:
     return scores
 
 
+#: Parts of the record of an ensemble that are long.
+LONG = ("spec", "identity", "training_samples")
+
+
 def _made(ensemble: xr.Dataset | None) -> dict[str, Any] | None:
     """Return the record of how an ensemble was drawn, without its long parts."""
     if ensemble is None or "xcvae" not in ensemble.attrs:
         return None
     record = json.loads(ensemble.attrs["xcvae"])
-    return {key: plain(record[key]) for key in record if key not in ("spec", "identity")}
+    return {key: plain(record[key]) for key in record if key not in LONG}

@@ -20,6 +20,7 @@ from xcvae.fields.cf import find_target
 from xcvae.files import atomic_path
 from xcvae.metrics.events import CSI, SEDI
 from xcvae.metrics.sample import Array
+from xcvae.progress import progress_bar
 from xcvae.verify.resampling import LEVEL, interval, pieces_of
 from xcvae.verify.utility.recipes import RECORD, Fields, Recipes, check_apart
 
@@ -235,13 +236,11 @@ class Experiments:
         self, mixes: Mapping[str, Mix], losses: Sequence[str], seeds: int, *, progress: bool
     ) -> Array:
         """Return counts: (student, recipe, seed, sample, level, count)."""
-        from tqdm import tqdm
-
         if self.keep is not None:
             self.keep.mkdir(parents=True, exist_ok=True)
         total = len(losses) * len(mixes) * seeds
         found: dict[str, list[Array]] = {loss: [] for loss in losses}
-        with tqdm(total=total, unit="network", disable=None if progress else True) as bar:
+        with progress_bar(progress, total=total, unit="network") as bar:
             for mix in mixes.values():
                 for loss in losses:
                     for seed in range(seeds):

@@ -1,4 +1,4 @@
-"""A loss and a metric for xcvae: copy this folder, rename it, and change the two classes."""
+"""One component of each kind for xcvae: copy this folder, rename it, and change the classes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xcvae import hookimpl
-from xcvae.plugins import Component, in_range, matched
+from xcvae.plugins import Component, in_range, matched, parse_quantity, physical_units
 
 if TYPE_CHECKING:
     import xarray as xr
     from torch import Tensor
 
-    from xcvae.plugins import LossState
+    from xcvae.plugins import Context, LossState
 
 XCVAE_API = 1
 
@@ -33,8 +33,26 @@ class SquareError(Component):
 
 
 @dataclass(frozen=True)
+class SoftCap(Component):
+    """Rain beyond a limit, pressed towards it: half of what is beyond remains."""
+
+    limit: str | float = "100 mm h-1"
+
+    def __call__(self, field: xr.DataArray, context: Context) -> xr.DataArray:
+        """Return the field, dims and units unchanged."""
+        limit = parse_quantity(self.limit, units=physical_units(field), what="limit")
+        return field.where(~(field > limit), 0.5 * (field + limit)).astype(field.dtype)
+
+
+@dataclass(frozen=True)
 class MeanDifference(Component):
-    """Mean rain of the members minus the observed mean."""
+    """Mean rain of the members minus the observed mean.
+
+    A scorecard averages the scores of samples. A score that needs all of them at once, such as a
+    return level, declares ``over = "record"``.
+    """
+
+    over = "sample"
 
     def __call__(self, forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
         """Return the difference with units, long_name and better."""
@@ -44,10 +62,32 @@ class MeanDifference(Component):
         return difference.assign_attrs(about)
 
 
+@dataclass(frozen=True)
+class RecordMean(Component):
+    """The mean of the record at every pixel: one member, whatever the seed."""
+
+    deterministic = True
+
+    def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        """Return dims (realization, sample, y, x), lazy where the data are.
+
+        ``dataset.attrs`` names the target, its coarse ``condition``, all ``conditions``, and the
+        ``record``: rain of other samples, if the evaluated Dataset has any.
+        """
+        observed = dataset[dataset.attrs["target"]]
+        record = dataset[dataset.attrs["record"]]
+        mean = record.mean(record.dims[0]).fillna(0.0)
+        field = (mean * observed.notnull() + 0.0 * mean).expand_dims(realization=1)
+        dims = ("realization", *observed.dims)
+        return field.transpose(*dims).assign_attrs(units=record.attrs["units"])
+
+
 @hookimpl
 def xcvae_components() -> dict[str, dict[str, type | str]]:
     """Return the components by kind and name."""
     return {
         "loss": {"square_error": SquareError},
+        "postprocessor": {"soft_cap": SoftCap},
         "metric": {"mean_difference": MeanDifference},
+        "baseline": {"record_mean": RecordMean},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, make_dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import xarray as xr
 
@@ -75,6 +75,9 @@ class Entry:
         Further lines of the docstring.
     name
         Name of the metric after ``scores_``; by default that of the function.
+    over
+        "sample" for means over pixels: a scorecard averages the scores of samples. "record" for
+        roots, ratios and correlations: a scorecard calls the function once, with all samples.
     """
 
     function: str
@@ -85,6 +88,7 @@ class Entry:
     parameters: tuple[Parameter, ...] = ()
     note: str = ""
     name: str = ""
+    over: Literal["sample", "record"] = "sample"
 
     def __post_init__(self) -> None:
         """Name the metric after its function, by default."""
@@ -105,9 +109,9 @@ class Entry:
 class ScoresMetric(Component):
     """A function of the package scores, applied to an ensemble and its observation.
 
-    The result is lazy where the input is. `xcvae.evaluate` scores one sample at a time and averages
-    over samples: for means over pixels this equals the score of all samples together; for roots,
-    ratios and correlations it is the average score of a map.
+    The result is lazy where the input is. `xcvae.evaluate` averages the scores of samples where the
+    entry declares it, which equals the score of all samples together; it calls the other functions
+    once, with all samples.
 
     Attributes
     ----------
@@ -121,6 +125,11 @@ class ScoresMetric(Component):
         """Refuse parameters out of range."""
         for one in self.entry.parameters:
             in_range(self, one.name, one.low, one.high, above=one.above)
+
+    @property
+    def over(self) -> Literal["sample", "record"]:
+        """Samples of one call in a scorecard: "sample" or "record"."""
+        return self.entry.over
 
     @property
     def units(self) -> str | None:

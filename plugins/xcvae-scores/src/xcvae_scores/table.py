@@ -114,6 +114,7 @@ TABLE = (
         parameters=(replace(EVENT, argument="event_threshold"), WINDOW),
         note="Members and samples are aggregated by their sums, as in scores. Only windows within\n"
         "the map count; pixels outside the mask have no event.",
+        over="record",
     ),
     Entry(
         "categorical.BinaryContingencyManager",
@@ -123,6 +124,7 @@ TABLE = (
         parameters=(EVENT, SCORE_NAME),
         note="Members are pooled.",
         name="binary_contingency",
+        over="record",
     ),
     Entry(
         "continuous.mae",
@@ -139,7 +141,7 @@ TABLE = (
         better="lower",
         units=DATA,
         parameters=(OF,),
-        note="A scorecard has the average over maps.",
+        over="record",
     ),
     Entry(
         "continuous.additive_bias",
@@ -157,6 +159,7 @@ TABLE = (
         better=1.0,
         parameters=(OF,),
         note="Mean forecast over mean observation.",
+        over="record",
     ),
     Entry(
         "continuous.kge",
@@ -164,6 +167,7 @@ TABLE = (
         "Kling-Gupta efficiency",
         better="higher",
         note="Of the mean of the members.",
+        over="record",
     ),
     Entry(
         "continuous.quantile_score",
