@@ -246,16 +246,17 @@ def locked(path: Path, *, timeout: float, busy: Exception) -> Iterator[None]:
     Raises
     ------
     OutputExistsError
-        A folder or a link has the name of the lock.
+        A folder, a link or a file with content has the name of the lock.
     """
     from filelock import FileLock, Timeout
 
     file = path.with_name(f".{path.name}.lock")
-    if is_taken(file) and (file.is_symlink() or not file.is_file()):
+    # The file of a lock is empty: one with content is somebody's, and would be removed at the end.
+    if is_taken(file) and (file.is_symlink() or not file.is_file() or file.stat().st_size):
         raise OutputExistsError.of(
             str(file),
             expected=f"a free name for the lock of {path.name}",
-            got="something that is not a file",
+            got="something that is not an empty file",
             remedy=f"Move it elsewhere, or choose another name than {path.name!r}.",
         )
     lock, end = FileLock(file), time.monotonic() + timeout

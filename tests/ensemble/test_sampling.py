@@ -283,7 +283,7 @@ def test_lazy_ensemble_can_be_pickled(few, model, prior):
     ("arguments", "message"),
     [
         ({"mode": "posterio"}, r"mode: .*Did you mean 'posterior'"),
-        ({"members": 0}, "members: expected an integer >= 1, got 0"),
+        ({"members": 0}, "members: expected an integer >= 1, .*got 0"),
         ({"members": 2.5}, "members"),
         ({"seed": "a"}, "seed: expected an integer"),
         ({"temperature": -1.0}, r"temperature: expected a number >= 0, got -1\.0"),
@@ -359,7 +359,7 @@ def test_numpy_scalars_are_accepted_as_options(few, model, tmp_path):
 
 @pytest.mark.parametrize("wrong", [None, 5])
 def test_object_that_is_not_a_model_is_refused(few, wrong):
-    with pytest.raises(ConfigError, match="a Model or the path of a model file"):
+    with pytest.raises(ConfigError, match="a Model, the path of a model file, or a name"):
         sample(few, wrong)
 
 

@@ -16,7 +16,7 @@ from xcvae.verify.scorecard import evaluate
 from .conftest import rain, valid_samples
 
 SIZES = np.array([1, 2, 1, 3, 1, 2, 2, 1, 1, 1, 3])
-NO_AREA = ("crps_skill", "spectral_distance", "fss")
+NO_AREA = ("crps_skill", "spectral_distance", "fss", "lag_correlation", "temporal_spectrum")
 
 
 def with_area(observed: xr.DataArray, sizes: np.ndarray) -> xr.DataArray:

@@ -398,7 +398,7 @@ def test_without_the_target_the_training_grid_is_drawn(projected):
 
 def test_another_resolution_or_no_place_is_refused(projected):
     ds, model = projected
-    coarse = ds.drop_vars("pr").coarsen(rlat=2, rlon=2).mean()
+    coarse = ds.drop_vars("pr").coarsen(rlat=3, rlon=3, boundary="trim").mean()
     with pytest.raises(MismatchError, match=r"rlat|pr_rcm"):
         drawn(coarse, model)
     with pytest.raises(MismatchError, match=r"pr_rcm.*latitudes and longitudes"):

@@ -434,7 +434,7 @@ def every_remedy(units: str = "mm h-1", wet_threshold: float = 0.1) -> dict[str,
         for finding in everything_wrong(units, wet_threshold, **changes):
             code = found.setdefault(finding.name, [])
             code += re.findall(r"`([^`]+)`", finding.remedy)
-    assert set(found) == set(NAMES)
+    assert set(found) == set(NAMES) - {"flicker"}  # its remedy has tests of its own
     return found
 
 

@@ -57,7 +57,9 @@ def test_report_writes_figures_json_and_html(
         assert path.stat().st_size > 1000
         if path.suffix == ".png":
             assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert {path.name for path in folder.iterdir()} == {path.name for path in written.values()}
+    assert {path.name for path in folder.iterdir()} == {path.name for path in written.values()} | {
+        "captions.txt"
+    }
     content = json.loads(written["report"].read_text(encoding="utf-8"))
     prior = content["ensembles"]["prior"]
     assert prior["made"] == {"mode": "posterior", "spread": 0.5}

@@ -233,7 +233,7 @@ def times_of(ds: xr.Dataset | xr.DataArray, sample: str, *, otherwise: str = "")
     --------
     >>> days = xr.date_range("2000-02-28", periods=2, calendar="noleap", use_cftime=True)
     >>> [t // 86_400_000_000 for t in times_of(xr.Dataset(coords={"day": days}), "day")]
-    [10948, 10949]
+    [11008, 11009]
     """
     index: Any = label_keys(ds, sample) if sample in ds.coords else np.empty(0)
     if hasattr(index, "to_timestamp"):  # periods

@@ -89,7 +89,8 @@ def measure_temperature(model: Model, batches: Batches) -> tuple[float, float]:
     # Spread grows a little less than the temperature; a second measurement gives the slope.
     guess = float(np.clip(1 / first, *TEMPERATURES))
     second = _ratio(_spread_and_errors(model, batches, guess))
-    left_out = [np.log(_ratio(np.delete(sums, n, axis=0))) for n in range(len(sums))]
+    with np.errstate(divide="ignore"):  # members without rain have no spread
+        left_out = [np.log(_ratio(np.delete(sums, n, axis=0))) for n in range(len(sums))]
     return match_temperature((1.0, first), (guess, second)), jackknife_error(left_out)
 
 

@@ -308,6 +308,8 @@ def time_statistics(
         Time of every sample in microseconds.
     """
     step, runs = consecutive(times)
+    if step <= 0:
+        return None
     sums: dict[str, float] = {}
     for run in runs:
         fields = [SampleFields(members[:, i], observed[i]) for i in run]
