@@ -161,7 +161,7 @@ class _Finished:
 
     @property
     def run(self) -> Mapping[str, Any]:
-        """What all regions have in common: identity, chunks and environment."""
+        """Identity, chunks and environment, common to all regions."""
         run: Mapping[str, Any] = self.found.metadata["run"]
         return run
 

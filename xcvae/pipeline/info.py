@@ -1,4 +1,4 @@
-"""What a path holds, in words: a run, a model, an ensemble, samples or a catalog."""
+"""Description of a path in words: a run, a model, an ensemble, samples or a catalog."""
 
 from __future__ import annotations
 

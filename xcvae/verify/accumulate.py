@@ -64,7 +64,7 @@ class ScoredSource:
 
 
 class Joining(Protocol):
-    """What is scored: samples, or windows or sequences of them."""
+    """Units of scoring: samples, or windows or sequences of them."""
 
     def blocks(self, block_bytes: int) -> Iterator[tuple[slice, slice]]:
         """Yield blocks of units, and the samples that each needs."""

@@ -146,7 +146,7 @@ def notes_of(store: EnsembleStore, step: Step) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Base:
-    """What an ensemble has in common with the one that it extends.
+    """The finished part of an ensemble that is extended.
 
     Attributes
     ----------

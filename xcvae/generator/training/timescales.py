@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Timescales:
-    """How long the levels of a model remember.
+    """Timescales of the levels of a model, measured on consecutive samples.
 
     Attributes
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -56,21 +57,28 @@ class Shuffled(Component):
         DataError
             The dataset has no ensemble, or one of a single member.
         """
-        observed = dataset[dataset.attrs["target"]]
-        sample, *fine = (str(dim) for dim in observed.dims)
-        whole = members_of(dataset, "shuffled")
-        fields = xr.apply_ufunc(
-            _permuted,
-            xr.DataArray(np.array(labels_of(observed, sample)), dims=sample),
-            whole.chunk(dict.fromkeys((REALIZATION, *fine), -1)) if whole.chunks else whole,
-            kwargs={"seed": seed},
-            input_core_dims=[[], [REALIZATION, *fine]],
-            output_core_dims=[[REALIZATION, *fine]],
-            join="override",
-            dask="parallelized",
-            output_dtypes=[whole.dtype],
-        )
-        return as_members(fields, observed, units=str(whole.attrs["units"]))
+        return reordered(dataset, _permuted, "shuffled", seed)
+
+
+def reordered(
+    dataset: xr.Dataset, order: Callable[..., Array], name: str, seed: int
+) -> xr.DataArray:
+    """Return the members of the ensemble, reordered sample by sample."""
+    observed = dataset[dataset.attrs["target"]]
+    sample, *fine = (str(dim) for dim in observed.dims)
+    whole = members_of(dataset, name)
+    fields = xr.apply_ufunc(
+        order,
+        xr.DataArray(np.array(labels_of(observed, sample)), dims=sample),
+        whole.chunk(dict.fromkeys((REALIZATION, *fine), -1)) if whole.chunks else whole,
+        kwargs={"seed": seed},
+        input_core_dims=[[], [REALIZATION, *fine]],
+        output_core_dims=[[REALIZATION, *fine]],
+        join="override",
+        dask="parallelized",
+        output_dtypes=[whole.dtype],
+    )
+    return as_members(fields, observed, units=str(whole.attrs["units"]))
 
 
 def members_of(dataset: xr.Dataset, baseline: str) -> xr.DataArray:

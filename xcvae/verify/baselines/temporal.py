@@ -6,18 +6,15 @@ as it is, and decides on the spread of what is added up over times.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import xarray as xr
 
-from xcvae.fields.samples import labels_of
-from xcvae.metrics.pairs import REALIZATION
 from xcvae.metrics.sample import Array
 from xcvae.registry import Component
-from xcvae.verify.baselines.interpolation import as_members, members_of, random_stream
+from xcvae.verify.baselines.interpolation import random_stream, reordered
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Independent(Component):
 
     def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
         """Return as many members as the ensemble has."""
-        return _reordered(dataset, _shuffled, "independent", seed)
+        return reordered(dataset, _shuffled, "independent", seed)
 
 
 @dataclass(frozen=True)
@@ -45,27 +42,7 @@ class Frozen(Component):
 
     def __call__(self, dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
         """Return as many members as the ensemble has."""
-        return _reordered(dataset, _sorted, "frozen", seed)
-
-
-def _reordered(
-    dataset: xr.Dataset, order: Callable[..., Array], name: str, seed: int
-) -> xr.DataArray:
-    observed = dataset[dataset.attrs["target"]]
-    sample, *fine = (str(dim) for dim in observed.dims)
-    whole = members_of(dataset, name)
-    fields = xr.apply_ufunc(
-        order,
-        xr.DataArray(np.array(labels_of(observed, sample)), dims=sample),
-        whole.chunk(dict.fromkeys((REALIZATION, *fine), -1)) if whole.chunks else whole,
-        kwargs={"seed": seed},
-        input_core_dims=[[], [REALIZATION, *fine]],
-        output_core_dims=[[REALIZATION, *fine]],
-        join="override",
-        dask="parallelized",
-        output_dtypes=[whole.dtype],
-    )
-    return as_members(fields, observed, units=str(whole.attrs["units"]))
+        return reordered(dataset, _sorted, "frozen", seed)
 
 
 def _shuffled(labels: Array, members: Array, *, seed: int) -> Array:
