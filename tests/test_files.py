@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from xcvae import files
-from xcvae.errors import ConfigError, StoreError
+from xcvae.errors import ConfigError, OutputExistsError, StoreError
 
 RANDOM = "0123456789abcdef0123456789abcdef"
 
@@ -261,6 +262,20 @@ def test_lock_whose_file_is_removed_excludes_other_processes(tmp_path):
     assert [process.wait() for process in running] == [0, 0, 0]
     assert file.read_text() == "90"
     assert [path.name for path in tmp_path.iterdir()] == ["number"]
+
+
+@pytest.mark.parametrize("content", [b"", b"a", b"x" * 55, b"x" * 3_000_000])
+def test_lock_leaves_a_file_of_somebody_else_as_it_is(tmp_path, content):
+    file, busy = tmp_path / ".e.lock", StoreError("another process is writing")
+    file.write_bytes(content)
+    with (
+        nullcontext() if not content else pytest.raises(OutputExistsError, match="Move it"),
+        files.locked(tmp_path / "e", timeout=0, busy=busy),
+        pytest.raises(StoreError),
+        files.locked(tmp_path / "e", timeout=0, busy=busy),
+    ):
+        pass
+    assert file.read_bytes() == content
 
 
 def test_lock_is_released_after_an_exception(tmp_path):

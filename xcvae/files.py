@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 _TEMPORARY = re.compile(r"(?P<name>.+)\.[0-9a-f]{32}\.(tmp|partial)")
 # A scheme such as s3://, also after pathlib made s3:/ of it; one letter is a drive.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*://")
+
+# Content of the file of a lock: it proves that xcvae made the file, and may remove it.
+_LOCK = b"Lock of xcvae, without use when no process of it runs.\n"
 
 Purpose = Literal["new", "old", "model"]
 """Use of a hidden file or folder: a store that is being made, one that is being replaced, a model
@@ -232,7 +236,7 @@ def locked(path: Path, *, timeout: float, busy: Exception) -> Iterator[None]:
     """Hold the lock of a path, ``.NAME.lock`` in its folder, during a context.
 
     The lock is the operating system's: it ends with the process that holds it. Its file is removed
-    at the end of the context.
+    at the end of the context if xcvae made it.
 
     Parameters
     ----------
@@ -251,29 +255,53 @@ def locked(path: Path, *, timeout: float, busy: Exception) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     file = path.with_name(f".{path.name}.lock")
-    # The file of a lock is empty: one with content is somebody's, and would be removed at the end.
-    if is_taken(file) and (file.is_symlink() or not file.is_file() or file.stat().st_size):
-        raise OutputExistsError.of(
-            str(file),
-            expected=f"a free name for the lock of {path.name}",
-            got="something that is not an empty file",
-            remedy=f"Move it elsewhere, or choose another name than {path.name!r}.",
-        )
     lock, end = FileLock(file), time.monotonic() + timeout
     while True:
+        ours = _make_lock_file(file)
         try:
-            lock.acquire(timeout=max(0.0, end - time.monotonic()))
+            lock.acquire(timeout=0)
         except Timeout as error:
-            raise busy from error
+            if time.monotonic() >= end:
+                raise busy from error
+            time.sleep(0.02)
+            continue
         if _is_locked_file(lock, file):
             break
         lock.release()  # its last holder has removed the file: it is no lock any more
     try:
         yield
     finally:
-        if os.name == "posix":  # others do not remove open files
+        if ours and os.name == "posix":  # others do not remove open files
             file.unlink(missing_ok=True)
         lock.release()
+
+
+def _make_lock_file(file: Path) -> bool:
+    """Make the file of a lock unless it exists; tell if it is one that xcvae made.
+
+    An empty file may be somebody's: it serves as a lock, and stays. Old versions of filelock empty
+    the file when they open it, so that the answer counts that was given before.
+
+    Raises
+    ------
+    OutputExistsError
+        A folder, a link or a file with other content has the name.
+    """
+    with suppress(FileExistsError), file.open("xb") as stream:
+        stream.write(_LOCK)
+    with suppress(FileNotFoundError):  # removed by its last holder: made by the lock again
+        state = file.lstat()
+        if stat.S_ISREG(state.st_mode) and state.st_size in (0, len(_LOCK)):
+            content = file.read_bytes()
+            if content in (b"", _LOCK):
+                return content == _LOCK
+        raise OutputExistsError.of(
+            str(file),
+            expected="a free name for a lock",
+            got="something that is not a lock of xcvae",
+            remedy="Move it elsewhere, or choose another name for the output.",
+        )
+    return True
 
 
 def _is_locked_file(lock: FileLock, file: Path) -> bool:
