@@ -163,8 +163,12 @@ def test_what_training_did_not_see_is_said(coarse, model):
     with pytest.warns(UserWarning, match="pixels of .* km: the model was trained with 1 to 2 km"):
         drawn(wide, model)
     days = coarse.assign_coords(time=np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "M8[ns]"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn(days, model)  # frames in mm h-1, one of each day
+    sums = days.assign(tp=(24 * days.tp).assign_attrs(days.tp.attrs, units="mm d-1"))
     with pytest.warns(UserWarning, match="samples are days"):
-        drawn(days, model)
+        drawn(sums, model)
 
 
 def test_wrong_calls_are_refused(coarse, model, tiny_model):

@@ -16,7 +16,7 @@ from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec
 from xcvae.fields.describe import describe
 from xcvae.fields.grids import divided_coords
 from xcvae.fields.scaling import blocks_of
-from xcvae.fields.units import to_units
+from xcvae.fields.units import per, to_units
 
 #: Largest difference between block means of the target and the condition, as a share of the
 #: larger of the block's rain and the wet threshold. Packed integers and float32 stay below it.
@@ -173,7 +173,9 @@ def at_scale(
         else:
             ds, spec = _divided(ds, name, factor)
     spacing = pixel_km(spec.axis(spec.y), spec.axis(spec.x))
-    _warn_outside(scales, factor, spacing, daily=spec.daily)
+    # Frames in mm h-1 that were taken a day apart are no sums of days.
+    daily = spec.daily and not per(spec.units, "hour")
+    _warn_outside(scales, factor, spacing, daily=daily)
     return ds, replace(
         spec, scales=replace(scales, spacing=spacing or scales.pixel[0], fixed=factor)
     )
