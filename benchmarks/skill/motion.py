@@ -1,4 +1,4 @@
-"""Motion of rain against the memory of latents: would noise that moves remember more?
+"""Memory of latents at a fixed place, and along the motion of the rain.
 
     python -m benchmarks.skill.motion --data STORE --model FILE [--hours 9] [--output FILE]
 
