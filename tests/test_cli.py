@@ -17,7 +17,7 @@ from xcvae.registry import KINDS, registry
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "xcvae.cli", *arguments],
+        [sys.executable, "-W", "error", "-m", "xcvae", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -139,7 +139,7 @@ def test_plugins_lists_components_registered_in_this_process(
 
 def test_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m xcvae.cli plugins | true; echo ${{PIPESTATUS[0]}}"],
+        ["bash", "-c", f"{sys.executable} -m xcvae plugins | true; echo ${{PIPESTATUS[0]}}"],
         capture_output=True, text=True, check=True, cwd=tmp_path,
         env={**os.environ, "XCVAE_NO_PLUGINS": "1", "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip

@@ -443,7 +443,3 @@ def _plugins(_: argparse.Namespace) -> int:
     for name, problem in plugins.broken().items():
         print(f"\nbroken plugin '{name}': {problem}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

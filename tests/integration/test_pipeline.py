@@ -278,7 +278,7 @@ def test_killed_training_is_continued(folder: Path) -> None:
     edit(folder, "validations: 2", "validations: 50")
     checkpoint = folder / "out" / "model.xcvae.checkpoint"
     running = subprocess.Popen(
-        [sys.executable, "-m", "xcvae.cli", "train", str(folder / "config.yaml")],
+        [sys.executable, "-m", "xcvae", "train", str(folder / "config.yaml")],
         stdout=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
