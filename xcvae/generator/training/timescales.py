@@ -7,7 +7,6 @@ remembers; the timescale is where the correlation of `xcvae.generator.noise.Time
 
 from __future__ import annotations
 
-import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -161,15 +160,10 @@ def _correlations(sums: Array) -> Array:
 
 def _fit(measured: Array) -> Array:
     """Return the timescale of each level in steps; 0 without memory."""
-    errors = np.nansum((_curves()[None] - measured[:, None]) ** 2, axis=-1)
+    curves = correlation(np.array(LAGS)[None] / GRID[:, None])
+    errors = np.nansum((curves[None] - measured[:, None]) ** 2, axis=-1)
     best = GRID[np.argmin(errors, axis=1)]
     return np.where(measured[:, 0] >= LEAST, best, 0.0)
-
-
-@functools.cache  # the same for every resampling of every training
-def _curves() -> Array:
-    """Return the correlation at every lag, for every timescale of the grid: (timescale, lag)."""
-    return correlation(np.array(LAGS)[None] / GRID[:, None])
 
 
 def _rounded(values: Array) -> list[float]:
