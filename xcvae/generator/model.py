@@ -110,8 +110,7 @@ class Model:
         self.device = torch.device("cpu")
         self.origin: Model | None = None
         constraint = self.network.constraint
-        self.capped = spec.scales is not None and constraint is not None
-        if constraint is not None and self.capped and constraint.ceiling == math.inf:
+        if constraint is not None and constraint.ceiling == math.inf:
             # Capped where the block means are kept: a cap afterwards would lose rain.
             highest = math.log1p(self._limit / scaling.target.eps) / scaling.target.divisor
             self.network.constraint = replace(constraint, ceiling=highest)
@@ -396,8 +395,7 @@ class Model:
             temperature=temperature,
             tile=tile,
             axes=axes,
-            # Where block means are kept, the network itself caps: see `capped`.
-            limits=None if self.capped else limits,
+            limits=limits,
         )
 
     def limits(self, prepared: xr.Dataset) -> NDArray[np.float64]:
@@ -475,8 +473,7 @@ class Model:
         return float(np.interp(spread, dial[:, 0], dial[:, 1]))
 
     def _sampler(self) -> FieldSampler:
-        limit = math.inf if self.capped else self._limit
-        return FieldSampler(self.network, self.scaling, self.device, limit)
+        return FieldSampler(self.network, self.scaling, self.device, self._limit)
 
     @property
     def _limit(self) -> float:
