@@ -35,8 +35,8 @@ from xcvae.verify.resampling import Sums, interval
 from xcvae.verify.sequences import TimeUnits, split_window, step_in_time
 
 DEFAULT_METRICS = (
-    "crps", "crps_skill", "energy_score", "mae", "spread_skill", "rank_deviation",
-    "spectral_distance", "spatial_correlation", "diversity", "wet_fraction",
+    "crps", "crps_skill", "twcrps", "energy_score", "mae", "spread_skill",
+    "rank_deviation", "spectral_distance", "spatial_correlation", "diversity", "wet_fraction",
     "wet_fraction_observed", "mass_bias", "ks", "p99_ratio", "p999_ratio", "fss", "brier",
     "csi", "sedi"
 )  # fmt: skip
