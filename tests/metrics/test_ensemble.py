@@ -162,7 +162,10 @@ def test_twcrps_is_the_crps_of_chained_amounts(
     forecast, observed = masked
     pairs = []
     for time in observed.time:
-        truth, members = observed.sel(time=time).values, forecast.sel(time=time).values.astype(float)
+        truth, members = (
+            observed.sel(time=time).values,
+            forecast.sel(time=time).values.astype(float),
+        )
         valid = np.isfinite(truth) & np.isfinite(members).all(axis=0)
         y, x = (np.clip(v, threshold, cap) for v in (truth[valid], members[:, valid]))
         m = len(x)

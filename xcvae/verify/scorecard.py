@@ -82,7 +82,8 @@ def evaluate(
         that the ensemble does not have, such as those of the training, or of other evaluated ones.
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
-        "time.season"; or a map (y, x) of regions. Its values become a further dimension of scores.
+        "time.season"; "coarse_rain", thirds of the samples by the mean of their coarse rain; or a
+        map (y, x) of regions. Its values become a further dimension of scores.
         A list of these groups by all of them: ``["time.season", "region"]``.
     progress
         Show a progress bar, if on a terminal.
