@@ -157,8 +157,8 @@ class TwCRPS(_PooledScore):
             return self.weight * body
         tails = []
         for threshold in map(state.record.quantile, self.quantiles):
-            above = (fields.clamp(min=threshold) - threshold for fields in (members, truth))
-            tails.append(self._score(*above, mask) / state.typical_above(threshold))
+            drawn, observed = (x.clamp(min=threshold) - threshold for x in (members, truth))
+            tails.append(self._score(drawn, observed, mask) / state.typical_above(threshold))
         return self.weight * ((1 - share) * body + share * torch.stack(tails).mean())
 
     def share_at(self, progress: float) -> float:
