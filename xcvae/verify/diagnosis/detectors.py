@@ -523,14 +523,14 @@ def capped_data(e: Evidence) -> Measurement | str:
         return Measurement(0, "No amount stands out among the heaviest ones.", "", "")
     amount = f"{e.spike.amount:.4g} {e.units}"
     given = _quantity(e.spike.amount, e, digits=6)
-    items = ", ".join(f'{{"name": "{name}", "cap": {given}}}' for name in ("p999_ratio", "twcrps"))
     return Measurement(
         int(e.spike.share > SPIKE),
         f"{share(e.spike.share)} of the heaviest amounts (one in a hundred wet ones) are "
         f"{amount}, {e.spike.times:.0f} times as many as of the amounts next to it. What fell "
         "there was as much or more.",
-        "Score the tail with and without the amounts at the cap, arguments of evaluate: "
-        f'`metrics=["p999_ratio", {items}]`. Data without the cap would be better.',
+        "Score the tail with and without the amounts at the cap (argument of evaluate: "
+        f'`metrics=["p999_ratio", {{"name": "p999_ratio", "cap": {given}}}]`; twcrps has the same '
+        "parameter). Data without the cap would be better.",
         "Leave out amounts at and above the cap, of members and observation alike, where the tail "
         "is scored.",
     )
