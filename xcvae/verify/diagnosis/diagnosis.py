@@ -125,9 +125,9 @@ def diagnose(
     """Look for faults of a model, and name their remedies.
 
     Checks for wrong units, samples that were trained on, posterior collapse, ignored latents, mean
-    collapse, identical members, too little and too much spread, a gap between prior and posterior,
-    memorised fields, drizzle, mass drift, a truncated tail, patterns of the grid, odd borders, and
-    members that flicker in time.
+    collapse, identical members, too little and too much spread, also by amounts of rain, a gap
+    between prior and posterior, memorised fields, drizzle, mass drift, a truncated tail, observed
+    rain with a cap, patterns of the grid, odd borders, and members that flicker in time.
 
     Parameters
     ----------
