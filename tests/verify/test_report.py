@@ -101,9 +101,10 @@ def assert_offline(page: str) -> None:
     assert not re.search(r"""<link|@import|url\(|(src|href)=["'](?!data:|#)""", page)
     data, code = re.findall(r"<script[^>]*>", page)
     assert (data, code) == ('<script type="application/json" id=explorer-data>', "<script>")
-    script = page.split("<script>")[1].split("</script>")[0]
+    script = re.findall(r"(?s)<script>(.*)</script>", page)[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in page  # fmt: skip
+    assert "content=\"default-src 'none'; img-src data:; " in page
+    assert f" script-src 'sha256-{digest}';" in page
 
 
 def test_report_of_evolving_members_has_a_sequence_to_play_and_an_animation(
@@ -134,11 +135,11 @@ def test_spreads_of_the_explorer_lead_from_the_storm_to_the_prior(
     means = ds.pr.mean(("y", "x"))
     errors = []
     for spread, ensemble in spreads.items():
-        assert dict(ensemble.sizes) | {"time": 4, "realization": 4} == dict(ensemble.sizes)
+        assert ensemble.pr.shape[:2] == (3, 3)
         assert means.idxmax("time").values in ensemble.time.values
         wanted = ds.sel(time=ensemble.time)
         again = xcvae.sample(
-            wanted, tiny_model, mode="posterior", spread=spread, members=4, seed=3, progress=False
+            wanted, tiny_model, mode="posterior", spread=spread, members=3, seed=3, progress=False
         )
         np.testing.assert_array_equal(ensemble.pr.values, again.pr.values)
         errors.append(float(abs(ensemble.pr - wanted.pr).mean()))

@@ -34,17 +34,17 @@ SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Members of a set of fields; members and frames of a sequence.
 MEMBERS, SEQUENCE_MEMBERS, FRAMES = 4, 3, 24
 #: The samples of a set: the wettest, and those that so large a share of the samples exceeds.
-RANKS = (0.0, 0.06, 0.15, 0.35)
+RANKS = (0.0, 0.1, 0.3)
 #: Pixels along the longer side of a picture: larger maps are shown as means of blocks.
 SIDE = 160
 #: Pixels that are drawn for the page at most, so that it takes seconds.
-DRAWN = 3_000_000
+DRAWN = 1_000_000
 #: Options of an ensemble that the storms redrawn for the page share.
 SHARED = ("factor", "postprocess", "temperature", "cap", "tile", "device", "seed")
 REDRAWN = "storms, redrawn at each spread"
 ABOUT = {
-    REDRAWN: "Drawn for this page. Spread 0 reconstructs the observed storm; at 1 the members follow "
-    "the conditions alone.",
+    REDRAWN: "Drawn for this page. Spread 0 reconstructs the observed storm; at 1 the members "
+    "follow the conditions alone.",
     "posterior": "Observed storms, redrawn{spread}.",
     "prior": "Drawn from the conditions alone.",
 }
@@ -149,11 +149,11 @@ def draw_spreads(
     if spec.target not in ds or set(ds[spec.target].dims) != {spec.sample, spec.y, spec.x}:
         return {}
     field = ds[spec.target]
-    rows = storms_in(field, spec.sample)
-    pixels = len(SPREADS) * len(rows) * field.sizes[spec.y] * field.sizes[spec.x]
-    members = min(MEMBERS, DRAWN // max(pixels, 1))
-    if not rows or not members:
+    most = DRAWN // (len(SPREADS) * field.sizes[spec.y] * field.sizes[spec.x])
+    rows = storms_in(field, spec.sample, most)
+    if not rows:
         return {}
+    members = min(MEMBERS, most // len(rows))
     few = ds.isel({spec.sample: rows}).load()
     shared = {name: (options or {})[name] for name in SHARED if name in (options or {})}
     return {
@@ -164,11 +164,14 @@ def draw_spreads(
     }
 
 
-def storms_in(field: xr.DataArray, dim: str) -> list[int]:
+def storms_in(field: xr.DataArray, dim: str, most: int = len(RANKS)) -> list[int]:
     """Return the positions of the wettest sample and of a few less wet ones, in their order."""
+    if most < 1:
+        return []
     means = np.nan_to_num(field.mean([one for one in field.dims if one != dim]).values)
     order = np.argsort(-means, kind="stable")[: int((means > 0).sum())]
-    ranks = np.maximum(np.arange(len(RANKS)), np.asarray(RANKS) * len(order)).astype(int)
+    shares = np.asarray(RANKS[:most])
+    ranks = np.maximum(np.arange(shares.size), shares * len(order)).astype(int)
     return sorted(int(row) for row in order[ranks[ranks < len(order)]])
 
 
@@ -188,7 +191,8 @@ def sets_of(
     spreads
         From `draw_spreads`.
     """
-    found = [] if not spreads else [_read(REDRAWN, ds, dict(spreads))]
+    drawn: dict[float | None, xr.Dataset] = dict((spreads or {}).items())
+    found = [_read(REDRAWN, ds, drawn)] if drawn else []
     for name, ensemble in ensembles.items():
         made = json.loads(str(ensemble.attrs.get("xcvae", "{}")))
         found.append(_read(f"ensemble {name}", ds, {made.get("spread"): ensemble}, made))
@@ -318,7 +322,7 @@ def picture(field: np.ndarray, scale: RainScale) -> str:
     codes = np.where(np.isfinite(field), np.clip(classes, 0, chart.N - 1), chart.N)
     image = Image.frombytes("P", field.shape[::-1], codes.astype(np.uint8).tobytes())
     colours = [chart(i, bytes=True)[:3] for i in range(chart.N)] + [chart.get_bad()[:3] * 255]
-    image.putpalette([int(round(float(part))) for colour in colours for part in colour])
+    image.putpalette([round(float(part)) for colour in colours for part in colour])
     content = io.BytesIO()
     image.save(content, format="PNG", optimize=True, bits=4)
     return base64.b64encode(content.getvalue()).decode("ascii")
@@ -383,8 +387,9 @@ def _map(kind: str, title: str, *, chosen: bool = False) -> str:
         "<span class=ends><span>storm</span><span>prior</span></span></label>"
     )
     return (
-        f'<figure data-map={kind}><figcaption>{title}</figcaption><canvas role=img aria-label="{title}">'
-        f"</canvas><p class=faint data-part=stats></p>{choice if chosen else ''}</figure>"
+        f"<figure data-map={kind}><figcaption>{title}</figcaption>"
+        f'<canvas role=img aria-label="{title}"></canvas>'
+        f"<p class=faint data-part=stats></p>{choice if chosen else ''}</figure>"
     )
 
 
