@@ -392,6 +392,42 @@ def save_report(
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
+    written = _save_figures(
+        folder, ds=ds, model=model, ensembles=ensembles, cards=cards, verdicts=verdicts,
+        formats=formats,
+    )  # fmt: skip
+    animations = _save_animations(folder, ds, ensembles)
+    written |= {path.stem: path for path in animations.values()}
+    content = report_json(
+        model=model,
+        ensembles=ensembles,
+        cards=cards,
+        verdicts=verdicts,
+        diagnosis=diagnosis,
+        files={name: path.name for name, path in written.items()} | {"html": HTML},
+    )
+    figures = {name: path for name, path in written.items() if path.suffix == ".png"}
+    write_text(folder / CAPTIONS_FILE, _captions(figures))
+    written["report"] = folder / REPORT
+    write_text(written["report"], json.dumps(content, indent=2, allow_nan=False) + "\n")
+    explored = sets_of(ds, ensembles, spreads)
+    written["html"] = write_html(
+        folder / HTML, content, figures=figures, animations=animations, explored=explored
+    )
+    return written
+
+
+def _save_figures(
+    folder: Path,
+    *,
+    ds: xr.Dataset,
+    model: Model,
+    ensembles: Mapping[str, xr.Dataset],
+    cards: Mapping[str, xr.Dataset],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    formats: Sequence[str],
+) -> dict[str, Path]:
+    """Draw and save the figures of a report; return the PNG files by name."""
     written: dict[str, Path] = {}
 
     def save(name: str, figure: Figure, *, crop: bool = True) -> None:
@@ -413,43 +449,24 @@ def save_report(
         if set(card.sizes) == {"source"}:  # with groupby there is a table for every group
             found = verdicts.get(name, ())
             save(f"{name}-scores", draw_summary(card, found, title=name))
-    animations = {name: folder / f"{name}-animation.gif" for name in ensembles}
-    for name, ensemble in ensembles.items():
-        _save_animation(animations[name], ds, ensemble, written)
-    content = report_json(
-        model=model,
-        ensembles=ensembles,
-        cards=cards,
-        verdicts=verdicts,
-        diagnosis=diagnosis,
-        files={name: path.name for name, path in written.items()} | {"html": HTML},
-    )
-    figures = {name: path for name, path in written.items() if path.suffix == ".png"}
-    write_text(folder / CAPTIONS_FILE, _captions(figures))
-    written["report"] = folder / REPORT
-    write_text(written["report"], json.dumps(content, indent=2, allow_nan=False) + "\n")
-    written["html"] = write_html(
-        folder / HTML,
-        content,
-        figures=figures,
-        animations={k: path for k, path in animations.items() if path in written.values()},
-        explored=sets_of(ds, ensembles, spreads),
-    )
     return written
 
 
-def _save_animation(
-    path: Path, ds: xr.Dataset, ensemble: xr.Dataset, written: dict[str, Path]
-) -> None:
-    """Write the animation of an ensemble whose members evolve in time; none of any other."""
-    if (_made(ensemble) or {}).get("temporal") != "coherent":
-        return
-    try:
-        found = sequence_of(ds, ensemble, members=PLAYED_MEMBERS, most=PLAYED)
-    except DataError:  # no samples follow each other
-        return
-    save_frames(list(frames_of(found)), path, seconds=PLAYED_SECONDS)
-    written[path.stem] = path
+def _save_animations(
+    folder: Path, ds: xr.Dataset, ensembles: Mapping[str, xr.Dataset]
+) -> dict[str, Path]:
+    """Write animations of the ensembles whose members evolve in time; return them by name."""
+    saved: dict[str, Path] = {}
+    for name, ensemble in ensembles.items():
+        if (_made(ensemble) or {}).get("temporal") != "coherent":
+            continue
+        try:
+            found = sequence_of(ds, ensemble, members=PLAYED_MEMBERS, most=PLAYED)
+        except DataError:  # no samples follow each other
+            continue
+        saved[name] = folder / f"{name}-animation.gif"
+        save_frames(list(frames_of(found)), saved[name], seconds=PLAYED_SECONDS)
+    return saved
 
 
 def _captions(figures: Mapping[str, Path]) -> str:
