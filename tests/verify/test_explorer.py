@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.verify.report.explorer import SIDE, reduced, sets_of
+from xcvae.verify.plots.member_maps import Axis
+from xcvae.verify.report.explorer import SIDE, reduced, sets_of, upright
 from xcvae.verify.report.write import write_html
 
 from ..support.browser import Browser, browser, missing
@@ -87,7 +88,7 @@ def test_sample_is_picked_with_its_condition(
     before = shown(chromium, "observed"), shown(chromium, "coarse")
     most = float(storms.pr.mean(("y", "x")).max())
     assert text(chromium, "[data-map=observed] p").startswith(f"mean {most:.3g},")
-    chromium.type("[data-part=sample]", "left")
+    chromium.type("[data-part=sample]", "right")
     after = shown(chromium, "observed"), shown(chromium, "coarse")
     assert before[0] != after[0]
     assert before[1] != after[1]
@@ -140,6 +141,16 @@ def test_page_runs_no_script_but_its_own(chromium: Browser, page: Path) -> None:
     shown(chromium, "a")
     assert chromium.run("return window.broken === undefined")
     assert any("Content Security Policy" in one for one in chromium.errors())
+
+
+@pytest.mark.parametrize(
+    ("units", "y", "x", "first"),
+    [("°N", [40, 50], [5, 6, 7], 3), ("km", [9, 1], [7, 6, 5], 2), ("pixel", [0, 1], [0, 1, 2], 0)],
+)
+def test_maps_are_upright(units: str, y: list[float], x: list[float], first: int) -> None:
+    axes = Axis(np.array(y, float), units), Axis(np.array(x, float), units)
+    found = upright(np.arange(6).reshape(2, 3), *axes)
+    assert found[0, 0] == first
 
 
 def test_reduced_maps_are_means_of_blocks_without_missing_pixels() -> None:
