@@ -71,6 +71,12 @@ def test_model_of_any_factor_names_the_factor(any_factor_model: Model) -> None:
     assert "ens = ds.cvae.sample(model, factor=8, members=16)" in html
 
 
+def test_card_of_a_bundled_model_shows_how_to_open_it() -> None:
+    html = checked(xcvae.models.card("rain-radar")._repr_html_())
+    assert "limits" in html
+    assert "model = xcvae.models.open(&quot;rain-radar&quot;)" in html
+
+
 def test_diagnosis_is_short_as_text_and_whole_in_a_notebook(
     test_radar: xr.Dataset, tiny_model: Model
 ) -> None:
