@@ -61,9 +61,8 @@ def _of_file(file: Path) -> str:
     if catalogs.is_catalog(file):
         return _of_catalog(file)
     if file.suffix in (".yaml", ".yml"):
-        return _text(
-            f"{file}: a configuration", {}, [f"xcvae run {file} --check", f"xcvae run {file}"]
-        )
+        following = [f"xcvae run {file} --check", f"xcvae run {file}"]
+        return f"{file}: a configuration\n{_text('  what to type next', {}, following)}"
     return ""
 
 
