@@ -22,6 +22,7 @@ RANKS = (
     "errors",
     "files",
     "progress",
+    "notebook",
     "registry",
     "fields",
     "metrics",

@@ -78,6 +78,7 @@ sample: [{name: prior, members: 3}]
     assert "condition   pr_coarse [mm h-1], 13 x 11, aligned" in said
     assert "prior: prior, 3 members of 4 test samples" in said
     assert "note: 4 test samples are trained on" in said
+    assert said.splitlines()[-2:] == ["What to type next:", f"  xcvae run {config}"]
     assert list(tmp_path.iterdir()) == [config]
 
 
