@@ -18,14 +18,20 @@ from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import autocast
 from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.noise import Address, TimeAxis
-from xcvae.generator.tiling import DrawBatch, TiledDomain, WholeDomain, split_domain
+from xcvae.generator.splitting import split_domain
+from xcvae.generator.tiling import DrawBatch, Place, TiledDomain, WholeDomain
 
 #: Limits of pixels and of fields per draw batch. More fields are no faster on a CPU, a GPU needs
 #: many to be busy, and on large maps one field uses the whole device.
 MAX_PIXELS, MAX_FIELDS = {"cpu": 2**18, "cuda": 2**20}, {"cpu": 8, "cuda": 64}
 
+#: Bytes of the members of a draw batch at the seam of tiles, and of the features of tiles that are
+#: stored for several members: they grow with the domain, so that they need a limit.
+STATE_BYTES, FEATURE_BYTES = 2**28, 2**28
+
 #: Member, sample, rows and columns of a field in the array of members.
 Index = tuple[int, int, slice, slice]
+Pairs = list[tuple[int, int]]
 _Copy = tuple[Tensor, torch.cuda.Event | None, NDArray[np.float32], list[Index]]
 
 
@@ -60,6 +66,7 @@ class FieldSampler:
         tile: tuple[int, int] | None = None,
         axes: Sequence[TimeAxis | None] | None = None,
         limits: NDArray[np.float64] | None = None,
+        threads: int = 1,
     ) -> NDArray[np.float32]:
         """Draw members of every sample.
 
@@ -79,6 +86,8 @@ class FieldSampler:
             Time axis of each level, coarsest first; None for members that do not evolve.
         limits
             Largest value of a pixel of each sample; by default ``limit`` for all.
+        threads
+            Tiles that are drawn at a time on a CPU.
 
         Returns
         -------
@@ -94,7 +103,7 @@ class FieldSampler:
             limits = np.full(len(batch), self.limit)
         options = DrawBatch((), released, temperature, self.device, axes)
         attempt = functools.partial(
-            self._draw, batch, addresses, options, tile=tile,
+            self._draw, batch, addresses, options, tile=tile, threads=threads,
             limits=torch.as_tensor(limits, dtype=torch.float32, device=self.device),
         )  # fmt: skip
         try:
@@ -114,34 +123,35 @@ class FieldSampler:
         options: DrawBatch,
         *,
         tile: tuple[int, int] | None,
+        threads: int,
         limits: Tensor,
     ) -> NDArray[np.float32]:
         pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
         out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
-        posterior = options.posterior
-        domain = self._domain(batch, tile, posterior=posterior)
-        tiled = isinstance(domain, TiledDomain)
-        size = tile if tiled and tile else (batch.c.shape[-2], batch.c.shape[-1])
-        together = draw_batch_size(self.device.type, size, tiled=tiled)
+        domain = self._domain(batch, tile, posterior=options.posterior, threads=threads)
+        together, padding = self._draw_batch(domain, batch, tile)
         host_copy = HostCopy(self.device)
         encoded: dict[int, Encoded] = {}
         for start in range(0, len(pairs), together):
             part = pairs[start : start + together]
             # Padded with copies: the batch size decides on the last digits of a convolution.
-            padded = part + [part[-1]] * (together - len(part))
+            padded = part + [part[-1]] * (together - len(part)) if padding else part
             samples = [s for s, _ in padded]
             # Samples are encoded one by one, once for all their members.
             encoded = {
-                s: encoded[s] if s in encoded else domain.encode(batch, s, posterior=posterior)
+                s: encoded[s]
+                if s in encoded
+                else domain.encode(batch, s, posterior=options.posterior)
                 for s in dict.fromkeys(samples)
             }
-            joined = Encoded.join([encoded[s] for s in samples])
-            noise = [addresses[m][s] for s, m in padded]
-            draw_batch = replace(options, addresses=noise)
-            for (rows, columns), output in domain.draw(batch, samples, joined, draw_batch):
-                places = [(m, s, rows, columns) for s, m in part]
-                fields = self._physical(output[: len(part)], limits[samples[: len(part)]])
-                host_copy.submit(fields, out, places)
+            draw_batch = replace(options, addresses=[addresses[m][s] for s, m in padded])
+
+            def write(place: Place, rows: slice, output: Tensor, part: Pairs = part) -> None:
+                own = part[rows]
+                fields = self._physical(output[: len(own)], limits[[s for s, _ in own]])
+                host_copy.submit(fields, out, [(m, s, *place) for s, m in own])
+
+            domain.draw(batch, samples, encoded, draw_batch, write)
         host_copy.flush()
         out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
         return out
@@ -192,14 +202,25 @@ class FieldSampler:
             )
         return reports
 
+    def _draw_batch(
+        self, domain: WholeDomain | TiledDomain, batch: Batch, tile: tuple[int, int] | None
+    ) -> tuple[int, bool]:
+        """Return the number of fields per draw batch, and True if batches are padded to it."""
+        if isinstance(domain, TiledDomain) and self.device.type == "cpu":
+            return domain.members_at_once(STATE_BYTES), False
+        size = (batch.c.shape[-2], batch.c.shape[-1])
+        if isinstance(domain, TiledDomain) and tile is not None:
+            size = tile
+        return draw_batch_size(self.device.type, size), True
+
     def _domain(
-        self, batch: Batch, tile: tuple[int, int] | None, *, posterior: bool
+        self, batch: Batch, tile: tuple[int, int] | None, *, posterior: bool, threads: int
     ) -> WholeDomain | TiledDomain:
         size = (batch.c.shape[-2], batch.c.shape[-1])
         if tile is None or (tile[0] >= size[0] and tile[1] >= size[1]):
             return WholeDomain(self.network, self.device)
         split = split_domain(self.network, size, tile, posterior=posterior, side=batch.side)
-        return TiledDomain(self.network, self.device, size, split)
+        return TiledDomain(self.network, self.device, size, split, threads, FEATURE_BYTES)
 
     def _physical(self, output: Tensor, limits: Tensor | None = None) -> Tensor:
         """Physical fields on the device, (batch, y, x), none above its limit."""
@@ -255,7 +276,7 @@ def release_shares(position: float, levels: int) -> list[float]:
     return [min(1.0, max(0.0, released - (levels - 1 - level))) for level in range(levels)]
 
 
-def draw_batch_size(device: str, size: tuple[int, int], *, tiled: bool = False) -> int:
+def draw_batch_size(device: str, size: tuple[int, int]) -> int:
     """Return the number of fields per draw batch.
 
     The number depends on the kind of device and the size of the maps only, and batches are padded
@@ -269,8 +290,6 @@ def draw_batch_size(device: str, size: tuple[int, int], *, tiled: bool = False) 
         ``"cpu"`` or ``"cuda"``.
     size
         Rows and columns that go through the network at a time.
-    tiled
-        True for tiles, whose conditions are encoded again in every batch.
 
     Examples
     --------
@@ -279,8 +298,6 @@ def draw_batch_size(device: str, size: tuple[int, int], *, tiled: bool = False) 
     ([8, 1], 64)
     """
     most = MAX_FIELDS[device]
-    if tiled and device == "cpu":
-        return most
     fitting = max(1, MAX_PIXELS[device] // math.prod(size))
     return min(most, 1 << (fitting.bit_length() - 1))
 
