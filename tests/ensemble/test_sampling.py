@@ -13,7 +13,6 @@ import xarray as xr
 
 from xcvae.ensemble import catalog
 from xcvae.ensemble.sample import sample
-from xcvae.ensemble.sampler import check_reference, reference_fields
 from xcvae.errors import (
     CatalogError,
     ComponentError,
@@ -26,6 +25,7 @@ from xcvae.errors import (
     UnitsError,
 )
 from xcvae.fields.describe import prepare
+from xcvae.fields.grids import check_reference, reference_fields
 from xcvae.metrics.spatial import diversity, spatial_correlation
 
 

@@ -16,18 +16,15 @@ from xcvae.errors import OutOfMemoryError
 from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import autocast
+from xcvae.generator.memory import FEATURE_BYTES, STATE_BYTES
 from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.noise import Address, TimeAxis
-from xcvae.generator.splitting import split_domain
-from xcvae.generator.tiling import DrawBatch, Place, TiledDomain, WholeDomain
+from xcvae.generator.splitting import Place, split_domain
+from xcvae.generator.tiling import DrawBatch, TiledDomain, WholeDomain
 
 #: Limits of pixels and of fields per draw batch. More fields are no faster on a CPU, a GPU needs
 #: many to be busy, and on large maps one field uses the whole device.
 MAX_PIXELS, MAX_FIELDS = {"cpu": 2**18, "cuda": 2**20}, {"cpu": 8, "cuda": 64}
-
-#: Bytes of the members of a draw batch at the seam of tiles, and of the features of tiles that are
-#: stored for several members: they grow with the domain, so that they need a limit.
-STATE_BYTES, FEATURE_BYTES = 2**28, 2**28
 
 #: Member, sample, rows and columns of a field in the array of members.
 Index = tuple[int, int, slice, slice]
@@ -362,6 +359,6 @@ def _out_of_memory(
         "device",
         expected=f"memory for maps of {rows} by {columns} pixels",
         got=str(error).splitlines()[0],
-        remedy="Draw in (smaller) tiles, such as tile={'y': 256, 'x': 256}, give the device to "
-        "this process alone, or use device='cpu'.",
+        remedy="Draw in tiles (tile='auto'), or smaller ones, such as tile={'y': 256, 'x': 256}; "
+        "give the device to this process alone, or use device='cpu'.",
     )

@@ -24,7 +24,8 @@ from xcvae.generator.network.ladder import Encoded, Ladder
 from xcvae.generator.noise import Address, TimeAxis, Window, level_origins, normal_maps
 from xcvae.generator.splitting import Place, Split, Tile
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 #: Takes rows and columns of a part of the domain, members that were drawn together, and values.
 Write = Callable[[Place, slice, Tensor], None]
 
