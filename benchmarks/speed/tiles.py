@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed.tiles [PART ...] [--side 1024] [--tiles 256 512] [--members 1 4 16]
 
-"time" draws a sample by `xcvae.sample` into a store, on one thread and on two, from the prior and
-around the storm; pieces and tiles in turn, seconds of the clock, best of the repeats. A ratio of .77
-means that tiles take 1.3 times as long as one piece. Regions of a store have about 8 MB, so that
-maps of this size are drawn in regions of one or two members.
+"time" draws a sample by `xcvae.sample` into a store, on one thread and on two, from the prior
+and around the storm; pieces and tiles in turn, seconds of the clock, best of repeats. A ratio of
+.77 means that tiles take 1.3 times as long as one piece. Regions of a store have about 8 MB, so
+that maps of this size are drawn in regions of one or two members.
 
 "memory" is what the first call of `xcvae.sample` with one member adds to a fresh process: its peak
 resident memory above that before (this needs Linux). The figure per side is the peak, beside one

@@ -161,7 +161,9 @@ def halves(network: Ladder, size, *, fine: int, halo: int) -> TiledDomain:
         Tile((rows, slice(0, middle)), (rows, slice(0, middle + halo))),
         Tile((rows, slice(middle, width)), (rows, slice(middle - halo, width))),
     )
-    return TiledDomain(network, CPU, size, Split(fine, network.patch * 2**fine, halo, tiles))
+    cell = network.patch * 2**fine
+    split = Split(fine, cell, halo, tiles, margins=(halo,) * fine, step=cell)
+    return TiledDomain(network, CPU, size, split)
 
 
 def drawn(domain, batch, spread, encoded=None):

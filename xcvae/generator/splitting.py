@@ -67,12 +67,35 @@ class Split:
         Smallest distance, in pixels, from a core to a cut side of its window.
     tiles
         Tiles, row by row. Their cores are whole cells of the seam and cover the domain once.
+    margins
+        Pixels around the core that each fine level needs, coarsest first: the finer, the fewer.
+    step
+        Windows begin at multiples of it.
     """
 
     fine: int
     cell: int
     halo: int
     tiles: tuple[Tile, ...]
+    margins: tuple[int, ...]
+    step: int
+
+    def places(self, tile: Tile) -> list[Place]:
+        """Return the part of a window that each fine level computes, coarsest first."""
+        return [
+            (
+                _widened(tile.core[0], tile.window[0], margin, self.step),
+                _widened(tile.core[1], tile.window[1], margin, self.step),
+            )
+            for margin in self.margins
+        ]
+
+
+def _widened(core: slice, window: slice, margin: int, step: int) -> slice:
+    """Widen a core by a margin at least, in whole steps, within its window."""
+    first = (core.start - margin) // step * step
+    last = -(-(core.stop + margin) // step) * step
+    return slice(max(first, window.start), min(last, window.stop))
 
 
 def tile_size(
@@ -164,6 +187,19 @@ def reach(network: Ladder, fine: int, *, posterior: bool) -> int:
     return wrong + CONVOLUTION
 
 
+def descent_margins(network: Ladder, fine: int, *, posterior: bool) -> list[int]:
+    """Count the cells around a core that each fine level needs, coarsest first.
+
+    Features are right in the whole window: only what a level computes itself is wrong at a cut.
+    """
+    needed, margins = CONVOLUTION, list[int]()
+    for level in reversed(list(network.levels)[-fine:]):
+        needed += BLOCK * len(level.blocks) + (CONVOLUTION if posterior else 0)
+        margins.append(needed)
+        needed = -(-needed // 2)
+    return margins[::-1]
+
+
 def split_domain(
     network: Ladder,
     size: tuple[int, int],
@@ -211,17 +247,22 @@ def _split(
     halo = network.patch * reach(network, fine, posterior=posterior)
     if fine < len(network.levels):
         halo = max(halo, cell * rise_reach(network, fine)[fine])
-    step = cell
+    step, blocks = cell, 0
     if network.constraint is not None:
         # A block with a pixel in the core must be in the window as a whole, with right values.
         side = side or network.constraint.side
-        halo, step = halo + side - 1, math.lcm(cell, side)
+        blocks = side - 1
+        halo, step = halo + blocks, math.lcm(cell, side)
     rows, columns = (
         list(_along(length, longest, halo=halo, cell=cell, step=step))
         for length, longest in zip(size, tile, strict=True)
     )
     tiles = [Tile((y, x), (high, wide)) for y, high in rows for x, wide in columns]
-    return Split(fine, cell, halo, tuple(tiles))
+    cells = descent_margins(network, fine, posterior=posterior)
+    margins = [
+        blocks + network.patch * 2 ** (fine - 1 - level) * cells[level] for level in range(fine)
+    ]
+    return Split(fine, cell, halo, tuple(tiles), tuple(margins), step)
 
 
 def _along(

@@ -21,7 +21,7 @@ from torch import Tensor
 from xcvae.fields.batches import Batch
 from xcvae.generator.device import autocast
 from xcvae.generator.network.ladder import Encoded, Ladder
-from xcvae.generator.noise import Address, TimeAxis, Window, level_origins, normal_maps
+from xcvae.generator.noise import Address, TimeAxis, Window, normal_maps
 from xcvae.generator.splitting import Place, Split, Tile
 
 T = TypeVar("T")
@@ -264,17 +264,14 @@ class TiledDomain(_Domain):
 
         def draw(number: int) -> None:
             tile, seen = self.split.tiles[number], dict[int, Encoded]()
-            cells, windows = _cells(tile.window, self.split.cell), self.windows(tile)
             for rows, state in zip(passes, states, strict=True):
                 own = set(samples[rows])
                 seen = {s: one for s, one in seen.items() if s in own} | {
                     s: self._features(batch, s, number, posterior=draw_batch.posterior)
                     for s in own - seen.keys()
                 }
-                above = None if state is None else state[..., *cells]
                 joined = _joined([seen[s] for s in samples[rows]])
-                output = self._descend(draw_batch.of(rows), joined, windows, above)
-                write(tile.core, rows, output[..., *tile.inside])
+                write(tile.core, rows, self._draw_tile(draw_batch.of(rows), joined, tile, state))
 
         self._for_each(draw, range(len(self.split.tiles)))
 
@@ -302,6 +299,28 @@ class TiledDomain(_Domain):
         shapes = self.network.shapes(*self.size)[: len(joined.guides)]
         windows = [Window(level, shape) for level, shape in enumerate(shapes)]
         return self._descend(draw_batch, joined, windows)
+
+    def _draw_tile(
+        self, draw_batch: DrawBatch, encoded: Encoded, tile: Tile, state: Tensor | None
+    ) -> Tensor:
+        """Draw the fine levels of a tile; return its core.
+
+        The finer the level, the less of the window can still reach the core, and only that is
+        computed.
+        """
+        origin: Place = (slice(0, 0), slice(0, 0))  # the state of the seam covers the domain
+        cell = self.split.cell
+        places = self.split.places(tile)
+        for level, (place, window) in enumerate(zip(places, self.windows(tile), strict=True)):
+            if state is not None:
+                state = state[..., *_cells(_relative(place, origin), cell)]
+            cell //= 2
+            part = encoded.part(level, level + 1)
+            inside = _relative(place, tile.window)
+            state = self._descend(draw_batch, _cut(part, inside, cell), [window], state)
+            origin = place
+        assert state is not None
+        return state[..., *_relative(tile.core, origin)]
 
     def _descend(
         self,
@@ -358,16 +377,41 @@ class TiledDomain(_Domain):
         return self._encode(part, posterior=posterior, levels=levels)
 
     def windows(self, tile: Tile) -> list[Window]:
-        """Return the rectangles of a tile on the fine levels, coarsest first."""
-        fine, patch = self.split.fine, self.network.patch
-        above = len(self.network.levels) - fine
-        rows, columns = tile.window
-        origins = level_origins((rows.start // patch, columns.start // patch), fine)
-        shapes = self.network.shapes(*tile.shape)[above:]
-        return [
-            Window(above + level, shape, origin)
-            for level, (shape, origin) in enumerate(zip(shapes, origins, strict=True))
-        ]
+        """Return the rectangles of a tile that its fine levels compute, coarsest first."""
+        fine = self.split.fine
+        above, found = len(self.network.levels) - fine, list[Window]()
+        for level, place in enumerate(self.split.places(tile)):
+            rows, columns = _cells(place, self.split.cell // 2 ** (level + 1))
+            shape = (
+                self.network.latents[above + level],
+                rows.stop - rows.start,
+                columns.stop - columns.start,
+            )
+            found.append(Window(above + level, shape, (rows.start, columns.start)))
+        return found
+
+
+def _relative(place: Place, window: Place) -> Place:
+    """Return a place as a part of a window."""
+    rows, columns = (
+        slice(own.start - whole.start, own.stop - whole.start)
+        for own, whole in zip(place, window, strict=True)
+    )
+    return rows, columns
+
+
+def _cut(encoded: Encoded, place: Place, cell: int) -> Encoded:
+    """Cut a part out of the features of one level, whose cells have a side of some pixels."""
+    cells = _cells(place, cell)
+    features = encoded.features
+    return replace(
+        encoded,
+        guides=[maps[..., *cells] for maps in encoded.guides],
+        features=None if features is None else [maps[..., *cells] for maps in features],
+        base=None if encoded.base is None else encoded.base[..., *place],
+        coarse=None if encoded.coarse is None else encoded.coarse[..., *place],
+        size=(place[0].stop - place[0].start, place[1].stop - place[1].start),
+    )
 
 
 def _joined(parts: Sequence[Encoded]) -> Encoded:
