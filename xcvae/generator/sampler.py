@@ -101,7 +101,7 @@ class FieldSampler:
         options = DrawBatch((), released, temperature, self.device, axes)
         attempt = functools.partial(
             self._draw, batch, addresses, options, tile=tile, threads=threads,
-            limits=torch.as_tensor(limits, dtype=torch.float32, device=self.device),
+            limits=torch.as_tensor(limits, dtype=torch.float64, device=self.device),
         )  # fmt: skip
         try:
             return attempt()
@@ -141,7 +141,10 @@ class FieldSampler:
                 else domain.encode(batch, s, posterior=options.posterior)
                 for s in dict.fromkeys(samples)
             }
-            draw_batch = replace(options, addresses=[addresses[m][s] for s, m in padded])
+            noise = [addresses[m][s] for s, m in padded]
+            # Where block means are kept, the network itself caps: a cap afterwards loses rain.
+            ceilings = self._ceilings(limits[samples])
+            draw_batch = replace(options, addresses=noise, ceilings=ceilings)
 
             def write(place: Place, rows: slice, output: Tensor, part: Pairs = part) -> None:
                 own = part[rows]
@@ -219,12 +222,21 @@ class FieldSampler:
         split = split_domain(self.network, size, tile, posterior=posterior, side=batch.side)
         return TiledDomain(self.network, self.device, size, split, threads, FEATURE_BYTES)
 
+    def _ceilings(self, limits: Tensor) -> Tensor | None:
+        """Return limits in normalised space, where the network caps; else None."""
+        if self.network.constraint is None:
+            return None
+        rain = self.scaling.target
+        return (torch.log1p(limits / rain.eps) / rain.divisor).float()
+
     def _physical(self, output: Tensor, limits: Tensor | None = None) -> Tensor:
         """Physical fields on the device, (batch, y, x), none above its limit."""
         fields = self.scaling.physical(output.float())[:, 0]
+        if self.network.constraint is not None:
+            return fields
         if limits is None:
             return fields.clamp(max=self.limit)
-        return torch.minimum(fields, limits[:, None, None])
+        return torch.minimum(fields, limits[:, None, None].float())
 
     def _masked(self, batch: Batch, fields: Tensor) -> NDArray[np.float32]:
         """Copy fields to the host, with NaN where the batch is masked."""

@@ -50,6 +50,8 @@ class DrawBatch:
         Device of the network.
     axes
         Time axis of each level, coarsest first, or None; see `normal_maps`.
+    ceilings
+        Largest value of a pixel of each field, see `Ladder.descend`.
     """
 
     addresses: Sequence[Address]
@@ -57,6 +59,7 @@ class DrawBatch:
     temperature: float
     device: torch.device
     axes: Sequence[TimeAxis | None] | None = None
+    ceilings: Tensor | None = None
 
     @property
     def posterior(self) -> bool:
@@ -98,6 +101,7 @@ class DrawBatch:
                 order=self._order(windows),
                 temperature=self.temperature,
                 state=state,
+                ceilings=self.ceilings,
             ).output
 
     def descend_alone(
@@ -115,7 +119,8 @@ class DrawBatch:
         """
         small = sum(window.shape[-2] * window.shape[-1] <= SMALL_MAP for window in windows)
         if small:
-            pair = replace(self, addresses=[*self.addresses] * 2)
+            ceilings = None if self.ceilings is None else torch.cat([self.ceilings] * 2)
+            pair = replace(self, addresses=[*self.addresses] * 2, ceilings=ceilings)
             twice = Encoded.join([encoded.part(0, small)] * 2)
             above = None if state is None else torch.cat([state] * 2)
             state = pair.descend(network, twice, windows[:small], above)[:1]
@@ -126,7 +131,8 @@ class DrawBatch:
 
     def of(self, rows: slice) -> DrawBatch:
         """Return the draw batch of some members."""
-        return replace(self, addresses=self.addresses[rows])
+        ceilings = None if self.ceilings is None else self.ceilings[rows]
+        return replace(self, addresses=self.addresses[rows], ceilings=ceilings)
 
     def _order(self, windows: Sequence[Window]) -> list[Tensor | None] | None:
         """Deviates that rank the latents for release, the same for all members of a storm."""
