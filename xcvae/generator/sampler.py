@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -134,13 +134,7 @@ class FieldSampler:
             # Padded with copies: the batch size decides on the last digits of a convolution.
             padded = part + [part[-1]] * (together - len(part)) if padding else part
             samples = [s for s, _ in padded]
-            # Samples are encoded one by one, once for all their members.
-            encoded = {
-                s: encoded[s]
-                if s in encoded
-                else domain.encode(batch, s, posterior=options.posterior)
-                for s in dict.fromkeys(samples)
-            }
+            encoded = _encode(domain, batch, samples, encoded, posterior=options.posterior)
             noise = [addresses[m][s] for s, m in padded]
             # Where block means are kept, the network itself caps: a cap afterwards loses rain.
             ceilings = self._ceilings(limits[samples])
@@ -261,6 +255,21 @@ class LevelReport:
     size: tuple[int, int]
     kl: float
     active: float
+
+
+def _encode(
+    domain: WholeDomain | TiledDomain,
+    batch: Batch,
+    samples: Sequence[int],
+    known: Mapping[int, Encoded],
+    *,
+    posterior: bool,
+) -> dict[int, Encoded]:
+    """Encode samples one by one, once for all their members; ``known`` has those of before."""
+    return {
+        s: known[s] if s in known else domain.encode(batch, s, posterior=posterior)
+        for s in dict.fromkeys(samples)
+    }
 
 
 def release_shares(position: float, levels: int) -> list[float]:
