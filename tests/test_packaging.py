@@ -12,6 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from .support.code import run_code
 
@@ -20,10 +21,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+def pins(file: str = "constraints.txt") -> dict[str, str]:
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
-    return {canonicalize_name(name): version for name, version in pairs}
+    return {canonicalize_name(name.partition("[")[0]): version for name, version in pairs}
 
 
 # Each release of dask-cuda wants one release of dask, not the one of the tested set.
@@ -44,6 +45,16 @@ def block(language: str, number: int) -> str:
 def test_every_dependency_is_pinned_inside_its_range(requirement: Requirement) -> None:
     pin = pins()[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(pin, prereleases=True)
+
+
+def test_oldest_versions_are_the_lower_bounds() -> None:
+    oldest = pins(".ci/constraints-oldest.txt")
+    bounds = {
+        canonicalize_name(required.name): Version(str(required.specifier).removeprefix(">="))
+        for required in map(Requirement, PROJECT["dependencies"])
+        if required.name not in {"torch", "safetensors"}
+    }
+    assert {name: Version(oldest[name]) for name in bounds} == bounds
 
 
 def test_torch_pin_has_no_local_version() -> None:
