@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from xcvae.metrics.metric import Metric
+from xcvae.registry import registry
+
 DIMS = ("realization", "time", "y", "x")
 
 
@@ -27,6 +30,12 @@ def labelled(values: np.ndarray, units: str = "mm h-1", step: str = "1h") -> xr.
     )
     coords = {"time": times, "y": np.arange(sizes["y"]) * 1.0, "x": np.arange(sizes["x"]) * 1.0}
     return xr.DataArray(values, dims=dims, coords=coords, name="pr", attrs={"units": units})
+
+
+def short_metric(name: str) -> Metric:
+    """Build a metric of the core for the six samples of these fields."""
+    description = {"name": name, "samples": 4} if name == "temporal_spectrum" else name
+    return registry().build("metric", description)
 
 
 def valid_samples(

@@ -13,10 +13,10 @@ from xcvae.metrics.sample import SampleFields, pixel_scores
 from xcvae.registry import registry
 from xcvae.verify.scorecard import evaluate
 
-from .conftest import rain, valid_samples
+from .conftest import rain, short_metric, valid_samples
 
 SIZES = np.array([1, 2, 1, 3, 1, 2, 2, 1, 1, 1, 3])
-NO_AREA = ("crps_skill", "spectral_distance", "fss", "lag_correlation", "temporal_spectrum")
+NO_AREA = ("crps_skill", "spectral_distance", "fss", "lag_correlation")
 
 
 def with_area(observed: xr.DataArray, sizes: np.ndarray) -> xr.DataArray:
@@ -28,7 +28,7 @@ def with_area(observed: xr.DataArray, sizes: np.ndarray) -> xr.DataArray:
 @pytest.mark.parametrize("name", [n for n in registry().names("metric") if n not in NO_AREA])
 def test_metrics_weigh_cells_by_area(name: str, masked: tuple[xr.DataArray, xr.DataArray]) -> None:
     forecast, observed = masked
-    metric = registry().build("metric", name)
+    metric = short_metric(name)
     cells = np.repeat(np.arange(SIZES.size), SIZES)
     split = [da.isel(x=cells).assign_coords(x=np.arange(cells.size) * 1.0) for da in masked]
     expected = metric(*split).item()

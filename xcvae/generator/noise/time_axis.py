@@ -92,17 +92,21 @@ def correlation(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     >>> [round(float(r), 2) for r in correlation(np.array([0.0, 0.25, 0.5, 1.0, 2.0]))]
     [1.0, 0.9, 0.69, 0.37, 0.12]
     """
+    lags, one = _of_one_family()
+    in_spacings = np.abs(np.asarray(distance, np.float64)) * SPACINGS
+    total: NDArray[np.float64] = np.sum(
+        [share * np.interp(in_spacings / s, lags, one, right=0.0) for share, s in FAMILIES],
+        axis=0,
+    )
+    return total
+
+
+@functools.lru_cache(maxsize=1)  # the fit of timescales asks hundreds of times
+def _of_one_family() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return distances in spacings of the knots, and the correlation at each."""
     u = np.linspace(-REACH, REACH, 1001)
     kernel = (1 - (u / REACH) ** 2) ** POWER
     lags = np.linspace(0, 2 * REACH, 501)
     moved = (u[:, None] + lags) / REACH
-    one = kernel @ np.where(np.abs(moved) < 1, (1 - moved**2) ** POWER, 0.0)
-    in_spacings = np.abs(np.asarray(distance, np.float64)) * SPACINGS
-    total: NDArray[np.float64] = np.sum(
-        [
-            share * np.interp(in_spacings / s, lags, one / one[0], right=0.0)
-            for share, s in FAMILIES
-        ],
-        axis=0,
-    )
-    return total
+    products = kernel @ np.where(np.abs(moved) < 1, (1 - moved**2) ** POWER, 0.0)
+    return lags, products / products[0]
