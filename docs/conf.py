@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 project = "xcvae"
 author = "xcvae developers"
+copyright = "xcvae developers"
 release = version = version_of("xcvae")
 
 extensions = [
@@ -14,15 +19,18 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
+    "mathml",  # extensions/: equations without scripts from the network
+    "recorded",  # extensions/: outputs of the pages that teach
 ]
-exclude_patterns = ["_build", "data"]
+html_math_renderer = "mathml"
+exclude_patterns = ["_build", "data", "extensions", "outputs"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
+autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # docstrings describe types in words
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
@@ -44,3 +52,5 @@ copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
 html_title = f"xcvae {release}"
+html_static_path = ["style.css"]
+html_css_files = ["style.css"]

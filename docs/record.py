@@ -1,10 +1,13 @@
 """Run the pages that teach, with their full limits, and keep what they print and draw.
 
-    python docs/record.py [PAGE ...]
+    python docs/record.py [PAGE ...] [--minutes MINUTES]
+
+``--minutes`` replaces the three minutes of a training where other work shares the machine, so that
+as many steps are made as on an idle one.
 
 The Python blocks of a page run in their order, in one process and a temporary folder. For every
 block, ``docs/outputs/PAGE.json`` has the printed text and the names of its figures, which are saved
-beside it. The website shows both below the block, and as a notebook. The tests run the same blocks
+next to it. The website shows both below the block, and as a notebook. The tests run the same blocks
 with tiny limits, and compare the code with what was recorded: a changed block must be run again.
 """
 
@@ -30,6 +33,9 @@ DOCS = Path(__file__).parent
 OUTPUTS = DOCS / "outputs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 
+#: The limit of a training, in the pages.
+LIMIT = '"max_minutes": 3'
+
 RUN = """
 data: {tutorial: radklim, train: {split: 0}, validation: {split: 1}, test: {split: 2}}
 output: run
@@ -42,21 +48,22 @@ diagnose: null
 """
 
 
-def island() -> None:
+def island(_minutes: float) -> None:
     runpy.run_path(str(DOCS / "data" / "make_island.py"))["make"](Path())
 
 
-def finished_run() -> None:
+def finished_run(minutes: float) -> None:
     from xcvae.cli import main
 
-    Path("config.yaml").write_text(RUN, encoding="utf-8")
+    config = RUN.replace("max_minutes: 3", f"max_minutes: {minutes}")
+    Path("config.yaml").write_text(config, encoding="utf-8")
     for step in ("train", "sample"):
         if main([step, "config.yaml"]):
             raise SystemExit(f"xcvae {step} failed")
 
 
 #: Pages, and what makes the files that they read.
-PAGES: dict[str, Callable[[], None] | None] = {
+PAGES: dict[str, Callable[[float], None] | None] = {
     "quickstart": None,
     "scenarios": island,
     "sequences": None,
@@ -75,14 +82,14 @@ def fingerprint(code: str) -> str:
     return sha256(code.encode()).hexdigest()[:16]
 
 
-def run(page: str) -> list[dict[str, Any]]:
+def run(page: str, minutes: str) -> list[dict[str, Any]]:
     """Run the blocks of a page in the current folder, and return their outputs."""
     space: dict[str, Any] = {"__name__": "__main__"}
     found, seen = [], set()
     for number, code in enumerate(blocks(page)):
         text = io.StringIO()
         with contextlib.redirect_stdout(text):
-            value = _run_block(code, f"{page}.md, block {number}", space)
+            value = _run_block(code.replace(LIMIT, minutes), f"{page}.md, block {number}", space)
             if value is not None:
                 print(value)
         names = []
@@ -113,16 +120,18 @@ def main() -> None:
     mpl.use("Agg")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pages", nargs="*", metavar="PAGE")
+    parser.add_argument("--minutes", type=float, default=3.0)
     options = parser.parse_args()
+    trained = f"{options.minutes:g} minutes of training"
     OUTPUTS.mkdir(exist_ok=True)
     for page in options.pages or PAGES:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             make = PAGES[page]
             if make is not None:
-                make()
+                make(options.minutes)
             recorded = {
-                "recorded": f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores",
-                "blocks": run(page),
+                "recorded": f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {trained}",
+                "blocks": run(page, f'"max_minutes": {options.minutes}'),
             }
         file = OUTPUTS / f"{page}.json"
         file.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,8 +2,8 @@
 
     python docs/figures/scores.py [MODEL] [--members 16]
 
-Every fourth test frame of the bundled radar, 12 km to 1 km, by `xcvae.evaluate`. MODEL is a file or a
-name; the bundled model by default, which has seen other radars only.
+Every fourth test frame of the bundled radar, 12 km to 1 km, by `xcvae.evaluate`. MODEL is a file or
+a name; the bundled model by default, which has seen other radars only.
 """
 
 from __future__ import annotations

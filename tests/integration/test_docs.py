@@ -151,14 +151,19 @@ def test_page_scenarios_writes_table_and_member_files(tmp_path: Path) -> None:
     tiny = {
         'fit={"max_minutes": 3}': TINY,
         "members=20": "members=2",
-        "== years[-1])": "== years[-1]).isel(time=slice(None, None, 12))",
+        "year == year[-1])": "year == year[-1]).isel(time=slice(None, None, 12))",
         "> ds.time[-1])": "> ds.time[-1]).isel(time=slice(60))",
     }
     printed = run_code(code_of("scenarios.md", **tiny), tmp_path)
     assert "int16 mm" in printed
     assert "2 pr_r000.nc" in printed
     table = (tmp_path / "monthly.csv").read_text(encoding="utf-8").splitlines()
-    assert [line.partition(",")[0] for line in table] == ["time", "2003-01-01", "2003-02-01", "2003-03-01"]
+    assert [line.partition(",")[0] for line in table] == [
+        "time",
+        "2003-01-01",
+        "2003-02-01",
+        "2003-03-01",
+    ]
     member = xr.open_dataset(tmp_path / "members" / "pr_r001.nc", engine="netcdf4")
     assert member.pr.encoding["dtype"] == np.int16
     assert member.pr.attrs["units"] == "mm"
