@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from xcvae.ensemble.postprocess import Context
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.store import EnsembleStore, open_store
 from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import ConfigError, MismatchError, OutputExistsError, StoreError
-from xcvae.registry import Component
+
+from ..support.failing import Fuse
 
 QUIET = {"progress": False}
 KINDS = ["zarr", "icechunk"]
@@ -187,20 +186,6 @@ def test_append_to_a_new_store_writes_it(few, model, whole, tmp_path):
     made = {"members": 5, "seed": 3, "store": tmp_path / "e.zarr", **QUIET}
     found = sample(few, model, **made, resume="append")
     np.testing.assert_array_equal(found.pr.values, whole.pr.values)
-
-
-@dataclass(frozen=True)
-class Fuse(Component):
-    """A post-processor that fails on one storm for as long as a file exists."""
-
-    storm: str
-    file: str
-
-    def __call__(self, field: xr.DataArray, context: Context) -> xr.DataArray:
-        here = np.datetime64(self.storm) in field["time"].values
-        if here and field.values.any() and Path(self.file).exists():
-            raise RuntimeError("the fuse blew")
-        return field
 
 
 @pytest.mark.parametrize("kind", KINDS)

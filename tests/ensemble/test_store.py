@@ -22,21 +22,8 @@ from xcvae.ensemble.store.base import EnsembleSpec, lock_folder, plan_chunks, re
 from xcvae.ensemble.store.local import FileLedger, LocalRegionWriter, LocalStore
 from xcvae.ensemble.verify_store import verify_store
 from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError, XcvaeError
-from xcvae.registry import Component
 
-
-@dataclass(frozen=True)
-class Fuse(Component):
-    """A post-processor that fails on one storm for as long as a file exists."""
-
-    storm: str
-    file: str
-
-    def __call__(self, field: xr.DataArray, context: Context) -> xr.DataArray:
-        here = np.datetime64(self.storm) in field["time"].values
-        if here and field.values.any() and Path(self.file).exists():
-            raise RuntimeError("the fuse blew")
-        return field
+from ..support.failing import Fuse
 
 
 @pytest.fixture
