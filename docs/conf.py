@@ -31,7 +31,10 @@ myst_heading_anchors = 3
 
 autosummary_generate = True
 autosummary_ignore_module_all = False
-autodoc_typehints = "none"  # docstrings describe types in words
+autodoc_typehints = "signature"  # docstrings describe meanings, annotations the types
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 72
+default_role = "py:obj"  # names in docstrings link to what they name
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
