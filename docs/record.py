@@ -1,6 +1,7 @@
 """Run the pages that teach, with their full limits, and keep what they print and draw.
 
     python docs/record.py [PAGE ...] [--minutes MINUTES]
+    python docs/record.py --check
 
 ``--minutes`` replaces the three minutes of a training where other work shares the machine, so that
 as many steps are made as on an idle one.
@@ -8,7 +9,7 @@ as many steps are made as on an idle one.
 The Python blocks of a page run in their order, in one process and a temporary folder. For every
 block, ``docs/outputs/PAGE.json`` has the printed text and the names of its figures, which are saved
 next to it. The website shows both below the block, and as a notebook. The tests run the same blocks
-with tiny limits, and compare the code with what was recorded: a changed block must be run again.
+with tiny limits. Outputs of a block that has changed since are not shown; ``--check`` lists them.
 """
 
 from __future__ import annotations
@@ -114,15 +115,33 @@ def _run_block(code: str, where: str, space: dict[str, Any]) -> object:
     return value
 
 
-def main() -> None:
-    import matplotlib as mpl
+def stale() -> list[str]:
+    """Return the blocks that have changed since they were recorded."""
+    found = []
+    for page in PAGES:
+        file = OUTPUTS / f"{page}.json"
+        known = json.loads(file.read_text(encoding="utf-8"))["blocks"] if file.exists() else []
+        codes = {block["code"] for block in known}
+        found += [
+            f"{page}.md, block {number}: not recorded"
+            for number, code in enumerate(blocks(page))
+            if fingerprint(code) not in codes
+        ]
+    return found
 
-    mpl.use("Agg")
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pages", nargs="*", metavar="PAGE")
     parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--check", action="store_true", help="list blocks without outputs")
     options = parser.parse_args()
+    if options.check:
+        sys.exit("\n".join(stale()) or None)
     trained = f"{options.minutes:g} minutes of training"
+    import matplotlib as mpl
+
+    mpl.use("Agg")
     OUTPUTS.mkdir(exist_ok=True)
     for page in options.pages or PAGES:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
