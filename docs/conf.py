@@ -52,6 +52,7 @@ if os.environ.get("XCVAE_DOCS_LINKS"):
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+copybutton_selector = "div:not(.output) > div.highlight pre"
 
 html_theme = "furo"
 html_title = f"xcvae {release}"
