@@ -22,6 +22,7 @@ RANKS = (
     "errors",
     "files",
     "progress",
+    "notebook",
     "registry",
     "fields",
     "metrics",
@@ -39,6 +40,7 @@ MAX_SINGLE_IMPORTERS = 40
 # Modules that one other module imports, each with the reason why it is not a part of that module.
 SINGLE_IMPORTER = {
     "accessor": "registers ds.cvae when the package is imported",
+    "cli": "the installed command, and python -m xcvae",
     "ensemble.append": "compares a request with a finished store; sample() draws what it adds",
     "ensemble.execution.cluster": "backend: imports distributed",
     "ensemble.loader": "public verb, imported on first use",

@@ -17,7 +17,7 @@ from xcvae.registry import KINDS, registry
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "xcvae.cli", *arguments],
+        [sys.executable, "-W", "error", "-m", "xcvae", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -78,6 +78,7 @@ sample: [{name: prior, members: 3}]
     assert "condition   pr_coarse [mm h-1], 13 x 11, aligned" in said
     assert "prior: prior, 3 members of 4 test samples" in said
     assert "note: 4 test samples are trained on" in said
+    assert said.splitlines()[-2:] == ["What to type next:", f"  xcvae run {config}"]
     assert list(tmp_path.iterdir()) == [config]
 
 
@@ -139,7 +140,7 @@ def test_plugins_lists_components_registered_in_this_process(
 
 def test_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m xcvae.cli plugins | true; echo ${{PIPESTATUS[0]}}"],
+        ["bash", "-c", f"{sys.executable} -m xcvae plugins | true; echo ${{PIPESTATUS[0]}}"],
         capture_output=True, text=True, check=True, cwd=tmp_path,
         env={**os.environ, "XCVAE_NO_PLUGINS": "1", "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip

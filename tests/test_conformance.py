@@ -22,6 +22,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 LEARNS_FROM: dict[str, tuple[str, ...]] = {
     "kl": ("kl",),
     "crps": ("draws",),
+    "twcrps": ("draws",),
     "energy_score": ("draws",),
     "spectral": ("draws",),
 }
@@ -31,6 +32,7 @@ REFUSED: dict[str, tuple[dict[str, Any], ...]] = {
     "kl": ({"beta": -1.0}, {"warmup": 2.0}, {"free_bits": -1.0}),
     "intensity_weighted_mae": ({"w_min": -1.0}, {"tail_quantile": 1.5}),
     "crps": ({"draws": 1}, {"alpha": 2.0}),
+    "twcrps": ({"share": 2.0}, {"start": -0.5}),
     "amplify": ({"factor": 0.0}, {"level": "3 mm h-1"}, {"most": 0.5}),
     "turn": ({"degrees": 45},),
     "mirror": ({"along": "z"},),

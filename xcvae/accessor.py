@@ -18,14 +18,19 @@ import xarray as xr
 # Only the name is bound here: xcvae is still being imported. Its verbs are looked up on first use.
 import xcvae
 from xcvae.errors import ConfigError
+from xcvae.notebook import MAPS, Overview
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from xcvae.generator.model import Model
     from xcvae.verify.plots import Plots
 
 
 P = ParamSpec("P")
 R = TypeVar("R")
+#: Samples among which the wettest are shown, and pixels along the side of a small map, about.
+LOOKED_AT, PIXELS = 32, 80
 
 
 class _Verb(Generic[P, R]):
@@ -125,6 +130,12 @@ class CvaeAccessor:
         self._ds = ds
         self._model: Model | None = None
 
+    def __repr__(self) -> str:
+        return str(_overview(self._ds))
+
+    def _repr_html_(self) -> str:
+        return _overview(self._ds).html()
+
     def to_netcdf(
         self, folder: str | os.PathLike[str], by: str | None = None, pack: bool = True
     ) -> list[Path]:
@@ -192,3 +203,93 @@ class CvaeAccessor:
                 "does not know the model trained on ds.",
             )
         return self._model
+
+
+def _overview(ds: xr.Dataset) -> Overview:
+    """Describe a Dataset by its kind, and say what to type next; nothing is read or drawn."""
+    if "xcvae" in ds.attrs and "realization" in ds.dims:
+        return _of_ensemble(ds)
+    if "source" in ds.dims and any("better" in da.attrs for da in ds.data_vars.values()):
+        return _of_scores(ds)
+    if set(ds.dims) == {"step"}:
+        facts = {"quantities": ", ".join(map(str, ds.data_vars)), "steps": ds.sizes["step"]}
+        return Overview("Training log", facts, ["log.cvae.plot.training_curve()"])
+    return _of_data(ds)
+
+
+def _of_ensemble(ds: xr.Dataset) -> Overview:
+    from xcvae.ensemble.dataset import record_of
+    from xcvae.fields.dataspec import DataSpec
+    from xcvae.pipeline.info import ensemble_facts
+
+    record = record_of(ds)
+    spec = DataSpec.from_json(record["spec"])
+    lazy = not ds[spec.target].variable._in_memory
+    facts = {**ensemble_facts(ds, record, spec), "values": "drawn or read on access" * lazy}
+    following = [
+        "card = ds.cvae.evaluate(ens); print(card.cvae.table())",
+        "ens.cvae.plot.members(ds)",
+    ]
+    if lazy:
+        following.append('ens = ds.cvae.sample(model, ..., store="ens.zarr")   # to keep it')
+    members = ds[spec.target].isel(realization=0)
+    dims = [spec.sample, spec.y, spec.x]
+    maps = [] if lazy or set(members.dims) != set(dims) else _small(members.transpose(*dims))
+    return Overview("Ensemble", facts, following, maps, "Samples of the first member")
+
+
+def _of_scores(ds: xr.Dataset) -> Overview:
+    from xcvae.verify.score_text import score_names, score_table
+
+    facts = {"scores": len(score_names(ds)), "sources": ", ".join(map(str, ds["source"].values))}
+    following = [
+        "card.cvae.plot.summary()",
+        'print(card.cvae.table(style="latex"))   # markdown, csv',
+    ]
+    return Overview("Scorecard", facts, following, content=score_table(ds))
+
+
+def _of_data(ds: xr.Dataset) -> Overview:
+    from xcvae.errors import XcvaeError
+    from xcvae.fields.cf import find_layout, find_target
+
+    def shown(name: str) -> str:
+        da = ds[name]
+        units = f" [{da.attrs['units']}]" if "units" in da.attrs else ""
+        return f"{name}{units} ({', '.join(f'{dim} {size}' for dim, size in da.sizes.items())})"
+
+    try:
+        target = find_target(ds, None)
+        layout = find_layout(ds[target])
+    except XcvaeError as error:
+        found = {"variables": ", ".join(shown(str(name)) for name in ds.data_vars)}
+        following = ['model = ds.cvae.train(target="...", conditions=["..."])']
+        return Overview("Data", {**found, "target": f"not found: {error}"}, following)
+    names = [str(n) for n, da in ds.data_vars.items() if n != target and layout.sample in da.dims]
+    labels = ds.indexes.get(layout.sample, [])
+    facts = {
+        "target": shown(target),
+        "others": ", ".join(map(shown, names)),
+        "samples": " to ".join(str(one)[:16] for one in labels[:: max(len(labels) - 1, 1)][:2]),
+    }
+    given = "" if names else ", coarsen=8"
+    following = [
+        f'model = ds.cvae.train(target="{target}"{given}, path="model.xcvae")',
+        'ens = ds.cvae.sample(model, mode="prior", members=16)',
+    ]
+    field = ds[target].transpose(layout.sample, layout.y, layout.x)
+    maps = _small(field) if field.variable._in_memory else []
+    return Overview("Data", facts, following, maps, "Samples with much rain")
+
+
+def _small(field: xr.DataArray) -> list[np.ndarray]:
+    """Return small maps of a few samples of a field in memory, dims (sample, y, x)."""
+    import numpy as np
+
+    few = field[:: max(1, field.shape[0] // LOOKED_AT)]
+    means = np.nan_to_num(few.mean(few.dims[1:]).values)
+    step = max(1, max(few.shape[1:]) // PIXELS)
+    y = few.indexes.get(few.dims[1])
+    up = -1 if y is not None and y.dtype.kind in "iuf" and y.is_monotonic_increasing else 1
+    values = few.values[np.sort(np.argsort(-means, kind="stable")[:MAPS]), ::step, ::step]
+    return list(np.maximum(values[:, ::up], 0.0) ** 0.35)  # as the classes of a rain scale

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 import textwrap
 import warnings
@@ -39,12 +40,21 @@ WIDTH = 79
 DEMO_START = "rain-radar"  # model that the demo starts from
 YAML = "YAML file that describes the run; `xcvae demo` writes one to start from"
 INTERRUPTED, CLOSED = 130, 141  # exit codes of SIGINT and SIGPIPE in a shell
-NEXT_STEPS = """
-What to type next:
-  xcvae plugins                     # losses, metrics, ... by name
-  xcvae run {output}/config.yaml    # the same run again: finished steps are skipped
-  python -c "import intake; print(intake.open_catalog('{output}/catalog.yaml')['prior'].read())"
-For your own data, copy {output}/config.yaml and change its first lines."""
+#: What to type after a step of a run: commands, with the configuration and the output folder.
+AFTER = {
+    "train": ("xcvae sample {config}", "xcvae diagnose {config}"),
+    "sample": ("xcvae evaluate {config}", "xcvae info {output}"),
+    "evaluate": ("xcvae report {config}", "xcvae info {output}"),
+    "diagnose": ("xcvae report {config}",),
+    "report": ("open {output}/report/report.html in a browser", "xcvae info {output}"),
+    "run": (
+        "open {output}/report/report.html in a browser",
+        "xcvae info {output}",
+        "xcvae verify {output}",
+        "xcvae run {config}   # the same run again: finished steps are skipped",
+    ),
+}
+READ = """python -c "import intake; print(intake.open_catalog('{catalog}')['{name}'].read())\""""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -225,8 +235,19 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     file = _demo_config(arguments.output, arguments.minutes)
     print(pipeline.run(config.load(file), overwrite=arguments.overwrite))
-    print(NEXT_STEPS.format(output=arguments.output))
+    _print_following(*AFTER["run"], READ, "xcvae plugins   # losses, metrics, ... by name",
+                     config=file, output=arguments.output, name="prior",
+                     catalog=arguments.output / "catalog.yaml")  # fmt: skip
+    print(f"For your own data: xcvae init DATA, or copy {file} and change its first lines.")
     return 0
+
+
+def _print_following(*commands: str, **names: object) -> None:
+    """Print what to type next; names in commands of xcvae are quoted for a shell."""
+    quoted = {key: shlex.quote(str(name)) for key, name in names.items()}
+    print("\nWhat to type next:")
+    for command in commands:
+        print(f"  {command.format(**(quoted if command.startswith('xcvae') else names))}")
 
 
 def _demo_config(output: Path, minutes: float | None) -> Path:
@@ -282,6 +303,11 @@ def _init(arguments: argparse.Namespace) -> int:
     write_text(file, text)
     print("".join(line for line in text.splitlines(keepends=True) if line.startswith("#")))
     print(f"Written to {file}")
+    commands = (
+        "xcvae run {config} --check   # checks data and configuration",
+        "xcvae run {config}",
+    )
+    _print_following(*commands, config=file)
     return 0
 
 
@@ -291,9 +317,12 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = config.load(arguments.config)
     if arguments.check:
         print(pipeline.check(settings))
+        _print_following("xcvae run {config}", config=arguments.config)
     else:
         append = arguments.append
-        print(pipeline.run(settings, overwrite=arguments.overwrite, append=append))
+        summary = pipeline.run(settings, overwrite=arguments.overwrite, append=append)
+        print(summary)
+        _print_following(*AFTER["run"], config=arguments.config, output=summary.output)
     return 0
 
 
@@ -302,7 +331,10 @@ def _step(arguments: argparse.Namespace) -> int:
 
     settings = config.load(arguments.config)
     options = {"overwrite": arguments.overwrite, "append": getattr(arguments, "append", False)}
-    print(pipeline.run_step(settings, arguments.command, **options))
+    summary = pipeline.run_step(settings, arguments.command, **options)
+    print(summary)
+    commands = AFTER[arguments.command]
+    _print_following(*commands, config=arguments.config, output=summary.output)
     return 0
 
 
@@ -343,6 +375,13 @@ def _sample(arguments: argparse.Namespace) -> int:
     )
     sizes = ", ".join(f"{dim}: {size}" for dim, size in ensemble.sizes.items())
     print(f"{arguments.store}: {', '.join(map(str, ensemble.data_vars))} ({sizes})")
+    commands = ["xcvae info {store}", "xcvae verify {store}"]
+    if arguments.catalog is not None:
+        commands.append(READ)
+    else:
+        commands.append("""python -c "import xcvae; print(xcvae.open_store('{store}'))\"""")
+    _print_following(*commands, store=arguments.store, catalog=arguments.catalog,
+                     name=arguments.store.stem)  # fmt: skip
     return 0
 
 
@@ -412,7 +451,10 @@ def _models(arguments: argparse.Namespace) -> int:
         for row in rows:
             print(textwrap.fill(row, WIDTH, initial_indent="", subsequent_indent=" " * 4,
                                 break_long_words=False, break_on_hyphens=False))  # fmt: skip
-    if not names:
+    if names:
+        command = "xcvae sample DATA --model {name} --factor 8 --store fine.zarr"
+        _print_following(command, name=names[0])
+    else:
         print("no models; the environment variable XCVAE_MODELS lists folders of them")
     return 0
 
@@ -443,7 +485,3 @@ def _plugins(_: argparse.Namespace) -> int:
     for name, problem in plugins.broken().items():
         print(f"\nbroken plugin '{name}': {problem}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -120,6 +120,13 @@ def test_epoch_has_every_member_of_every_day_once(folder):
     assert not np.array_equal(found, np.sort(found))
     assert loader.units == {"pr": "mm/day"}
     assert "360 samples per epoch" in repr(loader)
+    html = loader._repr_html_()
+    for wanted in (
+        "pr [mm/day]",
+        "360 of the 360 fields of &#x27;drawn&#x27;",
+        "for batch in loader",
+    ):
+        assert wanted in html
 
 
 def test_batches_are_float32_tensors_of_batch_size(folder):

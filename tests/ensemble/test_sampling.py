@@ -72,6 +72,7 @@ def test_attributes_record_model_options_and_spec(few, model):
     assert content["postprocess"][0]["value"] == "0.1 mm h-1"
     assert content["postprocess"][0]["removed"] is None
     assert content["spec"] == model.spec.to_json()
+    assert content["record_p99"] == pytest.approx(model.record.quantile(0.99), rel=1e-5)
 
 
 def test_members_are_physical_without_drizzle(prior):

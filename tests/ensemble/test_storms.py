@@ -290,6 +290,29 @@ def test_cap_grows_with_conditions_beyond_the_record(few, storms, model):
     assert "cap" not in json.loads(strong.attrs["xcvae"])
 
 
+@pytest.mark.parametrize("kind", ["conserving", "any_factor_model"])
+def test_cap_keeps_block_means(few, kind, request):
+    """What a cap takes from a pixel stays in its block; pixels below it are not changed."""
+    model, options = request.getfixturevalue(kind), {"members": 2, "postprocess": []}
+    data, side = few[["pr"]], 12
+    if kind == "any_factor_model":
+        side, data = 6, few[["pr"]].isel(y=slice(48), x=slice(48))
+        data = (
+            data.coarsen(y=side, x=side).mean().assign(pr=lambda d: d.pr.assign_attrs(few.pr.attrs))
+        )
+        options["factor"] = side
+    free = sample(data, model, **options, cap="none").pr.load()
+    capped = sample(data, model, **options, cap=2.0).pr.load()
+    blocks = [rain.coarsen(y=side, x=side) for rain in (free, capped)]
+    means, highest = blocks[0].mean().values, blocks[0].max().values
+    np.testing.assert_allclose(blocks[1].mean().values, means, rtol=1e-4, atol=1e-4)
+    limit = np.maximum(2.0, means)
+    assert (highest > 2.1 * limit).any()
+    assert (blocks[1].max().values <= limit * (1 + 1e-5)).all()
+    below = (highest <= limit).repeat(side, -1).repeat(side, -2)
+    np.testing.assert_array_equal(capped.values[below], free.values[below])
+
+
 @pytest.mark.parametrize("cap", [0, -1.0, "0 mm h-1", "many", "3 m"])
 def test_wrong_caps_are_refused(few, model, cap):
     with pytest.raises((ConfigError, xcvae.errors.UnitsError), match="cap"):

@@ -70,7 +70,8 @@ def test_train_lowers_and_logs_the_loss(tiny_model):
     assert np.isfinite(history.drop_vars("loss_crps").to_array()).all()
     log = pd.read_csv(tiny_model.path.with_name("tiny.xcvae.log.csv"))
     np.testing.assert_allclose(log["val_crps"], history.val_crps)
-    assert (tiny_model.path.parent / "tiny-last.xcvae").exists()
+    last = xcvae.load(last_weights_path(tiny_model.path))
+    assert last.training == {**tiny_model.training, "weights": "last"}  # the best ones, too
     assert not checkpoint_path(tiny_model.path).exists()
 
 

@@ -111,10 +111,10 @@ def test_folder_has_a_readme_and_no_lock_files(out: Path) -> None:
     ("name", "wanted"),
     [
         ("", ["output of a run", "criteria met", "xcvae verify", "2, numbers 0 to 1"]),
-        ("model.xcvae", ["pr [mm h-1], 48 x 36", "pr_coarse [mm h-1]", "2 steps"]),
+        ("model.xcvae", ["pr [mm h-1], 48 x 36", "pr_coarse [mm h-1]", "xcvae sample"]),
         ("prior.zarr", ["an ensemble", "mode prior", "period", "licence", "xcvae verify"]),
         ("catalog.yaml", ["3 entries", "entry 'train'", "wet ", "scores", "intake"]),
-        ("data/train.zarr", ["samples in a Zarr store", "pr [mm h-1]", "period"]),
+        ("data/train.zarr", ["samples in a Zarr store", "pr [mm h-1]", "period", "xcvae init"]),
     ],
 )
 def test_info_says_what_a_path_holds(

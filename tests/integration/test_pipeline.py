@@ -110,6 +110,8 @@ def test_second_run_keeps_every_product(
     assert message.err.splitlines() == [f"plugin 'halving' runs the code of {folder}/halving.py"]
     assert "train made, posterior made, prior made, evaluate made, diagnose made" in message.out
     out = folder / "out"
+    for following in ("report/report.html in a browser", f"xcvae info {out}", "xcvae verify"):
+        assert following in message.out.partition("What to type next:")[2]
 
     # What is handed over opens without xcvae's help, in physical units.
     entry = intake.open_catalog(str(out / "catalog.yaml"))["prior"]
@@ -135,6 +137,10 @@ def test_second_run_keeps_every_product(
     assert report["diagnosis"] is not None
     for picture in report["files"].values():
         assert (out / "report" / picture).stat().st_size > 10_000
+
+    # Storms of the run were redrawn at several spreads, for the explorer.
+    page = (out / "report" / "report.html").read_text(encoding="utf-8")
+    assert '"spreads":[0.0,0.25,0.5,0.75,1.0]' in page
 
     before = times(out)
     assert main(arguments) == 0
@@ -278,7 +284,7 @@ def test_killed_training_is_continued(folder: Path) -> None:
     edit(folder, "validations: 2", "validations: 50")
     checkpoint = folder / "out" / "model.xcvae.checkpoint"
     running = subprocess.Popen(
-        [sys.executable, "-m", "xcvae.cli", "train", str(folder / "config.yaml")],
+        [sys.executable, "-m", "xcvae", "train", str(folder / "config.yaml")],
         stdout=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

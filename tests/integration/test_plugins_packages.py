@@ -49,8 +49,7 @@ class Environment:
         script = re.sub(
             r"^pip install", "pip install -q --no-deps --no-build-isolation", script, flags=re.M
         )
-        script = re.sub(r"^xcvae ", "xcvae.cli ", script, flags=re.M)
-        script = re.sub(r"^(pip|pytest|xcvae\.cli) ", r"python -W error -m \1 ", script, flags=re.M)
+        script = re.sub(r"^(pip|pytest|xcvae) ", r"python -W error -m \1 ", script, flags=re.M)
         script = script.replace("-W error -m pip", "-m pip")
         return self._run(["bash", "-euo", "pipefail", "-c", script], folder)
 

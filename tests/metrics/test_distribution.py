@@ -96,6 +96,35 @@ def test_quantile_ratios_are_those_of_numpy(score, q: float, units: str) -> None
     assert score(forecast, observed).item() == pytest.approx(expected, rel=0.008)
 
 
+def test_quantile_ratios_below_a_cap_are_those_of_numpy(
+    masked: tuple[xr.DataArray, xr.DataArray],
+) -> None:
+    forecast, observed = (1.4 * masked[0]).assign_attrs(masked[0].attrs), masked[1]
+    generated, truth = pooled(forecast, observed)
+    expected = [np.quantile(v[v < 6], 0.99, method="higher") for v in (generated, truth)]
+    found = metrics.p99_ratio(forecast, observed, cap="144 mm/day").item()
+    assert found == pytest.approx(expected[0] / expected[1], rel=0.01)
+    assert found != pytest.approx(metrics.p99_ratio(forecast, observed).item(), rel=0.05)
+    area = xr.full_like(observed[0], 1.0).drop_attrs().rename("area")
+    weighed = observed.assign_coords(area=area).assign_attrs(cell_measures="area: area")
+    assert metrics.p99_ratio(forecast, weighed, cap=6).item() == pytest.approx(found)
+
+
+def test_quantile_ratios_below_a_cap_are_fair_to_members_without_it() -> None:
+    """Half of what was above a cap is observed at it; the members are as the rain was."""
+    rng = np.random.default_rng(0)
+    observed, *members = np.round(rng.exponential(4.0, (5, 100, 40, 50)), 2)
+    spike = (observed >= 20) & (rng.random(observed.shape) < 0.5)
+    capped = labelled(np.where(spike, 20.0, observed))
+    right = labelled(np.stack(members))
+    assert metrics.p999_ratio(right, capped).item() > 1.04
+    assert metrics.p999_ratio(right, capped, cap=20.0).item() == pytest.approx(1, abs=0.01)
+    weak = (0.8 * right).assign_attrs(right.attrs)
+    assert metrics.p99_ratio(weak, capped, cap=20.0).item() < 0.96
+    tail = [metrics.twcrps(one, capped, threshold=10.0, cap=20.0).item() for one in (right, weak)]
+    assert tail[0] < tail[1]
+
+
 def test_quantile_at_the_end_of_a_bin_is_in_this_bin() -> None:
     """A level that the running sum reaches exactly is not in the next bin with values."""
     counts = np.zeros(FIRST_WET + 1000)

@@ -10,7 +10,7 @@ from scores.probability import brier_score_for_ensemble, crps_for_ensemble
 from xcvae import metrics
 from xcvae.errors import ComponentError
 from xcvae.metrics.calibration import RankDeviation
-from xcvae.metrics.ensemble import CRPSSkill
+from xcvae.metrics.ensemble import CRPSSkill, TwCRPS
 
 from .conftest import labelled, rain
 
@@ -152,3 +152,61 @@ def test_brier_is_that_of_scores(masked: tuple[xr.DataArray, xr.DataArray]) -> N
         counted, observed, "realization", 5.0, fair_correction=False
     )
     assert metrics.brier(forecast, observed).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 2.5, 9.0])
+@pytest.mark.parametrize("cap", [None, 12.0])
+def test_twcrps_is_the_crps_of_chained_amounts(
+    masked: tuple[xr.DataArray, xr.DataArray], threshold: float, cap: float | None
+) -> None:
+    forecast, observed = masked
+    pairs = []
+    for time in observed.time:
+        truth, members = (
+            observed.sel(time=time).values,
+            forecast.sel(time=time).values.astype(float),
+        )
+        valid = np.isfinite(truth) & np.isfinite(members).all(axis=0)
+        y, x = (np.clip(v, threshold, cap) for v in (truth[valid], members[:, valid]))
+        m = len(x)
+        error = np.abs(x - y).mean(axis=0)
+        pairs.append(error - np.abs(x[:, None] - x[None]).sum(axis=(0, 1)) / (2 * m * (m - 1)))
+    expected = np.concatenate(pairs).mean()
+    found = metrics.twcrps(forecast, observed, threshold=threshold, cap=cap)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    if threshold == 0 and cap is None:
+        assert found.item() == pytest.approx(metrics.crps(forecast, observed).item(), rel=1e-12)
+
+
+def test_twcrps_is_the_integral_of_brier_scores_beyond_the_threshold() -> None:
+    """Its definition as a weighted integral (Gneiting and Ranjan 2011); ensembles as they are."""
+    observed, forecast = labelled(rain((2, 9, 9), seed=3)), labelled(rain((4, 2, 9, 9), seed=4))
+    edges = np.linspace(3, 40, 4000)
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    x, y = forecast.values[..., None], observed.values[..., None]
+    brier = ((x > middle).mean(axis=0) - (y > middle)) ** 2
+    # The fair score leaves out the variance of a share of 4 members: p (1 - p) / (M - 1).
+    share = (x > middle).mean(axis=0)
+    integral = ((brier - share * (1 - share) / 3) * np.diff(edges)).sum(axis=-1).mean()
+    assert metrics.twcrps(forecast, observed, threshold=3).item() == pytest.approx(
+        integral, rel=1e-3, abs=1e-4
+    )
+
+
+def test_twcrps_threshold_is_that_of_the_record_if_it_is_known() -> None:
+    observed, forecast = labelled(rain((2, 9, 9), seed=3)), labelled(rain((4, 2, 9, 9), seed=4))
+
+    def of(**attrs: float) -> float:
+        return TwCRPS().bind(observed.assign_attrs(attrs)).threshold
+
+    assert of() == 5.0
+    assert of(record_p99=7.5) == 7.5
+    assert of(record_p99=0.01) == 5.0  # a desert: not even wet
+    daily = metrics.twcrps(*(da.assign_attrs(units="mm/day") for da in (forecast, observed)))
+    assert daily.attrs["units"] == "mm/day"
+    in_days = [(24 * da).assign_attrs(units="mm/day") for da in (forecast, observed)]
+    assert metrics.twcrps(*in_days).item() == pytest.approx(
+        24 * metrics.twcrps(forecast, observed).item(), rel=1e-5
+    )
+    with pytest.raises(ComponentError, match="above the threshold, 5 mm h-1"):
+        metrics.twcrps(forecast, observed, cap=4.0)

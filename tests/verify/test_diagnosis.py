@@ -32,9 +32,11 @@ from xcvae.verify.diagnosis.finding import (
 )
 from xcvae.verify.diagnosis.measure import measure
 from xcvae.verify.diagnosis.statistics import (
+    Spike,
     TimeStatistics,
     ensemble_statistics,
     latent_swap,
+    spread_by_amount,
     time_statistics,
 )
 
@@ -52,6 +54,7 @@ GOOD_STATISTICS = EnsembleStatistics(
     spread_log_error=0.03,
     p999_ratio=0.9,
     light_mass=0.02,
+    spread_thirds=((1.05, 0.03), (1.0, 0.03), (0.95, 0.03)),
     artefacts=Artefacts(0.05, 4, 1.05, 0.03, 0.98, 0.03),
 )
 GOOD = Evidence(
@@ -79,9 +82,9 @@ GOOD = Evidence(
 #: Names of all findings, in their order.
 NAMES = [
     "units", "leakage", "posterior_collapse", "ignored_latent", "mean_collapse",
-    "identical_members", "underdispersion", "overdispersion", "prior_posterior_gap",
-    "memorisation", "drizzle", "mass_drift", "truncated_tail", "checkerboard", "border",
-    "flicker",
+    "identical_members", "underdispersion", "overdispersion", "spread_by_rain",
+    "prior_posterior_gap", "memorisation", "drizzle", "mass_drift", "truncated_tail",
+    "capped_data", "checkerboard", "border", "flicker",
 ]  # fmt: skip
 
 
@@ -165,6 +168,12 @@ def test_detectors_find_nothing_in_a_good_model() -> None:
         (prior(spread_log=0.3), "underdispersion", "fault"),
         (prior(spread_log=0.3, spread_skill=1.3), "underdispersion", "ok"),
         (prior(spread_log=1.5, spread_skill=0.7), "overdispersion", "ok"),
+        (prior(spread_thirds=((1.5, 0.05), (1.1, 0.05), (0.9, 0.05))), "spread_by_rain", "warning"),
+        (prior(spread_thirds=((2.5, 0.05), (1.0, 0.05), (0.7, 0.05))), "spread_by_rain", "fault"),
+        (prior(spread_thirds=((0.6, 0.05), (1.0, 0.05), (1.2, 0.05))), "spread_by_rain", "warning"),
+        (prior(spread_thirds=((1.5, 0.2), (1.1, 0.1), (0.9, 0.2))), "spread_by_rain", "ok"),
+        (replace(GOOD, spike=Spike(53.8, 0.1, 700.0)), "capped_data", "warning"),
+        (replace(GOOD, spike=Spike(53.8, 0.01, 700.0)), "capped_data", "ok"),
         (both(light_mass=0.1), "drizzle", "warning"),
         (both(light_mass=0.2, mass_bias=0.1), "drizzle", "fault"),
         (both(mass_bias=-0.12, light_mass=0.05), "mass_drift", "warning"),
@@ -324,6 +333,7 @@ def test_unmeasured_quantities_are_unchecked() -> None:
             p999_ratio=math.nan,
             mass_bias=math.nan,
             spread_skill=math.nan,
+            spread_thirds=(),
             artefacts=Artefacts(),
         ),
         scale=math.nan,
@@ -336,7 +346,7 @@ def test_unmeasured_quantities_are_unchecked() -> None:
     assert not {"warning", "fault"} & set(found.values())
     assert {name for name, severity in found.items() if severity == "unchecked"} == {
         "units", "leakage", "posterior_collapse", "ignored_latent", "underdispersion",
-        "overdispersion", "memorisation", "checkerboard", "border", "flicker",
+        "overdispersion", "spread_by_rain", "memorisation", "checkerboard", "border", "flicker",
     }  # fmt: skip
     text = str(Diagnosis(detect(nothing), nothing))
     assert "nan" not in text
@@ -400,7 +410,7 @@ def test_remedies_name_existing_components_only() -> None:
     assert {"kl", "laplace", "mass", "threshold"} <= named <= known
 
 
-def everything_wrong(units: str, wet_threshold: float, **changes: float) -> list[Finding]:
+def everything_wrong(units: str, wet_threshold: float, **changes: Any) -> list[Finding]:
     """All findings of a model whose every quantity is wrong, in one direction."""
     wrong = {
         "variance_ratio": 0.1,
@@ -413,6 +423,7 @@ def everything_wrong(units: str, wet_threshold: float, **changes: float) -> list
         "artefacts": Artefacts(2.0, 2, 5.0, 0.0, 5.0, 0.0),
         "spread_skill": 0.1,
         "spread_log": 0.1,
+        "spread_thirds": ((0.1, 0.0), (1.0, 0.0), (5.0, 0.0)),
     }
     evidence = replace(
         both(**{**wrong, **changes}),
@@ -423,6 +434,7 @@ def everything_wrong(units: str, wet_threshold: float, **changes: float) -> list
         levels=levels(0.0, 0.0).levels,
         swap=LatentSwap(0.24, 0.24, 0.0),
         scale=100.0,
+        spike=Spike(500 * wet_threshold, 0.1, 700.0),
     )
     return [finding for finding in detect(evidence) if finding.remedy]
 
@@ -430,7 +442,11 @@ def everything_wrong(units: str, wet_threshold: float, **changes: float) -> list
 def every_remedy(units: str = "mm h-1", wet_threshold: float = 0.1) -> dict[str, list[str]]:
     """The code of all remedies, by finding."""
     found: dict[str, list[str]] = {}
-    for changes in ({}, {"spread_skill": 5.0, "spread_log": 5.0}, {"p999_ratio": 5.0}):
+    for changes in (
+        {},
+        {"spread_skill": 5.0, "spread_log": 5.0},
+        {"p999_ratio": 5.0, "spread_thirds": ((5.0, 0.0), (1.0, 0.0), (0.1, 0.0))},
+    ):
         for finding in everything_wrong(units, wet_threshold, **changes):
             code = found.setdefault(finding.name, [])
             code += re.findall(r"`([^`]+)`", finding.remedy)
@@ -508,6 +524,11 @@ def test_all_sampling_remedies_run_as_they_stand(
         if "threshold" in one:
             # Above the wet threshold, or it would change nothing that counts.
             assert rain[rain > 0].min(initial=np.inf) > wet_threshold
+    ens = xcvae.sample(ds, model, members=2, progress=False)
+    for name in ("capped_data", "spread_by_rain"):
+        (one,) = {one for one in remedies[name] if one.split("=")[0] in ("metrics", "groupby")}
+        card = xcvae.evaluate(ds, ens, baselines=[], progress=False, **eval(f"dict({one})"))
+        assert np.isfinite(card["p999_ratio_2" if name == "capped_data" else "crps"]).any()
     (threshold,) = {one for one in remedies["drizzle"] if "threshold" in one}
     assert str(eval(f"dict({threshold})")["postprocess"][0]["value"]).endswith(units)
 
@@ -520,6 +541,34 @@ def test_border_reports_the_mode_that_deviates() -> None:
     assert "prior ones 1.05" in found.evidence
     (found,) = [f for f in detect(traces(border_amount=2.5)) if f.name == "border"]
     assert "prior members have 2.50 times" in found.evidence
+
+
+def test_spread_by_amount_sorts_samples_by_coarse_rain_not_by_the_observation() -> None:
+    """Members are right in all thirds; sorted by the outcome they would not seem so."""
+    rng = np.random.default_rng(0)
+    means = rng.gamma(2.0, 1.0, 60)
+    *members, observed = rng.gamma(1.0, means[:, None, None], (7, 60, 8, 8))
+    drawn = np.stack(members)
+    for coarse in (None, means):
+        thirds = spread_by_amount(drawn, observed, coarse)
+        assert [ratio for ratio, _ in thirds] == pytest.approx([1, 1, 1], abs=0.1)
+        assert all(error < 0.1 for _, error in thirds)
+    narrow = np.where(means[:, None, None] > np.median(means), 0.5, 1.5) * (drawn - drawn.mean(0))
+    thirds = spread_by_amount(drawn.mean(0) + narrow, observed, means)
+    assert thirds[0][0] > 1.4
+    assert thirds[2][0] < 0.6
+    assert spread_by_amount(drawn[:, :11], observed[:11]) == ()
+    masked = np.full_like(drawn, np.nan)
+    masked[:, :, 2:] = drawn[:, :, 2:]
+    assert len(spread_by_amount(masked, observed)) == 3
+
+
+def test_capped_data_gives_the_amount_of_the_cap_in_words() -> None:
+    evidence = replace(GOOD, spike=Spike(53.8, 0.1, 700.0))
+    (found,) = [f for f in detect(evidence) if f.name == "capped_data"]
+    assert "10 % of the heaviest amounts" in found.evidence
+    assert "are 53.8 mm h-1, 700 times as many" in found.evidence
+    assert '{"name": "p999_ratio", "cap": "53.8 mm h-1"}' in found.remedy
 
 
 def test_diverse_members_are_not_called_copies() -> None:

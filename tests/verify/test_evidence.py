@@ -14,7 +14,14 @@ from xcvae.fields.dataspec import plain
 from xcvae.fields.record import Record
 from xcvae.verify.diagnosis import Evidence, LevelEvidence, gather, judge
 from xcvae.verify.diagnosis.detectors import detect
-from xcvae.verify.diagnosis.statistics import ensemble_statistics, floor_of, light_mass
+from xcvae.verify.diagnosis.statistics import (
+    Spike,
+    ensemble_statistics,
+    floor_of,
+    light_mass,
+    spike_of,
+    spike_of_record,
+)
 
 RANDOM = np.random.default_rng(0)
 SHAPE = (6, 24, 18)
@@ -189,3 +196,37 @@ def test_gather_refuses_other_grids_and_single_members(
         gather(observed, prior=members.isel(x=slice(3)), posterior=near(observed))
     with pytest.raises(ConfigError, match="members: expected an integer >= 2, got 1"):
         gather(observed, prior=members.isel(realization=[0]), posterior=near(observed))
+
+
+def test_spike_of_finds_a_cap_inside_the_range_and_no_quantisation() -> None:
+    rain = RANDOM.exponential(8.0, 60_000)
+    for step in (0.12, 0.01, 1.0, 5.0):  # radar, packed, gauges
+        assert spike_of(np.round(rain / step) * step, 0.1) is None
+    assert spike_of(rain.astype("float32"), 0.1) is None
+    # Like MRMS: half of what is above the cap is at it, the other half goes on to twice as much.
+    capped = np.where((rain > 40) & (RANDOM.random(rain.shape) < 0.5), 40.0, rain).astype("float32")
+    found = spike_of(capped, 0.1)
+    assert found is not None
+    assert found.amount == 40.0
+    assert 0.2 < found.share < 0.5
+    assert spike_of(np.minimum(rain, 40.0), 0.1).amount == 40.0
+    assert spike_of(capped[:4000], 0.1) is None  # too few to say
+
+
+def test_spike_of_the_record_is_found_where_the_samples_have_none(
+    observed: xr.DataArray, members: xr.DataArray
+) -> None:
+    rain = RANDOM.exponential(2.0, (60, 24, 18))
+    capped = np.minimum(rain, 8.0)
+    plain_one, record = (Record.of([x], units="mm h-1", wet_threshold=0.1) for x in (rain, capped))
+    assert spike_of_record(plain_one) is None
+
+    def spike(factor: float, units: str) -> Spike | None:
+        field, drawn = (labelled(factor * da.values, units) for da in (observed, members))
+        return gather(field, prior=drawn, posterior=drawn, trained_on=record).spike
+
+    hourly, daily = spike(1, "mm h-1"), spike(24, "mm/day")
+    assert hourly is not None
+    assert daily is not None
+    assert 7.7 <= hourly.amount <= 8.0
+    assert daily.amount == pytest.approx(24 * hourly.amount)

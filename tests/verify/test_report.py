@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -13,6 +16,8 @@ import xcvae
 from xcvae.generator.model import Model
 from xcvae.verify.criteria import criteria_for, judge
 from xcvae.verify.diagnosis import Diagnosis, diagnose
+from xcvae.verify.plots.text import label_of
+from xcvae.verify.report.explorer import draw_spreads
 from xcvae.verify.report.write import save_report
 
 
@@ -78,7 +83,7 @@ def test_report_writes_figures_json_and_html(
     assert all((folder / name).exists() for name in content["files"].values())
     page = written["html"].read_text(encoding="utf-8")
     # Scores are a table that can be read aloud, searched and copied; the others are images.
-    assert page.count("data:image/png;base64,") == len(written) - 3
+    assert page.count('src="data:image/png;base64,') == len(written) - 3
     assert page.count('<img alt="') == page.count("<img")
     assert 'alt=""' not in page
     for wanted in ("Ensemble prior", "Criteria: 4 of 5 met", "✗ ≤ 3", "3 samples with 2"):
@@ -88,11 +93,21 @@ def test_report_writes_figures_json_and_html(
     assert "✓ within ±0.06 of observed" in page
     for finding in diagnosis.findings:
         assert finding.name in page
-    # One file, offline: no script, nothing that a browser would fetch.
-    assert not re.search(r"""<script|<link|@import|url\(|(src|href)=["'](?!data:|#)""", page)
+    assert_offline(page)
 
 
-def test_report_of_evolving_members_has_a_player_without_a_script(
+def assert_offline(page: str) -> None:
+    """Nothing that a browser would fetch, and no script but that of the explorer."""
+    assert not re.search(r"""<link|@import|url\(|(src|href)=["'](?!data:|#)""", page)
+    data, code = re.findall(r"<script[^>]*>", page)
+    assert (data, code) == ('<script type="application/json" id=explorer-data>', "<script>")
+    script = re.findall(r"(?s)<script>(.*)</script>", page)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "content=\"default-src 'none'; img-src data:; " in page
+    assert f" script-src 'sha256-{digest}';" in page
+
+
+def test_report_of_evolving_members_has_a_sequence_to_play_and_an_animation(
     tmp_path: Path, tiny_model: Model
 ) -> None:
     ds = xcvae.tutorial.open_dataset("radklim-sequence").isel(time=slice(3)).load()
@@ -102,12 +117,34 @@ def test_report_of_evolving_members_has_a_player_without_a_script(
         diagnosis=None,
     )  # fmt: skip
     page = written["html"].read_text(encoding="utf-8")
-    assert page.count("<figure class=player>") == 1
-    assert page.count('name="e-a-frame"') == 3
-    assert page.count(" checked>") == 1
-    assert "data:image/gif;base64," in page
+    assert '<noscript><figure><img alt="Animation" src="data:image/gif;base64,' in page
     assert written["a-animation"].read_bytes()[:3] == b"GIF"
-    assert not re.search(r"""<script|(src|href)=["'](?!data:|#)""", page)
+    assert_offline(page)
+    (found,) = json.loads(page.split("id=explorer-data>")[1].split("</script>")[0])["sets"]
+    assert found["sequence"] is True
+    assert [one["label"] for one in found["samples"]] == [label_of(one) for one in ds.time.values]
+    assert found["members"] == [0, 1]
+
+
+def test_spreads_of_the_explorer_lead_from_the_storm_to_the_prior(
+    train_radar: xr.Dataset, tiny_model: Model
+) -> None:
+    ds = train_radar.isel(time=slice(20, 28))
+    spreads = draw_spreads(ds, tiny_model, {"seed": 3, "members": 9, "min_mass": 0.5})
+    assert list(spreads) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    means = ds.pr.mean(("y", "x"))
+    errors = []
+    for spread, ensemble in spreads.items():
+        assert ensemble.pr.shape[:2] == (3, 3)
+        assert means.idxmax("time").values in ensemble.time.values
+        wanted = ds.sel(time=ensemble.time)
+        again = xcvae.sample(
+            wanted, tiny_model, mode="posterior", spread=spread, members=3, seed=3, progress=False
+        )
+        np.testing.assert_array_equal(ensemble.pr.values, again.pr.values)
+        errors.append(float(abs(ensemble.pr - wanted.pr).mean()))
+    assert errors[0] < errors[2] < errors[4]
+    assert draw_spreads(ds.drop_vars("pr"), tiny_model) == {}
 
 
 def save_cards(folder: Path, ds: xr.Dataset, model: Model, **cards: xr.Dataset) -> dict[str, Path]:

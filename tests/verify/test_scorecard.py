@@ -282,6 +282,34 @@ def drawn_from(ensemble: xr.Dataset, ds: xr.Dataset, **described: object) -> xr.
     return ensemble.assign_attrs(xcvae=json.dumps({"spec": spec.to_json()}))
 
 
+def test_default_threshold_of_twcrps_is_that_of_the_record(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    content = json.loads(drawn_from(ensemble, ds, conditions=["pr_coarse"]).attrs["xcvae"])
+    made = ensemble.assign_attrs(xcvae=json.dumps({**content, "record_p99": 7.5}))
+    given = {"metrics": ["twcrps", {"name": "twcrps", "window": "12h"}], "baselines": []}
+    card = evaluate(ds, made, **given)
+    assert card.twcrps.attrs["threshold"] == 7.5
+    assert card.twcrps_12h.attrs["threshold"] == 5.0  # means have another distribution
+    in_days = ds.assign(pr=(24 * ds.pr).assign_attrs(units="mm/day"))
+    assert evaluate(in_days, made, **given).twcrps.attrs["threshold"] == pytest.approx(180)
+    assert evaluate(ds, ensemble, **given).twcrps.attrs["threshold"] == 5.0
+
+
+def test_groupby_coarse_rain_scores_thirds_of_the_samples(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    card = evaluate(ds, ensemble, metrics=["spread_skill"], baselines=[], groupby="coarse_rain")
+    assert card.coarse_rain.values.tolist() == ["1 least", "2 middle", "3 most"]
+    order = np.argsort(ds.pr_coarse.mean(["y_coarse", "x_coarse"]).values)
+    for name, rows in zip(card.coarse_rain.values, np.array_split(order, 3), strict=True):
+        some = {"time": np.sort(rows)}
+        expected = metrics.spread_skill(ensemble.pr.isel(some), ds.pr.isel(some)).item()
+        assert card.spread_skill.sel(coarse_rain=name).item() == pytest.approx(expected)
+    with pytest.raises(MissingVariableError, match="coarse rain in the Dataset"):
+        evaluate(ds[["pr"]], ensemble, groupby="coarse_rain", baselines=[])
+
+
 def test_evaluate_accepts_data_without_the_training_condition(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:

@@ -20,6 +20,7 @@ from xcvae.fields.cf import check_name, find_layout, find_target
 from xcvae.fields.dataspec import DataSpec, plain
 from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import label_codes
+from xcvae.fields.units import HEAVY
 from xcvae.registry.discovery import version_of
 
 # Attributes of the way that values are written, and of the range of those that were observed.
@@ -107,6 +108,7 @@ def attributes_of(
     trained = _training_samples(sampler)
     if trained:
         content["training_samples"] = trained
+    content[HEAVY] = float(f"{sampler.model.record.quantile(0.99):.6g}")
     content["identity"] = identity
     content["spec"] = sampler.model.spec.to_json()
     return {"history": _history(sampler, ds), "xcvae": json.dumps(content)}

@@ -19,6 +19,7 @@ from xcvae.ensemble.sources import LoaderRequest, LoaderSource, check_alike, sou
 from xcvae.errors import ConfigError, MissingVariableError, nearest
 from xcvae.fields.prefetch import ahead, pool_shape
 from xcvae.generator.model import Model, load
+from xcvae.notebook import Overview
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
     ) -> None:
         self.sources, self.quotas = tuple(sources), tuple(quotas)
         self.target, self.units = request.target, dict(request.units)
+        self._normalised = request.scaling is not None
         self.batch_size, self.drop_last, self.threads = batch_size, drop_last, threads
         self.pool_bytes: int | None = None
         self.seed, self._epoch, self._set = seed, 0, False
@@ -168,6 +170,29 @@ class Loader(IterableDataset[dict[str, torch.Tensor]]):
         parts = zip(self.quotas, self.sources, strict=True)
         mixed = ", ".join(f"{count} of '{source.name}'" for count, source in parts)
         return f"<xcvae.Loader {self.target}: {sum(self.quotas)} samples per epoch, {mixed}>"
+
+    def _repr_html_(self) -> str:
+        others = [f"{name} [{units}]" for name, units in self.units.items() if name != self.target]
+        mixed = [
+            f"{count} of the {sum(source.sizes)} fields of '{source.name}'"
+            for count, source in zip(self.quotas, self.sources, strict=True)
+        ]
+        size = "single samples" if self.batch_size is None else f"{self.batch_size} samples each"
+        return Overview(
+            "xcvae.Loader",
+            {
+                "target": f"{self.target} [{self.units[self.target]}]",
+                "conditions": ", ".join(others) or "none",
+                "epoch": f"{sum(self.quotas)} samples: {', '.join(mixed)}",
+                "batches": f"{len(self)}, {size}",
+                "values": "normalised by the model" if self._normalised else "physical",
+                "seed": self.seed,
+            },
+            [
+                f'for batch in loader: batch["{self.target}"], batch["synthetic"]',
+                "DataLoader(loader, batch_size=None, num_workers=2)   # of torch.utils.data",
+            ],
+        ).html()
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch, read in one process.

@@ -89,6 +89,22 @@ class Thumbnails:
     labels: NDArray[np.int64]
     samples: int
 
+    def wettest(self, shape: tuple[int, int], count: int = 6) -> list[NDArray[np.float64]]:
+        """Return maps (y, x) of a few wet samples, wettest first, for the size of their grid.
+
+        Parameters
+        ----------
+        shape
+            Pixels along (y, x) of the training grid.
+        count
+            Maps at most.
+        """
+        means = np.nan_to_num(np.nanmean(self.maps.astype(np.float64), axis=1))
+        # Apart in rank: neighbours in time are nearly the same.
+        order = np.argsort(-means, kind="stable")[:: max(1, len(means) // (3 * count))][:count]
+        rows, columns = (min(CELLS, size) for size in shape)
+        return [self.maps[one].astype(np.float64).reshape(rows, columns) for one in order]
+
     @classmethod
     def of(cls, prepared: xr.Dataset, spec: DataSpec) -> Thumbnails:
         """Shrink a prepared training set; lazy data is streamed."""

@@ -209,6 +209,8 @@ _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\
 DAILY_STEP = 20 * 3600.0  # seconds
 #: Attribute of a field with the step of its record in seconds, see `step_of`.
 STEP = "step_seconds"
+#: Attribute of a field with the 99th percentile of its record, in the units of the field.
+HEAVY = "record_p99"
 
 
 def units_of(da: xr.DataArray) -> str:

@@ -35,6 +35,7 @@ from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address, TimeAxis
 from xcvae.generator.roles import described_as, names_in, renamed
 from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
+from xcvae.notebook import Overview
 from xcvae.registry import warn_of_missing
 
 #: Prefix of the weights' names in the file.
@@ -110,21 +111,27 @@ class Model:
         self.device = torch.device("cpu")
         self.origin: Model | None = None
         constraint = self.network.constraint
-        self.capped = spec.scales is not None and constraint is not None
-        if constraint is not None and self.capped and constraint.ceiling == math.inf:
+        if constraint is not None and constraint.ceiling == math.inf:
             # Capped where the block means are kept: a cap afterwards would lose rain.
             highest = math.log1p(self._limit / scaling.target.eps) / scaling.target.divisor
             self.network.constraint = replace(constraint, ceiling=highest)
 
     def __repr__(self) -> str:
-        weights = sum(p.numel() for p in self.network.parameters()) / 1e6
         names = ", ".join(v.name for v in self.spec.variables) or "no conditions"
+        title = f"{self.spec.target} [{self.spec.units}] given {names}: {self._size}"
+        return f"<xcvae.Model {title}, sha256 {self.sha256[:12]}>"
+
+    @property
+    def _size(self) -> str:
+        weights = sum(p.numel() for p in self.network.parameters()) / 1e6
         size = f"{len(self.architecture.latents)} levels, {weights:.1f} M weights"
         if "start" in self.training:
             start = self.training["start"]
             size += f", {start['share']:.0%} of them from {start['name']}"
-        title = f"{self.spec.target} [{self.spec.units}] given {names}: {size}"
-        return f"<xcvae.Model {title}, sha256 {self.sha256[:12]}>"
+        return size
+
+    def _repr_html_(self) -> str:
+        return overview_of(self).html()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is not None:
@@ -396,8 +403,7 @@ class Model:
             temperature=temperature,
             tile=tile,
             axes=axes,
-            # Where block means are kept, the network itself caps: see `capped`.
-            limits=None if self.capped else limits,
+            limits=limits,
         )
 
     def limits(self, prepared: xr.Dataset) -> NDArray[np.float64]:
@@ -475,13 +481,47 @@ class Model:
         return float(np.interp(spread, dial[:, 0], dial[:, 1]))
 
     def _sampler(self) -> FieldSampler:
-        limit = math.inf if self.capped else self._limit
-        return FieldSampler(self.network, self.scaling, self.device, limit)
+        return FieldSampler(self.network, self.scaling, self.device, self._limit)
 
     @property
     def _limit(self) -> float:
         """Largest value of a pixel, physical."""
         return MAX_RECORDS * self.record.maximum
+
+
+def overview_of(model: Model) -> Overview:
+    """Return what a model draws, from what it was trained, and how to draw with it."""
+    spec, record, training = model.spec, model.record, model.training
+    conditions = [
+        f"{v.name} [{v.units}] ({' x '.join(map(str, v.shape)) or 'one value per sample'})"
+        for v in spec.variables
+    ]
+    minutes = training.get("minutes")
+    trained = f"{training.get('steps')} steps" + (f", {minutes:.1f} minutes" if minutes else "")
+    opened = spec.random_scale
+    pixels = "grids of any size" if opened else f"{spec.shape[0]} x {spec.shape[1]} pixels"
+    options = "factor=8, members=16" if opened else 'mode="prior", members=16'
+    maps: list[NDArray[Any]] = []
+    if model.thumbnails is not None and len(model.thumbnails.maps):
+        maps = model.thumbnails.wettest(spec.shape)
+    axis = spec.coordinates.get(spec.y)
+    rising = axis is not None and len(axis) > 1 and axis[0] < axis[-1]
+    return Overview(
+        "xcvae.Model",
+        {
+            "target": f"{spec.target} [{spec.units}], {pixels}",
+            "conditions": ", ".join(conditions) or "none",
+            "network": model._size,
+            "training": trained,
+            "record": f"{record.samples} samples, {record.wet_fraction:.1%} wet pixels, mean "
+            f"{record.mean:.3g}, maximum {record.maximum:.3g} {record.units}",
+            "file": model.path or "not saved: model.save(path)",
+            "sha256": model.sha256[:12],
+        },
+        [f"ens = ds.cvae.sample(model, {options})", "rep = ds.cvae.diagnose(model); print(rep)"],
+        [one[::-1] for one in maps] if rising else maps,
+        "Training samples, as means over a few cells",
+    )
 
 
 def _renamed(

@@ -13,6 +13,7 @@ import yaml
 
 from xcvae.errors import ConfigError, ModelFileError, nearest
 from xcvae.files import expanded
+from xcvae.notebook import Overview
 
 #: Environment variable with folders of further models, separated as in PATH.
 FOLDERS = "XCVAE_MODELS"
@@ -55,8 +56,17 @@ class Card:
     bundled: bool = False
 
     def __str__(self) -> str:
+        title = f"{self.name}: {self.title}" if self.title else self.name
+        return "\n".join([title, *(f"  {key}: {text}" for key, text in self._rows.items() if text)])
+
+    def _repr_html_(self) -> str:
+        title = f"{self.name}: {self.title}" if self.title else self.name
+        return Overview(title, self._rows, [f'model = xcvae.models.open("{self.name}")']).html()
+
+    @property
+    def _rows(self) -> dict[str, str]:
         scores = "; ".join(f"{name}: {value}" for name, value in self.scores.items())
-        rows = {
+        return {
             "trained for": self.purpose,
             "data": self.data,
             "licence": self.licence,
@@ -65,8 +75,6 @@ class Card:
             "limits": self.limits,
             "file": f"{self.path}, {self.size / 1e6:.1f} MB",
         }
-        title = f"{self.name}: {self.title}" if self.title else self.name
-        return "\n".join([title, *(f"  {key}: {text}" for key, text in rows.items() if text)])
 
 
 #: Keys of the YAML file of a card.

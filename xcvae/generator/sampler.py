@@ -95,7 +95,7 @@ class FieldSampler:
         options = DrawBatch((), released, temperature, self.device, axes)
         attempt = functools.partial(
             self._draw, batch, addresses, options, tile=tile,
-            limits=torch.as_tensor(limits, dtype=torch.float32, device=self.device),
+            limits=torch.as_tensor(limits, dtype=torch.float64, device=self.device),
         )  # fmt: skip
         try:
             return attempt()
@@ -137,10 +137,12 @@ class FieldSampler:
             }
             joined = Encoded.join([encoded[s] for s in samples])
             noise = [addresses[m][s] for s, m in padded]
-            draw_batch = replace(options, addresses=noise)
+            # Where block means are kept, the network itself caps: a cap afterwards loses rain.
+            highest = limits[samples]
+            draw_batch = replace(options, addresses=noise, ceilings=self._ceilings(highest))
             for (rows, columns), output in domain.draw(batch, samples, joined, draw_batch):
                 places = [(m, s, rows, columns) for s, m in part]
-                fields = self._physical(output[: len(part)], limits[samples[: len(part)]])
+                fields = self._physical(output[: len(part)], highest[: len(part)])
                 host_copy.submit(fields, out, places)
         host_copy.flush()
         out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
@@ -201,12 +203,21 @@ class FieldSampler:
         split = split_domain(self.network, size, tile, posterior=posterior, side=batch.side)
         return TiledDomain(self.network, self.device, size, split)
 
+    def _ceilings(self, limits: Tensor) -> Tensor | None:
+        """Return limits in normalised space, where the network caps; else None."""
+        if self.network.constraint is None:
+            return None
+        rain = self.scaling.target
+        return (torch.log1p(limits / rain.eps) / rain.divisor).float()
+
     def _physical(self, output: Tensor, limits: Tensor | None = None) -> Tensor:
         """Physical fields on the device, (batch, y, x), none above its limit."""
         fields = self.scaling.physical(output.float())[:, 0]
+        if self.network.constraint is not None:
+            return fields
         if limits is None:
             return fields.clamp(max=self.limit)
-        return torch.minimum(fields, limits[:, None, None])
+        return torch.minimum(fields, limits[:, None, None].float())
 
     def _masked(self, batch: Batch, fields: Tensor) -> NDArray[np.float32]:
         """Copy fields to the host, with NaN where the batch is masked."""

@@ -43,6 +43,8 @@ class DrawBatch:
         Device of the network.
     axes
         Time axis of each level, coarsest first, or None; see `normal_maps`.
+    ceilings
+        Largest value of a pixel of each field, see `Ladder.descend`.
     """
 
     addresses: Sequence[Address]
@@ -50,6 +52,7 @@ class DrawBatch:
     temperature: float
     device: torch.device
     axes: Sequence[TimeAxis | None] | None = None
+    ceilings: Tensor | None = None
 
     @property
     def posterior(self) -> bool:
@@ -91,6 +94,7 @@ class DrawBatch:
                 order=self._order(windows),
                 temperature=self.temperature,
                 state=state,
+                ceilings=self.ceilings,
             ).output
 
     def _order(self, windows: Sequence[Window]) -> list[Tensor | None] | None:

@@ -14,7 +14,7 @@ from xcvae.metrics.distribution import (
     wet_fraction,
     wet_fraction_observed,
 )
-from xcvae.metrics.ensemble import crps, crps_skill, energy_score, mae
+from xcvae.metrics.ensemble import crps, crps_skill, energy_score, mae, twcrps
 from xcvae.metrics.events import brier, csi, fss, sedi
 from xcvae.metrics.metric import Metric, Statistic
 from xcvae.metrics.spatial import diversity, radial_spectrum, spatial_correlation, spectral_distance
@@ -41,6 +41,7 @@ __all__ = [
     "spatial_correlation",
     "spectral_distance",
     "spread_skill",
+    "twcrps",
     "wet_fraction",
     "wet_fraction_observed",
 ]

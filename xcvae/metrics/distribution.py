@@ -8,13 +8,23 @@ from typing import Any, ClassVar
 import numpy as np
 import xarray as xr
 
-from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio, wet_threshold_in
+from xcvae.metrics.metric import (
+    Metric,
+    SampleSums,
+    Statistic,
+    Stats,
+    optional_in,
+    ratio,
+    wet_threshold_in,
+)
 from xcvae.metrics.sample import Array, SampleFields
 
 WIDTH = 0.004
 """Relative width of the bins of amounts."""
 BELOW, ABOVE = 2400, 3000
 """Bins below and above the wet threshold: from 7e-5 to 1.6e5 times its value."""
+ROUNDING = 1e-4
+"""Share of a cap by which amounts may miss it, as those of packed files do."""
 FIRST_WET = BELOW + 2
 """The first bin of wet amounts: before it are one for dry pixels, one for a trace, and `BELOW`."""
 
@@ -25,6 +35,22 @@ def amount_counts(sample: SampleFields, *, threshold: float) -> dict[str, Array]
     return {
         "generated": _count(wet.members, threshold, wet.weights, wet.dry * len(wet.members)),
         "observed": _count(wet.observed, threshold, wet.weights, wet.dry),
+    }
+
+
+def counts_below(sample: SampleFields, *, threshold: float, cap: float) -> dict[str, Array]:
+    """Count amounts as `amount_counts` does, on each side those below the cap only."""
+    below = cap * (1 - ROUNDING)
+
+    def counted(values: Array, weights: Array | None, dry: float) -> Array:
+        lower = values < below
+        some = None if weights is None else np.broadcast_to(weights, values.shape)[lower]
+        return _count(values[lower], threshold, some, dry)
+
+    wet = sample.wet
+    return {
+        "generated": counted(wet.members, wet.weights, wet.dry * len(wet.members)),
+        "observed": counted(wet.observed, wet.weights, wet.dry),
     }
 
 
@@ -84,14 +110,24 @@ def quantile(counts: Array, q: float | Array) -> Array:
 class _QuantileRatio(Metric):
     """Ratio of a quantile of all generated pixels to that of all observed pixels."""
 
+    cap: str | float | None = None
+
     q: ClassVar[float]
     better = 1.0
     limits = (0.0, np.inf)
     sums = SampleSums(amount_counts)
 
+    def bind(self, observed: xr.DataArray) -> Statistic:
+        """Return the counts of all amounts, which `KS` shares, or of those below the cap."""
+        sums = self.sums if self.cap is None else SampleSums(counts_below)
+        return sums.bind(**self.bound_parameters(observed))
+
     def bound_parameters(self, observed: xr.DataArray) -> dict[str, Any]:
-        """Return the default wet threshold: with it, `KS` has the same sums."""
-        return {"threshold": wet_threshold_in(observed, None)}
+        """Return the default wet threshold, with which `KS` has the same sums, and the cap."""
+        return {
+            "threshold": wet_threshold_in(observed, None),
+            "cap": optional_in(observed, self.cap),
+        }
 
     def finish(self, stats: Stats) -> Array:
         """Divide the quantiles; NaN where the observed one is zero."""
@@ -101,7 +137,16 @@ class _QuantileRatio(Metric):
 
 @dataclass(frozen=True)
 class P99Ratio(_QuantileRatio):
-    """99th percentile of all generated pixels over that of all observed pixels, dry ones too."""
+    """99th percentile of all generated pixels over that of all observed pixels, dry ones too.
+
+    Parameters
+    ----------
+    cap
+        Amount at which the observing product cuts rain off, "53.8 mm h-1" for example, or a
+        number in the units of the data: amounts at or above it are left out, of the members as of
+        the observation. (To leave out the pixels where the observation is at the cap would favour
+        members that are too weak.) None for a product without one.
+    """
 
     q = 0.99
     long_name = "ratio of the 99th percentiles, generated over observed"
@@ -109,7 +154,13 @@ class P99Ratio(_QuantileRatio):
 
 @dataclass(frozen=True)
 class P999Ratio(_QuantileRatio):
-    """99.9th percentile of all generated pixels over that of all observed pixels."""
+    """99.9th percentile of all generated pixels over that of all observed pixels.
+
+    Parameters
+    ----------
+    cap
+        As for `P99Ratio`.
+    """
 
     q = 0.999
     long_name = "ratio of the 99.9th percentiles, generated over observed"
@@ -230,11 +281,15 @@ def ks(
     return KS(threshold)(forecast, observed)
 
 
-def p99_ratio(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+def p99_ratio(
+    forecast: xr.DataArray, observed: xr.DataArray, *, cap: str | float | None = None
+) -> xr.DataArray:
     """Score with `P99Ratio`: dims (realization, sample, y, x) against (sample, y, x)."""
-    return P99Ratio()(forecast, observed)
+    return P99Ratio(cap)(forecast, observed)
 
 
-def p999_ratio(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+def p999_ratio(
+    forecast: xr.DataArray, observed: xr.DataArray, *, cap: str | float | None = None
+) -> xr.DataArray:
     """Score with `P999Ratio`: dims (realization, sample, y, x) against (sample, y, x)."""
-    return P999Ratio()(forecast, observed)
+    return P999Ratio(cap)(forecast, observed)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
 
-from xcvae.metrics.metric import Metric, SampleSums, Skill, ratio
-from xcvae.metrics.sample import Array, SampleFields
+from xcvae.errors import ComponentError
+from xcvae.metrics.metric import (
+    Metric,
+    SampleSums,
+    Skill,
+    heavy_threshold_in,
+    optional_in,
+    ratio,
+)
+from xcvae.metrics.sample import Array, SampleFields, pixel_scores
 from xcvae.registry.components import Range
 
 
@@ -18,6 +26,23 @@ def crps_sums(sample: SampleFields, *, pool: int) -> dict[str, Array]:
     if pool > 1:
         sample = sample.pooled(pool)
     return {"crps": sample.wet.total(sample.wet.scores.crps), "pixels": sample.pixels}
+
+
+def chained_crps_sums(
+    sample: SampleFields, *, threshold: float, cap: float | None
+) -> dict[str, Array]:
+    """Sum the fair CRPS of amounts between a threshold and a cap, those beyond set to them."""
+    wet = sample.with_events(threshold)
+    # Elsewhere all are set to the threshold, and score zero.
+    heavy = (wet.members > threshold).any(axis=0) | (wet.observed > threshold)
+    members, observed = (
+        np.clip(amounts, threshold, cap)
+        for amounts in (wet.members.compress(heavy, axis=1), wet.observed[heavy])
+    )
+    found = pixel_scores(members, observed).crps
+    weights = None if wet.weights is None else wet.weights[heavy]
+    total = found.sum(dtype=np.float64) if weights is None else found @ weights
+    return {"crps": np.asarray(total), "pixels": sample.pixels}
 
 
 def median_errors(sample: SampleFields) -> dict[str, Array]:
@@ -77,6 +102,63 @@ class CRPS(_Error):
 
 
 @dataclass(frozen=True)
+class TwCRPS(_Error):
+    """Threshold-weighted CRPS, fair to the number of members: the score of the tail.
+
+    The CRPS of ``max(x, threshold)`` in place of every amount ``x``, members and observation
+    alike, which is the CRPS with a weight of one on all amounts above the threshold and zero
+    below: a proper score, unlike one of the pixels where heavy rain was observed (Gneiting and
+    Ranjan 2011, https://doi.org/10.1198/jbes.2010.08110; Allen et al. 2023,
+    https://doi.org/10.1137/22M1532184). At threshold zero it is `CRPS`.
+
+    Parameters
+    ----------
+    threshold
+        From where amounts count: "20 mm h-1", or a number in the units of the data; by default
+        the 99th percentile of all pixels of the training record, which ensembles of xcvae carry
+        in their attributes; without a record, and for windows of time, 5 mm h-1, for daily data
+        20 mm d-1.
+    cap
+        Amount at which the observing product cuts rain off, "53.8 mm h-1" for example: amounts
+        at and above it count as equal. None for a product without one.
+
+    Examples
+    --------
+    >>> attrs = {"units": "mm h-1"}
+    >>> observed = xr.DataArray([[[0.0, 9.0]]], dims=("time", "y", "x"), attrs=attrs)
+    >>> members = xr.concat([observed + 1, observed + 3], "realization").assign_attrs(attrs)
+    >>> TwCRPS("5 mm h-1")(members, observed).item(), CRPS()(members, observed).item()
+    (0.5, 1.0)
+    """
+
+    threshold: str | float | None = None
+    cap: str | float | None = None
+
+    long_name = "threshold-weighted continuous ranked probability score (fair)"
+    sums = SampleSums(chained_crps_sums)
+    quotient = ("crps", "pixels")
+
+    def bound_parameters(self, observed: xr.DataArray) -> dict[str, Any]:
+        """Return threshold and cap in the units of the data.
+
+        Raises
+        ------
+        ComponentError
+            The cap is not above the threshold.
+        """
+        threshold = heavy_threshold_in(observed, self.threshold)
+        cap = optional_in(observed, self.cap)
+        if cap is not None and cap <= threshold:
+            raise ComponentError.of(
+                "TwCRPS, parameter 'cap'",
+                expected=f"an amount above the threshold, {threshold:g} {observed.attrs['units']}",
+                got=f"{cap:g}",
+                remedy="Lower the threshold: between the two nothing is left to score.",
+            )
+        return {"threshold": threshold, "cap": cap}
+
+
+@dataclass(frozen=True)
 class CRPSSkill(Skill):
     """Share of a baseline's CRPS that the ensemble saves: 1 - crps / crps of the baseline.
 
@@ -121,6 +203,17 @@ class EnergyScore(_Error):
 def crps(forecast: xr.DataArray, observed: xr.DataArray, *, pool: int = 1) -> xr.DataArray:
     """Score with `CRPS`: dims (realization, sample, y, x) against (sample, y, x)."""
     return CRPS(pool)(forecast, observed)
+
+
+def twcrps(
+    forecast: xr.DataArray,
+    observed: xr.DataArray,
+    *,
+    threshold: str | float | None = None,
+    cap: str | float | None = None,
+) -> xr.DataArray:
+    """Score with `TwCRPS`: dims (realization, sample, y, x) against (sample, y, x)."""
+    return TwCRPS(threshold, cap)(forecast, observed)
 
 
 def crps_skill(

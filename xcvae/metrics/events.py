@@ -9,21 +9,9 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError
-from xcvae.fields.units import default_wet_threshold, is_daily, parse_quantity
-from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio, threshold_in
+from xcvae.metrics.metric import Metric, SampleSums, Stats, event_threshold_in, ratio
 from xcvae.metrics.sample import Array, SampleFields
 from xcvae.registry.components import Range
-
-
-def _event_threshold(observed: xr.DataArray, value: str | float | None) -> float:
-    """Return a threshold in the units of the data; by default 5 mm h-1, of days 20 mm d-1."""
-    if value is not None:
-        return threshold_in(observed, value)
-    sample = str(observed.dims[0])
-    # The default wet threshold knows rates from depths: 0.1 mm (h-1), for days 1 mm (d-1).
-    multiple = 20.0 if is_daily(observed, sample) else 50.0
-    exact = multiple * default_wet_threshold(observed, sample)
-    return parse_quantity(float(f"{exact:.12g}"), units=observed.attrs["units"], what="threshold")
 
 
 def brier_sums(sample: SampleFields, *, threshold: float) -> dict[str, Array]:
@@ -88,7 +76,7 @@ class _Event(Metric):
 
     def bound_parameters(self, observed: xr.DataArray) -> dict[str, Any]:
         """Return the parameters with the threshold in the units of the data."""
-        threshold = _event_threshold(observed, self.threshold)
+        threshold = event_threshold_in(observed, self.threshold)
         return super().bound_parameters(observed) | {"threshold": threshold}
 
 

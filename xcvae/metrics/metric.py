@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError
-from xcvae.fields.units import default_wet_threshold, parse_quantity
+from xcvae.fields.units import HEAVY, default_wet_threshold, is_daily, parse_quantity
 from xcvae.metrics.pairs import matched
 from xcvae.metrics.sample import Array, SampleFields
 from xcvae.registry import Component
@@ -288,6 +288,35 @@ def wet_threshold_in(observed: xr.DataArray, value: str | float | None) -> float
     if value is None:
         return default_wet_threshold(observed, str(observed.dims[0]))
     return threshold_in(observed, value)
+
+
+def event_threshold_in(observed: xr.DataArray, value: str | float | None) -> float:
+    """Return a threshold in the units of the data; by default 5 mm h-1, of days 20 mm d-1."""
+    if value is not None:
+        return threshold_in(observed, value)
+    sample = str(observed.dims[0])
+    # The default wet threshold knows rates from depths: 0.1 mm (h-1), for days 1 mm (d-1).
+    multiple = 20.0 if is_daily(observed, sample) else 50.0
+    exact = multiple * default_wet_threshold(observed, sample)
+    return parse_quantity(float(f"{exact:.12g}"), units=observed.attrs["units"], what="threshold")
+
+
+def heavy_threshold_in(observed: xr.DataArray, value: str | float | None) -> float:
+    """Return a threshold of heavy rain; by default the 99th percentile of the training record.
+
+    `xcvae.evaluate` reads it from the attributes of the ensemble. Without a record, or where rain
+    is so rare that the percentile is dry, it is the default of `event_threshold_in`.
+    """
+    if value is None and HEAVY in observed.attrs:
+        known = float(observed.attrs[HEAVY])
+        if known >= default_wet_threshold(observed, str(observed.dims[0])):
+            return known
+    return event_threshold_in(observed, value)
+
+
+def optional_in(observed: xr.DataArray, value: str | float | None) -> float | None:
+    """Return a quantity in the units of the data; None for None."""
+    return None if value is None else threshold_in(observed, value)
 
 
 def threshold_in(observed: xr.DataArray, value: str | float) -> float:

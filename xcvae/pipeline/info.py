@@ -61,7 +61,8 @@ def _of_file(file: Path) -> str:
     if catalogs.is_catalog(file):
         return _of_catalog(file)
     if file.suffix in (".yaml", ".yml"):
-        return _text(f"{file}: a configuration", {}, [f"xcvae run {file} --check"])
+        following = [f"xcvae run {file} --check", f"xcvae run {file}"]
+        return f"{file}: a configuration\n{_text('  what to type next', {}, following)}"
     return ""
 
 
@@ -113,7 +114,8 @@ def _text(title: str, facts: Mapping[str, object], following: Iterable[str] = ()
 def _of_model(file: Path) -> str:
     return _text(
         f"{file}: a model", _model_facts(file),
-        [f"xcvae verify {file.parent}", f"python -c \"import xcvae; print(xcvae.load('{file}'))\""],
+        [f"xcvae sample DATA --model {file} --store ens.zarr",
+         f"xcvae verify {file.parent}", f"python -c \"import xcvae; print(xcvae.load('{file}'))\""],
     )  # fmt: skip
 
 
@@ -172,7 +174,7 @@ def _store_facts(store: EnsembleStore) -> Facts:
     spec = DataSpec.from_json(record["spec"])
     status = store.status()
     found = status.complete if status.complete.identity is not None else status.partial
-    facts = _ensemble_facts(ensemble, record, spec)
+    facts = ensemble_facts(ensemble, record, spec)
     if found.ledger is None:
         return facts
     metadata = found.ledger.metadata()
@@ -184,7 +186,8 @@ def _store_facts(store: EnsembleStore) -> Facts:
     return {**facts, "later": "; ".join(calls)}
 
 
-def _ensemble_facts(ensemble: xr.Dataset, record: Mapping[str, Any], spec: DataSpec) -> Facts:
+def ensemble_facts(ensemble: xr.Dataset, record: Mapping[str, Any], spec: DataSpec) -> Facts:
+    """Return what an ensemble is and how it was drawn; no member is read."""
     field = ensemble[spec.target]
     numbers = ensemble["realization"].values
     origin = origin_of(ensemble, spec.sample)
@@ -209,7 +212,9 @@ def _ensemble_facts(ensemble: xr.Dataset, record: Mapping[str, Any], spec: DataS
 
 
 def _of_samples(folder: Path) -> str:
-    return _text(f"{folder}: samples in a Zarr store", _samples_facts(folder))
+    read = f"import xarray; print(xarray.open_zarr('{folder}'))"
+    following = [f'python -c "{read}"', f"xcvae init {folder} --output config.yaml"]
+    return _text(f"{folder}: samples in a Zarr store", _samples_facts(folder), following)
 
 
 def _samples_facts(folder: Path) -> Facts:

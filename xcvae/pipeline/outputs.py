@@ -16,6 +16,7 @@ from xcvae.pipeline.manifest import digest, not_recorded, read_json
 from xcvae.pipeline.steps import PARTS, PipelineState, Scored
 from xcvae.verify.criteria import Verdict, table
 from xcvae.verify.plots.accessor import ENSEMBLE_FIGURES
+from xcvae.verify.report.explorer import draw_spreads
 from xcvae.verify.report.write import save_report
 
 STEPS = ("train", "sample", "evaluate", "diagnose")
@@ -133,6 +134,10 @@ def write_report(
     ]
     files = ("report.html", "report.json", "captions.txt", "training.png", *pictures)
     steps.manifest.claim("report", *(steps.report / name for name in files))
+    own = [one.section for one in scored if one.section.model is None]
+    spreads = (
+        draw_spreads(steps.samples_of(own[0]), steps.model, own[0].arguments()) if own else None
+    )
     save_report(
         steps.report,
         ds=_observed(steps, scored),
@@ -142,6 +147,7 @@ def write_report(
         verdicts={one.section.name: one.verdicts for one in scored},
         diagnosis=diagnosis,
         formats=steps.config.figures,
+        spreads=spreads,
     )
     steps.manifest.record("report", inputs)
 

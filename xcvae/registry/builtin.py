@@ -14,6 +14,7 @@ LOSSES: dict[str, type | str] = {
     "gradient": "xcvae.generator.losses.pointwise:Gradient",
     "mass": "xcvae.generator.losses.pointwise:Mass",
     "crps": "xcvae.generator.losses.scores:CRPS",
+    "twcrps": "xcvae.generator.losses.scores:TwCRPS",
     "energy_score": "xcvae.generator.losses.scores:EnergyScore",
     "spectral": "xcvae.generator.losses.spectral:Spectral",
 }
@@ -32,6 +33,7 @@ STORMS: dict[str, type | str] = {
 METRICS: dict[str, type | str] = {
     "crps": "xcvae.metrics.ensemble:CRPS",
     "crps_skill": "xcvae.metrics.ensemble:CRPSSkill",
+    "twcrps": "xcvae.metrics.ensemble:TwCRPS",
     "energy_score": "xcvae.metrics.ensemble:EnergyScore",
     "mae": "xcvae.metrics.ensemble:MAE",
     "spread_skill": "xcvae.metrics.calibration:SpreadSkill",

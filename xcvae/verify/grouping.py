@@ -13,6 +13,9 @@ from xcvae.metrics.sample import Array
 from xcvae.verify.pairing import MatchedPair
 from xcvae.verify.resampling import Pieces, pieces_of
 
+COARSE_RAIN = "coarse_rain"
+"""Groups of every Dataset with coarse rain: thirds of the samples by its mean over the domain."""
+THIRDS = ("1 least", "2 middle", "3 most")
 GroupBy = str | xr.DataArray | Sequence[str | xr.DataArray] | None
 
 
@@ -193,6 +196,8 @@ def _coordinate(match: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray
         if sample in groupby.indexes and sample in match.pair.observed.indexes:
             return groupby.reindex({sample: match.pair.observed[sample]})
         return groupby
+    if groupby == COARSE_RAIN and groupby not in match.ds.variables:
+        return _thirds_by_coarse_rain(match)
     try:
         return match.ds[groupby]
     except KeyError as error:
@@ -202,3 +207,22 @@ def _coordinate(match: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray
             got=f"'{groupby}'",
             remedy=nearest(groupby, match.ds.variables),
         ) from error
+
+
+def _thirds_by_coarse_rain(match: MatchedPair) -> xr.DataArray:
+    """Return the third, by coarse rain, that each sample is in; equal amounts are in the same."""
+    fields, sample = match.for_baselines(), match.pair.sample
+    name = fields.attrs.get("condition")
+    if name is None:
+        raise MissingVariableError.of(
+            "groupby",
+            expected=f"coarse rain in the Dataset, to group samples by '{COARSE_RAIN}'",
+            got="a Dataset and an ensemble without any",
+            remedy="Group by an array with one class for each sample, known before the draw.",
+        )
+    coarse = fields[name]
+    amounts = coarse.mean([dim for dim in coarse.dims if dim != sample]).compute()
+    limits = amounts.quantile([1 / 3, 2 / 3]).values
+    thirds = np.array(THIRDS, object)[np.searchsorted(limits, amounts.values)]
+    classes = np.where(np.isnan(amounts.values), np.nan, thirds)
+    return xr.DataArray(classes, dims=[sample], name=COARSE_RAIN)

@@ -22,7 +22,7 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.samples import label_codes, label_keys
-from xcvae.fields.units import STEP, factor, per, to_units
+from xcvae.fields.units import HEAVY, STEP, factor, per, to_units
 from xcvae.fields.validation import refuse_packed
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
 from xcvae.verify.accumulate import BLOCK_BYTES
@@ -249,9 +249,18 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     step = _likely_step(observed, sample) if spec is None else spec.step
     if step is not None:
         observed = observed.assign_attrs({STEP: step})
-    pair = matched(forecast, observed, spatial_dims=spatial)
+    pair = _with_heavy(matched(forecast, observed, spatial_dims=spatial), spec, record)
     content = {key: value for key, value in record.items() if key != "spec"}
     return MatchedPair(pair, ds, spec, content, _others(whole[name], ds, pair))
+
+
+def _with_heavy(pair: Pair, spec: DataSpec | None, record: Mapping[str, Any]) -> Pair:
+    """Return the pair, its observation with the 99th percentile of the training record."""
+    known = record.get(HEAVY)
+    if spec is None or not isinstance(known, int | float):
+        return pair
+    heavy = known * factor(spec.units, pair.units, what=HEAVY)
+    return replace(pair, observed=pair.observed.assign_attrs({HEAVY: heavy}))
 
 
 def _others(field: xr.DataArray, ds: xr.Dataset, pair: Pair) -> xr.DataArray | None:

@@ -16,7 +16,7 @@ from xcvae.errors import ConfigError, DataError, nearest
 from xcvae.verify.criteria import Criterion, aligned
 
 SPELLED = {word: word.upper() for word in ("crps", "mae", "ks", "fss", "csi", "sedi", "p99")}
-SPELLED |= {"p999": "P99.9", "brier": "Brier score"}
+SPELLED |= {"p999": "P99.9", "brier": "Brier score", "twcrps": "twCRPS"}
 #: Scores without a better side: the value to aim at depends on the use.
 NEUTRAL = ("diversity",)
 

@@ -35,8 +35,8 @@ from xcvae.verify.resampling import Sums, interval
 from xcvae.verify.sequences import TimeUnits, split_window, step_in_time
 
 DEFAULT_METRICS = (
-    "crps", "crps_skill", "energy_score", "mae", "spread_skill", "rank_deviation",
-    "spectral_distance", "spatial_correlation", "diversity", "wet_fraction",
+    "crps", "crps_skill", "twcrps", "energy_score", "mae", "spread_skill",
+    "rank_deviation", "spectral_distance", "spatial_correlation", "diversity", "wet_fraction",
     "wet_fraction_observed", "mass_bias", "ks", "p99_ratio", "p999_ratio", "fss", "brier",
     "csi", "sedi"
 )  # fmt: skip
@@ -82,7 +82,8 @@ def evaluate(
         that the ensemble does not have, such as those of the training, or of other evaluated ones.
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
-        "time.season"; or a map (y, x) of regions. Its values become a further dimension of scores.
+        "time.season"; "coarse_rain", thirds of the samples by the mean of their coarse rain; or a
+        map (y, x) of regions. Its values become a further dimension of scores.
         A list of these groups by all of them: ``["time.season", "region"]``.
     progress
         Show a progress bar, if on a terminal.

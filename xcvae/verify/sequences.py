@@ -12,7 +12,7 @@ import xarray as xr
 from xcvae.errors import ConfigError, EmptySelectionError
 from xcvae.fields.sample_blocks import block_length, consecutive, segments, windows
 from xcvae.fields.samples import times_of
-from xcvae.fields.units import STEP, is_rate, parse_quantity
+from xcvae.fields.units import HEAVY, STEP, is_rate, parse_quantity
 from xcvae.metrics.pairs import Pair
 from xcvae.metrics.sample import Array, SampleFields
 from xcvae.metrics.temporal import SequenceFields
@@ -128,7 +128,10 @@ class TimeUnits:
         if self.window is None:
             return observed
         first = observed.isel({self.match.pair.sample: slice(None, None, self.summed)})
-        return first.assign_attrs({STEP: self.window})
+        first = first.assign_attrs({STEP: self.window})
+        # Of single samples: means or sums over windows have another distribution.
+        first.attrs.pop(HEAVY, None)
+        return first
 
     def blocks(self, block_bytes: int) -> Iterator[tuple[slice, slice]]:
         """Yield blocks of units, and the samples of each; about ``block_bytes`` of members."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import scores.probability
+import torch
 import xarray as xr
 
 from xcvae.registry.registry import build
@@ -57,6 +59,65 @@ def test_crps_is_minimal_for_calibrated_draws(seen):
         term = build("loss", {"name": "crps", "poolings": [1]})
         values.append(float(term(seen(truth, truth, draws=draws))))
     assert values[1] == min(values)
+
+
+@pytest.mark.parametrize("off", [{"quantiles": [0.0]}, {"share": 0.0}, {"start": 1.0}])
+def test_twcrps_without_thresholds_is_crps(off, rain, seen):
+    draws = draws_of(rain, 3)
+    pair = [
+        float(build("loss", {**spec, "draws": 3})(seen(rain, rain, None, draws)))
+        for spec in ({"name": "twcrps", **off}, {"name": "crps"})
+    ]
+    assert pair[0] == pytest.approx(pair[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.2, 0.0), (0.5, 0.0), (0.75, 0.4), (1.0, 0.8)])
+def test_twcrps_mixes_the_scores_of_chained_amounts(progress, share, rain, seen):
+    draws = draws_of(rain, 3)
+    step = seen(rain, rain, None, draws, progress=progress)
+    forecast = xr.DataArray(np.stack(draws), dims=("member", "sample", "y", "x"))
+    observed = forecast[0] * 0 + rain
+
+    def of(threshold):
+        parts = (np.maximum(da, threshold) for da in (forecast, observed))
+        return float(scores.probability.crps_for_ensemble(*parts, "member", method="fair"))
+
+    thresholds = [step.record.quantile(q) for q in (0.5, 0.9)]
+    assert 0 < thresholds[0] < thresholds[1]
+    tails = [of(t) / np.maximum(rain - t, 0).mean() for t in thresholds]
+    wanted = (1 - share) * of(0.0) / rain.mean() + share * np.mean(tails)
+    spec = {
+        "name": "twcrps", "draws": 3, "alpha": 1.0, "poolings": [1], "weight": 1.0, "share": 0.8,
+        "quantiles": [0.5, 0.9],
+    }  # fmt: skip
+    # The record knows amounts in bins 3.5 % wide, and with them the mean above a threshold.
+    assert float(build("loss", spec)(step)) == pytest.approx(wanted, rel=0.03 if share else 1e-5)
+
+
+def test_twcrps_gradient_is_that_of_finite_differences(rain, seen):
+    """Gradients of all draws against central differences of the value, in double precision."""
+    spec = {"name": "twcrps", "quantiles": [0.9], "share": 1.0, "poolings": [1, 4]}
+    term, step = build("loss", spec), seen(rain, rain, None, draws_of(rain))
+    drawn = [draw.double() for draw in step.prior_draws(2)]
+
+    def value(*draws):
+        return term(dataclasses.replace(step, _draws=list(draws), _members={}))
+
+    inputs = [draw.clone().requires_grad_() for draw in drawn]
+    assert torch.autograd.gradcheck(value, inputs, eps=1e-7, atol=1e-4)
+    gradients = torch.autograd.grad(value(*inputs), inputs)
+    threshold = step.record.quantile(0.9)
+    for draw, gradient in zip(drawn, gradients, strict=True):
+        light = step.scaling.physical(draw) < threshold
+        assert not gradient[light].any()  # the body has no part in it
+        assert gradient[~light].any()
+
+
+def test_twcrps_is_finite_beyond_the_record(rain, seen):
+    """A threshold at the maximum has nothing above it to compare with."""
+    term = build("loss", {"name": "twcrps", "quantiles": [0.9999], "share": 1.0})
+    value = float(term(seen(rain, rain, None, [2 * draw for draw in draws_of(rain)])))
+    assert 0 < value < 2000
 
 
 def brute_energy(
@@ -146,7 +207,7 @@ def test_energy_score_depends_on_the_pattern(seen):
     assert crps[0] == pytest.approx(crps[1], rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["crps", "energy_score"])
+@pytest.mark.parametrize("name", ["crps", "twcrps", "energy_score"])
 def test_scores_ignore_masked_pixels(name, rain, seen):
     """Half a map of sea scores as the other half alone, window by window."""
     rain = rain[:, :, :8]

@@ -21,18 +21,23 @@ class _PooledScore(Component):
         draws: int
         poolings: tuple[int, ...]
         alpha: float
-        space: Space
         weight: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sides(self, self.poolings)
 
-    def __call__(self, state: LossState) -> Tensor:
-        """Return the almost-fair score for the distance of a term, divided by the record's mean."""
-        draws, space = self.draws, self.space
-        mask = state.mask.to(state.x.dtype)
-        members, truth = state.members(draws, space) * mask, state.target(space) * mask
+    def _score(self, members: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+        """Return the almost-fair score for the distance of a term, the mean over the poolings.
+
+        Parameters
+        ----------
+        members, truth
+            Zero where masked, (draw, batch, 1, y, x) and (batch, 1, y, x).
+        mask
+            1 where valid, 0 elsewhere; as `truth`.
+        """
+        draws = self.draws
         scores = []
         for side in self.poolings:
             share = pool(mask, side)[None]
@@ -43,7 +48,7 @@ class _PooledScore(Component):
             spread = torch.stack(pairs).sum() * (2 / (draws * (draws - 1)))
             score = skill - 0.5 * (1 - (1 - self.alpha) / draws) * spread
             scores.append(score / share.sum().clamp(min=1e-9))
-        return self.weight * (torch.stack(scores).mean() / state.typical(space))
+        return torch.stack(scores).mean()
 
     def _distance(self, differences: Tensor, share: Tensor) -> Tensor:
         """Return the distance of two means over a window, times its valid share.
@@ -55,11 +60,25 @@ class _PooledScore(Component):
         share
             Valid share of the windows, (1, batch, 1, y, x).
         """
-        raise NotImplementedError
+        return differences.abs()
+
+
+class _ScoreInSpace(_PooledScore):
+    """Base of the scores of all amounts, in either space."""
+
+    if TYPE_CHECKING:
+        space: Space
+
+    def __call__(self, state: LossState) -> Tensor:
+        """Return the score as a share of the record's mean."""
+        mask = state.mask.to(state.x.dtype)
+        members = state.members(self.draws, self.space) * mask
+        score = self._score(members, state.target(self.space) * mask, mask)
+        return self.weight * (score / state.typical(self.space))
 
 
 @dataclass(frozen=True)
-class CRPS(_PooledScore):
+class CRPS(_ScoreInSpace):
     """Almost-fair CRPS of prior draws at several poolings, as a share of the record's mean rain.
 
     Trains the draws without an observation, which users of an ensemble get
@@ -89,13 +108,74 @@ class CRPS(_PooledScore):
     space: Space = "physical"
     weight: float = 2.0
 
-    def _distance(self, differences: Tensor, share: Tensor) -> Tensor:
-        """Distance of two means over a window, times its valid share."""
-        return differences.abs()
+
+@dataclass(frozen=True)
+class TwCRPS(_PooledScore):
+    """CRPS of prior draws, mixed late in the training with its threshold-weighted form: the tail.
+
+    The tail is scored by the CRPS of ``max(x, t)`` in place of every amount ``x`` of draws and
+    target, for thresholds ``t`` at quantiles of the record (Allen et al. 2023,
+    https://doi.org/10.1137/22M1532184), each as a share of the record's mean rain above it, so
+    that rare amounts count like frequent ones. Alone it would neglect the body of the
+    distribution, and draws below a threshold would learn nothing; hence the mixture. Use it in
+    place of `CRPS`; with ``share`` or all ``quantiles`` at zero it is the same.
+
+    Parameters
+    ----------
+    draws
+        Prior draws per step, at least 2.
+    poolings
+        Sides of the square windows over which amounts, or amounts above a threshold, are averaged
+        before scoring.
+    alpha
+        1 is the fair score; slightly less keeps the draws from drifting apart.
+    quantiles
+        Quantiles of all pixels of the record, dry ones too, that are the thresholds.
+    share
+        Share of the tail in the score at the end of the training.
+    start
+        Share of the training after which the tail comes in; its share rises from there linearly.
+    weight
+        Factor of the term.
+    """
+
+    draws: Annotated[int, Range(2)] = 2
+    poolings: tuple[int, ...] = (1, 4, 16)
+    alpha: Annotated[float, Range(0, 1)] = 0.95
+    quantiles: tuple[Annotated[float, Range(0, 0.9999)], ...] = (0.9, 0.99)
+    share: Annotated[float, Range(0, 1)] = 0.5
+    start: Annotated[float, Range(0, 1)] = 0.5
+    weight: float = 2.0
+
+    def __call__(self, state: LossState) -> Tensor:
+        """Return the mixture of scores, each as a share of the record's mean amounts."""
+        mask = state.mask.to(state.x.dtype)
+        members, truth = state.members(self.draws, "physical") * mask, state.observed * mask
+        body = self._score(members, truth, mask) / state.typical("physical")
+        share = self.share_at(state.progress)
+        if share == 0 or not self.quantiles:
+            return self.weight * body
+        tails = []
+        for threshold in map(state.record.quantile, self.quantiles):
+            drawn, observed = (x.clamp(min=threshold) - threshold for x in (members, truth))
+            tails.append(self._score(drawn, observed, mask) / state.typical_above(threshold))
+        return self.weight * ((1 - share) * body + share * torch.stack(tails).mean())
+
+    def share_at(self, progress: float) -> float:
+        """Return the share of the tail in the score, after a share of the training.
+
+        Examples
+        --------
+        >>> [TwCRPS(share=0.5, start=0.5).share_at(progress) for progress in (0.5, 0.75, 1.0)]
+        [0.0, 0.25, 0.5]
+        """
+        if progress <= self.start:
+            return 0.0
+        return self.share * (progress - self.start) / (1 - self.start)
 
 
 @dataclass(frozen=True)
-class EnergyScore(_PooledScore):
+class EnergyScore(_ScoreInSpace):
     """Almost-fair energy score of prior draws at several poolings, by the record's mean rain.
 
     The CRPS of whole maps: the distance between two of them is the norm of their difference over

@@ -125,6 +125,18 @@ class LossState:
         counts = np.asarray(self.record.counts, np.float64)
         return max(float(counts @ values) / max(float(counts.sum()), 1.0), smallest)
 
+    def typical_above(self, threshold: float) -> float:
+        """Return the mean over the record of what exceeds a physical threshold, the unit of scores.
+
+        At threshold zero that is the record's mean rain, and never less than a thousandth of it:
+        beyond the record it would be zero.
+        """
+        edges = bin_edges(self.record.wet_threshold)
+        amounts, counts = np.sqrt(edges[:-1] * edges[1:]), np.asarray(self.record.counts, float)
+        above, total = (float(counts @ np.maximum(amounts - t, 0.0)) for t in (threshold, 0.0))
+        # A share, so that the width of the bins cancels.
+        return max(above / total if total > 0 else 0.0, 1e-3) * self.typical("physical")
+
     def parameter(self, name: str) -> Tensor:
         """Return the trainable value of a name.
 

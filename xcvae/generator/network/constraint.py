@@ -45,7 +45,9 @@ class BlockMeans:
     side: int
     ceiling: float = math.inf
 
-    def __call__(self, output: Tensor, coarse: Tensor, side: int = 0) -> Tensor:
+    def __call__(
+        self, output: Tensor, coarse: Tensor, side: int = 0, ceilings: Tensor | None = None
+    ) -> Tensor:
         """Correct an output.
 
         Parameters
@@ -56,6 +58,8 @@ class BlockMeans:
             Block means in the same space, repeated over their pixels; (batch, 1, y, x).
         side
             Pixels along a side of a block of this batch; 0 for `side` of the constraint.
+        ceilings
+            Ceiling of each field, (batch,); by default that of the constraint for all.
 
         Returns
         -------
@@ -73,27 +77,28 @@ class BlockMeans:
         rain = torch.where(wet, rain, spare)
         corrected = rain * wanted / _means(rain, side).clamp(min=trace)
         lifted = (output > 0) | ~wet
-        if self.ceiling < math.inf:
-            corrected, lifted = self._capped(corrected, wanted, lifted, side)
+        if ceilings is None and self.ceiling < math.inf:
+            ceilings = torch.tensor([self.ceiling], dtype=rain.dtype, device=rain.device)
+        if ceilings is not None:
+            highest = self.scaling.physical(ceilings)[:, None, None, None]
+            limit = torch.maximum(wanted, highest)
+            corrected, lifted = _capped(corrected, limit, lifted, side)
         normal = torch.log1p(corrected / self.scaling.eps) / self.scaling.divisor
         result = torch.where(lifted, normal, output)
         # A block without rain in the condition is dry for certain.
         return torch.where(wanted > trace, result, output.clamp(max=DRY))
 
-    def _capped(
-        self, rain: Tensor, wanted: Tensor, lifted: Tensor, side: int
-    ) -> tuple[Tensor, Tensor]:
-        """Cap pixels at the ceiling, and give the excess to the block; also return wet pixels."""
-        highest = torch.tensor(self.ceiling, dtype=rain.dtype, device=rain.device)
-        limit = wanted.clamp(min=float(self.scaling.physical(highest)))
-        capped = torch.minimum(rain, limit)
-        excess = _means(rain - capped, side)
-        room = (limit - capped) * lifted
-        # Where the wet pixels are full, the dry ones get it, too.
-        full = (_means(room, side) <= excess) & (excess > 0)
-        room = torch.where(full, limit - capped, room)
-        shared = capped + room * excess / _means(room, side).clamp(min=1e-12)
-        return torch.where(excess > 0, shared, rain), lifted | full
+
+def _capped(rain: Tensor, limit: Tensor, lifted: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Cap pixels at a limit, and give the excess to the block; also return wet pixels."""
+    capped = torch.minimum(rain, limit)
+    excess = _means(rain - capped, side)
+    room = (limit - capped) * lifted
+    # Where the wet pixels are full, the dry ones get it, too.
+    full = (_means(room, side) <= excess) & (excess > 0)
+    room = torch.where(full, limit - capped, room)
+    shared = capped + room * excess / _means(room, side).clamp(min=1e-12)
+    return torch.where(excess > 0, shared, rain), lifted | full
 
 
 def _means(rain: Tensor, side: int) -> Tensor:

@@ -421,6 +421,7 @@ class Ladder(nn.Module):
         order: Sequence[Tensor | None] | None = None,
         temperature: float = 1.0,
         state: Tensor | None = None,
+        ceilings: Tensor | None = None,
     ) -> Drawn:
         """Draw one field per encoded sample, from the coarsest level to the finest.
 
@@ -440,6 +441,9 @@ class Ladder(nn.Module):
             Factor of the sigma that the deviates are multiplied with.
         state
             Output of the next coarser level, if the ladder is descended in two parts.
+        ceilings
+            Largest value of a pixel of each sample in normalised space, (batch,), where block
+            means are kept; by default that of the constraint.
 
         Returns
         -------
@@ -463,9 +467,9 @@ class Ladder(nn.Module):
                 source = source.release_to_prior(prior, released[index], rank)
             h = self._checkpointed(level.refine, h, source.sample(noise[index], temperature))
         assert h is not None
-        return Drawn(
-            self._output(h, encoded) if last == len(self.levels) else h, posteriors, priors
-        )
+        if last == len(self.levels):
+            h = self._output(h, encoded, ceilings)
+        return Drawn(h, posteriors, priors)
 
     def decode(self, encoded: Encoded, latents: Sequence[Tensor]) -> Tensor:
         """Decode given latents (coarsest first) instead of drawing them; (batch, 1, y, x)."""
@@ -492,11 +496,12 @@ class Ladder(nn.Module):
         narrow = self.narrow[encoded.first + index - 1]
         return double(narrow(h), (guide.shape[-2], guide.shape[-1])) + guide
 
-    def _output(self, h: Tensor, encoded: Encoded) -> Tensor:
+    def _output(self, h: Tensor, encoded: Encoded, ceilings: Tensor | None = None) -> Tensor:
         """Turn the state of the finest level into the field."""
         output = unfold(self.head(h), self.patch, encoded.size)
         if encoded.base is not None:
             output = output + encoded.base
         if self.constraint is not None and encoded.coarse is not None:
-            output = self.constraint(output.float(), encoded.coarse.float(), encoded.side)
+            coarse = encoded.coarse.float()
+            output = self.constraint(output.float(), coarse, encoded.side, ceilings)
         return output

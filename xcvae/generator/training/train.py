@@ -339,31 +339,42 @@ def _finish(
     file: Path | None,
     training_samples: xr.Dataset,
 ) -> Model:
-    """Calibrate the best and the last weights, and write both models."""
+    """Calibrate the best weights and, for a file, the last ones; write both models."""
     training = _training_record(trainer, metadata)
-    thumbnails, models = Thumbnails.of(training_samples, spec), {}
-    for kind, weights in (("last", trainer.average), ("best", trainer.best)):
+    thumbnails = Thumbnails.of(training_samples, spec)
+    models: dict[str, Model] = {}
+    measured: dict[str, Any] = {}
+    for kind in ("best",) if file is None else ("best", "last"):
         network = build_network(
             trainer.architecture, spec, trainer.scaling.target, masked=trainer.record.masked
         )
-        network.load_state_dict(weights)
-        models[kind] = Model(
+        network.load_state_dict(trainer.best if kind == "best" else trainer.average)
+        # Equal weights, if the last validation was the best one, are not measured again.
+        known = measured if kind == "last" and trainer.ended_best else {}
+        models[kind] = model = Model(
             network,
             spec=spec,
             scaling=trainer.scaling,
             record=trainer.record,
             architecture=trainer.architecture,
-            training={**training, "weights": kind},
+            training={**training, "weights": kind, **known},
             valid=trainer.valid,
             thumbnails=thumbnails,
         )
-    held_back = trainer.validation.batches if trainer.validation else trainer.batches
-    for model in models.values():
-        calibrate(model.to(str(trainer.device)), held_back, trainer.known_dial)
-        model.training["timescales"] = measure_timescales(model, training_samples).to_json()
+        if not known:
+            measured = _measurements(model.to(str(trainer.device)), trainer, training_samples)
     _save(models, file)
     print_line(trainer.progress, trainer.closing_line(file))
     return models["best"]
+
+
+def _measurements(model: Model, trainer: Trainer, training_samples: xr.Dataset) -> dict[str, Any]:
+    """Calibrate a model and measure its timescales; return what was added to its training."""
+    before = set(model.training)
+    held_back = trainer.validation.batches if trainer.validation else trainer.batches
+    calibrate(model, held_back, trainer.known_dial)
+    model.training["timescales"] = measure_timescales(model, training_samples).to_json()
+    return {key: value for key, value in model.training.items() if key not in before}
 
 
 def _save(models: Mapping[str, Model], file: Path | None) -> None:

@@ -457,6 +457,12 @@ class Trainer:
             return text
         return f"{text}, {name} {row[name]:.4g}" + (" (best so far)" if improved else "")
 
+    @property
+    def ended_best(self) -> bool:
+        """True if the last weights are the best ones."""
+        pairs = zip(self.best.values(), self.average.values(), strict=True)
+        return all(torch.equal(one, other) for one, other in pairs)
+
     def closing_line(self, file: Path | None) -> str:
         """Return the result of the training: score, reason of the end, and file."""
         state, settings = self.state, self.settings

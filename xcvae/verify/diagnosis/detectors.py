@@ -1,7 +1,8 @@
 """Detectors: pure functions from measured numbers to findings in words.
 
 The name of a detector is that of its finding. Code in backticks in a remedy works as it stands: an
-argument of ``xcvae.train`` or ``xcvae.sample``, or one item of ``losses`` or ``postprocess``.
+argument of ``xcvae.train``, ``xcvae.sample`` or ``xcvae.evaluate``, or one item of ``losses`` or
+``postprocess``.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ IDENTICAL = (0.3, 0.25)  # spread over error, below: as good as copies,
 ALIKE = 0.3  # where diversity is below this; members that differ more have too little spread only
 DIVERSITY = (0.02, 0.004)  # below
 UNDER, OVER = (0.85, 0.5), (1.2, 2.0)  # spread over error; two standard errors beyond these
+APART = (1.3, 2.0)  # spread over error with little rain over that with much, either way, above
 # Amounts and structure
 VARIANCE = (0.5, 0.25)  # spatial variance over that observed, below
 TEXTURE = (0.5, 0.3)  # squared difference of neighbouring pixels over that observed, below
@@ -55,6 +57,7 @@ MASS_PRIOR, MASS_POSTERIOR = (0.25, 0.5), (0.15, 0.3)  # |relative bias|, above
 TAIL = (0.65, 0.45)  # 99.9th percentile over that observed, below
 STRONG = 1.5  # the same, from where a cap lies beyond the observed amounts
 CEILING = (0.2, 0.5)  # share of the largest values at one value, beyond that observed, above
+SPIKE = 0.02  # share of one amount in the heaviest observed ones, above
 PATTERN = (0.25, 0.7)  # strength of a pattern that repeats with the grid, above
 BORDER = (math.log(1.25), math.log(1.8))  # |logarithm|; two standard errors beyond these
 SCALE = (6.0, 15.0)  # factor between data and record, either way, above
@@ -307,6 +310,45 @@ def _dispersion(e: Evidence, level: int, remedy: str, elsewhere: str) -> Measure
     return Measurement(level, words, remedy, elsewhere)
 
 
+@detector("The spread of prior members fits neither samples with little rain nor those with much.")
+def spread_by_rain(e: Evidence) -> Measurement | str:
+    """Compare spread over error in the third of the samples with least rain and that with most."""
+    thirds = e.prior.spread_thirds
+    if len(thirds) < 3 or not all(math.isfinite(ratio * error) for ratio, error in thirds):
+        return "too few samples with rain for thirds of them"
+    (calm, calm_error), (middle, _), (heavy, heavy_error) = thirds
+    ratio = calm / heavy if heavy > 0 else math.inf
+    apart = factor(shrink_by_error(ratio, math.hypot(calm_error, heavy_error)), 1.0)
+    words = (
+        "Their spread over the error of their mean, in thirds of the samples from little to much "
+        f"coarse rain: {calm:.2f}, {middle:.2f}, {heavy:.2f} (standard errors {share(calm_error)} "
+        f"and {share(heavy_error)} of the first and the last); 1 is right in each."
+    )
+    if ratio > 1:
+        meaning = "Prior members differ too much with little rain, compared with much rain."
+        remedy = (
+            "Score light rain like heavy rain (item of losses: "
+            '`{"name": "crps", "space": "normalised"}`); show heavy samples more often '
+            '(`fit={"heavy_share": 0.3, "max_minutes": 30}`).'
+        )
+    else:
+        meaning = "Prior members differ too much with much rain, compared with little rain."
+        remedy = (
+            "Score heavy rain by itself too (item of losses, in place of 'crps': "
+            '`{"name": "twcrps"}`); show heavy samples more often '
+            '(`fit={"heavy_share": 0.3, "max_minutes": 30}`).'
+        )
+    remedy += (
+        " One temperature cannot correct both. Scores of each third: "
+        '`groupby="coarse_rain"` of evaluate.'
+    )
+    elsewhere = (
+        "Let the amplitude of the noise depend on the conditions; give the third that is wrong "
+        "more weight in training."
+    )
+    return Measurement(above(apart, APART), words, remedy, elsewhere, meaning)
+
+
 @detector("Members are too smooth, like the average of many possible fields.")
 def mean_collapse(e: Evidence) -> Measurement | str:
     """Compare the variance and the texture of members with the observation."""
@@ -368,18 +410,18 @@ def drizzle(e: Evidence) -> Measurement | str:
     )
 
 
-def _quantity(value: float, e: Evidence) -> str:
+def _quantity(value: float, e: Evidence, digits: int = 3) -> str:
     """Write an amount as the parameter of a component: with units, or bare if they do not parse.
 
     In the units of the data: a depth per step does not convert to a rate, and 0.2 mm h-1 is above
     the wet threshold of hours, but far above that of days.
     """
-    text = f"{value:.3g} {e.units}"
+    text = f"{value:.{digits}g} {e.units}"
     try:
         read = parse_quantity(text, units=e.units, what="threshold")
     except ValueError:
         read = math.nan
-    return f'"{text}"' if math.isclose(read, value, rel_tol=0.01) else f"{value:.3g}"
+    return f'"{text}"' if math.isclose(read, value, rel_tol=0.01) else f"{value:.{digits}g}"
 
 
 @detector("The total amount of rain is wrong.")
@@ -474,6 +516,26 @@ def _tail_advice(*, weak: bool, cap: bool, strong: bool) -> tuple[str, str, str]
     return meaning, " ".join(remedies), " ".join(elsewhere)
 
 
+@detector("The observed rain is cut off at a cap of its product, so scores of the tail mislead.")
+def capped_data(e: Evidence) -> Measurement | str:
+    """Look for an amount that occurs implausibly often among the heaviest ones."""
+    if e.spike is None:
+        return Measurement(0, "No amount stands out among the heaviest ones.", "", "")
+    amount = f"{e.spike.amount:.4g} {e.units}"
+    given = _quantity(e.spike.amount, e, digits=6)
+    return Measurement(
+        int(e.spike.share > SPIKE),
+        f"{share(e.spike.share)} of the heaviest amounts (one in a hundred wet ones) are "
+        f"{amount}, {e.spike.times:.0f} times as many as of the amounts next to it. What fell "
+        "there was as much or more.",
+        "Score the tail with and without the amounts at the cap (argument of evaluate: "
+        f'`metrics=["p999_ratio", {{"name": "p999_ratio", "cap": {given}}}]`; twcrps has the same '
+        "parameter). Data without the cap would be better.",
+        "Leave out amounts at and above the cap, of members and observation alike, where the tail "
+        "is scored.",
+    )
+
+
 @detector("Members have a pattern that repeats with the grid.")
 def checkerboard(e: Evidence) -> Measurement | str:
     """Compare the strongest pattern of a fixed period with that of the observation."""
@@ -562,11 +624,13 @@ DETECTORS: tuple[Detector, ...] = (
     identical_members,
     underdispersion,
     overdispersion,
+    spread_by_rain,
     prior_posterior_gap,
     memorisation,
     drizzle,
     mass_drift,
     truncated_tail,
+    capped_data,
     checkerboard,
     border,
     flicker,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from xcvae.notebook import Overview
 from xcvae.verify.diagnosis.detectors import detect
 from xcvae.verify.diagnosis.finding import Evidence, Finding, duration
 from xcvae.verify.diagnosis.measure import measure
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Columns of the text, for any terminal, and indentation of its sentences.
 WIDTH, INDENT = 79, 15
+FOLLOWING = ("print(rep)                     # all of it as text", "rep.findings[0].remedy")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,24 @@ class Diagnosis:
         lines += _wrapped(f"{'memory':<{INDENT}}", memory) if (memory := self.memory) else []
         return "\n".join([*lines, "", self.verdict])
 
+    def __repr__(self) -> str:
+        found = [f.name for kind in ("fault", "warning") for f in self._with(kind)]
+        names = f" ({', '.join(found)})" if found else ""
+        return f"<xcvae.Diagnosis of {self.evidence.samples} samples: {self._counts}{names}>"
+
+    def _repr_html_(self) -> str:
+        e = self.evidence
+        facts: dict[str, object] = {
+            "measured on": f"{e.samples} samples with {e.members} members each, seed {e.seed}"
+        }
+        for kind in ("fault", "warning"):
+            for f in self._with(kind):
+                remedy = f"{f.meaning} {f.evidence} To change: {f.remedy}"
+                facts[f"{kind}: {f.name}"] = remedy
+        facts["not checked"] = ", ".join(f.name for f in self._with("unchecked"))
+        facts["nothing found"] = ", ".join(f.name for f in self._with("ok"))
+        return Overview(f"xcvae.Diagnosis: {self._counts}", facts, FOLLOWING).html()
+
     @property
     def memory(self) -> str:
         """The timescales of the levels, in words; empty if they are not known."""
@@ -86,11 +106,14 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """The numbers of faults and warnings, in words."""
+        return f"Verdict: {self._counts}."
+
+    @property
+    def _counts(self) -> str:
         counts = {kind: len(self._with(kind)) for kind in ("fault", "warning")}
         if not any(counts.values()):
-            return "Verdict: no faults, no warnings."
-        words = [f"{n} {kind}{'s' * (n != 1)}" for kind, n in counts.items()]
-        return f"Verdict: {', '.join(words)}."
+            return "no faults, no warnings"
+        return ", ".join(f"{n} {kind}{'s' * (n != 1)}" for kind, n in counts.items())
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -125,9 +148,9 @@ def diagnose(
     """Look for faults of a model, and name their remedies.
 
     Checks for wrong units, samples that were trained on, posterior collapse, ignored latents, mean
-    collapse, identical members, too little and too much spread, a gap between prior and posterior,
-    memorised fields, drizzle, mass drift, a truncated tail, patterns of the grid, odd borders, and
-    members that flicker in time.
+    collapse, identical members, too little and too much spread, also by amounts of rain, a gap
+    between prior and posterior, memorised fields, drizzle, mass drift, a truncated tail, observed
+    rain with a cap, patterns of the grid, odd borders, and members that flicker in time.
 
     Parameters
     ----------

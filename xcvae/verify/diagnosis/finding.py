@@ -13,6 +13,7 @@ from xcvae.verify.diagnosis.memorization import Neighbours
 from xcvae.verify.diagnosis.statistics import (
     EnsembleStatistics,
     LatentSwap,
+    Spike,
     TimeStatistics,
 )
 
@@ -68,6 +69,9 @@ class Evidence:
         Amount from which a pixel is wet, in ``units``.
     ceiling_share
         Share of the largest observed values that are the same value.
+    spike
+        An amount that occurs implausibly often among the heaviest ones of the data, or else of the
+        training record; None without one.
     neighbours
         Distances of data and draws from the training fields; None if these are not known.
     scale
@@ -97,6 +101,7 @@ class Evidence:
     light_mass: float = 0.0
     wet_threshold: float = float("nan")
     ceiling_share: float = 0.0
+    spike: Spike | None = None
     neighbours: Neighbours | None = None
     time: TimeStatistics | None = None
     timescales: Mapping[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +24,14 @@ from xcvae.verify.diagnosis.finding import Evidence, LevelEvidence
 from xcvae.verify.diagnosis.memorization import neighbours_of
 from xcvae.verify.diagnosis.statistics import (
     LatentSwap,
+    Spike,
     TimeStatistics,
     ceiling_of,
     ensemble_statistics,
     latent_swap,
     light_mass,
+    spike_of,
+    spike_of_record,
     time_statistics,
 )
 
@@ -77,9 +81,24 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
         seed=seed,
         levels=tuple(LevelEvidence(r.size, r.kl, r.active) for r in model.levels(batch)),
         swap=_exchanged_latents(model, batch, observed),
+        coarse=_coarse_rain(subset, spec),
         time=_in_time(prepared, model, seed=seed),
         timescales=_timescales(prepared, model),
     )
+
+
+def _coarse_rain(subset: xr.Dataset, spec: DataSpec) -> NDArray[np.float64] | None:
+    """Return the mean of the finest coarse rain of each sample; None without any."""
+    rain = [
+        variable
+        for variable in spec.variables
+        if variable.role == "condition" and variable.precipitation and variable.sampled
+    ]
+    if not rain:
+        return None
+    finest = subset[max(rain, key=lambda variable: np.prod(variable.shape)).name]
+    dims = [dim for dim in finest.dims if dim != spec.sample]
+    return np.asarray(finest.mean(dims).values, np.float64)
 
 
 def _in_time(prepared: xr.Dataset, model: Model, *, seed: int) -> TimeStatistics | None:
@@ -219,11 +238,14 @@ def _evidence(
     record: Record | None,
     trained: tuple[NDArray[np.int64], Thumbnails] | None,
     convert: float = 1.0,
+    coarse: NDArray[np.float64] | None = None,
     **known: Any,
 ) -> Evidence:
     """Compare prior and posterior members, and the observation with the training record."""
     prior, posterior = (
-        ensemble_statistics(drawn[name], observed, units=units, wet_threshold=wet_threshold)
+        ensemble_statistics(
+            drawn[name], observed, units=units, wet_threshold=wet_threshold, coarse=coarse
+        )
         for name in ("prior", "posterior")
     )
     near = None
@@ -239,6 +261,7 @@ def _evidence(
         wet_fraction_record=float("nan") if record is None else record.wet_fraction,
         light_mass=light_mass(observed, wet_threshold),
         ceiling_share=ceiling_of(observed, wet_threshold),
+        spike=_spike(observed, wet_threshold, record, convert),
         scale=float("nan") if record is None else _scale(observed, record, convert),
         neighbours=near,
         prior=prior,
@@ -289,6 +312,17 @@ def _positions(prepared: xr.Dataset, spec: DataSpec, members: int) -> list[int]:
 def _share(observed: NDArray[Any], wet_threshold: float) -> float:
     valid = observed[np.isfinite(observed)]
     return float((valid >= wet_threshold).mean()) if valid.size else float("nan")
+
+
+def _spike(
+    observed: NDArray[Any], wet_threshold: float, record: Record | None, convert: float
+) -> Spike | None:
+    """Look for a spike in the data, or else in the training record, of which data are a part."""
+    found = spike_of(observed, wet_threshold)
+    if found is None and record is not None:
+        found = spike_of_record(record)
+        return found and replace(found, amount=found.amount * convert)
+    return found
 
 
 def _scale(observed: NDArray[Any], record: Record, convert: float = 1.0) -> float:

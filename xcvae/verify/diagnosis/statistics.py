@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xcvae.fields.record import Record, bin_edges
 from xcvae.fields.sample_blocks import consecutive
 from xcvae.metrics.calibration import spread_skill
 from xcvae.metrics.distribution import mass_bias, p99_ratio, p999_ratio, wet_fraction
@@ -22,6 +23,12 @@ from xcvae.verify.resampling import estimate, quantile_rank
 SAME = 1e-3
 #: Share of wet values that count as the largest, and their number needed to look for a cap.
 LARGEST, ENOUGH = 0.001, 50
+#: Share of wet values among which a spike is looked for, and number of amounts next to it, on each
+#: side, that it is compared with; how many times as frequent it is, as an amount and as a bin of a
+#: record (the cap of MRMS: 480 and 7.9 times; radar in steps of 0.12 mm h-1 without one: 1.1).
+HEAVIEST, NEXT, SPIKE_TIMES, BIN_TIMES = 0.01, 4, 10.0, 4.0
+#: Smallest number of samples in a third of them.
+THIRD = 4
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,9 @@ class EnsembleStatistics:
     mass_error, variance_error, texture_error, spread_error
         Standard errors, over samples, of the logarithms of ``1 + mass_bias``, ``variance_ratio``,
         ``texture_ratio`` and ``spread_skill``.
+    spread_thirds
+        Spread over error and the standard error of its logarithm in thirds of the samples, from
+        little to much coarse rain: see `spread_by_amount`; empty for too few samples.
     spread_log, spread_log_error
         As ``spread_skill``, of ``log1p(rain / wet threshold)``: less dependent on single storms.
     p999_ratio
@@ -109,6 +119,7 @@ class EnsembleStatistics:
     artefacts: Artefacts = field(default_factory=Artefacts)
     floor: float = 0.0
     floor_share: float = 0.0
+    spread_thirds: tuple[tuple[float, float], ...] = ()
 
 
 def latent_swap(own: NDArray[Any], swapped: NDArray[Any], observed: NDArray[Any]) -> LatentSwap:
@@ -122,9 +133,22 @@ def latent_swap(own: NDArray[Any], swapped: NDArray[Any], observed: NDArray[Any]
 
 
 def ensemble_statistics(
-    members: NDArray[Any], observed: NDArray[Any], *, units: str, wet_threshold: float
+    members: NDArray[Any],
+    observed: NDArray[Any],
+    *,
+    units: str,
+    wet_threshold: float,
+    coarse: NDArray[Any] | None = None,
 ) -> EnsembleStatistics:
-    """Compare members (realization, sample, y, x) with observations (sample, y, x)."""
+    """Compare members (realization, sample, y, x) with observations (sample, y, x).
+
+    Parameters
+    ----------
+    members, observed, units, wet_threshold
+        Physical fields, their units, and the amount from which a pixel is wet.
+    coarse
+        Coarse rain of each sample, (sample,); by default the mean of its members.
+    """
     dims = ("realization", "sample", "y", "x")
     forecast = xr.DataArray(members, dims=dims, attrs={"units": units})
     truth = xr.DataArray(observed, dims=dims[1:], attrs={"units": units})
@@ -158,6 +182,7 @@ def ensemble_statistics(
         artefacts=artefacts_of(members, observed),
         floor=floor,
         floor_share=floor_share,
+        spread_thirds=spread_by_amount(members, observed, coarse),
     )
 
 
@@ -210,6 +235,30 @@ def _spread(members: NDArray[Any], observed: NDArray[Any]) -> tuple[float, float
     return float(np.exp(value)), sure
 
 
+def spread_by_amount(
+    members: NDArray[Any], observed: NDArray[Any], coarse: NDArray[Any] | None = None
+) -> tuple[tuple[float, float], ...]:
+    """Return spread over error, and the error of its logarithm, by thirds of the samples.
+
+    Samples are sorted by what was known before the draw. By the observed rain, any ensemble would
+    seem too wide where little was observed, and too narrow where much was.
+
+    Parameters
+    ----------
+    members, observed
+        Dims (realization, sample, y, x) and (sample, y, x).
+    coarse
+        Coarse rain of each sample, (sample,); by default the mean of its members, which follow it.
+    """
+    if coarse is None:
+        valid = np.isfinite(members).sum(axis=(0, 2, 3))
+        coarse = np.nansum(members, axis=(0, 2, 3), dtype=np.float64) / np.maximum(valid, 1)
+    thirds = np.array_split(np.argsort(coarse, kind="stable"), 3)
+    if len(members) < 2 or min(map(len, thirds)) < THIRD:
+        return ()
+    return tuple(_spread(members[:, third], observed[third]) for third in thirds)
+
+
 def light_mass(fields: NDArray[Any], wet_threshold: float) -> float:
     """Return the share of the amount in pixels below the wet threshold.
 
@@ -240,6 +289,69 @@ def ceiling_of(fields: NDArray[Any], wet_threshold: float) -> float:
         return 0.0
     largest = np.partition(wet, -count)[-count:]
     return float((largest >= largest.max() * (1 - SAME)).mean())
+
+
+@dataclass(frozen=True)
+class Spike:
+    """An amount that occurs implausibly often among the heaviest ones: a cap of the product.
+
+    Attributes
+    ----------
+    amount
+        The amount, in the units of the fields.
+    share
+        Share of it in the heaviest amounts, one in a hundred wet ones.
+    times
+        Number of times that it is as frequent as the amounts next to it.
+    """
+
+    amount: float
+    share: float
+    times: float
+
+
+def spike_of(fields: NDArray[Any], wet_threshold: float) -> Spike | None:
+    """Look for a spike in the heaviest amounts of fields; None without one.
+
+    Examples
+    --------
+    >>> rain = np.random.default_rng(0).exponential(5.0, 100_000).round(1)
+    >>> spike_of(rain, 0.1) is None
+    True
+    >>> spike_of(np.where((rain > 30) & (np.arange(100_000) % 2 == 0), 30.0, rain), 0.1).amount
+    30.0
+    """
+    wet = fields[fields >= wet_threshold]
+    count = int(HEAVIEST * wet.size)
+    if count < ENOUGH:
+        return None
+    largest = np.partition(wet, -2 * count)[-2 * count :]
+    return _spike(*np.unique(largest, return_counts=True), heaviest=count, least=SPIKE_TIMES)
+
+
+def spike_of_record(record: Record) -> Spike | None:
+    """Look for a spike in the bins of a record; its amount is the lower edge of the bin."""
+    edges, counts = bin_edges(record.wet_threshold)[:-1], np.asarray(record.counts)
+    wet = (edges >= 0.999 * record.wet_threshold) & (counts > 0)
+    heaviest = int(HEAVIEST * counts[wet].sum())
+    return _spike(edges[wet], counts[wet], heaviest=heaviest, least=BIN_TIMES)
+
+
+def _spike(
+    amounts: NDArray[Any], counts: NDArray[Any], *, heaviest: int, least: float
+) -> Spike | None:
+    """Find the most frequent of the heaviest amounts, which rise, if it is out of proportion."""
+    above = np.cumsum(counts[::-1])[::-1]
+    if not heaviest or above[0] < heaviest:
+        return None
+    first = int((above >= heaviest).sum()) - 1
+    found = first + int(np.argmax(counts[first:]))
+    near = np.concatenate([counts[max(found - NEXT, 0) : found], counts[found + 1 :][:NEXT]])
+    times = counts[found] / near.mean() if near.size >= NEXT else 0.0
+    if counts[found] < ENOUGH or times < least:
+        return None
+    share = float(counts[found] / counts[first:].sum())
+    return Spike(float(f"{amounts[found]:.6g}"), share, float(times))
 
 
 def floor_of(members: NDArray[Any]) -> tuple[float, float]:

@@ -79,7 +79,7 @@ def sequence_of(
         No samples follow each other.
     """
     match = pair_up(ensemble.isel({REALIZATION: 0}, drop=True) if ds is None else ds, ensemble)
-    rows = _run(match, most * every)[::every]
+    rows = longest_run(match, most * every)[::every]
     sample, units = match.pair.sample, display_units(match.pair.observed, match.pair.sample)
     chosen = list(range(members)) if isinstance(members, int) else list(members)
     chosen = [m for m in chosen if m < match.pair.forecast.sizes[REALIZATION]]
@@ -96,7 +96,7 @@ def sequence_of(
     return FrameSequence(fields, labels, *map_axes(observed), scale)
 
 
-def _run(match: MatchedPair, most: int) -> np.ndarray:
+def longest_run(match: MatchedPair, most: int) -> np.ndarray:
     """Return the positions of the longest run, cut to where it has the most rain."""
     otherwise = ", to draw samples as a sequence"
     times = np.array(times_of(match.pair.observed, match.pair.sample, otherwise=otherwise))

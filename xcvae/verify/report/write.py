@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from xcvae.verify.plots.sequences import frames_of, save_frames, sequence_of
 from xcvae.verify.plots.summaries import accumulate
 from xcvae.verify.plots.text import pretty
 from xcvae.verify.plots.training_curve import draw_training_curve
+from xcvae.verify.report.explorer import FieldSet, policy, section, sets_of
 from xcvae.verify.score_text import (
     NEUTRAL,
     best_sources,
@@ -39,7 +39,6 @@ from xcvae.verify.score_text import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
     from xcvae.generator.model import Model
 
@@ -62,11 +61,11 @@ CAPTIONS = {
 }
 #: Width class of figures; the others stand side by side.
 WIDTHS = {"members": "wide", "bias": "wide", "reliability": "middle"}
-#: Frames of the player at most, members beside the observation, and seconds of a frame.
+#: Frames of an animation at most, members next to the observation, and seconds of a frame.
 PLAYED, PLAYED_MEMBERS, PLAYED_SECONDS = 24, 2, 0.3
-PLAYER = (
-    "Members that evolve in time, beside the observation: the longest sequence, where it has the "
-    "most rain. Below frame by frame: the arrow keys step."
+ANIMATION = (
+    "Members that evolve in time, and the observation: the longest sequence, where it has the most "
+    "rain."
 )
 MODES = {"prior": "drawn from the conditions alone", "posterior": "observed storms, redrawn"}
 SCORES = (
@@ -80,7 +79,8 @@ def write_html(
     content: Mapping[str, Any],
     *,
     figures: Mapping[str, Path],
-    players: Mapping[str, Sequence[bytes]] | None = None,
+    animations: Mapping[str, Path] | None = None,
+    explored: Sequence[FieldSet] = (),
 ) -> Path:
     """Write the report.
 
@@ -92,14 +92,19 @@ def write_html(
         From `xcvae.verify.report.write.report_json`.
     figures
         PNG files by name: ``training``, and ``<ensemble>-<figure>`` of `CAPTIONS`.
-    players
-        By ensemble: an animation as GIF, then its frames as PNG.
+    animations
+        By ensemble: an animation as GIF, for browsers that run no scripts.
+    explored
+        Sets of fields for the explorer, the only part with a script.
     """
-    players = players or {}
-    parts = [_head_html(content, training="training" in figures)]
+    animations = animations or {}
+    parts = [_head_html(content, training="training" in figures, explored=bool(explored))]
+    parts.append(section(explored))
     units = pretty(str(content["model"]["units"]))
     for name, one in content["ensembles"].items():
-        parts += [_ensemble(name, one, figures, units), _player(name, players.get(name, ()))]
+        parts.append(_ensemble(name, one, figures, units))
+        if name in animations:
+            parts.append(_animation(animations[name], explored=bool(explored)))
     if content["diagnosis"] is not None:
         parts.append(f'<h2 id="diagnosis">Diagnosis</h2>{findings_list(content["diagnosis"])}')
     if "training" in figures:
@@ -109,6 +114,7 @@ def write_html(
     style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"{policy(explored=bool(explored))}"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>xcvae report: {escape(str(content['model']['target']))}</title>"
         f"<style>\n{style}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
@@ -117,7 +123,7 @@ def write_html(
     return path
 
 
-def _head_html(content: Mapping[str, Any], *, training: bool) -> str:
+def _head_html(content: Mapping[str, Any], *, training: bool, explored: bool) -> str:
     model, names = content["model"], content["ensembles"]
     facts = [
         f"target <b>{escape(str(model['target']))}</b> [{escape(pretty(str(model['units'])))}]"
@@ -127,7 +133,8 @@ def _head_html(content: Mapping[str, Any], *, training: bool) -> str:
     if model["minutes"] is not None:
         facts.append(f"{model['minutes']:.1f} minutes")
     facts.append(f"model {escape(str(model['sha256'])[:12])}")
-    links = {_anchor(name): f"ensemble {name}" for name in names}
+    links = {"explore": "explore"} if explored else {}
+    links |= {_anchor(name): f"ensemble {name}" for name in names}
     links |= {"diagnosis": "diagnosis"} if content["diagnosis"] is not None else {}
     links |= {"training": "training"} if training else {}
     nav = "".join(f'<a href="#{anchor}">{escape(text)}</a>' for anchor, text in links.items())
@@ -170,25 +177,14 @@ def _figure(path: Path, caption: str, width: str) -> str:
     )
 
 
-def _player(name: str, pictures: Sequence[bytes]) -> str:
-    """Write a player: the animation, and its frames one by one; "" without any.
-
-    Without a script: a report runs no code. The buttons are radio buttons, and the style sheet
-    shows the frame of the one that is chosen.
-    """
-    if not pictures:
-        return ""
-    animation, *frames = (base64.b64encode(one).decode("ascii") for one in pictures)
-    steps = "".join(
-        f'<input type=radio name="{_anchor(name)}-frame" aria-label="Frame {number + 1}"'
-        f'{"" if number else " checked"}><img alt="Frame {number + 1} of {len(frames)}" '
-        f'src="data:image/png;base64,{frame}">'
-        for number, frame in enumerate(frames)
+def _animation(path: Path, *, explored: bool) -> str:
+    """Write an animation; the explorer plays the same sequence in browsers that run scripts."""
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    figure = (
+        f'<figure><img alt="Animation" src="data:image/gif;base64,{data}">'
+        f"<figcaption>{escape(ANIMATION)}</figcaption></figure>"
     )
-    return (
-        f'<figure class=player><img alt="Animation" src="data:image/gif;base64,{animation}">'
-        f"<figcaption>{escape(PLAYER)}</figcaption><div class=frames>{steps}</div></figure>"
-    )
+    return f"<noscript>{figure}</noscript>" if explored else figure
 
 
 def _anchor(name: str) -> str:
@@ -364,6 +360,7 @@ def save_report(
     verdicts: Mapping[str, Sequence[Verdict]],
     diagnosis: Mapping[str, Any] | None,
     formats: Sequence[str] = (),
+    spreads: Mapping[float, xr.Dataset] | None = None,
 ) -> dict[str, Path]:
     """Write figures and ``report.json`` to a folder; files of an earlier report are replaced.
 
@@ -382,6 +379,9 @@ def save_report(
         Diagnosis of the model, from `Diagnosis.to_json`; None without.
     formats
         Further formats of the figures, "pdf" or "svg"; PNG is always written.
+    spreads
+        Storms redrawn at several spreads for the explorer, from
+        `xcvae.verify.report.explorer.draw_spreads`.
 
     Returns
     -------
@@ -392,6 +392,42 @@ def save_report(
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
+    written = _save_figures(
+        folder, ds=ds, model=model, ensembles=ensembles, cards=cards, verdicts=verdicts,
+        formats=formats,
+    )  # fmt: skip
+    animations = _save_animations(folder, ds, ensembles)
+    written |= {path.stem: path for path in animations.values()}
+    content = report_json(
+        model=model,
+        ensembles=ensembles,
+        cards=cards,
+        verdicts=verdicts,
+        diagnosis=diagnosis,
+        files={name: path.name for name, path in written.items()} | {"html": HTML},
+    )
+    figures = {name: path for name, path in written.items() if path.suffix == ".png"}
+    write_text(folder / CAPTIONS_FILE, _captions(figures))
+    written["report"] = folder / REPORT
+    write_text(written["report"], json.dumps(content, indent=2, allow_nan=False) + "\n")
+    explored = sets_of(ds, ensembles, spreads)
+    written["html"] = write_html(
+        folder / HTML, content, figures=figures, animations=animations, explored=explored
+    )
+    return written
+
+
+def _save_figures(
+    folder: Path,
+    *,
+    ds: xr.Dataset,
+    model: Model,
+    ensembles: Mapping[str, xr.Dataset],
+    cards: Mapping[str, xr.Dataset],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    formats: Sequence[str],
+) -> dict[str, Path]:
+    """Draw and save the figures of a report; return the PNG files by name."""
     written: dict[str, Path] = {}
 
     def save(name: str, figure: Figure, *, crop: bool = True) -> None:
@@ -413,54 +449,24 @@ def save_report(
         if set(card.sizes) == {"source"}:  # with groupby there is a table for every group
             found = verdicts.get(name, ())
             save(f"{name}-scores", draw_summary(card, found, title=name))
-    players = _save_animations(folder, ds, ensembles, written)
-    content = report_json(
-        model=model,
-        ensembles=ensembles,
-        cards=cards,
-        verdicts=verdicts,
-        diagnosis=diagnosis,
-        files={name: path.name for name, path in written.items()} | {"html": HTML},
-    )
-    figures = {name: path for name, path in written.items() if path.suffix == ".png"}
-    write_text(folder / CAPTIONS_FILE, _captions(figures))
-    written["report"] = folder / REPORT
-    write_text(written["report"], json.dumps(content, indent=2, allow_nan=False) + "\n")
-    written["html"] = write_html(folder / HTML, content, figures=figures, players=players)
     return written
 
 
 def _save_animations(
-    folder: Path,
-    ds: xr.Dataset,
-    ensembles: Mapping[str, xr.Dataset],
-    written: dict[str, Path],
-) -> dict[str, list[bytes]]:
-    """Write the animations of ensembles that evolve in time; return what their players show."""
-    players = {}
+    folder: Path, ds: xr.Dataset, ensembles: Mapping[str, xr.Dataset]
+) -> dict[str, Path]:
+    """Write animations of the ensembles whose members evolve in time; return them by name."""
+    saved: dict[str, Path] = {}
     for name, ensemble in ensembles.items():
-        if frames := _frames(ds, ensemble):
-            path = written[f"{name}-animation"] = folder / f"{name}-animation.gif"
-            save_frames(frames, path, seconds=PLAYED_SECONDS)
-            players[name] = [path.read_bytes(), *(_png(frame) for frame in frames)]
-    return players
-
-
-def _frames(ds: xr.Dataset, ensemble: xr.Dataset) -> list[Image]:
-    """Draw the frames of an ensemble whose members evolve in time; none of any other."""
-    if (_made(ensemble) or {}).get("temporal") != "coherent":
-        return []
-    try:
-        found = sequence_of(ds, ensemble, members=PLAYED_MEMBERS, most=PLAYED)
-    except DataError:  # no samples follow each other
-        return []
-    return list(frames_of(found))
-
-
-def _png(frame: Image) -> bytes:
-    content = io.BytesIO()
-    frame.save(content, format="PNG", optimize=True)
-    return content.getvalue()
+        if (_made(ensemble) or {}).get("temporal") != "coherent":
+            continue
+        try:
+            found = sequence_of(ds, ensemble, members=PLAYED_MEMBERS, most=PLAYED)
+        except DataError:  # no samples follow each other
+            continue
+        saved[name] = folder / f"{name}-animation.gif"
+        save_frames(list(frames_of(found)), saved[name], seconds=PLAYED_SECONDS)
+    return saved
 
 
 def _captions(figures: Mapping[str, Path]) -> str:
