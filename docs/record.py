@@ -99,7 +99,8 @@ def run(page: str, minutes: str) -> list[dict[str, Any]]:
                 seen.add(id(drawn))
                 names.append(f"{page}-{number}-{name}.png")
                 drawn.savefig(OUTPUTS / names[-1], dpi=80, bbox_inches="tight")
-        lines = [line.rstrip() for line in text.getvalue().splitlines()]
+        printed = text.getvalue().replace(f"{Path.cwd()}/", "")
+        lines = [line.rstrip() for line in printed.splitlines()]
         found.append({"code": fingerprint(code), "text": lines, "figures": names})
     return found
 
