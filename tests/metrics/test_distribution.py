@@ -105,7 +105,7 @@ def test_quantile_ratios_below_a_cap_are_those_of_numpy(
     found = metrics.p99_ratio(forecast, observed, cap="144 mm/day").item()
     assert found == pytest.approx(expected[0] / expected[1], rel=0.01)
     assert found != pytest.approx(metrics.p99_ratio(forecast, observed).item(), rel=0.05)
-    area = xr.full_like(observed[0], 1.0).drop_attrs().rename("area")
+    area = xr.full_like(observed.isel(time=0, drop=True), 1.0).drop_attrs().rename("area")
     weighed = observed.assign_coords(area=area).assign_attrs(cell_measures="area: area")
     assert metrics.p99_ratio(forecast, weighed, cap=6).item() == pytest.approx(found)
 
