@@ -91,7 +91,7 @@ def parse(units: str) -> Any:
         # A dimension of its own: converts to nothing else, as a logarithm must not.
         registry.define("dBZ = [reflectivity]")
     try:
-        quantity = registry(spelling)
+        quantity: Any = registry(spelling)
         if isinstance(quantity, int | float):  # pint before 0.25 returns plain numbers
             quantity = registry.Quantity(quantity)
         if quantity.magnitude == 1:
