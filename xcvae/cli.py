@@ -347,12 +347,16 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _sample(arguments: argparse.Namespace) -> int:
     """Draw the ensembles of a configuration, or one for the rain in a file."""
-    if arguments.model is None and arguments.store is None:
+    suffix = Path(str(arguments.config)).suffix.lower()
+    data = arguments.factor is not None or suffix in {".nc", ".nc4", ".zarr", ".grib", ".grib2"}
+    if arguments.model is None and arguments.store is None and not data:
         return _step(arguments)
     import xcvae
 
     if arguments.model is None or arguments.store is None:
-        missing = "--model" if arguments.model is None else "--store"
+        missing = " and no ".join(
+            f"--{name}" for name in ("model", "store") if getattr(arguments, name) is None
+        )
         raise ConfigError.of(
             "xcvae sample DATA",
             expected="a model and a store",

@@ -341,6 +341,18 @@ def test_report_covers_ensembles_of_several_parts(folder: Path) -> None:
     assert set(opened.split.values.tolist()) == {0}
 
 
+def test_changed_storms_are_drawn_and_listed_but_not_scored(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(folder, "[halve]", "[halve], storms: [{name: amplify, factor: 1.5}]")
+    assert main(["run", str(folder / "config.yaml")]) == 0
+    text = capsys.readouterr().out
+    assert "'prior' is not scored: its storms (amplify) were never observed" in text
+    assert "scores" not in catalog.metadata_of(folder / "out" / "catalog.yaml", "prior")
+    assert main(["info", str(folder / "out" / "prior.zarr")]) == 0
+    assert "amplify factor 1.5" in capsys.readouterr().out
+
+
 def test_ensembles_have_their_own_samples_and_grow_with_the_configuration(
     folder: Path, rain: xr.Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -631,9 +631,9 @@ def _url_of(catalog: Path, listed: PathLike) -> str:
     return "{CATALOG_DIR}/" + relative
 
 
-def _check_unused(entries: Catalog, catalog: Path, name: str, url: str, *, overwrite: bool) -> None:
+def _check_unused(entries: Catalog, catalog: Path, name: object, url: str, *, overwrite: bool) -> None:
     """Refuse a name that intake would misread, or that another entry has."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise _error(
             "name",
             expected="letters, digits, '_', '-' or '.'",

@@ -68,7 +68,8 @@ def _of_file(file: Path) -> str:
 
 def _of_directory(folder: Path, path: str) -> str:
     """Describe a folder, or an unfinished store of its name; empty for others."""
-    if FileLedger.within(folder) or FileLedger.within(folder.with_name(f"{folder.name}.partial")):
+    unfinished = Path(f"{folder.absolute()}.partial")  # absolute: the path may be "."
+    if FileLedger.within(folder) or FileLedger.within(unfinished):
         return _of_store(path)
     if (folder / "snapshots").is_dir():
         return _of_store(f"icechunk:{path}")
@@ -204,11 +205,19 @@ def ensemble_facts(ensemble: xr.Dataset, record: Mapping[str, Any], spec: DataSp
         "members": f"{len(numbers)}, numbers {numbers[0]} to {numbers[-1]}",
         "period": " to ".join(origin["period"]),
         "settings": ", ".join(settings),
+        "storms": ", ".join(_storm(one) for one in record.get("storms") or []),
         "after": ", ".join(steps),
         "model": str(record.get("model_sha256", ""))[:12],
         "source": origin["source"],
         "licence": origin["license"],
     }
+
+
+def _storm(record: Mapping[str, Any]) -> str:
+    """Name a component that changed the storms, with its parameters."""
+    about = {"name", "package", "version", "most"}
+    given = {k: v for k, v in record.items() if k not in about and v is not None}
+    return " ".join([str(record["name"]), *(f"{key} {value}" for key, value in given.items())])
 
 
 def _of_samples(folder: Path) -> str:

@@ -102,6 +102,13 @@ def _run(
     scored = []
     if "evaluate" in wanted or REPORT in wanted:
         for section in config.sample:
+            changed = steps.changed_storms(section)
+            if changed:
+                summary.scores[section.name] = (
+                    f"'{section.name}' is not scored: its storms ({', '.join(changed)}) were "
+                    "never observed"
+                )
+                continue
             _announce(progress, f"scoring '{section.name}'")
             scored.append(steps.evaluate(section))
             summary.verdicts[section.name] = scored[-1].verdicts
