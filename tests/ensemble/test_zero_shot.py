@@ -218,7 +218,8 @@ def test_pixels_above_the_limit_give_their_rain_to_the_block(coarse, model):
     ensemble = drawn(heavy, model, temperature=2.0).load()
     means = cell_means(ensemble).tp.values
     np.testing.assert_allclose(means, [heavy.tp.values] * 2, rtol=1e-4)
-    limit = max(2 * model.record.maximum, float(heavy.tp.max()))
+    # Twice the record's maximum, and more where the coarse rain is heavier than any of the record.
+    limit = 2 * max(model.record.maximum, float(heavy.tp.max()))
     assert float(ensemble.tp.max()) <= 1.0001 * limit
 
 

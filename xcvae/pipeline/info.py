@@ -192,7 +192,8 @@ def ensemble_facts(ensemble: xr.Dataset, record: Mapping[str, Any], spec: DataSp
     field = ensemble[spec.target]
     numbers = ensemble["realization"].values
     origin = origin_of(ensemble, spec.sample)
-    keys = ("mode", "spread", "diversity_reached", "temperature", "seed", "min_mass")
+    keys = ("mode", "factor", "spread", "diversity_reached", "temperature", "seed", "min_mass",
+            "temporal", "cap")  # fmt: skip
     settings = [f"{key} {record[key]:.4g}" if isinstance(record.get(key), float) else
                 f"{key} {record[key]}" for key in keys if record.get(key) is not None]  # fmt: skip
     steps = [str(one.get("name")) for one in record.get("postprocess") or []]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from xcvae.config import Config
 from xcvae.errors import ConfigError, nearest
 from xcvae.files import check_writable
-from xcvae.pipeline.check import register_plugins
+from xcvae.pipeline.check import check_outputs, register_plugins
 from xcvae.pipeline.info import write_readme
 from xcvae.pipeline.outputs import (
     STEPS,
@@ -88,6 +88,8 @@ def _run(
 ) -> Summary:
     start = time.perf_counter()
     check_writable("output", config.output_folder.absolute() / "model.xcvae")
+    if wanted == STEPS:
+        check_outputs(config)
     register_plugins(config)
     steps = PipelineState(config, overwrite=overwrite, append=append, progress=progress)
     summary = Summary(steps.folder)
