@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 project = "xcvae"
 author = "xcvae developers"
+copyright = "xcvae developers"
 release = version = version_of("xcvae")
 
 extensions = [
@@ -14,16 +19,22 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
+    "mathml",  # extensions/: equations without scripts from the network
+    "recorded",  # extensions/: outputs of the pages that teach
 ]
-exclude_patterns = ["_build", "data"]
+html_math_renderer = "mathml"
+exclude_patterns = ["_build", "data", "extensions", "outputs"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
-autodoc_typehints = "none"  # docstrings describe types in words
+autosummary_ignore_module_all = False
+autodoc_typehints = "signature"  # docstrings describe meanings, annotations the types
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 72
+default_role = "py:obj"  # names in docstrings link to what they name
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
@@ -41,6 +52,9 @@ if os.environ.get("XCVAE_DOCS_LINKS"):
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+copybutton_selector = "div:not(.output) > div.highlight pre"
 
 html_theme = "furo"
 html_title = f"xcvae {release}"
+html_static_path = ["style.css"]
+html_css_files = ["style.css"]

@@ -13,7 +13,6 @@ import xarray as xr
 
 from xcvae.ensemble import catalog
 from xcvae.ensemble.sample import sample
-from xcvae.ensemble.sampler import check_reference, reference_fields
 from xcvae.errors import (
     CatalogError,
     ComponentError,
@@ -26,6 +25,7 @@ from xcvae.errors import (
     UnitsError,
 )
 from xcvae.fields.describe import prepare
+from xcvae.fields.grids import check_reference, reference_fields
 from xcvae.metrics.spatial import diversity, spatial_correlation
 
 
@@ -294,7 +294,8 @@ def test_lazy_ensemble_can_be_pickled(few, model, prior):
         ({"mode": "posterior", "spread": True}, "spread"),
         ({"mode": "posterior", "spread": 0.5, "diversity": 0.2}, "one of the two"),
         ({"min_mass": float("nan")}, "min_mass"),
-        ({"tile": 64}, "tile: expected pixels by dim of the maps, got 64"),
+        ({"tile": 64}, "tile: expected pixels by dim of the maps, or 'auto', got 64"),
+        ({"tile": "automatic"}, "or 'auto', got 'automatic'"),
         ({"tile": {}}, "tile: expected pixels by dim"),
         ({"tile": {"y": 12.5}}, r"tile\['y'\]: expected an integer >= 1, got 12\.5"),
         ({"tile": {"lat": 24}}, r"tile\['lat'\]: expected the dims of the maps, y and x"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -86,6 +88,47 @@ def test_tile_larger_than_the_domain_has_no_effect(few, model, tmp_path):
     one = sample(few, model, store=store, **ASKED)
     same = sample(few, model, tile={"y": 256, "x": 256}, store=store, **ASKED)
     xr.testing.assert_identical(same, one)
+
+
+def _memory(available, _device):
+    return available
+
+
+def test_automatic_tiles_are_those_of_the_store(few, model, tmp_path, monkeypatch):
+    """Tiles follow from the memory, but those of a store are never changed."""
+    memory = "xcvae.generator.memory.available_memory"
+    monkeypatch.setattr("xcvae.generator.memory.SIDES", (32, 16))
+    stores = [tmp_path / "large.zarr", tmp_path / "little.zarr"]
+    for store, available, tile in zip(stores, (2**33, 2**29), (32, 16), strict=True):
+        monkeypatch.setattr(memory, partial(_memory, available))
+        first = sample(few, model, tile="auto", store=store, **ASKED)
+        found = json.loads(first.attrs["xcvae"])["identity"]["tile"]
+        assert found == {"y": tile, "x": tile}
+        monkeypatch.setattr(memory, partial(_memory, 2**40))
+        again = sample(few, model, tile="auto", store=store, **ASKED)
+        xr.testing.assert_identical(again, first)
+    replaced = sample(few, model, tile="auto", store=store, resume="restart", **ASKED)
+    assert json.loads(replaced.attrs["xcvae"])["identity"]["tile"] == {"y": 32, "x": 32}
+
+
+def test_automatic_tile_is_one_piece_for_small_maps(few, model):
+    one, auto = (sample(few, model, tile=tile, **ASKED) for tile in (None, "auto"))
+    np.testing.assert_array_equal(one.pr, auto.pr)
+    assert "tile" not in json.loads(auto.attrs["xcvae"])
+
+
+def test_map_without_room_for_one_piece_is_warned_of(few, model, monkeypatch):
+    monkeypatch.setattr("xcvae.generator.memory.available_memory", partial(_memory, 2**18))
+    with pytest.warns(UserWarning, match=r"map of 48 by 36 pixels in one piece .* tile='auto'"):
+        sample(few, model, **ASKED)
+
+
+def test_tiles_in_a_store_have_the_bits_of_a_lazy_draw(few, model, tmp_path):
+    how = {"mode": "posterior", "tile": TILE, **ASKED}
+    lazy = sample(few, model, **how)
+    with dask.config.set(scheduler="threads", num_workers=3):
+        store = sample(few, model, store=tmp_path / "e.zarr", chunks={"time": 1}, **how)
+    np.testing.assert_array_equal(lazy.pr, store.pr)
 
 
 def test_diversity_is_solved_for_with_tiles(few, model):

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xcvae.errors import ConfigError
-from xcvae.generator.network.ladder import level_sizes
-from xcvae.generator.noise import Address, Window, level_origins, normal_maps, normals
+from xcvae.generator.noise import Address, Window, normal_maps, normals
 
 HERE = Address(seed=3, label="2018-05-17T12:00:00", realization=5, mode="prior")
 CPU = torch.device("cpu")
@@ -88,24 +87,6 @@ def test_normals_accept_32_bit_positions_and_realizations():
 def test_address_refuses_numbers_out_of_range(make):
     with pytest.raises(ConfigError, match="address of noise has room"):
         make()
-
-
-def test_level_origins_cover_the_same_part_on_all_levels():
-    """A tile on the coarsest level's grid covers the same part of the domain on every level."""
-    levels, (height, width), origin = 4, (96, 64), (40, 24)
-    shapes = level_sizes((height, width), levels)
-    tile = level_sizes((16, 24), levels)
-    for level, (top, left) in enumerate(level_origins(origin, levels)):
-        whole = normals([HERE], level, (1, *shapes[level]))
-        part = normals([HERE], level, (1, *tile[level]), origin=(top, left))
-        share = 2 ** (levels - 1 - level)
-        assert (top * share, left * share) == origin
-        np.testing.assert_array_equal(
-            part,
-            whole[..., top : top + tile[level][0], left : left + tile[level][1]],
-        )
-    with pytest.raises(ConfigError, match="multiples of 8"):
-        level_origins((40, 25), levels)
 
 
 def test_normal_maps_of_several_windows_equal_single_ones():

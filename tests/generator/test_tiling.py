@@ -13,20 +13,11 @@ from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import RainScaling, Scaling
 from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.constraint import BlockMeans
-from xcvae.generator.network.ladder import Ladder
+from xcvae.generator.network.ladder import Encoded, Ladder
 from xcvae.generator.noise import Address, Window, normal_maps
-from xcvae.generator.sampler import FieldSampler, draw_batch_size, release_shares
-from xcvae.generator.tiling import (
-    DrawBatch,
-    Split,
-    Tile,
-    TiledDomain,
-    WholeDomain,
-    reach,
-    rise_reach,
-    split_domain,
-    tile_size,
-)
+from xcvae.generator.sampler import FieldSampler, release_shares
+from xcvae.generator.splitting import Split, Tile, reach, rise_reach, split_domain, tile_size
+from xcvae.generator.tiling import SMALL_MAP, DrawBatch, TiledDomain, WholeDomain
 
 CPU = torch.device("cpu")
 RAIN = RainScaling("mm h-1", 0.1)
@@ -73,12 +64,12 @@ def maps(size=SIZE, *, samples=2, conditions=2, pooled=0, side=0) -> Batch:
     return Batch(c, flat, torch.rand(samples, 1, *size, generator=rng) * mask, mask)
 
 
-def members(network: Ladder, batch: Batch, tile, *, spread=None, count=2):
+def members(network: Ladder, batch: Batch, tile, *, spread=None, count=2, **how):
     sampler = FieldSampler(network, Scaling(RAIN, {}), CPU)
     mode = "prior" if spread is None else "posterior"
     addresses = [[Address(0, s, m, mode) for s in "ab"[: len(batch)]] for m in range(count)]
     released = None if spread is None else release_shares(spread, len(network.latents))
-    return sampler.draw(batch, addresses, released=released, temperature=1.0, tile=tile)
+    return sampler.draw(batch, addresses, released=released, temperature=1.0, tile=tile, **how)
 
 
 def distance(one, other) -> float:
@@ -121,6 +112,41 @@ def test_tiled_draw_does_not_depend_on_other_members():
     assert np.array_equal(several[:1, :1], alone, equal_nan=True)
 
 
+def test_tiled_draw_has_the_same_bits_in_threads_and_with_little_memory(monkeypatch):
+    network, batch = ladder(**PARTS["deep"]), maps()
+    one = members(network, batch, (48, 48), spread=0.5, count=3)
+    torch_threads = torch.get_num_threads()
+    threads = members(network, batch, (48, 48), spread=0.5, count=3, threads=4)
+    assert np.array_equal(one, threads, equal_nan=True)
+    assert torch.get_num_threads() == torch_threads
+    # One member at a time, and no features stored.
+    monkeypatch.setattr("xcvae.generator.sampler.STATE_BYTES", 1)
+    monkeypatch.setattr("xcvae.generator.sampler.FEATURE_BYTES", 0)
+    little = members(network, batch, (48, 48), spread=0.5, count=3)
+    assert np.array_equal(one, little, equal_nan=True)
+
+
+def test_a_member_alone_has_the_bits_of_a_batch():
+    """Kernels for a single small map round differently: such levels are drawn twice."""
+    network = ladder(channels=(64, 64), latents=(4, 4), patch=2)
+    batch = maps((40, 40), samples=1)
+    encoded = WholeDomain(network, CPU).encode(batch, 0, posterior=False)
+    windows = [Window(level, shape) for level, shape in enumerate(network.shapes(40, 40))]
+    eight = DrawBatch([Address(0, "a", m, "prior") for m in range(8)], None, 1.0, CPU)
+    together = eight.descend(network, Encoded.join([encoded] * 8), windows)
+    alone = eight.of(slice(3, 4)).descend_alone(network, encoded, windows)
+    assert torch.equal(alone, together[3:4])
+
+
+def test_features_of_a_tile_are_encoded_once_for_all_members():
+    network, batch = ladder(patch=2), maps(samples=1)
+    split = split_domain(network, SIZE, (48, 48), posterior=False)
+    seen = []
+    network.encode_condition.stem.register_forward_pre_hook(lambda *_: seen.append(1))
+    members(network, batch, (48, 48), count=5)
+    assert len(seen) == len(split.tiles)
+
+
 def test_tile_as_large_as_the_domain_changes_nothing():
     network, batch = ladder(), maps((40, 30))
     whole = members(network, batch, None)
@@ -135,7 +161,9 @@ def halves(network: Ladder, size, *, fine: int, halo: int) -> TiledDomain:
         Tile((rows, slice(0, middle)), (rows, slice(0, middle + halo))),
         Tile((rows, slice(middle, width)), (rows, slice(middle - halo, width))),
     )
-    return TiledDomain(network, CPU, size, Split(fine, network.patch * 2**fine, halo, tiles))
+    cell = network.patch * 2**fine
+    split = Split(fine, cell, halo, tiles, margins=(halo,) * fine, step=cell)
+    return TiledDomain(network, CPU, size, split)
 
 
 def drawn(domain, batch, spread, encoded=None):
@@ -144,8 +172,11 @@ def drawn(domain, batch, spread, encoded=None):
     one = DrawBatch([Address(0, "a", 0, "prior")], released, 1.0, CPU)
     encoded = encoded or domain.encode(batch, 0, posterior=posterior)
     out = np.empty(batch.c.shape[-2:], np.float32)
-    for (rows, columns), values in domain.draw(batch, [0], encoded, one):
-        out[rows, columns] = values[0, 0].numpy()
+
+    def write(place, _, values):
+        out[place] = values[0, 0].numpy()
+
+    domain.draw(batch, [0], {0: encoded}, one, write)
     return out
 
 
@@ -235,7 +266,8 @@ def test_tiled_draw_limits_the_largest_map():
             module.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
     members(network, maps(size, samples=1), (128, 128), spread=0.5, count=1)
     assert max(shape[-1] * shape[-2] for shape in seen) == largest
-    assert max(shape[0] for shape in seen) == draw_batch_size("cpu", (128, 128), tiled=True)
+    large = [shape[0] for shape in seen if shape[-1] * shape[-2] > SMALL_MAP]
+    assert set(large) == {1}
 
 
 def test_split_domain_coarsens_the_seam_for_larger_domains():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,32 @@ def test_page_own_data_runs_with_masked_observations(tmp_path: Path) -> None:
     ensemble = xr.open_zarr(tmp_path / "island.zarr", consolidated=False)
     assert ensemble.pr.attrs["units"] == "kg m-2 s-1"
     assert ensemble.pr.sizes["realization"] == 16
+
+
+def test_page_scenarios_writes_table_and_member_files(tmp_path: Path) -> None:
+    runpy.run_path(str(DOCS / "data" / "make_island.py"))["make"](tmp_path, years=2)
+    code = code_of("scenarios.md")
+    assert len(code.splitlines()) <= 60
+    tiny = {
+        'fit={"max_minutes": 3}': TINY,
+        "members=20": "members=2",
+        "year == year[-1])": "year == year[-1]).isel(time=slice(None, None, 12))",
+        "> ds.time[-1])": "> ds.time[-1]).isel(time=slice(60))",
+    }
+    printed = run_code(code_of("scenarios.md", **tiny), tmp_path)
+    assert "int16 mm" in printed
+    assert "2 pr_r000.nc" in printed
+    table = (tmp_path / "monthly.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.partition(",")[0] for line in table] == [
+        "time",
+        "2003-01-01",
+        "2003-02-01",
+        "2003-03-01",
+    ]
+    member = xr.open_dataset(tmp_path / "members" / "pr_r001.nc", engine="netcdf4")
+    assert member.pr.encoding["dtype"] == np.int16
+    assert member.pr.attrs["units"] == "mm"
+    member.close()
 
 
 def test_page_from_scripts_converts_normalised_files(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_quantile_ratios_below_a_cap_are_those_of_numpy(
         metrics.p99_ratio(forecast, observed, cap=-1)
     with pytest.raises(UnitsError, match="cap: expected a number followed by units"):
         metrics.p99_ratio(forecast, observed, cap="5")
-    area = xr.full_like(observed[0], 1.0).drop_attrs().rename("area")
+    area = xr.full_like(observed.isel(time=0, drop=True), 1.0).drop_attrs().rename("area")
     weighed = observed.assign_coords(area=area).assign_attrs(cell_measures="area: area")
     assert metrics.p99_ratio(forecast, weighed, cap=6).item() == pytest.approx(found)
 

@@ -168,7 +168,7 @@ def test_rainfarm_masks_blocks_of_missing_cells(frames: xr.Dataset) -> None:
 
 def test_rainfarm_keeps_dry_cells_and_applies_the_threshold(frames: xr.Dataset) -> None:
     ds = frames.isel(time=[0]).copy(deep=True)
-    ds["pr_coarse"] = ds.pr_coarse * 0
+    ds["pr_coarse"] = xr.zeros_like(ds.pr_coarse)
     assert (drawn(ds, 2) == 0).all()
     wet = drawn(frames.isel(time=[0]), 2, threshold="0.1 mm h-1")
     plain = drawn(frames.isel(time=[0]), 2)

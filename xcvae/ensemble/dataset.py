@@ -103,7 +103,7 @@ def attributes_of(
         content["start"] = {k: sampler.model.training["start"][k] for k in ("name", "sha256")}
     for name, value in sampler.request.attributes().items():
         content.update(results.get(name, {name: value}))
-    if sampler.request.tile is not None:
+    if isinstance(sampler.request.tile, Mapping):
         content["tile"] = dict(sampler.request.tile)
     trained = _training_samples(sampler)
     if trained:

@@ -65,7 +65,7 @@ class SampleOptions:
     members: int | range | Mapping[str, int] = recorded(16)
     postprocess: object = recorded(None)
     min_mass: float | None = recorded(None)
-    tile: Mapping[str, int] | None = recorded(None, attribute=False)
+    tile: Mapping[str, int] | Literal["auto"] | None = recorded(None, attribute=False)
     temporal: Literal["independent", "coherent"] = recorded("independent", added_later=True)
     timescales: Sequence[str | float] | None = recorded(None, added_later=True)
     storms: object = recorded(None, added_later=True)
@@ -175,16 +175,17 @@ class SampleOptions:
         object.__setattr__(self, "timescales", [_seconds(one) for one in given])
 
     def _check_tile(self) -> None:
-        if self.tile is None:
-            return
-        wanted, remedy = "pixels by dim of the maps", 'Give {"y": 256, "x": 256}, or None.'
         tile: object = self.tile
+        if tile is None or tile == "auto":
+            return
+        wanted = "pixels by dim of the maps, or 'auto'"
+        remedy = 'Give {"y": 512, "x": 512}, "auto", or None.'
         if not isinstance(tile, Mapping) or not tile:
             _refuse("tile", wanted, tile, remedy)
-        for dim, side in self.tile.items():
+        for dim, side in tile.items():
             if not _is_int(side) or side < 1:
                 _refuse(f"tile['{dim}']", "an integer >= 1", side, remedy)
-        object.__setattr__(self, "tile", {str(dim): int(n) for dim, n in self.tile.items()})
+        object.__setattr__(self, "tile", {str(dim): int(n) for dim, n in tile.items()})
 
     def _check_spread(self) -> None:
         for key in ("spread", "diversity"):

@@ -81,7 +81,7 @@ def sample(
     catalog: str | os.PathLike[str] | None = None,
     name: str | None = None,
     chunks: Mapping[str, int] | None = None,
-    tile: Mapping[str, int] | None = None,
+    tile: Mapping[str, int] | Literal["auto"] | None = None,
     resume: bool | Literal["restart", "repair", "append"] = True,
     device: str = "auto",
     progress: bool = True,
@@ -153,7 +153,8 @@ def sample(
     tile
         Draw maps too large for the memory in tiles, such as ``{"y": 256, "x": 256}`` pixels by dim
         of the maps. Neighbours overlap as far as the network sees, so that tiles leave no seams:
-        members differ from those drawn in one piece by rounding.
+        members differ from those drawn in one piece by rounding. ``"auto"``: the fastest tiles that
+        half of the free memory has room for, or one piece; those of the store if it has members.
     resume
         True: a finished store of the same ensemble is opened, an interrupted one completed.
         False: the store must be new. ``"restart"``: an existing ensemble is replaced, and keeps
@@ -221,6 +222,8 @@ def sample(
         device=device,
         progress=progress,
     )
+    if request.store is not None and request.tile == "auto":
+        request = replace(request, tile=_tile_in(request.store, request.resume))
     ds, known = open_model(model, device).for_data(ds, factor, observed=mode == "posterior")
     sampler = EnsembleSampler.prepare(ds, known, request)
     if request.store is not None:
@@ -229,6 +232,17 @@ def sample(
         notes = _notes_like(request, sampler)
         sampler = resolve_spread(sampler, request.diversity, notes, progress=progress)
     return to_dataset(sampler, ds)
+
+
+def _tile_in(
+    store: EnsembleStore, resume: bool | str
+) -> Mapping[str, int] | Literal["auto"] | None:
+    """Return the tiles of the ensemble that a store has or begins; "auto" for a new one."""
+    status = store.status()
+    found = status.partial.metadata.get("run")
+    if not found and resume != "restart":
+        found = status.complete.identity
+    return found.get("tile") if found else "auto"
 
 
 def _notes_like(request: SampleRequest, sampler: EnsembleSampler) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -21,18 +22,23 @@ import xarray as xr
 from dask.base import optimize
 
 from xcvae.ensemble.execution.scheduler import runs_in_threads
-from xcvae.ensemble.execution.threads import numeric_environment, one_thread_if_digits_differ
+from xcvae.ensemble.execution.threads import (
+    numeric_environment,
+    one_thread_if_digits_differ,
+    threads_of_draws,
+    torch_threads,
+)
 from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
 from xcvae.ensemble.storms import ABOUT, StormContext, StormPipeline, flags_of
-from xcvae.errors import ConfigError, DataError, MismatchError, MissingVariableError
+from xcvae.errors import ConfigError, DataError, MismatchError
 from xcvae.fields.batches import unmask_unobserved
-from xcvae.fields.dataspec import DataSpec, VariableSpec
+from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
-from xcvae.fields.grids import stretch_known, stretching
+from xcvae.fields.grids import check_reference, reference_fields
 from xcvae.fields.samples import fingerprint, labels_of, times_of
-from xcvae.fields.units import factor, parse_quantity
+from xcvae.fields.units import parse_quantity
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
 from xcvae.registry.discovery import version_of
 
@@ -100,6 +106,8 @@ class EnsembleSampler:
         Packages and precision that a region must be drawn with; set in a subset.
     lock
         Acquired while the network draws.
+    threads
+        Tiles that are drawn at a time on a CPU. None, in another process: the torch threads there.
     """
 
     model: Model
@@ -112,6 +120,7 @@ class EnsembleSampler:
     solution: SpreadSolution | None = None
     environment_of_run: Mapping[str, str] | None = None
     lock: Any = field(default_factory=_process_lock)
+    threads: int | None = field(default_factory=torch_threads)
     _last_subset: EnsembleSampler | None = field(default=None, init=False, repr=False)
 
     dtype: ClassVar[np.dtype[np.float32]] = np.dtype("float32")
@@ -126,8 +135,6 @@ class EnsembleSampler:
         XcvaeError
             The data do not fit the model, or an option or a post-processor is wrong.
         """
-        from xcvae.generator.tiling import tile_size
-
         spec = model.spec
         divides = model.origin is not None and model.architecture.constrain > 0
         if request.postprocess is None and divides:
@@ -140,7 +147,7 @@ class EnsembleSampler:
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
         pipeline.dry_run(Context(spec, request.mode, first), size)
         dims = spec.y, spec.x
-        tile = tile_size(request.tile, dict(zip(dims, size, strict=True)), model.architecture)
+        tile = _tile_of(request, dict(zip(dims, size, strict=True)), model)
         labels = labels_of(prepared, spec.sample)
         shape = (len(request.numbers), len(labels), *size)
         chunks = plan_chunks(request.chunks, sizes=shape, sample=spec.sample)
@@ -165,7 +172,7 @@ class EnsembleSampler:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process: the model comes from its file, and goes to its device."""
-        self.__dict__.update(state)
+        self.__dict__.update(state, threads=None)
         self.model.to(self.request.device)
 
     @property
@@ -182,7 +189,7 @@ class EnsembleSampler:
     @property
     def tile(self) -> tuple[int, int] | None:
         """Rows and columns of the tiles that maps are drawn in; None: in one piece."""
-        if self.request.tile is None:
+        if not isinstance(self.request.tile, Mapping):
             return None
         rows, columns = self.request.tile.values()
         return rows, columns
@@ -291,8 +298,8 @@ class EnsembleSampler:
         if any(variable.chunks is not None for variable in prepared.variables.values()):
             # Lazy data: without this, the graph of the whole would travel with every subset.
             (prepared,) = optimize(prepared)  # type: ignore[no-untyped-call]
-        # On a CPU a draw per core makes more than one draw on all cores; in tiles, which are there
-        # to save memory, and on a GPU it is one after the other.
+        # On a CPU a draw per core makes more than one draw on all cores. In tiles, which are there
+        # to save memory, one draw has all cores; on a GPU it is one after the other too.
         one_by_one = self.request.tile is not None or self.model.device.type != "cpu"
         return replace(
             self,
@@ -378,6 +385,7 @@ class EnsembleSampler:
         """Draw from the network, with the noise that belongs to the labels."""
         request = self.request
         batch = self.model.batches(block).load(slice(None))
+        threads = self.threads or torch_threads()
         with self.lock, one_thread_if_digits_differ(self.model.device):
             return self.model.draw(
                 batch,
@@ -392,6 +400,7 @@ class EnsembleSampler:
                 times=None if self.times is None else [self.times[i] for i in samples],
                 timescales=None if self.times is None else timescales_of(self.model, request),
                 limits=self._limits(block),
+                threads=threads,
             )
 
     def _numbers(self, realizations: np.ndarray) -> list[int]:
@@ -525,6 +534,36 @@ def _prepared(ds: xr.Dataset, model: Model, mode: str, storms: StormPipeline) ->
     return unmask_unobserved(prepared, spec, model.valid) if mode == "prior" else prepared
 
 
+def _tile_of(
+    request: SampleRequest, domain: dict[str, int], model: Model
+) -> tuple[int, int] | None:
+    """Return rows and columns of the tiles; None for one piece, with a warning if it is too large.
+
+    Raises
+    ------
+    ConfigError
+        The tile has other dims, or is too small.
+    """
+    from xcvae.generator.memory import available_memory, choose_tile, draw_bytes
+    from xcvae.generator.splitting import tile_size
+
+    available, tile = available_memory(model.device), request.tile
+    if isinstance(tile, str):
+        draws = threads_of_draws() if request.store is not None and runs_in_threads() else 1
+        tile = choose_tile(
+            domain, model.architecture, available=available, draws=draws, threads=torch_threads()
+        )
+    rows, columns = domain.values()
+    needed = draw_bytes((rows, columns), model.architecture)
+    if tile is None and needed > available:
+        warnings.warn(
+            f"a map of {rows} by {columns} pixels in one piece takes about {needed / 1e9:.1f} GB "
+            f"of memory, and {available / 1e9:.1f} GB are free. Draw it in tiles: tile='auto'.",
+            stacklevel=4,
+        )
+    return tile_size(tile, domain, model.architecture)
+
+
 def _times_of(prepared: xr.Dataset, model: Model, request: SampleRequest) -> list[int] | None:
     """Return the times of the samples if members evolve; check that timescales are known."""
     if request.temporal == "independent":
@@ -609,81 +648,6 @@ def _check(part: xr.Dataset, spec: DataSpec, mode: str) -> None:
     check_values(part, spec, masked=True)
     if mode == "posterior" and spec.target in part:
         check_observed(part, spec)
-
-
-def reference_fields(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -> np.ndarray:
-    """Return the reference rain of each sample, which ``min_mass`` is a share of.
-
-    This is the observed target where ``block`` has it, else the first aligned precipitation
-    condition, stretched onto the fine grid.
-
-    Parameters
-    ----------
-    block
-        Prepared samples, in memory.
-    spec
-        What the model knows about the data.
-    size
-        Rows and columns of the fine grid.
-
-    Returns
-    -------
-    numpy.ndarray
-        (sample, y, x) in the units of the target.
-
-    Raises
-    ------
-    MissingVariableError
-        The samples have neither.
-    """
-    if spec.target in block:
-        return np.asarray(block[spec.target].values)
-    return _stretched(block, _rain_condition(block, spec), spec, size)
-
-
-def check_reference(prepared: xr.Dataset, spec: DataSpec) -> None:
-    """Check that the samples have a reference for the rain of members.
-
-    Raises
-    ------
-    MissingVariableError
-        The samples have neither the target nor an aligned precipitation condition.
-    UnitsError
-        The condition is not in units that convert into those of the target.
-    """
-    if spec.target not in prepared:
-        _scale(_rain_condition(prepared, spec), spec)
-
-
-def _rain_condition(ds: xr.Dataset, spec: DataSpec) -> VariableSpec:
-    for variable in spec.variables:
-        if variable.precipitation and variable.aligned and variable.role == "condition":
-            return variable
-    raise MissingVariableError.of(
-        "min_mass",
-        expected=f"the target '{spec.target}' or a precipitation condition that covers it, "
-        "to know how much rain a sample should have",
-        got=f"only {', '.join(map(str, ds.data_vars)) or 'no variables'}",
-        remedy="Keep the target in the Dataset, or leave min_mass out.",
-    )
-
-
-def _scale(variable: VariableSpec, spec: DataSpec) -> float:
-    return factor(variable.units, spec.units, what=f"condition '{variable.name}'")
-
-
-def _stretched(
-    block: xr.Dataset, variable: VariableSpec, spec: DataSpec, size: tuple[int, int]
-) -> np.ndarray:
-    """Stretch a coarse condition onto the fine grid, in the units of the target."""
-    fine = block[variable.name].values
-    if variable.stretched:
-        rows, columns = stretching(block, variable, spec, size)
-        if variable.gaps:
-            fine = stretch_known(fine, rows, columns)
-        else:
-            fine = np.einsum("yi,sij,xj->syx", rows, fine, columns)
-    return np.asarray(_scale(variable, spec) * fine)
 
 
 def parts_of(identity: Mapping[str, Any] | None) -> list[int]:

@@ -11,9 +11,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import DataError, EmptySelectionError, MismatchError, nearest
+from xcvae.errors import (
+    DataError,
+    EmptySelectionError,
+    MismatchError,
+    MissingVariableError,
+    nearest,
+)
 from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch_weights
 from xcvae.fields.dataspec import DataSpec, VariableSpec
+from xcvae.fields.units import factor
 from xcvae.fields.validation import refuse_packed
 
 #: Relative difference up to which two spacings of one kind, or two ratios of grids, are the same.
@@ -505,3 +512,78 @@ def _continued(values: NDArray[np.float64], factor: int, axis: int) -> NDArray[n
     first, second = np.take(values, low, axis), np.take(values, low + 1, axis)
     between: NDArray[np.float64] = first + share * (second - first)
     return between
+
+
+def reference_fields(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -> NDArray[Any]:
+    """Return the reference rain of each sample, which ``min_mass`` is a share of.
+
+    This is the observed target where ``block`` has it, else the first aligned precipitation
+    condition, stretched onto the fine grid.
+
+    Parameters
+    ----------
+    block
+        Prepared samples, in memory.
+    spec
+        What the model knows about the data.
+    size
+        Rows and columns of the fine grid.
+
+    Returns
+    -------
+    numpy.ndarray
+        (sample, y, x) in the units of the target.
+
+    Raises
+    ------
+    MissingVariableError
+        The samples have neither.
+    """
+    if spec.target in block:
+        return np.asarray(block[spec.target].values)
+    return _stretched_rain(block, _rain_condition(block, spec), spec, size)
+
+
+def check_reference(prepared: xr.Dataset, spec: DataSpec) -> None:
+    """Check that the samples have a reference for the rain of members.
+
+    Raises
+    ------
+    MissingVariableError
+        The samples have neither the target nor an aligned precipitation condition.
+    UnitsError
+        The condition is not in units that convert into those of the target.
+    """
+    if spec.target not in prepared:
+        _scale(_rain_condition(prepared, spec), spec)
+
+
+def _rain_condition(ds: xr.Dataset, spec: DataSpec) -> VariableSpec:
+    for variable in spec.variables:
+        if variable.precipitation and variable.aligned and variable.role == "condition":
+            return variable
+    raise MissingVariableError.of(
+        "min_mass",
+        expected=f"the target '{spec.target}' or a precipitation condition that covers it, "
+        "to know how much rain a sample should have",
+        got=f"only {', '.join(map(str, ds.data_vars)) or 'no variables'}",
+        remedy="Keep the target in the Dataset, or leave min_mass out.",
+    )
+
+
+def _scale(variable: VariableSpec, spec: DataSpec) -> float:
+    return factor(variable.units, spec.units, what=f"condition '{variable.name}'")
+
+
+def _stretched_rain(
+    block: xr.Dataset, variable: VariableSpec, spec: DataSpec, size: tuple[int, int]
+) -> NDArray[Any]:
+    """Stretch a coarse condition onto the fine grid, in the units of the target."""
+    fine = block[variable.name].values
+    if variable.stretched:
+        rows, columns = stretching(block, variable, spec, size)
+        if variable.gaps:
+            fine = stretch_known(fine, rows, columns)
+        else:
+            fine = np.einsum("yi,sij,xj->syx", rows, fine, columns)
+    return np.asarray(_scale(variable, spec) * fine)

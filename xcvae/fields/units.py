@@ -91,7 +91,9 @@ def parse(units: str) -> Any:
         # A dimension of its own: converts to nothing else, as a logarithm must not.
         registry.define("dBZ = [reflectivity]")
     try:
-        quantity = registry(spelling)
+        quantity: Any = registry(spelling)
+        if isinstance(quantity, int | float):  # pint before 0.25 returns plain numbers
+            quantity = registry.Quantity(quantity)
         if quantity.magnitude == 1:
             # Arithmetic would turn an offset unit (degC) into its base unit.
             quantity = registry.Quantity(1.0, quantity.units)

@@ -349,6 +349,7 @@ class Model:
         times: Sequence[int] | None = None,
         timescales: Sequence[float] | None = None,
         limits: NDArray[np.float64] | None = None,
+        threads: int = 1,
     ) -> NDArray[np.float32]:
         """Draw members of every sample of a batch.
 
@@ -367,7 +368,7 @@ class Model:
         temperature
             Factor of the spread of every latent; 1 is the calibrated spread.
         tile
-            Rows and columns of the tiles that the domain is drawn in, one after the other; the
+            Rows and columns of the tiles that the domain is drawn in; the
             result differs from a draw in one piece by rounding. None draws in one piece.
         times
             Times of the samples in microseconds, for members that evolve in time; None for
@@ -378,6 +379,8 @@ class Model:
         limits
             Largest rain of a pixel, one for each sample, such as those of `limits`. Default: twice
             the maximum of the record.
+        threads
+            Tiles that are drawn at a time on a CPU.
 
         Returns
         -------
@@ -404,6 +407,7 @@ class Model:
             tile=tile,
             axes=axes,
             limits=limits,
+            threads=threads,
         )
 
     def limits(self, prepared: xr.Dataset) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,9 +16,11 @@ from xcvae.errors import OutOfMemoryError
 from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import autocast
+from xcvae.generator.memory import FEATURE_BYTES, STATE_BYTES
 from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.noise import Address, TimeAxis
-from xcvae.generator.tiling import DrawBatch, TiledDomain, WholeDomain, split_domain
+from xcvae.generator.splitting import Place, split_domain
+from xcvae.generator.tiling import DrawBatch, TiledDomain, WholeDomain
 
 #: Limits of pixels and of fields per draw batch. More fields are no faster on a CPU, a GPU needs
 #: many to be busy, and on large maps one field uses the whole device.
@@ -26,6 +28,7 @@ MAX_PIXELS, MAX_FIELDS = {"cpu": 2**18, "cuda": 2**20}, {"cpu": 8, "cuda": 64}
 
 #: Member, sample, rows and columns of a field in the array of members.
 Index = tuple[int, int, slice, slice]
+Pairs = list[tuple[int, int]]
 _Copy = tuple[Tensor, torch.cuda.Event | None, NDArray[np.float32], list[Index]]
 
 
@@ -60,6 +63,7 @@ class FieldSampler:
         tile: tuple[int, int] | None = None,
         axes: Sequence[TimeAxis | None] | None = None,
         limits: NDArray[np.float64] | None = None,
+        threads: int = 1,
     ) -> NDArray[np.float32]:
         """Draw members of every sample.
 
@@ -79,6 +83,8 @@ class FieldSampler:
             Time axis of each level, coarsest first; None for members that do not evolve.
         limits
             Largest value of a pixel of each sample; by default ``limit`` for all.
+        threads
+            Tiles that are drawn at a time on a CPU.
 
         Returns
         -------
@@ -94,7 +100,7 @@ class FieldSampler:
             limits = np.full(len(batch), self.limit)
         options = DrawBatch((), released, temperature, self.device, axes)
         attempt = functools.partial(
-            self._draw, batch, addresses, options, tile=tile,
+            self._draw, batch, addresses, options, tile=tile, threads=threads,
             limits=torch.as_tensor(limits, dtype=torch.float64, device=self.device),
         )  # fmt: skip
         try:
@@ -114,36 +120,32 @@ class FieldSampler:
         options: DrawBatch,
         *,
         tile: tuple[int, int] | None,
+        threads: int,
         limits: Tensor,
     ) -> NDArray[np.float32]:
         pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
         out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
-        posterior = options.posterior
-        domain = self._domain(batch, tile, posterior=posterior)
-        tiled = isinstance(domain, TiledDomain)
-        size = tile if tiled and tile else (batch.c.shape[-2], batch.c.shape[-1])
-        together = draw_batch_size(self.device.type, size, tiled=tiled)
+        domain = self._domain(batch, tile, posterior=options.posterior, threads=threads)
+        together, padding = self._draw_batch(domain, batch, tile)
         host_copy = HostCopy(self.device)
         encoded: dict[int, Encoded] = {}
         for start in range(0, len(pairs), together):
             part = pairs[start : start + together]
             # Padded with copies: the batch size decides on the last digits of a convolution.
-            padded = part + [part[-1]] * (together - len(part))
+            padded = part + [part[-1]] * (together - len(part)) if padding else part
             samples = [s for s, _ in padded]
-            # Samples are encoded one by one, once for all their members.
-            encoded = {
-                s: encoded[s] if s in encoded else domain.encode(batch, s, posterior=posterior)
-                for s in dict.fromkeys(samples)
-            }
-            joined = Encoded.join([encoded[s] for s in samples])
+            encoded = _encode(domain, batch, samples, encoded, posterior=options.posterior)
             noise = [addresses[m][s] for s, m in padded]
             # Where block means are kept, the network itself caps: a cap afterwards loses rain.
-            highest = limits[samples]
-            draw_batch = replace(options, addresses=noise, ceilings=self._ceilings(highest))
-            for (rows, columns), output in domain.draw(batch, samples, joined, draw_batch):
-                places = [(m, s, rows, columns) for s, m in part]
-                fields = self._physical(output[: len(part)], highest[: len(part)])
-                host_copy.submit(fields, out, places)
+            ceilings = self._ceilings(limits[samples])
+            draw_batch = replace(options, addresses=noise, ceilings=ceilings)
+
+            def write(place: Place, rows: slice, output: Tensor, part: Pairs = part) -> None:
+                own = part[rows]
+                fields = self._physical(output[: len(own)], limits[[s for s, _ in own]])
+                host_copy.submit(fields, out, [(m, s, *place) for s, m in own])
+
+            domain.draw(batch, samples, encoded, draw_batch, write)
         host_copy.flush()
         out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
         return out
@@ -194,14 +196,25 @@ class FieldSampler:
             )
         return reports
 
+    def _draw_batch(
+        self, domain: WholeDomain | TiledDomain, batch: Batch, tile: tuple[int, int] | None
+    ) -> tuple[int, bool]:
+        """Return the number of fields per draw batch, and True if batches are padded to it."""
+        if isinstance(domain, TiledDomain) and self.device.type == "cpu":
+            return domain.members_at_once(STATE_BYTES), False
+        size = (batch.c.shape[-2], batch.c.shape[-1])
+        if isinstance(domain, TiledDomain) and tile is not None:
+            size = tile
+        return draw_batch_size(self.device.type, size), True
+
     def _domain(
-        self, batch: Batch, tile: tuple[int, int] | None, *, posterior: bool
+        self, batch: Batch, tile: tuple[int, int] | None, *, posterior: bool, threads: int
     ) -> WholeDomain | TiledDomain:
         size = (batch.c.shape[-2], batch.c.shape[-1])
         if tile is None or (tile[0] >= size[0] and tile[1] >= size[1]):
             return WholeDomain(self.network, self.device)
         split = split_domain(self.network, size, tile, posterior=posterior, side=batch.side)
-        return TiledDomain(self.network, self.device, size, split)
+        return TiledDomain(self.network, self.device, size, split, threads, FEATURE_BYTES)
 
     def _ceilings(self, limits: Tensor) -> Tensor | None:
         """Return limits in normalised space, where the network caps; else None."""
@@ -244,6 +257,21 @@ class LevelReport:
     active: float
 
 
+def _encode(
+    domain: WholeDomain | TiledDomain,
+    batch: Batch,
+    samples: Sequence[int],
+    known: Mapping[int, Encoded],
+    *,
+    posterior: bool,
+) -> dict[int, Encoded]:
+    """Encode samples one by one, once for all their members; ``known`` has those of before."""
+    return {
+        s: known[s] if s in known else domain.encode(batch, s, posterior=posterior)
+        for s in dict.fromkeys(samples)
+    }
+
+
 def release_shares(position: float, levels: int) -> list[float]:
     """Return the share of each level's latents, coarsest first, that follow the prior.
 
@@ -266,7 +294,7 @@ def release_shares(position: float, levels: int) -> list[float]:
     return [min(1.0, max(0.0, released - (levels - 1 - level))) for level in range(levels)]
 
 
-def draw_batch_size(device: str, size: tuple[int, int], *, tiled: bool = False) -> int:
+def draw_batch_size(device: str, size: tuple[int, int]) -> int:
     """Return the number of fields per draw batch.
 
     The number depends on the kind of device and the size of the maps only, and batches are padded
@@ -280,8 +308,6 @@ def draw_batch_size(device: str, size: tuple[int, int], *, tiled: bool = False) 
         ``"cpu"`` or ``"cuda"``.
     size
         Rows and columns that go through the network at a time.
-    tiled
-        True for tiles, whose conditions are encoded again in every batch.
 
     Examples
     --------
@@ -290,8 +316,6 @@ def draw_batch_size(device: str, size: tuple[int, int], *, tiled: bool = False) 
     ([8, 1], 64)
     """
     most = MAX_FIELDS[device]
-    if tiled and device == "cpu":
-        return most
     fitting = max(1, MAX_PIXELS[device] // math.prod(size))
     return min(most, 1 << (fitting.bit_length() - 1))
 
@@ -356,6 +380,6 @@ def _out_of_memory(
         "device",
         expected=f"memory for maps of {rows} by {columns} pixels",
         got=str(error).splitlines()[0],
-        remedy="Draw in (smaller) tiles, such as tile={'y': 256, 'x': 256}, give the device to "
-        "this process alone, or use device='cpu'.",
+        remedy="Draw in tiles (tile='auto'), or smaller ones, such as tile={'y': 256, 'x': 256}; "
+        "give the device to this process alone, or use device='cpu'.",
     )

@@ -1,29 +1,36 @@
 """Draw batches of a whole domain, or of a domain in tiles.
 
 The coarse levels of the ladder are drawn for the whole domain, the fine ones tile by tile. The seam
-is the level between them: its cells are the unit of all cuts. The window of a tile, which goes
-through the network, is so much wider than its core that no wrong value at a cut reaches the core.
+is the level between them: its cells are the unit of all cuts. On a CPU the members of a tile are
+drawn one by one, so that their maps stay in the caches, and several tiles at a time, one in each
+thread; on a GPU tiles follow each other, and the members of a draw batch are drawn together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NoReturn
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from xcvae.errors import ConfigError
 from xcvae.fields.batches import Batch
 from xcvae.generator.device import autocast
-from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.ladder import Encoded, Ladder
-from xcvae.generator.noise import Address, TimeAxis, Window, level_origins, normal_maps
+from xcvae.generator.noise import Address, TimeAxis, Window, normal_maps
+from xcvae.generator.splitting import Place, Split, Tile
 
-#: Rows and columns of the domain.
-Place = tuple[slice, slice]
+T = TypeVar("T")
+R = TypeVar("R")
+#: Takes rows and columns of a part of the domain, members that were drawn together, and values.
+Write = Callable[[Place, slice, Tensor], None]
+
+#: Cells of a map up to which kernels for a batch of one differ in last digits from those for more.
+SMALL_MAP = 2**10
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,36 @@ class DrawBatch:
                 ceilings=self.ceilings,
             ).output
 
+    def descend_alone(
+        self,
+        network: Ladder,
+        encoded: Encoded,
+        windows: Sequence[Window],
+        state: Tensor | None = None,
+    ) -> Tensor:
+        """Descend for a single member, with the bits that it has in a batch of several.
+
+        oneDNN has other kernels for a single small map (differences were found up to 20 x 20
+        cells in float32, none in larger maps and none between batches of two and of eight): these
+        levels, which cost little, are drawn twice.
+        """
+        small = sum(window.shape[-2] * window.shape[-1] <= SMALL_MAP for window in windows)
+        if small:
+            ceilings = None if self.ceilings is None else torch.cat([self.ceilings] * 2)
+            pair = replace(self, addresses=[*self.addresses] * 2, ceilings=ceilings)
+            twice = Encoded.join([encoded.part(0, small)] * 2)
+            above = None if state is None else torch.cat([state] * 2)
+            state = pair.descend(network, twice, windows[:small], above)[:1]
+        if small == len(windows):
+            assert state is not None
+            return state
+        return self.descend(network, encoded.part(small, len(windows)), windows[small:], state)
+
+    def of(self, rows: slice) -> DrawBatch:
+        """Return the draw batch of some members."""
+        ceilings = None if self.ceilings is None else self.ceilings[rows]
+        return replace(self, addresses=self.addresses[rows], ceilings=ceilings)
+
     def _order(self, windows: Sequence[Window]) -> list[Tensor | None] | None:
         """Deviates that rank the latents for release, the same for all members of a storm."""
         if self.released is None:
@@ -139,18 +176,19 @@ class WholeDomain(_Domain):
         return self._encode(batch.take([sample]), posterior=posterior)
 
     def draw(
-        self, batch: Batch, samples: Sequence[int], encoded: Encoded, draw_batch: DrawBatch
-    ) -> Iterator[tuple[Place, Tensor]]:
-        """Draw a member of each of ``samples`` in one piece.
-
-        Yields
-        ------
-        place, output
-            Rows and columns of the piece, and its values, (members, 1, y, x).
-        """
+        self,
+        batch: Batch,
+        samples: Sequence[int],
+        encoded: Mapping[int, Encoded],
+        draw_batch: DrawBatch,
+        write: Write,
+    ) -> None:
+        """Draw a member of each of ``samples`` in one piece; see `TiledDomain.draw`."""
         shapes = self.network.shapes(batch.c.shape[-2], batch.c.shape[-1])
         windows = [Window(level, shape) for level, shape in enumerate(shapes)]
-        yield (slice(None), slice(None)), draw_batch.descend(self.network, encoded, windows)
+        joined = Encoded.join([encoded[s] for s in samples])
+        output = draw_batch.descend(self.network, joined, windows)
+        write((slice(None), slice(None)), slice(0, len(samples)), output)
 
 
 @dataclass(frozen=True)
@@ -165,21 +203,34 @@ class TiledDomain(_Domain):
         Rows and columns of the domain.
     split
         Tiles from `split_domain`.
+    threads
+        Tiles that are drawn at a time on a CPU.
+    budget
+        Bytes for the features of tiles that are stored, so that they are not encoded again.
     """
 
     size: tuple[int, int]
     split: Split
+    threads: int = 1
+    budget: int = 0
+    _stored: dict[tuple[int, int], Encoded] = field(default_factory=dict, repr=False)
 
     def encode(self, batch: Batch, sample: int, *, posterior: bool) -> Encoded:
         """Encode a sample for the levels above the tiles, once for all its members."""
         fine = self.split.fine
         if fine == len(self.network.levels):
             return Encoded([], [] if posterior else None, None, None, None, self.size)
-        vector, seam = None, _Seam(self.split.cell, self.size)
-        for tile in self.split.tiles:
+        seam = _Seam(self.split.cell, self.size)
+
+        def encode(number: int) -> Tensor | None:
+            tile = self.split.tiles[number]
             encoded = self._encode_window(batch, sample, tile, levels=fine + 1, posterior=posterior)
             seam.write(tile, [encoded.guides[0], *(encoded.features or [])[:1]])
-            vector = encoded.vector
+            self._store(sample, number, encoded.part(1, fine + 1))
+            return encoded.vector
+
+        self._stored.clear()
+        vector = self._for_each(encode, range(len(self.split.tiles)))[0]
         pyramids = [self.network.encode_condition, self.network.encode_target]
         with torch.inference_mode(), autocast(self.device):
             guides, *features = (
@@ -189,8 +240,13 @@ class TiledDomain(_Domain):
         return Encoded(guides, features[0] if posterior else None, vector, None, None, self.size)
 
     def draw(
-        self, batch: Batch, samples: Sequence[int], encoded: Encoded, draw_batch: DrawBatch
-    ) -> Iterator[tuple[Place, Tensor]]:
+        self,
+        batch: Batch,
+        samples: Sequence[int],
+        encoded: Mapping[int, Encoded],
+        draw_batch: DrawBatch,
+        write: Write,
+    ) -> None:
         """Draw a member of each of ``samples``, tile by tile.
 
         Parameters
@@ -200,31 +256,123 @@ class TiledDomain(_Domain):
         samples
             Rows of the batch, one per member.
         encoded
-            Result of `encode`, one row per member.
+            Result of `encode` by sample.
         draw_batch
             Noise and options.
-
-        Yields
-        ------
-        place, output
-            Rows and columns of the core of a tile, and its values, (members, 1, y, x).
+        write
+            Takes rows and columns of the core of a tile, the members that were drawn together,
+            and their values, (members, 1, y, x). Called from several threads on a CPU.
         """
-        state = None
-        if encoded.guides:
-            shapes = self.network.shapes(*self.size)[: len(encoded.guides)]
-            windows = [Window(level, shape) for level, shape in enumerate(shapes)]
-            state = draw_batch.descend(self.network, encoded, windows)
-        for tile in self.split.tiles:
-            seen = {
-                s: self._encode_window(
-                    batch, s, tile, levels=self.split.fine, posterior=draw_batch.posterior
-                )
-                for s in dict.fromkeys(samples)
-            }
-            joined = Encoded.join([seen[s] for s in samples])
-            above = None if state is None else state[..., *_cells(tile.window, self.split.cell)]
-            output = draw_batch.descend(self.network, joined, self.windows(tile), above)
-            yield tile.core, output[..., *tile.inside]
+        passes = self._passes(len(samples))
+        states = self._for_each(
+            lambda rows: self._draw_coarse(encoded, samples[rows], draw_batch.of(rows)), passes
+        )
+
+        def draw(number: int) -> None:
+            tile, seen = self.split.tiles[number], dict[int, Encoded]()
+            for rows, state in zip(passes, states, strict=True):
+                own = set(samples[rows])
+                seen = {s: one for s, one in seen.items() if s in own} | {
+                    s: self._features(batch, s, number, posterior=draw_batch.posterior)
+                    for s in own - seen.keys()
+                }
+                joined = _joined([seen[s] for s in samples[rows]])
+                write(tile.core, rows, self._draw_tile(draw_batch.of(rows), joined, tile, state))
+
+        self._for_each(draw, range(len(self.split.tiles)))
+
+    def members_at_once(self, budget: int) -> int:
+        """Return the number of members whose maps at the seam take so many bytes, at least one."""
+        above = list(self.network.levels)[: -self.split.fine]
+        if not above:
+            return 2**16
+        cells = math.prod(-(-length // self.split.cell) for length in self.size)
+        return max(1, budget // (4 * cells * above[-1].prior.in_channels))
+
+    def _passes(self, members: int) -> list[slice]:
+        """Return the members that go through the network together: one, or on a GPU all."""
+        if self.device.type != "cpu":
+            return [slice(0, members)]
+        return [slice(row, row + 1) for row in range(members)]
+
+    def _draw_coarse(
+        self, encoded: Mapping[int, Encoded], samples: Sequence[int], draw_batch: DrawBatch
+    ) -> Tensor | None:
+        """Draw the levels above the tiles for the whole domain; None if there are none."""
+        joined = _joined([encoded[s] for s in samples])
+        if not joined.guides:
+            return None
+        shapes = self.network.shapes(*self.size)[: len(joined.guides)]
+        windows = [Window(level, shape) for level, shape in enumerate(shapes)]
+        return self._descend(draw_batch, joined, windows)
+
+    def _draw_tile(
+        self, draw_batch: DrawBatch, encoded: Encoded, tile: Tile, state: Tensor | None
+    ) -> Tensor:
+        """Draw the fine levels of a tile; return its core.
+
+        The finer the level, the less of the window can still reach the core, and only that is
+        computed.
+        """
+        origin: Place = (slice(0, 0), slice(0, 0))  # the state of the seam covers the domain
+        cell = self.split.cell
+        places = self.split.places(tile)
+        for level, (place, window) in enumerate(zip(places, self.windows(tile), strict=True)):
+            if state is not None:
+                state = state[..., *_cells(_relative(place, origin), cell)]
+            cell //= 2
+            part = encoded.part(level, level + 1)
+            inside = _relative(place, tile.window)
+            state = self._descend(draw_batch, _cut(part, inside, cell), [window], state)
+            origin = place
+        assert state is not None
+        return state[..., *_relative(tile.core, origin)]
+
+    def _descend(
+        self,
+        draw_batch: DrawBatch,
+        encoded: Encoded,
+        windows: Sequence[Window],
+        state: Tensor | None = None,
+    ) -> Tensor:
+        alone = self.device.type == "cpu" and len(draw_batch.addresses) == 1
+        descend = draw_batch.descend_alone if alone else draw_batch.descend
+        return descend(self.network, encoded, windows, state)
+
+    def _for_each(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Call a function for each item, in several threads on a CPU."""
+        threads = min(self.threads, len(items)) if self.device.type == "cpu" else 1
+        if threads <= 1:
+            return [function(item) for item in items]
+        number = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(
+                threads, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                return list(pool.map(function, items))
+        finally:
+            # New threads start with the number that any thread has set last.
+            torch.set_num_threads(number)
+
+    def _features(self, batch: Batch, sample: int, number: int, *, posterior: bool) -> Encoded:
+        """Return the features of a tile for the fine levels, stored ones if there are."""
+        stored = self._stored.get((sample, number))
+        if stored is not None:
+            return stored
+        tile, fine = self.split.tiles[number], self.split.fine
+        encoded = self._encode_window(batch, sample, tile, levels=fine, posterior=posterior)
+        self._store(sample, number, encoded)
+        return encoded
+
+    def _store(self, sample: int, number: int, encoded: Encoded) -> None:
+        """Store the features of a tile while the budget lasts."""
+        used = sum(one.nbytes for one in list(self._stored.values()))
+        if used + encoded.nbytes <= self.budget:
+            # Copies: these two are views of all conditions of the window.
+            base, coarse = (
+                None if maps is None else maps.clone() for maps in (encoded.base, encoded.coarse)
+            )
+            self._stored[sample, number] = replace(encoded, base=base, coarse=coarse)
 
     def _encode_window(
         self, batch: Batch, sample: int, tile: Tile, *, levels: int, posterior: bool
@@ -235,16 +383,46 @@ class TiledDomain(_Domain):
         return self._encode(part, posterior=posterior, levels=levels)
 
     def windows(self, tile: Tile) -> list[Window]:
-        """Return the rectangles of a tile on the fine levels, coarsest first."""
-        fine, patch = self.split.fine, self.network.patch
-        above = len(self.network.levels) - fine
-        rows, columns = tile.window
-        origins = level_origins((rows.start // patch, columns.start // patch), fine)
-        shapes = self.network.shapes(*tile.shape)[above:]
-        return [
-            Window(above + level, shape, origin)
-            for level, (shape, origin) in enumerate(zip(shapes, origins, strict=True))
-        ]
+        """Return the rectangles of a tile that its fine levels compute, coarsest first."""
+        fine = self.split.fine
+        above, found = len(self.network.levels) - fine, list[Window]()
+        for level, place in enumerate(self.split.places(tile)):
+            rows, columns = _cells(place, self.split.cell // 2 ** (level + 1))
+            shape = (
+                self.network.latents[above + level],
+                rows.stop - rows.start,
+                columns.stop - columns.start,
+            )
+            found.append(Window(above + level, shape, (rows.start, columns.start)))
+        return found
+
+
+def _relative(place: Place, window: Place) -> Place:
+    """Return a place as a part of a window."""
+    rows, columns = (
+        slice(own.start - whole.start, own.stop - whole.start)
+        for own, whole in zip(place, window, strict=True)
+    )
+    return rows, columns
+
+
+def _cut(encoded: Encoded, place: Place, cell: int) -> Encoded:
+    """Cut a part out of the features of one level, whose cells have a side of some pixels."""
+    cells = _cells(place, cell)
+    features = encoded.features
+    return replace(
+        encoded,
+        guides=[maps[..., *cells] for maps in encoded.guides],
+        features=None if features is None else [maps[..., *cells] for maps in features],
+        base=None if encoded.base is None else encoded.base[..., *place],
+        coarse=None if encoded.coarse is None else encoded.coarse[..., *place],
+        size=(place[0].stop - place[0].start, place[1].stop - place[1].start),
+    )
+
+
+def _joined(parts: Sequence[Encoded]) -> Encoded:
+    """Concatenate encoded samples; a single one is not copied."""
+    return Encoded.join(parts) if len(parts) > 1 else parts[0]
 
 
 class _Seam:
@@ -254,13 +432,18 @@ class _Seam:
         self.cell = cell
         self.shape = tuple(-(-length // cell) for length in size)
         self.maps: list[Tensor] = []
+        self._lock = threading.Lock()
 
     def write(self, tile: Tile, maps: Sequence[Tensor]) -> None:
-        if not self.maps:
-            self.maps = [
-                one.new_empty((*one.shape[:2], *self.shape)).to(memory_format=torch.channels_last)
-                for one in maps
-            ]
+        """Write the core of a tile; tiles may come from several threads."""
+        with self._lock:
+            if not self.maps:
+                self.maps = [
+                    one.new_empty((*one.shape[:2], *self.shape)).to(
+                        memory_format=torch.channels_last
+                    )
+                    for one in maps
+                ]
         place, inside = _cells(tile.core, self.cell), _cells(tile.inside, self.cell)
         for whole, part in zip(self.maps, maps, strict=True):
             whole[..., *place] = part[..., *inside]
@@ -270,240 +453,3 @@ def _cells(place: Place, cell: int) -> Place:
     """Convert pixels to cells of the seam; an incomplete cell at the edge of the domain counts."""
     rows, columns = (slice(one.start // cell, -(-one.stop // cell)) for one in place)
     return rows, columns
-
-
-#: Cells that a change spreads in one convolution, and in the two of a residual block.
-CONVOLUTION, BLOCK = 1, 2
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A part of the domain, in pixels.
-
-    Attributes
-    ----------
-    core
-        Part whose values are used.
-    window
-        Part that goes through the network: the core with its halo.
-    """
-
-    core: Place
-    window: Place
-
-    @property
-    def inside(self) -> Place:
-        """The core as a part of the window."""
-        rows, columns = (
-            slice(core.start - window.start, core.stop - window.start)
-            for core, window in zip(self.core, self.window, strict=True)
-        )
-        return rows, columns
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the window."""
-        rows, columns = self.window
-        return rows.stop - rows.start, columns.stop - columns.start
-
-
-@dataclass(frozen=True)
-class Split:
-    """Division of the levels at the seam, and of the domain into tiles.
-
-    Attributes
-    ----------
-    fine
-        Number of levels below the seam.
-    cell
-        Pixels along a side of a cell of the seam.
-    halo
-        Smallest distance, in pixels, from a core to a cut side of its window.
-    tiles
-        Tiles, row by row. Their cores are whole cells of the seam and cover the domain once.
-    """
-
-    fine: int
-    cell: int
-    halo: int
-    tiles: tuple[Tile, ...]
-
-
-def tile_size(
-    tile: Mapping[str, int] | None, domain: Mapping[str, int], architecture: Architecture
-) -> tuple[int, int] | None:
-    """Return rows and columns of a tile that is given by dims.
-
-    Parameters
-    ----------
-    tile
-        Pixels by dim; a dim that is not named is not divided. None divides neither.
-    domain
-        Size of the maps by dim, y first.
-    architecture
-        Architecture of the model.
-
-    Returns
-    -------
-    pair of int or None
-        None if the domain fits into one tile.
-
-    Raises
-    ------
-    ConfigError
-        For other dims, and for tiles smaller than a cell of the second finest level.
-
-    Examples
-    --------
-    >>> tile_size({"y": 64}, {"y": 300, "x": 200}, Architecture((8, 8), (2, 2)))
-    (64, 200)
-    """
-    requested = tile or {}
-    for dim in requested:
-        if dim not in domain:
-            _refuse(
-                f"tile['{dim}']",
-                f"the dims of the maps, {' and '.join(domain)}",
-                dim,
-                "Name the dims as in the target, for example "
-                f"tile={{{', '.join(f'{name!r}: 256' for name in domain)}}}.",
-            )
-    smallest = 2 * architecture.patch
-    for dim, length in domain.items():
-        if requested.get(dim, length) < min(smallest, length):
-            _refuse(
-                f"tile['{dim}']",
-                f"at least {smallest} pixels, a cell of the second finest level",
-                requested[dim],
-                "Large tiles are fastest, because every tile has a halo: try 256.",
-            )
-    rows, columns = (min(requested.get(dim, length), length) for dim, length in domain.items())
-    return None if [rows, columns] == list(domain.values()) else (rows, columns)
-
-
-def rise_reach(network: Ladder, halvings: int) -> list[int]:
-    """Count the cells next to a cut that are wrong in the features of each level, finest first.
-
-    Parameters
-    ----------
-    network
-        The ladder.
-    halvings
-        Number of halvings from the finest level to the coarsest one of interest.
-    """
-    wrong = [CONVOLUTION]
-    for blocks in list(network.encode_condition.blocks)[:halvings]:
-        # Halving maps n wrong cells to ceil(n / 2); then the blocks spread them.
-        wrong.append(-(-wrong[-1] // 2) + BLOCK * len(blocks))
-    return wrong
-
-
-def reach(network: Ladder, fine: int, *, posterior: bool) -> int:
-    """Count the cells of the finest level next to a cut that are wrong in the output.
-
-    Parameters
-    ----------
-    network
-        The ladder.
-    fine
-        Number of levels that are drawn with the cut; the coarser ones have no cut.
-    posterior
-        True if the target is encoded, which takes one convolution more per level.
-    """
-    guides = rise_reach(network, fine - 1)[:fine]
-    wrong = 0
-    for level, guide in zip(list(network.levels)[-fine:], reversed(guides), strict=True):
-        mixed = CONVOLUTION if posterior else 0
-        wrong = max(2 * wrong, guide) + mixed + BLOCK * len(level.blocks)
-    return wrong + CONVOLUTION
-
-
-def split_domain(
-    network: Ladder,
-    size: tuple[int, int],
-    tile: tuple[int, int],
-    *,
-    posterior: bool,
-    side: int = 0,
-) -> Split:
-    """Divide a domain so that the largest map in the network is as small as possible.
-
-    A coarser seam makes the maps of the whole domain smaller, and the halos wider.
-
-    Parameters
-    ----------
-    network
-        The ladder.
-    size, tile
-        Rows and columns of the domain, and the largest ones of the core of a tile; the tile is
-        smaller along one side at least.
-    posterior
-        True if the target is encoded.
-    side
-        Pixels along a side of the blocks whose means are kept; 0 for that of the constraint.
-    """
-    levels = len(network.levels)
-    shortest = min(extent for extent, n in zip(tile, size, strict=True) if extent < n)
-    possible = [
-        _split(network, size, tile, fine=fine, posterior=posterior, side=side)
-        for fine in range(1, max(levels, 2))
-        if network.patch * 2**fine <= shortest
-    ]
-    return min(possible, key=lambda split: _largest_map(network, size, split))
-
-
-def _split(
-    network: Ladder,
-    size: tuple[int, int],
-    tile: tuple[int, int],
-    *,
-    fine: int,
-    posterior: bool,
-    side: int = 0,
-) -> Split:
-    cell = network.patch * 2**fine
-    halo = network.patch * reach(network, fine, posterior=posterior)
-    if fine < len(network.levels):
-        halo = max(halo, cell * rise_reach(network, fine)[fine])
-    step = cell
-    if network.constraint is not None:
-        # A block with a pixel in the core must be in the window as a whole, with right values.
-        side = side or network.constraint.side
-        halo, step = halo + side - 1, math.lcm(cell, side)
-    rows, columns = (
-        list(_along(length, longest, halo=halo, cell=cell, step=step))
-        for length, longest in zip(size, tile, strict=True)
-    )
-    tiles = [Tile((y, x), (high, wide)) for y, high in rows for x, wide in columns]
-    return Split(fine, cell, halo, tuple(tiles))
-
-
-def _along(
-    length: int, longest: int, *, halo: int, cell: int, step: int
-) -> Iterator[tuple[slice, slice]]:
-    """Yield cores and windows along an axis: cores of about the same length, in whole cells."""
-    if longest >= length:
-        yield slice(0, length), slice(0, length)
-        return
-    count = -(-length // (longest // cell * cell))
-    core = -(-length // (count * cell)) * cell
-    for start in range(0, length, core):
-        stop = min(start + core, length)
-        first = max(start - halo, 0) // step * step
-        last = -(-(stop + halo) // step) * step
-        yield slice(start, stop), slice(first, min(last, length))
-
-
-def _largest_map(network: Ladder, size: tuple[int, int], split: Split) -> float:
-    """Count the values of the largest map of one member: that of a window or of the seam."""
-    widest = max(math.prod(tile.shape) for tile in split.tiles) / network.patch**2
-    above = list(network.levels)[: -split.fine]
-    seam = math.prod(-(-length // split.cell) for length in size)
-    return max(
-        widest * network.levels[-1].prior.in_channels,
-        seam * above[-1].prior.in_channels if above else 0,
-    )
-
-
-def _refuse(where: str, expected: str, got: object, remedy: str) -> NoReturn:
-    raise ConfigError.of(where, expected=expected, got=repr(got), remedy=remedy)

@@ -71,6 +71,18 @@ def shared_threads() -> Iterator[int]:
         torch.set_num_threads(number)
 
 
+def torch_threads() -> int:
+    """Return the number of torch threads of what this thread computes."""
+    import torch
+
+    return int(torch.get_num_threads())
+
+
+def threads_of_draws() -> int:
+    """Return the number of regions of a store that threads of this process draw at a time."""
+    return _pool_size()
+
+
 def _pool_size() -> int:
     """Return the number of threads or processes of the pool of Dask."""
     from dask import config

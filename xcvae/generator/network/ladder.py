@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, TypeVar, cast
@@ -233,6 +233,18 @@ class Encoded:
     size: tuple[int, int]
     first: int = 0
     side: int = 0
+
+    def part(self, start: int, stop: int) -> Encoded:
+        """Return some of the encoded levels, counted from the coarsest of them."""
+        features = None if self.features is None else self.features[start:stop]
+        guides = self.guides[start:stop]
+        return replace(self, guides=guides, features=features, first=self.first + start)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all maps."""
+        maps = [*self.guides, *(self.features or []), self.base, self.coarse]
+        return sum(one.nbytes for one in maps if one is not None)
 
     @staticmethod
     def join(parts: Sequence[Encoded]) -> Encoded:

@@ -9,7 +9,7 @@ Members that evolve in time replace the label by knots of a time axis (`TimeAxis
 
 from __future__ import annotations
 
-from xcvae.generator.noise.address import Address, Window, level_origins
+from xcvae.generator.noise.address import Address, Window
 from xcvae.generator.noise.maps import backend, normal_maps
 from xcvae.generator.noise.philox_numpy import normals
 from xcvae.generator.noise.time_axis import TimeAxis, correlation
@@ -20,7 +20,6 @@ __all__ = [
     "Window",
     "backend",
     "correlation",
-    "level_origins",
     "normal_maps",
     "normals",
 ]

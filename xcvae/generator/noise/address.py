@@ -101,38 +101,6 @@ class Window:
         return range(top // ROWS, (top + height - 1) // ROWS + 1)
 
 
-def level_origins(origin: tuple[int, int], levels: int) -> list[tuple[int, int]]:
-    """Return the first row and column of a tile on every level, coarsest first.
-
-    Parameters
-    ----------
-    origin
-        Row and column on the finest level, each a multiple of 2^(levels - 1).
-    levels
-        Number of levels.
-
-    Raises
-    ------
-    ConfigError
-        If the origin is not on the grid of the coarsest level.
-
-    Examples
-    --------
-    >>> level_origins((64, 96), 3)
-    [(16, 24), (32, 48), (64, 96)]
-    """
-    step = 2 ** (levels - 1)
-    if any(first % step for first in origin):
-        raise ConfigError.of(
-            "tile",
-            expected=f"an origin in multiples of {step}, as a ladder of {levels} levels needs",
-            got=repr(origin),
-            remedy=f"Start the tile at rows and columns that are multiples of {step}.",
-        )
-    row, column = origin
-    return [(row >> shift, column >> shift) for shift in reversed(range(levels))]
-
-
 def address_words(addresses: Sequence[Address]) -> NDArray[np.uint32]:
     """Return `Address.words` of a batch, (addresses, 4)."""
     return np.array([address.words() for address in addresses], np.uint32).reshape(-1, 4)

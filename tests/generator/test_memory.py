@@ -1,0 +1,66 @@
+"""Memory of a draw, and the tiles that are chosen for it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from xcvae.generator.memory import (
+    _control_group,
+    _machine,
+    available_memory,
+    choose_tile,
+    draw_bytes,
+)
+from xcvae.generator.network.architecture import PRESETS
+
+SMALL = PRESETS["small"]
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("size", "available", "tile"),
+    [
+        ((300, 400), 8 * GB, None),
+        ((1024, 1024), 8 * GB, None),
+        ((1024, 1024), GB, (256, 256)),
+        ((2000, 800), 16 * GB, (1024, 800)),
+        ((3500, 7000), 16 * GB, (1024, 1024)),
+        ((3500, 7000), 5 * GB, (512, 512)),
+        ((200, 200), 10**6, None),  # smaller than the smallest tile
+    ],
+)
+def test_choose_tile(size, available, tile):
+    domain = dict(zip("yx", size, strict=True))
+    chosen = choose_tile(domain, SMALL, available=available)
+    assert chosen == (None if tile is None else dict(zip("yx", tile, strict=True)))
+
+
+def test_more_draws_at_a_time_need_smaller_tiles():
+    domain = {"y": 1024, "x": 1024}
+    assert choose_tile(domain, SMALL, available=2 * GB) is None
+    assert choose_tile(domain, SMALL, available=2 * GB, draws=8, threads=8) is not None
+
+
+def test_draw_bytes_grow_with_the_map_and_the_network():
+    # Measured peaks of a prior draw in float32: 280 and 600 bytes per pixel, with nothing else.
+    small, base = (draw_bytes((1024, 1024), PRESETS[name]) / 2**20 for name in ("small", "base"))
+    assert 280 < small < 600 < base < 1200
+
+
+def test_available_memory_is_that_of_this_machine():
+    assert 2**27 < available_memory(torch.device("cpu")) < 2**50
+
+
+def test_limits_of_control_groups_count(tmp_path):
+    assert _control_group(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert _control_group(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert _control_group(tmp_path) == 4000
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 300 kB\nMemAvailable: 200 kB\nHugePages_Total: 0\n")
+    assert _machine(meminfo) == 200 * 1024
