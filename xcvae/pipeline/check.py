@@ -58,7 +58,8 @@ def check_outputs(config: Config) -> None:
         The catalog cannot be read.
     """
     manifest, report = Manifest(config.output_folder), config.output_folder / "report"
-    products = {"report": ("report.html", "report.json", "captions.txt", "training.png")}
+    products: dict[str, tuple[str, ...]] = {}
+    products["report"] = ("report.html", "report.json", "captions.txt", "training.png")
     if config.diagnose is not None:
         products["diagnosis"] = ("diagnosis.txt", "diagnosis.json")
     for section in config.sample:
