@@ -345,11 +345,15 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _names_data(arguments: argparse.Namespace) -> bool:
+    """Tell if the argument of `sample` must be data, and not a configuration."""
+    suffix = Path(str(arguments.config)).suffix.lower()
+    return arguments.factor is not None or suffix in {".nc", ".nc4", ".zarr", ".grib", ".grib2"}
+
+
 def _sample(arguments: argparse.Namespace) -> int:
     """Draw the ensembles of a configuration, or one for the rain in a file."""
-    suffix = Path(str(arguments.config)).suffix.lower()
-    data = arguments.factor is not None or suffix in {".nc", ".nc4", ".zarr", ".grib", ".grib2"}
-    if arguments.model is None and arguments.store is None and not data:
+    if arguments.model is None and arguments.store is None and not _names_data(arguments):
         return _step(arguments)
     import xcvae
 
