@@ -110,7 +110,6 @@ def augment(
     CatalogError
         The name is used in the catalog for another store.
     """
-    check_dataset(ds)
     ensembles = [ensemble] if isinstance(ensemble, xr.Dataset) else list(ensemble)
     if not ensembles:
         raise ConfigError.of(
@@ -302,6 +301,7 @@ class _Pool:
 
 def _labelled(ds: xr.Dataset, sample: str) -> xr.Dataset:
     """Give samples without labels their positions."""
+    check_dataset(ds)
     if sample in ds.dims and sample not in ds.coords:
         return ds.assign_coords({sample: np.arange(ds.sizes[sample])})
     return ds

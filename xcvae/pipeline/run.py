@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from xcvae.config import Config
+from xcvae.config.schema import SampleSection
 from xcvae.errors import ConfigError, nearest
 from xcvae.files import check_writable
 from xcvae.pipeline.check import check_outputs, register_plugins
@@ -104,12 +105,9 @@ def _run(
     scored = []
     if "evaluate" in wanted or REPORT in wanted:
         for section in config.sample:
-            changed = steps.changed_storms(section)
-            if changed:
-                summary.scores[section.name] = (
-                    f"'{section.name}' is not scored: its storms ({', '.join(changed)}) were "
-                    "never observed"
-                )
+            unscored = _unscored(steps, section)
+            if unscored:
+                summary.scores[section.name] = unscored
                 continue
             _announce(progress, f"scoring '{section.name}'")
             scored.append(steps.evaluate(section))
@@ -126,6 +124,13 @@ def _run(
     write_readme(steps.folder)
     summary.written = products_of(steps, wanted)
     return summary
+
+
+def _unscored(steps: PipelineState, section: SampleSection) -> str:
+    """Say why an ensemble has no scores; empty for one that has."""
+    changed = ", ".join(steps.changed_storms(section))
+    why = f"'{section.name}' is not scored: its storms ({changed}) were never observed"
+    return why if changed else ""
 
 
 def _diagnose(steps: PipelineState, summary: Summary, *, requested: bool) -> None:

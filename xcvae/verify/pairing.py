@@ -214,8 +214,7 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
         The ensemble has no samples.
     """
     check_dataset(ds)
-    if isinstance(ensemble, xr.DataArray):
-        ensemble = ensemble.to_dataset(name="forecast" if ensemble.name is None else ensemble.name)
+    ensemble = _as_dataset(ensemble)
     record = _record(ensemble)
     spec = DataSpec.from_json(record["spec"]) if "spec" in record else None
     name = spec.target if spec is not None and spec.target in ensemble else _only_field(ensemble)
@@ -272,6 +271,12 @@ def _others(field: xr.DataArray, ds: xr.Dataset, pair: Pair) -> xr.DataArray | N
     rest = np.flatnonzero(~label_keys(field, sample).isin(label_keys(ds, sample)))
     others = field.isel({sample: rest}).transpose(*pair.observed.dims)
     return to_units(others, pair.units) if rest.size else None
+
+
+def _as_dataset(ensemble: xr.Dataset | xr.DataArray) -> xr.Dataset:
+    if isinstance(ensemble, xr.Dataset):
+        return ensemble
+    return ensemble.to_dataset(name="forecast" if ensemble.name is None else ensemble.name)
 
 
 def changed_storms(record: Mapping[str, Any]) -> list[str]:
