@@ -345,14 +345,22 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _names_data(arguments: argparse.Namespace) -> bool:
+    """Tell if the argument of `sample` must be data, and not a configuration."""
+    suffix = Path(str(arguments.config)).suffix.lower()
+    return arguments.factor is not None or suffix in {".nc", ".nc4", ".zarr", ".grib", ".grib2"}
+
+
 def _sample(arguments: argparse.Namespace) -> int:
     """Draw the ensembles of a configuration, or one for the rain in a file."""
-    if arguments.model is None and arguments.store is None:
+    if arguments.model is None and arguments.store is None and not _names_data(arguments):
         return _step(arguments)
     import xcvae
 
     if arguments.model is None or arguments.store is None:
-        missing = "--model" if arguments.model is None else "--store"
+        missing = " and no ".join(
+            f"--{name}" for name in ("model", "store") if getattr(arguments, name) is None
+        )
         raise ConfigError.of(
             "xcvae sample DATA",
             expected="a model and a store",

@@ -182,6 +182,18 @@ def test_append_to_a_damaged_store_asks_for_repair(few, model, tmp_path):
         sample(few, model, **made, resume="append")
 
 
+def test_a_store_that_has_grown_is_repaired_by_the_call_of_its_whole(few, model, whole, tmp_path):
+    store = tmp_path / "e.zarr"
+    made = {"seed": 3, "store": store, **QUIET}
+    sample(few.isel(time=slice(4)), model, members=3, **made)
+    sample(few, model, members=5, resume="append", **made)
+    next(p for p in (store / "pr" / "c").rglob("*") if p.is_file()).write_bytes(b"damaged")
+    assert not verify_store(store).ok
+    sample(few, model, members=5, resume="repair", **made)
+    assert verify_store(store).ok
+    np.testing.assert_array_equal(open_store(store).pr.values, whole.pr.values)
+
+
 def test_append_to_a_new_store_writes_it(few, model, whole, tmp_path):
     made = {"members": 5, "seed": 3, "store": tmp_path / "e.zarr", **QUIET}
     found = sample(few, model, **made, resume="append")

@@ -227,7 +227,7 @@ def test_chosen_samples_rise_within_each_realization(real, ensemble, seed):
         ).all()
 
 
-@pytest.mark.parametrize("fraction", [1.0, -0.1, True])
+@pytest.mark.parametrize("fraction", [1.0, -0.1, True, "half"])
 def test_fraction_out_of_range_is_refused(real, ensemble, fraction):
     with pytest.raises(ConfigError, match="less than 1"):
         augment(real, ensemble, fraction=fraction)
@@ -271,6 +271,8 @@ def test_augment_refuses_ensemble_without_sample_dim(real, ensemble):
 
 
 def test_augment_refuses_data_without_target(real, ensemble):
+    with pytest.raises(DataError, match="got DataArray"):
+        augment(real.pr, ensemble)
     with pytest.raises(MissingVariableError, match="pr"):
         augment(real.drop_vars("pr"), ensemble)
 

@@ -165,7 +165,7 @@ def test_annotate_adds_scores(path, store):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "data(x)", "{x}", "two words", "-x"])
+@pytest.mark.parametrize("name", ["", "a/b", "data(x)", "{x}", "two words", "-x", 5])
 def test_append_refuses_names_that_intake_misreads(path, store, name):
     with pytest.raises(CatalogError, match="letters, digits"):
         catalog.append(path, name, store, {})

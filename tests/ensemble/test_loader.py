@@ -278,6 +278,8 @@ def test_error_of_reading_thread_is_raised(folder, tmp_path):
         ({"name": "drwan"}, CatalogError, "Did you mean 'drawn'"),
         ({"name": {}}, ConfigError, "weights above 0"),
         ({"name": {"drawn": 0.0}}, ConfigError, "weights above 0"),
+        ({"name": {"drawn": "1"}}, ConfigError, "weights above 0"),
+        ({"name": ["drawn"]}, ConfigError, "weights above 0"),
         ({"name": "drawn", "batch_size": 0}, ConfigError, "batch_size"),
         ({"name": "drawn", "samples": 2.5}, ConfigError, "samples"),
         ({"name": "drawn", "seed": -1}, ConfigError, "seed"),

@@ -102,6 +102,10 @@ def test_existing_files_and_wrong_arguments_are_refused(ensemble, tmp_path):
     with pytest.raises(OutputExistsError, match=r"pr_r004\.nc"):
         ensemble.cvae.to_netcdf(tmp_path / "nc", by="realization")
     assert [path.name for path in (tmp_path / "nc").iterdir()] == ["pr_r004.nc"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputExistsError, match="expected a folder, or a free name"):
+        ensemble.cvae.to_netcdf(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
     endless = ensemble.copy(deep=True)
     endless.pr[0, 0, 0, 0] = np.inf
     with pytest.raises(DataError, match="infinite"):

@@ -308,6 +308,8 @@ def test_lazy_ensemble_can_be_pickled(few, model, prior):
         ({"device": "tpu"}, "device"),
         ({"chunks": {"time": np.float64(2)}}, r"chunks\['time'\]"),
         ({"chunks": {"time": True}}, r"chunks\['time'\]"),
+        ({"chunks": {"tim": 1}}, r"chunks\['tim'\]: .* got {'tim': 1}"),
+        ({"chunks": "auto"}, "chunks: expected an integer >= 1 for 'realization' or 'time'"),
     ],
 )
 def test_wrong_argument_is_refused_by_name(few, model, arguments, message):

@@ -226,7 +226,7 @@ def test_models_with_a_mask_or_without_coarse_rain_are_refused(storms, few):
 @pytest.mark.parametrize(
     ("storms", "message"),
     [
-        ("amplify", "one of factor, level and period"),
+        ("amplify", "^storm 'amplify': expected one of factor, level and period"),
         ({"name": "amplify", "factor": 2.0, "level": 3.0}, "factor and level"),
         ({"name": "amplify", "factor": 0}, "above 0"),
         ({"name": "turn", "degrees": 45}, "90, 180 or 270"),

@@ -13,7 +13,7 @@ import xarray as xr
 import xcvae
 from xcvae.cli import main
 from xcvae.ensemble.verify_store import verify_store
-from xcvae.errors import ConfigError, MissingVariableError, OutputExistsError, UnitsError
+from xcvae.errors import ConfigError, DataError, MissingVariableError, OutputExistsError, UnitsError
 
 FACTOR = 4
 
@@ -136,6 +136,14 @@ def test_grids_of_every_kind(coarse, model, dims, attrs):
     np.testing.assert_allclose(means, [grid.tp.values] * 2, atol=1e-4)
 
 
+def test_longitudes_may_pass_from_360_to_0_degrees(coarse, model):
+    lon = coarse.lon.copy(data=(coarse.lon.values + 349.9) % 360)
+    assert lon.values[2] < 1.0 < lon.values[1]
+    drawn_there, here = (drawn(ds, model) for ds in (coarse.assign_coords(lon=lon), coarse))
+    np.testing.assert_allclose(drawn_there.lon.values, here.lon.values + 349.9)
+    np.testing.assert_allclose(drawn_there.tp.values, here.tp.values, atol=1e-3)
+
+
 def test_maps_of_latitude_and_longitude_are_interpolated(coarse, model):
     rows, columns = np.mgrid[:5, :6]
     grid = coarse.drop_vars(["lat", "lon"]).rename(lat="y", lon="x")
@@ -180,6 +188,10 @@ def test_wrong_calls_are_refused(coarse, model, tiny_model):
         drawn(coarse, tiny_model)
     with pytest.raises(MissingVariableError, match="Select the rain"):
         drawn(coarse.assign(cp=coarse.tp), model)
+    with pytest.raises(DataError, match="got DataArray"):
+        drawn(coarse.tp, model)
+    with pytest.raises(DataError, match=r"^tp: .* lat=0, lon=0\. .*ds\['tp'\]\.fillna\(0\)"):
+        drawn(coarse.where(coarse.tp > 0), model)
 
 
 def test_observed_rain_gives_posterior_members_and_scores(test_radar, model):
@@ -206,6 +218,7 @@ def test_pixels_above_the_limit_give_their_rain_to_the_block(coarse, model):
     ensemble = drawn(heavy, model, temperature=2.0).load()
     means = cell_means(ensemble).tp.values
     np.testing.assert_allclose(means, [heavy.tp.values] * 2, rtol=1e-4)
+    # Twice the record's maximum, and more where the coarse rain is heavier than any of the record.
     limit = 2 * max(model.record.maximum, float(heavy.tp.max()))
     assert float(ensemble.tp.max()) <= 1.0001 * limit
 

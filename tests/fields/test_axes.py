@@ -119,6 +119,12 @@ def test_axis_of_refuses_unordered_coordinates(values: list[float]) -> None:
         axis_of("y", np.array(values), {})
 
 
+def test_axis_of_says_how_to_pass_from_360_to_0_degrees() -> None:
+    # Sorting would move the west of the domain to its far east.
+    with pytest.raises(DataError, match=r"assign_coords\(lon=\(ds\['lon'\] \+ 180\) % 360 - 180\)"):
+        axis_of("lon", np.array([359.0, 0.0, 1.0]), {"units": "degrees_east"})
+
+
 def test_in_frame_of_converts_lengths() -> None:
     km = axis_of("y_coarse", np.array([6.0, 18]), {"units": "km"})
     m = axis_of("y", np.array([500.0, 1500]), {"units": "m"})

@@ -156,8 +156,12 @@ def test_parse_quantity_refuses_other_than_finite_numbers(value: object) -> None
 
 
 def test_parse_quantity_names_both_units() -> None:
-    with pytest.raises(UnitsError, match=r"'mm h-1', got 'mm'"):
+    with pytest.raises(
+        UnitsError, match=r"'mm h-1' by a factor, got '5 mm'\. Correct the units in"
+    ):
         parse_quantity("5 mm", units="mm h-1", what="threshold")
+    with pytest.raises(UnitsError, match=r"got '20 mm/dya'\. Correct the units in the text"):
+        parse_quantity("20 mm/dya", units="mm h-1", what="threshold")
 
 
 @pytest.mark.parametrize("units", ["mm/h", "mm d-1", "kg m-2 s-1", "m", "mm", "kg m-2"])

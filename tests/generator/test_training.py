@@ -392,6 +392,19 @@ def _second_time(action):
     return replace
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"fit": "fast"}, "fit: expected settings by name"),
+        ({"seed": "a"}, "seed: expected an integer >= 0, got 'a'"),
+        ({"seed": -1}, "seed: expected an integer >= 0, got -1"),
+    ],
+)
+def test_train_refuses_wrong_types(few, wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        xcvae.train(few, target="pr", coarsen=12, **wrong)
+
+
 def test_train_refuses_an_existing_path(tiny_model, few):
     before = tiny_model.path.read_bytes()
     with pytest.raises(OutputExistsError, match="remove"):

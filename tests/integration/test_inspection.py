@@ -126,6 +126,14 @@ def test_info_says_what_a_path_holds(
         assert words in text
 
 
+def test_info_reads_the_folder_that_the_user_is_in(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(out)
+    assert main(["info", "."]) == 0
+    assert "output of a run" in capsys.readouterr().out
+
+
 def test_info_refuses_what_is_not_of_xcvae(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -219,6 +219,8 @@ def test_overwrite_keeps_files_that_no_run_has_written(
     assert main(["run", str(folder / "config.yaml"), "--overwrite"]) == 1
     assert str(file) in capsys.readouterr().err
     assert file.read_text(encoding="utf-8") == "years of work"
+    early = not (folder / "out" / "model.xcvae").exists()
+    assert early or name in {"prior.zarr", "model.xcvae"}
 
 
 def test_evaluate_refuses_ensembles_of_another_model(
@@ -339,6 +341,18 @@ def test_report_covers_ensembles_of_several_parts(folder: Path) -> None:
     assert set(summary.verdicts) == {"posterior", "prior"}
     opened = catalog.open_entry(folder / "out" / "catalog.yaml", "posterior")
     assert set(opened.split.values.tolist()) == {0}
+
+
+def test_changed_storms_are_drawn_and_listed_but_not_scored(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(folder, "[halve]", "[halve], storms: [{name: amplify, factor: 1.5}]")
+    assert main(["run", str(folder / "config.yaml")]) == 0
+    text = capsys.readouterr().out
+    assert "'prior' is not scored: its storms (amplify) were never observed" in text
+    assert "scores" not in catalog.metadata_of(folder / "out" / "catalog.yaml", "prior")
+    assert main(["info", str(folder / "out" / "prior.zarr")]) == 0
+    assert "amplify factor 1.5" in capsys.readouterr().out
 
 
 def test_ensembles_have_their_own_samples_and_grow_with_the_configuration(

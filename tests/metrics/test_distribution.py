@@ -8,7 +8,7 @@ import xarray as xr
 from scipy.stats import ks_2samp
 
 from xcvae import metrics
-from xcvae.errors import UnitsError
+from xcvae.errors import ComponentError, UnitsError
 from xcvae.metrics.distribution import FIRST_WET, KS, WIDTH, quantile
 
 from .conftest import labelled, rain
@@ -105,6 +105,10 @@ def test_quantile_ratios_below_a_cap_are_those_of_numpy(
     found = metrics.p99_ratio(forecast, observed, cap="144 mm/day").item()
     assert found == pytest.approx(expected[0] / expected[1], rel=0.01)
     assert found != pytest.approx(metrics.p99_ratio(forecast, observed).item(), rel=0.05)
+    with pytest.raises(ComponentError, match="cap: expected an amount above 0"):
+        metrics.p99_ratio(forecast, observed, cap=-1)
+    with pytest.raises(UnitsError, match="cap: expected a number followed by units"):
+        metrics.p99_ratio(forecast, observed, cap="5")
     area = xr.full_like(observed.isel(time=0, drop=True), 1.0).drop_attrs().rename("area")
     weighed = observed.assign_coords(area=area).assign_attrs(cell_measures="area: area")
     assert metrics.p99_ratio(forecast, weighed, cap=6).item() == pytest.approx(found)

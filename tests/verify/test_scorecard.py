@@ -436,6 +436,12 @@ def test_interval_blocks_are_neighbours_in_time(ds: xr.Dataset, ensemble: xr.Dat
 def test_groupby_refuses_unknown_or_empty_groups(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     with pytest.raises(MissingVariableError, match="Did you mean 'regime'"):
         evaluate(ds, ensemble, groupby="regimes")
+    with pytest.raises(MissingVariableError, match="Did you mean 'coarse_rain'"):
+        evaluate(ds, ensemble, groupby="coarse_rian")
+    with pytest.raises(MissingVariableError, match=r"Did you mean 'time\.season'"):
+        evaluate(ds, ensemble, groupby="time.saeson")
+    with pytest.raises(ConfigError, match=r"a list of these, got 5 \(int\)"):
+        evaluate(ds, ensemble, groupby=5)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="along 'time'"):
         evaluate(ds, ensemble, groupby="pr_coarse")
     empty = xr.DataArray(np.full(TIMES, np.nan), dims="time")
@@ -628,6 +634,8 @@ def test_evaluate_refuses_an_ensemble_without_values(ds: xr.Dataset, ensemble: x
 
 
 def test_evaluate_refuses_mismatched_data(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    with pytest.raises(DataError, match="got DataArray"):
+        evaluate(ds.pr, ensemble)  # type: ignore[arg-type]
     with pytest.raises(MissingVariableError, match="'rain'"):
         evaluate(ds, ensemble.rename(pr="rain"))
     with pytest.raises(MismatchError, match="one variable with the dimension 'realization'"):

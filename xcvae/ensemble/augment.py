@@ -28,7 +28,7 @@ from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.samples import index_of, label_keys
 from xcvae.fields.units import to_units
-from xcvae.fields.validation import refuse_packed
+from xcvae.fields.validation import check_dataset, refuse_packed
 from xcvae.files import local_path
 from xcvae.registry.discovery import version_of
 
@@ -301,6 +301,7 @@ class _Pool:
 
 def _labelled(ds: xr.Dataset, sample: str) -> xr.Dataset:
     """Give samples without labels their positions."""
+    check_dataset(ds)
     if sample in ds.dims and sample not in ds.coords:
         return ds.assign_coords({sample: np.arange(ds.sizes[sample])})
     return ds
@@ -466,6 +467,11 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
     return np.asarray(labels.isin(wanted))
 
 
+def _is_share(value: object) -> bool:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return bool(number and 0 <= value < 1)  # type: ignore[operator]
+
+
 def _choose(
     real: int,
     pools: Sequence[tuple[int, np.ndarray]],
@@ -480,7 +486,7 @@ def _choose(
     available = sum(sizes)
     if fraction is None:
         return [[(number, columns) for number in range(n)] for n, columns in pools]
-    if isinstance(fraction, bool) or not 0.0 <= fraction < 1.0:
+    if not _is_share(fraction):
         expected = "a share from 0 to less than 1"
         remedy = "Give 0.5 for as many synthetic samples as real ones."
         raise ConfigError.of("fraction", expected=expected, got=repr(fraction), remedy=remedy)

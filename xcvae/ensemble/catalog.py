@@ -568,8 +568,16 @@ def _read(path: Path, *, new: bool = False, trust: bool = False) -> Catalog:
     if new and not is_taken(path):
         return Catalog()
     try:
+        content = path.read_bytes()
+        if not content.strip():
+            raise _error(
+                f"catalog '{path}'",
+                expected="an intake 2 catalog file",
+                got="an empty file",
+                remedy="Remove it to begin a new catalog, or choose another path.",
+            )
         if not trust:
-            check_classes(yaml.safe_load(path.read_bytes()), str(path))
+            check_classes(yaml.safe_load(content), str(path))
         return Catalog.from_yaml_file(str(path))
     except CatalogError:
         raise
@@ -631,9 +639,11 @@ def _url_of(catalog: Path, listed: PathLike) -> str:
     return "{CATALOG_DIR}/" + relative
 
 
-def _check_unused(entries: Catalog, catalog: Path, name: str, url: str, *, overwrite: bool) -> None:
+def _check_unused(
+    entries: Catalog, catalog: Path, name: object, url: str, *, overwrite: bool
+) -> None:
     """Refuse a name that intake would misread, or that another entry has."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise _error(
             "name",
             expected="letters, digits, '_', '-' or '.'",

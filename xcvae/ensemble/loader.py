@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -406,12 +407,17 @@ def loader(
 def _weights(name: str | Mapping[str, float]) -> dict[str, float]:
     if isinstance(name, str):
         return {name: 1.0}
-    weights = dict(name)
-    if not weights or not all(0 < weight < float("inf") for weight in weights.values()):
-        expected = "an entry, or entries with weights above 0"
+    given: object = name
+    weights = dict(given) if isinstance(given, Mapping) else {}
+    if not weights or not all(_is_weight(one) for one in weights.values()):
+        expected = "an entry, or entries with weights above 0 in a dict"
         remedy = "Leave out entries without weight: {'real': 1, 'prior64': 3}."
         raise ConfigError.of("name", expected=expected, got=repr(name), remedy=remedy)
     return weights
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and bool(0 < value < math.inf)
 
 
 def _check_counts(least: int, **counts: int | None) -> None:

@@ -278,7 +278,14 @@ def _write_missing(
 ) -> None:
     """Write what is missing in the store."""
     resume = True if request.resume == "append" else request.resume
-    identity = sampler.identity(parts_of(store.status().complete.identity))
+    complete = store.status().complete
+    if resume == "repair" and "run" in complete.metadata:
+        # A store keeps the chunks of its first call, whatever was appended to it since.
+        dims = ("realization", sampler.model.spec.sample)
+        chunks = dict(zip(dims, complete.metadata["run"]["chunks"], strict=True))
+        chunks.update(request.chunks or {})
+        sampler = replace(sampler, request=replace(sampler.request, chunks=chunks))
+    identity = sampler.identity(parts_of(complete.identity))
     target, environment = sampler.model.spec.target, sampler.environment()
     wanted = EnsembleSpec(target, identity, sampler.chunks, environment)
     if is_settled(store, wanted, resume):

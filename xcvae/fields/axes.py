@@ -126,7 +126,7 @@ def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, ob
             dim,
             expected="a coordinate that rises or falls throughout",
             got="equal, missing or unordered values",
-            remedy=f"Sort the Dataset with ds.sortby({dim!r}), and drop repeated rows.",
+            remedy=_order_remedy(dim, values),
         )
     units = str(attrs.get("units", "")).strip()
     for hint in (str(attrs.get("standard_name", "")), units):
@@ -142,6 +142,17 @@ def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, ob
         return Axis("length", values, factor(units, "m", what=dim))
     except UnitsError:
         return Axis(units, values)
+
+
+def _order_remedy(dim: str, values: NDArray[np.float64]) -> str:
+    turned = (values + 180.0) % 360.0 - 180.0
+    if values.max(initial=0.0) > 180.0 and (np.diff(turned) > 0).all():
+        # Sorting would bring west of Greenwich to the far east of the domain.
+        return (
+            f"It passes from 360 to 0 degrees: ds.assign_coords({dim}=(ds[{dim!r}] + 180) % 360 "
+            "- 180) counts from -180 to 180 degrees."
+        )
+    return f"Sort the Dataset with ds.sortby({dim!r}), and drop repeated rows."
 
 
 def in_frame_of(source: Axis, target: Axis) -> NDArray[np.float64] | None:

@@ -17,6 +17,7 @@ from xcvae.fields.describe import describe
 from xcvae.fields.grids import divided_coords
 from xcvae.fields.scaling import blocks_of
 from xcvae.fields.units import per, to_units
+from xcvae.fields.validation import check_dataset
 
 #: Largest difference between block means of the target and the condition, as a share of the
 #: larger of the block's rain and the wet threshold. Packed integers and float32 stay below it.
@@ -154,6 +155,7 @@ def at_scale(
     MissingVariableError
         The Dataset has no rain, or several fields of it on one grid.
     """
+    check_dataset(ds)
     name = _rain(ds)
     coarse = _coarse_rain(ds, name)
     numbers = [str(key) for key, da in ds.data_vars.items() if da.ndim == 0]  # grid mappings

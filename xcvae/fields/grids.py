@@ -472,13 +472,13 @@ def divided_coords(ds: xr.Dataset, dims: tuple[str, str], factor: int) -> dict[s
         if coordinate.dtype.kind not in "iuf" or min(coordinate.shape) < 2:
             continue
         values = np.asarray(coordinate.values, np.float64)
-        if coordinate.ndim == 1:
-            values = _divided_axis(values, factor)
-        else:
-            hint = str(coordinate.attrs.get("standard_name", name)).lower()
-            longitude = hint.startswith("lon")
-            for axis in range(values.ndim):
-                values = np.unwrap(values, axis=axis, period=360.0) if longitude else values
+        hint = str(coordinate.attrs.get("standard_name", name)).lower()
+        for axis in range(values.ndim):
+            if hint.startswith("lon"):  # 359.5, 0.5: the cells are neighbours
+                values = np.unwrap(values, axis=axis, period=360.0)
+            if coordinate.ndim == 1:
+                values = _divided_axis(values, factor)
+            else:
                 values = _continued(values, factor, axis)
         attrs = {key: v for key, v in coordinate.attrs.items() if key != "bounds"}
         found[str(name)] = xr.DataArray(values, dims=coordinate.dims, name=name, attrs=attrs)

@@ -358,7 +358,7 @@ def parse_quantity(value: str | float, *, units: str, what: str) -> float:
     if match is None:
         raise ConfigError.of(
             what,
-            expected=f"a number in {units!r}, or a text with units such as '0.1 mm h-1'",
+            expected=f"a number in {units!r}, or a text with units such as '0.1 {units}'",
             got=repr(value),
             remedy="Write the number first, then a space and the units.",
         )
@@ -370,8 +370,17 @@ def parse_quantity(value: str | float, *, units: str, what: str) -> float:
             got=repr(value),
             remedy=f"Write '{number} {units}', or the number without quotes.",
         )
+    try:
+        scale = factor(source, units, what=what)
+    except UnitsError as error:  # which names the attribute of a variable as the remedy
+        raise UnitsError.of(
+            what,
+            expected=f"units that convert to {units!r} by a factor",
+            got=repr(value),
+            remedy=f"Correct the units in the text, or give a number in {units!r}.",
+        ) from error
     # Rounding keeps 24 mm/day at 1 mm h-1, not at 0.9999999999999998.
-    return float(f"{float(number) * factor(source, units, what=what):.12g}")
+    return float(f"{float(number) * scale:.12g}")
 
 
 def is_precipitation(units: str) -> bool:

@@ -467,6 +467,7 @@ def check_complete(
     fills: tuple[float, ...] = (),
     gaps: bool = False,
     missing: str | None = None,
+    divided: bool = False,
 ) -> None:
     """Check that a condition has a finite value everywhere, and no known fill values.
 
@@ -480,6 +481,8 @@ def check_complete(
         Values may be missing (NaN).
     missing
         The option of that name in training.
+    divided
+        It is coarse rain, whose cells a model of any factor divides: such models take no gaps.
 
     Raises
     ------
@@ -492,12 +495,21 @@ def check_complete(
     if infinite or (valid < da.size and not gaps):
         option = "missing='mask', which fills gaps and gives the network a mask of what is known"
         advice = f"Train with {option}" if missing is None else "It had none in training"
+        remedy = (
+            f"{advice}; or fill them, ds[{str(da.name)!r}].fillna(value); or interpolate or drop "
+            "them. A whole sample is missing if the condition had other labels than the target."
+        )
+        if divided:
+            remedy = (
+                "Every cell is divided, so every cell needs an amount: select a domain and samples "
+                f"without gaps, or fill them, ds[{str(da.name)!r}].fillna(0), and remove the "
+                "members there afterwards."
+            )
         _refuse(
             da,
             lambda values: np.isinf(values) | (np.isnan(values) & (not gaps)),
             "missing or infinite",
-            f"{advice}; or fill them, ds[{str(da.name)!r}].fillna(value); or interpolate or drop "
-            "them. A whole sample is missing if the condition had other labels than the target.",
+            remedy,
         )
     if fills:
         _refuse_known_fill(da, (low, high), fills)
@@ -604,7 +616,12 @@ def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) 
             continue
         field = _with_step(prepared[variable.name], spec)
         fills = () if variable.precipitation else FILLS
-        check_complete(field, fills=fills, gaps=gaps, missing=spec.missing)
+        divided = variable.name == spec.derived and spec.scales is not None
+        if divided:  # the only rain of the caller's Dataset, under its own name
+            own = {f"{dim}_coarse": dim for dim in (spec.y, spec.x)}
+            field = field.rename({k: v for k, v in own.items() if k in field.dims})
+            field = field.rename(spec.target)
+        check_complete(field, fills=fills, gaps=gaps, missing=spec.missing, divided=divided)
         if variable.precipitation:
             usual = SHOWER * default_wet_threshold(field, spec.sample)
             check_rain(field, masked=gaps, usual=usual, sample=spec.sample)

@@ -13,7 +13,7 @@ from xcvae.metrics.metric import (
     SampleSums,
     Statistic,
     Stats,
-    optional_in,
+    cap_in,
     ratio,
     wet_threshold_in,
 )
@@ -126,7 +126,7 @@ class _QuantileRatio(Metric):
         """Return the default wet threshold, with which `KS` has the same sums, and the cap."""
         return {
             "threshold": wet_threshold_in(observed, None),
-            "cap": optional_in(observed, self.cap),
+            "cap": cap_in(observed, self.cap),
         }
 
     def finish(self, stats: Stats) -> Array:

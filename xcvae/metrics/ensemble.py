@@ -13,8 +13,8 @@ from xcvae.metrics.metric import (
     Metric,
     SampleSums,
     Skill,
+    cap_in,
     heavy_threshold_in,
-    optional_in,
     ratio,
 )
 from xcvae.metrics.sample import Array, SampleFields, pixel_scores
@@ -147,7 +147,7 @@ class TwCRPS(_Error):
             The cap is not above the threshold.
         """
         threshold = heavy_threshold_in(observed, self.threshold)
-        cap = optional_in(observed, self.cap)
+        cap = cap_in(observed, self.cap)
         if cap is not None and cap <= threshold:
             raise ComponentError.of(
                 "TwCRPS, parameter 'cap'",

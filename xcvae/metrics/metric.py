@@ -314,9 +314,25 @@ def heavy_threshold_in(observed: xr.DataArray, value: str | float | None) -> flo
     return event_threshold_in(observed, value)
 
 
-def optional_in(observed: xr.DataArray, value: str | float | None) -> float | None:
-    """Return a quantity in the units of the data; None for None."""
-    return None if value is None else threshold_in(observed, value)
+def cap_in(observed: xr.DataArray, value: str | float | None) -> float | None:
+    """Return a cap of the product in the units of the data; None for None.
+
+    Raises
+    ------
+    ComponentError
+        It is not above zero, so that no amount would be left to score.
+    """
+    if value is None:
+        return None
+    cap = parse_quantity(value, units=str(observed.attrs["units"]), what="cap")
+    if cap <= 0:
+        raise ComponentError.of(
+            "cap",
+            expected="an amount above 0",
+            got=repr(value),
+            remedy="Give the largest amount that the product has, such as '53.8 mm h-1'.",
+        )
+    return cap
 
 
 def threshold_in(observed: xr.DataArray, value: str | float) -> float:

@@ -11,6 +11,7 @@ import xarray as xr
 from xcvae import plugins
 from xcvae.config import Config, Parts, open_parts
 from xcvae.config.schema import SampleSection
+from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.postprocess import Context, PostprocessPipeline
 from xcvae.ensemble.storms import StormPipeline
 from xcvae.errors import ConfigError, nearest
@@ -18,8 +19,9 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.units import STEP
 from xcvae.fields.validation import check_rain, check_values
-from xcvae.files import check_writable
+from xcvae.files import check_writable, is_taken
 from xcvae.generator.training.settings import Fit, stages_of
+from xcvae.pipeline.manifest import Manifest
 from xcvae.registry import registry
 from xcvae.verify.criteria import criteria_for
 from xcvae.verify.plots.text import label_of
@@ -45,6 +47,30 @@ def register_plugins(config: Config) -> None:
             sys.stderr.write(f"plugin '{module}' runs the code of {file}\n")
 
 
+def check_outputs(config: Config) -> None:
+    """Refuse other files in the places of catalog, scores and report, before hours are spent.
+
+    Raises
+    ------
+    OutputExistsError
+        A file that no run has recorded has the name of a product.
+    CatalogError
+        The catalog cannot be read.
+    """
+    manifest, report = Manifest(config.output_folder), config.output_folder / "report"
+    products: dict[str, tuple[str, ...]] = {}
+    products["report"] = ("report.html", "report.json", "captions.txt", "training.png")
+    if config.diagnose is not None:
+        products["diagnosis"] = ("diagnosis.txt", "diagnosis.json")
+    for section in config.sample:
+        products[f"scores of {section.name}"] = (f"{section.name}-scores.json",)
+    for product, names in products.items():
+        manifest.check_free(product, *(report / name for name in names))
+    listing = config.output_folder / "catalog.yaml"
+    if is_taken(listing):
+        catalogs.names(listing)
+
+
 def check(config: Config) -> str:
     """Validate a configuration and its data.
 
@@ -64,6 +90,7 @@ def check(config: Config) -> str:
         One of its subclasses, as :func:`xcvae.pipeline.run` would raise it.
     """
     check_writable("output", config.output_folder.absolute() / "model.xcvae")
+    check_outputs(config)
     register_plugins(config)
     _check_components(config)
     parts = open_parts(config)

@@ -68,7 +68,8 @@ def _of_file(file: Path) -> str:
 
 def _of_directory(folder: Path, path: str) -> str:
     """Describe a folder, or an unfinished store of its name; empty for others."""
-    if FileLedger.within(folder) or FileLedger.within(folder.with_name(f"{folder.name}.partial")):
+    unfinished = Path(f"{folder.absolute()}.partial")  # absolute: the path may be "."
+    if FileLedger.within(folder) or FileLedger.within(unfinished):
         return _of_store(path)
     if (folder / "snapshots").is_dir():
         return _of_store(f"icechunk:{path}")
@@ -191,7 +192,8 @@ def ensemble_facts(ensemble: xr.Dataset, record: Mapping[str, Any], spec: DataSp
     field = ensemble[spec.target]
     numbers = ensemble["realization"].values
     origin = origin_of(ensemble, spec.sample)
-    keys = ("mode", "spread", "diversity_reached", "temperature", "seed", "min_mass")
+    keys = ("mode", "factor", "spread", "diversity_reached", "temperature", "seed", "min_mass",
+            "temporal", "cap")  # fmt: skip
     settings = [f"{key} {record[key]:.4g}" if isinstance(record.get(key), float) else
                 f"{key} {record[key]}" for key in keys if record.get(key) is not None]  # fmt: skip
     steps = [str(one.get("name")) for one in record.get("postprocess") or []]
@@ -204,11 +206,19 @@ def ensemble_facts(ensemble: xr.Dataset, record: Mapping[str, Any], spec: DataSp
         "members": f"{len(numbers)}, numbers {numbers[0]} to {numbers[-1]}",
         "period": " to ".join(origin["period"]),
         "settings": ", ".join(settings),
+        "storms": ", ".join(_storm(one) for one in record.get("storms") or []),
         "after": ", ".join(steps),
         "model": str(record.get("model_sha256", ""))[:12],
         "source": origin["source"],
         "licence": origin["license"],
     }
+
+
+def _storm(record: Mapping[str, Any]) -> str:
+    """Name a component that changed the storms, with its parameters."""
+    about = {"name", "package", "version", "most"}
+    given = {k: v for k, v in record.items() if k not in about and v is not None}
+    return " ".join([str(record["name"]), *(f"{key} {value}" for key, value in given.items())])
 
 
 def _of_samples(folder: Path) -> str:

@@ -57,11 +57,21 @@ class Manifest:
         """
         if product in self._products():
             return
-        taken = [path for path in paths if is_taken(path)]
-        if taken:
-            raise not_recorded(taken[0])
+        self.check_free(product, *paths)
         # Recorded before the first file exists: a killed run finds its own files again.
         self.record(product, {})
+
+    def check_free(self, product: str, *paths: Path) -> None:
+        """Refuse files that exist if no run has recorded the product, as `claim` will.
+
+        Raises
+        ------
+        OutputExistsError
+            One of them exists.
+        """
+        taken = [path for path in paths if is_taken(path)]
+        if taken and product not in self._products():
+            raise not_recorded(taken[0])
 
     def check_unchanged(self, product: str, folder: Path) -> None:
         """Refuse to replace a folder that has other files than those that were recorded.

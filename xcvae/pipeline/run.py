@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 
 from xcvae.config import Config
+from xcvae.config.schema import SampleSection
 from xcvae.errors import ConfigError, nearest
 from xcvae.files import check_writable
-from xcvae.pipeline.check import register_plugins
+from xcvae.pipeline.check import check_outputs, register_plugins
 from xcvae.pipeline.info import write_readme
 from xcvae.pipeline.outputs import (
     STEPS,
@@ -88,6 +89,8 @@ def _run(
 ) -> Summary:
     start = time.perf_counter()
     check_writable("output", config.output_folder.absolute() / "model.xcvae")
+    if wanted == STEPS:
+        check_outputs(config)
     register_plugins(config)
     steps = PipelineState(config, overwrite=overwrite, append=append, progress=progress)
     summary = Summary(steps.folder)
@@ -102,6 +105,10 @@ def _run(
     scored = []
     if "evaluate" in wanted or REPORT in wanted:
         for section in config.sample:
+            unscored = _unscored(steps, section)
+            if unscored:
+                summary.scores[section.name] = unscored
+                continue
             _announce(progress, f"scoring '{section.name}'")
             scored.append(steps.evaluate(section))
             summary.verdicts[section.name] = scored[-1].verdicts
@@ -117,6 +124,13 @@ def _run(
     write_readme(steps.folder)
     summary.written = products_of(steps, wanted)
     return summary
+
+
+def _unscored(steps: PipelineState, section: SampleSection) -> str:
+    """Say why an ensemble has no scores; empty for one that has."""
+    changed = ", ".join(steps.changed_storms(section))
+    why = f"'{section.name}' is not scored: its storms ({changed}) were never observed"
+    return why if changed else ""
 
 
 def _diagnose(steps: PipelineState, summary: Summary, *, requested: bool) -> None:

@@ -300,6 +300,12 @@ class PipelineState:
             remedy="Run `xcvae sample` with this configuration first, or `xcvae run`.",
         )
 
+    def changed_storms(self, section: SampleSection) -> list[str]:
+        """Return the components that changed the storms of an ensemble: it cannot be scored."""
+        from xcvae.verify.pairing import changed_storms
+
+        return changed_storms(record_of(self.reopened(section)))
+
     def evaluate(self, section: SampleSection) -> Scored:
         """Score an ensemble, add its headline scores to the catalog, and apply its criteria."""
         from xcvae.verify.pairing import pair_up

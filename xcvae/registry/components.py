@@ -7,6 +7,7 @@ import functools
 import importlib
 import math
 import numbers
+import reprlib
 import sys
 import types
 import typing
@@ -344,7 +345,8 @@ def construct(label: str, cls: type, parameters: Mapping[str, object]) -> Any:
         check_ranges(instance)  # that of a third party may not derive from Component
         return instance
     except (ValueError, TypeError) as error:
-        raise ComponentError(f"{label}: {error}") from error
+        said = str(error)  # a check of the component may name it too
+        raise ComponentError(said if said.startswith(label) else f"{label}: {said}") from error
     except Exception as error:  # third-party code may raise anything
         raise ComponentError(f"{label}: {type(error).__name__}: {error}") from error
 
@@ -373,7 +375,7 @@ def _checked_value(label: str, name: str, value: object, hint: Any) -> object:
         raise ComponentError.of(
             f"{label}, parameter '{name}'",
             expected=_words(hint),
-            got=f"{value!r} ({type(value).__name__})",
+            got=f"{reprlib.repr(value)} ({type(value).__name__})",
             remedy=remedy,
         ) from None
 

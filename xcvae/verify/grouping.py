@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, EmptySelectionError, MissingVariableError, nearest
+from xcvae.errors import (
+    ConfigError,
+    DataError,
+    EmptySelectionError,
+    MissingVariableError,
+    nearest,
+)
 from xcvae.metrics.sample import Array
 from xcvae.verify.pairing import MatchedPair
 from xcvae.verify.resampling import Pieces, pieces_of
 
 COARSE_RAIN = "coarse_rain"
 """Groups of every Dataset with coarse rain: thirds of the samples by its mean over the domain."""
+#: Parts of dates that samples are usually grouped by; xarray knows more.
+DATES = ("dayofyear", "hour", "month", "season", "year")
 THIRDS = ("1 least", "2 middle", "3 most")
 GroupBy = str | xr.DataArray | Sequence[str | xr.DataArray] | None
 
@@ -83,7 +92,7 @@ def group_samples(match: MatchedPair, groupby: GroupBy) -> Groups:
     whole = pieces_of(np.zeros(order.size, dtype=int), order)
     if groupby is None:
         return Groups(whole)
-    listed = [groupby] if isinstance(groupby, str | xr.DataArray) else list(groupby)
+    listed = _listed(groupby)
     if not listed:
         return Groups(whole)
     found: list[_Grouping] = []
@@ -106,6 +115,20 @@ def group_samples(match: MatchedPair, groupby: GroupBy) -> Groups:
         if sample is not None and pixel is not None:
             cells[index] = pixel * len(pieces.groups) + sample
     return Groups(pieces, {one.name: one.values for one in found}, regions, cells)
+
+
+def _listed(groupby: object) -> list[str | xr.DataArray]:
+    alone = isinstance(groupby, str | xr.DataArray) or not isinstance(groupby, Iterable)
+    listed: list[Any] = [groupby] if alone else list(groupby)  # type: ignore[call-overload]
+    for one in listed:
+        if not isinstance(one, str | xr.DataArray):
+            raise ConfigError.of(
+                "groupby",
+                expected="a name, a DataArray, or a list of these",
+                got=f"{one!r} ({type(one).__name__})",
+                remedy=f"For example 'time.season', '{COARSE_RAIN}', or a map of regions.",
+            )
+    return listed
 
 
 def _combined(
@@ -200,12 +223,17 @@ def _coordinate(match: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray
         return _thirds_by_coarse_rain(match)
     try:
         return match.ds[groupby]
-    except KeyError as error:
+    # 'time.seson' asks xarray for a part of the date that does not exist.
+    except (KeyError, AttributeError) as error:
+        name = groupby.partition(".")[0]
+        valid: list[Any] = [*match.ds.variables, COARSE_RAIN]
+        if name != groupby and name in match.ds.variables:
+            valid = [f"{name}.{part}" for part in DATES]
         raise MissingVariableError.of(
             "groupby",
-            expected="a coordinate or variable of the Dataset",
+            expected="a coordinate or variable of the Dataset, or a part of its dates",
             got=f"'{groupby}'",
-            remedy=nearest(groupby, match.ds.variables),
+            remedy=nearest(groupby, valid),
         ) from error
 
 

@@ -23,7 +23,7 @@ from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.samples import label_codes, label_keys
 from xcvae.fields.units import HEAVY, STEP, factor, per, to_units
-from xcvae.fields.validation import refuse_packed
+from xcvae.fields.validation import check_dataset, refuse_packed
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
 from xcvae.verify.accumulate import BLOCK_BYTES
 
@@ -213,8 +213,8 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     EmptySelectionError
         The ensemble has no samples.
     """
-    if isinstance(ensemble, xr.DataArray):
-        ensemble = ensemble.to_dataset(name="forecast" if ensemble.name is None else ensemble.name)
+    check_dataset(ds)
+    ensemble = _as_dataset(ensemble)
     record = _record(ensemble)
     spec = DataSpec.from_json(record["spec"]) if "spec" in record else None
     name = spec.target if spec is not None and spec.target in ensemble else _only_field(ensemble)
@@ -273,9 +273,20 @@ def _others(field: xr.DataArray, ds: xr.Dataset, pair: Pair) -> xr.DataArray | N
     return to_units(others, pair.units) if rest.size else None
 
 
+def _as_dataset(ensemble: xr.Dataset | xr.DataArray) -> xr.Dataset:
+    if isinstance(ensemble, xr.Dataset):
+        return ensemble
+    return ensemble.to_dataset(name="forecast" if ensemble.name is None else ensemble.name)
+
+
+def changed_storms(record: Mapping[str, Any]) -> list[str]:
+    """Return the components that changed the storms of an ensemble; such storms have no scores."""
+    return [str(one["name"]) for one in record.get("storms") or [] if one["name"] != "borrow"]
+
+
 def _check_observed(record: Mapping[str, Any]) -> None:
-    """Refuse ensembles of amplified or moved storms: nobody observed them."""
-    changed = [str(one["name"]) for one in record.get("storms") or [] if one["name"] != "borrow"]
+    """Refuse ensembles of amplified or moved storms, which were never observed."""
+    changed = changed_storms(record)
     if changed:
         raise MismatchError.of(
             "ensemble",

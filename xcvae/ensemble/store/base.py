@@ -89,19 +89,26 @@ def plan_chunks(
     fields = max(1, CHUNK_BYTES // (4 * ny * nx))
     planned = {"realization": min(members, fields)}
     planned[sample] = min(samples, max(1, fields // planned["realization"]))
-    for dim, size in ({} if chunks is None else chunks).items():
-        planned[dim] = _check_chunk_size(dim, size, sample)
+    if chunks is not None:
+        _check_chunks(chunks, sample)
+        planned |= {dim: int(size) for dim, size in chunks.items()}
     return min(planned["realization"], members), min(planned[sample], samples)
 
 
-def _check_chunk_size(dim: str, size: object, sample: str) -> int:
-    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-    chunk = int(size) if whole else 0  # type: ignore[call-overload]
-    if dim in ("realization", sample) and chunk >= 1:
-        return chunk
-    expected = f"an integer >= 1 for 'realization' or '{sample}'"
-    remedy = "Maps are never cut: leave their dimensions out."
-    raise ConfigError.of(f"chunks['{dim}']", expected=expected, got=repr(size), remedy=remedy)
+def _check_chunks(chunks: object, sample: str) -> None:
+    """Refuse what is no size by dimension, and dimensions that are never cut."""
+    sizes: Mapping[Any, Any] = chunks if isinstance(chunks, Mapping) else {"": chunks}
+    for dim, size in sizes.items():
+        whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
+        known = dim in ("realization", sample)
+        if not known or not whole or size < 1:
+            raise ConfigError.of(
+                f"chunks['{dim}']" if dim else "chunks",
+                expected=f"an integer >= 1 for 'realization' or '{sample}', in a dict",
+                got=repr(size) if known else repr(chunks),
+                remedy=f"Give {{'realization': 8, '{sample}': 4}}, or leave it out. Maps are never "
+                "cut: leave their dimensions out.",
+            )
 
 
 def regions_of(chunks: tuple[int, int], shape: Sequence[int]) -> Iterator[Region]:

@@ -67,6 +67,13 @@ def to_netcdf(
     target = local_path("folder", folder)
     if target is None:
         raise ConfigError("folder: expected the path of a folder, got None. Give one.")
+    if is_taken(target) and not target.is_dir():
+        raise OutputExistsError.of(
+            f"folder '{target}'",
+            expected="a folder, or a free name",
+            got="something else of that name",
+            remedy="Give the folder that the files are to be written to.",
+        )
     variable = _main_variable(ds)
     dim = _dim_of(ds[variable], by)
     names = _names(ds, variable, dim)

@@ -135,6 +135,13 @@ class Fit:
             For unknown keys, wrong types and values out of range.
         """
         valid = [f.name for f in fields(cls)]
+        if options is not None and not isinstance(options, Mapping):
+            raise ConfigError.of(
+                "fit",
+                expected="settings by name, in a dict",
+                got=repr(options),
+                remedy="For example fit={'max_minutes': 10}.",
+            )
         for key in options or {}:
             if key not in valid:
                 raise ConfigError(f"fit: unknown key '{key}'. {nearest(key, valid)}")

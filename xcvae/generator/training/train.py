@@ -137,6 +137,7 @@ def train(
     >>> model.spec.units
     'mm h-1'
     """
+    seed = _checked_seed(seed)
     known = Start.of(start)
     settings = Fit.of(fit, started=known is not None)
     stages = stages_of(losses, settings)
@@ -195,6 +196,17 @@ def _metadata(
         metadata["start"] = start.identity
     found: dict[str, Any] = json.loads(json.dumps(metadata))
     return found
+
+
+def _checked_seed(seed: object) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError.of(
+            "seed",
+            expected="an integer >= 0",
+            got=repr(seed),
+            remedy="Leave it out for seed 0.",
+        )
+    return int(seed)
 
 
 @contextmanager
