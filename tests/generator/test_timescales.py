@@ -39,13 +39,24 @@ def test_level_without_correlation_has_no_memory():
     assert timescales._fit(np.array([[0.1, 0.05, 0.0, 0.0]]))[0] == 0
 
 
-def test_frozen_samples_have_a_long_timescale(tiny_model, radar):
+def test_frozen_samples_have_the_timescale_of_their_record(tiny_model, radar):
     one = radar.isel(time=[100])
     same = xr.concat([one] * 8, "time").assign_coords(
         time=one.time.values[0] + np.arange(8) * np.timedelta64(5, "m")
     )
     found = measure_timescales(tiny_model, prepare(same, tiny_model.spec, need_target=True))
-    assert min(found.seconds) > 20 * 300
+    # What lies beyond the record is not measured.
+    assert found.seconds == pytest.approx([8 * 300] * 4, rel=0.02)
+
+
+def test_constant_difference_to_the_prior_is_no_memory():
+    noise = np.random.default_rng(0).standard_normal((2, 12, 3, 20, 20))
+    offset = np.array([5.0, -2.0, 0.0])[:, None, None]
+    sums = [timescales._pair_sums(maps) for maps in noise + offset]
+    found = timescales._correlations([np.stack(sums)])
+    np.testing.assert_allclose(found, 0, atol=0.03)
+    plain = timescales._correlations([np.stack([timescales._pair_sums(m) for m in noise])])
+    np.testing.assert_allclose(found, plain, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ remembers; the timescale is where the correlation of `xcvae.generator.noise.Time
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,15 +104,17 @@ def measure_timescales(model: Model, prepared: xr.Dataset) -> Timescales:
     picked = _picked(runs, batches)
     if not picked:
         return Timescales(reason="its record has no consecutive times")
-    sums = np.stack([_products(model, batches, segment) for segment in picked])
-    measured = _correlations(sums.sum(axis=0))
+    parts = [_products(model, batches, segment) for segment in picked]
+    levels = [np.stack(level) for level in zip(*parts, strict=True)]
+    measured = _correlations(levels)
+    longest = max(map(len, runs))  # beyond this nothing is measured
     rng = np.random.default_rng(0)
     draws = rng.integers(len(picked), size=(RESAMPLINGS, len(picked)))
     seconds = step / 1e6
-    resampled = np.array([_fit(_correlations(sums[rows].sum(axis=0))) for rows in draws]) * seconds
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    resampled = np.array([_fit(_correlations(levels, rows), longest) for rows in draws])
+    low, high = np.quantile(resampled * seconds, [0.025, 0.975], axis=0)
     return Timescales(
-        seconds=_rounded(_fit(measured) * seconds),
+        seconds=_rounded(_fit(measured, longest) * seconds),
         low=_rounded(low),
         high=_rounded(high),
         step=seconds,
@@ -129,40 +132,62 @@ def _picked(runs: list[Any], batches: Batches) -> list[NDArray[np.int64]]:
     return [parts[i] for i in evenly_spaced(len(parts), most)] if parts else []
 
 
-def _products(model: Model, batches: Batches, segment: NDArray[np.int64]) -> Array:
-    """Sum the products of the deviations of a segment, (level, lag, 3): x y, x x and y y."""
+def _products(model: Model, batches: Batches, segment: NDArray[np.int64]) -> list[Array]:
+    """Return sums over pairs of deviations of a segment: by level (lag, channel, 6).
+
+    The six are x y, x x, y y, x, y and the number of pairs.
+    """
     # As many at a time as are drawn together: large maps one by one.
     together = draw_batch_size(model.device.type, batches.size)
     parts = [
         model.deviations(batches.load(segment[block]))
         for block in block_slices(len(segment), together)
     ]
-    sums = np.zeros((len(parts[0]), len(LAGS), 3))
-    for level, maps in enumerate(zip(*parts, strict=True)):
-        values = np.concatenate(maps)
-        flat = values.reshape(len(values), -1).astype(np.float64)
-        gram = flat @ flat.T
-        power = np.diag(gram)
-        for number, lag in enumerate(LAGS):
-            if lag < len(flat):
-                sums[level, number] = (
-                    np.diag(gram, lag).sum(), power[:-lag].sum(), power[lag:].sum()
-                )  # fmt: skip
+    return [
+        _pair_sums(np.concatenate(maps).astype(np.float64)) for maps in zip(*parts, strict=True)
+    ]
+
+
+def _pair_sums(maps: Array) -> Array:
+    """Return the six sums of maps (sample, channel, y, x) at each lag, by channel."""
+    sums = np.zeros((len(LAGS), maps.shape[1], 6))
+    for number, lag in enumerate(LAGS):
+        if lag < len(maps):
+            x, y = maps[:-lag], maps[lag:]
+            pairs = np.full(maps.shape[1], x.size / maps.shape[1])
+            found = [one.sum(axis=(0, 2, 3)) for one in (x * y, x * x, y * y, x, y)]
+            sums[number] = np.stack([*found, pairs], axis=-1)
     return sums
 
 
-def _correlations(sums: Array) -> Array:
-    """Return the correlation by level and lag; NaN without samples at that distance."""
-    scale = np.sqrt(sums[..., 1] * sums[..., 2])
-    found: Array = np.divide(sums[..., 0], scale, out=np.full(scale.shape, np.nan), where=scale > 0)
-    return found
+def _correlations(levels: Sequence[Array], rows: Any = slice(None)) -> Array:
+    """Return the correlation by level and lag; NaN without samples at that distance.
+
+    Parameters
+    ----------
+    levels
+        Sums of every segment, (segment, lag, channel, 6).
+    rows
+        The segments that count.
+    """
+    found = []
+    for level in levels:
+        xy, xx, yy, x, y, pairs = np.moveaxis(level[rows].sum(axis=0), -1, 0)
+        # A constant difference to the prior, as of a latent without information, is no memory.
+        mean = (x[0] + y[0]) / np.maximum(2 * pairs[0], 1)
+        products = (xy - mean * (x + y) + pairs * mean**2).sum(axis=1)
+        powers = [(p - 2 * mean * s + pairs * mean**2).sum(axis=1) for p, s in ((xx, x), (yy, y))]
+        scale = np.sqrt(np.maximum(powers[0] * powers[1], 0.0))
+        found.append(np.divide(products, scale, out=np.full(scale.shape, np.nan), where=scale > 0))
+    return np.stack(found)
 
 
-def _fit(measured: Array) -> Array:
-    """Return the timescale of each level in steps; 0 without memory."""
-    curves = correlation(np.array(LAGS)[None] / GRID[:, None])
+def _fit(measured: Array, longest: float = np.inf) -> Array:
+    """Return the timescale of each level in steps, at most the longest; 0 without memory."""
+    grid = GRID[longest >= GRID]
+    curves = correlation(np.array(LAGS)[None] / grid[:, None])
     errors = np.nansum((curves[None] - measured[:, None]) ** 2, axis=-1)
-    best = GRID[np.argmin(errors, axis=1)]
+    best = grid[np.argmin(errors, axis=1)]
     return np.where(measured[:, 0] >= LEAST, best, 0.0)
 
 
