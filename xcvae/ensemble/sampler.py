@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
 
-NOT_MEASURED = "it was trained by an earlier version"
+NOT_MEASURED = "its training did not measure them"
 
 ATTEMPTS = 50
 """Redraws of a member with too little rain, at most."""

@@ -103,7 +103,7 @@ class Amplify(Component):
         if not any(_is_coarse_rain(variable) for variable in context.spec.variables):
             _refuse(
                 "amplify", "a model with coarse rain as a condition", "none of its conditions is",
-                "Nothing tells this model of a heavier storm: it cannot be amplified.",
+                "It has no input that a heavier storm would change. Turn, mirror or borrow storms.",
             )  # fmt: skip
         sample = context.spec.sample
         factors = ds.coords.get("amplified")

@@ -142,8 +142,8 @@ class Start:
                 )
         if (known.rain_condition is None) != (spec.rain_condition is None):
             self._warn(
-                "one of the start and these data has a rain condition that members are added to, "
-                "and the other has none: the head of the network begins anew"
+                "either the start or these data, not both, have a rain condition that members are "
+                "added to: the head of the network is not taken"
             )
 
     def scaling(self, fitted: Scaling, spec: DataSpec) -> Scaling:
