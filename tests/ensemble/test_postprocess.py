@@ -99,7 +99,7 @@ def test_field_without_units_raises_units_error(context):
 
 
 def test_inconvertible_units_raise_error_naming_both(context):
-    with pytest.raises(UnitsError, match=r"'mm h-1', got 'K'"):
+    with pytest.raises(UnitsError, match=r"'mm h-1' by a factor, got '280 K'"):
         Threshold("280 K")(field([1.0]), context)
 
 
@@ -196,7 +196,7 @@ def test_dry_run_names_post_processor_that_loses_units_or_labels(spec, context, 
 
 
 def test_dry_run_finds_inconvertible_units(spec, context):
-    with pytest.raises(UnitsError, match=r"'mm h-1', got 'K'"):
+    with pytest.raises(UnitsError, match=r"'mm h-1' by a factor, got '280 K'"):
         PostprocessPipeline((Threshold("280 K"),)).dry_run(context, (4, 5))
 
 

@@ -375,7 +375,7 @@ def test_empty_selection_is_refused(few, model):
 def test_wrong_postprocessor_is_refused_before_drawing(few, model):
     with pytest.raises(ComponentError, match="Did you mean 'threshold'"):
         sample(few, model, postprocess=["treshold"])
-    with pytest.raises(UnitsError, match="'K'"):
+    with pytest.raises(UnitsError, match="got '280 K'"):
         sample(few, model, postprocess=[{"name": "threshold", "value": "280 K"}])
 
 

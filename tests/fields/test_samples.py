@@ -112,5 +112,5 @@ def test_heavy_refuses_shares_out_of_range(days: xr.Dataset, arguments: dict[str
 
 
 def test_heavy_refuses_a_depth_for_a_rate(days: xr.Dataset) -> None:
-    with pytest.raises(UnitsError, match=r"threshold: .*'mm d-1', got 'mm'"):
+    with pytest.raises(UnitsError, match=r"threshold: .*'mm d-1' by a factor, got '20 mm'"):
         heavy(days, threshold="20 mm")

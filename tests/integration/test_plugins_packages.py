@@ -160,7 +160,8 @@ assert not {"scipy", "scores", "xcvae_extremes.losses"} & set(sys.modules)
     assert found["postprocessor", "sharp_edge"] == "xcvae-physics"
     assert found["metric", "scores_kge"] == "xcvae-scores"
     for kind, name in (("metric", "mean_difference"), ("loss", "square_error"),
-                       ("postprocessor", "soft_cap"), ("baseline", "record_mean")):  # fmt: skip
+                       ("postprocessor", "soft_cap"), ("baseline", "record_mean"),
+                       ("storm", "steepen")):  # fmt: skip
         assert found[kind, name] == "xcvae-template"
     packages = {package.name for package in PACKAGES} - {"template"} | {"xcvae-template"}
     assert packages <= set(found.values())

@@ -210,7 +210,7 @@ class PipelineState:
         from xcvae.ensemble.sample import sample
 
         store = self.store(section)
-        before = _inode(store)
+        before = _version(store)
         interrupted = EnsembleStore.of(store).status().partial.exists
         arguments: dict[str, Any] = {
             **section.arguments(),
@@ -233,7 +233,7 @@ class PipelineState:
                 ) from error
             state = MADE
             ensemble = sample(data, model, **{**arguments, "resume": "restart"})
-        untouched = before is not None and _inode(store) == before
+        untouched = before is not None and _version(store) == before
         self.outcome[section.name] = CURRENT if untouched else state
         return ensemble
 
@@ -406,13 +406,14 @@ class PipelineState:
         return self.report / "diagnosis.txt", self.report / "diagnosis.json"
 
 
-def _inode(folder: Path) -> tuple[int, int] | None:
-    """Return device and inode of a folder, which change when it is replaced; None if missing."""
+def _version(folder: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a folder is replaced or written to; None if missing."""
     try:
         status = folder.stat()
     except FileNotFoundError:
         return None
-    return status.st_dev, status.st_ino
+    # The number of a folder that was removed may be given to the next one.
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def _card_to_json(card: xr.Dataset) -> str:

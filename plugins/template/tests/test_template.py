@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from xcvae_template import MeanDifference, RecordMean, SoftCap, SquareError
+from xcvae_template import MeanDifference, RecordMean, SoftCap, SquareError, Steepen
 
 import xcvae.testing
 
@@ -25,6 +25,11 @@ class TestMeanDifference(xcvae.testing.MetricSuite):
 
 class TestRecordMean(xcvae.testing.BaselineSuite):
     component = RecordMean
+
+
+class TestSteepen(xcvae.testing.StormSuite):
+    component = Steepen
+    refused = ({"power": 0.0},)
 
 
 def test_square_error_of_perfect_reconstruction_is_zero() -> None:
@@ -50,3 +55,12 @@ def test_record_mean_is_one_map_for_all_samples() -> None:
     expected = ds.pr_record.mean("time_record")
     np.testing.assert_allclose(drawn[0, 0], expected, rtol=1e-5)
     np.testing.assert_array_equal(drawn[0, 0], drawn[0, 1])
+
+
+def test_steepen_keeps_the_mean_and_raises_the_maximum() -> None:
+    ds, context = TestSteepen().given_samples()
+    rain, steeper = ds.pr_coarse, Steepen(2.0)(ds, context).pr_coarse
+    maps = rain.dims[1:]
+    np.testing.assert_allclose(steeper.mean(maps), rain.mean(maps), rtol=1e-5)
+    assert (steeper.max(maps) > rain.max(maps)).any()
+    assert Steepen(1.0)(ds, context).steepened.values.tolist() == [1.0] * ds.sizes["time"]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from torch import Tensor
 
-    from xcvae.plugins import Context, LossState
+    from xcvae.plugins import Context, LossState, StormContext
 
 XCVAE_API = 1
 
@@ -82,6 +82,34 @@ class RecordMean(Component):
         return field.transpose(*dims).assign_attrs(units=record.attrs["units"])
 
 
+@dataclass(frozen=True)
+class Steepen(Component):
+    """Coarse rain raised to a power, with the mean of each map: heavy cells get the rain of others.
+
+    For prior members: the observed rain stays as it is.
+    """
+
+    power: float = 1.5
+
+    def __post_init__(self) -> None:
+        """Refuse parameters out of range."""
+        in_range(self, "power", above=0)
+
+    def __call__(self, ds: xr.Dataset, context: StormContext) -> xr.Dataset:
+        """Return the samples, and a coordinate along them that says what was done."""
+        found, sample = ds.copy(deep=False), context.spec.sample
+        for variable in context.spec.variables:
+            if variable.precipitation and variable.name in ds:
+                rain = ds[variable.name]
+                maps = [dim for dim in rain.dims if dim != sample]
+                steeper = rain**self.power
+                steeper = steeper * (rain.mean(maps) / steeper.mean(maps)).fillna(0.0)
+                changed = steeper.transpose(*rain.dims).astype(rain.dtype)
+                found[variable.name] = changed.assign_attrs(rain.attrs)
+        about = {"long_name": "power of the coarse rain", "units": "1", "storm": "steepen"}
+        return found.assign_coords(steepened=(sample, [self.power] * ds.sizes[sample], about))
+
+
 @hookimpl
 def xcvae_components() -> dict[str, dict[str, type | str]]:
     """Return the components by kind and name."""
@@ -90,4 +118,5 @@ def xcvae_components() -> dict[str, dict[str, type | str]]:
         "postprocessor": {"soft_cap": SoftCap},
         "metric": {"mean_difference": MeanDifference},
         "baseline": {"record_mean": RecordMean},
+        "storm": {"steepen": Steepen},
     }
