@@ -49,6 +49,19 @@ def test_page_quickstart_runs(tmp_path: Path) -> None:
         assert (tmp_path / made).exists()
 
 
+def test_page_init_shows_the_configuration_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (DOCS / "init.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    run_code(code_of("init.md"), tmp_path)
+    init = next(line for line in page.splitlines() if line.startswith("xcvae init "))
+    assert main(init.split()[1:]) == 0
+    written = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert written == (DOCS / "data" / "init.yaml").read_text(encoding="utf-8")
+    assert main(["run", "config.yaml", "--check"]) == 0
+
+
 def test_page_hand_over_trains_a_network(tmp_path: Path) -> None:
     tiny = {
         **FEWER,

@@ -177,6 +177,10 @@ def _target(ds: xr.Dataset, found: Proposal) -> str:
         return rain[0]
 
 
+def _sizes(da: xr.DataArray) -> str:
+    return " x ".join(str(size) for size in da.shape)
+
+
 def _outline(da: xr.DataArray) -> str:
     return f"{da.name} ({', '.join(map(str, da.dims))}) [{da.attrs.get('units', 'no units')}]"
 
@@ -227,7 +231,7 @@ def _describe_target(ds: xr.Dataset, target: str, layout: Layout, found: Proposa
     da = ds[target]
     depth = exponents_of(str(da.attrs.get("units", ""))) == DEPTH
     amounts = "amounts per step" if depth else "rates"
-    found.notes.insert(0, f"{_outline(da)}, {amounts}, {dict(da.sizes)}")
+    found.notes.insert(0, f"{_outline(da)}, {amounts}, {_sizes(da)}")
     for dim in (layout.y, layout.x):
         if dim in da.indexes and da.sizes[dim] > 1:
             labels = da[dim].values
