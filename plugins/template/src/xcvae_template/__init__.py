@@ -77,7 +77,7 @@ class RecordMean(Component):
         observed = dataset[dataset.attrs["target"]]
         record = dataset[dataset.attrs["record"]]
         mean = record.mean(record.dims[0]).fillna(0.0)
-        field = (mean * observed.notnull() + 0.0 * mean).expand_dims(realization=1)
+        field: xr.DataArray = (mean * observed.notnull() + 0.0 * mean).expand_dims(realization=1)
         dims = ("realization", *observed.dims)
         return field.transpose(*dims).assign_attrs(units=record.attrs["units"])
 
