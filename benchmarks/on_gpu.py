@@ -75,7 +75,7 @@ def steps_of(options: argparse.Namespace) -> Iterator[Step]:
     train = ["--only", "bare", *common, "--crop", 16 if small else 128]
     train += ["--batch-size", 2 if small else 64]
     train += ["--steps", 1 if small else 20, "--rounds", 1 if small else 5]
-    draw = ["--size", *(2 * [16 if small else 128]), "--seconds", 0.01 if small else 2]
+    draw = ["--size", *(2 * [32 if small else 128]), "--seconds", 0.01 if small else 2]
     draw += ["--batches", *([1] if small else [64, 256])]
     layouts = (
         ["eager bfloat16 last"] if small else ["eager bfloat16 last", "compiled bfloat16 last"]

@@ -45,6 +45,14 @@ def test_wrong_spread_is_named_although_single_members_look_right(name: str) -> 
     assert "mean_collapse" not in alarms(diagnosis)
 
 
+#: Detectors of what the ensembles of the benchmark do not have; tests/verify has their faults.
+NEED_MORE = {
+    "flicker": "consecutive samples",
+    "spread_by_rain": "coarse rain",
+    "capped_data": "a cap in the observations",
+}
+
+
 def test_every_detector_has_a_disease() -> None:
-    named = {name for disease in DISEASES for name in disease.finding} | {*SPREADS}
+    named = {name for disease in DISEASES for name in disease.finding} | {*SPREADS, *NEED_MORE}
     assert named == {detector.__name__ for detector in DETECTORS}
