@@ -20,6 +20,7 @@ import xcvae
 from xcvae import config, pipeline
 from xcvae.cli import main
 from xcvae.ensemble import catalog
+from xcvae.pipeline import steps
 from xcvae.registry import registry
 
 CONFIG = """
@@ -383,6 +384,18 @@ def test_ensembles_have_their_own_samples_and_grow_with_the_configuration(
     assert grown.pr.shape[:2] == (4, sum(count))
     np.testing.assert_array_equal(grown.pr.values[:3, : count[0]], before.pr.values)
     assert xcvae.verify_store(folder / "out" / "prior.zarr").ok
+
+
+def test_folder_with_the_number_of_a_removed_one_is_another(tmp_path: Path) -> None:
+    """File systems give numbers again: a replaced store was reported as unchanged."""
+    store = tmp_path / "e.zarr"
+    store.mkdir()
+    before = steps._version(store)
+    assert steps._version(store) == before
+    store.rmdir()
+    time.sleep(0.05)  # the clock of file systems ticks every few milliseconds
+    store.mkdir()
+    assert steps._version(store) != before
 
 
 def test_unknown_step_is_refused(folder: Path) -> None:
