@@ -2,14 +2,15 @@
 
     python -m benchmarks.skill.storms --output DIR [--data STORE] [--samples 128] [--model FILE]
 
-From the training samples the heaviest tenth (``--censor``) is removed, and of the rest so many are
-taken as ``--samples`` says, evenly spaced. A generator is trained on these samples alone, or
-``--model`` names another one, which may know more. A super-resolution network with quantile heads
-is trained on the record, and on the record and storms: heavy samples again (``duplicated``), real
-pairs times factors (``scaled``), members for the same conditions (``prior``), for conditions times
-the same factors (``amplified``), for shifted ones (``moved``), and for the coarse fields of samples
-that were removed, as another record or a model run has them (``borrowed``). All are tested on the
-heaviest tenth of the test samples. Thresholds of events are quantiles of all training samples.
+From the training samples the heaviest tenth is removed (``--censor``; 0 for none, and then nothing
+is borrowed), and of the rest so many are taken as ``--samples`` says, evenly spaced. A generator is
+trained on these samples alone, or from the weights of another one (``--start``), or ``--model``
+names one that is ready. A super-resolution network with quantile heads is trained on the record,
+and on the record and storms: heavy samples again (``duplicated``), real pairs times factors
+(``scaled``), members for the same conditions (``prior``), for conditions times the same factors
+(``amplified``), for shifted ones (``moved``), and for the coarse fields of samples that were
+removed, as another record or a model run has them (``borrowed``). All are tested on the heaviest
+tenth of the test samples. Thresholds of events are quantiles of all training samples.
 
 The folder keeps generator, storms and counts, so that an interrupted call is continued by the next.
 At its end a call prints verdicts, against the record and ``scaled``, and writes storms.json.
@@ -47,7 +48,9 @@ def plain(split: Split) -> xr.Dataset:
 
 def censored(train: xr.Dataset, options: argparse.Namespace) -> tuple[xr.Dataset, xr.Dataset]:
     """Return the record, and the samples that were removed from it."""
-    removed = utility.heaviest(train, options.censor, target="pr").values
+    removed = np.zeros(train.sizes["sample"], bool)
+    if options.censor:
+        removed = utility.heaviest(train, options.censor, target="pr").values
     rest = np.flatnonzero(~removed)
     count = len(rest) if options.samples is None else min(options.samples, len(rest))
     rows = rest[np.unique(np.linspace(0, len(rest) - 1, count).astype(int))]
@@ -59,11 +62,13 @@ def generator(record: xr.Dataset, side: int, options: argparse.Namespace) -> Any
     place = options.model or options.output / "generator.xcvae"
     if place.exists():
         return xcvae.load(place)
+    ladder = {} if options.start else {"preset": "small"}
     return xcvae.train(
         record,
         target="pr",
         coarsen=side,
-        generator={"preset": "small", **options.generator},
+        start=options.start,
+        generator={**ladder, **options.generator} or None,
         fit={**FIT, "max_steps": options.generator_steps, **options.fit},
         device=options.device,
         path=place,
@@ -96,16 +101,18 @@ def recipes(
         drawn(f"amplified-{f:g}", heavy, {"name": "amplify", "factor": f}, len(options.factors))
         for f in options.factors
     ]
-    elsewhere = coarse(removed, side).assign_coords(sample=10**6 + removed.sample)
-    borrowed = {"name": "borrow", "source": "block means of samples that were removed"}
+    storms: dict[str, xr.Dataset | list[xr.Dataset]] = {
+        "amplified": stronger,
+        "moved": drawn("moved", heavy, SHIFT),
+    }
+    if removed.sizes["sample"]:
+        elsewhere = coarse(removed, side).assign_coords(sample=10**6 + removed.sample)
+        borrowed = {"name": "borrow", "source": "block means of samples that were removed"}
+        storms["borrowed"] = drawn("borrowed", elsewhere, borrowed)
     return utility.recipes(
         record,
         prior=drawn("prior", heavy, None),
-        storms={
-            "amplified": stronger,
-            "moved": drawn("moved", heavy, SHIFT),
-            "borrowed": drawn("borrowed", elsewhere, borrowed),
-        },
+        storms=storms,
         share=options.share,
         target="pr",
     )
@@ -187,6 +194,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_experiment("cpu", network="keys of the networks")
     add = parser.add_argument
     add("--model", type=Path, help="generator; default: one trained on the record alone")
+    add("--start", help="model, or name of a bundled one, that the generator starts from")
     add("--samples", type=int, help="of the record; default: all that remain")
     add("--censor", type=float, default=0.1, help="share of the heaviest samples that is removed")
     add("--tested", type=float, default=0.1, help="share of the heaviest samples that is tested")

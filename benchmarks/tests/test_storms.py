@@ -47,3 +47,11 @@ def test_record_lacks_the_heaviest_samples_and_is_tested_on_them(
     assert "against scaled" in capsys.readouterr().out
     networks = list((tmp_path / "networks").iterdir())
     assert len(networks) == 2 * (1 + len(RECIPES))
+
+
+def test_a_scarce_record_keeps_its_heaviest_samples(record: Path, tmp_path: Path) -> None:
+    assert call(record, tmp_path, "--censor", "0", "--samples", "1000") == 0
+    found = json.loads((tmp_path / "storms.json").read_text())
+    splits = xr.open_zarr(record, consolidated=False).split
+    assert found["samples"] == int((splits == 0).sum())
+    assert set(found["verdicts"]["record"]) == {*RECIPES} - {"borrowed"}
