@@ -62,10 +62,12 @@ def read(folder: Path, data: dict[str, Any], **train: Any) -> dict[str, Any]:
 
 
 def bounded(ds: xr.Dataset) -> xr.Dataset:
-    """Give times and latitudes their bounds, as the archives of climate models do."""
-    for dim, half in (("time", timedelta(hours=12)), ("lat", 0.05)):
-        ends = np.stack([ds.indexes[dim] - half, ds.indexes[dim] + half], axis=1)
-        ds = ds.assign({f"{dim}_bnds": ((dim, "bnds"), ends)})
+    """Give coordinates their bounds, as the archives of climate models do."""
+    for dim, labels in dict(ds.indexes).items():
+        half = timedelta(hours=12) if dim == "time" else 0.05
+        ds = ds.assign(
+            {f"{dim}_bnds": ((dim, "bnds"), np.stack([labels - half, labels + half], axis=1))}
+        )
         ds[dim].attrs["bounds"] = f"{dim}_bnds"
     ds.time.encoding |= {"units": "hours since 2000-01-01", "dtype": "f8"}
     return ds
@@ -421,12 +423,22 @@ def test_the_configuration_of_init_passes_the_check(
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [("x.nc", "matches nothing"), (".", r"\*\.nc"), ("t.nc", "target: .* rain")]
+    ("data", "words"),
+    [
+        ("x.nc", "matches nothing"),
+        (".", "target: .* rain"),
+        ("empty", "the folder .*, which is empty"),
+        ("t.nc", "target: .* rain"),
+        ("text.nc", r"begins with b'404 not found': neither NetCDF nor HDF5\. Get or write"),
+    ],
 )
 def test_init_refuses_what_cannot_be_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path, t=condition(0, 10))
+    (tmp_path / "empty").mkdir()
+    if data == "text.nc":
+        (tmp_path / data).write_text("404 not found")
     with pytest.raises(XcvaeError, match=words):
         pipeline.propose([data], tmp_path)

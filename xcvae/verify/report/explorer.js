@@ -21,7 +21,8 @@
   // Draw one map of a picture; a later choice may have been made while it was decoded.
   const paint = async (name, content, row, shape, ratio, stats, title) => {
     const figure = map(name), canvas = figure.querySelector("canvas");
-    const text = `mean ${stats[0]}, max\u00a0${stats[1]}\u00a0${data.units.replace(" ", "\u00a0")}`;
+    const units = data.units.replaceAll(" ", "\u00a0");
+    const text = stats ? `mean ${stats[0]}, max\u00a0${stats[1]}\u00a0${units}` : "no data";
     const wanted = figure.dataset.wanted = `${set.title}/${sample}/${row}`;
     figure.querySelector("figcaption").textContent = title;
     part("stats", figure).textContent = text;
@@ -77,7 +78,7 @@
     const figure = map(name), members = part("members", figure), spread = part("spread", figure);
     members.replaceChildren(members.querySelector("legend"), ...set.members.map((number, i) => {
       const label = document.createElement("label"), input = document.createElement("input");
-      Object.assign(input, { type: "radio", name: `member-${name}`, value: i, checked: i === pane.member });
+      Object.assign(input, { type: "radio", autocomplete: "off", name: `member-${name}`, value: i, checked: i === pane.member });
       input.addEventListener("change", () => { pane.member = i; show(); });
       label.append(input, String(number));
       return label;
