@@ -109,6 +109,7 @@ def test_sequence_is_played_and_paused(chromium: Browser, page: Path) -> None:
     chromium.click("[data-part=play]")
     assert text(chromium, "[data-part=play]") == "Play"
     assert shown(chromium, "a") != first
+    chromium.type("[data-part=time] input", "home")
     stopped = text(chromium, "[data-part=time] output")
     chromium.type("[data-part=time] input", "right")
     assert text(chromium, "[data-part=time] output") != stopped

@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("explorer-data").textContent);
   const part = (name, inside = root) => inside.querySelector(`[data-part=${name}]`);
   const map = (name) => root.querySelector(`[data-map=${name}]`);
-  const SECONDS = 0.4;
+  const SECONDS = 0.4, HEIGHT = 460;
   const cache = new Map();
   const panes = { a: { member: 0, spread: 0 }, b: { member: 0, spread: 0 } };
   let set, sample = 0, timer = 0;
@@ -31,7 +31,8 @@
     if (figure.dataset.wanted !== wanted) return;
     canvas.width = width;
     canvas.height = height;
-    canvas.style.aspectRatio = ratio;
+    canvas.style.aspectRatio = ratio;  // of the area: cells need not be square
+    canvas.style.width = `min(100%, ${HEIGHT * ratio}px)`;
     canvas.getContext("2d").drawImage(source, 0, row * height, width, height, 0, 0, width, height);
     figure.dataset.shown = wanted;
   };

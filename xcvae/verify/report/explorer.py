@@ -37,8 +37,8 @@ MEMBERS, SEQUENCE_MEMBERS, FRAMES = 4, 3, 24
 RANKS = (0.0, 0.1, 0.3)
 #: Pixels along the longer side of a picture: larger maps are shown as means of blocks.
 SIDE = 160
-#: Pixels that are drawn for the page at most, so that it takes seconds, and pixels of a set that are
-#: read: a quarter of a gigabyte in memory.
+#: Pixels that are drawn for the page at most, so that it takes seconds, and pixels of a set that
+#: are read: a quarter of a gigabyte in memory.
 DRAWN, READ = 1_000_000, 30_000_000
 #: Options of an ensemble that the storms redrawn for the page share.
 SHARED = ("factor", "postprocess", "temperature", "cap", "tile", "device", "seed")
@@ -385,7 +385,8 @@ def _controls() -> str:
 def _map(kind: str, title: str, *, chosen: bool = False) -> str:
     choice = (
         "<fieldset data-part=members><legend>Member</legend></fieldset>"
-        "<label data-part=spread>Spread <output></output><input type=range min=0 step=1 value=0 autocomplete=off>"
+        "<label data-part=spread>Spread <output></output>"
+        "<input type=range min=0 step=1 value=0 autocomplete=off>"
         "<span class=ends><span>storm</span><span>prior</span></span></label>"
     )
     return (
