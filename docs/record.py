@@ -63,6 +63,28 @@ def finished_run(minutes: float) -> None:
             raise SystemExit(f"xcvae {step} failed")
 
 
+def coarse_rain(_minutes: float) -> None:
+    """Write the wettest test frame of the bundled radar, as means over 12 km."""
+    import xcvae
+
+    ds = xcvae.tutorial.open_dataset("radklim").drop_encoding()
+    test = ds.pr_coarse[ds.split.values == 2]
+    frame = test[[int(test.mean(("y_coarse", "x_coarse")).values.argmax())]]
+    frame.rename("tp").reset_coords(drop=True).to_dataset().to_netcdf("coarse.nc")
+
+
+def plugin(_minutes: float) -> None:
+    """Register the module that the page writes."""
+    from xcvae import plugins
+
+    text = (DOCS / "write-a-plugin.md").read_text(encoding="utf-8")
+    found = re.search(r":caption: \S+/__init__\.py\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    Path("xcvae_peaks.py").write_text(found[1], encoding="utf-8")
+    sys.path.append(str(Path.cwd()))
+    plugins.register("xcvae_peaks")
+
+
 #: Pages, and what makes the files that they read.
 PAGES: dict[str, Callable[[float], None] | None] = {
     "quickstart": None,
@@ -70,6 +92,8 @@ PAGES: dict[str, Callable[[float], None] | None] = {
     "sequences": None,
     "train-networks": finished_run,
     "operate": finished_run,
+    "zero-shot": coarse_rain,
+    "write-a-plugin": plugin,
 }
 
 

@@ -55,11 +55,12 @@ def test_page_init_shows_the_configuration_that_is_written(
     page = (DOCS / "init.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     run_code(code_of("init.md"), tmp_path)
-    init = next(line for line in page.splitlines() if line.startswith("xcvae init "))
-    assert main(init.split()[1:]) == 0
-    written = (tmp_path / "config.yaml").read_text(encoding="utf-8")
-    assert written == (DOCS / "data" / "init.yaml").read_text(encoding="utf-8")
-    assert main(["run", "config.yaml", "--check"]) == 0
+    commands = [line.split() for line in page.splitlines() if line.startswith("xcvae init ")]
+    for command, shown in zip(commands, ("init.yaml", "init-climate.yaml"), strict=True):
+        assert main(command[1:]) == 0
+        written = (tmp_path / command[-1]).read_text(encoding="utf-8")
+        assert written == (DOCS / "data" / shown).read_text(encoding="utf-8")
+        assert main(["run", command[-1], "--check"]) == 0
 
 
 def test_page_hand_over_trains_a_network(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -60,6 +61,18 @@ def read(folder: Path, data: dict[str, Any], **train: Any) -> dict[str, Any]:
     }
 
 
+def bounded(ds: xr.Dataset) -> xr.Dataset:
+    """Give coordinates their bounds, as the archives of climate models do."""
+    for dim, labels in dict(ds.indexes).items():
+        half = timedelta(hours=12) if dim == "time" else 0.05
+        ds = ds.assign(
+            {f"{dim}_bnds": ((dim, "bnds"), np.stack([labels - half, labels + half], axis=1))}
+        )
+        ds[dim].attrs["bounds"] = f"{dim}_bnds"
+    ds.time.encoding |= {"units": "hours since 2000-01-01", "dtype": "f8"}
+    return ds
+
+
 THIRD = {"a": days(0, 10), "b": days(10, 20), "c": days(20, 30)}
 WHOLE = {"time": 30, "lat": 12, "lon": 12}
 MEAN = float(np.mean([ds.pr.mean(dtype=np.float64) for ds in THIRD.values()]))
@@ -102,6 +115,8 @@ JOINED = [
     case("a folder of files", thirds(), refused("data.path", r"\*"),
          data={"path": "."}),
     case("one variable per file", lambda folder: write(folder, a=days(0, 10), t=days(10, 20, "t", units="K").assign_coords(time=times(30)[:10])),
+         right(sizes={**WHOLE, "time": 10}, roles=["t"]), data=PATTERN, coarsen=None),
+    case("one variable per file, with bounds", lambda folder: write(folder, a=bounded(days(0, 10)), t=bounded(days(0, 10, "t", units="K"))),
          right(sizes={**WHOLE, "time": 10}, roles=["t"]), data=PATTERN, coarsen=None),
     case("rename", lambda folder: write(folder, a=days(0, 10).rename(pr="RAINNC")), right(target="pr"), data={"path": "a.nc", "rename": {"RAINNC": "pr"}}),
     case("rename of nothing", thirds(), refused("data.rename", "'rr'", "Valid names"), data={"path": "a.nc", "rename": {"rr": "pr"}}),
@@ -228,6 +243,25 @@ def test_sources_are_merged_or_refused_by_name(
     answer.check(lambda: read(tmp_path, {"sources": sources}, coarsen=None))
 
 
+def test_a_renamed_grid_mapping_stays_that_of_its_fields(tmp_path: Path) -> None:
+    first, second = days(0, 10), condition(0, 10)
+    for i, ds in enumerate((first, second)):
+        ds["crs"] = ((), 0, {"grid_mapping_name": "latitude_longitude", "earth_radius": 6.3e6 + i})
+        ds[["pr", "t"][i]].attrs["grid_mapping"] = "crs"
+    write(tmp_path, a=first, t=second)
+    renamed = {"path": "t.nc", "rename": {**GRID, "crs": "crs_2"}}
+    data = config.parse({
+        "data": {"sources": [{"path": "a.nc"}, renamed]}, "output": "out",
+        "train": {"target": "pr", "conditions": ["t"]},
+    }, folder=tmp_path)  # fmt: skip
+    ds = config.open_parts(data).train
+    mappings = {
+        name: ds[name].attrs.get("grid_mapping") or ds[name].encoding["grid_mapping"]
+        for name in ("pr", "t")
+    }
+    assert mappings == {"pr": "crs", "t": "crs_2"}
+
+
 def test_references_of_kerchunk_are_opened(tmp_path: Path) -> None:
     THIRD["a"].to_zarr(tmp_path / "a.zarr", consolidated=False, zarr_format=2)
     refs: dict[str, Any] = {}
@@ -325,6 +359,34 @@ def _without_times(folder: Path) -> list[str]:
     return ["a.nc"]
 
 
+def _years(folder: Path) -> list[str]:
+    write(_folder(folder / "data"), pr_2001=days(0, 10), pr_2002=days(10, 30))
+    (folder / "data" / "notes.txt").write_text("rain")
+    return ["data"]
+
+
+def _climate_model(folder: Path) -> list[str]:
+    """Write rain of a regional model and pressure of a global one, as archives have them."""
+    times = xr.date_range("2041-01-01 12:00", periods=10, calendar="360_day", use_cftime=True)
+    grid = days(0, 10).rename(lat="rlat", lon="rlon")
+    lat, lon = xr.broadcast(grid.rlat, grid.rlon)
+    grid = grid.assign_coords(time=times, lat=lat, lon=lon.assign_attrs(units="degrees_east"))
+    grid.rlat.attrs, grid.rlon.attrs = (
+        {"standard_name": "grid_latitude"},
+        {"standard_name": "grid_longitude"},
+    )
+    other = condition(0, 10).assign_coords(time=times)
+    write(folder, rain=bounded(grid), pressure=bounded(other.isel(time=slice(9))).rename(t="psl"))
+    return ["rain.nc", "pressure.nc"]
+
+
+def _one_name(folder: Path) -> list[str]:
+    coarse = condition(0, 10).rename(t="pr")
+    coarse.pr.attrs = days(0, 10).pr.attrs
+    write(folder, gcm=coarse, obs=days(0, 10))
+    return ["obs.nc", "gcm.nc"]
+
+
 def _statics(folder: Path) -> list[str]:
     whole = xr.concat(list(THIRD.values()), "time")
     elevation = (("lat", "lon"), np.ones((12, 12)), {"units": "m"})
@@ -338,6 +400,9 @@ def _statics(folder: Path) -> list[str]:
         (_grids, ["t.nc: another grid, so lat is renamed lat_2", 't [K]: aligned by its coord', "step 1 d"]),
         (_entry, ['"name": "rain"', "coarsen: 4", "To decide: nothing"]),
         (_without_times, ["splits: time has no labels", "validation: 0.15"]),
+        (_years, ['path: "data/pr_*.nc"', "time: 2001-01-01 to 2001-01-30, step 1 d"]),
+        (_climate_model, ["calendar 360_day", '"rename": {"lat": "lat_2", "lon": "lon_2"}', 'conditions: ["psl"]']),
+        (_one_name, ["gcm.nc: another field, so pr is renamed pr_2", 'conditions: ["pr_2"]']),
         (_statics, ['statics: ["orog"]', "count: left out", "pr (time, lat, lon) [mm/day], rates"]),
     ],
 )  # fmt: skip
@@ -358,12 +423,22 @@ def test_the_configuration_of_init_passes_the_check(
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [("x.nc", "matches nothing"), (".", r"\*\.nc"), ("t.nc", "target: .* rain")]
+    ("data", "words"),
+    [
+        ("x.nc", "matches nothing"),
+        (".", "target: .* rain"),
+        ("empty", "the folder .*, which is empty"),
+        ("t.nc", "target: .* rain"),
+        ("text.nc", r"begins with b'404 not found': neither NetCDF nor HDF5\. Get or write"),
+    ],
 )
 def test_init_refuses_what_cannot_be_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path, t=condition(0, 10))
+    (tmp_path / "empty").mkdir()
+    if data == "text.nc":
+        (tmp_path / data).write_text("404 not found")
     with pytest.raises(XcvaeError, match=words):
         pipeline.propose([data], tmp_path)

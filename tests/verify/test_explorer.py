@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from xcvae.verify.plots.member_maps import Axis
+from xcvae.verify.report import explorer
 from xcvae.verify.report.explorer import SIDE, reduced, sets_of, upright
 from xcvae.verify.report.write import write_html
 
@@ -108,6 +109,7 @@ def test_sequence_is_played_and_paused(chromium: Browser, page: Path) -> None:
     chromium.click("[data-part=play]")
     assert text(chromium, "[data-part=play]") == "Play"
     assert shown(chromium, "a") != first
+    chromium.type("[data-part=time] input", "home")
     stopped = text(chromium, "[data-part=time] output")
     chromium.type("[data-part=time] input", "right")
     assert text(chromium, "[data-part=time] output") != stopped
@@ -162,3 +164,43 @@ def test_reduced_maps_are_means_of_blocks_without_missing_pixels() -> None:
     assert small[0, -1] == field[:, -1].mean()
     assert np.isnan(reduced(np.full((2, 2 * SIDE), np.nan))).all()
     assert reduced(small) is small
+
+
+def test_masked_maps_and_named_members_are_written(
+    chromium: Browser, storms: xr.Dataset, tmp_path: Path
+) -> None:
+    rain = storms.pr.copy()
+    rain[{"time": slice(1, None)}] = np.nan
+    members = xr.concat([rain, rain.where(False)], "realization").assign_attrs(rain.attrs)
+    made = json.dumps({"mode": "prior", "temporal": "coherent"})
+    members = (
+        members.assign_coords(realization=["r1", "<r2>"]).to_dataset().assign_attrs(xcvae=made)
+    )
+    sets = sets_of(storms, {"Überlänge " + "x" * 60: members})
+    model = {"target": "pr", "units": "mm h-1", "steps": None, "minutes": None, "sha256": "0"}
+    one = {"made": None, "scores": None, "criteria": [], "passed": True}
+    names = {"a b": one, "a-b": one, "y" * 80: one}
+    content = {"model": model, "ensembles": names, "diagnosis": None, "xcvae": "0"}
+    page = write_html(tmp_path / "report.html", content, figures={}, explored=sets)
+    chromium.open(page, 390)
+    shown(chromium, "a")
+    assert text(chromium, "[data-map=b] figcaption") == "Member <r2>"
+    assert text(chromium, "[data-map=b] p") == "no data"
+    assert chromium.run("return document.documentElement.scrollWidth") <= 390
+    assert chromium.run("return document.querySelectorAll('h2[id^=e-a]').length") == 2
+    assert (
+        chromium.run("return new Set([...document.querySelectorAll('h2')].map(h => h.id)).size")
+        == 4
+    )
+    assert chromium.errors() == []
+
+
+def test_sequences_of_large_maps_have_fewer_frames(
+    storms: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = json.dumps({"mode": "prior", "temporal": "coherent"})
+    members = xr.concat([storms.pr], "realization").assign_attrs(storms.pr.attrs)
+    ensemble = members.to_dataset().assign_attrs(xcvae=made)
+    whole = len(sets_of(storms, {"one": ensemble})[0].labels)
+    monkeypatch.setattr(explorer, "READ", 4 * 2 * storms.pr[0].size)
+    assert len(sets_of(storms, {"one": ensemble})[0].labels) == 2 < whole

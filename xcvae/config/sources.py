@@ -47,7 +47,7 @@ def joined(parts: Mapping[str, xr.Dataset], where: str) -> xr.Dataset:
     """
     groups: dict[frozenset[Hashable], Parts] = {}
     for name, ds in parts.items():
-        groups.setdefault(frozenset(ds.data_vars), {})[name] = ds
+        groups.setdefault(fields_of(ds), {})[name] = ds
     series = {names: _series(group, where) for names, group in groups.items()}
     if len(series) == 1:
         return next(iter(series.values()))
@@ -81,6 +81,23 @@ def _check_variables(
             remedy="Leave it out of the pattern, rename its variables, or list files with other "
             "variables as `sources:`, each with a `rename:`.",
         )  # fmt: skip
+
+
+def fields_of(ds: xr.Dataset) -> frozenset[Hashable]:
+    """Return the names of the variables, without the bounds of coordinates."""
+    return frozenset(ds.data_vars) - bounds_of(ds)
+
+
+def bounds_of(ds: xr.Dataset) -> set[Hashable]:
+    """Return the names of the bounds of coordinates, such as ``time_bnds``."""
+    links = ("bounds", "climatology")
+    named = {
+        found.get(link)
+        for coordinate in ds.coords.values()
+        for found in (coordinate.attrs, coordinate.encoding)
+        for link in links
+    }
+    return {name for name in named if name in ds.variables}
 
 
 def _series(parts: Parts, where: str) -> xr.Dataset:
@@ -236,8 +253,9 @@ def merged(
         A variable is in several sources, or a dimension has one name for different labels.
     """
     (first, ds), *others = parts.items()
-    for name, other in others:
-        twice = _in_both(ds, other)
+    for name, given in others:
+        other = _without_bounds(given, bounds_of(ds))
+        twice = in_both(ds, other)
         if twice:
             got, remedy = ", ".join(twice), "Rename them: `rename: {old: new}`."
             expected = "variables that no other source has"
@@ -252,10 +270,22 @@ def merged(
     return ds
 
 
-def _in_both(ds: xr.Dataset, other: xr.Dataset) -> list[str]:
+def _without_bounds(ds: xr.Dataset, names: set[Hashable]) -> xr.Dataset:
+    """Leave out bounds that another source has too: each coordinate needs one, and none is read."""
+    dropped = names & bounds_of(ds)
+    ds = ds.drop_vars(dropped).copy()  # attributes of the input stay
+    for name, coordinate in ds.coords.items():
+        attrs = {key: one for key, one in coordinate.attrs.items() if one not in dropped}
+        if attrs != coordinate.attrs:
+            ds[name].attrs = attrs
+    return ds
+
+
+def in_both(ds: xr.Dataset, other: xr.Dataset) -> list[str]:
     """Return the names of different variables and coordinates that are the same."""
     found = []
-    for name in (ds.variables.keys() & other.variables.keys()) - ds.sizes.keys():
+    shared = ds.variables.keys() & other.variables.keys()
+    for name in shared - (ds.sizes.keys() & other.sizes.keys()):
         one, two = ds[name], other[name]
         is_field = name in ds.data_vars and one.ndim > 0
         # Of two grid mappings, or two 2-D latitudes, a merge would keep the first without a word.
@@ -305,8 +335,9 @@ def _odd(
     return ConfigError.of(f"{where}, {shown}", expected=expected, got=got, remedy=remedy)
 
 
-_GRIB = (".grib", ".grb", ".grib2", ".grb2", ".grib1")
-_ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
+GRIB = (".grib", ".grb", ".grib2", ".grb2", ".grib1")
+#: Files of which a Zarr store or group has one.
+ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
 
 
 def opened(section: DataSection, folder: Path) -> xr.Dataset:
@@ -469,15 +500,16 @@ def _read(name: str, options: dict[str, Any], source: DataSection | SourceSectio
 
 def _check_store(folder: Path, where: str) -> None:
     """Refuse a folder of files."""
-    if any((folder / name).exists() for name in _ZARR_FILES):
+    if any((folder / name).exists() for name in ZARR_FILES):
         return
     kinds = sorted({p.suffix for p in folder.iterdir() if p.suffix and not p.name.startswith(".")})
     raise ConfigError.of(
         f"{where}.path",
         expected="a file, a Zarr store, or a pattern that matches some",
-        got=f"the folder {folder}, which is no Zarr store",
-        remedy=f"Write a pattern such as {folder / ('*' + (kinds or ['.nc'])[0])}.",
-    )
+        got=f"the folder {folder}, " + ("which holds files" if kinds else "which is empty"),
+        remedy=f"Write a pattern such as {folder / ('*' + kinds[0])}." if kinds else
+        "Check the path: it is relative to the folder of the configuration.",
+    )  # fmt: skip
 
 
 def _without_variables(name: str, options: Mapping[str, Any], where: str) -> ConfigError:
@@ -499,17 +531,37 @@ def _without_variables(name: str, options: Mapping[str, Any], where: str) -> Con
 
 
 def _not_opened(name: str, error: Exception, where: str) -> ConfigError:
-    needed = "netCDF-4 files need one more package: pip install 'xcvae[netcdf]'"
-    if name.lower().endswith(_GRIB):
-        needed = "GRIB files need one more package: pip install 'xcvae[grib]'"
-    elif is_url(name):
-        needed = "remote data may need packages (pip install 'xcvae[cloud]') and storage_options"
+    got = f"{name}: {type(error).__name__}: {str(error).partition(' Consider ')[0]}"
+    remedy = "Try it with xarray.open_dataset"
+    if is_url(name):
+        remedy += "; remote data may need packages (pip install 'xcvae[cloud]') and storage_options"
+    elif name.lower().endswith(GRIB):
+        remedy += "; GRIB files need one more package: pip install 'xcvae[grib]'"
+    elif (begin := _foreign(Path(name))) is not None:
+        got = f"{name}, which begins with {begin!r}: neither NetCDF nor HDF5" if begin else (
+            f"{name}, a file of 0 bytes")  # fmt: skip
+        remedy = "Get or write the file again: it may be what a failed download left, or a text"
+    elif not {"netcdf4", "h5netcdf"} & xr.backends.list_engines().keys():
+        remedy += "; NetCDF-4 files need one more package: pip install 'xcvae[netcdf]'"
     return ConfigError.of(
-        f"{where}.path",
-        expected="data that xarray can open",
-        got=f"{name}: {type(error).__name__}: {error}",
-        remedy=f"Try it with xarray.open_dataset; {needed}.",
+        f"{where}.path", expected="data that xarray can open", got=got, remedy=f"{remedy}."
     )
+
+
+#: First bytes of NetCDF-3, NetCDF-4 (HDF5), GRIB, gzip and bzip2, which xarray or an engine reads.
+_MAGIC = (b"CDF", b"\x89HDF", b"GRIB", b"\x1f\x8b", b"BZh")
+
+
+def _foreign(file: Path) -> bytes | None:
+    """Return the first bytes of a file under the name of a NetCDF file that are another kind's."""
+    if file.suffix.lower() not in {".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".he5"}:
+        return None
+    try:
+        with file.open("rb") as opened_file:
+            begin = opened_file.read(20)
+    except OSError:
+        return None
+    return None if begin.startswith(_MAGIC) else begin
 
 
 def _renamed(ds: xr.Dataset, names: Mapping[str, str], where: str) -> xr.Dataset:
@@ -523,4 +575,16 @@ def _renamed(ds: xr.Dataset, names: Mapping[str, str], where: str) -> xr.Dataset
         renamed: xr.Dataset = ds.rename(names)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return renamed
+    return _with_links(renamed, names)
+
+
+def _with_links(ds: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
+    """Give attributes that name variables the new names: another source may have the old ones."""
+    for name in ds.variables:
+        for link in ("grid_mapping", "bounds", "climatology"):
+            for found in (ds[name].attrs, ds[name].encoding):
+                # A grid mapping may be followed by coordinates, as in "crs: x y".
+                first, *rest = str(found.get(link, "")).split(":", maxsplit=1)
+                if first.strip() in names:
+                    found[link] = ":".join([names[first.strip()], *rest])
+    return ds

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ import xarray as xr
 
 from xcvae.config.load import parse
 from xcvae.config.schema import DataSection, IntakeEntry, SourceSection
-from xcvae.config.sources import open_paths, opened, with_labels_of
+from xcvae.config.sources import (
+    GRIB,
+    ZARR_FILES,
+    bounds_of,
+    fields_of,
+    in_both,
+    open_paths,
+    opened,
+    with_labels_of,
+)
 from xcvae.ensemble import catalog as catalogs
 from xcvae.errors import ConfigError, DataError, XcvaeError
 from xcvae.fields.cf import Layout, find_layout, find_target, is_rain
@@ -24,6 +34,7 @@ from xcvae.fields.describe import describe
 from xcvae.fields.units import DEPTH, exponents_of
 from xcvae.files import expanded, is_url
 from xcvae.pipeline.check import check, reason_of
+from xcvae.verify.plots.text import label_of
 
 SMALL_BYTES = 1_000_000_000  # data up to this size are read and checked as a whole
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
@@ -33,6 +44,9 @@ KEYS = {
     "coarsen": "the condition is the mean of blocks of so many pixels of the target",
     "statics": "maps on the target's grid",
 }
+#: Kinds of files in a folder; those of the first kind that it has are read.
+FILES = ((".nc", ".nc4", ".cdf"), GRIB, (".zarr",))
+USUAL_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 BLOCKS = 3  # blocks of a derived condition along the shorter side, at least
 WIDEST_BLOCK = 12
 
@@ -104,33 +118,91 @@ def _source(data: Sequence[str], folder: Path) -> Proposal:
     first, _, entry = data[0].rpartition(":") if ".yaml:" in data[0] else (data[0], "", "")
     if first.endswith((".yaml", ".yml")):
         return _catalog(first, entry, data, folder)
-    names = [_relative(name, folder) for name in data]
+    listed = {name: _files(name) for name in data}
+    names = [_relative(file, folder) for files in listed.values() for file in files]
     if len(names) == 1:
         return Proposal({"path": names[0]})
-    groups: dict[frozenset[Hashable], tuple[list[str], xr.Dataset]] = {}
+    groups: dict[frozenset[Hashable], dict[str, xr.Dataset]] = {}
     for name in names:
         ds = open_paths(SourceSection(name), folder, "data")
-        groups.setdefault(frozenset(ds.data_vars), ([], ds))[0].append(name)
-    if len(groups) == 1:
-        return Proposal({"path": names})
-    return _several(list(groups.values()))
+        groups.setdefault(fields_of(ds), {})[name] = ds
+    apart = [part for group in groups.values() for part in _by_grid(group)]
+    within = folder if any(files != [name] for name, files in listed.items()) else None
+    sources = [(_pattern(list(part), within), next(iter(part.values()))) for part in apart]
+    return Proposal({"path": sources[0][0]}) if len(sources) == 1 else _several(sources)
 
 
-def _several(groups: Sequence[tuple[list[str], xr.Dataset]]) -> Proposal:
-    """Describe files with different variables, with new names for dims of other grids."""
+def _files(name: str) -> list[str]:
+    """Return the files in a folder, those of one kind; the name itself if it is something else."""
+    path = Path() if is_url(name) else expanded(name)
+    if is_url(name) or not path.is_dir() or any((path / file).exists() for file in ZARR_FILES):
+        return [name]
+    files = [one for one in sorted(path.iterdir()) if not one.name.startswith(".")]
+    for kinds in FILES:
+        if found := [str(one) for one in files if one.suffix.lower() in kinds]:
+            return found
+    return [name]
+
+
+def _pattern(names: list[str], folder: Path | None) -> str | list[str]:
+    """Return a pattern that fits some files of a folder and no others; else their names."""
+    if len(names) == 1:
+        return names[0]
+    beginning = os.path.commonprefix(names).rstrip("0123456789")  # noqa: RUF071  of file names
+    pattern = f"{beginning}*{Path(names[0]).suffix}"
+    found = set() if folder is None else set(glob(str(folder / pattern)))  # noqa: PTH207
+    return pattern if found == {str((folder or Path()) / name) for name in names} else names
+
+
+def _by_grid(parts: Mapping[str, xr.Dataset]) -> list[dict[str, xr.Dataset]]:
+    """Take files with the same variables on other grids apart, if they share times."""
+    grids: dict[frozenset[tuple[Hashable, int]], dict[str, xr.Dataset]] = {}
+    for name, ds in parts.items():
+        sizes = frozenset((dim, size) for dim, size in ds.sizes.items() if not _has_times(ds, dim))
+        grids.setdefault(sizes, {})[name] = ds
+    times: set[Any] = set()
+    for group in grids.values():
+        here = {
+            t for ds in group.values() for d in ds.dims if _has_times(ds, d) for t in ds.indexes[d]
+        }
+        if times and not times & here:  # files that follow each other: the odd one is refused
+            return [dict(parts)]
+        times |= here
+    return list(grids.values())
+
+
+def _has_times(ds: xr.Dataset, dim: Hashable) -> bool:
+    return dim in ds.indexes and ds[dim].dtype.kind in "MO"
+
+
+def _several(sources: Sequence[tuple[str | list[str], xr.Dataset]]) -> Proposal:
+    """Describe files with different variables, with new names for what differs under one name."""
     found = Proposal({"sources": []})
-    known: dict[Hashable, xr.Dataset] = {}
-    for i, (names, ds) in enumerate(groups):
+    known: dict[Hashable, dict[str, xr.Dataset]] = {}
+    for i, (path, ds) in enumerate(sources):
         rename = {}
-        for dim in ds.dims:
-            other = known.setdefault(dim, ds)
-            is_time = dim in ds.indexes and ds[dim].dtype.kind in "MO"
-            if not is_time and with_labels_of(ds, other, dim) is None:
-                rename[str(dim)] = f"{dim}_{i + 1}"
-                found.notes.append(f"{names[0]}: another grid, so {dim} is renamed {dim}_{i + 1}")
-        one: dict[str, Any] = {"path": names[0] if len(names) == 1 else names}
-        found.source["sources"].append(one | ({"rename": rename} if rename else {}))
+        for name in dict.fromkeys((*ds.dims, *ds.variables)):
+            others = known.setdefault(name, {})
+            new = next((key for key, other in others.items() if _agree(ds, other, name)), None)
+            if new is None:
+                new = f"{name}_{i + 1}" if others else str(name)
+                others[new] = ds
+            if new != name:
+                rename[str(name)] = new
+                first = path if isinstance(path, str) else path[0]
+                why = "another field" if name in ds.data_vars else "another grid"
+                found.notes.append(f"{first}: {why}, so {name} is renamed {new}")
+        found.source["sources"].append({"path": path} | ({"rename": rename} if rename else {}))
     return found
+
+
+def _agree(ds: xr.Dataset, other: xr.Dataset, name: Hashable) -> bool:
+    """Return True if a name can stand for the same in two sources."""
+    if _has_times(ds, name) or name in bounds_of(ds) & bounds_of(other):
+        return True
+    if name in ds.dims and name in other.dims:
+        return with_labels_of(ds, other, name) is not None
+    return str(name) not in in_both(other, ds)
 
 
 def _catalog(file: str, entry: str, data: Sequence[str], folder: Path) -> Proposal:
@@ -245,7 +317,13 @@ def _describe_target(ds: xr.Dataset, target: str, layout: Layout, found: Proposa
         found.undecided.append(f"step: {layout.sample} has no times; units are taken as they are")
     else:
         usual, irregular = steps
-        note = f"{layout.sample}: step {usual}" + (", with gaps" if irregular else "")
+        times = da[layout.sample]
+        first, last = (label_of(times.values[i], days=usual.endswith(" d")) for i in (0, -1))
+        calendar = times.dt.calendar
+        note = f"{layout.sample}: {first} to {last}, step {usual}" + (
+            ", with gaps" if irregular else ""
+        )
+        note += "" if calendar in USUAL_CALENDARS else f", calendar {calendar}"
         found.notes.insert(1, note)
 
 

@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("explorer-data").textContent);
   const part = (name, inside = root) => inside.querySelector(`[data-part=${name}]`);
   const map = (name) => root.querySelector(`[data-map=${name}]`);
-  const SECONDS = 0.4;
+  const SECONDS = 0.4, HEIGHT = 460;
   const cache = new Map();
   const panes = { a: { member: 0, spread: 0 }, b: { member: 0, spread: 0 } };
   let set, sample = 0, timer = 0;
@@ -21,7 +21,8 @@
   // Draw one map of a picture; a later choice may have been made while it was decoded.
   const paint = async (name, content, row, shape, ratio, stats, title) => {
     const figure = map(name), canvas = figure.querySelector("canvas");
-    const text = `mean ${stats[0]}, max\u00a0${stats[1]}\u00a0${data.units.replace(" ", "\u00a0")}`;
+    const units = data.units.replaceAll(" ", "\u00a0");
+    const text = stats ? `mean ${stats[0]}, max\u00a0${stats[1]}\u00a0${units}` : "no data";
     const wanted = figure.dataset.wanted = `${set.title}/${sample}/${row}`;
     figure.querySelector("figcaption").textContent = title;
     part("stats", figure).textContent = text;
@@ -30,7 +31,8 @@
     if (figure.dataset.wanted !== wanted) return;
     canvas.width = width;
     canvas.height = height;
-    canvas.style.aspectRatio = ratio;
+    canvas.style.aspectRatio = ratio;  // of the area: cells need not be square
+    canvas.style.width = `min(100%, ${HEIGHT * ratio}px)`;
     canvas.getContext("2d").drawImage(source, 0, row * height, width, height, 0, 0, width, height);
     figure.dataset.shown = wanted;
   };
@@ -77,7 +79,7 @@
     const figure = map(name), members = part("members", figure), spread = part("spread", figure);
     members.replaceChildren(members.querySelector("legend"), ...set.members.map((number, i) => {
       const label = document.createElement("label"), input = document.createElement("input");
-      Object.assign(input, { type: "radio", name: `member-${name}`, value: i, checked: i === pane.member });
+      Object.assign(input, { type: "radio", autocomplete: "off", name: `member-${name}`, value: i, checked: i === pane.member });
       input.addEventListener("change", () => { pane.member = i; show(); });
       label.append(input, String(number));
       return label;

@@ -37,8 +37,9 @@ MEMBERS, SEQUENCE_MEMBERS, FRAMES = 4, 3, 24
 RANKS = (0.0, 0.1, 0.3)
 #: Pixels along the longer side of a picture: larger maps are shown as means of blocks.
 SIDE = 160
-#: Pixels that are drawn for the page at most, so that it takes seconds.
-DRAWN = 1_000_000
+#: Pixels that are drawn for the page at most, so that it takes seconds, and pixels of a set that
+#: are read: a quarter of a gigabyte in memory.
+DRAWN, READ = 1_000_000, 30_000_000
 #: Options of an ensemble that the storms redrawn for the page share.
 SHARED = ("factor", "postprocess", "temperature", "cap", "tile", "device", "seed")
 REDRAWN = "storms, redrawn at each spread"
@@ -63,7 +64,7 @@ class FieldSet:
     labels
         Text of the samples.
     members, spreads
-        Numbers of the members, and spreads; a single None where the spread is unknown.
+        Numbers (or names) of the members, and spreads; a single None where the spread is unknown.
     sequence
         The samples follow each other in time.
     observed
@@ -81,7 +82,7 @@ class FieldSet:
     title: str
     about: str
     labels: list[str]
-    members: list[int]
+    members: list[int | str]
     spreads: list[float | None]
     sequence: bool
     observed: np.ndarray
@@ -115,7 +116,7 @@ class FieldSet:
             "members": self.members,
             "spreads": self.spreads,
             "sequence": self.sequence,
-            "start": int(np.argmax([entry["stats"][0][0] for entry in samples])),
+            "start": int(np.argmax([(entry["stats"][0] or [0.0])[0] for entry in samples])),
             "shape": list(reduced(self.observed[0]).shape),
             "ratio": self.ratio,
             "coarseShape": None if self.coarse is None else list(reduced(self.coarse[0]).shape),
@@ -209,7 +210,9 @@ def _read(
     matches = [pair_up(ds, ensemble) for ensemble in by_spread.values()]
     match, dim = matches[0], matches[0].pair.sample
     made = made or {}
-    rows = _run(match) if made.get("temporal") == "coherent" else []
+    pixels = match.pair.observed[{dim: 0}].size
+    frames = min(FRAMES, max(2, READ // ((1 + SEQUENCE_MEMBERS) * pixels)))
+    rows = _run(match, frames) if made.get("temporal") == "coherent" else []
     sequence = len(rows) > 0
     rows = rows if sequence else storms_in(match.pair.observed, dim)
     if not rows:
@@ -226,7 +229,7 @@ def _read(
         title=title,
         about=_about(title, made, observed.shape[1:], sequence=sequence),
         labels=[label_of(one, days=daily) for one in observed[dim].values],
-        members=[int(one) for one in drawn[0][REALIZATION].values],
+        members=drawn[0][REALIZATION].values.tolist(),
         spreads=list(by_spread),
         sequence=sequence,
         observed=upright(to_units(observed.astype(float), units).values, *axes),
@@ -250,10 +253,10 @@ def _about(title: str, made: Mapping[str, Any], shape: tuple[int, ...], *, seque
     return f"{text}{EVOLVING if sequence else ''}{MEANS.format(block=block) if block > 1 else ''}"
 
 
-def _run(match: MatchedPair) -> list[int]:
+def _run(match: MatchedPair, frames: int) -> list[int]:
     """Return the positions of consecutive samples with much rain; [] without any."""
     try:
-        return [int(row) for row in longest_run(match, FRAMES)]
+        return [int(row) for row in longest_run(match, frames)]
     except DataError:  # no samples follow each other
         return []
 
@@ -306,11 +309,10 @@ def reduced(field: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _stats(field: np.ndarray) -> list[float]:
-    """Return mean and maximum of a map with three digits."""
+def _stats(field: np.ndarray) -> list[float] | None:
+    """Return mean and maximum of a map with three digits; None without any value."""
     valid = field[np.isfinite(field)]
-    both = (valid.mean(), valid.max()) if valid.size else (0.0, 0.0)
-    return [float(f"{one:.3g}") for one in both]
+    return [float(f"{one:.3g}") for one in (valid.mean(), valid.max())] if valid.size else None
 
 
 def picture(field: np.ndarray, scale: RainScale) -> str:
@@ -371,10 +373,10 @@ def section(sets: Sequence[FieldSet]) -> str:
 
 def _controls() -> str:
     return (
-        "<div class=controls><label>Fields <select data-part=set></select></label>"
-        "<label>Sample <select data-part=sample></select></label>"
+        "<div class=controls><label>Fields <select data-part=set autocomplete=off></select></label>"
+        "<label>Sample <select data-part=sample autocomplete=off></select></label>"
         "<label data-part=time hidden><span>Time <output></output></span>"
-        "<input type=range min=0 step=1 value=0></label>"
+        "<input type=range min=0 step=1 value=0 autocomplete=off></label>"
         "<button type=button data-part=play hidden>Play</button></div>"
         "<p class=faint data-part=about></p>"
     )
@@ -383,7 +385,8 @@ def _controls() -> str:
 def _map(kind: str, title: str, *, chosen: bool = False) -> str:
     choice = (
         "<fieldset data-part=members><legend>Member</legend></fieldset>"
-        "<label data-part=spread>Spread <output></output><input type=range min=0 step=1 value=0>"
+        "<label data-part=spread>Spread <output></output>"
+        "<input type=range min=0 step=1 value=0 autocomplete=off>"
         "<span class=ends><span>storm</span><span>prior</span></span></label>"
     )
     return (

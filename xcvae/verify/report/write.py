@@ -188,7 +188,10 @@ def _animation(path: Path, *, explored: bool) -> str:
 
 
 def _anchor(name: str) -> str:
-    return "e-" + "".join(letter if letter.isalnum() else "-" for letter in name)
+    # Other letters by their number, so that two names never share an anchor.
+    return "e-" + "".join(
+        letter if letter.isalnum() or letter in "-_." else f"-{ord(letter):x}-" for letter in name
+    )
 
 
 def criteria_table(ensembles: Mapping[str, Any]) -> str:
