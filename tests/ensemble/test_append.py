@@ -55,6 +55,13 @@ def test_appended_members_and_samples_equal_those_of_one_call(kind, few, model, 
     assert [line.partition(": ")[2][:5] for line in both.history.splitlines()[-3:]] == ["xcvae"] * 3
     again = sample(few, model, like=first, members=5, store=store, **QUIET)  # all is there
     assert again.attrs == both.attrs
+    assert again.pr.shape == both.pr.shape
+    part = sample(few.isel(time=[1, 2, 5]), model, like=first, members=2, store=store, **QUIET)
+    xr.testing.assert_identical(part, both.isel(realization=slice(2), time=[1, 2, 5]))
+    # A repeated call that appended returns the same as the first time.
+    for data, members in ((few.isel(time=slice(4, 6)), 3), (few, range(3, 5))):
+        same = sample(data, model, like=first, members=members, store=store, **QUIET)
+        assert same.pr.shape == both.pr.shape
     counts = [json.loads(ens.attrs["xcvae"])["postprocess"] for ens in (both, whole)]
     stored = sample(few, model, members=5, seed=3, store=tmp_path / "one.zarr", **QUIET)
     counts[1] = json.loads(stored.attrs["xcvae"])["postprocess"]

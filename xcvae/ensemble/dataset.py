@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -178,11 +178,23 @@ def _assemble(
     }
     inherited = {key: v for key, v in _writable(ds.attrs).items() if key in INHERITED}
     title = f"{spec.target}: ensemble drawn by xcvae ({sampler.request.mode})"
-    return xr.Dataset(
+    stacked = _stacked_coordinates(ds, spec.sample)
+    ensemble = xr.Dataset(
         {spec.target: xr.Variable(dims, values, _without_dangling(attrs, coords))},
-        coords=coords,
+        coords={name: coord for name, coord in coords.items() if name not in stacked},
         attrs={"Conventions": "CF-1.11", "title": title, **inherited, **provenance},
     )
+    return ensemble.assign_coords(stacked) if stacked else ensemble
+
+
+def _stacked_coordinates(ds: xr.Dataset, sample: str) -> Mapping[Hashable, xr.DataArray]:
+    """Return the coordinates of stacked samples with their index; empty for others.
+
+    From variables without the index, xarray before 2025.4 makes labels that are tuples.
+    """
+    if not isinstance(ds.xindexes.get(sample), PandasMultiIndex):
+        return {}
+    return xr.Coordinates.from_pandas_multiindex(ds.indexes[sample], sample)
 
 
 def check_storable(ds: xr.Dataset, sample: str) -> None:

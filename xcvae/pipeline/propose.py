@@ -15,12 +15,13 @@ import xarray as xr
 
 from xcvae.config.load import parse
 from xcvae.config.schema import DataSection, IntakeEntry, SourceSection
-from xcvae.config.sources import open_paths, opened, with_labels_of
+from xcvae.config.sources import ARGUMENT, open_paths, opened, with_labels_of
 from xcvae.ensemble import catalog as catalogs
 from xcvae.errors import ConfigError, DataError, XcvaeError
-from xcvae.fields.cf import Layout, find_layout, find_target, is_rain
+from xcvae.fields.cf import Layout, find_layout, find_target, is_rain, outline
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe
+from xcvae.fields.grids import warn_of_uneven
 from xcvae.fields.units import DEPTH, exponents_of
 from xcvae.files import expanded, is_url
 from xcvae.pipeline.check import check, reason_of
@@ -74,7 +75,7 @@ def propose(data: Sequence[str], folder: Path) -> str:
         The data cannot be opened, or no variable of them can be the target.
     """
     found = _source(data, folder)
-    ds = opened(_section(found.source), folder)
+    ds = opened(_section(found.source), folder, ARGUMENT)
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", UserWarning)
         target = _target(ds, found)
@@ -109,7 +110,7 @@ def _source(data: Sequence[str], folder: Path) -> Proposal:
         return Proposal({"path": names[0]})
     groups: dict[frozenset[Hashable], tuple[list[str], xr.Dataset]] = {}
     for name in names:
-        ds = open_paths(SourceSection(name), folder, "data")
+        ds = open_paths(SourceSection(name), folder, ARGUMENT)
         groups.setdefault(frozenset(ds.data_vars), ([], ds))[0].append(name)
     if len(groups) == 1:
         return Proposal({"path": names})
@@ -169,7 +170,7 @@ def _target(ds: xr.Dataset, found: Proposal) -> str:
             raise DataError.of(
                 "target",
                 expected="a variable of rain with the dims (sample, y, x) and units",
-                got=", ".join(_outline(da) for da in ds.data_vars.values()) or "no variables",
+                got=", ".join(outline(da) for da in ds.data_vars.values()) or "no variables",
                 remedy="Give rain its units (such as mm h-1), rename what is called otherwise, and "
                 "select one level of further dims.",
             ) from error
@@ -179,10 +180,6 @@ def _target(ds: xr.Dataset, found: Proposal) -> str:
 
 def _sizes(da: xr.DataArray) -> str:
     return " x ".join(str(size) for size in da.shape)
-
-
-def _outline(da: xr.DataArray) -> str:
-    return f"{da.name} ({', '.join(map(str, da.dims))}) [{da.attrs.get('units', 'no units')}]"
 
 
 def _choose_conditions(ds: xr.Dataset, target: str, layout: Layout, found: Proposal) -> None:
@@ -229,9 +226,10 @@ def _described(
 def _describe_target(ds: xr.Dataset, target: str, layout: Layout, found: Proposal) -> None:
     """Add units, grid and step of the target to the notes."""
     da = ds[target]
+    warn_of_uneven(ds, (layout.y, layout.x))
     depth = exponents_of(str(da.attrs.get("units", ""))) == DEPTH
     amounts = "amounts per step" if depth else "rates"
-    found.notes.insert(0, f"{_outline(da)}, {amounts}, {_sizes(da)}")
+    found.notes.insert(0, f"{outline(da)}, {amounts}, {_sizes(da)}")
     for dim in (layout.y, layout.x):
         if dim in da.indexes and da.sizes[dim] > 1:
             labels = da[dim].values
