@@ -180,6 +180,15 @@ def test_append_refuses_what_resume_refuses(kind, few, model, tmp_path):
     assert verify_store(store).ok
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"like": 5}, "like: .*int 5"), ({"progress": "no"}, "progress: .*'no'")],
+)
+def test_wrong_arguments_are_named(few, model, options, words):
+    with pytest.raises(ConfigError, match=words):
+        sample(few, model, **{**QUIET, **options})
+
+
 def test_append_to_a_damaged_store_asks_for_repair(few, model, tmp_path):
     store = tmp_path / "e.zarr"
     made = {"members": 2, "seed": 3, "store": store, **QUIET}

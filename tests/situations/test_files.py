@@ -358,7 +358,13 @@ def test_the_configuration_of_init_passes_the_check(
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [("x.nc", "matches nothing"), (".", r"\*\.nc"), ("t.nc", "target: .* rain")]
+    ("data", "words"),
+    [
+        ("x.nc", "^DATA: .* matches nothing"),
+        (".", r"^DATA: .* not a Zarr store.*\*\.nc"),
+        ("/", r"^DATA: .* /\*\.nc"),
+        ("t.nc", "target: .* rain"),
+    ],
 )
 def test_init_refuses_what_cannot_be_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, words: str

@@ -145,7 +145,7 @@ def _history(sampler: EnsembleSampler, ds: xr.Dataset) -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     request = sampler.request
     line = (
-        f"{now}: xcvae {version_of('xcvae')} drew {len(request.numbers)} members "
+        f"{now}: xcvae {version_of('xcvae')} drew {_members(len(request.numbers))} "
         f"({request.mode}, spread {sampler.spread:g}, seed {request.seed}) with model "
         f"{sampler.model.sha256[:12]}"
     )
@@ -153,6 +153,10 @@ def _history(sampler: EnsembleSampler, ds: xr.Dataset) -> str:
         names = ", ".join(str(one["name"]) for one in sampler.storms.describe())
         line += f", conditions changed by {names}"
     return f"{ds.attrs.get('history', '')}\n{line}".lstrip("\n")
+
+
+def _members(count: int) -> str:
+    return "1 member" if count == 1 else f"{count} members"
 
 
 def _assemble(

@@ -186,7 +186,7 @@ def _choose_conditions(ds: xr.Dataset, target: str, layout: Layout, found: Propo
     """Choose conditions and statics that the target can be described with."""
     conditions: list[str] = []
     statics: list[str] = []
-    block = max(2, min(WIDEST_BLOCK, min(ds.sizes[layout.y], ds.sizes[layout.x]) // BLOCKS))
+    block = _block(ds.sizes[layout.y], ds.sizes[layout.x])
     spec: DataSpec | None = None
     for key, da in ds.data_vars.items():
         name = str(key)
@@ -213,6 +213,20 @@ def _choose_conditions(ds: xr.Dataset, target: str, layout: Layout, found: Propo
         found.train["statics"] = statics
     if spec is not None:
         found.notes += [f"{v.name} [{v.units}]: {reason_of(v, spec)}" for v in spec.variables]
+
+
+def _block(height: int, width: int) -> int:
+    """Return the side of blocks of pixels; one without partial blocks at the edges, if possible.
+
+    Examples
+    --------
+    >>> _block(156, 132), _block(20, 24), _block(35, 53)
+    (12, 4, 11)
+    """
+    block = max(2, min(WIDEST_BLOCK, min(height, width) // BLOCKS))
+    whole = [n for n in range(block // 2 + 1, block) if height % n == width % n == 0]
+    fits = height % block == width % block == 0
+    return block if fits or not whole else whole[-1]
 
 
 def _described(
