@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from xcvae.config import Config
 from xcvae.config.schema import SampleSection
-from xcvae.errors import ConfigError, check_flags, nearest
+from xcvae.errors import ConfigError, nearest
 from xcvae.files import check_writable
 from xcvae.pipeline.check import check_outputs, register_plugins
 from xcvae.pipeline.info import write_readme
@@ -92,7 +92,6 @@ def _run(
     if wanted == STEPS:
         check_outputs(config)
     register_plugins(config)
-    check_flags(overwrite=overwrite, append=append, progress=progress)
     steps = PipelineState(config, overwrite=overwrite, append=append, progress=progress)
     summary = Summary(steps.folder)
     if "train" in wanted:

@@ -146,8 +146,7 @@ def train(
     >>> model.spec.units
     'mm h-1'
     """
-    check_flags(progress=progress)
-    seed = _checked_seed(seed)
+    seed = _checked_seed(seed, progress)
     known = Start.of(start)
     settings = Fit.of(fit, started=known is not None)
     stages = stages_of(losses, settings)
@@ -209,7 +208,8 @@ def _metadata(
     return found
 
 
-def _checked_seed(seed: object) -> int:
+def _checked_seed(seed: object, progress: object) -> int:
+    check_flags(progress=progress)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ConfigError.of(
             "seed",
