@@ -162,7 +162,6 @@ def train(
         spatial_dims=spatial_dims,
         missing=missing,
     )
-    warn_of_uneven(ds, (spec.y, spec.x))
     if known is None:
         architecture, parts = resolve(generator, spec), split(ds, spec, validation)
     else:
@@ -249,6 +248,7 @@ def _trainer(
     **options: Any,
 ) -> Trainer:
     """Fit the scaling, prepare the samples as tensors, and initialise the network."""
+    warn_of_uneven(training_samples, (spec.y, spec.x))
     scaling, record = Scaling.fit(training_samples, spec)
     _check_record(record)
     if start is not None:
