@@ -12,10 +12,11 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from xcvae import files
-from xcvae.errors import ConfigError, OutputExistsError, StoreError
+from xcvae.errors import ConfigError, OutputExistsError, StoreError, check_flags
 
 RANDOM = "0123456789abcdef0123456789abcdef"
 
@@ -317,3 +318,10 @@ def test_local_path_is_absolute(tmp_path, monkeypatch):
     assert files.local_path("store", None) is None
     with pytest.raises(ConfigError, match=r"got 7.*pathlib\.Path"):
         files.local_path("store", 7)
+
+
+@pytest.mark.parametrize("value", ["no", "True", None, 2, 0.0])
+def test_switches_take_true_and_false_only(value: object) -> None:
+    check_flags(pack=True, progress=np.False_, trust=0)
+    with pytest.raises(ConfigError, match="pack: expected True or False"):
+        check_flags(pack=value)

@@ -302,12 +302,12 @@ def _init(arguments: argparse.Namespace) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, text)
     print("".join(line for line in text.splitlines(keepends=True) if line.startswith("#")))
-    print(f"Written to {file}")
+    print(f"Written to {arguments.output}")
     commands = (
         "xcvae run {config} --check   # checks data and configuration",
         "xcvae run {config}",
     )
-    _print_following(*commands, config=file)
+    _print_following(*commands, config=arguments.output)
     return 0
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "StoreError",
     "UnitsError",
     "XcvaeError",
+    "check_flags",
     "explain",
     "nearest",
 ]
@@ -114,3 +115,22 @@ def nearest(name: str, valid: Iterable[object]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Valid names: {', '.join(names) or '(none)'}."
+
+
+def check_flags(**flags: object) -> None:
+    """Refuse values of switches that are not True or False, 1 or 0: the text ``"no"`` is true.
+
+    Raises
+    ------
+    ConfigError
+        A value is something else.
+    """
+    for name, value in flags.items():
+        # bool_ is numpy's, bool was its name before.
+        if type(value).__name__ not in ("bool", "bool_", "int") or value not in (0, 1):
+            raise ConfigError.of(
+                name,
+                expected="True or False",
+                got=repr(value),
+                remedy="Give one of the two, without quotes.",
+            )

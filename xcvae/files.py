@@ -49,6 +49,31 @@ def expanded(text: str | os.PathLike[str]) -> Path:
     return Path(os.path.expandvars(text)).expanduser()
 
 
+def input_path(name: str, value: object) -> Path:
+    """Return the path of an input, as it was given.
+
+    Parameters
+    ----------
+    name
+        Argument that the value was given for.
+    value
+        The path.
+
+    Raises
+    ------
+    ConfigError
+        The value is not a path.
+    """
+    if isinstance(value, str | os.PathLike):
+        return Path(value)
+    raise ConfigError.of(
+        name,
+        expected="the path of a file",
+        got=f"{type(value).__name__}",
+        remedy="Give a str or a pathlib.Path.",
+    )
+
+
 def local_path(name: str, value: object) -> Path | None:
     """Return the path of an output, absolute, so that a later change of folder does not matter.
 

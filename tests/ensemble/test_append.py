@@ -55,6 +55,13 @@ def test_appended_members_and_samples_equal_those_of_one_call(kind, few, model, 
     assert [line.partition(": ")[2][:5] for line in both.history.splitlines()[-3:]] == ["xcvae"] * 3
     again = sample(few, model, like=first, members=5, store=store, **QUIET)  # all is there
     assert again.attrs == both.attrs
+    assert again.pr.shape == both.pr.shape
+    part = sample(few.isel(time=[1, 2, 5]), model, like=first, members=2, store=store, **QUIET)
+    xr.testing.assert_identical(part, both.isel(realization=slice(2), time=[1, 2, 5]))
+    # A repeated call that appended returns the same as the first time.
+    for data, members in ((few.isel(time=slice(4, 6)), 3), (few, range(3, 5))):
+        same = sample(data, model, like=first, members=members, store=store, **QUIET)
+        assert same.pr.shape == both.pr.shape
     counts = [json.loads(ens.attrs["xcvae"])["postprocess"] for ens in (both, whole)]
     stored = sample(few, model, members=5, seed=3, store=tmp_path / "one.zarr", **QUIET)
     counts[1] = json.loads(stored.attrs["xcvae"])["postprocess"]
@@ -171,6 +178,15 @@ def test_append_refuses_what_resume_refuses(kind, few, model, tmp_path):
         sample(earlier, model, **made, resume="append")
     xr.testing.assert_identical(open_store(store).load(), first.load())
     assert verify_store(store).ok
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"like": 5}, "like: .*int 5"), ({"progress": "no"}, "progress: .*'no'")],
+)
+def test_wrong_arguments_are_named(few, model, options, words):
+    with pytest.raises(ConfigError, match=words):
+        sample(few, model, **{**QUIET, **options})
 
 
 def test_append_to_a_damaged_store_asks_for_repair(few, model, tmp_path):

@@ -297,6 +297,11 @@ def test_wrong_arguments_are_refused(folder, options, error, match):
         load(folder, **options)
 
 
+def test_loader_of_a_dataset_names_the_catalog(few):
+    with pytest.raises(ConfigError, match=r"catalog: .* got a Dataset"):
+        xcvae.loader(few, "drawn")
+
+
 def test_entries_on_different_grids_are_refused(folder, tmp_path):
     real = xr.open_zarr(folder / "real.zarr", consolidated=False)
     write(real, tmp_path, "whole")

@@ -243,3 +243,20 @@ sample:
     (tmp_path / "run.yaml").write_text(text)
     assert main(["sample", "run.yaml"]) == 0
     np.testing.assert_array_equal(xr.open_zarr("out/fine.zarr", consolidated=False).tp, expected)
+
+
+def test_uneven_cells_are_warned_of_and_missing_rows_refused(coarse, model):
+    stretched = coarse.assign_coords(lat=50.0 - 0.05 * np.array([0, 1, 2.4, 3.4, 4.8]))
+    with pytest.warns(UserWarning, match=r"lat: the distance of neighbours varies, 0\.05 to 0\.07"):
+        drawn(stretched, model)
+    with pytest.raises(DataError, match=r"lat: .*0\.05 to 0\.1 \(between 49\.95 and 49\.85\)"):
+        drawn(coarse.isel(lat=[0, 1, 3, 4]), model)
+    rounded = np.round(50.0 - np.arange(5) / 21, 3)
+    fine = drawn(coarse.assign_coords(lat=rounded), model)
+    np.testing.assert_allclose(cell_means(fine).lat, rounded, atol=5e-4)
+
+
+def test_refusal_of_other_units_names_variable_and_units(coarse, model):
+    coarse.tp.attrs = {"units": "bananas"}
+    with pytest.raises(MissingVariableError, match=r"tp \(time, lat, lon\) \[bananas\]"):
+        drawn(coarse, model)

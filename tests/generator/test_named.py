@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import xarray as xr
 import xcvae
 from xcvae.cli import main
 from xcvae.ensemble.sampler import open_model
-from xcvae.errors import ConfigError, ModelFileError
+from xcvae.errors import ConfigError, ModelFileError, XcvaeError
 from xcvae.generator.named import FOLDERS, KEYS, name_of, relative_to
 
 CARD = """
@@ -216,3 +217,9 @@ def test_bundled_model_divides_coarse_rain_without_training(test_radar):
     fine = xcvae.sample(test_radar, "rain-radar", members=4)
     card = xcvae.evaluate(test_radar, fine, metrics=["crps_skill"], baselines=["bilinear"])
     assert float(card.crps_skill.sel(source="xcvae")) > 0.25
+
+
+@pytest.mark.parametrize(("model", "words"), [(5, "model: .*got int"), (Path(), "the folder")])
+def test_load_refuses_what_is_not_a_file(model: Any, words: str) -> None:
+    with pytest.raises(XcvaeError, match=words):
+        xcvae.load(model)

@@ -76,6 +76,24 @@ def test_train_lowers_and_logs_the_loss(tiny_model):
     assert not checkpoint_path(tiny_model.path).exists()
 
 
+def test_samples_too_few_to_hold_some_back_are_warned_of(corner):
+    frames = corner[["pr"]].isel(time=slice(2)).load()
+    spec = describe(frames, target="pr", coarsen=12)
+    with pytest.warns(UserWarning, match=r"0\.15 of 2 samples are none to hold back.*validation=0"):
+        parts = split(frames, spec, 0.15)
+    assert (parts[0].sizes["time"], parts[1]) == (2, None)
+    assert split(frames, spec, 0)[1] is None  # requested
+
+
+def test_train_warns_of_an_uneven_grid(corner):
+    gap = corner[["pr"]].isel(x=[*range(24), *range(25, 49)][:36])
+    with pytest.warns(UserWarning, match="x: the distance of neighbours varies"):
+        xcvae.train(
+            gap, target="pr", coarsen=12, generator=SMALL, fit={**FEW, "max_steps": 1},
+            progress=False,
+        )  # fmt: skip
+
+
 def test_train_depends_on_the_seed_only(few):
     a, b, c = quick(few, seed=1), quick(few, seed=1), quick(few, seed=2)
     assert a.training["history"][-1]["loss"] == b.training["history"][-1]["loss"]

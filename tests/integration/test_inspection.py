@@ -134,6 +134,13 @@ def test_info_reads_the_folder_that_the_user_is_in(
     assert "output of a run" in capsys.readouterr().out
 
 
+def test_info_describes_a_model_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "rain-radar"]) == 0
+    text = capsys.readouterr().out
+    for words in ("rain-radar: a model", "--model rain-radar", "xcvae models rain-radar"):
+        assert words in text
+
+
 def test_info_refuses_what_is_not_of_xcvae(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -146,8 +146,8 @@ def test_second_run_keeps_every_product(
     before = times(out)
     assert main(arguments) == 0
     again = capsys.readouterr().out
-    assert "train there already, posterior there already, prior there already" in again
-    assert "evaluate there already, diagnose there already" in again
+    assert "train unchanged, posterior unchanged, prior unchanged" in again
+    assert "evaluate unchanged, diagnose unchanged" in again
     assert times(out) == before
     # The same verdicts and the same words of the diagnosis.
     assert again.partition("\n\ntrain ")[0] == message.out.partition("\n\ntrain ")[0]
@@ -243,7 +243,7 @@ def test_changed_observations_are_scored_again(
     assert main(["train", path]) == main(["sample", path]) == main(["evaluate", path]) == 0
     capsys.readouterr()
     assert main(["evaluate", path]) == 0
-    assert "evaluate there already" in capsys.readouterr().out
+    assert "evaluate unchanged" in capsys.readouterr().out
     double(folder, rain)
     assert main(["evaluate", path]) == 0
     assert "evaluate made" in capsys.readouterr().out
@@ -326,7 +326,7 @@ def test_start_of_a_configuration_is_a_file_next_to_it_or_a_name(
     made = xcvae.load(folder / "out" / "model.xcvae").training["start"]
     assert (made["name"], made["sha256"], made["share"]) == ("known.xcvae", known.sha256, 1.0)
     assert main(["train", str(file)]) == 0
-    assert "train there already" in capsys.readouterr().out
+    assert "train unchanged" in capsys.readouterr().out
     other = xcvae.train(train, target="pr", coarsen=12, generator=sizes, fit=fit, seed=1)
     (folder / "known.xcvae").write_bytes(other.to_bytes())
     assert main(["train", str(file)]) == 1  # another start under the same name

@@ -425,9 +425,10 @@ def test_the_configuration_of_init_passes_the_check(
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ("x.nc", "matches nothing"),
+        ("x.nc", "^DATA: .* matches nothing"),
         (".", "target: .* rain"),
-        ("empty", "the folder .*, which is empty"),
+        ("/", r"^DATA: .* /\*\.nc"),
+        ("empty", "^DATA: .* the folder .*, which is empty"),
         ("t.nc", "target: .* rain"),
         ("text.nc", r"begins with b'404 not found': neither NetCDF nor HDF5\. Get or write"),
     ],

@@ -24,6 +24,8 @@ from xcvae.fields.units import affine
 from xcvae.files import expanded, is_url
 
 Parts = dict[str, xr.Dataset]
+#: Name, in place of a section, for data that a command was given as arguments.
+ARGUMENT = "DATA"
 #: Coordinates that differ by less than this share of their spacing are those of one grid: float32
 #: keeps seven digits.
 TOLERANCE = 0.01
@@ -335,12 +337,17 @@ def _odd(
     return ConfigError.of(f"{where}, {shown}", expected=expected, got=got, remedy=remedy)
 
 
+def _setting(where: str, key: str) -> str:
+    """Return how a message names a key of a section, or the argument of a command."""
+    return where if where == ARGUMENT else f"{where}.{key}"
+
+
 GRIB = (".grib", ".grb", ".grib2", ".grb2", ".grib1")
 #: Files of which a Zarr store or group has one.
 ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
 
 
-def opened(section: DataSection, folder: Path) -> xr.Dataset:
+def opened(section: DataSection, folder: Path, where: str = "data") -> xr.Dataset:
     """Open the source of a section, with its new names.
 
     Parameters
@@ -349,6 +356,8 @@ def opened(section: DataSection, folder: Path) -> xr.Dataset:
         Section of a configuration.
     folder
         Folder that relative paths refer to.
+    where
+        Name of the section in messages; `ARGUMENT` for files that a command was given.
 
     Raises
     ------
@@ -375,7 +384,7 @@ def opened(section: DataSection, folder: Path) -> xr.Dataset:
         entry = section.intake
         ds = open_entry(folder / expanded(entry.catalog), entry.name, trust=entry.trust)
     else:
-        ds = open_paths(section, folder, "data")
+        ds = open_paths(section, folder, where)
     return _renamed(ds, section.rename, "data.rename")
 
 
@@ -399,7 +408,7 @@ def open_paths(source: DataSection | SourceSection, folder: Path, where: str) ->
     given = [source.path] if isinstance(source.path, str) else list(source.path or ())
     names = [name for one in given for name in _found(one, source, folder, where)]
     parts = {name: _one_file(name, source, where) for name in dict.fromkeys(names)}
-    return next(iter(parts.values())) if len(parts) == 1 else joined(parts, f"{where}.path")
+    return next(iter(parts.values())) if len(parts) == 1 else joined(parts, _setting(where, "path"))
 
 
 def _found(
@@ -410,7 +419,7 @@ def _found(
         return _matching(path, source, where) if "*" in path else [path]
     if source.storage_options:
         raise ConfigError.of(
-            f"{where}.storage_options",
+            _setting(where, "storage_options"),
             expected="an address such as s3://bucket/rain.zarr as the path",
             got=f"the local path {path!r}",
             remedy="Leave storage_options out: they are for remote data.",
@@ -419,6 +428,8 @@ def _found(
     found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
     if not found:
         remedy = "Paths are relative to the folder of the configuration."
+        if where == ARGUMENT:
+            remedy = "Check the path, and quote a pattern: 'rain/*.nc'."
         raise _no_match(pattern, "a file, a Zarr store", remedy, where)
     return found
 
@@ -439,14 +450,14 @@ def _matching(pattern: str, source: DataSection | SourceSection, where: str) -> 
 
 def _no_match(pattern: str, what: str, remedy: str, where: str) -> ConfigError:
     expected, got = f"{what}, or a pattern that matches some", f"{pattern}, which matches nothing"
-    return ConfigError.of(f"{where}.path", expected=expected, got=got, remedy=remedy)
+    return ConfigError.of(_setting(where, "path"), expected=expected, got=got, remedy=remedy)
 
 
 def _check_engine(engine: str | None, where: str) -> None:
     known = {*xr.backends.list_engines(), "kerchunk"}
     if engine is not None and engine not in known:
         raise ConfigError.of(
-            f"{where}.engine",
+            _setting(where, "engine"),
             expected="an engine of xarray that is installed",
             got=repr(engine),
             remedy=f"{nearest(engine, known)} Others: pip install 'xcvae[netcdf]', 'xcvae[grib]' "
@@ -502,14 +513,14 @@ def _check_store(folder: Path, where: str) -> None:
     """Refuse a folder of files."""
     if any((folder / name).exists() for name in ZARR_FILES):
         return
-    kinds = sorted({p.suffix for p in folder.iterdir() if p.suffix and not p.name.startswith(".")})
+    kinds = {p.suffix.lower() for p in folder.iterdir() if not p.name.startswith(".")}
+    data = sorted(kinds & {".nc", ".nc4", ".h5", ".hdf5", *GRIB})
     raise ConfigError.of(
-        f"{where}.path",
+        _setting(where, "path"),
         expected="a file, a Zarr store, or a pattern that matches some",
-        got=f"the folder {folder}, " + ("which holds files" if kinds else "which is empty"),
-        remedy=f"Write a pattern such as {folder / ('*' + kinds[0])}." if kinds else
-        "Check the path: it is relative to the folder of the configuration.",
-    )  # fmt: skip
+        got=f"the folder {folder}, which is " + ("not a Zarr store" if kinds else "empty"),
+        remedy=f"Write a pattern such as {folder / ('*' + (data or ['.nc'])[0])}.",
+    )
 
 
 def _without_variables(name: str, options: Mapping[str, Any], where: str) -> ConfigError:
@@ -522,11 +533,13 @@ def _without_variables(name: str, options: Mapping[str, Any], where: str) -> Con
     except Exception:  # noqa: BLE001  this only improves the message
         found = []
     return ConfigError.of(
-        f"{where}.group",
+        _setting(where, "group"),
         expected=f"variables in {name}",
         got=f"none in the group {options['group'] or '/'!r}; groups with some: "
         f"{', '.join(found) or '(none)'}",
-        remedy=f"Add `group: {found[0]}`." if found else "Choose another file.",
+        remedy=f"Add `group: {found[0]}` to the configuration, under `data:`."
+        if found
+        else "Choose another file.",
     )
 
 
@@ -544,7 +557,10 @@ def _not_opened(name: str, error: Exception, where: str) -> ConfigError:
     elif not {"netcdf4", "h5netcdf"} & xr.backends.list_engines().keys():
         remedy += "; NetCDF-4 files need one more package: pip install 'xcvae[netcdf]'"
     return ConfigError.of(
-        f"{where}.path", expected="data that xarray can open", got=got, remedy=f"{remedy}."
+        _setting(where, "path"),
+        expected="data that xarray can open",
+        got=got,
+        remedy=f"{remedy}.",
     )
 
 

@@ -228,6 +228,43 @@ def extension_of(
     return _extension(finished, _with_numbers(sampler.at(rows), numbers), ds.isel({sample: rows}))
 
 
+def requested_part(
+    store: EnsembleStore, ensemble: xr.Dataset, sampler: EnsembleSampler, request: SampleRequest
+) -> xr.Dataset:
+    """Select the members and samples of a request that a finished store has all of.
+
+    A call that appended and is repeated returns the whole ensemble, as it did the first time.
+
+    Parameters
+    ----------
+    store, ensemble
+        The finished store, and its content.
+    sampler, request
+        The request, which `extension_of` has nothing to add for.
+    """
+    sample = sampler.model.spec.sample
+    metadata = store.status().complete.metadata
+    position = {label: i for i, label in enumerate(labels_of(ensemble, sample))}
+    rows = [position[label] for label in sampler.labels]
+    first = int(ensemble["realization"][0])
+    members = [request.numbers.start - first, request.numbers.stop - first]
+    for call in metadata.get("calls") or []:
+        if "appended" not in call:
+            continue
+        both = call["samples"][0] == 0  # new members, which are requested alone or with the others
+        starts = (0, call["realizations"][0]) if both else (0,)
+        repeated = [[start, call["realizations"][1]] for start in starts]
+        if members in repeated and rows == list(range(*call["samples"])):
+            return ensemble
+    return ensemble.isel({"realization": slice(*members), sample: _as_slice(rows)})
+
+
+def _as_slice(rows: list[int]) -> slice | list[int]:
+    """Return positions in a row as a slice, which keeps the chunks."""
+    ends = slice(rows[0], rows[-1] + 1)
+    return ends if rows == list(range(ends.start, ends.stop)) else rows
+
+
 def _with_numbers(sampler: EnsembleSampler, numbers: range) -> EnsembleSampler:
     return replace(sampler, request=replace(sampler.request, members=numbers))
 

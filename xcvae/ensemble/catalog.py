@@ -20,9 +20,9 @@ import yaml
 
 from xcvae.ensemble import dataset
 from xcvae.ensemble.store.local import FileLedger
-from xcvae.errors import CatalogError, nearest
+from xcvae.errors import CatalogError, check_flags, nearest
 from xcvae.fields.dataspec import plain
-from xcvae.files import is_taken, is_url, locked, remove_stale, write_text
+from xcvae.files import input_path, is_taken, is_url, locked, remove_stale, write_text
 
 if TYPE_CHECKING:
     from intake.readers.entry import Catalog
@@ -223,14 +223,14 @@ def append(
             got="one that is still being written" if exists else "no zarr.json in it",
             remedy="Write the ensemble first; only then can it be listed.",
         )
-    url = _url_of(Path(catalog), store)
+    url = _url_of(input_path("catalog", catalog), store)
     if metadata is None:
         metadata = dataset.described(xr.open_zarr(store, chunks={}, consolidated=False))
     # Plain types: a NumPy scalar in it would leave an empty catalog file.
     reader = XArrayDatasetReader(
         Zarr(url), engine="zarr", chunks={}, consolidated=False, metadata=plain(metadata)
     )
-    _add(Path(catalog), name, url, reader, overwrite=overwrite, timeout=timeout)
+    _add(input_path("catalog", catalog), name, url, reader, overwrite=overwrite, timeout=timeout)
 
 
 def link(
@@ -262,9 +262,9 @@ def link(
     from intake.readers.readers import YAMLCatalogReader
 
     _read(Path(other))  # a file that is not a catalog is refused now, not when it is opened
-    url = _url_of(Path(catalog), other)
+    url = _url_of(input_path("catalog", catalog), other)
     reader = YAMLCatalogReader(YAMLFile(url), metadata=plain(metadata or {}))
-    _add(Path(catalog), name, url, reader, overwrite=overwrite, timeout=timeout)
+    _add(input_path("catalog", catalog), name, url, reader, overwrite=overwrite, timeout=timeout)
 
 
 def remove(catalog: PathLike, name: str, *, timeout: float = LOCK_SECONDS) -> None:
@@ -282,7 +282,7 @@ def remove(catalog: PathLike, name: str, *, timeout: float = LOCK_SECONDS) -> No
     CatalogError
         There is no such catalog or entry, or another process keeps it locked.
     """
-    path, _, own = _find(Path(catalog), name)
+    path, _, own = _find(input_path("catalog", catalog), name)
     with _lock(path, timeout):
         entries = _read(path)
         _check_known(entries, path, own)
@@ -310,7 +310,7 @@ def prune(catalog: PathLike, *, timeout: float = LOCK_SECONDS) -> list[str]:
     CatalogError
         The catalog cannot be read, or another process keeps it locked.
     """
-    path = Path(catalog)
+    path = input_path("catalog", catalog)
     with _lock(path, timeout):
         entries = _read(path)
         gone = sorted(name for name in map(str, entries.aliases) if _is_gone(entries, path, name))
@@ -338,7 +338,7 @@ def check_name(catalog: PathLike, name: str, store: PathLike) -> None:
     CatalogError
         As :func:`append` raises it.
     """
-    path, url = Path(catalog), _url_of(Path(catalog), store)
+    path, url = input_path("catalog", catalog), _url_of(input_path("catalog", catalog), store)
     _check_unused(_read(path, new=True), path, name, url, overwrite=False)
 
 
@@ -350,7 +350,7 @@ def names(catalog: PathLike) -> list[str]:
     CatalogError
         There is no such file, or it is not an intake 2 catalog.
     """
-    return sorted(str(name) for name in _read(Path(catalog)).aliases)
+    return sorted(str(name) for name in _read(input_path("catalog", catalog)).aliases)
 
 
 def is_catalog(path: PathLike) -> bool:
@@ -364,7 +364,7 @@ def is_catalog(path: PathLike) -> bool:
 
 def lists_catalog(catalog: PathLike, name: str) -> bool:
     """Tell if an entry of a catalog is another catalog."""
-    _, entries, own = _find(Path(catalog), name)
+    _, entries, own = _find(input_path("catalog", catalog), name)
     return _is_catalog(entries, own)
 
 
@@ -395,7 +395,7 @@ def search(
     wanted = {key: v for key, v in (("mode", mode), ("seed", seed)) if v is not None}
     return sorted(
         name
-        for name, metadata in _walk(Path(catalog), "", set())
+        for name, metadata in _walk(input_path("catalog", catalog), "", set())
         if wanted.items() <= metadata.items()
         and str(metadata.get("model_sha256", "")).startswith(model or "")
     )
@@ -417,7 +417,8 @@ def open_entry(catalog: PathLike, name: str, *, trust: bool = False) -> xr.Datas
     CatalogError
         There is no such catalog or entry, its data cannot be opened, or opening it may run code.
     """
-    path, entries, own = _find(Path(catalog), name, trust=trust)
+    check_flags(trust=trust)
+    path, entries, own = _find(input_path("catalog", catalog), name, trust=trust)
     subject = f"entry '{name}' of {catalog}"
     options = {}
     if not trust:
@@ -469,7 +470,7 @@ def annotate(
         There is no such catalog or entry, or no score in the card.
     """
     scores = _headline_scores(card) if isinstance(card, xr.Dataset) else card
-    path, _, own = _find(Path(catalog), name)
+    path, _, own = _find(input_path("catalog", catalog), name)
     with _lock(path, timeout):
         entries = _read(path)
         _check_known(entries, path, own)
@@ -486,7 +487,7 @@ def metadata_of(catalog: PathLike, name: str) -> dict[str, Any]:
     CatalogError
         There is no such catalog or entry.
     """
-    _, entries, own = _find(Path(catalog), name)
+    _, entries, own = _find(input_path("catalog", catalog), name)
     return dict(entries.get_entity(own).metadata)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -145,7 +145,7 @@ def _history(sampler: EnsembleSampler, ds: xr.Dataset) -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     request = sampler.request
     line = (
-        f"{now}: xcvae {version_of('xcvae')} drew {len(request.numbers)} members "
+        f"{now}: xcvae {version_of('xcvae')} drew {_members(len(request.numbers))} "
         f"({request.mode}, spread {sampler.spread:g}, seed {request.seed}) with model "
         f"{sampler.model.sha256[:12]}"
     )
@@ -153,6 +153,10 @@ def _history(sampler: EnsembleSampler, ds: xr.Dataset) -> str:
         names = ", ".join(str(one["name"]) for one in sampler.storms.describe())
         line += f", conditions changed by {names}"
     return f"{ds.attrs.get('history', '')}\n{line}".lstrip("\n")
+
+
+def _members(count: int) -> str:
+    return "1 member" if count == 1 else f"{count} members"
 
 
 def _assemble(
@@ -178,11 +182,23 @@ def _assemble(
     }
     inherited = {key: v for key, v in _writable(ds.attrs).items() if key in INHERITED}
     title = f"{spec.target}: ensemble drawn by xcvae ({sampler.request.mode})"
-    return xr.Dataset(
+    stacked = _stacked_coordinates(ds, spec.sample)
+    ensemble = xr.Dataset(
         {spec.target: xr.Variable(dims, values, _without_dangling(attrs, coords))},
-        coords=coords,
+        coords={name: coord for name, coord in coords.items() if name not in stacked},
         attrs={"Conventions": "CF-1.11", "title": title, **inherited, **provenance},
     )
+    return ensemble.assign_coords(stacked) if stacked else ensemble
+
+
+def _stacked_coordinates(ds: xr.Dataset, sample: str) -> Mapping[Hashable, xr.DataArray]:
+    """Return the coordinates of stacked samples with their index; empty for others.
+
+    From variables without the index, xarray before 2025.4 makes labels that are tuples.
+    """
+    if not isinstance(ds.xindexes.get(sample), PandasMultiIndex):
+        return {}
+    return xr.Coordinates.from_pandas_multiindex(ds.indexes[sample], sample)
 
 
 def check_storable(ds: xr.Dataset, sample: str) -> None:

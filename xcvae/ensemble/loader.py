@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.sources import LoaderRequest, LoaderSource, check_alike, source_of, target_of
-from xcvae.errors import ConfigError, MissingVariableError, nearest
+from xcvae.errors import ConfigError, MissingVariableError, check_flags, nearest
 from xcvae.fields.prefetch import ahead, pool_shape
 from xcvae.generator.model import Model, load
 from xcvae.notebook import Overview
@@ -379,6 +379,15 @@ def loader(
     MissingVariableError
         A variable is in none of the Datasets.
     """
+    if isinstance(catalog, xr.Dataset):
+        raise ConfigError.of(
+            "catalog",
+            expected="the path of an intake catalog",
+            got="a Dataset",
+            remedy="List its store first: sample(..., store=..., catalog='catalog.yaml'), or "
+            "xcvae.catalog.append(catalog, name, store).",
+        )
+    check_flags(drop_last=drop_last, trust=trust)
     weights = _weights(name)
     _check_counts(1, batch_size=batch_size, samples=samples, threads=threads)
     _check_counts(0, seed=seed)

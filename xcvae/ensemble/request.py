@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn, TypeGuard, cast
 import xarray as xr
 
 from xcvae.ensemble.store.base import EnsembleStore
-from xcvae.errors import ConfigError, nearest
+from xcvae.errors import ConfigError, check_flags, nearest
 from xcvae.fields.units import parse_quantity
 
 MODES = ("prior", "posterior")
@@ -225,6 +225,7 @@ class SampleRequest(SampleOptions):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
+        check_flags(progress=self.progress)
         if not (isinstance(self.resume, bool) or self.resume in ("restart", "repair", "append")):
             _refuse(
                 "resume", "True, False, 'restart', 'repair' or 'append'", self.resume,

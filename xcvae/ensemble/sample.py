@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, cast
 
 import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
-from xcvae.ensemble.append import extension_of
+from xcvae.ensemble.append import extension_of, requested_part
 from xcvae.ensemble.dataset import (
     attributes_of,
     catalog_metadata,
@@ -51,11 +51,23 @@ def _with_options_of_like(verb: Callable[P, xr.Dataset]) -> Callable[P, xr.Datas
         if like is None:
             return verb(*args, **kwargs)
         if not isinstance(like, xr.Dataset):
-            like = open_store(like)
+            like = _opened_like(like)
         given: Any = options_like(record_of(like), {**kwargs, "like": like})
         return verb(*args, **given)
 
     return call
+
+
+def _opened_like(like: object) -> xr.Dataset:
+    """Open the store that is given as ``like``; the refusal names that argument."""
+    if isinstance(like, str | os.PathLike) or type(like).__module__.startswith("icechunk"):
+        return open_store(cast("Path | Repository", like))
+    raise ConfigError.of(
+        "like",
+        expected="an ensemble of xcvae, or the path of its store",
+        got=f"{type(like).__name__} {like!r}",
+        remedy="Give what xcvae.sample or xcvae.open_store returned.",
+    )
 
 
 @_with_options_of_like
@@ -163,7 +175,8 @@ def sample(
         drawn again. ``"append"``: what a finished store lacks of these members and samples is added
         to it, with the values of one call; it stays readable meanwhile, and the same call continues
         an interrupted one. True does so too with ``like`` or with members that continue those of
-        the store.
+        the store. A store that has them all, and more, is opened at the requested part; a repeated
+        call that appended returns the whole ensemble again.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     progress
@@ -265,12 +278,13 @@ def _from_store(
         _check_apart(ds, store.folder)
     if request.catalog is not None and store.catalog_path is not None:
         catalogs.check_name(request.catalog, request.entry, store.catalog_path)
-    if not (request.extends and _append(sampler, ds, request, store)):
+    added = _append(sampler, ds, request, store) if request.extends else None
+    if added is None:
         _write_missing(sampler, ds, request, store)
     ensemble = store.open()
     if request.catalog is not None and store.catalog_path is not None:
         _list(ensemble, request.catalog, request.entry, store.catalog_path)
-    return ensemble
+    return requested_part(store, ensemble, sampler, request) if added is False else ensemble
 
 
 def _write_missing(
@@ -299,15 +313,16 @@ def _write_missing(
 
 def _append(
     sampler: EnsembleSampler, ds: xr.Dataset, request: SampleRequest, store: EnsembleStore
-) -> bool:
-    """Add what a finished store lacks; return False if there is no finished one."""
+) -> bool | None:
+    """Add what a finished store lacks; return False if it has all, None if there is none."""
+    added = False
     with store.lock():
         if not store.status().complete.exists:
-            return False
+            return None
         while True:  # new samples, then new members
             extension = extension_of(store, ds, sampler, request)
             if extension is None:
-                return True
+                return added
             with _shipped(extension.sampler, store.temporary_path("model")) as shipped:
                 write(
                     store,
@@ -319,6 +334,7 @@ def _append(
                     progress=request.progress,
                     base=extension.base,
                 )
+            added = True
 
 
 def _write(

@@ -18,7 +18,7 @@ from xcvae.ensemble.sampler import EnsembleSampler, open_model, parts_of
 from xcvae.ensemble.spread import resolve_spread
 from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, differences, regions_of
 from xcvae.ensemble.store.local import FileLedger
-from xcvae.errors import ConfigError, MismatchError, StoreError, XcvaeError
+from xcvae.errors import ConfigError, MismatchError, StoreError, XcvaeError, check_flags
 from xcvae.fields.samples import labels_of
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def verify_store(
             f"data {'given' if ds is not None else 'missing'}, sample={sample}",
             remedy="Without them only the checksums are recomputed.",
         )
+    check_flags(progress=progress)
     target = EnsembleStore.of(store)
     name, ledger, finished = _found(target)
     regions = _regions(ledger)

@@ -64,6 +64,14 @@ class Axis:
             return float("nan")
         return float(np.abs(np.diff(self.values)).max()) * self.metres
 
+    @property
+    def unevenness(self) -> float:
+        """Ratio of the largest to the smallest distance of neighbours, 1 for less than two."""
+        if self.values is None or len(self.values) < 3:
+            return 1.0
+        steps = np.abs(np.diff(self.values))
+        return float(steps.max() / steps.min())
+
 
 #: Length of a degree of latitude on a sphere of the radius 6371 km.
 KM_PER_DEGREE = 6371.0 * math.pi / 180.0

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from xcvae.errors import ConfigError, MissingVariableError
 from xcvae.fields.axes import pixel_km
-from xcvae.fields.cf import find_layout, find_target, is_rain
+from xcvae.fields.cf import find_layout, find_target, is_rain, outline
 from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec
 from xcvae.fields.describe import describe
-from xcvae.fields.grids import divided_coords
+from xcvae.fields.grids import divided_coords, warn_of_uneven
 from xcvae.fields.scaling import blocks_of
 from xcvae.fields.units import per, to_units
 from xcvae.fields.validation import check_dataset
@@ -145,8 +145,8 @@ def at_scale(
     Warns
     -----
     UserWarning
-        The factor or the pixels lie outside the ranges, the size of pixels is unknown, or samples
-        are days.
+        The factor or the pixels lie outside the ranges, the size of pixels is unknown, cells differ
+        in size, or samples are days.
 
     Raises
     ------
@@ -162,6 +162,7 @@ def at_scale(
     if coarse is not None:
         ds = ds[[name, coarse, *numbers]]
         spec = describe(ds, target=name, conditions=[coarse])
+        warn_of_uneven(ds, (spec.y, spec.x))
         found = whole_blocks(spec)
         if factor not in (None, found):
             raise _factor(f"{factor}, and {found} pixels of {name!r} to a cell of {coarse!r}")
@@ -172,6 +173,7 @@ def at_scale(
         ds = ds[[name, *numbers]]
         if observed:
             spec = describe(ds, target=name, coarsen=factor)
+            warn_of_uneven(ds, (spec.y, spec.x))
         else:
             ds, spec = _divided(ds, name, factor)
     spacing = pixel_km(spec.axis(spec.y), spec.axis(spec.x))
@@ -191,7 +193,7 @@ def _rain(ds: xr.Dataset) -> str:
         raise MissingVariableError.of(
             "Dataset",
             expected="one field of rain with a sample and two spatial dims",
-            got=f"the variables {', '.join(map(str, ds.data_vars)) or 'none'}",
+            got="; ".join(outline(da) for da in ds.data_vars.values()) or "no variables",
             remedy="Select the rain, ds[['tp']], and give it units such as 'mm h-1'.",
         ) from error
 

@@ -282,6 +282,11 @@ def is_rain(da: xr.DataArray, *, by_rate: bool = False) -> bool:
     )
 
 
+def outline(da: xr.DataArray) -> str:
+    """Return name, dims and units of a variable for a message."""
+    return f"{da.name} ({', '.join(map(str, da.dims))}) [{da.attrs.get('units', 'no units')}]"
+
+
 def _words(text: str) -> list[str]:
     """Return the words of a name or sentence, also those of MixedCase; 'rain water' is one."""
     words = " ".join(re.findall(r"[A-Z]?[a-z]+|[A-Z]+", text)).lower()

@@ -297,6 +297,33 @@ def _spacing(axes: Sequence[Axis], place: int) -> str:
     return f"{axis.spacing:.6g} degrees ({axis.kind}){about}"
 
 
+def warn_of_uneven(ds: xr.Dataset, dims: tuple[str, str]) -> None:
+    """Warn of a grid along whose dims (y, x) cells differ in size by more than a quarter."""
+    for dim in dims:
+        _warn_of_uneven(dim, axis_in(ds, dim))
+
+
+def _warn_of_uneven(dim: str, axis: Axis) -> None:
+    if axis.unevenness > CLOSE:
+        warnings.warn(
+            f"{dim}: the distance of neighbours varies, {_uneven(axis)}, and maps are taken as "
+            f"cells of one size. {_even_remedy(dim)}",
+            stacklevel=3,
+        )
+
+
+def _uneven(axis: Axis) -> str:
+    assert axis.values is not None
+    steps = np.abs(np.diff(axis.values))
+    place = int(steps.argmax())
+    between = f"{axis.values[place]:.6g} and {axis.values[place + 1]:.6g}"
+    return f"{steps.min():.4g} to {steps.max():.4g} (between {between})"
+
+
+def _even_remedy(dim: str) -> str:
+    return f"If rows are missing, select the part without gaps; else ds.interp({dim}=...)."
+
+
 def moved(found: Axis, trained: Axis) -> bool:
     """Return True for an axis moved since training: comparable, equally long, not equal."""
     values = in_frame_of(found, trained)
@@ -464,6 +491,17 @@ def divided_coords(ds: xr.Dataset, dims: tuple[str, str], factor: int) -> dict[s
         Its dims (y, x), which are also those of the fine grid.
     factor
         Pixels along a side of a cell.
+
+    Raises
+    ------
+    DataError
+        Some cells along a dim are at least twice as large as others: rows are missing, or the edges
+        of the cells cannot be inferred.
+
+    Warns
+    -----
+    UserWarning
+        Cells differ in size by more than a quarter.
     """
     found: dict[str, xr.DataArray] = {}
     for name, coordinate in ds.coords.items():
@@ -476,6 +514,8 @@ def divided_coords(ds: xr.Dataset, dims: tuple[str, str], factor: int) -> dict[s
         for axis in range(values.ndim):
             if hint.startswith("lon"):  # 359.5, 0.5: the cells are neighbours
                 values = np.unwrap(values, axis=axis, period=360.0)
+            if name in dims:
+                _check_cells(str(name), Axis("", values))
             if coordinate.ndim == 1:
                 values = _divided_axis(values, factor)
             else:
@@ -483,6 +523,18 @@ def divided_coords(ds: xr.Dataset, dims: tuple[str, str], factor: int) -> dict[s
         attrs = {key: v for key, v in coordinate.attrs.items() if key != "bounds"}
         found[str(name)] = xr.DataArray(values, dims=coordinate.dims, name=name, attrs=attrs)
     return found
+
+
+def _check_cells(dim: str, axis: Axis) -> None:
+    """Warn of uneven cells; refuse those whose edges cannot lie midway between centres."""
+    if axis.unevenness > FAR * (1 - TOLERANCE):
+        raise DataError.of(
+            dim,
+            expected="cells of about one size, to be divided into pixels",
+            got=f"distances of {_uneven(axis)}",
+            remedy=_even_remedy(dim),
+        )
+    _warn_of_uneven(dim, axis)
 
 
 def _divided_axis(centres: NDArray[np.float64], factor: int) -> NDArray[np.float64]:

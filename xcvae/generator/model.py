@@ -601,7 +601,7 @@ def _read(target: Path) -> Model:
         raise ModelFileError.of(
             "model",
             expected="a model file",
-            got=f"nothing at {target}",
+            got=f"{'the folder' if target.is_dir() else 'nothing at'} {target}",
             remedy="Check the path, or train a model with xcvae.train(..., path=...).",
         )
     return from_bytes(target.read_bytes(), target)

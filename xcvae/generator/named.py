@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from xcvae.errors import ConfigError, ModelFileError, nearest
-from xcvae.files import expanded
+from xcvae.files import expanded, input_path
 from xcvae.notebook import Overview
 
 #: Environment variable with folders of further models, separated as in PATH.
@@ -138,6 +138,8 @@ def path_of(model: str | os.PathLike[str]) -> Path:
     ------
     ModelFileError
         The text is neither the name of a model nor the path of a file.
+    ConfigError
+        The argument is neither text nor a path.
     """
     if isinstance(model, str) and not _written_as_path(model):
         path = _files().get(model)
@@ -145,7 +147,7 @@ def path_of(model: str | os.PathLike[str]) -> Path:
             return path
         if not Path(model).exists():
             raise _unknown(model)
-    return expanded(model).absolute()
+    return expanded(input_path("model", model)).absolute()
 
 
 def relative_to(folder: Path, model: str) -> str | Path:

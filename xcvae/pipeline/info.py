@@ -19,6 +19,7 @@ from xcvae.ensemble.store.samples import origin_of
 from xcvae.errors import ConfigError, XcvaeError
 from xcvae.fields.dataspec import DataSpec
 from xcvae.files import is_taken, write_text
+from xcvae.generator import named
 
 Facts = dict[str, object]
 README = "README.txt"
@@ -32,7 +33,8 @@ def info(path: str) -> str:
     Parameters
     ----------
     path
-        Output folder of a run, model file, store, ``icechunk:PATH``, catalog or configuration.
+        Output folder of a run, model file or name, store, ``icechunk:PATH``, catalog or
+        configuration.
 
     Raises
     ------
@@ -44,13 +46,16 @@ def info(path: str) -> str:
     if path.startswith("icechunk:"):
         return _of_store(path)
     found = _of_file(Path(path)) if Path(path).is_file() else _of_directory(Path(path), path)
+    if not found and not is_taken(Path(path)) and path in named.names():
+        found = _of_model(named.path_of(path), path)
     if found:
         return found
     raise ConfigError.of(
         path,
         expected="a run, a model, a store, a catalog or a configuration of xcvae",
         got="something else" if is_taken(Path(path)) else "nothing of that name",
-        remedy="Check the path; an Icechunk repository is icechunk:PATH.",
+        remedy="Check the path; an Icechunk repository is icechunk:PATH. "
+        f"Models with a name: {', '.join(named.names()) or 'none'}.",
     )
 
 
@@ -112,12 +117,16 @@ def _text(title: str, facts: Mapping[str, object], following: Iterable[str] = ()
     return "\n".join(lines)
 
 
-def _of_model(file: Path) -> str:
-    return _text(
-        f"{file}: a model", _model_facts(file),
-        [f"xcvae sample DATA --model {file} --store ens.zarr",
-         f"xcvae verify {file.parent}", f"python -c \"import xcvae; print(xcvae.load('{file}'))\""],
-    )  # fmt: skip
+def _of_model(file: Path, name: str = "") -> str:
+    """Describe a model; one with a name is known by it, and has a card."""
+    shown = name or str(file)
+    following = [
+        f"xcvae sample DATA --model {shown} --store ens.zarr",
+        f"xcvae models {name}" if name else f"xcvae verify {file.parent}",
+        f"python -c \"import xcvae; print(xcvae.load('{shown}'))\"",
+    ]
+    facts = {"file": file} if name else {}
+    return _text(f"{shown}: a model", facts | _model_facts(file), following)
 
 
 def _model_facts(file: Path) -> Facts:

@@ -31,7 +31,7 @@ class Summary:
     output
         Output folder.
     steps
-        State of each step: "made", "completed" or "there already".
+        State of each step: "made", "completed" or "unchanged".
     verdicts
         By ensemble: the criteria, each passed or failed.
     scores

@@ -17,6 +17,7 @@ import xarray as xr
 from xcvae.config.load import parse
 from xcvae.config.schema import DataSection, IntakeEntry, SourceSection
 from xcvae.config.sources import (
+    ARGUMENT,
     GRIB,
     ZARR_FILES,
     bounds_of,
@@ -28,9 +29,10 @@ from xcvae.config.sources import (
 )
 from xcvae.ensemble import catalog as catalogs
 from xcvae.errors import ConfigError, DataError, XcvaeError
-from xcvae.fields.cf import Layout, find_layout, find_target, is_rain
+from xcvae.fields.cf import Layout, find_layout, find_target, is_rain, outline
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe
+from xcvae.fields.grids import warn_of_uneven
 from xcvae.fields.units import DEPTH, exponents_of
 from xcvae.files import expanded, is_url
 from xcvae.pipeline.check import check, reason_of
@@ -88,7 +90,7 @@ def propose(data: Sequence[str], folder: Path) -> str:
         The data cannot be opened, or no variable of them can be the target.
     """
     found = _source(data, folder)
-    ds = opened(_section(found.source), folder)
+    ds = opened(_section(found.source), folder, ARGUMENT)
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", UserWarning)
         target = _target(ds, found)
@@ -124,7 +126,7 @@ def _source(data: Sequence[str], folder: Path) -> Proposal:
         return Proposal({"path": names[0]})
     groups: dict[frozenset[Hashable], dict[str, xr.Dataset]] = {}
     for name in names:
-        ds = open_paths(SourceSection(name), folder, "data")
+        ds = open_paths(SourceSection(name), folder, ARGUMENT)
         groups.setdefault(fields_of(ds), {})[name] = ds
     apart = [part for group in groups.values() for part in _by_grid(group)]
     within = folder if any(files != [name] for name, files in listed.items()) else None
@@ -241,7 +243,7 @@ def _target(ds: xr.Dataset, found: Proposal) -> str:
             raise DataError.of(
                 "target",
                 expected="a variable of rain with the dims (sample, y, x) and units",
-                got=", ".join(_outline(da) for da in ds.data_vars.values()) or "no variables",
+                got=", ".join(outline(da) for da in ds.data_vars.values()) or "no variables",
                 remedy="Give rain its units (such as mm h-1), rename what is called otherwise, and "
                 "select one level of further dims.",
             ) from error
@@ -253,15 +255,11 @@ def _sizes(da: xr.DataArray) -> str:
     return " x ".join(str(size) for size in da.shape)
 
 
-def _outline(da: xr.DataArray) -> str:
-    return f"{da.name} ({', '.join(map(str, da.dims))}) [{da.attrs.get('units', 'no units')}]"
-
-
 def _choose_conditions(ds: xr.Dataset, target: str, layout: Layout, found: Proposal) -> None:
     """Choose conditions and statics that the target can be described with."""
     conditions: list[str] = []
     statics: list[str] = []
-    block = max(2, min(WIDEST_BLOCK, min(ds.sizes[layout.y], ds.sizes[layout.x]) // BLOCKS))
+    block = _block(ds.sizes[layout.y], ds.sizes[layout.x])
     spec: DataSpec | None = None
     for key, da in ds.data_vars.items():
         name = str(key)
@@ -290,6 +288,20 @@ def _choose_conditions(ds: xr.Dataset, target: str, layout: Layout, found: Propo
         found.notes += [f"{v.name} [{v.units}]: {reason_of(v, spec)}" for v in spec.variables]
 
 
+def _block(height: int, width: int) -> int:
+    """Return the side of blocks of pixels; one without partial blocks at the edges, if possible.
+
+    Examples
+    --------
+    >>> _block(156, 132), _block(20, 24), _block(35, 53)
+    (12, 4, 11)
+    """
+    block = max(2, min(WIDEST_BLOCK, min(height, width) // BLOCKS))
+    whole = [n for n in range(block // 2 + 1, block) if height % n == width % n == 0]
+    fits = height % block == width % block == 0
+    return block if fits or not whole else whole[-1]
+
+
 def _described(
     ds: xr.Dataset, target: str, conditions: list[str], statics: list[str], block: int
 ) -> DataSpec:
@@ -301,9 +313,10 @@ def _described(
 def _describe_target(ds: xr.Dataset, target: str, layout: Layout, found: Proposal) -> None:
     """Add units, grid and step of the target to the notes."""
     da = ds[target]
+    warn_of_uneven(ds, (layout.y, layout.x))
     depth = exponents_of(str(da.attrs.get("units", ""))) == DEPTH
     amounts = "amounts per step" if depth else "rates"
-    found.notes.insert(0, f"{_outline(da)}, {amounts}, {_sizes(da)}")
+    found.notes.insert(0, f"{outline(da)}, {amounts}, {_sizes(da)}")
     for dim in (layout.y, layout.x):
         if dim in da.indexes and da.sizes[dim] > 1:
             labels = da[dim].values

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from xcvae.verify.diagnosis import Diagnosis
 
 
-MADE, COMPLETED, CURRENT = "made", "completed", "there already"
+MADE, COMPLETED, CURRENT = "made", "completed", "unchanged"
 EXTENDED = "extended"
 PARTS = ("train", "validation", "test")
 

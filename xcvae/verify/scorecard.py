@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ComponentError
+from xcvae.errors import ComponentError, check_flags
 from xcvae.metrics.metric import Metric, Skill, Statistic, over_of, ratio
 from xcvae.metrics.pairs import Pair
 from xcvae.metrics.sample import Array
@@ -106,6 +106,7 @@ def evaluate(
         A metric, baseline or parameter is unknown or invalid; or a function is a metric whose
         score of all samples is not the average of the scores of samples, without declaring it.
     """
+    check_flags(progress=progress)
     match = pair_up(ds, ensemble)
     if match.trained_samples:
         # Not a Python warning: the call is right, and there may be no other data to score.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ConfigError, OutputExistsError, StoreError, explain
+from xcvae.errors import ConfigError, OutputExistsError, StoreError, check_flags, explain
 from xcvae.fields.cf import check_name
 from xcvae.files import Purpose, is_url, local_path, locked, remove, sha256, stale_siblings
 
@@ -526,6 +526,7 @@ def open_store(
     StoreError
         There is no such store, it is still being written, or it is no ensemble of xcvae.
     """
+    check_flags(incomplete=incomplete)
     return EnsembleStore.of(store).open(incomplete=incomplete)
 
 

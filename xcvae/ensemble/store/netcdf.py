@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError, UnitsError
+from xcvae.errors import (
+    ConfigError,
+    DataError,
+    OutputExistsError,
+    StoreError,
+    UnitsError,
+    check_flags,
+)
 from xcvae.fields.cf import check_name, find_layout
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import default_wet_threshold
@@ -56,7 +63,8 @@ def to_netcdf(
     Raises
     ------
     ConfigError
-        ``by`` is not a dimension that files can be made of, or the folder cannot be written to.
+        ``by`` is not a dimension that files can be made of, ``pack`` is not a bool, or the folder
+        cannot be written to.
     OutputExistsError
         A file of that name exists; nothing is written then.
     DataError
@@ -64,6 +72,7 @@ def to_netcdf(
     StoreError
         A file does not read back as it was written.
     """
+    check_flags(pack=pack)
     target = local_path("folder", folder)
     if target is None:
         raise ConfigError("folder: expected the path of a folder, got None. Give one.")

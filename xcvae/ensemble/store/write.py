@@ -127,7 +127,8 @@ def _name_taken(found: StoredEnsemble, differing: list[str], resume: Resume) -> 
         remedy += ', or replace the ensemble with resume="restart"'
     keys = {text.partition(" (")[0] for text in differing}
     if keys and keys <= {"members", "data"}:
-        remedy += ', or add new members and samples to it with resume="append"'
+        remedy += ', or use resume="append", which adds new members and samples to it and opens '
+        remedy += "what it has of them"
     return OutputExistsError.of(
         f"store '{found.name}'",
         expected="nothing there, or the same ensemble" if resume else "nothing there",

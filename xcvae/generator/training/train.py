@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -20,11 +21,18 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, DataError, EmptySelectionError, OutputExistsError
+from xcvae.errors import (
+    ConfigError,
+    DataError,
+    EmptySelectionError,
+    OutputExistsError,
+    check_flags,
+)
 from xcvae.fields.batches import Batches
 from xcvae.fields.block_means import check_block_means
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe, prepare
+from xcvae.fields.grids import warn_of_uneven
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.samples import storms_of
 from xcvae.fields.scaling import Scaling
@@ -125,7 +133,8 @@ def train(
     Warns
     -----
     UserWarning
-        The start has pixels of another size, few weights that fit, or another kind of rain.
+        The start has pixels of another size, few weights that fit, or another kind of rain; there
+        are too few samples to hold some back; or cells of the grid differ in size.
 
     Examples
     --------
@@ -137,7 +146,7 @@ def train(
     >>> model.spec.units
     'mm h-1'
     """
-    seed = _checked_seed(seed)
+    seed = _checked_seed(seed, progress)
     known = Start.of(start)
     settings = Fit.of(fit, started=known is not None)
     stages = stages_of(losses, settings)
@@ -198,7 +207,8 @@ def _metadata(
     return found
 
 
-def _checked_seed(seed: object) -> int:
+def _checked_seed(seed: object, progress: object) -> int:
+    check_flags(progress=progress)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ConfigError.of(
             "seed",
@@ -238,6 +248,7 @@ def _trainer(
     **options: Any,
 ) -> Trainer:
     """Fit the scaling, prepare the samples as tensors, and initialise the network."""
+    warn_of_uneven(training_samples, (spec.y, spec.x))
     scaling, record = Scaling.fit(training_samples, spec)
     _check_record(record)
     if start is not None:
@@ -309,6 +320,8 @@ def split(
     total = int(storm.max()) + 1
     count = round(validation * total)
     if count == 0:
+        if validation:
+            _warn_of_few(validation, total)
         return prepared, None
     blocks = min(HELD_BACK_BLOCKS, count)
     held_back_storms = np.zeros(total, bool)
@@ -326,6 +339,16 @@ def split(
     return (
         prepared.isel({spec.sample: training_mask}),
         prepared.isel({spec.sample: validation_mask}),
+    )
+
+
+def _warn_of_few(share: float, total: int) -> None:
+    warnings.warn(
+        f"validation: {share:g} of {total} samples are none to hold back. The last weights are "
+        "taken, without validation scores, and the model is calibrated on the samples that it was "
+        "trained on: its members may differ too little. Give more samples, validation=ds with "
+        "other ones, or validation=0.",
+        stacklevel=3,
     )
 
 

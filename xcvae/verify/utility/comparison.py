@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import stdtrit
 
-from xcvae.errors import ConfigError, nearest
+from xcvae.errors import ConfigError, check_flags, nearest
 from xcvae.fields.cf import find_target
 from xcvae.files import atomic_path
 from xcvae.metrics.events import CSI, SEDI
@@ -127,6 +127,7 @@ def compare(
     for loss in losses:
         if loss not in LOSSES:
             raise ConfigError(f"losses: unknown '{loss}'. {nearest(loss, LOSSES)}")
+    check_flags(progress=progress)
     _check(recipes, seeds, levels, thresholds, against)
     target = find_target(train, target)
     record = Fields.of(train[target], factor=coarsen, what="record")
