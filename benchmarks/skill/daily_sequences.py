@@ -32,8 +32,8 @@ METRICS: list[Any] = [
     "wet_spell",
     "spread_skill",
     "crps",
-    {"name": "spread_skill", "window": f"{WINDOW}D"},
-    {"name": "crps", "window": f"{WINDOW}D"},
+    {"name": "spread_skill", "window": f"{WINDOW} d"},
+    {"name": "crps", "window": f"{WINDOW} d"},
 ]
 
 
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for days, own in losses[source].items():
             gap = own - losses["independent"][days]
             block = BLOCK * WINDOW // days
-            rows[source][f"crps_{days}D_difference"] = [float(gap.mean()), *interval_of(gap, block)]
+            rows[source][f"crps_{days}d_difference"] = [float(gap.mean()), *interval_of(gap, block)]
         rows[source]["observed_lag"] = card["lag_correlation"].attrs.get("better")
         print(source, {key: np.round(value, 4) for key, value in rows[source].items()
                        if not isinstance(value, str)})  # fmt: skip
