@@ -11,6 +11,7 @@ import xarray as xr
 
 from benchmarks.models.analogs import Analogs
 from benchmarks.skill import balearic
+from benchmarks.skill.daily_sequences import by_window
 
 QUICK = '{"max_steps": 4, "batch_size": 4, "validations": 1}'
 TINY = '{"channels": [8, 8], "latents": [2, 1]}'
@@ -111,3 +112,13 @@ def test_analogs_are_the_nearest_days(record: xr.Dataset) -> None:
 def test_record_without_test_days_is_refused(record: xr.Dataset) -> None:
     with pytest.raises(SystemExit, match="test: the record has no days"):
         balearic.splits_of(record.isel(time=slice(700)))
+
+
+def test_windows_of_days_are_scored_on_land_without_the_rest() -> None:
+    observed = np.arange(7.0)[:, None, None] * np.ones((1, 2, 3))
+    observed[:, 0, 0] = np.nan
+    members = np.broadcast_to(observed + 3.0, (4, 7, 2, 3)).copy()
+    members[:, 5:] = 100.0  # the sixth and seventh day are no whole window
+    np.testing.assert_allclose(by_window(members, observed, 5), [3.0])
+    members[:, :5] = observed[:5] + np.array([-1.0, 1.0, -1.0, 1.0])[:, None, None, None]
+    assert by_window(members, observed, 5)[0] == pytest.approx(1.0 - 2.0 / 3.0)

@@ -15,6 +15,7 @@ from benchmarks.harness.record_splits import RecordSplits, Split, block_means, t
 from benchmarks.models.diffusion import EDM, Settings, Tuned, close_dry_gap, match_block_means
 from benchmarks.models.drawing import draw_members
 from benchmarks.models.rainfarm import downscale_split
+from benchmarks.models.steps_cascade import fit_cascade
 from benchmarks.models.training import train
 
 SMALL = {"channels": [8, 8, 8, 8], "blocks": [1, 1, 1, 1], "batch_size": 2}
@@ -126,3 +127,19 @@ def test_rainfarm_keeps_block_means(test_radar: xr.Dataset) -> None:
     means = block_means(torch.from_numpy(members), 12)
     torch.testing.assert_close(means, split.coarse.expand(2, -1, -1, -1), rtol=1e-3, atol=1e-3)
     assert (members[0] != members[1]).any()
+
+
+def test_cascade_keeps_block_means_and_evolves() -> None:
+    pytest.importorskip("pysteps")
+    rng = np.random.default_rng(0)
+    frames = np.repeat(rng.gamma(0.5, 2.0, (3, 48, 48)), 3, axis=0)  # each rests for three steps
+    cascade = fit_cascade([frames])
+    assert (cascade.correlation[:, 0] > cascade.correlation[:, 1]).all()
+    coarse = np.full((3, 4, 4), 2.0)
+    members = cascade.draw(coarse, 12, 2, seed=1)
+    means = members.reshape(2, 3, 4, 12, 4, 12).mean(axis=(3, 5))
+    np.testing.assert_allclose(means, 2.0)
+    near, far = (
+        np.corrcoef(members[0, 0].ravel(), members[0, step].ravel())[0, 1] for step in (1, 2)
+    )
+    assert near > far

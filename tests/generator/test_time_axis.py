@@ -109,7 +109,7 @@ def summed(times, deviates_of):
     """Return the deviates of some times, with the knots' from another backend."""
     rows = []
     for time in times:
-        knots = AXIS.weighted(Address(0, "", 0, "prior", 0, time))
+        knots = [(Address(0, label, 0, "prior"), weight) for label, weight in AXIS.knots(time)]
         words = torch.from_numpy(address_words([knot for knot, _ in knots]).astype("int64"))
         total = np.zeros(WINDOW.shape, np.float32)
         for values, (_, weight) in zip(deviates_of(words, WINDOW).numpy(), knots, strict=True):

@@ -17,6 +17,8 @@ from xcvae.generator.noise.philox_torch import tensor_normals
 from xcvae.generator.noise.time_axis import TimeAxis
 
 Make = Callable[[Tensor, Window], Tensor]
+#: A knot of a member in a window: label, (seed, realization, mode, attempt), window and device.
+_Key = tuple[str, tuple[int, int, str, int], tuple[int | str, ...]]
 
 
 def normal_maps(
@@ -77,32 +79,42 @@ def _evolving_map(
     addresses: Sequence[Address], window: Window, axis: TimeAxis, device: torch.device
 ) -> Tensor:
     """Sum the deviates of the knots around the time of every address."""
-    sums = [axis.weighted(address) for address in addresses]
-    knots = {knot: row for row, knot in enumerate(dict.fromkeys(k for s in sums for k, _ in s))}
+    knots: dict[_Key, int] = {}
+    rows, factors = [], []
+    # Tuples, not addresses: a batch has hundreds of knots, most of them in the cache.
+    place = (window.level, *window.shape, *window.origin, str(device))
+    for address in addresses:
+        assert address.time is not None
+        found = axis.knots(address.time)
+        member = (address.seed, address.realization, address.mode, address.attempt)
+        rows.append([knots.setdefault((label, member, place), len(knots)) for label, _ in found])
+        factors.append([weight for _, weight in found])
     maps = _knot_maps(list(knots), window, device)
-    rows = torch.tensor([[knots[knot] for knot, _ in s] for s in sums]).to(device)
-    weights = torch.tensor([[weight for _, weight in s] for s in sums]).to(device)
+    weights = torch.tensor(factors).to(device)
     total = torch.zeros(len(addresses), *window.shape, device=device)
     # Knot by knot, and product and sum in calls of their own, which are not fused: the order and
     # the roundings, and with them the bits, are those of any batch on any device.
-    for slot in range(rows.shape[1]):
-        part = maps.index_select(0, rows[:, slot])
+    for slot in range(weights.shape[1]):
+        part = torch.stack([maps[row[slot]] for row in rows])
         total += part.mul_(weights[:, slot, None, None, None])
     return total
 
 
-def _knot_maps(knots: Sequence[Address], window: Window, device: torch.device) -> Tensor:
-    """Return the deviates of knots, (knots, *window.shape); neighbouring times share them."""
-    keys = [(knot, window, str(device)) for knot in knots]
+def _knot_maps(keys: Sequence[_Key], window: Window, device: torch.device) -> list[Tensor]:
+    """Return the deviates of knots, each of the window's shape; neighbouring times share them."""
     found = _cache.get(keys)
     missing = [row for row, maps in enumerate(found) if maps is None]
     if missing:
-        (made,) = _labelled_maps([knots[row] for row in missing], [window], device)
+        unknown = [
+            Address(seed, label, realization, mode, attempt)
+            for label, (seed, realization, mode, attempt), _ in (keys[row] for row in missing)
+        ]
+        (made,) = _labelled_maps(unknown, [window], device)
         for row, maps in zip(missing, made, strict=True):
             # A copy: a view would keep the maps of all knots in memory.
             found[row] = maps.clone()
             _cache.put(keys[row], found[row])
-    return torch.stack(found)
+    return found
 
 
 class _KnotCache:
@@ -115,10 +127,11 @@ class _KnotCache:
 
     def get(self, keys: Sequence[Hashable]) -> list[Any]:
         with self._lock:
-            for key in keys:
-                if key in self._maps:
+            found = [self._maps.get(key) for key in keys]
+            for key, maps in zip(keys, found, strict=True):
+                if maps is not None:
                     self._maps.move_to_end(key)
-            return [self._maps.get(key) for key in keys]
+            return found
 
     def put(self, key: Hashable, maps: Tensor) -> None:
         with self._lock:

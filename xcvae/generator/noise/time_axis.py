@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from xcvae.generator.noise.address import Address
 
 #: Share of the variance and relative spacing of the fast and the slow family of knots.
 FAMILIES = ((0.5, 1), (0.5, 3))
@@ -51,14 +49,6 @@ class TimeAxis:
     def knots(self, time: int) -> tuple[tuple[str, float], ...]:
         """Return labels and weights of the knots of a time in microseconds."""
         return _knots(self.timescale, int(time))
-
-    def weighted(self, address: Address) -> list[tuple[Address, float]]:
-        """Return the addresses of the knots of a member at its time, and their weights."""
-        assert address.time is not None
-        return [
-            (replace(address, label=label, time=None), weight)
-            for label, weight in self.knots(address.time)
-        ]
 
 
 @functools.lru_cache(maxsize=4096)  # all members of a sample share them
