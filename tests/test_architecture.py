@@ -50,6 +50,7 @@ SINGLE_IMPORTER = {
     "generator.losses.pointwise": "family of components",
     "generator.losses.scores": "family of components",
     "generator.losses.spectral": "family of components",
+    "generator.means": "posterior means in tiles; the sampler is its interface",
     "generator.network.initialization": "initial weights and why they are what they are",
     "generator.network.layers": "building blocks of the ladder",
     "generator.noise.maps": "chooses the backend of the noise; the package is its interface",

@@ -70,6 +70,10 @@ def test_clusters_of_any_size_write_same_ensemble(few, model, lazy, tmp_path):
                 few.isel(time=wanted[count]).chunk({"time": 1}), model, store=store, **options
             )
             np.testing.assert_array_equal(ens.pr.values, lazy[:, wanted[count]])
+            if count == 2:
+                tiles = {**options, "tile": {"y": 24, "x": 24}}
+                tiled = sample(few, model, store=tmp_path / "tiled.zarr", **tiles)
+                np.testing.assert_array_equal(tiled.pr.values, lazy)
             # In the thread that does the tasks: Dask starts processes with one thread for torch.
             futures = [
                 client.submit(torch.get_num_threads, workers=[one], pure=False)
