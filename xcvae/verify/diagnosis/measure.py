@@ -65,6 +65,9 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
     prior = draw(realizations=range(members), mode="prior")
     few = range(min(members, POSTERIOR_MEMBERS))
     posterior = draw(realizations=few, mode="posterior", spread=0.0)
+    levels = tuple(LevelEvidence(r.size, r.kl, r.active) for r in model.levels(batch, tile=tile))
+    swap = _exchanged_latents(model, batch, observed, tile)
+    del batch, draw  # the statistics of large maps need the memory
     trained = None
     if model.thumbnails is not None:
         trained = label_codes(prepared, spec.sample), model.thumbnails
@@ -76,8 +79,8 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
         record=model.record,
         trained=trained,
         seed=seed,
-        levels=tuple(LevelEvidence(r.size, r.kl, r.active) for r in model.levels(batch, tile=tile)),
-        swap=_exchanged_latents(model, batch, observed, tile),
+        levels=levels,
+        swap=swap,
         coarse=_coarse_rain(subset, spec),
         time=_in_time(prepared, model, seed=seed, tile=tile),
         timescales=_timescales(prepared, model, tile),
