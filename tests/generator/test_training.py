@@ -37,6 +37,7 @@ from xcvae.generator.network.architecture import build_network, resolve
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.checkpoint import checkpoint_path, last_weights_path
 from xcvae.generator.training.settings import Fit
+from xcvae.generator.training.spikes import FIRST, GROWTH, LIMIT, PATIENCE, SpikeGuard
 from xcvae.generator.training.train import _seeded, split
 from xcvae.generator.training.trainer import RandomCrop
 from xcvae.generator.training.validation import Validation
@@ -548,6 +549,56 @@ def test_learned_values_have_no_weight_decay(corner):
     fit = {"weight_decay": 1.0, "learning_rate": 0.1, "max_steps": 4}
     model = quick(corner, losses=["laplace", "kl", Idle()], fit=fit, validation=0)
     assert (model.history.learned_idle_value == 1.0).all()
+
+
+@dataclass(frozen=True)
+class Spiky(Component):
+    """An ordinary loss that is multiplied by a factor in some steps."""
+
+    factor: float
+    first: int
+    count: int = 1
+
+    def __call__(self, state):
+        spike = self.first <= state.step < self.first + self.count
+        return state.mean((state.x - state.output).square()) * (self.factor if spike else 1.0)
+
+
+@pytest.mark.parametrize("factor", [1e12, 1e300])  # the second is infinite in float32
+def test_spikes_of_the_gradient_are_skipped(corner, factor):
+    fit = {"max_steps": FIRST + 6, "validations": 1}
+    spiky, plain = (
+        quick(corner, losses=["kl", Spiky(one, FIRST + 4)], fit=fit, validation=0)
+        for one in (factor, 1.0)
+    )
+    assert "skipped_steps" not in plain.history
+    assert spiky.history.skipped_steps.item() == 1
+    assert spiky.history.loss.item() == pytest.approx(plain.history.loss.item(), rel=0.05)
+    assert torch.isfinite(weights_of(spiky)).all()
+    assert not torch.equal(weights_of(spiky), weights_of(plain))
+
+
+def test_lasting_spikes_return_to_the_averaged_weights(corner):
+    fit = {"max_steps": FIRST + 3 * PATIENCE, "validations": 1}
+    model = quick(corner, losses=["kl", Spiky(1e12, FIRST + 1, 1000)], fit=fit, validation=0)
+    # From the average on, the first steps are all taken.
+    assert PATIENCE <= model.history.skipped_steps.item() <= 2 * PATIENCE
+    assert torch.isfinite(weights_of(model)).all()
+
+
+def test_guard_learns_what_is_usual():
+    guard = SpikeGuard(torch.device("cpu"))
+    norms = [1.0] * FIRST + [0.99 * LIMIT, 100 * LIMIT, math.inf, 1.0]
+    spikes = [guard.judge(torch.tensor(norm)).item() for norm in norms]
+    assert spikes == [0.0] * (FIRST + 1) + [1.0, 1.0, 0.0]
+    steady = SpikeGuard(torch.device("cpu"))
+    for _ in range(FIRST):
+        steady.judge(torch.tensor(1.0))
+    before = steady.state["square"].item()
+    steady.judge(torch.tensor(1e9))
+    assert steady.state["square"].item() == pytest.approx(
+        before + (GROWTH**2 * before - before) / (FIRST + 1)
+    )
 
 
 # torch's compiler reads .grad of tensors, and cannot hide a warning that is an error here.

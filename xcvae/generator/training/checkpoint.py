@@ -23,6 +23,7 @@ from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import labels_of
 from xcvae.files import is_taken, write_bytes
 from xcvae.generator.modelfile import MODEL, format_of
+from xcvae.generator.training.spikes import SPIKES
 
 FORMAT = "xcvae-checkpoint-1"
 #: Samples of lazy data by which a checkpoint recognises it.
@@ -166,7 +167,7 @@ def write(
     progress, optimizer, rng
         State of the training.
     weights
-        Sets of weights by name: ``network``, ``average``, ``best`` and ``learned``.
+        Sets of tensors by name: ``network``, ``average``, ``best``, ``learned`` and ``spikes``.
     """
     tensors = {f"{kind}/{k}": v for kind, state in weights.items() for k, v in state.items()}
     for number, state in optimizer.state_dict()["state"].items():
@@ -226,7 +227,8 @@ def read(
         )
     for kind, state in weights.items():
         for key, value in state.items():
-            value.copy_(tensors[f"{kind}/{key}"])
+            if kind != SPIKES or f"{kind}/{key}" in tensors:
+                value.copy_(tensors[f"{kind}/{key}"])
     _restore_optimizer(optimizer, tensors)
     torch.set_rng_state(tensors["torch_rng"])
     if "cuda_rng" in tensors and torch.cuda.is_available():

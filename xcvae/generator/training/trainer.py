@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from xcvae.generator.network.transfer import Taken
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.distributed import ProcessGroup
 from xcvae.generator.training.settings import Fit, Stage, Term
+from xcvae.generator.training.spikes import PATIENCE, SPIKES, SpikeGuard
 from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.validation import Validation
 from xcvae.progress import on_terminal, print_line, progress_bar
@@ -244,6 +244,8 @@ class Trainer:
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
+        # One for each stage: another loss has other gradients.
+        self.spikes = [SpikeGuard(self.device) for _ in self.stages]
         self.batches.move(self.device)
         self.compiles = bool(self.settings.compile)
         self.encode = compiled(self.network.encode, wanted=self.compiles)
@@ -298,7 +300,7 @@ class Trainer:
         with progress_bar(self.progress, total=100, unit="%", desc="train") as shown:
             while done < 1:
                 start = time.monotonic()
-                log.add(self._step(self._next(stream), done))
+                log.add(*self._step(self._next(stream), done))
                 if tuner is not None:
                     tuner.record(time.monotonic() - start)
                 state.step += 1
@@ -310,18 +312,36 @@ class Trainer:
                     break
         stream.close()
 
-    def _step(self, batch: Batch, done: float) -> dict[str, Tensor]:
-        """Take one step of the optimiser; return the logged values, still on the device."""
-        stage = next(s for s in self.stages if done <= s.until + 1e-9)
-        logged = self._gradients(stage, batch, done)
+    def _step(self, batch: Batch, done: float) -> tuple[dict[str, Tensor], Tensor]:
+        """Take one step of the optimiser, or skip it.
+
+        Returns
+        -------
+        tuple
+            The logged values and 1 for a step that was skipped, else 0; still on the device.
+        """
+        number = next(i for i, s in enumerate(self.stages) if done <= s.until + 1e-9)
+        logged = self._gradients(self.stages[number], batch, done)
         weights = [w for group in self.optimizer.param_groups for w in group["params"]]
         self.group.average(weights)
-        torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
+        spike = self.spikes[number].judge(norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(done)
+        # With 1 here the optimiser leaves everything as it is; the host need not know.
+        vars(self.optimizer)["found_inf"] = spike
         self.optimizer.step()
+        if self.state.step % PATIENCE == 0 and self.spikes[number].lasts():
+            self._return_to_average()
         self._update_average()
-        return logged
+        return logged, spike
+
+    def _return_to_average(self) -> None:
+        """Continue from the averaged weights, as if every step from here were the first."""
+        self.network.load_state_dict(self.average)
+        self.optimizer.state.clear()
+        for one in self.spikes:
+            one.reset()
 
     def _gradients(self, stage: Stage, batch: Batch, done: float) -> dict[str, Tensor]:
         """Compute the losses of a batch and their gradients; return the logged values."""
@@ -516,27 +536,47 @@ class Trainer:
             "average": self.average,
             "best": self.best,
             "learned": {name: value.data for name, value in self.learned.items()},
+            SPIKES: {
+                f"{number}/{name}": value
+                for number, guard in enumerate(self.spikes)
+                for name, value in guard.state.items()
+            },
         }
 
 
 class _LogRow:
-    """Means of the logged values of the steps since the last row."""
+    """Means of the logged values of the steps since the last row; skipped steps do not count."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: Counter[str] = Counter()
+        self.counts: dict[str, Tensor] = {}
+        self.skipped: list[Tensor] = []
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add the values of a step, on the device: reading one would wait for it."""
+    def add(self, values: Mapping[str, Tensor], skipped: Tensor) -> None:
+        """Add the values of a step, on the device: reading one would wait for it.
+
+        Parameters
+        ----------
+        values
+            Logged values by name, without dimensions.
+        skipped
+            1 for a step that was skipped, else 0.
+        """
         for key, value in values.items():
-            self.sums[key] = self.sums[key] + value if key in self.sums else value
-            self.counts[key] += 1
+            counted = torch.where(skipped > 0, 0.0, value)
+            self.sums[key] = self.sums[key] + counted if key in self.sums else counted
+            self.counts[key] = self.counts.get(key, torch.zeros_like(skipped)) + (1 - skipped)
+        self.skipped.append(skipped)
 
     def means(self) -> dict[str, float]:
-        """Return the means, and start the next row."""
-        row = {key: float(value) / self.counts[key] for key, value in self.sums.items()}
-        self.sums, self.counts = {}, Counter()
-        return row
+        """Return the means, NaN where all steps were skipped, and start the next row."""
+        row = {
+            key: float(value) / count if (count := float(self.counts[key])) else math.nan
+            for key, value in self.sums.items()
+        }
+        skipped = float(torch.stack(self.skipped).sum()) if self.skipped else 0.0
+        self.sums, self.counts, self.skipped = {}, {}, []
+        return {**row, "skipped_steps": skipped} if skipped else row
 
 
 def _may_flip(spec: DataSpec) -> bool:
