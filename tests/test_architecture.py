@@ -57,7 +57,6 @@ SINGLE_IMPORTER = {
     "generator.noise.philox_torch": "backend: torch",
     "generator.noise.philox_triton": "backend: Triton",
     "generator.roles": "variables found by role; the model is its interface",
-    "generator.tiling": "draws the parts that splitting cuts; the sampler is its interface",
     "generator.training.calibration": "temperature and dial, measured after training",
     "generator.training.trainer": "the loop of steps; train() prepares it",
     "metrics.ensemble": "family of components; the package is its interface",
