@@ -203,7 +203,7 @@ def _amounts(maps: NDArray[Any]) -> NDArray[Any]:
 def _variances(maps: NDArray[Any]) -> NDArray[Any]:
     """Return the mean over members of the variance within a map, (sample,)."""
     # Member by member, here and below: the temporary arrays of large maps need memory.
-    return np.mean([_variance(fields) for fields in _stacked(maps)], axis=0)
+    return np.asarray(np.mean([_variance(fields) for fields in _stacked(maps)], axis=0))
 
 
 def _variance(fields: NDArray[Any]) -> NDArray[Any]:
