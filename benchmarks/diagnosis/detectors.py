@@ -31,7 +31,14 @@ from typing import Any
 import numpy as np
 
 import xcvae
-from benchmarks.diagnosis.diseases import DISEASES, HEALTHY, SPREADS, Case, calibrated_case
+from benchmarks.diagnosis.diseases import (
+    ARRANGED,
+    DISEASES,
+    HEALTHY,
+    SPREADS,
+    Case,
+    calibrated_case,
+)
 from benchmarks.harness.arguments import BenchmarkParser, comma_separated
 from benchmarks.harness.results import write_json
 from xcvae.generator.model import Model
@@ -118,7 +125,7 @@ def synthetic(seed: int) -> Iterator[Row]:
     group = f"seed {seed}"
     for name, how in HEALTHY.items():
         yield row(group, name, judge(calibrated_case(seed=seed, **how).evidence()))
-    for name, strengths in SPREADS.items():
+    for name, strengths in {**SPREADS, **ARRANGED}.items():
         for how in strengths:
             values = " ".join(f"{v:g}" for v in how.values())
             ill = judge(calibrated_case(seed=seed, **how).evidence())

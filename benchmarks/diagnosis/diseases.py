@@ -80,6 +80,12 @@ def calibrated_case(
     slope: float = 2.6,
     trained: int = 120,
     units: str = "mm h-1",
+    varied: float = 0.0,
+    tilt: float = 0.0,
+    memory: float = 0.0,
+    coherence: float | None = None,
+    cap: float = 1.0,
+    step: float = 0.0,
 ) -> Case:
     """Make a healthy ensemble.
 
@@ -100,34 +106,61 @@ def calibrated_case(
         Of the spectrum.
     trained
         Training fields.
+    varied
+        Samples have from little to much rain: the last one so much more of the field, in standard
+        deviations, than the mean, the first one less.
+    tilt
+        Logarithm of ``sure`` in the sample with most rain; in that with least it is the opposite.
+    memory, coherence
+        Correlation of consecutive samples, as observed and in members; the same by default.
+    cap
+        Quantile of the observed rain at which the product cuts it off.
+    step
+        Observed amounts are multiples of it, as those of packed files are.
     """
     random = np.random.default_rng(seed)
-    share = min(known * sure, 0.97) if sure > 1 else known * sure
+    grades = np.linspace(-1, 1, samples)[:, None, None]
+    sures = sure * np.exp(tilt * grades)
+    share = known * np.where(sures > 1, np.minimum(sures, 0.97 / known), sures)
+    coherence = memory if coherence is None else coherence
 
     def rain(field: Array) -> Array:
-        wet = np.expm1(1.2 * np.maximum(field - dry, 0.0)) * amount
+        level = np.linspace(-varied, varied, field.shape[-3])[:, None, None]
+        wet = np.expm1(1.2 * np.maximum(field + level - dry, 0.0)) * amount
         return np.where(wet < 0.1 * amount, 0.0, wet)
 
-    def parts(count: int, *lead: int) -> Array:
-        return _noise(random, (*lead, count, *size), slope)
+    def parts(count: int, *lead: int, memory: float = 0.0) -> Array:
+        fields = _noise(random, (*lead, count, *size), slope)
+        for i in range(1, count if memory else 0):
+            fresh = np.sqrt(1 - memory**2) * fields[..., i, :, :]
+            fields[..., i, :, :] = memory * fields[..., i - 1, :, :] + fresh
+        return fields
 
-    base = parts(samples)
-    truth = np.sqrt(known) * base + np.sqrt(1 - known) * parts(samples)
+    base = parts(samples, memory=memory)
+    truth = np.sqrt(known) * base + np.sqrt(1 - known) * parts(samples, memory=memory)
     # Underdispersed: members agree on more than the condition explains, and that part is wrong.
-    agreed = np.sqrt(min(known, share)) * base
-    if share > known:
-        agreed = agreed + np.sqrt(share - known) * parts(samples)
-    prior = agreed + np.sqrt(1 - share) * parts(samples, members)
+    agreed = np.sqrt(np.minimum(known, share)) * base
+    if (share > known).any():
+        wrong = parts(samples, memory=memory)
+        agreed = agreed + np.sqrt(np.maximum(share - known, 0.0)) * wrong
+    prior = agreed + np.sqrt(1 - share) * parts(samples, members, memory=coherence)
     near = min(members, 4)
     posterior = np.sqrt(0.99) * truth + np.sqrt(0.01) * parts(samples, near)
     swapped = np.sqrt(known) * base + np.sqrt(1 - known) * parts(samples)
+    reconstructed = rain(np.sqrt(0.99) * truth + np.sqrt(0.01) * parts(samples))
+    most = np.quantile(rain(truth), cap)
+
+    def product(field: Array) -> Array:
+        seen = rain(field).clip(max=most if cap < 1 else None)
+        return step * np.round(seen / step) if step else seen
+
     return Case(
-        observed=rain(truth),
+        observed=product(truth),
         prior=rain(prior),
         posterior=rain(posterior),
-        reconstructed=rain(np.sqrt(0.99) * truth + np.sqrt(0.01) * parts(samples)),
+        reconstructed=reconstructed,
         swapped=rain(swapped),
-        trained=rain(parts(trained)),
+        trained=product(parts(trained)),
         days=1000.0 + np.arange(samples),
         units=units,
     )
@@ -303,6 +336,19 @@ SPREADS: dict[str, tuple[dict[str, float], ...]] = {
     "underdispersion": ({"sure": 1.25}, {"sure": 1.38}),
     "overdispersion": ({"known": 0.8, "sure": 0.6}, {"known": 0.95, "sure": 0.5}),
 }
+#: Other diseases that are arguments of `calibrated_case`: of samples that follow each other,
+#: of members that are too wide with little rain and too narrow with much, and of the observations.
+ARRANGED: dict[str, tuple[dict[str, float], ...]] = {
+    "flicker": (
+        {"known": 0.2, "memory": 0.8, "coherence": 0.4},
+        {"known": 0.4, "memory": 0.8, "coherence": 0.0},
+    ),
+    "spread_by_rain": (
+        {"samples": 24, "varied": 0.8, "tilt": 0.4},
+        {"samples": 24, "varied": 0.8, "tilt": -0.6},
+    ),
+    "capped_data": ({"cap": 0.999}, {"cap": 0.98}),
+}
 HEALTHY: dict[str, dict[str, object]] = {
     "perfect": {},
     "perfect, 2 members": {"members": 2},
@@ -315,4 +361,7 @@ HEALTHY: dict[str, dict[str, object]] = {
     "perfect, little is known": {"known": 0.2},
     "perfect, rough": {"slope": 2.0},
     "perfect, smooth": {"slope": 3.4},
+    "perfect, coherent in time": {"memory": 0.8},
+    "perfect, little to much rain": {"samples": 24, "varied": 0.8},
+    "perfect, amounts in steps": {"step": 0.1},
 }

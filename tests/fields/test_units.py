@@ -21,6 +21,7 @@ from xcvae.fields.units import (
     is_precipitation,
     parse_quantity,
     per,
+    step_of,
     to_units,
     units_of,
 )
@@ -82,12 +83,20 @@ def test_factor_refuses_temperature_against_rain() -> None:
 
 
 @pytest.mark.parametrize(
-    "units", ["foo", "(0 - 2)", "mm (3h)-1", "mm/3h", "days since 2000-01-01", "x+"]
+    "units", ["foo", "(0 - 2)", "mm (3h)-1", "mm/3h", "mm 24h-1", "days since 2000-01-01", "x+"]
 )
 def test_factor_names_unknown_units(units: str) -> None:
     with pytest.raises(UnitsError, match="not known") as caught:
         factor(units, "mm h-1", what="pr")
     assert repr(units) in str(caught.value)
+
+
+def test_units_per_several_hours_are_refused_and_those_of_areas_are_not() -> None:
+    with pytest.raises(UnitsError, match=r"'mm /\(3 h\)'"):
+        factor("mm 3h-1", "mm h-1", what="pr")
+    assert factor("mm /(3 h)", "mm h-1", what="pr") == pytest.approx(1 / 3)
+    assert factor("kg m-2 d-1", "mm h-1", what="pr") == pytest.approx(1 / 24)
+    assert factor("mm 1h-1", "mm h-1", what="pr") == 1.0
 
 
 def test_factor_refuses_units_with_an_offset_but_to_units_converts_them() -> None:
@@ -225,6 +234,25 @@ def test_is_daily_reads_other_calendars() -> None:
     hours = xr.date_range("2000-01-01", periods=3, freq="6h", calendar="noleap", use_cftime=True)
     assert is_daily(rain("mm h-1", days), "time")
     assert not is_daily(rain("mm d-1", hours), "time")
+
+
+@pytest.mark.parametrize(
+    ("labels", "units", "step"),
+    [
+        (pd.to_timedelta([0, 6, 12, 18], "h"), "", 21600.0),
+        ([0, 6, 12, 18], "hours since 2020-01-01", 21600.0),
+        ([0.0, 1.0, 3.0, 4.0], "days since 2020-01-01 00:00:00", 86400.0),
+        ([0, 1, 2, 3], "months since 2020-01-01", 86400 * 365.25 / 12),
+        ([0, 1, 2, 3], "storms since 2020-01-01", None),
+        ([0, 1, 2, 3], "hours", None),
+    ],
+)
+def test_step_of_lead_times_and_of_times_that_are_not_decoded(
+    labels: object, units: str, step: float | None
+) -> None:
+    da = rain("mm", labels)
+    da["time"].attrs["units"] = units
+    assert step_of(da, "time") == (None if step is None else pytest.approx(step))
 
 
 def test_is_daily_of_a_single_sample_uses_units() -> None:

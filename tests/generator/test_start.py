@@ -15,6 +15,7 @@ import xarray as xr
 import xcvae
 from xcvae.errors import ComponentError, ConfigError, MismatchError, ModelFileError
 from xcvae.fields.describe import prepare
+from xcvae.fields.scaling import StandardScaling
 from xcvae.generator.training.calibration import (
     calibrate_spread,
     jackknife_error,
@@ -213,6 +214,13 @@ def test_rain_without_a_common_unit_is_scaled_anew_with_a_warning(corner, start)
         model = quick(depth, start=start, fit=STILL)
     assert model.scaling.target.eps == model.spec.wet_threshold
     assert converting("mm", "mm h-1", (None, 60.0)) is None
+
+
+def test_start_keeps_the_scaling_of_temperatures_in_other_units(start):
+    kelvin, celsius = StandardScaling("K", 280.0, 5.0), StandardScaling("degC", 3.0, 4.0)
+    found = Start(start, "start")._one(kelvin, celsius, start.spec)
+    assert found.units == "degC"
+    assert (found.mean, found.std) == pytest.approx((6.85, 5.0))
 
 
 def test_daily_thresholds_do_not_change_the_scaling(corner, start):

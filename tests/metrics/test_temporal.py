@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 from xcvae.errors import ConfigError
+from xcvae.metrics.metric import Metric
 from xcvae.metrics.temporal import DrySpell, LagCorrelation, TemporalSpectrum, WetSpell
 from xcvae.registry import build
 
@@ -69,6 +70,18 @@ def test_pairs_do_not_cross_gaps() -> None:
         for p in parts
     ]
     assert whole == pytest.approx(np.mean(alone), abs=0.01)
+
+
+@pytest.mark.parametrize("metric", [WetSpell("1 mm h-1"), DrySpell("1 mm h-1"), TemporalSpectrum()])
+def test_a_row_of_three_times_the_area_counts_as_three_rows(metric: Metric) -> None:
+    forecast, observed = evolving(0.6, 0, members=2), evolving(0.6, 1)
+    rows = np.repeat(np.arange(24), np.where(np.arange(24) < 6, 3, 1))
+    area = np.broadcast_to(np.where(np.arange(24) < 6, 3.0, 1.0)[:, None], (24, 24))
+    weighted = field(observed).assign_coords(cell_area=(("y", "x"), area))
+    weighted.attrs["cell_measures"] = "area: cell_area"
+    expected = metric(field(forecast[..., rows, :]), field(observed[..., rows, :])).item()
+    assert metric(field(forecast), weighted).item() == pytest.approx(expected, rel=1e-5)
+    assert metric(field(forecast), field(observed)).item() != pytest.approx(expected, rel=1e-4)
 
 
 def test_masked_pixels_do_not_count() -> None:

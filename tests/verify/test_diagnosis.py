@@ -559,6 +559,9 @@ def test_spread_by_amount_sorts_samples_by_coarse_rain_not_by_the_observation() 
     assert thirds[0][0] > 1.4
     assert thirds[2][0] < 0.6
     assert spread_by_amount(drawn[:, :11], observed[:11]) == ()
+    unknown = np.where(np.arange(60) < 12, np.nan, means)
+    known = spread_by_amount(drawn[:, 12:], observed[12:], means[12:])
+    assert spread_by_amount(drawn, observed, unknown) == known
     masked = np.full_like(drawn, np.nan)
     masked[:, :, 2:] = drawn[:, :, 2:]
     assert len(spread_by_amount(masked, observed)) == 3

@@ -433,6 +433,14 @@ def test_interval_blocks_are_neighbours_in_time(ds: xr.Dataset, ensemble: xr.Dat
     xr.testing.assert_allclose(evaluate(*numbered, **options), expected)
 
 
+def test_a_sample_without_coarse_rain_is_in_no_third(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    options = {"metrics": ["mae"], "baselines": [], "groupby": "coarse_rain", "progress": False}
+    gaps = ds.assign(pr_coarse=ds.pr_coarse.where(ds.time != ds.time[0]))
+    known = {"time": slice(1, None)}
+    expected = evaluate(ds.isel(known), ensemble.isel(known), **options)
+    assert evaluate(gaps, ensemble, **options).mae.values.tolist() == expected.mae.values.tolist()
+
+
 def test_groupby_refuses_unknown_or_empty_groups(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     with pytest.raises(MissingVariableError, match="Did you mean 'regime'"):
         evaluate(ds, ensemble, groupby="regimes")

@@ -162,3 +162,13 @@ def windows(times: Rows, runs: list[Rows], length: int, window: int) -> list[Row
         for part in np.split(run, np.flatnonzero(np.diff(numbers)) + 1):
             found += [part] if len(part) == length else []
     return found
+
+
+def some_pixels(da: xr.DataArray, sample: str) -> NDArray[np.float64]:
+    """Return some pixels of consecutive samples, (sample, pixel): not all of lazy data is read."""
+    count = da.sizes[sample]
+    most = min(count, 96 if da.chunks else 1000)
+    start = (count - most) // 2
+    some = {d: slice(None, None, max(1, n // 16)) for d, n in da.sizes.items() if d != sample}
+    few = da.isel({sample: slice(start, start + most), **some}).transpose(sample, ...)
+    return few.values.astype(np.float64).reshape(most, -1)

@@ -65,12 +65,17 @@ _ALIASES = {
 }
 _CELSIUS = re.compile(r"\b(?:degC|degree_celsius|celsius)\b", re.IGNORECASE)
 # Pint multiplies by the hours: mm/3h would be three millimetre-hours.
-_STEPS = re.compile(r"/ ?(\d+) ?(h|hr|hrs|hours?|min|minutes?|d|days?)\b", re.IGNORECASE)
+_TIMES = r"(h|hr|hrs|hours?|min|minutes?|d|days?)"
+_STEPS = re.compile(rf"/ ?(\d+) ?{_TIMES}\b", re.IGNORECASE)
+# The same with an exponent: mm 3h-1 would be 3 mm h-1. The 2 of 'kg m-2 d-1' is none.
+_STEP_POWERS = re.compile(
+    rf"(?<![\w.^*-])(?!1 ?[a-z])(\d+) ?{_TIMES} ?(?:\^|\*\*)?-1\b", re.IGNORECASE
+)
 
 
 def _spelling(units: str) -> str:
     """Return units as pint writes them, or raise ValueError."""
-    if _STEPS.search(units):
+    if _STEPS.search(units) or _STEP_POWERS.search(units):
         raise ValueError(f"{units!r} is ambiguous: {_suggested(units)!r}")
     for part, text in _PARTS:
         units = part.sub(text, units)
@@ -120,7 +125,10 @@ def quantity_of(units: str, what: str) -> Any:
 
 def _suggested(units: str) -> str:
     """Return the spelling that is meant, as far as it can be guessed."""
-    return _STEPS.sub(r"/(\1 \2)", units) if _STEPS.search(units) else "..."
+    for steps in (_STEPS, _STEP_POWERS):
+        if steps.search(units):
+            return steps.sub(r"/(\1 \2)", units)
+    return "..."
 
 
 def dimensions_of(quantity: Any) -> Exponents | None:
@@ -207,6 +215,8 @@ def _conversion_remedy(start: Any, end: Any) -> str:
 
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
 DAILY_STEP = 20 * 3600.0  # seconds
+#: Length of a month, in hours: the longest step of depths, where it is not known.
+MONTH = 744.0
 #: Attribute of a field with the step of its record in seconds, see `step_of`.
 STEP = "step_seconds"
 #: Attribute of a field with the 99th percentile of its record, in the units of the field.
@@ -401,21 +411,34 @@ def step_of(da: xr.DataArray, sample: str) -> float | None:
     """Return the step of the samples in seconds; None without times.
 
     The attribute `STEP` has precedence: a selection has the step of its record. Else it is the
-    shortest distance of two times, not the median, which is long in a selection of storms.
+    shortest distance of two times, not the median, which is long in a selection of storms. Times
+    may be lead times, or numbers with units such as ``hours since 2001-01-01``, not decoded.
     """
     if STEP in da.attrs:
         return float(da.attrs[STEP])
     if da.sizes.get(sample, 0) < 2 or sample not in da.coords:
         return None
     labels = da[sample].values
-    if np.issubdtype(labels.dtype, np.datetime64):
+    if labels.dtype.kind in "mM":
         steps = (np.diff(np.unique(labels)) / np.timedelta64(1, "s")).tolist()
     elif isinstance(da.indexes.get(sample), xr.CFTimeIndex):
         steps = [(after - before).total_seconds() for before, after in pairwise(np.unique(labels))]
     else:
-        return None
+        unit = _undecoded(da[sample])
+        steps = [] if unit is None else (np.diff(np.unique(labels)) * unit).tolist()
     # In an augmented Dataset samples share times.
     return min(steps, default=None)
+
+
+def _undecoded(labels: xr.DataArray) -> float | None:
+    """Return the seconds of the unit of times that are numbers still; None for other labels."""
+    unit, since, _ = str(labels.attrs.get("units", "")).partition(" since ")
+    if labels.dtype.kind not in "iuf" or not since:
+        return None
+    try:
+        return factor(unit, "s", what=str(labels.name))
+    except UnitsError:
+        return None
 
 
 def is_daily(da: xr.DataArray, sample: str) -> bool:
@@ -464,3 +487,39 @@ def default_drizzle_threshold(da: xr.DataArray, sample: str) -> float:
     0.1 mm h-1, or 0.1 mm d-1 for daily data; as in `default_wet_threshold` otherwise.
     """
     return _threshold(da, sample, hourly=0.1, daily=0.1)
+
+
+def heaviest_rain(da: xr.DataArray, sample: str) -> float:
+    """Return about the heaviest rain on earth, in the units of a field.
+
+    Depths grow with the root of their duration (World Meteorological Organization: 38 mm in a
+    minute, 401 mm in an hour, 1825 mm in a day, 9.3 m in a month). Rates per day are means over a
+    day, unless samples are less than a day apart; other rates may be those of a minute. The
+    attribute `STEP` has precedence over the times of the samples.
+    """
+    units, hours = units_of(da), _step_hours(da, sample)
+    if exponents_of(units) == DEPTH:
+        hours = MONTH if np.isnan(hours) else max(hours, 1 / 60)
+        return parse_quantity(f"{500 * hours**0.5:.6g} mm", units=units, what=str(da.name))
+    if per(units, "day") and not hours < 20:
+        return parse_quantity("6000 mm d-1", units=units, what=str(da.name))
+    return parse_quantity("4000 mm h-1", units=units, what=str(da.name))
+
+
+def _step_hours(da: xr.DataArray, sample: str) -> float:
+    """Return the step of the record, or the shortest between samples; NaN without times."""
+    step = step_of(da, sample)
+    return float("nan") if step is None else step / 3600
+
+
+def is_absolute(units: str) -> bool:
+    """Return True for units of temperatures above absolute zero (K, not degC) or of pressure."""
+    return any(_converts(units, unit) for unit in ("K", "Pa"))
+
+
+def _converts(units: str, wanted: str) -> bool:
+    """Return True if units convert by a factor, without an offset."""
+    try:
+        return factor(units, wanted, what="units") > 0
+    except UnitsError:
+        return False

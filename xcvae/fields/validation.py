@@ -13,28 +13,22 @@ from numpy.typing import NDArray
 from xcvae.errors import DataError, EmptySelectionError, MissingVariableError, nearest
 from xcvae.fields.cf import find_axes
 from xcvae.fields.dataspec import DataSpec
-from xcvae.fields.sample_blocks import slabs
+from xcvae.fields.sample_blocks import slabs, some_pixels
 from xcvae.fields.units import (
-    DEPTH,
     STEP,
     default_wet_threshold,
-    exponents_of,
-    parse_quantity,
-    per,
-    step_of,
-    units_of,
+    heaviest_rain,
+    is_absolute,
 )
 
 Mask = Callable[[NDArray[Any]], NDArray[np.bool_]]
 
 #: Negative values smaller than this share of the maximum are rounding of packed files.
 ROUNDING = 1e-6
-#: Length of a month, in hours: the longest step of depths, where it is not known.
-MONTH = 744.0
-#: Rain is refused from this multiple of the heaviest on earth on.
-BEYOND = 3.0
 #: A mean above this share of the heaviest rain on earth has wrong units.
 DELUGE = 0.05
+#: Rain is refused from this multiple of the heaviest on earth on.
+BEYOND = 3.0
 #: Usual fill values of predictors: refused where they lie far from all other values, as are
 #: magnitudes from ABSURD on.
 ABSURD = 1e9
@@ -395,58 +389,81 @@ def _summary(da: xr.DataArray, where: Mask | None = None) -> NDArray[np.float64]
     return np.array([low, high, *parts[:, 2:].sum(axis=0)])
 
 
-def _warn_of_doubts(da: xr.DataArray, sample: str, high: float) -> None:
-    """Warn of rain that is heavier than any measured one, or that seems to be accumulated."""
-    heaviest, units = heaviest_rain(da, sample), da.attrs["units"]
-    few = _some_pixels(da, sample)
-    mean = float(np.nanmean(few)) if np.isfinite(few).any() else 0.0
-    if high > heaviest or mean > DELUGE * heaviest:
-        text = (
-            f"{da.name}: a maximum of {high:.4g} and a mean of {mean:.4g} '{units}' are much; the "
-            f"heaviest rain on earth is about {heaviest:.3g}. Check the units (are values in mm?), "
-            "and that no fill value is left."
-        )
-        warnings.warn(text, stacklevel=2)
-    if _accumulates(few):
-        text = (
-            f"{da.name}: values rise from sample to sample in all pixels, as if rain were "
-            f"accumulated since the start of a run or day. Take differences first: "
-            f"ds[{str(da.name)!r}].diff({sample!r}), with its attributes, without those at resets."
-        )
-        warnings.warn(text, stacklevel=2)
+def _warn_of_doubts(da: xr.DataArray, sample: str, high: float, *, wet: float) -> None:
+    """Warn of rain that can hardly be right, although no single value is impossible.
 
-
-def heaviest_rain(da: xr.DataArray, sample: str) -> float:
-    """Return about the heaviest rain on earth, in the units of a field.
-
-    Depths grow with the root of their duration (World Meteorological Organization: 38 mm in a
-    minute, 401 mm in an hour, 1825 mm in a day, 9.3 m in a month). Rates per day are means over a
-    day, unless samples are less than a day apart; other rates may be those of a minute. The
-    attribute `xcvae.fields.units.STEP` has precedence over the times of the samples.
+    Parameters
+    ----------
+    da
+        Rain, sample dim and two others.
+    sample
+        Name of the sample dim.
+    high
+        Its maximum.
+    wet
+        Rain from which a pixel is wet, in its units.
     """
-    units, hours = units_of(da), _step_hours(da, sample)
-    if exponents_of(units) == DEPTH:
-        hours = MONTH if np.isnan(hours) else max(hours, 1 / 60)
-        return parse_quantity(f"{500 * hours**0.5:.6g} mm", units=units, what=str(da.name))
-    if per(units, "day") and not hours < 20:
-        return parse_quantity("6000 mm d-1", units=units, what=str(da.name))
-    return parse_quantity("4000 mm h-1", units=units, what=str(da.name))
+    few = some_pixels(da, sample)
+    name = f"ds[{str(da.name)!r}]"
+    doubts = [
+        _amounts_doubt(da, sample, high, float(np.nanmean(few)) if np.isfinite(few).any() else 0.0),
+        _bounds_doubt(da, high),
+    ]
+    if 0 < high < wet:
+        doubts.append(
+            f"no pixel is wet: the maximum is {high:.4g}, and rain begins at {wet:.4g} "
+            f"'{da.attrs['units']}'. Check the units (are values in m, or per second?)."
+        )
+    if _dry_is_missing(few):
+        doubts.append(
+            "no pixel is dry, and missing pixels change from sample to sample, as if dry ones had "
+            f"been read as missing. If so, make them zero where the product has data: "
+            f"{name}.fillna(0)."
+        )
+    if _accumulates(few):
+        doubts.append(
+            "values rise from sample to sample in all pixels, as if rain were accumulated since "
+            f"the start of a run or day. Take differences first: {name}.diff({sample!r}), with "
+            "its attributes, without those at resets."
+        )
+    for text in filter(None, doubts):
+        warnings.warn(f"{da.name}: {text}", stacklevel=2)
 
 
-def _step_hours(da: xr.DataArray, sample: str) -> float:
-    """Return the step of the record, or the shortest between samples; NaN without times."""
-    step = step_of(da, sample)
-    return float("nan") if step is None else step / 3600
+def _amounts_doubt(da: xr.DataArray, sample: str, high: float, mean: float) -> str:
+    heaviest, units = heaviest_rain(da, sample), da.attrs["units"]
+    if high <= heaviest and mean <= DELUGE * heaviest:
+        return ""
+    return (
+        f"a maximum of {high:.4g} and a mean of {mean:.4g} '{units}' are much; the heaviest rain "
+        f"on earth is about {heaviest:.3g}. Check the units (are values in mm?), and that no fill "
+        "value is left."
+    )
 
 
-def _some_pixels(da: xr.DataArray, sample: str) -> NDArray[np.float64]:
-    """Return some pixels of consecutive samples, (sample, pixel): not all of lazy data is read."""
-    count = da.sizes[sample]
-    most = min(count, 96 if da.chunks else 1000)
-    start = (count - most) // 2
-    some = {d: slice(None, None, max(1, n // 16)) for d, n in da.sizes.items() if d != sample}
-    few = da.isel({sample: slice(start, start + most), **some}).transpose(sample, ...)
-    return few.values.astype(np.float64).reshape(most, -1)
+def _bounds_doubt(da: xr.DataArray, high: float) -> str:
+    """Compare the maximum with ``valid_max``, which may count packed values or decoded ones."""
+    bounds = [np.ravel(da.attrs.get(key, ()))[-1:] for key in ("valid_max", "valid_range")]
+    given = np.concatenate(bounds)
+    if given.dtype.kind not in "iuf" or not given.size:
+        return ""
+    scale, offset = (float(da.encoding.get(key) or idle) for key, idle in UNPACKED.items())
+    limit = float(np.max([given, given * scale + offset]))
+    if not high > limit * (1 + ROUNDING):
+        return ""
+    return (
+        f"the maximum {high:.4g} is above the largest valid value of its attributes, {limit:.4g}. "
+        f"If larger ones stand for missing, set them to NaN: ds[{str(da.name)!r}].where("
+        f"ds[{str(da.name)!r}] <= {limit:.4g}); else remove the attribute, which is that of other "
+        "values."
+    )
+
+
+def _dry_is_missing(few: NDArray[np.float64]) -> bool:
+    """Return True if all values (sample, pixel) rain, and most pixels have values at times only."""
+    known = np.isfinite(few)
+    changing = known.any(axis=0) & ~known.all(axis=0)
+    return bool(changing.mean() > 0.5 and known.sum() >= 100 and few[known].min() > 0)
 
 
 def _accumulates(few: NDArray[np.float64]) -> bool:
@@ -615,7 +632,7 @@ def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) 
         ):
             continue
         field = _with_step(prepared[variable.name], spec)
-        fills = () if variable.precipitation else FILLS
+        fills = () if variable.precipitation else FILLS + (0.0,) * is_absolute(variable.units)
         divided = variable.name == spec.derived and spec.scales is not None
         if divided:  # the only rain of the caller's Dataset, under its own name
             own = {f"{dim}_coarse": dim for dim in (spec.y, spec.x)}
@@ -630,7 +647,7 @@ def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) 
         usual = SHOWER * spec.wet_threshold
         high = check_rain(field, masked=masked, usual=usual, sample=spec.sample)
         if not masked:
-            _warn_of_doubts(field, spec.sample, high)
+            _warn_of_doubts(field, spec.sample, high, wet=spec.wet_threshold)
 
 
 def _with_step(field: xr.DataArray, spec: DataSpec) -> xr.DataArray:

@@ -42,6 +42,15 @@ def test_members_are_stacked_once_and_nonnegative(rain, seen):
     )
 
 
+def test_typical_above_is_the_mean_of_what_exceeds_a_threshold(seen):
+    rain = np.random.default_rng(0).gamma(0.5, 4.0, (4, 64, 64))
+    step = seen(rain, rain)
+    for threshold in (0.0, 5.0, 12.0):
+        expected = np.maximum(rain - threshold, 0.0).mean()
+        assert step.typical_above(threshold) == pytest.approx(expected, rel=0.02)
+    assert step.typical_above(1e6) == pytest.approx(1e-3 * rain.mean(), rel=0.02)
+
+
 def test_typical_equals_the_record_mean_in_each_space(seen):
     rain = np.random.default_rng(3).gamma(0.5, 4, (4, 64, 64)) * (np.arange(64) % 3 > 0)
     step = seen(rain, rain)

@@ -255,12 +255,14 @@ def spread_by_amount(
     members, observed
         Dims (realization, sample, y, x) and (sample, y, x).
     coarse
-        Coarse rain of each sample, (sample,); by default the mean of its members, which follow it.
+        Coarse rain of each sample, (sample,), NaN where it is missing; by default the mean of its
+        members, which follow it.
     """
     if coarse is None:
         valid = np.isfinite(members).sum(axis=(0, 2, 3))
         coarse = np.nansum(members, axis=(0, 2, 3), dtype=np.float64) / np.maximum(valid, 1)
-    thirds = np.array_split(np.argsort(coarse, kind="stable"), 3)
+    order = np.argsort(coarse, kind="stable")
+    thirds = np.array_split(order[np.isfinite(coarse[order])], 3)
     if len(members) < 2 or min(map(len, thirds)) < THIRD:
         return ()
     return tuple(_spread(members[:, third], observed[third]) for third in thirds)
