@@ -78,6 +78,9 @@ def test_clusters_of_any_size_write_same_ensemble(few, model, lazy, tmp_path):
                 ens = sample(few, model, store=store, chunks={"time": 1}, **EVOLVING)
                 drawn = sample(few, model, **EVOLVING).pr.values
                 np.testing.assert_array_equal(ens.pr.values, drawn)
+                tiles = {**options, "tile": {"y": 24, "x": 24}}
+                tiled = sample(few, model, store=tmp_path / "tiled.zarr", **tiles)
+                np.testing.assert_array_equal(tiled.pr.values, lazy)
             # In the thread that does the tasks: Dask starts processes with one thread for torch.
             futures = [
                 client.submit(torch.get_num_threads, workers=[one], pure=False)

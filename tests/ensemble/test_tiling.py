@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
 import dask
 import numpy as np
@@ -90,25 +89,26 @@ def test_tile_larger_than_the_domain_has_no_effect(few, model, tmp_path):
     xr.testing.assert_identical(same, one)
 
 
-def _memory(available, _device):
-    return available
+def repeated(ds: xr.Dataset, side: int) -> xr.Dataset:
+    """Return a sample, repeated to a square of ``side`` pixels."""
+    cells = {d: [k % ds.sizes[d] for k in range(side)] for d in ("y", "x")}
+    return ds.isel({"time": [0], **cells}).drop_vars(list(cells))
 
 
+@pytest.mark.filterwarnings("ignore:a map of 276 by 276 pixels in one piece")
 def test_automatic_tiles_are_those_of_the_store(few, model, tmp_path, monkeypatch):
     """Tiles follow from the memory, but those of a store are never changed."""
-    memory = "xcvae.generator.memory.available_memory"
-    monkeypatch.setattr("xcvae.generator.memory.SIDES", (32, 16))
-    stores = [tmp_path / "large.zarr", tmp_path / "little.zarr"]
-    for store, available, tile in zip(stores, (2**33, 2**29), (32, 16), strict=True):
-        monkeypatch.setattr(memory, partial(_memory, available))
-        first = sample(few, model, tile="auto", store=store, **ASKED)
-        found = json.loads(first.attrs["xcvae"])["identity"]["tile"]
-        assert found == {"y": tile, "x": tile}
-        monkeypatch.setattr(memory, partial(_memory, 2**40))
-        again = sample(few, model, tile="auto", store=store, **ASKED)
-        xr.testing.assert_identical(again, first)
-    replaced = sample(few, model, tile="auto", store=store, resume="restart", **ASKED)
-    assert json.loads(replaced.attrs["xcvae"])["identity"]["tile"] == {"y": 32, "x": 32}
+    large, little = repeated(few, 276), "10 MB"
+    for before, after, tile in ((None, little, None), (little, None, {"y": 256, "x": 256})):
+        store = tmp_path / f"{before}.zarr"
+        draws = []
+        for memory in (before, after):
+            monkeypatch.setenv("XCVAE_MEMORY", memory or "40 GB")
+            draws.append(sample(large, model, tile="auto", store=store, **ASKED))
+        xr.testing.assert_identical(*draws)
+        assert json.loads(draws[0].attrs["xcvae"])["identity"]["tile"] == tile
+    replaced = sample(large, model, tile="auto", store=store, resume="restart", **ASKED)
+    assert json.loads(replaced.attrs["xcvae"])["identity"]["tile"] is None
 
 
 def test_automatic_tile_is_one_piece_for_small_maps(few, model):
@@ -118,7 +118,7 @@ def test_automatic_tile_is_one_piece_for_small_maps(few, model):
 
 
 def test_map_without_room_for_one_piece_is_warned_of(few, model, monkeypatch):
-    monkeypatch.setattr("xcvae.generator.memory.available_memory", partial(_memory, 2**18))
+    monkeypatch.setenv("XCVAE_MEMORY", "250 kB")
     with pytest.warns(UserWarning, match=r"map of 48 by 36 pixels in one piece .* tile='auto'"):
         sample(few, model, **ASKED)
 

@@ -7,12 +7,15 @@ import math
 import pytest
 import torch
 
+from xcvae.errors import ConfigError
 from xcvae.generator.memory import (
     _control_group,
     _machine,
     available_memory,
     choose_tile,
     draw_bytes,
+    draw_memory,
+    stored_bytes,
 )
 from xcvae.generator.network.architecture import PRESETS
 
@@ -21,27 +24,27 @@ GB = 10**9
 
 
 @pytest.mark.parametrize(
-    ("size", "available", "tile"),
+    ("size", "memory", "tile"),
     [
-        ((300, 400), 8 * GB, None),
-        ((1024, 1024), 8 * GB, None),
-        ((1024, 1024), GB, (256, 256)),
-        ((2000, 800), 16 * GB, (1024, 800)),
-        ((3500, 7000), 16 * GB, (1024, 1024)),
-        ((3500, 7000), 5 * GB, (512, 512)),
+        ((300, 400), 4 * GB, None),
+        ((1024, 1024), 4 * GB, None),
+        ((1024, 1024), GB / 2, (256, 256)),
+        ((2000, 800), 8 * GB, (1024, 800)),
+        ((3500, 7000), 8 * GB, (1024, 1024)),
+        ((3500, 7000), 2.5 * GB, (512, 512)),
         ((200, 200), 10**6, None),  # smaller than the smallest tile
     ],
 )
-def test_choose_tile(size, available, tile):
+def test_choose_tile(size, memory, tile):
     domain = dict(zip("yx", size, strict=True))
-    chosen = choose_tile(domain, SMALL, available=available)
+    chosen = choose_tile(domain, SMALL, memory=memory)
     assert chosen == (None if tile is None else dict(zip("yx", tile, strict=True)))
 
 
 def test_more_draws_at_a_time_need_smaller_tiles():
     domain = {"y": 1024, "x": 1024}
-    assert choose_tile(domain, SMALL, available=2 * GB) is None
-    assert choose_tile(domain, SMALL, available=2 * GB, draws=8, threads=8) is not None
+    assert choose_tile(domain, SMALL, memory=GB) is None
+    assert choose_tile(domain, SMALL, memory=GB, draws=8, threads=8) is not None
 
 
 def test_draw_bytes_grow_with_the_map_and_the_network():
@@ -52,6 +55,20 @@ def test_draw_bytes_grow_with_the_map_and_the_network():
 
 def test_available_memory_is_that_of_this_machine():
     assert 2**27 < available_memory(torch.device("cpu")) < 2**50
+
+
+def test_memory_of_draws_is_that_of_the_environment_variable(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.delenv("XCVAE_MEMORY", raising=False)
+    assert draw_memory(cpu) == pytest.approx(available_memory(cpu) / 2, rel=0.2)
+    default = stored_bytes()
+    monkeypatch.setenv("XCVAE_MEMORY", "6 GB")
+    assert (draw_memory(cpu), stored_bytes()) == (6 * GB, default)
+    monkeypatch.setenv("XCVAE_MEMORY", "80 MB")
+    assert (draw_memory(cpu), stored_bytes()) == (80e6, 10e6)
+    monkeypatch.setenv("XCVAE_MEMORY", "much")
+    with pytest.raises(ConfigError, match=r"XCVAE_MEMORY.*'much'"):
+        draw_memory(cpu)
 
 
 def test_limits_of_control_groups_count(tmp_path):

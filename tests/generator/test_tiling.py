@@ -17,7 +17,7 @@ from xcvae.generator.network.ladder import Encoded, Ladder
 from xcvae.generator.noise import Address, Window, normal_maps
 from xcvae.generator.sampler import FieldSampler, release_shares
 from xcvae.generator.splitting import Split, Tile, reach, rise_reach, split_domain, tile_size
-from xcvae.generator.tiling import SMALL_MAP, DrawBatch, TiledDomain, WholeDomain
+from xcvae.generator.tiling import SMALL_MAP, Domain, DrawBatch
 
 CPU = torch.device("cpu")
 RAIN = RainScaling("mm h-1", 0.1)
@@ -89,6 +89,20 @@ def test_tiled_draw_equals_whole_draw(parts, spread):
         assert distance(whole, members(network, batch, tile, spread=spread)) < 1e-5, tile
 
 
+@pytest.mark.parametrize("parts", ["deep", "pooled", "one level"])
+def test_tiled_posterior_means_equal_those_of_one_piece(parts):
+    options = PARTS[parts]
+    network, batch = ladder(**options), maps(pooled=options.get("pooled", 0))
+    sampler, tile = FieldSampler(network, Scaling(RAIN, {}), CPU), (48, 48)
+    one, tiled = (sampler.deviations(batch, tile=t) for t in (None, tile))
+    for level, other in zip(one, tiled, strict=True):
+        np.testing.assert_allclose(level, other, atol=1e-4)
+    one, tiled = (sampler.levels(batch, tile=t) for t in (None, tile))
+    assert [r.kl for r in tiled] == pytest.approx([r.kl for r in one], rel=1e-4)
+    one, tiled = (sampler.reconstruct(batch, [1, 0], tile=t) for t in (None, tile))
+    assert distance(one, tiled) < 1e-5
+
+
 @pytest.mark.parametrize("spread", [None, 0.5])
 def test_tiled_draw_keeps_block_means_across_cuts(spread):
     """Blocks of 6 pixels do not fit into tiles of 40, nor into cells of the seam."""
@@ -120,8 +134,7 @@ def test_tiled_draw_has_the_same_bits_in_threads_and_with_little_memory(monkeypa
     assert np.array_equal(one, threads, equal_nan=True)
     assert torch.get_num_threads() == torch_threads
     # One member at a time, and no features stored.
-    monkeypatch.setattr("xcvae.generator.sampler.STATE_BYTES", 1)
-    monkeypatch.setattr("xcvae.generator.sampler.FEATURE_BYTES", 0)
+    monkeypatch.setenv("XCVAE_MEMORY", "1 B")
     little = members(network, batch, (48, 48), spread=0.5, count=3)
     assert np.array_equal(one, little, equal_nan=True)
 
@@ -130,7 +143,7 @@ def test_a_member_alone_has_the_bits_of_a_batch():
     """Kernels for a single small map round differently: such levels are drawn twice."""
     network = ladder(channels=(64, 64), latents=(4, 4), patch=2)
     batch = maps((40, 40), samples=1)
-    encoded = WholeDomain(network, CPU).encode(batch, 0, posterior=False)
+    encoded = whole_domain(network, (40, 40)).encode(batch, 0, posterior=False)
     windows = [Window(level, shape) for level, shape in enumerate(network.shapes(40, 40))]
     eight = DrawBatch([Address(0, "a", m, "prior") for m in range(8)], None, 1.0, CPU)
     together = eight.descend(network, Encoded.join([encoded] * 8), windows)
@@ -153,7 +166,11 @@ def test_tile_as_large_as_the_domain_changes_nothing():
     assert np.array_equal(whole, members(network, batch, (40, 64)), equal_nan=True)
 
 
-def halves(network: Ladder, size, *, fine: int, halo: int) -> TiledDomain:
+def whole_domain(network: Ladder, size) -> Domain:
+    return Domain(network, CPU, size, Split.whole(network, size))
+
+
+def halves(network: Ladder, size, *, fine: int, halo: int) -> Domain:
     """The domain cut once, in the middle of its columns."""
     rows, width = slice(0, size[0]), size[1]
     middle = width // 2
@@ -163,7 +180,7 @@ def halves(network: Ladder, size, *, fine: int, halo: int) -> TiledDomain:
     )
     cell = network.patch * 2**fine
     split = Split(fine, cell, halo, tiles, margins=(halo,) * fine, step=cell)
-    return TiledDomain(network, CPU, size, split)
+    return Domain(network, CPU, size, split)
 
 
 def drawn(domain, batch, spread, encoded=None):
@@ -194,7 +211,7 @@ def test_reach_is_the_receptive_field(parts, fine, spread):
     """Without a halo, values are wrong as far from the cut as `reach` says, and no farther."""
     network, size = ladder(**parts), (32, 256)
     batch = maps(size, samples=1)
-    whole = drawn(WholeDomain(network, CPU), batch, spread)
+    whole = drawn(whole_domain(network, size), batch, spread)
     right = halves(network, size, fine=fine, halo=128)
     encoded = right.encode(batch, 0, posterior=spread is not None)
     np.testing.assert_allclose(drawn(right, batch, spread, encoded), whole, atol=1e-5)
@@ -240,7 +257,7 @@ def test_split_domain_covers_the_domain_once_with_halos(tile, side, posterior):
 def test_tile_windows_have_the_noise_of_the_domain():
     network, size = ladder(**PARTS["deep"]), (300, 260)
     split = split_domain(network, size, (64, 64), posterior=True)
-    tiles = TiledDomain(network, CPU, size, split)
+    tiles = Domain(network, CPU, size, split)
     here = [Address(3, "a", 1, "prior")]
     for level, shape in enumerate(network.shapes(*size)):
         (whole,) = normal_maps(here, [Window(level, shape)], device=CPU)

@@ -6,7 +6,7 @@ import ast
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import xcvae
 from xcvae.errors import ConfigError, DataError, MismatchError
 from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.network.layers import zero_init
+from xcvae.generator.sampler import FieldSampler
 from xcvae.registry import registry
 from xcvae.verify.diagnosis import Diagnosis, diagnose
 from xcvae.verify.diagnosis.artefacts import Artefacts
@@ -734,6 +735,39 @@ def test_diagnose_accepts_a_model_that_uses_its_latents(storms: xr.Dataset, soun
     assert evidence.swap is not None
     assert evidence.swap.error_swapped > 1.3 * evidence.swap.error_own
     assert evidence.posterior.correlation > evidence.prior.correlation
+
+
+def flat(value: Any) -> list[float]:
+    """Return all numbers of an evidence."""
+    if isinstance(value, dict):
+        return [number for one in value.values() for number in flat(one)]
+    if isinstance(value, tuple | list):
+        return [number for one in value for number in flat(one)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def test_diagnose_draws_large_maps_in_tiles(
+    storms: xr.Dataset, sound: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory does not suffice for one piece, with the same numbers."""
+    monkeypatch.setenv("XCVAE_PRECISION", "float32")
+    cells = {d: [k % storms.sizes[d] for k in range(276)] for d in ("y", "x")}
+    large = storms.isel(time=[0, 9], **cells).drop_vars(list(cells))
+    tiles, found = set(), []
+    network = FieldSampler._domain
+
+    def seen(self: Any, batch: Any, tile: Any, **how: Any) -> Any:
+        tiles.add(tile)
+        return network(self, batch, tile, **how)
+
+    monkeypatch.setattr(FieldSampler, "_domain", seen)
+    for memory, tile in (("40 GB", None), ("20 MB", (256, 256))):
+        tiles.clear()
+        monkeypatch.setenv("XCVAE_MEMORY", memory)
+        found.append(flat(asdict(diagnose(large, sound, members=2).evidence)))
+        assert tiles == {tile}
+    assert len(found[0]) > 50
+    assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-6, nan_ok=True)
 
 
 def test_diagnose_finds_wrong_units(storms: xr.Dataset, sound: Model) -> None:

@@ -23,7 +23,7 @@ from xcvae.generator.model import Model
 from xcvae.verify.criteria import Criterion, criteria_for, judge
 from xcvae.verify.plots import Plots, geography, style
 from xcvae.verify.plots.curves import flat_band
-from xcvae.verify.plots.member_maps import RainScale
+from xcvae.verify.plots.member_maps import Axis, RainScale, draw_map
 from xcvae.verify.plots.summaries import accumulate
 from xcvae.verify.score_text import best_sources, score_names
 
@@ -681,3 +681,18 @@ def test_coastlines_of_cartopy_are_drawn_in_degrees_and_projections(
     (first, *_) = lines[0].get_segments()
     assert first[0] == pytest.approx([571.67, 5539.1], abs=1.0)  # km
     geography._on_disk.cache_clear()
+
+
+def test_large_maps_are_drawn_as_means_of_blocks() -> None:
+    values = np.arange(3 * 4001.0).reshape(3, 4001)
+    values[0, :9] = np.nan
+    y, x = (Axis(np.arange(float(n)), "km") for n in values.shape)
+    mesh = draw_map(Figure().subplots(), values, y, x)
+    shown, edges = mesh.get_array(), mesh.get_coordinates()
+    assert shown is not None
+    assert shown.shape == (1, 1334)
+    assert shown[0, 1] == pytest.approx(values[1:, 3:6].mean())
+    assert shown[0, -1] == pytest.approx(values[:, 3999:].mean())
+    np.testing.assert_array_equal(edges[0, [0, 1, -1], 0], [-0.5, 2.5, 4000.5])
+    small = draw_map(Figure().subplots(), values[:, :2000], y, Axis(x.values[:2000], "km"))
+    assert small.get_array().shape == (3, 2000)

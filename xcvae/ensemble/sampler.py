@@ -544,21 +544,29 @@ def _tile_of(
     ConfigError
         The tile has other dims, or is too small.
     """
-    from xcvae.generator.memory import available_memory, choose_tile, draw_bytes
+    from xcvae.generator.memory import (
+        available_memory,
+        choose_tile,
+        draw_bytes,
+        draw_memory,
+        memory_limit,
+    )
     from xcvae.generator.splitting import tile_size
 
-    available, tile = available_memory(model.device), request.tile
+    tile = request.tile
     if isinstance(tile, str):
+        memory = draw_memory(model.device)
         draws = threads_of_draws() if request.store is not None and runs_in_threads() else 1
         tile = choose_tile(
-            domain, model.architecture, available=available, draws=draws, threads=torch_threads()
+            domain, model.architecture, memory=memory, draws=draws, threads=torch_threads()
         )
     rows, columns = domain.values()
     needed = draw_bytes((rows, columns), model.architecture)
+    available = memory_limit() or available_memory(model.device)
     if tile is None and needed > available:
         warnings.warn(
-            f"a map of {rows} by {columns} pixels in one piece takes about {needed / 1e9:.1f} GB "
-            f"of memory, and {available / 1e9:.1f} GB are free. Draw it in tiles: tile='auto'.",
+            f"a map of {rows} by {columns} pixels in one piece takes about {needed / 1e9:.2g} GB "
+            f"of memory, and there are {available / 1e9:.2g} GB. Draw it in tiles: tile='auto'.",
             stacklevel=4,
         )
     return tile_size(tile, domain, model.architecture)

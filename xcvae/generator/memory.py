@@ -8,12 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from dask.utils import parse_bytes
 
+from xcvae.errors import ConfigError
 from xcvae.generator.network.architecture import Architecture
 
-#: Bytes of the members of a draw batch at the seam of tiles, and of the features of tiles that are
-#: stored for several members: they grow with the domain, so that they need a limit.
-STATE_BYTES, FEATURE_BYTES = 2**28, 2**28
+#: Environment variable with the memory that draws may take, such as "6 GB".
+LIMIT = "XCVAE_MEMORY"
+#: Bytes of the members of a draw batch at the seam of tiles, and as many of the features of tiles
+#: that are stored for several members: they grow with the domain, so that they need a limit. And
+#: the share that each may have of a limit that is given.
+STORED_BYTES, STORED_SHARE = 2**28, 1 / 8
 #: Float32 maps of the finest level that a draw has in memory at a time. Measured: 9 to 13 (prior,
 #: posterior; all presets), half to two thirds of that in bfloat16.
 MAPS = 13
@@ -22,10 +27,47 @@ PIXEL_BYTES = 64
 #: Sides of tiles, the fastest first. Larger maps leave the caches of a CPU, and in smaller tiles
 #: the halos weigh more; up to this side, a domain in one piece is as fast.
 SIDES = (1024, 512, 256)
-#: Share of the memory that a draw may take.
+#: Share of the free memory that draws may take.
 SHARE = 0.5
 #: Bytes to assume where the system does not tell.
 UNKNOWN = 4 * 2**30
+
+
+def memory_limit() -> int | None:
+    """Return the bytes that the environment variable XCVAE_MEMORY allows; None without it.
+
+    Raises
+    ------
+    ConfigError
+        The variable is not an amount of memory.
+    """
+    wanted = os.environ.get(LIMIT)
+    if wanted is None:
+        return None
+    try:
+        found = int(parse_bytes(wanted))
+    except ValueError:
+        found = 0
+    if found < 1:
+        raise ConfigError.of(
+            f"environment variable {LIMIT}",
+            expected="an amount of memory",
+            got=repr(wanted),
+            remedy="Give '6 GB' or '500 MB', or unset it for half of the free memory.",
+        )
+    return found
+
+
+def draw_memory(device: torch.device) -> float:
+    """Return the bytes that draws may take: those of XCVAE_MEMORY, else half of the free memory."""
+    limit = memory_limit()
+    return SHARE * available_memory(device) if limit is None else limit
+
+
+def stored_bytes() -> int:
+    """Return the limit of states of members, and of features of tiles, that a draw stores."""
+    limit = memory_limit()
+    return STORED_BYTES if limit is None else min(STORED_BYTES, int(STORED_SHARE * limit))
 
 
 def available_memory(device: torch.device) -> int:
@@ -83,7 +125,7 @@ def choose_tile(
     domain: Mapping[str, int],
     architecture: Architecture,
     *,
-    available: float,
+    memory: float,
     draws: int = 1,
     threads: int = 1,
 ) -> dict[str, int] | None:
@@ -95,8 +137,8 @@ def choose_tile(
         Size of the maps by dim, y first.
     architecture
         Architecture of the model.
-    available
-        Bytes of memory; half of them are used.
+    memory
+        Bytes that draws may take, such as those of `draw_memory`.
     draws
         Maps that are drawn at a time in one piece.
     threads
@@ -110,21 +152,43 @@ def choose_tile(
     Examples
     --------
     >>> small = Architecture((64, 64, 48, 32), (8, 8, 4, 4), patch=2)
-    >>> choose_tile({"y": 300, "x": 400}, small, available=8e9)
-    >>> choose_tile({"y": 3500, "x": 7000}, small, available=16e9, threads=2)
+    >>> choose_tile({"y": 300, "x": 400}, small, memory=4e9)
+    >>> choose_tile({"y": 3500, "x": 7000}, small, memory=8e9, threads=2)
     {'y': 1024, 'x': 1024}
     """
     rows, columns = domain.values()
-    budget = SHARE * available
-    fits = draws * draw_bytes((rows, columns), architecture) <= budget
+    fits = draws * draw_bytes((rows, columns), architecture) <= memory
     if fits and rows * columns <= SIDES[0] ** 2:
         return None
-    fixed = STATE_BYTES + FEATURE_BYTES + PIXEL_BYTES * rows * columns
+    fixed = 2 * stored_bytes() + PIXEL_BYTES * rows * columns
     for side in SIDES:
         # Windows are wider than tiles, by a quarter of the area or more.
         window = _network_bytes((side * 9 // 8, side * 9 // 8), architecture)
-        if fixed + threads * window <= budget:
+        if fixed + threads * window <= memory:
             break
     if side >= max(rows, columns):
         return None
     return {dim: min(side, length) for dim, length in domain.items()}
+
+
+def needed_tile(
+    size: tuple[int, int], architecture: Architecture, device: torch.device, *, draws: int
+) -> tuple[int, int] | None:
+    """Return a tile if maps do not fit into memory in one piece, and None if they do.
+
+    Parameters
+    ----------
+    size
+        Rows and columns of the maps.
+    architecture, device
+        Architecture of the model, and its device.
+    draws
+        Maps that go through the network together.
+    """
+    memory = draw_memory(device)
+    if draws * draw_bytes(size, architecture) <= memory:
+        return None
+    domain = dict(zip(("y", "x"), size, strict=True))
+    threads = torch.get_num_threads()
+    tile = choose_tile(domain, architecture, memory=memory, draws=draws, threads=threads)
+    return None if tile is None else (tile["y"], tile["x"])

@@ -448,7 +448,11 @@ class Model:
         return self._sampler().observed(batch)
 
     def reconstruct(
-        self, batch: Batch, latents_of: Sequence[int] | None = None
+        self,
+        batch: Batch,
+        latents_of: Sequence[int] | None = None,
+        *,
+        tile: tuple[int, int] | None = None,
     ) -> NDArray[np.float32]:
         """Decode the posterior mean of every sample, or that of another sample of the batch.
 
@@ -458,6 +462,8 @@ class Model:
             With the target.
         latents_of
             For each sample, the sample whose latents are decoded; a permutation shuffles z.
+        tile
+            Rows and columns of the tiles that maps go through the network in; None for one piece.
 
         Returns
         -------
@@ -465,19 +471,21 @@ class Model:
             Physical; NaN where masked.
         """
         order = range(len(batch)) if latents_of is None else latents_of
-        return self._sampler().reconstruct(batch, order)
+        return self._sampler().reconstruct(batch, order, tile=tile)
 
-    def deviations(self, batch: Batch) -> list[NDArray[np.float32]]:
+    def deviations(
+        self, batch: Batch, *, tile: tuple[int, int] | None = None
+    ) -> list[NDArray[np.float32]]:
         """Return the posterior means in units of the prior, coarsest level first.
 
         They estimate the noise that the observed storms were drawn with; each has the dims
-        (sample, latent, y, x).
+        (sample, latent, y, x). Maps too large for the memory are divided into tiles.
         """
-        return self._sampler().deviations(batch)
+        return self._sampler().deviations(batch, tile=tile)
 
-    def levels(self, batch: Batch) -> list[LevelReport]:
+    def levels(self, batch: Batch, *, tile: tuple[int, int] | None = None) -> list[LevelReport]:
         """Measure the information in every level for the samples of a batch with the target."""
-        return self._sampler().levels(batch)
+        return self._sampler().levels(batch, tile=tile)
 
     def _position(self, spread: float) -> float:
         """Map a spread to a position between posterior and prior, by the calibrated dial."""

@@ -16,11 +16,12 @@ from xcvae.errors import OutOfMemoryError
 from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import autocast
-from xcvae.generator.memory import FEATURE_BYTES, STATE_BYTES
+from xcvae.generator.means import tiled_decoding, tiled_means
+from xcvae.generator.memory import stored_bytes
 from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.noise import Address, TimeAxis
-from xcvae.generator.splitting import Place, split_domain
-from xcvae.generator.tiling import DrawBatch, TiledDomain, WholeDomain
+from xcvae.generator.splitting import Place, Split, split_domain
+from xcvae.generator.tiling import Domain, DrawBatch
 
 #: Limits of pixels and of fields per draw batch. More fields are no faster on a CPU, a GPU needs
 #: many to be busy, and on large maps one field uses the whole device.
@@ -155,17 +156,41 @@ class FieldSampler:
         assert batch.x is not None
         return self._masked(batch, self.scaling.physical(batch.x)[:, 0])
 
-    def reconstruct(self, batch: Batch, latents_of: Sequence[int]) -> NDArray[np.float32]:
+    def reconstruct(
+        self, batch: Batch, latents_of: Sequence[int], *, tile: tuple[int, int] | None = None
+    ) -> NDArray[np.float32]:
         """Decode posterior means, each sample those of ``latents_of``; (sample, y, x)."""
         order = torch.as_tensor(list(latents_of), device=self.device)
+        z = [q.mu[order] for q in self.posterior_means(batch, tile=tile).posterior]
+        if tile is not None:
+            return self._masked(batch, self._decoded_in_tiles(batch, z, tile))
         with torch.inference_mode(), autocast(self.device):
-            z = [q.mu[order] for q in self.posterior_means(batch).posterior]
             own = batch.packed().to(self.device)
             output = self.network.decode(self.network.encode(own.c, own.pooled, side=own.side), z)
         return self._masked(batch, self._physical(output))
 
-    def posterior_means(self, batch: Batch) -> Drawn:
-        """Descend the ladder along the posterior means: posterior and prior of every level."""
+    def _decoded_in_tiles(self, batch: Batch, z: Sequence[Tensor], tile: tuple[int, int]) -> Tensor:
+        domain = self._domain(batch, tile, posterior=False, threads=torch.get_num_threads())
+        fields = torch.empty(len(batch), *domain.size)
+
+        def write(place: Place, _: slice, output: Tensor, sample: int) -> None:
+            fields[sample : sample + 1, *place] = self._physical(output).cpu()
+
+        for sample in range(len(batch)):
+            latents = [maps[sample : sample + 1] for maps in z]
+            into = functools.partial(write, sample=sample)
+            tiled_decoding(batch, sample, latents, domain, into)
+        return fields
+
+    def posterior_means(self, batch: Batch, *, tile: tuple[int, int] | None = None) -> Drawn:
+        """Descend the ladder along the posterior means: posterior and prior of every level.
+
+        In tiles the output is left out.
+        """
+        if tile is not None:
+            threads = torch.get_num_threads()
+            domain = self._domain(batch, tile, posterior=True, threads=threads)
+            return tiled_means(batch, domain)
         own = batch.packed().to(self.device)
         shapes = self.network.shapes(batch.c.shape[-2], batch.c.shape[-1])
         zeros = [torch.zeros(len(batch), *shape, device=self.device) for shape in shapes]
@@ -173,17 +198,19 @@ class FieldSampler:
             drawn: Drawn = self.network(own.c, own.pooled, zeros, x=own.x, side=own.side)
         return drawn
 
-    def deviations(self, batch: Batch) -> list[NDArray[np.float32]]:
+    def deviations(
+        self, batch: Batch, *, tile: tuple[int, int] | None = None
+    ) -> list[NDArray[np.float32]]:
         """Return the posterior means in units of the prior, coarsest level first."""
-        drawn = self.posterior_means(batch)
+        drawn = self.posterior_means(batch, tile=tile)
         return [
             ((q.mu - p.mu) * torch.exp(-p.log_sigma)).float().cpu().numpy()
             for q, p in zip(drawn.posterior, drawn.prior, strict=True)
         ]
 
-    def levels(self, batch: Batch) -> list[LevelReport]:
+    def levels(self, batch: Batch, *, tile: tuple[int, int] | None = None) -> list[LevelReport]:
         """Measure the information in every level for the samples of a batch, coarsest first."""
-        drawn, reports = self.posterior_means(batch), []
+        drawn, reports = self.posterior_means(batch, tile=tile), []
         for q, p in zip(drawn.posterior, drawn.prior, strict=True):
             kl = q.kl_map(p).float()
             per_channel = kl.mean(dim=(0, 2, 3))
@@ -197,24 +224,25 @@ class FieldSampler:
         return reports
 
     def _draw_batch(
-        self, domain: WholeDomain | TiledDomain, batch: Batch, tile: tuple[int, int] | None
+        self, domain: Domain, batch: Batch, tile: tuple[int, int] | None
     ) -> tuple[int, bool]:
         """Return the number of fields per draw batch, and True if batches are padded to it."""
-        if isinstance(domain, TiledDomain) and self.device.type == "cpu":
-            return domain.members_at_once(STATE_BYTES), False
+        if domain.tiled and self.device.type == "cpu":
+            return domain.members_at_once(stored_bytes()), False
         size = (batch.c.shape[-2], batch.c.shape[-1])
-        if isinstance(domain, TiledDomain) and tile is not None:
+        if domain.tiled and tile is not None:
             size = tile
         return draw_batch_size(self.device.type, size), True
 
     def _domain(
         self, batch: Batch, tile: tuple[int, int] | None, *, posterior: bool, threads: int
-    ) -> WholeDomain | TiledDomain:
+    ) -> Domain:
         size = (batch.c.shape[-2], batch.c.shape[-1])
         if tile is None or (tile[0] >= size[0] and tile[1] >= size[1]):
-            return WholeDomain(self.network, self.device)
-        split = split_domain(self.network, size, tile, posterior=posterior, side=batch.side)
-        return TiledDomain(self.network, self.device, size, split, threads, FEATURE_BYTES)
+            split = Split.whole(self.network, size)
+        else:
+            split = split_domain(self.network, size, tile, posterior=posterior, side=batch.side)
+        return Domain(self.network, self.device, size, split, threads, stored_bytes())
 
     def _ceilings(self, limits: Tensor) -> Tensor | None:
         """Return limits in normalised space, where the network caps; else None."""
@@ -258,7 +286,7 @@ class LevelReport:
 
 
 def _encode(
-    domain: WholeDomain | TiledDomain,
+    domain: Domain,
     batch: Batch,
     samples: Sequence[int],
     known: Mapping[int, Encoded],

@@ -60,7 +60,7 @@ class Split:
     Attributes
     ----------
     fine
-        Number of levels below the seam.
+        Number of levels below the seam; 0 for a domain in one piece.
     cell
         Pixels along a side of a cell of the seam.
     halo
@@ -80,6 +80,12 @@ class Split:
     margins: tuple[int, ...]
     step: int
 
+    @staticmethod
+    def whole(network: Ladder, size: tuple[int, int]) -> Split:
+        """Return the division into one piece: all levels are those of the whole domain."""
+        place = slice(0, size[0]), slice(0, size[1])
+        return Split(0, network.patch, 0, (Tile(place, place),), (), network.patch)
+
     def places(self, tile: Tile) -> list[Place]:
         """Return the part of a window that each fine level computes, coarsest first."""
         return [
@@ -96,6 +102,12 @@ def _widened(core: slice, window: slice, margin: int, step: int) -> slice:
     first = (core.start - margin) // step * step
     last = -(-(core.stop + margin) // step) * step
     return slice(max(first, window.start), min(last, window.stop))
+
+
+def cells_of(place: Place, cell: int) -> Place:
+    """Convert pixels to cells; an incomplete cell at the edge of the domain counts."""
+    rows, columns = (slice(one.start // cell, -(-one.stop // cell)) for one in place)
+    return rows, columns
 
 
 def tile_size(

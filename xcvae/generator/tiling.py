@@ -22,7 +22,7 @@ from xcvae.fields.batches import Batch
 from xcvae.generator.device import autocast
 from xcvae.generator.network.ladder import Encoded, Ladder
 from xcvae.generator.noise import Address, TimeAxis, Window, normal_maps
-from xcvae.generator.splitting import Place, Split, Tile
+from xcvae.generator.splitting import Place, Split, Tile, cells_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -134,6 +134,10 @@ class DrawBatch:
         ceilings = None if self.ceilings is None else self.ceilings[rows]
         return replace(self, addresses=self.addresses[rows], ceilings=ceilings)
 
+    def at(self, core: Place) -> DrawBatch:
+        """Return the draw batch of a tile with this core: the same for all tiles."""
+        return self
+
     def _order(self, windows: Sequence[Window]) -> list[Tensor | None] | None:
         """Deviates that rank the latents for release, the same for all members of a storm."""
         if self.released is None:
@@ -146,54 +150,8 @@ class DrawBatch:
 
 
 @dataclass(frozen=True)
-class _Domain:
-    """Domain that a network draws.
-
-    Attributes
-    ----------
-    network
-        The ladder, on ``device``.
-    device
-        Device of the network.
-    """
-
-    network: Ladder
-    device: torch.device
-
-    def _encode(self, part: Batch, *, posterior: bool, levels: int | None = None) -> Encoded:
-        own = part.packed().to(self.device)
-        with torch.inference_mode(), autocast(self.device):
-            return self.network.encode(
-                own.c, own.pooled, own.x if posterior else None, levels=levels, side=own.side
-            )
-
-
-class WholeDomain(_Domain):
-    """Draws the domain in one piece."""
-
-    def encode(self, batch: Batch, sample: int, *, posterior: bool) -> Encoded:
-        """Encode a sample, once for all its members."""
-        return self._encode(batch.take([sample]), posterior=posterior)
-
-    def draw(
-        self,
-        batch: Batch,
-        samples: Sequence[int],
-        encoded: Mapping[int, Encoded],
-        draw_batch: DrawBatch,
-        write: Write,
-    ) -> None:
-        """Draw a member of each of ``samples`` in one piece; see `TiledDomain.draw`."""
-        shapes = self.network.shapes(batch.c.shape[-2], batch.c.shape[-1])
-        windows = [Window(level, shape) for level, shape in enumerate(shapes)]
-        joined = Encoded.join([encoded[s] for s in samples])
-        output = draw_batch.descend(self.network, joined, windows)
-        write((slice(None), slice(None)), slice(0, len(samples)), output)
-
-
-@dataclass(frozen=True)
-class TiledDomain(_Domain):
-    """Draws the domain tile by tile; of the whole domain only the seam and the result are stored.
+class Domain:
+    """Draws a domain, in one piece or tile by tile; of tiles only seam and result are stored.
 
     Attributes
     ----------
@@ -202,22 +160,31 @@ class TiledDomain(_Domain):
     size
         Rows and columns of the domain.
     split
-        Tiles from `split_domain`.
+        Tiles from `split_domain`, or one piece.
     threads
         Tiles that are drawn at a time on a CPU.
     budget
         Bytes for the features of tiles that are stored, so that they are not encoded again.
     """
 
+    network: Ladder
+    device: torch.device
     size: tuple[int, int]
     split: Split
     threads: int = 1
     budget: int = 0
     _stored: dict[tuple[int, int], Encoded] = field(default_factory=dict, repr=False)
 
+    @property
+    def tiled(self) -> bool:
+        """True if fine levels are drawn tile by tile."""
+        return self.split.fine > 0
+
     def encode(self, batch: Batch, sample: int, *, posterior: bool) -> Encoded:
         """Encode a sample for the levels above the tiles, once for all its members."""
         fine = self.split.fine
+        if not self.tiled:
+            return self._encode(batch.take([sample]), posterior=posterior)
         if fine == len(self.network.levels):
             return Encoded([], [] if posterior else None, None, None, None, self.size)
         seam = _Seam(self.split.cell, self.size)
@@ -247,7 +214,7 @@ class TiledDomain(_Domain):
         draw_batch: DrawBatch,
         write: Write,
     ) -> None:
-        """Draw a member of each of ``samples``, tile by tile.
+        """Draw a member of each of ``samples``.
 
         Parameters
         ----------
@@ -267,6 +234,11 @@ class TiledDomain(_Domain):
         states = self._for_each(
             lambda rows: self._draw_coarse(encoded, samples[rows], draw_batch.of(rows)), passes
         )
+        if not self.tiled:
+            (output,) = states
+            assert output is not None
+            write(self.split.tiles[0].core, slice(0, len(samples)), output)
+            return
 
         def draw(number: int) -> None:
             tile, seen = self.split.tiles[number], dict[int, Encoded]()
@@ -277,7 +249,8 @@ class TiledDomain(_Domain):
                     for s in own - seen.keys()
                 }
                 joined = _joined([seen[s] for s in samples[rows]])
-                write(tile.core, rows, self._draw_tile(draw_batch.of(rows), joined, tile, state))
+                own_batch = draw_batch.of(rows).at(tile.core)
+                write(tile.core, rows, self._draw_tile(own_batch, joined, tile, state))
 
         self._for_each(draw, range(len(self.split.tiles)))
 
@@ -289,9 +262,14 @@ class TiledDomain(_Domain):
         cells = math.prod(-(-length // self.split.cell) for length in self.size)
         return max(1, budget // (4 * cells * above[-1].prior.in_channels))
 
+    @property
+    def _alone(self) -> bool:
+        """True if members go through the network one by one."""
+        return self.tiled and self.device.type == "cpu"
+
     def _passes(self, members: int) -> list[slice]:
-        """Return the members that go through the network together: one, or on a GPU all."""
-        if self.device.type != "cpu":
+        """Return the members that go through the network together: one in tiles on a CPU."""
+        if not self._alone:
             return [slice(0, members)]
         return [slice(row, row + 1) for row in range(members)]
 
@@ -319,7 +297,7 @@ class TiledDomain(_Domain):
         places = self.split.places(tile)
         for level, (place, window) in enumerate(zip(places, self.windows(tile), strict=True)):
             if state is not None:
-                state = state[..., *_cells(_relative(place, origin), cell)]
+                state = state[..., *cells_of(_relative(place, origin), cell)]
             cell //= 2
             part = encoded.part(level, level + 1)
             inside = _relative(place, tile.window)
@@ -335,7 +313,7 @@ class TiledDomain(_Domain):
         windows: Sequence[Window],
         state: Tensor | None = None,
     ) -> Tensor:
-        alone = self.device.type == "cpu" and len(draw_batch.addresses) == 1
+        alone = self._alone and len(draw_batch.addresses) == 1
         descend = draw_batch.descend_alone if alone else draw_batch.descend
         return descend(self.network, encoded, windows, state)
 
@@ -374,6 +352,13 @@ class TiledDomain(_Domain):
             )
             self._stored[sample, number] = replace(encoded, base=base, coarse=coarse)
 
+    def _encode(self, part: Batch, *, posterior: bool, levels: int | None = None) -> Encoded:
+        own = part.packed().to(self.device)
+        with torch.inference_mode(), autocast(self.device):
+            return self.network.encode(
+                own.c, own.pooled, own.x if posterior else None, levels=levels, side=own.side
+            )
+
     def _encode_window(
         self, batch: Batch, sample: int, tile: Tile, *, levels: int, posterior: bool
     ) -> Encoded:
@@ -387,7 +372,7 @@ class TiledDomain(_Domain):
         fine = self.split.fine
         above, found = len(self.network.levels) - fine, list[Window]()
         for level, place in enumerate(self.split.places(tile)):
-            rows, columns = _cells(place, self.split.cell // 2 ** (level + 1))
+            rows, columns = cells_of(place, self.split.cell // 2 ** (level + 1))
             shape = (
                 self.network.latents[above + level],
                 rows.stop - rows.start,
@@ -408,7 +393,7 @@ def _relative(place: Place, window: Place) -> Place:
 
 def _cut(encoded: Encoded, place: Place, cell: int) -> Encoded:
     """Cut a part out of the features of one level, whose cells have a side of some pixels."""
-    cells = _cells(place, cell)
+    cells = cells_of(place, cell)
     features = encoded.features
     return replace(
         encoded,
@@ -444,12 +429,6 @@ class _Seam:
                     )
                     for one in maps
                 ]
-        place, inside = _cells(tile.core, self.cell), _cells(tile.inside, self.cell)
+        place, inside = cells_of(tile.core, self.cell), cells_of(tile.inside, self.cell)
         for whole, part in zip(self.maps, maps, strict=True):
             whole[..., *place] = part[..., *inside]
-
-
-def _cells(place: Place, cell: int) -> Place:
-    """Convert pixels to cells of the seam; an incomplete cell at the edge of the domain counts."""
-    rows, columns = (slice(one.start // cell, -(-one.stop // cell)) for one in place)
-    return rows, columns

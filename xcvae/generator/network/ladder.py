@@ -483,13 +483,16 @@ class Ladder(nn.Module):
             h = self._output(h, encoded, ceilings)
         return Drawn(h, posteriors, priors)
 
-    def decode(self, encoded: Encoded, latents: Sequence[Tensor]) -> Tensor:
-        """Decode given latents (coarsest first) instead of drawing them; (batch, 1, y, x)."""
-        h = encoded.guides[0]
-        for index, level in enumerate(self.levels):
-            h = self._input_state(h if index else None, index, encoded)
-            h = level.refine(level.modulate(h, encoded.vector), latents[index])
-        return self._output(h, encoded)
+    def decode(
+        self, encoded: Encoded, latents: Sequence[Tensor], state: Tensor | None = None
+    ) -> Tensor:
+        """Decode given latents (coarsest first) instead of drawing them; see `descend`."""
+        h, last = state, encoded.first + len(encoded.guides)
+        for index, level in enumerate(list(self.levels)[encoded.first : last]):
+            h = level.modulate(self._input_state(h, index, encoded), encoded.vector)
+            h = level.refine(h, latents[index])
+        assert h is not None
+        return self._output(h, encoded) if last == len(self.levels) else h
 
     def _checkpointed(self, function: Callable[..., R], *arguments: object) -> R:
         """Call a function, and drop its intermediate results if `checkpointing` is on."""

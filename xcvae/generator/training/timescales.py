@@ -75,7 +75,9 @@ class Timescales:
         return {**asdict(self), "lags": list(self.lags)}
 
 
-def measure_timescales(model: Model, prepared: xr.Dataset) -> Timescales:
+def measure_timescales(
+    model: Model, prepared: xr.Dataset, *, tile: tuple[int, int] | None = None
+) -> Timescales:
     """Measure the timescales of a model on consecutive samples.
 
     Parameters
@@ -84,6 +86,8 @@ def measure_timescales(model: Model, prepared: xr.Dataset) -> Timescales:
         The trained model.
     prepared
         Samples with the target, from `xcvae.fields.describe.prepare`.
+    tile
+        Rows and columns of the tiles that maps go through the network in; None for one piece.
 
     Returns
     -------
@@ -105,7 +109,7 @@ def measure_timescales(model: Model, prepared: xr.Dataset) -> Timescales:
     picked = _picked(runs, batches)
     if not picked:
         return Timescales(reason="its record has no consecutive times")
-    parts = [_products(model, batches, segment) for segment in picked]
+    parts = [_products(model, batches, segment, tile) for segment in picked]
     levels = [np.stack(level) for level in zip(*parts, strict=True)]
     measured = _correlations(levels)
     longest = max(map(len, runs))  # beyond this nothing is measured
@@ -133,7 +137,9 @@ def _picked(runs: list[Any], batches: Batches) -> list[NDArray[np.int64]]:
     return [parts[i] for i in evenly_spaced(len(parts), most)] if parts else []
 
 
-def _products(model: Model, batches: Batches, segment: NDArray[np.int64]) -> list[Array]:
+def _products(
+    model: Model, batches: Batches, segment: NDArray[np.int64], tile: tuple[int, int] | None
+) -> list[Array]:
     """Return sums over pairs of deviations of a segment: by level (lag, channel, 6).
 
     The six are x y, x x, y y, x, y and the number of pairs.
@@ -141,7 +147,7 @@ def _products(model: Model, batches: Batches, segment: NDArray[np.int64]) -> lis
     # As many at a time as are drawn together: large maps one by one.
     together = draw_batch_size(model.device.type, batches.size)
     parts = [
-        model.deviations(batches.load(segment[block]))
+        model.deviations(batches.load(segment[block]), tile=tile)
         for block in block_slices(len(segment), together)
     ]
     return [

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xcvae.ensemble.execution.threads import torch_threads
 from xcvae.errors import ConfigError
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
@@ -58,16 +60,14 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
     check_rain(subset[spec.target])
     observed = np.asarray(subset[spec.target].values)
     batch = model.batches(subset).load(slice(None))
-    labels = labels_of(subset, spec.sample)
-    prior = model.draw(batch, seed=seed, labels=labels, realizations=range(members), mode="prior")
-    posterior = model.draw(
-        batch,
-        seed=seed,
-        labels=labels,
-        realizations=range(min(members, POSTERIOR_MEMBERS)),
-        mode="posterior",
-        spread=0.0,
-    )
+    tile = _tile(model, batch)
+    draw = partial(_draw, model, subset, batch, seed=seed, tile=tile)
+    prior = draw(realizations=range(members), mode="prior")
+    few = range(min(members, POSTERIOR_MEMBERS))
+    posterior = draw(realizations=few, mode="posterior", spread=0.0)
+    levels = tuple(LevelEvidence(r.size, r.kl, r.active) for r in model.levels(batch, tile=tile))
+    swap = _exchanged_latents(model, batch, observed, tile)
+    del batch, draw  # the statistics of large maps need the memory
     trained = None
     if model.thumbnails is not None:
         trained = label_codes(prepared, spec.sample), model.thumbnails
@@ -79,11 +79,43 @@ def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidenc
         record=model.record,
         trained=trained,
         seed=seed,
-        levels=tuple(LevelEvidence(r.size, r.kl, r.active) for r in model.levels(batch)),
-        swap=_exchanged_latents(model, batch, observed),
+        levels=levels,
+        swap=swap,
         coarse=_coarse_rain(subset, spec),
-        time=_in_time(prepared, model, seed=seed),
-        timescales=_timescales(prepared, model),
+        time=_in_time(prepared, model, seed=seed, tile=tile),
+        timescales=_timescales(prepared, model, tile),
+    )
+
+
+def _tile(model: Model, batch: Batch) -> tuple[int, int] | None:
+    """Return the tile of the network for maps that do not fit into memory in one piece."""
+    from xcvae.generator.memory import needed_tile
+
+    size = (batch.c.shape[-2], batch.c.shape[-1])
+    return needed_tile(size, model.architecture, model.device, draws=len(batch))
+
+
+def _draw(
+    model: Model,
+    subset: xr.Dataset,
+    batch: Batch,
+    *,
+    realizations: range,
+    mode: Literal["prior", "posterior"],
+    seed: int,
+    tile: tuple[int, int] | None,
+    spread: float = 1.0,
+) -> NDArray[np.float32]:
+    """Draw members, in tiles on all threads of torch."""
+    return model.draw(
+        batch,
+        seed=seed,
+        labels=labels_of(subset, model.spec.sample),
+        realizations=realizations,
+        mode=mode,
+        spread=spread,
+        tile=tile,
+        threads=torch_threads(),
     )
 
 
@@ -101,7 +133,9 @@ def _coarse_rain(subset: xr.Dataset, spec: DataSpec) -> NDArray[np.float64] | No
     return np.asarray(finest.mean(dims).values, np.float64)
 
 
-def _in_time(prepared: xr.Dataset, model: Model, *, seed: int) -> TimeStatistics | None:
+def _in_time(
+    prepared: xr.Dataset, model: Model, *, seed: int, tile: tuple[int, int] | None
+) -> TimeStatistics | None:
     """Draw members of a few runs of consecutive samples, each time by itself."""
     sample = model.spec.sample
     times = _times(prepared, sample)
@@ -109,16 +143,12 @@ def _in_time(prepared: xr.Dataset, model: Model, *, seed: int) -> TimeStatistics
     pieces = [piece for piece in segments(runs, IN_A_ROW) if len(piece) > 1]
     if not pieces:
         return None
-    picked = evenly_spaced(len(pieces), max(1, IN_TIME // IN_A_ROW))
+    samples = min(IN_TIME, PIXELS // (POSTERIOR_MEMBERS * _pixels(prepared, model.spec)))
+    picked = evenly_spaced(len(pieces), max(1, samples // IN_A_ROW))
     rows = np.concatenate([pieces[i] for i in picked])
     subset = prepared.isel({sample: rows}).load()
-    members = model.draw(
-        model.batches(subset).load(slice(None)),
-        seed=seed,
-        labels=labels_of(subset, sample),
-        realizations=range(POSTERIOR_MEMBERS),
-        mode="prior",
-    )
+    batch, few = model.batches(subset).load(slice(None)), range(POSTERIOR_MEMBERS)
+    members = _draw(model, subset, batch, realizations=few, mode="prior", seed=seed, tile=tile)
     return time_statistics(members, np.asarray(subset[model.spec.target].values), times[rows])
 
 
@@ -130,22 +160,26 @@ def _times(ds: xr.Dataset | xr.DataArray, sample: str) -> NDArray[np.int64]:
         return np.zeros(ds.sizes[sample], np.int64)
 
 
-def _timescales(prepared: xr.Dataset, model: Model) -> dict[str, Any]:
+def _timescales(prepared: xr.Dataset, model: Model, tile: tuple[int, int] | None) -> dict[str, Any]:
     """Return the timescales of a model; of an older file, measured on the data."""
     stored: dict[str, Any] = model.training.get("timescales", {})
     if stored.get("seconds") is not None:
         return stored | {"source": "training"}
-    return measure_timescales(model, prepared).to_json() | {"source": "these data"}
+    return measure_timescales(model, prepared, tile=tile).to_json() | {"source": "these data"}
 
 
-def _exchanged_latents(model: Model, batch: Batch, observed: NDArray[Any]) -> LatentSwap | None:
+def _exchanged_latents(
+    model: Model, batch: Batch, observed: NDArray[Any], tile: tuple[int, int] | None
+) -> LatentSwap | None:
     """Reconstruct every sample from its own latents and from those of another one."""
     count = len(observed)
     if count < 2:
         return None
     # Exchange with the sample half the subset away: another storm, not the next frame.
     order = np.roll(np.arange(count), count // 2)
-    own, swapped = (model.reconstruct(batch, latents_of=o) for o in (None, order.tolist()))
+    own, swapped = (
+        model.reconstruct(batch, latents_of=o, tile=tile) for o in (None, order.tolist())
+    )
     return latent_swap(own, swapped, observed)
 
 
@@ -304,9 +338,12 @@ def _check_members(members: int) -> None:
 
 
 def _positions(prepared: xr.Dataset, spec: DataSpec, members: int) -> list[int]:
-    count, pixels = (prepared.sizes[spec.sample], prepared.sizes[spec.y] * prepared.sizes[spec.x])
-    most = max(2, min(SAMPLES, PIXELS // (members * pixels)))
-    return [int(i) for i in evenly_spaced(count, most)]
+    most = max(2, min(SAMPLES, PIXELS // (members * _pixels(prepared, spec))))
+    return [int(i) for i in evenly_spaced(prepared.sizes[spec.sample], most)]
+
+
+def _pixels(prepared: xr.Dataset, spec: DataSpec) -> int:
+    return int(prepared.sizes[spec.y] * prepared.sizes[spec.x])
 
 
 def _share(observed: NDArray[Any], wet_threshold: float) -> float:

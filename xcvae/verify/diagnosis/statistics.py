@@ -202,19 +202,26 @@ def _amounts(maps: NDArray[Any]) -> NDArray[Any]:
 
 def _variances(maps: NDArray[Any]) -> NDArray[Any]:
     """Return the mean over members of the variance within a map, (sample,)."""
-    fields = _stacked(maps)
-    count = np.maximum(np.isfinite(fields).sum(axis=(2, 3)), 1)
-    mean = np.nansum(fields, axis=(2, 3), dtype=np.float64) / count
-    squares = np.nansum((fields - mean[..., None, None]) ** 2, axis=(2, 3), dtype=np.float64)
-    return np.asarray((squares / count).mean(axis=0))
+    # Member by member, here and below: the temporary arrays of large maps need memory.
+    return np.asarray(np.mean([_variance(fields) for fields in _stacked(maps)], axis=0))
+
+
+def _variance(fields: NDArray[Any]) -> NDArray[Any]:
+    count = np.maximum(np.isfinite(fields).sum(axis=(1, 2)), 1)
+    mean = np.nansum(fields, axis=(1, 2), dtype=np.float64) / count
+    squares = np.nansum((fields - mean[:, None, None]) ** 2, axis=(1, 2), dtype=np.float64)
+    return np.asarray(squares / count)
 
 
 def _contrasts(maps: NDArray[Any]) -> NDArray[Any]:
     """Return the mean over members of squared differences of neighbouring pixels, (sample,)."""
-    # Sum in float64: float32 loses small squares in the sum over millions of pixels.
-    steps = (np.diff(_stacked(maps), axis=axis) for axis in (2, 3))
-    sums = [np.nansum(step**2, axis=(2, 3), dtype=np.float64).mean(axis=0) for step in steps]
-    return np.asarray(sums[0] + sums[1])
+    found = np.zeros((2, *_stacked(maps).shape[:2]))
+    for member, fields in enumerate(_stacked(maps)):
+        for number, axis in enumerate((1, 2)):
+            # Sum in float64: float32 loses small squares in the sum over millions of pixels.
+            squares = np.diff(fields, axis=axis) ** 2
+            found[number, member] = np.nansum(squares, axis=(1, 2), dtype=np.float64)
+    return np.asarray(found.mean(axis=1).sum(axis=0))
 
 
 def _stacked(maps: NDArray[Any]) -> NDArray[Any]:

@@ -141,8 +141,28 @@ def _axis(field: xr.DataArray, dim: str, *, east: bool) -> Axis:
     return Axis(values, units or "pixel")
 
 
+def _thinned(
+    values: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Average blocks of a map with more pixels than a figure has; return it with its edges."""
+    step = -(-max(values.shape) // MOST)
+    if step == 1:
+        return values, rows, columns
+    valid = np.isfinite(values)
+    maps = [np.where(valid, values, 0.0), valid.astype(np.float64)]
+    for axis in (0, 1):
+        starts = np.arange(0, values.shape[axis], step)
+        maps = [np.add.reduceat(one, starts, axis=axis) for one in maps]
+    total, count = maps
+    means = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    thin_rows, thin_columns = (np.append(e[:-1:step], e[-1]) for e in (rows, columns))
+    return means, thin_rows, thin_columns
+
+
 def draw_map(axes: Axes, values: np.ndarray, y: Axis, x: Axis, **options: Any) -> QuadMesh:
     """Draw one map, dims (y, x), with masked pixels in grey and equal distances in x and y.
+
+    Of maps with more pixels than a figure, the means of blocks are drawn.
 
     Parameters
     ----------
@@ -157,9 +177,8 @@ def draw_map(axes: Axes, values: np.ndarray, y: Axis, x: Axis, **options: Any) -
     """
     axes.set_facecolor(style.MASKED)
     edges = y.edges()
-    mesh = axes.pcolormesh(
-        x.edges(), edges, np.ma.masked_invalid(values), rasterized=True, **options
-    )
+    shown, *corners = _thinned(values, edges, x.edges())
+    mesh = axes.pcolormesh(*corners[::-1], np.ma.masked_invalid(shown), rasterized=True, **options)
     if y.units == "pixel":
         axes.set_ylim(edges[-1], edges[0])  # rows count from the top, as in the array
     # A degree of longitude is shorter at higher latitudes.
@@ -168,6 +187,8 @@ def draw_map(axes: Axes, values: np.ndarray, y: Axis, x: Axis, **options: Any) -
     return mesh
 
 
+#: Pixels along the longer side of a map that is drawn as it is.
+MOST = 2000
 #: Inches: a row of maps is at most as wide as a slide, so that text keeps its size on it.
 MAX_HEIGHT, MAX_WIDTH = 3.4, 13.3
 GAP, MARGIN = 0.12, 1.7
