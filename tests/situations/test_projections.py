@@ -133,9 +133,9 @@ def test_the_reference_system_travels(projected, tmp_path, stored):
 
 
 BOUNDS = {
-    "valid_max": 3.0, "valid_min": 0.0, "valid_range": [0.0, 3.0], "actual_range": [0.0, 3.0],
+    "valid_max": 300.0, "valid_min": 0.0, "valid_range": [0.0, 300.0], "actual_range": [0.0, 300.0],
     "missing_value": -9999.0, "cell_methods": "time: sum", "ancillary_variables": "pr_error", "coordinates": "lat lon",
-    "coverage_content_type": "physicalMeasurement", "flag_values": [0, 1], "Maximum": 3.0,
+    "coverage_content_type": "physicalMeasurement", "flag_values": [0, 1], "Maximum": 300.0,
 }  # fmt: skip
 
 

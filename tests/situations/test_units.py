@@ -192,7 +192,7 @@ STEPS = [
     ids=[f"{row[1]} every {row[0]}" for row in STEPS],
 )
 def test_default_thresholds_follow_units_and_step(freq, units, drizzle, wet):
-    ds = together(rain(coords={"time": times(24, freq)}, units=units, size=1e-5))
+    ds = together(rain(coords={"time": times(24, freq)}, units=units, size=wet))
     right(drizzle=float(drizzle), wet=float(wet)).check(lambda: admit(ds))
 
 
