@@ -13,7 +13,14 @@ import xarray as xr
 import xcvae
 from xcvae.cli import main
 from xcvae.ensemble.verify_store import verify_store
-from xcvae.errors import ConfigError, DataError, MissingVariableError, OutputExistsError, UnitsError
+from xcvae.errors import (
+    ConfigError,
+    DataError,
+    MismatchError,
+    MissingVariableError,
+    OutputExistsError,
+    UnitsError,
+)
 
 FACTOR = 4
 
@@ -100,6 +107,17 @@ def test_members_do_not_depend_on_how_they_are_drawn(coarse, model):
     turned = coarse.transpose("lon", "time", "lat").chunk(time=1)
     np.testing.assert_array_equal(drawn(turned, model).tp, whole.tp)
     np.testing.assert_array_equal(coarse.cvae.sample(model, factor=FACTOR, members=2).tp, whole.tp)
+
+
+def test_members_are_drawn_beside_the_cells_that_were_divided(coarse, model):
+    ensemble = drawn(coarse.isel(time=[1, 2]), model)
+    figure = ensemble.cvae.plot.members(coarse, sample="2020-01-01T01")
+    maps = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in maps] == ["Condition (5 x 6)", "Member 0", "Member 1"]
+    cells = maps[0].collections[0].get_array()
+    np.testing.assert_allclose(np.sort(cells.ravel()), np.sort(coarse.tp[1].values.ravel()))
+    with pytest.raises(MismatchError, match="time|samples"):
+        ensemble.cvae.plot.members(coarse.isel(time=[0]))
 
 
 def test_a_store_resumes_verifies_and_knows_its_factor(coarse, model, tmp_path):

@@ -75,8 +75,9 @@ class Plots:
         Parameters
         ----------
         ds
-            Observation (dims sample, y, x, under the name it has in the ensemble) and conditions.
-            None draws members alone.
+            Observation (dims sample, y, x, under the name it has in the ensemble) and conditions;
+            or the coarse rain whose cells were divided into the pixels of the ensemble. None draws
+            members alone.
         sample
             Label of the sample, as in ``sel`` (a time may be text). If the labels are not integers,
             an integer is a position. None takes the sample with the most rain.

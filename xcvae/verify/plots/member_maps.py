@@ -234,11 +234,16 @@ def draw_members(
     title: str | None = None,
 ) -> Figure:
     """Draw maps of one sample in a grid; see `xcvae.verify.plots.Plots.members`."""
+    divided = None if ds is None else _divided(ds, ensemble)
     # An ensemble alone is checked and named like one with an observation: its first member.
-    match = pair_up(ensemble.isel({REALIZATION: 0}, drop=True) if ds is None else ds, ensemble)
+    first = ensemble.isel({REALIZATION: 0}, drop=True)
+    match = pair_up(first if ds is None or divided is not None else ds, ensemble)
     position = _position(match, sample)
     panels = _rain_panels(match, position, members)
-    if ds is not None:
+    if divided is not None:
+        coarse = _panel("", divided, match, position)
+        panels = [_named(coarse, str(divided.name)), *panels]
+    elif ds is not None:
         observed = _panel("Observed", match.pair.observed, match, position)
         panels = [*_condition_panels(match, position, conditions), observed, *panels]
     panels += _statistics(match, position, mean=mean, quantile=quantile, exceedance=exceedance)
@@ -249,6 +254,24 @@ def draw_members(
     about = _title(match, position, days=daily) if title is None else title
     step = per_step(match.pair.observed, match.pair.sample, units)
     return _draw(panels, scale, about, ncols=ncols, label=step)
+
+
+def _divided(ds: xr.Dataset, ensemble: xr.Dataset) -> xr.DataArray | None:
+    """Return the coarse rain whose cells were divided into the pixels of an ensemble, if any.
+
+    It has the name and the dims of the members, and a whole number of their pixels to a cell.
+    """
+    for name in ensemble.data_vars.keys() & ds.data_vars.keys():
+        coarse, members = ds[name], ensemble[name]
+        if REALIZATION not in members.dims or set(coarse.dims) != {*members.dims} - {REALIZATION}:
+            continue
+        sizes = [(members.sizes[dim], coarse.sizes[dim]) for dim in members.dims[-2:]]
+        if any(fine == few or fine % few for fine, few in sizes):
+            continue
+        sample = next(str(dim) for dim in coarse.dims if dim not in members.dims[-2:])
+        if ensemble.indexes[sample].isin(ds.indexes[sample]).all():
+            return coarse.sel({sample: ensemble[sample].values})
+    return None
 
 
 def _position(match: MatchedPair, sample: Any) -> int:
