@@ -152,32 +152,84 @@ def interval(
     value, low, high
         Low and high are NaN for less than two pieces. They always enclose the value.
     """
-    value = float(np.reshape(finish(lambda sums: sums.sum(axis=0)), ()))
+    if autocorrelation is None and group[1] - group[0] >= 2:
+        value = float(np.reshape(finish(lambda sums: sums.sum(axis=0)), ()))
+        if not np.isfinite(value):
+            return value, np.nan, np.nan
+        autocorrelation = score_autocorrelation(finish)
+    value, low, high = intervals(
+        lambda total: np.reshape(finish(total), (-1, 1)), group, limits, autocorrelation
+    )[0].tolist()
+    return value, low, high
+
+
+def intervals(
+    finish: Finish,
+    group: tuple[int, int, int],
+    limits: tuple[float, float],
+    autocorrelation: Array | None,
+) -> Array:
+    """Score a group by several numbers at once, such as quantiles; see `interval`.
+
+    Parameters
+    ----------
+    finish
+        The scores: pieces added up, (pieces, ...), to (resamples, score).
+    group, limits, autocorrelation
+        As in `interval`; an autocorrelation is needed from two pieces on.
+
+    Returns
+    -------
+    numpy.ndarray
+        Value, low and high, (score, 3).
+    """
+    values = np.reshape(finish(lambda sums: sums.sum(axis=0)), -1)
     count = group[1] - group[0]
+    unknown = np.full(values.shape, np.nan)
     if count < 2:
-        return value, np.nan, np.nan
+        return np.stack([values, unknown, unknown], axis=-1)
+    assert autocorrelation is not None
     length = max(1, round(count / np.sqrt(group[2])))
     weights = _weights(count, length)
     scores = finish(lambda sums: np.tensordot(weights, sums, axes=1))
-    scores = scores[np.isfinite(scores)]
-    if scores.size < RESAMPLES // 2 or not np.isfinite(value):
-        return value, np.nan, np.nan
-    if autocorrelation is None:
-        autocorrelation = score_autocorrelation(finish)
-    # Percentiles as far out as Student's t with as many degrees of freedom as there are blocks ...
-    student = _student(max(2.0, count / length) - 1.0)
-    tail = float(ndtr(-student))
-    ends = np.quantile(scores, [tail, 1.0 - tail])
-    # ... and still further where there are fewer independent samples than blocks.
-    independent = min(count / length, 1.0 / mean_variance(autocorrelation, count))
-    further = _student(max(independent - 1.0, MIN_FREEDOM))
-    stretch = _block_deficit(autocorrelation, count, length) * further / student
-    if limits[0] == 0 and min(value, ends[0]) > 0:
-        low, high = value * (ends / value) ** stretch
-    else:
-        low, high = value + (ends - value) * stretch
-    # A curved formula may shift the resamples to one side of the value.
-    return value, min(max(float(low), limits[0]), value), max(min(float(high), limits[1]), value)
+    bounds = _Bounds.of(count, length, autocorrelation)
+    return np.array(
+        [(value, *bounds(value, one, limits)) for value, one in zip(values, scores.T, strict=True)]
+    )
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """How far out the percentiles of resamples are taken, and how much they are stretched."""
+
+    tail: float
+    stretch: float
+
+    @classmethod
+    def of(cls, count: int, length: int, autocorrelation: Array) -> _Bounds:
+        """Choose for pieces in blocks of a length."""
+        # As far out as Student's t with as many degrees of freedom as there are blocks ...
+        student = _student(max(2.0, count / length) - 1.0)
+        # ... and still further where there are fewer independent samples than blocks.
+        independent = min(count / length, 1.0 / mean_variance(autocorrelation, count))
+        further = _student(max(independent - 1.0, MIN_FREEDOM))
+        stretch = _block_deficit(autocorrelation, count, length) * further / student
+        return cls(float(ndtr(-student)), stretch)
+
+    def __call__(
+        self, value: float, scores: Array, limits: tuple[float, float]
+    ) -> tuple[float, float]:
+        """Return the bounds of the interval; NaN without enough finite scores."""
+        scores = scores[np.isfinite(scores)]
+        if scores.size < RESAMPLES // 2 or not np.isfinite(value):
+            return np.nan, np.nan
+        ends = np.quantile(scores, [self.tail, 1.0 - self.tail])
+        if limits[0] == 0 and min(value, ends[0]) > 0:
+            low, high = value * (ends / value) ** self.stretch
+        else:
+            low, high = value + (ends - value) * self.stretch
+        # A curved formula may shift the resamples to one side of the value.
+        return min(max(float(low), limits[0]), value), max(min(float(high), limits[1]), value)
 
 
 def _student(freedom: float) -> float:

@@ -14,7 +14,7 @@ from xcvae.metrics.sample import Array
 from xcvae.verify.plots import style
 from xcvae.verify.plots.summaries import OWN, FigureData
 from xcvae.verify.plots.text import labelled
-from xcvae.verify.resampling import Finish, interval, score_autocorrelation
+from xcvae.verify.resampling import Finish, interval, intervals, score_autocorrelation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,13 +70,10 @@ def _band(rows: dict[str, Array], levels: Array, group: tuple[int, int, int]) ->
     def mass(total: Callable[[Array], Array]) -> Array:
         return ratio(*(total(rows[side]) @ amounts for side in ("generated", "observed")))
 
-    def of(q: float) -> Finish:
-        return lambda total: ratio(
-            *(quantile(total(rows[side]), q) for side in ("generated", "observed"))
-        )
+    def ratios(total: Callable[[Array], Array]) -> Array:
+        return ratio(*(quantile(total(rows[side]), levels) for side in ("generated", "observed")))
 
-    memory = score_autocorrelation(mass)
-    return np.array([interval(of(q), group, (0.0, np.inf), autocorrelation=memory) for q in levels])
+    return intervals(ratios, group, (0.0, np.inf), score_autocorrelation(mass))
 
 
 def _frame(axes: Axes, truth: Array, made: Array, units: str) -> None:
