@@ -200,7 +200,7 @@ def intervals(
 
 @dataclass(frozen=True)
 class _Bounds:
-    """How far out the percentiles of resamples are taken, and how much they are stretched."""
+    """Percentiles of resamples that bound an interval, and the factor that stretches them."""
 
     tail: float
     stretch: float
