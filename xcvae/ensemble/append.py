@@ -214,7 +214,8 @@ def extension_of(
     # The data of stored samples, in the order of the store; None if some of them are not given.
     rows = None if lacking else [position[label] for label in known]
     chunks = dict(zip(("realization", sample), run["chunks"], strict=True))
-    sampler = replace(sampler, request=replace(sampler.request, chunks=chunks))
+    request_here = replace(sampler.request, chunks=chunks)
+    sampler = replace(sampler, request=request_here, seam=run.get("seam", 0))
     _check_same(finished, sampler, request, rows)
     if new:
         _check_members(finished, old, request.numbers, len(new))

@@ -105,6 +105,8 @@ def attributes_of(
         content.update(results.get(name, {name: value}))
     if isinstance(sampler.request.tile, Mapping):
         content["tile"] = dict(sampler.request.tile)
+    if sampler.seam:
+        content["seam"] = sampler.seam
     trained = _training_samples(sampler)
     if trained:
         content["training_samples"] = trained

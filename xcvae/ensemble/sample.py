@@ -239,6 +239,7 @@ def sample(
         request = replace(request, tile=_tile_in(request.store, request.resume))
     ds, known = open_model(model, device).for_data(ds, factor, observed=mode == "posterior")
     sampler = EnsembleSampler.prepare(ds, known, request)
+    sampler = replace(sampler, seam=_seam_like(request, sampler))
     if request.store is not None:
         return _from_store(sampler, ds, request, request.store)
     if request.diversity is not None:
@@ -256,6 +257,33 @@ def _tile_in(
     if not found and resume != "restart":
         found = status.complete.identity
     return found.get("tile") if found else "auto"
+
+
+def _seam_like(request: SampleRequest, sampler: EnsembleSampler) -> int:
+    """Return the bytes of the seam in the ensemble given as ``like``, if it has the same tiles."""
+    record = {} if request.like is None else record_of(request.like)
+    stored = {**record, **(record.get("identity") or {})}
+    same = sampler.tile is not None and stored.get("tile") == sampler.request.tile
+    return int(stored.get("seam", 0)) if same else sampler.seam
+
+
+def _seam_in(
+    store: EnsembleStore, identity: Mapping[str, Any], new: int, resume: bool | str
+) -> int:
+    """Return the bytes of the seam of the same ensemble in a store; those of a new one else.
+
+    Stores of the time when the seam had the smallest maps have no such entry: they keep their bits.
+    """
+    status = store.status()
+    runs = [status.partial.metadata.get("run")]
+    if resume != "restart":
+        runs.append(status.complete.identity)
+    known = [run for run in runs if run]
+    for run in known:
+        if all(run.get(key) == value for key, value in identity.items() if key != "seam"):
+            return int(run.get("seam", 0))
+    # Another ensemble is refused: the message names what else differs.
+    return int(known[-1].get("seam", 0)) if known and resume != "restart" else new
 
 
 def _notes_like(request: SampleRequest, sampler: EnsembleSampler) -> dict[str, Any]:
@@ -300,6 +328,10 @@ def _write_missing(
         chunks.update(request.chunks or {})
         sampler = replace(sampler, request=replace(sampler.request, chunks=chunks))
     identity = sampler.identity(parts_of(complete.identity))
+    sampler = replace(sampler, seam=_seam_in(store, identity, sampler.seam, resume))
+    identity = {key: value for key, value in identity.items() if key != "seam"}
+    if sampler.seam:
+        identity["seam"] = sampler.seam
     target, environment = sampler.model.spec.target, sampler.environment()
     wanted = EnsembleSpec(target, identity, sampler.chunks, environment)
     if is_settled(store, wanted, resume):

@@ -108,6 +108,9 @@ class EnsembleSampler:
         Acquired while the network draws.
     threads
         Tiles that are drawn at a time on a CPU. None, in another process: the torch threads there.
+    seam
+        Bytes that decide on the seam of tiles; 0 without tiles, and in ensembles of the time when
+        the seam had the smallest maps. See :func:`xcvae.generator.splitting.split_domain`.
     """
 
     model: Model
@@ -121,6 +124,7 @@ class EnsembleSampler:
     environment_of_run: Mapping[str, str] | None = None
     lock: Any = field(default_factory=_process_lock)
     threads: int | None = field(default_factory=torch_threads)
+    seam: int = 0
     _last_subset: EnsembleSampler | None = field(default=None, init=False, repr=False)
 
     dtype: ClassVar[np.dtype[np.float32]] = np.dtype("float32")
@@ -168,7 +172,10 @@ class EnsembleSampler:
             catalog=None,
             name=None,
         )
-        return cls(model, prepared, labels, resolved, size, times)
+        from xcvae.generator.splitting import SEAM_BYTES
+
+        seam = 0 if tile is None else SEAM_BYTES
+        return cls(model, prepared, labels, resolved, size, times, seam=seam)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process: the model comes from its file, and goes to its device."""
@@ -259,6 +266,8 @@ class EnsembleSampler:
                 {key: v for key, v in one.items() if key not in ABOUT}
                 for one in self.storms.describe()
             ]
+        if self.seam:
+            options["seam"] = self.seam
         return {
             "model_sha256": self.model.sha256,
             **options,
@@ -401,6 +410,7 @@ class EnsembleSampler:
                 timescales=None if self.times is None else timescales_of(self.model, request),
                 limits=self._limits(block),
                 threads=threads,
+                seam=self.seam,
             )
 
     def _numbers(self, realizations: np.ndarray) -> list[int]:

@@ -209,6 +209,7 @@ def _sampler_of(
     request = SampleRequest.from_identity(stored, **others)
     ds, model = model.for_data(ds, request.factor, observed=request.mode == "posterior")
     sampler = EnsembleSampler.prepare(_chosen(ds, ensemble, model), model, request)
+    sampler = replace(sampler, seam=stored.get("seam", 0))
     identity = sampler.identity(parts_of(stored))
     differing = differences({key: stored.get(key) for key in identity}, identity)
     if differing:

@@ -35,6 +35,7 @@ from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address, TimeAxis
 from xcvae.generator.roles import described_as, names_in, renamed
 from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
+from xcvae.generator.splitting import SEAM_BYTES
 from xcvae.notebook import Overview
 from xcvae.registry import warn_of_missing
 
@@ -350,6 +351,7 @@ class Model:
         timescales: Sequence[float] | None = None,
         limits: NDArray[np.float64] | None = None,
         threads: int = 1,
+        seam: int = SEAM_BYTES,
     ) -> NDArray[np.float32]:
         """Draw members of every sample of a batch.
 
@@ -381,6 +383,8 @@ class Model:
             the maximum of the record.
         threads
             Tiles that are drawn at a time on a CPU.
+        seam
+            Bytes that decide on the seam of tiles, and so on last digits; see `split_domain`.
 
         Returns
         -------
@@ -399,7 +403,7 @@ class Model:
         released = None
         if mode == "posterior":
             released = release_shares(self._position(spread), len(self.architecture.latents))
-        return self._sampler().draw(
+        return replace(self._sampler(), seam=seam).draw(
             batch,
             addresses,
             released=released,

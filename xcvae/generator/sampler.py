@@ -20,7 +20,7 @@ from xcvae.generator.means import tiled_decoding, tiled_means
 from xcvae.generator.memory import stored_bytes
 from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.noise import Address, TimeAxis
-from xcvae.generator.splitting import Place, Split, split_domain
+from xcvae.generator.splitting import SEAM_BYTES, Place, Split, split_domain
 from xcvae.generator.tiling import Domain, DrawBatch
 
 #: Limits of pixels and of fields per draw batch. More fields are no faster on a CPU, a GPU needs
@@ -47,12 +47,15 @@ class FieldSampler:
         Device of the network.
     limit
         Largest value of a pixel of a member, physical.
+    seam
+        Bytes that decide on the seam of tiles; see `split_domain`.
     """
 
     network: Ladder
     scaling: Scaling
     device: torch.device
     limit: float = math.inf
+    seam: int = SEAM_BYTES
 
     def draw(
         self,
@@ -241,7 +244,9 @@ class FieldSampler:
         if tile is None or (tile[0] >= size[0] and tile[1] >= size[1]):
             split = Split.whole(self.network, size)
         else:
-            split = split_domain(self.network, size, tile, posterior=posterior, side=batch.side)
+            split = split_domain(
+                self.network, size, tile, posterior=posterior, side=batch.side, seam=self.seam
+            )
         return Domain(self.network, self.device, size, split, threads, stored_bytes())
 
     def _ceilings(self, limits: Tensor) -> Tensor | None:

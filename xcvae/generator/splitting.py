@@ -18,6 +18,10 @@ from xcvae.generator.network.ladder import Ladder
 #: Rows and columns of the domain.
 Place = tuple[slice, slice]
 
+#: Bytes that the largest map of a member may take, in float32, before the seam becomes coarser. A
+#: store records it: the number of fine levels decides on last digits.
+SEAM_BYTES = 2**25
+
 #: Cells that a change spreads in one convolution, and in the two of a residual block.
 CONVOLUTION, BLOCK = 1, 2
 
@@ -219,8 +223,9 @@ def split_domain(
     *,
     posterior: bool,
     side: int = 0,
+    seam: int = SEAM_BYTES,
 ) -> Split:
-    """Divide a domain so that the largest map in the network is as small as possible.
+    """Divide a domain with as few fine levels, and so as narrow halos, as the memory permits.
 
     A coarser seam makes the maps of the whole domain smaller, and the halos wider.
 
@@ -235,6 +240,9 @@ def split_domain(
         True if the target is encoded.
     side
         Pixels along a side of the blocks whose means are kept; 0 for that of the constraint.
+    seam
+        Bytes that the largest map of a member may take in float32. If no division keeps to them,
+        and with 0, the largest map is as small as possible.
     """
     levels = len(network.levels)
     shortest = min(extent for extent, n in zip(tile, size, strict=True) if extent < n)
@@ -243,7 +251,9 @@ def split_domain(
         for fine in range(1, max(levels, 2))
         if network.patch * 2**fine <= shortest
     ]
-    return min(possible, key=lambda split: _largest_map(network, size, split))
+    largest = [_largest_map(network, size, split) for split in possible]
+    limit = max(seam / 4, min(largest))
+    return next(one for one, values in zip(possible, largest, strict=True) if values <= limit)
 
 
 def _split(
