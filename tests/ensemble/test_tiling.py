@@ -149,7 +149,7 @@ def test_store_of_the_old_seam_keeps_it(few, model, tmp_path, monkeypatch):
     """Its identity has no entry: it is opened, extended, repaired and verified with its bits."""
     monkeypatch.setenv("XCVAE_PRECISION", "float32")
     monkeypatch.setattr("xcvae.generator.splitting.SEAM_BYTES", 0)
-    how = {"tile": {"y": 32, "x": 32}, **ASKED, "members": 2, "chunks": {"time": 6}}
+    how = {"tile": {"y": 32, "x": 32}, **ASKED, "members": 2}
     store, data = tmp_path / "old.zarr", repeated(few, 276)
     first = sample(data, model, store=store, **how)
     old = sample(data, model, **{**how, "members": 3})
