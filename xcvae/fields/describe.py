@@ -30,6 +30,7 @@ from xcvae.fields.grids import axis_in, check_match, fine_coords, grid_size
 from xcvae.fields.regridding.place import check_projection, find_place
 from xcvae.fields.regridding.projections import grid_mapping
 from xcvae.fields.regridding.regrid import regridded
+from xcvae.fields.samples import check_same_samples, check_samples
 from xcvae.fields.units import (
     default_drizzle_threshold,
     default_wet_threshold,
@@ -44,8 +45,6 @@ from xcvae.fields.units import (
 from xcvae.fields.validation import (
     check_dataset,
     check_numeric,
-    check_same_samples,
-    check_samples,
     missing_samples,
     refuse_packed,
 )
