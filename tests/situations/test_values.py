@@ -354,11 +354,11 @@ def with_numbers(values: list[float], name: str = "t", units: str = "K", **attrs
 
 CELSIUS, KELVIN = [-3.0, 25, 4, 7, 9, 11], [270.0, 298, 277, 280, 282, 284]
 PREDICTORS = [
-    makers.case("K that are degC", lambda: with_numbers(CELSIUS), makers.warned("t", "degrees Celsius", r"\['t'\].*'degC'")),
+    makers.case("K that are degC", lambda: with_numbers(CELSIUS, "t850"), makers.warned("t850", "degrees Celsius", r"\['t850'\].*'degC'")),
     makers.case("degC that are K", lambda: with_numbers(KELVIN, "t2m", "degC", long_name="2 metre temperature"), makers.warned("t2m", "kelvin", "= 'K'")),
-    makers.case("degC", lambda: with_numbers(CELSIUS, units="degC"), makers.right()),
+    makers.case("degC", lambda: with_numbers(CELSIUS, "t850", "degC"), makers.right()),
     makers.case("an index of stability", lambda: with_numbers(CELSIUS, "kx", long_name="K index"), makers.right()),
-    makers.case("differences of temperature", lambda: with_numbers(CELSIUS, long_name="temperature anomaly"), makers.right()),
+    makers.case("differences of temperature", lambda: with_numbers(CELSIUS, "tas", long_name="temperature anomaly"), makers.right()),
     makers.case("above valid_max", lambda: with_numbers([*KELVIN[:5], 350], valid_max=340.0), makers.warned("t", "maximum 350", "largest valid value", "340")),
     makers.case("below valid_min", lambda: with_numbers([0.4, -0.1, 0.2, 0.3, 0.5, 1.0], "rh", "1", valid_range=[0.0, 1.0]), makers.warned("rh", "minimum -0.1", "smallest valid value", ">= 0")),
     makers.case("within limits, as text", lambda: with_numbers(KELVIN, valid_min=0.0, valid_max="high"), makers.right()),

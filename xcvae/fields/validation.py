@@ -35,8 +35,8 @@ UNPACKED = {"scale_factor": 1.0, "add_offset": 0.0}
 COLDEST, HOTTEST = 100.0, 400.0
 
 _TEMPERATURE_NAMES = re.compile(
-    r"(t2m?|2t|d2m|2d|tas|tasmin|tasmax|sst|tos|skt|mx2t|mn2t|tmin|tmax|temp|temperature|"
-    r"ta?\d{2,4}|ta|t|ts|tg|tx|tn)([_\d].*)?",
+    r"(t2m|2t|d2m|2d|tas|tasmin|tasmax|sst|tos|skt|mx2t|mn2t|tmin|tmax|temp|temperature|"
+    r"ta?\d{2,4}|ta|ts|tg|tx|tn)([_\d].*)?",
     re.IGNORECASE,
 )
 # Differences of temperatures have units of temperature, too, and potential ones no upper limit.
