@@ -38,6 +38,10 @@ TARGETS = {
 }
 
 
+#: Modules with tests that need a GPU.
+GPU_TESTS = ("tests/generator/test_gpu.py", "tests/generator/test_noise_devices.py")
+
+
 @dataclass(frozen=True)
 class Step:
     """A process of the benchmark.
@@ -80,8 +84,11 @@ def steps_of(options: argparse.Namespace) -> Iterator[Step]:
     layouts = (
         ["eager bfloat16 last"] if small else ["eager bfloat16 last", "compiled bfloat16 last"]
     )
+    kernels = ["--size", *(2 * [32 if small else 128]), "--batch", 4 if small else 64]
+    kernels += ["--steps", 1 if small else 20, "--samples", 2 if small else 480]
     noise = ["--size", *(2 * [16 if small else 128]), "--batch", 1 if small else 64]
-    tests = ["pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "tests/generator"]
+    # Not the whole folder: other modules need packages that may be missing there.
+    tests = ["pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *GPU_TESTS]
     yield Step("tests", tests, 100)
     yield step("train", 60, "speed.train", *train)
     compiled = [] if small else ["--compile"]  # compiling takes longer than a rehearsal may
@@ -92,6 +99,7 @@ def steps_of(options: argparse.Namespace) -> Iterator[Step]:
     store += ["--seconds", 0.1 if small else 10, "--turns", 1 if small else 2]
     store += ["--preset", preset]
     yield step("store", 90, "speed.sample_store", *store)
+    yield step("kernels", 60, "speed.kernels", *common, *kernels)
     yield skill_step(options, device, preset)
 
 
@@ -189,6 +197,10 @@ def table(folder: Path, steps: Sequence[Step]) -> list[str]:
 def figures(step: str, content: dict[str, Any]) -> list[str]:
     """Return a line per figure of a result file."""
     values = {row["name"]: (row["value"], row["unit"]) for row in content.get("rows", [])}
+    for name in ("draw", "train", "store"):
+        if "busy" in content.get(name, {}):
+            values[name] = content[name]["rate"], "fields/s"
+            values[f"{name}, device busy"] = content[name]["busy"], "of the time"
     for name, rate in content.get("speed", {}).get("fields_per_second", {}).items():
         values[name] = (rate, "fields/s")
     scores = content.get("methods", {}).get("xcvae", {}).get("rows", {})

@@ -47,8 +47,12 @@ from xcvae.generator.model import Model, load
 from xcvae.generator.network.ladder import Encoded
 from xcvae.generator.noise import Address, Window, normal_maps
 
-PER_SAMPLE, BATCHES = 16, (1, 2, 4, 8, 16)
+PER_SAMPLE = 16
+#: Fields in a batch of the bare pass.
+BATCHES = {"cpu": (1, 2, 4, 8, 16), "cuda": (16, 64, 256)}
 SMALL = {"channels": [24, 24, 24, 16], "latents": [4, 4, 2, 2], "blocks": 1}
+#: Samples of a store at most.
+MOST = 2000
 MEMBERS, GROWTH = 200, (1_000, 10_000, 100_000)
 
 #: Fields per second, and the batch size.
@@ -84,24 +88,25 @@ class BarePass:
         return normal_maps(addresses, self.windows, device=self.device)
 
     def draw(self, size: int, *, new_noise: bool = False) -> None:
-        """Draw the members of a sample, so many at a time."""
+        """Draw the members of a sample, so many at a time, or one larger batch."""
         if size not in self.ready:
             self.ready[size] = self.noise(size)
         with torch.inference_mode(), autocast(self.device):
             one = self.network.encode(self.batch.c, self.batch.pooled)
             known = Encoded.join([one] * size)
-            for _ in range(PER_SAMPLE // size):
+            for _ in range(max(1, PER_SAMPLE // size)):
                 self.network.descend(known, self.noise(size) if new_noise else self.ready[size])
 
     def rate(self, sizes: Sequence[int], seconds: float, *, new_noise: bool = False) -> Rate:
         """Return fields per second at the best of several sizes."""
         draw = partial(self.draw, new_noise=new_noise)
         best = fields_per_second(draw, sizes, self.device, seconds=seconds, most=10**6)
-        return best["value"] * PER_SAMPLE / best["batch"], int(best["batch"])
+        size = int(best["batch"])
+        return best["value"] * max(PER_SAMPLE, size) / size, size
 
     def best(self, seconds: float) -> Rate:
         """Return the best rate over all sizes, each timed for so long."""
-        return max(self.rate((size,), seconds) for size in BATCHES)
+        return max(self.rate((size,), seconds) for size in BATCHES[self.device.type])
 
 
 def speed(model: Model, seconds: float, turns: int) -> dict[str, Any]:
@@ -109,8 +114,8 @@ def speed(model: Model, seconds: float, turns: int) -> dict[str, Any]:
     ds = open_radar(2)
     bare, rows = BarePass(model, ds), []
     fastest, size = bare.best(seconds / 8)
-    samples = int(min(len(ds.time), max(8, round(fastest * seconds / PER_SAMPLE))))
-    part = ds.isel(time=slice(samples))
+    part = repeated(ds, min(MOST, max(8, round(fastest * seconds / PER_SAMPLE)))).load()
+    samples = len(part.time)
     for seed in range(turns):
         row = {
             "bare": bare.rate((size,), seconds / 4)[0],

@@ -16,7 +16,7 @@ def test_rehearsal_runs_every_step(tmp_path: Path, capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     lines = (tmp_path / "table.txt").read_text()
     assert lines in printed
-    for name in ("tests", "train", "train_compiled", "draw", "noise", "store", "skill"):
+    for name in ("tests", "train", "train_compiled", "draw", "noise", "store", "kernels", "skill"):
         assert json.loads((tmp_path / f"{name}.step.json").read_text())["code"] == 0
     assert "target 5,000" in lines
     assert "engine: " in lines

@@ -91,6 +91,14 @@ def test_units_are_those_of_the_coarse_rain(coarse, model, units, standard_name,
     np.testing.assert_allclose(ensemble.tp, expected, rtol=1e-4, atol=1e-6 * ratio)
 
 
+def test_members_are_not_named_coarse(coarse, model):
+    named = coarse.assign(tp=coarse.tp.assign_attrs(long_name="rain, means over blocks"))
+    ensemble = xcvae.sample(named, model, factor=FACTOR, members=1)
+    assert ensemble.tp.long_name == f"rain at {FACTOR} times the resolution"
+    plain = coarse.assign(tp=coarse.tp.assign_attrs(long_name="total precipitation"))
+    assert drawn(plain, model).tp.long_name == "total precipitation"
+
+
 def test_a_depth_without_a_step_is_refused(coarse, model):
     one = coarse.isel(time=[0])
     one.tp.attrs = {"units": "mm", "standard_name": "lwe_thickness_of_precipitation_amount"}

@@ -9,7 +9,8 @@ import xarray as xr
 
 from xcvae.errors import DataError, EmptySelectionError, MissingVariableError
 from xcvae.fields.sample_blocks import slabs
-from xcvae.fields.validation import check_complete, check_rain, check_same_samples, check_samples
+from xcvae.fields.samples import check_same_samples, check_samples
+from xcvae.fields.validation import check_complete, check_rain
 
 Maker = Callable[..., xr.Dataset]
 lazy_or_not = pytest.mark.parametrize("lazy", [False, True])

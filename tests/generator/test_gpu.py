@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -17,15 +19,27 @@ from xcvae.generator.sampler import HostCopy
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    # Of torch itself, when it imports its compiler.
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning"),
 ]
 CUDA = torch.device("cuda")
 
 
 @pytest.fixture
-def on_gpu(tiny_model, tmp_path):
-    """Return a copy of the tiny model on the GPU."""
+def path(tiny_model, tmp_path):
+    """Return the file of a copy of the tiny model, which was trained on the GPU."""
     path = tmp_path / "copy.xcvae"
     path.write_bytes(tiny_model.to_bytes())
+    return path
+
+
+@pytest.fixture
+def on_cpu(path):
+    return xcvae.load(path)
+
+
+@pytest.fixture
+def on_gpu(path):
     return xcvae.load(path).to("cuda")
 
 
@@ -34,26 +48,26 @@ def batch_of(model: Model, ds):
 
 
 @pytest.mark.parametrize("mode", ["prior", "posterior"])
-def test_members_are_those_of_the_cpu_up_to_precision(tiny_model, on_gpu, test_radar, mode):
-    batch = batch_of(tiny_model, test_radar.isel(time=slice(2)))
+def test_members_are_those_of_the_cpu_up_to_precision(on_cpu, on_gpu, test_radar, mode):
+    batch = batch_of(on_cpu, test_radar.isel(time=slice(2)))
     options = {"seed": 0, "labels": ["a", "b"], "realizations": range(3), "mode": mode}
-    expected = tiny_model.draw(batch, spread=0.5, **options)
+    expected = on_cpu.draw(batch, spread=0.5, **options)
     made = on_gpu.draw(batch, spread=0.5, **options)
-    scale = tiny_model.scaling.target
+    scale = on_cpu.scaling.target
     normal = [np.log1p(fields / scale.eps) / scale.divisor for fields in (made, expected)]
     # A GPU computes in bfloat16, which keeps 8 bits; another storm would differ by about 1.
     assert np.quantile(np.abs(normal[0] - normal[1]), 0.99) < 0.05
     assert abs(float(made.mean()) / float(expected.mean()) - 1) < 0.02
 
 
-def test_network_in_float32_equals_that_of_the_cpu(tiny_model, on_gpu, test_radar):
-    batch = batch_of(tiny_model, test_radar.isel(time=slice(2)))
-    noise = tiny_model.network.noise(len(batch), batch.c, torch.Generator().manual_seed(0))
+def test_network_in_float32_equals_that_of_the_cpu(on_cpu, on_gpu, test_radar):
+    batch = batch_of(on_cpu, test_radar.isel(time=slice(2)))
+    noise = on_cpu.network.noise(len(batch), batch.c, torch.Generator().manual_seed(0))
     previous = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
         with torch.inference_mode():
-            expected = tiny_model.network(batch.c, batch.pooled, noise).output
+            expected = on_cpu.network(batch.c, batch.pooled, noise).output
             own = batch.to(CUDA)
             made = on_gpu.network(own.c, own.pooled, [n.to(CUDA) for n in noise]).output
     finally:
@@ -71,6 +85,29 @@ def test_members_on_a_gpu_do_not_depend_on_what_is_drawn_with_them(on_gpu, test_
         seed=0, labels=["b"], realizations=[4], mode="prior",
     )  # fmt: skip
     np.testing.assert_array_equal(alone[0, 0], whole[4, 1])
+
+
+@pytest.mark.parametrize(("mode", "spread"), [("prior", 1.0), ("posterior", 0.5)])
+def test_replayed_members_equal_those_of_single_launches(
+    on_gpu, test_radar, mode, spread, monkeypatch
+):
+    batch = batch_of(on_gpu, test_radar.isel(time=slice(3)))
+
+    def draw(seed):
+        return on_gpu.draw(
+            batch, seed=seed, labels=list("abc"), realizations=range(30), mode=mode, spread=spread
+        )
+
+    replayed = [draw(seed) for seed in (0, 1, 0)]
+    assert all(one is not None for one in on_gpu._replays._recordings.values())
+    monkeypatch.setattr(Model, "_sampler", without_replays(Model._sampler))
+    launched = [draw(seed) for seed in (0, 1, 0)]
+    np.testing.assert_array_equal(replayed, launched)
+    assert not np.array_equal(replayed[0], replayed[1])
+
+
+def without_replays(sampler_of):
+    return lambda model: dataclasses.replace(sampler_of(model), replays=None)
 
 
 def test_noise_is_made_by_the_triton_kernel():

@@ -86,8 +86,12 @@ ATTRIBUTES = [
     makers.case(
         "units degreesN",
         lambda: _named({"units": "degreesN"}, {"units": "degreesE"}),
-        makers.either(makers.right(dims=("time", "a", "b")), makers.refused("pr", "spatial_dims")),
-        target="pr",
+        makers.right(dims=("time", "a", "b")),
+    ),
+    makers.case(
+        "units with signs",
+        lambda: _named({"units": "°N"}, {"units": "degree_E"}),
+        makers.right(dims=("time", "a", "b")),
     ),
     makers.case(
         "nothing", lambda: _named({}, {}), makers.refused("pr", "axis", "spatial_dims"), target="pr"
@@ -241,6 +245,16 @@ PLACES = [
         "own latitudes that are text",
         lambda: makers.together(target().assign_coords(lat=[f"{i}N" for i in range(20)])),
         makers.refused("lat", "number|text"), coarsen=4,
+    ),
+    makers.case(
+        "own longitudes with units in the text",
+        lambda: makers.together(target().assign_coords(lon=[f"{i - 120} °E" for i in range(target().sizes["lon"])])),
+        makers.refused("lon", "numbers", "'-120 °E'", r"str\.extract", "minus"),
+    ),
+    makers.case(
+        "own longitudes that are numbers as text",
+        lambda: makers.together(target().assign_coords(lon=[f"{i}" for i in range(target().sizes["lon"])])),
+        makers.refused("lon", "numbers", r"\]\.astype\(float\)"), coarsen=4,
     ),
     makers.case(
         "own latitudes that are objects",

@@ -340,3 +340,32 @@ def test_empty_samples_of_lazy_data_are_named_when_all_are_read() -> None:
     spec = describe(lazy)  # the step is known without reading all
     with pytest.warns(UserWarning, match=r"1 of 24 samples have no valid pixel.*dropna"):
         Scaling.fit(prepare(lazy, spec, need_target=True), spec)
+
+
+# --- predictors --------------------------------------------------------------------------------
+
+
+def with_numbers(values: list[float], name: str = "t", units: str = "K", **attrs: object):
+    """Rain, and a predictor with a number per sample."""
+    return makers.together(
+        makers.rain(), xr.DataArray(values, dims="time", name=name, attrs={"units": units, **attrs})
+    )
+
+
+CELSIUS, KELVIN = [-3.0, 25, 4, 7, 9, 11], [270.0, 298, 277, 280, 282, 284]
+PREDICTORS = [
+    makers.case("K that are degC", lambda: with_numbers(CELSIUS, "t850"), makers.warned("t850", "degrees Celsius", r"\['t850'\].*'degC'")),
+    makers.case("degC that are K", lambda: with_numbers(KELVIN, "t2m", "degC", long_name="2 metre temperature"), makers.warned("t2m", "kelvin", "= 'K'")),
+    makers.case("degC", lambda: with_numbers(CELSIUS, "t850", "degC"), makers.right()),
+    makers.case("an index of stability", lambda: with_numbers(CELSIUS, "kx", long_name="K index"), makers.right()),
+    makers.case("differences of temperature", lambda: with_numbers(CELSIUS, "tas", long_name="temperature anomaly"), makers.right()),
+    makers.case("above valid_max", lambda: with_numbers([*KELVIN[:5], 350], valid_max=340.0), makers.warned("t", "maximum 350", "largest valid value", "340")),
+    makers.case("below valid_min", lambda: with_numbers([0.4, -0.1, 0.2, 0.3, 0.5, 1.0], "rh", "1", valid_range=[0.0, 1.0]), makers.warned("rh", "minimum -0.1", "smallest valid value", ">= 0")),
+    makers.case("within limits, as text", lambda: with_numbers(KELVIN, valid_min=0.0, valid_max="high"), makers.right()),
+    makers.case("limits of counts", lambda: with_numbers(KELVIN, valid_range=[-32766, 32766]), makers.right()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "answer", "options"), PREDICTORS)
+def test_predictors_are_compared_with_their_units_and_limits(make, answer, options):
+    answer.check(lambda: makers.admit(make(), **options))

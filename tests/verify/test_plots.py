@@ -479,6 +479,10 @@ def test_best_sources_follow_the_attribute_better(card: xr.Dataset) -> None:
     assert best_sources(equal, "crps") == [True, True]
     near = card.assign(crps=card.crps.copy(data=[0.2, 0.2002]))
     assert best_sources(near, "crps") == [True, False]
+    bias = card.crps.copy(data=[1e-10, -3e-9]).assign_attrs(units="1", better=0.0)
+    assert best_sources(card.assign(mass_bias=bias), "mass_bias") == [False, False]
+    bias = bias.copy(data=[1e-10, 0.02])
+    assert best_sources(card.assign(mass_bias=bias), "mass_bias") == [True, False]
     unknown = card.assign(crps=card.crps.assign_attrs(better="whatever"))
     assert best_sources(unknown, "crps") == [False, False]
 

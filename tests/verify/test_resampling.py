@@ -98,6 +98,11 @@ def test_interval_of_a_positive_score_is_stretched_by_factors() -> None:
     )
     _, linear, _ = interval(lambda total: total(values) / 6, (0, 6, 6), autocorrelation=similar)
     assert linear < 0 < low < value < high
+    # Stretched away from the value, on both sides, compared with independent pieces.
+    _, least, most = interval(
+        lambda total: total(values) / 6, (0, 6, 6), (0.0, np.inf), autocorrelation=similar**40
+    )
+    assert low < least < value < most < high
 
 
 def test_interval_is_stretched_by_autocorrelation_and_few_independent_samples() -> None:

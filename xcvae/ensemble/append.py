@@ -32,8 +32,7 @@ from xcvae.ensemble.store.base import (
 )
 from xcvae.ensemble.store.write import Base
 from xcvae.errors import DataError, MismatchError, OutputExistsError, StoreError
-from xcvae.fields.samples import labels_of
-from xcvae.fields.validation import check_samples
+from xcvae.fields.samples import check_samples, labels_of
 from xcvae.registry.discovery import version_of
 
 

@@ -20,12 +20,11 @@ from xcvae.fields.cf import check_name, find_layout, find_target
 from xcvae.fields.dataspec import DataSpec, plain
 from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import label_codes
-from xcvae.fields.units import HEAVY
+from xcvae.fields.units import BOUNDS, HEAVY
 from xcvae.registry.discovery import version_of
 
 # Attributes of the way that values are written, and of the range of those that were observed.
 PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
-BOUNDS = ("valid_min", "valid_max", "valid_range", "actual_range")
 # Labels of training samples that an ensemble's attributes hold, at most.
 CODES = 2048
 # The origin of the data that an ensemble derives from, and its terms of use, travel with it.

@@ -18,11 +18,9 @@ _KINDS = {
     "longitude": "longitude",
     "grid_latitude": "rotated",
     "grid_longitude": "rotated",
-    "degrees_north": "latitude",
-    "degree_north": "latitude",
-    "degrees_east": "longitude",
-    "degree_east": "longitude",
 }
+# Those of the CF conventions, 4.1 and 4.2 (degrees_north, degree_N, degreesN), and signs.
+_DEGREES = re.compile(r"(?:degrees?|deg\.?|°)[_ ]?(?:(n|north)|(?:e|east))", re.IGNORECASE)
 _NAMES = (
     (re.compile(r"lat(itude)?([_\d].*)?", re.IGNORECASE), "latitude"),
     (re.compile(r"lon(gitude)?([_\d].*)?", re.IGNORECASE), "longitude"),
@@ -71,6 +69,18 @@ class Axis:
             return 1.0
         steps = np.abs(np.diff(self.values))
         return float(steps.max() / steps.min())
+
+
+def kind_of_degrees(units: object) -> str:
+    """Return ``latitude`` or ``longitude`` for units that say so; "" for others.
+
+    Examples
+    --------
+    >>> kind_of_degrees("degrees_east"), kind_of_degrees("degreeN"), kind_of_degrees("degrees")
+    ('longitude', 'latitude', '')
+    """
+    match = _DEGREES.fullmatch(str(units).strip())
+    return "" if match is None else "latitude" if match[1] else "longitude"
 
 
 #: Length of a degree of latitude on a sphere of the radius 6371 km.
@@ -137,9 +147,9 @@ def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, ob
             remedy=_order_remedy(dim, values),
         )
     units = str(attrs.get("units", "")).strip()
-    for hint in (str(attrs.get("standard_name", "")), units):
-        if hint in _KINDS:
-            return Axis(_KINDS[hint], values)
+    kind = _KINDS.get(str(attrs.get("standard_name", ""))) or kind_of_degrees(units)
+    if kind:
+        return Axis(kind, values)
     for pattern, kind in _NAMES:
         if pattern.fullmatch(dim):
             return Axis(kind, values)

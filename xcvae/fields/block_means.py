@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -208,6 +209,14 @@ def _coarse_rain(ds: xr.Dataset, name: str) -> str | None:
     return None
 
 
+#: Words of a name that are wrong of the members: they lie on the fine grid.
+_COARSE = re.compile(
+    r"coarse|\b(low|lower)[- ]resolution|upscaled|aggregated|\b(block|area|cell)[- ](mean|average)|"
+    r"\b(means?|averages?) (of|over)\b",
+    re.IGNORECASE,
+)
+
+
 def _divided(ds: xr.Dataset, name: str, factor: int) -> tuple[xr.Dataset, DataSpec]:
     """Divide the cells of coarse rain: its dims become those of the fine grid."""
     layout = find_layout(ds[name])
@@ -218,6 +227,8 @@ def _divided(ds: xr.Dataset, name: str, factor: int) -> tuple[xr.Dataset, DataSp
     # Without memory and without gaps: only its form is described.
     nothing = np.broadcast_to(np.int8(0), [size[dim] for dim in order])
     attrs = {key: v for key, v in ds[name].attrs.items() if key != "cell_methods"}
+    if _COARSE.search(str(attrs.get("long_name", ""))):
+        attrs["long_name"] = f"rain at {factor} times the resolution"
     fine = xr.DataArray(nothing, dims=order, coords={**own, **coords}, name=name, attrs=attrs)
     spec = describe(fine.to_dataset(), target=name, coarsen=factor)
     coarse = ds[name].drop_vars([c for c in ds[name].coords if c not in own])

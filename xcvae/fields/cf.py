@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, MissingVariableError, nearest
-from xcvae.fields.axes import axis_of
+from xcvae.fields.axes import axis_of, kind_of_degrees
 from xcvae.fields.units import is_precipitation
 
 _STANDARD_NAMES: dict[str, Literal["Y", "X"]] = {
@@ -24,12 +24,7 @@ _STANDARD_NAMES: dict[str, Literal["Y", "X"]] = {
     "projection_x_coordinate": "X",
     "projection_x_angular_coordinate": "X",
 }
-_UNITS: dict[str, Literal["Y", "X"]] = {
-    "degrees_north": "Y",
-    "degree_north": "Y",
-    "degrees_east": "X",
-    "degree_east": "X",
-}
+_DEGREES: dict[str, Literal["Y", "X", ""]] = {"latitude": "Y", "longitude": "X", "": ""}
 # A suffix is allowed (y_coarse, lat_gcm, x2), a longer word is not (year).
 _NAMES: tuple[tuple[re.Pattern[str], Literal["Y", "X"]], ...] = (
     (
@@ -101,7 +96,7 @@ def _axis(da: xr.DataArray, dim: Hashable) -> Literal["Y", "X", ""]:
         if declared:
             return "Y" if declared == "Y" else "X" if declared == "X" else ""
         named = _STANDARD_NAMES.get(str(attrs.get("standard_name", "")))
-        found = named or _UNITS.get(str(attrs.get("units", "")))
+        found = named or _DEGREES[kind_of_degrees(attrs.get("units"))]
         if found:
             return found
     for pattern, axis in _NAMES:
@@ -116,7 +111,7 @@ def _geographic(da: xr.DataArray, axis: Literal["Y", "X"]) -> xr.DataArray | Non
     for name, coordinate in da.coords.items():
         attrs = coordinate.attrs
         known = attrs.get("standard_name") == names[1] or str(name).lower() in names
-        if known or _UNITS.get(str(attrs.get("units", ""))) == axis:
+        if known or _DEGREES[kind_of_degrees(attrs.get("units"))] == axis:
             fixed = _at_all_times(coordinate)
             if fixed.ndim == 2:
                 return fixed
@@ -165,7 +160,7 @@ def positions(da: xr.DataArray, dims: tuple[str, str]) -> tuple[xr.DataArray, xr
 def _is_geographic(coordinate: xr.DataArray) -> bool:
     attrs = coordinate.attrs
     named = attrs.get("standard_name") in ("latitude", "longitude")
-    return named or str(attrs.get("units", "")) in _UNITS
+    return named or bool(kind_of_degrees(attrs.get("units")))
 
 
 def find_axes(

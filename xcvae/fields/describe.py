@@ -26,10 +26,11 @@ from xcvae.fields.cf import (
     require,
 )
 from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec, plain
-from xcvae.fields.grids import axis_in, check_match, fine_coords, grid_size
+from xcvae.fields.grids import axis_in, check_match, fine_coords, grid_size, refuse_text
 from xcvae.fields.regridding.place import check_projection, find_place
 from xcvae.fields.regridding.projections import grid_mapping
 from xcvae.fields.regridding.regrid import regridded
+from xcvae.fields.samples import check_same_samples, check_samples
 from xcvae.fields.units import (
     default_drizzle_threshold,
     default_wet_threshold,
@@ -44,8 +45,6 @@ from xcvae.fields.units import (
 from xcvae.fields.validation import (
     check_dataset,
     check_numeric,
-    check_same_samples,
-    check_samples,
     missing_samples,
     refuse_packed,
 )
@@ -108,6 +107,7 @@ def describe(
     units = units_of(field)
     _check_rain_units(name, units)
     layout = find_layout(field, spatial_dims=spatial_dims)
+    refuse_text(ds, layout.y, layout.x)
     for each in (name, layout.sample, layout.y, layout.x):
         check_name(each, what=f"target {name!r}")
     check_samples(ds, layout.sample, augmented=True)
@@ -441,6 +441,7 @@ def _condition(ds: xr.Dataset, name: str, layout: Layout, *, target: str) -> Var
     da = require(ds, name, what="conditions")
     check_numeric(da)
     check_same_samples(ds, name, layout.sample)
+    refuse_text(ds, *(str(dim) for dim in da.dims if dim != layout.sample))
     place = find_place(ds, da, ds[target], layout)
     units = units_of(da)
     # Named after the target (field_coarse of field), it is rain whatever the target is called.

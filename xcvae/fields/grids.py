@@ -33,20 +33,47 @@ DEGREE = math.pi / 180 * 6371.0
 
 
 def axis_in(ds: xr.Dataset, dim: str) -> Axis:
-    """Return the axis of a Dataset along a dim."""
+    """Return the axis of a Dataset along a dim.
+
+    Raises
+    ------
+    DataError
+        The coordinate is text, or does not rise or fall throughout.
+    """
     if dim not in ds.coords:
         return Axis("none", None)
-    try:
-        values = np.asarray(ds[dim].values, np.float64)
-    except (TypeError, ValueError) as error:
+    refuse_text(ds, dim)
+    return axis_of(dim, np.asarray(ds[dim].values, np.float64), ds[dim].attrs)
+
+
+def refuse_text(ds: xr.Dataset, *dims: str) -> None:
+    """Refuse coordinates of a grid that are text, as '-120 °E', or other than numbers.
+
+    Raises
+    ------
+    DataError
+        The values of a coordinate are no numbers.
+    """
+    for dim in dims:
+        if dim not in ds.coords or ds[dim].dtype.kind in "biuf" or not ds[dim].size:
+            continue
+        values = ds[dim].values
+        number, text = True, isinstance(values.flat[0], str)
+        try:
+            np.asarray(values, np.float64)
+        except (TypeError, ValueError):
+            number = False
+        if number and not text:
+            continue  # numbers as objects
+        digits = ".str.extract(r'([-+.\\d]+)', dim=None)" if text and not number else ""
+        signs = ", with a minus for degrees west and south" if digits else ""
         raise DataError.of(
             dim,
             expected="numbers as the coordinate of a grid",
-            got=f"{ds[dim].dtype} such as {ds[dim].values[0]!r}",
-            remedy=f"Convert it, ds.assign_coords({dim}=ds[{dim!r}].astype(float)), or leave it "
-            f"out, ds.drop_vars({dim!r}).",
-        ) from error
-    return axis_of(dim, values, ds[dim].attrs)
+            got=f"{ds[dim].dtype} such as {str(values.flat[0])!r}",
+            remedy=f"Convert it, ds.assign_coords({dim}=ds[{dim!r}]{digits}.astype(float)){signs}, "
+            f"or leave it out, ds.drop_vars({dim!r}).",
+        )
 
 
 def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:

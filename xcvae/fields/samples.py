@@ -1,4 +1,4 @@
-"""Labels of samples, as text and as numbers, their fingerprint, and the choice of heavy ones."""
+"""Labels of samples: checks, texts, numbers, their fingerprint, and the choice of heavy ones."""
 
 from __future__ import annotations
 
@@ -12,17 +12,145 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, EmptySelectionError
-from xcvae.fields.cf import find_layout, find_target
+from xcvae.errors import (
+    ConfigError,
+    DataError,
+    EmptySelectionError,
+    MissingVariableError,
+    nearest,
+)
+from xcvae.fields.cf import find_axes, find_layout, find_target
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import block_slices, slabs
 from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of
-from xcvae.fields.validation import MEMBER, check_dataset, check_samples, refuse_packed
+from xcvae.fields.validation import check_dataset, refuse_packed
+
+#: Coordinate along the samples of an augmented Dataset.
+MEMBER = "realization"
 
 #: Logarithmic bins of wet values, from the wet threshold up: 0.06 % wide, five decades.
 _BINS, _DECADES = 20_000, 5.0
 #: Calendars of which xarray decodes dates as datetime64.
 _WORLD = ("standard", "gregorian", "proleptic_gregorian")
+
+
+def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> None:
+    """Check that a Dataset has samples, each label once, and in order if labels have one.
+
+    Parameters
+    ----------
+    ds
+        Any variables.
+    sample
+        Name of the sample dim.
+    augmented
+        Accept the result of `xcvae.augment` too: its coordinate ``realization`` distinguishes the
+        samples of a label, and labels rise within each realization.
+
+    Raises
+    ------
+    MissingVariableError
+        The Dataset has no such dim.
+    EmptySelectionError
+        It has no samples.
+    DataError
+        Labels are repeated, missing, or neither text nor rising. Names the first.
+    """
+    if sample not in ds.sizes:
+        raise MissingVariableError.of(
+            "sample dimension",
+            expected=f"a dimension {sample!r}",
+            got="none",
+            remedy=nearest(sample, ds.sizes),
+        )
+    if augmented and sample == MEMBER:
+        raise DataError.of(
+            f"dimension {sample!r}",
+            expected="samples along a dimension of another name: this one has the members",
+            got=f"{ds.sizes[sample]} samples",
+            remedy=f"Rename it: ds.rename({sample}='sample').",
+        )
+    if ds.sizes[sample] == 0:
+        raise EmptySelectionError.of(
+            "Dataset",
+            expected="at least one sample",
+            got=f"none along {sample!r}",
+            remedy="Check the selection: no sample met its condition.",
+        )
+    if sample not in ds.coords:
+        return
+    index = ds[sample].to_index()
+    _refuse_labels(sample, ds[sample].isnull().values, index, "missing (NaN)")
+    member, repeated = np.zeros(len(index), int), index.duplicated()
+    if augmented and MEMBER in ds.coords and ds[MEMBER].dims == (sample,):
+        member = ds[MEMBER].values
+        label, _ = index.factorize()
+        pair = label * (np.ptp(member) + 1) + member - member.min()
+        repeated = np.ones(len(index), bool)
+        repeated[np.unique(pair, return_index=True)[1]] = False
+    _refuse_labels(sample, np.asarray(repeated), index, "repeated")
+    # The order of names and of stacked labels means nothing.
+    ordered = isinstance(index, xr.CFTimeIndex) or index.inferred_type not in ("string", "mixed")
+    if ordered and not index.is_monotonic_increasing:
+        steps = np.asarray(index[1:] < index[:-1]) & (member[1:] == member[:-1])
+        _refuse_labels(sample, np.concatenate([[False], steps]), index, "before the one it follows")
+
+
+def _refuse_labels(sample: str, bad: NDArray[np.bool_], index: Any, problem: str) -> None:
+    if not bad.any():
+        return
+    place = int(np.argmax(bad))
+    unique = f"ds.drop_duplicates({sample!r})"
+    raise DataError.of(
+        sample,
+        expected="sample labels that rise, each once",
+        got=f"{int(bad.sum())} {problem}, first {index[place]!s} at position {place}",
+        remedy=f"Sort or drop labels: ds.sortby({sample!r}), {unique}, "
+        f"ds.isel({sample}=ds[{sample!r}].notnull()).",
+    )
+
+
+def check_same_samples(ds: xr.Dataset, name: str, sample: str) -> None:
+    """Check that a condition has the target's samples.
+
+    Raises
+    ------
+    DataError
+        Its samples are missing or along another dim. Names the first labels that differ.
+    """
+    da = ds[name]
+    if sample in da.dims:
+        return
+    own = _sample_dim(da)
+    remedy = f"A map that is the same for all samples is a static: statics=[{name!r}]."
+    got = "none"
+    if own is not None:
+        got = f"dimension {own!r} of length {da.sizes[own]}"
+        remedy = f"Select the same samples, then ds.rename_dims({own}={sample!r}) on the condition."
+        if own in da.coords and sample in ds.coords:
+            got += f", {_first_difference(da[own].values, ds[sample].values)}"
+    raise DataError.of(
+        name,
+        expected=f"the target's samples, dimension {sample!r} of length {ds.sizes[sample]}",
+        got=got,
+        remedy=remedy,
+    )
+
+
+def _sample_dim(da: xr.DataArray) -> str | None:
+    try:
+        spatial = find_axes(da)
+    except DataError:
+        spatial = ("", "")
+    others = [str(dim) for dim in da.dims if dim not in spatial]
+    return others[0] if len(others) == 1 else None
+
+
+def _first_difference(own: NDArray[Any], wanted: NDArray[Any]) -> str:
+    for place, (left, right) in enumerate(zip(own, wanted, strict=False)):
+        if left != right:
+            return f"first difference at position {place}: {left!s} instead of {right!s}"
+    return "labels equal up to the end of the shorter one"
 
 
 def heavy(

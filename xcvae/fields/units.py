@@ -217,6 +217,8 @@ _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\
 DAILY_STEP = 20 * 3600.0  # seconds
 #: Length of a month, in hours: the longest step of depths, where it is not known.
 MONTH = 744.0
+#: Attributes of limits, in the units of the values (or of packed ones).
+BOUNDS = ("valid_min", "valid_max", "valid_range", "actual_range")
 #: Attribute of a field with the step of its record in seconds, see `step_of`.
 STEP = "step_seconds"
 #: Attribute of a field with the 99th percentile of its record, in the units of the field.
@@ -326,7 +328,7 @@ def to_units(da: xr.DataArray, units: str) -> xr.DataArray:
     Returns
     -------
     xarray.DataArray
-        Same dims and attributes, but ``units``.
+        Same dims and attributes, but ``units``, and without limits in other units.
 
     Raises
     ------
@@ -335,6 +337,8 @@ def to_units(da: xr.DataArray, units: str) -> xr.DataArray:
     """
     scale, offset = affine(units_of(da), units, str(da.name))
     attrs = {**da.attrs, "units": units}
+    if scale != 1.0 or offset:
+        attrs = {key: value for key, value in attrs.items() if key not in BOUNDS}
     if scale != 1.0:
         da = da * scale
     if offset:

@@ -1,21 +1,22 @@
-"""Checks of labels and values that must hold before anything is computed."""
+"""Checks of values before anything is computed: refuse impossible ones, name doubtful ones."""
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import DataError, EmptySelectionError, MissingVariableError, nearest
-from xcvae.fields.cf import find_axes
+from xcvae.errors import DataError, UnitsError
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import slabs, some_pixels
 from xcvae.fields.units import (
     STEP,
+    affine,
     default_wet_threshold,
     heaviest_rain,
     is_absolute,
@@ -23,10 +24,28 @@ from xcvae.fields.units import (
 
 Mask = Callable[[NDArray[Any]], NDArray[np.bool_]]
 
-#: Negative values smaller than this share of the maximum are rounding of packed files.
-ROUNDING = 1e-6
 #: A mean above this share of the heaviest rain on earth has wrong units.
 DELUGE = 0.05
+#: Values outside their limits by less than this share of these are rounding of packed files.
+ROUNDING = 1e-6
+#: Attributes of packed values, and the numbers with which they change nothing.
+UNPACKED = {"scale_factor": 1.0, "add_offset": 0.0}
+#: Temperatures in K of the atmosphere, the sea and the ground lie between these, and so do
+#: brightness temperatures of clouds.
+COLDEST, HOTTEST = 100.0, 400.0
+
+_TEMPERATURE_NAMES = re.compile(
+    r"(t2m|2t|d2m|2d|tas|tasmin|tasmax|sst|tos|skt|mx2t|mn2t|tmin|tmax|temp|temperature|"
+    r"ta?\d{2,4}|ta|ts|tg|tx|tn)([_\d].*)?",
+    re.IGNORECASE,
+)
+# Differences of temperatures have units of temperature, too, and potential ones no upper limit.
+_OTHER_TEMPERATURES = re.compile(
+    r"anomal|differ|gradient|range|deviation|error|spread|tendenc|potential|theta|bias|increment|"
+    r"depression|departure|excess|change|stability|index|lapse|trend|std|stddev|varian|uncertain|"
+    r"\bdiff\b|\banom\b|_(diff|anom|range|bias|std)\b",
+    re.IGNORECASE,
+)
 #: Rain is refused from this multiple of the heaviest on earth on.
 BEYOND = 3.0
 #: Usual fill values of predictors: refused where they lie far from all other values, as are
@@ -42,10 +61,6 @@ RAIN_FILLS = (
     255.0, 999.0, 999.9, 9999.0, 9999.9, 99999.0, 32766.0, 32767.0, 65534.0, 65535.0, 327.67,
     655.35, 3276.7, 6553.5,
 )  # fmt: skip
-#: Attributes of packed values, and the numbers with which they change nothing.
-UNPACKED = {"scale_factor": 1.0, "add_offset": 0.0}
-#: Coordinate along the samples of an augmented Dataset.
-MEMBER = "realization"
 
 
 def check_dataset(ds: object) -> None:
@@ -112,125 +127,6 @@ def _is_idle(value: object, idle: float) -> bool:
         return bool((np.asarray(value, np.float64) == idle).all())
     except (TypeError, ValueError):
         return False
-
-
-def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> None:
-    """Check that a Dataset has samples, each label once, and in order if labels have one.
-
-    Parameters
-    ----------
-    ds
-        Any variables.
-    sample
-        Name of the sample dim.
-    augmented
-        Accept the result of `xcvae.augment` too: its coordinate ``realization`` distinguishes the
-        samples of a label, and labels rise within each realization.
-
-    Raises
-    ------
-    MissingVariableError
-        The Dataset has no such dim.
-    EmptySelectionError
-        It has no samples.
-    DataError
-        Labels are repeated, missing, or neither text nor rising. Names the first.
-    """
-    if sample not in ds.sizes:
-        raise MissingVariableError.of(
-            "sample dimension",
-            expected=f"a dimension {sample!r}",
-            got="none",
-            remedy=nearest(sample, ds.sizes),
-        )
-    if augmented and sample == MEMBER:
-        raise DataError.of(
-            f"dimension {sample!r}",
-            expected="samples along a dimension of another name: this one has the members",
-            got=f"{ds.sizes[sample]} samples",
-            remedy=f"Rename it: ds.rename({sample}='sample').",
-        )
-    if ds.sizes[sample] == 0:
-        raise EmptySelectionError.of(
-            "Dataset",
-            expected="at least one sample",
-            got=f"none along {sample!r}",
-            remedy="Check the selection: no sample met its condition.",
-        )
-    if sample not in ds.coords:
-        return
-    index = ds[sample].to_index()
-    _refuse_labels(sample, ds[sample].isnull().values, index, "missing (NaN)")
-    member, repeated = np.zeros(len(index), int), index.duplicated()
-    if augmented and MEMBER in ds.coords and ds[MEMBER].dims == (sample,):
-        member = ds[MEMBER].values
-        label, _ = index.factorize()
-        pair = label * (np.ptp(member) + 1) + member - member.min()
-        repeated = np.ones(len(index), bool)
-        repeated[np.unique(pair, return_index=True)[1]] = False
-    _refuse_labels(sample, np.asarray(repeated), index, "repeated")
-    # The order of names and of stacked labels means nothing.
-    ordered = isinstance(index, xr.CFTimeIndex) or index.inferred_type not in ("string", "mixed")
-    if ordered and not index.is_monotonic_increasing:
-        steps = np.asarray(index[1:] < index[:-1]) & (member[1:] == member[:-1])
-        _refuse_labels(sample, np.concatenate([[False], steps]), index, "before the one it follows")
-
-
-def _refuse_labels(sample: str, bad: NDArray[np.bool_], index: Any, problem: str) -> None:
-    if not bad.any():
-        return
-    place = int(np.argmax(bad))
-    unique = f"ds.drop_duplicates({sample!r})"
-    raise DataError.of(
-        sample,
-        expected="sample labels that rise, each once",
-        got=f"{int(bad.sum())} {problem}, first {index[place]!s} at position {place}",
-        remedy=f"Sort or drop labels: ds.sortby({sample!r}), {unique}, "
-        f"ds.isel({sample}=ds[{sample!r}].notnull()).",
-    )
-
-
-def check_same_samples(ds: xr.Dataset, name: str, sample: str) -> None:
-    """Check that a condition has the target's samples.
-
-    Raises
-    ------
-    DataError
-        Its samples are missing or along another dim. Names the first labels that differ.
-    """
-    da = ds[name]
-    if sample in da.dims:
-        return
-    own = _sample_dim(da)
-    remedy = f"A map that is the same for all samples is a static: statics=[{name!r}]."
-    got = "none"
-    if own is not None:
-        got = f"dimension {own!r} of length {da.sizes[own]}"
-        remedy = f"Select the same samples, then ds.rename_dims({own}={sample!r}) on the condition."
-        if own in da.coords and sample in ds.coords:
-            got += f", {_first_difference(da[own].values, ds[sample].values)}"
-    raise DataError.of(
-        name,
-        expected=f"the target's samples, dimension {sample!r} of length {ds.sizes[sample]}",
-        got=got,
-        remedy=remedy,
-    )
-
-
-def _sample_dim(da: xr.DataArray) -> str | None:
-    try:
-        spatial = find_axes(da)
-    except DataError:
-        spatial = ("", "")
-    others = [str(dim) for dim in da.dims if dim not in spatial]
-    return others[0] if len(others) == 1 else None
-
-
-def _first_difference(own: NDArray[Any], wanted: NDArray[Any]) -> str:
-    for place, (left, right) in enumerate(zip(own, wanted, strict=False)):
-        if left != right:
-            return f"first difference at position {place}: {left!s} instead of {right!s}"
-    return "labels equal up to the end of the shorter one"
 
 
 def check_rain(
@@ -389,8 +285,8 @@ def _summary(da: xr.DataArray, where: Mask | None = None) -> NDArray[np.float64]
     return np.array([low, high, *parts[:, 2:].sum(axis=0)])
 
 
-def _warn_of_doubts(da: xr.DataArray, sample: str, high: float, *, wet: float) -> None:
-    """Warn of rain that can hardly be right, although no single value is impossible.
+def _rain_doubts(da: xr.DataArray, sample: str, high: float, *, wet: float) -> list[str]:
+    """Return reasons why rain can hardly be right, although no single value is impossible.
 
     Parameters
     ----------
@@ -407,7 +303,7 @@ def _warn_of_doubts(da: xr.DataArray, sample: str, high: float, *, wet: float) -
     name = f"ds[{str(da.name)!r}]"
     doubts = [
         _amounts_doubt(da, sample, high, float(np.nanmean(few)) if np.isfinite(few).any() else 0.0),
-        _bounds_doubt(da, high),
+        _valid_range_doubt(da, np.nan, high),  # negative rain is refused
     ]
     if 0 < high < wet:
         doubts.append(
@@ -426,8 +322,7 @@ def _warn_of_doubts(da: xr.DataArray, sample: str, high: float, *, wet: float) -
             f"the start of a run or day. Take differences first: {name}.diff({sample!r}), with "
             "its attributes, without those at resets."
         )
-    for text in filter(None, doubts):
-        warnings.warn(f"{da.name}: {text}", stacklevel=2)
+    return [text for text in doubts if text]
 
 
 def _amounts_doubt(da: xr.DataArray, sample: str, high: float, mean: float) -> str:
@@ -441,22 +336,79 @@ def _amounts_doubt(da: xr.DataArray, sample: str, high: float, mean: float) -> s
     )
 
 
-def _bounds_doubt(da: xr.DataArray, high: float) -> str:
-    """Compare the maximum with ``valid_max``, which may count packed values or decoded ones."""
-    bounds = [np.ravel(da.attrs.get(key, ()))[-1:] for key in ("valid_max", "valid_range")]
-    given = np.concatenate(bounds)
-    if given.dtype.kind not in "iuf" or not given.size:
+def _valid_range_doubt(da: xr.DataArray, low: float, high: float) -> str:
+    """Compare the extremes of a variable with its attributes ``valid_min`` and ``valid_max``.
+
+    These, and ``valid_range``, may count packed values or decoded ones.
+    """
+    name = f"ds[{str(da.name)!r}]"
+    least, most = _valid_range(da)
+    slack = ROUNDING * float(np.fmax(abs(low), abs(high)))
+    if high > most + max(slack, ROUNDING * abs(most)):
+        side, found, limit, sign = "largest", f"maximum {high:.4g} is above", most, "<="
+    elif low < least - max(slack, ROUNDING * abs(least)):
+        side, found, limit, sign = "smallest", f"minimum {low:.4g} is below", least, ">="
+    else:
         return ""
+    others = "larger" if side == "largest" else "smaller"
+    return (
+        f"the {found} the {side} valid value of its attributes, {limit:.4g}. If {others} ones "
+        f"stand for missing, set them to NaN: {name}.where({name} {sign} {limit:.4g}); else remove "
+        "the attribute, which is that of other values."
+    )
+
+
+def _valid_range(da: xr.DataArray) -> tuple[float, float]:
+    """Return the widest range that the attributes allow; infinite without attributes."""
     scale, offset = (float(da.encoding.get(key) or idle) for key, idle in UNPACKED.items())
-    limit = float(np.max([given, given * scale + offset]))
-    if not high > limit * (1 + ROUNDING):
+    both = _numbers(da.attrs, "valid_range")
+    least = np.concatenate([_numbers(da.attrs, "valid_min"), both[:1]])
+    most = np.concatenate([_numbers(da.attrs, "valid_max"), both[-1:]])
+    return (
+        float(np.min([least, least * scale + offset])) if least.size else -np.inf,
+        float(np.max([most, most * scale + offset])) if most.size else np.inf,
+    )
+
+
+def _numbers(attrs: Mapping[Any, Any], key: str) -> NDArray[np.float64]:
+    """Return the numbers of an attribute; none where it is text or missing."""
+    given = np.ravel(attrs.get(key, ()))
+    return given.astype(np.float64) if given.dtype.kind in "iuf" else np.empty(0)
+
+
+def _temperature_doubt(da: xr.DataArray, low: float, high: float) -> str:
+    """Compare the extremes of a temperature with those on earth: K and degC are confused.
+
+    Units alone do not show a temperature: differences and indices of stability have them, too.
+    """
+    if not _is_temperature(da):
+        return ""
+    try:
+        scale, offset = affine(str(da.attrs["units"]), "K", str(da.name))
+    except UnitsError:
+        return ""
+    if high * scale + offset < COLDEST:
+        found, wanted = f"below {COLDEST:g} K: values seem to be degrees Celsius", "degC"
+    elif low * scale + offset > HOTTEST:
+        found, wanted = f"above {HOTTEST:g} K: values seem to be kelvin", "K"
+    else:
         return ""
     return (
-        f"the maximum {high:.4g} is above the largest valid value of its attributes, {limit:.4g}. "
-        f"If larger ones stand for missing, set them to NaN: ds[{str(da.name)!r}].where("
-        f"ds[{str(da.name)!r}] <= {limit:.4g}); else remove the attribute, which is that of other "
-        "values."
+        f"all temperatures are {found} with other units. Correct the attribute, "
+        f"ds[{str(da.name)!r}].attrs['units'] = {wanted!r}; else data with the right units do not "
+        "fit to these."
     )
+
+
+def _is_temperature(da: xr.DataArray) -> bool:
+    """Return True for a temperature, judged by its names."""
+    standard, text = (str(da.attrs.get(key, "")) for key in ("standard_name", "long_name"))
+    if _OTHER_TEMPERATURES.search(f"{da.name} {standard} {text}"):
+        return False
+    if standard:
+        return standard.endswith("temperature")
+    named = _TEMPERATURE_NAMES.fullmatch(str(da.name)) is not None
+    return "temperature" in text.lower() or (named and not text)
 
 
 def _dry_is_missing(few: NDArray[np.float64]) -> bool:
@@ -485,7 +437,7 @@ def check_complete(
     gaps: bool = False,
     missing: str | None = None,
     divided: bool = False,
-) -> None:
+) -> tuple[float, float]:
     """Check that a condition has a finite value everywhere, and no known fill values.
 
     Parameters
@@ -500,6 +452,11 @@ def check_complete(
         The option of that name in training.
     divided
         It is coarse rain, whose cells a model of any factor divides: such models take no gaps.
+
+    Returns
+    -------
+    low, high
+        Minimum and maximum.
 
     Raises
     ------
@@ -530,6 +487,7 @@ def check_complete(
         )
     if fills:
         _refuse_known_fill(da, (low, high), fills)
+    return float(low), float(high)
 
 
 def missing_samples(da: xr.DataArray, sample: str) -> tuple[int, bool]:
@@ -638,16 +596,26 @@ def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) 
             own = {f"{dim}_coarse": dim for dim in (spec.y, spec.x)}
             field = field.rename({k: v for k, v in own.items() if k in field.dims})
             field = field.rename(spec.target)
-        check_complete(field, fills=fills, gaps=gaps, missing=spec.missing, divided=divided)
+        extremes = check_complete(
+            field, fills=fills, gaps=gaps, missing=spec.missing, divided=divided
+        )
         if variable.precipitation:
             usual = SHOWER * default_wet_threshold(field, spec.sample)
             check_rain(field, masked=gaps, usual=usual, sample=spec.sample)
+        # Blocks of samples differ in their extremes, not in their units.
+        doubts = [] if masked else [_valid_range_doubt(field, *extremes)]
+        _warn(field, [*doubts, _temperature_doubt(field, *extremes)])
     if spec.target in prepared:
         field = _with_step(prepared[spec.target], spec)
         usual = SHOWER * spec.wet_threshold
         high = check_rain(field, masked=masked, usual=usual, sample=spec.sample)
         if not masked:
-            _warn_of_doubts(field, spec.sample, high, wet=spec.wet_threshold)
+            _warn(field, _rain_doubts(field, spec.sample, high, wet=spec.wet_threshold))
+
+
+def _warn(field: xr.DataArray, doubts: Iterable[str]) -> None:
+    for text in filter(None, doubts):
+        warnings.warn(f"{field.name}: {text}", stacklevel=3)
 
 
 def _with_step(field: xr.DataArray, spec: DataSpec) -> xr.DataArray:

@@ -33,6 +33,7 @@ from xcvae.generator.named import has_name, path_of
 from xcvae.generator.network.architecture import Architecture, build_network
 from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.noise import Address, TimeAxis
+from xcvae.generator.replays import Replays
 from xcvae.generator.roles import described_as, names_in, renamed
 from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
 from xcvae.generator.splitting import SEAM_BYTES
@@ -111,6 +112,7 @@ class Model:
         self._in_file = spec, scaling
         self.device = torch.device("cpu")
         self.origin: Model | None = None
+        self._replays: Replays | None = None
         constraint = self.network.constraint
         if constraint is not None and constraint.ceiling == math.inf:
             # Capped where the block means are kept: a cap afterwards would lose rain.
@@ -203,8 +205,10 @@ class Model:
 
     def to(self, device: str) -> Model:
         """Move the network to a device: ``"auto"``, ``"cpu"`` or ``"cuda"``."""
-        self.device = choose_device(device)
-        placed(self.network, self.device)
+        chosen = choose_device(device)
+        if chosen != self.device:
+            self.device, self._replays = chosen, None
+            placed(self.network, self.device)
         return self
 
     def rename(self, names: Mapping[str, str] | None = None, **others: str) -> Model:
@@ -497,7 +501,9 @@ class Model:
         return float(np.interp(spread, dial[:, 0], dial[:, 1]))
 
     def _sampler(self) -> FieldSampler:
-        return FieldSampler(self.network, self.scaling, self.device, self._limit)
+        if self.device.type == "cuda" and self._replays is None:
+            self._replays = Replays(self.network)
+        return FieldSampler(self.network, self.scaling, self.device, self._limit, self._replays)
 
     @property
     def _limit(self) -> float:

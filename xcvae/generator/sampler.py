@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,16 +21,23 @@ from xcvae.generator.means import tiled_decoding, tiled_means
 from xcvae.generator.memory import stored_bytes
 from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.noise import Address, TimeAxis
+from xcvae.generator.replays import Replays
 from xcvae.generator.splitting import SEAM_BYTES, Place, Split, split_domain
 from xcvae.generator.tiling import Domain, DrawBatch
 
 #: Limits of pixels and of fields per draw batch. More fields are no faster on a CPU, a GPU needs
 #: many to be busy, and on large maps one field uses the whole device.
-MAX_PIXELS, MAX_FIELDS = {"cpu": 2**18, "cuda": 2**20}, {"cpu": 8, "cuda": 64}
+MAX_PIXELS, MAX_FIELDS = {"cpu": 2**18, "cuda": 2**21}, {"cpu": 8, "cuda": 128}
+
+#: Samples that a GPU encodes together.
+ENCODED = 8
+#: Largest result, in bytes, that a GPU writes itself: its memory is reserved for it.
+PINNED = 2**30
 
 #: Member, sample, rows and columns of a field in the array of members.
 Index = tuple[int, int, slice, slice]
 Pairs = list[tuple[int, int]]
+T = TypeVar("T")
 _Copy = tuple[Tensor, torch.cuda.Event | None, NDArray[np.float32], list[Index]]
 
 
@@ -47,6 +55,8 @@ class FieldSampler:
         Device of the network.
     limit
         Largest value of a pixel of a member, physical.
+    replays
+        Replays passes on a GPU; None to launch every kernel by itself.
     seam
         Bytes that decide on the seam of tiles; see `split_domain`.
     """
@@ -55,6 +65,7 @@ class FieldSampler:
     scaling: Scaling
     device: torch.device
     limit: float = math.inf
+    replays: Replays | None = None
     seam: int = SEAM_BYTES
 
     def draw(
@@ -105,7 +116,7 @@ class FieldSampler:
         options = DrawBatch((), released, temperature, self.device, axes)
         attempt = functools.partial(
             self._draw, batch, addresses, options, tile=tile, threads=threads,
-            limits=torch.as_tensor(limits, dtype=torch.float64, device=self.device),
+            limits=torch.as_tensor(limits, dtype=torch.float64),
         )  # fmt: skip
         try:
             return attempt()
@@ -130,6 +141,10 @@ class FieldSampler:
         pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
         out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
         domain = self._domain(batch, tile, posterior=options.posterior, threads=threads)
+        if self.device.type == "cuda" and not domain.tiled:
+            out = self._draw_whole(domain, batch, addresses, options, limits)
+            out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
+            return out
         together, padding = self._draw_batch(domain, batch, tile)
         host_copy = HostCopy(self.device)
         encoded: dict[int, Encoded] = {}
@@ -153,6 +168,50 @@ class FieldSampler:
         host_copy.flush()
         out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
         return out
+
+    def _draw_whole(
+        self,
+        domain: Domain,
+        batch: Batch,
+        addresses: Sequence[Sequence[Address]],
+        options: DrawBatch,
+        limits: Tensor,
+    ) -> NDArray[np.float32]:
+        """Draw domains in one piece on a GPU, (realization, sample, y, x).
+
+        Several samples are encoded together, as a single one does not keep a GPU busy. All batches
+        are padded to one size, so that a field does not depend on what is drawn with it.
+        """
+        size = (batch.c.shape[-2], batch.c.shape[-1])
+        together = draw_batch_size("cuda", size)
+        encoded_together = min(ENCODED, together)
+        out = _host_maps((len(addresses) * len(batch), *size), self.device)
+        for first in range(0, len(batch), encoded_together):
+            group = range(first, min(first + encoded_together, len(batch)))
+            padded = _padded(group, encoded_together)
+            encoded = domain.encode_together(
+                batch, padded, self.replays, posterior=options.posterior
+            )
+            pairs = [(m, s) for m in range(len(addresses)) for s in group]
+            for start in range(0, len(pairs), together):
+                part = pairs[start : start + together]
+                own = _padded(part, together)
+                samples = [s for _, s in own]
+                rows = torch.tensor([s - first for s in samples]).pin_memory()
+                draw_batch = replace(
+                    options,
+                    addresses=[addresses[m][s] for m, s in own],
+                    ceilings=self._ceilings(limits[samples]),
+                    replays=self.replays,
+                    rows=rows.to(self.device, non_blocking=True),
+                )
+                fields = self._physical(domain.draw_whole(encoded, draw_batch), limits[samples])
+                # Straight to their places, while the GPU goes on: no copy by the host.
+                for run in _runs([m * len(batch) + s for m, s in part]):
+                    target = out[run.place : run.place + run.length]
+                    target.copy_(fields[run.row : run.row + run.length], non_blocking=True)
+        torch.cuda.current_stream(self.device).synchronize()
+        return out.numpy().reshape(len(addresses), len(batch), *size)
 
     def observed(self, batch: Batch) -> NDArray[np.float32]:
         """Return the target of a batch; (sample, y, x), physical, NaN where masked."""
@@ -254,7 +313,7 @@ class FieldSampler:
         if self.network.constraint is None:
             return None
         rain = self.scaling.target
-        return (torch.log1p(limits / rain.eps) / rain.divisor).float()
+        return (torch.log1p(limits / rain.eps) / rain.divisor).float().to(self.device)
 
     def _physical(self, output: Tensor, limits: Tensor | None = None) -> Tensor:
         """Physical fields on the device, (batch, y, x), none above its limit."""
@@ -263,7 +322,7 @@ class FieldSampler:
             return fields
         if limits is None:
             return fields.clamp(max=self.limit)
-        return torch.minimum(fields, limits[:, None, None].float())
+        return torch.minimum(fields, limits[:, None, None].float().to(self.device))
 
     def _masked(self, batch: Batch, fields: Tensor) -> NDArray[np.float32]:
         """Copy fields to the host, with NaN where the batch is masked."""
@@ -346,11 +405,38 @@ def draw_batch_size(device: str, size: tuple[int, int]) -> int:
     --------
     >>> sizes = (128, 128), (1024, 1024)
     >>> [draw_batch_size("cpu", size) for size in sizes], draw_batch_size("cuda", sizes[0])
-    ([8, 1], 64)
+    ([8, 1], 128)
     """
     most = MAX_FIELDS[device]
     fitting = max(1, MAX_PIXELS[device] // math.prod(size))
     return min(most, 1 << (fitting.bit_length() - 1))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Rows that follow each other, here and in the result."""
+
+    row: int
+    place: int
+    length: int
+
+
+def _runs(places: Sequence[int]) -> list[_Run]:
+    """Divide rows into runs whose places follow each other."""
+    starts = [0, *(i for i in range(1, len(places)) if places[i] != places[i - 1] + 1)]
+    ends = [*starts[1:], len(places)]
+    return [_Run(a, places[a], b - a) for a, b in zip(starts, ends, strict=True)]
+
+
+def _padded(items: Sequence[T], length: int) -> list[T]:
+    """Repeat the last item up to a length."""
+    return [*items, *[items[-1]] * (length - len(items))]
+
+
+def _host_maps(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Make maps on the host, in memory that a GPU writes to while the host goes on, if few."""
+    pinned = device.type == "cuda" and 4 * math.prod(shape) <= PINNED
+    return torch.empty(*shape, pin_memory=pinned)
 
 
 class HostCopy:
@@ -358,8 +444,6 @@ class HostCopy:
 
     On a GPU the copy goes into pinned memory on the stream that computes the fields, and the host
     reads it after the next copy was queued. On a CPU fields are written at once.
-
-    Experimental: has not run on a GPU yet.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from torch import Tensor
 from xcvae.fields.batches import Batch
 from xcvae.generator.device import autocast
 from xcvae.generator.network.ladder import Encoded, Ladder
-from xcvae.generator.noise import Address, TimeAxis, Window, normal_maps
+from xcvae.generator.noise import Address, TimeAxis, Window, normal_maps, words_on
+from xcvae.generator.replays import Replays
 from xcvae.generator.splitting import Place, Split, Tile, cells_of
 
 T = TypeVar("T")
@@ -52,6 +53,10 @@ class DrawBatch:
         Time axis of each level, coarsest first, or None; see `normal_maps`.
     ceilings
         Largest value of a pixel of each field, see `Ladder.descend`.
+    replays, rows
+        Replays passes down the whole ladder on a GPU, and the row of the encoded samples of each
+        field, (members,). None: every kernel is launched by itself, and the encoded samples have a
+        row per member.
     """
 
     addresses: Sequence[Address]
@@ -60,6 +65,8 @@ class DrawBatch:
     device: torch.device
     axes: Sequence[TimeAxis | None] | None = None
     ceilings: Tensor | None = None
+    replays: Replays | None = None
+    rows: Tensor | None = None
 
     @property
     def posterior(self) -> bool:
@@ -91,18 +98,22 @@ class DrawBatch:
         Tensor
             The output of `Ladder.descend`.
         """
-        noise = normal_maps(self.addresses, windows, device=self.device, axes=self.axes)
         released = None if self.released is None else [self.released[w.level] for w in windows]
+        options: dict[str, Any] = {
+            "released": released,
+            "temperature": self.temperature,
+            "state": state,
+            "ceilings": self.ceilings,
+        }
+        if self.replays is not None and self.rows is not None and self.axes is None:
+            storms = None if released is None else words_on(self.device, self._storms)
+            words = words_on(self.device, self.addresses)
+            return self.replays.descend(encoded, self.rows, words, windows, storms, **options)
+        noise = normal_maps(self.addresses, windows, device=self.device, axes=self.axes)
+        order = self._order(windows)
         with torch.inference_mode(), autocast(self.device):
-            return network.descend(
-                encoded,
-                noise,
-                released=released,
-                order=self._order(windows),
-                temperature=self.temperature,
-                state=state,
-                ceilings=self.ceilings,
-            ).output
+            known = encoded if self.rows is None else encoded.take(self.rows)
+            return network.descend(known, noise, order=order, **options).output
 
     def descend_alone(
         self,
@@ -138,13 +149,17 @@ class DrawBatch:
         """Return the draw batch of a tile with this core: the same for all tiles."""
         return self
 
+    @property
+    def _storms(self) -> list[Address]:
+        """Addresses of the deviates that rank latents: all members of a storm share them."""
+        return [replace(a, realization=0, mode="dial", attempt=0) for a in self.addresses]
+
     def _order(self, windows: Sequence[Window]) -> list[Tensor | None] | None:
         """Deviates that rank the latents for release, the same for all members of a storm."""
         if self.released is None:
             return None
-        of_storm = [replace(a, realization=0, mode="dial", attempt=0) for a in self.addresses]
         partly = [w for w in windows if 0 < self.released[w.level] < 1]
-        maps = normal_maps(of_storm, partly, device=self.device, axes=self.axes)
+        maps = normal_maps(self._storms, partly, device=self.device, axes=self.axes)
         by_level = dict(zip((w.level for w in partly), maps, strict=True))
         return [by_level.get(w.level) for w in windows]
 
@@ -205,6 +220,23 @@ class Domain:
                 for pyramid, maps in zip(pyramids, seam.maps, strict=False)
             )
         return Encoded(guides, features[0] if posterior else None, vector, None, None, self.size)
+
+    def encode_together(
+        self, batch: Batch, samples: Sequence[int], replays: Replays | None, *, posterior: bool
+    ) -> Encoded:
+        """Encode samples of a domain in one piece, in one batch."""
+        assert not self.tiled
+        own = batch.take(samples).packed().to(self.device)
+        x = own.x if posterior else None
+        encode = self.network.encode if replays is None else replays.encode
+        with torch.inference_mode(), autocast(self.device):
+            return encode(own.c, own.pooled, x, side=own.side)
+
+    def draw_whole(self, encoded: Encoded, draw_batch: DrawBatch) -> Tensor:
+        """Draw members of a domain in one piece, (members, 1, y, x), from `encode_together`."""
+        shapes = self.network.shapes(*self.size)
+        windows = [Window(level, shape) for level, shape in enumerate(shapes)]
+        return draw_batch.descend(self.network, encoded, windows)
 
     def draw(
         self,

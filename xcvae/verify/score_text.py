@@ -276,10 +276,16 @@ def best_sources(card: xr.Dataset, name: str) -> list[bool]:
             distance = _distance(values, float(str(better)))
         except ValueError:
             return [False] * values.size
-    if name in NEUTRAL or values.size < 2 or not np.isfinite(distance).any() or np.ptp(values) == 0:
+    if name in NEUTRAL or values.size < 2 or not np.isfinite(distance).any():
         return [False] * values.size
-    # Differences of the size of rounding errors do not count.
-    limit = np.nanmin(distance) + 1e-6 * np.nanmax(np.abs(values))
+    # Differences of the size of rounding errors do not count. Scores with an ideal value, such as
+    # a bias of 0, may all consist of them: these errors are relative to one.
+    size = np.nanmax(np.abs(values))
+    ideal = better not in ("higher", "lower") and better not in card
+    limit = 1e-6 * (max(size, 1.0) if ideal else size)
+    if np.ptp(values) <= (limit if ideal else 0.0):
+        return [False] * values.size
+    limit += np.nanmin(distance)
     return [bool(d <= limit) for d in distance]
 
 

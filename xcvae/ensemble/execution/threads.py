@@ -126,8 +126,9 @@ def use_threads(number: int) -> None:
 @lru_cache(maxsize=4)
 def numeric_environment(device: torch.device) -> Mapping[str, str]:
     """Return all that decides on the last digits of a draw in this process, on a device."""
-    from xcvae.generator.device import precision
+    from xcvae.generator.device import compiles, precision
 
     packages = ("numpy", "torch")
     versions = {f"{name} version": version_of(name) or "unknown" for name in packages}
-    return {**versions, "device": device.type, "precision": precision(device)}
+    found = {**versions, "device": device.type, "precision": precision(device)}
+    return {**found, "compiled": "yes"} if compiles(device) else found

@@ -78,7 +78,7 @@ class BlockMeans:
         corrected = rain * wanted / _means(rain, side).clamp(min=trace)
         lifted = (output > 0) | ~wet
         if ceilings is None and self.ceiling < math.inf:
-            ceilings = torch.tensor([self.ceiling], dtype=rain.dtype, device=rain.device)
+            ceilings = rain.new_full((1,), self.ceiling)
         if ceilings is not None:
             highest = self.scaling.physical(ceilings)[:, None, None, None]
             limit = torch.maximum(wanted, highest)

@@ -240,6 +240,24 @@ class Encoded:
         guides = self.guides[start:stop]
         return replace(self, guides=guides, features=features, first=self.first + start)
 
+    def take(self, rows: Tensor) -> Encoded:
+        """Pick samples by an index, (rows,), on the device of the maps."""
+
+        def taken(maps: Tensor) -> Tensor:
+            if maps.dim() != 4:  # the vector
+                return maps.index_select(0, rows)
+            # In the layout of convolutions, which an index would lose.
+            return maps.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+
+        return replace(
+            self,
+            guides=[taken(maps) for maps in self.guides],
+            features=None if self.features is None else [taken(maps) for maps in self.features],
+            vector=None if self.vector is None else taken(self.vector),
+            base=None if self.base is None else taken(self.base),
+            coarse=None if self.coarse is None else taken(self.coarse),
+        )
+
     @property
     def nbytes(self) -> int:
         """Bytes of all maps."""

@@ -10,7 +10,7 @@ Members that evolve in time replace the label by knots of a time axis (`TimeAxis
 from __future__ import annotations
 
 from xcvae.generator.noise.address import Address, Window
-from xcvae.generator.noise.maps import backend, normal_maps
+from xcvae.generator.noise.maps import backend, maps_of, normal_maps, words_on
 from xcvae.generator.noise.philox_numpy import normals
 from xcvae.generator.noise.time_axis import TimeAxis, correlation
 
@@ -20,6 +20,8 @@ __all__ = [
     "Window",
     "backend",
     "correlation",
+    "maps_of",
     "normal_maps",
     "normals",
+    "words_on",
 ]

@@ -69,9 +69,20 @@ def _labelled_maps(
             order = [rows[address] for address in addresses]
             maps = [values[order] for values in maps]
         return [torch.from_numpy(values) for values in maps]
+    return maps_of(words_on(device, addresses), windows)
+
+
+def words_on(device: torch.device, addresses: Sequence[Address]) -> Tensor:
+    """Return the words of addresses on a device other than the CPU, int64 (addresses, 4)."""
     words = torch.from_numpy(address_words(addresses).astype("int64"))
-    words = words.to(device, non_blocking=True)
-    make = (_kernel(device) if device.type == "cuda" else None) or tensor_normals
+    if device.type == "cuda":  # without waiting for the device
+        words = words.pin_memory()
+    return words.to(device, non_blocking=True)
+
+
+def maps_of(words: Tensor, windows: Sequence[Window]) -> list[Tensor]:
+    """Compute the deviates of addresses from their words, on the device of these."""
+    make = (_kernel(words.device) if words.device.type == "cuda" else None) or tensor_normals
     return [make(words, window) for window in windows]
 
 
@@ -147,10 +158,7 @@ _cache = _KnotCache(128 * 2**20)
 
 
 def backend(device: torch.device) -> Literal["numpy", "triton", "torch"]:
-    """Return the implementation for a device; "torch" is slow but works on any.
-
-    Experimental: "triton" has not run on a GPU yet.
-    """
+    """Return the implementation for a device; "torch" is slow but works on any."""
     if device.type == "cpu":
         return "numpy"
     return "triton" if device.type == "cuda" and _kernel(device) else "torch"
@@ -158,10 +166,7 @@ def backend(device: torch.device) -> Literal["numpy", "triton", "torch"]:
 
 @functools.cache
 def _kernel(device: torch.device) -> Make | None:
-    """Return the fused kernel if it compiles here and equals `tensor_normals`, else None.
-
-    Experimental: has not run on a GPU yet.
-    """
+    """Return the fused kernel if it compiles here and equals `tensor_normals`, else None."""
     windows = [Window(0, (3, 5, 7)), Window(4, (2, 30, 70), (29, 2**31))]
     words = torch.from_numpy(
         address_words([Address(seed, "", 2**32 - 1, "prior") for seed in range(9)]).astype("int64")

@@ -2,8 +2,8 @@
 
 The same arithmetic as in `philox_torch`, operation by operation; the import needs Triton. For the
 same bits, products and sums must not be fused (``enable_fp_fusion``), and quotient and root must
-be rounded by IEEE 754. Experimental: has not run on a GPU yet; Triton's interpreter runs it on a
-CPU in the tests.
+be rounded by IEEE 754. Triton's interpreter runs it on a CPU in the
+tests.
 """
 
 from __future__ import annotations
@@ -29,10 +29,7 @@ HALF = tl.constexpr(philox.SQRT_HALF)
 
 
 def fused_normals(words: Tensor, window: Window) -> Tensor:
-    """Compute `tensor_normals` in one kernel on a CUDA device.
-
-    Experimental: has not run on a GPU yet.
-    """
+    """Compute `tensor_normals` in one kernel on a CUDA device."""
     (latents, height, width), (top, left) = window.shape, window.origin
     blocks = window.row_blocks
     shape = (words.shape[0], *window.shape)
