@@ -204,6 +204,7 @@ def test_samples_sets_length_of_epoch(folder):
 
 # Python 3.12 warns of every fork of a process with threads; torch forks its workers on Linux.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker:UserWarning")  # one core
 def test_workers_share_blocks_of_epoch(folder):
     loader = load(folder, "drawn", batch_size=8)
     workers = DataLoader(loader, batch_size=None, num_workers=2, multiprocessing_context="fork")
@@ -218,6 +219,7 @@ def test_workers_share_blocks_of_epoch(folder):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker:UserWarning")  # one core
 def test_epochs_of_workers_depend_on_the_seed_of_the_loader_alone(folder):
     def two_epochs(torch_seed):
         torch.manual_seed(torch_seed)
