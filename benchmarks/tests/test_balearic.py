@@ -27,8 +27,8 @@ def record() -> xr.Dataset:
     rain = np.maximum(8 * np.cos(phase) - 3, 0)[:, None, None] * rng.gamma(2, 0.5, (1095, 9, 14))
     rain[:, :3] = np.nan
     maps = {
-        name: (("time", "lat", "lon"), (scale * wave).astype("float32"), {"units": units})
-        for name, scale, units in (("mslp", 900.0, "Pa"), ("t850", 5.0, "K"))
+        name: (("time", "lat", "lon"), (mean + scale * wave).astype("float32"), {"units": units})
+        for name, mean, scale, units in (("mslp", 1e5, 900.0, "Pa"), ("t850", 275.0, 5.0, "K"))
     }
     return xr.Dataset(
         {"pr": (("time", "y", "x"), rain.astype("float32"), {"units": "mm d-1"}), **maps},

@@ -52,7 +52,7 @@ def refuse_text(ds: xr.Dataset, *dims: str) -> None:
     Raises
     ------
     DataError
-        The values of a coordinate are no numbers.
+        The values of a coordinate are not numbers.
     """
     for dim in dims:
         if dim not in ds.coords or ds[dim].dtype.kind in "biuf" or not ds[dim].size:
