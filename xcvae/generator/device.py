@@ -75,16 +75,9 @@ def precision(device: torch.device) -> Literal["bfloat16", "float32"]:
     ConfigError
         The variable has another value.
     """
-    wanted = os.environ.get("XCVAE_PRECISION")
+    wanted = _environment("XCVAE_PRECISION", ("bfloat16", "float32"))
     if wanted is None:
         return "bfloat16" if device.type == "cuda" or _cpu_gains() else "float32"
-    if wanted not in ("bfloat16", "float32"):
-        raise ConfigError.of(
-            "environment variable XCVAE_PRECISION",
-            expected="'bfloat16' or 'float32'",
-            got=repr(wanted),
-            remedy="Change it, or unset it for the faster one on the device.",
-        )
     return cast("Literal['bfloat16', 'float32']", wanted)
 
 
@@ -112,15 +105,20 @@ def compiles(device: torch.device) -> bool:
     ConfigError
         The variable has another value than 0 or 1.
     """
-    wanted = os.environ.get("XCVAE_COMPILE", "0")
-    if wanted not in ("0", "1"):
+    return _environment("XCVAE_COMPILE", ("0", "1")) == "1" and device.type == "cuda"
+
+
+def _environment(variable: str, values: tuple[str, str]) -> str | None:
+    """Return the value of an environment variable, None if it is not set; refuse others."""
+    wanted = os.environ.get(variable)
+    if wanted is not None and wanted not in values:
         raise ConfigError.of(
-            "environment variable XCVAE_COMPILE",
-            expected="'0' or '1'",
+            f"environment variable {variable}",
+            expected=" or ".join(map(repr, values)),
             got=repr(wanted),
-            remedy="Change it, or unset it.",
+            remedy="Change it, or unset it for the default.",
         )
-    return wanted == "1" and device.type == "cuda"
+    return wanted
 
 
 def gains_by_bfloat16(cpuinfo: str) -> bool:

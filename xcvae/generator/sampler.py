@@ -422,7 +422,13 @@ class _Run:
 
 
 def _runs(places: Sequence[int]) -> list[_Run]:
-    """Divide rows into runs whose places follow each other."""
+    """Divide rows into runs whose places follow each other.
+
+    Examples
+    --------
+    >>> [(run.row, run.place, run.length) for run in _runs([4, 5, 9, 10, 11, 2])]
+    [(0, 4, 2), (2, 9, 3), (5, 2, 1)]
+    """
     starts = [0, *(i for i in range(1, len(places)) if places[i] != places[i - 1] + 1)]
     ends = [*starts[1:], len(places)]
     return [_Run(a, places[a], b - a) for a, b in zip(starts, ends, strict=True)]
