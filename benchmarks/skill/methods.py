@@ -23,9 +23,9 @@ from benchmarks.models.diffusion import EDM, Settings, Tuned
 from benchmarks.models.drawing import DrawBatch
 from benchmarks.models.flat_cvae import FlatCVAE
 from benchmarks.models.training import Trainable, TrainingLog, compiled, train
+from benchmarks.models.xcvae_network import default_fit, network_drawer
 from benchmarks.skill.comparison import Comparison
 from benchmarks.skill.scores import keep_fields, scores
-from benchmarks.skill.xcvae_model import default_fit, network_drawer
 
 __all__ = ["METHODS"]
 
