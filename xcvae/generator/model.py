@@ -44,6 +44,9 @@ from xcvae.registry import warn_of_missing
 #: Prefix of the weights' names in the file.
 NETWORK = "network."
 
+#: Key of the metadata with the ratio of the temperature of the finest level to that of the others.
+FINEST = "temperature_ratio_finest"
+
 #: Largest ratio of the temperature at a scale to that of all scales.
 MOST_BY_SCALE = 1.25
 
@@ -109,7 +112,9 @@ class Model:
         self.networks = Networks(placed(one.eval(), cpu) for one in networks)
         self.spec, self.scaling, self.record = spec, scaling, record
         self.architecture, self.training = architecture, training
-        self.networks.set_sigma_factor(float(training.get("temperature", 1.0)))
+        self.networks.set_temperature(
+            float(training.get("temperature", 1.0)), float(training.get(FINEST, 1.0))
+        )
         self.valid, self.thumbnails = valid, thumbnails
         self.sha256, self.path = sha256, path
         self.names: tuple[dict[str, str], ...] = ()

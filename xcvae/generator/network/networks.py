@@ -77,10 +77,19 @@ class Networks(Sequence[Ladder]):
         for ladder in self:
             ladder.train(mode)
 
-    def set_sigma_factor(self, factor: float) -> None:
-        """Set the factor of sigma of latents that follow the prior, in all ladders."""
+    def set_temperature(self, temperature: float, finest: float = 1.0) -> None:
+        """Set the factor of sigma of latents that follow the prior, in all ladders.
+
+        Parameters
+        ----------
+        temperature
+            The factor.
+        finest
+            Another factor, of the latents of the finest level.
+        """
         for ladder in self:
-            ladder.sigma_factor = factor
+            above = len(ladder.latents) - 1
+            ladder.sigma_factors = (temperature,) * above + (temperature * finest,)
 
 
 def _prefix(number: int) -> str:
