@@ -3,8 +3,8 @@
     git worktree add /tmp/old 0e29e88
     PYTHONPATH=/tmp/old OMP_NUM_THREADS=1 python tests/compatibility/make_fixtures.py
 
-Stores in tiles of the first rule of the seam are those of 2b64952, written by its code likewise with
-the argument ``seam``.
+Stores in tiles of the first rule of the seam are those of 2b64952, written by its code likewise,
+with the argument ``seam``.
 
 The tests do not run this script: the point of the files is that an earlier xcvae wrote them. They
 are replaced only when a format changes on purpose, and then the old ones stay beside the new ones.
