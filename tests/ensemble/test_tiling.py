@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 
 import dask
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import xcvae
@@ -128,6 +131,27 @@ def test_tiles_in_a_store_have_the_bits_of_a_lazy_draw(few, model, tmp_path):
     lazy = sample(few, model, **how)
     with dask.config.set(scheduler="threads", num_workers=3):
         store = sample(few, model, store=tmp_path / "e.zarr", chunks={"time": 1}, **how)
+    np.testing.assert_array_equal(lazy.pr, store.pr)
+
+
+def test_regions_in_tiles_are_drawn_at_a_time(few, model, tmp_path):
+    """One draw alone leaves cores without work, where it waits for its last tile."""
+    how, one = {"tile": TILE, "chunks": {"realization": 1}, **ASKED}, few.isel(time=[0])
+    lazy, threads = sample(one, model, **how), torch.get_num_threads()
+    both, calls = threading.Barrier(2), itertools.count()
+
+    def meet(*_) -> None:
+        if next(calls) < 2:
+            both.wait(timeout=10)
+
+    hook = model.network.levels[0].prior.register_forward_pre_hook(meet)
+    try:
+        torch.set_num_threads(2)
+        with dask.config.set(scheduler="threads", num_workers=2):
+            store = sample(one, model, store=tmp_path / "e.zarr", **how)
+    finally:
+        hook.remove()
+        torch.set_num_threads(threads)
     np.testing.assert_array_equal(lazy.pr, store.pr)
 
 
