@@ -38,6 +38,7 @@ from xcvae.fields.batches import unmask_unobserved
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.grids import check_reference, reference_fields
+from xcvae.fields.sample_blocks import take_samples
 from xcvae.fields.samples import fingerprint, labels_of, times_of
 from xcvae.fields.units import parse_quantity
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
@@ -400,8 +401,9 @@ class EnsembleSampler:
     def _load(self, samples: np.ndarray) -> xr.Dataset:
         """Read samples into memory; values that were lazy are checked now."""
         spec = self.model.spec
+        block = take_samples(self.prepared, spec.sample, samples, shared=spec.target)
         # The scheduler is named: inside a task of another scheduler the default could be that one.
-        block = self.prepared.isel({spec.sample: samples}).compute(scheduler="synchronous")
+        block = block.compute(scheduler="synchronous")
         _check(block[_names(self.prepared, lazy=True)], spec, self.request.mode)
         return block
 
@@ -411,6 +413,8 @@ class EnsembleSampler:
         """Draw from the network, with the noise that belongs to the labels."""
         request = self.request
         batch = self.model.batches(block).load(slice(None))
+        if request.mode == "prior":
+            batch = replace(batch, x=None)  # the mask has been taken from it
         threads = self.threads or torch_threads()
         with self.lock, one_thread_if_digits_differ(self.model.device):
             return self.model.draw(
