@@ -146,7 +146,7 @@ def test_saved_weights_have_the_best_score_of_the_history(corner, tmp_path):
         validation = Validation(
             model.batches(held_back), model.scaling, model.record, torch.device("cpu")
         )
-        assert validation(model.network)["val_crps"] == pytest.approx(expected, rel=1e-5)
+        assert validation(model.networks)["val_crps"] == pytest.approx(expected, rel=1e-5)
 
 
 @dataclass(frozen=True)

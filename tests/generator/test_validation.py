@@ -9,7 +9,7 @@ import torch
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.model import Model
-from xcvae.generator.network.architecture import build_network, resolve
+from xcvae.generator.network.architecture import build_networks, resolve
 from xcvae.generator.training.validation import Validation
 
 
@@ -23,10 +23,10 @@ def untrained(train_radar):
     prepared = prepare(ds, spec, need_target=True)
     scaling, record = Scaling.fit(prepared, spec)
     architecture = resolve({"channels": [16, 8], "latents": [2, 1]}, spec)
-    network = build_network(architecture, spec, scaling.target, masked=False)
-    torch.nn.init.zeros_(network.head.weight)
+    networks = build_networks(architecture, spec, scaling.target, masked=False)
+    torch.nn.init.zeros_(networks[0].head.weight)
     model = Model(
-        network,
+        networks,
         spec=spec,
         scaling=scaling,
         record=record,
@@ -43,7 +43,7 @@ def test_validation_scores_of_constant_draws(untrained, output):
     validation = Validation(
         model.batches(prepared), model.scaling, model.record, torch.device("cpu")
     )
-    found = validation(model.network)
+    found = validation(model.networks)
     drawn = float(model.scaling.physical(torch.tensor(output)))
     error = np.abs(prepared.pr.values - drawn)
     tail = prepared.pr.values > model.record.quantile(0.95, wet=True)

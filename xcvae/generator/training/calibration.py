@@ -61,7 +61,7 @@ def calibrate(
     model.training["temperature"] = shrunk_temperature(measured, error)
     if model.spec.random_scale:
         model.training["temperature"] = round(model.training["temperature"] ** TRANSFERRED, 4)
-    model.network.sigma_factor = model.training["temperature"]
+    model.networks.set_sigma_factor(model.training["temperature"])
     if model.spec.random_scale:
         model.training["temperature_by_scale"] = slopes_of_temperature(model, batches)
     model.training["dial"] = calibrate_spread(model, batches, start)
