@@ -23,6 +23,7 @@ LEARNS_FROM: dict[str, tuple[str, ...]] = {
     "kl": ("kl",),
     "crps": ("draws",),
     "twcrps": ("draws",),
+    "crps_of_maxima": ("draws",),
     "energy_score": ("draws",),
     "spectral": ("draws",),
 }

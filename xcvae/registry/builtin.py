@@ -15,6 +15,7 @@ LOSSES: dict[str, type | str] = {
     "mass": "xcvae.generator.losses.pointwise:Mass",
     "crps": "xcvae.generator.losses.scores:CRPS",
     "twcrps": "xcvae.generator.losses.scores:TwCRPS",
+    "crps_of_maxima": "xcvae.generator.losses.scores:CRPSOfMaxima",
     "energy_score": "xcvae.generator.losses.scores:EnergyScore",
     "spectral": "xcvae.generator.losses.spectral:Spectral",
 }

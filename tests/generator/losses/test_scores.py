@@ -94,6 +94,17 @@ def test_twcrps_mixes_the_scores_of_chained_amounts(progress, share, rain, seen)
     assert float(build("loss", spec)(step)) == pytest.approx(wanted, rel=0.03 if share else 1e-5)
 
 
+def test_crps_of_maxima_scores_the_largest_pixel_of_windows(rain, seen):
+    draws = draws_of(rain, 3)
+    forecast = xr.DataArray(np.stack(draws), dims=("member", "sample", "y", "x"))
+    observed = forecast[0] * 0 + rain
+    parts = (da.coarsen(y=4, x=4, boundary="pad").max() for da in (forecast, observed))
+    wanted = float(scores.probability.crps_for_ensemble(*parts, "member", method="fair"))
+    spec = {"name": "crps_of_maxima", "draws": 3, "alpha": 1.0, "poolings": [4], "weight": 1.0}
+    found = float(build("loss", spec)(seen(rain, rain, None, draws)))
+    assert found == pytest.approx(wanted / rain.mean(), rel=1e-5)
+
+
 def test_twcrps_gradient_is_that_of_finite_differences(rain, seen):
     """Gradients of all draws against central differences of the value, in double precision."""
     spec = {"name": "twcrps", "quantiles": [0.9], "share": 1.0, "poolings": [1, 4]}
@@ -207,7 +218,7 @@ def test_energy_score_depends_on_the_pattern(seen):
     assert crps[0] == pytest.approx(crps[1], rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["crps", "twcrps", "energy_score"])
+@pytest.mark.parametrize("name", ["crps", "twcrps", "crps_of_maxima", "energy_score"])
 def test_scores_ignore_masked_pixels(name, rain, seen):
     """Half a map of sea scores as the other half alone, window by window."""
     rain = rain[:, :, :8]
