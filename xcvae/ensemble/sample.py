@@ -312,7 +312,9 @@ def _from_store(
     ensemble = store.open()
     if request.catalog is not None and store.catalog_path is not None:
         _list(ensemble, request.catalog, request.entry, store.catalog_path)
-    return requested_part(store, ensemble, sampler, request) if added is False else ensemble
+    if added is False:
+        return requested_part(store, ensemble, ds, request, spec.sample)
+    return ensemble
 
 
 def _write_missing(
