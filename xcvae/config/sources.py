@@ -325,7 +325,7 @@ def _label_remedy(ds: xr.Dataset, other: xr.Dataset, dim: Hashable, kinds: tuple
     if kinds[0] != kinds[1] and kinds[1].startswith("calendar"):
         calendar = kinds[0].removeprefix("calendar ")
         return f"Write it again with ds.convert_calendar('{calendar}', align_on='date')."
-    if kinds[0] == kinds[1]:
+    if kinds[0] == kinds[1] and not ds.indexes[dim].isin(other.indexes[dim]).any():
         days = ds[dim].dt.floor("D").to_index(), other[dim].dt.floor("D").to_index()
         if days[0].is_unique and days[1].is_unique and days[0].isin(days[1]).any():
             return (
