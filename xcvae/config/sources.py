@@ -310,9 +310,10 @@ def _on_common_labels(
         common = np.intersect1d(ds[dim], other[dim]) if kinds[0] == kinds[1] else np.array([])
         is_time = kinds[0].startswith("calendar") and inner
         if not (is_time and len(common) and _step(ds[dim]) == _step(other[dim])):
+            first, second = (_extent(one[dim].values) for one in (ds, other))
             raise _odd(where, {names[1]: other},
-                       expected=f"the labels of {names[0]} along '{dim}', {_extent(ds[dim].values)}",
-                       got=f"{other.sizes[dim]} others, {_extent(other[dim].values)} ({kinds[1]})",
+                       expected=f"the labels of {names[0]} along '{dim}', {first}",
+                       got=f"{other.sizes[dim]} others, {second} ({kinds[1]})",
                        remedy=_label_remedy(ds, other, dim, kinds))  # fmt: skip
         ds, other = ds.sel({dim: common}), other.sel({dim: common})
     return ds, other

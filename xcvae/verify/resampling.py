@@ -7,7 +7,7 @@ miss of the autocorrelation is added.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -28,6 +28,10 @@ MAX_CORRELATION = 0.95
 """Autocorrelation beyond which one series does not tell the uncertainty of its mean."""
 LAGS = 4
 """Number of lags from which the decay of the autocorrelation is estimated."""
+CHANCE = 1.64
+"""Standard errors of the lag-1 autocorrelation of independent samples that are taken for chance."""
+MAX_HIDDEN = 0.5
+"""Share of the variance of samples, at most, that their mean is taken to have."""
 ROUNDS = 6
 """Iterations that correct the autocorrelation for the estimated mean, which hides part of it."""
 
@@ -322,10 +326,13 @@ def estimate(
 ) -> tuple[float, float]:
     """Return a statistic of sums over samples, and its standard error by the jackknife.
 
+    Neighbouring samples are alike: the error is that of independent samples times
+    `dependence_factor`.
+
     Parameters
     ----------
     parts
-        The contribution of every sample, (sample, ...).
+        The contribution of every sample, (sample, ...), in the order of time.
     statistic
         A function of the sum.
 
@@ -344,15 +351,86 @@ def estimate(
     >>> round(value, 3), round(error, 3)
     (2.0, 0.385)
     """
-    total = parts.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = statistic(total)
-        without = np.array([statistic(total - part) for part in parts])
-    count = len(parts)
-    if count < 2 or not np.isfinite(without).all():
-        return value, float("inf")
-    deviation = without - without.mean()
-    return value, float(np.sqrt((count - 1) / count * (deviation**2).sum()))
+    return estimates(parts, statistic, [np.arange(len(parts))])[0]
+
+
+def estimates(
+    parts: NDArray[Any],
+    statistic: Callable[[NDArray[Any]], float],
+    groups: Sequence[NDArray[np.intp]],
+) -> list[tuple[float, float]]:
+    """Return a statistic of groups of samples, with standard errors; see `estimate`.
+
+    Parameters
+    ----------
+    parts, statistic
+        As in `estimate`.
+    groups
+        Positions of the samples of each group, which do not overlap. The dependence of samples is
+        estimated from all groups together, and counts for the distances within each.
+    """
+    found, series = [], np.zeros(len(parts))
+    for group in groups:
+        total = parts[group].sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = statistic(total)
+            without = np.array([statistic(total - part) for part in parts[group]])
+        count, error = len(group), float("inf")
+        if count >= 2 and np.isfinite(without).all():
+            deviation = without - without.mean()
+            squares = (deviation**2).sum()
+            error = float(np.sqrt((count - 1) / count * squares))
+            series[group] = deviation / np.sqrt(squares / count) if squares > 0 else 0.0
+        found.append((value, error))
+    used = np.sort(np.concatenate(groups))
+    return [
+        (value, error * dependence_factor(series[used], np.searchsorted(used, group)))
+        for (value, error), group in zip(found, groups, strict=True)
+    ]
+
+
+def dependence_factor(series: NDArray[Any], rows: NDArray[np.intp] | None = None) -> float:
+    """Return the factor by which the dependence of samples widens the error of their mean.
+
+    It is the root of the inflation of the variance of the mean by autocorrelation
+    (https://doi.org/10.1175/1520-0442(1997)010%3C2147:AMTIFF%3E2.0.CO;2), times what Student's t
+    adds where few independent samples are left, so that two standard errors remain an interval of
+    95 %. A lag-1 autocorrelation that independent samples exceed more often than one time in
+    twenty (1.64 over the root of their number) is taken for chance: the factor is 1.
+
+    Parameters
+    ----------
+    series
+        The contributions of samples to a score, (sample,), in the order of time.
+    rows
+        The samples that the mean is of; all by default.
+
+    Examples
+    --------
+    >>> steps = np.random.default_rng(1).normal(size=100)
+    >>> dependence_factor(steps), dependence_factor(steps.cumsum()) > 3
+    (1.0, True)
+    """
+    count = len(series)
+    if min(count, count if rows is None else len(rows)) < MIN_FREEDOM:
+        return 1.0
+    deviation = series - series.mean()
+    squares = float(deviation @ deviation)
+    # Independent samples have a correlation of -1 / count with the next one, on average.
+    chance = CHANCE / np.sqrt(count) - 1 / count
+    if squares == 0 or deviation[1:] @ deviation[:-1] / squares <= chance:
+        return 1.0
+    chosen = np.zeros(count)
+    chosen[slice(None) if rows is None else rows] = 1.0
+    samples = chosen.sum()
+    # Number of pairs of chosen samples at each lag, both ways.
+    pairs = np.fft.irfft(np.abs(np.fft.rfft(chosen, 2 * count)) ** 2, 2 * count)[:count]
+    pairs[1:] *= 2
+    inflation = float(pairs @ fit_autocorrelation(series)) / samples
+    # Deviations from the samples' own mean lack the variance of that mean.
+    seen = (1.0 - min(inflation / samples, MAX_HIDDEN)) / (1.0 - 1.0 / samples)
+    few, all_ = (_student(max(n - 1.0, MIN_FREEDOM)) for n in (samples / inflation, samples))
+    return float(np.sqrt(inflation / seen)) * few / all_
 
 
 def quantile_rank(members: NDArray[Any], observed: NDArray[Any], q: float) -> tuple[float, float]:
@@ -374,7 +452,8 @@ def quantile_rank(members: NDArray[Any], observed: NDArray[Any], q: float) -> tu
     rank, error
         Mean share of the members with a quantile below that of the observation, a tie counts
         half: 0.5 is right, 1 is too weak. Samples with neither observed nor drawn rain at the
-        quantile do not count; the error is that of uniform ranks, infinite if no sample counts.
+        quantile do not count; the error is that of uniform ranks, times `dependence_factor`,
+        infinite if no sample counts.
 
     Examples
     --------
@@ -395,4 +474,5 @@ def quantile_rank(members: NDArray[Any], observed: NDArray[Any], q: float) -> tu
         return 0.5, float("inf")
     count = len(members)
     # Variance of the mean of ranks that are uniform on 0, 1/M, ..., 1.
-    return float(np.mean(shares)), float(np.sqrt((count + 2) / (12 * count * len(shares))))
+    error = float(np.sqrt((count + 2) / (12 * count * len(shares))))
+    return float(np.mean(shares)), error * dependence_factor(np.array(shares))

@@ -17,7 +17,7 @@ from xcvae.metrics.sample import SampleFields
 from xcvae.metrics.spatial import diversity, spatial_correlation
 from xcvae.metrics.temporal import SequenceFields, lagged_products
 from xcvae.verify.diagnosis.artefacts import Artefacts, artefacts_of
-from xcvae.verify.resampling import estimate, quantile_rank
+from xcvae.verify.resampling import estimate, estimates, quantile_rank
 
 #: Values that differ by less than this share count as the same value.
 SAME = 1e-3
@@ -156,7 +156,7 @@ def ensemble_statistics(
     variance, variance_error = _log_ratio(_variances(members), _variances(observed))
     texture, texture_error = _log_ratio(_contrasts(members), _contrasts(observed))
     logs = (np.log1p(np.maximum(fields, 0.0) / wet_threshold) for fields in (members, observed))
-    spread_log, spread_log_error = _spread(*logs)
+    spread_log, spread_log_error = _spread(*logs)[0]
     floor, floor_share = floor_of(members)
     tail_rank, tail_rank_error = quantile_rank(members, observed, 0.999)
     return EnsembleStatistics(
@@ -171,7 +171,7 @@ def ensemble_statistics(
         variance_error=variance_error,
         diversity=float(diversity(forecast, truth)),
         spread_skill=float(spread_skill(forecast, truth)),
-        spread_error=_spread(members, observed)[1],
+        spread_error=_spread(members, observed)[0][1],
         spread_log=spread_log,
         spread_log_error=spread_log_error,
         correlation=float(spatial_correlation(forecast, truth)),
@@ -228,18 +228,26 @@ def _stacked(maps: NDArray[Any]) -> NDArray[Any]:
     return maps if maps.ndim == 4 else maps[None]
 
 
-def _spread(members: NDArray[Any], observed: NDArray[Any]) -> tuple[float, float]:
-    """Return spread over error of the ensemble mean, and the standard error of its logarithm."""
+def _spread(
+    members: NDArray[Any], observed: NDArray[Any], *groups: NDArray[np.intp]
+) -> list[tuple[float, float]]:
+    """Return spread over error of the ensemble mean, and the standard error of its logarithm.
+
+    Groups are positions of samples; by default there is one, of all.
+    """
+    groups = groups or (np.arange(len(observed)),)
     count = len(members)
     if count < 2:
-        return float("nan"), float("inf")
+        return [(float("nan"), float("inf"))] * len(groups)
     spread = np.nansum(members.var(axis=0, ddof=1), axis=(1, 2), dtype=np.float64)
     error = np.nansum((members.mean(axis=0) - observed) ** 2, axis=(1, 2), dtype=np.float64)
-    if spread.sum() <= 0 or error.sum() <= 0:
-        return (0.0 if error.sum() > 0 else float("nan")), 0.0
     parts = np.stack([(count + 1) / count * spread, error], axis=1)
-    value, sure = estimate(parts, lambda sums: float(0.5 * np.log(sums[0] / sums[1])))
-    return float(np.exp(value)), sure
+    found = estimates(parts, lambda sums: float(0.5 * np.log(sums[0] / sums[1])), groups)
+    for number, group in enumerate(groups):
+        spread_sum, error_sum = parts[group].sum(axis=0)
+        if spread_sum <= 0 or error_sum <= 0:
+            found[number] = (float("-inf") if error_sum > 0 else float("nan"), 0.0)
+    return [(float(np.exp(value)), sure) for value, sure in found]
 
 
 def spread_by_amount(
@@ -265,7 +273,7 @@ def spread_by_amount(
     thirds = np.array_split(order[np.isfinite(coarse[order])], 3)
     if len(members) < 2 or min(map(len, thirds)) < THIRD:
         return ()
-    return tuple(_spread(members[:, third], observed[third]) for third in thirds)
+    return tuple(_spread(members, observed, *thirds))
 
 
 def light_mass(fields: NDArray[Any], wet_threshold: float) -> float:
