@@ -7,7 +7,7 @@ miss of the autocorrelation is added.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -28,8 +28,6 @@ MAX_CORRELATION = 0.95
 """Autocorrelation beyond which one series does not tell the uncertainty of its mean."""
 LAGS = 4
 """Number of lags from which the decay of the autocorrelation is estimated."""
-CHANCE = 1.64
-"""Standard errors of the lag-1 autocorrelation of independent samples that are taken for chance."""
 MAX_HIDDEN = 0.5
 """Share of the variance of samples, at most, that their mean is taken to have."""
 ROUNDS = 6
@@ -322,24 +320,29 @@ def mean_variance(autocorrelation: Array, count: int) -> float:
 
 
 def estimate(
-    parts: NDArray[Any], statistic: Callable[[NDArray[Any]], float]
+    parts: NDArray[Any],
+    statistic: Callable[[NDArray[Any]], float],
+    autocorrelation: Array | None = None,
+    rows: NDArray[np.intp] | None = None,
 ) -> tuple[float, float]:
     """Return a statistic of sums over samples, and its standard error by the jackknife.
-
-    Neighbouring samples are alike: the error is that of independent samples times
-    `dependence_factor`.
 
     Parameters
     ----------
     parts
-        The contribution of every sample, (sample, ...), in the order of time.
+        The contribution of every sample, (sample, ...).
     statistic
         A function of the sum.
+    autocorrelation
+        Of the samples at lags 0, 1, ...; by default they are independent.
+    rows
+        Samples that count, by position; all by default.
 
     Returns
     -------
     value, error
-        The error is infinite with a single sample, or where leaving one out leaves nothing.
+        The error is infinite with a single sample, or where leaving one out leaves nothing. It is
+        that of independent samples times `dependence_factor`.
 
     References
     ----------
@@ -351,89 +354,62 @@ def estimate(
     >>> round(value, 3), round(error, 3)
     (2.0, 0.385)
     """
-    return estimates(parts, statistic, [np.arange(len(parts))])[0]
+    rows = np.arange(len(parts)) if rows is None else rows
+    parts = parts[rows]
+    total = parts.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = statistic(total)
+        without = np.array([statistic(total - part) for part in parts])
+    count = len(parts)
+    if count < 2 or not np.isfinite(without).all():
+        return value, float("inf")
+    deviation = without - without.mean()
+    error = float(np.sqrt((count - 1) / count * (deviation**2).sum()))
+    return value, error * dependence_factor(autocorrelation, rows)
 
 
-def estimates(
-    parts: NDArray[Any],
-    statistic: Callable[[NDArray[Any]], float],
-    groups: Sequence[NDArray[np.intp]],
-) -> list[tuple[float, float]]:
-    """Return a statistic of groups of samples, with standard errors; see `estimate`.
-
-    Parameters
-    ----------
-    parts, statistic
-        As in `estimate`.
-    groups
-        Positions of the samples of each group, which do not overlap. The dependence of samples is
-        estimated from all groups together, and counts for the distances within each.
-    """
-    found, series = [], np.zeros(len(parts))
-    for group in groups:
-        total = parts[group].sum(axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = statistic(total)
-            without = np.array([statistic(total - part) for part in parts[group]])
-        count, error = len(group), float("inf")
-        if count >= 2 and np.isfinite(without).all():
-            deviation = without - without.mean()
-            squares = (deviation**2).sum()
-            error = float(np.sqrt((count - 1) / count * squares))
-            series[group] = deviation / np.sqrt(squares / count) if squares > 0 else 0.0
-        found.append((value, error))
-    used = np.sort(np.concatenate(groups))
-    return [
-        (value, error * dependence_factor(series[used], np.searchsorted(used, group)))
-        for (value, error), group in zip(found, groups, strict=True)
-    ]
-
-
-def dependence_factor(series: NDArray[Any], rows: NDArray[np.intp] | None = None) -> float:
+def dependence_factor(autocorrelation: Array | None, rows: NDArray[np.intp]) -> float:
     """Return the factor by which the dependence of samples widens the error of their mean.
 
-    It is the root of the inflation of the variance of the mean by autocorrelation
-    (https://doi.org/10.1175/1520-0442(1997)010%3C2147:AMTIFF%3E2.0.CO;2), times what Student's t
-    adds where few independent samples are left, so that two standard errors remain an interval of
-    95 %. A lag-1 autocorrelation that independent samples exceed more often than one time in
-    twenty (1.64 over the root of their number) is taken for chance: the factor is 1.
+    It is the root of the inflation of the variance of the mean (Zwiers and von Storch 1995,
+    doi:10.1175/1520-0442(1995)008<0336:TSCIAI>2.0.CO;2), corrected for the variance that deviations
+    from the mean of dependent samples lack, times what Student's t adds where few independent
+    samples are left: two standard errors remain an interval of about 95 %.
 
     Parameters
     ----------
-    series
-        The contributions of samples to a score, (sample,), in the order of time.
+    autocorrelation
+        Of samples at lags 0, 1, ...; zero beyond its end. None for independent ones.
     rows
-        The samples that the mean is of; all by default.
+        Positions of the samples that the mean is of.
 
     Examples
     --------
-    >>> steps = np.random.default_rng(1).normal(size=100)
-    >>> dependence_factor(steps), dependence_factor(steps.cumsum()) > 3
-    (1.0, True)
+    >>> dependence_factor(None, np.arange(24))
+    1.0
+    >>> round(dependence_factor(0.5 ** np.arange(24), np.arange(24)), 2)
+    1.98
     """
-    count = len(series)
-    if min(count, count if rows is None else len(rows)) < MIN_FREEDOM:
+    count = len(rows)
+    if autocorrelation is None or not np.any(autocorrelation[1:]) or count < 2:
         return 1.0
-    deviation = series - series.mean()
-    squares = float(deviation @ deviation)
-    # Independent samples have a correlation of -1 / count with the next one, on average.
-    chance = CHANCE / np.sqrt(count) - 1 / count
-    if squares == 0 or deviation[1:] @ deviation[:-1] / squares <= chance:
-        return 1.0
-    chosen = np.zeros(count)
-    chosen[slice(None) if rows is None else rows] = 1.0
-    samples = chosen.sum()
-    # Number of pairs of chosen samples at each lag, both ways.
-    pairs = np.fft.irfft(np.abs(np.fft.rfft(chosen, 2 * count)) ** 2, 2 * count)[:count]
-    pairs[1:] *= 2
-    inflation = float(pairs @ fit_autocorrelation(series)) / samples
-    # Deviations from the samples' own mean lack the variance of that mean.
-    seen = (1.0 - min(inflation / samples, MAX_HIDDEN)) / (1.0 - 1.0 / samples)
-    few, all_ = (_student(max(n - 1.0, MIN_FREEDOM)) for n in (samples / inflation, samples))
-    return float(np.sqrt(inflation / seen)) * few / all_
+    chosen = np.zeros(int(rows.max()) + 1)
+    chosen[rows] = 1.0
+    # Number of pairs at each lag, both ways.
+    lags = range(1, min(len(chosen), len(autocorrelation)))
+    pairs = np.array([count, *(2.0 * (chosen[k:] @ chosen[:-k]) for k in lags)])
+    inflation = max(float(pairs @ autocorrelation[: len(pairs)]) / count, 1.0)
+    seen = (1.0 - min(inflation / count, MAX_HIDDEN)) / (1.0 - 1.0 / count)
+    few, all_ = (_student(max(n - 1.0, MIN_FREEDOM)) for n in (count / inflation, count))
+    return float(np.sqrt(max(inflation / seen, 1.0))) * few / all_
 
 
-def quantile_rank(members: NDArray[Any], observed: NDArray[Any], q: float) -> tuple[float, float]:
+def quantile_rank(
+    members: NDArray[Any],
+    observed: NDArray[Any],
+    q: float,
+    autocorrelation: Array | None = None,
+) -> tuple[float, float]:
     """Return the mean rank of the observed quantile of a sample among those of its members.
 
     The quantile of all samples together depends on one or two storms. Sample by sample the
@@ -446,6 +422,8 @@ def quantile_rank(members: NDArray[Any], observed: NDArray[Any], q: float) -> tu
         (realization, sample, y, x) and (sample, y, x).
     q
         Between 0 and 1.
+    autocorrelation
+        Of the samples, as in `estimate`.
 
     Returns
     -------
@@ -461,7 +439,7 @@ def quantile_rank(members: NDArray[Any], observed: NDArray[Any], q: float) -> tu
     >>> [round(value, 2) for value in quantile_rank(0.5 * rain[1:], rain[0], 0.99)]
     [1.0, 0.08]
     """
-    shares = []
+    shares, rows = [], []
     for sample, truth in enumerate(observed):
         valid = np.isfinite(truth) & np.isfinite(members[:, sample]).all(axis=0)
         if not valid.any():
@@ -469,10 +447,11 @@ def quantile_rank(members: NDArray[Any], observed: NDArray[Any], q: float) -> tu
         seen = np.quantile(truth[valid], q)
         drawn = np.quantile(members[:, sample][:, valid], q, axis=1)
         if seen > 0 or (drawn > 0).any():
+            rows.append(sample)
             shares.append(float((drawn < seen).mean() + 0.5 * (drawn == seen).mean()))
     if not shares:
         return 0.5, float("inf")
     count = len(members)
     # Variance of the mean of ranks that are uniform on 0, 1/M, ..., 1.
     error = float(np.sqrt((count + 2) / (12 * count * len(shares))))
-    return float(np.mean(shares)), error * dependence_factor(np.array(shares))
+    return float(np.mean(shares)), error * dependence_factor(autocorrelation, np.array(rows))
