@@ -158,7 +158,7 @@ def ensemble_statistics(
     truth = xr.DataArray(observed, dims=dims[1:], attrs={"units": units})
     logs = [np.log1p(np.maximum(fields, 0.0) / wet_threshold) for fields in (members, observed)]
     dependence = error_autocorrelation(logs[1] - logs[0].mean(axis=0))
-    ((spread_log, spread_log_error),) = _spread(*logs, dependence)
+    ((spread_log, spread_log_error),) = _spread(logs[0], logs[1], dependence)
     del logs
     _, mass_error = _log_ratio(_amounts(members), _amounts(observed), dependence)
     variance, variance_error = _log_ratio(_variances(members), _variances(observed), dependence)
