@@ -339,6 +339,14 @@ def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
     )
 
 
+def _places(da: xr.DataArray | xr.Dataset) -> tuple[xr.DataArray, xr.DataArray] | None:
+    """Return the maps of latitude and longitude of a field, None without them."""
+    latitude, longitude = _geographic(da, "Y"), _geographic(da, "X")
+    if latitude is None or longitude is None or latitude.dims != longitude.dims:
+        return None
+    return latitude, longitude
+
+
 def _step_km(latitude: xr.DataArray, longitude: xr.DataArray, dim: str) -> float:
     """Return the median distance of neighbours along a dim of latitudes and longitudes."""
     values = [np.asarray(each.values, np.float64) for each in (latitude, longitude)]
@@ -350,21 +358,18 @@ def _step_km(latitude: xr.DataArray, longitude: xr.DataArray, dim: str) -> float
 
 def curvilinear_km(da: xr.DataArray | xr.Dataset, y: str, x: str) -> float | None:
     """Return the side of a pixel in km from maps of latitude and longitude; None without them."""
-    latitude, longitude = _geographic(da, "Y"), _geographic(da, "X")
-    if latitude is None or longitude is None or latitude.dims != longitude.dims:
+    places = _places(da)
+    if places is None or set(places[0].dims) != {y, x} or min(places[0].shape) < 2:
         return None
-    if set(latitude.dims) != {y, x} or min(latitude.shape) < 2:
-        return None
-    side = float(np.sqrt(np.prod([_step_km(latitude, longitude, dim) for dim in (y, x)])))
+    side = float(np.sqrt(np.prod([_step_km(*places, dim) for dim in (y, x)])))
     return side if np.isfinite(side) and side > 0 else None
 
 
 def _side(da: xr.DataArray, layout: Layout) -> float:
     """Return about the height of a cell in km; NaN where it is not known."""
-    latitude, longitude = _geographic(da, "Y"), _geographic(da, "X")
-    if latitude is not None and longitude is not None and latitude.dims == longitude.dims:
-        if layout.y in latitude.dims and latitude.sizes[layout.y] > 1:
-            return _step_km(latitude, longitude, layout.y)
+    places = _places(da)
+    if places is not None and places[0].sizes.get(layout.y, 1) > 1:
+        return _step_km(*places, layout.y)
     if layout.y not in da.coords or da[layout.y].dtype.kind not in "iuf":
         return float("nan")
     try:

@@ -303,8 +303,8 @@ def error_autocorrelation(errors: NDArray[Any]) -> Array:
     common = max(float(found[-(lags // 2) :].mean()), 0.0) if lags > 4 else 0.0
     memory = found - common > chance
     memory[:1] = True
-    kept = np.logical_and.accumulate(memory)
-    correlation = np.where(kept, (found - common) / (1.0 - min(common, 0.9)), 0.0)
+    unbroken = np.logical_and.accumulate(memory)
+    correlation = np.where(unbroken, (found - common) / (1.0 - min(common, 0.9)), 0.0)
     correlation[:1] = 1.0
     return np.asarray(correlation)
 
