@@ -264,6 +264,11 @@ def test_command_line_and_configuration(coarse, model, tmp_path, capsys, monkeyp
     expected = drawn(coarse, model).tp
     np.testing.assert_array_equal(xr.open_zarr("fine.zarr", consolidated=False).tp, expected)
     assert main(["verify", "fine.zarr", "--data", "coarse.nc", "--model", str(model.path)]) == 0
+    coarse.isel(time=slice(2)).to_netcdf("early.nc")
+    for data, more in (("early.nc", []), ("coarse.nc", ["--append"])):
+        assert main(["sample", data, *options, "--store", "grown.zarr", *more]) == 0
+    np.testing.assert_array_equal(xr.open_zarr("grown.zarr", consolidated=False).tp, expected)
+    capsys.readouterr()
     assert main(["sample", "coarse.nc", *options]) == 1
     assert "no --store" in capsys.readouterr().err
     text = f"""
