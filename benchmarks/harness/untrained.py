@@ -14,7 +14,8 @@ from xcvae.fields.describe import describe, prepare
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.model import Model
-from xcvae.generator.network.architecture import build_network, resolve
+from xcvae.generator.network.architecture import build_networks, resolve
+from xcvae.generator.network.networks import Networks
 from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.generator.training.trainer import Trainer
 
@@ -37,11 +38,11 @@ def make_trainer(
     architecture = resolve(generator, spec)
     settings, chosen = Fit.of(fit), choose_device(device)
     torch.manual_seed(0)
-    network = build_network(architecture, spec, scaling.target, masked=record.masked)
+    networks = build_networks(architecture, spec, scaling.target, masked=record.masked)
     batches = Batches(prepared, spec, scaling, masked=record.masked, blocks=architecture.constrain)
     batches.keep()
     return Trainer(
-        network=placed(network, chosen),
+        networks=Networks(placed(one, chosen) for one in networks),
         batches=batches,
         validation=None,
         scaling=scaling,
@@ -56,9 +57,9 @@ def make_trainer(
 
 def make_model(trainer: Trainer) -> Model:
     """Make a model with random weights, without the layers of zeros of an untrained network."""
-    for weight in trainer.network.parameters():
+    for weight in trainer.networks.parameters():
         torch.nn.init.normal_(weight, std=0.02)
     return Model(
-        trainer.network, spec=trainer.batches.spec, scaling=trainer.scaling, record=trainer.record,
+        trainer.networks, spec=trainer.batches.spec, scaling=trainer.scaling, record=trainer.record,
         architecture=trainer.architecture, training={}, sha256="0" * 64,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -23,9 +23,9 @@ from benchmarks.models.diffusion import EDM, Settings, Tuned
 from benchmarks.models.drawing import DrawBatch
 from benchmarks.models.flat_cvae import FlatCVAE
 from benchmarks.models.training import Trainable, TrainingLog, compiled, train
+from benchmarks.models.xcvae_network import default_fit, network_drawer
 from benchmarks.skill.comparison import Comparison
 from benchmarks.skill.scores import keep_fields, scores
-from benchmarks.skill.xcvae_model import default_fit, network_drawer
 
 __all__ = ["METHODS"]
 
@@ -103,7 +103,7 @@ def flat(run: Comparison) -> None:
     run.write(
         "flat",
         {"flat": scores(run.splits.test, ensemble)},
-        parameters=_size(model.network),
+        parameters=_size(model.network.parameters()),
         training=_summary(log),
         settings=model.identity(),
         fields_per_s=_rates(run, drawing),
@@ -135,7 +135,7 @@ def edm(run: Comparison) -> None:
     run.write(
         "edm",
         {"edm": scores(test, ensemble)},
-        parameters=_size(model.network),
+        parameters=_size(model.network.parameters()),
         training=_summary(log),
         settings={**asdict(settings), "tuned": asdict(tuned)},
         tried=tried,
@@ -165,7 +165,7 @@ def xcvae_(run: Comparison) -> None:
     run.write(
         "xcvae",
         {f"xcvae {name}": row for name, row in rows.items()},
-        parameters=_size(model.network),
+        parameters=_size(model.networks.parameters()),
         training={k: model.training[k] for k in ("minutes", "steps", "history")},
         settings={k: model.training[k] for k in ("fit", "losses")},
         generator=dict(run.generator),
@@ -278,8 +278,8 @@ def _summary(log: TrainingLog) -> dict[str, Any]:
     }
 
 
-def _size(network: torch.nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
+def _size(weights: Iterable[torch.Tensor]) -> int:
+    return sum(weight.numel() for weight in weights)
 
 
 def _short(row: Mapping[str, Any]) -> str:

@@ -96,8 +96,9 @@ class PlainLosses:
 def plain_step(trainer: Trainer, losses: PlainLosses, batch: Batch, done: float) -> Tensor:
     """Take the step of `Trainer._step` with the losses in plain torch."""
     with autocast(trainer.device):
-        known = trainer.encode(batch.c, batch.pooled, batch.x)
-        drawn = trainer.descend(known, trainer.network.noise(len(batch), batch.c))
+        passes = trainer.passes[0]
+        known = passes.encode(batch.c, batch.pooled, batch.x)
+        drawn = passes.descend(known, trainer.networks[0].noise(len(batch), batch.c))
     assert batch.x is not None
     kl = [level.float() for level in drawn.kl()]
     loss = losses(batch.x, drawn.output.float(), batch.mask, kl)
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     xcvae.plugins.register(Plugin())
     (named, batch), (plain, _) = make_side(options), make_side(options)
-    plain.network.load_state_dict(copy.deepcopy(named.network.state_dict()))
+    plain.networks.load_state_dict(copy.deepcopy(named.networks.state_dict()))
     losses = PlainLosses(plain)
     sides = {
         "named": seeded(named, lambda: named._step(batch, 0.5)["loss"]),

@@ -79,7 +79,7 @@ def save_model(place: Path) -> None:
         fit={},
     )
     Model(
-        trainer.network, spec=trainer.batches.spec, scaling=trainer.scaling,
+        trainer.networks, spec=trainer.batches.spec, scaling=trainer.scaling,
         record=trainer.record, architecture=trainer.architecture, training={},
     ).save(place)  # fmt: skip
 

@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options: argparse.Namespace = parser.parse_args(argv)
     data = resized_radar(tuple(options.size))
     trainer = make_trainer(data, generator={"preset": options.preset}, fit={})
-    network = trainer.network.to("meta")
+    network = trainer.networks[0].to("meta")
     results: dict[str, Any] = {}
     for name, work in works(network, options.size).items():
         traffic, operations = counted(work)

@@ -47,7 +47,7 @@ class BareLoop:
         whole = trainer.batches.load(slice(None))
         assert whole.x is not None
         self.c, self.x = whole.c.to(trainer.device), whole.x.to(trainer.device)
-        self.network = copy.deepcopy(trainer.network).train()
+        self.network = copy.deepcopy(trainer.networks[0]).train()
         self.forward = torch.compile(self.network, dynamic=False) if compile_ else self.network
         self.fit, self.device = trainer.settings, trainer.device
         self.optimizer = torch.optim.AdamW(

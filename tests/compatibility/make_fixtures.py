@@ -3,6 +3,9 @@
     git worktree add /tmp/old 0e29e88
     PYTHONPATH=/tmp/old OMP_NUM_THREADS=1 python tests/compatibility/make_fixtures.py
 
+Stores in tiles of the first rule of the seam are those of 2b64952, written by its code likewise,
+with the argument ``seam``.
+
 The tests do not run this script: the point of the files is that an earlier xcvae wrote them. They
 are replaced only when a format changes on purpose, and then the old ones stay beside the new ones.
 
@@ -27,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).with_name("data")
-COMMIT = "0e29e88"
+COMMITS = {"all": "0e29e88", "seam": "2b64952"}
 CROP = {"y": [60, 84], "x": [60, 84]}
 # Positions of wet frames in time: those trained on, and those that ensembles are drawn for.
 LEARNED = [106, 111, 117, 122, 127, 132, 143, 148, 210, 236, 283, 324, 329, 334, 439, 446, 454]
@@ -61,6 +64,12 @@ CALLS: dict[str, dict[str, Any]] = {
     # It takes the place of one with another seed.
     "replacement": {**ALL, "chunks": {"realization": 2, "time": 1}, "members": 2, "seed": 8},
 }  # fmt: skip
+# Two fine levels by the first rule of the seam, one by the next; last digits of members 0 and 3
+# differ between the two, in float32.
+SEAM_CALL = {
+    "members": 4, "seed": 15, "chunks": {"realization": 1}, "tile": {"x": 12}, "progress": False,
+}  # fmt: skip
+SEAM_FRAME, SEAM_WIDTH = 459, 280
 
 
 def radar(frames: list[int]) -> Any:
@@ -70,6 +79,12 @@ def radar(frames: list[int]) -> Any:
     ds = xcvae.tutorial.open_dataset("radklim").drop_dims(["y_coarse", "x_coarse"])
     part = ds.isel({dim: slice(*bounds) for dim, bounds in CROP.items()})
     return part.isel(time=frames).load().drop_encoding()
+
+
+def strip() -> Any:
+    """Return a frame, repeated along x: the seam becomes coarser only for larger domains."""
+    ds = radar([SEAM_FRAME]).drop_vars(["x", "y"])
+    return ds.pad(x=(0, SEAM_WIDTH - ds.sizes["x"]), mode="wrap")
 
 
 def train(path: Path) -> Any:
@@ -87,6 +102,8 @@ def draw(call: str, store: object, **changed: Any) -> Any:
 
     with dask.config.set(scheduler="synchronous"):
         model = xcvae.load(DATA / "model.xcvae").to("cpu")
+        if call == "seam":
+            return xcvae.sample(strip(), model, store=store, **{**SEAM_CALL, **changed})
         return xcvae.sample(radar(DRAWN), model, store=store, **{**CALLS[call], **changed})
 
 
@@ -268,9 +285,32 @@ def make_repositories() -> dict[str, Any]:
     return {"icechunk": described(values)}
 
 
+def make_seam() -> None:
+    """Write a finished and an unfinished store in tiles of the first rule of the seam."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        values = draw("seam", folder / "whole.zarr").pr.values
+        stores = folder / "stores"
+        stores.mkdir()
+        draw("seam", stores / "finished.zarr", members=2)
+        store = stores / "killed.zarr"
+        child = run("draw", "seam", str(store))
+        kill_when(lambda: regions_done(store.with_name("killed.zarr.partial")) >= 2, child)
+        pack(stores, DATA / "seam.zip")
+    made = {
+        "commit": COMMITS["seam"],
+        "call": SEAM_CALL,
+        "finished_members": 2,
+        "processor": processor(),
+        **described(values),
+    }
+    (DATA / "seam.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Make all of it."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("what", nargs="?", choices=tuple(COMMITS), default="all")
     parser.add_argument("--child", nargs="+")
     options = parser.parse_args()
     if options.child:
@@ -286,12 +326,17 @@ def main() -> None:
     root = Path(xcvae.__file__).parents[1]
     head = ["git", "-C", str(root), "rev-parse", "HEAD"]
     found = subprocess.run(head, capture_output=True, text=True, check=True).stdout
-    assert found.startswith(COMMIT), f"{root} is at {found}: run this with the code of {COMMIT}"
+    commit = COMMITS[options.what]
+    assert found.startswith(commit), f"{root} is at {found}: run this with the code of {commit}"
     DATA.mkdir(exist_ok=True)
+    if options.what == "seam":
+        os.environ["XCVAE_PRECISION"] = "float32"
+        make_seam()
+        return
     model, progress = make_training()
     stores = {**make_stores(), **make_repositories()}
     text = {
-        "commit": COMMIT,
+        "commit": commit,
         "crop": CROP,
         "learned": LEARNED,
         "drawn": DRAWN,

@@ -1,5 +1,7 @@
 """Files of earlier versions: a model, a checkpoint, stores and a catalog written by 0e29e88.
 
+Two stores in tiles are those of 2b64952, before stores recorded their seam.
+
 `make_fixtures.py` wrote them. Last digits of a draw depend on the processor and on versions: an
 unfinished store of another environment is refused by design. Then the tests check the refusal, and
 complete a copy whose ledger has the environment of this machine. Equal bits are asserted where the
@@ -29,6 +31,7 @@ from xcvae.errors import OutputExistsError, StoreError
 HERE = Path(__file__).parent
 DATA = HERE / "data"
 MADE = json.loads((DATA / "made.json").read_text(encoding="utf-8"))
+SEAM = json.loads((DATA / "seam.json").read_text(encoding="utf-8"))
 ENVIRONMENT = ("xcvae version", "numpy version", "torch version", "device", "precision")
 FINISHED = ("prior", "posterior")
 UNFINISHED = (
@@ -330,6 +333,90 @@ def test_unfinished_store_of_another_environment_is_refused(kind, name, key, her
     with pytest.raises(OutputExistsError, match=re.escape(message)):
         here.call(name, store=store)
     assert files_in(tmp_path) == before
+
+
+# --- stores in tiles of the first rule of the seam ----------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Stores of 2b64952, a finished one with two members, a killed one with the last two of four.
+
+    Attributes
+    ----------
+    finished, killed
+        The stores.
+    storm, model
+        Data and model.
+    comparable
+        Draws have the bits of the stores.
+    """
+
+    finished: Path
+    killed: Path
+    storm: xr.Dataset
+    model: xcvae.Model
+    comparable: bool
+
+    def call(self, **changed) -> xr.Dataset:
+        """Repeat the call that made the killed store."""
+        with dask.config.set(scheduler="synchronous"):
+            return xcvae.sample(self.storm, self.model, **{**SEAM["call"], **changed})
+
+    def assert_complete(self, store: Path, drawn_here: list[int], members: np.ndarray) -> None:
+        """All regions are drawn, with the first rule: by sum where bits are not comparable."""
+        ensemble = open_store(store)
+        assert "seam" not in json.loads(ensemble.attrs["xcvae"])["identity"]
+        np.testing.assert_array_equal(ensemble.pr.values[drawn_here], members[drawn_here])
+        found = verify_store(store, ds=self.storm, model=self.model, sample=4, progress=False)
+        assert found.redrawn == (0, 1, 2, 3)
+        assert_intact(found)
+        assert set(found.different).isdisjoint(drawn_here), str(found)
+        if self.comparable:
+            assert found.ok, str(found)
+            assert script.sha(ensemble.pr.values) == SEAM["sha256"]
+        assert float(ensemble.pr.sum()) == pytest.approx(SEAM["sum"], rel=0.1)
+
+
+@pytest.fixture
+def tiles(here, tmp_path, monkeypatch) -> Tiles:
+    monkeypatch.setenv("XCVAE_PRECISION", "float32")
+    environment = {**here.environment, "precision": "float32"}
+    folder = unpacked("seam", tmp_path)
+    same = environment == environment_of(folder / "finished.zarr")
+    for name in ("finished.zarr", "killed.zarr.partial"):
+        relabel(folder / name, environment)
+    comparable = same and script.processor() == SEAM["processor"]
+    stores = folder / "finished.zarr", folder / "killed.zarr"
+    return Tiles(*stores, script.strip(), here.model, comparable)
+
+
+def test_stores_in_tiles_of_the_first_seam_are_completed_with_it(tiles):
+    """By `like`, new members, a repair, and by the call that was interrupted."""
+    # Neither store exists for this draw: nothing but `like` names the rule.
+    members = tiles.call(like=open_store(tiles.finished)).pr.values
+    new = tiles.call(store=tiles.finished.with_name("new.zarr"))
+    assert json.loads(new.attrs["xcvae"])["identity"]["seam"] > 0
+    if tiles.comparable:
+        assert not np.array_equal(members, new.pr.values)
+    before = files_in(tiles.finished)
+    opened = tiles.call(store=tiles.finished, members=2)
+    assert opened.sizes["realization"] == 2
+    assert files_in(tiles.finished) == before
+    tiles.call(store=tiles.finished, resume="append")
+    (tiles.finished / "pr/c/1/0/0/0").write_bytes(b"damaged")
+    tiles.call(store=tiles.finished, resume="repair")
+    tiles.assert_complete(tiles.finished, [1, 2, 3], members)
+    partial = tiles.killed.with_name("killed.zarr.partial")
+    regions, kept = done_in(partial), files_in(partial)
+    assert sorted(regions) == [2, 3]
+    tiles.call(store=tiles.killed)
+    assert not partial.exists()
+    after = files_in(tiles.killed)
+    assert {file: after[file] for file in regions.values()} == {
+        file: kept[file] for file in regions.values()
+    }
+    tiles.assert_complete(tiles.killed, [0, 1], members)
 
 
 # --- catalog ------------------------------------------------------------------------------------

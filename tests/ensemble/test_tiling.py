@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 
 import dask
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import xcvae
@@ -131,6 +134,27 @@ def test_tiles_in_a_store_have_the_bits_of_a_lazy_draw(few, model, tmp_path):
     np.testing.assert_array_equal(lazy.pr, store.pr)
 
 
+def test_regions_in_tiles_are_drawn_at_a_time(few, model, tmp_path):
+    """One draw alone leaves cores without work, where it waits for its last tile."""
+    how, one = {"tile": TILE, "chunks": {"realization": 1}, **ASKED}, few.isel(time=[0])
+    lazy, threads = sample(one, model, **how), torch.get_num_threads()
+    both, calls = threading.Barrier(2), itertools.count()
+
+    def meet(*_) -> None:
+        if next(calls) < 2:
+            both.wait(timeout=10)
+
+    hook = model.network.levels[0].prior.register_forward_pre_hook(meet)
+    try:
+        torch.set_num_threads(2)
+        with dask.config.set(scheduler="threads", num_workers=2):
+            store = sample(one, model, store=tmp_path / "e.zarr", **how)
+    finally:
+        hook.remove()
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(lazy.pr, store.pr)
+
+
 def test_diversity_is_solved_for_with_tiles(few, model):
     how = {"mode": "posterior", "diversity": 0.15, **ASKED}
     found = [
@@ -143,28 +167,3 @@ def test_diversity_is_solved_for_with_tiles(few, model):
 def test_accessor_passes_tile_on(few, model):
     one = few.cvae.sample(model, tile=TILE, **ASKED)
     np.testing.assert_array_equal(one.pr, sample(few, model, tile=TILE, **ASKED).pr)
-
-
-def test_store_of_the_old_seam_keeps_it(few, model, tmp_path, monkeypatch):
-    """Its identity has no entry: it is opened, extended, repaired and verified with its bits."""
-    monkeypatch.setenv("XCVAE_PRECISION", "float32")
-    monkeypatch.setattr("xcvae.generator.splitting.SEAM_BYTES", 0)
-    how = {"tile": {"y": 32, "x": 32}, **ASKED, "members": 2}
-    store, data = tmp_path / "old.zarr", repeated(few, 276)
-    first = sample(data, model, store=store, **how)
-    old = sample(data, model, **{**how, "members": 3})
-    monkeypatch.setattr("xcvae.generator.splitting.SEAM_BYTES", 2**25)
-    new = sample(data, model, **{**how, "members": 3})
-    assert "seam" not in json.loads(first.attrs["xcvae"])["identity"]
-    assert not np.array_equal(old.pr, new.pr)
-    xr.testing.assert_identical(sample(data, model, store=store, **how), first)
-    both = sample(data, model, store=store, resume="append", **{**how, "members": 3})
-    np.testing.assert_array_equal(both.pr, old.pr)
-    (store / "pr/c/0/0/0/0").write_bytes(b"damaged")
-    sample(data, model, store=store, **{**how, "members": 3, "resume": "repair"})
-    assert verify_store(store, ds=data, model=model, postprocess=[], sample=9).ok
-    like = sample(data, model, like=store, members=3, postprocess=[], progress=False)
-    np.testing.assert_array_equal(like.pr, old.pr)
-    drawn = sample(data, model, store=tmp_path / "new.zarr", **{**how, "members": 3})
-    assert json.loads(drawn.attrs["xcvae"])["identity"]["seam"] > 0
-    np.testing.assert_array_equal(drawn.pr, new.pr)

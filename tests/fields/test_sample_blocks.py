@@ -10,7 +10,13 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xcvae.fields.sample_blocks import block_slices, evenly_spaced, join_chunks, slabs
+from xcvae.fields.sample_blocks import (
+    block_slices,
+    evenly_spaced,
+    join_chunks,
+    slabs,
+    take_samples,
+)
 
 lengths = st.integers(1, 40)
 
@@ -69,3 +75,26 @@ def test_evenly_spaced_picks_have_equal_gaps(count: int, most: int, down: bool) 
     if len(picks) > 1:
         assert (picks[0], picks[-1]) == (0, count - 1)
         assert np.ptp(np.diff(picks)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "order", "lazy", "shared"),
+    [
+        ([1, 2, 3], "C", False, True),
+        ([1, 3], "C", False, False),
+        ([2, 1], "C", False, False),
+        ([1, 2], "F", False, False),
+        ([1, 2], "C", True, False),
+    ],
+)
+def test_take_samples_shares_one_variable_where_it_can(rows, order, lazy, shared) -> None:
+    values = np.asarray(np.arange(40.0).reshape(5, 4, 2), order=order)
+    ds = xr.Dataset({"a": (("t", "y", "x"), values), "b": (("t", "y", "x"), values)})
+    ds = ds.chunk(t=2) if lazy else ds
+    taken = take_samples(ds, "t", np.asarray(rows), shared="a")
+    xr.testing.assert_identical(taken, ds.isel(t=rows))
+    assert np.shares_memory(taken.a.values, values) == shared
+    assert not np.shares_memory(taken.b.values, values)
+    xr.testing.assert_identical(
+        take_samples(ds[["b"]], "t", np.asarray(rows), shared="a"), taken[["b"]]
+    )

@@ -62,13 +62,13 @@ def test_temperature_depends_on_the_scale(model, rain):
     steep = xcvae.load(model.path)
     steep.training["temperature_by_scale"] = {"at": [0.0, 0.0], "slope": [0.1, 0.0]}
     temperatures = [
-        steep.for_data(rain, factor, observed=True)[1].network.sigma_factor for factor in (2, 4)
+        steep.for_data(rain, factor, observed=True)[1].network.sigma_factors[0] for factor in (2, 4)
     ]
     assert temperatures[1] / temperatures[0] == pytest.approx(np.exp(0.1 / 1.5), abs=1e-3)
-    assert steep.network.sigma_factor == model.training["temperature"]
+    assert steep.network.sigma_factors[0] == model.training["temperature"]
     # A slope that leads far away is not followed.
     steep.training["temperature_by_scale"]["slope"] = [9.0, 0.0]
-    extreme = steep.for_data(rain, 2, observed=True)[1].network.sigma_factor
+    extreme = steep.for_data(rain, 2, observed=True)[1].network.sigma_factors[0]
     assert extreme == pytest.approx(model.training["temperature"] / 1.25, abs=1e-3)
 
 

@@ -16,6 +16,7 @@ from xcvae.generator.memory import (
     draw_bytes,
     draw_memory,
     stored_bytes,
+    tiled_draws,
 )
 from xcvae.generator.network.architecture import PRESETS
 
@@ -45,6 +46,14 @@ def test_more_draws_at_a_time_need_smaller_tiles():
     domain = {"y": 1024, "x": 1024}
     assert choose_tile(domain, SMALL, memory=GB) is None
     assert choose_tile(domain, SMALL, memory=GB, draws=8, threads=8) is not None
+
+
+@pytest.mark.parametrize(
+    ("side", "memory", "number"),
+    [(1000, 8 * GB, 4), (1000, GB, 1), (4000, 8 * GB, 3), (4000, 4 * GB, 1), (4000, 1, 1)],
+)
+def test_draws_in_tiles_at_a_time_follow_from_the_memory(side, memory, number):
+    assert tiled_draws((side, side), (512, 512), SMALL, memory=memory, most=4) == number
 
 
 def test_draw_bytes_grow_with_the_map_and_the_network():

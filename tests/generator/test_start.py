@@ -59,7 +59,7 @@ def members(model, ds, **options):
 
 def uncalibrated(model):
     """The same draws whatever was measured after the training."""
-    model.network.sigma_factor = 1.0
+    model.networks.set_temperature(1.0)
     return model
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -137,6 +140,27 @@ def test_tiled_draw_has_the_same_bits_in_threads_and_with_little_memory(monkeypa
     monkeypatch.setenv("XCVAE_MEMORY", "1 B")
     little = members(network, batch, (48, 48), spread=0.5, count=3)
     assert np.array_equal(one, little, equal_nan=True)
+
+
+def test_draws_at_a_time_share_the_threads_for_tiles():
+    network, batch = ladder(patch=2), maps(samples=1)
+    one = members(network, batch, (24, 24))
+    active, seen, lock = [0], [], threading.Lock()
+
+    def note(change: int) -> None:
+        with lock:
+            active[0] += change
+            seen.append(active[0])
+        time.sleep(0.001)
+
+    stem = network.encode_condition.stem
+    stem.register_forward_pre_hook(lambda *_: note(1))
+    stem.register_forward_hook(lambda *_: note(-1))
+    with ThreadPoolExecutor(3) as pool:
+        draws = list(pool.map(lambda _: members(network, batch, (24, 24), threads=2), range(3)))
+    assert max(seen) == 2
+    for other in draws:
+        assert np.array_equal(one, other, equal_nan=True)
 
 
 def test_a_member_alone_has_the_bits_of_a_batch():

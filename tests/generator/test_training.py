@@ -141,12 +141,12 @@ def test_saved_weights_have_the_best_score_of_the_history(corner, tmp_path):
     assert history.min() < history[-1]  # the best weights are not the last ones
     for file, expected in ((path, history.min()), (last_weights_path(path), history[-1])):
         model = xcvae.load(file)
-        model.network.sigma_factor = 1.0  # scores of a training are those before calibration
+        model.networks.set_temperature(1.0)  # scores of a training are those before calibration
         held_back = split(corner, model.spec, 0.15)[1]
         validation = Validation(
             model.batches(held_back), model.scaling, model.record, torch.device("cpu")
         )
-        assert validation(model.network)["val_crps"] == pytest.approx(expected, rel=1e-5)
+        assert validation(model.networks)["val_crps"] == pytest.approx(expected, rel=1e-5)
 
 
 @dataclass(frozen=True)
@@ -636,13 +636,14 @@ def test_sigma_factor_changes_draws_from_the_prior_only(tiny_model, few):
 
     def drawn(factor, **options):
         network = tiny_model.network
-        before, network.sigma_factor = network.sigma_factor, factor
+        before = network.sigma_factors
+        tiny_model.networks.set_temperature(factor)
         try:
             return tiny_model.draw(
                 batch, seed=0, labels=["a", "b"], realizations=range(3), **options
             )
         finally:
-            network.sigma_factor = before
+            network.sigma_factors = before
 
     posterior = {"mode": "posterior", "spread": 0.0}
     np.testing.assert_array_equal(drawn(1.0, **posterior), drawn(1.3, **posterior))

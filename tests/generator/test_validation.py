@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ import torch
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.model import Model
-from xcvae.generator.network.architecture import build_network, resolve
-from xcvae.generator.training.validation import Validation
+from xcvae.generator.network.architecture import build_networks, resolve
+from xcvae.generator.training.validation import Validation, pick_samples
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +25,10 @@ def untrained(train_radar):
     prepared = prepare(ds, spec, need_target=True)
     scaling, record = Scaling.fit(prepared, spec)
     architecture = resolve({"channels": [16, 8], "latents": [2, 1]}, spec)
-    network = build_network(architecture, spec, scaling.target, masked=False)
-    torch.nn.init.zeros_(network.head.weight)
+    networks = build_networks(architecture, spec, scaling.target, masked=False)
+    torch.nn.init.zeros_(networks[0].head.weight)
     model = Model(
-        network,
+        networks,
         spec=spec,
         scaling=scaling,
         record=record,
@@ -43,7 +45,7 @@ def test_validation_scores_of_constant_draws(untrained, output):
     validation = Validation(
         model.batches(prepared), model.scaling, model.record, torch.device("cpu")
     )
-    found = validation(model.network)
+    found = validation(model.networks)
     drawn = float(model.scaling.physical(torch.tensor(output)))
     error = np.abs(prepared.pr.values - drawn)
     tail = prepared.pr.values > model.record.quantile(0.95, wet=True)
@@ -51,3 +53,15 @@ def test_validation_scores_of_constant_draws(untrained, output):
     assert found["val_crps"] == pytest.approx(error.mean(), rel=1e-5)
     assert found["val_mae_tail"] == pytest.approx(error[tail].mean(), rel=1e-5)
     assert found["val_wet_fraction"] == float(output > 0)
+
+
+def test_small_maps_are_scored_on_more_samples(untrained):
+    """So that a few heavy days decide less."""
+    model, prepared = untrained
+    many = model.batches(prepared.isel(time=np.tile(np.arange(12), 80)))
+    island = dataclasses.replace(model.record, samples=960, pixels=960 * 200)
+    assert len(pick_samples(many, island, 300_000, (16, 256))) == 2_000_000 // 48**2
+    # Valid pixels limit the samples first, and large maps as before.
+    assert len(pick_samples(many, model.record, 300_000, (16, 256))) == 300_000 // 48**2
+    large = model.batches(prepared.isel(time=np.tile(np.arange(12), 80)).pad(x=(0, 400)))
+    assert len(pick_samples(large, island, 300_000, (16, 256))) == 256

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -37,6 +38,7 @@ from xcvae.fields.batches import unmask_unobserved
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.grids import check_reference, reference_fields
+from xcvae.fields.sample_blocks import take_samples
 from xcvae.fields.samples import fingerprint, labels_of, times_of
 from xcvae.fields.units import parse_quantity
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
@@ -126,6 +128,7 @@ class EnsembleSampler:
     threads: int | None = field(default_factory=torch_threads)
     seam: int = 0
     _last_subset: EnsembleSampler | None = field(default=None, init=False, repr=False)
+    _permits: threading.BoundedSemaphore | None = field(default=None, init=False, repr=False)
 
     dtype: ClassVar[np.dtype[np.float32]] = np.dtype("float32")
     ndim: ClassVar[int] = 4
@@ -307,9 +310,11 @@ class EnsembleSampler:
         if any(variable.chunks is not None for variable in prepared.variables.values()):
             # Lazy data: without this, the graph of the whole would travel with every subset.
             (prepared,) = optimize(prepared)  # type: ignore[no-untyped-call]
-        # On a CPU a draw per core makes more than one draw on all cores. In tiles, which are there
-        # to save memory, one draw has all cores; on a GPU it is one after the other too.
-        one_by_one = self.request.tile is not None or self.model.device.type != "cpu"
+        lock = self.lock
+        if self.model.device.type == "cpu" and runs_in_threads():
+            # A draw per core makes more than one draw on all cores. In tiles, which are there to
+            # save memory, draws share the cores: one alone cannot always fill them.
+            lock = nullcontext() if self.tile is None else self._tiled_draws()
         return replace(
             self,
             prepared=prepared,
@@ -317,8 +322,21 @@ class EnsembleSampler:
             times=None if self.times is None else self.times[chosen],
             start=first,
             environment_of_run=numeric_environment(self.model.device),
-            lock=self.lock if one_by_one or not runs_in_threads() else nullcontext(),
+            lock=lock,
         )
+
+    def _tiled_draws(self) -> threading.BoundedSemaphore:
+        """Return what limits draws in tiles at a time to those that there is memory for."""
+        from xcvae.generator.memory import draw_memory, tiled_draws
+
+        if self._permits is None:
+            assert self.tile is not None
+            memory, most = draw_memory(self.model.device), threads_of_draws()
+            number = tiled_draws(
+                self.size, self.tile, self.model.architecture, memory=memory, most=most
+            )
+            self._permits = threading.BoundedSemaphore(number)
+        return self._permits
 
     def draw_region(self, region: Region) -> tuple[np.ndarray, RegionStats]:
         """Draw one region of a store.
@@ -383,8 +401,9 @@ class EnsembleSampler:
     def _load(self, samples: np.ndarray) -> xr.Dataset:
         """Read samples into memory; values that were lazy are checked now."""
         spec = self.model.spec
+        block = take_samples(self.prepared, spec.sample, samples, shared=spec.target)
         # The scheduler is named: inside a task of another scheduler the default could be that one.
-        block = self.prepared.isel({spec.sample: samples}).compute(scheduler="synchronous")
+        block = block.compute(scheduler="synchronous")
         _check(block[_names(self.prepared, lazy=True)], spec, self.request.mode)
         return block
 
@@ -394,6 +413,8 @@ class EnsembleSampler:
         """Draw from the network, with the noise that belongs to the labels."""
         request = self.request
         batch = self.model.batches(block).load(slice(None))
+        if request.mode == "prior":
+            batch = replace(batch, x=None)  # the mask has been taken from it
         threads = self.threads or torch_threads()
         with self.lock, one_thread_if_digits_differ(self.model.device):
             return self.model.draw(

@@ -65,6 +65,30 @@ def slabs(da: xr.DataArray, values: int = SLAB) -> Iterator[tuple[int, xr.DataAr
         yield block.start, da[block]
 
 
+def take_samples(
+    ds: xr.Dataset, sample: str, rows: NDArray[np.int64], *, shared: str
+) -> xr.Dataset:
+    """Copy samples, but for one variable whose maps are not copied if that is possible.
+
+    It is for consecutive samples in memory, in the order of C: in another layout, last digits of
+    what is computed from them could differ from those of a copy.
+
+    Parameters
+    ----------
+    ds, sample
+        The Dataset, and its sample dim.
+    rows
+        Positions of the samples.
+    shared
+        Name of a variable that the caller does not change; it may be missing.
+    """
+    if shared in ds and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+        view = ds[shared].variable.isel({sample: slice(int(rows[0]), int(rows[-1]) + 1)})
+        if view.chunks is None and view.values.flags.c_contiguous:
+            return ds.drop_vars(shared).isel({sample: rows}).assign({shared: view})
+    return ds.isel({sample: rows})
+
+
 def evenly_spaced(count: int, most: int, *, down: bool = False) -> NDArray[np.int64]:
     """Return positions of at most ``most`` of ``count`` samples, evenly spaced, each once.
 

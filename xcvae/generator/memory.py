@@ -12,6 +12,7 @@ from dask.utils import parse_bytes
 
 from xcvae.errors import ConfigError
 from xcvae.generator.network.architecture import Architecture
+from xcvae.generator.splitting import SEAM_BYTES
 
 #: Environment variable with the memory that draws may take, such as "6 GB".
 LIMIT = "XCVAE_MEMORY"
@@ -22,6 +23,9 @@ STORED_BYTES, STORED_SHARE = 2**28, 1 / 8
 #: Float32 maps of the finest level that a draw has in memory at a time. Measured: 9 to 13 (prior,
 #: posterior; all presets), half to two thirds of that in bfloat16.
 MAPS = 13
+#: Maps of the finest level that the features of all windows take at most: conditions and target,
+#: with the levels above and the overlaps of the windows.
+STORED_MAPS = 4
 #: Bytes per pixel of the domain for everything else: conditions, noise, members and their copies.
 PIXEL_BYTES = 64
 #: Sides of tiles, the fastest first. Larger maps leave the caches of a CPU, and in smaller tiles
@@ -169,6 +173,44 @@ def choose_tile(
     if side >= max(rows, columns):
         return None
     return {dim: min(side, length) for dim, length in domain.items()}
+
+
+def tiled_draws(
+    size: tuple[int, int],
+    tile: tuple[int, int],
+    architecture: Architecture,
+    *,
+    memory: float,
+    most: int,
+) -> int:
+    """Return the number of draws in tiles that there is memory for at a time, at least one.
+
+    Parameters
+    ----------
+    size, tile
+        Rows and columns of the maps, and of the tiles.
+    architecture
+        Architecture of the model.
+    memory
+        Bytes that draws may take, such as those of `draw_memory`.
+    most
+        Largest number of draws.
+
+    Examples
+    --------
+    >>> small = Architecture((64, 64, 48, 32), (8, 8, 4, 4), patch=2)
+    >>> tiled_draws((1024, 1024), (256, 256), small, memory=4e9, most=4)
+    4
+    >>> tiled_draws((3500, 7000), (1024, 1024), small, memory=4e9, most=4)
+    1
+    """
+    finest = _network_bytes(size, architecture) // MAPS
+    # Features of windows and states of members; maps of the whole domain at the seam; one window.
+    stored = 2 * min(stored_bytes(), STORED_MAPS * finest)
+    seam = MAPS * min(SEAM_BYTES, finest // 4)
+    window = _network_bytes((tile[0] * 9 // 8, tile[1] * 9 // 8), architecture)
+    each = stored + seam + window + PIXEL_BYTES * math.prod(size)
+    return max(1, min(most, int(memory // each)))
 
 
 def needed_tile(

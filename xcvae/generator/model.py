@@ -30,8 +30,9 @@ from xcvae.generator import modelfile
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.modelfile import extra_tensors, take_extra_tensors, training_log
 from xcvae.generator.named import has_name, path_of
-from xcvae.generator.network.architecture import Architecture, build_network
+from xcvae.generator.network.architecture import Architecture, build_networks
 from xcvae.generator.network.ladder import Ladder
+from xcvae.generator.network.networks import Networks
 from xcvae.generator.noise import Address, TimeAxis
 from xcvae.generator.replays import Replays
 from xcvae.generator.roles import described_as, names_in, renamed
@@ -42,6 +43,9 @@ from xcvae.registry import warn_of_missing
 
 #: Prefix of the weights' names in the file.
 NETWORK = "network."
+
+#: Key of the metadata with the ratio of the temperature of the finest level to that of the others.
+FINEST = "temperature_ratio_finest"
 
 #: Largest ratio of the temperature at a scale to that of all scales.
 MOST_BY_SCALE = 1.25
@@ -63,6 +67,8 @@ class Model:
 
     Attributes
     ----------
+    networks
+        The trained networks, which share the members; one by default.
     spec
         Variables, units and grids of the training data.
     scaling
@@ -89,7 +95,7 @@ class Model:
 
     def __init__(
         self,
-        network: Ladder,
+        networks: Networks,
         *,
         spec: DataSpec,
         scaling: Scaling,
@@ -102,22 +108,25 @@ class Model:
         path: Path | None = None,
     ) -> None:
         # One memory layout for all models: kernels for other layouts round differently.
-        self.network = placed(network.eval(), torch.device("cpu"))
+        cpu = torch.device("cpu")
+        self.networks = Networks(placed(one.eval(), cpu) for one in networks)
         self.spec, self.scaling, self.record = spec, scaling, record
         self.architecture, self.training = architecture, training
-        self.network.sigma_factor = float(training.get("temperature", 1.0))
+        self.networks.set_temperature(
+            float(training.get("temperature", 1.0)), float(training.get(FINEST, 1.0))
+        )
         self.valid, self.thumbnails = valid, thumbnails
         self.sha256, self.path = sha256, path
         self.names: tuple[dict[str, str], ...] = ()
         self._in_file = spec, scaling
         self.device = torch.device("cpu")
         self.origin: Model | None = None
-        self._replays: Replays | None = None
-        constraint = self.network.constraint
-        if constraint is not None and constraint.ceiling == math.inf:
-            # Capped where the block means are kept: a cap afterwards would lose rain.
-            highest = math.log1p(self._limit / scaling.target.eps) / scaling.target.divisor
-            self.network.constraint = replace(constraint, ceiling=highest)
+        self._replays: list[Replays] = []
+        # Capped where the block means are kept: a cap afterwards would lose rain.
+        highest = math.log1p(self._limit / scaling.target.eps) / scaling.target.divisor
+        for one in self.networks:
+            if one.constraint is not None and one.constraint.ceiling == math.inf:
+                one.constraint = replace(one.constraint, ceiling=highest)
 
     def __repr__(self) -> str:
         names = ", ".join(v.name for v in self.spec.variables) or "no conditions"
@@ -128,6 +137,8 @@ class Model:
     def _size(self) -> str:
         weights = sum(p.numel() for p in self.network.parameters()) / 1e6
         size = f"{len(self.architecture.latents)} levels, {weights:.1f} M weights"
+        if len(self.networks) > 1:
+            size = f"{len(self.networks)} networks of {size}"
         if "start" in self.training:
             start = self.training["start"]
             size += f", {start['share']:.0%} of them from {start['name']}"
@@ -145,6 +156,11 @@ class Model:
         else:
             found = (from_bytes, (self.to_bytes(),))
         return (_renamed, (*found, self.names)) if self.names else found
+
+    @property
+    def network(self) -> Ladder:
+        """The first of the networks, and the only one of most models."""
+        return self.networks[0]
 
     @property
     def history(self) -> xr.Dataset:
@@ -176,7 +192,7 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """Return the content of the model's file."""
-        weights = self.network.state_dict()
+        weights = self.networks.state_dict()
         if self.training.get(STORED) == "float16":
             weights = {k: v.half() for k, v in weights.items()}
         tensors = {f"{NETWORK}{k}": v for k, v in weights.items()}
@@ -198,7 +214,8 @@ class Model:
         """
         training = {**self.training, STORED: "float16"}
         model = from_bytes(self.to_bytes())
-        model.network.load_state_dict({k: v.half() for k, v in model.network.state_dict().items()})
+        halves = {k: v.half() for k, v in model.networks.state_dict().items()}
+        model.networks.load_state_dict(halves)
         model.training = training
         model.sha256 = sha256_of(model.to_bytes())
         return model
@@ -207,8 +224,9 @@ class Model:
         """Move the network to a device: ``"auto"``, ``"cpu"`` or ``"cuda"``."""
         chosen = choose_device(device)
         if chosen != self.device:
-            self.device, self._replays = chosen, None
-            placed(self.network, self.device)
+            self.device, self._replays = chosen, []
+            for one in self.networks:
+                placed(one, self.device)
         return self
 
     def rename(self, names: Mapping[str, str] | None = None, **others: str) -> Model:
@@ -275,7 +293,7 @@ class Model:
         side = spec.scales.fixed if self.architecture.constrain else 0
         # The weights are shared, the factor of sigma is not.
         model = Model(
-            copy.copy(self.network),
+            Networks(copy.copy(one) for one in self.networks),
             spec=spec,
             scaling=Scaling(target, {variable.name: target for variable in spec.variables}),
             record=self.record.converted(spec.units, ratio),
@@ -407,16 +425,17 @@ class Model:
         released = None
         if mode == "posterior":
             released = release_shares(self._position(spread), len(self.architecture.latents))
-        return replace(self._sampler(), seam=seam).draw(
-            batch,
-            addresses,
-            released=released,
-            temperature=temperature,
-            tile=tile,
-            axes=axes,
-            limits=limits,
-            threads=threads,
-        )
+        options: Any = {"tile": tile, "axes": axes, "limits": limits, "threads": threads}
+        options |= {"released": released, "temperature": temperature}
+        parts = [
+            (own, self._sampler(number, seam).draw(batch, [addresses[i] for i in own], **options))
+            for number, own in self.networks.deal(realizations)
+        ]
+        if len(parts) == 1:
+            return parts[0][1]
+        # Back into the order of the members.
+        fields = np.concatenate([fields for _, fields in parts])
+        return fields[np.argsort(np.concatenate([own for own, _ in parts]))]
 
     def limits(self, prepared: xr.Dataset) -> NDArray[np.float64]:
         """Return the largest rain that a pixel of each sample may have, in ``spec.units``.
@@ -464,6 +483,8 @@ class Model:
     ) -> NDArray[np.float32]:
         """Decode the posterior mean of every sample, or that of another sample of the batch.
 
+        By the first network of a model of several; so are `deviations` and `levels`.
+
         Parameters
         ----------
         batch
@@ -500,10 +521,18 @@ class Model:
         dial = np.asarray(self.training.get("dial", [[0.0, 0.0], [1.0, 1.0]]))
         return float(np.interp(spread, dial[:, 0], dial[:, 1]))
 
-    def _sampler(self) -> FieldSampler:
-        if self.device.type == "cuda" and self._replays is None:
-            self._replays = Replays(self.network)
-        return FieldSampler(self.network, self.scaling, self.device, self._limit, self._replays)
+    def _sampler(self, number: int = 0, seam: int = SEAM_BYTES) -> FieldSampler:
+        """Return the sampler of a network."""
+        if self.device.type == "cuda" and not self._replays:
+            self._replays = [Replays(one) for one in self.networks]
+        return FieldSampler(
+            self.networks[number],
+            self.scaling,
+            self.device,
+            self._limit,
+            self._replays[number] if self._replays else None,
+            seam,
+        )
 
     @property
     def _limit(self) -> float:
@@ -571,12 +600,12 @@ def from_bytes(content: bytes, path: Path | None = None) -> Model:
     architecture = Architecture.from_json(header["architecture"])
     valid, thumbnails = take_extra_tensors(tensors)
     scaling = Scaling.from_json(header["scaling"])
-    network = build_network(architecture, spec, scaling.target, masked=record.masked)
+    networks = build_networks(architecture, spec, scaling.target, masked=record.masked)
     weights = {k.removeprefix(NETWORK): v for k, v in tensors.items()}
-    modelfile.check_shapes(network.state_dict(), weights, name)
-    network.load_state_dict(weights)
+    modelfile.check_shapes(networks.state_dict(), weights, name)
+    networks.load_state_dict(weights)
     return Model(
-        network,
+        networks,
         spec=spec,
         scaling=scaling,
         record=record,

@@ -124,9 +124,9 @@ class Replays:
         """Replay a call, recorded first if it is new; without a graph where CUDA refuses one."""
         inputs = tensors_of(arguments)
         layouts = tuple((tuple(one.shape), one.stride(), one.dtype) for one in inputs)
-        key = (name, layouts, self.source.sigma_factor)
+        key = (name, layouts, self.source.sigma_factors)
         with self._lock, torch.inference_mode():
-            self._network.sigma_factor = self.source.sigma_factor
+            self._network.sigma_factors = self.source.sigma_factors
             if key not in self._recordings:
                 self._recordings[key] = self._recorded(function, arguments)
                 while len(self._recordings) > MOST:

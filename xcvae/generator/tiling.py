@@ -8,6 +8,7 @@ thread; on a GPU tiles follow each other, and the members of a draw batch are dr
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -355,11 +356,17 @@ class Domain:
         if threads <= 1:
             return [function(item) for item in items]
         number = torch.get_num_threads()
+        slots = _slots(self.threads)
+
+        def call(item: T) -> R:
+            with slots:
+                return function(item)
+
         try:
             with ThreadPoolExecutor(
                 threads, initializer=torch.set_num_threads, initargs=(1,)
             ) as pool:
-                return list(pool.map(function, items))
+                return list(pool.map(call, items))
         finally:
             # New threads start with the number that any thread has set last.
             torch.set_num_threads(number)
@@ -412,6 +419,16 @@ class Domain:
             )
             found.append(Window(above + level, shape, (rows.start, columns.start)))
         return found
+
+
+@functools.cache
+def _slots(threads: int) -> threading.BoundedSemaphore:
+    """Return what limits the tiles of all draws of this process at a time.
+
+    Whatever the number of draws, so many windows are in memory, and one draw that waits for its
+    last tile, or is where there is nothing to divide, leaves no core without work.
+    """
+    return threading.BoundedSemaphore(threads)
 
 
 def _relative(place: Place, window: Place) -> Place:

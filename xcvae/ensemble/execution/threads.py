@@ -123,12 +123,17 @@ def use_threads(number: int) -> None:
         torch.set_num_threads(number)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
+def _versions() -> Mapping[str, str]:
+    return {f"{name} version": version_of(name) or "unknown" for name in ("numpy", "torch")}
+
+
 def numeric_environment(device: torch.device) -> Mapping[str, str]:
-    """Return all that decides on the last digits of a draw in this process, on a device."""
+    """Return all that decides on the last digits of a draw now, on a device.
+
+    A process may change its precision between draws.
+    """
     from xcvae.generator.device import compiles, precision
 
-    packages = ("numpy", "torch")
-    versions = {f"{name} version": version_of(name) or "unknown" for name in packages}
-    found = {**versions, "device": device.type, "precision": precision(device)}
+    found = {**_versions(), "device": device.type, "precision": precision(device)}
     return {**found, "compiled": "yes"} if compiles(device) else found

@@ -15,6 +15,7 @@ from xcvae.fields.scaling import RainScaling
 from xcvae.generator.network.constraint import BlockMeans
 from xcvae.generator.network.initialization import initialize
 from xcvae.generator.network.ladder import Ladder
+from xcvae.generator.network.networks import Networks
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Architecture:
     checkpointing
         Compute features twice in training instead of storing them, for grids that do not fit into
         memory otherwise.
+    networks
+        Number of networks of these sizes, among which members are dealt out.
     """
 
     channels: tuple[int, ...]
@@ -50,6 +53,7 @@ class Architecture:
     separable: int = 0
     constrain: int = 0
     checkpointing: bool = False
+    networks: int = 1
 
     def __post_init__(self) -> None:
         if not self.channels or len(self.channels) != len(self.latents):
@@ -69,7 +73,10 @@ class Architecture:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types, for the model file."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        text = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if self.networks == 1:
+            del text["networks"]  # as in files of versions that had one network only
+        return text
 
     @classmethod
     def from_json(cls, text: Mapping[str, Any]) -> Architecture:
@@ -87,8 +94,11 @@ PRESETS: dict[str, Architecture] = {
 
 KEYS = (
     "preset", "levels", "channels", "latents", "blocks", "context", "patch", "separable",
-    "constrain", "checkpointing",
+    "constrain", "checkpointing", "networks",
 )  # fmt: skip
+
+#: Most networks of a model: each of them needs the training time of one.
+MOST_NETWORKS = 8
 
 
 def resolve(
@@ -141,7 +151,16 @@ def resolve(
         separable=_number("separable", options.get("separable", preset.separable), least=0),
         constrain=_block_side(options.get("constrain", False), spec),
         checkpointing=_switch("checkpointing", options.get("checkpointing", False)),
+        networks=_number("networks", options.get("networks", preset.networks), most=MOST_NETWORKS),
     )
+
+
+def build_networks(
+    architecture: Architecture, spec: DataSpec, scaling: RainScaling, *, masked: bool
+) -> Networks:
+    """Make the untrained networks of a model, which differ by their initial weights."""
+    count = range(architecture.networks)
+    return Networks(build_network(architecture, spec, scaling, masked=masked) for _ in count)
 
 
 def build_network(
@@ -213,11 +232,12 @@ def _levels(options: Mapping[str, Any], available: int, size: tuple[int, int]) -
     return levels
 
 
-def _number(key: str, value: object, *, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _number(key: str, value: object, *, least: int = 1, most: int | None = None) -> int:
+    highest = math.inf if most is None else most
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= highest:
         raise ConfigError.of(
             f"generator.{key}",
-            expected=f"an integer >= {least}",
+            expected=f"an integer >= {least}" if most is None else f"{least} to {most}",
             got=repr(value),
             remedy=f"Give a whole number, or leave `{key}` out to take that of the preset.",
         )

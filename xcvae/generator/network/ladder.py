@@ -355,8 +355,8 @@ class Ladder(nn.Module):
         super().__init__()
         self.base, self.constraint, self.checkpointing = base, constraint, checkpointing
         self.patch, self.latents = patch, tuple(latents)
-        # Factor of the prior's sigma where latents follow it; `calibrate` measures it.
-        self.sigma_factor = 1.0
+        # Factor of the prior's sigma where latents follow it, of each level; see `calibrate`.
+        self.sigma_factors: tuple[float, ...] = (1.0,) * len(channels)
         self.encode_condition = Pyramid((conditions + 1) * patch**2, channels, 1, separable)
         self.encode_target = Pyramid((conditions + 2) * patch**2, channels, 1, separable)
         self.encode_context = ContextEncoder(pooled, context) if pooled else None
@@ -490,7 +490,7 @@ class Ladder(nn.Module):
                 q = self._checkpointed(level.posterior_of, h, encoded.features[index], p)
                 posteriors.append(q)
             priors.append(p)
-            prior = p.scale_sigma(self.sigma_factor)
+            prior = p.scale_sigma(self.sigma_factors[encoded.first + index])
             source = prior if encoded.features is None else q
             if released is not None:
                 rank = None if order is None else order[index]

@@ -23,6 +23,7 @@ from xcvae.generator.model import Model, load
 from xcvae.generator.named import name_of
 from xcvae.generator.network.architecture import Architecture, input_names, pooled_size
 from xcvae.generator.network.ladder import Ladder
+from xcvae.generator.network.networks import Networks
 from xcvae.generator.network.transfer import Inputs, Taken, take_weights
 
 #: Largest ratio of pixel sizes, or of the pixels per condition cell, to those of the start.
@@ -211,13 +212,14 @@ class Start:
                 pairs[v.name] = v.name
         return pairs
 
-    def initialize(self, network: Ladder, spec: DataSpec, *, masked: bool) -> Taken:
+    def initialize(self, networks: Networks, spec: DataSpec, *, masked: bool) -> Taken:
         """Take weights from the start, and return a report.
 
         Parameters
         ----------
-        network
-            Untrained network for the data; its weights change in place.
+        networks
+            Untrained networks for the data; their weights change in place. Those of a start with
+            fewer networks are taken more than once.
         spec
             Of the data.
         masked
@@ -231,10 +233,14 @@ class Start:
         known, same = self.model, _same_domain(self.model.spec, spec)
         inputs = (
             _inputs(known.spec, known.network, masked=known.record.masked, here=same),
-            _inputs(spec, network, masked=masked, here=True),
+            _inputs(spec, networks[0], masked=masked, here=True),
         )
-        head = (known.network.base is None) == (network.base is None)
-        taken = take_weights(known.network, network, inputs, head=head)
+        head = (known.network.base is None) == (networks[0].base is None)
+        reports = [
+            take_weights(known.networks[n % len(known.networks)], one, inputs, head=head)
+            for n, one in enumerate(networks)
+        ]
+        taken = reports[0]
         if taken.share == 0:
             raise ConfigError.of(
                 "start",

@@ -40,7 +40,8 @@ from xcvae.fields.validation import check_values
 from xcvae.files import is_taken, local_path, sha256, write_bytes
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.model import Model, from_bytes
-from xcvae.generator.network.architecture import Architecture, build_network, resolve
+from xcvae.generator.network.architecture import Architecture, build_networks, resolve
+from xcvae.generator.network.networks import Networks
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.calibration import calibrate
 from xcvae.generator.training.distributed import ProcessGroup
@@ -99,7 +100,8 @@ def train(
         ``channels``, ``latents``, ``blocks``, ``patch`` (pixels along a side that the finest level
         works on as one), ``separable`` (number of the finest levels with separable convolutions:
         less time), ``constrain`` (keep the block means that a condition gives), ``checkpointing``
-        (less memory, more time).
+        (less memory, more time), ``networks`` (number of networks, 1 to 8, that take the steps in
+        turn and share the members: what a short record leaves open becomes spread).
     losses
         Components by name, as a dict with parameters, or instances. By default the negative ELBO
         (``laplace``, ``kl``), joined by ``crps`` in the last two fifths of the training.
@@ -256,14 +258,14 @@ def _trainer(
     for part in (training_samples, held_back):
         if (architecture.constrain or spec.random_scale) and part is not None:
             check_block_means(part, spec)
-    network = build_network(architecture, spec, scaling.target, masked=record.masked)
-    taken = None if start is None else start.initialize(network, spec, masked=record.masked)
+    networks = build_networks(architecture, spec, scaling.target, masked=record.masked)
+    taken = None if start is None else start.initialize(networks, spec, masked=record.masked)
     validation = None
     if held_back is not None:
         batches = _batches(held_back, spec, scaling, record, architecture)
         validation = Validation(batches, scaling, record, device)
     return Trainer(
-        network=placed(network, device),
+        networks=Networks(placed(one, device) for one in networks),
         batches=_batches(training_samples, spec, scaling, record, architecture),
         validation=validation,
         scaling=scaling,
@@ -380,14 +382,14 @@ def _finish(
     models: dict[str, Model] = {}
     measured: dict[str, Any] = {}
     for kind in ("best",) if file is None else ("best", "last"):
-        network = build_network(
+        networks = build_networks(
             trainer.architecture, spec, trainer.scaling.target, masked=trainer.record.masked
         )
-        network.load_state_dict(trainer.best if kind == "best" else trainer.average)
+        networks.load_state_dict(trainer.best if kind == "best" else trainer.average)
         # Equal weights, if the last validation was the best one, are not measured again.
         known = measured if kind == "last" and trainer.ended_best else {}
         models[kind] = model = Model(
-            network,
+            networks,
             spec=spec,
             scaling=trainer.scaling,
             record=trainer.record,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from xcvae.files import write_text
 from xcvae.generator.device import autocast, compiled
 from xcvae.generator.losses import LossState, learned_by
 from xcvae.generator.network.architecture import Architecture
-from xcvae.generator.network.ladder import Encoded, Ladder
+from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
+from xcvae.generator.network.networks import Networks
 from xcvae.generator.network.transfer import Taken
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.distributed import ProcessGroup
@@ -177,14 +179,31 @@ def columns_of(name: str, value: Tensor) -> dict[str, float]:
 AVERAGE_POWER = 9
 
 
+@dataclass(frozen=True)
+class Passes:
+    """The two passes through a ladder, compiled or not: see `Ladder.encode`, `Ladder.descend`."""
+
+    encode: Callable[..., Encoded]
+    descend: Callable[..., Drawn]
+
+    @classmethod
+    def of(cls, ladder: Ladder, *, compile: bool) -> Passes:
+        """Take the passes of a ladder."""
+        return cls(
+            compiled(ladder.encode, wanted=compile), compiled(ladder.descend, wanted=compile)
+        )
+
+
 @dataclass
 class Trainer:
-    """Training of one network: `run` is the loop, the other methods are parts of a step.
+    """Training of a model's networks: `run` is the loop, the other methods are parts of a step.
+
+    Several networks take their steps in turn, so that each is trained on batches of its own.
 
     Attributes
     ----------
-    network
-        The ladder, on ``device``; its weights change in place.
+    networks
+        The ladders, on ``device``; their weights change in place.
     batches, validation
         Training samples, and the scores of held-back ones; None without.
     scaling, record, architecture, settings, stages
@@ -211,7 +230,7 @@ class Trainer:
         Calibrated dial of that model; None without.
     """
 
-    network: Ladder
+    networks: Networks
     batches: Batches
     validation: Validation | None
     scaling: Scaling
@@ -234,7 +253,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.order_rng = self.rng.spawn(1)[0]
         self.learned = learned_values(self.stages, self.device)
-        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        groups: list[dict[str, Any]] = [{"params": list(self.networks.parameters())}]
         if self.learned:
             groups.append({"params": list(self.learned.values()), "weight_decay": 0.0})
         self.optimizer = torch.optim.AdamW(
@@ -248,13 +267,12 @@ class Trainer:
         self.spikes = [SpikeGuard(self.device) for _ in self.stages]
         self.batches.move(self.device)
         self.compiles = bool(self.settings.compile)
-        self.encode = compiled(self.network.encode, wanted=self.compiles)
-        self.descend = compiled(self.network.descend, wanted=self.compiles)
-        weights = self.network.state_dict()
+        self.passes = [Passes.of(one, compile=self.compiles) for one in self.networks]
+        weights = self.networks.state_dict()
         self.average = _copy(weights)
         # The same tensors for the whole training: a look-up takes as long as the averaging.
         self._averages, self._weights_now = (list(d.values()) for d in (self.average, weights))
-        self.best = _copy(self.network.state_dict())
+        self.best = _copy(weights)
         flips = self.settings.flips
         self.crop = RandomCrop(
             side=self.settings.crop,
@@ -287,7 +305,7 @@ class Trainer:
     def run(self, *, progress: bool, tuner: ThreadTuner | None = None) -> None:
         """Train until the first limit; ``tuner`` sets the threads of every step."""
         settings, state = self.settings, self.state
-        self.network.train()
+        self.networks.train()
         if self.compiles:
             self._compile_stages()
         before, began = state.seconds, time.monotonic()
@@ -321,7 +339,8 @@ class Trainer:
             The logged values and 1 for a step that was skipped, else 0; still on the device.
         """
         number = next(i for i, s in enumerate(self.stages) if done <= s.until + 1e-9)
-        logged = self._gradients(self.stages[number], batch, done)
+        passes = self.passes[self.state.step % len(self.passes)]
+        logged = self._gradients(passes, self.stages[number], batch, done)
         weights = [w for group in self.optimizer.param_groups for w in group["params"]]
         self.group.average(weights)
         norm = torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
@@ -338,20 +357,22 @@ class Trainer:
 
     def _return_to_average(self) -> None:
         """Continue from the averaged weights, as if every step from here were the first."""
-        self.network.load_state_dict(self.average)
+        self.networks.load_state_dict(self.average)
         self.optimizer.state.clear()
         for one in self.spikes:
             one.reset()
 
-    def _gradients(self, stage: Stage, batch: Batch, done: float) -> dict[str, Tensor]:
+    def _gradients(
+        self, passes: Passes, stage: Stage, batch: Batch, done: float
+    ) -> dict[str, Tensor]:
         """Compute the losses of a batch and their gradients; return the logged values."""
         assert batch.x is not None
         with autocast(self.device):
             target = batch.x if stage.reconstructs else None
-            encoded = self.encode(batch.c, batch.pooled, target, side=batch.side)
+            encoded = passes.encode(batch.c, batch.pooled, target, side=batch.side)
             output, kl = batch.x[:0], []
             if stage.reconstructs:
-                drawn = self.descend(encoded, self._noise(batch))
+                drawn = passes.descend(encoded, self._noise(batch))
                 output, kl = drawn.output.float(), [level.float() for level in drawn.kl()]
         state = LossState(
             x=batch.x,
@@ -362,8 +383,8 @@ class Trainer:
             progress=done,
             scaling=self.scaling,
             record=self.record,
-            draw=lambda: self._prior_draws(batch, encoded, 1)[0],
-            draw_many=lambda count: self._prior_draws(batch, encoded, count),
+            draw=lambda: self._prior_draws(passes, batch, encoded, 1)[0],
+            draw_many=lambda count: self._prior_draws(passes, batch, encoded, count),
             learned=self.learned,
         )
         terms = {name: value_of(term, state) for name, term in stage.losses}
@@ -388,22 +409,24 @@ class Trainer:
             stream = self._stream(np.random.default_rng(0), 0.0)
             batch = self._next(stream)
             stream.close()
-            for stage in self.stages:
-                self._gradients(stage, batch, stage.until)
+            for passes, stage in itertools.product(self.passes, self.stages):
+                self._gradients(passes, stage, batch, stage.until)
         self.optimizer.zero_grad(set_to_none=True)
         self.rng.bit_generator.state, self.state.batches = before, read
 
-    def _prior_draws(self, batch: Batch, encoded: Encoded, count: int) -> list[Tensor]:
+    def _prior_draws(
+        self, passes: Passes, batch: Batch, encoded: Encoded, count: int
+    ) -> list[Tensor]:
         """Draw ``count`` fields from the prior for every sample, all in one batch."""
         joined = Encoded.join([replace(encoded, features=None)] * count)
         noise = self._noise(batch, count)
         with autocast(self.device):
-            drawn = self.descend(joined, noise)
+            drawn = passes.descend(joined, noise)
         return list(drawn.output.float().chunk(count))
 
     def _noise(self, batch: Batch, count: int = 1) -> list[Tensor]:
         """Draw deviates for all processes, and return those of this one."""
-        noise = self.network.noise(count * self.group.count * len(batch), batch.c)
+        noise = self.networks[0].noise(count * self.group.count * len(batch), batch.c)
         if self.group.count == 1:
             return noise
         rows = self.group.rows(count, len(batch)).to(self.device)
@@ -504,10 +527,10 @@ class Trainer:
 
     def _validation_scores(self) -> dict[str, float]:
         assert self.validation is not None
-        current = _copy(self.network.state_dict())
-        self.network.load_state_dict(self.average)
-        scores = self.validation(self.network)
-        self.network.load_state_dict(current)
+        current = _copy(self.networks.state_dict())
+        self.networks.load_state_dict(self.average)
+        scores = self.validation(self.networks)
+        self.networks.load_state_dict(current)
         return scores
 
     def _write_checkpoint(self) -> None:
@@ -532,7 +555,7 @@ class Trainer:
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
         return {
-            "network": self.network.state_dict(),
+            "network": self.networks.state_dict(),
             "average": self.average,
             "best": self.best,
             "learned": {name: value.data for name, value in self.learned.items()},
