@@ -379,7 +379,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         store=arguments.store,
         catalog=arguments.catalog,
-        resume="restart" if arguments.overwrite else True,
+        resume="restart" if arguments.overwrite else "append" if arguments.append else True,
     )
     sizes = ", ".join(f"{dim}: {size}" for dim, size in ensemble.sizes.items())
     print(f"{arguments.store}: {', '.join(map(str, ensemble.data_vars))} ({sizes})")

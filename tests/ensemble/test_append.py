@@ -19,6 +19,7 @@ from ..support.failing import Fuse
 
 QUIET = {"progress": False}
 KINDS = ["zarr", "icechunk"]
+UNITS = "hours since 2001-01-01"
 
 
 def location(kind: str, folder: Path) -> str | Path:
@@ -178,6 +179,43 @@ def test_append_refuses_what_resume_refuses(kind, few, model, tmp_path):
         sample(earlier, model, **made, resume="append")
     xr.testing.assert_identical(open_store(store).load(), first.load())
     assert verify_store(store).ok
+
+
+def test_times_that_a_store_returns_in_another_form_are_appended(few, model, tmp_path):
+    numbers = few.assign_coords(time=("time", np.arange(6.0) * 24, {"units": UNITS}))
+    calendar = few.assign_coords(time=xr.decode_cf(numbers[["time"]]).indexes["time"])
+    calendar = calendar.convert_calendar("proleptic_gregorian", use_cftime=True)
+    for ds, store in ((numbers, tmp_path / "n.zarr"), (calendar, tmp_path / "c.zarr")):
+        first = sample(ds.isel(time=slice(4)), model, members=1, seed=3, store=store, **QUIET)
+        assert first.time.dtype.kind == "M"
+        made = {"seed": 3, "store": store, "resume": "append", **QUIET}
+        both = sample(ds, model, members=1, **made)
+        both = sample(ds, model, members=2, **made)
+        np.testing.assert_array_equal(
+            both.pr.values, sample(ds, model, members=2, seed=3, **QUIET).pr
+        )
+        assert (both.time.values == np.arange("2001-01-01", "2001-01-07", dtype="M8[D]")).all()
+        assert sample(ds.isel(time=[1, 5]), model, members=1, **made).time.equals(both.time[[1, 5]])
+        assert verify_store(store, model=model, ds=ds, progress=False).ok
+
+
+def test_append_refuses_what_all_samples_cannot_share(few, model, tmp_path):
+    made = {"members": 1, "store": tmp_path / "e.zarr", **QUIET}
+    here = few.assign_coords(
+        run=np.datetime64("2001-01-01", "ns"), place=("y", list(map(str, few.y.values)))
+    )
+    first = sample(here.isel(time=slice(4)), model, **made)
+    new = here.isel(time=slice(4, 6))
+    noleap = new.convert_calendar("noleap", use_cftime=True)
+    for changed, words in (
+        (new.assign_coords(run=np.datetime64("2002-01-01", "ns")), "'run'.*2001-01-01.*2002-01-01"),
+        (new.assign_coords(place=new.place[::-1].variable), "other values of 'place'"),
+        (noleap, "'time': expected times, as in the store, got dates of the calendar 'noleap'"),
+    ):
+        with pytest.raises(MismatchError, match=words):
+            sample(changed, model, **made, resume="append")
+    xr.testing.assert_identical(open_store(made["store"]).load(), first.load())
+    assert sample(new, model, **made, resume="append").sizes["time"] == 6
 
 
 @pytest.mark.parametrize(

@@ -476,6 +476,17 @@ def test_store_overlapping_input_data_is_refused(few, model, tmp_path, store, re
     assert _tree(tmp_path) == before
 
 
+def test_names_of_netcdf_files_are_refused_for_new_stores(few, model, tmp_path):
+    with pytest.raises(ConfigError, match=r"e\.nc.*Name it e\.zarr.*to_netcdf"):
+        sample(few, model, members=1, store=tmp_path / "e.nc", progress=False)
+    assert not list(tmp_path.iterdir())
+    first = sample(few, model, members=1, store=tmp_path / "e.zarr", progress=False)
+    (tmp_path / "e.zarr").rename(tmp_path / "e.nc")  # as earlier versions wrote it
+    again = sample(few, model, members=1, store=tmp_path / "e.nc", progress=False)
+    np.testing.assert_array_equal(again.pr.values, xr.open_zarr(tmp_path / "e.nc").pr.values)
+    assert first.pr.shape == again.pr.shape
+
+
 def test_resume_refuses_other_packages_and_device(few, model, options, tmp_path):
     interrupt(few, model, options)
     remove_fuse(options)

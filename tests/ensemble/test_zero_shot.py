@@ -177,8 +177,14 @@ def test_maps_of_latitude_and_longitude_are_interpolated(coarse, model):
         lat=(("y", "x"), 50 + 0.05 * rows + 0.01 * columns, {"units": "degrees_north"}),
         lon=(("y", "x"), (179.9 + 0.05 * columns + 180) % 360 - 180, {"units": "degrees_east"}),
     )
-    with pytest.warns(UserWarning, match="size of the pixels"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # pixels of 1.14 km, by the distances of neighbours
         ensemble = drawn(grid, model)
+    by_time = grid.assign_coords(  # as WRF writes them
+        {name: grid[name].expand_dims(time=grid.time) for name in ("lat", "lon")}
+    )
+    scales = [model.for_data(ds, FACTOR, observed=False)[1].spec.scales for ds in (grid, by_time)]
+    assert [one.spacing for one in scales] == pytest.approx([1.14, 1.14], abs=0.01)
     assert ensemble.lat.dims == ("y", "x")
     np.testing.assert_allclose(ensemble.lat.coarsen(y=4, x=4).mean(), grid.lat)
     assert np.abs(np.diff(ensemble.lon, axis=1)).max() < 0.02
@@ -258,6 +264,11 @@ def test_command_line_and_configuration(coarse, model, tmp_path, capsys, monkeyp
     expected = drawn(coarse, model).tp
     np.testing.assert_array_equal(xr.open_zarr("fine.zarr", consolidated=False).tp, expected)
     assert main(["verify", "fine.zarr", "--data", "coarse.nc", "--model", str(model.path)]) == 0
+    coarse.isel(time=slice(2)).to_netcdf("early.nc")
+    for data, more in (("early.nc", []), ("coarse.nc", ["--append"])):
+        assert main(["sample", data, *options, "--store", "grown.zarr", *more]) == 0
+    np.testing.assert_array_equal(xr.open_zarr("grown.zarr", consolidated=False).tp, expected)
+    capsys.readouterr()
     assert main(["sample", "coarse.nc", *options]) == 1
     assert "no --store" in capsys.readouterr().err
     text = f"""

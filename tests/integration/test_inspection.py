@@ -148,6 +148,9 @@ def test_info_refuses_what_is_not_of_xcvae(
     for path in (tmp_path / "notes.txt", tmp_path / "nothing", tmp_path):
         assert main(["info", str(path)]) == 1
         assert "expected a run, a model, a store" in capsys.readouterr().err
+    (tmp_path / "rain.nc").write_text("CDF", encoding="utf-8")
+    assert main(["info", str(tmp_path / "rain.nc")]) == 1
+    assert f"xcvae init {tmp_path / 'rain.nc'}" in capsys.readouterr().err
 
 
 def test_verify_checks_all_in_a_folder(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

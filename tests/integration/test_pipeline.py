@@ -398,6 +398,24 @@ def test_folder_with_the_number_of_a_removed_one_is_another(tmp_path: Path) -> N
     assert steps._version(store) != before
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[crps, mass_bias, ks]", "[crps, {name: crps, window: 2D}]", "window: .*'2D'.*2 days"),
+        ("postprocess: [halve]", "postprocess: [{name: threshold, value: 1 K}]", "threshold.*1 K"),
+        ("ks: [null, 0.9]", "sk: [null, 0.9]", "sk"),
+    ],
+)
+def test_mistakes_of_later_steps_are_refused_before_the_training(
+    folder: Path, old: str, new: str, words: str
+) -> None:
+    edit(folder, old, new)
+    settings = folder / "config.yaml"
+    with pytest.raises(xcvae.errors.XcvaeError, match=words):
+        pipeline.run(config.load(settings), progress=False)
+    assert not list((folder / "out").glob("*"))
+
+
 def test_unknown_step_is_refused(folder: Path) -> None:
     with pytest.raises(xcvae.errors.ConfigError, match="Did you mean 'train'"):
         pipeline.run_step(config.load(folder / "config.yaml"), "trian")

@@ -67,6 +67,11 @@ def test_spectral_distance_of_a_dry_forecast_is_large_and_finite(observed: xr.Da
     assert 60 < metrics.spectral_distance(dry, observed).item() <= 120
 
 
+def test_spectral_distance_of_a_row_is_undefined(observed: xr.DataArray) -> None:
+    row = observed.isel(y=[0])
+    assert np.isnan(metrics.spectral_distance(row.expand_dims(realization=2), row))
+
+
 def test_spatial_correlation_is_that_of_pearson(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
     forecast, observed = masked
     valid = observed.notnull() & forecast.notnull().all("realization")

@@ -231,6 +231,8 @@ TARGET, GCM = {"path": ["a.nc", "b.nc"]}, {"path": "t.nc", "rename": GRID}
         ({"t": condition(0, 20)}, [TARGET, {"path": "t.nc"}], refused(r"sources\[1\]", "lat", "rename")),
         ({"t": condition(20, 30)}, [TARGET, GCM], refused(r"sources\[1\]", "time")),
         ({"t": condition(0, 20).isel(time=slice(None, None, 2))}, [TARGET, GCM], refused("time", "one step")),
+        ({"t": condition(0, 20).assign_coords(time=times(20) + np.timedelta64(12, "h"))}, [TARGET, GCM], refused(r"T12:00 to ", "times of day", "floor")),
+        ({"t": condition(0, 20).convert_calendar("360_day", align_on="date")}, [TARGET, GCM], refused("360_day", "convert_calendar")),
         ({"t": condition(0, 20)}, [TARGET, {**GCM, "rename": {**GRID, "t": "pr"}}], refused("pr", "rename")),
         ({"t": condition(0, 20)}, [TARGET, {**GCM, "rename": {"T": "t"}}], refused(r"sources\[1\]\.rename", "'T'")),
         ({}, [], refused("sources", "path")),

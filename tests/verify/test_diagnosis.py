@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.ndimage import gaussian_filter
 
 import xcvae
 from xcvae.errors import ConfigError, DataError, MismatchError
@@ -36,10 +37,12 @@ from xcvae.verify.diagnosis.statistics import (
     Spike,
     TimeStatistics,
     ensemble_statistics,
+    error_autocorrelation,
     latent_swap,
     spread_by_amount,
     time_statistics,
 )
+from xcvae.verify.resampling import estimate
 
 GOOD_STATISTICS = EnsembleStatistics(
     wet_fraction=0.29,
@@ -542,6 +545,45 @@ def test_border_reports_the_mode_that_deviates() -> None:
     assert "prior ones 1.05" in found.evidence
     (found,) = [f for f in detect(traces(border_amount=2.5)) if f.name == "border"]
     assert "prior members have 2.50 times" in found.evidence
+
+
+def test_standard_errors_follow_the_memory_of_error_maps() -> None:
+    """Frames 5 minutes apart: their mean is as certain as that of few independent ones."""
+    rng = np.random.default_rng(11)
+
+    def rain(memory: float) -> np.ndarray:
+        fields = gaussian_filter(rng.normal(size=(5, 24, 16, 16)), (0, 0, 2, 2), mode="wrap") * 7
+        for i in range(1, 24):
+            fields[:, i] = memory * fields[:, i - 1] + np.sqrt(1 - memory**2) * fields[:, i]
+        return np.maximum(np.expm1(fields), 0.0)
+
+    for memory, errors in ((0.8, (1.7, 6.0)), (0.0, (1.0, 1.02))):
+        covered, alone, factors = [], [], []
+        for _ in range(40):
+            maps = rain(memory)
+            found = ensemble_statistics(maps[1:], maps[0], units="mm h-1", wet_threshold=0.1)
+            parts = np.stack([maps[1:].mean(0).sum((1, 2)), maps[0].sum((1, 2))], axis=1)
+            bias, plain = estimate(parts, lambda sums: float(np.log(sums[0] / sums[1])))
+            covered.append(abs(bias) < 2 * found.mass_error)
+            alone.append(abs(bias) < 2 * plain)
+            factors.append(found.mass_error / plain)
+        assert np.mean(covered) >= 0.9
+        assert np.mean(alone) < 0.7 or memory == 0
+        assert errors[0] <= np.median(factors) <= errors[1]
+
+
+def test_error_autocorrelation_is_that_of_maps_and_of_no_constant_pattern() -> None:
+    rng = np.random.default_rng(12)
+    maps = rng.normal(size=(40, 20, 20))
+    for i in range(1, 40):
+        maps[i] = 0.7 * maps[i - 1] + np.sqrt(1 - 0.7**2) * maps[i]
+    pattern = rng.normal(size=(20, 20))
+    level = np.arange(40.0)[:, None, None]  # an error common to a map
+    maps[3], maps[:, :4] = 0.0, np.nan
+    for errors in (maps, maps + level, maps + 1.5 * pattern):
+        found = error_autocorrelation(errors)
+        np.testing.assert_allclose(found[:5], 0.7 ** np.arange(5), atol=0.12)
+    assert not error_autocorrelation(rng.normal(size=(40, 20, 20)) + 3 * pattern)[1:].any()
 
 
 def test_spread_by_amount_sorts_samples_by_coarse_rain_not_by_the_observation() -> None:

@@ -84,6 +84,26 @@ def test_quantile_figure_of_doubled_rain_is_a_parallel(
     assert_uncut(figure)
 
 
+@pytest.mark.filterwarnings("error")
+def test_figures_say_that_nothing_rained_and_that_a_row_has_no_spectrum(
+    perfect: tuple[xr.Dataset, xr.Dataset],
+) -> None:
+    def noted(ds: xr.Dataset, members: xr.Dataset, figure: str) -> set[str]:
+        axes = getattr(Plots(members), figure)(ds, baselines=[]).axes
+        return {text.get_text() for one in axes for text in one.texts}
+
+    ds, members = perfect
+    attrs = {"units": "mm h-1"}
+    dry = ds.assign(pr=(0 * ds.pr).assign_attrs(attrs))
+    none = members.assign(pr=(0 * members.pr).assign_attrs(attrs))
+    assert "no rain observed" in noted(dry, members, "quantiles")
+    assert "no rain" in noted(dry, none, "spectra")
+    row = noted(ds[["pr"]].isel(y=[0]), members.isel(y=[0]), "spectra")
+    assert "a single row of pixels has no spectrum" in row
+    coast = ds[["pr"]].assign(pr=ds.pr.where(ds.pr.x > 3).assign_attrs(attrs))
+    assert Plots(members).hovmoeller(coast)  # columns without data, without a warning
+
+
 def test_quantiles_of_counts_equal_numpy() -> None:
     values = np.random.default_rng(1).gamma(0.7, 3.0, 20_000)
     bins = np.clip(np.floor(np.log(values / 0.1) / 0.004).astype(int) + 2402, 1, 5401)

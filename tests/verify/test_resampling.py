@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 from xcvae.verify.resampling import (
     MAX_PIECES,
     Sums,
+    estimate,
     fit_autocorrelation,
     interval,
     mean_variance,
@@ -72,6 +73,32 @@ def test_interval_covers_the_mean_of_autocorrelated_samples(memory: float, noise
         covered.append(low <= 5.0 <= high)
     # Blocks of twelve alone cover .93, .86 and .77; a plain autoregressive fit .83 of the last.
     assert 0.90 <= np.mean(covered) <= 0.99
+
+
+def divide(sums: np.ndarray) -> float:
+    return float(sums[0] / sums[1])
+
+
+@pytest.mark.parametrize(("memory", "count"), [(0.8, 16), (0.8, 24), (0.5, 24), (0.9, 96)])
+def test_two_standard_errors_cover_the_mean_of_dependent_samples(memory: float, count: int) -> None:
+    random = np.random.default_rng(5)
+    before, after = [], []
+    thirds = np.array_split(np.argsort(np.sin(np.arange(count))), 3)  # in no order of time
+    of_thirds = []
+    for _ in range(400):
+        series = random.normal(size=count)
+        for i in range(1, count):
+            series[i] = memory * series[i - 1] + np.sqrt(1 - memory**2) * series[i]
+        parts = np.stack([series, np.ones(count)], axis=1)
+        for found, correlation in ((before, None), (after, memory ** np.arange(count))):
+            mean, error = estimate(parts, divide, correlation)
+            found.append(abs(mean) < 2 * error)
+        for third in thirds:
+            mean, error = estimate(parts, divide, memory ** np.arange(count), third)
+            of_thirds.append(abs(mean) < 2 * error)
+    assert np.mean(before) < (0.8 if memory == 0.5 else 0.52)
+    assert 0.92 <= np.mean(after) <= 0.992
+    assert 0.88 <= np.mean(of_thirds) <= 0.992
 
 
 def test_interval_respects_limits_of_scores() -> None:

@@ -121,7 +121,7 @@ def test_sequences_are_scored_by_groups_and_in_any_blocks(ds, ensemble):
     [
         ("7 min", ConfigError, "multiple of the step of the samples, 300 s"),
         ("3 h", EmptySelectionError, "36 consecutive samples in a window of 3h"),
-        ("1 km", ValueError, "window: expected units"),
+        ("1 km", ValueError, "window: expected a duration"),
         ("-1 h", ConfigError, "window: expected a duration"),
     ],
 )

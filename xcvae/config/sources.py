@@ -229,7 +229,7 @@ def _check_follow(clusters: list[Parts], dim: Hashable, where: str, *, times: bo
         raise _odd(
             where, odd, expected=f"labels along '{dim}' that do not overlap" if times else
             f"the same labels along '{dim}' as in the other files, or labels beyond theirs",
-            got=f"{later.min()} to {later.max()} and {earlier.min()} to {earlier.max()}",
+            got=" and ".join(_extent(np.sort(values)) for values in (earlier, later)),
             remedy="Leave one of the files out, or select the labels of each and write it again."
             if times else "Regrid the file, or leave it out of the pattern.",
         )  # fmt: skip
@@ -310,13 +310,38 @@ def _on_common_labels(
         common = np.intersect1d(ds[dim], other[dim]) if kinds[0] == kinds[1] else np.array([])
         is_time = kinds[0].startswith("calendar") and inner
         if not (is_time and len(common) and _step(ds[dim]) == _step(other[dim])):
-            remedy = "Give all files the same samples, or aggregate them to one step."
-            if not kinds[0].startswith("calendar"):
-                remedy = f"If it is another grid, rename it: `rename: {{{dim}: {dim}_2}}`."
-            raise _odd(where, {names[1]: other}, expected=f"the labels of {names[0]} along '{dim}'",
-                       got=f"{other.sizes[dim]} others ({kinds[1]})", remedy=remedy)  # fmt: skip
+            first, second = (_extent(one[dim].values) for one in (ds, other))
+            raise _odd(where, {names[1]: other},
+                       expected=f"the labels of {names[0]} along '{dim}', {first}",
+                       got=f"{other.sizes[dim]} others, {second} ({kinds[1]})",
+                       remedy=_label_remedy(ds, other, dim, kinds))  # fmt: skip
         ds, other = ds.sel({dim: common}), other.sel({dim: common})
     return ds, other
+
+
+def _label_remedy(ds: xr.Dataset, other: xr.Dataset, dim: Hashable, kinds: tuple[str, str]) -> str:
+    """Return what helps with labels that differ, by their kinds."""
+    if not kinds[0].startswith("calendar"):
+        return f"If it is another grid, rename it: `rename: {{{dim}: {dim}_2}}`."
+    if kinds[0] != kinds[1] and kinds[1].startswith("calendar"):
+        calendar = kinds[0].removeprefix("calendar ")
+        return f"Write it again with ds.convert_calendar('{calendar}', align_on='date')."
+    if kinds[0] == kinds[1] and not ds.indexes[dim].isin(other.indexes[dim]).any():
+        days = ds[dim].dt.floor("D").to_index(), other[dim].dt.floor("D").to_index()
+        if days[0].is_unique and days[1].is_unique and days[0].isin(days[1]).any():
+            return (
+                "The same days have other times of day: write one of them again with "
+                f"ds['{dim}'] = ds['{dim}'].dt.floor('D')."
+            )
+    return "Give all files the same samples, or aggregate them to one step."
+
+
+def _extent(labels: np.ndarray) -> str:
+    """Name the first and the last label."""
+    if not labels.size:
+        return "none"
+    cut = 16 if labels.dtype.kind in "MO" else None  # times to the minute
+    return " to ".join(str(value)[:cut] for value in labels[[0, -1]])
 
 
 def _step(labels: xr.DataArray) -> Any:

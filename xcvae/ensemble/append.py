@@ -32,8 +32,12 @@ from xcvae.ensemble.store.base import (
 )
 from xcvae.ensemble.store.write import Base
 from xcvae.errors import DataError, MismatchError, OutputExistsError, StoreError
-from xcvae.fields.samples import check_samples, labels_of
+from xcvae.fields.samples import check_samples, label_keys, labels_of
 from xcvae.registry.discovery import version_of
+
+#: Kinds of numbers, which NumPy joins as they are.
+_PLAIN = "iufb"
+_TIMES, _TEXT = "times", "texts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,13 +209,15 @@ def extension_of(
     _check_grid(finished, ds, sampler)
     old = replace(request, members=run["members"]).numbers
     numbers = _continued(finished, old, request.numbers)
-    known = labels_of(finished.dataset, sample)
-    stored = set(known)
-    new = [i for i, label in enumerate(sampler.labels) if label not in stored]
-    position = {label: i for i, label in enumerate(sampler.labels)}
-    lacking = [label for label in known if label not in position]
+    # A store returns some times in another form than they were given: compare what they mean.
+    known, given = label_keys(finished.dataset, sample), label_keys(ds, sample)
+    _check_form(sample, known, given)
+    stored, position = set(known), {key: i for i, key in enumerate(given)}
+    new = [i for i, key in enumerate(given) if key not in stored]
+    texts = labels_of(finished.dataset, sample)
+    lacking = [text for text, key in zip(texts, known, strict=True) if key not in position]
     # The data of stored samples, in the order of the store; None if some of them are not given.
-    rows = None if lacking else [position[label] for label in known]
+    rows = None if lacking else [position[key] for key in known]
     chunks = dict(zip(("realization", sample), run["chunks"], strict=True))
     request_here = replace(sampler.request, chunks=chunks)
     sampler = replace(sampler, request=request_here, seam=run.get("seam", 0))
@@ -229,7 +235,7 @@ def extension_of(
 
 
 def requested_part(
-    store: EnsembleStore, ensemble: xr.Dataset, sampler: EnsembleSampler, request: SampleRequest
+    store: EnsembleStore, ensemble: xr.Dataset, ds: xr.Dataset, request: SampleRequest, sample: str
 ) -> xr.Dataset:
     """Select the members and samples of a request that a finished store has all of.
 
@@ -239,13 +245,14 @@ def requested_part(
     ----------
     store, ensemble
         The finished store, and its content.
-    sampler, request
+    ds, request
         The request, which `extension_of` has nothing to add for.
+    sample
+        Name of the sample dim.
     """
-    sample = sampler.model.spec.sample
     metadata = store.status().complete.metadata
-    position = {label: i for i, label in enumerate(labels_of(ensemble, sample))}
-    rows = [position[label] for label in sampler.labels]
+    position = {key: i for i, key in enumerate(label_keys(ensemble, sample))}
+    rows = [position[key] for key in label_keys(ds, sample)]
     first = int(ensemble["realization"][0])
     members = [request.numbers.start - first, request.numbers.stop - first]
     for call in metadata.get("calls") or []:
@@ -330,15 +337,23 @@ def _other(found: StoredEnsemble, differing: Sequence[str]) -> OutputExistsError
 
 
 def _check_grid(finished: _Finished, ds: xr.Dataset, sampler: EnsembleSampler) -> None:
-    """Refuse maps of another size, and coordinates of maps with other numbers."""
+    """Refuse maps of another size, and coordinates common to all samples with other values."""
     stored = finished.dataset
     size = tuple(stored[sampler.model.spec.target].shape[2:])
     got = "" if size == sampler.size else f"{sampler.size[0]} x {sampler.size[1]} pixels"
     for name, coord in stored.coords.items():
-        fixed = finished.sample not in coord.dims and name != "realization" and coord.ndim
-        compared = fixed and name in ds.coords and coord.dtype.kind in "iuf"
-        if compared and not np.array_equal(coord.values, ds[name].values):
-            got = got or f"other values of '{name}'"
+        fixed = finished.sample not in coord.dims and name != "realization"
+        if not fixed or name not in ds.coords or _same_values(coord.variable, ds[name].variable):
+            continue
+        if coord.ndim == 0:
+            raise MismatchError.of(
+                finished.described(f"coordinate '{name}'"),
+                expected=f"{coord.values}, as of all its samples",
+                got=str(ds[name].values),
+                remedy=f"Leave it out, ds.drop_vars('{name}'), or write the samples to a store of "
+                "their own.",
+            )
+        got = got or f"other values of '{name}'"
     if got:
         raise MismatchError.of(
             finished.described("grid of the data"),
@@ -491,7 +506,7 @@ def _template(
 
 
 def _joined(name: str, old: xr.Variable, part: xr.Dataset, sample: str) -> xr.Variable:
-    """Append the values of a coordinate of new samples."""
+    """Append the values of a coordinate of new samples, in the form of the store."""
     if name not in part.coords:
         raise MismatchError.of(
             f"coordinate '{name}'",
@@ -500,6 +515,54 @@ def _joined(name: str, old: xr.Variable, part: xr.Dataset, sample: str) -> xr.Va
             remedy=f"Add it: ds.assign_coords({name}=...).",
         )
     new = part.coords[name].variable
+    kinds = old.dtype.kind, new.dtype.kind
+    if old.ndim == 1 and not set(kinds) <= set(_PLAIN):
+        keys = _keys(old), _keys(new)
+        _check_form(name, *keys)
+        if _form(keys[0]) == _TIMES and kinds != ("M", "M"):
+            old, new = (xr.Variable(sample, key, old.attrs) for key in keys)
     joined: xr.Variable = xr.Variable.concat([old, new], dim=sample)  # type: ignore[no-untyped-call]
     joined.attrs = dict(old.attrs)
     return joined
+
+
+def _check_form(name: str, old: Any, new: Any) -> None:
+    """Refuse values that cannot follow those of the store, such as dates of another calendar."""
+    if _form(old) != _form(new):
+        raise MismatchError.of(
+            f"coordinate '{name}'",
+            expected=f"{_form(old)}, as in the store",
+            got=_form(new),
+            remedy="Convert them, ds.convert_calendar(...) or xr.decode_cf(ds), or write the "
+            "samples to a store of their own.",
+        )
+
+
+def _same_values(old: xr.Variable, new: xr.Variable) -> bool:
+    """Return if two coordinates have the same values, in whatever form a store returns them."""
+    if old.shape != new.shape:
+        return False
+    if old.dtype.kind in _PLAIN and new.dtype.kind in _PLAIN:
+        floats = "f" in (old.dtype.kind, new.dtype.kind)
+        return np.array_equal(old.values, new.values, equal_nan=floats)
+    keys = [_keys(xr.Variable("value", np.ravel(one.values), one.attrs)) for one in (old, new)]
+    forms = set(map(_form, keys))
+    # A store keeps a missing text as an empty one.
+    if forms == {_TEXT}:
+        keys = [[str(text) for text in one.fillna("")] for one in keys]
+    return len(forms) == 1 and list(keys[0]) == list(keys[1])
+
+
+def _keys(coord: xr.Variable) -> Any:
+    (dim,) = coord.dims
+    return label_keys(xr.Dataset(coords={dim: coord}), str(dim))
+
+
+def _form(keys: Any) -> str:
+    """Name what labels are: numbers, times, dates of a calendar, durations or texts."""
+    calendar = getattr(keys, "calendar", None)
+    if calendar is not None:
+        return f"dates of the calendar '{calendar}'"
+    return {"M": _TIMES, "m": "durations", **dict.fromkeys(_PLAIN, "numbers")}.get(
+        keys.dtype.kind, _TEXT
+    )

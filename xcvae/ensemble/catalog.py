@@ -659,7 +659,8 @@ def _check_unused(
             f"name '{name}' in {catalog}",
             expected="a name that is not used yet",
             got=f"an entry for {', '.join(map(str, used)) or 'other data'}",
-            remedy="Choose another name or catalog, or overwrite the entry explicitly.",
+            remedy="Choose another name or catalog, or remove the entry first, which leaves its "
+            f"data: xcvae.catalog.remove({str(catalog)!r}, {name!r}).",
         )
 
 

@@ -304,6 +304,7 @@ def _from_store(
     check_storable(ds, spec.sample)
     if store.folder is not None:
         _check_apart(ds, store.folder)
+        _check_no_netcdf(store)
     if request.catalog is not None and store.catalog_path is not None:
         catalogs.check_name(request.catalog, request.entry, store.catalog_path)
     added = _append(sampler, ds, request, store) if request.extends else None
@@ -312,7 +313,9 @@ def _from_store(
     ensemble = store.open()
     if request.catalog is not None and store.catalog_path is not None:
         _list(ensemble, request.catalog, request.entry, store.catalog_path)
-    return requested_part(store, ensemble, sampler, request) if added is False else ensemble
+    if added is False:
+        return requested_part(store, ensemble, ds, request, spec.sample)
+    return ensemble
 
 
 def _write_missing(
@@ -466,6 +469,21 @@ def _check_apart(ds: xr.Dataset, store: Path) -> None:
                 got=f"{store}, and data read from {source}",
                 remedy="Choose another name: input files are never written to or replaced.",
             )
+
+
+def _check_no_netcdf(store: EnsembleStore) -> None:
+    """Refuse a new store with the name of a NetCDF file, which it is not."""
+    folder = store.folder
+    if folder is None or folder.suffix.lower() not in (".nc", ".nc4", ".h5"):
+        return
+    status = store.status()
+    if not (status.complete.exists or status.partial.exists):
+        raise ConfigError.of(
+            "store",
+            expected="the name of a Zarr store, which is a folder",
+            got=str(folder),
+            remedy=f"Name it {folder.stem}.zarr; for NetCDF: ensemble.cvae.to_netcdf(folder).",
+        )
 
 
 def _sources(ds: xr.Dataset) -> set[Path]:

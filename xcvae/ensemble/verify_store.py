@@ -19,7 +19,7 @@ from xcvae.ensemble.spread import resolve_spread
 from xcvae.ensemble.store.base import DONE, EnsembleStore, Ledger, Region, differences, regions_of
 from xcvae.ensemble.store.local import FileLedger
 from xcvae.errors import ConfigError, MismatchError, StoreError, XcvaeError, check_flags
-from xcvae.fields.samples import labels_of
+from xcvae.fields.samples import label_keys
 
 if TYPE_CHECKING:
     from xcvae.ensemble.store.icechunk import Repository
@@ -227,8 +227,9 @@ def _sampler_of(
 def _chosen(ds: xr.Dataset, ensemble: xr.Dataset, model: Model) -> xr.Dataset:
     """Select the samples of the store from a Dataset that may have more."""
     dim = model.spec.sample
-    wanted = labels_of(ensemble, dim)
-    known = labels_of(ds, dim) if dim in ds.dims else []
+    # A store returns some times in another form than they were given.
+    wanted = [str(key) for key in label_keys(ensemble, dim)]
+    known = [str(key) for key in label_keys(ds, dim)] if dim in ds.dims else []
     position = {label: i for i, label in enumerate(known)}
     lacking = [label for label in wanted if label not in position]
     if lacking:

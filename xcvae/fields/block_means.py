@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xcvae.errors import ConfigError, MissingVariableError
 from xcvae.fields.axes import pixel_km
-from xcvae.fields.cf import find_layout, find_target, is_rain, outline
+from xcvae.fields.cf import curvilinear_km, find_layout, find_target, is_rain, outline
 from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec
 from xcvae.fields.describe import describe
 from xcvae.fields.grids import divided_coords, warn_of_uneven
@@ -159,6 +159,8 @@ def at_scale(
     check_dataset(ds)
     name = _rain(ds)
     coarse = _coarse_rain(ds, name)
+    layout = find_layout(ds[name])
+    side = curvilinear_km(ds[name], layout.y, layout.x)
     numbers = [str(key) for key, da in ds.data_vars.items() if da.ndim == 0]  # grid mappings
     if coarse is not None:
         ds = ds[[name, coarse, *numbers]]
@@ -177,7 +179,8 @@ def at_scale(
             warn_of_uneven(ds, (spec.y, spec.x))
         else:
             ds, spec = _divided(ds, name, factor)
-    spacing = pixel_km(spec.axis(spec.y), spec.axis(spec.x))
+            side = side and side / factor
+    spacing = pixel_km(spec.axis(spec.y), spec.axis(spec.x)) or side
     # Frames in mm h-1 that were taken a day apart are no sums of days.
     daily = spec.daily and not per(spec.units, "hour")
     _warn_outside(scales, factor, spacing, daily=daily)

@@ -105,7 +105,7 @@ def _axis(da: xr.DataArray, dim: Hashable) -> Literal["Y", "X", ""]:
     return ""
 
 
-def _geographic(da: xr.DataArray, axis: Literal["Y", "X"]) -> xr.DataArray | None:
+def _geographic(da: xr.DataArray | xr.Dataset, axis: Literal["Y", "X"]) -> xr.DataArray | None:
     """Return the 2-D latitude (Y) or longitude (X) of a field, None without."""
     names = ("lat", "latitude", "xlat") if axis == "Y" else ("lon", "longitude", "xlong")
     for name, coordinate in da.coords.items():
@@ -339,16 +339,37 @@ def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
     )
 
 
+def _places(da: xr.DataArray | xr.Dataset) -> tuple[xr.DataArray, xr.DataArray] | None:
+    """Return the maps of latitude and longitude of a field, None without them."""
+    latitude, longitude = _geographic(da, "Y"), _geographic(da, "X")
+    if latitude is None or longitude is None or latitude.dims != longitude.dims:
+        return None
+    return latitude, longitude
+
+
+def _step_km(latitude: xr.DataArray, longitude: xr.DataArray, dim: str) -> float:
+    """Return the median distance of neighbours along a dim of latitudes and longitudes."""
+    values = [np.asarray(each.values, np.float64) for each in (latitude, longitude)]
+    steps = [np.diff(each, axis=latitude.dims.index(dim)) for each in values]
+    across = (steps[1] + 180.0) % 360.0 - 180.0
+    middle = np.cos(np.deg2rad(np.nanmean(values[0])))
+    return float(DEGREE * np.nanmedian(np.hypot(steps[0], across * middle)))
+
+
+def curvilinear_km(da: xr.DataArray | xr.Dataset, y: str, x: str) -> float | None:
+    """Return the side of a pixel in km from maps of latitude and longitude; None without them."""
+    places = _places(da)
+    if places is None or set(places[0].dims) != {y, x} or min(places[0].shape) < 2:
+        return None
+    side = float(np.sqrt(np.prod([_step_km(*places, dim) for dim in (y, x)])))
+    return side if np.isfinite(side) and side > 0 else None
+
+
 def _side(da: xr.DataArray, layout: Layout) -> float:
     """Return about the height of a cell in km; NaN where it is not known."""
-    latitude, longitude = _geographic(da, "Y"), _geographic(da, "X")
-    if latitude is not None and longitude is not None and latitude.dims == longitude.dims:
-        values = [np.asarray(each.values, np.float64) for each in (latitude, longitude)]
-        if layout.y in latitude.dims and values[0].shape[latitude.dims.index(layout.y)] > 1:
-            steps = [np.diff(each, axis=latitude.dims.index(layout.y)) for each in values]
-            across = (steps[1] + 180.0) % 360.0 - 180.0
-            middle = np.cos(np.deg2rad(np.nanmean(values[0])))
-            return float(DEGREE * np.nanmedian(np.hypot(steps[0], across * middle)))
+    places = _places(da)
+    if places is not None and places[0].sizes.get(layout.y, 1) > 1:
+        return _step_km(*places, layout.y)
     if layout.y not in da.coords or da[layout.y].dtype.kind not in "iuf":
         return float("nan")
     try:

@@ -19,6 +19,7 @@ from xcvae.fields.axes import pixel_km, wrapped
 from xcvae.fields.cf import (
     Layout,
     check_name,
+    curvilinear_km,
     describes_data,
     find_layout,
     find_target,
@@ -113,7 +114,7 @@ def describe(
     check_samples(ds, layout.sample, augmented=True)
     shape = (field.sizes[layout.y], field.sizes[layout.x])
     filled = _check_missing(missing)
-    scales, block = _scales(ds, coarsen, layout)
+    scales, block = _scales(ds[name], coarsen, layout)
     named, maps = _names(ds, name, layout.sample, block, conditions=conditions, statics=statics)
     _check_alone(scales, [*named, *maps])
     variables = [_condition(ds, condition, layout, target=name) for condition in named]
@@ -270,17 +271,18 @@ def _check_rain_units(name: str, units: str) -> None:
 
 
 def _scales(
-    ds: xr.Dataset, coarsen: int | Mapping[str, Sequence[float]] | None, layout: Layout
+    target: xr.DataArray, coarsen: int | Mapping[str, Sequence[float]] | None, layout: Layout
 ) -> tuple[Scales | None, int | None]:
     """Return the scales that a mapping asks for, and the (smallest) side of a block."""
-    shape = (ds.sizes[layout.y], ds.sizes[layout.x])
+    shape = (target.sizes[layout.y], target.sizes[layout.x])
     if not isinstance(coarsen, Mapping):
         _check_coarsen(coarsen, shape)
         return None, coarsen
     for key in coarsen:
         if key not in ("factor", "pixel"):
             raise ConfigError(f"coarsen: unknown key '{key}'. {nearest(key, ('factor', 'pixel'))}")
-    spacing = pixel_km(axis_in(ds, layout.y), axis_in(ds, layout.x))
+    axes = (axis_in(target.to_dataset(name="target"), dim) for dim in (layout.y, layout.x))
+    spacing = pixel_km(*axes) or curvilinear_km(target, layout.y, layout.x)
     if spacing is None:
         raise ConfigError.of(
             "coarsen",

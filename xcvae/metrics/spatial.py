@@ -126,6 +126,8 @@ class SpectralDistance(Metric):
     def finish(self, stats: Stats) -> Array:
         """Compare the spectra."""
         generated, observed = (np.asarray(stats[k])[..., 1:] for k in ("generated", "observed"))
+        if observed.shape[-1] == 0:  # a single row of pixels has no wavenumber in both directions
+            return np.full(observed.shape[:-1], np.nan)
         floor = FLOOR * observed.max(axis=-1, keepdims=True)
         # The spectrum of a dry observation is zero: no distance is defined.
         decibels = 10 * np.log10(ratio(np.maximum(generated, floor), np.maximum(observed, floor)))

@@ -92,15 +92,15 @@ def check(config: Config) -> str:
     check_writable("output", config.output_folder.absolute() / "model.xcvae")
     check_outputs(config)
     register_plugins(config)
-    _check_components(config)
+    check_components(config)
     parts = open_parts(config)
     chosen: dict[str, xr.Dataset | None] = {
         "train": parts.train, "validation": parts.validation, "test": parts.test
     }  # fmt: skip
     for section in config.sample:
         place = section.part if section.samples is None else section.name
-        chosen[place] = parts.of(section)
-        _check_postprocess(section, parts)
+        chosen[place] = samples = parts.of(section)
+        check_section(section, samples, parts.spec)
     if config.diagnose is not None:
         chosen["test"] = parts["test"]
     for ds in chosen.values():
@@ -116,8 +116,14 @@ def check(config: Config) -> str:
     return _words(config, parts)
 
 
-def _check_components(config: Config) -> None:
-    """Build every named component, so that a wrong name or parameter shows before training."""
+def check_components(config: Config) -> None:
+    """Build every named component, so that a wrong name or parameter shows before training.
+
+    Raises
+    ------
+    ComponentError, ConfigError
+        An unknown name, or a parameter that is wrong.
+    """
     stages_of(config.train.losses, Fit.of(config.train.fit))
     for metric in config.evaluate.metrics or ():
         registry().build("metric", split_window(metric)[0])
@@ -131,9 +137,15 @@ def _check_components(config: Config) -> None:
         criteria_for(section.mode, (config.criteria or {}).get(section.name))
 
 
-def _check_postprocess(section: SampleSection, parts: Parts) -> None:
-    spec = parts.spec
-    first = prepare(parts.of(section).isel({spec.sample: [0]}), spec, need_target=True)
+def check_section(section: SampleSection, samples: xr.Dataset, spec: DataSpec) -> None:
+    """Check post-processors and storms of an ensemble on the form of its first sample.
+
+    Raises
+    ------
+    XcvaeError
+        One of its subclasses, as drawing would raise it.
+    """
+    first = prepare(samples.isel({spec.sample: [0]}), spec, need_target=True)
     context = Context(spec, section.mode, first.drop_vars(spec.target))
     PostprocessPipeline.build(section.postprocess, spec).dry_run(context, spec.shape)
     StormPipeline.build(section.storms)

@@ -25,6 +25,8 @@ Facts = dict[str, object]
 README = "README.txt"
 FIRST_LINE = "This folder was written by xcvae."
 WIDTH = 12
+#: Endings of names of data, which another command describes.
+DATA = (".nc", ".nc4", ".h5", ".zarr", ".grib", ".grib2", ".grb", ".grb2")
 
 
 def info(path: str) -> str:
@@ -50,11 +52,13 @@ def info(path: str) -> str:
         found = _of_model(named.path_of(path), path)
     if found:
         return found
+    is_data = is_taken(Path(path)) and Path(path).suffix.lower() in DATA
     raise ConfigError.of(
         path,
         expected="a run, a model, a store, a catalog or a configuration of xcvae",
         got="something else" if is_taken(Path(path)) else "nothing of that name",
-        remedy="Check the path; an Icechunk repository is icechunk:PATH. "
+        remedy=(f"Data are described by: xcvae init {path}. " if is_data else "")
+        + "Check the path; an Icechunk repository is icechunk:PATH. "
         f"Models with a name: {', '.join(named.names()) or 'none'}.",
     )
 

@@ -10,7 +10,12 @@ from xcvae.config import Config
 from xcvae.config.schema import SampleSection
 from xcvae.errors import ConfigError, nearest
 from xcvae.files import check_writable
-from xcvae.pipeline.check import check_outputs, register_plugins
+from xcvae.pipeline.check import (
+    check_components,
+    check_outputs,
+    check_section,
+    register_plugins,
+)
 from xcvae.pipeline.info import write_readme
 from xcvae.pipeline.outputs import (
     STEPS,
@@ -88,11 +93,8 @@ def _run(
     config: Config, wanted: tuple[str, ...], *, overwrite: bool, append: bool, progress: bool
 ) -> Summary:
     start = time.perf_counter()
-    check_writable("output", config.output_folder.absolute() / "model.xcvae")
-    if wanted == STEPS:
-        check_outputs(config)
-    register_plugins(config)
     steps = PipelineState(config, overwrite=overwrite, append=append, progress=progress)
+    _check(steps, whole=wanted == STEPS)
     summary = Summary(steps.folder)
     if "train" in wanted:
         _announce(progress, "training")
@@ -124,6 +126,19 @@ def _run(
     write_readme(steps.folder)
     summary.written = products_of(steps, wanted)
     return summary
+
+
+def _check(steps: PipelineState, *, whole: bool) -> None:
+    """Refuse what is wrong in any step of a whole run before its training."""
+    config = steps.config
+    check_writable("output", config.output_folder.absolute() / "model.xcvae")
+    if whole:
+        check_outputs(config)
+    register_plugins(config)
+    if whole:
+        check_components(config)
+        for section in config.sample:
+            check_section(section, steps.samples_of(section), steps.parts.spec)
 
 
 def _unscored(steps: PipelineState, section: SampleSection) -> str:

@@ -28,6 +28,8 @@ MAX_CORRELATION = 0.95
 """Autocorrelation beyond which one series does not tell the uncertainty of its mean."""
 LAGS = 4
 """Number of lags from which the decay of the autocorrelation is estimated."""
+MAX_HIDDEN = 0.5
+"""Share of the variance of samples, at most, that their mean is taken to have."""
 ROUNDS = 6
 """Iterations that correct the autocorrelation for the estimated mean, which hides part of it."""
 
@@ -318,7 +320,10 @@ def mean_variance(autocorrelation: Array, count: int) -> float:
 
 
 def estimate(
-    parts: NDArray[Any], statistic: Callable[[NDArray[Any]], float]
+    parts: NDArray[Any],
+    statistic: Callable[[NDArray[Any]], float],
+    autocorrelation: Array | None = None,
+    rows: NDArray[np.intp] | None = None,
 ) -> tuple[float, float]:
     """Return a statistic of sums over samples, and its standard error by the jackknife.
 
@@ -328,11 +333,16 @@ def estimate(
         The contribution of every sample, (sample, ...).
     statistic
         A function of the sum.
+    autocorrelation
+        Of the samples at lags 0, 1, ...; by default they are independent.
+    rows
+        Samples that count, by position; all by default.
 
     Returns
     -------
     value, error
-        The error is infinite with a single sample, or where leaving one out leaves nothing.
+        The error is infinite with a single sample, or where leaving one out leaves nothing. It is
+        that of independent samples times `dependence_factor`.
 
     References
     ----------
@@ -344,6 +354,8 @@ def estimate(
     >>> round(value, 3), round(error, 3)
     (2.0, 0.385)
     """
+    rows = np.arange(len(parts)) if rows is None else rows
+    parts = parts[rows]
     total = parts.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = statistic(total)
@@ -352,10 +364,52 @@ def estimate(
     if count < 2 or not np.isfinite(without).all():
         return value, float("inf")
     deviation = without - without.mean()
-    return value, float(np.sqrt((count - 1) / count * (deviation**2).sum()))
+    error = float(np.sqrt((count - 1) / count * (deviation**2).sum()))
+    return value, error * dependence_factor(autocorrelation, rows)
 
 
-def quantile_rank(members: NDArray[Any], observed: NDArray[Any], q: float) -> tuple[float, float]:
+def dependence_factor(autocorrelation: Array | None, rows: NDArray[np.intp]) -> float:
+    """Return the factor by which the dependence of samples widens the error of their mean.
+
+    It is the root of the inflation of the variance of the mean (Zwiers and von Storch 1995,
+    doi:10.1175/1520-0442(1995)008<0336:TSCIAI>2.0.CO;2), corrected for the variance that deviations
+    from the mean of dependent samples lack, times what Student's t adds where few independent
+    samples are left: two standard errors remain an interval of about 95 %.
+
+    Parameters
+    ----------
+    autocorrelation
+        Of samples at lags 0, 1, ...; zero beyond its end. None for independent ones.
+    rows
+        Positions of the samples that the mean is of.
+
+    Examples
+    --------
+    >>> dependence_factor(None, np.arange(24))
+    1.0
+    >>> round(dependence_factor(0.5 ** np.arange(24), np.arange(24)), 2)
+    1.98
+    """
+    count = len(rows)
+    if autocorrelation is None or not np.any(autocorrelation[1:]) or count < 2:
+        return 1.0
+    chosen = np.zeros(int(rows.max()) + 1)
+    chosen[rows] = 1.0
+    # Number of pairs at each lag, both ways.
+    lags = range(1, min(len(chosen), len(autocorrelation)))
+    pairs = np.array([count, *(2.0 * (chosen[k:] @ chosen[:-k]) for k in lags)])
+    inflation = max(float(pairs @ autocorrelation[: len(pairs)]) / count, 1.0)
+    seen = (1.0 - min(inflation / count, MAX_HIDDEN)) / (1.0 - 1.0 / count)
+    few, all_ = (_student(max(n - 1.0, MIN_FREEDOM)) for n in (count / inflation, count))
+    return float(np.sqrt(max(inflation / seen, 1.0))) * few / all_
+
+
+def quantile_rank(
+    members: NDArray[Any],
+    observed: NDArray[Any],
+    q: float,
+    autocorrelation: Array | None = None,
+) -> tuple[float, float]:
     """Return the mean rank of the observed quantile of a sample among those of its members.
 
     The quantile of all samples together depends on one or two storms. Sample by sample the
@@ -368,13 +422,16 @@ def quantile_rank(members: NDArray[Any], observed: NDArray[Any], q: float) -> tu
         (realization, sample, y, x) and (sample, y, x).
     q
         Between 0 and 1.
+    autocorrelation
+        Of the samples, as in `estimate`.
 
     Returns
     -------
     rank, error
         Mean share of the members with a quantile below that of the observation, a tie counts
         half: 0.5 is right, 1 is too weak. Samples with neither observed nor drawn rain at the
-        quantile do not count; the error is that of uniform ranks, infinite if no sample counts.
+        quantile do not count; the error is that of uniform ranks, times `dependence_factor`,
+        infinite if no sample counts.
 
     Examples
     --------
@@ -382,7 +439,7 @@ def quantile_rank(members: NDArray[Any], observed: NDArray[Any], q: float) -> tu
     >>> [round(value, 2) for value in quantile_rank(0.5 * rain[1:], rain[0], 0.99)]
     [1.0, 0.08]
     """
-    shares = []
+    shares, rows = [], []
     for sample, truth in enumerate(observed):
         valid = np.isfinite(truth) & np.isfinite(members[:, sample]).all(axis=0)
         if not valid.any():
@@ -390,9 +447,11 @@ def quantile_rank(members: NDArray[Any], observed: NDArray[Any], q: float) -> tu
         seen = np.quantile(truth[valid], q)
         drawn = np.quantile(members[:, sample][:, valid], q, axis=1)
         if seen > 0 or (drawn > 0).any():
+            rows.append(sample)
             shares.append(float((drawn < seen).mean() + 0.5 * (drawn == seen).mean()))
     if not shares:
         return 0.5, float("inf")
     count = len(members)
     # Variance of the mean of ranks that are uniform on 0, 1/M, ..., 1.
-    return float(np.mean(shares)), float(np.sqrt((count + 2) / (12 * count * len(shares))))
+    error = float(np.sqrt((count + 2) / (12 * count * len(shares))))
+    return float(np.mean(shares)), error * dependence_factor(autocorrelation, np.array(rows))

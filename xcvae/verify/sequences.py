@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ConfigError, EmptySelectionError
+from xcvae.errors import ConfigError, EmptySelectionError, UnitsError
 from xcvae.fields.sample_blocks import block_length, consecutive, segments, windows
 from xcvae.fields.samples import times_of
 from xcvae.fields.units import HEAVY, STEP, is_rate, parse_quantity
@@ -34,9 +34,16 @@ def split_window(spec: object) -> tuple[object, str | None]:
     window = spec.get("window") if isinstance(spec, Mapping) else None
     if not isinstance(spec, Mapping) or not isinstance(window, str):
         return spec, None
-    if parse_quantity(window, units="s", what="window") <= 0:
+    try:
+        positive = parse_quantity(window, units="s", what="window") > 0
+    except UnitsError:
+        positive = False
+    if not positive:
         raise ConfigError.of(
-            "window", expected="a duration", got=repr(window), remedy="For example '1h'."
+            "window",
+            expected="a duration",
+            got=repr(window),
+            remedy="For example '30 min', '1h' or '2 days'.",
         )
     rest = {key: value for key, value in spec.items() if key != "window"}
     return rest, window.replace(" ", "")

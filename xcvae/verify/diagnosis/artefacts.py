@@ -60,14 +60,19 @@ class Artefacts:
     border_texture_error: float = float("nan")
 
 
-def artefacts_of(members: NDArray[Any], observed: NDArray[Any]) -> Artefacts:
-    """Measure artefacts in members (realization, sample, y, x)."""
+def artefacts_of(
+    members: NDArray[Any], observed: NDArray[Any], dependence: Array | None = None
+) -> Artefacts:
+    """Measure artefacts in members (realization, sample, y, x).
+
+    ``dependence`` is the autocorrelation of the samples, for standard errors.
+    """
     drawn, truth = _patterns(members), _patterns(observed[None])
     excess = {p: drawn[p] - truth.get(p, 0.0) for p in drawn}
     strongest = max(excess.values(), default=0.0)
     # A pattern that repeats every 4 pixels repeats every 8 as well.
     period = min((p for p in excess if excess[p] >= ALIKE * strongest), default=0)
-    amount, texture = _border(members, observed)
+    amount, texture = _border(members, observed, dependence)
     return Artefacts(max(strongest, 0.0), period, *amount, *texture)
 
 
@@ -172,7 +177,7 @@ def _checkered(rough: Array, bent: Array) -> float:
 
 
 def _border(
-    members: NDArray[Any], observed: NDArray[Any]
+    members: NDArray[Any], observed: NDArray[Any], dependence: Array | None
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return factors of amount and roughness at the border, with standard errors."""
     nothing = (float("nan"), float("nan"))
@@ -184,7 +189,7 @@ def _border(
     for kind in range(2):
         sums = np.concatenate([drawn[:, kind], truth[:, kind]], axis=1)
         enough = (truth[:, kind, 0] > 0).sum() >= ENOUGH and (sums.sum(axis=0) > 0).all()
-        found.append(estimate(sums, _factor) if enough else None)
+        found.append(estimate(sums, _factor, dependence) if enough else None)
     amount, texture = (nothing if e is None else (float(np.exp(e[0])), e[1]) for e in found)
     return amount, texture
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from xcvae.fields.record import Record, bin_edges
 from xcvae.fields.sample_blocks import consecutive
 from xcvae.metrics.calibration import spread_skill
 from xcvae.metrics.distribution import mass_bias, p99_ratio, p999_ratio, wet_fraction
-from xcvae.metrics.sample import SampleFields
+from xcvae.metrics.sample import Array, SampleFields
 from xcvae.metrics.spatial import diversity, spatial_correlation
 from xcvae.metrics.temporal import SequenceFields, lagged_products
 from xcvae.verify.diagnosis.artefacts import Artefacts, artefacts_of
@@ -29,6 +30,9 @@ LARGEST, ENOUGH = 0.001, 50
 HEAVIEST, NEXT, SPIKE_TIMES, BIN_TIMES = 0.01, 4, 10.0, 4.0
 #: Smallest number of samples in a third of them.
 THIRD = 4
+#: Lags at which maps of errors are compared, from 0, and standard errors of their correlation that
+#: are taken for chance: independent samples have more one time in twenty.
+LAGS, CHANCE = 32, 1.64
 
 
 @dataclass(frozen=True)
@@ -152,13 +156,15 @@ def ensemble_statistics(
     dims = ("realization", "sample", "y", "x")
     forecast = xr.DataArray(members, dims=dims, attrs={"units": units})
     truth = xr.DataArray(observed, dims=dims[1:], attrs={"units": units})
-    _, mass_error = _log_ratio(_amounts(members), _amounts(observed))
-    variance, variance_error = _log_ratio(_variances(members), _variances(observed))
-    texture, texture_error = _log_ratio(_contrasts(members), _contrasts(observed))
-    logs = (np.log1p(np.maximum(fields, 0.0) / wet_threshold) for fields in (members, observed))
-    spread_log, spread_log_error = _spread(*logs)
+    logs = [np.log1p(np.maximum(fields, 0.0) / wet_threshold) for fields in (members, observed)]
+    dependence = error_autocorrelation(logs[1] - logs[0].mean(axis=0))
+    ((spread_log, spread_log_error),) = _spread(logs[0], logs[1], dependence)
+    del logs
+    _, mass_error = _log_ratio(_amounts(members), _amounts(observed), dependence)
+    variance, variance_error = _log_ratio(_variances(members), _variances(observed), dependence)
+    texture, texture_error = _log_ratio(_contrasts(members), _contrasts(observed), dependence)
     floor, floor_share = floor_of(members)
-    tail_rank, tail_rank_error = quantile_rank(members, observed, 0.999)
+    tail_rank, tail_rank_error = quantile_rank(members, observed, 0.999, dependence)
     return EnsembleStatistics(
         wet_fraction=float(wet_fraction(forecast, truth, threshold=wet_threshold)),
         mass_bias=float(mass_bias(forecast, truth)),
@@ -171,7 +177,7 @@ def ensemble_statistics(
         variance_error=variance_error,
         diversity=float(diversity(forecast, truth)),
         spread_skill=float(spread_skill(forecast, truth)),
-        spread_error=_spread(members, observed)[1],
+        spread_error=_spread(members, observed, dependence)[0][1],
         spread_log=spread_log,
         spread_log_error=spread_log_error,
         correlation=float(spatial_correlation(forecast, truth)),
@@ -179,19 +185,19 @@ def ensemble_statistics(
         texture_error=texture_error,
         light_mass=light_mass(members, wet_threshold),
         ceiling_share=ceiling_of(members, wet_threshold),
-        artefacts=artefacts_of(members, observed),
+        artefacts=artefacts_of(members, observed, dependence),
         floor=floor,
         floor_share=floor_share,
-        spread_thirds=spread_by_amount(members, observed, coarse),
+        spread_thirds=spread_by_amount(members, observed, coarse, dependence),
     )
 
 
-def _log_ratio(drawn: NDArray[Any], truth: NDArray[Any]) -> tuple[float, float]:
+def _log_ratio(drawn: NDArray[Any], truth: NDArray[Any], dependence: Array) -> tuple[float, float]:
     """Return the ratio of sums over samples and the standard error of its logarithm."""
     parts = np.stack([drawn, truth], axis=1)
     if not (parts.sum(axis=0) > 0).all():
         return (0.0 if truth.sum() > 0 else float("nan")), 0.0
-    value, error = estimate(parts, lambda sums: float(np.log(sums[0] / sums[1])))
+    value, error = estimate(parts, lambda sums: float(np.log(sums[0] / sums[1])), dependence)
     return float(np.exp(value)), error
 
 
@@ -228,22 +234,86 @@ def _stacked(maps: NDArray[Any]) -> NDArray[Any]:
     return maps if maps.ndim == 4 else maps[None]
 
 
-def _spread(members: NDArray[Any], observed: NDArray[Any]) -> tuple[float, float]:
-    """Return spread over error of the ensemble mean, and the standard error of its logarithm."""
+def _spread(
+    members: NDArray[Any],
+    observed: NDArray[Any],
+    dependence: Array | None,
+    groups: Sequence[NDArray[np.intp] | None] = (None,),
+) -> list[tuple[float, float]]:
+    """Return spread over error of the ensemble mean, and the standard error of its logarithm.
+
+    One pair for each group, which are positions of samples; None is all of them.
+    """
     count = len(members)
     if count < 2:
-        return float("nan"), float("inf")
+        return [(float("nan"), float("inf"))] * len(groups)
     spread = np.nansum(members.var(axis=0, ddof=1), axis=(1, 2), dtype=np.float64)
     error = np.nansum((members.mean(axis=0) - observed) ** 2, axis=(1, 2), dtype=np.float64)
-    if spread.sum() <= 0 or error.sum() <= 0:
-        return (0.0 if error.sum() > 0 else float("nan")), 0.0
     parts = np.stack([(count + 1) / count * spread, error], axis=1)
-    value, sure = estimate(parts, lambda sums: float(0.5 * np.log(sums[0] / sums[1])))
-    return float(np.exp(value)), sure
+    found = []
+    for group in groups:
+        spread_sum, error_sum = (parts if group is None else parts[group]).sum(axis=0)
+        if spread_sum <= 0 or error_sum <= 0:
+            found.append((0.0 if error_sum > 0 else float("nan"), 0.0))
+            continue
+        value, sure = estimate(
+            parts, lambda sums: float(0.5 * np.log(sums[0] / sums[1])), dependence, group
+        )
+        found.append((float(np.exp(value)), sure))
+    return found
+
+
+def error_autocorrelation(errors: NDArray[Any]) -> Array:
+    """Return the autocorrelation of maps of errors at lags of 0, 1, ... samples.
+
+    The errors of a mean over samples are too few to tell how alike neighbouring samples are, but
+    each sample is a map of many pixels: the correlation of maps is certain, and an error common to
+    a map does not enter. Correlations that long lags have, too, are no memory; the first one that
+    is within chance is zero, like all beyond it.
+
+    Parameters
+    ----------
+    errors
+        Observation minus mean of the members, (sample, y, x), in the order of time; NaN is left
+        out.
+
+    Examples
+    --------
+    >>> maps = np.random.default_rng(0).normal(size=(9, 8, 8))
+    >>> bool(error_autocorrelation(maps)[1:].any())
+    False
+    >>> round(float(error_autocorrelation(maps[1:] + maps[:-1])[1]), 1)
+    0.5
+    """
+    maps = errors.reshape(len(errors), -1).astype(np.float64)
+    valid = np.isfinite(maps)
+    means = np.nansum(maps, axis=1) / np.maximum(valid.sum(axis=1), 1)
+    maps = np.where(valid, maps - means[:, None], 0.0)
+    size = np.sqrt((maps**2).sum(axis=1))
+    uniform = size == 0
+    maps /= np.where(uniform, 1.0, size)[:, None]
+    lags = min(len(maps), LAGS)
+    found, chance = np.zeros(lags), np.full(lags, np.inf)
+    for lag in range(1, lags):
+        products = np.einsum("sp,sp->s", maps[lag:], maps[:-lag])
+        products = products[~(uniform[lag:] | uniform[:-lag])]
+        if products.size > 1:
+            found[lag] = products.mean()
+            chance[lag] = CHANCE * products.std(ddof=1) / np.sqrt(products.size)
+    common = max(float(found[-(lags // 2) :].mean()), 0.0) if lags > 4 else 0.0
+    memory = found - common > chance
+    memory[:1] = True
+    unbroken = np.logical_and.accumulate(memory)
+    correlation = np.where(unbroken, (found - common) / (1.0 - min(common, 0.9)), 0.0)
+    correlation[:1] = 1.0
+    return np.asarray(correlation)
 
 
 def spread_by_amount(
-    members: NDArray[Any], observed: NDArray[Any], coarse: NDArray[Any] | None = None
+    members: NDArray[Any],
+    observed: NDArray[Any],
+    coarse: NDArray[Any] | None = None,
+    dependence: Array | None = None,
 ) -> tuple[tuple[float, float], ...]:
     """Return spread over error, and the error of its logarithm, by thirds of the samples.
 
@@ -257,6 +327,8 @@ def spread_by_amount(
     coarse
         Coarse rain of each sample, (sample,), NaN where it is missing; by default the mean of its
         members, which follow it.
+    dependence
+        Autocorrelation of the samples, from `error_autocorrelation`.
     """
     if coarse is None:
         valid = np.isfinite(members).sum(axis=(0, 2, 3))
@@ -265,7 +337,7 @@ def spread_by_amount(
     thirds = np.array_split(order[np.isfinite(coarse[order])], 3)
     if len(members) < 2 or min(map(len, thirds)) < THIRD:
         return ()
-    return tuple(_spread(members[:, third], observed[third]) for third in thirds)
+    return tuple(_spread(members, observed, dependence, thirds))
 
 
 def light_mass(fields: NDArray[Any], wet_threshold: float) -> float:

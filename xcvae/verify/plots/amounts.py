@@ -48,12 +48,16 @@ def draw_quantiles(data: FigureData) -> Figure:
         axes.plot(truth, made, color=style.MEMBER, lw=2.0, label=OWN)
         _frame(axes, truth, made, data.units)
         _name_levels(axes, levels, truth, made)
+        if not (truth > 0).any():
+            style.note(axes, "no rain observed")
         return figure
 
 
 def _levels(rows: Array) -> Array:
     """Return quantile levels from the wet share to the amount that enough samples reached."""
     share = rows.sum(axis=0) / rows.sum()
+    if share[0] == 1.0:
+        return np.array(NAMED)
     above = np.cumsum(share[::-1])[::-1]  # share of pixels in this bin or beyond
     reached = (np.cumsum(rows[:, ::-1], axis=1)[:, ::-1] > 0).sum(axis=0) >= ENOUGH
     rarest = float(above[1:][reached[1:]].min(initial=0.9 * (1.0 - share[0])))

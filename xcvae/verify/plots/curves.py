@@ -144,6 +144,10 @@ def draw_spectra(data: FigureData) -> Figure:
     found = _measure(data)
     with style.new_figure(*style.COLUMN) as figure:
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
+        if not (found.observed.any() or found.members.any()):
+            one_row = found.observed.size == 0
+            style.note(top, "a single row of pixels has no spectrum" if one_row else "no rain")
+            return figure
         _power(top, found, pretty(data.units))
         _decibels(below, found)
         return figure

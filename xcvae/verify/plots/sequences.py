@@ -17,6 +17,7 @@ from xcvae.fields.sample_blocks import consecutive
 from xcvae.fields.samples import times_of
 from xcvae.fields.units import is_daily, to_units
 from xcvae.files import atomic_path, local_path
+from xcvae.metrics.metric import ratio
 from xcvae.metrics.pairs import REALIZATION
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.plots import style
@@ -145,7 +146,10 @@ def draw_hovmoeller(
     """Draw time against x; see `xcvae.verify.plots.Plots.hovmoeller`."""
     found = sequence_of(ds, ensemble, members=members, most=10 * FRAMES)
     count, steps = len(found.fields), np.arange(len(found.labels) + 1)
-    means = {title: np.nanmean(maps, axis=1) for title, maps in found.fields.items()}
+    means = {
+        title: ratio(np.nansum(maps, axis=1), np.isfinite(maps).sum(axis=1))
+        for title, maps in found.fields.items()
+    }
     scale = RainScale.of(list(means.values()), found.scale.units, daily=found.scale.levels[2] == 1)
     with style.new_figure(2.6 * count + 1.6, 4.6, "compressed") as figure:
         row = figure.subplots(1, count, sharey=True, squeeze=False)[0]

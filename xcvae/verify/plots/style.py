@@ -103,6 +103,13 @@ def whiskers(ends: Array) -> Array:
     return lengths
 
 
+def note(axes: Axes, text: str) -> None:
+    """Write in the middle of axes what they do not show, and why."""
+    axes.text(
+        0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=FAINT, zorder=5
+    )
+
+
 def label(
     axes: Axes,
     *,
