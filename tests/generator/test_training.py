@@ -135,11 +135,15 @@ def test_patience_stops_after_validations_without_improvement(corner, patience):
     assert model.training["steps"] < 12
 
 
-def test_saved_weights_have_the_best_score_of_the_history(corner, tmp_path):
+@pytest.mark.parametrize("near", [0.0, 0.5])
+def test_saved_weights_have_the_best_score_or_are_near_it(corner, tmp_path, monkeypatch, near):
+    monkeypatch.setattr("xcvae.generator.training.trainer.NEAR", near)
     path = tmp_path / "model.xcvae"
     history = quick(corner, fit={**DIVERGES, "validations": 4}, path=path).history.val_crps.values
     assert history.min() < history[-1]  # the best weights are not the last ones
-    for file, expected in ((path, history.min()), (last_weights_path(path), history[-1])):
+    kept = history[np.flatnonzero(history <= history.min() * (1 + near))[-1]]
+    assert (kept == history.min()) == (near == 0)
+    for file, expected in ((path, kept), (last_weights_path(path), history[-1])):
         model = xcvae.load(file)
         model.networks.set_temperature(1.0)  # scores of a training are those before calibration
         held_back = split(corner, model.spec, 0.15)[1]
@@ -665,8 +669,8 @@ def test_training_without_a_terminal_prints_validations_and_result(
     assert re.fullmatch(r"train: 50 %, step 2, [\d.]+ min, loss [-\d.e+]+, val_crps [\d.]+ "
                         r"\(best so far\)", first)  # fmt: skip
     assert second.startswith("train: 100 %, step 4")
-    assert re.fullmatch(r"trained 4 steps in [\d.]+ min; best val_crps [\d.]+ at step [24]; "
-                        rf"max_steps 4 reached; saved as {file}", closing)  # fmt: skip
+    assert re.fullmatch(r"trained 4 steps in [\d.]+ min; best val_crps [\d.]+ at step [24]"
+                        rf"(, kept step 4 \(0\.5 % worse at most\))?; max_steps 4 reached; saved as {file}", closing)  # fmt: skip
     xcvae.train(ds, target="pr", **options, progress=False)
     assert capfd.readouterr().err == ""
 

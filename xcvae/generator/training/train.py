@@ -125,7 +125,8 @@ def train(
     Returns
     -------
     Model
-        The model with the weights of the best validation.
+        The model with the weights of the best validation, or later ones whose score is within half
+        a percent of it.
 
     Raises
     ------

@@ -36,6 +36,9 @@ from xcvae.generator.training.validation import Validation
 from xcvae.progress import on_terminal, print_line, progress_bar
 from xcvae.registry import call, wrong_result
 
+#: Share of the best score within which later weights are kept in place of the best ones. Such
+#: differences are chance, and later weights have seen all losses and the small rates of the end.
+NEAR = 0.005
 #: Crops that are tried for one with at least this share of valid pixels.
 TRIES, LEAST_VALID = 100, 0.02
 
@@ -467,7 +470,7 @@ class Trainer:
         for name, value in self.learned.items():
             row |= columns_of(f"learned_{name}", value)
         row["learning_rate"] = settings.rate(settings.progress(state.step, state.seconds))
-        improved = True
+        improved = near = True
         if self.validation is not None:
             row |= self.group.broadcast(self._validation_scores)
         for key in ("loss", f"val_{settings.monitor}"):
@@ -480,10 +483,12 @@ class Trainer:
                     "and check the data for extreme values.",
                 )
         if self.validation is not None:
-            improved = row[f"val_{settings.monitor}"] < state.best
+            score = row[f"val_{settings.monitor}"]
+            improved, near = score < state.best, score <= state.best + NEAR * abs(state.best)
         if improved:
             state.best = row.get(f"val_{settings.monitor}", math.inf)
-            self.best = _copy(self.average)
+        if near:
+            self.best, state.kept = _copy(self.average), state.step
         state.waited = 0 if improved else state.waited + 1
         state.history.append(row)
         print_line(self.progress and not on_terminal(), self._line(row, improved=improved))
@@ -515,6 +520,8 @@ class Trainer:
         if scored:
             best = min(scored, key=lambda row: row[name])
             text += f"; best {name} {best[name]:.4g} at step {best['step']:.0f}"
+            if state.kept > best["step"]:
+                text += f", kept step {state.kept} ({100 * NEAR:g} % worse at most)"
         if self.stopped_early:
             text += f"; stopped after {state.waited} validations without improvement (patience)"
         elif settings.max_steps is not None and state.step >= settings.max_steps:
