@@ -427,15 +427,13 @@ class Model:
             released = release_shares(self._position(spread), len(self.architecture.latents))
         options: Any = {"tile": tile, "axes": axes, "limits": limits, "threads": threads}
         options |= {"released": released, "temperature": temperature}
-        parts = [
-            (own, self._sampler(number, seam).draw(batch, [addresses[i] for i in own], **options))
-            for number, own in self.networks.deal(realizations)
-        ]
-        if len(parts) == 1:
-            return parts[0][1]
-        # Back into the order of the members.
-        fields = np.concatenate([fields for _, fields in parts])
-        return fields[np.argsort(np.concatenate([own for own, _ in parts]))]
+        if len(self.networks) == 1:
+            return self._sampler(0, seam).draw(batch, addresses, **options)
+        fields = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
+        for number, own in self.networks.deal(realizations):
+            members = [addresses[place] for place in own]
+            fields[own] = self._sampler(number, seam).draw(batch, members, **options)
+        return fields
 
     def limits(self, prepared: xr.Dataset) -> NDArray[np.float64]:
         """Return the largest rain that a pixel of each sample may have, in ``spec.units``.
