@@ -46,8 +46,8 @@ class Progress:
         Validations since the best one.
     history
         Rows of the log.
-    kept
-        Step of the weights that are kept; 0 for none.
+    selected
+        Step of the weights that will be those of the model; 0 for none.
     batches
         Batches read so far, if that is not the number of steps: those of a training at random
         scales read more of small maps.
@@ -59,7 +59,7 @@ class Progress:
     waited: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     batches: int = 0
-    kept: int = 0
+    selected: int = 0
 
 
 def checkpoint_path(path: Path) -> Path:

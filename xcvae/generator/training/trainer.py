@@ -488,7 +488,7 @@ class Trainer:
         if improved:
             state.best = row.get(f"val_{settings.monitor}", math.inf)
         if near:
-            self.best, state.kept = _copy(self.average), state.step
+            self.best, state.selected = _copy(self.average), state.step
         state.waited = 0 if improved else state.waited + 1
         state.history.append(row)
         print_line(self.progress and not on_terminal(), self._line(row, improved=improved))
@@ -520,8 +520,8 @@ class Trainer:
         if scored:
             best = min(scored, key=lambda row: row[name])
             text += f"; best {name} {best[name]:.4g} at step {best['step']:.0f}"
-            if state.kept > best["step"]:
-                text += f", kept step {state.kept} ({100 * NEAR:g} % worse at most)"
+            if state.selected > best["step"]:
+                text += f", kept step {state.selected} ({100 * NEAR:g} % worse at most)"
         if self.stopped_early:
             text += f"; stopped after {state.waited} validations without improvement (patience)"
         elif settings.max_steps is not None and state.step >= settings.max_steps:
