@@ -228,8 +228,6 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
     The global generators of torch are used inside, because the initial weights of torch modules
     come from them, and so may random numbers of a third-party loss.
-
-    Experimental: has not run on a GPU yet.
     """
     gpus = range(torch.cuda.device_count() if device.type == "cuda" else 0)
     with torch.random.fork_rng(gpus):
