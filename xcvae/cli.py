@@ -367,6 +367,13 @@ def _sample(arguments: argparse.Namespace) -> int:
             got=f"no {missing}",
             remedy="For example --model rain-radar --factor 8 --store fine.zarr.",
         )
+    if arguments.overwrite and arguments.append:
+        raise ConfigError.of(
+            "xcvae sample DATA",
+            expected="--append, which keeps the members of the store, or --overwrite",
+            got="both",
+            remedy="Leave one out.",
+        )
     ds = next(_data(str(arguments.config)))
     if arguments.variable is not None:
         ds = ds[[arguments.variable, *(n for n, da in ds.data_vars.items() if da.ndim == 0)]]

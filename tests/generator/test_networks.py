@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import signal
@@ -20,6 +21,7 @@ from xcvae.fields.describe import prepare
 from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.network.architecture import build_networks
 from xcvae.generator.network.networks import Networks
+from xcvae.generator.training.calibration import calibrate_spread, spread_skill_ratio
 from xcvae.generator.training.checkpoint import checkpoint_path
 from xcvae.generator.training.validation import Validation
 
@@ -127,6 +129,20 @@ def test_validation_scores_members_of_all_networks(pair, corner):
     assert len({score["val_crps"] for score in scores}) == 3
     # Reconstructions are those of the first, and its deviates come before those of members.
     assert scores[0]["val_mae_tail"] == scores[1]["val_mae_tail"]
+
+
+def test_calibration_draws_members_of_all_networks(pair, corner):
+    ladders = [copy.deepcopy(pair.networks[n % 2]) for n in range(8)]
+    parts = {k: vars(pair)[k] for k in ("spec", "scaling", "record", "architecture")}
+    model = Model(Networks(ladders), training={}, **parts)
+    batches = model.batches(prepare(corner.isel(time=[3, 30]), pair.spec, need_target=True))
+    found = []
+    for bias in (0.0, 1.0):
+        with torch.no_grad():
+            model.networks[7].head.bias += bias
+        found.append([spread_skill_ratio(model, batches), *calibrate_spread(model, batches)])
+    assert found[0][0] != found[1][0]
+    assert found[0][1:] != found[1][1:]
 
 
 def test_killed_training_resumes_all_networks(corner, tmp_path):

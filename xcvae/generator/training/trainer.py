@@ -177,6 +177,20 @@ def columns_of(name: str, value: Tensor) -> dict[str, float]:
     return {f"{name}_{i}": number for i, number in enumerate(numbers)}
 
 
+def is_near(score: float, best: float, monitor: str) -> bool:
+    """Return True if later weights with a score are kept in place of those with the best one.
+
+    An ELBO is a logarithm, so that a share of it means nothing.
+
+    Examples
+    --------
+    >>> is_near(100.4, 100.0, "crps"), is_near(100.4, 100.0, "negative_elbo")
+    (True, False)
+    """
+    share = 0.0 if monitor == "negative_elbo" else NEAR
+    return score <= best + share * abs(best)
+
+
 #: Power of the step in the weight average, which makes it cover about the last tenth of a
 #: training of any length (Karras et al. 2024, arXiv:2312.02696).
 AVERAGE_POWER = 9
@@ -313,13 +327,15 @@ class Trainer:
             self._compile_stages()
         before, began = state.seconds, time.monotonic()
         done = settings.progress(state.step, state.seconds)
+        # True already in a training that was killed after its end.
+        self.stopped_early = self._patience_is_over
         log = _LogRow()
         # The order starts from its seed: a resumed training skips the batches of its past steps.
         past = state.step if self.scale is None else state.batches
         stream = self._stream(self.order_rng, settings.heavy_share, past=past)
         self.progress = progress and self.group.is_main
         with progress_bar(self.progress, total=100, unit="%", desc="train") as shown:
-            while done < 1:
+            while done < 1 and not self.stopped_early:
                 start = time.monotonic()
                 log.add(*self._step(self._next(stream), done))
                 if tuner is not None:
@@ -328,9 +344,9 @@ class Trainer:
                 state.seconds = self._shared_seconds(before + time.monotonic() - began)
                 last, done = done, settings.progress(state.step, state.seconds)
                 shown.update(round(100 * done) - shown.n)
-                if settings.due(done) > settings.due(last) and not self._validate(log.means()):
-                    self.stopped_early = True
-                    break
+                if settings.due(done) > settings.due(last):
+                    self._validate(log.means())
+                    self.stopped_early = self._patience_is_over
         stream.close()
 
     def _step(self, batch: Batch, done: float) -> tuple[dict[str, Tensor], Tensor]:
@@ -463,8 +479,13 @@ class Trainer:
             batch = self.scale(Batch.joined(parts), factor, multiple, self.rng)
         return batch.packed().to(self.device)
 
-    def _validate(self, row: dict[str, float]) -> bool:
-        """Validate, log and write a checkpoint; return False to stop early."""
+    @property
+    def _patience_is_over(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.state.waited >= patience
+
+    def _validate(self, row: dict[str, float]) -> None:
+        """Validate, log and write a checkpoint."""
         settings, state = self.settings, self.state
         row = {"step": state.step, "minutes": state.seconds / 60, **self.group.mean(row)}
         for name, value in self.learned.items():
@@ -484,7 +505,8 @@ class Trainer:
                 )
         if self.validation is not None:
             score = row[f"val_{settings.monitor}"]
-            improved, near = score < state.best, score <= state.best + NEAR * abs(state.best)
+            improved = score < state.best
+            near = improved or is_near(score, state.best, settings.monitor)
         if improved:
             state.best = row.get(f"val_{settings.monitor}", math.inf)
         if near:
@@ -493,7 +515,6 @@ class Trainer:
         state.history.append(row)
         print_line(self.progress and not on_terminal(), self._line(row, improved=improved))
         self._write_checkpoint()
-        return settings.patience is None or state.waited < settings.patience
 
     def _line(self, row: Mapping[str, float], *, improved: bool) -> str:
         """Write a row of the log as a line."""
