@@ -23,7 +23,9 @@ from xcvae.generator.network.architecture import build_networks
 from xcvae.generator.network.networks import Networks
 from xcvae.generator.training.calibration import calibrate_spread, spread_skill_ratio
 from xcvae.generator.training.checkpoint import checkpoint_path
+from xcvae.generator.training.spikes import FIRST, PATIENCE
 from xcvae.generator.training.validation import Validation
+from xcvae.plugins import Component
 
 LADDER = {"channels": [16, 8], "latents": [2, 1]}
 FIT = {"max_steps": 6, "batch_size": 4, "crop": 24, "validations": 2}
@@ -117,6 +119,23 @@ def test_networks_take_the_steps_in_turn(corner, steps, expected):
     pairs = zip(model.networks, initial, strict=True)
     changed = [not torch.equal(a.head.weight, b.head.weight) for a, b in pairs]
     assert changed == expected
+
+
+@dataclasses.dataclass(frozen=True)
+class SpikyInSecond(Component):
+    """A loss with huge gradients for the second of two networks, from a step on."""
+
+    first: int
+
+    def __call__(self, state):
+        spike = state.step % 2 == 1 and state.step > self.first
+        return state.mean((state.x - state.output).square()) * (1e12 if spike else 1.0)
+
+
+def test_lasting_spikes_of_one_network_return_to_the_averaged_weights(corner):
+    fit = {"max_steps": 2 * (FIRST + 3 * PATIENCE), "validations": 1, "batch_size": 2, "crop": 12}
+    model = quick(corner, 2, losses=["kl", SpikyInSecond(2 * FIRST + 1)], fit=fit, validation=0)
+    assert PATIENCE <= model.history.skipped_steps.item() <= 2 * PATIENCE
 
 
 def test_validation_scores_members_of_all_networks(pair, corner):

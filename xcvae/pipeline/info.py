@@ -145,8 +145,10 @@ def _model_facts(file: Path) -> Facts:
     conditions = [f"{v.name} [{v.units}]" for v in spec.variables]
     samples = "" if model.thumbnails is None else f"{model.thumbnails.samples} training samples"
     scores = [f"{k.removeprefix('val_')} {v:.3g}" for k, v in _scores(training).items()]
+    count = len(model.networks)
     return {
         "made": made,
+        "networks": f"{count}, which share the members" if count > 1 else "",
         "target": f"{spec.target} [{spec.units}], {spec.shape[0]} x {spec.shape[1]} pixels",
         "conditions": ", ".join(conditions) or "none",
         "from": samples,

@@ -280,8 +280,10 @@ class Trainer:
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
-        # One for each stage: another loss has other gradients.
-        self.spikes = [SpikeGuard(self.device) for _ in self.stages]
+        # One for each stage and network: another loss has other gradients, and where one network is
+        # at fault, the steps of the others between its own are none of its.
+        pairs = itertools.product(self.stages, self.networks)
+        self.spikes = [SpikeGuard(self.device) for _ in pairs]
         self.batches.move(self.device)
         self.compiles = bool(self.settings.compile)
         self.passes = [Passes.of(one, compile=self.compiles) for one in self.networks]
@@ -358,18 +360,19 @@ class Trainer:
             The logged values and 1 for a step that was skipped, else 0; still on the device.
         """
         number = next(i for i, s in enumerate(self.stages) if done <= s.until + 1e-9)
-        passes = self.passes[self.state.step % len(self.passes)]
-        logged = self._gradients(passes, self.stages[number], batch, done)
+        turn, network = divmod(self.state.step, len(self.networks))
+        logged = self._gradients(self.passes[network], self.stages[number], batch, done)
         weights = [w for group in self.optimizer.param_groups for w in group["params"]]
         self.group.average(weights)
         norm = torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
-        spike = self.spikes[number].judge(norm)
+        guard = self.spikes[number * len(self.networks) + network]
+        spike = guard.judge(norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(done)
         # With 1 here the optimiser leaves everything as it is; the host need not know.
         vars(self.optimizer)["found_inf"] = spike
         self.optimizer.step()
-        if self.state.step % PATIENCE == 0 and self.spikes[number].lasts():
+        if turn % PATIENCE == 0 and guard.lasts():
             self._return_to_average()
         self._update_average()
         return logged, spike
