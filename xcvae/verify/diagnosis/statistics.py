@@ -286,7 +286,7 @@ def error_autocorrelation(errors: NDArray[Any]) -> Array:
     0.5
     """
     if len(errors) < 3:  # no pair, or one alone; such maps may be as large as a continent
-        return np.eye(1, len(errors))[0]
+        return np.array([1.0, 0.0][: len(errors)])
     maps = errors.reshape(len(errors), -1).astype(np.float64)
     valid = np.isfinite(maps)
     means = np.nansum(maps, axis=1) / np.maximum(valid.sum(axis=1), 1)
