@@ -351,12 +351,8 @@ def _names_data(arguments: argparse.Namespace) -> bool:
     return arguments.factor is not None or suffix in {".nc", ".nc4", ".zarr", ".grib", ".grib2"}
 
 
-def _sample(arguments: argparse.Namespace) -> int:
-    """Draw the ensembles of a configuration, or one for the rain in a file."""
-    if arguments.model is None and arguments.store is None and not _names_data(arguments):
-        return _step(arguments)
-    import xcvae
-
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Refuse options for data, and not for a configuration, that miss or contradict another."""
     if arguments.model is None or arguments.store is None:
         missing = " and no ".join(
             f"--{name}" for name in ("model", "store") if getattr(arguments, name) is None
@@ -367,6 +363,22 @@ def _sample(arguments: argparse.Namespace) -> int:
             got=f"no {missing}",
             remedy="For example --model rain-radar --factor 8 --store fine.zarr.",
         )
+    if arguments.overwrite and arguments.append:
+        raise ConfigError.of(
+            "xcvae sample DATA",
+            expected="--append, which keeps the members of the store, or --overwrite",
+            got="both",
+            remedy="Leave one out.",
+        )
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    """Draw the ensembles of a configuration, or one for the rain in a file."""
+    if arguments.model is None and arguments.store is None and not _names_data(arguments):
+        return _step(arguments)
+    import xcvae
+
+    _check_options(arguments)
     ds = next(_data(str(arguments.config)))
     if arguments.variable is not None:
         ds = ds[[arguments.variable, *(n for n, da in ds.data_vars.items() if da.ndim == 0)]]

@@ -11,8 +11,8 @@ with the default cap of a pixel and with none.
 Return levels are quantiles of the largest pixel of a sample: of N samples kept out one in T exceeds
 the level of T, pooled over members, beside the observed one. The 95 % interval of their ratio draws
 runs of neighbouring samples again. Other scores are over all pixels of the samples kept out. Each
-training writes a model and a JSON file to the folder; the next call continues one that was
-interrupted.
+training writes a model and a JSON file to the folder. A call that is interrupted (``--stop-after``,
+or killed) is continued by the next one; the exit code is then 75.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 import xcvae
 from benchmarks.harness.arguments import BenchmarkParser, comma_separated
+from benchmarks.harness.deadline import Deadline
 from benchmarks.harness.record_splits import RecordSplits, Split
 from benchmarks.harness.results import claim_folder, write_json
 
@@ -82,8 +84,12 @@ def level_rows(members: NDArray[Any], observed: NDArray[Any]) -> list[dict[str, 
     return [dict(zip(names, map(float, column), strict=True)) for column in columns]
 
 
-def trained(splits: RecordSplits, train: Split, options: argparse.Namespace, seed: int) -> Any:
-    """Train by the public API; the validation samples choose the weights."""
+def trained(
+    splits: RecordSplits, train: Split, options: argparse.Namespace, seed: int, place: Path
+) -> Any:
+    """Train by the public API, or read the model; the validation samples choose the weights."""
+    if place.exists():
+        return xcvae.load(place)
     return xcvae.train(
         train.ds,
         target=splits.target,
@@ -94,6 +100,7 @@ def trained(splits: RecordSplits, train: Split, options: argparse.Namespace, see
         fit={**FIT, "max_steps": options.steps, **options.fit},
         seed=seed,
         device=options.device,
+        path=place,
         progress=False,
     )
 
@@ -126,8 +133,8 @@ def run(splits: RecordSplits, options: argparse.Namespace) -> list[dict[str, Any
     for seed, record in itertools.product(options.seeds, RECORDS):
         file = options.output / f"{record}-{seed}.json"
         if not file.exists():
-            model = trained(splits, trains[record], options, seed)
-            model.save(options.output / f"{record}-{seed}.xcvae")
+            place = options.output / f"{record}-{seed}.xcvae"
+            model = trained(splits, trains[record], options, seed, place)
             found = [
                 {"record": record, "seed": seed, "cap": cap or "default"}
                 | measure(model, heavy, cap, options)
@@ -157,7 +164,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--members", type=int, default=16)
     parser.add_argument("--threshold", default="0.1 mm h-1", help="less is dry in the members")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.members < 1 or options.steps < 1 or not 0 <= options.share < 1:
+        parser.error(
+            "expected --members and --steps of at least 1, and a --share from 0 to below 1"
+        )
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -166,6 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     splits = RecordSplits.open(
         options.data, target=options.target, side=options.coarsen, tiles=None
     )
+    if heaviest(splits.train, options.share).all():
+        raise SystemExit(f"--share {options.share:g} of {len(splits.train)} samples leaves none")
     known = {
         key: getattr(options, key)
         for key in ("share", "start", "steps", "members", "threshold", "generator", "fit")
@@ -173,8 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     claim_folder(options.output, {**splits.identity(), **known})
     levels = " ".join(f"1 in {period:<10}" for period in PERIODS)
     print(f"{'train':<6} {'seed':>4} {'cap':>8} " + " ".join(f"{n[:9]:>9}" for n in SCORES), levels)
-    write_json(options.output / "extrapolation.json", {"rows": run(splits, options)})
-    return 0
+    with Deadline(options.stop_after) as deadline:
+        write_json(options.output / "extrapolation.json", {"rows": run(splits, options)})
+    return deadline.exit_code
 
 
 if __name__ == "__main__":

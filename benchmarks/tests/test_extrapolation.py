@@ -15,11 +15,13 @@ from benchmarks.skill import extrapolation
 LADDER = {"channels": [16, 8, 8], "latents": [2, 1, 1], "constrain": True}
 
 
-def call(record: Path, folder: Path) -> dict[str, list[dict[str, object]]]:
+def call(
+    record: Path, folder: Path, *more: str, code: int = 0
+) -> dict[str, list[dict[str, object]]]:
     words = ["--data", str(record), "--coarsen", "12", "--output", str(folder), "--seeds", "0"]
     words += ["--steps", "2", "--members", "3", "--generator", json.dumps(LADDER)]
     words += ["--fit", '{"batch_size": 2, "crop": 24, "validations": 1}']
-    assert extrapolation.main(words) == 0
+    assert extrapolation.main([*words, *more]) == code
     found: dict[str, list[dict[str, object]]]
     found = json.loads((folder / "extrapolation.json").read_text())
     return found
@@ -41,6 +43,20 @@ def test_light_model_has_not_seen_the_heaviest_samples(record: Path, tmp_path: P
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.xcvae")}
     assert call(record, tmp_path) == found
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.xcvae")} == files
+    # One that was killed after a training draws again with its model.
+    (tmp_path / "light-0.json").unlink()
+    assert call(record, tmp_path) == found
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.xcvae")} == files
+    (tmp_path / "whole-0.json").unlink()
+    assert call(record, tmp_path, "--stop-after", "0.2", code=75) == found
+
+
+@pytest.mark.parametrize("wrong", [["--members", "0"], ["--share", "1"], ["--share", "0.999"]])
+def test_unusable_arguments_leave_no_folder(record: Path, tmp_path: Path, wrong: list[str]) -> None:
+    words = ["--data", str(record), "--coarsen", "12", "--output", str(tmp_path / "new"), *wrong]
+    with pytest.raises(SystemExit):
+        extrapolation.main(words)
+    assert not (tmp_path / "new").exists()
 
 
 def test_return_levels_of_members_from_the_observed_distribution() -> None:

@@ -110,6 +110,8 @@ def test_lazy_ensemble_draws_only_the_selection(few, model, prior):
         {"realization": slice(None, None, -2), "y": slice(5, 9)},
         {"realization": [0, 0, 3], "time": 2, "x": -1},
         {"time": np.array([True, False, True, False, False, False])},
+        {"time": slice(0, 0)},
+        {"time": [], "realization": -1, "y": 3},
     ],
 )
 def test_selection_of_a_lazy_ensemble_equals_that_of_the_whole(few, model, prior, part):

@@ -267,8 +267,10 @@ def test_command_line_and_configuration(coarse, model, tmp_path, capsys, monkeyp
     coarse.isel(time=slice(2)).to_netcdf("early.nc")
     for data, more in (("early.nc", []), ("coarse.nc", ["--append"])):
         assert main(["sample", data, *options, "--store", "grown.zarr", *more]) == 0
+    both = ["--store", "grown.zarr", "--append", "--overwrite"]
+    assert main(["sample", "early.nc", *options, *both]) == 1
+    assert "got both" in capsys.readouterr().err
     np.testing.assert_array_equal(xr.open_zarr("grown.zarr", consolidated=False).tp, expected)
-    capsys.readouterr()
     assert main(["sample", "coarse.nc", *options]) == 1
     assert "no --store" in capsys.readouterr().err
     text = f"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import signal
@@ -20,8 +21,11 @@ from xcvae.fields.describe import prepare
 from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.network.architecture import build_networks
 from xcvae.generator.network.networks import Networks
+from xcvae.generator.training.calibration import calibrate_spread, spread_skill_ratio
 from xcvae.generator.training.checkpoint import checkpoint_path
+from xcvae.generator.training.spikes import FIRST, PATIENCE
 from xcvae.generator.training.validation import Validation
+from xcvae.plugins import Component
 
 LADDER = {"channels": [16, 8], "latents": [2, 1]}
 FIT = {"max_steps": 6, "batch_size": 4, "crop": 24, "validations": 2}
@@ -117,6 +121,23 @@ def test_networks_take_the_steps_in_turn(corner, steps, expected):
     assert changed == expected
 
 
+@dataclasses.dataclass(frozen=True)
+class SpikyInSecond(Component):
+    """A loss with huge gradients for the second of two networks, from a step on."""
+
+    first: int
+
+    def __call__(self, state):
+        spike = state.step % 2 == 1 and state.step > self.first
+        return state.mean((state.x - state.output).square()) * (1e12 if spike else 1.0)
+
+
+def test_lasting_spikes_of_one_network_return_to_the_averaged_weights(corner):
+    fit = {"max_steps": 2 * (FIRST + 3 * PATIENCE), "validations": 1, "batch_size": 2, "crop": 12}
+    model = quick(corner, 2, losses=["kl", SpikyInSecond(2 * FIRST + 1)], fit=fit, validation=0)
+    assert PATIENCE <= model.history.skipped_steps.item() <= 2 * PATIENCE
+
+
 def test_validation_scores_members_of_all_networks(pair, corner):
     held_back = prepare(corner.isel(time=slice(30, 40)), pair.spec, need_target=True)
     models = [pair, alone(pair, 0), alone(pair, 1)]
@@ -127,6 +148,20 @@ def test_validation_scores_members_of_all_networks(pair, corner):
     assert len({score["val_crps"] for score in scores}) == 3
     # Reconstructions are those of the first, and its deviates come before those of members.
     assert scores[0]["val_mae_tail"] == scores[1]["val_mae_tail"]
+
+
+def test_calibration_draws_members_of_all_networks(pair, corner):
+    ladders = [copy.deepcopy(pair.networks[n % 2]) for n in range(8)]
+    parts = {k: vars(pair)[k] for k in ("spec", "scaling", "record", "architecture")}
+    model = Model(Networks(ladders), training={}, **parts)
+    batches = model.batches(prepare(corner.isel(time=[3, 30]), pair.spec, need_target=True))
+    found = []
+    for bias in (0.0, 1.0):
+        with torch.no_grad():
+            model.networks[7].head.bias += bias
+        found.append([spread_skill_ratio(model, batches), *calibrate_spread(model, batches)])
+    assert found[0][0] != found[1][0]
+    assert found[0][1:] != found[1][1:]
 
 
 def test_killed_training_resumes_all_networks(corner, tmp_path):

@@ -135,16 +135,35 @@ def test_patience_stops_after_validations_without_improvement(corner, patience):
     assert model.training["steps"] < 12
 
 
+def test_training_that_is_killed_after_an_early_stop_does_not_go_on(corner, tmp_path, monkeypatch):
+    path, fit, real = tmp_path / "model.xcvae", {**DIVERGES, "patience": 1}, Path.replace
+
+    def replace(self, target):
+        if Path(target) == last_weights_path(path):
+            raise StoppedError
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(StoppedError):
+            quick(corner, fit=fit, path=path)
+    resumed, whole = quick(corner, fit=fit, path=path), quick(corner, fit=fit)
+    assert resumed.training["steps"] == whole.training["steps"] < 12
+    assert torch.equal(weights_of(resumed), weights_of(whole))
+
+
 @pytest.mark.parametrize("near", [0.0, 0.5])
 def test_saved_weights_have_the_best_score_or_are_near_it(corner, tmp_path, monkeypatch, near):
     monkeypatch.setattr("xcvae.generator.training.trainer.NEAR", near)
     path = tmp_path / "model.xcvae"
-    history = quick(corner, fit={**DIVERGES, "validations": 4}, path=path).history.val_crps.values
+    rows = quick(corner, fit={**DIVERGES, "validations": 4}, path=path).history
+    history = rows.val_crps.values
     assert history.min() < history[-1]  # the best weights are not the last ones
     kept = history[np.flatnonzero(history <= history.min() * (1 + near))[-1]]
     assert (kept == history.min()) == (near == 0)
     for file, expected in ((path, kept), (last_weights_path(path), history[-1])):
         model = xcvae.load(file)
+        assert history[rows.step == model.training["selected"]] == [kept]
         model.networks.set_temperature(1.0)  # scores of a training are those before calibration
         held_back = split(corner, model.spec, 0.15)[1]
         validation = Validation(

@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xarray as xr
 
+import xcvae
 from xcvae import config, pipeline
 from xcvae.cli import main
 from xcvae.ensemble import catalog
@@ -124,6 +126,21 @@ def test_info_says_what_a_path_holds(
     text = capsys.readouterr().out
     for words in wanted:
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [({"selected": 2}, 0.2), ({}, 0.1), ({"selected": 2, "weights": "last"}, 0.3)],
+)
+def test_info_shows_the_scores_of_the_weights_in_the_file(
+    out: Path, tmp_path: Path, changes: dict[str, Any], shown: float
+) -> None:
+    model = xcvae.load(out / "model.xcvae")
+    assert model.training.pop("selected") == 2  # files of earlier versions lack it
+    rows = [{"step": n, "val_crps": n / 10} for n in (1, 2, 3)]
+    model.training |= {"weights": "best", "history": rows, **changes}
+    model.save(tmp_path / "edited.xcvae")
+    assert f"validation  crps {shown}" in pipeline.info(str(tmp_path / "edited.xcvae"))
 
 
 def test_info_reads_the_folder_that_the_user_is_in(

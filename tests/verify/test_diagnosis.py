@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import re
+import tracemalloc
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -584,6 +585,16 @@ def test_error_autocorrelation_is_that_of_maps_and_of_no_constant_pattern() -> N
         found = error_autocorrelation(errors)
         np.testing.assert_allclose(found[:5], 0.7 ** np.arange(5), atol=0.12)
     assert not error_autocorrelation(rng.normal(size=(40, 20, 20)) + 3 * pattern)[1:].any()
+
+
+def test_error_autocorrelation_of_two_maps_of_a_continent_takes_no_memory() -> None:
+    errors = np.ones((2, 500, 500), np.float32)
+    tracemalloc.start()
+    try:
+        assert error_autocorrelation(errors).tolist() == [1.0, 0.0]
+        assert tracemalloc.get_traced_memory()[1] < errors.nbytes / 10
+    finally:
+        tracemalloc.stop()
 
 
 def test_spread_by_amount_sorts_samples_by_coarse_rain_not_by_the_observation() -> None:

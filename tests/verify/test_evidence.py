@@ -81,6 +81,25 @@ def test_gather_measures_any_ensemble_alike(observed: xr.DataArray, members: xr.
     assert {name: s for name, s in severities(evidence).items() if s in ("warning", "fault")} == {}
 
 
+def test_gather_takes_samples_in_the_order_of_their_times() -> None:
+    """Samples in a row are alike: shuffled, their errors would seem to be independent."""
+    rng = np.random.default_rng(3)
+    maps = rng.normal(size=(5, 16, 24, 18))
+    for i in range(1, 16):
+        maps[:, i] = 0.9 * maps[:, i - 1] + np.sqrt(1 - 0.9**2) * maps[:, i]
+    rain = labelled(np.exp(maps)).assign_coords(time=np.arange("2001-01", "2002-05", dtype="M8[M]"))
+    order = rng.permutation(16)
+    records = np.roll(np.arange(16), 8)
+    same, twice = np.arange(16), np.tile(rain.time[:8], 2)
+    found = []
+    for rows, ds in ((same, rain), (order, rain), (records, rain.assign_coords(time=twice))):
+        truth, members = ds[0, rows], ds[1:, rows]
+        found.append(gather(truth, prior=members, posterior=near(truth)).prior)
+    assert plain(asdict(found[1])) == plain(asdict(found[0]))
+    # Times that occur twice are those of two records, whose samples stay in a row.
+    assert found[2].mass_error > 0.5 * found[0].mass_error
+
+
 def test_gather_leaves_unknowns_unchecked(observed: xr.DataArray, members: xr.DataArray) -> None:
     diagnosis = judge(gather(observed, prior=members, posterior=near(observed)))
     reasons = {finding.name: finding.evidence for finding in diagnosis.findings}

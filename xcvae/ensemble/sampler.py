@@ -240,10 +240,12 @@ class EnsembleSampler:
         """Draw a part, given by an integer, slice or list of positions per dimension."""
         realizations = np.arange(self.shape[0])[key[0]]
         samples = np.arange(len(self.labels))[key[1]]
-        values, _ = self.draw(np.atleast_1d(realizations), np.atleast_1d(samples))
+        values = np.empty((realizations.size, samples.size, *self.size), self.dtype)
+        if values.size:  # else an empty selection
+            values = self.draw(np.atleast_1d(realizations), np.atleast_1d(samples))[0].values
         first = 0 if realizations.ndim == 0 else slice(None)
         second = 0 if samples.ndim == 0 else slice(None)
-        part: np.ndarray = values.values[first][..., second, :, :][..., key[2], :][..., key[3]]
+        part: np.ndarray = values[first][..., second, :, :][..., key[2], :][..., key[3]]
         return part
 
     def identity(self, parts: Sequence[int] = ()) -> dict[str, Any]:

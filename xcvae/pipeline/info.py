@@ -144,9 +144,11 @@ def _model_facts(file: Path) -> Facts:
         made += f", {training['minutes']:.1f} minutes"
     conditions = [f"{v.name} [{v.units}]" for v in spec.variables]
     samples = "" if model.thumbnails is None else f"{model.thumbnails.samples} training samples"
-    scores = [f"{k.removeprefix('val_')} {v:.3g}" for k, v in _last_scores(training).items()]
+    scores = [f"{k.removeprefix('val_')} {v:.3g}" for k, v in _scores(training).items()]
+    count = len(model.networks)
     return {
         "made": made,
+        "networks": f"{count}, which share the members" if count > 1 else "",
         "target": f"{spec.target} [{spec.units}], {spec.shape[0]} x {spec.shape[1]} pixels",
         "conditions": ", ".join(conditions) or "none",
         "from": samples,
@@ -155,9 +157,18 @@ def _model_facts(file: Path) -> Facts:
     }
 
 
-def _last_scores(training: Mapping[str, Any]) -> dict[str, float]:
+def _scores(training: Mapping[str, Any]) -> dict[str, float]:
+    """Return the validation scores of the weights that are in the file."""
     rows = [row for row in training.get("history", []) if "val_crps" in row]
-    return {k: v for k, v in rows[-1].items() if k.startswith("val_")} if rows else {}
+    if not rows:
+        return {}
+    row = rows[-1]
+    if training.get("weights") == "best":
+        monitored = f"val_{training.get('fit', {}).get('monitor', 'crps')}"
+        # Files of earlier versions have the best weights, and do not name their step.
+        best = min(rows, key=lambda one: one[monitored])
+        row = next((one for one in rows if one["step"] == training.get("selected")), best)
+    return {k: v for k, v in row.items() if k.startswith("val_")}
 
 
 def _date(path: Path) -> str:

@@ -22,7 +22,8 @@ from xcvae.fields.batches import Batches, ScaledView
 from xcvae.generator.model import FINEST, Model
 from xcvae.generator.training.validation import pick_samples
 
-#: Positions between posterior and prior, and the samples and members drawn at each.
+#: Positions between posterior and prior, and the samples and members drawn at each; a model of more
+#: networks draws one member of each of them, here and below.
 POSITIONS, SAMPLES, MEMBERS = 21, 6, 4
 #: Smallest step of the dial, as a share of its range: smaller ones are sampling noise.
 RESOLUTION = 1e-3
@@ -116,7 +117,8 @@ def missing_temperature(sums: NDArray[np.float64], power: float) -> tuple[float,
     Parameters
     ----------
     sums
-        Of variance and squared error of blocks of samples, (block, 2).
+        Of variance, times (M + 1) / M for M members, and squared error of blocks of samples,
+        (block, 2).
     power
         Of the temperature that the ratio grows with.
 
@@ -128,7 +130,7 @@ def missing_temperature(sums: NDArray[np.float64], power: float) -> tuple[float,
 
     Examples
     --------
-    >>> sums = np.array([[6.0, 8.0], [6.0, 9.0], [6.0, 8.0], [6.0, 9.0]])  # spread-skill .907
+    >>> sums = np.array([[7.0, 8.0], [7.0, 9.0], [7.0, 8.0], [7.0, 9.0]])  # spread-skill .907
     >>> factor, error = missing_temperature(sums, 0.9)
     >>> round(factor, 3), round(error, 3)
     (1.114, 0.033)
@@ -222,7 +224,7 @@ def spread_skill_ratio(
 def _spread_and_errors(
     model: Model, batches: Batches | ScaledView, spread: float | None = None
 ) -> NDArray[np.float64]:
-    """Return the sums of variance and squared error of blocks of held-back samples, (block, 2).
+    """Return the sums of `_sums_of` of blocks of held-back samples, (block, 2).
 
     Of draws from the prior, or from the posterior at a spread.
     """
@@ -237,8 +239,9 @@ def _spread_and_errors(
 def _sums_of(
     model: Model, batches: Batches | ScaledView, spread: float | None, pixels: int
 ) -> NDArray[np.float64]:
-    """Return the sums of variance and squared error of each sample, (sample, 2)."""
+    """Return the sums of variance, times (M + 1) / M, and squared error of samples, (sample, 2)."""
     picks = pick_samples(batches, model.record, pixels, TEMPERATURE_SAMPLES)
+    count = max(TEMPERATURE_MEMBERS, len(model.networks))
     parts = []
     for start in range(0, len(picks), BATCH):
         some = picks[start : start + BATCH]
@@ -247,18 +250,17 @@ def _sums_of(
             batch,
             seed=0,
             labels=[f"dial {pick}" for pick in some],
-            realizations=range(TEMPERATURE_MEMBERS),
+            realizations=range(count),
             mode="prior" if spread is None else "posterior",
             spread=1.0 if spread is None else spread,
         )
         parts.append(_spread_and_error(members, model.observed(batch)))
-    return np.concatenate(parts)
+    return np.concatenate(parts) * [(count + 1) / count, 1.0]
 
 
 def _ratio(sums: NDArray[np.float64]) -> float:
     variance, error = np.sum(sums, axis=0)
-    count = TEMPERATURE_MEMBERS
-    return float(np.sqrt((count + 1) / count * variance / error)) if error > 0 else float("nan")
+    return float(np.sqrt(variance / error)) if error > 0 else float("nan")
 
 
 def calibrate_spread(
@@ -294,7 +296,7 @@ def _diversities(
             batch,
             seed=0,
             labels=labels,
-            realizations=range(MEMBERS),
+            realizations=range(max(MEMBERS, len(model.networks))),
             mode="posterior",
             spread=position,
         )

@@ -359,6 +359,7 @@ def _training_record(trainer: Trainer, metadata: dict[str, Any]) -> dict[str, An
     training = {
         **metadata,
         "steps": trainer.state.step,
+        "selected": trainer.state.selected,
         "minutes": trainer.state.seconds / 60,
         "history": trainer.state.history,
         "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},

@@ -177,6 +177,20 @@ def columns_of(name: str, value: Tensor) -> dict[str, float]:
     return {f"{name}_{i}": number for i, number in enumerate(numbers)}
 
 
+def is_near(score: float, best: float, monitor: str) -> bool:
+    """Return True if later weights with a score are kept in place of those with the best one.
+
+    An ELBO is a logarithm, so that a share of it means nothing.
+
+    Examples
+    --------
+    >>> is_near(100.4, 100.0, "crps"), is_near(100.4, 100.0, "negative_elbo")
+    (True, False)
+    """
+    share = 0.0 if monitor == "negative_elbo" else NEAR
+    return score <= best + share * abs(best)
+
+
 #: Power of the step in the weight average, which makes it cover about the last tenth of a
 #: training of any length (Karras et al. 2024, arXiv:2312.02696).
 AVERAGE_POWER = 9
@@ -266,8 +280,10 @@ class Trainer:
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
-        # One for each stage: another loss has other gradients.
-        self.spikes = [SpikeGuard(self.device) for _ in self.stages]
+        # One for each stage and network: another loss has other gradients, and where one network is
+        # at fault, the steps of the others between its own are none of its.
+        pairs = itertools.product(self.stages, self.networks)
+        self.spikes = [SpikeGuard(self.device) for _ in pairs]
         self.batches.move(self.device)
         self.compiles = bool(self.settings.compile)
         self.passes = [Passes.of(one, compile=self.compiles) for one in self.networks]
@@ -313,13 +329,15 @@ class Trainer:
             self._compile_stages()
         before, began = state.seconds, time.monotonic()
         done = settings.progress(state.step, state.seconds)
+        # True already in a training that was killed after its end.
+        self.stopped_early = self._patience_is_over
         log = _LogRow()
         # The order starts from its seed: a resumed training skips the batches of its past steps.
         past = state.step if self.scale is None else state.batches
         stream = self._stream(self.order_rng, settings.heavy_share, past=past)
         self.progress = progress and self.group.is_main
         with progress_bar(self.progress, total=100, unit="%", desc="train") as shown:
-            while done < 1:
+            while done < 1 and not self.stopped_early:
                 start = time.monotonic()
                 log.add(*self._step(self._next(stream), done))
                 if tuner is not None:
@@ -328,9 +346,9 @@ class Trainer:
                 state.seconds = self._shared_seconds(before + time.monotonic() - began)
                 last, done = done, settings.progress(state.step, state.seconds)
                 shown.update(round(100 * done) - shown.n)
-                if settings.due(done) > settings.due(last) and not self._validate(log.means()):
-                    self.stopped_early = True
-                    break
+                if settings.due(done) > settings.due(last):
+                    self._validate(log.means())
+                    self.stopped_early = self._patience_is_over
         stream.close()
 
     def _step(self, batch: Batch, done: float) -> tuple[dict[str, Tensor], Tensor]:
@@ -342,18 +360,19 @@ class Trainer:
             The logged values and 1 for a step that was skipped, else 0; still on the device.
         """
         number = next(i for i, s in enumerate(self.stages) if done <= s.until + 1e-9)
-        passes = self.passes[self.state.step % len(self.passes)]
-        logged = self._gradients(passes, self.stages[number], batch, done)
+        turn, network = divmod(self.state.step, len(self.networks))
+        logged = self._gradients(self.passes[network], self.stages[number], batch, done)
         weights = [w for group in self.optimizer.param_groups for w in group["params"]]
         self.group.average(weights)
         norm = torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
-        spike = self.spikes[number].judge(norm)
+        guard = self.spikes[number * len(self.networks) + network]
+        spike = guard.judge(norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(done)
         # With 1 here the optimiser leaves everything as it is; the host need not know.
         vars(self.optimizer)["found_inf"] = spike
         self.optimizer.step()
-        if self.state.step % PATIENCE == 0 and self.spikes[number].lasts():
+        if turn % PATIENCE == 0 and guard.lasts():
             self._return_to_average()
         self._update_average()
         return logged, spike
@@ -463,8 +482,13 @@ class Trainer:
             batch = self.scale(Batch.joined(parts), factor, multiple, self.rng)
         return batch.packed().to(self.device)
 
-    def _validate(self, row: dict[str, float]) -> bool:
-        """Validate, log and write a checkpoint; return False to stop early."""
+    @property
+    def _patience_is_over(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.state.waited >= patience
+
+    def _validate(self, row: dict[str, float]) -> None:
+        """Validate, log and write a checkpoint."""
         settings, state = self.settings, self.state
         row = {"step": state.step, "minutes": state.seconds / 60, **self.group.mean(row)}
         for name, value in self.learned.items():
@@ -484,7 +508,8 @@ class Trainer:
                 )
         if self.validation is not None:
             score = row[f"val_{settings.monitor}"]
-            improved, near = score < state.best, score <= state.best + NEAR * abs(state.best)
+            improved = score < state.best
+            near = improved or is_near(score, state.best, settings.monitor)
         if improved:
             state.best = row.get(f"val_{settings.monitor}", math.inf)
         if near:
@@ -493,7 +518,6 @@ class Trainer:
         state.history.append(row)
         print_line(self.progress and not on_terminal(), self._line(row, improved=improved))
         self._write_checkpoint()
-        return settings.patience is None or state.waited < settings.patience
 
     def _line(self, row: Mapping[str, float], *, improved: bool) -> str:
         """Write a row of the log as a line."""

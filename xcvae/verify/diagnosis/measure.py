@@ -199,7 +199,8 @@ def gather(
     Parameters
     ----------
     observed
-        Physical rain with units, dims (sample, y, x). All samples are used.
+        Physical rain with units, dims (sample, y, x). All samples are used, in the order of their
+        times if these are all different.
     prior, posterior
         Members from the conditions alone, and members as close to the observed storm as the
         generator can draw; physical, dims (realization, sample, y, x), at least 2 prior members.
@@ -234,7 +235,7 @@ def gather(
     fields = {"prior": prior, "posterior": posterior}
     if reconstructed is not None and swapped is not None:
         fields |= {"reconstructed": reconstructed, "swapped": swapped}
-    pairs = {name: _physical(name, field, observed) for name, field in fields.items()}
+    pairs = {name: _in_order(_physical(name, field, observed)) for name, field in fields.items()}
     pair = pairs["prior"]
     _check_members(len(pair.forecast))
     truth = np.asarray(pair.observed.values)
@@ -246,7 +247,7 @@ def gather(
     record, thumbnails, convert = _trained(trained_on, pair, threshold)
     trained = None
     if thumbnails is not None:
-        trained = label_codes(observed, pair.sample), thumbnails
+        trained = label_codes(pair.observed, pair.sample), thumbnails
     return _evidence(
         truth,
         drawn,
@@ -310,6 +311,19 @@ def _physical(name: str, field: xr.DataArray, observed: xr.DataArray) -> Pair:
     for what, values in ((name, pair.forecast), ("observed", pair.observed)):
         check_rain(values.rename(what))
     return pair
+
+
+def _in_order(pair: Pair) -> Pair:
+    """Sort samples by their times: standard errors depend on how alike those in a row are.
+
+    Times that occur twice are those of several records, one after the other.
+    """
+    times = _times(pair.observed, pair.sample)
+    rising = bool((np.diff(times) > 0).all())
+    if rising or len(np.unique(times)) < len(times):
+        return pair
+    rows = {pair.sample: np.argsort(times)}
+    return replace(pair, forecast=pair.forecast.isel(rows), observed=pair.observed.isel(rows))
 
 
 def _trained(

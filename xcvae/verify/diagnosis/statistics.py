@@ -285,6 +285,8 @@ def error_autocorrelation(errors: NDArray[Any]) -> Array:
     >>> round(float(error_autocorrelation(maps[1:] + maps[:-1])[1]), 1)
     0.5
     """
+    if len(errors) < 3:  # no pair, or one alone; such maps may be as large as a continent
+        return np.array([1.0, 0.0][: len(errors)])
     maps = errors.reshape(len(errors), -1).astype(np.float64)
     valid = np.isfinite(maps)
     means = np.nansum(maps, axis=1) / np.maximum(valid.sum(axis=1), 1)
