@@ -12,7 +12,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeGuard, cast
 
 import xarray as xr
 
@@ -20,11 +20,15 @@ from xcvae.ensemble.store.base import EnsembleStore
 from xcvae.errors import ConfigError, check_flags, nearest
 from xcvae.fields.units import parse_quantity
 
+if TYPE_CHECKING:
+    from xcvae.generator.model import Model
+
 MODES = ("prior", "posterior")
 TEMPORAL = ("independent", "coherent")
 TIMESCALES_REMEDY = (
     "Give durations, coarsest level first, such as ['2h', '1h', '30min', 0]; 0 is no memory."
 )
+NOT_MEASURED = "its training did not measure them"
 DEFAULT_POSTERIOR_SPREAD = 0.5
 
 
@@ -102,6 +106,51 @@ class SampleOptions:
         if self.spread is not None:
             return self.spread
         return DEFAULT_POSTERIOR_SPREAD if self.mode == "posterior" else 1.0
+
+    def cap_in(self, units: str) -> float | None:
+        """Return the cap in units of rain: infinite for "none", None for that of the model.
+
+        Raises
+        ------
+        ConfigError
+            The cap is not an amount above 0.
+        """
+        if self.cap is None:
+            return None
+        if self.cap == "none":
+            return math.inf
+        cap = parse_quantity(self.cap, units=units, what="cap")
+        if cap <= 0:
+            _refuse("cap", "an amount above 0", self.cap, "Leave it out.")
+        return cap
+
+    def timescales_for(self, model: Model) -> Sequence[float]:
+        """Return the seconds after which each level has forgotten: as given, else as measured.
+
+        Raises
+        ------
+        ConfigError
+            The model has none and none are given, or their number is not that of the levels.
+        """
+        levels = len(model.architecture.latents)
+        given = model.timescales if self.timescales is None else self.timescales
+        if given is None:
+            reason = model.training.get("timescales", {}).get("reason", NOT_MEASURED)
+            raise ConfigError.of(
+                "timescales",
+                expected="a model with measured timescales, for temporal='coherent'",
+                got=f"one without: {reason}",
+                remedy=f"Give {levels} durations, coarsest level first: "
+                "timescales=['2h', ..., 0]. xcvae.diagnose measures them on consecutive samples.",
+            )
+        if len(given) != levels:
+            raise ConfigError.of(
+                "timescales",
+                expected=f"{levels} durations, one per level, coarsest first",
+                got=f"{len(given)}",
+                remedy="Give 0 for levels without memory, usually the finest.",
+            )
+        return cast("Sequence[float]", given)
 
     def identity(self) -> dict[str, Any]:
         """Return the options that decide on the values, by name, as a store records them."""

@@ -40,15 +40,12 @@ from xcvae.fields.describe import prepare
 from xcvae.fields.grids import check_reference, reference_fields
 from xcvae.fields.sample_blocks import take_samples
 from xcvae.fields.samples import fingerprint, labels_of, times_of
-from xcvae.fields.units import parse_quantity
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
 from xcvae.registry.discovery import version_of
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
 
-
-NOT_MEASURED = "its training did not measure them"
 
 ATTEMPTS = 50
 """Redraws of a member with too little rain, at most."""
@@ -161,7 +158,7 @@ class EnsembleSampler:
         if request.min_mass is not None:
             check_reference(prepared, spec)
         times = _times_of(prepared, model, request)
-        _cap_of(request, spec)
+        request.cap_in(spec.units)
         # A sampler travels to workers, and its store stays where it is.
         resolved = replace(
             request,
@@ -430,7 +427,7 @@ class EnsembleSampler:
                 attempt=attempt,
                 tile=self.tile,
                 times=None if self.times is None else [self.times[i] for i in samples],
-                timescales=None if self.times is None else timescales_of(self.model, request),
+                timescales=None if self.times is None else request.timescales_for(self.model),
                 limits=self._limits(block),
                 threads=threads,
                 seam=self.seam,
@@ -442,7 +439,7 @@ class EnsembleSampler:
 
     def _limits(self, block: xr.Dataset) -> np.ndarray:
         """Return the largest rain that a pixel of each sample may have."""
-        cap = _cap_of(self.request, self.model.spec)
+        cap = self.request.cap_in(self.model.spec.units)
         if cap is None:
             return self.model.limits(block)
         return np.full(block.sizes[self.model.spec.sample], cap)
@@ -611,36 +608,8 @@ def _times_of(prepared: xr.Dataset, model: Model, request: SampleRequest) -> lis
         return None
     otherwise = ", or use temporal='independent'"
     times = times_of(prepared, model.spec.sample, otherwise=otherwise)
-    timescales_of(model, request)
+    request.timescales_for(model)
     return times
-
-
-def timescales_of(model: Model, request: SampleRequest) -> Sequence[float]:
-    """Return the seconds after which each level has forgotten: as given, else as measured.
-
-    Raises
-    ------
-    ConfigError
-        The model has none and none are given, or their number is not that of the levels.
-    """
-    levels = len(model.architecture.latents)
-    given = model.timescales if request.timescales is None else request.timescales
-    if given is None:
-        raise ConfigError.of(
-            "timescales",
-            expected="a model with measured timescales, for temporal='coherent'",
-            got=f"one without: {model.training.get('timescales', {}).get('reason', NOT_MEASURED)}",
-            remedy=f"Give {levels} durations, coarsest level first: timescales=['2h', ..., 0]. "
-            "xcvae.diagnose measures them on consecutive samples.",
-        )
-    if len(given) != levels:
-        raise ConfigError.of(
-            "timescales",
-            expected=f"{levels} durations, one per level, coarsest first",
-            got=f"{len(given)}",
-            remedy="Give 0 for levels without memory, usually the finest.",
-        )
-    return cast("Sequence[float]", given)
 
 
 def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:
@@ -667,18 +636,6 @@ def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:
         prepared = prepare(ds.drop_vars(spec.target), spec, need_target=False)
     _check(prepared[_names(prepared, lazy=False)], spec, mode)
     return prepared
-
-
-def _cap_of(request: SampleRequest, spec: DataSpec) -> float | None:
-    """Return the cap in the units of the target: infinite for "none", None for the default."""
-    if request.cap is None or request.cap == "none":
-        return None if request.cap is None else float("inf")
-    cap = parse_quantity(request.cap, units=spec.units, what="cap")
-    if cap <= 0:
-        raise ConfigError.of(
-            "cap", expected="an amount above 0", got=repr(request.cap), remedy="Leave it out."
-        )
-    return cap
 
 
 def _names(prepared: xr.Dataset, *, lazy: bool) -> list[str]:

@@ -94,14 +94,23 @@ def test_twcrps_mixes_the_scores_of_chained_amounts(progress, share, rain, seen)
     assert float(build("loss", spec)(step)) == pytest.approx(wanted, rel=0.03 if share else 1e-5)
 
 
-def test_crps_of_maxima_scores_the_largest_pixel_of_windows(rain, seen):
+@pytest.mark.parametrize("sea", [0, 5])
+def test_crps_of_maxima_scores_the_largest_pixel_of_windows(sea, rain, seen):
+    """A window counts by its valid share: with five columns of sea all, a quarter and nothing."""
     draws = draws_of(rain, 3)
-    forecast = xr.DataArray(np.stack(draws), dims=("member", "sample", "y", "x"))
-    observed = forecast[0] * 0 + rain
+    mask = np.ones(rain.shape, bool)
+    mask[..., 10 - sea :] = False
+    forecast = xr.DataArray(np.stack(draws) * mask, dims=("member", "sample", "y", "x"))
+    observed = forecast[0] * 0 + rain * mask
     parts = (da.coarsen(y=4, x=4, boundary="pad").max() for da in (forecast, observed))
-    wanted = float(scores.probability.crps_for_ensemble(*parts, "member", method="fair"))
+    weights = xr.DataArray(mask, dims=("sample", "y", "x")).astype(float)
+    weights = weights.coarsen(y=4, x=4, boundary="pad").mean()
+    each = scores.probability.crps_for_ensemble(
+        *parts, "member", method="fair", preserve_dims=["sample", "y", "x"]
+    )
     spec = {"name": "crps_of_maxima", "draws": 3, "alpha": 1.0, "poolings": [4], "weight": 1.0}
-    found = float(build("loss", spec)(seen(rain, rain, None, draws)))
+    found = float(build("loss", spec)(seen(rain, rain, mask, draws)))
+    wanted = float((each * weights).sum() / weights.sum())
     assert found == pytest.approx(wanted / rain.mean(), rel=1e-5)
 
 

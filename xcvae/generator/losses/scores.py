@@ -235,7 +235,8 @@ class CRPSOfMaxima(_ScoreInSpace):
     draws
         Prior draws per step, at least 2; those of `CRPS` if the number is the same.
     poolings
-        Sides of the square windows whose largest pixel is scored; dry and masked pixels are zero.
+        Sides of the square windows whose largest pixel is scored, with 0 for masked ones; a window
+        counts by its share of valid pixels.
     alpha
         1 is the fair score; slightly less keeps the draws from drifting apart.
     space
@@ -255,3 +256,7 @@ class CRPSOfMaxima(_ScoreInSpace):
         flat = fields.flatten(0, -4)
         pooled = F.max_pool2d(flat, side, ceil_mode=True)
         return pooled.reshape(*fields.shape[:-3], *pooled.shape[1:])
+
+    def _distance(self, differences: Tensor, share: Tensor) -> Tensor:
+        """Return the distance of two largest pixels, times the valid share of their window."""
+        return differences.abs() * share
