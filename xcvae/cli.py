@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="models that have a name, each with its card")
     models.add_argument("name", nargs="?", metavar="NAME", help="one of them (default: all)")
     models.set_defaults(act=_models)
-    plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
+    plugins = commands.add_parser("plugins", help="losses, post-processors, storms, metrics, ...")
     plugins.set_defaults(act=_plugins)
     return parser
 
