@@ -177,8 +177,8 @@ class CvaeAccessor:
     def plot(self) -> Plots:
         """Pictures of this Dataset, each a method: ``ens.cvae.plot.members(ds)``.
 
-        An ensemble has `members`, `spectra` and `rank_histogram`, a scorecard has `summary`, the
-        history of a model `training_curve`.
+        An ensemble has `members`, `spectra`, `rank_histogram` and others, a scorecard `summary`,
+        the history of a model `training_curve`.
         """
         from xcvae.verify.plots import Plots
 

@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="models that have a name, each with its card")
     models.add_argument("name", nargs="?", metavar="NAME", help="one of them (default: all)")
     models.set_defaults(act=_models)
-    plugins = commands.add_parser("plugins", help="losses, post-processors, metrics, baselines")
+    plugins = commands.add_parser("plugins", help="losses, post-processors, storms, metrics, ...")
     plugins.set_defaults(act=_plugins)
     return parser
 
@@ -139,7 +139,7 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     init = commands.add_parser("init", help="a first configuration for your data")
     init.add_argument(
         "data", nargs="+", metavar="DATA",
-        help="files, Zarr stores, addresses or patterns of them; or catalog.yaml:ENTRY",
+        help="files, folders, Zarr stores, addresses or patterns; or catalog.yaml:ENTRY",
     )  # fmt: skip
     init.add_argument("--output", type=Path, metavar="CONFIG", help="new file (default: screen)")
     init.set_defaults(act=_init)

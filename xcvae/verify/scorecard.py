@@ -70,12 +70,12 @@ def evaluate(
         One variable with dims (realization, sample, y, x) and ``units``, in memory or lazy. It is
         read in blocks of samples: once, and again for windows and for sequences of any length.
     metrics
-        Names, dicts ``{"name": ..., parameters}``, or instances; by default all that apply. Any
-        callable ``(forecast, observed) -> DataArray`` is a metric too: it is called sample by
-        sample, and its values are averaged; with an attribute ``over = "record"`` it is called
-        once with all samples, lazy where the ensemble is, and has no interval. With ``"window":
-        "1h"`` in its dict a metric scores means (amounts: sums) over windows of time that have all
-        their samples.
+        Names, dicts ``{"name": ..., parameters}``, or instances; by default all that apply, those
+        of sequences left out. Any callable ``(forecast, observed) -> DataArray`` is a metric too:
+        it is called sample by sample, and its values are averaged; with an attribute
+        ``over = "record"`` it is called once with all samples, lazy where the ensemble is, and has
+        no interval. With ``"window": "1h"`` in its dict a metric scores means (amounts: sums) over
+        windows of time that have all their samples.
     baselines
         Names, dicts or instances; by default "bilinear" if the data have a coarse condition in
         units that convert to the observation's, else "climatology": fields of the samples of `ds`

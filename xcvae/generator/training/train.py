@@ -126,7 +126,7 @@ def train(
     -------
     Model
         The model with the weights of the best validation, or later ones whose score is within half
-        a percent of it.
+        a percent of it (not with the monitor ``"negative_elbo"``).
 
     Raises
     ------
