@@ -408,7 +408,11 @@ def _text(found: Proposal, splits: Mapping[str, Any]) -> str:
     lines += [f"  {key}: {json.dumps(value)}  # {KEYS[key]}" for key, value in found.train.items()]
     if "validation" not in splits:
         lines += ["  validation: 0.15  # share of the training samples"]
-    lines += ["  generator: {preset: small}  # small, base, large", "  fit: {max_minutes: 30}", ""]
+    lines += [
+        "  generator: {preset: small}  # fast, small, base, large",
+        "  fit: {max_minutes: 30}",
+        "",
+    ]
     lines += ["sample:", "  - {name: prior, mode: prior, members: 16}", ""]
     return "\n".join(lines)
 

@@ -7,13 +7,14 @@ units unless they are given as text with units.
 
 from xcvae.generator.losses.elbo import KL, Hurdle, Laplace, MultiscaleLaplace
 from xcvae.generator.losses.pointwise import Gradient, IntensityWeightedMAE, Mass, Quantile
-from xcvae.generator.losses.scores import CRPS, EnergyScore
+from xcvae.generator.losses.scores import CRPS, CRPSOfMaxima, EnergyScore, TwCRPS
 from xcvae.generator.losses.spectral import Spectral
 from xcvae.generator.losses.state import LossState, Space, learned_by, learned_of
 
 __all__ = [
     "CRPS",
     "KL",
+    "CRPSOfMaxima",
     "EnergyScore",
     "Gradient",
     "Hurdle",
@@ -25,6 +26,7 @@ __all__ = [
     "Quantile",
     "Space",
     "Spectral",
+    "TwCRPS",
     "learned_by",
     "learned_of",
 ]
