@@ -253,6 +253,24 @@ def test_select_refuses_mask_of_other_shape(real, ensemble):
         augment(real, ensemble, select=real.height > 3)
 
 
+def test_select_takes_a_mask_by_position_and_one_label(real, ensemble):
+    mask = np.arange(6) < 2
+    for select in (mask, xr.DataArray(mask, dims="time")):
+        assert int(augment(real, ensemble, select=select).synthetic.sum()) == 2 * MEMBERS
+    label = str(real.time.values[0])
+    assert int(augment(real, ensemble, select=label).synthetic.sum()) == MEMBERS
+    with pytest.raises(MismatchError, match="select: .* got 'yesterday'"):
+        augment(real, ensemble, select="yesterday")
+
+
+def test_augment_refuses_augmented_data_which_it_would_flag_as_real(real, ensemble):
+    both = augment(real, ensemble)
+    with pytest.raises(MismatchError, match=r"ds\.isel\(time=~ds\.synthetic\)"):
+        augment(both, ensemble)
+    again = augment(both.isel(time=~both.synthetic), ensemble)
+    np.testing.assert_array_equal(again.synthetic, both.synthetic)
+
+
 def test_augment_refuses_ensemble_of_other_samples(real, ensemble):
     with pytest.raises(MismatchError, match="2 others, the first of them 2018"):
         augment(real.isel(time=slice(0, 4)), ensemble)
@@ -263,6 +281,10 @@ def test_augment_refuses_ensemble_on_other_grid(real, ensemble):
         augment(real, ensemble.isel(y=slice(0, 20)))
     with pytest.raises(MismatchError, match="along 'x'"):
         augment(real, ensemble.assign_coords(x=ensemble.x + 1))
+    # Pixels of 50 m: one of them is 1e-5 of a coordinate in metres.
+    metres = real.assign_coords(y=5.5e6 + 50.0 * np.arange(48))
+    with pytest.raises(MismatchError, match="along 'y'"):
+        augment(metres, ensemble.assign_coords(y=metres.y.values + 50.0))
 
 
 def test_augment_refuses_ensemble_without_sample_dim(real, ensemble):

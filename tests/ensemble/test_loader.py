@@ -16,6 +16,7 @@ import xcvae
 from xcvae.ensemble import catalog
 from xcvae.ensemble.sample import sample
 from xcvae.errors import CatalogError, ConfigError, MismatchError, MissingVariableError
+from xcvae.fields.describe import prepare
 
 DAYS, MEMBERS, SIZE = 90, 4, (6, 5)
 TIME = np.arange("2000-01-01", "2000-03-31", dtype="datetime64[D]").astype("datetime64[ns]")
@@ -310,6 +311,41 @@ def test_entries_on_different_grids_are_refused(folder, tmp_path):
     write(real.isel(x=slice(0, 4)).chunk(x=4), tmp_path, "cut")
     with pytest.raises(MismatchError, match=r"grid of pr in 'cut': expected that of 'whole', \(6,"):
         xcvae.loader(tmp_path / "c.yaml", {"whole": 1, "cut": 1})
+
+
+def test_reversed_grids_are_refused(folder, tmp_path):
+    real = xr.open_zarr(folder / "real.zarr", consolidated=False)
+    real = real.assign_coords(y=np.arange(6.0), x=np.arange(5.0)).load()
+    turned = real.isel(y=slice(None, None, -1))
+    members = real[["pr"]].expand_dims(realization=2)
+    for name, ds in {"up": real, "down": turned, "drawn": members}.items():
+        write(ds.drop_encoding(), tmp_path, name)
+    with pytest.raises(MismatchError, match="coordinate 'y' in 'down': expected rising"):
+        load(tmp_path, {"up": 1, "down": 1})
+    with pytest.raises(MismatchError, match="real, coordinate 'y': expected .*'drawn', 0"):
+        load(tmp_path, "drawn", real=turned, conditions=["height"])
+    assert len(load(tmp_path, "drawn", real=turned, conditions=["index"]))  # no map among them
+    with pytest.raises(MismatchError, match="real: expected samples along 'time'"):
+        load(tmp_path, "drawn", real=real.rename(time="day"), conditions=["index"])
+
+
+def test_augmented_entry_flags_its_synthetic_samples(few, model, drawn, tmp_path):
+    ensemble = xr.open_zarr(drawn / "prior.zarr", consolidated=False)
+    coarse = prepare(few, model.spec, need_target=True).pr_coarse
+    both = few.assign(pr_coarse=coarse)
+    file, store = tmp_path / "c.yaml", tmp_path / "both.zarr"
+    augmented = xcvae.augment(both, ensemble, store=store, catalog=file).load()
+    for options in ({}, {"model": model}):
+        loader = xcvae.loader(file, "both", batch_size=np.int64(5), **options)
+        assert loader.batch_size == 5
+        assert sum(int(batch["synthetic"].sum()) for batch in loader) == 18
+    fields = xcvae.loader(file, "both").fields
+    found = [bool(fields[number]["synthetic"]) for number in range(len(fields))]
+    assert found == augmented.synthetic.values.tolist()
+    # It stands for the real samples that it has.
+    catalog.append(file, "prior", drawn / "prior.zarr", {})
+    loader = xcvae.loader(file, "prior", real="both", model=model)
+    assert {tuple(batch["pr_coarse"].shape[1:]) for batch in loader} == {(4, 3)}
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,20 @@ def test_members_beyond_the_record_are_not_cut(ensemble, few, tmp_path):
     np.testing.assert_array_equal(xr.open_dataset(file).pr.values, heavy.pr.values)
 
 
+def test_attributes_without_a_type_of_netcdf_and_missing_times_are_written(ensemble, tmp_path):
+    given = {"checked": True, "parent": None, "options": {"a": 1}, "levels": [[1], [1, 2]]}
+    one = ensemble.isel(time=[0], realization=[0]).assign_attrs(given)
+    one = one.assign_coords(issued=("time", np.full(1, np.datetime64("NaT", "ns")), given))
+    (file,) = one.cvae.to_netcdf(tmp_path / "nc")
+    with xr.open_dataset(file) as again:
+        for found in (again, again.issued):
+            assert found.attrs["checked"] == 1
+            assert found.attrs["options"] == '{"a": 1}'
+            assert "parent" not in found.attrs
+        assert np.isnat(again.issued.values).all()
+    assert one.attrs["checked"] is True
+
+
 def test_unpacked_file_is_exact(ensemble, tmp_path):
     (file,) = ensemble.cvae.to_netcdf(tmp_path / "nc", pack=False)
     np.testing.assert_array_equal(xr.open_dataset(file).pr.values, ensemble.pr.values)

@@ -30,6 +30,7 @@ from xcvae.fields.samples import index_of, label_keys
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import check_dataset, refuse_packed
 from xcvae.files import local_path
+from xcvae.metrics.pairs import same_axis
 from xcvae.registry.discovery import version_of
 
 REAL = "real samples: "
@@ -66,8 +67,8 @@ def augment(
     ensemble
         From :func:`xcvae.sample`, drawn for some or all of these samples; or several.
     select
-        Samples to take synthetic members of: a boolean DataArray along the sample dimension
-        (such as ``xcvae.heavy(ds)``), a function of ``ds`` that returns one, or labels.
+        Samples to take synthetic members of: a boolean array along the sample dimension (such
+        as ``xcvae.heavy(ds)``), a function of ``ds`` that returns one, or labels.
         Default: every sample of the ensemble.
     fraction
         Share of synthetic samples in the result, 0 to less than 1; they are chosen with
@@ -97,7 +98,7 @@ def augment(
     ------
     MismatchError
         The ensemble was not drawn by xcvae, its samples or grid are not those of ``ds``, or ``ds``
-        has maps that would not move with the storms.
+        has maps that would not move with the storms, or synthetic samples already.
     MissingVariableError
         The target is not in ``ds``, or ``borrowed`` lacks a variable.
     EmptySelectionError
@@ -121,6 +122,7 @@ def augment(
         options: dict[str, Any] = {"select": select, "fraction": fraction, "seed": seed}
         return target.write(augment(ds, ensembles, borrowed=borrowed, **options), spec)
     ds = _labelled(ds, spec.sample)
+    _refuse_augmented(ds, spec.sample)
     real = require(ds, spec.target, what="augment")
     refuse_packed(real)
     real = real.copy(deep=False)
@@ -299,6 +301,20 @@ class _Pool:
         return _flagged(synthetic, spec.sample, realization)
 
 
+def _refuse_augmented(ds: xr.Dataset, sample: str) -> None:
+    """Refuse synthetic samples among those that are to be flagged as real."""
+    flags = ds.coords.get("synthetic")
+    drawn = AUGMENTED in ds.attrs if flags is None else bool(flags.any())
+    if drawn:
+        raise MismatchError.of(
+            "augment",
+            expected="real samples",
+            got="real and synthetic ones, which an earlier call joined",
+            remedy="Give all ensembles in one call, xcvae.augment(real, [first, second]), or select "
+            f"the real samples first, ds.isel({sample}=~ds.synthetic).",
+        )
+
+
 def _labelled(ds: xr.Dataset, sample: str) -> xr.Dataset:
     """Give samples without labels their positions."""
     check_dataset(ds)
@@ -354,7 +370,7 @@ def _neutral(coord: xr.DataArray) -> Any:
     """Return the value that stands for nothing, of the type of a coordinate."""
     if coord.attrs.get(FLAG) == "amplify":
         return coord.dtype.type(1)
-    empty = {"M": "NaT", "m": "NaT", "f": np.nan, "O": None}
+    empty = {"M": "NaT", "m": "NaT", "f": np.nan, "O": None, "U": "", "S": b""}
     return np.array(empty.get(coord.dtype.kind, 0), coord.dtype)[()]
 
 
@@ -397,7 +413,7 @@ def _check_grid(real: xr.DataArray, members: xr.DataArray, spec: DataSpec) -> No
     for dim in (spec.y, spec.x):
         same = real.sizes[dim] == members.sizes[dim]
         if same and dim in real.coords and dim in members.coords:
-            same = bool(np.allclose(real[dim].values, members[dim].values))
+            same = same_axis(real[dim].values, members[dim].values)
         if not same:
             raise MismatchError.of(
                 f"grid of the ensemble along '{dim}'",
@@ -440,6 +456,10 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
         return np.ones(labels.size, bool)
     if callable(select):
         select = select(ds)
+    if isinstance(select, str):
+        select = [select]
+    if isinstance(select, np.ndarray) and select.dtype == bool and select.ndim == 1:
+        select = xr.DataArray(select, dims=spec.sample)
     if isinstance(select, xr.DataArray) and select.dtype == bool:
         if select.dims != (spec.sample,) or select.sizes[spec.sample] not in (
             ds.sizes[spec.sample], labels.size,
@@ -450,12 +470,23 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
                 got=f"dims {dict(select.sizes)}",
                 remedy="xcvae.heavy(ds) makes such a selection.",
             )
+        if spec.sample not in select.coords:  # by position, in the data before the ensemble
+            whole = select.sizes[spec.sample] == ds.sizes[spec.sample]
+            select = select.assign_coords({spec.sample: (ds if whole else members)[spec.sample]})
         return np.asarray(labels.isin(label_keys(select, spec.sample)[select.values]))
     if not isinstance(select, xr.DataArray):
         select = xr.DataArray(np.asarray(list(select)), dims=spec.sample)
     wanted = label_keys(xr.Dataset(coords={spec.sample: select.values}), spec.sample)
     if labels.dtype.kind == "M" and wanted.dtype.kind != "M":
-        wanted = index_of(wanted)
+        try:
+            wanted = index_of(wanted)
+        except ValueError as error:
+            raise MismatchError.of(
+                "select",
+                expected="a mask, or labels of the ensemble's samples",
+                got=", ".join(map(repr, wanted[:3])),
+                remedy="Write times as 2005-03-01T12:00.",
+            ) from error
     unknown = wanted[~wanted.isin(labels)]
     if unknown.size:
         raise MismatchError.of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -366,7 +367,8 @@ def loader(
     Loader
         A ``torch.utils.data.IterableDataset`` that ends after an epoch. A batch is a dict: under
         the names of target and conditions float32 tensors (batch, y, x), or (batch,) for a number
-        per sample, NaN where masked; under ``"synthetic"`` bool (batch,).
+        per sample, NaN where masked; under ``"synthetic"`` bool (batch,), True for members and for
+        samples that `xcvae.augment` has flagged.
 
     Raises
     ------
@@ -375,7 +377,8 @@ def loader(
     CatalogError
         The catalog or an entry cannot be opened.
     MismatchError
-        Entries are on different grids, do not fit the model, or lack samples of each other.
+        Entries are on different grids, or on reversed ones, do not fit the model, or lack samples
+        of each other.
     MissingVariableError
         A variable is in none of the Datasets.
     """
@@ -389,8 +392,8 @@ def loader(
         )
     check_flags(drop_last=drop_last, trust=trust)
     weights = _weights(name)
-    _check_counts(1, batch_size=batch_size, samples=samples, threads=threads)
-    _check_counts(0, seed=seed)
+    batch_size, samples = _count("batch_size", batch_size), _count("samples", samples)
+    threads, seed = _count("threads", threads) or 2, _count("seed", seed, least=0) or 0
     if isinstance(real, str):
         real = catalogs.open_entry(catalog, real, trust=trust)
     listed = {
@@ -429,11 +432,15 @@ def _is_weight(value: object) -> bool:
     return isinstance(value, int | float | np.number) and bool(0 < value < math.inf)
 
 
-def _check_counts(least: int, **counts: int | None) -> None:
-    for key, count in counts.items():
-        if count is not None and (type(count) is not int or count < least):
-            expected, remedy = f"an integer >= {least}", f"Give {key} as an int, or leave it out."
-            raise ConfigError.of(key, expected=expected, got=repr(count), remedy=remedy)
+def _count(key: str, value: int | None, *, least: int = 1) -> int | None:
+    """Return a number as an int, also one of NumPy; refuse what is not."""
+    if value is None:
+        return None
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < least:
+        expected, remedy = f"an integer >= {least}", f"Give {key} as an int, or leave it out."
+        raise ConfigError.of(key, expected=expected, got=repr(value), remedy=remedy)
+    return int(value)
 
 
 def _request_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -23,8 +23,9 @@ from xcvae.fields.prefetch import pool_shape
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.units import to_units, units_of
 from xcvae.fields.validation import refuse_packed
+from xcvae.metrics.pairs import same_axis
 
-MEMBER = "realization"
+MEMBER, SYNTHETIC = "realization", "synthetic"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class LoaderSource:
         Realizations and samples of each block.
     labelled
         The target with its coordinates, for thresholds that depend on the time step.
+    drawn
+        Of samples that `xcvae.augment` has joined: True for those that a model drew.
     """
 
     name: str
@@ -82,6 +85,7 @@ class LoaderSource:
     scaling: Scaling | None
     spans: Sequence[tuple[slice, slice]]
     labelled: xr.DataArray | None = None
+    drawn: NDArray[np.bool_] | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -140,7 +144,8 @@ class LoaderSource:
             if sample not in da.dims:
                 known = np.broadcast_to(known, (_length(samples), *known.shape))
             found[str(name)] = known[columns]
-        found["synthetic"] = np.full(rows.size, self.synthetic)
+        whole = np.full(_length(samples), self.synthetic)
+        found[SYNTHETIC] = (whole if self.drawn is None else self.drawn[samples])[columns]
         return found
 
     def _values(self, da: xr.DataArray, name: str | None) -> NDArray[np.float32]:
@@ -168,8 +173,8 @@ def source_of(
     Raises
     ------
     MismatchError
-        An ensemble needs conditions, and ``real`` is missing or lacks its samples; or the data
-        does not fit the model.
+        An ensemble needs conditions, and ``real`` is missing, lacks its samples or has them on
+        another grid; or the data does not fit the model.
     MissingVariableError
         A variable is in none of the Datasets.
     """
@@ -179,13 +184,64 @@ def source_of(
     target = request.converted(target)
     members = [MEMBER] if MEMBER in target.dims else []
     target = target.transpose(*members, layout.sample, layout.y, layout.x)
+    if real is not None and members:
+        real = _observed(real, target)
     if request.spec is None:
         conditions = _conditions(name, ds, real, layout, request)
     else:
         conditions = _model_conditions(name, ds, real, target, request)
     bare = xr.Dataset({n: _bare(da, layout.sample) for n, da in conditions.data_vars.items()})
+    if real is not None and members and _has_maps(bare, layout.sample):
+        _check_positions(name, target, real)
     spans = _spans(target, layout.sample)
-    return LoaderSource(name, _bare(target), bare, layout, request.scaling, spans, target)
+    drawn = None if members else _drawn(ds, layout.sample)
+    return LoaderSource(name, _bare(target), bare, layout, request.scaling, spans, target, drawn)
+
+
+def _drawn(ds: xr.Dataset, sample: str) -> NDArray[np.bool_] | None:
+    """Return the flags of samples of `xcvae.augment`; None for other data."""
+    if SYNTHETIC not in ds.variables or ds[SYNTHETIC].dims != (sample,):
+        return None
+    return np.asarray(ds[SYNTHETIC].values, np.bool_)
+
+
+def _observed(real: xr.Dataset, target: xr.DataArray) -> xr.Dataset:
+    """Return the real samples without synthetic ones of the same labels."""
+    sample = str(target.dims[-3])
+    if sample not in real.dims:
+        raise MismatchError.of(
+            "real",
+            expected=f"samples along '{sample}', as in the ensemble",
+            got=f"the dims {', '.join(map(str, real.dims))}",
+            remedy="Give the samples that it was drawn for, or rename their dimension.",
+        )
+    drawn = _drawn(real, sample)
+    return real if drawn is None else real.isel({sample: np.flatnonzero(~drawn)})
+
+
+def _has_maps(conditions: xr.Dataset, sample: str) -> bool:
+    return any(da.ndim > (sample in da.dims) for da in conditions.data_vars.values())
+
+
+def _check_positions(name: str, target: xr.DataArray, real: xr.Dataset) -> None:
+    """Refuse real samples whose pixels lie elsewhere than those of the members, or turned."""
+    for dim in target.dims[-2:]:
+        both = dim in target.indexes and dim in real.indexes
+        # Cells that members divide have the names of their pixels, and are fewer.
+        if not both or target.sizes[dim] != real.sizes[dim]:
+            continue
+        if not same_axis(target[dim].values, real[dim].values):
+            raise MismatchError.of(
+                f"real, coordinate '{dim}'",
+                expected=f"that of the ensemble '{name}', {_ends(target, dim)}",
+                got=_ends(real, dim),
+                remedy="Conditions would be those of other pixels: sort or cut the real samples "
+                "as they were when the ensemble was drawn.",
+            )
+
+
+def _ends(ds: xr.DataArray | xr.Dataset, dim: Hashable) -> str:
+    return f"{ds[dim].values[0]} to {ds[dim].values[-1]}"
 
 
 def target_of(ds: xr.Dataset) -> str:
@@ -205,6 +261,7 @@ def check_alike(sources: Sequence[LoaderSource]) -> None:
     """
     first, *others = sources
     for other in others:
+        _check_directions(first, other)
         for name, shape in _shapes(first).items():
             if _shapes(other)[name] != shape:
                 raise MismatchError.of(
@@ -213,6 +270,26 @@ def check_alike(sources: Sequence[LoaderSource]) -> None:
                     got=str(_shapes(other)[name]),
                     remedy="Fields of one batch are of one size: cut or draw them on one grid.",
                 )
+
+
+def _check_directions(first: LoaderSource, other: LoaderSource) -> None:
+    """Refuse rows or columns that rise in one source and fall in another."""
+    if first.labelled is None or other.labelled is None:
+        return
+    for axis in (-2, -1):
+        one, two = (da.indexes.get(da.dims[axis]) for da in (first.labelled, other.labelled))
+        if one is None or two is None or min(len(one), len(two)) < 2:
+            continue
+        rises = [bool(index[-1] > index[0]) for index in (one, two)]
+        if rises[0] != rises[1]:
+            words = ["rising" if up else "falling" for up in rises]
+            dim = str(other.labelled.dims[axis])
+            raise MismatchError.of(
+                f"coordinate '{dim}' in '{other.name}'",
+                expected=f"{words[0]} values, as in '{first.name}'",
+                got=f"{words[1]} ones: its maps are reversed",
+                remedy=f"Sort one of them before it is written: ds.sortby('{dim}').",
+            )
 
 
 def _shapes(source: LoaderSource) -> dict[str, tuple[int, ...]]:
@@ -237,14 +314,15 @@ def _model_conditions(
     spec = request.spec
     assert spec is not None
     if MEMBER not in target.dims:
-        return prepare(ds, spec, need_target=True)[list(request.conditions)]
+        prepared = prepare(ds, spec, need_target=True, augmented=True)
+        return prepared[list(request.conditions)]
     if not request.conditions:
         return xr.Dataset()
     if real is None:
         raise _missing_conditions(name, request.conditions)
     prepared = prepare(real, spec, need_target=False)[list(request.conditions)]
     rows = rows_in(real, target, spec.sample)
-    return _as_drawn(prepared.isel({spec.sample: rows}), ds)
+    return _as_drawn(prepared.isel({spec.sample: rows}, missing_dims="ignore"), ds)
 
 
 def _as_drawn(samples: xr.Dataset, ensemble: xr.Dataset) -> xr.Dataset:

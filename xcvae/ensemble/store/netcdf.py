@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from xcvae.errors import (
     check_flags,
 )
 from xcvae.fields.cf import check_name, find_layout
+from xcvae.fields.dataspec import plain
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import default_wet_threshold
 from xcvae.files import hidden_sibling, is_taken, local_path, remove, write_text
@@ -227,7 +229,7 @@ def _write(ds: xr.Dataset, variable: str, file: Path, *, pack: bool) -> None:
     for name in labels:
         encoding[name] |= _time_encoding(ds[name])
     chosen: Any = engine.lower() if engine else "scipy"
-    _with_units(ds).to_netcdf(file, engine=chosen, encoding=encoding)
+    _writable(_with_units(ds)).to_netcdf(file, engine=chosen, encoding=encoding)
     _compare(field, file, step, chosen)
 
 
@@ -275,6 +277,8 @@ def _packed(field: xr.DataArray, step: np.float32, gaps: bool) -> xr.DataArray:
 
 def _time_encoding(times: xr.DataArray) -> dict[str, Any]:
     """Return units of times that hold them exactly: hours, or seconds where needed."""
+    if bool(times.isnull().all()):  # of a calendar named, xarray encodes no missing times
+        return {"units": "hours since 1970-01-01 00:00:00", "dtype": "float64"}
     first = times.min().dt.strftime("%Y-%m-%d").item()
     whole = bool((times == times.dt.floor("h")).all())
     units = f"{'hours' if whole else 'seconds'} since {first} 00:00:00"
@@ -292,6 +296,34 @@ def _with_units(ds: xr.Dataset) -> xr.Dataset:
         if coord.dtype.kind in "iuf" and coord.ndim and "units" not in coord.attrs:
             found[name] = coord.assign_attrs(units=_DEGREES.get(str(name).lower(), "1"))
     return ds.assign_coords(found)
+
+
+def _writable(ds: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset with attributes that NetCDF has types for: numbers and texts."""
+    found = ds.copy(deep=False)
+    for one in (found, *found.variables.values()):
+        plain_ones = {str(key): _attribute(value) for key, value in one.attrs.items()}
+        one.attrs = {key: value for key, value in plain_ones.items() if value is not None}
+    return found
+
+
+def _attribute(value: Any) -> Any:
+    """Return the value of an attribute as a number, a text or an array; None for one to leave out.
+
+    Examples
+    --------
+    >>> _attribute("mm"), _attribute(None), _attribute({"a": [1, None]}), _attribute([1, 2])
+    ('mm', None, '{"a": [1, null]}', [1, 2])
+    """
+    if value is None or isinstance(value, str | bytes):
+        return value
+    try:
+        kind = np.asarray(value).dtype.kind
+    except ValueError:  # a list of lists of several lengths
+        kind = "O"
+    if kind == "b":  # True and False, for which NetCDF has no type
+        return np.asarray(value).astype("int8")[()]
+    return value if kind in "iufSU" else json.dumps(plain(value))
 
 
 def _compare(field: xr.DataArray, file: Path, step: np.float32 | None, engine: Any) -> None:
