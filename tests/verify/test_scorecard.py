@@ -415,6 +415,41 @@ def test_groupby_regions_are_scored_separately(ds: xr.Dataset, ensemble: xr.Data
         xr.testing.assert_allclose(card.sel(region=name, drop=True), expected)
 
 
+def test_map_of_regions_is_laid_on_the_pixels_by_its_coordinates(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    options = {"metrics": "mae", "baselines": [], "progress": False}
+    region = xr.zeros_like(ds.pr[0], int).drop_vars("time").rename("region")
+    region[:5] = 1
+    labels = {"y": np.arange(12.0), "x": np.arange(16.0)}
+    ds, ensemble, region = (one.assign_coords(labels) for one in (ds, ensemble, region))
+    expected = evaluate(ds, ensemble, groupby=region, **options)
+    turned = region.isel(y=slice(None, None, -1))
+    xr.testing.assert_identical(evaluate(ds, ensemble, groupby=turned, **options), expected)
+    with pytest.raises(DataError, match=r"groupby, coordinate 'y': .* got 1.0 to 12.0"):
+        evaluate(ds, ensemble, groupby=region.assign_coords(y=region.y + 1), **options)
+
+
+@pytest.mark.parametrize("name", ["source", "members", "mae", "mae_low"])
+def test_groups_with_the_name_of_a_score_are_numbered(
+    ds: xr.Dataset, ensemble: xr.Dataset, name: str
+) -> None:
+    half = xr.DataArray(np.arange(TIMES) % 2, dims="time", name=name)
+    options = {"metrics": ["mae"], "baselines": [], "progress": False}
+    card = evaluate(ds, ensemble, groupby=half, **options)
+    assert card.mae.dims == ("source", f"{name}_2")
+    assert set(card.data_vars) == {"mae", "mae_low", "mae_high"}
+    assert card.members.dims == ("source",)
+
+
+def test_samples_without_a_value_of_their_label_are_warned_of(
+    ds: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    days = xr.DataArray(np.zeros(3), {"time": ds.time[::4][:3]}, "time", name="regime")
+    with pytest.warns(UserWarning, match=rf"'regime' has no value for {TIMES - 3} of {TIMES}"):
+        evaluate(ds, ensemble, metrics="mae", baselines=[], groupby=days, progress=False)
+
+
 def test_interval_blocks_are_neighbours_in_time(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
     options = {"metrics": ["crps", "csi"], "baselines": []}
     expected = evaluate(ds, ensemble, **options)

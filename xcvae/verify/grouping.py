@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from xcvae.errors import (
     MissingVariableError,
     nearest,
 )
+from xcvae.metrics.pairs import same_axis
 from xcvae.metrics.sample import Array
 from xcvae.verify.pairing import MatchedPair
 from xcvae.verify.resampling import Pieces, pieces_of
@@ -76,8 +78,17 @@ class _Grouping:
     by_pixel: bool
 
 
-def group_samples(match: MatchedPair, groupby: GroupBy) -> Groups:
+def group_samples(
+    match: MatchedPair, groupby: GroupBy, reserved: Iterable[str] = ()
+) -> Groups:
     """Group samples, or pixels, by the values of coordinates; missing values are in no group.
+
+    Parameters
+    ----------
+    match, groupby
+        As for `evaluate`.
+    reserved
+        Names that a coordinate of groups cannot have: those of scores. It gets a number then.
 
     Raises
     ------
@@ -97,7 +108,7 @@ def group_samples(match: MatchedPair, groupby: GroupBy) -> Groups:
         return Groups(whole)
     found: list[_Grouping] = []
     for one in listed:
-        found.append(_grouping(match, one, {known.name for known in found}))
+        found.append(_grouping(match, one, {*reserved, *(known.name for known in found)}))
     samples, sample_rank = _combined([one for one in found if not one.by_pixel], order.shape)
     pixels, pixel_rank = _combined(
         [one for one in found if one.by_pixel], match.pair.observed.shape[1:]
@@ -210,14 +221,36 @@ def _values(match: MatchedPair, groupby: str | xr.DataArray) -> tuple[xr.DataArr
             got=f"dims ({', '.join(map(str, values.dims))}), {values.size} values",
             remedy="Give one value for each sample, or one for each pixel.",
         )
+    if by_pixel:
+        values = _on_grid_of(observed, values)
     return values.transpose(*dims), by_pixel
+
+
+def _on_grid_of(observed: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
+    """Return a map with rows and columns in the order of the observation; refuse another grid."""
+    for dim in observed.dims[1:]:
+        if dim not in values.indexes or dim not in observed.indexes:
+            continue
+        wanted = np.asarray(observed[dim])
+        if same_axis(np.asarray(values[dim]), wanted):
+            continue
+        values = values.isel({dim: slice(None, None, -1)})
+        if not same_axis(np.asarray(values[dim]), wanted):
+            raise DataError.of(
+                f"groupby, coordinate '{dim}'",
+                expected=f"that of the observation, {wanted[0]} to {wanted[-1]}",
+                got=f"{values[dim].values[-1]} to {values[dim].values[0]}",
+                remedy=f"Give a map on the grid of the data; if only its coordinates are others: "
+                f"map.drop_vars('{dim}').",
+            )
+    return values
 
 
 def _coordinate(match: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray:
     if isinstance(groupby, xr.DataArray):
         sample = match.pair.sample
         if sample in groupby.indexes and sample in match.pair.observed.indexes:
-            return groupby.reindex({sample: match.pair.observed[sample]})
+            return _by_label(groupby, match.pair.observed, sample)
         return groupby
     if groupby == COARSE_RAIN and groupby not in match.ds.variables:
         return _thirds_by_coarse_rain(match)
@@ -235,6 +268,20 @@ def _coordinate(match: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray
             got=f"'{groupby}'",
             remedy=nearest(groupby, valid),
         ) from error
+
+
+def _by_label(groupby: xr.DataArray, observed: xr.DataArray, sample: str) -> xr.DataArray:
+    """Return the values of the samples; warn of samples without one, such as hours of a day."""
+    lacking = int((~observed.indexes[sample].isin(groupby.indexes[sample])).sum())
+    if 0 < lacking < observed.sizes[sample]:
+        name = "" if groupby.name is None else f" '{groupby.name}'"
+        warnings.warn(
+            f"groupby{name} has no value for {lacking} of {observed.sizes[sample]} samples, which "
+            f"are in no group. Values of days for hours: values.reindex({sample}=ds.{sample}, "
+            "method='ffill').",
+            stacklevel=2,
+        )
+    return groupby.reindex({sample: observed[sample]})
 
 
 def _thirds_by_coarse_rain(match: MatchedPair) -> xr.DataArray:

@@ -91,7 +91,8 @@ def evaluate(
     Returns
     -------
     Dataset
-        Dims (source,) and, with `groupby`, its name; `source` is "xcvae", then the baselines.
+        Dims (source,) and, with `groupby`, its name (with a number, where a score has the same);
+        `source` is "xcvae", then the baselines.
         One variable for each metric with ``units``, ``long_name`` and ``better`` ("lower",
         "higher" or the ideal value), and ``<metric>_low``, ``<metric>_high``: a 95 % interval by
         block bootstrap over samples.
@@ -141,7 +142,9 @@ def score_match(
     has_condition = (metrics is None or baselines is None) and match.has_condition
     listed = _components("baseline", baselines, default_baselines(match, has_condition))
     chosen, windows = _metrics(metrics, _default_metrics(has_condition, listed))
+    scores = [f"{name}{end}" for name in chosen for end in ("", "_low", "_high")]
     options: dict[str, Any] = {"groupby": groupby, "block_bytes": block_bytes}
+    options["reserved"] = ("source", "members", *scores)
     cards = [
         _score_units(match, names, units, windows, listed=listed, progress=progress, **options)
         for names, units in _joinings(match, chosen, windows)
@@ -192,11 +195,12 @@ def _score_units(
     *,
     listed: dict[str, Any],
     groupby: str | xr.DataArray | None,
+    reserved: Sequence[str],
     block_bytes: int,
     progress: bool,
 ) -> xr.Dataset:
     """Score the metrics of the same units."""
-    groups = group_samples(units.heads, groupby)
+    groups = group_samples(units.heads, groupby, reserved)
     match, observed = units.match, units.observed
     bound = {k: m.bind(observed) for k, m in chosen.items() if isinstance(m, Metric)}
     evaluation = _Evaluation(match, groups, chosen, bound, windows)
