@@ -195,7 +195,7 @@ def test_killed_training_resumes_all_networks(corner, tmp_path):
 
 
 def test_start_gives_its_networks_in_turn(pair, corner):
-    untrained = {"max_steps": 1, "validations": 1, "learning_rate": 1e-9, "weight_decay": 0.0}
+    untrained = {"max_steps": 3, "validations": 1, "learning_rate": 1e-9, "weight_decay": 0.0}
     three = quick(corner, 3, start=pair, fit=untrained)
     one, two = weights_of(pair)
     assert all(
@@ -207,6 +207,11 @@ def test_start_gives_its_networks_in_turn(pair, corner):
         progress=False,
     )  # fmt: skip
     assert len(inherited.networks) == 2
+    first = quick(corner, 1, start=pair, fit=untrained)
+    assert torch.allclose(weights_of(first)[0], one, atol=1e-6)
+    report = first.training["start"]
+    assert (report["share"], report["used"]) == (1.0, 0.5)
+    assert report["unused"] == ["1 of its 2 networks"]
 
 
 def test_model_of_any_factor_has_several_networks(train_radar):
@@ -227,6 +232,11 @@ def test_model_of_any_factor_has_several_networks(train_radar):
 def test_unusable_numbers_of_networks_are_refused(corner, networks):
     with pytest.raises(ConfigError, match=r"generator\.networks: expected 1 to 8"):
         quick(corner, networks)
+
+
+def test_fewer_steps_than_networks_are_refused(corner):
+    with pytest.raises(ConfigError, match=r"fit\.max_steps: .* each of the 4 networks, .* got 3"):
+        quick(corner, 4, fit={"max_steps": 3})
 
 
 def test_levels_are_those_of_the_first_network(pair, corner):

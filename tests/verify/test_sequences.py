@@ -123,6 +123,7 @@ def test_sequences_are_scored_by_groups_and_in_any_blocks(ds, ensemble):
         ("3 h", EmptySelectionError, "36 consecutive samples in a window of 3h"),
         ("1 km", ValueError, "window: expected a duration"),
         ("-1 h", ConfigError, "window: expected a duration"),
+        (3600, ConfigError, "window: expected a duration with its unit, got 3600.*'3600 s'"),
     ],
 )
 def test_wrong_windows_are_refused(ds, ensemble, window, error, message):

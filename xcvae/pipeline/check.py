@@ -158,10 +158,11 @@ def _check_network(config: Config, parts: Parts) -> None:
 
     start = Start.of(config.start)
     if start is None:
-        resolve(config.train.generator, parts.spec)
+        architecture = resolve(config.train.generator, parts.spec)
     else:
         spec = start.adapted(parts.spec)
-        resolve(config.train.generator, spec, start.model.architecture)
+        architecture = resolve(config.train.generator, spec, start.model.architecture)
+    Fit.of(config.train.fit, started=start is not None).check_networks(architecture.networks)
     for device in {config.train.device, *(section.device for section in config.sample)}:
         choose_device(device)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from numbers import Real
 
 import numpy as np
 import xarray as xr
@@ -16,6 +18,7 @@ from xcvae.fields.units import HEAVY, STEP, is_rate, parse_quantity
 from xcvae.metrics.pairs import Pair
 from xcvae.metrics.sample import Array, SampleFields
 from xcvae.metrics.temporal import SequenceFields
+from xcvae.registry.registry import registry
 from xcvae.verify.pairing import MatchedPair
 
 OTHERWISE = ", or leave out windows and metrics of sequences"
@@ -33,6 +36,8 @@ def split_window(spec: object) -> tuple[object, str | None]:
     """
     window = spec.get("window") if isinstance(spec, Mapping) else None
     if not isinstance(spec, Mapping) or not isinstance(window, str):
+        if isinstance(spec, Mapping) and isinstance(window, Real):
+            _check_number(spec, window)
         return spec, None
     try:
         positive = parse_quantity(window, units="s", what="window") > 0
@@ -47,6 +52,21 @@ def split_window(spec: object) -> tuple[object, str | None]:
         )
     rest = {key: value for key, value in spec.items() if key != "window"}
     return rest, window.replace(" ", "")
+
+
+def _check_number(spec: Mapping[str, object], window: Real) -> None:
+    """Refuse a window without a unit, of a metric without a window of its own."""
+    name = spec.get("name")
+    if name not in registry().names("metric"):
+        return
+    if "window" not in inspect.signature(registry().resolve("metric", str(name))).parameters:
+        raise ConfigError.of(
+            "window",
+            expected="a duration with its unit",
+            got=repr(window),
+            remedy=f"For example '{window} s', '30 min' or '1h': pixels are for metrics such as "
+            "'fss'.",
+        )
 
 
 @dataclass(frozen=True, eq=False)

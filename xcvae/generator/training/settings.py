@@ -152,6 +152,22 @@ class Fit:
                 given["max_steps"] = STARTED["max_steps"]
         return cls(**given)
 
+    def check_networks(self, networks: int) -> None:
+        """Refuse fewer steps than networks, which take them in turn: some would stay untrained.
+
+        Raises
+        ------
+        ConfigError
+            There are fewer.
+        """
+        if self.max_steps is not None and self.max_steps < networks:
+            raise ConfigError.of(
+                "fit.max_steps",
+                expected=f"a step at least for each of the {networks} networks, which take turns",
+                got=str(self.max_steps),
+                remedy="Each network needs as many steps as a model of one.",
+            )
+
     @property
     def step_limit(self) -> float:
         """Largest number of steps; infinite if only the time is limited."""

@@ -219,7 +219,7 @@ class Start:
         ----------
         networks
             Untrained networks for the data; their weights change in place. Those of a start with
-            fewer networks are taken more than once.
+            fewer networks are taken more than once, of one with more the first ones.
         spec
             Of the data.
         masked
@@ -254,6 +254,11 @@ class Start:
                 f"only {taken.used:.0%} of its weights fit the network. Leave `generator` out to "
                 "take its architecture"
             )
+        left = len(known.networks) - len(networks)
+        if left > 0:
+            used = taken.used * len(networks) / len(known.networks)
+            unused = (*taken.unused, f"{left} of its {len(known.networks)} networks")
+            taken = replace(taken, used=used, unused=unused)
         return taken
 
     def _warn(self, text: str) -> None:

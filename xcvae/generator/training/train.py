@@ -172,6 +172,7 @@ def train(
         architecture = resolve(generator, spec, known.model.architecture)
         parts = split(ds, spec, validation)
         architecture = known.fitting(architecture, generator, spec, parts)
+    settings.check_networks(architecture.networks)
     metadata = _metadata(seed, stages, settings, chosen, known)
     options: dict[str, Any] = {"settings": settings, "stages": stages, "group": group}
     with _seeded(seed, chosen):

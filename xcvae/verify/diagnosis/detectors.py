@@ -220,8 +220,9 @@ def prior_posterior_gap(e: Evidence) -> Measurement | str:
     p99 = factor(e.prior.p99_ratio, e.posterior.p99_ratio)
     error = math.hypot(e.prior.mass_error, e.posterior.mass_error)
     factors = max(shrink_by_error(mass, error), shrink_by_error(p99, error))
+    sure_wet = wet - SURE * math.hypot(e.prior.wet_error, e.posterior.wet_error)
     return Measurement(
-        max(above(wet, GAP_WET), above(factors, GAP_FACTOR)),
+        max(above(sure_wet, GAP_WET), above(factors, GAP_FACTOR)),
         f"They differ by {100 * wet:.1f} points in wet fraction, by a factor {mass:.2f} in total "
         f"rain and {p99:.2f} in the 99th percentile.",
         "Raise beta of the loss 'kl' to 1 (less pulls the posterior away from the prior), lower "

@@ -76,6 +76,8 @@ class EnsembleStatistics:
     texture_ratio
         Mean squared difference of neighbouring pixels over that of the observation; small for
         smooth maps, whatever their amounts.
+    wet_error
+        Standard error, over samples, of the difference of wet shares, members less observed.
     mass_error, variance_error, texture_error, spread_error
         Standard errors, over samples, of the logarithms of ``1 + mass_bias``, ``variance_ratio``,
         ``texture_ratio`` and ``spread_skill``.
@@ -109,6 +111,7 @@ class EnsembleStatistics:
     spread_skill: float
     correlation: float
     texture_ratio: float = float("nan")
+    wet_error: float = 0.0
     mass_error: float = 0.0
     variance_error: float = 0.0
     texture_error: float = 0.0
@@ -167,6 +170,7 @@ def ensemble_statistics(
     tail_rank, tail_rank_error = quantile_rank(members, observed, 0.999, dependence)
     return EnsembleStatistics(
         wet_fraction=float(wet_fraction(forecast, truth, threshold=wet_threshold)),
+        wet_error=_wet_error(members, observed, wet_threshold, dependence),
         mass_bias=float(mass_bias(forecast, truth)),
         mass_error=mass_error,
         p99_ratio=float(p99_ratio(forecast, truth)),
@@ -199,6 +203,21 @@ def _log_ratio(drawn: NDArray[Any], truth: NDArray[Any], dependence: Array) -> t
         return (0.0 if truth.sum() > 0 else float("nan")), 0.0
     value, error = estimate(parts, lambda sums: float(np.log(sums[0] / sums[1])), dependence)
     return float(np.exp(value)), error
+
+
+def _wet_error(
+    members: NDArray[Any], observed: NDArray[Any], threshold: float, dependence: Array
+) -> float:
+    """Return the standard error of the share of wet pixels of members less that observed."""
+    valid = np.isfinite(observed)
+    drawn = np.zeros(len(observed))
+    for fields in members:
+        drawn += ((fields >= threshold) & valid).sum(axis=(1, 2)) / len(members)
+    wet = ((observed >= threshold) & valid).sum(axis=(1, 2))
+    parts = np.stack([drawn - wet, valid.sum(axis=(1, 2))], axis=1)
+    if parts[:, 1].sum() == 0:
+        return 0.0
+    return estimate(parts, lambda sums: float(sums[0] / sums[1]), dependence)[1]
 
 
 def _amounts(maps: NDArray[Any]) -> NDArray[Any]:
