@@ -72,6 +72,7 @@ def test_schema_defaults_equal_those_of_the_python_api() -> None:
         (content(sample=[{"name": "a", "mode": "post"}]), "expected one of 'prior', 'posterior'"),
         (content(sample=[{"name": "a", "members": 0}]), r"sample\[0\].members: expected an int"),
         (content(sample=[{"name": "a", "spread": 0.5}]), r"sample\[0\].spread: expected None"),
+        (content(sample=[{"name": "../a"}]), r"sample\[0\].name: expected a name for files"),
         (content(sample=[{"name": "a"}, {"name": "a"}]), "sample: expected a different name"),
         (content(diagnose={"members": 1}), "diagnose.members: expected an integer >= 2"),
         (content(plugins="mine"), "expected a list of"),

@@ -259,7 +259,7 @@ def test_select_takes_a_mask_by_position_and_one_label(real, ensemble):
         assert int(augment(real, ensemble, select=select).synthetic.sum()) == 2 * MEMBERS
     label = str(real.time.values[0])
     assert int(augment(real, ensemble, select=label).synthetic.sum()) == MEMBERS
-    with pytest.raises(MismatchError, match="select: .* got 'yesterday'"):
+    with pytest.raises(MismatchError, match=r"select: .* got 'yesterday'"):
         augment(real, ensemble, select="yesterday")
 
 

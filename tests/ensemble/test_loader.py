@@ -322,7 +322,7 @@ def test_reversed_grids_are_refused(folder, tmp_path):
         write(ds.drop_encoding(), tmp_path, name)
     with pytest.raises(MismatchError, match="coordinate 'y' in 'down': expected rising"):
         load(tmp_path, {"up": 1, "down": 1})
-    with pytest.raises(MismatchError, match="real, coordinate 'y': expected .*'drawn', 0"):
+    with pytest.raises(MismatchError, match=r"real, coordinate 'y': expected .*'drawn', 0"):
         load(tmp_path, "drawn", real=turned, conditions=["height"])
     assert len(load(tmp_path, "drawn", real=turned, conditions=["index"]))  # no map among them
     with pytest.raises(MismatchError, match="real: expected samples along 'time'"):

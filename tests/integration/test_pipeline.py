@@ -404,6 +404,8 @@ def test_folder_with_the_number_of_a_removed_one_is_another(tmp_path: Path) -> N
         ("[crps, mass_bias, ks]", "[crps, {name: crps, window: 2D}]", "window: .*'2D'.*2 days"),
         ("postprocess: [halve]", "postprocess: [{name: threshold, value: 1 K}]", "threshold.*1 K"),
         ("ks: [null, 0.9]", "sk: [null, 0.9]", "sk"),
+        ("[bilinear]}", "[bilinear], groupby: time.saeson}", "Did you mean 'time.season'"),
+        ("[bilinear]}", "[bilinear], groupby: [pr]}", "groupby: expected 12 values along 'time'"),
     ],
 )
 def test_mistakes_of_later_steps_are_refused_before_the_training(
@@ -414,6 +416,70 @@ def test_mistakes_of_later_steps_are_refused_before_the_training(
     with pytest.raises(xcvae.errors.XcvaeError, match=words):
         pipeline.run(config.load(settings), progress=False)
     assert not list((folder / "out").glob("*"))
+
+
+@pytest.mark.parametrize("name", ["prior.zarr", "data/test.zarr"])
+def test_folders_of_others_are_refused_before_the_training(folder: Path, name: str) -> None:
+    mine = folder / "out" / name / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine", encoding="utf-8")
+    with pytest.raises(xcvae.errors.OutputExistsError, match="no run has recorded"):
+        pipeline.run(config.load(folder / "config.yaml"), progress=False)
+    assert [path for path in (folder / "out").rglob("*") if path.is_file()] == [mine]
+
+
+AREAS = """
+data:
+  path: "rain*.nc"
+  train: {time: {stop: 2001-06-08}}
+  test: {time: {start: 2001-06-09}}
+output: out
+train:
+  target: pr
+  conditions: [psl]
+  validation: 0
+  generator: {channels: [8, 8], latents: [2, 1]}
+  fit: {max_steps: 2, batch_size: 2, crop: 16, validations: 1}
+sample:
+  - {name: prior, members: 2}
+evaluate: {metrics: [mae], groupby: [region, half]}
+"""
+
+
+def test_scores_of_a_run_are_those_of_evaluate_by_areas_and_groups(tmp_path: Path) -> None:
+    folder = tmp_path / "run [1]"  # no pattern, unlike the name of the data
+    folder.mkdir()
+    rain = np.random.default_rng(0).gamma(0.5, 2, (12, 16, 16)).astype("float32")
+    attrs = {"standard_name": "lwe_precipitation_rate", "cell_measures": "area: cell_area"}
+    ds = xr.Dataset(
+        {
+            "pr": (("time", "y", "x"), rain, {"units": "mm h-1", **attrs}),
+            "cell_area": (("y", "x"), np.arange(256.0).reshape(16, 16) ** 2, {"units": "m2"}),
+            "region": (("y", "x"), np.arange(256).reshape(16, 16) // 128),
+            "half": ("time", np.arange(12) % 2),
+            "psl": ("time", np.arange(12) + 1000.0, {"units": "hPa"}),
+        },
+        {"time": np.arange("2001-06-01", "2001-06-13", dtype="datetime64[D]").astype("M8[ns]")},
+    )
+    for number, part in enumerate((ds.isel(time=slice(8)), ds.isel(time=slice(8, 12)))):
+        part.to_netcdf(folder / f"rain{number}.nc")
+    (folder / "config.yaml").write_text(AREAS, encoding="utf-8")
+    loaded = config.load(folder / "config.yaml")
+    first, again = (steps.PipelineState(loaded, overwrite=False, progress=False) for _ in range(2))
+    (section,) = loaded.sample
+    first.train()
+    ensemble = first.sample(section)
+    card = first.evaluate(section).card
+    options = {"metrics": ["mae"], "baselines": [], "progress": False}
+    expected = xcvae.evaluate(ds.isel(time=slice(8, 12)), ensemble, **options)
+    assert card.mae[0].item() == pytest.approx(expected.mae.item(), rel=1e-6)
+    table = folder / "out" / "report" / "prior-groups.csv"
+    text, written = table.read_text(encoding="utf-8"), table.stat().st_mtime_ns
+    assert text.startswith("score,units,region,half,xcvae,xcvae_low,xcvae_high,climatology")
+    assert len(text.splitlines()) == 5
+    again.evaluate(section)
+    assert again.outcome == {"evaluate": "unchanged"}
+    assert table.stat().st_mtime_ns == written
 
 
 def test_unknown_step_is_refused(folder: Path) -> None:

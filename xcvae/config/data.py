@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xcvae.config.schema import Config, HeavySection, Part, SampleSection, Selection
 from xcvae.config.sources import opened
@@ -17,6 +18,7 @@ from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe
 from xcvae.fields.regridding.projections import mapping_name
 from xcvae.fields.samples import heavy
+from xcvae.metrics.pairs import area_name
 
 
 def select(ds: xr.Dataset, selection: Selection, sample: str, where: str) -> xr.Dataset:
@@ -156,6 +158,9 @@ class Parts:
         Roles, grids and units of their variables.
     whole
         All samples, not read.
+    extras
+        By part, and as "whole": variables that scores alone need, the areas of cells and groups of
+        samples or pixels; empty without any.
     """
 
     train: xr.Dataset
@@ -163,13 +168,27 @@ class Parts:
     test: xr.Dataset | None
     spec: DataSpec
     whole: xr.Dataset
+    extras: Mapping[str, xr.Dataset] = field(default_factory=dict)
 
     def of(self, section: SampleSection) -> xr.Dataset:
         """Return the samples of an ensemble: its own, or those of its part."""
         if section.samples is None:
             return self[section.part]
+        return _in_memory(self._own(self.whole, section))
+
+    def scored(self, section: SampleSection, samples: xr.Dataset) -> xr.Dataset:
+        """Return the samples of an ensemble with what scores alone need."""
+        if not self.extras:
+            return samples
+        if section.samples is None:
+            return samples.assign(self.extras[section.part].data_vars)
+        extra = self._own(self.extras["whole"], section).drop_vars(self.spec.target)
+        return samples.assign(_in_memory(extra).data_vars)
+
+    def _own(self, ds: xr.Dataset, section: SampleSection) -> xr.Dataset:
+        """Select the samples that a section names itself, of variables along them."""
         where = f"sample '{section.name}': samples"
-        return _in_memory(select(self.whole, section.samples, self.spec.sample, where))
+        return select(ds, section.samples or {}, self.spec.sample, where)
 
     def __getitem__(self, part: Part) -> xr.Dataset:
         """Return a part.
@@ -233,11 +252,28 @@ def open_parts(config: Config) -> Parts:
     mappings = [mapping_name(chosen["train"][name]) for name in names]
     names += [name for name in dict.fromkeys(mappings) if name in chosen["train"].data_vars]
     ready = {part: _in_memory(one[names]) for part, one in chosen.items()}
+    extras: dict[str, xr.Dataset] = {}
+    if more := _for_scores(config, ds, target, names):
+        extras = {part: _in_memory(one[more]) for part, one in chosen.items()}
+        extras["whole"] = ds[[target, *more]]  # the target has the labels to select by
     if section.heavy is not None:
         for part in section.heavy.parts:
             if part in ready:
-                ready[part] = _heavy(ready[part], section.heavy, spec, part)
-    return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec, ds[names])
+                rows = {spec.sample: _heavy(ready[part], section.heavy, spec, part)}
+                ready[part] = ready[part].isel(rows)
+                if part in extras:
+                    extras[part] = extras[part].isel(rows, missing_dims="ignore")
+    whole = ds[names]
+    return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec, whole, extras)
+
+
+def _for_scores(config: Config, ds: xr.Dataset, target: str, names: list[str]) -> list[str]:
+    """Name the variables that scores alone need, beside coordinates and those of the model."""
+    groupby = config.evaluate.groupby
+    wanted = [groupby] if isinstance(groupby, str) else list(groupby or ())
+    area = area_name(ds[target])
+    more = dict.fromkeys([*wanted, *([] if area is None else [area])])
+    return [name for name in more if name in ds.data_vars and name not in names]
 
 
 def open_samples(config: Config, section: SampleSection) -> xr.Dataset:
@@ -282,7 +318,8 @@ def _in_memory(ds: xr.Dataset) -> xr.Dataset:
     return ds.load() if ds.nbytes <= IN_MEMORY_BYTES else ds
 
 
-def _heavy(ds: xr.Dataset, section: HeavySection, spec: DataSpec, part: str) -> xr.Dataset:
+def _heavy(ds: xr.Dataset, section: HeavySection, spec: DataSpec, part: str) -> NDArray[np.int64]:
+    """Return the positions of the samples with heavy rain."""
     days = heavy(
         ds,
         target=spec.target,
@@ -299,5 +336,4 @@ def _heavy(ds: xr.Dataset, section: HeavySection, spec: DataSpec, part: str) -> 
             got="none",
             remedy="Lower extent or threshold.",
         )
-    chosen: xr.Dataset = ds.isel({spec.sample: np.flatnonzero(days.values)})
-    return chosen
+    return np.flatnonzero(days.values)

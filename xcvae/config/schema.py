@@ -204,6 +204,17 @@ class SampleSection(SampleOptions):
     tile: Any = None
     timescales: list[Any] | None = None
 
+    def __post_init__(self) -> None:
+        """Check the options, and refuse a name that is a path."""
+        super().__post_init__()
+        if self.name in ("", ".", "..") or {"/", "\\", "\0"} & set(self.name):
+            raise ConfigError.of(
+                "name",
+                expected="a name for files, without slashes",
+                got=repr(self.name),
+                remedy="It names a store in the output folder and an entry of the catalog.",
+            )
+
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `xcvae.sample`."""
         given = {**vars(self)}

@@ -450,7 +450,9 @@ def _found(
             remedy="Leave storage_options out: they are for remote data.",
         )
     pattern = str(folder / expanded(path))
-    found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+    # Brackets in the name of the folder are no pattern.
+    sought = str(Path(glob.escape(str(folder))) / expanded(path))
+    found = [pattern] if Path(pattern).exists() else sorted(glob.glob(sought, recursive=True))  # noqa: PTH207
     if not found:
         remedy = "Paths are relative to the folder of the configuration."
         if where == ARGUMENT:

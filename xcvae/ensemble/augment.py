@@ -310,8 +310,8 @@ def _refuse_augmented(ds: xr.Dataset, sample: str) -> None:
             "augment",
             expected="real samples",
             got="real and synthetic ones, which an earlier call joined",
-            remedy="Give all ensembles in one call, xcvae.augment(real, [first, second]), or select "
-            f"the real samples first, ds.isel({sample}=~ds.synthetic).",
+            remedy="Give all ensembles in one call, xcvae.augment(real, [first, second]), or the "
+            f"real samples only, ds.isel({sample}=~ds.synthetic).",
         )
 
 
@@ -456,37 +456,17 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
         return np.ones(labels.size, bool)
     if callable(select):
         select = select(ds)
-    if isinstance(select, str):
-        select = [select]
     if isinstance(select, np.ndarray) and select.dtype == bool and select.ndim == 1:
         select = xr.DataArray(select, dims=spec.sample)
     if isinstance(select, xr.DataArray) and select.dtype == bool:
-        if select.dims != (spec.sample,) or select.sizes[spec.sample] not in (
-            ds.sizes[spec.sample], labels.size,
-        ):  # fmt: skip
-            raise MismatchError.of(
-                "select",
-                expected=f"one value per sample, dims ('{spec.sample}',)",
-                got=f"dims {dict(select.sizes)}",
-                remedy="xcvae.heavy(ds) makes such a selection.",
-            )
-        if spec.sample not in select.coords:  # by position, in the data before the ensemble
-            whole = select.sizes[spec.sample] == ds.sizes[spec.sample]
-            select = select.assign_coords({spec.sample: (ds if whole else members)[spec.sample]})
-        return np.asarray(labels.isin(label_keys(select, spec.sample)[select.values]))
+        return _by_mask(ds, members, select, spec.sample)
+    if isinstance(select, str):
+        select = [select]
     if not isinstance(select, xr.DataArray):
         select = xr.DataArray(np.asarray(list(select)), dims=spec.sample)
     wanted = label_keys(xr.Dataset(coords={spec.sample: select.values}), spec.sample)
     if labels.dtype.kind == "M" and wanted.dtype.kind != "M":
-        try:
-            wanted = index_of(wanted)
-        except ValueError as error:
-            raise MismatchError.of(
-                "select",
-                expected="a mask, or labels of the ensemble's samples",
-                got=", ".join(map(repr, wanted[:3])),
-                remedy="Write times as 2005-03-01T12:00.",
-            ) from error
+        wanted = _as_times(wanted)
     unknown = wanted[~wanted.isin(labels)]
     if unknown.size:
         raise MismatchError.of(
@@ -496,6 +476,35 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
             remedy="Leave them out, or draw members for them.",
         )
     return np.asarray(labels.isin(wanted))
+
+
+def _by_mask(ds: xr.Dataset, members: xr.DataArray, mask: xr.DataArray, sample: str) -> np.ndarray:
+    """Return a mask of the samples of the ensemble from one of the data, or of the ensemble."""
+    labels = label_keys(members, sample)
+    whole = mask.sizes.get(sample) == ds.sizes[sample]
+    if mask.dims != (sample,) or not (whole or mask.sizes[sample] == labels.size):
+        raise MismatchError.of(
+            "select",
+            expected=f"one value per sample, dims ('{sample}',)",
+            got=f"dims {dict(mask.sizes)}",
+            remedy="xcvae.heavy(ds) makes such a selection.",
+        )
+    if sample not in mask.coords:  # by position, in the data before the ensemble
+        mask = mask.assign_coords({sample: (ds if whole else members)[sample]})
+    return np.asarray(labels.isin(label_keys(mask, sample)[mask.values]))
+
+
+def _as_times(labels: Any) -> Any:
+    """Return labels as times."""
+    try:
+        return index_of(labels)
+    except ValueError as error:
+        raise MismatchError.of(
+            "select",
+            expected="a mask, or labels of the ensemble's samples",
+            got=", ".join(map(repr, labels[:3])),
+            remedy="Write times as 2005-03-01T12:00.",
+        ) from error
 
 
 def _is_share(value: object) -> bool:

@@ -13,6 +13,7 @@ from xcvae.config import Config, Parts, open_parts
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.postprocess import Context, PostprocessPipeline
+from xcvae.ensemble.store import EnsembleStore
 from xcvae.ensemble.storms import StormPipeline
 from xcvae.errors import ConfigError, nearest
 from xcvae.fields.dataspec import DataSpec, VariableSpec
@@ -21,9 +22,10 @@ from xcvae.fields.units import STEP
 from xcvae.fields.validation import check_rain, check_values
 from xcvae.files import check_writable, is_taken
 from xcvae.generator.training.settings import Fit, stages_of
-from xcvae.pipeline.manifest import Manifest
+from xcvae.pipeline.manifest import Manifest, not_recorded
 from xcvae.registry import registry
 from xcvae.verify.criteria import criteria_for
+from xcvae.verify.grouping import COARSE_RAIN, check_dims, coordinate_of
 from xcvae.verify.plots.text import label_of
 from xcvae.verify.sequences import split_window
 
@@ -64,8 +66,15 @@ def check_outputs(config: Config) -> None:
         products["diagnosis"] = ("diagnosis.txt", "diagnosis.json")
     for section in config.sample:
         products[f"scores of {section.name}"] = (f"{section.name}-scores.json",)
+        if config.evaluate.groupby:
+            products[f"groups of {section.name}"] = (f"{section.name}-groups.csv",)
     for product, names in products.items():
         manifest.check_free(product, *(report / name for name in names))
+    for section in config.sample:
+        store = config.output_folder / f"{section.name}.zarr"
+        found = EnsembleStore.of(store).status().complete
+        if found.exists and found.identity is None and found.ledger is None:
+            raise not_recorded(store)
     listing = config.output_folder / "catalog.yaml"
     if is_taken(listing):
         catalogs.names(listing)
@@ -101,6 +110,7 @@ def check(config: Config) -> str:
         place = section.part if section.samples is None else section.name
         chosen[place] = samples = parts.of(section)
         check_section(section, samples, parts.spec)
+        check_groups(parts.scored(section, samples), config, parts.spec)
     if config.diagnose is not None:
         chosen["test"] = parts["test"]
     for ds in chosen.values():
@@ -149,6 +159,21 @@ def check_section(section: SampleSection, samples: xr.Dataset, spec: DataSpec) -
     context = Context(spec, section.mode, first.drop_vars(spec.target))
     PostprocessPipeline.build(section.postprocess, spec).dry_run(context, spec.shape)
     StormPipeline.build(section.storms)
+
+
+def check_groups(samples: xr.Dataset, config: Config, spec: DataSpec) -> None:
+    """Check the groups of scores: names, and one value for each sample or pixel.
+
+    Raises
+    ------
+    MissingVariableError, DataError
+        As `xcvae.evaluate` would raise them.
+    """
+    observed = samples[spec.target].transpose(spec.sample, ...)
+    groupby = config.evaluate.groupby
+    for name in [groupby] if isinstance(groupby, str) else groupby or ():
+        if name != COARSE_RAIN or name in samples.variables:
+            check_dims(coordinate_of(samples, name), observed)
 
 
 def _check_network(config: Config, parts: Parts) -> None:

@@ -155,7 +155,7 @@ def write_report(
 def _observed(steps: PipelineState, scored: Sequence[Scored]) -> xr.Dataset:
     """Return the samples of all ensembles, each once."""
     names = {str(one.section.samples or one.section.part): one.section for one in scored}
-    parts = [steps.samples_of(section) for section in names.values()]
+    parts = [steps.scored_of(section) for section in names.values()]
     if len(parts) == 1:
         return parts[0]
     sample = steps.parts.spec.sample

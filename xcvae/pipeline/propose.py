@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,8 @@ def _pattern(names: list[str], folder: Path | None) -> str | list[str]:
         return names[0]
     beginning = os.path.commonprefix(names).rstrip("0123456789")  # noqa: RUF071  of file names
     pattern = f"{beginning}*{Path(names[0]).suffix}"
-    found = set() if folder is None else set(glob(str(folder / pattern)))  # noqa: PTH207
+    sought = str(Path(escape(str(folder))) / pattern)
+    found = set() if folder is None else set(glob(sought))  # noqa: PTH207
     return pattern if found == {str((folder or Path()) / name) for name in names} else names
 
 

@@ -12,6 +12,7 @@ from xcvae.errors import ConfigError, nearest
 from xcvae.files import check_writable
 from xcvae.pipeline.check import (
     check_components,
+    check_groups,
     check_outputs,
     check_section,
     register_plugins,
@@ -139,6 +140,10 @@ def _check(steps: PipelineState, *, whole: bool) -> None:
         check_components(config)
         for section in config.sample:
             check_section(section, steps.samples_of(section), steps.parts.spec)
+            check_groups(steps.scored_of(section), config, steps.parts.spec)
+        if config.diagnose is not None:
+            steps.parts["test"]  # refuses a configuration without any
+        steps.check_copies()
 
 
 def _unscored(steps: PipelineState, section: SampleSection) -> str:

@@ -87,6 +87,7 @@ class PipelineState:
     ) -> None:
         self.config, self.progress, self.append = config, progress, append
         self._samples: dict[str, xr.Dataset] = {}
+        self._scored: dict[str, xr.Dataset] = {}
         self.folder = config.output_folder
         self.manifest = Manifest(self.folder, overwrite=overwrite)
         self.model_file = self.folder / "model.xcvae"
@@ -104,6 +105,12 @@ class PipelineState:
         if section.name not in self._samples:
             self._samples[section.name] = self.parts.of(section)
         return self._samples[section.name]
+
+    def scored_of(self, section: SampleSection) -> xr.Dataset:
+        """Return the samples of an ensemble with the areas of cells and the groups of scores."""
+        if section.name not in self._scored:
+            self._scored[section.name] = self.parts.scored(section, self.samples_of(section))
+        return self._scored[section.name]
 
     def store(self, section: SampleSection) -> Path:
         """Return the path of the store of an ensemble."""
@@ -245,18 +252,28 @@ class PipelineState:
         OutputExistsError
             A folder of that name has files that no run has recorded.
         """
+        for part, ds in self._copied().items():
+            self._list_part(part, ds)
+
+    def check_copies(self) -> None:
+        """Refuse folders of others in the places of the copies, as `list_data` will."""
+        for part in self._copied():
+            self.manifest.check_free(f"data {part}", self._copy_of(part))
+
+    def _copy_of(self, part: str) -> Path:
+        return self.folder / "data" / f"{part}.zarr"
+
+    def _copied(self) -> dict[str, xr.Dataset]:
+        """Return the parts whose samples are copied."""
         if all(section.model is not None for section in self.config.sample):
-            return  # nothing is trained: these data may be coarse rain alone
+            return {}  # nothing is trained: these data may be coarse rain alone
         parts = {part: ds for part in PARTS if (ds := getattr(self.parts, part)) is not None}
         small = sum(ds.nbytes for ds in parts.values()) <= IN_MEMORY_BYTES
         wanted = self.config.copy_data
-        if wanted is False or (wanted is None and not small):
-            return
-        for part, ds in parts.items():
-            self._list_part(part, ds)
+        return parts if wanted or (wanted is None and small) else {}
 
     def _list_part(self, part: str, ds: xr.Dataset) -> None:
-        spec, store = self.parts.spec, self.folder / "data" / f"{part}.zarr"
+        spec, store = self.parts.spec, self._copy_of(part)
         taken = {section.name for section in self.config.sample}
         name = f"data-{part}" if part in taken else part
         product, inputs = f"data {part}", {"data": fingerprint(ds, spec)}
@@ -308,16 +325,13 @@ class PipelineState:
 
     def evaluate(self, section: SampleSection) -> Scored:
         """Score an ensemble, add its headline scores to the catalog, and apply its criteria."""
-        from xcvae.verify.pairing import pair_up
-        from xcvae.verify.scorecard import default_baselines, evaluate
-
         ensemble = self.reopened(section)
         options = asdict(self.config.evaluate)
         groupby = options.pop("groupby")
         inputs = {
             "ensemble": digest(record_of(ensemble)["identity"]),
             # Prior members do not depend on the observations, their scores do.
-            "data": fingerprint(self.samples_of(section), self.parts.spec),
+            "data": fingerprint(self.scored_of(section), self.parts.spec),
             **flat(options),
         }
         file = self.report / f"{section.name}-scores.json"
@@ -326,13 +340,8 @@ class PipelineState:
             card = _card_from_json(file.read_text(encoding="utf-8"))
         else:
             self.outcome["evaluate"] = MADE
-            observed = self.samples_of(section)
             self.manifest.claim(product, file)
-            if options["baselines"] is None:
-                match = pair_up(observed, ensemble)
-                training = self.parts.train
-                options["baselines"] = default_baselines(match, match.has_condition, training)
-            card = evaluate(observed, ensemble, **options, progress=self.progress)
+            card = self._scores(section, ensemble, options)
             self.report.mkdir(parents=True, exist_ok=True)
             write_text(file, _card_to_json(card))
             self.manifest.record(product, inputs)
@@ -343,6 +352,20 @@ class PipelineState:
         self.outcome.setdefault("evaluate", CURRENT)
         return Scored(section, ensemble, card, verdicts)
 
+    def _scores(
+        self, section: SampleSection, ensemble: xr.Dataset, options: dict[str, Any]
+    ) -> xr.Dataset:
+        """Score an ensemble; the default baselines know the training samples."""
+        from xcvae.verify.pairing import pair_up
+        from xcvae.verify.scorecard import default_baselines, evaluate
+
+        observed, baselines = self.scored_of(section), options["baselines"]
+        if baselines is None:
+            match = pair_up(observed, ensemble)
+            baselines = default_baselines(match, match.has_condition, self.parts.train)
+        options = {**options, "baselines": baselines, "progress": self.progress}
+        return evaluate(observed, ensemble, **options)
+
     def _evaluate_groups(
         self,
         section: SampleSection,
@@ -351,15 +374,14 @@ class PipelineState:
         inputs: dict[str, Any],
     ) -> None:
         """Score an ensemble by groups, as a table."""
-        from xcvae.verify.scorecard import evaluate
-
         file = self.report / f"{section.name}-groups.csv"
         product = f"groups of {section.name}"
         wanted = {**inputs, **flat(options)}
         if self.manifest.is_current(product, wanted, file):
             return
+        self.outcome["evaluate"] = MADE
         self.manifest.claim(product, file)
-        card = evaluate(self.samples_of(section), ensemble, **options, progress=self.progress)
+        card = self._scores(section, ensemble, options)
         self.report.mkdir(parents=True, exist_ok=True)
         write_text(file, score_table(card, style="csv"))
         self.manifest.record(product, wanted)

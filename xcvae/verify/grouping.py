@@ -78,9 +78,7 @@ class _Grouping:
     by_pixel: bool
 
 
-def group_samples(
-    match: MatchedPair, groupby: GroupBy, reserved: Iterable[str] = ()
-) -> Groups:
+def group_samples(match: MatchedPair, groupby: GroupBy, reserved: Iterable[str] = ()) -> Groups:
     """Group samples, or pixels, by the values of coordinates; missing values are in no group.
 
     Parameters
@@ -208,10 +206,31 @@ def _order_in_time(match: MatchedPair) -> Array:
 def _values(match: MatchedPair, groupby: str | xr.DataArray) -> tuple[xr.DataArray, bool]:
     """Return the coordinate of the groups, and True if it has a value for each pixel."""
     observed = match.pair.observed
-    sample, *spatial = observed.dims
     values = _coordinate(match, groupby)
-    by_pixel = set(values.dims) == set(spatial)
-    dims = spatial if by_pixel else [sample]
+    check_dims(values, observed)
+    by_pixel = values.ndim == 2
+    if by_pixel:
+        values = _on_grid_of(observed, values)
+    return values.transpose(*(dim for dim in observed.dims if dim in values.dims)), by_pixel
+
+
+def check_dims(values: xr.DataArray, observed: xr.DataArray) -> None:
+    """Refuse groups that do not have one value for each sample, or one for each pixel.
+
+    Parameters
+    ----------
+    values
+        The groups.
+    observed
+        Dims (sample, y, x).
+
+    Raises
+    ------
+    DataError
+        They do not.
+    """
+    sample, *spatial = observed.dims
+    dims = spatial if set(values.dims) == set(spatial) else [sample]
     if set(values.dims) != set(dims) or any(
         values.sizes[dim] != observed.sizes[dim] for dim in dims
     ):
@@ -221,9 +240,6 @@ def _values(match: MatchedPair, groupby: str | xr.DataArray) -> tuple[xr.DataArr
             got=f"dims ({', '.join(map(str, values.dims))}), {values.size} values",
             remedy="Give one value for each sample, or one for each pixel.",
         )
-    if by_pixel:
-        values = _on_grid_of(observed, values)
-    return values.transpose(*dims), by_pixel
 
 
 def _on_grid_of(observed: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
@@ -254,19 +270,30 @@ def _coordinate(match: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray
         return groupby
     if groupby == COARSE_RAIN and groupby not in match.ds.variables:
         return _thirds_by_coarse_rain(match)
+    return coordinate_of(match.ds, groupby)
+
+
+def coordinate_of(ds: xr.Dataset, name: str) -> xr.DataArray:
+    """Return a coordinate or variable, or a part of dates such as ``time.season``.
+
+    Raises
+    ------
+    MissingVariableError
+        The Dataset has none of that name.
+    """
     try:
-        return match.ds[groupby]
+        return ds[name]
     # 'time.seson' asks xarray for a part of the date that does not exist.
     except (KeyError, AttributeError) as error:
-        name = groupby.partition(".")[0]
-        valid: list[Any] = [*match.ds.variables, COARSE_RAIN]
-        if name != groupby and name in match.ds.variables:
-            valid = [f"{name}.{part}" for part in DATES]
+        first = name.partition(".")[0]
+        valid: list[Any] = [*ds.variables, COARSE_RAIN]
+        if first != name and first in ds.variables:
+            valid = [f"{first}.{part}" for part in DATES]
         raise MissingVariableError.of(
             "groupby",
             expected="a coordinate or variable of the Dataset, or a part of its dates",
-            got=f"'{groupby}'",
-            remedy=nearest(groupby, valid),
+            got=f"'{name}'",
+            remedy=nearest(name, valid),
         ) from error
 
 
