@@ -49,6 +49,18 @@ def test_lag_correlation_is_that_of_the_rest_of_block_means() -> None:
     assert score.attrs["better"] == pytest.approx(0.36, abs=0.05)
 
 
+def test_lag_correlation_weights_pixels_by_their_area() -> None:
+    forecast, observed = evolving(0.6, 0, members=2), evolving(0.6, 1)
+    forecast[:, :, 12:] = forecast[:, ::-1, 12:][:, :, ::-1] ** 2
+    area = np.broadcast_to(np.where(np.arange(24) < 12, 1.0, 0.0)[:, None], (24, 24))
+    weighted = field(observed).assign_coords(cell_area=(("y", "x"), area))
+    weighted.attrs["cell_measures"] = "area: cell_area"
+    found = LagCorrelation()(field(forecast), weighted).item()
+    half = LagCorrelation()(field(forecast[:, :, :12]), field(observed[:, :12])).item()
+    assert found == pytest.approx(half, rel=1e-6)
+    assert found != pytest.approx(LagCorrelation()(field(forecast), field(observed)).item())
+
+
 def test_lag_is_a_number_of_samples_or_a_duration() -> None:
     forecast, observed = field(evolving(0.6, 0, members=2)), field(evolving(0.6, 1))
     by_number = build("metric", {"name": "lag_correlation", "lag": 3})(forecast, observed)

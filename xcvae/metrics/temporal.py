@@ -142,6 +142,7 @@ def lagged_products(sequence: SequenceFields, *, lag: int, block: int) -> dict[s
          "truth_second"), 0.0
     )  # fmt: skip
     rests: list[tuple[Array, Array]] = []
+    area = sequence.samples[0].area
     for one in sequence.samples:
         now = _rest(one.forecast, sequence.valid, block), _rest(one.observed, sequence.valid, block)
         rests.append(now)
@@ -149,9 +150,10 @@ def lagged_products(sequence: SequenceFields, *, lag: int, block: int) -> dict[s
             for name, first, second in zip(
                 ("generated", "truth"), rests[-lag - 1], now, strict=True
             ):
-                sums[name] += float(np.vdot(first, second))
-                sums[f"{name}_first"] += float(np.vdot(first, first))
-                sums[f"{name}_second"] += float(np.vdot(second, second))
+                weighted = (first, second) if area is None else (first * area, second * area)
+                sums[name] += float(np.vdot(weighted[0], second))
+                sums[f"{name}_first"] += float(np.vdot(weighted[0], first))
+                sums[f"{name}_second"] += float(np.vdot(weighted[1], second))
             rests[-lag - 1] = now  # free the memory of what no later sample needs
     return {name: np.asarray(value) for name, value in sums.items()}
 
