@@ -15,8 +15,8 @@ from xcvae.ensemble.augment import rows_in
 from xcvae.ensemble.dataset import record_of
 from xcvae.ensemble.store.samples import rain_shares
 from xcvae.ensemble.storms import DrawnStorms
-from xcvae.errors import MismatchError, MissingVariableError, nearest
-from xcvae.fields.cf import Layout, find_layout, find_target, require
+from xcvae.errors import DataError, MismatchError, MissingVariableError, nearest
+from xcvae.fields.cf import Layout, find_axes, find_layout, find_target, require
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.prefetch import pool_shape
@@ -358,9 +358,21 @@ def _conditions(
             found[condition] = real[condition].isel({layout.sample: rows}, missing_dims="ignore")
         drawn = _as_drawn(xr.Dataset({name: found[name] for name in absent}), ds)
         found |= {name: drawn[name] for name in absent}
+    ordered = {c: _rows_first(found[c], layout) for c in request.conditions}
     # Without coordinates, so that none of two sources with other ones are joined into gaps.
-    bare = {c: found[c].drop_vars(found[c].coords) for c in request.conditions}
+    bare = {c: da.drop_vars(da.coords) for c, da in ordered.items()}
     return xr.Dataset({c: request.converted(da) for c, da in bare.items()})
+
+
+def _rows_first(da: xr.DataArray, layout: Layout) -> xr.DataArray:
+    """Return a condition with rows before columns, as the target; files may have (x, y)."""
+    spatial: tuple[str, str] = (layout.y, layout.x)
+    if not set(spatial) <= set(da.dims):
+        try:
+            spatial = find_axes(da, sample=layout.sample)
+        except DataError:  # no map
+            return da
+    return da.transpose(..., *spatial)
 
 
 def _bare(da: xr.DataArray, sample: str = "") -> xr.DataArray:
