@@ -109,6 +109,7 @@ train: {fit: {learning_rate: 1e-3, weight_decay: 1.5E-4}}
     [
         ("data: {tutorial: a\n", "not valid YAML"),
         ("output: a\noutput: b\n", "line 2: duplicate key 'output'"),
+        ("data: {path: {{ DATA }}}\n", "line 1: .* is no key. Templates"),
         ("output: 3\ndata: {tutorial: radklim}\n", "config.yaml: configuration, parameter 'outp"),
     ],
 )

@@ -333,9 +333,7 @@ def test_maps_come_with_rows_first_whatever_the_order_in_the_file(folder):
     real = xr.open_zarr(folder / "real.zarr", consolidated=False).load()
     given = real.transpose("x", "lon", "time", "lat", "y")
     names = ["height", "psl", "index"]
-    batches = [
-        next(iter(load(folder, "drawn", real=ds, conditions=names))) for ds in (real, given)
-    ]
+    batches = [next(iter(load(folder, "drawn", real=ds, conditions=names))) for ds in (real, given)]
     assert batches[0]["height"].shape == (16, *SIZE)
     for name in names:
         torch.testing.assert_close(batches[1][name], batches[0][name])

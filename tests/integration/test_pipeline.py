@@ -404,6 +404,8 @@ def test_folder_with_the_number_of_a_removed_one_is_another(tmp_path: Path) -> N
         ("[crps, mass_bias, ks]", "[crps, {name: crps, window: 2D}]", "window: .*'2D'.*2 days"),
         ("postprocess: [halve]", "postprocess: [{name: threshold, value: 1 K}]", "threshold.*1 K"),
         ("ks: [null, 0.9]", "sk: [null, 0.9]", "sk"),
+        ("chunks: {time: 2}", "chunks: {tim: 2}", r"chunks\['tim'\]"),
+        ("members: 3,", "members: 3, cap: 30 K,", "cap"),
         ("[bilinear]}", "[bilinear], groupby: time.saeson}", "Did you mean 'time.season'"),
         ("[bilinear]}", "[bilinear], groupby: [pr]}", "groupby: expected 12 values along 'time'"),
     ],

@@ -15,7 +15,7 @@ import yaml
 
 from xcvae.config.schema import Config
 from xcvae.errors import ConfigError, nearest
-from xcvae.registry.components import checked
+from xcvae.registry.components import SEE_PLUGINS, checked
 
 T = TypeVar("T")
 
@@ -102,7 +102,8 @@ def _section(cls: type[T], content: object, path: str) -> T:
         return cls(**checked(where, cls, values))
     except ConfigError as error:
         # Not the subclass for components: it is the configuration that is wrong.
-        raise ConfigError(_located(str(error), path, where, valid)) from error
+        text = str(error).replace(SEE_PLUGINS, "Compare it with docs/config.yaml.")
+        raise ConfigError(_located(text, path, where, valid)) from error
 
 
 def _located(text: str, path: str, where: str, keys: list[str]) -> str:
@@ -186,8 +187,13 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     mapping: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if isinstance(key, list | dict):
+            raise yaml.YAMLError(
+                f"line {line}: {key} is no key. Templates, {{{{ DATA }}}}, are not filled in; "
+                "paths may have environment variables: $DATA/rain.nc"
+            )
         if key in mapping:
-            line = key_node.start_mark.line + 1
             raise yaml.YAMLError(f"line {line}: duplicate key '{key}'")
         mapping[key] = loader.construct_object(value_node, deep=True)
     return mapping

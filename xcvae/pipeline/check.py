@@ -14,10 +14,12 @@ from xcvae.config.schema import SampleSection
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.postprocess import Context, PostprocessPipeline
 from xcvae.ensemble.store import EnsembleStore
+from xcvae.ensemble.store.base import plan_chunks
 from xcvae.ensemble.storms import StormPipeline
 from xcvae.errors import ConfigError, nearest
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
+from xcvae.fields.samples import times_of
 from xcvae.fields.units import STEP
 from xcvae.fields.validation import check_rain, check_values
 from xcvae.files import check_writable, is_taken
@@ -148,7 +150,7 @@ def check_components(config: Config) -> None:
 
 
 def check_section(section: SampleSection, samples: xr.Dataset, spec: DataSpec) -> None:
-    """Check post-processors and storms of an ensemble on the form of its first sample.
+    """Check the options of an ensemble, post-processors on the form of its first sample.
 
     Raises
     ------
@@ -159,6 +161,12 @@ def check_section(section: SampleSection, samples: xr.Dataset, spec: DataSpec) -
     context = Context(spec, section.mode, first.drop_vars(spec.target))
     PostprocessPipeline.build(section.postprocess, spec).dry_run(context, spec.shape)
     StormPipeline.build(section.storms)
+    sizes = (len(section.numbers), samples.sizes[spec.sample], *spec.shape)
+    plan_chunks(section.chunks, sizes=sizes, sample=spec.sample)
+    if section.model is None:
+        section.cap_in(spec.units)
+    if section.temporal == "coherent":
+        times_of(samples, spec.sample, otherwise=", or draw with temporal='independent'")
 
 
 def check_groups(samples: xr.Dataset, config: Config, spec: DataSpec) -> None:

@@ -291,6 +291,10 @@ def check_class(label: str, cls: object) -> type:
     return cls
 
 
+SEE_PLUGINS = "See `xcvae plugins` for the parameters and their defaults."
+"""Remedy for parameters of components; configurations, whose sections are none, replace it."""
+
+
 def checked(label: str, cls: type, parameters: Mapping[str, object]) -> dict[str, object]:
     """Check parameters against the fields of a component class, and convert lists to tuples.
 
@@ -369,7 +373,7 @@ def _checked_value(label: str, name: str, value: object, hint: Any) -> object:
     try:
         return _fit(value, hint)
     except _RefusedError:
-        remedy = "See `xcvae plugins` for the parameters and their defaults."
+        remedy = SEE_PLUGINS
         if isinstance(value, str) and _is_number(value):
             remedy = "In YAML, numbers with an exponent need a point: write 1.0e-3, not 1e-3."
         raise ComponentError.of(
