@@ -263,6 +263,20 @@ def test_select_takes_a_mask_by_position_and_one_label(real, ensemble):
         augment(real, ensemble, select="yesterday")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ensemble": "ens.zarr"}, "open_store"),
+        ({"seed": -1}, "seed: expected an integer >= 0"),
+        ({"name": "both"}, "name: expected a catalog"),
+        ({"store": "both.nc"}, "both.zarr"),
+    ],
+)
+def test_augment_refuses_wrong_arguments(real, ensemble, options, words):
+    with pytest.raises(ConfigError, match=words):
+        augment(real, **{"ensemble": ensemble, **options})
+
+
 def test_augment_refuses_augmented_data_which_it_would_flag_as_real(real, ensemble):
     both = augment(real, ensemble)
     with pytest.raises(MismatchError, match=r"ds\.isel\(time=~ds\.synthetic\)"):

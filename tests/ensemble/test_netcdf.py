@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import netCDF4
 import numpy as np
 import pytest
@@ -95,6 +97,21 @@ def test_attributes_without_a_type_of_netcdf_and_missing_times_are_written(ensem
             assert "parent" not in found.attrs
         assert np.isnat(again.issued.values).all()
     assert one.attrs["checked"] is True
+
+
+def test_files_are_written_within_a_folder_that_exists(ensemble, tmp_path, monkeypatch):
+    """The folder may be a mount, or the only one that the user may write to."""
+    folder, renamed = tmp_path / "out", []
+    folder.mkdir()
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda a, b: renamed.append(a) or rename(a, b))
+    tmp_path.chmod(0o555)
+    try:
+        (file,) = ensemble.isel(time=[0]).cvae.to_netcdf(folder)
+    finally:
+        tmp_path.chmod(0o755)
+    assert all(folder in path.parents for path in renamed)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.txt", file.name]
 
 
 def test_unpacked_file_is_exact(ensemble, tmp_path):

@@ -111,13 +111,10 @@ def augment(
     CatalogError
         The name is used in the catalog for another store.
     """
-    ensembles = [ensemble] if isinstance(ensemble, xr.Dataset) else list(ensemble)
-    if not ensembles:
-        raise ConfigError.of(
-            "ensemble", expected="an ensemble, or several", got="none", remedy="Draw one first."
-        )
+    ensembles = _listed(ensemble)
+    seed = _checked_seed(seed)
     spec = DataSpec.from_json(record_of(ensembles[0])["spec"])
-    if store is not None or catalog is not None:
+    if store is not None or catalog is not None or name is not None:
         target = _Output.of(store, catalog, name)
         options: dict[str, Any] = {"select": select, "fraction": fraction, "seed": seed}
         return target.write(augment(ds, ensembles, borrowed=borrowed, **options), spec)
@@ -151,6 +148,32 @@ def augment(
     both = _evenly_chunked(both.drop_encoding())
     both[spec.target].attrs = _of_real(real.attrs)
     return both.assign_attrs(_provenance(both, spec, [record_of(one) for one in ensembles]))
+
+
+def _listed(ensemble: object) -> list[xr.Dataset]:
+    """Return one ensemble or several as a list."""
+    alone = isinstance(ensemble, xr.Dataset | str) or not isinstance(ensemble, Iterable)
+    listed: list[Any] = [ensemble] if alone else list(ensemble)  # type: ignore[call-overload]
+    for one in listed:
+        if not isinstance(one, xr.Dataset | xr.DataArray):
+            raise ConfigError.of(
+                "ensemble",
+                expected="an ensemble, or several in a list",
+                got=repr(one),
+                remedy="Open a store first: xcvae.open_store(path).",
+            )
+    if not listed:
+        raise ConfigError.of(
+            "ensemble", expected="an ensemble, or several", got="none", remedy="Draw one first."
+        )
+    return listed
+
+
+def _checked_seed(seed: object) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        expected, remedy = "an integer >= 0", "Leave it out for seed 0."
+        raise ConfigError.of("seed", expected=expected, got=repr(seed), remedy=remedy)
+    return int(seed)
 
 
 def _of_real(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,6 +236,20 @@ class _Output:
         """Check the arguments before anything is computed."""
         folder = local_path("store", store)
         listed = local_path("catalog", catalog)
+        if name is not None and listed is None:
+            raise ConfigError.of(
+                "name",
+                expected="a catalog to write it to",
+                got="catalog=None",
+                remedy="Give catalog='....yaml', or leave the name out.",
+            )
+        if folder is not None and folder.suffix.lower() in (".nc", ".nc4", ".h5"):
+            raise ConfigError.of(
+                "store",
+                expected="the name of a Zarr store, which is a folder",
+                got=str(folder),
+                remedy=f"Name it {folder.stem}.zarr; for NetCDF: augment(...).to_netcdf(path).",
+            )
         if folder is None:
             raise ConfigError.of(
                 "catalog",

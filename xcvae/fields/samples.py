@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,8 @@ def heavy(
 
 
 def _check_share(name: str, value: float, *, open_end: bool) -> None:
-    if not (0 < value < 1 or (value == 1 and not open_end)):
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not (0 < value < 1 or (value == 1 and not open_end)):
         raise ConfigError.of(
             name,
             expected=f"a share above 0 and {'below' if open_end else 'up to'} 1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -24,7 +25,16 @@ from xcvae.fields.cf import check_name, find_layout
 from xcvae.fields.dataspec import plain
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import default_wet_threshold
-from xcvae.files import hidden_sibling, is_taken, local_path, remove, write_text
+from xcvae.files import (
+    check_writable,
+    expanded,
+    hidden_sibling,
+    is_taken,
+    is_url,
+    local_path,
+    remove,
+    write_text,
+)
 
 CODES = 32767
 """Largest code of a packed value; -32768 stands for missing values."""
@@ -32,7 +42,7 @@ MISSING = -32768
 STEPS_OF_WET = 10
 """Packing keeps at least this many steps below the wet threshold."""
 LEVEL = 4
-MEMBER = "realization"
+MEMBER, README = "realization", "README.txt"
 
 
 def to_netcdf(
@@ -75,9 +85,7 @@ def to_netcdf(
         A file does not read back as it was written.
     """
     check_flags(pack=pack)
-    target = local_path("folder", folder)
-    if target is None:
-        raise ConfigError("folder: expected the path of a folder, got None. Give one.")
+    target = _folder(folder)
     if is_taken(target) and not target.is_dir():
         raise OutputExistsError.of(
             f"folder '{target}'",
@@ -97,7 +105,8 @@ def to_netcdf(
             remedy="Choose another folder, or remove them yourself: nothing is replaced.",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    new = hidden_sibling(target, "new")
+    # A folder that exists may be another disk than its parent, or the only one to write to.
+    new = hidden_sibling(target / "files" if target.is_dir() else target, "new")
     new.mkdir()
     try:
         for name, part in zip(names, _parts(ds, dim), strict=True):
@@ -105,11 +114,24 @@ def to_netcdf(
         target.mkdir(exist_ok=True)
         for name in names:
             (new / name).rename(target / name)
-        if not is_taken(target / "README.txt"):
-            write_text(target / "README.txt", _readme(ds, variable, names, pack=pack))
+        if not is_taken(target / README):
+            write_text(target / README, _readme(ds, variable, names, pack=pack))
     finally:
         remove(new)
     return [target / name for name in names]
+
+
+def _folder(folder: object) -> Path:
+    """Return the absolute path of a folder that exists, or can be made."""
+    text = os.fspath(folder) if isinstance(folder, str | os.PathLike) else ""
+    if text and not is_url(text) and expanded(text).is_dir():
+        target = expanded(text).absolute()
+        check_writable("folder", target / README)
+        return target
+    found = local_path("folder", folder)
+    if found is None:
+        raise ConfigError("folder: expected the path of a folder, got None. Give one.")
+    return found
 
 
 def _readme(ds: xr.Dataset, variable: str, names: list[str], *, pack: bool) -> str:
