@@ -398,6 +398,10 @@ def test_groupby_accepts_arrays_and_virtual_coordinates(
     wet = xr.DataArray([0.0, 1.0, np.nan] * 5, dims="time", name="wet")[:TIMES]
     card = evaluate(ds, ensemble, metrics="crps", groupby=wet)
     assert card.wet.values.tolist() == [0, 1]
+    xr.testing.assert_identical(
+        evaluate(ds, ensemble, metrics="crps", groupby=wet.values),
+        card.rename(wet="group"),
+    )
     labels = wet.assign_coords(time=ds.time)[::-1]
     xr.testing.assert_identical(evaluate(ds, ensemble, metrics="crps", groupby=labels), card)
 

@@ -116,6 +116,14 @@ def test_sequences_are_scored_by_groups_and_in_any_blocks(ds, ensemble):
     assert np.isfinite(cards[0].lag_correlation.values).all()
 
 
+def test_windows_are_grouped_by_arrays_of_all_samples(ds, ensemble):
+    half = (ds.time.dt.hour.values < 1).astype(int)
+    options = {"metrics": ["crps", {"name": "crps", "window": "15 min"}], "baselines": []}
+    card = xcvae.evaluate(ds, ensemble, groupby=half, progress=False, **options)
+    assert card.crps_15min.sizes == {"source": 1, "group": 2}
+    assert np.isfinite(card.crps_15min).all()
+
+
 @pytest.mark.parametrize(
     ("window", "error", "message"),
     [

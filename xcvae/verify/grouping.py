@@ -27,7 +27,7 @@ COARSE_RAIN = "coarse_rain"
 #: Parts of dates that samples are usually grouped by; xarray knows more.
 DATES = ("dayofyear", "hour", "month", "season", "year")
 THIRDS = ("1 least", "2 middle", "3 most")
-GroupBy = str | xr.DataArray | Sequence[str | xr.DataArray] | None
+GroupBy = str | Array | xr.DataArray | Sequence[str | Array | xr.DataArray] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +78,17 @@ class _Grouping:
     by_pixel: bool
 
 
-def group_samples(match: MatchedPair, groupby: GroupBy, reserved: Iterable[str] = ()) -> Groups:
+def group_samples(
+    match: MatchedPair, groupby: Sequence[str | xr.DataArray] = (), reserved: Iterable[str] = ()
+) -> Groups:
     """Group samples, or pixels, by the values of coordinates; missing values are in no group.
 
     Parameters
     ----------
-    match, groupby
-        As for `evaluate`.
+    match
+        The samples.
+    groupby
+        From `labelled`.
     reserved
         Names that a coordinate of groups cannot have: those of scores. It gets a number then.
 
@@ -99,13 +103,10 @@ def group_samples(match: MatchedPair, groupby: GroupBy, reserved: Iterable[str] 
     """
     order = _order_in_time(match)
     whole = pieces_of(np.zeros(order.size, dtype=int), order)
-    if groupby is None:
-        return Groups(whole)
-    listed = _listed(groupby)
-    if not listed:
+    if not groupby:
         return Groups(whole)
     found: list[_Grouping] = []
-    for one in listed:
+    for one in groupby:
         found.append(_grouping(match, one, {*reserved, *(known.name for known in found)}))
     samples, sample_rank = _combined([one for one in found if not one.by_pixel], order.shape)
     pixels, pixel_rank = _combined(
@@ -126,14 +127,47 @@ def group_samples(match: MatchedPair, groupby: GroupBy, reserved: Iterable[str] 
     return Groups(pieces, {one.name: one.values for one in found}, regions, cells)
 
 
-def _listed(groupby: object) -> list[str | xr.DataArray]:
-    alone = isinstance(groupby, str | xr.DataArray) or not isinstance(groupby, Iterable)
+def labelled(match: MatchedPair, groupby: GroupBy) -> list[str | xr.DataArray]:
+    """Return a list of groups; arrays by position get the labels of the samples.
+
+    Windows of time and sequences have labels of some samples only.
+
+    Parameters
+    ----------
+    match
+        All samples.
+    groupby
+        As for `evaluate`.
+    """
+    return [
+        one if isinstance(one, str) else _with_labels(one, match.pair.observed)
+        for one in _listed(groupby)
+    ]
+
+
+def _with_labels(groups: Array | xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+    sample, *spatial = map(str, observed.dims)
+    if not isinstance(groups, xr.DataArray):
+        groups = xr.DataArray(groups, dims=[sample] if groups.ndim == 1 else spatial)
+    index = observed.indexes.get(sample)
+    along = groups.dims == (sample,) and groups.size == observed.sizes[sample]
+    if not along or sample in groups.coords or index is None or not index.is_unique:
+        return groups
+    return groups.assign_coords({sample: observed[sample]})
+
+
+def _listed(groupby: object) -> list[str | Array | xr.DataArray]:
+    if groupby is None:
+        return []
+    single = str | xr.DataArray | np.ndarray
+    alone = isinstance(groupby, single) or not isinstance(groupby, Iterable)
     listed: list[Any] = [groupby] if alone else list(groupby)  # type: ignore[call-overload]
     for one in listed:
-        if not isinstance(one, str | xr.DataArray):
+        numbers = isinstance(one, np.ndarray) and one.ndim in (1, 2)
+        if not numbers and not isinstance(one, str | xr.DataArray):
             raise ConfigError.of(
                 "groupby",
-                expected="a name, a DataArray, or a list of these",
+                expected="a name, an array, or a list of these",
                 got=f"{one!r} ({type(one).__name__})",
                 remedy=f"For example 'time.season', '{COARSE_RAIN}', or a map of regions.",
             )

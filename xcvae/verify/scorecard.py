@@ -29,7 +29,7 @@ from xcvae.verify.accumulate import (
 )
 from xcvae.verify.baselines.climatology import Climatology
 from xcvae.verify.baselines.runner import BaselineRunner
-from xcvae.verify.grouping import GroupBy, Groups, group_samples
+from xcvae.verify.grouping import GroupBy, Groups, group_samples, labelled
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.resampling import Sums, interval
 from xcvae.verify.sequences import TimeUnits, split_window, step_in_time
@@ -82,8 +82,9 @@ def evaluate(
         that the ensemble does not have, such as those of the training, or of other evaluated ones.
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
-        "time.season"; "coarse_rain", thirds of the samples by the mean of their coarse rain; or a
-        map (y, x) of regions. Its values become a further dimension of scores.
+        "time.season"; "coarse_rain", thirds of the samples by the mean of their coarse rain; an
+        array with one value for each sample; or a map (y, x) of regions, laid on the pixels by its
+        coordinates. Its values become a further dimension of scores.
         A list of these groups by all of them: ``["time.season", "region"]``.
     progress
         Show a progress bar, if on a terminal.
@@ -143,7 +144,8 @@ def score_match(
     listed = _components("baseline", baselines, default_baselines(match, has_condition))
     chosen, windows = _metrics(metrics, _default_metrics(has_condition, listed))
     scores = [f"{name}{end}" for name in chosen for end in ("", "_low", "_high")]
-    options: dict[str, Any] = {"groupby": groupby, "block_bytes": block_bytes}
+    groups = labelled(match, groupby)
+    options: dict[str, Any] = {"groupby": groups, "block_bytes": block_bytes}
     options["reserved"] = ("source", "members", *scores)
     cards = [
         _score_units(match, names, units, windows, listed=listed, progress=progress, **options)
@@ -194,7 +196,7 @@ def _score_units(
     windows: Mapping[str, str],
     *,
     listed: dict[str, Any],
-    groupby: str | xr.DataArray | None,
+    groupby: Sequence[str | xr.DataArray],
     reserved: Sequence[str],
     block_bytes: int,
     progress: bool,

@@ -217,7 +217,7 @@ def accumulate(
     sources = {OWN: ScoredSource(lambda _, loaded: loaded, dict.fromkeys(own), own)}
     for name, load in runner.loaders().items():
         sources[name] = ScoredSource(load, dict.fromkeys(shared), shared)
-    groups = group_samples(match, None)
+    groups = group_samples(match)
     found = accumulate_statistics(
         match.pair, sources, groups.pieces, lambda _: None, block_bytes=block_bytes
     )
