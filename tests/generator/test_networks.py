@@ -207,7 +207,8 @@ def test_start_gives_its_networks_in_turn(pair, corner):
         progress=False,
     )  # fmt: skip
     assert len(inherited.networks) == 2
-    first = quick(corner, 1, start=pair, fit=untrained)
+    # Numbers of NumPy are taken like those of Python.
+    first = quick(corner, np.int64(1), start=pair, fit={**untrained, "max_steps": np.int64(3)})
     assert torch.allclose(weights_of(first)[0], one, atol=1e-6)
     report = first.training["start"]
     assert (report["share"], report["used"]) == (1.0, 0.5)

@@ -6,6 +6,7 @@ checked by the part of xcvae that a section configures, so that they are defined
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,9 @@ from xcvae.generator.named import relative_to
 from xcvae.generator.training.settings import Fit
 
 Part = Literal["train", "validation", "test"]
+
+ENTRY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""Names that entries of a catalog can have; its module is not loaded for this check."""
 
 Selection = dict[str, Any]
 """Coordinate name to a value, a list of values, [start, stop] or {start, stop, step}."""
@@ -207,10 +211,10 @@ class SampleSection(SampleOptions):
     def __post_init__(self) -> None:
         """Check the options, and refuse a name that is a path."""
         super().__post_init__()
-        if self.name in ("", ".", "..") or {"/", "\\", "\0"} & set(self.name):
+        if not ENTRY.fullmatch(self.name):
             raise ConfigError.of(
                 "name",
-                expected="a name for files, without slashes",
+                expected="letters, digits, '_', '-' or '.'",
                 got=repr(self.name),
                 remedy="It names a store in the output folder and an entry of the catalog.",
             )

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import numpy as np
+
 from xcvae.errors import ConfigError, nearest
 from xcvae.registry.registry import build, describe, registry
 
@@ -192,6 +194,25 @@ class Fit:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types, for the model file."""
         return asdict(self)
+
+
+def python_values(options: Any) -> Any:
+    """Return nested options with Python numbers and lists in the place of those of NumPy.
+
+    Examples
+    --------
+    >>> python_values({"levels": np.int64(3), "channels": np.array([8, 4])})
+    {'levels': 3, 'channels': [8, 4]}
+    """
+    if isinstance(options, np.generic):
+        return options.item()
+    if isinstance(options, np.ndarray):
+        return options.tolist()
+    if isinstance(options, Mapping):
+        return {key: python_values(value) for key, value in options.items()}
+    if type(options) in (list, tuple):
+        return type(options)(map(python_values, options))
+    return options
 
 
 _RANGES = (

@@ -45,7 +45,7 @@ from xcvae.generator.network.networks import Networks
 from xcvae.generator.training import checkpoint
 from xcvae.generator.training.calibration import calibrate
 from xcvae.generator.training.distributed import ProcessGroup
-from xcvae.generator.training.settings import Fit, Stage, stages_of
+from xcvae.generator.training.settings import Fit, Stage, python_values, stages_of
 from xcvae.generator.training.start import Start
 from xcvae.generator.training.threads import ThreadTuner
 from xcvae.generator.training.timescales import measure_timescales
@@ -150,6 +150,7 @@ def train(
     'mm h-1'
     """
     seed = _checked_seed(seed, progress)
+    generator, fit, coarsen = map(python_values, (generator, fit, coarsen))
     known = Start.of(start)
     settings = Fit.of(fit, started=known is not None)
     stages = stages_of(losses, settings)
