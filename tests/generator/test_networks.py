@@ -109,16 +109,14 @@ def test_file_has_all_networks(pair, corner):
     )
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(1, [True, False]), (2, [True, True])])
-def test_networks_take_the_steps_in_turn(corner, steps, expected):
-    model = quick(corner, 2, fit={"max_steps": steps, "validations": 1}, validation=0)
+def test_networks_take_the_steps_in_turn(corner):
+    model = quick(corner, 2, fit={"max_steps": 2, "validations": 1}, validation=0)
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         options = (model.architecture, model.spec, model.scaling.target)
         initial = build_networks(*options, masked=False)
     pairs = zip(model.networks, initial, strict=True)
-    changed = [not torch.equal(a.head.weight, b.head.weight) for a, b in pairs]
-    assert changed == expected
+    assert all(not torch.equal(a.head.weight, b.head.weight) for a, b in pairs)
 
 
 @dataclasses.dataclass(frozen=True)
