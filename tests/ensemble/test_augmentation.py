@@ -322,6 +322,9 @@ def test_augment_labels_samples_by_position(real, few, model):
     bare = few.drop_vars("time")
     both = augment(bare, sample(bare, model, members=2).compute())
     np.testing.assert_array_equal(both.time, np.tile(np.arange(6), 3))
+    some = sample(bare.isel(time=[2, 3]), model, members=1).compute()
+    with pytest.raises(MismatchError, match=r"as many samples as the Dataset, 6, .* got 2"):
+        augment(bare, some)
 
 
 QUICK = {"max_steps": 2, "batch_size": 2, "crop": 24, "validations": 1}

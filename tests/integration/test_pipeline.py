@@ -420,6 +420,14 @@ def test_mistakes_of_later_steps_are_refused_before_the_training(
     assert not list((folder / "out").glob("*"))
 
 
+def test_samples_without_labels_are_not_taken_for_each_other(
+    folder: Path, rain: xr.Dataset
+) -> None:
+    bare = rain.drop_vars("time")
+    bare.to_zarr(folder / "rain.zarr", mode="w", consolidated=False)
+    assert "trained on" not in pipeline.check(config.load(folder / "config.yaml"))
+
+
 @pytest.mark.parametrize("name", ["prior.zarr", "data/test.zarr"])
 def test_folders_of_others_are_refused_before_the_training(folder: Path, name: str) -> None:
     mine = folder / "out" / name / "mine.txt"

@@ -468,6 +468,14 @@ def rows_in(ds: xr.Dataset, members: xr.DataArray, sample: str) -> np.ndarray:
     MismatchError
         The ensemble has other samples too.
     """
+    if sample not in members.coords and ds.sizes[sample] != members.sizes[sample]:
+        raise MismatchError.of(
+            f"ensemble, dimension '{sample}'",
+            expected=f"as many samples as the Dataset, {ds.sizes[sample]}, as they have no labels",
+            got=str(members.sizes[sample]),
+            remedy="Give the samples that it was drawn for, or label all samples before the draw: "
+            f"ds.assign_coords({sample}=...).",
+        )
     known, labels = label_keys(ds, sample), label_keys(members, sample)
     # Of a repeated label the last one.
     position = {label: i for i, label in enumerate(known)}

@@ -253,7 +253,7 @@ def reason_of(variable: VariableSpec, spec: DataSpec) -> str:
 
 
 def _shared(parts: Parts) -> int:
-    if parts.test is None:
-        return 0
     sample = parts.spec.sample
+    if parts.test is None or sample not in parts.test.coords:
+        return 0  # positions do not identify samples
     return int(np.isin(parts.test[sample].values, parts.train[sample].values).sum())
