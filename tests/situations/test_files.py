@@ -230,6 +230,8 @@ TARGET, GCM = {"path": ["a.nc", "b.nc"]}, {"path": "t.nc", "rename": GRID}
         ({"t": condition(5, 30)}, [TARGET, GCM], right(sizes={**WHOLE, "time": 15}, valid=1.0)),
         ({"t": condition(0, 20)}, [TARGET, {"path": "t.nc"}], refused(r"sources\[1\]", "lat", "rename")),
         ({"t": condition(20, 30)}, [TARGET, GCM], refused(r"sources\[1\]", "time")),
+        ({"t": condition(0, 10).isel(time=slice(None, None, -1))}, [TARGET, GCM], right(sizes={**WHOLE, "time": 10}, valid=1.0)),
+        ({"t": condition(0, 10).isel(time=[0, *range(10)])}, [TARGET, GCM], refused(r"sources\[1\]", "drop_duplicates")),
         ({"t": condition(0, 20).isel(time=slice(None, None, 2))}, [TARGET, GCM], refused("time", "one step")),
         ({"t": condition(0, 20).assign_coords(time=times(20) + np.timedelta64(12, "h"))}, [TARGET, GCM], refused(r"T12:00 to ", "times of day", "floor")),
         ({"t": condition(0, 20).convert_calendar("360_day", align_on="date")}, [TARGET, GCM], refused("360_day", "convert_calendar")),

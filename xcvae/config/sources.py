@@ -315,8 +315,20 @@ def _on_common_labels(
                        expected=f"the labels of {names[0]} along '{dim}', {first}",
                        got=f"{other.sizes[dim]} others, {second} ({kinds[1]})",
                        remedy=_label_remedy(ds, other, dim, kinds))  # fmt: skip
+        for name, one in zip(names, (ds, other), strict=True):
+            _check_unique(one, dim, name, where)
         ds, other = ds.sel({dim: common}), other.sel({dim: common})
     return ds, other
+
+
+def _check_unique(ds: xr.Dataset, dim: Hashable, name: str, where: str) -> None:
+    """Refuse labels that repeat, of which none can be selected."""
+    index = ds.indexes[dim]
+    if not index.is_unique:
+        repeated = index[index.duplicated()]
+        raise _odd(where, {name: ds}, expected=f"each label along '{dim}' once",
+                   got=f"{len(repeated)} repeated, first {repeated[0]}",
+                   remedy=f"Write it again without them: ds.drop_duplicates('{dim}').")  # fmt: skip
 
 
 def _label_remedy(ds: xr.Dataset, other: xr.Dataset, dim: Hashable, kinds: tuple[str, str]) -> str:
@@ -345,7 +357,7 @@ def _extent(labels: np.ndarray) -> str:
 
 
 def _step(labels: xr.DataArray) -> Any:
-    steps = np.sort(np.diff(labels.values))
+    steps = np.sort(np.diff(np.sort(labels.values)))
     return steps[len(steps) // 2] if len(steps) else None
 
 
