@@ -121,6 +121,27 @@ def test_matched_refuses_other_samples_or_grids(
         metrics.crps(broken(forecast), observed)
 
 
+def test_matched_refuses_curvilinear_grids_that_are_turned_or_elsewhere(
+    forecast: xr.DataArray, observed: xr.DataArray
+) -> None:
+    """Maps of latitude and longitude alone say where pixels are, as in files of WRF."""
+    latitude = 45 + 0.01 * np.add.outer(
+        np.arange(observed.sizes["y"]), np.ones(observed.sizes["x"])
+    )
+    longitude = 5 + 0.01 * np.add.outer(
+        np.zeros(observed.sizes["y"]), np.arange(observed.sizes["x"])
+    )
+    places = {"lat": (("y", "x"), latitude), "lon": (("y", "x"), longitude)}
+    one, two = (da.drop_vars(["y", "x"], errors="ignore") for da in (forecast, observed))
+    one, two = one.assign_coords(places), two.assign_coords(places)
+    expected = metrics.crps(forecast, observed).item()
+    same = one.assign_coords(lat=one.lat.astype("float32"), lon=one.lon + 360)
+    assert metrics.crps(same, two).item() == expected
+    for broken in (one.isel(y=slice(None, None, -1)), one.assign_coords(lon=one.lon + 0.01)):
+        with pytest.raises(MismatchError, match="maps of latitude and longitude"):
+            metrics.crps(broken, two)
+
+
 def test_same_axis_accepts_rounding_to_float32() -> None:
     axis = np.linspace(47.123456789, 52.3, 500)
     assert same_axis(axis.astype("float32"), axis)

@@ -30,7 +30,7 @@ from xcvae.fields.samples import index_of, label_keys
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import check_dataset, refuse_packed
 from xcvae.files import local_path
-from xcvae.metrics.pairs import same_axis
+from xcvae.metrics.pairs import same_axis, same_places
 from xcvae.registry.discovery import version_of
 
 REAL = "real samples: "
@@ -458,6 +458,13 @@ def _check_grid(real: xr.DataArray, members: xr.DataArray, spec: DataSpec) -> No
                 got=f"{members.sizes[dim]} pixels or other coordinates",
                 remedy="Draw the ensemble on the grid of this Dataset.",
             )
+    if not same_places(real, members):
+        raise MismatchError.of(
+            "grid of the ensemble",
+            expected="latitudes and longitudes of the data",
+            got="others, or in another order of rows and columns",
+            remedy="Draw the ensemble on the grid of this Dataset.",
+        )
 
 
 def rows_in(ds: xr.Dataset, members: xr.DataArray, sample: str) -> np.ndarray:

@@ -23,7 +23,7 @@ from xcvae.fields.prefetch import pool_shape
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.units import to_units, units_of
 from xcvae.fields.validation import refuse_packed
-from xcvae.metrics.pairs import same_axis
+from xcvae.metrics.pairs import same_axis, same_places
 
 MEMBER, SYNTHETIC = "realization", "synthetic"
 
@@ -238,6 +238,16 @@ def _check_positions(name: str, target: xr.DataArray, real: xr.Dataset) -> None:
                 remedy="Conditions would be those of other pixels: sort or cut the real samples "
                 "as they were when the ensemble was drawn.",
             )
+
+    known = real.get(str(target.name))
+    if known is not None and not same_places(target, known):
+        raise MismatchError.of(
+            "real, latitude and longitude",
+            expected=f"those of the ensemble '{name}'",
+            got="others, or in another order of rows and columns",
+            remedy="Conditions would be those of other pixels: sort or cut the real samples as "
+            "they were when the ensemble was drawn.",
+        )
 
 
 def _ends(ds: xr.DataArray | xr.Dataset, dim: Hashable) -> str:

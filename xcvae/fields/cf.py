@@ -347,6 +347,18 @@ def _places(da: xr.DataArray | xr.Dataset) -> tuple[xr.DataArray, xr.DataArray] 
     return latitude, longitude
 
 
+def maps_of_places(da: xr.DataArray) -> list[xr.DataArray | None]:
+    """Return the 2-D latitude and longitude of a field; None for what it has not, or what moves."""
+    found: list[xr.DataArray | None] = []
+    axes: tuple[Literal["Y", "X"], ...] = ("Y", "X")
+    for axis in axes:
+        try:
+            found.append(_geographic(da, axis))
+        except DataError:  # a nest that moves
+            found.append(None)
+    return found
+
+
 def _step_km(latitude: xr.DataArray, longitude: xr.DataArray, dim: str) -> float:
     """Return the median distance of neighbours along a dim of latitudes and longitudes."""
     values = [np.asarray(each.values, np.float64) for each in (latitude, longitude)]

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, MismatchError, UnitsError
-from xcvae.fields.cf import find_layout
+from xcvae.fields.cf import find_layout, maps_of_places
 from xcvae.fields.units import is_precipitation, to_units
 from xcvae.metrics.sample import Array, SampleFields
 
@@ -145,6 +145,11 @@ def matched(
         )
     for dim in dims:
         _check_axis(dim, forecast, observed)
+    if not same_places(forecast, observed):
+        raise MismatchError(
+            "forecast: its maps of latitude and longitude differ from those of the observation. "
+            "Select the same grid on both sides, in the same order of rows and columns."
+        )
     return Pair(forecast.transpose(REALIZATION, *dims), observed.transpose(*dims))
 
 
@@ -187,6 +192,20 @@ def same_axis(first: Array, second: Array) -> bool:
         limit = min(max(size, 1e-3 * step), 0.25 * step) if np.isfinite(step) else size
         return bool(np.all(np.abs(first - second) <= limit))
     return bool(np.all(first == second))
+
+
+def same_places(first: xr.DataArray, second: xr.DataArray) -> bool:
+    """Return False for curvilinear grids of one size whose corners lie elsewhere, or are turned."""
+    for one, two in zip(maps_of_places(first), maps_of_places(second), strict=True):
+        if one is None or two is None or set(one.dims) != set(two.dims) or one.sizes != two.sizes:
+            continue
+        corners = {dim: [0, -1] for dim in one.dims}  # few, of what may be lazy
+        here, there = (place.isel(corners).transpose(*one.dims).values for place in (one, two))
+        apart = (here - there + 180.0) % 360.0 - 180.0  # longitudes may count from elsewhere
+        # Float32 keeps a ten thousandth of a degree, 10 m.
+        if (np.abs(apart) > 2e-4).any() or (np.isnan(here) != np.isnan(there)).any():
+            return False
+    return True
 
 
 def _checked_values(da: xr.DataArray, name: str) -> Array:
