@@ -444,15 +444,17 @@ def _verify_drawing(arguments: argparse.Namespace, options: dict[str, Any]) -> V
 
 
 def _data(name: str) -> Iterator[xr.Dataset]:
-    """Open a file, a tutorial Dataset, or each part of a configuration in turn."""
+    """Open a file, a tutorial Dataset, or all samples that a configuration selects, in turn."""
     import xarray as xr
 
     from xcvae import config, tutorial
 
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        parts = config.open_parts(config.load(path))
+        loaded = config.load(path)
+        parts = config.open_parts(loaded)
         yield from (ds for ds in (parts.test, parts.validation, parts.train) if ds is not None)
+        yield from (parts.of(one) for one in loaded.sample if one.samples is not None)
     elif name in tutorial.names() and not path.exists():
         yield tutorial.open_dataset(name)
     elif path.is_dir():

@@ -383,7 +383,9 @@ def test_ensembles_have_their_own_samples_and_grow_with_the_configuration(
     grown = catalog.open_entry(folder / "out" / "catalog.yaml", "prior")
     assert grown.pr.shape[:2] == (4, sum(count))
     np.testing.assert_array_equal(grown.pr.values[:3, : count[0]], before.pr.values)
-    assert xcvae.verify_store(folder / "out" / "prior.zarr").ok
+    store, model = folder / "out" / "prior.zarr", folder / "out" / "model.xcvae"
+    assert main(["verify", str(store), "--model", str(model), "--data", path]) == 0
+    assert "equal bit by bit" in capsys.readouterr().out
 
 
 def test_folder_with_the_number_of_a_removed_one_is_another(tmp_path: Path) -> None:
