@@ -15,7 +15,13 @@ from torch.utils.data import DataLoader
 import xcvae
 from xcvae.ensemble import catalog
 from xcvae.ensemble.sample import sample
-from xcvae.errors import CatalogError, ConfigError, MismatchError, MissingVariableError
+from xcvae.errors import (
+    CatalogError,
+    ConfigError,
+    DataError,
+    MismatchError,
+    MissingVariableError,
+)
 from xcvae.fields.describe import prepare
 
 DAYS, MEMBERS, SIZE = 90, 4, (6, 5)
@@ -293,6 +299,7 @@ def test_error_of_reading_thread_is_raised(folder, tmp_path):
             "Did you mean 'psl'",
         ),
         ({"name": "drawn", "target": "rain"}, MissingVariableError, "rain"),
+        ({"name": "drawn", "real": xr.DataArray(0)}, DataError, "got DataArray"),
     ],
 )
 def test_wrong_arguments_are_refused(folder, options, error, match):

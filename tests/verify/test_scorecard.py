@@ -470,6 +470,13 @@ def test_interval_blocks_are_neighbours_in_time(ds: xr.Dataset, ensemble: xr.Dat
         for one in (ds.isel(time=mixed), ensemble.isel(time=mixed))
     ]
     xr.testing.assert_allclose(evaluate(*numbered, **options), expected)
+    # Texts are in the order of the data, also those that a file returns as objects.
+    names = np.array([f"storm {i}" for i in mixed])
+    cards = [
+        evaluate(ds.assign_coords(time=one), ensemble.assign_coords(time=one), **options)
+        for one in (names, names.astype(object))
+    ]
+    xr.testing.assert_identical(*cards)
 
 
 def test_a_sample_without_coarse_rain_is_in_no_third(ds: xr.Dataset, ensemble: xr.Dataset) -> None:

@@ -20,6 +20,7 @@ from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.sources import LoaderRequest, LoaderSource, check_alike, source_of, target_of
 from xcvae.errors import ConfigError, MissingVariableError, check_flags, nearest
 from xcvae.fields.prefetch import ahead, pool_shape
+from xcvae.fields.validation import check_dataset
 from xcvae.generator.model import Model, load
 from xcvae.notebook import Overview
 
@@ -396,6 +397,8 @@ def loader(
     threads, seed = _count("threads", threads) or 2, _count("seed", seed, least=0) or 0
     if isinstance(real, str):
         real = catalogs.open_entry(catalog, real, trust=trust)
+    elif real is not None:
+        check_dataset(real)
     listed = {
         entry: real
         if entry == REAL and real is not None

@@ -232,7 +232,8 @@ def _order_in_time(match: MatchedPair) -> Array:
     ]
     # The samples' own label if it is a time or a number; else a time coordinate along them.
     times.sort(key=lambda coord: (coord.dtype.kind != "M", coord.name != sample))
-    if not times or times[0].dtype.kind in "USb":
+    # Texts have no order, in whatever type a file returns them.
+    if not times or times[0].to_index().inferred_type in ("string", "bytes", "boolean"):
         return np.arange(observed.shape[0])
     return np.argsort(times[0].values, kind="stable")
 
