@@ -443,6 +443,7 @@ def test_folders_of_others_are_refused_before_the_training(folder: Path, name: s
 AREAS = """
 data:
   path: "rain*.nc"
+  rename: {cell_area: surface}
   train: {time: {stop: 2001-06-08}}
   test: {time: {start: 2001-06-09}}
 output: out

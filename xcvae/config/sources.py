@@ -642,4 +642,8 @@ def _with_links(ds: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
                 first, *rest = str(found.get(link, "")).split(":", maxsplit=1)
                 if first.strip() in names:
                     found[link] = ":".join([names[first.strip()], *rest])
+        for found in (ds[name].attrs, ds[name].encoding):
+            words = str(found.get("cell_measures", "")).split()  # as in "area: cell_area"
+            if names.keys() & set(words):
+                found["cell_measures"] = " ".join(names.get(word, word) for word in words)
     return ds
