@@ -156,6 +156,10 @@ def _equal(units: object, usual: str) -> bool:
 
 def _same_labels(parts: Parts, dim: Hashable, where: str) -> Parts:
     """Give all files the same labels along a dimension, or labels that follow each other."""
+    empty = {name: ds for name, ds in parts.items() if ds.sizes.get(dim) == 0}
+    if empty:
+        raise _odd(where, empty, expected=f"a label along '{dim}' at least", got="none",
+                   remedy="Leave it out of the pattern: there are no data in it.")  # fmt: skip
     kinds = {name: _kind(ds, dim) for name, ds in parts.items()}
     usual_kind = Counter(kinds.values()).most_common(1)[0][0]
     odd = {name: parts[name] for name, kind in kinds.items() if kind != usual_kind}
@@ -220,16 +224,17 @@ def with_labels_of(ds: xr.Dataset, other: xr.Dataset, dim: Hashable) -> xr.Datas
 
 def _check_follow(clusters: list[Parts], dim: Hashable, where: str, *, times: bool) -> None:
     """Refuse labels that overlap, and labels of another grid."""
-    found = [(next(iter(cluster.values()))[dim].values, cluster) for cluster in clusters]
-    found.sort(key=lambda one: one[0].min())
+    # Sorted, not min and max, which texts do not have.
+    labels = [np.sort(next(iter(cluster.values()))[dim].values) for cluster in clusters]
+    found = sorted(zip(labels, clusters, strict=True), key=lambda one: one[0][0])
     for (earlier, before), (later, after) in pairwise(found):
-        if later.min() > earlier.max():
+        if later[0] > earlier[-1]:
             continue
         odd = min((before, after), key=len) if not times else {**before, **after}
         raise _odd(
             where, odd, expected=f"labels along '{dim}' that do not overlap" if times else
             f"the same labels along '{dim}' as in the other files, or labels beyond theirs",
-            got=" and ".join(_extent(np.sort(values)) for values in (earlier, later)),
+            got=" and ".join(map(_extent, (earlier, later))),
             remedy="Leave one of the files out, or select the labels of each and write it again."
             if times else "Regrid the file, or leave it out of the pattern.",
         )  # fmt: skip
