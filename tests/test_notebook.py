@@ -112,6 +112,17 @@ def test_accessor_of_an_ensemble_draws_nothing(test_radar: xr.Dataset, tiny_mode
     assert "mode prior" in html
     assert "seed 7" in html
     assert pictures(html) == []
+    one = repr(lazy.isel(time=0).cvae)
+    assert str(lazy.time.values[0])[:19] in one
+    for changed in (
+        lazy.isel(time=slice(0)),
+        lazy.isel(realization=slice(0)),
+        lazy.rename(pr="rain"),
+        lazy.rename(time="hour"),
+        lazy.drop_vars("pr"),
+        lazy.assign_attrs(xcvae="{"),
+    ):
+        assert repr(changed.cvae).startswith("Data")
     html = checked(lazy.load().cvae._repr_html_())
     assert len(pictures(html)) == 2
     assert "ds.cvae.evaluate(ens)" in html

@@ -207,7 +207,7 @@ class CvaeAccessor:
 
 def _overview(ds: xr.Dataset) -> Overview:
     """Describe a Dataset by its kind, and say what to type next; nothing is read or drawn."""
-    if "xcvae" in ds.attrs and "realization" in ds.dims:
+    if _is_ensemble(ds):
         return _of_ensemble(ds)
     if "source" in ds.dims and any("better" in da.attrs for da in ds.data_vars.values()):
         return _of_scores(ds)
@@ -215,6 +215,22 @@ def _overview(ds: xr.Dataset) -> Overview:
         facts = {"quantities": ", ".join(map(str, ds.data_vars)), "steps": ds.sizes["step"]}
         return Overview("Training log", facts, ["log.cvae.plot.training_curve()"])
     return _of_data(ds)
+
+
+def _is_ensemble(ds: xr.Dataset) -> bool:
+    """Tell if a Dataset has members of xcvae; not if they were renamed, or none is left."""
+    if "xcvae" not in ds.attrs or not ds.sizes.get("realization"):
+        return False
+    from xcvae.ensemble.dataset import record_of
+    from xcvae.errors import XcvaeError
+    from xcvae.fields.dataspec import DataSpec
+
+    try:
+        spec = DataSpec.from_json(record_of(ds)["spec"])
+    except XcvaeError:
+        return False
+    known = spec.sample in ds.dims or spec.sample in ds.coords
+    return known and spec.target in ds.data_vars and ds[spec.target].size > 0
 
 
 def _of_ensemble(ds: xr.Dataset) -> Overview:
