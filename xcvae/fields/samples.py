@@ -300,7 +300,7 @@ def labels_of(ds: xr.Dataset | xr.DataArray, sample: str) -> list[str]:
     >>> labels_of(xr.Dataset(coords={"day": ["a", "b"]}), "day")
     ['a', 'b']
     """
-    # Indexing by name gives 0, 1, 2, ... for a dim without a coordinate; one sample may be selected.
+    # Indexing by name gives 0, 1, 2, ... for a dim without a coordinate. One sample has no dim.
     values = np.atleast_1d(ds[sample].values)
     if np.issubdtype(values.dtype, np.datetime64):
         return [str(text) for text in np.datetime_as_string(values, unit="s")]
