@@ -277,6 +277,24 @@ def test_augment_refuses_wrong_arguments(real, ensemble, options, words):
         augment(real, **{"ensemble": ensemble, **options})
 
 
+def test_augment_takes_a_selected_member(real, ensemble):
+    expected = augment(real, ensemble.isel(realization=[1]))
+    assert augment(real, ensemble.isel(realization=1)).drop_attrs().equals(expected.drop_attrs())
+
+
+def test_stacked_samples_are_not_written(real, ensemble, tmp_path):
+    sites = {"site": ("time", np.arange(6) % 2), "day": ("time", np.arange(6) // 2)}
+    stacked, members = (
+        ds.drop_vars("time").assign_coords(sites).set_index(time=["site", "day"])
+        for ds in (real, ensemble)
+    )
+    with pytest.raises(DataError, match="reset_index"):
+        augment(stacked, members, store=tmp_path / "both.zarr")
+    with pytest.raises(DataError, match="reset_index"):
+        members.cvae.to_netcdf(tmp_path / "nc")
+    assert not list(tmp_path.iterdir())
+
+
 def test_augment_refuses_augmented_data_which_it_would_flag_as_real(real, ensemble):
     both = augment(real, ensemble)
     with pytest.raises(MismatchError, match=r"ds\.isel\(time=~ds\.synthetic\)"):

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
-from xcvae.ensemble.dataset import INHERITED, record_of, without_observed
+from xcvae.ensemble.dataset import INHERITED, check_storable, record_of, without_observed
 from xcvae.ensemble.store.samples import (
     AUGMENTED,
     rain_shares,
@@ -33,6 +33,7 @@ from xcvae.files import local_path
 from xcvae.metrics.pairs import same_axis, same_places
 from xcvae.registry.discovery import version_of
 
+MEMBER = "realization"
 REAL = "real samples: "
 """Beginning of attributes about the origin and the terms of use of the real part."""
 
@@ -101,6 +102,8 @@ def augment(
         has maps that would not move with the storms, or synthetic samples already.
     MissingVariableError
         The target is not in ``ds``, or ``borrowed`` lacks a variable.
+    DataError
+        The samples are stacked from several dimensions, and are to be written.
     EmptySelectionError
         No sample is selected.
     ConfigError
@@ -116,6 +119,7 @@ def augment(
     spec = DataSpec.from_json(record_of(ensembles[0])["spec"])
     if store is not None or catalog is not None or name is not None:
         target = _Output.of(store, catalog, name)
+        check_storable(ds, spec.sample)
         options: dict[str, Any] = {"select": select, "fraction": fraction, "seed": seed}
         return target.write(augment(ds, ensembles, borrowed=borrowed, **options), spec)
     ds = _labelled(ds, spec.sample)
@@ -166,7 +170,11 @@ def _listed(ensemble: object) -> list[xr.Dataset]:
         raise ConfigError.of(
             "ensemble", expected="an ensemble, or several", got="none", remedy="Draw one first."
         )
-    return listed
+    # A selected member has its number, and no dim.
+    return [
+        one.expand_dims(MEMBER) if MEMBER in one.coords and MEMBER not in one.dims else one
+        for one in listed
+    ]
 
 
 def _checked_seed(seed: object) -> int:

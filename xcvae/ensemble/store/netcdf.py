@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from xarray.indexes import PandasMultiIndex
 
 from xcvae.errors import (
     ConfigError,
@@ -164,6 +165,14 @@ def _main_variable(ds: xr.Dataset) -> str:
         )
     found = max(fields, key=lambda name: ds[name].size)
     check_name(found, what="variable of the ensemble")
+    stacked = [str(d) for d in ds.dims if isinstance(ds.xindexes.get(d), PandasMultiIndex)]
+    if stacked:
+        raise DataError.of(
+            f"to_netcdf, dimension '{stacked[0]}'",
+            expected="samples with one label each: NetCDF cannot store stacked ones",
+            got=f"samples stacked from {', '.join(map(str, ds.indexes[stacked[0]].names))}",
+            remedy=f"Give them positions instead: ensemble.reset_index({stacked[0]!r}).",
+        )
     return found
 
 
