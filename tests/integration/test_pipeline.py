@@ -476,6 +476,10 @@ def test_scores_of_a_run_are_those_of_evaluate_by_areas_and_groups(tmp_path: Pat
     )
     for number, part in enumerate((ds.isel(time=slice(8)), ds.isel(time=slice(8, 12)))):
         part.to_netcdf(folder / f"rain{number}.nc")
+    wrong = AREAS.replace("[region, half]", "coarse_rain")
+    (folder / "config.yaml").write_text(wrong, encoding="utf-8")
+    with pytest.raises(xcvae.errors.MissingVariableError, match="coarse rain in the Dataset"):
+        pipeline.run(config.load(folder / "config.yaml"), progress=False)
     (folder / "config.yaml").write_text(AREAS, encoding="utf-8")
     loaded = config.load(folder / "config.yaml")
     first, again = (steps.PipelineState(loaded, overwrite=False, progress=False) for _ in range(2))

@@ -27,7 +27,7 @@ from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.pipeline.manifest import Manifest, not_recorded
 from xcvae.registry import registry
 from xcvae.verify.criteria import criteria_for
-from xcvae.verify.grouping import COARSE_RAIN, check_dims, coordinate_of
+from xcvae.verify.grouping import COARSE_RAIN, check_dims, coordinate_of, no_coarse_rain
 from xcvae.verify.plots.text import label_of
 from xcvae.verify.sequences import split_window
 
@@ -182,6 +182,8 @@ def check_groups(samples: xr.Dataset, config: Config, spec: DataSpec) -> None:
     for name in [groupby] if isinstance(groupby, str) else groupby or ():
         if name != COARSE_RAIN or name in samples.variables:
             check_dims(coordinate_of(samples, name), observed)
+        elif not any(v.precipitation and v.aligned and v.sampled for v in spec.variables):
+            raise no_coarse_rain()
 
 
 def _check_network(config: Config, parts: Parts) -> None:

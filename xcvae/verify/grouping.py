@@ -346,17 +346,22 @@ def _by_label(groupby: xr.DataArray, observed: xr.DataArray, sample: str) -> xr.
     return groupby.reindex({sample: observed[sample]})
 
 
+def no_coarse_rain() -> MissingVariableError:
+    """Return the refusal of groups by the coarse rain of data without any."""
+    return MissingVariableError.of(
+        "groupby",
+        expected=f"coarse rain in the Dataset, to group samples by '{COARSE_RAIN}'",
+        got="a Dataset and an ensemble without any",
+        remedy="Group by an array with one class for each sample, known before the draw.",
+    )
+
+
 def _thirds_by_coarse_rain(match: MatchedPair) -> xr.DataArray:
     """Return the third, by coarse rain, that each sample is in; equal amounts are in the same."""
     fields, sample = match.for_baselines(), match.pair.sample
     name = fields.attrs.get("condition")
     if name is None:
-        raise MissingVariableError.of(
-            "groupby",
-            expected=f"coarse rain in the Dataset, to group samples by '{COARSE_RAIN}'",
-            got="a Dataset and an ensemble without any",
-            remedy="Group by an array with one class for each sample, known before the draw.",
-        )
+        raise no_coarse_rain()
     coarse = fields[name]
     amounts = coarse.mean([dim for dim in coarse.dims if dim != sample]).compute()
     limits = amounts.quantile([1 / 3, 2 / 3]).values
