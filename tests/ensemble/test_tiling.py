@@ -167,3 +167,35 @@ def test_diversity_is_solved_for_with_tiles(few, model):
 def test_accessor_passes_tile_on(few, model):
     one = few.cvae.sample(model, tile=TILE, **ASKED)
     np.testing.assert_array_equal(one.pr, sample(few, model, tile=TILE, **ASKED).pr)
+
+
+@pytest.mark.parametrize("tile", [None, TILE])
+@pytest.mark.parametrize("how", [{}, {"mode": "posterior", "min_mass": 0.2}])
+def test_regions_with_members_of_one_sample_read_and_encode_it_once(
+    few, model, tmp_path, tile, how
+):
+    """Large maps have a region for each member."""
+    reads, passes = [], []
+    lazy = few.isel(time=[4]).chunk()
+    lazy["pr"] = lazy.pr.copy(data=lazy.pr.data.map_blocks(lambda x: reads.append(1) or x))
+    handle = model.networks[0].encode_condition.stem.register_forward_hook(
+        lambda *_: passes.append(1)
+    )
+
+    def draw(members: int, name: str) -> tuple[xr.Dataset, int, int]:
+        reads.clear()
+        passes.clear()
+        options = {**ASKED, **how, "members": members, "tile": tile}
+        chunks = {"realization": 1, "time": 1}
+        ens = sample(lazy, model, chunks=chunks, store=tmp_path / name, **options)
+        return ens, len(reads), len(passes)
+
+    try:
+        one, *once = draw(1, "one.zarr")
+        several, *same = draw(4, "several.zarr")
+    finally:
+        handle.remove()
+    assert same == once
+    np.testing.assert_array_equal(several.pr[:1], one.pr)
+    whole = sample(few, model, **{**ASKED, **how, "members": 4, "tile": tile})
+    np.testing.assert_array_equal(several.pr, whole.pr[:, [4]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeGuard, cast
 
 import xarray as xr
 
+from xcvae.ensemble.execution.scheduler import runs_in_threads
+from xcvae.ensemble.execution.threads import threads_of_draws, torch_threads
 from xcvae.ensemble.store.base import EnsembleStore
 from xcvae.errors import ConfigError, check_flags, nearest
 from xcvae.fields.units import parse_quantity
@@ -306,6 +309,49 @@ class SampleRequest(SampleOptions):
             # Recorded as 1, but nobody may request a spread of the prior.
             known["spread"] = None
         return cls(**{**known, **others})
+
+    def tile_for(self, model: Model, domain: Mapping[str, int]) -> tuple[int, int] | None:
+        """Return rows and columns of tiles; None for one piece, with a warning if it is too large.
+
+        Parameters
+        ----------
+        model
+            The model, on its device.
+        domain
+            Size of the maps by dim, y first.
+
+        Raises
+        ------
+        ConfigError
+            The tile has other dims, or is too small.
+        """
+        from xcvae.generator.memory import (
+            available_memory,
+            choose_tile,
+            draw_bytes,
+            draw_memory,
+            memory_limit,
+        )
+        from xcvae.generator.splitting import tile_size
+
+        tile = self.tile
+        if isinstance(tile, str):
+            memory = draw_memory(model.device)
+            draws = threads_of_draws() if self.store is not None and runs_in_threads() else 1
+            tile = choose_tile(
+                domain, model.architecture, memory=memory, draws=draws, threads=torch_threads()
+            )
+        rows, columns = domain.values()
+        needed = draw_bytes((rows, columns), model.architecture)
+        available = memory_limit() or available_memory(model.device)
+        if tile is None and needed > available:
+            warnings.warn(
+                f"a map of {rows} by {columns} pixels in one piece takes about {needed / 1e9:.2g} "
+                f"GB of memory, and there are {available / 1e9:.2g} GB. Draw it in tiles: "
+                "tile='auto'.",
+                stacklevel=4,
+            )
+        return tile_size(tile, domain, model.architecture)
 
     @property
     def extends(self) -> bool:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -22,7 +21,7 @@ import numpy as np
 import xarray as xr
 from dask.base import optimize
 
-from xcvae.ensemble.execution.scheduler import runs_in_threads
+from xcvae.ensemble.execution.scheduler import runs_in_threads, shares_memory
 from xcvae.ensemble.execution.threads import (
     numeric_environment,
     one_thread_if_digits_differ,
@@ -34,7 +33,7 @@ from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
 from xcvae.ensemble.storms import ABOUT, StormContext, StormPipeline, flags_of
 from xcvae.errors import ConfigError, DataError, MismatchError
-from xcvae.fields.batches import unmask_unobserved
+from xcvae.fields.batches import Batch, unmask_unobserved
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.grids import check_reference, reference_fields
@@ -45,6 +44,7 @@ from xcvae.registry.discovery import version_of
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
+    from xcvae.generator.sharing import SharedEncoding
 
 
 ATTEMPTS = 50
@@ -76,6 +76,42 @@ def _process_lock() -> Any:
     # One lock per process: torch uses all cores, or the GPU, for one draw, and a second draw at the
     # same time would only get in its way.
     return SerializableLock("xcvae-draw")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Data of some samples, in memory.
+
+    Attributes
+    ----------
+    block
+        The samples, prepared.
+    batch
+        The same for the network.
+    encoding
+        Encoding of a single sample, which draws of its members share; None: each draw encodes.
+    """
+
+    block: xr.Dataset
+    batch: Batch
+    encoding: SharedEncoding | None = None
+
+
+@dataclass(eq=False)
+class LatestSample:
+    """Inputs of the latest sample, so that regions with other members of it share them."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _position: int | None = None
+    _inputs: Inputs | None = None
+
+    def inputs(self, position: int, load: Callable[[], Inputs]) -> Inputs:
+        """Return the inputs of the sample at a position; others wait while they are loaded."""
+        with self._lock:
+            if self._inputs is None or self._position != position:
+                self._inputs = None  # not two in memory
+                self._position, self._inputs = position, load()
+            return self._inputs
 
 
 @dataclass(eq=False)
@@ -110,6 +146,8 @@ class EnsembleSampler:
     seam
         Bytes that decide on the seam of tiles; 0 without tiles, and in ensembles of the time when
         the seam had the smallest maps. See :func:`xcvae.generator.splitting.split_domain`.
+    latest
+        Set in a subset of one sample whose members are in several regions of this process.
     """
 
     model: Model
@@ -124,8 +162,10 @@ class EnsembleSampler:
     lock: Any = field(default_factory=_process_lock)
     threads: int | None = field(default_factory=torch_threads)
     seam: int = 0
+    latest: LatestSample | None = None
     _last_subset: EnsembleSampler | None = field(default=None, init=False, repr=False)
     _permits: threading.BoundedSemaphore | None = field(default=None, init=False, repr=False)
+    _latest: LatestSample | None = field(default=None, init=False, repr=False)
 
     dtype: ClassVar[np.dtype[np.float32]] = np.dtype("float32")
     ndim: ClassVar[int] = 4
@@ -151,7 +191,7 @@ class EnsembleSampler:
         first = prepared.isel({spec.sample: [0]}).drop_vars(spec.target, errors="ignore")
         pipeline.dry_run(Context(spec, request.mode, first), size)
         dims = spec.y, spec.x
-        tile = _tile_of(request, dict(zip(dims, size, strict=True)), model)
+        tile = request.tile_for(model, dict(zip(dims, size, strict=True)))
         labels = labels_of(prepared, spec.sample)
         shape = (len(request.numbers), len(labels), *size)
         chunks = plan_chunks(request.chunks, sizes=shape, sample=spec.sample)
@@ -176,6 +216,11 @@ class EnsembleSampler:
 
         seam = 0 if tile is None else SEAM_BYTES
         return cls(model, prepared, labels, resolved, size, times, seam=seam)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave for another process, without what regions of this one share."""
+        shared = dict.fromkeys(("latest", "_latest", "_last_subset", "_permits"))
+        return {**self.__dict__, **shared}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process: the model comes from its file, and goes to its device."""
@@ -314,6 +359,10 @@ class EnsembleSampler:
             # A draw per core makes more than one draw on all cores. In tiles, which are there to
             # save memory, draws share the cores: one alone cannot always fill them.
             lock = nullcontext() if self.tile is None else self._tiled_draws()
+        # Large maps: a region has a few members of one sample. More samples would take memory.
+        shares = last - first == 1 and self.chunks[0] < self.shape[0] and shares_memory()
+        if self._latest is None:
+            self._latest = LatestSample()
         return replace(
             self,
             prepared=prepared,
@@ -322,6 +371,7 @@ class EnsembleSampler:
             start=first,
             environment_of_run=numeric_environment(self.model.device),
             lock=lock,
+            latest=self._latest if shares else None,
         )
 
     def _tiled_draws(self) -> threading.BoundedSemaphore:
@@ -379,10 +429,10 @@ class EnsembleSampler:
             Lazy data are wrong, or a member has too little rain after many attempts.
         """
         spec = self.model.spec
-        block = self._load(samples)
-        inputs = block.drop_vars(spec.target, errors="ignore")
-        context = Context(spec, self.request.mode, inputs)
-        raw = self._raw(block, samples, realizations, attempt=0)
+        inputs = self._inputs(samples)
+        block = inputs.block
+        context = Context(spec, self.request.mode, block.drop_vars(spec.target, errors="ignore"))
+        raw = self._raw(inputs, samples, realizations, attempt=0)
         low = np.ones(raw.shape[:2], bool)
         rejected = 0
         for attempt in range(1, ATTEMPTS + 2):
@@ -394,7 +444,7 @@ class EnsembleSampler:
                 return members, stats
             if attempt <= ATTEMPTS:
                 rejected += int(low.sum())
-                self._redraw(raw, low, block, samples, realizations, attempt=attempt)
+                self._redraw(raw, low, inputs, samples, realizations, attempt=attempt)
         raise self._too_dry_error(low, samples)
 
     def _load(self, samples: np.ndarray) -> xr.Dataset:
@@ -406,18 +456,32 @@ class EnsembleSampler:
         _check(block[_names(self.prepared, lazy=True)], spec, self.request.mode)
         return block
 
+    def _inputs(self, samples: np.ndarray) -> Inputs:
+        """Read samples, or take what another region has read."""
+        if self.latest is None:
+            return self._as_inputs(self._load(samples))
+        from xcvae.generator.sharing import SharedEncoding
+
+        return self.latest.inputs(
+            self.start + int(samples[0]),
+            lambda: self._as_inputs(self._load(samples), SharedEncoding()),
+        )
+
+    def _as_inputs(self, block: xr.Dataset, encoding: SharedEncoding | None = None) -> Inputs:
+        batch = self.model.batches(block).load(slice(None))
+        if self.request.mode == "prior":
+            batch = replace(batch, x=None)  # the mask has been taken from it
+        return Inputs(block, batch, encoding)
+
     def _raw(
-        self, block: xr.Dataset, samples: np.ndarray, realizations: np.ndarray, *, attempt: int
+        self, inputs: Inputs, samples: np.ndarray, realizations: np.ndarray, *, attempt: int
     ) -> np.ndarray:
         """Draw from the network, with the noise that belongs to the labels."""
         request = self.request
-        batch = self.model.batches(block).load(slice(None))
-        if request.mode == "prior":
-            batch = replace(batch, x=None)  # the mask has been taken from it
         threads = self.threads or torch_threads()
         with self.lock, one_thread_if_digits_differ(self.model.device):
             return self.model.draw(
-                batch,
+                inputs.batch,
                 seed=request.seed,
                 labels=[self.labels[i] for i in samples],
                 realizations=self._numbers(realizations),
@@ -428,9 +492,10 @@ class EnsembleSampler:
                 tile=self.tile,
                 times=None if self.times is None else [self.times[i] for i in samples],
                 timescales=None if self.times is None else request.timescales_for(self.model),
-                limits=self._limits(block),
+                limits=self._limits(inputs.block),
                 threads=threads,
                 seam=self.seam,
+                shared=inputs.encoding,
             )
 
     def _numbers(self, realizations: np.ndarray) -> list[int]:
@@ -474,7 +539,7 @@ class EnsembleSampler:
         self,
         raw: np.ndarray,
         low: np.ndarray,
-        block: xr.Dataset,
+        inputs: Inputs,
         samples: np.ndarray,
         realizations: np.ndarray,
         *,
@@ -483,7 +548,9 @@ class EnsembleSampler:
         """Replace rejected members, sample by sample, with the noise of the next attempt."""
         for j in np.flatnonzero(low.any(axis=0)):
             rows = np.flatnonzero(low[:, j])
-            one = block.isel({self.model.spec.sample: [j]})
+            one = inputs
+            if len(samples) > 1:
+                one = self._as_inputs(inputs.block.isel({self.model.spec.sample: [j]}))
             again = self._raw(one, samples[[j]], realizations[rows], attempt=attempt)
             raw[rows, j] = again[:, 0]
 
@@ -562,44 +629,6 @@ def _prepared(ds: xr.Dataset, model: Model, mode: str, storms: StormPipeline) ->
     context = StormContext(spec, model.record, mode)
     prepared = storms.inputs(inputs_of(ds, spec, mode), ds, context)
     return unmask_unobserved(prepared, spec, model.valid) if mode == "prior" else prepared
-
-
-def _tile_of(
-    request: SampleRequest, domain: dict[str, int], model: Model
-) -> tuple[int, int] | None:
-    """Return rows and columns of the tiles; None for one piece, with a warning if it is too large.
-
-    Raises
-    ------
-    ConfigError
-        The tile has other dims, or is too small.
-    """
-    from xcvae.generator.memory import (
-        available_memory,
-        choose_tile,
-        draw_bytes,
-        draw_memory,
-        memory_limit,
-    )
-    from xcvae.generator.splitting import tile_size
-
-    tile = request.tile
-    if isinstance(tile, str):
-        memory = draw_memory(model.device)
-        draws = threads_of_draws() if request.store is not None and runs_in_threads() else 1
-        tile = choose_tile(
-            domain, model.architecture, memory=memory, draws=draws, threads=torch_threads()
-        )
-    rows, columns = domain.values()
-    needed = draw_bytes((rows, columns), model.architecture)
-    available = memory_limit() or available_memory(model.device)
-    if tile is None and needed > available:
-        warnings.warn(
-            f"a map of {rows} by {columns} pixels in one piece takes about {needed / 1e9:.2g} GB "
-            f"of memory, and there are {available / 1e9:.2g} GB. Draw it in tiles: tile='auto'.",
-            stacklevel=4,
-        )
-    return tile_size(tile, domain, model.architecture)
 
 
 def _times_of(prepared: xr.Dataset, model: Model, request: SampleRequest) -> list[int] | None:

@@ -37,6 +37,7 @@ from xcvae.generator.noise import Address, TimeAxis
 from xcvae.generator.replays import Replays
 from xcvae.generator.roles import described_as, names_in, renamed
 from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
+from xcvae.generator.sharing import SharedEncoding
 from xcvae.generator.splitting import SEAM_BYTES
 from xcvae.notebook import Overview
 from xcvae.registry import warn_of_missing
@@ -374,6 +375,7 @@ class Model:
         limits: NDArray[np.float64] | None = None,
         threads: int = 1,
         seam: int = SEAM_BYTES,
+        shared: SharedEncoding | None = None,
     ) -> NDArray[np.float32]:
         """Draw members of every sample of a batch.
 
@@ -407,6 +409,9 @@ class Model:
             Tiles that are drawn at a time on a CPU.
         seam
             Bytes that decide on the seam of tiles, and so on last digits; see `split_domain`.
+        shared
+            Encoding of the sample, which other draws of the same single sample in the same mode
+            and tiles share; None to encode for this draw alone.
 
         Returns
         -------
@@ -426,7 +431,7 @@ class Model:
         if mode == "posterior":
             released = release_shares(self._position(spread), len(self.architecture.latents))
         options: Any = {"tile": tile, "axes": axes, "limits": limits, "threads": threads}
-        options |= {"released": released, "temperature": temperature}
+        options |= {"released": released, "temperature": temperature, "shared": shared}
         if len(self.networks) == 1:
             return self._sampler(0, seam).draw(batch, addresses, **options)
         fields = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)

@@ -22,6 +22,7 @@ from xcvae.generator.memory import stored_bytes
 from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.noise import Address, TimeAxis
 from xcvae.generator.replays import Replays
+from xcvae.generator.sharing import SharedEncoding
 from xcvae.generator.splitting import SEAM_BYTES, Place, Split, split_domain
 from xcvae.generator.tiling import Domain, DrawBatch
 
@@ -79,6 +80,7 @@ class FieldSampler:
         axes: Sequence[TimeAxis | None] | None = None,
         limits: NDArray[np.float64] | None = None,
         threads: int = 1,
+        shared: SharedEncoding | None = None,
     ) -> NDArray[np.float32]:
         """Draw members of every sample.
 
@@ -100,6 +102,8 @@ class FieldSampler:
             Largest value of a pixel of each sample; by default ``limit`` for all.
         threads
             Tiles that are drawn at a time on a CPU.
+        shared
+            Encoding that draws of the same single sample share.
 
         Returns
         -------
@@ -116,7 +120,7 @@ class FieldSampler:
         options = DrawBatch((), released, temperature, self.device, axes)
         attempt = functools.partial(
             self._draw, batch, addresses, options, tile=tile, threads=threads,
-            limits=torch.as_tensor(limits, dtype=torch.float64),
+            limits=torch.as_tensor(limits, dtype=torch.float64), shared=shared,
         )  # fmt: skip
         try:
             return attempt()
@@ -137,17 +141,39 @@ class FieldSampler:
         tile: tuple[int, int] | None,
         threads: int,
         limits: Tensor,
+        shared: SharedEncoding | None,
     ) -> NDArray[np.float32]:
-        pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
-        out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
         domain = self._domain(batch, tile, posterior=options.posterior, threads=threads)
         if self.device.type == "cuda" and not domain.tiled:
             out = self._draw_whole(domain, batch, addresses, options, limits)
-            out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
-            return out
-        together, padding = self._draw_batch(domain, batch, tile)
+        else:
+            encoded: dict[int, Encoded] = {}
+            if shared is not None:
+                domain, encoded = shared.of(domain, batch, posterior=options.posterior)
+            together, padding = self._draw_batch(domain, batch, tile)
+            out = self._draw_batches(
+                domain, batch, addresses, options, limits=limits, encoded=encoded,
+                together=together, padding=padding,
+            )  # fmt: skip
+        out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
+        return out
+
+    def _draw_batches(
+        self,
+        domain: Domain,
+        batch: Batch,
+        addresses: Sequence[Sequence[Address]],
+        options: DrawBatch,
+        *,
+        limits: Tensor,
+        encoded: dict[int, Encoded],
+        together: int,
+        padding: bool,
+    ) -> NDArray[np.float32]:
+        """Draw batches of so many fields, (realization, sample, y, x)."""
+        pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
+        out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
         host_copy = HostCopy(self.device)
-        encoded: dict[int, Encoded] = {}
         for start in range(0, len(pairs), together):
             part = pairs[start : start + together]
             # Padded with copies: the batch size decides on the last digits of a convolution.
@@ -166,7 +192,6 @@ class FieldSampler:
 
             domain.draw(batch, samples, encoded, draw_batch, write)
         host_copy.flush()
-        out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
         return out
 
     def _draw_whole(

@@ -8,11 +8,9 @@ thread; on a GPU tiles follow each other, and the members of a draw batch are dr
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -24,6 +22,7 @@ from xcvae.generator.device import autocast
 from xcvae.generator.network.ladder import Encoded, Ladder
 from xcvae.generator.noise import Address, TimeAxis, Window, normal_maps, words_on
 from xcvae.generator.replays import Replays
+from xcvae.generator.sharing import cores
 from xcvae.generator.splitting import Place, Split, Tile, cells_of
 
 T = TypeVar("T")
@@ -351,25 +350,10 @@ class Domain:
         return descend(self.network, encoded, windows, state)
 
     def _for_each(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Call a function for each item, in several threads on a CPU."""
-        threads = min(self.threads, len(items)) if self.device.type == "cpu" else 1
-        if threads <= 1:
-            return [function(item) for item in items]
-        number = torch.get_num_threads()
-        slots = _slots(self.threads)
-
-        def call(item: T) -> R:
-            with slots:
-                return function(item)
-
-        try:
-            with ThreadPoolExecutor(
-                threads, initializer=torch.set_num_threads, initargs=(1,)
-            ) as pool:
-                return list(pool.map(call, items))
-        finally:
-            # New threads start with the number that any thread has set last.
-            torch.set_num_threads(number)
+        """Call a function for each item; in tiles on a CPU, several at a time."""
+        if self._alone and self.threads > 1:
+            return cores(self.threads).map(function, items)
+        return [function(item) for item in items]
 
     def _features(self, batch: Batch, sample: int, number: int, *, posterior: bool) -> Encoded:
         """Return the features of a tile for the fine levels, stored ones if there are."""
@@ -419,16 +403,6 @@ class Domain:
             )
             found.append(Window(above + level, shape, (rows.start, columns.start)))
         return found
-
-
-@functools.cache
-def _slots(threads: int) -> threading.BoundedSemaphore:
-    """Return what limits the tiles of all draws of this process at a time.
-
-    Whatever the number of draws, so many windows are in memory, and one draw that waits for its
-    last tile, or is where there is nothing to divide, leaves no core without work.
-    """
-    return threading.BoundedSemaphore(threads)
 
 
 def _relative(place: Place, window: Place) -> Place:

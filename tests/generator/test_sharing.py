@@ -1,0 +1,67 @@
+"""Cores that draws share: a call keeps one, and free ones help the others."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from xcvae.generator.sharing import Cores
+
+PATIENCE = 20.0
+
+
+def test_map_returns_results_in_order_with_one_torch_thread_for_each_item():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = Cores(3).map(lambda n: (n, torch.get_num_threads()), range(7))
+        assert found == [(n, 1) for n in range(7)]
+        # A single item has nothing to share.
+        assert Cores(3).map(lambda n: (n, torch.get_num_threads()), [7]) == [(7, 2)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_call_has_free_cores_and_none_that_another_keeps():
+    cores, started, ended = Cores(2), threading.Event(), threading.Event()
+    both = threading.Barrier(2)
+    own, threads = threading.get_ident(), []
+
+    def one_item(_: int) -> bool:
+        started.set()
+        return ended.wait(PATIENCE)
+
+    def item(number: int) -> None:
+        threads.append(threading.get_ident())
+        if number == 3:
+            ended.set()
+            assert other.result(PATIENCE) == [True]
+        if number > 3:
+            both.wait(PATIENCE)  # needs two threads
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(cores.map, one_item, [0])
+        assert started.wait(PATIENCE)
+        cores.map(item, range(6))
+    assert threads[:4] == [own] * 4
+    assert len(set(threads[4:])) == 2
+
+
+@pytest.mark.parametrize("wrong", [0, 5])
+def test_error_of_an_item_ends_the_call_and_frees_its_cores(wrong):
+    cores, before = Cores(2), torch.get_num_threads()
+
+    def item(number: int) -> int:
+        if number == wrong:
+            raise ValueError("wrong item")
+        return number
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="wrong item"):
+            cores.map(item, range(6))
+    assert torch.get_num_threads() == before
+    assert cores.map(lambda n: n, range(6)) == list(range(6))
