@@ -147,7 +147,7 @@ class Fit:
         for key in options or {}:
             if key not in valid:
                 raise ConfigError(f"fit: unknown key '{key}'. {nearest(key, valid)}")
-        given = dict(options or {})
+        given = python_values(dict(options or {}))
         if started:
             given = {"learning_rate": STARTED["learning_rate"], **given}
             if given.get("max_steps") is None and given.get("max_minutes") is None:

@@ -150,7 +150,6 @@ def train(
     'mm h-1'
     """
     seed = _checked_seed(seed, progress)
-    generator, fit, coarsen = map(python_values, (generator, fit, coarsen))
     known = Start.of(start)
     settings = Fit.of(fit, started=known is not None)
     stages = stages_of(losses, settings)
@@ -162,18 +161,17 @@ def train(
         target=target,
         conditions=conditions,
         statics=statics,
-        coarsen=coarsen,
+        coarsen=python_values(coarsen),
         spatial_dims=spatial_dims,
         missing=missing,
     )
     if known is None:
-        architecture, parts = resolve(generator, spec), split(ds, spec, validation)
+        architecture, parts = resolve(python_values(generator), spec), split(ds, spec, validation)
     else:
         spec = known.adapted(spec)
-        architecture = resolve(generator, spec, known.model.architecture)
+        architecture = resolve(python_values(generator), spec, known.model.architecture)
         parts = split(ds, spec, validation)
         architecture = known.fitting(architecture, generator, spec, parts)
-    settings.check_networks(architecture.networks)
     metadata = _metadata(seed, stages, settings, chosen, known)
     options: dict[str, Any] = {"settings": settings, "stages": stages, "group": group}
     with _seeded(seed, chosen):
@@ -251,6 +249,7 @@ def _trainer(
     **options: Any,
 ) -> Trainer:
     """Fit the scaling, prepare the samples as tensors, and initialise the network."""
+    options["settings"].check_networks(architecture.networks)
     warn_of_uneven(training_samples, (spec.y, spec.x))
     scaling, record = Scaling.fit(training_samples, spec)
     _check_record(record)
