@@ -476,6 +476,10 @@ def test_scores_of_a_run_are_those_of_evaluate_by_areas_and_groups(tmp_path: Pat
     )
     for number, part in enumerate((ds.isel(time=slice(8)), ds.isel(time=slice(8, 12)))):
         part.to_netcdf(folder / f"rain{number}.nc")
+    assert main(["init", str(folder), "--output", str(tmp_path / "proposed.yaml")]) == 0
+    proposed = (tmp_path / "proposed.yaml").read_text(encoding="utf-8")
+    assert "cell_area: areas of cells" in proposed
+    assert "statics:" not in proposed
     wrong = AREAS.replace("[region, half]", "coarse_rain")
     (folder / "config.yaml").write_text(wrong, encoding="utf-8")
     with pytest.raises(xcvae.errors.MissingVariableError, match="coarse rain in the Dataset"):
@@ -497,6 +501,7 @@ def test_scores_of_a_run_are_those_of_evaluate_by_areas_and_groups(tmp_path: Pat
     again.evaluate(section)
     assert again.outcome == {"evaluate": "unchanged"}
     assert table.stat().st_mtime_ns == written
+    assert f"xcvae verify '{folder / 'out'}'" in pipeline.info(str(folder / "out"))
 
 
 def test_unknown_step_is_refused(folder: Path) -> None:

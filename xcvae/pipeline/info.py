@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -57,7 +58,7 @@ def info(path: str) -> str:
         path,
         expected="a run, a model, a store, a catalog or a configuration of xcvae",
         got="something else" if is_taken(Path(path)) else "nothing of that name",
-        remedy=(f"Data are described by: xcvae init {path}. " if is_data else "")
+        remedy=(f"Data are described by: xcvae init {_quoted(path)}. " if is_data else "")
         + "Check the path; an Icechunk repository is icechunk:PATH. "
         f"Models with a name: {', '.join(named.names()) or 'none'}.",
     )
@@ -70,7 +71,7 @@ def _of_file(file: Path) -> str:
     if catalogs.is_catalog(file):
         return _of_catalog(file)
     if file.suffix in (".yaml", ".yml"):
-        following = [f"xcvae run {file} --check", f"xcvae run {file}"]
+        following = [f"xcvae run {_quoted(file)} --check", f"xcvae run {_quoted(file)}"]
         return f"{file}: a configuration\n{_text('  what to type next', {}, following)}"
     return ""
 
@@ -121,12 +122,17 @@ def _text(title: str, facts: Mapping[str, object], following: Iterable[str] = ()
     return "\n".join(lines)
 
 
+def _quoted(path: Path | str) -> str:
+    """Quote a path for a shell, if it has to be."""
+    return shlex.quote(str(path))
+
+
 def _of_model(file: Path, name: str = "") -> str:
     """Describe a model; one with a name is known by it, and has a card."""
     shown = name or str(file)
     following = [
-        f"xcvae sample DATA --model {shown} --store ens.zarr",
-        f"xcvae models {name}" if name else f"xcvae verify {file.parent}",
+        f"xcvae sample DATA --model {_quoted(shown)} --store ens.zarr",
+        f"xcvae models {name}" if name else f"xcvae verify {_quoted(file.parent)}",
         f"python -c \"import xcvae; print(xcvae.load('{shown}'))\"",
     ]
     facts = {"file": file} if name else {}
@@ -182,7 +188,7 @@ def _of_store(name: str) -> str:
     found = status.complete if status.complete.identity is not None else status.partial
     facts = _store_facts(store)
     finished = found is status.complete
-    following = [f"xcvae verify {name}"]
+    following = [f"xcvae verify {_quoted(name)}"]
     if finished:
         following.append(f"python -c \"import xarray; print(xarray.open_zarr('{name}'))\"")
     if name.startswith("icechunk:"):
@@ -247,7 +253,7 @@ def _storm(record: Mapping[str, Any]) -> str:
 
 def _of_samples(folder: Path) -> str:
     read = f"import xarray; print(xarray.open_zarr('{folder}'))"
-    following = [f'python -c "{read}"', f"xcvae init {folder} --output config.yaml"]
+    following = [f'python -c "{read}"', f"xcvae init {_quoted(folder)} --output config.yaml"]
     return _text(f"{folder}: samples in a Zarr store", _samples_facts(folder), following)
 
 
@@ -317,11 +323,12 @@ def _of_folder(folder: Path, shown: Path | None = None) -> str:
         _guarded(path, "real samples, copied", partial(_samples_facts, path))
         for path in sorted(folder.glob("data/*.zarr"))
     ]
-    following = [f"xcvae verify {shown}"]
+    following = [f"xcvae verify {_quoted(shown)}"]
     if (folder / "catalog.yaml").is_file():
-        following.append(f"xcvae info {shown / 'catalog.yaml'}")
+        following.append(f"xcvae info {_quoted(shown / 'catalog.yaml')}")
     if (folder / "config.yaml").is_file():
-        following.append(f"xcvae run {shown / 'config.yaml'} --append   # more members or days")
+        config = _quoted(shown / "config.yaml")
+        following.append(f"xcvae run {config} --append   # more members or days")
     if (folder / "report" / "report.html").is_file():
         following.append(f"open {shown / 'report' / 'report.html'} in a browser")
     return "\n\n".join([*parts, _text("what to type next", {}, following)])

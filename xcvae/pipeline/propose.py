@@ -35,6 +35,7 @@ from xcvae.fields.describe import describe
 from xcvae.fields.grids import warn_of_uneven
 from xcvae.fields.units import DEPTH, exponents_of
 from xcvae.files import expanded, is_url
+from xcvae.metrics.pairs import area_name
 from xcvae.pipeline.check import check, reason_of
 from xcvae.verify.plots.text import label_of
 
@@ -262,9 +263,12 @@ def _choose_conditions(ds: xr.Dataset, target: str, layout: Layout, found: Propo
     statics: list[str] = []
     block = _block(ds.sizes[layout.y], ds.sizes[layout.x])
     spec: DataSpec | None = None
+    area = area_name(ds[target])
+    if area in ds.data_vars:
+        found.notes.append(f"{area}: areas of cells, by which scores are weighted")
     for key, da in ds.data_vars.items():
         name = str(key)
-        if name == target or da.ndim == 0 or da.dtype.kind not in "fiu":
+        if name in (target, area) or da.ndim == 0 or da.dtype.kind not in "fiu":
             continue
         is_static = set(da.dims) == {layout.y, layout.x}
         if layout.sample not in da.dims and not is_static:
