@@ -406,6 +406,7 @@ def test_folder_with_the_number_of_a_removed_one_is_another(tmp_path: Path) -> N
         ("[crps, mass_bias, ks]", "[crps, {name: crps, window: 2D}]", "window: .*'2D'.*2 days"),
         ("postprocess: [halve]", "postprocess: [{name: threshold, value: 1 K}]", "threshold.*1 K"),
         ("ks: [null, 0.9]", "sk: [null, 0.9]", "sk"),
+        ("ks: [null, 0.9]", "csi_1h: [null, 0.9]", "criteria: expected the score 'csi_1h'"),
         ("chunks: {time: 2}", "chunks: {tim: 2}", r"chunks\['tim'\]"),
         ("members: 3,", "members: 3, cap: 30 K,", "cap"),
         ("[bilinear]}", "[bilinear], groupby: time.saeson}", "Did you mean 'time.season'"),

@@ -26,10 +26,10 @@ from xcvae.files import check_writable, is_taken
 from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.pipeline.manifest import Manifest, not_recorded
 from xcvae.registry import registry
-from xcvae.verify.criteria import criteria_for
+from xcvae.verify.criteria import check_scores, criteria_for
 from xcvae.verify.grouping import COARSE_RAIN, check_dims, coordinate_of, no_coarse_rain
 from xcvae.verify.plots.text import label_of
-from xcvae.verify.sequences import split_window
+from xcvae.verify.scorecard import metrics_by_name
 
 
 def register_plugins(config: Config) -> None:
@@ -137,8 +137,7 @@ def check_components(config: Config) -> None:
         An unknown name, or a parameter that is wrong.
     """
     stages_of(config.train.losses, Fit.of(config.train.fit))
-    for metric in config.evaluate.metrics or ():
-        registry().build("metric", split_window(metric)[0])
+    scores = metrics_by_name(config.evaluate.metrics)[0]
     for baseline in config.evaluate.baselines or ():
         registry().build("baseline", baseline)
     names = [section.name for section in config.sample]
@@ -146,7 +145,10 @@ def check_components(config: Config) -> None:
         if name not in names:
             raise ConfigError(f"criteria: unknown ensemble '{name}'. {nearest(name, names)}")
     for section in config.sample:
-        criteria_for(section.mode, (config.criteria or {}).get(section.name))
+        given = (config.criteria or {}).get(section.name) or {}
+        chosen = criteria_for(section.mode, given)
+        if scores and section.storms is None:
+            check_scores([one for one in chosen if one.name in given], scores)
 
 
 def check_section(section: SampleSection, samples: xr.Dataset, spec: DataSpec) -> None:

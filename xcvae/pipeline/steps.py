@@ -32,7 +32,7 @@ from xcvae.pipeline.manifest import (
     not_recorded,
 )
 from xcvae.progress import on_terminal
-from xcvae.verify.criteria import DERIVED, Criterion, Verdict, criteria_for, judge
+from xcvae.verify.criteria import Criterion, Verdict, criteria_for, judge
 from xcvae.verify.score_text import score_table
 
 if TYPE_CHECKING:
@@ -456,17 +456,11 @@ def criteria_of(config: Config, section: SampleSection, card: xr.Dataset) -> lis
     """
     given = (config.criteria or {}).get(section.name) or {}
     chosen = criteria_for(section.mode, given)
-    return [c for c in chosen if c.name in given or set(_needed(c)) <= set(map(str, card))]
-
-
-def _needed(criterion: Criterion) -> Sequence[str]:
-    if criterion.name in DERIVED:
-        return (criterion.metric, f"{criterion.metric}_observed")
-    return (criterion.metric,)
+    return [c for c in chosen if c.name in given or set(c.needed) <= set(map(str, card))]
 
 
 def _headline(card: xr.Dataset, verdicts: Sequence[Verdict]) -> dict[str, float]:
     """Return the scores that the criteria use, for the catalog."""
-    names = [n for v in verdicts for n in _needed(v.criterion) if n in card]
+    names = [n for v in verdicts for n in v.criterion.needed if n in card]
     own = card.sel(source="xcvae")
     return {name: round(float(own[name]), 6) for name in dict.fromkeys(names)}

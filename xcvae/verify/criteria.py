@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ConfigError, DataError, MissingVariableError, nearest
+from xcvae.errors import ConfigError, DataError, MissingVariableError, UnitsError, nearest
+from xcvae.fields.units import parse_quantity
 from xcvae.registry import registry
 
 Bounds = Sequence[float | None]
@@ -92,6 +93,13 @@ class Criterion:
     def metric(self) -> str:
         """The score that the criterion belongs to in a table of scores."""
         return DERIVED[self.name][1] if self.name in DERIVED else self.name
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The scores of a card that it is computed from."""
+        if self.name in DERIVED:
+            return self.metric, f"{self.metric}_observed"
+        return (self.metric,)
 
     @property
     def wanted(self) -> str:
@@ -187,10 +195,26 @@ def criteria_for(
     chosen: dict[str, Bounds | None] = {**MODES[mode], **(overrides or {})}
     valid = {*registry().names("metric"), *POSTERIOR, *PRIOR}
     for name in chosen:
-        # A second metric of the same name is called name_2 in the card.
-        if re.sub(r"_\d+$", "", name) not in valid and name not in valid:
+        if name not in valid and _base(name) not in valid:
             raise ConfigError(f"criteria: unknown score '{name}'. {nearest(name, valid)}")
     return [Criterion.of(name, bounds) for name, bounds in chosen.items() if bounds is not None]
+
+
+def _base(name: str) -> str:
+    """Return the metric of a score: cards have ``ks_2``, a second one, and ``crps_1h``, a window.
+
+    Examples
+    --------
+    >>> _base("ks_2"), _base("crps_15min"), _base("p99_ratio")
+    ('ks', 'crps', 'p99_ratio')
+    """
+    name = re.sub(r"_\d+$", "", name)
+    base, _, window = name.rpartition("_")
+    try:
+        parse_quantity(window, units="s", what="window")
+    except (UnitsError, ConfigError):
+        return name
+    return base
 
 
 def judge(
@@ -220,18 +244,43 @@ def judge(
 
     def score(name: str) -> float:
         if name not in scores:
-            raise MissingVariableError.of(
-                "criteria",
-                expected=f"the score '{name}'",
-                got="a scorecard without it",
-                remedy=f"Add it to metrics, or drop the criterion. {nearest(name, scores)}",
-            )
+            raise _no_score(name, scores)
         return _number(scores, name, source)
 
     return [
         Verdict(c, DERIVED[c.name][0](score) if c.name in DERIVED else score(c.name))
         for c in criteria
     ]
+
+
+def check_scores(criteria: Iterable[Criterion], scores: Iterable[str]) -> None:
+    """Refuse criteria of scores that will not be computed.
+
+    Parameters
+    ----------
+    criteria
+        From `criteria_for`.
+    scores
+        Names of all scores of the card.
+
+    Raises
+    ------
+    MissingVariableError
+        A criterion needs another one.
+    """
+    known = set(scores)
+    for name in (name for criterion in criteria for name in criterion.needed):
+        if name not in known:
+            raise _no_score(name, known)
+
+
+def _no_score(name: str, scores: Iterable[Any]) -> MissingVariableError:
+    return MissingVariableError.of(
+        "criteria",
+        expected=f"the score '{name}'",
+        got="a scorecard without it",
+        remedy=f"Add it to metrics, or drop the criterion. {nearest(name, map(str, scores))}",
+    )
 
 
 def _number(scores: xr.Dataset | Mapping[str, float], name: str, source: str) -> float:

@@ -142,7 +142,7 @@ def score_match(
     """Compute the scorecard of a matched ensemble in blocks of samples; see `evaluate`."""
     has_condition = (metrics is None or baselines is None) and match.has_condition
     listed = _components("baseline", baselines, default_baselines(match, has_condition))
-    chosen, windows = _metrics(metrics, _default_metrics(has_condition, listed))
+    chosen, windows = metrics_by_name(metrics, _default_metrics(has_condition, listed))
     scores = [f"{name}{end}" for name in chosen for end in ("", "_low", "_high")]
     groups = labelled(match, groupby)
     options: dict[str, Any] = {"groupby": groups, "block_bytes": block_bytes}
@@ -155,8 +155,18 @@ def score_match(
     return card.assign_attrs(_record(match, chosen, windows, listed))
 
 
-def _metrics(specs: Specs, default: Sequence[object]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Build the metrics by name, and the windows of those that have one."""
+def metrics_by_name(
+    specs: Specs, default: Sequence[object] = ()
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Build the metrics by the names that a card gives them, and the windows of some.
+
+    Parameters
+    ----------
+    specs
+        As for `evaluate`.
+    default
+        The metrics in the place of None.
+    """
     if specs is None:
         specs = default
     elif isinstance(specs, str | Mapping) or callable(specs):
