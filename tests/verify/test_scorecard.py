@@ -789,6 +789,11 @@ def test_table_writes_rows_of_scores_in_every_style(ds: xr.Dataset, ensemble: xr
     assert list(frame) == ["score", "units", "hour", "xcvae", "bilinear"]
     np.testing.assert_array_equal(frame.xcvae, grouped.crps.sel(source="xcvae"))
     assert grouped.cvae.table().splitlines()[0].split() == ["score", "hour", "xcvae", "bilinear"]
+    odd = grouped.assign_coords(hour=["a|b", "c_d^2", r"e\f", "g"])
+    rows = odd.cvae.table(style="markdown").replace(r"\|", "").splitlines()
+    assert len({row.count("|") for row in rows}) == 1
+    assert r"c\_d\textasciicircum{}2" in odd.cvae.table(style="latex")
+    assert r"e\textbackslash{}f" in odd.cvae.table(style="latex")
     with pytest.raises(ConfigError, match="Did you mean 'latex'"):
         card.cvae.table(style="latx")
     with pytest.raises(DataError, match="a scorecard"):

@@ -147,7 +147,8 @@ def score_table(card: xr.Dataset, *, style: Style = "text", intervals: bool = Tr
         rows += _rows(card, name, groups, intervals=intervals)
     if style == "markdown":
         ruled = [rows[0], ("---", *("---" for _ in groups), *("---:" for _ in sources)), *rows[1:]]
-        return "\n".join(f"| {' | '.join(row)} |" for row in ruled)
+        escaped = [[cell.replace("|", r"\|") for cell in row] for row in ruled]
+        return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
     if style == "latex":
         return _latex(rows, len(groups) + 1)
     return aligned(rows, "<" * (len(groups) + 1) + ">" * len(sources))
@@ -230,11 +231,18 @@ def _csv(card: xr.Dataset, *, intervals: bool) -> str:
 
 def _latex(rows: Sequence[tuple[str, ...]], names: int) -> str:
     """Write rows as a LaTeX tabular, without further packages."""
-    escaped = [[re.sub(r"[_%&#$]", lambda m: "\\" + m[0], cell) for cell in row] for row in rows]
+    escaped = [[re.sub(r"[_%&#$~^\\{}<>]", _in_latex, cell) for cell in row] for row in rows]
     lines = [" & ".join(row) + r" \\" for row in escaped]
     columns = "l" * names + "r" * (len(rows[0]) - names)
     head = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", lines[0], r"\hline"]
     return "\n".join([*head, *lines[1:], r"\hline", r"\end{tabular}"])
+
+
+def _in_latex(found: re.Match[str]) -> str:
+    """Return a special character as LaTeX prints it."""
+    words = {"~": "textasciitilde", "^": "textasciicircum", "\\": "textbackslash"}
+    words |= {"<": "textless", ">": "textgreater"}
+    return f"\\{words[found[0]]}{{}}" if found[0] in words else "\\" + found[0]
 
 
 def has_seen_observations(card: xr.Dataset) -> bool:
