@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from dask.system import CPU_COUNT
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from xcvae.ensemble.execution.cluster import FETCHES, ClusterRun
 from xcvae.ensemble.execution.scheduler import Executor
@@ -38,6 +39,20 @@ EVOLVING = {**MADE, "temporal": "coherent", "timescales": ["9 d", "1 d", "1 h", 
 @pytest.fixture(scope="module")
 def lazy(few, model):
     return sample(few, model, **MADE).pr.values
+
+
+def test_threads_of_dask_multiply_matrices_on_one_thread():
+    """Those of OpenBLAS would keep the cores busy after each product."""
+
+    def blas_threads(*_: object) -> list[int]:
+        return [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+
+    found = []
+    with threadpool_limits(limits=2, user_api="blas"), dask.config.set(scheduler="threads"):
+        before = blas_threads()
+        Executor(blas_threads).run([1, 2], lambda event: found.append(event.result))
+        assert blas_threads() == before
+    assert found == [[1] * len(before)] * 2
 
 
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -258,7 +259,7 @@ def stretch_weights(
 ) -> NDArray[np.float32]:
     """Return weights that interpolate linearly along one axis.
 
-    Applied along y and x they stretch a coarse map bilinearly: ``wy @ coarse @ wx.T``.
+    Applied along y and x they stretch a coarse map bilinearly: ``wy @ coarse @ wx.T`` (`stretch`).
 
     Parameters
     ----------
@@ -302,3 +303,32 @@ def stretch_weights(
         start, end = -start, -end
     weights = np.stack([np.interp(end, start, column) for column in np.eye(n_source)], axis=1)
     return weights.astype(np.float32)
+
+
+def stretch(
+    maps: NDArray[Any], rows: NDArray[np.float32], columns: NDArray[np.float32]
+) -> NDArray[Any]:
+    """Interpolate maps along both axes.
+
+    Parameters
+    ----------
+    maps
+        (..., y, x).
+    rows, columns
+        Weights along y and x, from `stretch_weights`.
+
+    Returns
+    -------
+    ndarray
+        (..., y, x) of the target.
+
+    Examples
+    --------
+    >>> weights = stretch_weights(None, 2, None, 4)
+    >>> stretch(np.array([[0.0, 4.0]]), np.ones((1, 1), np.float32), weights)
+    array([[0., 1., 3., 4.]])
+    """
+    # Map by map (matmul broadcasts): a product over several maps would round differently, and a
+    # field must not depend on the other samples of its batch.
+    stretched: NDArray[Any] = np.matmul(np.matmul(rows, maps), columns.T)
+    return stretched

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xcvae.errors import ConfigError, MismatchError
-from xcvae.fields.axes import stretch_weights
+from xcvae.fields.axes import stretch, stretch_weights
 from xcvae.fields.block_means import conserved_condition, repeated
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.grids import axis_in, grid_size, moved, stretch_known, stretching
@@ -365,13 +365,8 @@ class Batches:
         weights = self._weights[variable.name]
         if weights is not None:
             rows, columns = weights
-            # Sample by sample (matmul broadcasts): a product over several samples would round
-            # differently, and a field must not depend on the other samples of its batch.
             values = np.asarray(field.values, np.float32)
-            if variable.gaps:
-                values = stretch_known(values, rows, columns)
-            else:
-                values = np.matmul(np.matmul(rows, values), columns.T)
+            values = (stretch_known if variable.gaps else stretch)(values, rows, columns)
             # Stretched in physical units, so that the mass between block centres is conserved.
             field = xr.DataArray(values, dims=(self.spec.sample, "y", "x"), attrs=field.attrs)
         maps: Maps = self.scaling.normalise(field, variable.name)

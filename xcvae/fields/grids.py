@@ -18,7 +18,7 @@ from xcvae.errors import (
     MissingVariableError,
     nearest,
 )
-from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch_weights
+from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch, stretch_weights
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.units import factor
 from xcvae.fields.validation import refuse_packed
@@ -418,7 +418,7 @@ def stretch_known(
     """
     known = ~np.isnan(values)
     share, total = (
-        np.matmul(np.matmul(rows, part.astype(np.float32)), columns.T)
+        stretch(part.astype(np.float32), rows, columns)
         for part in (known, np.where(known, values, 0.0))
     )
     result = np.full(total.shape, np.nan, np.float32)
@@ -661,8 +661,5 @@ def _stretched_rain(
     fine = block[variable.name].values
     if variable.stretched:
         rows, columns = stretching(block, variable, spec, size)
-        if variable.gaps:
-            fine = stretch_known(fine, rows, columns)
-        else:
-            fine = np.einsum("yi,sij,xj->syx", rows, fine, columns)
+        fine = (stretch_known if variable.gaps else stretch)(fine, rows, columns)
     return np.asarray(_scale(variable, spec) * fine)

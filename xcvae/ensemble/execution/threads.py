@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from threadpoolctl import threadpool_limits
+
 from xcvae.registry.discovery import version_of
 
 if TYPE_CHECKING:
@@ -56,6 +58,9 @@ def threads_of_pool() -> int:
 def shared_threads() -> Iterator[int]:
     """Share the torch threads of this thread among the threads of Dask, during a context.
 
+    NumPy multiplies matrices on one thread meanwhile: after a product on several, such as that of
+    a large coarse map, OpenBLAS keeps their cores busy for a tenth of a second.
+
     Yields
     ------
     int
@@ -65,7 +70,8 @@ def shared_threads() -> Iterator[int]:
 
     number = torch.get_num_threads()
     try:
-        yield max(1, number // _pool_size())
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield max(1, number // _pool_size())
     finally:
         # New threads start with the number that any thread has set last.
         torch.set_num_threads(number)

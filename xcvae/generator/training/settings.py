@@ -74,7 +74,8 @@ class Fit:
         Resume from a checkpoint next to ``path`` if there is one.
     compile
         Compile the network with ``torch.compile`` before the first step, which does not count as
-        training time; off by default. Experimental: has not run on a GPU yet.
+        training time; off by default. Experimental: on a GPU it takes minutes,
+        and no training was completed.
     """
 
     max_steps: int | None = None
