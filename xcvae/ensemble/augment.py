@@ -348,9 +348,7 @@ class _Pool:
 
 def _refuse_augmented(ds: xr.Dataset, sample: str) -> None:
     """Refuse synthetic samples among those that are to be flagged as real."""
-    flags = ds.coords.get("synthetic")
-    drawn = AUGMENTED in ds.attrs if flags is None else bool(flags.any())
-    if drawn:
+    if "synthetic" in ds.coords and bool(ds["synthetic"].any()):
         raise MismatchError.of(
             "augment",
             expected="real samples",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -435,15 +434,15 @@ def _is_weight(value: object) -> bool:
     return isinstance(value, int | float | np.number) and bool(0 < value < math.inf)
 
 
-def _count(key: str, value: int | None, *, least: int = 1) -> int | None:
+def _count(key: str, value: object, *, least: int = 1) -> int | None:
     """Return a number as an int, also one of NumPy; refuse what is not."""
     if value is None:
         return None
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < least:
+    number = int(value) if isinstance(value, int | np.integer) else least - 1
+    if isinstance(value, bool) or number < least:
         expected, remedy = f"an integer >= {least}", f"Give {key} as an int, or leave it out."
         raise ConfigError.of(key, expected=expected, got=repr(value), remedy=remedy)
-    return int(value)
+    return number
 
 
 def _request_of(

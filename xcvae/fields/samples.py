@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -226,9 +225,9 @@ def heavy(
     )
 
 
-def _check_share(name: str, value: float, *, open_end: bool) -> None:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not (0 < value < 1 or (value == 1 and not open_end)):
+def _check_share(name: str, value: object, *, open_end: bool) -> None:
+    number = float(value) if isinstance(value, int | float | np.number) else 0.0
+    if not (0 < number < 1 or (number == 1 and not open_end)):
         raise ConfigError.of(
             name,
             expected=f"a share above 0 and {'below' if open_end else 'up to'} 1",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -332,10 +332,15 @@ def _with_units(ds: xr.Dataset) -> xr.Dataset:
 def _writable(ds: xr.Dataset) -> xr.Dataset:
     """Return a Dataset with attributes that NetCDF has types for: numbers and texts."""
     found = ds.copy(deep=False)
-    for one in (found, *found.variables.values()):
-        plain_ones = {str(key): _attribute(value) for key, value in one.attrs.items()}
-        one.attrs = {key: value for key, value in plain_ones.items() if value is not None}
+    found.attrs = _attributes(found.attrs)
+    for variable in found.variables.values():
+        variable.attrs = _attributes(variable.attrs)
     return found
+
+
+def _attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    found = {str(key): _attribute(value) for key, value in attrs.items()}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _attribute(value: Any) -> Any:
