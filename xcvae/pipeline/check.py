@@ -30,6 +30,7 @@ from xcvae.verify.criteria import check_scores, criteria_for
 from xcvae.verify.grouping import COARSE_RAIN, check_dims, coordinate_of, no_coarse_rain
 from xcvae.verify.plots.text import label_of
 from xcvae.verify.scorecard import metrics_by_name
+from xcvae.verify.sequences import check_windows
 
 
 def register_plugins(config: Config) -> None:
@@ -112,7 +113,7 @@ def check(config: Config) -> str:
         place = section.part if section.samples is None else section.name
         chosen[place] = samples = parts.of(section)
         check_section(section, samples, parts.spec)
-        check_groups(parts.scored(section, samples), config, parts.spec)
+        check_scores_of(section, parts.scored(section, samples), parts, config)
     if config.diagnose is not None:
         chosen["test"] = parts["test"]
     for ds in chosen.values():
@@ -171,16 +172,20 @@ def check_section(section: SampleSection, samples: xr.Dataset, spec: DataSpec) -
         times_of(samples, spec.sample, otherwise=", or draw with temporal='independent'")
 
 
-def check_groups(samples: xr.Dataset, config: Config, spec: DataSpec) -> None:
-    """Check the groups of scores: names, and one value for each sample or pixel.
+def check_scores_of(
+    section: SampleSection, samples: xr.Dataset, parts: Parts, config: Config
+) -> None:
+    """Check windows and groups of the scores of an ensemble: times, names, a value for each sample.
 
     Raises
     ------
-    MissingVariableError, DataError
-        As `xcvae.evaluate` would raise them.
+    XcvaeError
+        As `xcvae.evaluate` would raise it.
     """
+    spec, groupby = parts.spec, config.evaluate.groupby
+    if section.storms is None:
+        check_windows(samples, spec.sample, metrics_by_name(config.evaluate.metrics)[1].values())
     observed = samples[spec.target].transpose(spec.sample, ...)
-    groupby = config.evaluate.groupby
     for name in [groupby] if isinstance(groupby, str) else groupby or ():
         if name != COARSE_RAIN or name in samples.variables:
             check_dims(coordinate_of(samples, name), observed)

@@ -12,8 +12,8 @@ from xcvae.errors import ConfigError, nearest
 from xcvae.files import check_writable
 from xcvae.pipeline.check import (
     check_components,
-    check_groups,
     check_outputs,
+    check_scores_of,
     check_section,
     register_plugins,
 )
@@ -140,7 +140,7 @@ def _check(steps: PipelineState, *, whole: bool) -> None:
         check_components(config)
         for section in config.sample:
             check_section(section, steps.samples_of(section), steps.parts.spec)
-            check_groups(steps.scored_of(section), config, steps.parts.spec)
+            check_scores_of(section, steps.scored_of(section), steps.parts, config)
         if config.diagnose is not None:
             steps.parts["test"]  # refuses a configuration without any
         steps.check_copies()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from numbers import Real
@@ -204,6 +204,21 @@ def step_in_time(match: MatchedPair, window: str | None) -> float:
     if window is not None:
         return parse_quantity(window, units="s", what="window")
     return consecutive(_times(match))[0] / 1e6
+
+
+def check_windows(ds: xr.Dataset, sample: str, windows: Iterable[str]) -> None:
+    """Refuse windows of time that the samples of a Dataset do not fill, as scores will.
+
+    Raises
+    ------
+    ConfigError
+        The samples have no times, or a window is no multiple of their step.
+    EmptySelectionError
+        No window has all its samples.
+    """
+    for window in windows:
+        times = np.array(times_of(ds, sample, otherwise=OTHERWISE), np.int64)
+        _windows(times, *consecutive(times), window)
 
 
 def _times(match: MatchedPair) -> Array:
