@@ -41,6 +41,27 @@ def lazy(few, model):
     return sample(few, model, **MADE).pr.values
 
 
+def test_lazy_members_are_drawn_several_at_a_time(few, model, lazy, monkeypatch):
+    """A draw on each core makes more fields than one draw on all of them."""
+    both, before = Barrier(2), torch.get_num_threads()
+    stem = model.networks[0].encode_condition.stem
+    torch.set_num_threads(2)
+
+    def wait_for_another(*_: object) -> None:
+        both.wait(20)
+
+    hook = stem.register_forward_pre_hook(wait_for_another)
+    try:
+        with dask.config.set(scheduler="threads", num_workers=2):
+            blocks = sample(few, model, chunks={"time": 1}, **MADE).pr
+            np.testing.assert_array_equal(blocks.values, lazy)
+        # So are the batches of one block.
+        np.testing.assert_array_equal(sample(few, model, **MADE).pr.values, lazy)
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
+
+
 def test_threads_of_dask_multiply_matrices_on_one_thread():
     """Those of OpenBLAS would keep the cores busy after each product."""
 

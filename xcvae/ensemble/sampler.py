@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 from dask.base import optimize
 
-from xcvae.ensemble.execution.scheduler import runs_in_threads, shares_memory
+from xcvae.ensemble.execution.scheduler import shares_memory
 from xcvae.ensemble.execution.threads import (
     numeric_environment,
     one_thread_if_digits_differ,
@@ -68,14 +68,6 @@ class SpreadSolution:
     spread: float
     diversity: float
     evaluations: int
-
-
-def _process_lock() -> Any:
-    from dask.utils import SerializableLock
-
-    # One lock per process: torch uses all cores, or the GPU, for one draw, and a second draw at the
-    # same time would only get in its way.
-    return SerializableLock("xcvae-draw")
 
 
 @dataclass(frozen=True)
@@ -139,15 +131,16 @@ class EnsembleSampler:
         The spread that was solved for, if a diversity is requested.
     environment_of_run
         Packages and precision that a region must be drawn with; set in a subset.
-    lock
-        Acquired while the network draws.
     threads
-        Tiles that are drawn at a time on a CPU. None, in another process: the torch threads there.
+        Tiles or batches that are drawn at a time on a CPU, by all draws of this process together.
+        None, in another process: the torch threads there.
     seam
         Bytes that decide on the seam of tiles; 0 without tiles, and in ensembles of the time when
         the seam had the smallest maps. See :func:`xcvae.generator.splitting.split_domain`.
     latest
         Set in a subset of one sample whose members are in several regions of this process.
+    lock
+        Acquired while the network draws; by default what the device and the memory need.
     """
 
     model: Model
@@ -159,13 +152,33 @@ class EnsembleSampler:
     start: int = 0
     solution: SpreadSolution | None = None
     environment_of_run: Mapping[str, str] | None = None
-    lock: Any = field(default_factory=_process_lock)
     threads: int | None = field(default_factory=torch_threads)
     seam: int = 0
     latest: LatestSample | None = None
+    lock: Any = None
     _last_subset: EnsembleSampler | None = field(default=None, init=False, repr=False)
-    _permits: threading.BoundedSemaphore | None = field(default=None, init=False, repr=False)
     _latest: LatestSample | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.lock is None:
+            self.lock = self._default_lock()
+
+    def _default_lock(self) -> Any:
+        if self.model.device.type != "cpu":
+            from dask.utils import SerializableLock
+
+            # One per process: a second draw at the same time would only get in the way.
+            return SerializableLock("xcvae-draw")
+        if self.tile is None:
+            return nullcontext()  # draws share cores and memory
+        from xcvae.generator.memory import draw_memory, tiled_draws
+
+        # A draw in tiles stores features and states, besides what its cores need.
+        memory, most = draw_memory(self.model.device), threads_of_draws()
+        number = tiled_draws(
+            self.size, self.tile, self.model.architecture, memory=memory, most=most
+        )
+        return threading.BoundedSemaphore(number)
 
     dtype: ClassVar[np.dtype[np.float32]] = np.dtype("float32")
     ndim: ClassVar[int] = 4
@@ -219,13 +232,14 @@ class EnsembleSampler:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave for another process, without what regions of this one share."""
-        shared = dict.fromkeys(("latest", "_latest", "_last_subset", "_permits"))
+        shared = dict.fromkeys(("latest", "lock", "_latest", "_last_subset"))
         return {**self.__dict__, **shared}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process: the model comes from its file, and goes to its device."""
         self.__dict__.update(state, threads=None)
         self.model.to(self.request.device)
+        self.__post_init__()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -354,11 +368,6 @@ class EnsembleSampler:
         if any(variable.chunks is not None for variable in prepared.variables.values()):
             # Lazy data: without this, the graph of the whole would travel with every subset.
             (prepared,) = optimize(prepared)  # type: ignore[no-untyped-call]
-        lock = self.lock
-        if self.model.device.type == "cpu" and runs_in_threads():
-            # A draw per core makes more than one draw on all cores. In tiles, which are there to
-            # save memory, draws share the cores: one alone cannot always fill them.
-            lock = nullcontext() if self.tile is None else self._tiled_draws()
         # Large maps: a region has a few members of one sample. More samples would take memory.
         shares = last - first == 1 and self.chunks[0] < self.shape[0] and shares_memory()
         if self._latest is None:
@@ -370,22 +379,8 @@ class EnsembleSampler:
             times=None if self.times is None else self.times[chosen],
             start=first,
             environment_of_run=numeric_environment(self.model.device),
-            lock=lock,
             latest=self._latest if shares else None,
         )
-
-    def _tiled_draws(self) -> threading.BoundedSemaphore:
-        """Return what limits draws in tiles at a time to those that there is memory for."""
-        from xcvae.generator.memory import draw_memory, tiled_draws
-
-        if self._permits is None:
-            assert self.tile is not None
-            memory, most = draw_memory(self.model.device), threads_of_draws()
-            number = tiled_draws(
-                self.size, self.tile, self.model.architecture, memory=memory, most=most
-            )
-            self._permits = threading.BoundedSemaphore(number)
-        return self._permits
 
     def draw_region(self, region: Region) -> tuple[np.ndarray, RegionStats]:
         """Draw one region of a store.

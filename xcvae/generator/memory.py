@@ -12,6 +12,7 @@ from dask.utils import parse_bytes
 
 from xcvae.errors import ConfigError
 from xcvae.generator.network.architecture import Architecture
+from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.splitting import SEAM_BYTES
 
 #: Environment variable with the memory that draws may take, such as "6 GB".
@@ -120,9 +121,31 @@ def draw_bytes(size: tuple[int, int], architecture: Architecture) -> int:
     return _network_bytes(size, architecture) + PIXEL_BYTES * math.prod(size)
 
 
+def draws_at_once(size: tuple[int, int], fields: int, network: Ladder, *, most: int) -> int:
+    """Return the number of draw batches that there is memory for at a time on a CPU.
+
+    Parameters
+    ----------
+    size
+        Rows and columns of the maps, drawn in one piece.
+    fields
+        Fields of a batch.
+    network
+        The ladder.
+    most
+        Largest number of batches.
+    """
+    each = fields * _maps_bytes(size, network.patch, network.head.in_channels)
+    return max(1, min(most, int(draw_memory(torch.device("cpu")) // each)))
+
+
 def _network_bytes(size: tuple[int, int], architecture: Architecture) -> int:
-    cells = math.prod(-(-length // architecture.patch) for length in size)
-    return MAPS * 4 * cells * architecture.channels[-1]
+    return _maps_bytes(size, architecture.patch, architecture.channels[-1])
+
+
+def _maps_bytes(size: tuple[int, int], patch: int, channels: int) -> int:
+    cells = math.prod(-(-length // patch) for length in size)
+    return MAPS * 4 * cells * channels
 
 
 def choose_tile(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from torch import Tensor
 from xcvae.errors import OutOfMemoryError
 from xcvae.fields.batches import Batch
 from xcvae.fields.scaling import Scaling
-from xcvae.generator.device import autocast
+from xcvae.generator.device import autocast, precision
 from xcvae.generator.means import tiled_decoding, tiled_means
-from xcvae.generator.memory import stored_bytes
+from xcvae.generator.memory import draws_at_once, stored_bytes
 from xcvae.generator.network.ladder import Drawn, Encoded, Ladder
 from xcvae.generator.noise import Address, TimeAxis
 from xcvae.generator.replays import Replays
-from xcvae.generator.sharing import SharedEncoding
+from xcvae.generator.sharing import SharedEncoding, cores
 from xcvae.generator.splitting import SEAM_BYTES, Place, Split, split_domain
 from xcvae.generator.tiling import Domain, DrawBatch
 
@@ -39,6 +39,9 @@ PINNED = 2**30
 Index = tuple[int, int, slice, slice]
 Pairs = list[tuple[int, int]]
 T = TypeVar("T")
+R = TypeVar("R")
+#: Calls a function for each of several items, and returns the results.
+ForEach = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 _Copy = tuple[Tensor, torch.cuda.Event | None, NDArray[np.float32], list[Index]]
 
 
@@ -101,7 +104,8 @@ class FieldSampler:
         limits
             Largest value of a pixel of each sample; by default ``limit`` for all.
         threads
-            Tiles that are drawn at a time on a CPU.
+            Tiles, or batches of fields in one piece, that are drawn at a time on a CPU, and no more
+            than there is memory for; with 1, all torch threads draw each of them.
         shared
             Encoding that draws of the same single sample share.
 
@@ -149,12 +153,15 @@ class FieldSampler:
         else:
             encoded: dict[int, Encoded] = {}
             if shared is not None:
-                domain, encoded = shared.of(domain, batch, posterior=options.posterior)
-            together, padding = self._draw_batch(domain, batch, tile)
+                assert len(batch) == 1
+                domain, encoded = shared.of(
+                    self.network,
+                    # With its domain, which stores features of tiles.
+                    lambda: (domain, {0: domain.encode(batch, 0, posterior=options.posterior)}),
+                )
             out = self._draw_batches(
-                domain, batch, addresses, options, limits=limits, encoded=encoded,
-                together=together, padding=padding,
-            )  # fmt: skip
+                domain, batch, addresses, options, limits=limits, encoded=encoded, tile=tile
+            )
         out[:, ~batch.mask[:, 0].cpu().numpy()] = np.nan
         return out
 
@@ -167,32 +174,56 @@ class FieldSampler:
         *,
         limits: Tensor,
         encoded: dict[int, Encoded],
-        together: int,
-        padding: bool,
+        tile: tuple[int, int] | None,
     ) -> NDArray[np.float32]:
-        """Draw batches of so many fields, (realization, sample, y, x)."""
-        pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
+        """Draw members batch by batch, (realization, sample, y, x)."""
         out = np.empty((len(addresses), len(batch), *batch.c.shape[-2:]), np.float32)
+        together, padding = self._draw_batch(domain, batch, tile)
         host_copy = HostCopy(self.device)
-        for start in range(0, len(pairs), together):
-            part = pairs[start : start + together]
+
+        def encode(sample: int) -> Encoded:
+            return domain.encode(batch, sample, posterior=options.posterior)
+
+        def draw(part: Pairs) -> None:
             # Padded with copies: the batch size decides on the last digits of a convolution.
-            padded = part + [part[-1]] * (together - len(part)) if padding else part
+            padded = _padded(part, together) if padding else part
             samples = [s for s, _ in padded]
-            encoded = _encode(domain, batch, samples, encoded, posterior=options.posterior)
-            noise = [addresses[m][s] for s, m in padded]
             # Where block means are kept, the network itself caps: a cap afterwards loses rain.
             ceilings = self._ceilings(limits[samples])
+            noise = [addresses[m][s] for s, m in padded]
             draw_batch = replace(options, addresses=noise, ceilings=ceilings)
 
-            def write(place: Place, rows: slice, output: Tensor, part: Pairs = part) -> None:
+            def write(place: Place, rows: slice, output: Tensor) -> None:
                 own = part[rows]
                 fields = self._physical(output[: len(own)], limits[[s for s, _ in own]])
                 host_copy.submit(fields, out, [(m, s, *place) for s, m in own])
 
             domain.draw(batch, samples, encoded, draw_batch, write)
+
+        pairs = [(s, m) for s in range(len(batch)) for m in range(len(addresses))]
+        parts = [pairs[k : k + together] for k in range(0, len(pairs), together)]
+        for_each, number = self._at_once(domain, together)
+        for k in range(0, len(parts), number):
+            some = parts[k : k + number]
+            _encode(encoded, {s: None for part in some for s, _ in part}, encode, for_each)
+            for_each(draw, some)
         host_copy.flush()
         return out
+
+    def _at_once(self, domain: Domain, together: int) -> tuple[ForEach, int]:
+        """Return what calls a function for several samples or batches, and for how many.
+
+        On a CPU, a batch on each core makes more fields than one on all of them.
+        """
+        if domain.tiled or self.device.type != "cpu" or domain.threads == 1:
+            return _one_by_one, 1
+        number = draws_at_once(domain.size, together, self.network, most=domain.threads)
+        if number == 1:
+            return _one_by_one, 1
+        # In float32 last digits may depend on the threads.
+        threads = 1 if precision(self.device) == "float32" else domain.threads // number
+        # Several batches for each core, where they are quick: all cores wait for the last one.
+        return cores(number, threads).map, number * min(4, together)
 
     def _draw_whole(
         self,
@@ -374,19 +405,21 @@ class LevelReport:
     active: float
 
 
+def _one_by_one(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    return [function(item) for item in items]
+
+
 def _encode(
-    domain: Domain,
-    batch: Batch,
-    samples: Sequence[int],
-    known: Mapping[int, Encoded],
-    *,
-    posterior: bool,
-) -> dict[int, Encoded]:
-    """Encode samples one by one, once for all their members; ``known`` has those of before."""
-    return {
-        s: known[s] if s in known else domain.encode(batch, s, posterior=posterior)
-        for s in dict.fromkeys(samples)
-    }
+    encoded: dict[int, Encoded],
+    samples: Collection[int],
+    encode: Callable[[int], Encoded],
+    for_each: ForEach,
+) -> None:
+    """Encode samples, once for all their members, and forget others."""
+    for other in encoded.keys() - samples:
+        del encoded[other]
+    missing = [s for s in samples if s not in encoded]
+    encoded.update(zip(missing, for_each(encode, missing), strict=True))
 
 
 def release_shares(position: float, levels: int) -> list[float]:

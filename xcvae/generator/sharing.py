@@ -8,21 +8,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import torch
-
-if TYPE_CHECKING:
-    from xcvae.fields.batches import Batch
-    from xcvae.generator.network.ladder import Encoded, Ladder
-    from xcvae.generator.tiling import Domain
+from torch import nn
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Cores:
-    """Cores for the calls that divide their work into items, such as tiles.
+    """Cores for the calls that divide their work into items: tiles, or batches of fields.
 
     A call keeps one core until its last item, so that its maps stay in the caches of this core.
     Cores that no call keeps help the others, an item at a time: one call alone has all of them,
@@ -32,20 +28,24 @@ class Cores:
     ----------
     number
         Items that are computed at a time, of all calls together.
+    threads
+        Torch threads for each: more than one where memory limits the number of items.
     """
 
-    def __init__(self, number: int) -> None:
-        self._number = self._free = number
+    def __init__(self, number: int, threads: int = 1) -> None:
+        self._number, self._threads = number, threads
+        self._free = number
         self._calls_waiting = 0
         self._changed = threading.Condition()
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Call a function for each item, each on one core.
+        """Call a function for each item.
 
         Parameters
         ----------
         function
-            Runs with a single torch thread if there are several items.
+            Must not divide its own work here. A single item has the torch threads of free cores,
+            too, but no more than the calling thread has.
         items
             Its arguments.
 
@@ -68,23 +68,29 @@ class Cores:
                 waiting.clear()
                 raise
 
+        if not items:
+            return []
         before = torch.get_num_threads()
         try:
-            self._share(compute_next, waiting)
+            self._share(compute_next, waiting, before)
         finally:
             # New threads start with the number that any thread has set last.
             torch.set_num_threads(before)
         return [results[number] for number in range(len(items))]
 
-    def _share(self, compute_next: Callable[[], None], waiting: deque[int]) -> None:
+    def _share(
+        self, compute_next: Callable[[], None], waiting: deque[int], most_threads: int
+    ) -> None:
         """Compute all items of a call, on one core that it keeps and on those that are free."""
-        helpers = min(self._number, len(waiting)) - 1
-        with ThreadPoolExecutor(max(1, helpers), "xcvae-tile", torch.set_num_threads, (1,)) as pool:
-            self._keep_one()
+        helpers, threads = min(self._number, len(waiting)) - 1, self._threads
+        with ThreadPoolExecutor(
+            max(1, helpers), "xcvae-draw", torch.set_num_threads, (threads,)
+        ) as pool:
+            free = self._keep_one()
             try:
                 helping = [pool.submit(self._help, compute_next, waiting) for _ in range(helpers)]
-                if helpers:
-                    torch.set_num_threads(1)
+                alone = min(most_threads, threads * (1 + free))
+                torch.set_num_threads(threads if helpers else alone)
                 while waiting:
                     compute_next()
             finally:
@@ -101,8 +107,8 @@ class Cores:
             finally:
                 self._give_back()
 
-    def _keep_one(self) -> None:
-        """Wait for a core for a call."""
+    def _keep_one(self) -> int:
+        """Wait for a core for a call; return the number of those that are free."""
         with self._changed:
             self._calls_waiting += 1
             try:
@@ -110,6 +116,7 @@ class Cores:
             finally:
                 self._calls_waiting -= 1
             self._free -= 1
+            return self._free
 
     def _borrow_one(self, waiting: deque[int]) -> bool:
         """Wait for a core that no call wants; return False once no items are waiting."""
@@ -127,45 +134,33 @@ class Cores:
 
 
 @functools.cache
-def cores(number: int) -> Cores:
-    """Return the cores that all draws of this process share."""
-    return Cores(number)
+def cores(number: int, threads: int = 1) -> Cores:
+    """Return the cores that all draws of this process share; see `Cores`."""
+    return Cores(number, threads)
 
 
 @dataclass(eq=False)
 class SharedEncoding:
     """Encoding of one sample, which draws of its members share: made by the first of them.
 
-    Each network has its own, with the domain that it was made in: this stores features of tiles.
+    Each network has its own.
     """
 
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _found: dict[Ladder, tuple[Domain, dict[int, Encoded]]] = field(
-        default_factory=dict, repr=False
-    )
+    _found: dict[nn.Module, Any] = field(default_factory=dict, repr=False)
 
-    def of(
-        self, domain: Domain, batch: Batch, *, posterior: bool
-    ) -> tuple[Domain, dict[int, Encoded]]:
-        """Return the domain and the encoding of a network; others wait while it is made.
+    def of(self, network: nn.Module, make: Callable[[], T]) -> T:
+        """Return the encoding of a network; others wait while it is made.
 
         Parameters
         ----------
-        domain
-            The domain, with the network.
-        batch
-            The sample alone.
-        posterior
-            Encode the target too: the same in all draws.
-
-        Returns
-        -------
-        tuple
-            The domain, and the encoded sample by its row in the batch, 0.
+        network
+            The network.
+        make
+            Makes the encoding.
         """
-        assert len(batch) == 1
         with self._lock:
-            if domain.network not in self._found:
-                encoded = domain.encode(batch, 0, posterior=posterior)
-                self._found[domain.network] = domain, {0: encoded}
-            return self._found[domain.network]
+            if network not in self._found:
+                self._found[network] = make()
+            found: T = self._found[network]
+            return found

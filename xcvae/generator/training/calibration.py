@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from xcvae.fields.batches import Batches, ScaledView
@@ -253,6 +254,7 @@ def _sums_of(
             realizations=range(count),
             mode="prior" if spread is None else "posterior",
             spread=1.0 if spread is None else spread,
+            threads=torch.get_num_threads(),
         )
         parts.append(_spread_and_error(members, model.observed(batch)))
     return np.concatenate(parts) * [(count + 1) / count, 1.0]
@@ -299,6 +301,7 @@ def _diversities(
             realizations=range(max(MEMBERS, len(model.networks))),
             mode="posterior",
             spread=position,
+            threads=torch.get_num_threads(),
         )
         for position in positions
     )
