@@ -404,7 +404,11 @@ def test_folder_with_the_number_of_a_removed_one_is_another(tmp_path: Path) -> N
     ("old", "new", "words"),
     [
         ("[crps, mass_bias, ks]", "[crps, {name: crps, window: 2D}]", "window: .*'2D'.*2 days"),
-        ("[crps, mass_bias, ks]", "[ks, mass_bias, {name: crps, window: 7 min}]", "multiple of the step"),
+        (
+            "[crps, mass_bias, ks]",
+            "[ks, mass_bias, {name: crps, window: 7 min}]",
+            "multiple of the step",
+        ),
         ("postprocess: [halve]", "postprocess: [{name: threshold, value: 1 K}]", "threshold.*1 K"),
         ("ks: [null, 0.9]", "sk: [null, 0.9]", "sk"),
         ("ks: [null, 0.9]", "csi_1h: [null, 0.9]", "criteria: expected the score 'csi_1h'"),

@@ -398,10 +398,9 @@ def test_groupby_accepts_arrays_and_virtual_coordinates(
     wet = xr.DataArray([0.0, 1.0, np.nan] * 5, dims="time", name="wet")[:TIMES]
     card = evaluate(ds, ensemble, metrics="crps", groupby=wet)
     assert card.wet.values.tolist() == [0, 1]
-    xr.testing.assert_identical(
-        evaluate(ds, ensemble, metrics="crps", groupby=wet.values),
-        card.rename(wet="group"),
-    )
+    for values in (wet.values, wet.to_series()):
+        found = evaluate(ds, ensemble, metrics="crps", groupby=values)
+        xr.testing.assert_identical(found, card.rename(wet="group"))
     labels = wet.assign_coords(time=ds.time)[::-1]
     xr.testing.assert_identical(evaluate(ds, ensemble, metrics="crps", groupby=labels), card)
 
@@ -498,6 +497,8 @@ def test_groupby_refuses_unknown_or_empty_groups(ds: xr.Dataset, ensemble: xr.Da
         evaluate(ds, ensemble, groupby=5)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="along 'time'"):
         evaluate(ds, ensemble, groupby="pr_coarse")
+    with pytest.raises(DataError, match="values of one type"):
+        evaluate(ds, ensemble, groupby=np.array(["a", 1] * (TIMES // 2), object))
     empty = xr.DataArray(np.full(TIMES, np.nan), dims="time")
     with pytest.raises(EmptySelectionError, match="no sample is left"):
         evaluate(ds, ensemble, groupby=empty)

@@ -159,6 +159,8 @@ def _with_labels(groups: Array | xr.DataArray, observed: xr.DataArray) -> xr.Dat
 def _listed(groupby: object) -> list[str | Array | xr.DataArray]:
     if groupby is None:
         return []
+    if hasattr(groupby, "to_numpy") and not isinstance(groupby, xr.DataArray):
+        groupby = groupby.to_numpy()  # of pandas, by position
     single = str | xr.DataArray | np.ndarray
     alone = isinstance(groupby, single) or not isinstance(groupby, Iterable)
     listed: list[Any] = [groupby] if alone else list(groupby)  # type: ignore[call-overload]
@@ -209,7 +211,15 @@ def _grouping(match: MatchedPair, groupby: str | xr.DataArray, taken: set[str]) 
             got="missing values only, so that no sample is left",
             remedy="Check the coordinate that the groups are taken from.",
         )
-    names, numbers = np.unique(values.values[present], return_inverse=True)
+    try:
+        names, numbers = np.unique(values.values[present], return_inverse=True)
+    except TypeError as error:
+        raise DataError.of(
+            "groupby",
+            expected="values of one type, which can be sorted",
+            got=str(error),
+            remedy="Make texts of them: values.astype(str).",
+        ) from error
     if names.dtype.kind == "U":
         names = names.astype(object)  # Zarr has no stable format for text of fixed length
     base = name = "group" if values.name is None else str(values.name)
