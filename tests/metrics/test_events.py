@@ -105,6 +105,12 @@ def test_event_scores_of_a_perfect_forecast_are_best(observed: xr.DataArray) -> 
         assert build("metric", name)(observed, observed).item() == pytest.approx(best)
 
 
+@pytest.mark.parametrize("name", ["brier", "csi", "fss", "sedi"])
+def test_events_that_fall_everywhere_are_refused(observed: xr.DataArray, name: str) -> None:
+    with pytest.raises(ComponentError, match="threshold: expected an amount above 0, got 0"):
+        build("metric", {"name": name, "threshold": 0})(observed, observed)
+
+
 def test_event_scores_without_events_are_nan(observed: xr.DataArray) -> None:
     dry = (observed * 0).assign_attrs(observed.attrs)
     assert np.isnan(metrics.csi(dry, dry).item())

@@ -116,6 +116,16 @@ def test_sequences_are_scored_by_groups_and_in_any_blocks(ds, ensemble):
     assert np.isfinite(cards[0].lag_correlation.values).all()
 
 
+def test_a_single_sequence_of_full_length_has_no_interval(ds, ensemble):
+    spectrum = {"name": "temporal_spectrum", "samples": 20}
+    options = {"metrics": [spectrum], "baselines": [], "progress": False}
+    card = xcvae.evaluate(ds, ensemble, **options)
+    part = {"time": slice(4, 24)}  # the only one without the gap
+    first = xcvae.evaluate(ds.isel(part), ensemble.isel(part), **options)
+    assert card.temporal_spectrum.item() == first.temporal_spectrum.item()
+    assert np.isnan(card.temporal_spectrum_low)
+
+
 def test_windows_are_grouped_by_arrays_of_all_samples(ds, ensemble):
     half = (ds.time.dt.hour.values < 1).astype(int)
     options = {"metrics": ["crps", {"name": "crps", "window": "15 min"}], "baselines": []}
@@ -131,6 +141,7 @@ def test_windows_are_grouped_by_arrays_of_all_samples(ds, ensemble):
         ("3 h", EmptySelectionError, "36 consecutive samples in a window of 3h"),
         ("1 km", ValueError, "window: expected a duration"),
         ("-1 h", ConfigError, "window: expected a duration"),
+        ("1e400 s", ConfigError, "window: expected a duration"),
         (3600, ConfigError, "window: expected a duration with its unit, got 3600.*'3600 s'"),
     ],
 )

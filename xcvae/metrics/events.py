@@ -75,8 +75,21 @@ class _Event(Metric):
     limits = (0.0, 1.0)
 
     def bound_parameters(self, observed: xr.DataArray) -> dict[str, Any]:
-        """Return the parameters with the threshold in the units of the data."""
+        """Return the parameters with the threshold in the units of the data.
+
+        Raises
+        ------
+        ComponentError
+            It is not above zero: every pixel would have the event, and any forecast be perfect.
+        """
         threshold = event_threshold_in(observed, self.threshold)
+        if threshold <= 0:
+            raise ComponentError.of(
+                "threshold",
+                expected="an amount above 0",
+                got=repr(self.threshold),
+                remedy="Rain of 0 and more falls everywhere: give '0.1 mm h-1' for any rain.",
+            )
         return super().bound_parameters(observed) | {"threshold": threshold}
 
 

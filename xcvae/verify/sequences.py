@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -40,7 +41,7 @@ def split_window(spec: object) -> tuple[object, str | None]:
             _check_number(spec, window)
         return spec, None
     try:
-        positive = parse_quantity(window, units="s", what="window") > 0
+        positive = 0 < parse_quantity(window, units="s", what="window") < math.inf
     except UnitsError:
         positive = False
     if not positive:
@@ -133,6 +134,11 @@ class TimeUnits:
         if not length:
             return units
         parts = segments(consecutive(times[rows[::summed]])[1], length, exact=exact)
+        whole = [part for part in parts if len(part) == length] if exact else []
+        if 0 < len(whole) < len(parts):
+            # What does not count must not be resampled either: a single sequence has no interval.
+            parts, rows = whole, rows.reshape(-1, summed)[np.concatenate(whole)].ravel()
+            units = replace(units, match=_selected(match, rows, summed))
         edges = np.cumsum([0, *map(len, parts)])
         return replace(units, edges=edges, sequences=True)
 
