@@ -214,6 +214,14 @@ def test_detectors_find_a_fault_and_nothing_else(
     assert set(found.values()) == {"ok"}
 
 
+def test_error_of_the_wet_share_is_that_of_its_differences_between_samples() -> None:
+    wet = np.random.default_rng(0).random((3, 40)) * 0.5
+    maps = (np.arange(100) < 100 * wet[..., None]).reshape(3, 40, 10, 10).astype("float32")
+    found = ensemble_statistics(maps[1:], maps[0], units="mm h-1", wet_threshold=0.1)
+    differences = maps.mean(axis=(2, 3))[1:].mean(axis=0) - maps.mean(axis=(2, 3))[0]
+    assert found.wet_error == pytest.approx(differences.std(ddof=1) / np.sqrt(40), rel=0.2)
+
+
 def test_low_prior_mass_is_mass_drift_and_gap() -> None:
     found = severities(prior(mass_bias=-0.6))
     assert (found["mass_drift"], found["prior_posterior_gap"]) == ("fault", "fault")
@@ -230,6 +238,7 @@ def test_detectors_ignore_differences_within_errors() -> None:
         prior(spread_skill=0.5, spread_error=0.4),
         prior(spread_skill=1.4, spread_error=0.1),
         prior(mass_bias=-0.4, mass_error=0.4),
+        prior(wet_fraction=0.20, wet_error=0.04),
         prior(variance_ratio=0.4, variance_error=0.4),
         prior(texture_ratio=0.4, texture_error=0.4),
         traces(border_amount=1.6, border_amount_error=0.3),
