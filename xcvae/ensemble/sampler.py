@@ -8,6 +8,7 @@ that have too little rain.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -176,8 +177,9 @@ class EnsembleSampler:
         # A draw in tiles stores features and states, besides what its cores need.
         memory, most = draw_memory(self.model.device), threads_of_draws()
         number = tiled_draws(
-            self.size, self.tile, self.model.architecture, memory=memory, most=most
-        )
+            self.size, self.tile, self.model.architecture, memory=memory, most=most,
+            fields=math.prod(self.chunks),
+        )  # fmt: skip
         return threading.BoundedSemaphore(number)
 
     dtype: ClassVar[np.dtype[np.float32]] = np.dtype("float32")

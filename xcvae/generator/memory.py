@@ -29,6 +29,8 @@ MAPS = 13
 STORED_MAPS = 4
 #: Bytes per pixel of the domain for everything else: conditions, noise, members and their copies.
 PIXEL_BYTES = 64
+#: Bytes per pixel of each further field of a draw: itself, and a copy for post-processors.
+FIELD_BYTES = 8
 #: Sides of tiles, the fastest first. Larger maps leave the caches of a CPU, and in smaller tiles
 #: the halos weigh more; up to this side, a domain in one piece is as fast.
 SIDES = (1024, 512, 256)
@@ -205,6 +207,7 @@ def tiled_draws(
     *,
     memory: float,
     most: int,
+    fields: int = 1,
 ) -> int:
     """Return the number of draws in tiles that there is memory for at a time, at least one.
 
@@ -218,12 +221,16 @@ def tiled_draws(
         Bytes that draws may take, such as those of `draw_memory`.
     most
         Largest number of draws.
+    fields
+        Fields of a draw: they stay in memory until the last one is drawn.
 
     Examples
     --------
     >>> small = Architecture((64, 64, 48, 32), (8, 8, 4, 4), patch=2)
     >>> tiled_draws((1024, 1024), (256, 256), small, memory=4e9, most=4)
     4
+    >>> tiled_draws((1024, 1024), (256, 256), small, memory=4e9, most=4, fields=100)
+    3
     >>> tiled_draws((3500, 7000), (1024, 1024), small, memory=4e9, most=4)
     1
     """
@@ -232,7 +239,8 @@ def tiled_draws(
     stored = 2 * min(stored_bytes(), STORED_MAPS * finest)
     seam = MAPS * min(SEAM_BYTES, finest // 4)
     window = _network_bytes((tile[0] * 9 // 8, tile[1] * 9 // 8), architecture)
-    each = stored + seam + window + PIXEL_BYTES * math.prod(size)
+    pixels = math.prod(size)
+    each = stored + seam + window + PIXEL_BYTES * pixels + (fields - 1) * FIELD_BYTES * pixels
     return max(1, min(most, int(memory // each)))
 
 
