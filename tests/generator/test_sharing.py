@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from xcvae.generator.sharing import Cores
+from xcvae.generator.sharing import Cores, Latest
 
 PATIENCE = 20.0
 
@@ -65,3 +65,21 @@ def test_error_of_an_item_ends_the_call_and_frees_its_cores(wrong):
             cores.map(item, range(6))
     assert torch.get_num_threads() == before
     assert cores.map(lambda n: n, range(6)) == list(range(6))
+
+
+@pytest.mark.parametrize(("kept", "loads"), [(False, 4), (True, 3)])
+def test_latest_value_is_lent_to_all_who_ask_for_it_meanwhile(kept, loads):
+    latest, loaded = Latest(kept=kept), []
+
+    def load() -> int:
+        loaded.append(len(loaded))
+        return loaded[-1]
+
+    with latest.of(0, load) as first, latest.of(0, load) as same:
+        assert (first, same) == (0, 0)
+        with latest.of(1, load) as other:  # replaces it, for those who come later
+            assert other == 1
+    with latest.of(1, load) as again:
+        assert again == (1 if kept else 2)
+    with latest.of(0, load):
+        assert len(loaded) == loads

@@ -12,9 +12,10 @@ import math
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -22,7 +23,6 @@ import numpy as np
 import xarray as xr
 from dask.base import optimize
 
-from xcvae.ensemble.execution.scheduler import shares_memory
 from xcvae.ensemble.execution.threads import (
     numeric_environment,
     one_thread_if_digits_differ,
@@ -41,11 +41,11 @@ from xcvae.fields.grids import check_reference, reference_fields
 from xcvae.fields.sample_blocks import take_samples
 from xcvae.fields.samples import fingerprint, labels_of, times_of
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
+from xcvae.generator.sharing import Latest, SharedEncoding
 from xcvae.registry.discovery import version_of
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
-    from xcvae.generator.sharing import SharedEncoding
 
 
 ATTEMPTS = 50
@@ -91,23 +91,6 @@ class Inputs:
 
 
 @dataclass(eq=False)
-class LatestSample:
-    """Inputs of the latest sample, so that regions with other members of it share them."""
-
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _position: int | None = None
-    _inputs: Inputs | None = None
-
-    def inputs(self, position: int, load: Callable[[], Inputs]) -> Inputs:
-        """Return the inputs of the sample at a position; others wait while they are loaded."""
-        with self._lock:
-            if self._inputs is None or self._position != position:
-                self._inputs = None  # not two in memory
-                self._position, self._inputs = position, load()
-            return self._inputs
-
-
-@dataclass(eq=False)
 class EnsembleSampler:
     """Members of all samples, drawn on access; make one with :meth:`prepare`.
 
@@ -138,8 +121,6 @@ class EnsembleSampler:
     seam
         Bytes that decide on the seam of tiles; 0 without tiles, and in ensembles of the time when
         the seam had the smallest maps. See :func:`xcvae.generator.splitting.split_domain`.
-    latest
-        Set in a subset of one sample whose members are in several regions of this process.
     lock
         Acquired while the network draws; by default what the device and the memory need.
     """
@@ -155,10 +136,12 @@ class EnsembleSampler:
     environment_of_run: Mapping[str, str] | None = None
     threads: int | None = field(default_factory=torch_threads)
     seam: int = 0
-    latest: LatestSample | None = None
     lock: Any = None
+    _latest: Latest[Inputs] = field(default_factory=Latest, init=False, repr=False)
+    _kept: Latest[Inputs] = field(
+        default_factory=partial(Latest, kept=True), init=False, repr=False
+    )
     _last_subset: EnsembleSampler | None = field(default=None, init=False, repr=False)
-    _latest: LatestSample | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.lock is None:
@@ -234,12 +217,13 @@ class EnsembleSampler:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave for another process, without what regions of this one share."""
-        shared = dict.fromkeys(("latest", "lock", "_latest", "_last_subset"))
-        return {**self.__dict__, **shared}
+        shared = ("lock", "_latest", "_kept", "_last_subset")
+        return {key: value for key, value in self.__dict__.items() if key not in shared}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process: the model comes from its file, and goes to its device."""
-        self.__dict__.update(state, threads=None)
+        self.__dict__.update(state, threads=None, lock=None, _last_subset=None)
+        self._latest, self._kept = Latest(), Latest(kept=True)
         self.model.to(self.request.device)
         self.__post_init__()
 
@@ -359,10 +343,10 @@ class EnsembleSampler:
         It can be sent to a worker. Regions of the same samples in a row share one.
         """
         first, last = region.samples
-        latest = self._last_subset
-        if latest is None or (latest.start, latest.start + len(latest.labels)) != region.samples:
-            self._last_subset = latest = self._cut(first, last)
-        return latest
+        subset = self._last_subset
+        if subset is None or (subset.start, subset.start + len(subset.labels)) != region.samples:
+            self._last_subset = subset = self._cut(first, last)
+        return subset
 
     def _cut(self, first: int, last: int) -> EnsembleSampler:
         chosen = slice(first - self.start, last - self.start)
@@ -370,19 +354,16 @@ class EnsembleSampler:
         if any(variable.chunks is not None for variable in prepared.variables.values()):
             # Lazy data: without this, the graph of the whole would travel with every subset.
             (prepared,) = optimize(prepared)  # type: ignore[no-untyped-call]
-        # Large maps: a region has a few members of one sample. More samples would take memory.
-        shares = last - first == 1 and self.chunks[0] < self.shape[0] and shares_memory()
-        if self._latest is None:
-            self._latest = LatestSample()
-        return replace(
+        subset = replace(
             self,
             prepared=prepared,
             labels=self.labels[chosen],
             times=None if self.times is None else self.times[chosen],
             start=first,
             environment_of_run=numeric_environment(self.model.device),
-            latest=self._latest if shares else None,
         )
+        subset._latest = self._kept  # regions of a sample follow each other
+        return subset
 
     def draw_region(self, region: Region) -> tuple[np.ndarray, RegionStats]:
         """Draw one region of a store.
@@ -425,9 +406,21 @@ class EnsembleSampler:
         DataError
             Lazy data are wrong, or a member has too little rain after many attempts.
         """
-        spec = self.model.spec
-        inputs = self._inputs(samples)
-        block = inputs.block
+        # Large maps: a block has a few members of one sample. More samples would take memory.
+        if len(samples) > 1 or len(realizations) == self.shape[0]:
+            return self._draw(self._as_inputs(self._load(samples)), realizations, samples)
+
+        def load() -> Inputs:
+            return self._as_inputs(self._load(samples), SharedEncoding())
+
+        with self._latest.of(self.start + int(samples[0]), load) as inputs:
+            return self._draw(inputs, realizations, samples)
+
+    def _draw(
+        self, inputs: Inputs, realizations: np.ndarray, samples: np.ndarray
+    ) -> tuple[xr.DataArray, RegionStats]:
+        """Draw members, post-process them, and redraw those with too little rain."""
+        spec, block = self.model.spec, inputs.block
         context = Context(spec, self.request.mode, block.drop_vars(spec.target, errors="ignore"))
         raw = self._raw(inputs, samples, realizations, attempt=0)
         low = np.ones(raw.shape[:2], bool)
@@ -452,17 +445,6 @@ class EnsembleSampler:
         block = block.compute(scheduler="synchronous")
         _check(block[_names(self.prepared, lazy=True)], spec, self.request.mode)
         return block
-
-    def _inputs(self, samples: np.ndarray) -> Inputs:
-        """Read samples, or take what another region has read."""
-        if self.latest is None:
-            return self._as_inputs(self._load(samples))
-        from xcvae.generator.sharing import SharedEncoding
-
-        return self.latest.inputs(
-            self.start + int(samples[0]),
-            lambda: self._as_inputs(self._load(samples), SharedEncoding()),
-        )
 
     def _as_inputs(self, block: xr.Dataset, encoding: SharedEncoding | None = None) -> Inputs:
         batch = self.model.batches(block).load(slice(None))

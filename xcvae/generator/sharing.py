@@ -1,14 +1,15 @@
-"""What draws that run at a time share: the cores of the process, and the encoding of a sample."""
+"""What draws that run at a time share: the cores of the process, and the inputs of a sample."""
 
 from __future__ import annotations
 
 import functools
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -164,3 +165,36 @@ class SharedEncoding:
                 self._found[network] = make()
             found: T = self._found[network]
             return found
+
+
+class Latest(Generic[T]):
+    """The latest of several values, which draws share while they use it.
+
+    Parameters
+    ----------
+    kept
+        Keep a value that no draw uses any more: others of the same key will follow.
+    """
+
+    def __init__(self, *, kept: bool = False) -> None:
+        self._lock, self._kept, self._users = threading.Lock(), kept, 0
+        self._key: int | None = None
+        self._values: list[T] = []
+
+    @contextmanager
+    def of(self, key: int, load: Callable[[], T]) -> Iterator[T]:
+        """Lend the value of a key; others wait while it is loaded."""
+        with self._lock:
+            if not self._values or self._key != key:
+                self._values.clear()  # not two in memory
+                self._key = key
+                self._values.append(load())
+            value = self._values[0]
+            self._users += 1
+        try:
+            yield value
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0 and not self._kept:
+                    self._values.clear()
