@@ -252,6 +252,9 @@ for _ in range(30):
         number = int(file.read_text())
         file.write_text("")
         file.write_text(str(number + 1))
+for _ in range(25):  # so short that one sees the file of another for the last time
+    with locked(file, timeout=60, busy=RuntimeError("busy")):
+        pass
 """
 
 

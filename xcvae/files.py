@@ -15,7 +15,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -282,18 +282,23 @@ def locked(path: Path, *, timeout: float, busy: Exception) -> Iterator[None]:
     file = path.with_name(f".{path.name}.lock")
     lock, end = FileLock(file), time.monotonic() + timeout
     while True:
-        ours = _make_lock_file(file)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            if time.monotonic() >= end:
-                raise busy from error
-            time.sleep(0.02)
-            continue
-        if _is_locked_file(lock, file):
-            break
-        lock.release()  # its last holder has removed the file: it is no lock any more
+        with _lock_file(file) as foreign:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                if time.monotonic() >= end:
+                    raise busy from error
+            else:
+                if _is_locked_file(lock, file):
+                    # Another file than that seen before: that was removed, and the lock made one.
+                    ours = foreign is None or not os.path.samestat(foreign, file.stat())
+                    break
+                lock.release()  # its last holder has removed the file: it is no lock any more
+                continue
+        time.sleep(0.02)
     try:
+        if ours and not file.stat().st_size:
+            file.write_bytes(_LOCK)
         yield
     finally:
         if ours and os.name == "posix":  # others do not remove open files
@@ -301,11 +306,13 @@ def locked(path: Path, *, timeout: float, busy: Exception) -> Iterator[None]:
         lock.release()
 
 
-def _make_lock_file(file: Path) -> bool:
-    """Make the file of a lock unless it exists; tell if it is one that xcvae made.
+@contextmanager
+def _lock_file(file: Path) -> Iterator[os.stat_result | None]:
+    """Make the file of a lock unless it exists; yield the state of one that xcvae did not make.
 
     An empty file may be somebody's: it serves as a lock, and stays. Old versions of filelock empty
-    the file when they open it, so that the answer counts that was given before.
+    the file when they open it, so that the answer counts that was given before. The file stays open
+    during the context, so that no new one can have its inode.
 
     Raises
     ------
@@ -314,19 +321,25 @@ def _make_lock_file(file: Path) -> bool:
     """
     with suppress(FileExistsError), file.open("xb") as stream:
         stream.write(_LOCK)
-    with suppress(FileNotFoundError):  # removed by its last holder: made by the lock again
-        state = file.lstat()
-        if stat.S_ISREG(state.st_mode) and state.st_size in (0, len(_LOCK)):
-            content = file.read_bytes()
-            if content in (b"", _LOCK):
-                return content == _LOCK
-        raise OutputExistsError.of(
-            str(file),
-            expected="a free name for a lock",
-            got="something that is not a lock of xcvae",
-            remedy="Move it elsewhere, or choose another name for the output.",
-        )
-    return True
+    with ExitStack() as opened:
+        found: os.stat_result | None = None
+        # Removed by its last holder: made by the lock again.
+        with suppress(FileNotFoundError):
+            state = file.lstat()
+            content = None
+            if stat.S_ISREG(state.st_mode) and state.st_size in (0, len(_LOCK)):
+                reader = opened.enter_context(file.open("rb"))
+                content, found = reader.read(), os.fstat(reader.fileno())
+            if content not in (b"", _LOCK):
+                raise OutputExistsError.of(
+                    str(file),
+                    expected="a free name for a lock",
+                    got="something that is not a lock of xcvae",
+                    remedy="Move it elsewhere, or choose another name for the output.",
+                )
+            if content == _LOCK:
+                found = None
+        yield found
 
 
 def _is_locked_file(lock: FileLock, file: Path) -> bool:
