@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from xcvae import files
 from xcvae.errors import ConfigError, OutputExistsError, StoreError, check_flags
@@ -252,9 +253,6 @@ for _ in range(30):
         number = int(file.read_text())
         file.write_text("")
         file.write_text(str(number + 1))
-for _ in range(25):  # so short that one sees the file of another for the last time
-    with locked(file, timeout=60, busy=RuntimeError("busy")):
-        pass
 """
 
 
@@ -280,6 +278,21 @@ def test_lock_leaves_a_file_of_somebody_else_as_it_is(tmp_path, content):
     ):
         pass
     assert file.read_bytes() == content
+
+
+def test_lock_removes_a_file_that_it_made_in_the_place_of_a_removed_one(tmp_path, monkeypatch):
+    """Another process, whose lock had made the empty file, removes it at the last moment."""
+    file, acquire = tmp_path / ".e.lock", FileLock.acquire
+    file.touch()
+
+    def acquire_late(lock, *args, **options):
+        file.unlink(missing_ok=True)
+        return acquire(lock, *args, **options)
+
+    monkeypatch.setattr(FileLock, "acquire", acquire_late)
+    with files.locked(tmp_path / "e", timeout=0, busy=StoreError("another process is writing")):
+        assert file.exists()
+    assert not file.exists()
 
 
 def test_lock_is_released_after_an_exception(tmp_path):
