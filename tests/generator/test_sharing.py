@@ -67,9 +67,9 @@ def test_error_of_an_item_ends_the_call_and_frees_its_cores(wrong):
     assert cores.map(lambda n: n, range(6)) == list(range(6))
 
 
-@pytest.mark.parametrize(("kept", "loads"), [(False, 4), (True, 3)])
-def test_latest_value_is_lent_to_all_who_ask_for_it_meanwhile(kept, loads):
-    latest, loaded = Latest(kept=kept), []
+@pytest.mark.parametrize(("permanent", "loads"), [(False, 4), (True, 3)])
+def test_latest_value_is_lent_to_all_who_ask_for_it_meanwhile(permanent, loads):
+    latest, loaded = Latest(permanent=permanent), []
 
     def load() -> int:
         loaded.append(len(loaded))
@@ -80,6 +80,6 @@ def test_latest_value_is_lent_to_all_who_ask_for_it_meanwhile(kept, loads):
         with latest.of(1, load) as other:  # replaces it, for those who come later
             assert other == 1
     with latest.of(1, load) as again:
-        assert again == (1 if kept else 2)
+        assert again == (1 if permanent else 2)
     with latest.of(0, load):
         assert len(loaded) == loads

@@ -138,8 +138,8 @@ class EnsembleSampler:
     seam: int = 0
     lock: Any = None
     _latest: Latest[Inputs] = field(default_factory=Latest, init=False, repr=False)
-    _kept: Latest[Inputs] = field(
-        default_factory=partial(Latest, kept=True), init=False, repr=False
+    _latest_of_regions: Latest[Inputs] = field(
+        default_factory=partial(Latest, permanent=True), init=False, repr=False
     )
     _last_subset: EnsembleSampler | None = field(default=None, init=False, repr=False)
 
@@ -217,13 +217,13 @@ class EnsembleSampler:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave for another process, without what regions of this one share."""
-        shared = ("lock", "_latest", "_kept", "_last_subset")
+        shared = ("lock", "_latest", "_latest_of_regions", "_last_subset")
         return {key: value for key, value in self.__dict__.items() if key not in shared}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process: the model comes from its file, and goes to its device."""
         self.__dict__.update(state, threads=None, lock=None, _last_subset=None)
-        self._latest, self._kept = Latest(), Latest(kept=True)
+        self._latest, self._latest_of_regions = Latest(), Latest(permanent=True)
         self.model.to(self.request.device)
         self.__post_init__()
 
@@ -362,7 +362,7 @@ class EnsembleSampler:
             start=first,
             environment_of_run=numeric_environment(self.model.device),
         )
-        subset._latest = self._kept  # regions of a sample follow each other
+        subset._latest = self._latest_of_regions  # regions of a sample follow each other
         return subset
 
     def draw_region(self, region: Region) -> tuple[np.ndarray, RegionStats]:

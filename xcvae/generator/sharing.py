@@ -172,12 +172,12 @@ class Latest(Generic[T]):
 
     Parameters
     ----------
-    kept
+    permanent
         Keep a value that no draw uses any more: others of the same key will follow.
     """
 
-    def __init__(self, *, kept: bool = False) -> None:
-        self._lock, self._kept, self._users = threading.Lock(), kept, 0
+    def __init__(self, *, permanent: bool = False) -> None:
+        self._lock, self._permanent, self._users = threading.Lock(), permanent, 0
         self._key: int | None = None
         self._values: list[T] = []
 
@@ -196,5 +196,5 @@ class Latest(Generic[T]):
         finally:
             with self._lock:
                 self._users -= 1
-                if self._users == 0 and not self._kept:
+                if self._users == 0 and not self._permanent:
                     self._values.clear()
