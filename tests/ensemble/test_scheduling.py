@@ -79,8 +79,11 @@ def test_threads_of_dask_multiply_matrices_on_one_thread():
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
 def test_local_schedulers_write_same_ensemble(few, model, lazy, tmp_path, scheduler):
     with dask.config.set(scheduler=scheduler):
-        ens = sample(few, model, store=tmp_path / "e.zarr", chunks={"time": 1}, **MADE)
-    np.testing.assert_array_equal(ens.pr.values, lazy)
+        # Regions and blocks with other members of a sample share its data, and no other's.
+        chunks = {"realization": 2, "time": 1}
+        ens = sample(few, model, store=tmp_path / "e.zarr", chunks=chunks, **MADE)
+        np.testing.assert_array_equal(ens.pr.values, lazy)
+        np.testing.assert_array_equal(sample(few, model, chunks=chunks, **MADE).pr.values, lazy)
 
 
 def test_members_do_not_depend_on_order_of_regions(few, model, lazy):
