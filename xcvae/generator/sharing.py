@@ -1,4 +1,4 @@
-"""What draws that run at a time share: the cores of the process, and the inputs of a sample."""
+"""Share the cores of the process, and the inputs of a sample, among draws that run at a time."""
 
 from __future__ import annotations
 
@@ -178,18 +178,16 @@ class Latest(Generic[T]):
 
     def __init__(self, *, permanent: bool = False) -> None:
         self._lock, self._permanent, self._users = threading.Lock(), permanent, 0
-        self._key: int | None = None
-        self._values: list[T] = []
+        self._values: dict[int, T] = {}
 
     @contextmanager
     def of(self, key: int, load: Callable[[], T]) -> Iterator[T]:
         """Lend the value of a key; others wait while it is loaded."""
         with self._lock:
-            if not self._values or self._key != key:
+            if key not in self._values:
                 self._values.clear()  # not two in memory
-                self._key = key
-                self._values.append(load())
-            value = self._values[0]
+                self._values[key] = load()
+            value = self._values[key]
             self._users += 1
         try:
             yield value
