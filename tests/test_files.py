@@ -295,6 +295,14 @@ def test_lock_removes_a_file_that_it_made_in_the_place_of_a_removed_one(tmp_path
     assert not file.exists()
 
 
+def test_lock_leaves_a_file_that_somebody_put_in_its_place(tmp_path):
+    file = tmp_path / ".e.lock"
+    with files.locked(tmp_path / "e", timeout=0, busy=StoreError("another process is writing")):
+        file.unlink()
+        file.write_text("mine")
+    assert file.read_text() == "mine"
+
+
 def test_lock_is_released_after_an_exception(tmp_path):
     busy = StoreError("another process is writing")
     with pytest.raises(RuntimeError), files.locked(tmp_path / "e", timeout=0, busy=busy):

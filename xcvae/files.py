@@ -301,9 +301,18 @@ def locked(path: Path, *, timeout: float, busy: Exception) -> Iterator[None]:
             file.write_bytes(_LOCK)
         yield
     finally:
-        if ours and os.name == "posix":  # others do not remove open files
+        # Other systems do not remove open files.
+        if ours and os.name == "posix" and _is_lock(file):
             file.unlink(missing_ok=True)
         lock.release()
+
+
+def _is_lock(file: Path) -> bool:
+    """Return False for a file that somebody has put in the place of the lock meanwhile."""
+    try:
+        return file.stat().st_size in (0, len(_LOCK)) and file.read_bytes() in (b"", _LOCK)
+    except OSError:
+        return False
 
 
 @contextmanager
