@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from xcvae.ensemble.request import DEFAULT_POSTERIOR_SPREAD
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.store import EnsembleStore, open_store
 from xcvae.ensemble.verify_store import verify_store
@@ -129,6 +130,9 @@ def test_like_takes_everything_that_was_set(few, model, tmp_path):
     assert (record["seed"], record["spread"], record["diversity"]) == (5, 0.3, None)
     prior = sample(few, model, like=first, mode="prior", **QUIET)
     assert json.loads(prior.attrs["xcvae"])["spread"] == 1.0
+    # That 1 is no choice of anybody: variations like a prior ensemble have the default spread.
+    variations = sample(few, model, like=prior, mode="posterior", **QUIET)
+    assert json.loads(variations.attrs["xcvae"])["spread"] == DEFAULT_POSTERIOR_SPREAD
 
 
 def test_solved_spread_of_the_store_serves_appended_samples(few, model, tmp_path):

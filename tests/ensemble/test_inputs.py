@@ -10,6 +10,7 @@ from xcvae.ensemble.sample import sample
 from xcvae.errors import DataError, MismatchError
 from xcvae.generator.training.train import train as train_model
 
+STEP = {"generator": {"channels": [8], "latents": [2]}, "fit": {"max_steps": 1, "crop": 24}}
 lazy_or_not = pytest.mark.parametrize("lazy", [False, True])
 
 
@@ -59,8 +60,7 @@ def test_prior_of_an_unobserved_sample_has_the_mask_of_the_training(
     train = train_radar.isel(time=slice(12))
     if masked:
         train = train.assign(pr=train.pr.where(train.x > train.x[3]))
-    small = {"generator": {"channels": [8], "latents": [2]}, "fit": {"max_steps": 1, "crop": 24}}
-    model = train_model(train, conditions=["pr_coarse"], progress=False, validation=0, **small)
+    model = train_model(train, conditions=["pr_coarse"], progress=False, validation=0, **STEP)
     ds = test_radar[["pr", "pr_coarse"]].isel(time=slice(3)).copy(deep=True)
     ds["pr"][1] = np.nan
     found = drawn(ds, model, lazy=lazy, mode="prior")
@@ -68,6 +68,23 @@ def test_prior_of_an_unobserved_sample_has_the_mask_of_the_training(
     np.testing.assert_array_equal(found[:, 1], without[:, 1])
     assert np.isnan(without[:, 1]).any() == masked
     assert not np.isnan(without[:, 1]).all()
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside an observed one"])
+@lazy_or_not
+def test_min_mass_of_an_unobserved_sample_is_a_share_of_its_coarse_rain(
+    train_radar, test_radar, lazy, beside
+):
+    """Observations of other samples do not make it a dry day."""
+    train = train_radar.isel(time=slice(12))
+    model = train_model(train, conditions=["pr_coarse"], progress=False, validation=0, **STEP)
+    wettest = int(test_radar.pr_coarse.mean(("y_coarse", "x_coarse")).argmax("time"))
+    ds = test_radar[["pr", "pr_coarse"]].isel(time=slice(wettest, wettest + 1 + beside))
+    ds = ds.copy(deep=True)
+    ds["pr"][0], ds["pr"][1:] = np.nan, 0.0
+    label = str(ds.time.values[0])[:19]
+    with pytest.raises(DataError, match=f"min_mass, sample {label}"):
+        drawn(ds, model, lazy=lazy, mode="prior", min_mass=50.0)
 
 
 def test_prior_warns_of_samples_without_their_derived_condition(few, model):

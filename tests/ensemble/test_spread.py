@@ -81,6 +81,24 @@ def test_resolve_spread_draws_blocks_that_fit_into_memory(few, model, samples):
     assert blocks.solution.diversity == pytest.approx(reached, abs=1e-9)
 
 
+@pytest.mark.parametrize("networks", [1, 6])
+def test_resolve_spread_draws_members_of_every_network(few, model, monkeypatch, networks):
+    """The first members are those of different networks."""
+    request = SampleRequest(mode="posterior", members=2, diversity=0.15, postprocess=[])
+    sampler = EnsembleSampler.prepare(few.isel(time=[0]), model, request)
+    monkeypatch.setattr(model, "networks", type(model.networks)([model.network] * networks))
+    drawn = []
+    draw = EnsembleSampler.draw
+
+    def spy(self, realizations, samples):
+        drawn.append(len(realizations))
+        return draw(self, realizations, samples)
+
+    monkeypatch.setattr(EnsembleSampler, "draw", spy)
+    resolve_spread(sampler, 0.15, progress=False)
+    assert set(drawn) == {max(MEMBERS, networks)}
+
+
 def test_resolve_spread_uses_the_solution_of_an_unfinished_run(few, model):
     request = SampleRequest(mode="posterior", members=2, diversity=0.15)
     sampler = EnsembleSampler.prepare(few, model, request)

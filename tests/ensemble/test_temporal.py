@@ -81,6 +81,22 @@ def test_killed_run_is_completed_with_the_same_values(sequence, model, tmp_path)
     np.testing.assert_array_equal(ens.pr.values, sample(sequence, model, **how).pr.values)
 
 
+@pytest.mark.parametrize(
+    "plan",
+    [(slice(3), slice(3, 6)), (slice(3), slice(None)), (slice(3), slice(1, 6))],
+    ids=["new ones", "all", "some of both"],
+)
+def test_appended_times_equal_those_of_one_call(sequence, model, how, drawn, tmp_path, *, plan):
+    store = tmp_path / "e.zarr"
+    first, given = plan
+    sample(sequence.isel(time=first), model, store=store, **how)
+    ens = sample(sequence.isel(time=given), model, store=store, resume="append", **how)
+    position = [sequence.indexes["time"].get_loc(one) for one in ens.time.values]
+    assert sorted(position) == list(range(6))
+    np.testing.assert_array_equal(ens.pr.values, drawn[:, position])
+    assert xcvae.verify_store(store, ds=sequence, model=model, progress=False).ok
+
+
 def test_tiles_differ_by_rounding(sequence, model, how, drawn):
     tiled = sample(sequence.isel(time=[2]), model, tile={"y": 24, "x": 20}, **how).pr.values
     np.testing.assert_allclose(tiled, drawn[:, [2]], atol=2e-3, rtol=1e-3)

@@ -92,6 +92,13 @@ def test_rainy_is_false_for_little_rain(rain: np.ndarray) -> None:
     assert not rainy(shrink(0.01 * dry, 0.1)).any()
 
 
+def test_rainy_counts_the_cells_of_an_island_only() -> None:
+    island = np.full((2, 64, 64), np.nan)
+    island[0, 24:32, 24:40], island[1, 24:32, 24:40] = 5.0, 0.0
+    assert rainy(shrink(island, 0.1)).tolist() == [True, False]
+    assert rainy(shrink(np.full((1, 64, 64), np.nan), 0.1)).tolist() == [False]
+
+
 def test_thumbnails_are_bounded_in_number(rain: np.ndarray) -> None:
     days = np.datetime64("2001-01-01", "s") + np.arange(30) * np.timedelta64(1, "D")
     thumbnails = Thumbnails.of_field(field(rain, time=days), "time", 0.1, maps=7, labels=11)

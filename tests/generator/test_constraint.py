@@ -53,6 +53,20 @@ def test_block_means_put_rain_of_a_dry_block_in_its_least_dry_pixel():
     assert float(rain[0, 0, 2, 1]) == pytest.approx(8.0, rel=0.01)
 
 
+@pytest.mark.parametrize(("units", "eps"), [("mm/day", 2.4), ("mm/month", 30.0), ("m/s", 2.8e-8)])
+@pytest.mark.parametrize("ceiling", [np.inf, 2.0])
+def test_block_means_of_dry_blocks_are_kept_in_any_units(units, eps, ceiling):
+    """Rain in one pixel of many is much less than a thousandth of a wet threshold of 30 mm."""
+    scaling, side = RainScaling(units, eps), 32
+    output = torch.full((1, 1, side, side), -1.0)
+    output[0, 0, 3, 5] = -0.02
+    wanted = torch.full_like(output, 0.6 * eps)
+    kept = BlockMeans(scaling, side, ceiling)(
+        output, torch.from_numpy(scaling.normalise(wanted.numpy()))
+    )
+    assert float(scaling.physical(kept).mean()) == pytest.approx(0.6 * eps, rel=1e-3)
+
+
 def test_block_means_have_finite_gradients():
     output = torch.randn(2, 1, 16, 16) - 1
     output[0] = -2.0

@@ -193,6 +193,24 @@ def test_members_are_complete_and_do_not_depend_on_chunks(masked):
     np.testing.assert_array_equal(drawn(ds.isel(time=[2]), model), members[:, [2]])
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_gap_in_coarse_rain_leaves_members_complete(tmp_path, lazy):
+    """Of a sample with a gap, the known cells say how heavy its pixels may be."""
+    heavy = coarse("tp", units="mm day-1")
+    heavy = (
+        (heavy - 278).clip(0).assign_attrs(units="mm day-1", standard_name="lwe_precipitation_rate")
+    )
+    ds = makers.together(rain(), without(heavy, time=2, lat_tp=0, lon_tp=0))
+    model = trained(ds, missing="mask")
+    assert model.spec.variables[0].precipitation
+    members = drawn(ds.chunk(time=1) if lazy else ds, model)
+    assert np.isfinite(members).all()
+    # The pixels of a sample whose known cells are twice the record may have twice as much.
+    much = ds.assign(tp=(2 * ds.tp).assign_attrs(ds.tp.attrs))
+    limits = model.limits(prepare(much, model.spec, need_target=False))
+    assert limits[2] > 1.2 * model.limits(prepare(ds, model.spec, need_target=False))[2]
+
+
 def test_the_option_travels_with_the_model(masked, tmp_path):
     ds, model = masked
     model.save(tmp_path / "m.xcvae")

@@ -401,7 +401,9 @@ def options_like(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
         described = stored.get(name) or []
         known[name] = [{k: v for k, v in one.items() if k not in about} for one in described]
     mode = given.get("mode", known["mode"])
-    if mode == "prior" or "diversity" in given or ("diversity" in known and "spread" not in given):
+    # The spread of prior members is no choice: it is 1 for all of them.
+    released = "prior" in (mode, known["mode"])
+    if released or "diversity" in given or ("diversity" in known and "spread" not in given):
         known.pop("spread", None)
     if mode == "prior" or "spread" in given:
         known.pop("diversity", None)

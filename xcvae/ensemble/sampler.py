@@ -34,7 +34,7 @@ from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
 from xcvae.ensemble.storms import ABOUT, StormContext, StormPipeline, flags_of
 from xcvae.errors import ConfigError, DataError, MismatchError
-from xcvae.fields.batches import Batch, unmask_unobserved
+from xcvae.fields.batches import Batch, unmask_unobserved, warn_of_unobserved
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.grids import check_reference, reference_fields
@@ -276,7 +276,8 @@ class EnsembleSampler:
     def at(self, rows: Sequence[int]) -> EnsembleSampler:
         """Return a sampler of some samples, by position and in this order."""
         prepared = self.prepared.isel({self.model.spec.sample: list(rows)})
-        return replace(self, prepared=prepared, labels=[self.labels[i] for i in rows])
+        times = None if self.times is None else [self.times[i] for i in rows]
+        return replace(self, prepared=prepared, labels=[self.labels[i] for i in rows], times=times)
 
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
         """Draw a part, given by an integer, slice or list of positions per dimension."""
@@ -325,7 +326,7 @@ class EnsembleSampler:
         """Return a hash of the data of some samples; see :func:`fingerprint`."""
         spec = self.model.spec
         target_values = self.request.mode == "posterior" or self.request.min_mass is not None
-        part = self.prepared.isel({spec.sample: samples})
+        part = self._unmasked(self.prepared.isel({spec.sample: samples}))
         return fingerprint(part, spec, target_values=target_values)
 
     def environment(self) -> dict[str, str]:
@@ -380,13 +381,11 @@ class EnsembleSampler:
         MismatchError
             This process draws with other packages or another precision than the run.
         DataError
-            The data are wrong, no member has enough rain, or the network returned values that are
-            not finite.
+            As :meth:`draw`.
         """
         self._check_environment()
         samples = np.arange(*region.samples) - self.start
         members, stats = self.draw(np.arange(*region.realizations), samples)
-        self._check_finite(members.values, region, samples)
         return members.values, {**stats, "device": self.model.device.type}
 
     def draw(
@@ -404,7 +403,8 @@ class EnsembleSampler:
         Raises
         ------
         DataError
-            Lazy data are wrong, or a member has too little rain after many attempts.
+            Lazy data are wrong, a member has too little rain after many attempts, or the network
+            returned values that are not finite.
         """
         # Large maps: a block has a few members of one sample. More samples would take memory.
         if len(samples) > 1 or len(realizations) == self.shape[0]:
@@ -430,6 +430,7 @@ class EnsembleSampler:
             members, removed = self.pipeline.apply(physical, context)
             low = self._too_dry(members, block)
             if not low.any():
+                self._check_finite(members.values, inputs, realizations, samples)
                 stats = {"removed": [vars(one) for one in removed], "rejected": rejected}
                 return members, stats
             if attempt <= ATTEMPTS:
@@ -447,10 +448,16 @@ class EnsembleSampler:
         return block
 
     def _as_inputs(self, block: xr.Dataset, encoding: SharedEncoding | None = None) -> Inputs:
-        batch = self.model.batches(block).load(slice(None))
+        batch = self.model.batches(self._unmasked(block)).load(slice(None))
         if self.request.mode == "prior":
             batch = replace(batch, x=None)  # the mask has been taken from it
         return Inputs(block, batch, encoding)
+
+    def _unmasked(self, prepared: xr.Dataset) -> xr.Dataset:
+        """Return samples as the network gets them: unobserved ones have no mask of their own."""
+        if self.request.mode == "posterior":
+            return prepared
+        return unmask_unobserved(prepared, self.model.spec, self.model.valid)
 
     def _raw(
         self, inputs: Inputs, samples: np.ndarray, realizations: np.ndarray, *, attempt: int
@@ -555,18 +562,20 @@ class EnsembleSampler:
                 remedy="Use workers that are alike: last digits would differ within one ensemble.",
             )
 
-    def _check_finite(self, values: np.ndarray, region: Region, samples: np.ndarray) -> None:
+    def _check_finite(
+        self, values: np.ndarray, inputs: Inputs, realizations: np.ndarray, samples: np.ndarray
+    ) -> None:
         """Refuse infinite members, and NaN where the data are not masked."""
         bad = ~np.isfinite(values)
         if not bad.any():
             return
-        masked = ~self.model.batches(self._load(samples)).load(slice(None)).mask[:, 0].cpu().numpy()
+        masked = ~inputs.batch.mask[:, 0].cpu().numpy()
         bad &= ~(masked[None] & np.isnan(values))
         if bad.any():
             member, sample = (int(axis[0]) for axis in np.nonzero(bad.any(axis=(2, 3))))
-            number = self.request.numbers.start + region.realizations[0] + member
             raise DataError.of(
-                f"realization {number} of sample {self.labels[samples[sample]]}",
+                f"realization {self._numbers(realizations)[member]} of sample "
+                f"{self.labels[samples[sample]]}",
                 expected="numbers wherever the data have them",
                 got=f"{int(bad[member, sample].sum())} pixels that are NaN or infinite",
                 remedy="Look at the data of this sample and at the model: "
@@ -607,7 +616,9 @@ def _prepared(ds: xr.Dataset, model: Model, mode: str, storms: StormPipeline) ->
     spec = model.spec
     context = StormContext(spec, model.record, mode)
     prepared = storms.inputs(inputs_of(ds, spec, mode), ds, context)
-    return unmask_unobserved(prepared, spec, model.valid) if mode == "prior" else prepared
+    if mode == "prior":
+        warn_of_unobserved(prepared, spec)
+    return prepared
 
 
 def _times_of(prepared: xr.Dataset, model: Model, request: SampleRequest) -> list[int] | None:

@@ -56,7 +56,7 @@ def resolve_spread(
     found = (notes or {}).get("dial")
     if found:
         return replace(sampler, solution=SpreadSolution(**found))
-    samples = block_length(4 * MEMBERS * sampler.size[0] * sampler.size[1], block_bytes)
+    samples = block_length(4 * _members(sampler) * sampler.size[0] * sampler.size[1], block_bytes)
     return replace(sampler, solution=_solve(sampler, diversity, samples, progress=progress))
 
 
@@ -64,7 +64,7 @@ def _solve(
     sampler: EnsembleSampler, target: float, at_once: int, *, progress: bool
 ) -> SpreadSolution:
     # The first members whatever their numbers are to be: one ensemble has one spread.
-    sampler = replace(sampler, request=replace(sampler.request, members=MEMBERS))
+    sampler = replace(sampler, request=replace(sampler.request, members=_members(sampler)))
     picked = evenly_spaced(len(sampler.labels), SAMPLES)
     blocks = [picked[block] for block in block_slices(len(picked), at_once)]
 
@@ -78,6 +78,11 @@ def _solve(
         return solve_spread(diversity_at, target)
 
 
+def _members(sampler: EnsembleSampler) -> int:
+    """Return the number of members that diversity is measured with: one of each network or more."""
+    return max(MEMBERS, len(sampler.model.networks))
+
+
 def _diversity(sampler: EnsembleSampler, blocks: Sequence[np.ndarray]) -> float:
     """Return the diversity of some samples, drawn block by block."""
     # Only a requested diversity needs metrics.
@@ -86,7 +91,7 @@ def _diversity(sampler: EnsembleSampler, blocks: Sequence[np.ndarray]) -> float:
     spec, metric = sampler.model.spec, Diversity()
     total: dict[str, Any] = {}
     for block in blocks:
-        members, _ = sampler.draw(np.arange(MEMBERS), block)
+        members, _ = sampler.draw(np.arange(_members(sampler)), block)
         observed = sampler.prepared[spec.target].isel({spec.sample: block}).compute()
         stats = metric.statistics(members, observed, spatial_dims=(spec.y, spec.x))
         for name, values in stats.items():

@@ -523,8 +523,8 @@ def unmask_unobserved(
     """Return samples for the prior, those without any observation with the mask of the training.
 
     A target that is NaN throughout a sample is not a mask but a missing observation (a day to
-    come). Where the condition is derived from the target, nothing is known of the sample: it stays
-    masked, with a warning if the target is in memory.
+    come). Zeros take its place; they say where a network draws, and are no observation. Where the
+    condition is derived from the target, nothing is known of the sample: it stays masked.
 
     Parameters
     ----------
@@ -536,20 +536,10 @@ def unmask_unobserved(
         Where the target was valid in the training, (y, x); None means everywhere.
     """
     target = prepared.get(spec.target)
-    if target is None or target.dtype.kind != "f":
+    if target is None or target.dtype.kind != "f" or spec.coarsen is not None:
         return prepared
     observed = target.notnull().any((spec.y, spec.x))
-    missing = int((~observed).sum()) if observed.variable._in_memory else None
-    if missing == 0:
-        return prepared
-    if spec.coarsen is not None:
-        if missing:
-            warnings.warn(
-                f"{spec.target}: no observation in {missing} samples, from which {spec.derived!r} "
-                "would be derived; their members are NaN. Draw them with a Dataset that has "
-                f"{spec.derived!r}, and not {spec.target!r}.",
-                stacklevel=5,
-            )
+    if observed.variable._in_memory and bool(observed.all()):
         return prepared
     if valid is None:
         valid = np.ones(grid_size(prepared, spec), bool)
@@ -558,6 +548,21 @@ def unmask_unobserved(
     zero = np.where(valid, 0, np.nan).astype(target.dtype)
     filled = target.where(observed, xr.DataArray(zero, dims=(spec.y, spec.x)))
     return prepared.assign({spec.target: filled.transpose(*target.dims)})
+
+
+def warn_of_unobserved(prepared: xr.Dataset, spec: DataSpec) -> None:
+    """Warn of samples in memory whose condition would be derived from a missing observation."""
+    target = prepared.get(spec.target)
+    if spec.coarsen is None or target is None or not target.variable._in_memory:
+        return
+    missing = int(target.isnull().all((spec.y, spec.x)).sum())
+    if missing:
+        warnings.warn(
+            f"{spec.target}: no observation in {missing} samples, from which {spec.derived!r} "
+            "would be derived; their members are NaN. Draw them with a Dataset that has "
+            f"{spec.derived!r}, and not {spec.target!r}.",
+            stacklevel=5,
+        )
 
 
 def _elsewhere(prepared: xr.Dataset, spec: DataSpec) -> bool:

@@ -596,7 +596,7 @@ def _continued(values: NDArray[np.float64], factor: int, axis: int) -> NDArray[n
 def reference_fields(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -> NDArray[Any]:
     """Return the reference rain of each sample, which ``min_mass`` is a share of.
 
-    This is the observed target where ``block`` has it, else the first aligned precipitation
+    This is the target of samples that were observed, else the first aligned precipitation
     condition, stretched onto the fine grid.
 
     Parameters
@@ -616,24 +616,35 @@ def reference_fields(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -
     Raises
     ------
     MissingVariableError
-        The samples have neither.
+        Some samples have neither.
     """
-    if spec.target in block:
-        return np.asarray(block[spec.target].values)
-    return _stretched_rain(block, _rain_condition(block, spec), spec, size)
+    if spec.target not in block:
+        return _stretched_rain(block, _rain_condition(block, spec), spec, size)
+    reference = np.array(block[spec.target].values)
+    unobserved = np.isnan(reference).all(axis=(1, 2))
+    if unobserved.any():
+        rest = block.isel({spec.sample: unobserved})
+        reference[unobserved] = _stretched_rain(rest, _rain_condition(rest, spec), spec, size)
+    return reference
 
 
 def check_reference(prepared: xr.Dataset, spec: DataSpec) -> None:
     """Check that the samples have a reference for the rain of members.
 
+    Lazy observations are not read: whether they have values is seen when members are drawn.
+
     Raises
     ------
     MissingVariableError
-        The samples have neither the target nor an aligned precipitation condition.
+        Some samples have neither an observation nor an aligned precipitation condition.
     UnitsError
         The condition is not in units that convert into those of the target.
     """
-    if spec.target not in prepared:
+    target = prepared.get(spec.target)
+    known = target is not None and (
+        not target.variable._in_memory or bool(target.notnull().any((spec.y, spec.x)).all())
+    )
+    if not known:
         _scale(_rain_condition(prepared, spec), spec)
 
 

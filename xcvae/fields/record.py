@@ -54,8 +54,12 @@ def _blocks(fields: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def rainy(maps: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return True for thumbnails (n, cells) with enough rain to be distinguished from others."""
-    return np.asarray(np.nanmean(maps > np.log1p(WET_CELL), axis=1) >= RAINY)
+    """Return True for thumbnails (n, cells) with enough rain to be distinguished from others.
+
+    The share of wet cells counts, among those with valid pixels.
+    """
+    wet, known = maps > np.log1p(WET_CELL), np.isfinite(maps)
+    return np.asarray(wet.sum(axis=1) >= RAINY * np.maximum(known.sum(axis=1), 1))
 
 
 def distances(maps: NDArray[Any], others: NDArray[Any]) -> Distances:

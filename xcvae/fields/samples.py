@@ -79,6 +79,11 @@ def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> No
         )
     if sample not in ds.coords:
         return
+    _check_labels(ds, sample, augmented=augmented)
+
+
+def _check_labels(ds: xr.Dataset, sample: str, *, augmented: bool) -> None:
+    """Check that labels are known and distinct, and rise."""
     index = ds[sample].to_index()
     _refuse_labels(sample, ds[sample].isnull().values, index, "missing (NaN)")
     member, repeated = np.zeros(len(index), int), index.duplicated()
@@ -89,6 +94,10 @@ def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> No
         repeated = np.ones(len(index), bool)
         repeated[np.unique(pair, return_index=True)[1]] = False
     _refuse_labels(sample, np.asarray(repeated), index, "repeated")
+    if index.inferred_type == "datetime64":
+        # Labels are addresses of noise, to the second.
+        same = index.floor("s").duplicated() & ~index.duplicated()
+        _refuse_labels(sample, np.asarray(same), index, "in one second with another")
     # The order of names and of stacked labels means nothing.
     ordered = isinstance(index, xr.CFTimeIndex) or index.inferred_type not in ("string", "mixed")
     if ordered and not index.is_monotonic_increasing:

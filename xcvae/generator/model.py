@@ -462,7 +462,9 @@ class Model:
             known = largest[0] if largest else self._heaviest_in(variable.units)
             if known > 0:
                 values = np.asarray(prepared[variable.name].values, np.float64)
-                excess = np.maximum(excess, values.reshape(len(excess), -1).max(axis=1) / known)
+                # The largest known cell: conditions may have gaps.
+                largest_here = np.fmax.reduce(values.reshape(len(excess), -1), axis=1)
+                excess = np.fmax(excess, largest_here / known)
         excess[excess < 1.0 + ROUNDING] = 1.0
         return MAX_RECORDS * self.record.maximum * excess
 

@@ -22,6 +22,8 @@ from xcvae.fields.scaling import RainScaling
 SOFTNESS = 0.06
 #: Mean rain of a block, as a share of the wet threshold, below which the block counts as dry.
 TRACE = 1e-3
+#: Room for more rain in a block, as a share of the wet threshold, by which at least is divided.
+NO_ROOM = 1e-11
 #: Output of pixels that are certain to be dry.
 DRY = -1.0
 
@@ -72,24 +74,28 @@ class BlockMeans:
         rain = self.scaling.physical(output)
         trace = TRACE * self.scaling.eps
         wet = _means(rain, side) > trace
-        # In a block that is dry but should not be, the least dry pixels take all the rain.
+        # In a block that is dry but should not be, the least dry pixels take all the rain. The
+        # largest of these weights is 1, whatever the units: their mean is never near zero.
         spare = torch.exp((output - _largest(output, side)).clamp(min=-60 * SOFTNESS) / SOFTNESS)
         rain = torch.where(wet, rain, spare)
-        corrected = rain * wanted / _means(rain, side).clamp(min=trace)
+        corrected = rain * wanted / _means(rain, side)
         lifted = (output > 0) | ~wet
         if ceilings is None and self.ceiling < math.inf:
             ceilings = rain.new_full((1,), self.ceiling)
         if ceilings is not None:
             highest = self.scaling.physical(ceilings)[:, None, None, None]
             limit = torch.maximum(wanted, highest)
-            corrected, lifted = _capped(corrected, limit, lifted, side)
+            least = NO_ROOM * self.scaling.eps
+            corrected, lifted = _capped(corrected, limit, lifted, side, least=least)
         normal = torch.log1p(corrected / self.scaling.eps) / self.scaling.divisor
         result = torch.where(lifted, normal, output)
         # A block without rain in the condition is dry for certain.
         return torch.where(wanted > trace, result, output.clamp(max=DRY))
 
 
-def _capped(rain: Tensor, limit: Tensor, lifted: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def _capped(
+    rain: Tensor, limit: Tensor, lifted: Tensor, side: int, *, least: float
+) -> tuple[Tensor, Tensor]:
     """Cap pixels at a limit, and give the excess to the block; also return wet pixels."""
     capped = torch.minimum(rain, limit)
     excess = _means(rain - capped, side)
@@ -97,7 +103,7 @@ def _capped(rain: Tensor, limit: Tensor, lifted: Tensor, side: int) -> tuple[Ten
     # Where the wet pixels are full, the dry ones get it, too.
     full = (_means(room, side) <= excess) & (excess > 0)
     room = torch.where(full, limit - capped, room)
-    shared = capped + room * excess / _means(room, side).clamp(min=1e-12)
+    shared = capped + room * excess / _means(room, side).clamp(min=least)
     return torch.where(excess > 0, shared, rain), lifted | full
 
 
