@@ -57,6 +57,20 @@ def test_weights_in_half_precision_take_half_the_space(model, tmp_path):
         )
 
 
+def test_models_of_all_names_and_scales_are_where_their_weights_are(model, rain):
+    """One of them is moved, and all say so; making another one moves nothing."""
+    own = xcvae.load(model.path)
+    renamed = own.rename(pr="precip")
+    _, scaled = own.for_data(rain, 4, observed=True)
+    own._placement.move(own.networks, torch.device("meta"))  # a device of every computer
+    models = own, renamed, scaled, own.for_data(rain, 2, observed=True)[1]
+    for one in models:
+        assert one.device.type == "meta"
+        assert {weight.device.type for weight in one.network.parameters()} == {"meta"}
+    assert own._placement.moves == 1
+    assert xcvae.load(model.path).device.type == "cpu"
+
+
 def test_temperature_depends_on_the_scale(model, rain):
     assert len(model.training["temperature_by_scale"]["slope"]) == 2
     steep = xcvae.load(model.path)

@@ -99,11 +99,27 @@ def test_replayed_members_equal_those_of_single_launches(
         )
 
     replayed = [draw(seed) for seed in (0, 1, 0)]
-    assert all(one is not None for one in on_gpu._replays[0]._recordings.values())
+    assert all(one is not None for one in on_gpu._replays[1][0]._recordings.values())
     monkeypatch.setattr(Model, "_sampler", without_replays(Model._sampler))
     launched = [draw(seed) for seed in (0, 1, 0)]
     np.testing.assert_array_equal(replayed, launched)
     assert not np.array_equal(replayed[0], replayed[1])
+
+
+def test_a_model_for_another_factor_leaves_recordings_valid(test_radar):
+    """Both share the weights, which stay where they are."""
+    model, ds = xcvae.load("rain-radar"), test_radar[["pr"]].isel(time=slice(2))
+
+    def drawn(factor):
+        return xcvae.sample(ds, model, factor=factor, members=20, device="cuda", progress=False)
+
+    first = drawn(4).load()
+    lazy = drawn(4)
+    drawn(2).load()
+    np.testing.assert_array_equal(lazy.pr, first.pr)
+    model.to("cpu")
+    model.to("cuda")
+    np.testing.assert_array_equal(drawn(4).pr, first.pr)
 
 
 def without_replays(sampler_of):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -54,6 +54,30 @@ def placed(network: N, device: torch.device) -> N:
     network.to(device)
     # The stubs of Module.to lack the memory format.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+class Placement:
+    """Device of networks, which models of other names, or for one factor, share.
+
+    Attributes
+    ----------
+    device
+        Where the weights are.
+    moves
+        How often they were moved: what was recorded of them on a GPU before is of no use then.
+    """
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.moves = 0
+
+    def move(self, networks: Iterable[nn.Module], device: torch.device) -> None:
+        """Move networks to a device, unless they are there."""
+        if device == self.device:
+            return
+        self.device, self.moves = device, self.moves + 1
+        for one in networks:
+            placed(one, device)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:

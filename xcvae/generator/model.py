@@ -27,7 +27,7 @@ from xcvae.fields.units import rain_factor
 from xcvae.files import check_writable, expanded, write_bytes
 from xcvae.files import sha256 as sha256_of
 from xcvae.generator import modelfile
-from xcvae.generator.device import choose_device, placed
+from xcvae.generator.device import Placement, choose_device, placed
 from xcvae.generator.modelfile import extra_tensors, take_extra_tensors, training_log
 from xcvae.generator.named import has_name, path_of
 from xcvae.generator.network.architecture import Architecture, build_networks
@@ -107,10 +107,11 @@ class Model:
         thumbnails: Thumbnails | None = None,
         sha256: str = "",
         path: Path | None = None,
+        placement: Placement | None = None,
     ) -> None:
+        self._placement = Placement() if placement is None else placement
         # One memory layout for all models: kernels for other layouts round differently.
-        cpu = torch.device("cpu")
-        self.networks = Networks(placed(one.eval(), cpu) for one in networks)
+        self.networks = Networks(placed(one.eval(), self.device) for one in networks)
         self.spec, self.scaling, self.record = spec, scaling, record
         self.architecture, self.training = architecture, training
         self.networks.set_temperature(
@@ -120,9 +121,8 @@ class Model:
         self.sha256, self.path = sha256, path
         self.names: tuple[dict[str, str], ...] = ()
         self._in_file = spec, scaling
-        self.device = torch.device("cpu")
         self.origin: Model | None = None
-        self._replays: list[Replays] = []
+        self._replays: tuple[int, list[Replays]] = (0, [])
         # Capped where the block means are kept: a cap afterwards would lose rain.
         highest = math.log1p(self._limit / scaling.target.eps) / scaling.target.divisor
         for one in self.networks:
@@ -157,6 +157,11 @@ class Model:
         else:
             found = (from_bytes, (self.to_bytes(),))
         return (_renamed, (*found, self.names)) if self.names else found
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; models that share them move together."""
+        return self._placement.device
 
     @property
     def network(self) -> Ladder:
@@ -223,11 +228,7 @@ class Model:
 
     def to(self, device: str) -> Model:
         """Move the network to a device: ``"auto"``, ``"cpu"`` or ``"cuda"``."""
-        chosen = choose_device(device)
-        if chosen != self.device:
-            self.device, self._replays = chosen, []
-            for one in self.networks:
-                placed(one, self.device)
+        self._placement.move(self.networks, choose_device(device))
         return self
 
     def rename(self, names: Mapping[str, str] | None = None, **others: str) -> Model:
@@ -303,9 +304,10 @@ class Model:
             thumbnails=self.thumbnails,
             sha256=self.sha256,
             path=self.path,
+            placement=self._placement,
         )
         model.origin = self
-        return model.to(str(self.device))
+        return model
 
     def _temperature_at(self, scales: Scales) -> float:
         """Return the calibrated temperature for the scale of a Dataset."""
@@ -528,14 +530,16 @@ class Model:
 
     def _sampler(self, number: int = 0, seam: int = SEAM_BYTES) -> FieldSampler:
         """Return the sampler of a network."""
-        if self.device.type == "cuda" and not self._replays:
-            self._replays = [Replays(one) for one in self.networks]
+        moves, replays = self._replays
+        if self.device.type == "cuda" and (moves != self._placement.moves or not replays):
+            replays = [Replays(one) for one in self.networks]
+            self._replays = self._placement.moves, replays
         return FieldSampler(
             self.networks[number],
             self.scaling,
             self.device,
             self._limit,
-            self._replays[number] if self._replays else None,
+            replays[number] if self.device.type == "cuda" else None,
             seam,
         )
 
