@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Self
 
 __all__ = [
@@ -24,6 +28,7 @@ __all__ = [
     "check_flags",
     "explain",
     "nearest",
+    "warn_user",
 ]
 
 
@@ -134,3 +139,12 @@ def check_flags(**flags: object) -> None:
                 got=repr(value),
                 remedy="Give one of the two, without quotes.",
             )
+
+
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the program that called xcvae, however deep inside it the cause lies."""
+    package = f"{Path(__file__).parent}{os.sep}"
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

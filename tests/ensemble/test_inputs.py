@@ -90,8 +90,10 @@ def test_min_mass_of_an_unobserved_sample_is_a_share_of_its_coarse_rain(
 def test_prior_warns_of_samples_without_their_derived_condition(few, model):
     bad = few.copy(deep=True)
     bad["pr"][2] = np.nan
-    with pytest.warns(UserWarning, match="no observation in 1 samples.*'pr_coarse'"):
+    with pytest.warns(UserWarning, match="no observation in 1 samples.*'pr_coarse'") as caught:
         assert np.isnan(drawn(bad, model, lazy=False, mode="prior")[:, 2]).all()
+        bad.cvae.sample(model, members=1)
+    assert [one.filename for one in caught] == [__file__] * 2  # the lines of the program
 
 
 @lazy_or_not

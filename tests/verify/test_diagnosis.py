@@ -182,6 +182,9 @@ def test_detectors_find_nothing_in_a_good_model() -> None:
         (both(light_mass=0.1), "drizzle", "warning"),
         (both(light_mass=0.2, mass_bias=0.1), "drizzle", "fault"),
         (both(mass_bias=-0.12, light_mass=0.05), "mass_drift", "warning"),
+        # Rain in pixels that count as dry is as much of what was observed.
+        (replace(both(light_mass=0.38), light_mass=0.38), "mass_drift", "ok"),
+        (replace(GOOD, light_mass=1.0), "mass_drift", "ok"),
         (prior(p999_ratio=0.6), "truncated_tail", "warning"),
         (posterior(p999_ratio=0.3), "truncated_tail", "fault"),
         (prior(p999_ratio=0.3, tail_rank=0.6, tail_rank_error=0.1), "truncated_tail", "ok"),
@@ -290,10 +293,10 @@ def test_memory_of_the_levels_is_written_with_intervals() -> None:
     assert "unknown: no consecutive times" in " ".join(str(Diagnosis([], unknown)).split())
 
 
-def test_mass_drift_reports_amounts_after_threshold() -> None:
+def test_mass_drift_reports_amounts_of_wet_pixels() -> None:
     evidence_of = {f.name: f.evidence for f in detect(both(mass_bias=0.0, light_mass=0.1))}
     assert "by +0 % (prior) and +0 % (posterior)" in evidence_of["mass_drift"]
-    assert "after a threshold of 0.1 mm h-1 by -10 % and -10 %" in evidence_of["mass_drift"]
+    assert "in pixels with at least 0.1 mm h-1, by -9 % and -9 %" in evidence_of["mass_drift"]
 
 
 def test_truncated_tail_ignores_a_cap_of_the_observation() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -20,7 +19,7 @@ import xarray as xr
 from xcvae.ensemble.execution.scheduler import runs_in_threads
 from xcvae.ensemble.execution.threads import threads_of_draws, torch_threads
 from xcvae.ensemble.store.base import EnsembleStore
-from xcvae.errors import ConfigError, check_flags, nearest
+from xcvae.errors import ConfigError, check_flags, nearest, warn_user
 from xcvae.fields.units import parse_quantity
 
 if TYPE_CHECKING:
@@ -345,11 +344,10 @@ class SampleRequest(SampleOptions):
         needed = draw_bytes((rows, columns), model.architecture)
         available = memory_limit() or available_memory(model.device)
         if tile is None and needed > available:
-            warnings.warn(
+            warn_user(
                 f"a map of {rows} by {columns} pixels in one piece takes about {needed / 1e9:.2g} "
                 f"GB of memory, and there are {available / 1e9:.2g} GB. Draw it in tiles: "
                 "tile='auto'.",
-                stacklevel=4,
             )
         return tile_size(tile, domain, model.architecture)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xcvae.errors import ConfigError, MismatchError
+from xcvae.errors import ConfigError, MismatchError, warn_user
 from xcvae.fields.axes import stretch, stretch_weights
 from xcvae.fields.block_means import conserved_condition, repeated
 from xcvae.fields.dataspec import DataSpec, VariableSpec
@@ -557,11 +556,10 @@ def warn_of_unobserved(prepared: xr.Dataset, spec: DataSpec) -> None:
         return
     missing = int(target.isnull().all((spec.y, spec.x)).sum())
     if missing:
-        warnings.warn(
+        warn_user(
             f"{spec.target}: no observation in {missing} samples, from which {spec.derived!r} "
             "would be derived; their members are NaN. Draw them with a Dataset that has "
             f"{spec.derived!r}, and not {spec.target!r}.",
-            stacklevel=5,
         )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, MissingVariableError
+from xcvae.errors import ConfigError, MissingVariableError, warn_user
 from xcvae.fields.axes import pixel_km
 from xcvae.fields.cf import curvilinear_km, find_layout, find_target, is_rain, outline
 from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec
@@ -275,7 +274,7 @@ def _warn_outside(scales: Scales, factor: int, spacing: float | None, *, daily: 
     if daily:
         notes.append("the samples are days: the model was trained with rain rates of minutes")
     for note in notes:
-        warnings.warn(f"{note}. Compare members with observations.", stacklevel=5)
+        warn_user(f"{note}. Compare members with observations.")
 
 
 def _not_blocks(got: str) -> ConfigError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError, nearest
+from xcvae.errors import ConfigError, DataError, MismatchError, UnitsError, nearest, warn_user
 from xcvae.fields.axes import pixel_km, wrapped
 from xcvae.fields.cf import (
     Layout,
@@ -167,12 +166,11 @@ def _warn_of_moments(ds: xr.Dataset, target: str, names: Sequence[str], layout: 
     found = {name: reason for name, reason in found.items() if reason}
     if found:
         few = ", ".join(f"{name} ({reason})" for name, reason in found.items())
-        warnings.warn(
+        warn_user(
             f"{few}: one moment for the rain of a whole day. Take means of the days before the "
             f"fields are joined with {target!r}: predictors.resample({sample}='1D').mean(), or "
             "several hours as variables of their own. If they are means already, say so: "
             f"ds[{next(iter(found))!r}].attrs['cell_methods'] = '{sample}: mean'.",
-            stacklevel=4,
         )
 
 
@@ -228,11 +226,10 @@ def _observed(field: xr.DataArray, layout: Layout) -> xr.DataArray:
     count = int((~valid).sum())
     if count in (0, valid.size):
         return field  # a target without any observation is the name of what is drawn
-    warnings.warn(
+    warn_user(
         f"{field.name}: {count} of {valid.size} samples have no valid pixel, as after an outer "
         f"merge; the step is that of the others. Drop them: "
         f"ds.dropna({layout.sample!r}, how='all', subset=[{str(field.name)!r}]).",
-        stacklevel=4,
     )
     return field.isel({layout.sample: np.flatnonzero(valid)})
 
@@ -408,16 +405,14 @@ def _is_leak(da: xr.DataArray, field: xr.DataArray, sample: str) -> bool:
         reason = f"it is {field.name!r} in another scale"
     name = str(da.name)
     if not reason and is_rain(da):
-        warnings.warn(
+        warn_user(
             f"{name}: rain on the grid of the target {field.name!r}, taken as a condition. If it "
             "is of the same observation, the model learns to copy it: name the conditions then.",
-            stacklevel=4,
         )
     if reason:
-        warnings.warn(
+        warn_user(
             f"{name}: not taken as a condition, for {reason}. Name the conditions, "
             f"conditions=[{name!r}, ...], to take it nevertheless.",
-            stacklevel=4,
         )
     return bool(reason)
 
@@ -451,11 +446,10 @@ def _condition(ds: xr.Dataset, name: str, layout: Layout, *, target: str) -> Var
     rain = namesake or is_rain(da)
     projected = grid_mapping(ds, da) and grid_mapping(ds, ds[target])
     if place.reason and not place.aligned and (projected or rain):
-        warnings.warn(
+        warn_user(
             f"{name}: {place.reason}. It is pooled, as a map that is not seen pixel by pixel, and "
             "ties the model to its domain. Cut the target to the area that it covers, or "
             "interpolate it to a grid that can be compared with the target's.",
-            stacklevel=3,
         )
     return VariableSpec(
         name=name,
@@ -514,10 +508,9 @@ def _with_gaps(ds: xr.Dataset, variable: VariableSpec, sample: str) -> VariableS
         return variable  # derived from the target, without gaps
     samples, gaps = missing_samples(ds[variable.name], sample)
     if samples and variable.shape:
-        warnings.warn(
+        warn_user(
             f"{variable.name}: {samples} of {ds.sizes[sample]} samples have no value at all, as "
             "after an outer merge. The network learns what to draw without it.",
-            stacklevel=3,
         )
     return replace(variable, gaps=gaps)
 

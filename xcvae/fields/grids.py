@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from xcvae.errors import (
     MismatchError,
     MissingVariableError,
     nearest,
+    warn_user,
 )
 from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch, stretch_weights
 from xcvae.fields.dataspec import DataSpec, VariableSpec
@@ -106,7 +106,7 @@ def check_match(ds: xr.Dataset, spec: DataSpec, *, need_target: bool) -> None:
         return
     doubts = [_check_spacing(ds, spec, dims) for dims in _grids(spec)]
     if any(doubts):
-        warnings.warn(next(filter(None, doubts)), stacklevel=3)
+        warn_user(next(filter(None, doubts)))
     for variable in spec.variables:
         if not (variable.shape and variable.name in expected):
             continue
@@ -332,10 +332,9 @@ def warn_of_uneven(ds: xr.Dataset, dims: tuple[str, str]) -> None:
 
 def _warn_of_uneven(dim: str, axis: Axis) -> None:
     if axis.unevenness > CLOSE:
-        warnings.warn(
+        warn_user(
             f"{dim}: the distance of neighbours varies, {_uneven(axis)}, and maps are taken as "
             f"cells of one size. {_even_remedy(dim)}",
-            stacklevel=3,
         )
 
 

@@ -9,7 +9,6 @@ standardised with one mean and one standard deviation each.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NewType, Protocol, Self, TypeVar
@@ -18,7 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import DataError, UnitsError
+from xcvae.errors import DataError, UnitsError, warn_user
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.record import Record, largest_of
 from xcvae.fields.sample_blocks import block_length, block_slices
@@ -178,11 +177,10 @@ class Scaling:
 
 
 def _warn_of_empty(spec: DataSpec, empty: int, samples: int) -> None:
-    warnings.warn(
+    warn_user(
         f"{spec.target}: {empty} of {samples} samples have no valid pixel, as after an outer "
         "merge; nothing is learned from them. Drop them: "
         f"ds.dropna({spec.sample!r}, how='all', subset=[{spec.target!r}]).",
-        stacklevel=3,
     )
 
 

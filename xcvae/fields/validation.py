@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import DataError, UnitsError
+from xcvae.errors import DataError, UnitsError, warn_user
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import slabs, some_pixels
 from xcvae.fields.units import (
@@ -615,7 +614,7 @@ def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) 
 
 def _warn(field: xr.DataArray, doubts: Iterable[str]) -> None:
     for text in filter(None, doubts):
-        warnings.warn(f"{field.name}: {text}", stacklevel=3)
+        warn_user(f"{field.name}: {text}")
 
 
 def _with_step(field: xr.DataArray, spec: DataSpec) -> xr.DataArray:

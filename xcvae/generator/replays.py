@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xcvae.errors import warn_user
 from xcvae.generator.device import autocast, compiled, compiles, precision
 from xcvae.generator.network.ladder import Encoded, Ladder
 from xcvae.generator.noise import Window, maps_of
@@ -189,7 +189,7 @@ class Replays:
 
 
 def _warn(reason: str) -> None:
-    warnings.warn(f"draws without a CUDA graph: {reason}", stacklevel=3)
+    warn_user(f"draws without a CUDA graph: {reason}")
 
 
 def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:

@@ -7,13 +7,12 @@ import functools
 import importlib.util
 import os
 import traceback
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pluggy
 
-from xcvae.errors import ComponentError, MissingPluginWarning, XcvaeError, nearest
+from xcvae.errors import ComponentError, MissingPluginWarning, XcvaeError, nearest, warn_user
 from xcvae.registry import builtin
 from xcvae.registry.components import (
     JSON,
@@ -134,7 +133,7 @@ class Registry:
         if len(entries) > 1:
             raise ComponentError(clash_text(entries[0], entries[1]))
         if (kind, name) in self._refused:
-            warnings.warn(f"{self._refused[kind, name]} Used is the first.", stacklevel=2)
+            warn_user(f"{self._refused[kind, name]} Used is the first.")
         entry, label = entries[0], f"{kind} '{name}'"
         if isinstance(entry.target, str):
             module, _, attribute = entry.target.partition(":")
@@ -312,7 +311,7 @@ def missing(kind: Kind, described: Iterable[Mapping[str, Any]]) -> list[str]:
 def warn_of_missing(kind: Kind, described: Iterable[Mapping[str, Any]], place: str) -> None:
     """Warn the caller's caller of missing components of a record that was found in `place`."""
     for text in missing(kind, described):
-        warnings.warn(f"{place}: {text}", MissingPluginWarning, stacklevel=3)
+        warn_user(f"{place}: {text}", MissingPluginWarning)
 
 
 def _is_here(package: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from xcvae.errors import (
     EmptySelectionError,
     MissingVariableError,
     nearest,
+    warn_user,
 )
 from xcvae.metrics.pairs import same_axis
 from xcvae.metrics.sample import Array
@@ -347,11 +347,10 @@ def _by_label(groupby: xr.DataArray, observed: xr.DataArray, sample: str) -> xr.
     lacking = int((~observed.indexes[sample].isin(groupby.indexes[sample])).sum())
     if 0 < lacking < observed.sizes[sample]:
         name = "" if groupby.name is None else f" '{groupby.name}'"
-        warnings.warn(
+        warn_user(
             f"groupby{name} has no value for {lacking} of {observed.sizes[sample]} samples, which "
             f"are in no group. Values of days for hours: values.reindex({sample}=ds.{sample}, "
             "method='ffill').",
-            stacklevel=2,
         )
     return groupby.reindex({sample: observed[sample]})
 

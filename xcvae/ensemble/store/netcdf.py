@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,7 @@ from xcvae.errors import (
     StoreError,
     UnitsError,
     check_flags,
+    warn_user,
 )
 from xcvae.fields.cf import check_name, find_layout
 from xcvae.fields.dataspec import plain
@@ -288,12 +288,10 @@ def _step(field: xr.DataArray, largest: float, file: Path) -> np.float32 | None:
         finest = np.inf
     if step <= finest:
         return step
-    warnings.warn(
+    warn_user(
         f"{file.name}: values up to {largest:.4g} {field.attrs.get('units', '')} would be packed "
         f"in steps of {step:.3g}, above {finest:.3g}, a tenth of the wet threshold. The file has "
         "float32 instead.",
-        UserWarning,
-        stacklevel=5,
     )
     return None
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import xarray as xr
 
-from xcvae.errors import ConfigError, UnitsError
+from xcvae.errors import ConfigError, UnitsError, warn_user
 from xcvae.fields.block_means import check_block_means, whole_blocks
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.grids import moved, pixel_size
@@ -262,7 +261,7 @@ class Start:
         return taken
 
     def _warn(self, text: str) -> None:
-        warnings.warn(f"start '{self.name}': {text}.", stacklevel=2)
+        warn_user(f"start '{self.name}': {text}.")
 
 
 def converting(

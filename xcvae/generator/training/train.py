@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -27,6 +26,7 @@ from xcvae.errors import (
     EmptySelectionError,
     OutputExistsError,
     check_flags,
+    warn_user,
 )
 from xcvae.fields.batches import Batches
 from xcvae.fields.block_means import check_block_means
@@ -345,12 +345,11 @@ def split(
 
 
 def _warn_of_few(share: float, total: int) -> None:
-    warnings.warn(
+    warn_user(
         f"validation: {share:g} of {total} samples are none to hold back. The last weights are "
         "taken, without validation scores, and the model is calibrated on the samples that it was "
         "trained on: its members may differ too little. Give more samples, validation=ds with "
         "other ones, or validation=0.",
-        stacklevel=3,
     )
 
 

@@ -427,21 +427,21 @@ def _quantity(value: float, e: Evidence, digits: int = 3) -> str:
 
 @detector("The total amount of rain is wrong.")
 def mass_drift(e: Evidence) -> Measurement | str:
-    """Compare total amounts, before and after the usual threshold."""
-    thresholded = [(1 + d.mass_bias) * (1 - d.light_mass) - 1 for d in (e.prior, e.posterior)]
+    """Compare total amounts, and those in wet pixels, of members and observation alike."""
+    wet = [_bias_of_wet_pixels(d, e) for d in (e.prior, e.posterior)]
     drawn = (e.prior.mass_bias, e.posterior.mass_bias)
     level = max(
         above(max(abs(shrink_by_error(1 + bias, d.mass_error) - 1) for bias in biases), limits)
         for d, biases, limits in (
-            (e.prior, (drawn[0], thresholded[0]), MASS_PRIOR),
-            (e.posterior, (drawn[1], thresholded[1]), MASS_POSTERIOR),
+            (e.prior, (drawn[0], wet[0]), MASS_PRIOR),
+            (e.posterior, (drawn[1], wet[1]), MASS_POSTERIOR),
         )
     )
     return Measurement(
         level,
         f"It differs from the observed by {signed(drawn[0])} (prior) and {signed(drawn[1])} "
-        f"(posterior); after a threshold of {e.wet_threshold:g} {e.units} by "
-        f"{signed(thresholded[0])} and {signed(thresholded[1])}.",
+        f"(posterior); in pixels with at least {e.wet_threshold:g} {e.units}, by {signed(wet[0])} "
+        f"and {signed(wet[1])}.",
         "Add the loss 'mass' or raise its weight (posterior); for the prior add the loss 'crps', "
         "or train longer (fit: max_minutes); if the condition is rain on a coarser grid, keep its "
         "amounts (generator: constrain); check that the training data have the same climate. "
@@ -449,6 +449,14 @@ def mass_drift(e: Evidence) -> Measurement | str:
         "Give the total amount a term in the loss, or scale members to known amounts (a coarse "
         "condition, a climatology); check that the training data have the same climate.",
     )
+
+
+def _bias_of_wet_pixels(drawn: EnsembleStatistics, e: Evidence) -> float:
+    """Return the relative bias of the amount in wet pixels; of all pixels if none was observed."""
+    observed = 1 - e.light_mass
+    if observed <= 0:
+        return drawn.mass_bias
+    return (1 + drawn.mass_bias) * (1 - drawn.light_mass) / observed - 1
 
 
 @detector("The heaviest rain is too weak, or cut off at a cap.")

@@ -92,8 +92,7 @@ class EnsembleStatistics:
         Frequency of members with a lower 99.9th percentile than the observed map, and its
         standard error: see `xcvae.verify.resampling.quantile_rank`.
     light_mass
-        Share of the amount in pixels below the wet threshold, which the usual post-processing
-        removes.
+        Share of the amount in pixels below the wet threshold.
     ceiling_share
         Share of the largest values that are the same value: see `ceiling_of`.
     artefacts
