@@ -134,6 +134,35 @@ def test_windows_are_grouped_by_arrays_of_all_samples(ds, ensemble):
     assert np.isfinite(card.crps_15min).all()
 
 
+def test_windows_are_grouped_by_their_own_coarse_rain():
+    """Of six quarters of an hour, with the driest frame first, each third has two."""
+    amounts = np.array([3.0, 1.0, 6.0, 2.0, 5.0, 4.0])
+    frames = (amounts[:, None] * [0.0, 1.0, 2.0]).ravel()
+    coords = {"time": np.datetime64("2021-06-01", "ns") + np.arange(18) * np.timedelta64(5, "m")}
+    fields = rain(1, 18, 12, 16) + 0.1
+    fields *= (frames / fields.mean(axis=(1, 2)))[:, None, None]
+    pr = xr.DataArray(fields, coords, ("time", "y", "x"), attrs={"units": "mm h-1"})
+    pr = pr.assign_coords(y=np.arange(12.0), x=np.arange(16.0))
+    coarse = pr.coarsen(y=4, x=4).mean().rename(y="y_coarse", x="x_coarse")
+    ds = xr.Dataset({"pr": pr, "pr_coarse": coarse.assign_attrs(pr.attrs)})
+    members = pr.expand_dims(realization=2).assign_attrs(pr.attrs)
+    ens = xr.Dataset({"pr": members * xr.DataArray([0.5, 0.7], dims="realization")})
+    ens["pr"].attrs.update(pr.attrs)
+    spec = [{"name": "crps", "window": "15 min"}, {"name": "crps", "window": "30 min"}, "crps"]
+    card = xcvae.evaluate(
+        ds, ens, metrics=spec, baselines=[], groupby="coarse_rain", progress=False
+    )
+    rising = np.sort(amounts)
+    # The fair CRPS of members of .5 and .7 times the observation is .4 - .1 times it.
+    error = np.abs(1 - np.array([0.5, 0.7])).mean() - 0.2 / 2
+    expected = error * rising.reshape(3, 2).mean(axis=1)
+    np.testing.assert_allclose(card.crps_15min.values[0], expected, rtol=1e-5)
+    halves = np.sort(amounts.reshape(3, 2).mean(axis=1))
+    np.testing.assert_allclose(card.crps_30min.values[0], error * halves, rtol=1e-5)
+    thirds = np.sort(frames).reshape(3, 6).mean(axis=1)
+    np.testing.assert_allclose(card.crps.values[0], error * thirds, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("window", "error", "message"),
     [

@@ -313,8 +313,6 @@ def _coordinate(match: MatchedPair, groupby: str | xr.DataArray) -> xr.DataArray
         if sample in groupby.indexes and sample in match.pair.observed.indexes:
             return _by_label(groupby, match.pair.observed, sample)
         return groupby
-    if groupby == COARSE_RAIN and groupby not in match.ds.variables:
-        return _thirds_by_coarse_rain(match)
     return coordinate_of(match.ds, groupby)
 
 
@@ -365,15 +363,45 @@ def no_coarse_rain() -> MissingVariableError:
     )
 
 
-def _thirds_by_coarse_rain(match: MatchedPair) -> xr.DataArray:
-    """Return the third, by coarse rain, that each sample is in; equal amounts are in the same."""
+def by_amounts(
+    match: MatchedPair, groupby: Iterable[str | xr.DataArray], starts: Array
+) -> list[str | xr.DataArray]:
+    """Replace the name of the coarse rain in a list of groups by the groups of the units.
+
+    Parameters
+    ----------
+    match
+        The samples.
+    groupby
+        From `labelled`.
+    starts
+        Position of the first sample of every unit that is scored: a sample, window or sequence.
+
+    Raises
+    ------
+    MissingVariableError
+        There is no coarse rain.
+    """
+    return [
+        _thirds_by_coarse_rain(match, starts)
+        if isinstance(one, str) and one == COARSE_RAIN and one not in match.ds.variables
+        else one
+        for one in groupby
+    ]
+
+
+def _thirds_by_coarse_rain(match: MatchedPair, starts: Array) -> xr.DataArray:
+    """Return the third that each unit is in, by its mean coarse rain; equal amounts in the same."""
     fields, sample = match.for_baselines(), match.pair.sample
     name = fields.attrs.get("condition")
     if name is None:
         raise no_coarse_rain()
     coarse = fields[name]
-    amounts = coarse.mean([dim for dim in coarse.dims if dim != sample]).compute()
-    limits = amounts.quantile([1 / 3, 2 / 3]).values
-    thirds = np.array(THIRDS, object)[np.searchsorted(limits, amounts.values)]
-    classes = np.where(np.isnan(amounts.values), np.nan, thirds)
+    rain = coarse.mean([dim for dim in coarse.dims if dim != sample]).compute().values
+    known = np.add.reduceat(np.isfinite(rain).astype(np.int64), starts)
+    total = np.add.reduceat(np.nan_to_num(rain.astype(np.float64)), starts)
+    amounts = np.where(known > 0, total / np.maximum(known, 1), np.nan)
+    limits = np.quantile(amounts[known > 0], [1 / 3, 2 / 3]) if known.any() else np.zeros(2)
+    thirds = np.array(THIRDS, object)[np.searchsorted(limits, amounts)]
+    classes = np.where(np.isnan(amounts), np.nan, thirds)
     return xr.DataArray(classes, dims=[sample], name=COARSE_RAIN)

@@ -29,7 +29,7 @@ from xcvae.verify.accumulate import (
 )
 from xcvae.verify.baselines.climatology import Climatology
 from xcvae.verify.baselines.runner import BaselineRunner
-from xcvae.verify.grouping import GroupBy, Groups, group_samples, labelled
+from xcvae.verify.grouping import GroupBy, Groups, by_amounts, group_samples, labelled
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.resampling import Sums, interval
 from xcvae.verify.sequences import TimeUnits, split_window, step_in_time
@@ -82,7 +82,8 @@ def evaluate(
         that the ensemble does not have, such as those of the training, or of other evaluated ones.
     groupby
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
-        "time.season"; "coarse_rain", thirds of the samples by the mean of their coarse rain; an
+        "time.season"; "coarse_rain", thirds of what is scored (samples, windows or sequences) by
+        its mean coarse rain; an
         array with one value for each sample; or a map (y, x) of regions, laid on the pixels by its
         coordinates. Its values become a further dimension of scores.
         A list of these groups by all of them: ``["time.season", "region"]``.
@@ -212,6 +213,7 @@ def _score_units(
     progress: bool,
 ) -> xr.Dataset:
     """Score the metrics of the same units."""
+    groupby = by_amounts(units.match, groupby, units.starts)
     groups = group_samples(units.heads, groupby, reserved)
     match, observed = units.match, units.observed
     bound = {k: m.bind(observed) for k, m in chosen.items() if isinstance(m, Metric)}

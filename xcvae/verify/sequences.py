@@ -148,11 +148,14 @@ class TimeUnits:
         return self.window is None and not self.sequences
 
     @property
+    def starts(self) -> Array:
+        """Position of the first sample of every unit."""
+        return self.edges[:-1] * self.summed
+
+    @property
     def heads(self) -> MatchedPair:
         """The first sample of every unit: its label, and its place among groups."""
-        if self.plain:
-            return self.match
-        return _selected(self.match, self.edges[:-1] * self.summed, 1)
+        return self.match if self.plain else _selected(self.match, self.starts, 1)
 
     @property
     def observed(self) -> xr.DataArray:
