@@ -353,7 +353,8 @@ class StoreWriter(Protocol):
     def finalize(self, attributes: Mapping[str, Any]) -> None:
         """Set the final attributes, wait for the disk, and give the ensemble its name.
 
-        The name appears, or replaces an older ensemble, in one step.
+        The name appears in one step. In a folder, an older ensemble is renamed first; readers find
+        the new one also between the two renames.
         """
         ...
 

@@ -2,7 +2,8 @@
 
 The unfinished folder is a Zarr store too: its metadata and coordinates are complete, some chunks
 are missing, and its ledger lists those that are written. Every change of state is one rename, so
-that a process may be killed at any moment.
+that a process may be killed at any moment; a replacement takes two, and between them the ledger
+tells that the new ensemble is complete.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -64,6 +66,8 @@ from xcvae.files import (
 )
 
 PARTIAL = ".partial"
+#: Seconds in which a process surely gets from the first rename of a replacement to the second.
+RENAMING = 0.1
 
 
 class LocalStore(EnsembleStore):
@@ -116,6 +120,9 @@ class LocalStore(EnsembleStore):
         folder = self.folder
         if folder == self.working:
             return StoredEnsemble(folder)
+        if self._lacks_its_name():
+            time.sleep(RENAMING)  # a living process is past its second rename then
+            folder = self.working if self._lacks_its_name() else folder
         ledger = FileLedger.within(folder)
         try:
             identity = identity_in((folder / "zarr.json").read_bytes())
@@ -124,6 +131,13 @@ class LocalStore(EnsembleStore):
         if ledger is not None and not ledger.sealed:
             identity = None
         return StoredEnsemble(folder, is_taken(folder), identity, ledger, folder)
+
+    def _lacks_its_name(self) -> bool:
+        """Return True between the two renames of a replacement, which is complete by then."""
+        if is_taken(self.folder):
+            return False
+        ledger = FileLedger.within(self.working)
+        return ledger is not None and ledger.sealed and bool(ledger.metadata().get("replaces"))
 
     def check_replaceable(self) -> None:
         """Refuse to replace anything that xcvae did not write: the ledger is the proof."""
@@ -137,9 +151,7 @@ class LocalStore(EnsembleStore):
         """Keep other processes from writing, and remove what killed ones left behind."""
         with lock_folder(self.folder):
             _remove_stray_chunks(self.working)
-            ledger = FileLedger.within(self.working)
-            sealed = ledger is not None and ledger.sealed and ledger.metadata().get("replaces")
-            if sealed and not is_taken(self.folder):
+            if self._lacks_its_name():
                 self.working.rename(self.folder)  # killed between the two renames of finalize
             yield
 
