@@ -10,8 +10,10 @@ import xarray as xr
 import xcvae
 from xcvae.errors import ConfigError, XcvaeError
 from xcvae.fields.dataspec import DataSpec, Scales
-from xcvae.fields.describe import describe
+from xcvae.fields.describe import describe, prepare
+from xcvae.generator.dial import dial_at
 from xcvae.generator.training.trainer import Trainer
+from xcvae.metrics.spatial import diversity
 
 RANGES = {"factor": [2, 4], "pixel": [1, 3]}
 TINY = {"channels": [8, 8], "latents": [2, 2], "constrain": True}
@@ -84,6 +86,44 @@ def test_temperature_depends_on_the_scale(model, rain):
     steep.training["temperature_by_scale"]["slope"] = [9.0, 0.0]
     extreme = steep.for_data(rain, 2, observed=True)[1].network.sigma_factors[0]
     assert extreme == pytest.approx(model.training["temperature"] / 1.25, abs=1e-3)
+
+
+def test_dial_depends_on_the_factor(model, rain):
+    """Each factor of the validation has one, and one between them lies between theirs."""
+    known = dict(model.training["dial_by_factor"])
+    assert set(known) == {view.factor for view in scaled_views(model, rain)}
+    other = xcvae.load(model.path)
+    early, late = [[0.0, 0.0], [0.5, 0.1], [1.0, 1.0]], [[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]]
+    other.training["dial_by_factor"] = [[2, early], [4, late]]
+    found = {
+        factor: dict(other.for_data(rain, factor, observed=True)[1].training["dial"])[0.5]
+        for factor in (2, 3, 4)
+    }
+    assert (found[2], found[4]) == (0.1, 0.5)
+    assert dict(dial_at(other.training, 6))[0.5] == 0.5
+    assert found[3] == pytest.approx(0.1 + 0.4 * np.log2(1.5))
+    # Files of before have one dial.
+    del other.training["dial_by_factor"]
+    assert other.for_data(rain, 3, observed=True)[1].training["dial"] == other.training["dial"]
+
+
+def scaled_views(model, rain):
+    return model.batches(prepare(rain, model.spec, need_target=True)).views()
+
+
+@pytest.mark.parametrize("factor", [4, 12])
+def test_diversity_of_the_bundled_model_grows_in_proportion_to_spread(test_radar, factor):
+    """On another radar than the one that its dial was measured on."""
+    rain = test_radar[["pr"]].isel(time=slice(0, 10, 3))
+    found = []
+    for spread in (0.0, 0.25, 0.5, 1.0):
+        ens = xcvae.sample(
+            rain, "rain-radar", factor=factor, mode="posterior", spread=spread, members=3,
+            progress=False,
+        )  # fmt: skip
+        found.append(float(diversity(ens.pr.load(), rain.pr)))
+    shares = (np.array(found) - found[0]) / (found[-1] - found[0])
+    np.testing.assert_allclose(shares[1:3], [0.25, 0.5], atol=0.2)
 
 
 def test_numbers_are_logarithms_and_end_with_the_ranges():

@@ -14,12 +14,12 @@ import xcvae
 from xcvae.errors import ConfigError, ModelFileError
 from xcvae.fields.describe import prepare
 from xcvae.generator.device import choose_device, precision
+from xcvae.generator.dial import equal_diversity_steps
 from xcvae.generator.model import FINEST, Model
 from xcvae.generator.training import calibration
 from xcvae.generator.training.calibration import (
     TEMPERATURE_MEMBERS,
     _diversity,
-    equal_diversity_steps,
     measure_temperatures,
     spread_skill_ratio,
 )

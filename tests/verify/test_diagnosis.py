@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 
 import xcvae
 from xcvae.errors import ConfigError, DataError, MismatchError
+from xcvae.fields.describe import prepare
 from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.network.layers import zero_init
 from xcvae.generator.sampler import FieldSampler
@@ -872,6 +873,48 @@ def test_measure_depends_on_the_seed_only(storms: xr.Dataset, sound: Model) -> N
     assert first.to_json() == again.to_json()
     assert first.prior != other.prior
     assert first.levels == other.levels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"members": 1}, "members: expected an integer >= 2, got 1"),
+        ({"members": 8.0}, "members: expected an integer >= 2, got 8.0"),
+        ({"members": "8"}, "members: expected an integer >= 2, got '8'"),
+        ({"seed": 1.5}, "seed: expected an integer >= 0, got 1.5"),
+        ({"seed": -1}, "seed: expected an integer >= 0, got -1"),
+        ({"seed": "a"}, "seed: expected an integer >= 0, got 'a'"),
+        ({"device": "tpu"}, "device: expected 'auto', 'cpu' or 'cuda', got 'tpu'"),
+        ({"model": None}, "model: expected a Model, the path of a model file, or a name"),
+    ],
+)
+def test_diagnose_refuses_wrong_arguments(
+    storms: xr.Dataset, sound: Model, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        diagnose(storms, **{"model": sound, **arguments})  # type: ignore[arg-type]
+
+
+def test_diagnose_caps_members_as_sample_does(
+    storms: xr.Dataset, sound: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Coarse rain beyond the record has a higher cap, which is no fault of the model."""
+    heavy = storms.isel(time=slice(4)) * 3
+    for name, field in storms.data_vars.items():
+        heavy[name].attrs.update(field.attrs)
+    heavy.coords.update(storms.isel(time=slice(4)).coords)
+    capped = []
+    draw = type(sound).draw
+
+    def spy(self, batch, **options):
+        capped.append(options.get("limits"))
+        return draw(self, batch, **options)
+
+    monkeypatch.setattr(type(sound), "draw", spy)
+    diagnose(heavy, sound, members=2)
+    expected = sound.limits(prepare(heavy, sound.spec, need_target=True))
+    assert (expected > 2 * sound.record.maximum).any()
+    np.testing.assert_array_equal(capped[0], expected)
 
 
 def test_diagnose_of_lazy_data_is_equal(storms: xr.Dataset, sound: Model) -> None:

@@ -28,6 +28,7 @@ from xcvae.files import check_writable, expanded, write_bytes
 from xcvae.files import sha256 as sha256_of
 from xcvae.generator import modelfile
 from xcvae.generator.device import Placement, choose_device, placed
+from xcvae.generator.dial import dial_at, position_at
 from xcvae.generator.modelfile import extra_tensors, take_extra_tensors, training_log
 from xcvae.generator.named import has_name, path_of
 from xcvae.generator.network.architecture import Architecture, build_networks
@@ -300,7 +301,11 @@ class Model:
             scaling=Scaling(target, {variable.name: target for variable in spec.variables}),
             record=self.record.converted(spec.units, ratio),
             architecture=replace(self.architecture, constrain=side or 0),
-            training={**self.training, "temperature": self._temperature_at(spec.scales)},
+            training={
+                **self.training,
+                "temperature": self._temperature_at(spec.scales),
+                "dial": dial_at(self.training, spec.scales.fixed),
+            },
             thumbnails=self.thumbnails,
             sha256=self.sha256,
             path=self.path,
@@ -431,7 +436,9 @@ class Model:
         axes = None if times is None else [TimeAxis.of(one) for one in timescales or ()]
         released = None
         if mode == "posterior":
-            released = release_shares(self._position(spread), len(self.architecture.latents))
+            released = release_shares(
+                position_at(self.training, spread), len(self.architecture.latents)
+            )
         options: Any = {"tile": tile, "axes": axes, "limits": limits, "threads": threads}
         options |= {"released": released, "temperature": temperature, "shared": shared}
         if len(self.networks) == 1:
@@ -522,11 +529,6 @@ class Model:
     def levels(self, batch: Batch, *, tile: tuple[int, int] | None = None) -> list[LevelReport]:
         """Measure the information in every level for the samples of a batch with the target."""
         return self._sampler().levels(batch, tile=tile)
-
-    def _position(self, spread: float) -> float:
-        """Map a spread to a position between posterior and prior, by the calibrated dial."""
-        dial = np.asarray(self.training.get("dial", [[0.0, 0.0], [1.0, 1.0]]))
-        return float(np.interp(spread, dial[:, 0], dial[:, 1]))
 
     def _sampler(self, number: int = 0, seam: int = SEAM_BYTES) -> FieldSampler:
         """Return the sampler of a network."""

@@ -392,7 +392,10 @@ class PipelineState:
 
         text, numbers = self._diagnosis_files()
         self.manifest.claim("diagnosis", text, numbers)
-        diagnosis = diagnose(self.parts["test"], self.model, **self._diagnose_arguments())
+        device = self.model.device.type
+        diagnosis = diagnose(
+            self.parts["test"], self.model, device=device, **self._diagnose_arguments()
+        )
         self.report.mkdir(parents=True, exist_ok=True)
         write_text(text, f"{diagnosis}\n")
         write_json(numbers, diagnosis.to_json(), indent=1)

@@ -14,20 +14,22 @@ noise.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from xcvae.fields.batches import Batches, ScaledView
+from xcvae.generator.dial import equal_diversity_steps
 from xcvae.generator.model import FINEST, Model
 from xcvae.generator.training.validation import pick_samples
 
 #: Positions between posterior and prior, and the samples and members drawn at each; a model of more
 #: networks draws one member of each of them, here and below.
 POSITIONS, SAMPLES, MEMBERS = 21, 6, 4
-#: Smallest step of the dial, as a share of its range: smaller ones are sampling noise.
-RESOLUTION = 1e-3
+#: Samples at every scale of a model of any factor.
+SAMPLES_OF_FACTOR = 24
 #: Range of the temperature: a model that needs more has a fault that no factor corrects.
 TEMPERATURES = (0.8, 1.25)
 #: Pixels, limits of samples, and members for the temperature. Rain has few heavy pixels: with 37
@@ -71,6 +73,7 @@ def calibrate(
     model.networks.set_temperature(*found.values())
     if model.spec.random_scale:
         model.training["temperature_by_scale"] = slopes_of_temperature(model, batches)
+        model.training["dial_by_factor"] = dials_by_factor(model, batches)
     model.training["dial"] = calibrate_spread(model, batches, start)
 
 
@@ -287,11 +290,46 @@ def calibrate_spread(
     return equal_diversity_steps(positions.tolist(), shrunk_shares(positions, diversity, start))
 
 
+def dials_by_factor(model: Model, batches: Batches) -> list[Any]:
+    """Measure the dial of a model of any factor at each of the factors of the validation.
+
+    Within small cells members differ by the finest level alone, within large ones by coarser
+    levels, too: positions of equal diversity differ by a factor of two.
+
+    Parameters
+    ----------
+    model
+        Model without a calibrated dial.
+    batches
+        Held-back samples.
+
+    Returns
+    -------
+    list
+        Pairs of a factor and its dial, by rising factor.
+    """
+    # Close together where the finest level is released.
+    positions = np.square(np.linspace(0, 1, POSITIONS))
+    shares: dict[int, list[NDArray[np.float64]]] = {}
+    for view in batches.views():
+        if isinstance(view, ScaledView):
+            measured = _diversities(model, view, positions.tolist(), SAMPLES_OF_FACTOR)
+            shares.setdefault(view.factor, []).append(_shares(measured))
+    return [
+        [factor, equal_diversity_steps(positions.tolist(), np.mean(found, axis=0).tolist())]
+        for factor, found in sorted(shares.items())
+        if np.isfinite(found).all()
+    ]
+
+
 def _diversities(
-    model: Model, batches: Batches | ScaledView, positions: Sequence[float]
+    model: Model,
+    batches: Batches | ScaledView,
+    positions: Sequence[float],
+    samples: int = SAMPLES,
 ) -> NDArray[np.float64]:
     """Measure the diversity of members at positions between both modes, (position, sample)."""
-    picks = pick_samples(batches, model.record, 0, (SAMPLES, SAMPLES))
+    picks = pick_samples(batches, model.record, 0, (samples, samples))
     batch, labels = batches.load(picks), [f"dial {pick}" for pick in picks]
     draws = (
         model.draw(
@@ -347,27 +385,6 @@ def _shares(diversity: NDArray[np.float64]) -> NDArray[np.float64]:
     rising = np.maximum.accumulate(diversity.mean(axis=1))
     whole = rising[-1] - rising[0]
     return np.asarray((rising - rising[0]) / whole if whole > 0 else np.full(len(rising), np.nan))
-
-
-def equal_diversity_steps(
-    positions: Sequence[float], diversity: Sequence[float]
-) -> list[list[float]]:
-    """Return pairs (spread, position) that make diversity proportional to spread.
-
-    Examples
-    --------
-    >>> equal_diversity_steps([0, 0.25, 0.5, 0.75, 1], [0.0, 0.1, 0.3, 0.4, 0.4])
-    [[0.0, 0.0], [0.25, 0.25], [0.75, 0.5], [1.0, 1.0]]
-    """
-    rising = np.maximum.accumulate(np.asarray(diversity, float))
-    whole = rising[-1] - rising[0]
-    points = [[0.0, 0.0]]
-    if whole > 0:
-        shares = (rising - rising[0]) / whole
-        for share, position in zip(shares[1:-1].tolist(), positions[1:-1], strict=True):
-            if points[-1][0] + RESOLUTION < share < 1 - RESOLUTION:
-                points.append([round(share, 6), float(position)])
-    return [*points, [1.0, 1.0]]
 
 
 def _spread_and_error(

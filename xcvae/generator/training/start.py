@@ -18,6 +18,7 @@ from xcvae.fields.grids import moved, pixel_size
 from xcvae.fields.scaling import RainScaling, Scaling, StandardScaling
 from xcvae.fields.units import RATE, affine, exponents_of, factor
 from xcvae.files import sha256
+from xcvae.generator.dial import dial_at
 from xcvae.generator.model import Model, load
 from xcvae.generator.named import name_of
 from xcvae.generator.network.architecture import Architecture, input_names, pooled_size
@@ -76,11 +77,17 @@ class Start:
         own = self.model.training.get("start")
         return found if own is None else {**found, "start": _lineage(own)}
 
-    def dial_of(self, architecture: Architecture) -> list[list[float]] | None:
-        """Return the calibrated dial of the start for an architecture of as many levels."""
+    def dial_of(self, architecture: Architecture, spec: DataSpec) -> list[list[float]] | None:
+        """Return the calibrated dial of the start for an architecture of as many levels.
+
+        That of a start of any factor is the one for the factor of the data.
+        """
+        known = self.model.training
         if len(architecture.latents) != len(self.model.architecture.latents):
             return None
-        return self.model.training.get("dial")
+        if spec.scales is None or "dial_by_factor" not in known:
+            return known.get("dial")
+        return dial_at(known, spec.scales.fixed)
 
     def adapted(self, spec: DataSpec) -> DataSpec:
         """Return the description of the data as the start needs it, after `check`.

@@ -274,7 +274,7 @@ def _trainer(
         device=device,
         valid=_valid_map(training_samples, spec) if record.masked else None,
         taken=taken,
-        known_dial=None if start is None else start.dial_of(architecture),
+        known_dial=None if start is None else start.dial_of(architecture, spec),
         **options,
     )
 

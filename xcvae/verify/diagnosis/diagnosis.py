@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from xcvae.ensemble.sampler import open_model
 from xcvae.notebook import Overview
 from xcvae.verify.diagnosis.detectors import detect
 from xcvae.verify.diagnosis.finding import Evidence, Finding, duration
-from xcvae.verify.diagnosis.measure import measure
+from xcvae.verify.diagnosis.measure import check_numbers, measure
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
@@ -143,7 +144,12 @@ def _wrapped(head: str, text: str) -> list[str]:
 
 
 def diagnose(
-    ds: xr.Dataset, model: Model | str | os.PathLike[str], *, members: int = 8, seed: int = 0
+    ds: xr.Dataset,
+    model: Model | str | os.PathLike[str],
+    *,
+    members: int = 8,
+    seed: int = 0,
+    device: str = "auto",
 ) -> Diagnosis:
     """Look for faults of a model, and name their remedies.
 
@@ -156,13 +162,17 @@ def diagnose(
     ----------
     ds
         Target and conditions as in training, dims (sample, y, x), preferably of samples that
-        training did not see. At most 24 samples, evenly spaced, are read.
+        training did not see. At most 24 samples, evenly spaced, are drawn, and 12 more, in rows of
+        three, to compare consecutive ones. A model from an old file, without timescales, reads up
+        to 240 besides.
     model
         The model, the path of its file, or a name of `xcvae.models`.
     members
         Prior members per sample, at least 2.
     seed
         Seed of the noise.
+    device
+        ``"auto"`` (a GPU if torch can use one), ``"cpu"`` or ``"cuda"``.
 
     Returns
     -------
@@ -172,17 +182,16 @@ def diagnose(
     Raises
     ------
     ConfigError
-        Fewer than two members.
+        Fewer than two members, or an argument of the wrong type.
+    ModelFileError
+        The file does not exist, or is not a model.
     MismatchError
         Variables, units or grid differ from those of training.
     DataError
         Negative or infinite rain.
     """
-    if isinstance(model, str | os.PathLike):
-        from xcvae.generator.model import load
-
-        model = load(model)
-    return judge(measure(ds, model, members=members, seed=seed))
+    check_numbers(members, seed)
+    return judge(measure(ds, open_model(model, device), members=members, seed=seed))
 
 
 def judge(evidence: Evidence) -> Diagnosis:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -51,7 +52,6 @@ IN_TIME, IN_A_ROW = 12, 3
 
 def measure(ds: xr.Dataset, model: Model, *, members: int, seed: int) -> Evidence:
     """Draw from a model and compare with observations; see `xcvae.diagnose`."""
-    _check_members(members)
     ds, model = model.for_data(ds, None, observed=True)
     spec = model.spec
     prepared = prepare(ds, spec, need_target=True)
@@ -115,6 +115,7 @@ def _draw(
         mode=mode,
         spread=spread,
         tile=tile,
+        limits=model.limits(subset),
         threads=torch_threads(),
     )
 
@@ -237,7 +238,7 @@ def gather(
         fields |= {"reconstructed": reconstructed, "swapped": swapped}
     pairs = {name: _in_order(_physical(name, field, observed)) for name, field in fields.items()}
     pair = pairs["prior"]
-    _check_members(len(pair.forecast))
+    check_numbers(len(pair.forecast), seed)
     truth = np.asarray(pair.observed.values)
     threshold = default_wet_threshold(pair.observed, pair.sample)
     drawn = {name: np.asarray(p.forecast.values) for name, p in pairs.items()}
@@ -341,14 +342,27 @@ def _trained(
     return trained_on, None, factor(trained_on.units, pair.units, what="trained_on")
 
 
-def _check_members(members: int) -> None:
-    if members < 2:
-        raise ConfigError.of(
-            "members",
-            expected="an integer >= 2",
-            got=repr(members),
-            remedy="At least two members are needed to estimate spread.",
-        )
+def check_numbers(members: object, seed: object) -> None:
+    """Check the number of members, and the seed.
+
+    Raises
+    ------
+    ConfigError
+        Fewer than two members, or no integers.
+    """
+    remedies = {
+        "members": "At least two members are needed to estimate spread.",
+        "seed": "Leave it out for seed 0.",
+    }
+    for name, value, least in (("members", members, 2), ("seed", seed, 0)):
+        integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not integer or value < least:  # type: ignore[operator]
+            raise ConfigError.of(
+                name,
+                expected=f"an integer >= {least}",
+                got=repr(value),
+                remedy=remedies[name],
+            )
 
 
 def _positions(prepared: xr.Dataset, spec: DataSpec, members: int) -> list[int]:
