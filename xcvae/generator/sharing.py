@@ -16,6 +16,45 @@ from torch import nn
 
 T = TypeVar("T")
 R = TypeVar("R")
+_setting_threads = threading.Lock()
+
+
+def use_threads(number: int) -> None:
+    """Set the number of torch threads of this thread, and of no other.
+
+    `torch.set_num_threads` sets the number for threads that start later, too: one that starts
+    while others draw would have theirs for good.
+
+    Parameters
+    ----------
+    number
+        Torch threads.
+
+    Examples
+    --------
+    >>> before = torch.get_num_threads()
+    >>> use_threads(3)
+    >>> torch.get_num_threads(), in_new_thread(torch.get_num_threads) == before
+    (3, True)
+    >>> use_threads(before)
+    """
+    if torch.get_num_threads() == number:
+        return
+    with _setting_threads:
+        of_new_threads = in_new_thread(torch.get_num_threads)
+        try:
+            torch.set_num_threads(number)
+        finally:
+            in_new_thread(lambda: torch.set_num_threads(of_new_threads))
+
+
+def in_new_thread(function: Callable[[], T]) -> T:
+    """Return the result of a function that a new thread calls."""
+    results: list[T] = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join()
+    return results[0]
 
 
 class Cores:
@@ -75,8 +114,7 @@ class Cores:
         try:
             self._share(compute_next, waiting, before)
         finally:
-            # New threads start with the number that any thread has set last.
-            torch.set_num_threads(before)
+            use_threads(before)
         return [results[number] for number in range(len(items))]
 
     def _share(
@@ -84,14 +122,12 @@ class Cores:
     ) -> None:
         """Compute all items of a call, on one core that it keeps and on those that are free."""
         helpers, threads = min(self._number, len(waiting)) - 1, self._threads
-        with ThreadPoolExecutor(
-            max(1, helpers), "xcvae-draw", torch.set_num_threads, (threads,)
-        ) as pool:
+        with ThreadPoolExecutor(max(1, helpers), "xcvae-draw", use_threads, (threads,)) as pool:
             free = self._keep_one()
             try:
                 helping = [pool.submit(self._help, compute_next, waiting) for _ in range(helpers)]
                 alone = min(most_threads, threads * (1 + free))
-                torch.set_num_threads(threads if helpers else alone)
+                use_threads(threads if helpers else alone)
                 while waiting:
                     compute_next()
             finally:
