@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -174,6 +175,17 @@ class Cores:
 def cores(number: int, threads: int = 1) -> Cores:
     """Return the cores that all draws of this process share; see `Cores`."""
     return Cores(number, threads)
+
+
+def _begin_anew() -> None:
+    """Forget in a forked process what other threads of its parent had: they are not in it."""
+    global _setting_threads  # noqa: PLW0603
+    _setting_threads = threading.Lock()
+    cores.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @dataclass(eq=False)

@@ -90,11 +90,23 @@ class _Blas:
         finally:
             with self._lock:
                 self._users -= 1
-                if self._users == 0 and self._limits is not None:
-                    self._limits.restore_original_limits()
+                if self._users == 0:
+                    self._restore()
+
+    def begin_anew(self) -> None:
+        """Forget the contexts of other threads in a forked process, where they never end."""
+        self._lock, self._users = threading.Lock(), 0
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._limits is not None:
+            self._limits.restore_original_limits()
+            self._limits = None
 
 
 _blas = _Blas()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_blas.begin_anew)
 
 
 def torch_threads() -> int:
