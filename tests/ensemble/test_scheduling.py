@@ -23,7 +23,6 @@ from xcvae.ensemble.execution.cluster import FETCHES, ClusterRun
 from xcvae.ensemble.execution.scheduler import Executor
 from xcvae.ensemble.execution.threads import (
     shared_threads,
-    threads_here,
     threads_per_process,
     worker_location,
 )
@@ -35,7 +34,7 @@ from xcvae.ensemble.store.local import FileLedger, LocalRegionWriter
 from xcvae.ensemble.store.write import Outcome, Task, draw_and_write, failure_message
 from xcvae.errors import MismatchError, StoreError
 from xcvae.generator.model import Model
-from xcvae.generator.sharing import in_new_thread
+from xcvae.generator.sharing import in_new_thread, threads_here
 
 MADE = {"members": 5, "seed": 7, "progress": False}
 #: Timescales of the levels are given: the record of the model has no consecutive times.
@@ -108,9 +107,9 @@ def test_threads_that_start_during_a_draw_have_all_torch_threads(few, model, tmp
 
     hook = model.networks[0].encode_condition.stem.register_forward_pre_hook(during_draw)
     try:
-        with dask.config.set(scheduler="threads", num_workers=2):
+        with dask.config.set(scheduler="threads", num_workers=1):
             sample(few, model, store=tmp_path / "e.zarr", chunks={"time": 1}, **MADE)
-            sample(few, model, **MADE).pr.compute()
+            sample(few, model, chunks={"time": 1}, **MADE).pr.compute()
         found.add(in_new_thread(torch.get_num_threads))
     finally:
         hook.remove()

@@ -139,32 +139,11 @@ def one_thread_if_digits_differ(device: torch.device) -> Iterator[None]:
     never observed. Several draws run at a time anyway.
     """
     from xcvae.generator.device import precision
+    from xcvae.generator.sharing import threads_here
 
-    if device.type != "cpu" or precision(device) != "float32":
+    differ = device.type == "cpu" and precision(device) == "float32"
+    with threads_here(1 if differ else None):
         yield
-        return
-    with threads_here(1):
-        yield
-
-
-@contextmanager
-def threads_here(number: int | None) -> Iterator[None]:
-    """Use a number of torch threads for what this thread computes during a context.
-
-    Parameters
-    ----------
-    number
-        Torch threads; None for as many as before.
-    """
-    from xcvae.generator.sharing import use_threads
-
-    before = torch_threads()
-    try:
-        if number is not None:
-            use_threads(number)
-        yield
-    finally:
-        use_threads(before)
 
 
 @lru_cache(maxsize=1)

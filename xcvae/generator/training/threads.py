@@ -49,7 +49,9 @@ class ThreadTuner:
 
     def record(self, seconds: float) -> None:
         """Record the seconds of a step, and set the threads for the next one."""
-        use_threads(self.choice.send(seconds))
+        number = self.choice.send(seconds)
+        if number != torch.get_num_threads():
+            use_threads(number)
 
 
 def thread_counts(most: int) -> Generator[int, float]:
