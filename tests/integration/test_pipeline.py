@@ -558,6 +558,13 @@ def test_scores_of_a_run_are_those_of_evaluate_by_areas_and_groups(tmp_path: Pat
     options = {"metrics": ["mae"], "baselines": [], "progress": False}
     expected = xcvae.evaluate(ds.isel(time=slice(8, 12)), ensemble, **options)
     assert card.mae[0].item() == pytest.approx(expected.mae.item(), rel=1e-6)
+    # The copy in the catalog has all that the scores of the run were computed from.
+    first.list_data()
+    copy = intake.open_catalog(first.catalog)["test"].read()
+    groups = ["region", "half"]
+    own = xcvae.evaluate(copy, ensemble, groupby=groups, **options)
+    of_data = xcvae.evaluate(ds.isel(time=slice(8, 12)), ensemble, groupby=groups, **options)
+    xr.testing.assert_equal(own.drop_attrs(), of_data.drop_attrs())
     table = folder / "out" / "report" / "prior-groups.csv"
     text, written = table.read_text(encoding="utf-8"), table.stat().st_mtime_ns
     assert text.startswith("score,units,region,half,xcvae,xcvae_low,xcvae_high,climatology")

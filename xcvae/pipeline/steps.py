@@ -265,10 +265,14 @@ class PipelineState:
         return self.folder / "data" / f"{part}.zarr"
 
     def _copied(self) -> dict[str, xr.Dataset]:
-        """Return the parts whose samples are copied."""
+        """Return the parts whose samples are copied, with what scores need."""
         if all(section.model is not None for section in self.config.sample):
             return {}  # nothing is trained: these data may be coarse rain alone
-        parts = {part: ds for part in PARTS if (ds := getattr(self.parts, part)) is not None}
+        parts = {
+            part: ds.assign(self.parts.extras[part].data_vars) if self.parts.extras else ds
+            for part in PARTS
+            if (ds := getattr(self.parts, part)) is not None
+        }
         small = sum(ds.nbytes for ds in parts.values()) <= IN_MEMORY_BYTES
         wanted = self.config.copy_data
         return parts if wanted or (wanted is None and small) else {}
