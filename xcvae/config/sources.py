@@ -304,7 +304,7 @@ def in_both(ds: xr.Dataset, other: xr.Dataset) -> list[str]:
 
 def _same_attrs(one: xr.DataArray, two: xr.DataArray) -> bool:
     """Compare attributes, some of which may be arrays (`standard_parallel`)."""
-    return xr.Variable((), 0, one.attrs).identical(xr.Variable((), 0, two.attrs))
+    return xr.DataArray(0, attrs=one.attrs).identical(xr.DataArray(0, attrs=two.attrs))
 
 
 def _on_common_labels(
