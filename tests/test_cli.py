@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import xarray as xr
 
 import xcvae
 from xcvae import config
 from xcvae.cli import DEMO_START, _demo_text, main
 from xcvae.registry import KINDS, registry
+
+if TYPE_CHECKING:
+    from xcvae.generator.model import Model
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -54,6 +60,47 @@ def test_errors_print_one_message_and_exit_with_1(
     assert "unknown key 'dat'. Did you mean 'data'?" in said.err
     assert "Traceback" not in said.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("sample c.yaml --members 5", "--members: expected data, a model and a store, got c.yaml"),
+        ("sample c.yaml --mode prior", "--mode: expected data"),
+        ("sample rain.nc --variable rain --model M --store S", "--variable: .*Valid names: pr"),
+        ("verify S --sample 2", "--sample: expected --model and --data.* the store alone"),
+        ("verify S --sample 2 --model rain-radar", "--sample: .* one of them"),
+    ],
+)
+def test_options_without_effect_and_unknown_variables_are_refused(
+    options: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    xr.Dataset({"pr": ("time", [1.0])}).to_netcdf("rain.nc")
+    assert main(options.split()) == 1
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_existing_store_of_other_members_names_the_option_that_replaces_it(
+    any_factor_model: Model,
+    radar: xr.Dataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    coarse = radar[["pr"]].isel(time=[0, 1], y=slice(48), x=slice(48))
+    coarse.coarsen(y=4, x=4).mean().drop_encoding().to_netcdf(tmp_path / "rain.nc")
+    store = tmp_path / "e.zarr"
+    draw = ["sample", str(tmp_path / "rain.nc"), "--model", str(any_factor_model.path)]
+    draw += ["--factor", "4", "--store", str(store), "--members", "2"]
+    assert main([*draw, "--seed", "1"]) == 0
+    assert main([*draw, "--seed", "2"]) == 1
+    assert capsys.readouterr().err.endswith("or replace the ensemble with --overwrite.\n")
+    assert main([*draw, "--seed", "2", "--overwrite"]) == 0
+    assert xcvae.open_store(store).sizes["realization"] == 2
 
 
 def test_unwritable_output_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,6 +211,26 @@ def test_remove_deletes_links_and_not_their_targets(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Appearing(type(Path())):
+    """A folder that another thread makes just after a check found none."""
+
+    def is_file(self) -> bool:
+        return super().is_file() or self._appear()
+
+    def is_dir(self) -> bool:
+        return super().is_dir() or self._appear()
+
+    def _appear(self) -> bool:
+        self.mkdir(exist_ok=True)
+        return False
+
+
+def test_remove_deletes_a_folder_that_appears_meanwhile(tmp_path):
+    """Zarr makes folders in a thread of its own, which goes on after Ctrl+C."""
+    files.remove(Appearing(tmp_path / "new"))
+    assert list(tmp_path.iterdir()) == []
+
+
 HOLD = """
 import sys, time
 from pathlib import Path

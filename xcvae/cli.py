@@ -13,7 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcvae.errors import ConfigError, MismatchError, OutputExistsError, XcvaeError
+from xcvae.errors import (
+    ConfigError,
+    MismatchError,
+    MissingVariableError,
+    OutputExistsError,
+    XcvaeError,
+    nearest,
+)
 from xcvae.files import is_taken, local_path, write_text
 
 if TYPE_CHECKING:
@@ -40,6 +47,8 @@ WIDTH = 79
 DEMO_START = "rain-radar"  # model that the demo starts from
 YAML = "YAML file that describes the run; `xcvae demo` writes one to start from"
 INTERRUPTED, CLOSED = 130, 141  # exit codes of SIGINT and SIGPIPE in a shell
+#: Options of `xcvae sample DATA` that a configuration has in its section `sample`.
+OF_DATA = ("variable", "factor", "mode", "members", "seed", "catalog")
 #: What to type after a step of a run: commands, with the configuration and the output folder.
 AFTER = {
     "train": ("xcvae sample {config}", "xcvae diagnose {config}"),
@@ -186,9 +195,9 @@ def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add("--store", type=Path, metavar="STORE", help="Zarr store to write, new or unfinished")
     add("--variable", metavar="NAME", help="the rain in the data, if there are several")
     add("--factor", type=int, metavar="N", help="divide coarse cells into N x N pixels")
-    add("--mode", choices=("prior", "posterior"), default="prior", help="prior")
-    add("--members", type=int, default=16, metavar="N", help="realizations (16)")
-    add("--seed", type=int, default=0, metavar="N", help="of the noise (0)")
+    add("--mode", choices=("prior", "posterior"), help="prior")
+    add("--members", type=int, metavar="N", help="realizations (16)")
+    add("--seed", type=int, metavar="N", help="of the noise (0)")
     add("--catalog", type=Path, metavar="YAML", help="intake catalog to list the store in")
     sample.set_defaults(act=_sample)
 
@@ -208,7 +217,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="data of the ensemble: Zarr, NetCDF, tutorial name, or the YAML file of the run",
     )
     verify.add_argument(
-        "--sample", type=int, default=4, metavar="N", help="regions to draw again (4)"
+        "--sample", type=int, metavar="N", help="regions to draw again (4), with --model and --data"
     )
     verify.set_defaults(act=_verify)
 
@@ -351,6 +360,18 @@ def _names_data(arguments: argparse.Namespace) -> bool:
     return arguments.factor is not None or suffix in {".nc", ".nc4", ".zarr", ".grib", ".grib2"}
 
 
+def _check_step(arguments: argparse.Namespace) -> None:
+    """Refuse options for data that are given with a configuration, which has its own."""
+    given = [name for name in OF_DATA if getattr(arguments, name) is not None]
+    if given:
+        raise ConfigError.of(
+            f"--{given[0]}",
+            expected="data, a model and a store",
+            got=f"{arguments.config} without --model and --store",
+            remedy="Write it in the section `sample` of a configuration; for data, give both.",
+        )
+
+
 def _check_options(arguments: argparse.Namespace) -> None:
     """Refuse options for data, and not for a configuration, that miss or contradict another."""
     if arguments.model is None or arguments.store is None:
@@ -372,27 +393,42 @@ def _check_options(arguments: argparse.Namespace) -> None:
         )
 
 
+def _rain(arguments: argparse.Namespace) -> xr.Dataset:
+    """Open the data of `xcvae sample DATA`: all variables, or the requested one."""
+    ds, name = next(_data(str(arguments.config))), arguments.variable
+    if name is None:
+        return ds
+    if name not in ds.data_vars:
+        raise MissingVariableError.of(
+            "--variable",
+            expected=f"a variable of {arguments.config}",
+            got=repr(name),
+            remedy=nearest(name, map(str, ds.data_vars)),
+        )
+    return ds[[name, *(n for n, da in ds.data_vars.items() if da.ndim == 0)]]
+
+
 def _sample(arguments: argparse.Namespace) -> int:
     """Draw the ensembles of a configuration, or one for the rain in a file."""
     if arguments.model is None and arguments.store is None and not _names_data(arguments):
+        _check_step(arguments)
         return _step(arguments)
     import xcvae
 
     _check_options(arguments)
-    ds = next(_data(str(arguments.config)))
-    if arguments.variable is not None:
-        ds = ds[[arguments.variable, *(n for n, da in ds.data_vars.items() if da.ndim == 0)]]
-    ensemble = xcvae.sample(
-        ds,
-        arguments.model,
-        factor=arguments.factor,
-        mode=arguments.mode,
-        members=arguments.members,
-        seed=arguments.seed,
-        store=arguments.store,
-        catalog=arguments.catalog,
-        resume="restart" if arguments.overwrite else "append" if arguments.append else True,
-    )
+    names = ("factor", "mode", "members", "seed", "catalog")
+    options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    try:
+        ensemble = xcvae.sample(
+            _rain(arguments),
+            arguments.model,
+            store=arguments.store,
+            resume="restart" if arguments.overwrite else "append" if arguments.append else True,
+            **options,
+        )
+    except OutputExistsError as error:
+        text = str(error).replace('resume="restart"', "--overwrite")
+        raise OutputExistsError(text) from error
     sizes = ", ".join(f"{dim}: {size}" for dim, size in ensemble.sizes.items())
     print(f"{arguments.store}: {', '.join(map(str, ensemble.data_vars))} ({sizes})")
     commands = ["xcvae info {store}", "xcvae verify {store}"]
@@ -420,7 +456,16 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(checked)
         return 0 if checked.ok else 1
 
-    options = {"model": arguments.model, "sample": arguments.sample}
+    options = {"model": arguments.model}
+    if arguments.sample is not None:
+        options["sample"] = arguments.sample
+        if arguments.model is None or arguments.data is None:
+            raise ConfigError.of(
+                "--sample",
+                expected="--model and --data, to draw so many regions again",
+                got="one of them" if arguments.model or arguments.data else "the store alone",
+                remedy="Give both, or leave it out: only checksums are compared then.",
+            )
     if arguments.data is None or arguments.model is None:
         ds = None if arguments.data is None else next(_data(arguments.data))
         found = verify_store(arguments.store, ds=ds, **options)

@@ -250,10 +250,10 @@ def stale_siblings(path: Path) -> list[Path]:
 
 def remove(path: Path) -> None:
     """Delete a file or a folder with all its content, if it exists."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    if path.is_file() or path.is_symlink():
         path.unlink(missing_ok=True)
+    else:  # after an interruption, Zarr may make the folder now
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -36,14 +36,17 @@ def main() -> None:
     panels = [("coarse, 12 km", frame.pr_coarse.values[0]), ("observed, 1 km", frame.pr.values[0])]
     panels += [(f"member {number}", field) for number, field in enumerate(members)]
     colors, norm = RainScale.of([field for _, field in panels], "mm h-1", daily=False).colours()
-    figure, axes = plt.subplots(1, len(panels), figsize=(11.5, 2.7), layout="constrained")
-    for axis, (title, field) in zip(axes, panels, strict=True):
+    # Two rows: on the screen of a phone, six maps side by side are too small to see a storm.
+    figure, axes = plt.subplots(2, 3, figsize=(7.2, 6.2), layout="constrained")
+    for axis, (title, field) in zip(axes.flat, panels, strict=True):
         image = axis.imshow(field, cmap=colors, norm=norm, origin="lower", interpolation="none")
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=12)
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.colorbar(image, ax=axes, label="rain rate (mm h$^{-1}$)", fraction=0.02, pad=0.01)
-    figure.savefig(options.output, dpi=110)
+    figure.colorbar(
+        image, ax=axes, label="rain rate (mm h$^{-1}$)", location="bottom", aspect=40, pad=0.02
+    )
+    figure.savefig(options.output, dpi=150)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,24 @@ def test_files_are_written_within_a_folder_that_exists(ensemble, tmp_path, monke
     assert sorted(path.name for path in folder.iterdir()) == ["README.txt", file.name]
 
 
+def test_readme_describes_the_files_of_all_calls(ensemble, tmp_path):
+    """It described those of the first call, and no others."""
+    readme = tmp_path / "README.txt"
+    ensemble.isel(time=[0]).cvae.to_netcdf(tmp_path)
+    ensemble.cvae.to_netcdf(tmp_path, by="realization", pack=False)
+    text = readme.read_text(encoding="utf-8")
+    assert [text.count(name) for name in ("pr.nc to", "pr_r003.nc to")] == [1, 1]
+    assert [text.count(words) for words in ("time 1,", "time 6,", "as float32")] == [1, 1, 1]
+    (tmp_path / "pr.nc").unlink()
+    ensemble.cvae.to_netcdf(tmp_path)
+    text = readme.read_text(encoding="utf-8")
+    assert [text.count(words) for words in ("pr.nc to", "time 1,", "time 6,")] == [1, 0, 2]
+    # A text of somebody else stays as it is.
+    readme.write_text("Mine.\n", encoding="utf-8")
+    ensemble.cvae.to_netcdf(tmp_path, by="time")
+    assert readme.read_text(encoding="utf-8") == "Mine.\n"
+
+
 def test_unpacked_file_is_exact(ensemble, tmp_path):
     (file,) = ensemble.cvae.to_netcdf(tmp_path / "nc", pack=False)
     np.testing.assert_array_equal(xr.open_dataset(file).pr.values, ensemble.pr.values)

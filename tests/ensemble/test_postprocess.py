@@ -195,6 +195,21 @@ def test_dry_run_names_post_processor_that_loses_units_or_labels(spec, context, 
         PostprocessPipeline((broken,)).dry_run(context, (4, 5))
 
 
+@pytest.mark.parametrize(
+    ("broken", "got"),
+    [
+        (lambda field, _: field - 5, "at least 0, got -5 mm h-1"),
+        (lambda field, _: field.__setitem__({"x": 0}, 1.0) or field, "is a view|read-only"),
+    ],
+)
+def test_negative_rain_and_changes_in_place_are_refused(spec, context, broken, got):
+    """Rain below zero was stored, and what was changed in place was not counted."""
+    with xr.set_options(keep_attrs=True):
+        pipeline = PostprocessPipeline.build([broken], spec)
+        with pytest.raises(ComponentError, match=got):
+            pipeline.dry_run(context, (2, 2))
+
+
 def test_dry_run_finds_inconvertible_units(spec, context):
     with pytest.raises(UnitsError, match=r"'mm h-1' by a factor, got '280 K'"):
         PostprocessPipeline((Threshold("280 K"),)).dry_run(context, (4, 5))

@@ -21,7 +21,11 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from xcvae.ensemble.execution.cluster import FETCHES, ClusterRun
 from xcvae.ensemble.execution.scheduler import Executor
-from xcvae.ensemble.execution.threads import threads_per_process, use_threads, worker_location
+from xcvae.ensemble.execution.threads import (
+    shared_threads,
+    threads_per_process,
+    worker_location,
+)
 from xcvae.ensemble.request import SampleRequest
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.sampler import EnsembleSampler
@@ -30,6 +34,7 @@ from xcvae.ensemble.store.local import FileLedger, LocalRegionWriter
 from xcvae.ensemble.store.write import Outcome, Task, draw_and_write, failure_message
 from xcvae.errors import MismatchError, StoreError
 from xcvae.generator.model import Model
+from xcvae.generator.sharing import in_new_thread, threads_here
 
 MADE = {"members": 5, "seed": 7, "progress": False}
 #: Timescales of the levels are given: the record of the model has no consecutive times.
@@ -74,6 +79,42 @@ def test_threads_of_dask_multiply_matrices_on_one_thread():
         Executor(blas_threads).run([1, 2], lambda event: found.append(event.result))
         assert blas_threads() == before
     assert found == [[1] * len(before)] * 2
+
+
+def test_overlapping_runs_give_back_the_threads_of_blas():
+    """Each of two stores, written at a time, restored the number that it had found."""
+
+    def blas_threads() -> set[int]:
+        return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
+    with threadpool_limits(limits=2, user_api="blas"):
+        first, second = shared_threads(), shared_threads()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert blas_threads() == {1}
+        second.__exit__(None, None, None)
+        assert blas_threads() == {2}
+
+
+def test_threads_that_start_during_a_draw_have_all_torch_threads(few, model, tmp_path):
+    """They had those of a draw, and passed them on to all threads that started later."""
+    before, found = torch.get_num_threads(), set()
+    torch.set_num_threads(3)
+
+    def during_draw(*_: object) -> None:
+        found.add(in_new_thread(torch.get_num_threads))
+
+    hook = model.networks[0].encode_condition.stem.register_forward_pre_hook(during_draw)
+    try:
+        with dask.config.set(scheduler="threads", num_workers=1):
+            sample(few, model, store=tmp_path / "e.zarr", chunks={"time": 1}, **MADE)
+            sample(few, model, chunks={"time": 1}, **MADE).pr.compute()
+        found.add(in_new_thread(torch.get_num_threads))
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
+    assert found == {3}
 
 
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
@@ -420,13 +461,13 @@ def test_threads_per_process_shares_cores_of_host():
     assert host
 
 
-def test_use_threads_sets_number_of_torch_threads():
+def test_threads_here_sets_number_of_torch_threads_of_this_thread_only():
     before = torch.get_num_threads()
-    try:
-        use_threads(2)
-        assert torch.get_num_threads() == 2
-    finally:
-        use_threads(before)
+    with threads_here(before + 1):
+        assert torch.get_num_threads() == before + 1
+        assert in_new_thread(torch.get_num_threads) == before
+        with threads_here(None):
+            assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
 

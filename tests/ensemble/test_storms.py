@@ -15,7 +15,13 @@ from xcvae.ensemble.sample import sample
 from xcvae.ensemble.sources import LoaderRequest, source_of
 from xcvae.ensemble.storms import Amplify, StormContext, StormPipeline
 from xcvae.ensemble.verify_store import verify_store
-from xcvae.errors import ComponentError, ConfigError, MismatchError, MissingVariableError
+from xcvae.errors import (
+    ComponentError,
+    ConfigError,
+    DataError,
+    MismatchError,
+    MissingVariableError,
+)
 from xcvae.fields.describe import prepare
 from xcvae.generator.training.train import train
 
@@ -256,6 +262,18 @@ def test_storms_that_change_shapes_are_refused(few, model):
         sample(few.assign_coords(amplified=1.0), model, storms={"name": "amplify", "factor": 2.0})
     with pytest.raises(MismatchError, match="fewer cells"):
         sample(few, model, storms={"name": "shift", "x": 3})
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_storms_that_are_no_rain_are_refused(few, model, lazy):
+    """Values in memory were checked before the storms, and lazy ones after them."""
+    ds = coarse_of(few, model)
+
+    def negative(ds, _):
+        return ds.assign(pr_coarse=(-1 - ds.pr_coarse).assign_attrs(ds.pr_coarse.attrs))
+
+    with pytest.raises(DataError, match="negative"):
+        sample(ds.chunk() if lazy else ds, model, members=1, storms=[negative]).load()
 
 
 def test_changed_storms_are_not_scored(few, model):

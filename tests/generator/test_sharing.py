@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from xcvae.generator.sharing import Cores, Latest
+from xcvae.generator.sharing import Cores, Latest, cores, use_threads
 
 PATIENCE = 20.0
 
@@ -65,6 +67,22 @@ def test_error_of_an_item_ends_the_call_and_frees_its_cores(wrong):
             cores.map(item, range(6))
     assert torch.get_num_threads() == before
     assert cores.map(lambda n: n, range(6)) == list(range(6))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_forked_process_has_the_cores_that_threads_of_its_parent_use():
+    """It waited for a core forever: the thread that has it is not in the child."""
+    before = torch.get_num_threads()
+
+    def child(_: int) -> int:
+        process = os.fork()
+        if process == 0:
+            signal.alarm(int(PATIENCE))
+            use_threads(before + 1)
+            os._exit(len(cores(2).map(abs, [1, -2])))
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+    assert cores(2).map(child, [1, 2]) == [2, 2]
 
 
 @pytest.mark.parametrize(("permanent", "loads"), [(False, 4), (True, 3)])

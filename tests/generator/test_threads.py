@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 import pytest
@@ -61,10 +62,17 @@ def test_thread_counts_ignore_single_slow_steps():
 
 @pytest.fixture
 def chosen(monkeypatch):
-    """Numbers of threads that torch is set to, from two at the start."""
+    """Numbers of threads that torch is set to in this thread, from two at the start."""
     numbers, choose, before = [], torch.set_num_threads, torch.get_num_threads()
+    own = threading.get_ident()
     choose(2)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: numbers.append(n) or choose(n))
+
+    def note(number: int) -> None:
+        if threading.get_ident() == own:
+            numbers.append(number)
+        choose(number)
+
+    monkeypatch.setattr(torch, "set_num_threads", note)
     yield numbers
     choose(before)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import intake
 import numpy as np
@@ -21,6 +23,7 @@ from xcvae import config, pipeline
 from xcvae.cli import main
 from xcvae.ensemble import catalog
 from xcvae.pipeline import steps
+from xcvae.pipeline.manifest import Manifest
 from xcvae.registry import registry
 
 CONFIG = """
@@ -412,6 +415,12 @@ def test_folder_with_the_number_of_a_removed_one_is_another(tmp_path: Path) -> N
         ("postprocess: [halve]", "postprocess: [{name: threshold, value: 1 K}]", "threshold.*1 K"),
         ("ks: [null, 0.9]", "sk: [null, 0.9]", "sk"),
         ("ks: [null, 0.9]", "csi_1h: [null, 0.9]", "criteria: expected the score 'csi_1h'"),
+        (
+            "{metrics: [crps, mass_bias, ks], baselines: [bilinear]}\ndiagnose: {members: 2}\n"
+            "criteria: {prior: {ks: ",
+            "{metrics: null}\ndiagnose: {members: 2}\ncriteria: {prior: {lag_correlation: ",
+            "criteria: expected the score 'lag_correlation'",
+        ),
         ("chunks: {time: 2}", "chunks: {tim: 2}", r"chunks\['tim'\]"),
         ("members: 3,", "members: 3, cap: 30 K,", "cap"),
         ("[bilinear]}", "[bilinear], groupby: time.saeson}", "Did you mean 'time.season'"),
@@ -434,6 +443,55 @@ def test_samples_without_labels_are_not_taken_for_each_other(
     bare = rain.drop_vars("time")
     bare.to_zarr(folder / "rain.zarr", mode="w", consolidated=False)
     assert "trained on" not in pipeline.check(config.load(folder / "config.yaml"))
+
+
+class KilledError(BaseException):
+    """Nothing catches it, as SIGKILL."""
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_copies_of_data_are_completed_wherever_a_run_was_killed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, replaced: bool
+) -> None:
+    """Files that a killed run had written were refused as those that no run has recorded."""
+    settings = config.load(folder / "config.yaml")
+    whole = steps.PipelineState(settings, overwrite=False, progress=False)
+    whole.list_data()
+    copy, killed = folder / "out" / "data" / "train.zarr", 0
+    expected = xr.open_zarr(copy).load()
+    for last in range(20):
+        shutil.rmtree(folder / "out" / "data")
+        whole.manifest = Manifest(folder / "out")
+        (folder / "out" / "made-from.json").unlink()
+        if replaced:
+            whole.list_data()
+            whole.manifest.record("data train", {"data": "other"})
+        with monkeypatch.context() as patched:
+            left = [last]
+            for owner, name in ((Path, "rename"), (Manifest, "record"), (steps, "remove")):
+                patched.setattr(owner, name, killed_before(getattr(owner, name), left))
+            try:
+                whole.list_data()
+            except KilledError:
+                killed += 1
+        whole.list_data()
+        xr.testing.assert_identical(xr.open_zarr(copy).load(), expected)
+        assert not list(copy.parent.glob(".*"))
+        if left[0] >= 0:
+            break
+    assert killed > 3
+
+
+def killed_before(function: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
+    """Let a number of calls of several functions pass; then all of them do nothing but raise."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KilledError
+        return function(*args, **kwargs)
+
+    return call
 
 
 @pytest.mark.parametrize("name", ["prior.zarr", "data/test.zarr"])
@@ -500,6 +558,13 @@ def test_scores_of_a_run_are_those_of_evaluate_by_areas_and_groups(tmp_path: Pat
     options = {"metrics": ["mae"], "baselines": [], "progress": False}
     expected = xcvae.evaluate(ds.isel(time=slice(8, 12)), ensemble, **options)
     assert card.mae[0].item() == pytest.approx(expected.mae.item(), rel=1e-6)
+    # The copy in the catalog has all that the scores of the run were computed from.
+    first.list_data()
+    copy = intake.open_catalog(first.catalog)["test"].read()
+    groups = ["region", "half"]
+    own = xcvae.evaluate(copy, ensemble, groupby=groups, **options)
+    of_data = xcvae.evaluate(ds.isel(time=slice(8, 12)), ensemble, groupby=groups, **options)
+    xr.testing.assert_equal(own.drop_attrs(), of_data.drop_attrs())
     table = folder / "out" / "report" / "prior-groups.csv"
     text, written = table.read_text(encoding="utf-8"), table.stat().st_mtime_ns
     assert text.startswith("score,units,region,half,xcvae,xcvae_low,xcvae_high,climatology")

@@ -73,6 +73,13 @@ def bounded(ds: xr.Dataset) -> xr.Dataset:
     return ds
 
 
+def lambert(ds: xr.Dataset) -> xr.Dataset:
+    """Give coordinates attributes that are arrays, as many projections have them."""
+    ds["time"].attrs["valid_range"] = np.array([0.0, 1e6])
+    attrs = {"grid_mapping_name": "latitude_longitude", "towgs84": np.zeros(3)}
+    return ds.assign_coords(crs=xr.DataArray(0, attrs=attrs))
+
+
 THIRD = {"a": days(0, 10), "b": days(10, 20), "c": days(20, 30)}
 WHOLE = {"time": 30, "lat": 12, "lon": 12}
 MEAN = float(np.mean([ds.pr.mean(dtype=np.float64) for ds in THIRD.values()]))
@@ -121,6 +128,9 @@ JOINED = [
     case("one variable per file", lambda folder: write(folder, a=days(0, 10), t=days(10, 20, "t", units="K").assign_coords(time=times(30)[:10])),
          right(sizes={**WHOLE, "time": 10}, roles=["t"]), data=PATTERN, coarsen=None),
     case("one variable per file, with bounds", lambda folder: write(folder, a=bounded(days(0, 10)), t=bounded(days(0, 10, "t", units="K"))),
+         right(sizes={**WHOLE, "time": 10}, roles=["t"]), data=PATTERN, coarsen=None),
+    case("one variable per file, attributes that are arrays",
+         lambda folder: write(folder, a=lambert(days(0, 10)), t=lambert(days(0, 10, "t", units="K"))),
          right(sizes={**WHOLE, "time": 10}, roles=["t"]), data=PATTERN, coarsen=None),
     case("rename", lambda folder: write(folder, a=days(0, 10).rename(pr="RAINNC")), right(target="pr"), data={"path": "a.nc", "rename": {"RAINNC": "pr"}}),
     case("rename of nothing", thirds(), refused("data.rename", "'rr'", "Valid names"), data={"path": "a.nc", "rename": {"rr": "pr"}}),

@@ -29,6 +29,8 @@ ARGUMENT = "DATA"
 #: Coordinates that differ by less than this share of their spacing are those of one grid: float32
 #: keeps seven digits.
 TOLERANCE = 0.01
+#: Attributes with the name of the bounds of a coordinate.
+LINKS = ("bounds", "climatology")
 
 
 def joined(parts: Mapping[str, xr.Dataset], where: str) -> xr.Dataset:
@@ -92,12 +94,11 @@ def fields_of(ds: xr.Dataset) -> frozenset[Hashable]:
 
 def bounds_of(ds: xr.Dataset) -> set[Hashable]:
     """Return the names of the bounds of coordinates, such as ``time_bnds``."""
-    links = ("bounds", "climatology")
     named = {
         found.get(link)
         for coordinate in ds.coords.values()
         for found in (coordinate.attrs, coordinate.encoding)
-        for link in links
+        for link in LINKS
     }
     return {name for name in named if name in ds.variables}
 
@@ -282,9 +283,9 @@ def _without_bounds(ds: xr.Dataset, names: set[Hashable]) -> xr.Dataset:
     dropped = names & bounds_of(ds)
     ds = ds.drop_vars(dropped).copy()  # attributes of the input stay
     for name, coordinate in ds.coords.items():
-        attrs = {key: one for key, one in coordinate.attrs.items() if one not in dropped}
-        if attrs != coordinate.attrs:
-            ds[name].attrs = attrs
+        links = [link for link in LINKS if coordinate.attrs.get(link) in dropped]
+        if links:
+            ds[name].attrs = {k: v for k, v in coordinate.attrs.items() if k not in links}
     return ds
 
 
@@ -296,9 +297,14 @@ def in_both(ds: xr.Dataset, other: xr.Dataset) -> list[str]:
         one, two = ds[name], other[name]
         is_field = name in ds.data_vars and one.ndim > 0
         # Of two grid mappings, or two 2-D latitudes, a merge would keep the first without a word.
-        if is_field or one.dims != two.dims or (one.ndim == 0 and one.attrs != two.attrs):
+        if is_field or one.dims != two.dims or (one.ndim == 0 and not _same_attrs(one, two)):
             found.append(str(name))
     return sorted(found)
+
+
+def _same_attrs(one: xr.DataArray, two: xr.DataArray) -> bool:
+    """Compare attributes, some of which may be arrays (`standard_parallel`)."""
+    return xr.DataArray(0, attrs=one.attrs).identical(xr.DataArray(0, attrs=two.attrs))
 
 
 def _on_common_labels(

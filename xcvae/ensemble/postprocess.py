@@ -272,15 +272,17 @@ class PostprocessPipeline:
         NotPhysicalError
             The field is not a DataArray.
         ComponentError
-            A post-processor failed, or returned something else than a field of the same dims,
-            shape and units.
+            A post-processor failed, changed the field in place, or returned something else than
+            a field of the same dims, shape and units without negative values.
         """
         physical_units(field)
         changes = []
         for one in self.steps:
-            after = call("postprocessor", one, field, context)
+            # What is removed is counted, and members that are redrawn are processed again.
+            after = call("postprocessor", one, _read_only(field), context)
             _check_like(one, field, after)
             changes.append(_count(field.values, after.values))
+            _check_not_negative(one, after)
             field = after
         return field, tuple(changes)
 
@@ -323,6 +325,24 @@ def _check_like(one: Postprocessor, before: xr.DataArray, after: object) -> None
         remedy="Return the field with its values changed, and keep dims and attrs "
         "(xarray: keep_attrs=True).",
     )
+
+
+def _read_only(field: xr.DataArray) -> xr.DataArray:
+    """Return the same values as an array that cannot be changed in place."""
+    values = field.values.view()
+    values.flags.writeable = False
+    return field.copy(data=values)
+
+
+def _check_not_negative(one: Postprocessor, after: xr.DataArray) -> None:
+    lowest = float(np.fmin.reduce(after.values, axis=None, initial=np.inf))
+    if lowest < 0:
+        raise ComponentError.of(
+            f"post-processor '{describe('postprocessor', one)['name']}'",
+            expected="to return rain of at least 0",
+            got=f"{lowest:.6g} {after.attrs.get('units')}",
+            remedy="Clip its result: field.clip(min=0, keep_attrs=True).",
+        )
 
 
 def _signature(field: xr.DataArray) -> str:

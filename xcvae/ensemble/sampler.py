@@ -285,7 +285,9 @@ class EnsembleSampler:
         samples = np.arange(len(self.labels))[key[1]]
         values = np.empty((realizations.size, samples.size, *self.size), self.dtype)
         if values.size:  # else an empty selection
-            values = self.draw(np.atleast_1d(realizations), np.atleast_1d(samples))[0].values
+            drawn = self.draw(np.atleast_1d(realizations), np.atleast_1d(samples))[0].values
+            # Post-processors may return other types, and arrays that cannot be written to.
+            values = np.require(drawn, self.dtype, "W")
         first = 0 if realizations.ndim == 0 else slice(None)
         second = 0 if samples.ndim == 0 else slice(None)
         part: np.ndarray = values[first][..., second, :, :][..., key[2], :][..., key[3]]
@@ -616,6 +618,8 @@ def _prepared(ds: xr.Dataset, model: Model, mode: str, storms: StormPipeline) ->
     spec = model.spec
     context = StormContext(spec, model.record, mode)
     prepared = storms.inputs(inputs_of(ds, spec, mode), ds, context)
+    if storms.steps:
+        _check(prepared[_names(prepared, lazy=False)], spec, mode)
     if mode == "prior":
         warn_of_unobserved(prepared, spec)
     return prepared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,71 @@ from torch import nn
 
 T = TypeVar("T")
 R = TypeVar("R")
+_setting_threads = threading.Lock()
+
+
+def use_threads(number: int) -> int:
+    """Set the number of torch threads of this thread, and of no other.
+
+    `torch.set_num_threads` sets the number for threads that start later, too: one that starts
+    while others draw would have theirs for good.
+
+    Parameters
+    ----------
+    number
+        Torch threads.
+
+    Returns
+    -------
+    int
+        Torch threads of threads that start later.
+    """
+    with _setting_threads:
+        of_new_threads = in_new_thread(torch.get_num_threads)
+        try:
+            torch.set_num_threads(number)
+        finally:
+            in_new_thread(lambda: torch.set_num_threads(of_new_threads))
+    return of_new_threads
+
+
+@contextmanager
+def threads_here(number: int | None) -> Iterator[None]:
+    """Use a number of torch threads for what this thread computes during a context.
+
+    Parameters
+    ----------
+    number
+        Torch threads; None for as many as before.
+
+    Examples
+    --------
+    >>> before = torch.get_num_threads()
+    >>> with threads_here(before + 2):
+    ...     torch.get_num_threads() - before, in_new_thread(torch.get_num_threads) - before
+    (2, 0)
+    """
+    before, of_new_threads = torch.get_num_threads(), None
+    if number is None or number == before:
+        yield
+        return
+    try:
+        of_new_threads = use_threads(number)
+        yield
+    finally:
+        if of_new_threads == before:
+            torch.set_num_threads(before)  # one call, which another Ctrl+C does not interrupt
+        else:
+            use_threads(before)
+
+
+def in_new_thread(function: Callable[[], T]) -> T:
+    """Return the result of a function that a new thread calls."""
+    results: list[T] = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join()
+    return results[0]
 
 
 class Cores:
@@ -35,9 +101,15 @@ class Cores:
 
     def __init__(self, number: int, threads: int = 1) -> None:
         self._number, self._threads = number, threads
-        self._free = number
-        self._calls_waiting = 0
-        self._changed = threading.Condition()
+        # Calls that keep a core, or wait for one, and cores that help others.
+        self._keeping, self._waiting, self._helping = set[object](), set[object](), 0
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+
+    @property
+    def free(self) -> int:
+        """Number of cores that compute nothing."""
+        return self._number - len(self._keeping) - self._helping
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Call a function for each item.
@@ -71,12 +143,7 @@ class Cores:
 
         if not items:
             return []
-        before = torch.get_num_threads()
-        try:
-            self._share(compute_next, waiting, before)
-        finally:
-            # New threads start with the number that any thread has set last.
-            torch.set_num_threads(before)
+        self._share(compute_next, waiting, torch.get_num_threads())
         return [results[number] for number in range(len(items))]
 
     def _share(
@@ -84,53 +151,61 @@ class Cores:
     ) -> None:
         """Compute all items of a call, on one core that it keeps and on those that are free."""
         helpers, threads = min(self._number, len(waiting)) - 1, self._threads
-        with ThreadPoolExecutor(
-            max(1, helpers), "xcvae-draw", torch.set_num_threads, (threads,)
-        ) as pool:
-            free = self._keep_one()
+        call = object()
+        with ThreadPoolExecutor(max(1, helpers), "xcvae-draw") as pool:
             try:
+                free = self._keep_one(call)
                 helping = [pool.submit(self._help, compute_next, waiting) for _ in range(helpers)]
                 alone = min(most_threads, threads * (1 + free))
-                torch.set_num_threads(threads if helpers else alone)
-                while waiting:
-                    compute_next()
+                with threads_here(threads if helpers else alone):
+                    while waiting:
+                        compute_next()
             finally:
+                # First, and at once: nothing below is done if Ctrl+C comes twice.
+                self._keeping.discard(call)
                 waiting.clear()
-                self._give_back()
+                self._wake_up()
         for one in helping:
             one.result()
 
     def _help(self, compute_next: Callable[[], None], waiting: deque[int]) -> None:
         """Compute items of a call while there are some, on cores that no call keeps."""
-        while self._borrow_one(waiting):
-            try:
-                compute_next()
-            finally:
-                self._give_back()
+        with threads_here(self._threads):
+            while self._borrow_one(waiting):
+                try:
+                    compute_next()
+                finally:
+                    with self._lock:
+                        self._helping -= 1
+                    self._wake_up()
 
-    def _keep_one(self) -> int:
+    def _keep_one(self, call: object) -> int:
         """Wait for a core for a call; return the number of those that are free."""
-        with self._changed:
-            self._calls_waiting += 1
+        with self._lock:
+            self._waiting.add(call)
             try:
-                self._changed.wait_for(lambda: self._free > 0)
+                self._wait_for(lambda: self.free > 0)
             finally:
-                self._calls_waiting -= 1
-            self._free -= 1
-            return self._free
+                self._waiting.discard(call)
+            self._keeping.add(call)
+            return self.free
 
     def _borrow_one(self, waiting: deque[int]) -> bool:
         """Wait for a core that no call wants; return False once no items are waiting."""
-        with self._changed:
-            self._changed.wait_for(lambda: not waiting or self._free > self._calls_waiting)
+        with self._lock:
+            self._wait_for(lambda: not waiting or self.free > len(self._waiting))
             if not waiting:
                 return False
-            self._free -= 1
+            self._helping += 1
             return True
 
-    def _give_back(self) -> None:
-        with self._changed:
-            self._free += 1
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait with the lock; look again after a second, as Ctrl+C may come before a wake-up."""
+        while not self._changed.wait_for(condition, timeout=1.0):
+            pass
+
+    def _wake_up(self) -> None:
+        with self._lock:
             self._changed.notify_all()
 
 
@@ -138,6 +213,17 @@ class Cores:
 def cores(number: int, threads: int = 1) -> Cores:
     """Return the cores that all draws of this process share; see `Cores`."""
     return Cores(number, threads)
+
+
+def _begin_anew() -> None:
+    """Forget in a forked process what other threads of its parent had: they are not in it."""
+    global _setting_threads  # noqa: PLW0603
+    _setting_threads = threading.Lock()
+    cores.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @dataclass(eq=False)

@@ -20,7 +20,7 @@ from xcvae.metrics.sample import Array, SampleFields
 from xcvae.registry.components import Range
 
 LONGEST = 24
-"""Samples of a sequence at most: its members are in memory together."""
+"""Samples of a sequence at most, but for long lags: its members are in memory together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,11 +187,11 @@ class LagCorrelation(SequenceMetric):
     sums = SampleSums(lagged_products)
 
     def length(self, step: float) -> int:
-        """Return the most samples of a sequence: several times the lag."""
+        """Return the most samples of a sequence: four times the lag or more, to lose few pairs."""
         lag = self.lag if isinstance(self.lag, int) else 0
         if not lag and step:
             lag = round(parse_quantity(self.lag, units="s", what="lag") / step)
-        return max(LONGEST, 2 * lag)
+        return max(LONGEST, 4 * lag)
 
     def bound_parameters(self, observed: xr.DataArray) -> dict[str, Any]:
         """Return the parameters with the lag in samples."""

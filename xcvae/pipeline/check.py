@@ -29,7 +29,7 @@ from xcvae.registry import registry
 from xcvae.verify.criteria import check_scores, criteria_for
 from xcvae.verify.grouping import COARSE_RAIN, check_dims, coordinate_of, no_coarse_rain
 from xcvae.verify.plots.text import label_of
-from xcvae.verify.scorecard import metrics_by_name
+from xcvae.verify.scorecard import DEFAULT_METRICS, metrics_by_name
 from xcvae.verify.sequences import check_windows
 
 
@@ -138,7 +138,7 @@ def check_components(config: Config) -> None:
         An unknown name, or a parameter that is wrong.
     """
     stages_of(config.train.losses, Fit.of(config.train.fit))
-    scores = metrics_by_name(config.evaluate.metrics)[0]
+    scores = metrics_by_name(config.evaluate.metrics, DEFAULT_METRICS)[0]
     for baseline in config.evaluate.baselines or ():
         registry().build("baseline", baseline)
     names = [section.name for section in config.sample]
@@ -148,7 +148,7 @@ def check_components(config: Config) -> None:
     for section in config.sample:
         given = (config.criteria or {}).get(section.name) or {}
         chosen = criteria_for(section.mode, given)
-        if scores and section.storms is None:
+        if section.storms is None:
             check_scores([one for one in chosen if one.name in given], scores)
 
 

@@ -17,11 +17,12 @@ from xcvae.config.schema import SampleSection
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import record_of
 from xcvae.ensemble.store import EnsembleStore
+from xcvae.ensemble.store.base import lock_folder
 from xcvae.ensemble.store.samples import rain_shares, samples_metadata, write_samples
 from xcvae.errors import ModelFileError, OutputExistsError, StoreError
 from xcvae.fields.dataspec import plain
 from xcvae.fields.describe import prepare
-from xcvae.files import is_taken, remove, write_json, write_text
+from xcvae.files import hidden_sibling, is_taken, remove, write_json, write_text
 from xcvae.generator.named import relative_to
 from xcvae.pipeline.manifest import (
     Manifest,
@@ -264,10 +265,14 @@ class PipelineState:
         return self.folder / "data" / f"{part}.zarr"
 
     def _copied(self) -> dict[str, xr.Dataset]:
-        """Return the parts whose samples are copied."""
+        """Return the parts whose samples are copied, with what scores need."""
         if all(section.model is not None for section in self.config.sample):
             return {}  # nothing is trained: these data may be coarse rain alone
-        parts = {part: ds for part in PARTS if (ds := getattr(self.parts, part)) is not None}
+        parts = {
+            part: ds.assign(self.parts.extras[part].data_vars) if self.parts.extras else ds
+            for part in PARTS
+            if (ds := getattr(self.parts, part)) is not None
+        }
         small = sum(ds.nbytes for ds in parts.values()) <= IN_MEMORY_BYTES
         wanted = self.config.copy_data
         return parts if wanted or (wanted is None and small) else {}
@@ -279,15 +284,8 @@ class PipelineState:
         product, inputs = f"data {part}", {"data": fingerprint(ds, spec)}
         if not self.manifest.is_current(product, inputs, store):
             self.manifest.claim(product, store)
-            files = f"files of {product}"
-            if store.exists():
-                self.manifest.check_unchanged(files, store)
-                remove(store)
-            if spec.derived is not None:
-                prepared = prepare(ds, spec, need_target=True)
-                ds = ds.assign({spec.derived: prepared[spec.derived]})
-            write_samples(ds, store, spec.sample)
-            self.manifest.record(files, {"names": names_below(store)})
+            with lock_folder(store):
+                self._copy(product, ds, store)
             self.manifest.record(product, inputs)
         elif self.catalog.exists() and name in catalogs.names(self.catalog):
             return
@@ -295,6 +293,23 @@ class PipelineState:
         about = samples_metadata(opened, spec.target, spec.sample, split=part)
         about |= rain_shares(opened[spec.target], spec.sample)
         catalogs.append(self.catalog, name, store, about)
+
+    def _copy(self, product: str, ds: xr.Dataset, store: Path) -> None:
+        """Write a copy of samples in the place of an earlier one; a killed run can be repeated."""
+        spec, files = self.parts.spec, f"files of {product}"
+        if store.exists():
+            self.manifest.check_unchanged(files, store)
+            old = hidden_sibling(store, "old")
+            store.rename(old)
+            remove(old)
+        if spec.derived is not None:
+            prepared = prepare(ds, spec, need_target=True)
+            ds = ds.assign({spec.derived: prepared[spec.derived]})
+
+        def record(new: Path) -> None:
+            self.manifest.record(files, {"names": names_below(new)})
+
+        write_samples(ds, store, spec.sample, when_complete=record)
 
     def reopened(self, section: SampleSection) -> xr.Dataset:
         """Open an ensemble from the catalog, as its users do.

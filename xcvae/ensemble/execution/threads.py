@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,15 +67,46 @@ def shared_threads() -> Iterator[int]:
     int
         Torch threads for each of them.
     """
-    import torch
+    with _blas.one_thread():
+        yield max(1, torch_threads() // _pool_size())
 
-    number = torch.get_num_threads()
-    try:
-        with threadpool_limits(limits=1, user_api="blas"):
-            yield max(1, number // _pool_size())
-    finally:
-        # New threads start with the number that any thread has set last.
-        torch.set_num_threads(number)
+
+class _Blas:
+    """Number of threads that NumPy multiplies matrices on: one while any context is entered."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._limits: threadpool_limits | None = None
+
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Use one thread during a context; the last one that ends restores the number."""
+        with self._lock:
+            if self._users == 0:
+                self._limits = threadpool_limits(limits=1, user_api="blas")
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._restore()
+
+    def begin_anew(self) -> None:
+        """Forget the contexts of other threads in a forked process, where they never end."""
+        self._lock, self._users = threading.Lock(), 0
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._limits is not None:
+            self._limits.restore_original_limits()
+            self._limits = None
+
+
+_blas = _Blas()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_blas.begin_anew)
 
 
 def torch_threads() -> int:
@@ -106,27 +138,12 @@ def one_thread_if_digits_differ(device: torch.device) -> Iterator[None]:
     In float32, oneDNN splits the sum of some convolutions among threads; in bfloat16 that was
     never observed. Several draws run at a time anyway.
     """
-    import torch
-
     from xcvae.generator.device import precision
+    from xcvae.generator.sharing import threads_here
 
-    if device.type != "cpu" or precision(device) != "float32":
+    differ = device.type == "cpu" and precision(device) == "float32"
+    with threads_here(1 if differ else None):
         yield
-        return
-    number = torch.get_num_threads()
-    use_threads(1)
-    try:
-        yield
-    finally:
-        use_threads(number)
-
-
-def use_threads(number: int) -> None:
-    """Set the number of torch threads for what this thread computes."""
-    import torch
-
-    if torch.get_num_threads() != number:
-        torch.set_num_threads(number)
 
 
 @lru_cache(maxsize=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,6 +45,8 @@ STEPS_OF_WET = 10
 """Packing keeps at least this many steps below the wet threshold."""
 LEVEL = 4
 MEMBER, README = "realization", "README.txt"
+FIRST_LINE = re.compile(r"\d+ NetCDF files, (.+) to (.+), written by xcvae\.")
+"""Beginning of the description of some files: the first and the last of them."""
 
 
 def to_netcdf(
@@ -115,8 +118,7 @@ def to_netcdf(
         target.mkdir(exist_ok=True)
         for name in names:
             (new / name).rename(target / name)
-        if not is_taken(target / README):
-            write_text(target / README, _readme(ds, variable, names, pack=pack))
+        _describe(target / README, _readme(ds, variable, names, pack=pack), names)
     finally:
         remove(new)
     return [target / name for name in names]
@@ -151,6 +153,22 @@ def _readme(ds: xr.Dataset, variable: str, names: list[str], *, pack: bool) -> s
         f"Open: python -c \"import xarray; print(xarray.open_dataset('{names[0]}'))\"",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _describe(readme: Path, text: str, names: list[str]) -> None:
+    """Add the description of new files to that of earlier ones; a text of others stays."""
+    earlier: list[str] = []
+    if is_taken(readme):
+        try:
+            earlier = readme.read_text(encoding="utf-8").strip("\n").split("\n\n")
+        except (OSError, UnicodeDecodeError):
+            return
+        if not FIRST_LINE.match(earlier[0]):
+            return
+    # The files of a description with a name that was free now are gone.
+    known = [(FIRST_LINE.match(one), one) for one in earlier]
+    current = [one for match, one in known if match is None or match[1] not in names]
+    write_text(readme, "\n\n".join([*current, text]))
 
 
 def _main_variable(ds: xr.Dataset) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ AUGMENTED = "xcvae_augmented"
 """Attribute of real and synthetic samples together (JSON): by which model, and how many."""
 
 
-def write_samples(ds: xr.Dataset, store: Path, sample: str) -> None:
+def write_samples(
+    ds: xr.Dataset,
+    store: Path,
+    sample: str,
+    *,
+    when_complete: Callable[[Path], None] | None = None,
+) -> None:
     """Write a Dataset as a Zarr store with chunks of whole maps, in one step.
 
     Parameters
@@ -38,6 +45,8 @@ def write_samples(ds: xr.Dataset, store: Path, sample: str) -> None:
         A folder that does not exist yet.
     sample
         Name of the sample dim, the only one that is cut.
+    when_complete
+        Called with the folder that has all files, before it gets its name.
 
     Raises
     ------
@@ -54,6 +63,8 @@ def write_samples(ds: xr.Dataset, store: Path, sample: str) -> None:
     try:
         with quiet_zarr():
             _chunked(ds.drop_encoding(), sample).to_zarr(new, consolidated=True, zarr_format=3)
+        if when_complete is not None:
+            when_complete(new)
         new.rename(store)
     finally:
         remove(new)

@@ -17,7 +17,6 @@ from uuid import uuid4
 import xarray as xr
 
 from xcvae.ensemble.execution.scheduler import Executor
-from xcvae.ensemble.execution.threads import use_threads
 from xcvae.ensemble.progress import TaskEnd, fields_bar
 from xcvae.ensemble.store.base import (
     DONE,
@@ -217,12 +216,13 @@ class Outcome:
 
 def draw_and_write(task: Task, threads: int | None = None) -> Outcome:
     """Draw one region, write it, and then record that it is complete; never raises."""
+    from xcvae.generator.sharing import threads_here
+
     if _disk_errors[task.call] >= DISK_ERRORS_IN_A_ROW:
         return Outcome(task.region, UNTRIED)
     try:
-        if threads is not None:
-            use_threads(threads)
-        values, stats = task.source.draw_region(task.region)
+        with threads_here(threads):
+            values, stats = task.source.draw_region(task.region)
     except Exception as error:  # noqa: BLE001  of any kind: the other regions are still drawn
         return _failed(task, error)
     try:

@@ -12,6 +12,8 @@ from collections.abc import Generator
 
 import torch
 
+from xcvae.generator.sharing import use_threads
+
 #: Steps that a candidate is timed over, and steps between two trials, at first.
 STEPS, PAUSE = 3, 50
 #: Drop a candidate if its first step, which prepares kernels, is this many times slower than usual.
@@ -43,13 +45,13 @@ class ThreadTuner:
         return self
 
     def __exit__(self, *error: object) -> None:
-        torch.set_num_threads(self.most)
+        use_threads(self.most)
 
     def record(self, seconds: float) -> None:
         """Record the seconds of a step, and set the threads for the next one."""
         number = self.choice.send(seconds)
         if number != torch.get_num_threads():
-            torch.set_num_threads(number)
+            use_threads(number)
 
 
 def thread_counts(most: int) -> Generator[int, float]:
