@@ -81,13 +81,13 @@ def _projected(lines: list[Array], reference: xr.DataArray) -> list[Array]:
     return [np.stack(transform(line[:, 0], line[:, 1]), axis=1) for line in lines]
 
 
-def draw_coastlines(axes: Axes, lines: list[Array], scale: float = 1.0) -> None:
+def draw_coastlines(axes: Axes, lines: list[Array]) -> None:
     """Draw lines without changing the limits of the axes."""
     from matplotlib.collections import LineCollection
 
     limits: tuple[Any, Any] = axes.get_xlim(), axes.get_ylim()
     style: dict[str, Any] = {"colors": "#333333", "linewidths": 0.8}
-    axes.add_collection(LineCollection([scale * line for line in lines], **style))
+    axes.add_collection(LineCollection(lines, **style))
     axes.set_xlim(limits[0])
     axes.set_ylim(limits[1])
 

@@ -22,6 +22,8 @@ from xcvae.errors import ConfigError, nearest
 #: Variants: the median, a higher quantile, which prefers too much rain to too little, and several
 #: quantiles of one network, after Q-SRDRN (https://arxiv.org/abs/2605.12762).
 LOSSES = ("l1", "quantile", "heads")
+#: Maps that are predicted at a time.
+BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -240,14 +242,14 @@ def fit_network(
 
 
 @torch.no_grad()
-def predict(network: SuperResolution, coarse: NDArray[np.float32], *, batch: int = 16) -> Tensor:
+def predict(network: SuperResolution, coarse: NDArray[np.float32]) -> Tensor:
     """Return fine maps of coarse ones, (head, sample, y, x), in the network's space, on the CPU.
 
     Quantiles are sorted pixel by pixel, so that they do not cross.
     """
     device = next(network.parameters()).device
     maps = torch.from_numpy(coarse)[:, None]
-    parts = [maps[start : start + batch] for start in range(0, len(maps), batch)]
+    parts = [maps[start : start + BATCH] for start in range(0, len(maps), BATCH)]
     found = torch.cat([network(part.to(device)).cpu() for part in parts])
     return found.sort(dim=1).values.movedim(1, 0)
 
