@@ -28,8 +28,8 @@ from xcvae.generator.training.validation import pick_samples
 #: Positions between posterior and prior, and the samples and members drawn at each; a model of more
 #: networks draws one member of each of them, here and below.
 POSITIONS, SAMPLES, MEMBERS = 21, 6, 4
-#: Samples at every scale of a model of any factor.
-SAMPLES_OF_FACTOR = 24
+#: Samples at every scale of a model of any factor, and their pixels at most.
+SAMPLES_OF_SCALE, PIXELS_OF_SCALE = 24, 400_000
 #: Range of the temperature: a model that needs more has a fault that no factor corrects.
 TEMPERATURES = (0.8, 1.25)
 #: Pixels, limits of samples, and members for the temperature. Rain has few heavy pixels: with 37
@@ -313,7 +313,8 @@ def dials_by_factor(model: Model, batches: Batches) -> list[Any]:
     shares: dict[int, list[NDArray[np.float64]]] = {}
     for view in batches.views():
         if isinstance(view, ScaledView):
-            measured = _diversities(model, view, positions.tolist(), SAMPLES_OF_FACTOR)
+            pixels = min(PIXELS_OF_SCALE, SAMPLES_OF_SCALE * view.pixels)
+            measured = _diversities(model, view, positions.tolist(), pixels)
             shares.setdefault(view.factor, []).append(_shares(measured))
     return [
         [factor, equal_diversity_steps(positions.tolist(), np.mean(found, axis=0).tolist())]
@@ -326,10 +327,10 @@ def _diversities(
     model: Model,
     batches: Batches | ScaledView,
     positions: Sequence[float],
-    samples: int = SAMPLES,
+    pixels: int = 0,
 ) -> NDArray[np.float64]:
     """Measure the diversity of members at positions between both modes, (position, sample)."""
-    picks = pick_samples(batches, model.record, 0, (samples, samples))
+    picks = pick_samples(batches, model.record, pixels, (SAMPLES, SAMPLES))
     batch, labels = batches.load(picks), [f"dial {pick}" for pick in picks]
     draws = (
         model.draw(
