@@ -19,6 +19,7 @@ from xcvae.errors import (
     MissingVariableError,
     OutputExistsError,
     XcvaeError,
+    XcvaeWarning,
     nearest,
 )
 from xcvae.files import is_taken, local_path, write_text
@@ -47,8 +48,14 @@ WIDTH = 79
 DEMO_START = "rain-radar"  # model that the demo starts from
 YAML = "YAML file that describes the run; `xcvae demo` writes one to start from"
 INTERRUPTED, CLOSED = 130, 141  # exit codes of SIGINT and SIGPIPE in a shell
-#: Options of `xcvae sample DATA` that a configuration has in its section `sample`.
-OF_DATA = ("variable", "factor", "mode", "members", "seed", "catalog")
+#: Options of `xcvae sample DATA`, and where a configuration has what they say.
+OF_DATA = {
+    "mode": "Write it in the section `sample` of the configuration.",
+    "members": "Write it in the section `sample` of the configuration.",
+    "seed": "Write it in the section `sample` of the configuration.",
+    "variable": "Name the rain in the section `train`: target.",
+    "catalog": "A run lists its ensembles in the file catalog.yaml of its output folder.",
+}
 #: What to type after a step of a run: commands, with the configuration and the output folder.
 AFTER = {
     "train": ("xcvae sample {config}", "xcvae diagnose {config}"),
@@ -92,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not sys.warnoptions:
             # Those of dependencies are left out; those of xcvae are about the user's data.
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("default", category=UserWarning, module=r"xcvae\.")
+            warnings.simplefilter("default", category=XcvaeWarning)
             warnings.showwarning = _show_warning
         try:
             status: int = arguments.act(arguments)
@@ -368,7 +375,7 @@ def _check_step(arguments: argparse.Namespace) -> None:
             f"--{given[0]}",
             expected="data, a model and a store",
             got=f"{arguments.config} without --model and --store",
-            remedy="Write it in the section `sample` of a configuration; for data, give both.",
+            remedy=f"{OF_DATA[given[0]]} For data, give both.",
         )
 
 
@@ -428,6 +435,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         )
     except OutputExistsError as error:
         text = str(error).replace('resume="restart"', "--overwrite")
+        text = text.replace('resume="append"', "--append")
         raise OutputExistsError(text) from error
     sizes = ", ".join(f"{dim}: {size}" for dim, size in ensemble.sizes.items())
     print(f"{arguments.store}: {', '.join(map(str, ensemble.data_vars))} ({sizes})")

@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Self
 
 __all__ = [
@@ -25,6 +24,7 @@ __all__ = [
     "StoreError",
     "UnitsError",
     "XcvaeError",
+    "XcvaeWarning",
     "check_flags",
     "explain",
     "nearest",
@@ -53,7 +53,11 @@ class DataError(XcvaeError, ValueError):
     """The values, dimensions or labels of a field cannot be those of rain."""
 
 
-class MissingPluginWarning(UserWarning):
+class XcvaeWarning(UserWarning):
+    """Base of all warnings of xcvae: about the data, a setting, or a file."""
+
+
+class MissingPluginWarning(XcvaeWarning):
     """A file was made with components of a package that is not installed here."""
 
 
@@ -141,9 +145,9 @@ def check_flags(**flags: object) -> None:
             )
 
 
-def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+def warn_user(message: str, category: type[XcvaeWarning] = XcvaeWarning) -> None:
     """Warn at the line of the program that called xcvae, however deep inside it the cause lies."""
-    package = f"{Path(__file__).parent}{os.sep}"
+    package = os.path.dirname(__file__) + os.sep  # noqa: PTH120  as code objects spell it
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1

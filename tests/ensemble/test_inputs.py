@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from xcvae.ensemble.sample import sample
-from xcvae.errors import DataError, MismatchError
+from xcvae.errors import DataError, MismatchError, MissingVariableError
 from xcvae.generator.training.train import train as train_model
 
 STEP = {"generator": {"channels": [8], "latents": [2]}, "fit": {"max_steps": 1, "crop": 24}}
@@ -85,6 +85,28 @@ def test_min_mass_of_an_unobserved_sample_is_a_share_of_its_coarse_rain(
     label = str(ds.time.values[0])[:19]
     with pytest.raises(DataError, match=f"min_mass, sample {label}"):
         drawn(ds, model, lazy=lazy, mode="prior", min_mass=50.0)
+
+
+@lazy_or_not
+def test_min_mass_without_rain_condition_refuses_samples_without_observation(train_radar, lazy):
+    hour = train_radar.time.dt.hour.astype("float32").assign_attrs(units="1")
+    ds = train_radar[["pr"]].assign(hour=hour).isel(time=slice(6)).copy(deep=True)
+    model = train_model(ds, conditions=["hour"], progress=False, validation=0, **STEP)
+    ds["pr"][4] = np.nan
+    assert drawn(ds, model, lazy=lazy, mode="prior").shape[1] == 6
+    label = str(ds.time.values[4])[:19]
+    with pytest.raises(MissingVariableError, match=f"min_mass: .*1 samples without any, .*{label}"):
+        drawn(ds, model, lazy=lazy, mode="prior", min_mass=0.1)
+
+
+def test_times_that_would_share_their_noise_are_refused(few, model):
+    """The address of noise is the time to the second."""
+    start = np.datetime64("2020-01-01T00:00:00", "ms")
+    times = start + np.array([200, 700, 1000, 2000, 3000, 4000], "timedelta64[ms]")
+    close = few.assign_coords(time=times.astype("M8[ns]"))
+    with pytest.raises(DataError, match=r"time: .*address.* got 2 samples 2020-01-01T00:00:00\."):
+        drawn(close, model, lazy=False)
+    assert drawn(close.isel(time=slice(1, None)), model, lazy=False).shape[1] == 5
 
 
 def test_prior_warns_of_samples_without_their_derived_condition(few, model):

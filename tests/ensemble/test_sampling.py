@@ -453,7 +453,14 @@ def test_store_of_other_data_is_refused_and_replaced_by_restart(few, model, tmp_
     np.testing.assert_array_equal(ens.pr.values, sample(other, model, members=2).pr.values)
 
 
-@pytest.mark.parametrize("step", [lambda field, _: field, lambda field, _: field.astype("float64")])
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda field, _: field,
+        lambda field, _: field.astype("float64"),
+        lambda field, _: field.round().astype("int16"),
+    ],
+)
 def test_lazy_members_are_float32_and_can_be_changed(few, model, step):
     """They had the type of the last post-processor."""
     drawn = sample(few.isel(time=[0]), model, members=2, postprocess=[step]).pr

@@ -284,6 +284,17 @@ sample:
     np.testing.assert_array_equal(xr.open_zarr("out/fine.zarr", consolidated=False).tp, expected)
 
 
+def test_command_line_shows_warnings_of_xcvae_only(coarse, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stretched = coarse.assign_coords(lat=50.0 - 0.05 * np.array([0, 1, 2.4, 3.4, 4.8]))
+    stretched.to_netcdf("uneven.nc")
+    options = ["--model", str(model.path), "--factor", str(FACTOR), "--members", "1"]
+    assert main(["sample", "uneven.nc", *options, "--store", "fine.zarr"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "warning: lat: the distance of neighbours varies" in line]
+    assert all(line.startswith("xcvae: warning: ") for line in lines if "arning" in line)
+
+
 def test_uneven_cells_are_warned_of_and_missing_rows_refused(coarse, model):
     stretched = coarse.assign_coords(lat=50.0 - 0.05 * np.array([0, 1, 2.4, 3.4, 4.8]))
     with pytest.warns(UserWarning, match=r"lat: the distance of neighbours varies, 0\.05 to 0\.07"):

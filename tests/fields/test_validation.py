@@ -140,16 +140,6 @@ def test_check_samples_names_repeated_labels() -> None:
         check_samples(samples(["a", "b", "a"], "storm"), "storm")
 
 
-def test_check_samples_refuses_times_that_would_share_their_noise() -> None:
-    """The address of noise is the time to the second."""
-    times = pd.to_datetime(
-        ["2020-01-01 00:00:00.2", "2020-01-01 00:00:00.7", "2020-01-01 00:00:01.0"]
-    )
-    with pytest.raises(DataError, match=r"1 in one second with another, first .*00.7.* position 1"):
-        check_samples(samples(times), "time")
-    check_samples(samples(times[1:]), "time")
-
-
 def test_check_samples_accepts_shared_labels_of_augmented_data() -> None:
     times = pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03"])
     three = samples(times.append(times).append(times[1:]))

@@ -234,7 +234,11 @@ def calibrating(tiny_model):
 
 
 def test_measured_temperatures_correct_prior_and_finest_level(calibrating, test_radar, monkeypatch):
-    """Both spread-skill ratios, of prior draws and of a released finest level, approach 1."""
+    """Both spread-skill ratios, of prior draws and of a released finest level, approach 1.
+
+    The model is made wrong on purpose, in the direction in which it is wrong already: after so few
+    steps on another processor it may be right by chance.
+    """
     batches = calibrating.batches(prepare(test_radar, calibrating.spec, need_target=True))
     # Not shrunk. Its limits remain: the finest level of a model of so few steps is far off.
     monkeypatch.setattr(calibration, "TEMPERATURE_PRIOR", 10.0)
@@ -246,12 +250,22 @@ def test_measured_temperatures_correct_prior_and_finest_level(calibrating, test_
         return np.abs(np.log(ratios))
 
     calibrating.networks.set_temperature(1.0)
+    spread = spread_skill_ratio(calibrating, batches)
+    wrong = 1.15 if spread > 1 else 1 / 1.15
+    set_temperature = type(calibrating.networks).set_temperature
+    monkeypatch.setattr(
+        type(calibrating.networks),
+        "set_temperature",
+        lambda self, all_levels, finest=1.0: set_temperature(self, wrong * all_levels, finest),
+    )
+    calibrating.networks.set_temperature(1.0)
     before = errors()
     found = measure_temperatures(calibrating, batches)
     assert list(found) == ["temperature", FINEST]
     calibrating.networks.set_temperature(*found.values())
-    # What is nearly right already cannot come much nearer: its error is that of the measurement.
-    assert np.all(errors() < np.maximum(0.9 * before, 0.1))
+    after = errors()
+    assert after[0] < 0.7 * before[0]
+    assert after[1] < 0.95 * before[1]
 
 
 def test_spread_skill_ratio_equals_the_metric(tiny_model, test_radar):

@@ -552,7 +552,9 @@ def test_scores_of_a_run_are_those_of_evaluate_by_areas_and_groups(tmp_path: Pat
     assert card.mae[0].item() == pytest.approx(expected.mae.item(), rel=1e-6)
     # The copy in the catalog has all that the scores of the run were computed from.
     first.list_data()
-    copy = intake.open_catalog(first.catalog)["test"].read()
+    entry = intake.open_catalog(first.catalog)["test"]
+    assert list(entry.metadata["conditions"]) == ["psl"]
+    copy = entry.read()
     groups = ["region", "half"]
     own = xcvae.evaluate(copy, ensemble, groupby=groups, **options)
     of_data = xcvae.evaluate(ds.isel(time=slice(8, 12)), ensemble, groupby=groups, **options)

@@ -335,12 +335,11 @@ def _read_only(field: xr.DataArray) -> xr.DataArray:
 
 
 def _check_not_negative(one: Postprocessor, after: xr.DataArray) -> None:
-    lowest = float(np.fmin.reduce(after.values, axis=None, initial=np.inf))
-    if lowest < 0:
+    if (after.values < 0).any():
         raise ComponentError.of(
             f"post-processor '{describe('postprocessor', one)['name']}'",
             expected="to return rain of at least 0",
-            got=f"{lowest:.6g} {after.attrs.get('units')}",
+            got=f"{np.nanmin(after.values):.6g} {after.attrs.get('units')}",
             remedy="Clip its result: field.clip(min=0, keep_attrs=True).",
         )
 

@@ -12,6 +12,7 @@ import math
 import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -191,6 +192,7 @@ class EnsembleSampler:
         dims = spec.y, spec.x
         tile = request.tile_for(model, dict(zip(dims, size, strict=True)))
         labels = labels_of(prepared, spec.sample)
+        _check_distinct(labels, spec.sample)
         shape = (len(request.numbers), len(labels), *size)
         chunks = plan_chunks(request.chunks, sizes=shape, sample=spec.sample)
         if request.min_mass is not None:
@@ -633,6 +635,20 @@ def _times_of(prepared: xr.Dataset, model: Model, request: SampleRequest) -> lis
     times = times_of(prepared, model.spec.sample, otherwise=otherwise)
     request.timescales_for(model)
     return times
+
+
+def _check_distinct(labels: Sequence[str], sample: str) -> None:
+    """Refuse samples with the same address of their noise, whose members would be alike."""
+    if len(set(labels)) == len(labels):
+        return
+    counts = Counter(labels)
+    first = next(label for label in labels if counts[label] > 1)
+    raise DataError.of(
+        sample,
+        expected="labels that differ, times by a second or more: they are addresses of the noise",
+        got=f"{counts[first]} samples {first}",
+        remedy="Keep one of them, or give them other labels, such as texts.",
+    )
 
 
 def inputs_of(ds: xr.Dataset, spec: DataSpec, mode: str) -> xr.Dataset:

@@ -20,6 +20,7 @@ from xcvae.errors import (
 )
 from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch, stretch_weights
 from xcvae.fields.dataspec import DataSpec, VariableSpec
+from xcvae.fields.samples import labels_of
 from xcvae.fields.units import factor
 from xcvae.fields.validation import refuse_packed
 
@@ -611,26 +612,20 @@ def reference_fields(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -
     -------
     numpy.ndarray
         (sample, y, x) in the units of the target.
-
-    Raises
-    ------
-    MissingVariableError
-        Some samples have neither.
     """
     if spec.target not in block:
-        return _stretched_rain(block, _rain_condition(block, spec), spec, size)
+        return _stretched_rain(block, spec, size)
     reference = np.array(block[spec.target].values)
     unobserved = np.isnan(reference).all(axis=(1, 2))
     if unobserved.any():
-        rest = block.isel({spec.sample: unobserved})
-        reference[unobserved] = _stretched_rain(rest, _rain_condition(rest, spec), spec, size)
+        reference[unobserved] = _stretched_rain(block.isel({spec.sample: unobserved}), spec, size)
     return reference
 
 
 def check_reference(prepared: xr.Dataset, spec: DataSpec) -> None:
     """Check that the samples have a reference for the rain of members.
 
-    Lazy observations are not read: whether they have values is seen when members are drawn.
+    Lazy observations are read if the model has no rain condition that could stand in for them.
 
     Raises
     ------
@@ -639,35 +634,39 @@ def check_reference(prepared: xr.Dataset, spec: DataSpec) -> None:
     UnitsError
         The condition is not in units that convert into those of the target.
     """
-    target = prepared.get(spec.target)
-    known = target is not None and (
-        not target.variable._in_memory or bool(target.notnull().any((spec.y, spec.x)).all())
-    )
+    target, known = prepared.get(spec.target), _rain_conditions(spec)
+    got = f"only {', '.join(map(str, prepared.data_vars)) or 'no variables'}"
+    if target is not None:
+        if known and not target.variable._in_memory:
+            return  # samples without an observation are seen when they are drawn
+        observed = target.notnull().any((spec.y, spec.x)).compute().values
+        if observed.all():
+            return
+        first = labels_of(prepared, spec.sample)[int(np.argmin(observed))]
+        got = f"{int((~observed).sum())} samples without any, first {first}"
     if not known:
-        _scale(_rain_condition(prepared, spec), spec)
+        raise MissingVariableError.of(
+            "min_mass",
+            expected=f"an observation of '{spec.target}' in every sample, or a precipitation "
+            "condition that covers it, to know how much rain a sample should have",
+            got=got,
+            remedy="Keep the target in the Dataset and leave such samples out, or min_mass.",
+        )
+    _scale(known[0], spec)
 
 
-def _rain_condition(ds: xr.Dataset, spec: DataSpec) -> VariableSpec:
-    for variable in spec.variables:
-        if variable.precipitation and variable.aligned and variable.role == "condition":
-            return variable
-    raise MissingVariableError.of(
-        "min_mass",
-        expected=f"the target '{spec.target}' or a precipitation condition that covers it, "
-        "to know how much rain a sample should have",
-        got=f"only {', '.join(map(str, ds.data_vars)) or 'no variables'}",
-        remedy="Keep the target in the Dataset, or leave min_mass out.",
-    )
+def _rain_conditions(spec: DataSpec) -> list[VariableSpec]:
+    """Return the conditions that are rain over the domain of the target."""
+    return [v for v in spec.variables if v.precipitation and v.aligned and v.role == "condition"]
 
 
 def _scale(variable: VariableSpec, spec: DataSpec) -> float:
     return factor(variable.units, spec.units, what=f"condition '{variable.name}'")
 
 
-def _stretched_rain(
-    block: xr.Dataset, variable: VariableSpec, spec: DataSpec, size: tuple[int, int]
-) -> NDArray[Any]:
-    """Stretch a coarse condition onto the fine grid, in the units of the target."""
+def _stretched_rain(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -> NDArray[Any]:
+    """Stretch the first coarse rain onto the fine grid, in the units of the target."""
+    variable = _rain_conditions(spec)[0]
     fine = block[variable.name].values
     if variable.stretched:
         rows, columns = stretching(block, variable, spec, size)

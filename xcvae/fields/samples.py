@@ -94,10 +94,6 @@ def _check_labels(ds: xr.Dataset, sample: str, *, augmented: bool) -> None:
         repeated = np.ones(len(index), bool)
         repeated[np.unique(pair, return_index=True)[1]] = False
     _refuse_labels(sample, np.asarray(repeated), index, "repeated")
-    if index.inferred_type == "datetime64":
-        # Labels are addresses of noise, to the second.
-        same = index.floor("s").duplicated() & ~index.duplicated()
-        _refuse_labels(sample, np.asarray(same), index, "in one second with another")
     # The order of names and of stacked labels means nothing.
     ordered = isinstance(index, xr.CFTimeIndex) or index.inferred_type not in ("string", "mixed")
     if ordered and not index.is_monotonic_increasing:

@@ -72,9 +72,7 @@ class Placement:
         self.moves = 0
 
     def move(self, networks: Iterable[nn.Module], device: torch.device) -> None:
-        """Move networks to a device, unless they are there."""
-        if device == self.device:
-            return
+        """Move networks to a device."""
         self.device, self.moves = device, self.moves + 1
         for one in networks:
             placed(one, device)

@@ -229,7 +229,10 @@ class Model:
 
     def to(self, device: str) -> Model:
         """Move the network to a device: ``"auto"``, ``"cpu"`` or ``"cuda"``."""
-        self._placement.move(self.networks, choose_device(device))
+        chosen = choose_device(device)
+        if chosen != self.device:
+            self._placement.move(self.networks, chosen)
+            self._replays = 0, []  # they hold memory of the other device
         return self
 
     def rename(self, names: Mapping[str, str] | None = None, **others: str) -> Model:

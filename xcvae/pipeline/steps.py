@@ -290,7 +290,9 @@ class PipelineState:
         elif self.catalog.exists() and name in catalogs.names(self.catalog):
             return
         opened = xr.open_zarr(store, chunks={})
-        about = samples_metadata(opened, spec.target, spec.sample, split=part)
+        extras = self.parts.extras[part].data_vars if self.parts.extras else ()
+        fields = opened.drop_vars([name for name in extras if name in opened.data_vars])
+        about = samples_metadata(fields, spec.target, spec.sample, split=part)
         about |= rain_shares(opened[spec.target], spec.sample)
         catalogs.append(self.catalog, name, store, about)
 

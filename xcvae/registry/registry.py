@@ -309,7 +309,7 @@ def missing(kind: Kind, described: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def warn_of_missing(kind: Kind, described: Iterable[Mapping[str, Any]], place: str) -> None:
-    """Warn the caller's caller of missing components of a record that was found in `place`."""
+    """Warn of missing components of a record that was found in `place`."""
     for text in missing(kind, described):
         warn_user(f"{place}: {text}", MissingPluginWarning)
 

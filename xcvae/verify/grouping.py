@@ -363,45 +363,43 @@ def no_coarse_rain() -> MissingVariableError:
     )
 
 
-def by_amounts(
-    match: MatchedPair, groupby: Iterable[str | xr.DataArray], starts: Array
-) -> list[str | xr.DataArray]:
-    """Replace the name of the coarse rain in a list of groups by the groups of the units.
-
-    Parameters
-    ----------
-    match
-        The samples.
-    groupby
-        From `labelled`.
-    starts
-        Position of the first sample of every unit that is scored: a sample, window or sequence.
+def coarse_amounts(match: MatchedPair) -> Array:
+    """Return the mean coarse rain of each sample, (sample,); NaN where it is unknown.
 
     Raises
     ------
     MissingVariableError
         There is no coarse rain.
     """
-    return [
-        _thirds_by_coarse_rain(match, starts)
-        if isinstance(one, str) and one == COARSE_RAIN and one not in match.ds.variables
-        else one
-        for one in groupby
-    ]
-
-
-def _thirds_by_coarse_rain(match: MatchedPair, starts: Array) -> xr.DataArray:
-    """Return the third that each unit is in, by its mean coarse rain; equal amounts in the same."""
-    fields, sample = match.for_baselines(), match.pair.sample
+    fields = match.for_baselines()
     name = fields.attrs.get("condition")
     if name is None:
         raise no_coarse_rain()
     coarse = fields[name]
-    rain = coarse.mean([dim for dim in coarse.dims if dim != sample]).compute().values
-    known = np.add.reduceat(np.isfinite(rain).astype(np.int64), starts)
-    total = np.add.reduceat(np.nan_to_num(rain.astype(np.float64)), starts)
-    amounts = np.where(known > 0, total / np.maximum(known, 1), np.nan)
-    limits = np.quantile(amounts[known > 0], [1 / 3, 2 / 3]) if known.any() else np.zeros(2)
-    thirds = np.array(THIRDS, object)[np.searchsorted(limits, amounts)]
-    classes = np.where(np.isnan(amounts), np.nan, thirds)
-    return xr.DataArray(classes, dims=[sample], name=COARSE_RAIN)
+    means = coarse.mean([dim for dim in coarse.dims if dim != match.pair.sample])
+    return np.asarray(means.compute().values, np.float64)
+
+
+def by_coarse_rain(match: MatchedPair, one: str | xr.DataArray) -> bool:
+    """Return True for groups by the coarse rain, not by a variable of that name."""
+    return isinstance(one, str) and one == COARSE_RAIN and one not in match.ds.variables
+
+
+def thirds_of(amounts: Array, starts: Array, sample: str) -> xr.DataArray:
+    """Return the third that each unit is in, by its mean coarse rain; equal amounts in the same.
+
+    Parameters
+    ----------
+    amounts
+        Coarse rain of the samples, (sample,).
+    starts
+        Position of the first sample of every unit that is scored: a sample, window or sequence.
+    sample
+        Name of the sample dim.
+    """
+    known = np.add.reduceat(np.isfinite(amounts).astype(np.int64), starts)
+    total = np.add.reduceat(np.nan_to_num(amounts), starts)
+    means = np.where(known > 0, total / np.maximum(known, 1), np.nan)
+    limits = np.quantile(means[known > 0], [1 / 3, 2 / 3]) if known.any() else np.zeros(2)
+    thirds = np.array(THIRDS, object)[np.searchsorted(limits, means)]
+    return xr.DataArray(np.where(known > 0, thirds, np.nan), dims=[sample], name=COARSE_RAIN)

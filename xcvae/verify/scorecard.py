@@ -29,7 +29,15 @@ from xcvae.verify.accumulate import (
 )
 from xcvae.verify.baselines.climatology import Climatology
 from xcvae.verify.baselines.runner import BaselineRunner
-from xcvae.verify.grouping import GroupBy, Groups, by_amounts, group_samples, labelled
+from xcvae.verify.grouping import (
+    GroupBy,
+    Groups,
+    by_coarse_rain,
+    coarse_amounts,
+    group_samples,
+    labelled,
+    thirds_of,
+)
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.resampling import Sums, interval
 from xcvae.verify.sequences import TimeUnits, split_window, step_in_time
@@ -147,6 +155,8 @@ def score_match(
     scores = [f"{name}{end}" for name in chosen for end in ("", "_low", "_high")]
     groups = labelled(match, groupby)
     options: dict[str, Any] = {"groupby": groups, "block_bytes": block_bytes}
+    if any(by_coarse_rain(match, one) for one in groups):
+        options["amounts"] = coarse_amounts(match)  # lazy data are read once for all units
     options["reserved"] = ("source", "members", *scores)
     cards = [
         _score_units(match, names, units, windows, listed=listed, progress=progress, **options)
@@ -208,12 +218,15 @@ def _score_units(
     *,
     listed: dict[str, Any],
     groupby: Sequence[str | xr.DataArray],
+    amounts: Array | None = None,
     reserved: Sequence[str],
     block_bytes: int,
     progress: bool,
 ) -> xr.Dataset:
     """Score the metrics of the same units."""
-    groupby = by_amounts(units.match, groupby, units.starts)
+    if amounts is not None:
+        thirds = thirds_of(amounts[units.rows], units.starts, match.pair.sample)
+        groupby = [thirds if by_coarse_rain(match, one) else one for one in groupby]
     groups = group_samples(units.heads, groupby, reserved)
     match, observed = units.match, units.observed
     bound = {k: m.bind(observed) for k, m in chosen.items() if isinstance(m, Metric)}

@@ -78,6 +78,8 @@ class TimeUnits:
     ----------
     match
         The samples that count, in the order of time.
+    rows
+        Their positions among all samples.
     edges
         Number of the first window of every unit, then that after the last; windows count from 0.
     summed
@@ -89,6 +91,7 @@ class TimeUnits:
     """
 
     match: MatchedPair
+    rows: Array
     edges: Array
     summed: int = 1
     window: float | None = None
@@ -97,7 +100,8 @@ class TimeUnits:
     @classmethod
     def each(cls, match: MatchedPair) -> TimeUnits:
         """Return every sample as a unit."""
-        return cls(match, np.arange(match.pair.observed.shape[0] + 1))
+        count = match.pair.observed.shape[0]
+        return cls(match, np.arange(count), np.arange(count + 1))
 
     @classmethod
     def of(
@@ -129,7 +133,7 @@ class TimeUnits:
         if window is not None:
             summed, seconds, runs = _windows(times, step, runs, window)
         rows = np.concatenate(runs)
-        units = cls(_selected(match, rows, summed), np.arange(len(rows) // summed + 1))
+        units = cls(_selected(match, rows, summed), rows, np.arange(len(rows) // summed + 1))
         units = replace(units, summed=summed, window=seconds)
         if not length:
             return units
@@ -138,7 +142,7 @@ class TimeUnits:
         if 0 < len(whole) < len(parts):
             # What does not count must not be resampled either: a single sequence has no interval.
             parts, rows = whole, rows.reshape(-1, summed)[np.concatenate(whole)].ravel()
-            units = replace(units, match=_selected(match, rows, summed))
+            units = replace(units, match=_selected(match, rows, summed), rows=rows)
         edges = np.cumsum([0, *map(len, parts)])
         return replace(units, edges=edges, sequences=True)
 

@@ -51,7 +51,7 @@ from xcvae.ensemble.store.zarr_format import (
     write_chunk,
     write_template,
 )
-from xcvae.errors import OutputExistsError
+from xcvae.errors import OutputExistsError, StoreError
 from xcvae.files import (
     Purpose,
     file_sha256,
@@ -66,7 +66,7 @@ from xcvae.files import (
 )
 
 PARTIAL = ".partial"
-#: Seconds in which a process surely gets from the first rename of a replacement to the second.
+#: Seconds in which a process usually gets from the first rename of a replacement to the second.
 RENAMING = 0.1
 
 
@@ -122,6 +122,8 @@ class LocalStore(EnsembleStore):
             return StoredEnsemble(folder)
         if self._lacks_its_name():
             time.sleep(RENAMING)  # a living process is past its second rename then
+            with suppress(StoreError, OSError), self.lock():
+                pass  # it was killed: the lock finishes what it did
             folder = self.working if self._lacks_its_name() else folder
         ledger = FileLedger.within(folder)
         try:

@@ -143,13 +143,17 @@ def _readme(ds: xr.Dataset, variable: str, names: list[str], *, pack: bool) -> s
     sizes = ", ".join(f"{dim} {size}" for dim, size in field.sizes.items())
     labels = labels_of(ds, _sample_of(field))
     packed = "16-bit integers with scale_factor, which readers unpack" if pack else "float32"
+    about = {
+        name: " ".join(str(ds.attrs.get(name, other)).split())
+        for name, other in (("title", ""), ("license", "see the source"), ("source", ""))
+    }
     lines = [
         f"{len(names)} NetCDF files, {names[0]} to {names[-1]}, written by xcvae.",
-        f"Title: {ds.attrs.get('title', '')}",
+        f"Title: {about['title']}",
         f"Variable: {variable} [{field.attrs.get('units', '')}], {sizes}, as {packed}",
         f"Period: {labels[0]} to {labels[-1]}",
-        f"Licence: {ds.attrs.get('license', 'see the source')}",
-        f"Source: {ds.attrs.get('source', '')}",
+        f"Licence: {about['license']}",
+        f"Source: {about['source']}",
         f"Open: python -c \"import xarray; print(xarray.open_dataset('{names[0]}'))\"",
     ]
     return "\n".join(lines) + "\n"

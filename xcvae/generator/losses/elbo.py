@@ -24,8 +24,8 @@ class KL(Component):
     beta
         Weight of the KL; 1 makes the sum with `Laplace` the negative ELBO.
     warmup
-        Share of the training over which beta rises (Bowman et al. 2016, arXiv:1511.06349). It is
-        as far as at a share of .02 later: with .1 it begins at .2 and is whole at .08.
+        Share of the training over which beta rises (Bowman et al. 2016, arXiv:1511.06349). The
+        rise starts .02 ahead: with .1, at a fifth of beta, and beta is whole at a share of .08.
     free_bits
         Nats per level and sample without a cost (Kingma et al. 2016, arXiv:1606.04934): one
         number for all levels, or one for each, coarsest first.
