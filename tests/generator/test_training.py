@@ -32,6 +32,7 @@ from xcvae.errors import (
 )
 from xcvae.fields.batches import Batch
 from xcvae.fields.describe import describe, prepare
+from xcvae.files import locked
 from xcvae.generator.device import placed
 from xcvae.generator.network.architecture import build_network, resolve
 from xcvae.generator.training import checkpoint
@@ -393,6 +394,20 @@ def test_train_refuses_a_checkpoint_with_other_data(
     assert checkpoint_path(path).exists()
     with pytest.raises(MismatchError, match="data"):
         quick(other[0], path=path, validation=other[1])
+
+
+def test_second_training_of_a_file_is_refused(corner, tmp_path):
+    """The second one to end had trained in vain, and replaced the last weights of the first."""
+    path = tmp_path / "new" / "model.xcvae"
+    path.parent.mkdir()
+    with locked(path, timeout=0, busy=OutputExistsError("busy")):
+        with pytest.raises(OutputExistsError, match="no other training"):
+            quick(corner, path=path)
+        assert [file.name for file in path.parent.iterdir()] == [".model.xcvae.lock"]
+    quick(corner, path=path)
+    assert {file.name for file in path.parent.iterdir()} == {
+        "model.xcvae", "model-last.xcvae", "model.xcvae.log.csv",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["model-last.xcvae", "model.xcvae.log.csv"])
