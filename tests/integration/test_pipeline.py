@@ -287,6 +287,20 @@ def test_single_steps_require_the_products_of_earlier_ones(
     assert "mass_bias" not in message
 
 
+def test_message_names_append_only_where_it_helps(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(folder / "config.yaml")
+    assert main(["train", path]) == 0
+    assert main(["sample", path]) == 0
+    edit(folder, "members: 3,", "members: 4,")
+    assert main(["sample", path]) == 1
+    assert capsys.readouterr().err.endswith("On the command line: --overwrite, or --append.\n")
+    edit(folder, "members: 4,", "members: 4, seed: 5,")
+    assert main(["sample", path]) == 1
+    assert capsys.readouterr().err.endswith("On the command line: --overwrite.\n")
+
+
 def test_second_run_in_a_folder_is_refused_and_files_of_killed_ones_are_removed(
     folder: Path,
 ) -> None:

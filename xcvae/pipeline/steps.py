@@ -237,8 +237,9 @@ class PipelineState:
             ensemble = sample(data, model, **arguments)
         except OutputExistsError as error:
             if not self.manifest.overwrite:
+                more = ", or --append" if 'resume="append"' in str(error) else ""
                 raise OutputExistsError(
-                    f"{error} On the command line: --overwrite, or --append for more."
+                    f"{error} On the command line: --overwrite{more}."
                 ) from error
             state = MADE
             ensemble = sample(data, model, **{**arguments, "resume": "restart"})
