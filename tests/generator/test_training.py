@@ -502,6 +502,8 @@ def test_validation_accepts_a_dataset_or_zero(few, test_radar):
         ({"generator": {"preset": "smal"}}, "small"),
         ({"generator": {"chanels": [8]}}, "channels"),
         ({"generator": {"channels": [8, 8], "latents": [1]}}, "latents"),
+        ({"generator": {"channels": [8], "latents": [1, 2, 3]}}, "got 1 and 3"),
+        ({"generator": {"latents": [4, 4, 4, 4, 4, 4, 4]}}, "got 6 and 7"),
         ({"generator": {"levels": 9}}, "at most 6"),
         ({"generator": {"channels": "8"}}, "list"),
         ({"generator": {"separable": -1}}, r"separable: expected an integer >= 0"),
@@ -510,6 +512,8 @@ def test_validation_accepts_a_dataset_or_zero(few, test_radar):
         ({"losses": ["mass", "mass"]}, "each name once"),
         ({"fit": {"resume": "no"}}, "true or false"),
         ({"validation": 1.0}, "share"),
+        ({"validation": "0.1"}, "share"),
+        ({"validation": [0.1]}, "share"),
         ({"device": "gpu"}, "cuda"),
     ],
 )

@@ -312,7 +312,9 @@ def split(
         held_back = prepare(validation, spec, need_target=True)
         check_values(held_back, spec)
         return prepared, held_back
-    if isinstance(validation, bool) or not 0 <= validation < 1:
+    share: object = validation
+    known = isinstance(share, int | float | np.number) and not isinstance(share, bool)
+    if not known or not 0 <= validation < 1:
         raise ConfigError.of(
             "validation",
             expected="a share from 0 to below 1, or a Dataset",
