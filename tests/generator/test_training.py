@@ -32,6 +32,7 @@ from xcvae.errors import (
 )
 from xcvae.fields.batches import Batch
 from xcvae.fields.describe import describe, prepare
+from xcvae.files import locked
 from xcvae.generator.device import placed
 from xcvae.generator.network.architecture import build_network, resolve
 from xcvae.generator.training import checkpoint
@@ -395,6 +396,20 @@ def test_train_refuses_a_checkpoint_with_other_data(
         quick(other[0], path=path, validation=other[1])
 
 
+def test_second_training_of_a_file_is_refused(corner, tmp_path):
+    """The second one to end had trained in vain, and replaced the last weights of the first."""
+    path = tmp_path / "new" / "model.xcvae"
+    path.parent.mkdir()
+    with locked(path, timeout=0, busy=OutputExistsError("busy")):
+        with pytest.raises(OutputExistsError, match="no other training"):
+            quick(corner, path=path)
+        assert [file.name for file in path.parent.iterdir()] == [".model.xcvae.lock"]
+    quick(corner, path=path)
+    assert {file.name for file in path.parent.iterdir()} == {
+        "model.xcvae", "model-last.xcvae", "model.xcvae.log.csv",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["model-last.xcvae", "model.xcvae.log.csv"])
 def test_train_keeps_files_of_others_next_to_the_model(few, tmp_path, name):
     path = tmp_path / "model.xcvae"
@@ -487,6 +502,8 @@ def test_validation_accepts_a_dataset_or_zero(few, test_radar):
         ({"generator": {"preset": "smal"}}, "small"),
         ({"generator": {"chanels": [8]}}, "channels"),
         ({"generator": {"channels": [8, 8], "latents": [1]}}, "latents"),
+        ({"generator": {"channels": [8], "latents": [1, 2, 3]}}, "got 1 and 3"),
+        ({"generator": {"latents": [4, 4, 4, 4, 4, 4, 4]}}, "got 6 and 7"),
         ({"generator": {"levels": 9}}, "at most 6"),
         ({"generator": {"channels": "8"}}, "list"),
         ({"generator": {"separable": -1}}, r"separable: expected an integer >= 0"),
@@ -495,6 +512,8 @@ def test_validation_accepts_a_dataset_or_zero(few, test_radar):
         ({"losses": ["mass", "mass"]}, "each name once"),
         ({"fit": {"resume": "no"}}, "true or false"),
         ({"validation": 1.0}, "share"),
+        ({"validation": "0.1"}, "share"),
+        ({"validation": [0.1]}, "share"),
         ({"device": "gpu"}, "cuda"),
     ],
 )

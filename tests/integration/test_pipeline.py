@@ -22,6 +22,8 @@ import xcvae
 from xcvae import config, pipeline
 from xcvae.cli import main
 from xcvae.ensemble import catalog
+from xcvae.errors import StoreError
+from xcvae.files import locked
 from xcvae.pipeline import steps
 from xcvae.pipeline.manifest import Manifest
 from xcvae.registry import registry
@@ -275,6 +277,49 @@ def test_single_steps_require_earlier_ones_and_follow_changes(
     double(folder, rain)  # so do they follow the observations
     assert main(["evaluate", path]) == 0
     assert "evaluate made" in capsys.readouterr().out
+
+
+def test_message_names_append_only_where_it_helps(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(folder / "config.yaml")
+    assert main(["train", path]) == 0
+    assert main(["sample", path]) == 0
+    edit(folder, "members: 3,", "members: 4,")
+    assert main(["sample", path]) == 1
+    assert capsys.readouterr().err.endswith("On the command line: --overwrite, or --append.\n")
+    edit(folder, "members: 4,", "members: 4, seed: 5,")
+    assert main(["sample", path]) == 1
+    assert capsys.readouterr().err.endswith("On the command line: --overwrite.\n")
+
+
+def test_second_run_in_a_folder_is_refused_and_files_of_killed_ones_are_removed(
+    folder: Path,
+) -> None:
+    """The second one replaced the model of the first, of which the ensembles were then drawn."""
+    out, settings = folder / "out", config.load(folder / "config.yaml")
+    (out / "report").mkdir(parents=True)
+    stale = [out / f"README.txt.{'0a' * 16}.tmp", out / "report" / f"a.png.{'0b' * 16}.tmp"]
+    others = [out / "mine.tmp", out / f"catalog.yaml.{'0c' * 16}.tmp"]
+    for file in stale + others:
+        file.touch()
+    refused = StoreError("busy")
+    with locked(out / "run", timeout=0, busy=refused):
+        for step in (pipeline.run, lambda *a, **k: pipeline.run_step(*a, "train", **k)):
+            with pytest.raises(StoreError, match="no other run in this folder"):
+                step(settings, progress=False)
+        assert all(file.exists() for file in stale)
+    assert not (out / "model.xcvae").exists()
+    pipeline.run_step(settings, "train", progress=False)
+    assert (out / "model.xcvae").exists()
+    assert [file.exists() for file in stale + others] == [False, False, True, True]
+    assert not list(out.rglob("*.lock"))
+
+
+def test_step_that_fails_leaves_no_empty_folder(folder: Path) -> None:
+    with pytest.raises(xcvae.errors.XcvaeError, match="model"):
+        pipeline.run_step(config.load(folder / "config.yaml"), "diagnose", progress=False)
+    assert not (folder / "out").exists()
 
 
 def test_killed_training_is_continued(folder: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from xcvae.config import Config
 from xcvae.config.schema import SampleSection
-from xcvae.errors import ConfigError, nearest
-from xcvae.files import check_writable
+from xcvae.errors import ConfigError, StoreError, explain, nearest
+from xcvae.files import check_writable, locked, original_name
 from xcvae.pipeline.check import (
     check_components,
     check_outputs,
@@ -27,7 +29,7 @@ from xcvae.pipeline.outputs import (
     write_report,
     write_summary,
 )
-from xcvae.pipeline.steps import CURRENT, PipelineState, Scored
+from xcvae.pipeline.steps import CATALOG, CURRENT, PipelineState, Scored
 from xcvae.verify.score_text import table
 
 REPORT = "report"  # a step of its own on the command line, and a part of `run`
@@ -96,6 +98,42 @@ def _run(
     start = time.perf_counter()
     steps = PipelineState(config, overwrite=overwrite, append=append, progress=progress)
     _check(steps, whole=wanted == STEPS)
+    with _alone_in(steps.folder):
+        return _write(steps, wanted, start)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other runs out of an output folder, and remove what killed ones left.
+
+    Raises
+    ------
+    StoreError
+        Another run is writing products there.
+    """
+    missing = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = explain(
+        f"output '{folder}'",
+        expected="no other run in this folder",
+        got="one that has not ended",
+        remedy="Wait until it ends, or choose another output folder.",
+    )
+    try:
+        with locked(folder / "run", timeout=0, busy=StoreError(busy)):
+            for file in [*folder.glob("*.tmp"), *folder.glob(f"{REPORT}/*.tmp")]:
+                if original_name(file.name) not in (None, CATALOG):  # it has a lock of its own
+                    file.unlink(missing_ok=True)
+            yield
+    finally:
+        if missing:
+            with suppress(OSError):  # it has products now
+                folder.rmdir()
+
+
+def _write(steps: PipelineState, wanted: tuple[str, ...], start: float) -> Summary:
+    """Make the products of some steps."""
+    config, progress = steps.config, steps.progress
     summary = Summary(steps.folder)
     if "train" in wanted:
         _announce(progress, "training")

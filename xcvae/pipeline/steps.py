@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 MADE, COMPLETED, CURRENT = "made", "completed", "unchanged"
 EXTENDED = "extended"
 PARTS = ("train", "validation", "test")
+CATALOG = "catalog.yaml"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class PipelineState:
         self.folder = config.output_folder
         self.manifest = Manifest(self.folder, overwrite=overwrite)
         self.model_file = self.folder / "model.xcvae"
-        self.catalog = self.folder / "catalog.yaml"
+        self.catalog = self.folder / CATALOG
         self.report = self.folder / "report"
         self.outcome: dict[str, str] = {}
 
@@ -236,8 +237,9 @@ class PipelineState:
             ensemble = sample(data, model, **arguments)
         except OutputExistsError as error:
             if not self.manifest.overwrite:
+                more = ", or --append" if 'resume="append"' in str(error) else ""
                 raise OutputExistsError(
-                    f"{error} On the command line: --overwrite, or --append for more."
+                    f"{error} On the command line: --overwrite{more}."
                 ) from error
             state = MADE
             ensemble = sample(data, model, **{**arguments, "resume": "restart"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -57,12 +57,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if not self.channels or len(self.channels) != len(self.latents):
-            raise ConfigError.of(
-                "generator",
-                expected="as many `channels` as `latents`, one per level, at least one",
-                got=f"{len(self.channels)} and {len(self.latents)}",
-                remedy="Give both lists, coarsest level first, or `levels`.",
-            )
+            raise _unequal(self.channels, self.latents)
         if min(*self.channels, *self.latents, self.blocks, self.context, self.patch, 1) < 1:
             raise ConfigError.of(
                 "generator",
@@ -99,6 +94,15 @@ KEYS = (
 
 #: Most networks of a model: each of them needs the training time of one.
 MOST_NETWORKS = 8
+
+
+def _unequal(channels: Sequence[int], latents: Sequence[int]) -> ConfigError:
+    return ConfigError.of(
+        "generator",
+        expected="as many `channels` as `latents`, one per level, at least one",
+        got=f"{len(channels)} and {len(latents)}",
+        remedy="Give both lists, coarsest level first, or `levels`.",
+    )
 
 
 def resolve(
@@ -139,6 +143,8 @@ def resolve(
     patch = _number("patch", options.get("patch", preset.patch))
     channels = tuple(_numbers("channels", options.get("channels", preset.channels)))
     latents = tuple(_numbers("latents", options.get("latents", preset.latents)))
+    if "latents" in options and len(latents) > len(channels):
+        raise _unequal(channels, latents)
     height, width = spec.shape
     levels = _levels(options, len(channels), (-(-height // patch), -(-width // patch)))
     return replace(

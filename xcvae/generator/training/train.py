@@ -26,6 +26,7 @@ from xcvae.errors import (
     EmptySelectionError,
     OutputExistsError,
     check_flags,
+    explain,
     warn_user,
 )
 from xcvae.fields.batches import Batches
@@ -37,7 +38,7 @@ from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.samples import storms_of
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.validation import check_values
-from xcvae.files import is_taken, local_path, sha256, write_bytes
+from xcvae.files import is_taken, local_path, locked, sha256, write_bytes
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.network.architecture import Architecture, build_networks, resolve
@@ -174,7 +175,7 @@ def train(
         architecture = known.fitting(architecture, generator, spec, parts)
     metadata = _metadata(seed, stages, settings, chosen, known)
     options: dict[str, Any] = {"settings": settings, "stages": stages, "group": group}
-    with _seeded(seed, chosen):
+    with _seeded(seed, chosen), _locked(file, settings.resume, group):
         options |= {"device": chosen, "rng": np.random.default_rng(seed), "start": known}
         trainer = _trainer(*parts, spec, architecture, **options)
         if file is not None:
@@ -311,7 +312,9 @@ def split(
         held_back = prepare(validation, spec, need_target=True)
         check_values(held_back, spec)
         return prepared, held_back
-    if isinstance(validation, bool) or not 0 <= validation < 1:
+    share: object = validation
+    known = isinstance(share, int | float | np.number) and not isinstance(share, bool)
+    if not known or not 0 <= validation < 1:
         raise ConfigError.of(
             "validation",
             expected="a share from 0 to below 1, or a Dataset",
@@ -443,6 +446,30 @@ def _new_file(path: str | Path | None, *, resume: bool) -> Path | None:
         )
     checkpoint.refuse_others(file, resume=resume)
     return file
+
+
+@contextmanager
+def _locked(file: Path | None, resume: bool, group: ProcessGroup) -> Iterator[None]:
+    """Keep other trainings from writing the same file and checkpoint.
+
+    Raises
+    ------
+    OutputExistsError
+        Another training is writing the file, or has just written it.
+    """
+    if file is None or not group.is_main:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    busy = explain(
+        "path",
+        expected="a file that no other training is writing",
+        got=str(file),
+        remedy="Wait until it ends, or choose another name.",
+    )
+    with locked(file, timeout=0, busy=OutputExistsError(busy)):
+        _new_file(file, resume=resume)
+        yield
 
 
 def _batches(
