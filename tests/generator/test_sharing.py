@@ -101,3 +101,31 @@ def test_latest_value_is_lent_to_all_who_ask_for_it_meanwhile(permanent, loads):
         assert again == (1 if permanent else 2)
     with latest.of(0, load):
         assert len(loaded) == loads
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_forked_process_does_not_wait_for_what_its_parent_loads():
+    latest: Latest[int] = Latest()
+    loading, forked = threading.Event(), threading.Event()
+
+    def load():
+        loading.set()
+        assert forked.wait(30)
+        return 1
+
+    def use():
+        with latest.of(0, load) as value:
+            assert value == 1
+
+    with ThreadPoolExecutor(1) as pool:
+        user = pool.submit(use)
+        assert loading.wait(30)
+        process = os.fork()
+        if process == 0:
+            signal.alarm(20)
+            with latest.of(0, lambda: 2) as value:
+                os._exit(value)
+        forked.set()
+        user.result()
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 2

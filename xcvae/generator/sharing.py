@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,15 @@ from torch import nn
 T = TypeVar("T")
 R = TypeVar("R")
 _setting_threads = threading.Lock()
+_all_latest: weakref.WeakSet[Latest[Any]] = weakref.WeakSet()
 
 
 def use_threads(number: int) -> int:
     """Set the number of torch threads of this thread, and of no other.
 
     `torch.set_num_threads` sets the number for threads that start later, too: one that starts
-    while others draw would have theirs for good.
+    while others draw would have theirs for good. Another thread restores it at once; only a thread
+    that starts in that moment has this number.
 
     Parameters
     ----------
@@ -220,6 +223,8 @@ def _begin_anew() -> None:
     global _setting_threads  # noqa: PLW0603
     _setting_threads = threading.Lock()
     cores.cache_clear()
+    for latest in list(_all_latest):
+        latest.begin_anew()
 
 
 if hasattr(os, "register_at_fork"):
@@ -263,7 +268,13 @@ class Latest(Generic[T]):
     """
 
     def __init__(self, *, permanent: bool = False) -> None:
-        self._lock, self._permanent, self._users = threading.Lock(), permanent, 0
+        self._permanent = permanent
+        self.begin_anew()
+        _all_latest.add(self)
+
+    def begin_anew(self) -> None:
+        """Forget the value, and the draws that use it."""
+        self._lock, self._users = threading.Lock(), 0
         self._values: dict[int, T] = {}
 
     @contextmanager
@@ -279,6 +290,6 @@ class Latest(Generic[T]):
             yield value
         finally:
             with self._lock:
-                self._users -= 1
+                self._users = max(0, self._users - 1)  # 0 in a process that was forked meanwhile
                 if self._users == 0 and not self._permanent:
                     self._values.clear()

@@ -75,27 +75,28 @@ class _Blas:
     """Number of threads that NumPy multiplies matrices on: one while any context is entered."""
 
     def __init__(self) -> None:
-        self._lock, self._users = threading.Lock(), 0
+        self._lock, self._users = threading.Lock(), set[object]()
         self._limits: threadpool_limits | None = None
 
     @contextmanager
     def one_thread(self) -> Iterator[None]:
         """Use one thread during a context; the last one that ends restores the number."""
+        user = object()
         with self._lock:
-            if self._users == 0:
+            if not self._users:
                 self._limits = threadpool_limits(limits=1, user_api="blas")
-            self._users += 1
+            self._users.add(user)
         try:
             yield
         finally:
             with self._lock:
-                self._users -= 1
-                if self._users == 0:
+                self._users.discard(user)  # unknown in a process that was forked meanwhile
+                if not self._users:
                     self._restore()
 
     def begin_anew(self) -> None:
         """Forget the contexts of other threads in a forked process, where they never end."""
-        self._lock, self._users = threading.Lock(), 0
+        self._lock, self._users = threading.Lock(), set[object]()
         self._restore()
 
     def _restore(self) -> None:
