@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Barrier
+from uuid import uuid4
 
 import dask
 import numpy as np
@@ -161,12 +162,18 @@ def test_clusters_of_any_size_write_same_ensemble(few, model, lazy, tmp_path):
                 tiles = {**options, "tile": {"y": 24, "x": 24}}
                 tiled = sample(few, model, store=tmp_path / "tiled.zarr", **tiles)
                 np.testing.assert_array_equal(tiled.pr.values, lazy)
-            # In the thread that does the tasks: Dask starts processes with one thread for torch.
-            futures = [
-                client.submit(torch.get_num_threads, workers=[one], pure=False)
-                for one in client.nthreads()
-            ]
-            seen[count] = {one.result() for one in futures}
+            # Where regions are drawn: Dask starts processes with one thread for torch.
+            notes = tmp_path / f"threads of {count}"
+            notes.mkdir()
+
+            def note(field, context, notes=notes, caller=os.getpid()):
+                if os.getpid() != caller:  # where it is tried first
+                    (notes / uuid4().hex).write_text(str(torch.get_num_threads()))
+                return field
+
+            options = {**MADE, "chunks": {"time": 1}, "postprocess": [note]}
+            sample(few, model, store=tmp_path / f"noted{count}.zarr", **options)
+            seen[count] = {int(one.read_text()) for one in notes.iterdir()}
         # The copy has no file: it gets one for as long as it travels.
         bare = copy.copy(model)
         bare.path = None
