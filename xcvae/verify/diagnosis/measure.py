@@ -342,7 +342,8 @@ def _trained(
 
 
 def _check_members(members: int) -> None:
-    if members < 2:
+    number: object = members
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 2:
         raise ConfigError.of(
             "members",
             expected="an integer >= 2",
