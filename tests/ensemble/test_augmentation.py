@@ -257,8 +257,12 @@ def test_select_takes_a_mask_by_position_and_one_label(real, ensemble):
     mask = np.arange(6) < 2
     for select in (mask, xr.DataArray(mask, dims="time")):
         assert int(augment(real, ensemble, select=select).synthetic.sum()) == 2 * MEMBERS
-    label = str(real.time.values[0])
-    assert int(augment(real, ensemble, select=label).synthetic.sum()) == MEMBERS
+    first = real.time[0]
+    for label in (str(first.values), first.values, first):
+        assert int(augment(real, ensemble, select=label).synthetic.sum()) == MEMBERS
+    for wrong in (3, 2.5, real.pr):
+        with pytest.raises((MismatchError, DataError), match="select"):
+            augment(real, ensemble, select=wrong)
     with pytest.raises(MismatchError, match=r"select: .* got 'yesterday'"):
         augment(real, ensemble, select="yesterday")
 

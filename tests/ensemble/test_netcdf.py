@@ -144,8 +144,9 @@ def test_lazy_and_stored_ensembles_are_written(few, model, ensemble, tmp_path):
 
 
 def test_existing_files_and_wrong_arguments_are_refused(ensemble, tmp_path):
-    with pytest.raises(ConfigError, match="None, 'realization' or 'time'"):
-        ensemble.cvae.to_netcdf(tmp_path / "nc", by="y")
+    for by in ("y", ["realization"]):
+        with pytest.raises(ConfigError, match="None, 'realization' or 'time'"):
+            ensemble.cvae.to_netcdf(tmp_path / "nc", by=by)
     (tmp_path / "nc").mkdir()
     (tmp_path / "nc" / "pr_r004.nc").write_text("mine")
     with pytest.raises(OutputExistsError, match=r"pr_r004\.nc"):

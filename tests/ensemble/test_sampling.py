@@ -308,6 +308,7 @@ def test_lazy_ensemble_can_be_pickled(few, model, prior):
         ({"name": "a"}, "a catalog to write it to"),
         ({"resume": "again"}, "'restart' replaces"),
         ({"device": "tpu"}, "device"),
+        ({"device": None}, "device: expected 'auto'.*None"),
         ({"chunks": {"time": np.float64(2)}}, r"chunks\['time'\]"),
         ({"chunks": {"time": True}}, r"chunks\['time'\]"),
         ({"chunks": {"tim": 1}}, r"chunks\['tim'\]: .* got {'tim': 1}"),

@@ -136,7 +136,7 @@ def test_members_do_not_depend_on_order_of_regions(few, model, lazy):
 
 def test_clusters_of_any_size_write_same_ensemble(few, model, lazy, tmp_path):
     distributed = pytest.importorskip("distributed")
-    cores, seen = CPU_COUNT, {}
+    cores, seen, caller = CPU_COUNT, {}, os.getpid()
     wanted = {4: [0, 1, 2, 3, 4, 5], 2: [0, 1, 2, 3, 4, 5], 1: [1, 4, 5]}
     with (
         distributed.LocalCluster(
@@ -166,7 +166,7 @@ def test_clusters_of_any_size_write_same_ensemble(few, model, lazy, tmp_path):
             notes = tmp_path / f"threads of {count}"
             notes.mkdir()
 
-            def note(field, context, notes=notes, caller=os.getpid()):
+            def note(field, context, notes=notes):
                 if os.getpid() != caller:  # where it is tried first
                     (notes / uuid4().hex).write_text(str(torch.get_num_threads()))
                 return field

@@ -938,8 +938,11 @@ def test_diagnose_accepts_a_model_file(storms: xr.Dataset, tmp_path: Path, sound
 
 
 def test_diagnose_refuses_one_member(storms: xr.Dataset, sound: Model) -> None:
-    with pytest.raises(ConfigError, match="members: expected an integer >= 2, got 1"):
-        diagnose(storms, sound, members=1)
+    for members in (1, 2.5, "8", None):
+        with pytest.raises(
+            ConfigError, match=f"members: expected an integer >= 2, got {members!r}"
+        ):
+            diagnose(storms, sound, members=members)
 
 
 def test_diagnose_refuses_other_grids_and_negative_rain(storms: xr.Dataset, sound: Model) -> None:

@@ -24,6 +24,7 @@ from xcvae.errors import (
     MismatchError,
     MissingVariableError,
     UnitsError,
+    XcvaeError,
 )
 from xcvae.fields.describe import describe
 from xcvae.generator.model import Model
@@ -607,6 +608,22 @@ def test_metric_of_the_whole_record_by_groups_sees_their_samples_only(
     for half in (0, 1):
         part = ReturnLevel()(ensemble.pr.where(region == half), ds.pr.where(region == half)).item()
         assert card.ReturnLevel.sel(half=half)[0].item() == pytest.approx(part, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"metrics": 5}, "metrics: expected a list of names"),
+        ({"baselines": 1.5}, "baselines: expected a list of names"),
+        ({"ensemble": "prior.zarr"}, "ensemble: expected a Dataset.*open_store"),
+        ({"ensemble": None}, "ensemble: expected a Dataset.*None"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(
+    ds: xr.Dataset, ensemble: xr.Dataset, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(XcvaeError, match=words):
+        evaluate(ds, **{"ensemble": ensemble, **options})
 
 
 def test_metric_that_is_no_average_of_samples_is_refused(

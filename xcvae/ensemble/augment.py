@@ -518,11 +518,18 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
         select = xr.DataArray(select, dims=spec.sample)
     if isinstance(select, xr.DataArray) and select.dtype == bool:
         return _by_mask(ds, members, select, spec.sample)
-    if isinstance(select, str):
+    if isinstance(select, str) or not isinstance(select, Iterable):
         select = [select]
-    if not isinstance(select, xr.DataArray):
-        select = xr.DataArray(np.asarray(list(select)), dims=spec.sample)
-    wanted = label_keys(xr.Dataset(coords={spec.sample: select.values}), spec.sample)
+    whole = isinstance(select, xr.DataArray | np.ndarray)
+    given = np.asarray(select if whole else [*select])
+    if given.ndim > 1:
+        raise MismatchError.of(
+            "select",
+            expected="labels of samples, or a mask of True and False for each",
+            got=f"an array of the shape {given.shape}",
+            remedy=f"Reduce it to '{spec.sample}': (ds.pr.max(('y', 'x')) > 20), for example.",
+        )
+    wanted = label_keys(xr.Dataset(coords={spec.sample: np.atleast_1d(given)}), spec.sample)
     if labels.dtype.kind == "M" and wanted.dtype.kind != "M":
         wanted = _as_times(wanted)
     unknown = wanted[~wanted.isin(labels)]

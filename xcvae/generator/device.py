@@ -26,10 +26,11 @@ def choose_device(device: str) -> torch.device:
     ConfigError
         If the device is unknown or not available.
     """
-    if device == "auto":
+    if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    known = isinstance(device, str | torch.device)
     try:
-        chosen = torch.device(device)
+        chosen = torch.device(device) if known else None
     except RuntimeError:
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import (
+    DataError,
     EmptySelectionError,
     MismatchError,
     MissingVariableError,
@@ -276,6 +277,13 @@ def _others(field: xr.DataArray, ds: xr.Dataset, pair: Pair) -> xr.DataArray | N
 def _as_dataset(ensemble: xr.Dataset | xr.DataArray) -> xr.Dataset:
     if isinstance(ensemble, xr.Dataset):
         return ensemble
+    if not isinstance(ensemble, xr.DataArray):
+        raise DataError.of(
+            "ensemble",
+            expected="a Dataset or DataArray of members",
+            got=f"{ensemble!r} ({type(ensemble).__name__})",
+            remedy="Pass what xcvae.sample returns; a store is opened by xcvae.open_store(path).",
+        )
     return ensemble.to_dataset(name="forecast" if ensemble.name is None else ensemble.name)
 
 

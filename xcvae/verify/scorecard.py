@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ComponentError, check_flags
+from xcvae.errors import ComponentError, ConfigError, check_flags
 from xcvae.metrics.metric import Metric, Skill, Statistic, over_of, ratio
 from xcvae.metrics.pairs import Pair
 from xcvae.metrics.sample import Array
@@ -178,13 +178,9 @@ def metrics_by_name(
     default
         The metrics in the place of None.
     """
-    if specs is None:
-        specs = default
-    elif isinstance(specs, str | Mapping) or callable(specs):
-        specs = [specs]
     found: dict[str, Any] = {}
     windows: dict[str, str] = {}
-    for spec in specs:
+    for spec in _listed("metrics", specs, default):
         own, window = split_window(spec)
         for base, metric in _components("metric", [own], ()).items():
             name = _free(base if window is None else f"{base}_{window}", found)
@@ -299,14 +295,27 @@ def _in_order(cards: Sequence[xr.Dataset], chosen: Mapping[str, Any]) -> xr.Data
     return card[[f"{name}{end}" for name in chosen for end in ("", "_low", "_high")]]
 
 
+def _listed(name: str, specs: Specs, default: Sequence[object]) -> Iterable[object]:
+    """Return a list of components as they were given: several, one alone, or the default."""
+    if specs is None:
+        return default
+    if isinstance(specs, str | Mapping) or callable(specs):
+        return [specs]
+    given: object = specs
+    if not isinstance(given, Iterable):
+        raise ConfigError.of(
+            name,
+            expected="a list of names, dicts or functions",
+            got=repr(given),
+            remedy="`xcvae plugins` lists the names; None takes the default ones.",
+        )
+    return given
+
+
 def _components(kind: Any, specs: Specs, default: Sequence[object]) -> dict[str, Any]:
     """Build components, by name; a second one of the same name is called name_2."""
-    if specs is None:
-        specs = default
-    elif isinstance(specs, str | Mapping) or callable(specs):
-        specs = [specs]
     found: dict[str, Any] = {}
-    for spec in specs:
+    for spec in _listed(f"{kind}s", specs, default):
         component = registry().build(kind, spec)
         if not callable(component):
             raise ComponentError.of(

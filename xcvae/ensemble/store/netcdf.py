@@ -209,7 +209,7 @@ def _dim_of(field: xr.DataArray, by: str | None) -> str | None:
     known = {MEMBER: MEMBER, sample: sample, "time": sample}
     if by is None:
         return None
-    if by not in known or known[by] not in field.dims:
+    if str(by) not in known or known[by] not in field.dims:
         raise ConfigError.of(
             "by",
             expected=f"None, 'realization' or '{sample}'",
