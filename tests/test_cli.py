@@ -245,6 +245,15 @@ def test_demo_writes_its_configuration_into_its_output_folder(tmp_path: Path) ->
     assert "max_minutes: 0.5" in (tmp_path / "config.yaml").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_demo_refuses_minutes_before_it_writes_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], minutes: str
+) -> None:
+    assert main(["demo", "--output", str(tmp_path / "demo"), f"--minutes={minutes}"]) == 1
+    assert "--minutes: expected a number above 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_demo_starts_from_the_bundled_model_if_there_is_one(known: bool) -> None:
     bundled = DEMO_START in xcvae.models.names()

@@ -47,6 +47,7 @@ KINDS = {
 WIDTH = 79
 DEMO_START = "rain-radar"  # model that the demo starts from
 YAML = "YAML file that describes the run; `xcvae demo` writes one to start from"
+LEAST_MINUTES, MOST_MINUTES = 1e-6, 1e6  # as for max_minutes
 INTERRUPTED, CLOSED = 130, 141  # exit codes of SIGINT and SIGPIPE in a shell
 #: Options of `xcvae sample DATA`, and where a configuration has what they say.
 OF_DATA = {
@@ -271,9 +272,18 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
 
     Raises
     ------
+    ConfigError
+        The number of minutes is none; nothing is written then.
     OutputExistsError
         A number of minutes is given, and the file there is not a configuration of the demo.
     """
+    if minutes is not None and not LEAST_MINUTES <= minutes <= MOST_MINUTES:
+        raise ConfigError.of(
+            "--minutes",
+            expected="a number above 0",
+            got=f"{minutes:g}",
+            remedy="Leave it out for the minute of the demo.",
+        )
     file = output / "config.yaml"
     if minutes is None and file.exists():
         return file
