@@ -39,7 +39,7 @@ def main() -> None:
     # Two rows: on the screen of a phone, six maps side by side are too small to see a storm.
     figure, axes = plt.subplots(2, 3, figsize=(7.2, 6.2), layout="constrained")
     for axis, (title, field) in zip(axes.flat, panels, strict=True):
-        image = axis.imshow(field, cmap=colors, norm=norm, origin="lower", interpolation="none")
+        image = axis.imshow(field, cmap=colors, norm=norm, origin="upper", interpolation="none")
         axis.set_title(title, fontsize=12)
         axis.set_xticks([])
         axis.set_yticks([])
