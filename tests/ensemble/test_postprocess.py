@@ -51,6 +51,11 @@ def test_threshold_sets_values_below_it_to_zero(context):
     assert after.attrs == before.attrs
 
 
+def test_threshold_refuses_negative_amounts(context):
+    with pytest.raises(ComponentError, match="expected 0 or more, got '-1 mm h-1'"):
+        Threshold("-1 mm h-1")(field([1.0]), context)
+
+
 @pytest.mark.parametrize(
     ("units", "factor"), [("mm h-1", 1.0), ("mm/day", 24.0), ("kg m-2 s-1", 1 / 3600)]
 )

@@ -51,6 +51,14 @@ def test_heavy_needs_rain_over_an_extent(
     assert days.isel(time=chosen).sizes["time"] == len(expected)
 
 
+@pytest.mark.parametrize("threshold", [0, -1.0, "-2 mm/day"])
+def test_heavy_refuses_thresholds_that_dry_pixels_reach(
+    days: xr.Dataset, threshold: str | float
+) -> None:
+    with pytest.raises(ConfigError, match="threshold: expected an amount above 0"):
+        heavy(days, threshold=threshold)
+
+
 def test_heavy_records_its_threshold(days: xr.Dataset) -> None:
     chosen = heavy(days, threshold="2 mm h-1")
     xr.testing.assert_equal(chosen.time, days.time)

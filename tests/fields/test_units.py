@@ -147,6 +147,8 @@ def test_units_of_reads_a_number_as_dimensionless() -> None:
         (".5 mm", "m", 0.0005),
         (0.3, "mm h-1", 0.3),
         (2, "mm h-1", 2.0),
+        (np.float32(0.5), "mm h-1", 0.5),
+        (np.int64(2), "mm h-1", 2.0),
     ],
 )
 def test_parse_quantity(value: str | float, units: str, expected: float) -> None:

@@ -559,8 +559,11 @@ def test_learning_rate_warms_up_and_decays_to_zero():
 
 def test_progress_follows_the_nearer_limit():
     fit = Fit(max_steps=100, max_minutes=2.0)
-    assert fit.progress(10, seconds=60.0) == 0.5
+    assert fit.progress(10, seconds=60.0) == pytest.approx(0.4 / 0.9)
     assert fit.progress(75, seconds=60.0) == 0.75
+    assert fit.progress(10, seconds=120.0) == 1.0
+    assert fit.progress(1, seconds=10.0) == 0.01, "a slow first step moved the schedule"
+    assert Fit(max_minutes=2).progress(10**6, seconds=60.0) == 0.5
     assert Fit(max_steps=100).progress(10, seconds=1e6) == 0.1
 
 

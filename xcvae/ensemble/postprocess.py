@@ -70,8 +70,17 @@ class Threshold(Component):
         ------
         UnitsError
             The field has no units, or they do not convert into those of the threshold.
+        ComponentError
+            The threshold is negative.
         """
         limit = _in_units_of(field, self.value, "threshold, parameter 'value'")
+        if limit < 0:
+            raise ComponentError.of(
+                "threshold, parameter 'value'",
+                expected="0 or more",
+                got=repr(self.value),
+                remedy="Give the least amount that is rain, such as '0.1 mm h-1'.",
+            )
         # NumPy's where takes a quarter of the time that xarray's does.
         return field.copy(data=np.where(field.data < limit, field.dtype.type(0), field.data))
 

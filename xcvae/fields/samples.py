@@ -212,7 +212,7 @@ def heavy(
     if threshold is None:
         limit = _wet_quantile(da, default_wet_threshold(da, layout.sample), quantile)
     else:
-        limit = parse_quantity(threshold, units=units, what="threshold")
+        limit = _positive(threshold, units)
     shares = np.concatenate([_share(values, limit) for _, values in slabs(da)])
     coords = {layout.sample: da[layout.sample]} if layout.sample in da.coords else {}
     return xr.DataArray(
@@ -228,6 +228,18 @@ def heavy(
             "extent": extent,
         },
     )
+
+
+def _positive(threshold: str | float, units: str) -> float:
+    limit = parse_quantity(threshold, units=units, what="threshold")
+    if limit <= 0:
+        raise ConfigError.of(
+            "threshold",
+            expected="an amount above 0",
+            got=repr(threshold),
+            remedy="Rain of 0 and more falls everywhere: give '5 mm h-1', or leave it out.",
+        )
+    return limit
 
 
 def _check_share(name: str, value: object, *, open_end: bool) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import xarray as xr
@@ -346,6 +346,11 @@ def to_units(da: xr.DataArray, units: str) -> xr.DataArray:
     return da.assign_attrs(attrs)
 
 
+def _is_number(value: object) -> bool:
+    """Return True for numbers of Python and NumPy, not for bool."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
 def parse_quantity(value: str | float, *, units: str, what: str) -> float:
     """Read a quantity: ``"0.5 mm/day"``, or a number that is in ``units`` already.
 
@@ -366,7 +371,7 @@ def parse_quantity(value: str | float, *, units: str, what: str) -> float:
     >>> parse_quantity("24 mm/day", units="mm h-1", what="threshold")
     1.0
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if _is_number(value) and math.isfinite(cast("float", value)):
         return float(value)
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None:

@@ -31,6 +31,9 @@ DEFAULT_STAGES: tuple[dict[str, Any], ...] = (
 #: Defaults of a training that starts from another model.
 STARTED: dict[str, Any] = {"learning_rate": 1.5e-3, "max_steps": 600}
 
+#: Share of the minutes in which the steps alone decide how much is done, if both are limited.
+SLOW_START = 0.1
+
 #: Validation scores for `Fit.monitor`; lower is better for all.
 MONITORS = ("crps", "negative_elbo", "mae_tail")
 
@@ -179,8 +182,14 @@ class Fit:
         return self.max_steps
 
     def progress(self, step: int, seconds: float) -> float:
-        """Return the share of the training that is done, by the limit that is nearer."""
+        """Return the share of the training that is done, by the limit that is nearer.
+
+        Beside a limit of steps, the minutes count from `SLOW_START` on: the first steps are slow,
+        and a training that its steps end must not depend on the clock.
+        """
         by_time = 0.0 if self.max_minutes is None else seconds / (60 * self.max_minutes)
+        if self.max_steps is not None:
+            by_time = (by_time - SLOW_START) / (1 - SLOW_START)
         return min(1.0, max(step / self.step_limit, by_time))
 
     def due(self, progress: float) -> int:
