@@ -86,9 +86,17 @@ def test_thread_tuner_sets_and_restores_the_number_of_threads(chosen):
     assert chosen == [1, 2]
 
 
-@pytest.mark.parametrize("limits", [{"max_minutes": 0.01}, {"max_steps": 2}])
-def test_train_tunes_and_restores_threads_if_minutes_limit_it(
-    test_radar, limits, chosen, monkeypatch
+@pytest.mark.parametrize(
+    ("limits", "tuned"),
+    [
+        ({"max_minutes": 0.01}, True),
+        ({"max_steps": 2}, False),
+        ({"max_steps": 2, "max_minutes": 10.0}, False),
+        ({"max_steps": 10_000, "max_minutes": 0.01}, True),
+    ],
+)
+def test_train_tunes_and_restores_threads_where_minutes_end_it(
+    test_radar, limits, tuned, chosen, monkeypatch
 ):
     timed, record = [], ThreadTuner.record
 
@@ -106,4 +114,4 @@ def test_train_tunes_and_restores_threads_if_minutes_limit_it(
         progress=False,
     )
     assert torch.get_num_threads() == 2
-    assert timed[:1] == ([2] if "max_minutes" in limits else [])
+    assert timed[:1] == ([2] if tuned else [])

@@ -565,6 +565,10 @@ def test_progress_follows_the_nearer_limit():
     assert fit.progress(1, seconds=10.0) == 0.01, "a slow first step moved the schedule"
     assert Fit(max_minutes=2).progress(10**6, seconds=60.0) == 0.5
     assert Fit(max_steps=100).progress(10, seconds=1e6) == 0.1
+    assert fit.is_late(10, seconds=60.0)
+    assert not fit.is_late(75, seconds=60.0)
+    assert not fit.is_late(1, seconds=10.0)
+    assert Fit(max_minutes=2).is_late(10**6, seconds=0.1)
 
 
 def test_posterior_is_untrained_if_no_loss_needs_it(few):

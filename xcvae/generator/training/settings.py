@@ -45,8 +45,8 @@ class Fit:
     Attributes
     ----------
     max_steps, max_minutes
-        Limits; 5000 steps if neither is given, 600 from a ``start``. With minutes alone, the
-        number of threads on a CPU is tuned during the training
+        Limits; 5000 steps if neither is given, 600 from a ``start``. Where the minutes end the
+        training, the number of threads on a CPU is tuned
         (`xcvae.generator.training.threads`).
     batch_size
         Samples per step.
@@ -182,15 +182,23 @@ class Fit:
         return self.max_steps
 
     def progress(self, step: int, seconds: float) -> float:
-        """Return the share of the training that is done, by the limit that is nearer.
+        """Return the share of the training that is done, by the limit that is nearer."""
+        return min(1.0, max(step / self.step_limit, self._share_of_time(seconds)))
 
-        Beside a limit of steps, the minutes count from `SLOW_START` on: the first steps are slow,
-        and a training that its steps end must not depend on the clock.
+    def is_late(self, step: int, seconds: float) -> bool:
+        """Return True if the time, and not the steps, says how much of the training is done."""
+        return self._share_of_time(seconds) > step / self.step_limit
+
+    def _share_of_time(self, seconds: float) -> float:
+        """Return the share of the minutes that is over.
+
+        Beside a limit of steps it counts from `SLOW_START` on: the first steps are slow, and a
+        training that its steps end must not depend on the clock.
         """
-        by_time = 0.0 if self.max_minutes is None else seconds / (60 * self.max_minutes)
-        if self.max_steps is not None:
-            by_time = (by_time - SLOW_START) / (1 - SLOW_START)
-        return min(1.0, max(step / self.step_limit, by_time))
+        if self.max_minutes is None:
+            return 0.0
+        share = seconds / (60 * self.max_minutes)
+        return share if self.max_steps is None else (share - SLOW_START) / (1 - SLOW_START)
 
     def due(self, progress: float) -> int:
         """Count the validations that are due by a point of the training."""

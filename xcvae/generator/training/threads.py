@@ -25,7 +25,8 @@ GAIN = 0.9
 class ThreadTuner:
     """Sets the number of torch's threads for every step, and restores it at the end.
 
-    Last digits then depend on the clock, so it is for trainings whose number of steps does, too.
+    Last digits then depend on the clock, so it is for steps from which on the number of steps does,
+    too.
 
     Examples
     --------

@@ -287,9 +287,8 @@ def _announce(trainer: Trainer, progress: bool) -> None:
 
 
 def _thread_tuner(trainer: Trainer) -> AbstractContextManager[ThreadTuner | None]:
-    """Tune the threads of torch if the clock alone ends the training, on a CPU."""
-    settings = trainer.settings
-    by_clock = settings.max_minutes is not None and settings.max_steps is None
+    """Tune the threads of torch if the clock can end the training, on a CPU."""
+    by_clock = trainer.settings.max_minutes is not None
     tuned = by_clock and trainer.device.type == "cpu" and trainer.group.count == 1
     return ThreadTuner() if tuned else nullcontext()
 

@@ -322,7 +322,11 @@ class Trainer:
             )
 
     def run(self, *, progress: bool, tuner: ThreadTuner | None = None) -> None:
-        """Train until the first limit; ``tuner`` sets the threads of every step."""
+        """Train until the first limit.
+
+        ``tuner`` sets the threads of the steps once the minutes are the nearer limit: last digits
+        depend on the clock from then on, and on the number of threads.
+        """
         settings, state = self.settings, self.state
         self.networks.train()
         if self.compiles:
@@ -340,10 +344,11 @@ class Trainer:
             while done < 1 and not self.stopped_early:
                 start = time.monotonic()
                 log.add(*self._step(self._next(stream), done))
-                if tuner is not None:
-                    tuner.record(time.monotonic() - start)
+                end = time.monotonic()
                 state.step += 1
-                state.seconds = self._shared_seconds(before + time.monotonic() - began)
+                state.seconds = self._shared_seconds(before + end - began)
+                if tuner is not None and settings.is_late(state.step, state.seconds):
+                    tuner.record(end - start)
                 last, done = done, settings.progress(state.step, state.seconds)
                 shown.update(round(100 * done) - shown.n)
                 if settings.due(done) > settings.due(last):
