@@ -7,11 +7,14 @@ from hypothesis import strategies as st
 
 from xcvae.errors import DataError
 from xcvae.fields.axes import (
+    KM_PER_DEGREE,
     Axis,
     axis_of,
     covers,
     in_frame_of,
+    pixel_km,
     share_outside,
+    sides_km,
     stretch_weights,
 )
 
@@ -166,6 +169,24 @@ def test_share_outside_counts_cells_not_rows() -> None:
     inside, wide = np.array([6.0, 18.0]), np.array([-6.0, 6.0, 18.0, 30.0])
     assert share_outside([inside, inside], [target, target]) == 0
     assert share_outside([wide, wide], [target, target]) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.0, 12, 21], [0.0, 12, 24, 33], [0.0, 12, 24, 48, 60]],
+    ids=["partial block", "partial block of several", "gap"],
+)
+def test_spacing_is_that_of_whole_neighbours(values: list[float]) -> None:
+    assert axis_of("y", np.array(values), {"units": "m"}).spacing == 12
+
+
+def test_pixels_have_one_size_wherever_it_is_asked() -> None:
+    """Rotated degrees shrink along x with the rotated latitude, as all others do."""
+    rlat = axis_of("rlat", np.array([59.5, 60.0, 60.5]), {})
+    rlon = axis_of("rlon", np.array([10.0, 11.0, 12.0]), {})
+    assert pixel_km(rlat, rlon) == pytest.approx(KM_PER_DEGREE / 2)
+    assert sides_km(rlat, rlon) == pytest.approx((KM_PER_DEGREE / 2, KM_PER_DEGREE / 2))
+    assert pixel_km(rlat, axis_of("x", np.array([0.0, 1.0]), {})) is None
 
 
 def test_spacing_of_a_single_cell_is_nan() -> None:

@@ -182,6 +182,22 @@ def test_start_of_any_factor_is_given_the_scale_of_the_data(corner):
     assert quick(bare, start=own, conditions=None, coarsen=scales, fit=STILL).spec.scales.open
 
 
+def test_start_of_any_factor_is_given_the_pixels_of_a_curvilinear_grid(corner):
+    """Its network was given the smallest pixels of the start, and nothing warned of others."""
+    rows, columns = np.indices((48, 48)) * 1.5 / 111.195
+    places = {
+        "lat": (("y", "x"), 50 + rows, {"units": "degrees_north"}),
+        "lon": (("y", "x"), 8 + columns / np.cos(np.deg2rad(50.3)), {"units": "degrees_east"}),
+    }
+    bare = corner[["pr"]].drop_vars(["y", "x"]).assign_coords(places)
+    options = {"start": "rain-radar", "conditions": None, "fit": STILL}
+    model = quick(bare, coarsen=12, **options)
+    assert model.spec.scales.spacing == pytest.approx(1.5, rel=0.01)
+    wide = bare.assign_coords(lat=50 + (bare.lat - 50) * 9, lon=8 + (bare.lon - 8) * 9)
+    with pytest.warns(UserWarning, match="these data have 1[0-9]"):
+        quick(wide, coarsen=12, **options)
+
+
 @pytest.mark.parametrize(
     ("units", "scale"), [("mm/day", 24.0), ("kg m-2 s-1", 1 / 3600), ("mm", 5 / 60)]
 )

@@ -57,11 +57,13 @@ class Axis:
     def spacing(self) -> float:
         """Distance between neighbouring centres in metres or degrees, NaN for less than two.
 
-        The largest one: a partial block at an odd edge lies closer.
+        The median: a gap is wider, and a partial block at an odd edge lies closer. Of two
+        distances it is the larger one, of the two whole blocks.
         """
         if self.values is None or len(self.values) < 2:
             return float("nan")
-        return float(np.abs(np.diff(self.values)).max()) * self.metres
+        steps = np.abs(np.diff(self.values))
+        return float(np.quantile(steps, 0.5, method="higher")) * self.metres
 
     @property
     def unevenness(self) -> float:
@@ -89,9 +91,9 @@ KM_PER_DEGREE = 6371.0 * math.pi / 180.0
 
 
 def pixel_km(y: Axis, x: Axis) -> float | None:
-    """Return the side of a pixel in km, the geometric mean of both axes; None if unknown.
+    """Return the side of a pixel in km, the root of its area; None if it is unknown.
 
-    Degrees of longitude are those at the mean latitude.
+    Degrees of longitude are those at the middle latitude.
 
     Examples
     --------
@@ -100,23 +102,27 @@ def pixel_km(y: Axis, x: Axis) -> float | None:
     >>> round(pixel_km(y, x), 3)
     55.597
     """
+    first, second = sides_km(y, x)
+    return None if first is None or second is None else math.sqrt(first * second)
+
+
+def sides_km(y: Axis, x: Axis) -> tuple[float | None, float | None]:
+    """Return the sides of a pixel along y and x in km; None for one that is unknown."""
     latitude = 0.0
-    if y.kind == "latitude" and y.values is not None:
+    if y.kind in ("latitude", "rotated") and y.values is not None:
         latitude = float(np.mean(y.values))
-    sides = []
-    for axis in (y, x):
-        if axis.values is None or len(axis.values) < 2:
-            return None
-        step = float(np.median(np.abs(np.diff(axis.values))))
-        if axis.kind == "length":
-            sides.append(step * axis.metres / 1000.0)
-        elif axis.kind in ("latitude", "rotated"):
-            sides.append(step * KM_PER_DEGREE)
-        elif axis.kind == "longitude":
-            sides.append(step * KM_PER_DEGREE * math.cos(math.radians(latitude)))
-        else:
-            return None
-    return math.sqrt(sides[0] * sides[1])
+    shrunk = math.cos(math.radians(latitude))
+    return _side_km(y, KM_PER_DEGREE), _side_km(x, KM_PER_DEGREE * shrunk)
+
+
+def _side_km(axis: Axis, km_per_degree: float) -> float | None:
+    if axis.kind == "length":
+        side = axis.spacing / 1000.0
+    elif axis.kind in ("latitude", "longitude", "rotated", "degree", "degrees"):
+        side = axis.spacing * km_per_degree
+    else:
+        return None
+    return side if math.isfinite(side) else None
 
 
 def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, object]) -> Axis:

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, MissingVariableError, nearest
-from xcvae.fields.axes import axis_of, kind_of_degrees
+from xcvae.fields.axes import KM_PER_DEGREE, axis_of, kind_of_degrees, sides_km
 from xcvae.fields.units import is_precipitation
 
 _STANDARD_NAMES: dict[str, Literal["Y", "X"]] = {
@@ -73,10 +73,6 @@ _OF_DATA = re.compile(
     r"\b(errors?|stderr|uncertainty|quality|flags?|status|counts?|nobs|number of (?!drop|aero))\b"
 )
 _RAIN_RATES = re.compile(r"mm\s*(/|per)?\s*(h|d)", re.IGNORECASE)
-
-
-#: Kilometres of a degree of latitude.
-DEGREE = 111.2
 
 
 @dataclass(frozen=True)
@@ -365,7 +361,7 @@ def _step_km(latitude: xr.DataArray, longitude: xr.DataArray, dim: str) -> float
     steps = [np.diff(each, axis=latitude.dims.index(dim)) for each in values]
     across = (steps[1] + 180.0) % 360.0 - 180.0
     middle = np.cos(np.deg2rad(np.nanmean(values[0])))
-    return float(DEGREE * np.nanmedian(np.hypot(steps[0], across * middle)))
+    return float(KM_PER_DEGREE * np.nanmedian(np.hypot(steps[0], across * middle)))
 
 
 def curvilinear_km(da: xr.DataArray | xr.Dataset, y: str, x: str) -> float | None:
@@ -388,8 +384,8 @@ def _side(da: xr.DataArray, layout: Layout) -> float:
         axis = axis_of(layout.y, np.asarray(da[layout.y].values, np.float64), da[layout.y].attrs)
     except DataError:
         return float("nan")
-    units = {"latitude": DEGREE, "rotated": DEGREE, "length": 1e-3}
-    return axis.spacing * units.get(axis.kind, float("nan"))
+    side, _ = sides_km(axis, axis)
+    return float("nan") if side is None else side
 
 
 def find_target(

@@ -18,7 +18,15 @@ from xcvae.errors import (
     nearest,
     warn_user,
 )
-from xcvae.fields.axes import Axis, axis_of, in_frame_of, stretch, stretch_weights
+from xcvae.fields.axes import (
+    Axis,
+    axis_of,
+    in_frame_of,
+    pixel_km,
+    sides_km,
+    stretch,
+    stretch_weights,
+)
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import factor
@@ -29,8 +37,6 @@ TOLERANCE = 0.01
 #: Ratio of cell sizes in kilometres up to which patterns are those of the training grid (0.01
 #: degrees are 1.1 by 0.6 to 1.1 km), and from which on they are not.
 CLOSE, FAR = 1.25, 2.0
-#: Kilometres in a degree of latitude.
-DEGREE = math.pi / 180 * 6371.0
 
 
 def axis_in(ds: xr.Dataset, dim: str) -> Axis:
@@ -244,7 +250,7 @@ def _check_spacing(ds: xr.Dataset, spec: DataSpec, dims: tuple[str, str]) -> str
     if not other:
         return ""
     place = other[0]
-    sizes = pixel_size_of(trained, other), pixel_size_of(found, other)
+    sizes = _size_along(trained, other), _size_along(found, other)
     apart = sizes[0] / sizes[1] if sizes[0] and sizes[1] else math.inf
     if not 1 / FAR < apart < FAR:
         raise MismatchError.of(
@@ -280,47 +286,21 @@ def _same_spacing(trained: Axis, found: Axis) -> bool:
 
 def pixel_size(spec: DataSpec) -> float | None:
     """Return the side of the pixels of a training grid in kilometres; None if it is not known."""
-    return pixel_size_of([spec.axis(spec.y), spec.axis(spec.x)])
+    return pixel_km(spec.axis(spec.y), spec.axis(spec.x))
 
 
-def pixel_size_of(axes: Sequence[Axis], places: Sequence[int] = (0, 1)) -> float | None:
-    """Return the side of a grid's cells in kilometres: the root of their area.
-
-    Parameters
-    ----------
-    axes
-        Along y and along x. Degrees of longitude are converted at the middle latitude.
-    places
-        Axes that count: 0 for y, 1 for x.
-
-    Examples
-    --------
-    >>> lat, lon = (axis_of(dim, np.array([60.0, 60.5, 61.0]), {}) for dim in ("lat", "lon"))
-    >>> round(pixel_size_of([lat, lon]), 1)
-    39.0
-    """
-    sides = [_kilometres(axes, place) for place in places]
-    known = [side for side in sides if side is not None and np.isfinite(side)]
+def _size_along(axes: Sequence[Axis], places: Sequence[int]) -> float | None:
+    """Return the side of cells in km: of some axes (0 is y, 1 is x) the geometric mean."""
+    sides = sides_km(axes[0], axes[1])
+    known = [side for place in places if (side := sides[place]) is not None]
     return math.prod(known) ** (1 / len(known)) if known else None
-
-
-def _kilometres(axes: Sequence[Axis], place: int) -> float | None:
-    axis = axes[place]
-    if axis.kind == "length":
-        return axis.spacing / 1000
-    if axis.kind not in ("latitude", "longitude", "rotated", "degree", "degrees"):
-        return None
-    rows = axes[0]
-    polar = place == 1 and rows.kind in ("latitude", "rotated") and rows.values is not None
-    middle = float(np.mean(rows.values[[0, -1]])) if polar and rows.values is not None else 0.0
-    return axis.spacing * DEGREE * math.cos(math.radians(middle))
 
 
 def _spacing(axes: Sequence[Axis], place: int) -> str:
     axis = axes[place]
     if axis.kind == "length":
         return f"{axis.spacing:.6g} m"
-    side = _kilometres(axes, place)
+    side = sides_km(axes[0], axes[1])[place]
     about = "" if side is None else f", about {side:.3g} km"
     return f"{axis.spacing:.6g} degrees ({axis.kind}){about}"
 

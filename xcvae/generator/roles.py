@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ConfigError, DataError, MissingVariableError, nearest
+from xcvae.fields.axes import pixel_km
 from xcvae.fields.cf import find_axes, find_layout, find_target, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec, plain
-from xcvae.fields.grids import axis_in, pixel_size, pixel_size_of
+from xcvae.fields.grids import axis_in, pixel_size
 
 
 def renamed(spec: DataSpec, names: Mapping[str, str]) -> DataSpec:
@@ -128,10 +129,8 @@ def _is_condition(da: xr.DataArray, condition: VariableSpec, spec: DataSpec) -> 
         dims = find_axes(da)
     except DataError:
         return False
-    side, fine = (
-        pixel_size_of([axis_in(da.to_dataset(name="rain"), d) for d in dims]),
-        pixel_size(spec),
-    )
+    y, x = (axis_in(da.to_dataset(name="rain"), dim) for dim in dims)
+    side, fine = pixel_km(y, x), pixel_size(spec)
     if not side or not fine or not condition.shape:
         return False
     coarse = fine * np.sqrt(np.prod(spec.shape) / np.prod(condition.shape))

@@ -202,7 +202,7 @@ def _check_network(config: Config, parts: Parts) -> None:
     if start is None:
         architecture = resolve(config.train.generator, parts.spec)
     else:
-        spec = start.adapted(parts.spec)
+        spec = start.adapted(parts.spec, parts.train)
         architecture = resolve(config.train.generator, spec, start.model.architecture)
     Fit.of(config.train.fit, started=start is not None).check_networks(architecture.networks)
     for device in {config.train.device, *(section.device for section in config.sample)}:

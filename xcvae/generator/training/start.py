@@ -13,6 +13,7 @@ import xarray as xr
 
 from xcvae.errors import ConfigError, UnitsError, warn_user
 from xcvae.fields.block_means import check_block_means, whole_blocks
+from xcvae.fields.cf import curvilinear_km
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.grids import moved, pixel_size
 from xcvae.fields.scaling import RainScaling, Scaling, StandardScaling
@@ -89,12 +90,13 @@ class Start:
             return known.get("dial")
         return dial_at(known, spec.scales.fixed)
 
-    def adapted(self, spec: DataSpec) -> DataSpec:
+    def adapted(self, spec: DataSpec, ds: xr.Dataset) -> DataSpec:
         """Return the description of the data as the start needs it, after `check`.
 
         The network of a start of any factor is given the factor and the pixel size of the data.
         """
-        self.check(spec)
+        side = pixel_size(spec) or curvilinear_km(ds[spec.target], spec.y, spec.x)
+        self.check(spec, side)
         scales = self.model.spec.scales
         if scales is None or spec.scales is not None:
             return spec
@@ -102,8 +104,8 @@ class Start:
             factor = whole_blocks(spec)
         except ConfigError:
             factor = round(_ratio(spec) or scales.factor[0])
-        spacing = pixel_size(spec) or scales.pixel[0]
-        return replace(spec, scales=replace(scales, spacing=spacing, fixed=factor))
+        side = side or scales.pixel[0]
+        return replace(spec, scales=replace(scales, spacing=side, fixed=factor))
 
     def fitting(
         self,
@@ -131,13 +133,16 @@ class Start:
             return replace(architecture, constrain=0)
         return architecture
 
-    def check(self, spec: DataSpec) -> None:
-        """Warn of data that are far from those of the start: pixel size, factor, conditions."""
+    def check(self, spec: DataSpec, side: float | None) -> None:
+        """Warn of data that are far from those of the start: pixel size, factor, conditions.
+
+        ``side`` is that of a pixel of the data, in km; None if it is unknown.
+        """
         known, scales = self.model.spec, self.model.spec.scales
         ranges = [_around(pixel_size(known)), _around(_ratio(known))]
         if scales is not None and scales.open:
             ranges = [scales.pixel, scales.factor]
-        found = [pixel_size(spec), None if spec.random_scale else _ratio(spec)]
+        found = [side, None if spec.random_scale else _ratio(spec)]
         words = ["pixels of {} km", "{} pixels per cell of the rain condition"]
         for text, trained, here in zip(words, ranges, found, strict=True):
             if trained and here and not 0.99 * trained[0] <= here <= 1.01 * trained[1]:

@@ -169,7 +169,7 @@ def train(
     if known is None:
         architecture, parts = resolve(python_values(generator), spec), split(ds, spec, validation)
     else:
-        spec = known.adapted(spec)
+        spec = known.adapted(spec, ds)
         architecture = resolve(python_values(generator), spec, known.model.architecture)
         parts = split(ds, spec, validation)
         architecture = known.fitting(architecture, generator, spec, parts)

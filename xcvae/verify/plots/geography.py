@@ -14,8 +14,6 @@ from xcvae.metrics.sample import Array
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Kilometres of a degree of latitude.
-DEGREE = 111.2
 #: Degrees of longitude or latitude up to which the detailed coastline is used.
 DETAILED = 15.0
 

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, MissingVariableError, nearest
+from xcvae.fields.axes import KM_PER_DEGREE
 from xcvae.fields.cf import is_rain
 from xcvae.fields.units import is_daily, to_units
 from xcvae.metrics.metric import ratio, threshold_in
@@ -17,7 +18,7 @@ from xcvae.metrics.pairs import REALIZATION
 from xcvae.metrics.sample import Array
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.plots import style
-from xcvae.verify.plots.geography import DEGREE, coastlines, draw_coastlines, draw_scale_bar
+from xcvae.verify.plots.geography import coastlines, draw_coastlines, draw_scale_bar
 from xcvae.verify.plots.summaries import FigureData
 from xcvae.verify.plots.text import (
     amount,
@@ -532,7 +533,7 @@ def _place(axes: Axes, panel: _Panel, *, first: bool) -> None:
         draw_scale_bar(axes, 1.0)
     elif first and panel.x.units == "°E":
         north = float(np.cos(np.deg2rad(panel.y.values.mean())))
-        draw_scale_bar(axes, DEGREE * max(north, 0.05))
+        draw_scale_bar(axes, KM_PER_DEGREE * max(north, 0.05))
 
 
 def _width(panel: _Panel) -> float:
