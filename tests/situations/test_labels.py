@@ -178,9 +178,13 @@ def stored(model, daily, tmp_path_factory):
     [
         pd.date_range("2001", periods=6, tz="Europe/Berlin").astype(object).values,
         pd.period_range("2001", periods=6, freq="M").astype(object).values,
+        pd.date_range("2001", periods=6, tz="Europe/Berlin"),
+        pd.period_range("2001", periods=6, freq="M"),
+        pd.CategoricalIndex(list("abcdef")),
     ],
-    ids=["tz-aware", "periods"],
+    ids=["tz-aware", "periods", "tz-aware index", "period index", "categories"],
 )
+@pytest.mark.filterwarnings("ignore:DatetimeIndex.values:Warning")  # xarray, of pandas 4
 def test_labels_that_no_store_holds_are_refused_before_drawing(daily, model, tmp_path, labels):
     ds = daily.drop_vars("time").assign_coords(time=("time", labels))
     with pytest.raises(xcvae.errors.DataError, match=r"time.*tz_convert.*astype"):
@@ -188,6 +192,43 @@ def test_labels_that_no_store_holds_are_refused_before_drawing(daily, model, tmp
     assert not any(tmp_path.iterdir())
     lazy = xcvae.sample(ds, model, members=1, progress=False)
     assert xcvae.augment(ds, lazy, select=labels[:2]).sizes["time"] == 8
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Categorical(list("abacba")),
+        pd.date_range("2001", periods=6, tz="UTC"),
+        np.array([1, "a", 2, None, "b", 3], object),
+        np.arange(6) * 1j,
+    ],
+    ids=["categories", "tz-aware", "mixed", "complex"],
+)
+def test_coordinates_that_no_file_holds_are_refused_by_name(daily, model, tmp_path, values):
+    ds = daily.assign_coords(kind=("time", values))
+    lazy = xcvae.sample(ds, model, members=1, progress=False)
+    for write in (
+        lambda: xcvae.sample(ds, model, members=1, store=tmp_path / "e.zarr", progress=False),
+        lambda: xcvae.augment(ds, lazy, store=tmp_path / "a.zarr"),
+        lambda: lazy.cvae.to_netcdf(tmp_path / "files"),
+    ):
+        with pytest.raises(xcvae.errors.DataError, match=r"'kind': expected .*astype"):
+            write()
+    assert not any(tmp_path.iterdir())
+
+
+def test_coordinates_in_half_precision_and_numbers_as_objects_are_written(daily, model, tmp_path):
+    ds = daily.assign_coords(
+        half=("time", np.arange(6, dtype="float16")),
+        number=("time", np.array([1, 2, 3, 4, 5, 6], object)),
+    )
+    for days in (ds.isel(time=slice(3)), ds):
+        ens = xcvae.sample(
+            days, model, members=1, store=tmp_path / "e.zarr", resume="append", progress=False
+        )
+    with xr.open_dataset(ens.cvae.to_netcdf(tmp_path / "files")[0]) as written:
+        assert written.number.values.tolist() == [1, 2, 3, 4, 5, 6]
+        assert written.half.values.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("verb", [_evaluate, _augment])

@@ -446,6 +446,18 @@ def test_groups_with_the_name_of_a_score_are_numbered(
     assert card.members.dims == ("source",)
 
 
+def test_series_of_pandas_are_groups_by_their_labels(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    number = np.arange(ds.sizes["time"])
+    by_label = pd.Series(number < 2, index=ds.time.values)
+    options = {"metrics": ["crps"], "baselines": []}
+    wanted = evaluate(ds, ensemble, groupby=number < 2, **options).crps
+    for groups in (by_label, by_label[::-1], [by_label[::-1]], by_label.reset_index(drop=True)):
+        found = evaluate(ds, ensemble, groupby=groups, **options).crps
+        np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(DataError, match="labels that repeat"):
+        evaluate(ds, ensemble, groupby=pd.concat([by_label, by_label]), **options)
+
+
 def test_samples_without_a_value_of_their_label_are_warned_of(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:

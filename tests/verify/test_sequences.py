@@ -80,6 +80,24 @@ def test_window_adds_up_amounts_and_averages_rates(ds, ensemble):
     assert amount.attrs["units"] == "mm"
 
 
+def test_windows_of_integers_are_scored_like_those_of_floats(ds, ensemble):
+    for units, spec in (("mm h-1", "15 min"), ("mm", "1 h")):
+        rounded = [
+            (10 * one[["pr"]]).round().map(lambda da: da.assign_attrs(units=units))  # noqa: B023
+            for one in (ds, ensemble)
+        ]
+        cards = [
+            xcvae.evaluate(
+                *(one.astype(kind) for one in rounded),
+                metrics=[{"name": "mae", "window": spec}],
+                baselines=[],
+            )
+            for kind in ("float64", "int16", "uint16")
+        ]
+        for card in cards[1:]:
+            xr.testing.assert_allclose(card, cards[0])
+
+
 def test_window_of_numbers_belongs_to_the_metric(ds, ensemble):
     specs = [{"name": "fss", "window": 3}, {"name": "fss", "window": "15 min"}]
     card = xcvae.evaluate(ds, ensemble, metrics=specs, baselines=[])

@@ -555,7 +555,8 @@ def _same_values(old: xr.Variable, new: xr.Variable) -> bool:
 
 def _keys(coord: xr.Variable) -> Any:
     (dim,) = coord.dims
-    return label_keys(xr.Dataset(coords={dim: coord}), str(dim))
+    keys = label_keys(xr.Dataset(coords={dim: coord}), str(dim))
+    return keys.infer_objects()  # numbers as objects, which a store has written as numbers
 
 
 def _form(keys: Any) -> str:

@@ -16,7 +16,7 @@ from xcvae.ensemble.sampler import EnsembleSampler
 from xcvae.ensemble.store.base import RegionStats
 from xcvae.ensemble.store.samples import origin_of, rain_shares, samples_metadata
 from xcvae.errors import DataError, MismatchError, XcvaeError
-from xcvae.fields.cf import check_name, find_layout, find_target
+from xcvae.fields.cf import check_name, check_values, find_layout, find_target
 from xcvae.fields.dataspec import DataSpec, plain
 from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import label_codes
@@ -208,14 +208,11 @@ def check_storable(ds: xr.Dataset, sample: str) -> None:
     Raises
     ------
     DataError
-        The samples are stacked from several dimensions, labels are objects (periods, times of a
-        zone), or a coordinate has a name that would be a path in a Zarr store.
+        The samples are stacked from several dimensions, labels or other coordinates are objects
+        (periods, times of a zone), or a coordinate has a name that would be a path in a Zarr store.
     """
     for name in ds.coords:
         check_name(str(name), what=f"coordinate {name!r}")
-    first = ds[sample].values[0] if sample in ds.coords and ds[sample].dtype == object else ""
-    if not isinstance(first, tuple | str) and np.array(first).dtype == object:
-        _check_object(first, sample)
     if isinstance(ds.xindexes.get(sample), PandasMultiIndex):
         names = ds.indexes[sample].names
         raise DataError.of(
@@ -224,19 +221,9 @@ def check_storable(ds: xr.Dataset, sample: str) -> None:
             got=f"samples stacked from {', '.join(map(str, names))}",
             remedy=f"Give them positions instead, ds.reset_index({sample!r}), before sampling.",
         )
-
-
-def _check_object(label: object, sample: str) -> None:
-    if hasattr(label, "calendar"):
-        return  # cftime
-    raise DataError.of(
-        f"store, dimension '{sample}'",
-        expected="labels that can be written: texts, numbers or times without a time zone",
-        got=f"{type(label).__name__} {label}",
-        remedy=f"Convert them: ds.assign_coords({sample}=...), for times of a zone to "
-        f"pandas.DatetimeIndex(ds[{sample!r}].values).tz_convert(None), else to "
-        f"ds[{sample!r}].astype(str).",
-    )
+    for name, coord in ds.coords.items():
+        if name == sample or set(coord.dims) <= {sample}:
+            check_values(coord.variable, str(name))
 
 
 def _coordinates(

@@ -14,6 +14,9 @@ from xcvae.errors import DataError, MissingVariableError, nearest
 from xcvae.fields.axes import KM_PER_DEGREE, axis_of, kind_of_degrees, sides_km
 from xcvae.fields.units import is_precipitation
 
+LONGEST_FLOAT = 8
+"""Bytes of the longest numbers that files hold."""
+
 _STANDARD_NAMES: dict[str, Literal["Y", "X"]] = {
     "latitude": "Y",
     "grid_latitude": "Y",
@@ -315,6 +318,44 @@ def check_name(name: str, *, what: str = "target") -> None:
             got=repr(name),
             remedy=f"Rename it: ds.rename({{{name!r}: {plain!r}}}).",
         )
+
+
+def check_values(variable: xr.Variable, name: str, *, what: str = "store, coordinate") -> None:
+    """Refuse values that no file can hold: categories, periods, dates of a zone, other objects.
+
+    Raises
+    ------
+    DataError
+        They are no real numbers, texts, or times without a time zone.
+    """
+    unknown = _unknown_values(variable)
+    if unknown:
+        raise DataError.of(
+            f"{what} '{name}'",
+            expected="values that can be written: texts, numbers or times without a time zone",
+            got=unknown,
+            remedy=f"Convert them, for times of a zone with pandas.to_datetime(ds[{name!r}]"
+            f".astype(str).values, utc=True).tz_convert(None), else with ds[{name!r}].astype(str), "
+            "or leave them out.",
+        )
+
+
+def _unknown_values(variable: xr.Variable) -> str:
+    """Return the type of values that no file can hold; empty for all others."""
+    dtype: object = variable.dtype
+    if not isinstance(dtype, np.dtype):
+        return f"type {dtype}"  # of pandas
+    if dtype.kind != "O":
+        longer = dtype.kind == "f" and dtype.itemsize > LONGEST_FLOAT
+        return f"type {dtype}" if dtype.kind in "cV" or longer else ""
+    values = variable.values.ravel()
+    present = values[~variable.isnull().values.ravel()]
+    if all(isinstance(value, str | bytes) or hasattr(value, "calendar") for value in present):
+        return ""
+    kinds = {type(value) for value in values}
+    numbers = all(issubclass(kind, int | float | np.number) for kind in kinds)
+    odd = next((value for value in present if not isinstance(value, str)), present[0])
+    return "" if numbers and len(kinds) == 1 else f"{type(odd).__name__} {odd}"
 
 
 def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:

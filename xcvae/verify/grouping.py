@@ -145,8 +145,10 @@ def labelled(match: MatchedPair, groupby: GroupBy) -> list[str | xr.DataArray]:
     ]
 
 
-def _with_labels(groups: Array | xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+def _with_labels(given: Any, observed: xr.DataArray) -> xr.DataArray:
     sample, *spatial = map(str, observed.dims)
+    pandas = hasattr(given, "to_numpy") and not isinstance(given, xr.DataArray)
+    groups: Array | xr.DataArray = _of_pandas(given, observed, sample) if pandas else given
     if not isinstance(groups, xr.DataArray):
         groups = xr.DataArray(groups, dims=[sample] if groups.ndim == 1 else spatial)
     index = observed.indexes.get(sample)
@@ -156,16 +158,35 @@ def _with_labels(groups: Array | xr.DataArray, observed: xr.DataArray) -> xr.Dat
     return groups.assign_coords({sample: observed[sample]})
 
 
-def _listed(groupby: object) -> list[str | Array | xr.DataArray]:
+def _of_pandas(groups: Any, observed: xr.DataArray, sample: str) -> Array | xr.DataArray:
+    """Return a series by the labels of its index if these are those of samples, else numbers."""
+    index, samples = getattr(groups, "index", None), observed.indexes.get(sample)
+    values = groups.to_numpy()
+    if values.ndim != 1 or index is None or samples is None:
+        return np.asarray(values)
+    known = samples.isin(index)
+    # Numbers may count from elsewhere: those of a series are from 0 unless others are given.
+    if not (known.all() or (known.any() and index.dtype.kind not in "iu")):
+        return np.asarray(values)
+    if not index.is_unique:
+        raise DataError.of(
+            "groupby",
+            expected=f"one value for each label along '{sample}'",
+            got=f"a series with labels that repeat, such as {index[index.duplicated()][0]}",
+            remedy="Drop them: series[~series.index.duplicated()].",
+        )
+    return xr.DataArray(values, {sample: index}, [sample], groups.name)
+
+
+def _listed(groupby: object) -> list[Any]:
     if groupby is None:
         return []
-    if hasattr(groupby, "to_numpy") and not isinstance(groupby, xr.DataArray):
-        groupby = groupby.to_numpy()  # of pandas, by position
-    single = str | xr.DataArray | np.ndarray
-    alone = isinstance(groupby, single) or not isinstance(groupby, Iterable)
+    single = hasattr(groupby, "to_numpy") or isinstance(groupby, str | np.ndarray)
+    alone = single or not isinstance(groupby, Iterable)
     listed: list[Any] = [groupby] if alone else list(groupby)  # type: ignore[call-overload]
     for one in listed:
-        numbers = isinstance(one, np.ndarray) and one.ndim in (1, 2)
+        array = isinstance(one, np.ndarray) or hasattr(one, "to_numpy")
+        numbers = array and one.ndim in (1, 2)
         if not numbers and not isinstance(one, str | xr.DataArray):
             raise ConfigError.of(
                 "groupby",

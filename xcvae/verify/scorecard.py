@@ -92,9 +92,9 @@ def evaluate(
         A coordinate or variable along the sample dimension, its name, or a virtual one such as
         "time.season"; "coarse_rain", thirds of what is scored (samples, windows or sequences) by
         its mean coarse rain; an
-        array with one value for each sample; or a map (y, x) of regions, laid on the pixels by its
-        coordinates. Its values become a further dimension of scores.
-        A list of these groups by all of them: ``["time.season", "region"]``.
+        array with one value for each sample, or a series of pandas with their labels; or a map
+        (y, x) of regions, laid on the pixels by its coordinates. Its values become a further
+        dimension of scores. A list of these groups by all of them: ``["time.season", "region"]``.
     progress
         Show a progress bar, if on a terminal.
 

@@ -192,12 +192,13 @@ class TimeUnits:
             return pair
         mean = is_rate(pair.units)
 
+        # Means of integers are none, and sums may be beyond the largest one.
         def over_windows(da: xr.DataArray, axis: int) -> xr.DataArray:
             first = da.isel({pair.sample: slice(None, None, self.summed)})
             shape = (*da.shape[:axis], -1, self.summed, *da.shape[axis + 1 :])
             parts = da.values.reshape(shape)
             values = (parts.mean if mean else parts.sum)(axis=axis + 1, dtype=np.float64)
-            return first.copy(data=values.astype(da.dtype))
+            return first.copy(data=values.astype(np.result_type(da.dtype, np.float32)))
 
         return Pair(over_windows(pair.forecast, 1), over_windows(pair.observed, 0))
 

@@ -23,7 +23,7 @@ from xcvae.errors import (
     check_flags,
     warn_user,
 )
-from xcvae.fields.cf import check_name, find_layout
+from xcvae.fields.cf import check_name, check_values, find_layout
 from xcvae.fields.dataspec import plain
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import default_wet_threshold
@@ -84,7 +84,7 @@ def to_netcdf(
     OutputExistsError
         A file of that name exists; nothing is written then.
     DataError
-        Values are infinite, or labels give two files one name.
+        Values are infinite, or of a type that no file can hold, or labels give two files one name.
     StoreError
         A file does not read back as it was written.
     """
@@ -98,6 +98,8 @@ def to_netcdf(
             remedy="Give the folder that the files are to be written to.",
         )
     variable = _main_variable(ds)
+    for each, values in ds.variables.items():
+        check_values(values, str(each), what="to_netcdf, variable")
     dim = _dim_of(ds[variable], by)
     names = _names(ds, variable, dim)
     taken = [name for name in names if is_taken(target / name)]
@@ -350,8 +352,10 @@ def _with_units(ds: xr.Dataset) -> xr.Dataset:
 
 
 def _writable(ds: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset with attributes that NetCDF has types for: numbers and texts."""
-    found = ds.copy(deep=False)
+    """Return a Dataset with values and attributes that NetCDF has types for."""
+    half = {name: one.astype("float32") for name, one in ds.variables.items() if one.dtype == "f2"}
+    found = ds.assign({name: one for name, one in half.items() if name not in ds.coords})
+    found = found.assign_coords({name: one for name, one in half.items() if name in ds.coords})
     found.attrs = _attributes(found.attrs)
     for variable in found.variables.values():
         variable.attrs = _attributes(variable.attrs)

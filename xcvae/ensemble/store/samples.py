@@ -14,7 +14,7 @@ import xarray as xr
 from xcvae.ensemble.store.base import CHUNK_BYTES
 from xcvae.ensemble.store.zarr_format import quiet_zarr
 from xcvae.errors import OutputExistsError, UnitsError
-from xcvae.fields.cf import check_name
+from xcvae.fields.cf import check_name, check_values
 from xcvae.fields.dataspec import plain
 from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import labels_of
@@ -53,10 +53,11 @@ def write_samples(
     OutputExistsError
         Something has this name.
     DataError
-        A variable has a name that would be a path.
+        A variable has a name that would be a path, or values that cannot be written.
     """
-    for name in ds.variables:
+    for name, variable in ds.variables.items():
         check_name(str(name), what=f"variable {name!r}")
+        check_values(variable, str(name), what="store, variable")
     refuse_taken(store)
     store.parent.mkdir(parents=True, exist_ok=True)
     new = hidden_sibling(store, "new")
