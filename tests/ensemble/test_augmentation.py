@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -265,6 +266,18 @@ def test_select_takes_a_mask_by_position_and_one_label(real, ensemble):
             augment(real, ensemble, select=wrong)
     with pytest.raises(MismatchError, match=r"select: .* got 'yesterday'"):
         augment(real, ensemble, select="yesterday")
+
+
+def test_select_takes_masks_in_lists_and_series_of_pandas(real, ensemble):
+    wanted = augment(real, ensemble, select=np.arange(6) < 2)
+    series = pd.Series(np.arange(6) < 2, index=real.time.values)
+    for select in (list(series), tuple(series), series.tolist(), series, series[::-1], series.array,
+                   series.reset_index(drop=True)):  # fmt: skip
+        xr.testing.assert_identical(augment(real, ensemble, select=select), wanted)
+    # True is no label 1.
+    numbered = [one.assign_coords(time=np.arange(6)) for one in (real, ensemble)]
+    chosen = augment(*numbered, select=[True, False, False, True, False, False])
+    assert set(chosen.time[chosen.synthetic].values) == {0, 3}
 
 
 @pytest.mark.parametrize(

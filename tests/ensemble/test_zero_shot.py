@@ -141,6 +141,66 @@ def test_a_store_resumes_verifies_and_knows_its_factor(coarse, model, tmp_path):
     assert found.redrawn
 
 
+def in_units(ds, units):
+    """The same numbers in other units."""
+    return ds.assign(tp=ds.tp.assign_attrs(units=units))
+
+
+def on_pixels_in(ds, units):
+    ds = ds.rename(lat="y", lon="x")
+    lengths = {dim: (dim, 5.0 * np.arange(ds.sizes[dim]), {"units": units}) for dim in "yx"}
+    return ds.assign_coords(lengths)
+
+
+@pytest.mark.parametrize("resume", [True, "append", "repair"])
+def test_equal_numbers_in_other_units_are_another_ensemble(coarse, model, tmp_path, resume):
+    for name, first, same, other, named in (
+        ("rain", coarse, in_units(coarse, "mm/h"), in_units(coarse, "mm/day"), "mm/day|24"),
+        ("grid", on_pixels_in(coarse, "km"), None, on_pixels_in(coarse, "m"), "pixel in km"),
+    ):
+        options = {"store": tmp_path / f"{name}.zarr", "resume": resume}
+        stored = drawn(first, model, **{**options, "resume": True})
+        if same is not None:
+            xr.testing.assert_identical(drawn(same, model, **options).tp, stored.tp)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of daily rain, and of pixels of metres
+            with pytest.raises((OutputExistsError, MismatchError), match=named):
+                drawn(other, model, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda new: in_units(new, "mm/day"), r"units of 'tp'.* 'mm h-1', got 'mm/day'.*0.0416667"),
+        (lambda new: in_units(new, "mm"), "'mm h-1', got 'mm'"),
+        (lambda new: new.rename(tp="pr"), r"name of the store, 'tp', got 'pr'.*rename"),
+    ],
+    ids=["rate", "depth", "name"],
+)
+def test_appended_samples_have_name_and_units_of_the_store(
+    coarse, model, tmp_path, change, message
+):
+    store = tmp_path / "e.zarr"
+    stored = drawn(coarse.isel(time=[0]), model, store=store).load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of daily rain
+        with pytest.raises((MismatchError, UnitsError), match=message):
+            drawn(change(coarse.isel(time=[1, 2])), model, store=store, resume="append")
+    xr.testing.assert_identical(xcvae.open_store(store).load().tp, stored.tp)
+
+
+def test_appended_depths_are_of_the_same_duration(coarse, model, tmp_path):
+    hourly = in_units(coarse.isel(time=[0, 1, 2, 2]), "mm")
+    hours = coarse.time.values[0] + np.arange(4) * np.timedelta64(1, "h")
+    hourly = hourly.assign_coords(time=hours)
+    later = hourly.assign_coords(time=hourly.time + np.timedelta64(1, "D"))
+    store = tmp_path / "e.zarr"
+    drawn(hourly, model, store=store)
+    with pytest.raises(OutputExistsError, match=r"stored: 1.0, requested: 3.0"):
+        drawn(later.isel(time=[0, 3]), model, store=store, resume="append")
+    assert drawn(later, model, store=store, resume="append").sizes["time"] == 8
+
+
 @pytest.mark.parametrize(
     ("dims", "attrs"),
     [({"lat": "y", "lon": "x"}, {"units": "km"}), ({"lat": "y", "lon": "x"}, None)],

@@ -33,11 +33,14 @@ from xcvae.ensemble.store.base import (
 from xcvae.ensemble.store.write import Base
 from xcvae.errors import DataError, MismatchError, OutputExistsError, StoreError
 from xcvae.fields.samples import check_samples, label_keys, labels_of
+from xcvae.fields.units import factor
 from xcvae.registry.discovery import version_of
 
 #: Kinds of numbers, which NumPy joins as they are.
 _PLAIN = "iufb"
 _TIMES, _TEXT = "times", "texts"
+ROUNDING = 1e-9
+"""Difference from 1 of a factor between two spellings of the same units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +209,7 @@ def extension_of(
     if complete.ledger is None or run is None:
         raise _other(complete, ["no xcvae ensemble with a ledger"])
     finished = _Finished(store, complete, store.open(), sample)
+    _check_variable(finished, sampler)
     _check_grid(finished, ds, sampler)
     old = replace(request, members=run["members"]).numbers
     numbers = _continued(finished, old, request.numbers)
@@ -334,6 +338,28 @@ def _other(found: StoredEnsemble, differing: Sequence[str]) -> OutputExistsError
         got="; ".join(differing),
         remedy="Choose another name, or take the settings of the store with like=ensemble.",
     )
+
+
+def _check_variable(finished: _Finished, sampler: EnsembleSampler) -> None:
+    """Refuse rain under another name or in other units, as of a model by name for other data."""
+    spec = sampler.model.spec
+    if spec.target not in finished.dataset.data_vars:
+        (name,) = finished.dataset.data_vars
+        raise MismatchError.of(
+            finished.described("rain"),
+            expected=f"the name of the store, '{name}'",
+            got=f"'{spec.target}'",
+            remedy=f"Rename it: ds.rename({{{spec.target!r}: {str(name)!r}}}).",
+        )
+    stored = str(finished.dataset[spec.target].attrs["units"])
+    scale = 1.0 if stored == spec.units else factor(spec.units, stored, what="rain")
+    if abs(scale - 1.0) > ROUNDING:
+        raise MismatchError.of(
+            finished.described(f"units of '{spec.target}'"),
+            expected=f"those of the store, '{stored}'",
+            got=f"'{spec.units}'",
+            remedy=f"Convert the rain, {scale:.6g} * ds[{spec.target!r}], and set its units.",
+        )
 
 
 def _check_grid(finished: _Finished, ds: xr.Dataset, sampler: EnsembleSampler) -> None:

@@ -26,7 +26,7 @@ from xcvae.ensemble.storms import FLAG, DrawnStorms, flags_of
 from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
 from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
-from xcvae.fields.samples import index_of, label_keys
+from xcvae.fields.samples import index_of, label_keys, of_pandas
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import check_dataset, refuse_packed
 from xcvae.files import local_path
@@ -514,6 +514,9 @@ def _selected(ds: xr.Dataset, members: xr.DataArray, select: Select, spec: DataS
         return np.ones(labels.size, bool)
     if callable(select):
         select = select(ds)
+    select = of_pandas("select", select, ds.indexes.get(spec.sample))
+    if isinstance(select, list | tuple) and {*map(type, select)} in ({bool}, {np.bool_}):
+        select = np.array(select)
     if isinstance(select, np.ndarray) and select.dtype == bool and select.ndim == 1:
         select = xr.DataArray(select, dims=spec.sample)
     if isinstance(select, xr.DataArray) and select.dtype == bool:

@@ -408,6 +408,20 @@ def options_like(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
     return {**known, **given}
 
 
+def identity_of(model: Model) -> dict[str, Any]:
+    """Return the model in the identity of an ensemble, as JSON types.
+
+    Equal values of rain give other members in other units, or on pixels of another size, if the
+    model serves any of them.
+    """
+    found: dict[str, Any] = {"model_sha256": model.sha256}
+    if model.origin is not None and model.spec.scales is not None:
+        ratio = model.scaling.target.eps / model.origin.scaling.target.eps
+        found[f"{model.origin.spec.units} in units of the data"] = float(f"{ratio:.6g}")
+        found["pixel in km"] = float(f"{model.spec.scales.spacing:.4g}")
+    return found
+
+
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 

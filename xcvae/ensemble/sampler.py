@@ -31,7 +31,7 @@ from xcvae.ensemble.execution.threads import (
     torch_threads,
 )
 from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
-from xcvae.ensemble.request import SampleRequest
+from xcvae.ensemble.request import SampleRequest, identity_of
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
 from xcvae.ensemble.storms import ABOUT, StormContext, StormPipeline, flags_of
 from xcvae.errors import ConfigError, DataError, MismatchError
@@ -321,7 +321,7 @@ class EnsembleSampler:
         if self.seam:
             options["seam"] = self.seam
         return {
-            "model_sha256": self.model.sha256,
+            **identity_of(self.model),
             **options,
             "data": data,
         }

@@ -355,6 +355,42 @@ def label_keys(ds: xr.Dataset | xr.DataArray, sample: str) -> Any:
     return index
 
 
+def of_pandas(what: str, given: Any, samples: Any) -> Any:
+    """Return a series of pandas as an array, with its labels if these are labels of samples.
+
+    Parameters
+    ----------
+    what
+        The argument, for the message.
+    given
+        A series, or another array of pandas; anything else is returned as it is.
+    samples
+        Index of the samples; None without labels.
+
+    Raises
+    ------
+    DataError
+        A label of the series occurs more than once.
+    """
+    if isinstance(given, xr.DataArray) or not hasattr(given, "to_numpy"):
+        return given
+    index, values = getattr(given, "index", None), given.to_numpy()
+    if values.ndim != 1 or index is None or samples is None:
+        return values
+    known = samples.isin(index)
+    # Numbers may count from elsewhere: those of a series are from 0 unless others are given.
+    if not (known.all() or (known.any() and index.dtype.kind not in "iu")):
+        return values
+    if not index.is_unique:
+        raise DataError.of(
+            what,
+            expected=f"one value for each label along '{samples.name}'",
+            got=f"a series with labels that repeat, such as {index[index.duplicated()][0]}",
+            remedy="Drop them: series[~series.index.duplicated()].",
+        )
+    return xr.DataArray(values, {samples.name: index}, [samples.name], given.name)
+
+
 def times_of(ds: xr.Dataset | xr.DataArray, sample: str, *, otherwise: str = "") -> list[int]:
     """Return the time of each sample label in microseconds since 1970, in its own calendar.
 

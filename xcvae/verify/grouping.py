@@ -17,6 +17,7 @@ from xcvae.errors import (
     nearest,
     warn_user,
 )
+from xcvae.fields.samples import of_pandas
 from xcvae.metrics.pairs import same_axis
 from xcvae.metrics.sample import Array
 from xcvae.verify.pairing import MatchedPair
@@ -147,8 +148,7 @@ def labelled(match: MatchedPair, groupby: GroupBy) -> list[str | xr.DataArray]:
 
 def _with_labels(given: Any, observed: xr.DataArray) -> xr.DataArray:
     sample, *spatial = map(str, observed.dims)
-    pandas = hasattr(given, "to_numpy") and not isinstance(given, xr.DataArray)
-    groups: Array | xr.DataArray = _of_pandas(given, observed, sample) if pandas else given
+    groups: Array | xr.DataArray = of_pandas("groupby", given, observed.indexes.get(sample))
     if not isinstance(groups, xr.DataArray):
         groups = xr.DataArray(groups, dims=[sample] if groups.ndim == 1 else spatial)
     index = observed.indexes.get(sample)
@@ -156,26 +156,6 @@ def _with_labels(given: Any, observed: xr.DataArray) -> xr.DataArray:
     if not along or sample in groups.coords or index is None or not index.is_unique:
         return groups
     return groups.assign_coords({sample: observed[sample]})
-
-
-def _of_pandas(groups: Any, observed: xr.DataArray, sample: str) -> Array | xr.DataArray:
-    """Return a series by the labels of its index if these are those of samples, else numbers."""
-    index, samples = getattr(groups, "index", None), observed.indexes.get(sample)
-    values = groups.to_numpy()
-    if values.ndim != 1 or index is None or samples is None:
-        return np.asarray(values)
-    known = samples.isin(index)
-    # Numbers may count from elsewhere: those of a series are from 0 unless others are given.
-    if not (known.all() or (known.any() and index.dtype.kind not in "iu")):
-        return np.asarray(values)
-    if not index.is_unique:
-        raise DataError.of(
-            "groupby",
-            expected=f"one value for each label along '{sample}'",
-            got=f"a series with labels that repeat, such as {index[index.duplicated()][0]}",
-            remedy="Drop them: series[~series.index.duplicated()].",
-        )
-    return xr.DataArray(values, {sample: index}, [sample], groups.name)
 
 
 def _listed(groupby: object) -> list[Any]:
