@@ -43,7 +43,9 @@ def test_interval_resamples_blocks_of_the_root_of_the_number_of_samples(
         return total(np.arange(float(pieces)))
 
     interval(finish, (0, pieces, samples), autocorrelation=np.eye(pieces)[0])
-    _, drawn = draws  # of the score, and of its resamples: times that each piece is drawn
+    _, drawn, _ = (
+        draws  # of the score, its resamples (times that each piece is drawn), and the rest
+    )
     assert (drawn.sum(axis=1) == pieces).all()
     # Neighbours are drawn together unless a block starts or ends between them.
     deviation = drawn - 1.0
@@ -151,6 +153,24 @@ def test_interval_is_stretched_by_autocorrelation_and_few_independent_samples() 
 
     assert half(0.8) / half(0.0) == pytest.approx(expected(0.8) / expected(0.0))
     assert expected(0.8) > 1.5 * expected(0.0)
+
+
+def test_interval_of_what_one_piece_alone_has_is_unknown() -> None:
+    """All resamples that had the piece were equal: the interval had no width."""
+    hits, events = np.zeros(24), np.zeros(24)
+    hits[7], events[7] = 3.0, 5.0
+
+    def finish(total: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        some = total(events)
+        with np.errstate(invalid="ignore"):
+            return np.where(some > 0, total(hits) / some, np.nan)
+
+    value, low, high = interval(finish, (0, 24, 24), (0.0, 1.0))
+    assert value == pytest.approx(0.6)
+    assert np.isnan([low, high]).all()
+    hits[15], events[15] = 1.0, 4.0
+    value, low, high = interval(finish, (0, 24, 24), (0.0, 1.0))
+    assert low < value < high
 
 
 def test_interval_is_wider_for_similar_neighbours() -> None:

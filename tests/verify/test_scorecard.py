@@ -828,3 +828,31 @@ def test_table_writes_rows_of_scores_in_every_style(ds: xr.Dataset, ensemble: xr
         card.cvae.table(style="latx")
     with pytest.raises(DataError, match="a scorecard"):
         ensemble.cvae.table()
+
+
+def highest(forecast: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+    """Return the largest member where there is an observation."""
+    return forecast.where(observed.notnull()).max()
+
+
+highest.over = "record"  # type: ignore[attr-defined]
+METRICS_OF_ALL_KINDS = ["crps", "crps_skill", highest]
+
+
+@pytest.mark.parametrize("lacks", ["ensemble", "baseline"])
+def test_sources_are_compared_on_the_pixels_that_all_have(
+    ds: xr.Dataset, ensemble: xr.Dataset, lacks: str
+) -> None:
+    """The wettest samples, which the ensemble lacked, were scored for the baseline alone."""
+    few = ds.isel(time=slice(0, 5))
+    part = evaluate(few, ensemble.isel(time=slice(0, 5)), metrics=METRICS_OF_ALL_KINDS)
+    if lacks == "ensemble":
+        ensemble = ensemble.where(ensemble.time <= few.time[-1])
+        match = "'xcvae' lacks 58 %"
+    else:
+        ds = ds.assign(pr_coarse=ds.pr_coarse.where(ds.time <= few.time[-1]))
+        match = "'bilinear' lacks 58 %"
+    with pytest.warns(UserWarning, match=match):
+        card = evaluate(ds, ensemble, metrics=METRICS_OF_ALL_KINDS, baselines=["bilinear"])
+    for name in ("crps", "crps_skill", "highest"):
+        np.testing.assert_allclose(card[name], part[name], rtol=1e-5, err_msg=name)

@@ -450,11 +450,13 @@ def _request_of(
 ) -> LoaderRequest:
     """Return the variables that are read of each entry, and their units."""
     if model is None:
-        return LoaderRequest(target, tuple(conditions or ()))
+        return LoaderRequest(target, _names(conditions or (), target))
     known = model if isinstance(model, Model) else load(model)
     units = {known.spec.target: known.spec.units}
     units |= {variable.name: variable.units for variable in known.spec.variables}
-    named = tuple(v.name for v in known.spec.variables) if conditions is None else conditions
+    target = known.spec.target
+    of_model = tuple(variable.name for variable in known.spec.variables)
+    named = of_model if conditions is None else _names(conditions, target)
     for condition in named:
         if condition not in units:
             expected, remedy = (
@@ -464,7 +466,22 @@ def _request_of(
             raise MissingVariableError.of(
                 "conditions", expected=expected, got=repr(condition), remedy=remedy
             )
-    return LoaderRequest(known.spec.target, tuple(named), known.spec, known.scaling, units)
+    return LoaderRequest(target, named, known.spec, known.scaling, units)
+
+
+def _names(conditions: object, target: str) -> tuple[str, ...]:
+    """Return names of conditions, or of one; refuse anything else, and the target."""
+    given = [conditions] if isinstance(conditions, str) else conditions
+    names = tuple(given) if isinstance(given, Sequence) else ()
+    known = isinstance(given, Sequence) and all(isinstance(one, str) for one in names)
+    if not known or target in names:
+        raise ConfigError.of(
+            "conditions",
+            expected=f"names of other variables than the target '{target}'",
+            got=repr(conditions),
+            remedy=f"The target is in every batch: batch[{target!r}].",
+        )
+    return names
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:

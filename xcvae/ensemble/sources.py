@@ -368,6 +368,13 @@ def _conditions(
             found[condition] = real[condition].isel({layout.sample: rows}, missing_dims="ignore")
         drawn = _as_drawn(xr.Dataset({name: found[name] for name in absent}), ds)
         found |= {name: drawn[name] for name in absent}
+    for axis in (c for c in request.conditions if c in found[c].dims):
+        raise MismatchError.of(
+            "conditions",
+            expected="maps, or a number for each sample",
+            got=f"'{axis}', which labels a dim",
+            remedy="Leave it out, or give a variable with units in its place.",
+        )
     ordered = {c: _rows_first(found[c], layout) for c in request.conditions}
     # Without coordinates, so that none of two sources with other ones are joined into gaps.
     bare = {c: da.drop_vars(da.coords) for c, da in ordered.items()}

@@ -152,7 +152,8 @@ def interval(
     Returns
     -------
     value, low, high
-        Low and high are NaN for less than two pieces. They always enclose the value.
+        Low and high are NaN for less than two pieces, and where one piece alone has what is scored
+        (the only event, the only rain). They always enclose the value.
     """
     if autocorrelation is None and group[1] - group[0] >= 2:
         value = float(np.reshape(finish(lambda sums: sums.sum(axis=0)), ()))
@@ -194,6 +195,9 @@ def intervals(
     length = max(1, round(count / np.sqrt(group[2])))
     weights = _weights(count, length)
     scores = finish(lambda sums: np.tensordot(weights, sums, axes=1))
+    # Resamples without the only piece that has an event have no score: the others are all equal.
+    without = np.isfinite(finish(lambda sums: sums.sum(axis=0) - sums)).all(axis=0)
+    scores = np.where(without, scores, np.nan)
     bounds = _Bounds.of(count, length, autocorrelation)
     return np.array(
         [(value, *bounds(value, one, limits)) for value, one in zip(values, scores.T, strict=True)]

@@ -84,7 +84,8 @@ def to_netcdf(
     OutputExistsError
         A file of that name exists; nothing is written then.
     DataError
-        Values are infinite, or of a type that no file can hold, or labels give two files one name.
+        There are no values, or infinite ones, or some of a type that no file can hold, or labels
+        give two files one name.
     StoreError
         A file does not read back as it was written.
     """
@@ -189,6 +190,13 @@ def _main_variable(ds: xr.Dataset) -> str:
         )
     found = max(fields, key=lambda name: ds[name].size)
     check_name(found, what="variable of the ensemble")
+    if ds[found].size == 0:
+        raise DataError.of(
+            "to_netcdf",
+            expected="at least one value",
+            got=", ".join(f"{dim} {size}" for dim, size in ds[found].sizes.items()),
+            remedy="Check the selection: no member, sample or pixel met its condition.",
+        )
     stacked = [str(d) for d in ds.dims if isinstance(ds.xindexes.get(d), PandasMultiIndex)]
     if stacked:
         raise DataError.of(
