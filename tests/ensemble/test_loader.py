@@ -165,6 +165,25 @@ def test_members_have_conditions_of_their_day(folder):
     assert list(batch) == ["pr", "psl", "index", "height", "synthetic"]
 
 
+@pytest.mark.parametrize(
+    ("conditions", "error", "message"),
+    [
+        (["pr"], ConfigError, "other variables than the target 'pr'"),
+        (["index", 1], ConfigError, r"conditions: .* got \['index', 1\]"),
+        (3, ConfigError, "conditions: .* got 3"),
+        (["index", "time"], MismatchError, "'time', which labels a dim"),
+    ],
+)
+def test_conditions_that_are_no_fields_are_refused(folder, conditions, error, message):
+    with pytest.raises(error, match=message):
+        load(folder, "drawn", real="real", conditions=conditions)
+
+
+def test_conditions_may_be_one_name(folder):
+    batch = next(iter(load(folder, "drawn", real="real", conditions="index")))
+    assert list(batch) == ["pr", "index", "synthetic"]
+
+
 def test_entries_are_mixed_by_weight_in_units_of_first(folder):
     loader = load(folder, {"real": 2, "drawn": 1}, batch_size=9, conditions=["psl"], real="real")
     assert loader.quotas == (DAYS, DAYS // 2)

@@ -163,6 +163,13 @@ def test_existing_files_and_wrong_arguments_are_refused(ensemble, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("dim", ["realization", "time", "y"])
+def test_ensembles_without_values_are_refused(ensemble, tmp_path, dim):
+    with pytest.raises(DataError, match=f"at least one value.*{dim} 0"):
+        ensemble.isel({dim: slice(0)}).cvae.to_netcdf(tmp_path / "files")
+    assert not any(tmp_path.iterdir())
+
+
 def test_augmented_samples_are_written_at_once(few, ensemble, tmp_path):
     both = few.cvae.augment(ensemble.chunk(time=4, realization=1))
     both.to_zarr(tmp_path / "own.zarr", zarr_format=3, consolidated=False)

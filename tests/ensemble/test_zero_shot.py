@@ -304,6 +304,20 @@ def test_observed_rain_gives_posterior_members_and_scores(test_radar, model):
         xcvae.sample(both, model, factor=8)
 
 
+@pytest.mark.filterwarnings("ignore:factor 12")
+@pytest.mark.parametrize("mode", ["prior", "posterior"])
+def test_rain_on_both_grids_may_have_two_units(test_radar, model, mode):
+    both = test_radar.isel(
+        time=[3, 7], y=slice(48), x=slice(48), y_coarse=slice(4), x_coarse=slice(4)
+    )
+    wanted = xcvae.sample(both, model, mode=mode, members=2).load()
+    for name, ratio in (("pr", 24.0), ("pr_coarse", 1.0)):
+        converted = (24 * both[name]).assign_attrs(units="mm/day")
+        members = xcvae.sample(both.assign({name: converted}), model, mode=mode, members=2)
+        assert members.pr.units == ("mm/day" if name == "pr" else "mm h-1")
+        np.testing.assert_allclose(members.pr / ratio, wanted.pr, rtol=1e-3, atol=1e-3)
+
+
 def test_pixels_above_the_limit_give_their_rain_to_the_block(coarse, model):
     heavy = coarse.assign(tp=coarse.tp * 200)
     heavy.tp.attrs = coarse.tp.attrs

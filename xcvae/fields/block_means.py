@@ -16,7 +16,7 @@ from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec
 from xcvae.fields.describe import describe
 from xcvae.fields.grids import divided_coords, warn_of_uneven
 from xcvae.fields.scaling import blocks_of
-from xcvae.fields.units import per, to_units
+from xcvae.fields.units import per, to_units, units_of
 from xcvae.fields.validation import check_dataset
 
 #: Largest difference between block means of the target and the condition, as a share of the
@@ -162,7 +162,8 @@ def at_scale(
     side = curvilinear_km(ds[name], layout.y, layout.x)
     numbers = [str(key) for key, da in ds.data_vars.items() if da.ndim == 0]  # grid mappings
     if coarse is not None:
-        ds = ds[[name, coarse, *numbers]]
+        converted = to_units(ds[coarse], units_of(ds[name]))  # one scaling serves both
+        ds = ds[[name, coarse, *numbers]].assign({coarse: converted})
         spec = describe(ds, target=name, conditions=[coarse])
         warn_of_uneven(ds, (spec.y, spec.x))
         found = whole_blocks(spec)
@@ -251,7 +252,8 @@ def _factor(got: str) -> ConfigError:
         "factor",
         expected="the whole number of pixels along a side of a coarse cell, at least 2",
         got=got,
-        remedy="For example factor=8, which divides each cell into 8 x 8 pixels.",
+        remedy="For example factor=8, which divides each cell into 8 x 8 pixels; or rain on both "
+        "grids, which diagnose needs.",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ComponentError, DataError
+from xcvae.errors import ComponentError, DataError, warn_user
 from xcvae.fields.sample_blocks import block_length, join_chunks
 from xcvae.metrics.metric import Metric, Statistic
 from xcvae.metrics.pairs import REALIZATION, Maps, Pair
@@ -88,8 +88,11 @@ def accumulate_statistics(
     *,
     units: Joining | None = None,
     block_bytes: int = BLOCK_BYTES,
+    common: CommonPixels | None = None,
 ) -> dict[str, dict[str, Sums]]:
     """Add up the statistics of all metrics over the samples, reading each sample once.
+
+    All sources are scored on the pixels that all of them have.
 
     Parameters
     ----------
@@ -106,7 +109,9 @@ def accumulate_statistics(
     units
         What is scored, if not samples one by one; ``pieces`` are those of the units then.
     block_bytes
-        Size of a block of the ensemble in memory.
+        Size of a block of the ensemble in memory; blocks of all sources are there at a time.
+    common
+        Collects the pixels that are scored.
 
     Returns
     -------
@@ -122,19 +127,80 @@ def accumulate_statistics(
     """
     count = pieces.count * len(regions)
     running = {name: _RunningSums(source, count) for name, source in sources.items()}
-    units = units or _EachSample(own)
+    units, common = units or _EachSample(own), common or CommonPixels()
     for scored, block in units.blocks(block_bytes):
         loaded = Pair(
             *(da.isel({own.sample: block}).compute() for da in (own.forecast, own.observed))
         )
         if block.start == 0:
             _check_averages(units.joined(loaded), next(iter(running.values())))
-        for sums in running.values():
-            pair = units.joined(sums.source.load(block, loaded))
-            fields = functools.partial(units.fields, units=scored)
-            sums.add(pair, pieces.of_sample[scored], regions, fields)
+        fields = functools.partial(units.fields, units=scored)
+        pairs = {name: sums.source.load(block, loaded) for name, sums in running.items()}
+        pairs = {name: Pair(p.forecast.load(), p.observed) for name, p in pairs.items()}
+        for name, pair in common.of_block(block, pairs).items():
+            running[name].add(units.joined(pair), pieces.of_sample[scored], regions, fields)
             tick(block.stop - block.start)
     return {name: sums.by_metric() for name, sums in running.items()}
+
+
+class CommonPixels:
+    """The pixels that all sources have: only on them are scores and skills comparable.
+
+    Attributes
+    ----------
+    observed, lacking
+        Number of observed pixels, and of those that a source lacks, by its name.
+    """
+
+    def __init__(self) -> None:
+        self.observed = 0
+        self.lacking: dict[str, int] = {}
+        self._masks: list[tuple[slice, Array]] = []
+
+    def of_block(self, block: slice, pairs: Mapping[str, Pair]) -> dict[str, Pair]:
+        """Return the pairs of a block of samples, the observation missing where a source is."""
+        observed = np.isfinite(next(iter(pairs.values())).observed.values)
+        valid = {name: observed & _all_finite(pair.forecast) for name, pair in pairs.items()}
+        common = np.logical_and.reduce(list(valid.values()))
+        total, counts = int(observed.sum()), {name: int(mask.sum()) for name, mask in valid.items()}
+        self.observed += total
+        if set(counts.values()) == {int(common.sum())}:
+            return dict(pairs)
+        for name, count in counts.items():
+            self.lacking[name] = self.lacking.get(name, 0) + total - count
+        self._masks.append((block, common))
+        return {name: _restricted(pair, common) for name, pair in pairs.items()}
+
+    def of_all(self, pair: Pair) -> Pair:
+        """Return all samples of a source, the observation missing where any source was."""
+        if not self._masks:
+            return pair
+        everywhere = np.ones(pair.observed.shape, np.bool_)
+        for block, common in self._masks:
+            everywhere[block] &= common
+        return _restricted(pair, everywhere)
+
+    def warn(self) -> None:
+        """Warn of pixels that are not scored because some sources lack them."""
+        lacking = {name: count for name, count in self.lacking.items() if count}
+        if lacking:
+            some = [f"'{n}' lacks {100 * c / self.observed:.2g} %" for n, c in lacking.items()]
+            warn_user(
+                f"Scores are of the pixels that all sources have; of the observed ones "
+                f"{', '.join(some)}. Score an incomplete ensemble by the samples that it has, or "
+                "leave a baseline out.",
+            )
+
+
+def _all_finite(forecast: xr.DataArray) -> Array:
+    """Return where all members are finite, (sample, y, x): where their sum is."""
+    values = forecast.values
+    finite: Array = np.isfinite(values.sum(axis=0, dtype=np.result_type(values, np.float32)))
+    return finite
+
+
+def _restricted(pair: Pair, mask: Array) -> Pair:
+    return Pair(pair.forecast, pair.observed.where(xr.DataArray(mask, dims=pair.observed.dims)))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from xcvae.progress import progress_bar
 from xcvae.registry import registry, wrong_result
 from xcvae.verify.accumulate import (
     BLOCK_BYTES,
+    CommonPixels,
     MetricFunction,
     ScoredSource,
     accumulate_statistics,
@@ -227,19 +228,22 @@ def _score_units(
     match, observed = units.match, units.observed
     bound = {k: m.bind(observed) for k, m in chosen.items() if isinstance(m, Metric)}
     evaluation = _Evaluation(match, groups, chosen, bound, windows)
-    runner = BaselineRunner(match, _references(chosen, listed) | listed, SEED, block_bytes)
-    sources = {OWN: evaluation.source(lambda _, own: own)}
+    baselines = _references(chosen, listed) | listed
+    block_bytes //= 1 + len(baselines)
+    runner = BaselineRunner(match, baselines, SEED, block_bytes)
+    sources, common = {OWN: evaluation.source(lambda _, own: own)}, CommonPixels()
     for name, load in runner.loaders().items():
         sources[name] = (evaluation if name in listed else evaluation.only_skills()).source(load)
     with _bar(progress, match.pair.observed.shape[0] * len(sources)) as bar:
         sums = accumulate_statistics(
             match.pair, sources, groups.pieces, bar.update, groups.regions,
-            units=None if units.plain else units, block_bytes=block_bytes,
+            units=None if units.plain else units, block_bytes=block_bytes, common=common,
         )  # fmt: skip
+    common.warn()
     wholes = {}
     if evaluation.whole:
         pairs = {OWN: match.pair} | {name: runner.whole(name) for name in listed}
-        wholes = {name: _whole(pair, units) for name, pair in pairs.items()}
+        wholes = {name: _whole(common.of_all(pair), units) for name, pair in pairs.items()}
     card = evaluation.card(sums, (OWN, *listed), evaluation.record_scores(wholes))
     about = {"units": "1", "long_name": "number of members"}
     members = [match.pair.forecast.shape[0], *(runner.members[name] for name in listed)]

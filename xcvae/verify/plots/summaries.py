@@ -213,6 +213,7 @@ def accumulate(
     # Only these figures show baselines.
     shared = {n: one for n, one in own.items() if n in ("spectra", "quantiles", "intensity")}
     components = _components(match, baselines) if shared else {}
+    block_bytes //= 1 + len(components)
     runner = BaselineRunner(match, components, SEED, block_bytes)
     sources = {OWN: ScoredSource(lambda _, loaded: loaded, dict.fromkeys(own), own)}
     for name, load in runner.loaders().items():
