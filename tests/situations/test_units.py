@@ -259,6 +259,25 @@ def test_default_thresholds_of_forecasts_without_a_record(freq, units, choice, t
     assert card.csi.attrs["threshold"] == pytest.approx(threshold)
 
 
+@pytest.mark.parametrize("units", ["mm h-1", "kg m-2 s-1", "mm"])
+@pytest.mark.parametrize(
+    "choice", [slice(None, None, 24), slice(12, None, 24), slice(None, None, 6), [30]]
+)
+def test_a_selection_of_a_record_has_the_default_thresholds_of_the_record(units, choice):
+    """Without a record in the ensemble, the step was that of the samples that were scored."""
+    pr = rain(coords={"time": times(96, "h")}, units=units, size=1e-3)
+    members = pr.expand_dims(realization=2).assign_attrs(pr.attrs).to_dataset()
+    options = {"metrics": ["csi"], "baselines": [], "progress": False}
+    whole = xcvae.evaluate(pr.to_dataset(), members, **options)
+    part = xcvae.evaluate(pr.to_dataset(), members.isel(time=choice), **options)
+    assert part.csi.attrs["threshold"] == whole.csi.attrs["threshold"]
+
+
+def test_hours_at_noon_have_one_threshold_whoever_drew_the_members():
+    noons = rain(coords={"time": times(96, "h")}, units="mm h-1").isel(time=slice(12, None, 24))
+    assert admit(together(noons))["spec"].wet_threshold == pytest.approx(0.1)
+
+
 def test_a_spec_of_an_older_file_keeps_its_thresholds():
     spec = admit(together(rain(coords={"time": times(24, "5min")}, units="mm", size=0.1)))["spec"]
     content = {**spec.to_json(), "wet_threshold": 0.1}

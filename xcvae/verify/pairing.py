@@ -23,7 +23,7 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.samples import label_codes, label_keys
-from xcvae.fields.units import HEAVY, STEP, factor, per, to_units
+from xcvae.fields.units import HEAVY, STEP, at_midnight, factor, per, step_of, to_units
 from xcvae.fields.validation import check_dataset, refuse_packed
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
 from xcvae.verify.accumulate import BLOCK_BYTES
@@ -247,7 +247,7 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     whole, ds = ds, _selected(ds, forecast, sample)
     observed = _with_area(ds, name)
     # Default thresholds are those of the record, whatever samples of it are scored.
-    step = _likely_step(observed, sample) if spec is None else spec.step
+    step = _likely_step(whole[name], observed, sample) if spec is None else spec.step
     if step is not None:
         observed = observed.assign_attrs({STEP: step})
     pair = _with_heavy(matched(forecast, observed, spatial_dims=spatial), spec, record)
@@ -315,19 +315,19 @@ def _check_members(forecast: xr.DataArray, dims: set[str]) -> None:
         )
 
 
-def _likely_step(observed: xr.DataArray, sample: str) -> float | None:
-    """Return the step of a record in seconds where a selection of it misleads; None elsewhere.
+def _likely_step(record: xr.DataArray, observed: xr.DataArray, sample: str) -> float | None:
+    """Return the step in seconds of the record that samples were selected from; None if unknown.
 
-    A forecast of others has no record. Rates per hour at noon of each day are hours, since days
-    have labels at midnight; a single label at midnight is a day if the units have no period.
+    A forecast of others says nothing about it. A single sample at midnight is a day if its units
+    have no period, one of a rate per hour at another time is an hour.
     """
+    step = step_of(record, sample)
     index, units = observed.indexes.get(sample), str(observed.attrs.get("units", ""))
-    if STEP in observed.attrs or index is None or not hasattr(index, "hour"):
-        return None
-    midnight = bool(((index.hour == 0) & (index.minute == 0)).all())
-    if per(units, "hour"):
-        return None if midnight else 3600.0
-    return 86400.0 if midnight and len(index) == 1 and not per(units, "day") else None
+    if step is not None or index is None or len(index) != 1 or not hasattr(index, "hour"):
+        return step
+    if at_midnight(index):
+        return None if per(units, "hour") or per(units, "day") else 86400.0
+    return 3600.0 if per(units, "hour") else None
 
 
 def _with_area(ds: xr.Dataset, name: str) -> xr.DataArray:
