@@ -215,6 +215,18 @@ def test_negative_rain_and_changes_in_place_are_refused(spec, context, broken, g
             pipeline.dry_run(context, (2, 2))
 
 
+def test_maps_with_labels_in_another_order_are_refused(spec, context):
+    """They were stored by position: mirror images."""
+    labels = {"time": [0], "y": [3.0, 2.0], "x": [0.0, 1.0, 2.0]}
+    field = xr.DataArray(np.ones((1, 1, 2, 3), "float32"), labels, ("realization", *labels))
+    field.attrs["units"] = "mm h-1"
+    pipeline = PostprocessPipeline.build([lambda field, _: field.sortby("y")], spec)
+    with pytest.raises(ComponentError, match="other labels of y"):
+        pipeline.apply(field, context)
+    free = PostprocessPipeline.build([lambda field, _: field.drop_vars("y")], spec)
+    assert free.apply(field, context)[0].shape == field.shape
+
+
 def test_dry_run_finds_inconvertible_units(spec, context):
     with pytest.raises(UnitsError, match=r"'mm h-1' by a factor, got '280 K'"):
         PostprocessPipeline((Threshold("280 K"),)).dry_run(context, (4, 5))

@@ -255,9 +255,20 @@ class Halved:
         return ds.isel({context.spec.sample: slice(None, None, 2)})
 
 
+@dataclass(frozen=True)
+class Reversed:
+    """Turns the order of the rows, and their labels with them."""
+
+    def __call__(self, ds, context):
+        rows = [dim for dim in ds.dims if str(dim).startswith(context.spec.y)]
+        return ds.isel({dim: slice(None, None, -1) for dim in rows})
+
+
 def test_storms_that_change_shapes_are_refused(few, model):
     with pytest.raises(ComponentError, match="like the one it got"):
         sample(few, model, members=1, storms=Halved())
+    with pytest.raises(ComponentError, match="other labels of y"):
+        sample(few, model, members=1, storms=Reversed())
     with pytest.raises(MismatchError, match="without 'amplified'"):
         sample(few.assign_coords(amplified=1.0), model, storms={"name": "amplify", "factor": 2.0})
     with pytest.raises(MismatchError, match="fewer cells"):

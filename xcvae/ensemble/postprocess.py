@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError, UnitsError
+from xcvae.fields.cf import changed_axes
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.units import parse_quantity, units_of
 from xcvae.registry import Component, build, call, describe
@@ -319,12 +320,14 @@ class PostprocessPipeline:
 
 
 def _check_like(one: Postprocessor, before: xr.DataArray, after: object) -> None:
-    """Make sure that dims, shape and units are the same: only values may change."""
+    """Make sure that dims, shape, labels and units are the same: only values may change."""
     expected = _signature(before)
     if isinstance(after, xr.DataArray):
         got = _signature(after)
-        if got == expected:
+        moved = changed_axes(before, after) if got == expected else []
+        if got == expected and not moved:
             return
+        got += f", other labels of {', '.join(moved)}" if moved else ""
     else:
         got = type(after).__name__
     raise ComponentError.of(

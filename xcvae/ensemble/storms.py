@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ComponentError, MismatchError
-from xcvae.fields.cf import find_axes, is_rain
+from xcvae.fields.cf import changed_axes, find_axes, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.record import Record
 from xcvae.fields.units import exponents_of, parse_quantity, per
@@ -595,8 +595,10 @@ def _check_like(one: Storm, before: xr.Dataset, after: object) -> None:
     expected, got = _signature(before), type(after).__name__
     if isinstance(after, xr.Dataset):
         got = _signature(after)
-        if got == expected:
+        moved = changed_axes(before, after) if got == expected else []
+        if got == expected and not moved:
             return
+        got += f", other labels of {', '.join(moved)}" if moved else ""
     raise ComponentError.of(
         f"storm '{describe('storm', one)['name']}'",
         expected=f"to return a Dataset like the one it got, {expected}",

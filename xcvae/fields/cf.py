@@ -320,6 +320,23 @@ def check_name(name: str, *, what: str = "target") -> None:
         )
 
 
+def changed_axes(before: xr.DataArray | xr.Dataset, after: xr.DataArray | xr.Dataset) -> list[str]:
+    """Return the dims whose labels differ: values of a position are those of another place.
+
+    Examples
+    --------
+    >>> rain = xr.DataArray([1.0, 2.0], {"x": [10, 20]})
+    >>> changed_axes(rain, rain[::-1]), changed_axes(rain, 2 * rain.drop_vars("x"))
+    (['x'], [])
+    """
+    known = after.indexes
+    return [
+        str(dim)
+        for dim, index in before.indexes.items()
+        if dim in known and not index.equals(known[dim])
+    ]
+
+
 def check_values(variable: xr.Variable, name: str, *, what: str = "store, coordinate") -> None:
     """Refuse values that no file can hold: categories, periods, dates of a zone, other objects.
 
