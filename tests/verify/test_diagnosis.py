@@ -344,6 +344,21 @@ def test_drizzle_ignores_too_few_wet_pixels() -> None:
     assert severities(both(wet_fraction=0.1))["drizzle"] == "ok"
 
 
+def test_drizzle_ignores_an_excess_within_two_standard_errors() -> None:
+    wet = GOOD.wet_fraction + 0.1
+    assert severities(both(wet_fraction=wet, wet_error=0.06))["drizzle"] == "ok"
+    assert severities(both(wet_fraction=wet, wet_error=0.01))["drizzle"] == "warning"
+    assert severities(both(wet_fraction=1.0, wet_error=math.inf))["drizzle"] == "fault"
+
+
+def test_amounts_of_a_single_storm_are_unchecked() -> None:
+    """Four times too much rain was reported as right, as one storm has no standard error."""
+    alone = both(mass_bias=3.85, mass_error=math.inf, variance_error=math.inf)
+    found = severities(alone)
+    names = ("mass_drift", "mean_collapse", "prior_posterior_gap")
+    assert {found[name] for name in names} == {"unchecked"}
+
+
 def test_unmeasured_quantities_are_unchecked() -> None:
     nothing = replace(
         both(
@@ -616,21 +631,20 @@ def test_spread_by_amount_sorts_samples_by_coarse_rain_not_by_the_observation() 
     means = rng.gamma(2.0, 1.0, 60)
     *members, observed = rng.gamma(1.0, means[:, None, None], (7, 60, 8, 8))
     drawn = np.stack(members)
-    for coarse in (None, means):
-        thirds = spread_by_amount(drawn, observed, coarse)
-        assert [ratio for ratio, _ in thirds] == pytest.approx([1, 1, 1], abs=0.1)
-        assert all(error < 0.1 for _, error in thirds)
+    thirds = spread_by_amount(drawn, observed, means)
+    assert [ratio for ratio, _ in thirds] == pytest.approx([1, 1, 1], abs=0.1)
+    assert all(error < 0.1 for _, error in thirds)
     narrow = np.where(means[:, None, None] > np.median(means), 0.5, 1.5) * (drawn - drawn.mean(0))
     thirds = spread_by_amount(drawn.mean(0) + narrow, observed, means)
     assert thirds[0][0] > 1.4
     assert thirds[2][0] < 0.6
-    assert spread_by_amount(drawn[:, :11], observed[:11]) == ()
+    assert spread_by_amount(drawn[:, :11], observed[:11], means[:11]) == ()
     unknown = np.where(np.arange(60) < 12, np.nan, means)
     known = spread_by_amount(drawn[:, 12:], observed[12:], means[12:])
     assert spread_by_amount(drawn, observed, unknown) == known
     masked = np.full_like(drawn, np.nan)
     masked[:, :, 2:] = drawn[:, :, 2:]
-    assert len(spread_by_amount(masked, observed)) == 3
+    assert len(spread_by_amount(masked, observed, means)) == 3
 
 
 def test_capped_data_gives_the_amount_of_the_cap_in_words() -> None:

@@ -249,3 +249,44 @@ def test_spike_of_the_record_is_found_where_the_samples_have_none(
     assert daily is not None
     assert 7.7 <= hourly.amount <= 8.0
     assert daily.amount == pytest.approx(24 * hourly.amount)
+
+
+def test_gather_compares_members_where_something_was_observed(
+    observed: xr.DataArray, members: xr.DataArray
+) -> None:
+    """Calm members of the part that was not observed looked like a collapse to the mean."""
+    shape = np.where(np.arange(SHAPE[2]) < 6, 1.0, 0.02)
+    seen = observed.where(shape == 1)
+    drawn, close = members * shape, near(observed) * shape
+    pair = [drawn.assign_attrs(members.attrs), close.assign_attrs(members.attrs)]
+    found = gather(seen, prior=pair[0], posterior=pair[1])
+    masked = gather(seen, prior=pair[0].where(shape == 1), posterior=pair[1].where(shape == 1))
+    assert plain(asdict(found.prior)) == plain(asdict(masked.prior))
+    assert plain(asdict(found.posterior)) == plain(asdict(masked.posterior))
+    assert np.isfinite(pair[0]).all()
+
+
+def test_gather_sorts_samples_by_coarse_rain_if_it_is_known() -> None:
+    """Sorted by their own rain, members of climatology had too little spread where they are dry."""
+    rng = np.random.default_rng(0)
+    means = rng.gamma(2.0, 1.0, 60)
+    truth, *drawn = (labelled(one) for one in rng.gamma(1.0, means[:, None, None], (5, 60, 8, 8)))
+    rain = xr.concat(drawn, "realization")
+    order = rng.permutation(60)
+    coarse = labelled(means[:, None, None] * np.ones((60, 2, 2)))
+    times = np.datetime64("2001-01-01", "ns") + np.arange(60) * np.timedelta64(1, "D")
+    found = [
+        gather(truth, prior=rain, posterior=rain),
+        gather(truth, prior=rain, posterior=rain, coarse=coarse),
+        gather(
+            truth.assign_coords(time=times),
+            prior=rain.assign_coords(time=times),
+            posterior=rain.assign_coords(time=times),
+            coarse=coarse.assign_coords(time=times).isel(time=order),
+        ),
+    ]
+    assert [len(one.prior.spread_thirds) for one in found] == [0, 3, 3]
+    assert found[2].prior.spread_thirds == pytest.approx(np.array(found[1].prior.spread_thirds))
+    assert severities(found[0])["spread_by_rain"] == "unchecked"
+    with pytest.raises(MismatchError, match="coarse: expected dims"):
+        gather(truth, prior=rain, posterior=rain, coarse=coarse[:9])

@@ -65,6 +65,7 @@ FLICKER, MEMORY = 0.6, 0.15  # correlation in time over that observed, below; if
 FLOOR = (0.05, 0.15)  # share of values at a floor of their pixel that is not zero, above
 
 NO_RECORD = "the model file keeps nothing of the training samples; train again to have it checked"
+FEW = "fewer than two samples with rain"
 NOT_GIVEN = "the training rain was not given (trained_on)"
 SPLIT = (
     "Evaluate on samples that training did not see. Split by periods (days, years) or regions, "
@@ -215,6 +216,8 @@ def ignored_latent(e: Evidence) -> Measurement | str:
 )
 def prior_posterior_gap(e: Evidence) -> Measurement | str:
     """Compare wet fraction, mass and 99th percentile of prior and posterior draws."""
+    if not all(math.isfinite(d.mass_error) for d in (e.prior, e.posterior)):
+        return FEW
     wet = abs(e.prior.wet_fraction - e.posterior.wet_fraction)
     mass = factor(1 + e.prior.mass_bias, 1 + e.posterior.mass_bias)
     p99 = factor(e.prior.p99_ratio, e.posterior.p99_ratio)
@@ -301,7 +304,7 @@ def _dispersion(e: Evidence, level: int, remedy: str, elsewhere: str) -> Measure
     """Put the spread of prior members into words."""
     d = e.prior
     if not math.isfinite(d.spread_skill * d.spread_error):
-        return "fewer than two samples with rain"
+        return FEW
     low, high = (d.spread_skill * math.exp(sign * SURE * d.spread_error) for sign in (-1, 1))
     words = (
         f"Their spread is {d.spread_skill:.2f} times the error of their mean ({low:.2f} to "
@@ -316,7 +319,7 @@ def spread_by_rain(e: Evidence) -> Measurement | str:
     """Compare spread over error in the third of the samples with least rain and that with most."""
     thirds = e.prior.spread_thirds
     if len(thirds) < 3 or not all(math.isfinite(ratio * error) for ratio, error in thirds):
-        return "too few samples with rain for thirds of them"
+        return "no coarse rain, or too few samples with rain for thirds of them"
     (calm, calm_error), (middle, _), (heavy, heavy_error) = thirds
     ratio = calm / heavy if heavy > 0 else math.inf
     apart = factor(shrink_by_error(ratio, math.hypot(calm_error, heavy_error)), 1.0)
@@ -353,6 +356,8 @@ def spread_by_rain(e: Evidence) -> Measurement | str:
 @detector("Members are too smooth, like the average of many possible fields.")
 def mean_collapse(e: Evidence) -> Measurement | str:
     """Compare the variance and the texture of members with the observation."""
+    if not all(math.isfinite(d.variance_error) for d in (e.prior, e.posterior)):
+        return FEW
     variance = max(
         below(shrink_by_error(d.variance_ratio, d.variance_error), VARIANCE)
         for d in (e.prior, e.posterior)
@@ -380,11 +385,13 @@ def drizzle(e: Evidence) -> Measurement | str:
     """Compare wet fractions, and the share of the amount in pixels that count as dry."""
 
     def level_of(statistics: EnsembleStatistics) -> int:
-        excess = statistics.wet_fraction - e.wet_fraction
+        # A single sample has no error, and is judged as it is: 100 % wet maps are wet for sure.
+        error = statistics.wet_error if math.isfinite(statistics.wet_error) else 0.0
+        excess = statistics.wet_fraction - SURE * error - e.wet_fraction
         light = above(statistics.light_mass - e.light_mass, LIGHT)
         if excess <= NEGLIGIBLE:
             return light
-        ratio = factor(statistics.wet_fraction, e.wet_fraction)
+        ratio = factor(e.wet_fraction + excess, e.wet_fraction)
         return max(above(excess, DRIZZLE), above(ratio, DRIZZLE_RATIO), light)
 
     floor = above(_floor(e), FLOOR) > 0
@@ -428,6 +435,8 @@ def _quantity(value: float, e: Evidence, digits: int = 3) -> str:
 @detector("The total amount of rain is wrong.")
 def mass_drift(e: Evidence) -> Measurement | str:
     """Compare total amounts, and those in wet pixels, of members and observation alike."""
+    if not all(math.isfinite(d.mass_error) for d in (e.prior, e.posterior)):
+        return FEW
     wet = [_bias_of_wet_pixels(d, e) for d in (e.prior, e.posterior)]
     drawn = (e.prior.mass_bias, e.posterior.mass_bias)
     level = max(

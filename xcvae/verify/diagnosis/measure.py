@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xcvae.ensemble.execution.threads import torch_threads
-from xcvae.errors import ConfigError
+from xcvae.errors import ConfigError, MismatchError
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.record import Record, Thumbnails
@@ -193,6 +193,7 @@ def gather(
     swapped: xr.DataArray | None = None,
     levels: Sequence[LevelEvidence] = (),
     trained_on: Record | xr.DataArray | None = None,
+    coarse: xr.DataArray | None = None,
     seed: int = 0,
 ) -> Evidence:
     """Measure the same evidence on the fields of any generator, for `judge`.
@@ -215,6 +216,9 @@ def gather(
     trained_on
         The training rain, or its record. The record alone does not allow to check memorisation and
         leakage; without either the order of magnitude is not checked.
+    coarse
+        Coarse rain that was known before the draw, dims (sample, ...) like ``observed``; without
+        it, spread in thirds of the samples is not checked.
     seed
         Seed of the noise, for the report.
 
@@ -262,7 +266,31 @@ def gather(
         swap=swap,
         time=time_statistics(drawn["prior"], truth, _times(pair.observed, pair.sample)),
         own=False,
+        coarse=_known_amounts(coarse, pair),
     )
+
+
+def _known_amounts(coarse: xr.DataArray | None, pair: Pair) -> NDArray[np.float64] | None:
+    """Return the mean coarse rain of each sample, in the order of the pair; None without any."""
+    if coarse is None:
+        return None
+    if pair.sample in coarse.indexes and pair.sample in pair.observed.indexes:
+        coarse = coarse.reindex({pair.sample: pair.observed[pair.sample]})
+    found = coarse.mean([dim for dim in coarse.dims if dim != pair.sample])
+    if found.shape != pair.observed.shape[:1]:
+        raise MismatchError.of(
+            "coarse",
+            expected=f"dims ({pair.sample}, ...), {pair.observed.shape[0]} samples",
+            got=f"dims ({', '.join(map(str, coarse.dims))}), shape {coarse.shape}",
+            remedy="Give the coarse rain that the members were drawn from.",
+        )
+    return np.asarray(found.values, np.float64)
+
+
+def _where_observed(fields: NDArray[Any], observed: NDArray[Any]) -> NDArray[Any]:
+    """Return members with gaps where nothing was observed: there is nothing to compare."""
+    seen = np.isfinite(observed)
+    return fields if seen.all() else np.where(seen, fields, np.float32(np.nan))
 
 
 def _evidence(
@@ -278,19 +306,24 @@ def _evidence(
     **known: Any,
 ) -> Evidence:
     """Compare prior and posterior members, and the observation with the training record."""
+    members = _where_observed(drawn["prior"], observed)
     prior, posterior = (
         ensemble_statistics(
-            drawn[name], observed, units=units, wet_threshold=wet_threshold, coarse=coarse
+            members if name == "prior" else _where_observed(drawn[name], observed),
+            observed,
+            units=units,
+            wet_threshold=wet_threshold,
+            coarse=coarse,
         )
         for name in ("prior", "posterior")
     )
     near = None
     if trained is not None:
-        near = neighbours_of(drawn["prior"], observed, *trained, wet_threshold)
+        near = neighbours_of(members, observed, *trained, wet_threshold)
     return Evidence(
         units=units,
         samples=len(observed),
-        members=len(drawn["prior"]),
+        members=len(members),
         pixels=float(np.isfinite(observed).sum() / len(observed)),
         wet_threshold=wet_threshold,
         wet_fraction=_share(observed, wet_threshold),

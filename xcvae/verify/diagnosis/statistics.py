@@ -83,7 +83,8 @@ class EnsembleStatistics:
         ``texture_ratio`` and ``spread_skill``.
     spread_thirds
         Spread over error and the standard error of its logarithm in thirds of the samples, from
-        little to much coarse rain: see `spread_by_amount`; empty for too few samples.
+        little to much coarse rain: see `spread_by_amount`; empty without coarse rain, or for too
+        few samples.
     spread_log, spread_log_error
         As ``spread_skill``, of ``log1p(rain / wet threshold)``: less dependent on single storms.
     p999_ratio
@@ -153,7 +154,7 @@ def ensemble_statistics(
     members, observed, units, wet_threshold
         Physical fields, their units, and the amount from which a pixel is wet.
     coarse
-        Coarse rain of each sample, (sample,); by default the mean of its members.
+        Coarse rain of each sample, (sample,); without it there are no thirds of the samples.
     """
     dims = ("realization", "sample", "y", "x")
     forecast = xr.DataArray(members, dims=dims, attrs={"units": units})
@@ -191,7 +192,9 @@ def ensemble_statistics(
         artefacts=artefacts_of(members, observed, dependence),
         floor=floor,
         floor_share=floor_share,
-        spread_thirds=spread_by_amount(members, observed, coarse, dependence),
+        spread_thirds=()
+        if coarse is None
+        else spread_by_amount(members, observed, coarse, dependence),
     )
 
 
@@ -332,27 +335,24 @@ def error_autocorrelation(errors: NDArray[Any]) -> Array:
 def spread_by_amount(
     members: NDArray[Any],
     observed: NDArray[Any],
-    coarse: NDArray[Any] | None = None,
+    coarse: NDArray[Any],
     dependence: Array | None = None,
 ) -> tuple[tuple[float, float], ...]:
     """Return spread over error, and the error of its logarithm, by thirds of the samples.
 
     Samples are sorted by what was known before the draw. By the observed rain, any ensemble would
-    seem too wide where little was observed, and too narrow where much was.
+    seem too wide where little was observed, and too narrow where much was; by the rain of its
+    members, too narrow where little was drawn.
 
     Parameters
     ----------
     members, observed
         Dims (realization, sample, y, x) and (sample, y, x).
     coarse
-        Coarse rain of each sample, (sample,), NaN where it is missing; by default the mean of its
-        members, which follow it.
+        Coarse rain of each sample, (sample,), NaN where it is missing.
     dependence
         Autocorrelation of the samples, from `error_autocorrelation`.
     """
-    if coarse is None:
-        valid = np.isfinite(members).sum(axis=(0, 2, 3))
-        coarse = np.nansum(members, axis=(0, 2, 3), dtype=np.float64) / np.maximum(valid, 1)
     order = np.argsort(coarse, kind="stable")
     thirds = np.array_split(order[np.isfinite(coarse[order])], 3)
     if len(members) < 2 or min(map(len, thirds)) < THIRD:
