@@ -114,7 +114,11 @@ def test_check_describes_the_run_and_writes_nothing(
 ) -> None:
     config = tmp_path / "run.yaml"
     text = """
-data: {tutorial: radklim, train: {}, test: {split: 2, time: {step: 25}}}
+data:
+  tutorial: radklim
+  train: {}
+  validation: {split: 1, time: {step: 50}}
+  test: {split: 2, time: {step: 25}}
 output: out
 train: {target: pr, conditions: [pr_coarse]}
 sample: [{name: prior, members: 3}]
@@ -125,6 +129,7 @@ sample: [{name: prior, members: 3}]
     assert "condition   pr_coarse [mm h-1], 13 x 11, aligned" in said
     assert "prior: prior, 3 members of 4 test samples" in said
     assert "note: 4 test samples are trained on" in said
+    assert re.search(r"note: \d validation samples are trained on", said)
     assert said.splitlines()[-2:] == ["What to type next:", f"  xcvae run {config}"]
     assert list(tmp_path.iterdir()) == [config]
 

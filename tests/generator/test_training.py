@@ -86,6 +86,20 @@ def test_samples_too_few_to_hold_some_back_are_warned_of(corner):
     assert split(frames, spec, 0)[1] is None  # requested
 
 
+def test_validation_with_samples_of_the_training_is_warned_of(corner):
+    wettest = np.sort(corner.pr.mean(("y", "x")).values.argsort()[-6:])
+    frames = corner[["pr"]].isel(time=wettest).load()
+    spec = describe(frames, target="pr", coarsen=12)
+    first = re.escape(str(frames.time[2].values)[:16])
+    with pytest.warns(UserWarning, match=f"2 of 4 samples are those of the training.*{first}"):
+        split(frames.isel(time=slice(4)), spec, frames.isel(time=slice(2, 6)))
+    # Of the same times, in another area.
+    elsewhere = frames.assign(pr=frames.pr.roll(x=5).assign_attrs(frames.pr.attrs))
+    for other in (elsewhere, frames.isel(time=slice(4, 6))):
+        parts = split(frames.isel(time=slice(4)), spec, other)
+        assert parts[1].sizes["time"] == other.sizes["time"]
+
+
 def test_train_warns_of_an_uneven_grid(corner):
     gap = corner[["pr"]].isel(x=[*range(24), *range(25, 49)][:36])
     with pytest.warns(UserWarning, match="x: the distance of neighbours varies"):

@@ -234,7 +234,10 @@ def _words(config: Config, parts: Parts) -> str:
             f"{count} {kind} samples"
         )
     lines.append(f"output      {config.output_folder}")
-    shared = _shared(parts)
+    held_back = _shared(parts, parts.validation)
+    if held_back:
+        lines.append(f"note: {held_back} validation samples are trained on; leave them out of one")
+    shared = _shared(parts, parts.test)
     if shared:
         lines.append(f"note: {shared} test samples are trained on; their scores flatter the model")
     return "\n".join([*lines, "configuration and data are fine"])
@@ -261,8 +264,8 @@ def reason_of(variable: VariableSpec, spec: DataSpec) -> str:
     return f"aligned {where}{wide}"
 
 
-def _shared(parts: Parts) -> int:
+def _shared(parts: Parts, other: xr.Dataset | None) -> int:
     sample = parts.spec.sample
-    if parts.test is None or sample not in parts.test.coords:
+    if other is None or sample not in other.coords:
         return 0  # positions do not identify samples
-    return int(np.isin(parts.test[sample].values, parts.train[sample].values).sum())
+    return int(np.isin(other[sample].values, parts.train[sample].values).sum())

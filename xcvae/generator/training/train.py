@@ -35,7 +35,8 @@ from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.grids import warn_of_uneven
 from xcvae.fields.record import Record, Thumbnails
-from xcvae.fields.samples import storms_of
+from xcvae.fields.sample_blocks import evenly_spaced
+from xcvae.fields.samples import label_codes, labels_of, storms_of
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.validation import check_values
 from xcvae.files import is_taken, local_path, locked, sha256, write_bytes
@@ -293,6 +294,8 @@ def _thread_tuner(trainer: Trainer) -> AbstractContextManager[ThreadTuner | None
     return ThreadTuner() if tuned else nullcontext()
 
 
+#: Samples of training and validation, of equal labels, whose rain is compared.
+COMPARED = 8
 #: Blocks of held-back samples: single ones would be near copies of their neighbours in time.
 HELD_BACK_BLOCKS = 5
 
@@ -308,9 +311,7 @@ def split(
     prepared = prepare(ds, spec, need_target=True, augmented=True)
     check_values(prepared, spec)
     if isinstance(validation, xr.Dataset):
-        held_back = prepare(validation, spec, need_target=True)
-        check_values(held_back, spec)
-        return prepared, held_back
+        return prepared, _held_back(prepared, validation, spec)
     share: object = validation
     known = isinstance(share, int | float | np.number) and not isinstance(share, bool)
     if not known or not 0 <= validation < 1:
@@ -344,6 +345,30 @@ def split(
         prepared.isel({spec.sample: training_mask}),
         prepared.isel({spec.sample: validation_mask}),
     )
+
+
+def _held_back(training: xr.Dataset, ds: xr.Dataset, spec: DataSpec) -> xr.Dataset:
+    """Prepare samples for validation; warn of those that are in the training, too."""
+    validation = prepare(ds, spec, need_target=True)
+    check_values(validation, spec)
+    known, given = (label_codes(one, spec.sample) for one in (training, validation))
+    both, here, there = np.intersect1d(known, given, return_indices=True)
+    if not both.size:
+        return validation
+    some = evenly_spaced(both.size, COMPARED)
+    first, second = (
+        one[spec.target].isel({spec.sample: rows[some]}).values
+        for one, rows in ((training, here), (validation, there))
+    )
+    # Tiles of one time lie in other areas; where they are dry, they are equal.
+    if np.array_equal(first, second, equal_nan=True) and (first > 0).any():
+        label = labels_of(validation, spec.sample)[int(there.min())]
+        warn_user(
+            f"validation: {both.size} of {validation.sizes[spec.sample]} samples are those of the "
+            f"training too, the first of them {label}. The model is chosen and calibrated on what "
+            "it was trained on: its members may differ too little. Leave them out on one side.",
+        )
+    return validation
 
 
 def _warn_of_few(share: float, total: int) -> None:
