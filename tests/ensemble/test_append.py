@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xcvae
 from xcvae.ensemble.request import DEFAULT_POSTERIOR_SPREAD
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.store import EnsembleStore, open_store
@@ -68,6 +69,21 @@ def test_appended_members_and_samples_equal_those_of_one_call(kind, few, model, 
     stored = sample(few, model, members=5, seed=3, store=tmp_path / "one.zarr", **QUIET)
     counts[1] = json.loads(stored.attrs["xcvae"])["postprocess"]
     assert counts[0][0]["removed"]["pixels"] == counts[1][0]["removed"]["pixels"]
+
+
+def test_an_ensemble_that_has_grown_knows_all_samples_that_were_trained_on(few, tmp_path):
+    """It knew those of the last call only, and nothing warned of scores of training samples."""
+    fit = {"max_steps": 1, "batch_size": 2, "crop": 24, "validations": 1}
+    generator = {"channels": [8, 8], "latents": [2, 1]}
+    options = {"target": "pr", "coarsen": 8, "validation": 0, "progress": False}
+    model = xcvae.train(few.isel(time=[0, 1, 3]), fit=fit, generator=generator, **options)
+    store, first = tmp_path / "e.zarr", few.isel(time=slice(2))
+    sample(first, model, members=2, store=store, **QUIET)
+    for part, count in ((few.isel(time=slice(2, 4)), 3), (few.isel(time=slice(4, 6)), 3)):
+        grown = sample(part, model, members=2, store=store, resume="append", **QUIET)
+        assert json.loads(grown.attrs["xcvae"])["training_samples"]["count"] == count
+    card = xcvae.evaluate(few, grown, metrics=["crps"], baselines=[], progress=False)
+    assert "3 of 6 samples were trained on" in card.attrs["comment"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,7 @@ that was not full is written anew, from its stored values and the new ones.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -106,7 +107,8 @@ class Extension:
 
     def attributes(self, stats: Sequence[RegionStats]) -> Mapping[str, str]:
         """Return the final attributes, from the statistics of all regions."""
-        found = attributes_of(self.sampler, self.ds, stats, self.spec.identity)
+        before = json.loads(self.stored.attrs["xcvae"]) if self.sampler.start else None
+        found = attributes_of(self.sampler, self.ds, stats, self.spec.identity, before)
         return {**found, "history": self.template.attrs["history"]}
 
 

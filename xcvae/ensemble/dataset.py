@@ -71,6 +71,7 @@ def attributes_of(
     ds: xr.Dataset,
     stats: Sequence[RegionStats] | None,
     identity: Mapping[str, Any] | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Return the attributes ``history`` and ``xcvae`` of an ensemble.
 
@@ -84,6 +85,8 @@ def attributes_of(
         Statistics of all regions; None while they are not drawn.
     identity
         Of the sampler, for an ensemble in a store.
+    before
+        Content of the attribute ``xcvae`` of the ensemble that the samples are appended to.
     """
     results: dict[str, dict[str, Any]] = {
         "spread": {"spread": sampler.spread},
@@ -106,7 +109,7 @@ def attributes_of(
         content["tile"] = dict(sampler.request.tile)
     if sampler.seam:
         content["seam"] = sampler.seam
-    trained = _training_samples(sampler)
+    trained = _training_samples(sampler, (before or {}).get("training_samples"))
     if trained:
         content["training_samples"] = trained
     content[HEAVY] = float(f"{sampler.model.record.quantile(0.99):.6g}")
@@ -115,19 +118,24 @@ def attributes_of(
     return {"history": _history(sampler, ds), "xcvae": json.dumps(content)}
 
 
-def _training_samples(sampler: EnsembleSampler) -> dict[str, Any]:
+def _training_samples(sampler: EnsembleSampler, before: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return number and label codes of the samples that the model was trained on; {} for none.
 
     A scorecard of them says how well a model remembers. Codes, because samples may be selected.
+    ``before`` is the same of the samples that others are appended to.
     """
-    if sampler.model.thumbnails is None:
-        return {}
-    codes = label_codes(sampler.prepared, sampler.model.spec.sample)
-    same = codes[np.isin(codes, sampler.model.thumbnails.labels)]
+    same, count = np.empty(0, np.int64), 0
+    if sampler.model.thumbnails is not None:
+        codes = label_codes(sampler.prepared, sampler.model.spec.sample)
+        same = codes[np.isin(codes, sampler.model.thumbnails.labels)]
+        count = same.size
+    if before is not None:
+        same = np.concatenate([np.asarray(before["codes"], same.dtype), same])
+        count += before["count"]
     if not same.size:
         return {}
     stored = same[evenly_spaced(same.size, CODES)]
-    return {"count": int(same.size), "codes": [int(code) for code in stored]}
+    return {"count": int(count), "codes": [int(code) for code in stored]}
 
 
 def _removed(
