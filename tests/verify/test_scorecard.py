@@ -856,3 +856,24 @@ def test_sources_are_compared_on_the_pixels_that_all_have(
         card = evaluate(ds, ensemble, metrics=METRICS_OF_ALL_KINDS, baselines=["bilinear"])
     for name in ("crps", "crps_skill", "highest"):
         np.testing.assert_allclose(card[name], part[name], rtol=1e-5, err_msg=name)
+
+
+def test_best_source_of_a_group_is_the_one_near_what_was_observed_in_it(ds: xr.Dataset) -> None:
+    """In all groups the source near the observed share of all samples was marked as the best."""
+    wet = ds.regime == "storm"
+    ds = ds.assign(pr=ds.pr.where(wet | (ds.x < 2), 0.0).assign_attrs(ds.pr.attrs))
+    same = xr.concat([ds.pr, 1.1 * ds.pr], "realization").assign_attrs(ds.pr.attrs).to_dataset()
+
+    def flat(dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        rain = xr.zeros_like(dataset.pr) + 5.0 * (dataset.x < 6)
+        return rain.expand_dims("realization").assign_attrs(units="mm h-1")
+
+    metrics_of_shares = ["wet_fraction", "crps"]
+    card = evaluate(ds, same, metrics=metrics_of_shares, baselines=[flat], groupby="regime")
+    for name, group in card.groupby("regime"):
+        part = group.squeeze("regime")
+        seen = (ds.pr[ds.regime == name] >= 0.1).mean().item()
+        assert part.wet_fraction_better.item() == pytest.approx(seen)
+        assert score_text.best_sources(part, "wet_fraction") == [True, False], name
+    assert "crps_better" not in card.coords
+    assert score_text.score_table(card, style="markdown")

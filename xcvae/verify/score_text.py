@@ -266,13 +266,16 @@ def best_sources(card: xr.Dataset, name: str) -> list[bool]:
     None either if the ensemble was drawn around the observations (`has_seen_observations`): it
     knows what it is scored against.
 
-    ``better`` is "lower", "higher", the ideal value, or the name of the score to equal.
+    ``better`` is "lower", "higher", the ideal value, or the name of the score to equal. The
+    coordinate ``<score>_better`` has the ideal value of a group, where groups differ in it.
     """
     score = card[name]
     if has_seen_observations(card):
         return [False] * score.sizes["source"]
     values = np.asarray(score.values, float)
     better = score.attrs.get("better")
+    if f"{name}_better" in card.coords:
+        better = str(float(card[f"{name}_better"]))
     if isinstance(better, str) and better in card and better != name:
         distance = np.abs(values - np.asarray(card[better].values, float))
     elif better == "higher":

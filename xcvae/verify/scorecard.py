@@ -426,16 +426,24 @@ class _Evaluation:
                 attrs["long_name"] += f", windows of {self.windows[name]}"
             attrs |= {key: value for key, value in found.items() if not hasattr(metric, key)}
             if isinstance(metric, Metric):
-                total = {key: value.sum(axis=0) for key, value in sums[OWN][name].values.items()}
-                attrs["better"] = metric.best(total)
+                attrs["better"] = metric.best(_added_up(sums[OWN][name].values))
+                best = [metric.best(_added_up(sums[OWN][name].of(g))) for g in self.groups.ranges]
+                if len(set(best)) > 1:  # what was observed in each group
+                    ideal = [[np.nan if isinstance(one, str) else one for one in best]]
+                    arranged = self.groups.arranged(np.array(ideal))[0]
+                    card.coords[f"{name}_better"] = (tuple(self.groups.coords), arranged)
             dims = ("source", *self.groups.coords)
-            arranged = [self.groups.arranged(scores[..., i]) for i in range(3)]
-            card[name] = (dims, arranged[0], attrs)
+            parts = [self.groups.arranged(scores[..., i]) for i in range(3)]
+            card[name] = (dims, parts[0], attrs)
             for i, (suffix, end) in enumerate((("low", "lower"), ("high", "upper")), start=1):
                 text = f"{attrs['long_name']}, {end} end of the 95 % interval"
                 about = {"units": attrs["units"], "long_name": text}
-                card[f"{name}_{suffix}"] = (dims, arranged[i], about)
+                card[f"{name}_{suffix}"] = (dims, parts[i], about)
         return card.assign_coords(self.groups.coords)
+
+
+def _added_up(sums: Mapping[str, Array]) -> dict[str, Array]:
+    return {key: value.sum(axis=0) for key, value in sums.items()}
 
 
 def _record(

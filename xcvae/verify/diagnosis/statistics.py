@@ -192,9 +192,7 @@ def ensemble_statistics(
         artefacts=artefacts_of(members, observed, dependence),
         floor=floor,
         floor_share=floor_share,
-        spread_thirds=()
-        if coarse is None
-        else spread_by_amount(members, observed, coarse, dependence),
+        spread_thirds=spread_by_amount(members, observed, coarse, dependence),
     )
 
 
@@ -335,7 +333,7 @@ def error_autocorrelation(errors: NDArray[Any]) -> Array:
 def spread_by_amount(
     members: NDArray[Any],
     observed: NDArray[Any],
-    coarse: NDArray[Any],
+    coarse: NDArray[Any] | None,
     dependence: Array | None = None,
 ) -> tuple[tuple[float, float], ...]:
     """Return spread over error, and the error of its logarithm, by thirds of the samples.
@@ -349,10 +347,12 @@ def spread_by_amount(
     members, observed
         Dims (realization, sample, y, x) and (sample, y, x).
     coarse
-        Coarse rain of each sample, (sample,), NaN where it is missing.
+        Coarse rain of each sample, (sample,), NaN where it is missing; None if it is not known.
     dependence
         Autocorrelation of the samples, from `error_autocorrelation`.
     """
+    if coarse is None:
+        return ()
     order = np.argsort(coarse, kind="stable")
     thirds = np.array_split(order[np.isfinite(coarse[order])], 3)
     if len(members) < 2 or min(map(len, thirds)) < THIRD:
