@@ -9,10 +9,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 import xarray as xr
 from PIL import Image
 
 import xcvae
+from xcvae.errors import DataError
 from xcvae.generator.model import Model
 from xcvae.notebook import MAPS, Overview, small_maps
 
@@ -131,6 +133,16 @@ def test_accessor_of_an_ensemble_draws_nothing(test_radar: xr.Dataset, tiny_mode
     assert "Scorecard" in html
     assert card.cvae.table().splitlines()[0] in html
     assert "Training log" in str(tiny_model.history.cvae)
+
+
+def test_accessor_of_data_without_pixels_or_with_numbers_as_names(radar: xr.Dataset) -> None:
+    few = radar.isel(time=slice(2)).load()
+    checked(few.isel(x=[]).cvae._repr_html_())
+    numbered = few.assign({1: ("time", np.zeros(2), {"units": "K"})})
+    for ds in (numbered, numbered[[1]]):
+        assert "1 [K] (time 2)" in checked(ds.cvae._repr_html_())
+    with pytest.raises(DataError, match=r"variable 1: expected a text.*rename"):
+        xcvae.train(numbered, target="pr", fit={"max_steps": 1}, progress=False)
 
 
 def test_overview_escapes_text_and_leaves_out_empty_facts() -> None:

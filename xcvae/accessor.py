@@ -269,6 +269,9 @@ def _of_data(ds: xr.Dataset) -> Overview:
     from xcvae.errors import XcvaeError
     from xcvae.fields.cf import find_layout, find_target
 
+    # Variables of other tools may have numbers as names.
+    ds = ds.rename({name: str(name) for name in ds.data_vars if not isinstance(name, str)})
+
     def shown(name: str) -> str:
         da = ds[name]
         units = f" [{da.attrs['units']}]" if "units" in da.attrs else ""

@@ -83,7 +83,7 @@ class Overview:
 
 def small_maps(maps: Sequence[np.ndarray], alt: str) -> str:
     """Write maps side by side as images; their largest value has the darkest colour."""
-    few = list(maps)[:MAPS]
+    few = [one for one in maps if one.size][:MAPS]
     if not few:
         return ""
     most = max(float(np.nanmax(one, initial=0.0)) for one in few) or 1.0

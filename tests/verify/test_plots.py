@@ -94,6 +94,13 @@ def test_members_figure_selects_by_label_and_position(
             Plots(ensemble).members(storms, sample=sample)
 
 
+def test_members_figure_takes_a_selected_member(storms: xr.Dataset, ensemble: xr.Dataset) -> None:
+    maps = maps_of(Plots(ensemble.isel(realization=2)).members(storms, sample=0, conditions=[]))
+    assert list(maps) == ["Observed", "Member 2"]
+    np.testing.assert_allclose(maps["Member 2"], 2 * storms.pr[0].values)
+    assert list(maps_of(Plots(ensemble.isel(realization=2)).members(sample=0))) == ["Member 2"]
+
+
 def test_members_figure_takes_integers_as_integer_labels(
     storms: xr.Dataset, ensemble: xr.Dataset
 ) -> None:

@@ -329,6 +329,18 @@ def _check_alone(scales: Scales | None, names: Sequence[str]) -> None:
         )
 
 
+def _check_texts(ds: xr.Dataset, names: Sequence[str]) -> None:
+    """Refuse variables whose names are numbers, which no file could hold."""
+    for name in names:
+        if name not in ds.variables:
+            raise DataError.of(
+                f"variable {name}",
+                expected="a text as its name",
+                got="another object of that name",
+                remedy="Rename it: ds.rename({1: 'name'}).",
+            )
+
+
 def _check_coarsen(coarsen: int | None, shape: tuple[int, int]) -> None:
     if coarsen is None:
         return
@@ -365,6 +377,7 @@ def _names(
             for key, da in ds.data_vars.items()
             if sample in da.dims and da.attrs.get("units") and str(key) not in maps
         ]
+        _check_texts(ds, named)
         named.remove(target)
         named = [key for key in named if not _is_leak(ds[key], ds[target], sample)]
     taken = [target, *named, *maps] + ([f"{target}_coarse"] if coarsen is not None else [])

@@ -235,6 +235,8 @@ def draw_members(
     title: str | None = None,
 ) -> Figure:
     """Draw maps of one sample in a grid; see `xcvae.verify.plots.Plots.members`."""
+    if REALIZATION not in ensemble.dims:  # a selected member
+        ensemble = ensemble.expand_dims(REALIZATION)
     divided = None if ds is None else _divided(ds, ensemble)
     # An ensemble alone is checked and named like one with an observation: its first member.
     first = ensemble.isel({REALIZATION: 0}, drop=True)
