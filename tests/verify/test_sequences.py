@@ -222,3 +222,18 @@ def test_animation_of_single_samples_is_refused(ds, ensemble, tmp_path):
     with pytest.raises(DataError, match="samples that follow each other"):
         lone.cvae.plot.animate(ds, path=tmp_path / "members.gif")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_sequences_end_at_maps_without_an_observation(ds, ensemble, *, lazy):
+    """One lost frame left no pixel that counts at all times, and no score at all."""
+    lost = ds.time[[3, 17]]
+    gaps = ds.assign(pr=ds.pr.where(~ds.time.isin(lost)).assign_attrs(ds.pr.attrs))
+    without = [data.drop_sel(time=lost.values) for data in (ds, ensemble)]
+    own = ensemble.chunk({"time": 5}) if lazy else ensemble
+    names = ["lag_correlation", "wet_spell", "temporal_spectrum", "crps"]
+    options = {"metrics": names, "baselines": []}
+    card = xcvae.evaluate(gaps.chunk() if lazy else gaps, own, **options)
+    expected = xcvae.evaluate(*without, **options)
+    for name in names:
+        assert card[name].item() == pytest.approx(expected[name].item()), name

@@ -129,6 +129,9 @@ class TimeUnits:
             return cls.each(match)
         times = _times(match)
         step, runs = consecutive(times)
+        if length:
+            # A map without observation would leave no pixel that counts at all times.
+            runs = consecutive(times, _seen(match.pair))[1]
         summed, seconds = 1, None
         if window is not None:
             summed, seconds, runs = _windows(times, step, runs, window)
@@ -238,6 +241,12 @@ def check_windows(ds: xr.Dataset, sample: str, windows: Iterable[str]) -> None:
 def _times(match: MatchedPair) -> Array:
     found = times_of(match.pair.observed, match.pair.sample, otherwise=OTHERWISE)
     return np.array(found, np.int64)
+
+
+def _seen(pair: Pair) -> Array | None:
+    """Return the positions of the samples with an observation; None for all of them."""
+    seen = pair.observed.notnull().any(pair.observed.dims[1:]).values
+    return None if seen.all() or not seen.any() else np.flatnonzero(seen)
 
 
 def _windows(
