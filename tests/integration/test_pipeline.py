@@ -519,6 +519,24 @@ def test_copies_of_data_are_completed_wherever_a_run_was_killed(
     assert killed > 3
 
 
+def test_a_copy_of_data_stays_if_the_new_one_cannot_be_written(folder: Path) -> None:
+    """It was removed first, and the catalog listed what was no longer there."""
+    settings = config.load(folder / "config.yaml")
+    state = steps.PipelineState(settings, overwrite=False, progress=False)
+    state.list_data()
+    copy = folder / "out" / "data" / "train.zarr"
+    expected = xr.open_zarr(copy).load()
+    state.manifest.record("data train", {"data": "other"})
+    ds = state.parts.train.assign_coords(
+        none=("time", np.array([object()] * expected.sizes["time"]))
+    )
+    with pytest.raises(xcvae.errors.DataError, match="none"):
+        state._copy("data train", ds, copy)
+    xr.testing.assert_identical(xr.open_zarr(copy).load(), expected)
+    assert not list(copy.parent.glob(".train.zarr.old*"))
+    state.list_data()
+
+
 def killed_before(function: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
     """Let a number of calls of several functions pass; then all of them do nothing but raise."""
 

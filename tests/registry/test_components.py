@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
 
 from xcvae.errors import ComponentError
 from xcvae.registry import Component
-from xcvae.registry.components import check_class, checked, parameters_of
+from xcvae.registry.components import Range, check_class, checked, parameters_of
 
 
 @dataclass(frozen=True)
@@ -145,3 +145,18 @@ def test_checked_explains_unresolvable_annotations() -> None:
 
     with pytest.raises(ComponentError, match="annotation cannot be resolved"):
         checked("loss 'odd'", Odd, {"size": 3})
+
+
+@dataclass(frozen=True)
+class Quantiles(Component):
+    """A component whose items have a range."""
+
+    levels: tuple[Annotated[float, Range(0, 1)], ...] = (0.5,)
+    pairs: Sequence[Annotated[int, Range(1)]] | None = None
+
+
+@pytest.mark.parametrize("given", [{"levels": (0.5, 1.5)}, {"pairs": [2, 0]}])
+def test_items_out_of_range_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ComponentError, match="expected a number"):
+        Quantiles(**given)
+    assert Quantiles(levels=(0.0, 1.0), pairs=None).levels == (0.0, 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -98,15 +99,27 @@ def _machine(meminfo: Path) -> int:
 
 
 def _control_group(folder: Path) -> float:
-    """Return the bytes that the limit of the control group leaves; infinity without a limit."""
-    for limit, usage in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    """Return the bytes that the limit of the control group leaves; infinity without a limit.
+
+    Pages of files that were read count as used there, and are given back when memory is needed.
+    """
+    for limit, usage, statistics, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
     ):
         try:
-            return int((folder / limit).read_text()) - int((folder / usage).read_text())
+            left = int((folder / limit).read_text()) - int((folder / usage).read_text())
         except (OSError, ValueError):  # another version of control groups, or "max"
             continue
+        with suppress(OSError, ValueError):
+            rows = dict(line.split() for line in (folder / statistics).read_text().splitlines())
+            left += int(rows.get(cached, 0))
+        return left
     return math.inf
 
 

@@ -299,21 +299,31 @@ class PipelineState:
         catalogs.append(self.catalog, name, store, about)
 
     def _copy(self, product: str, ds: xr.Dataset, store: Path) -> None:
-        """Write a copy of samples in the place of an earlier one; a killed run can be repeated."""
+        """Write a copy of samples in the place of an earlier one, which stays if that fails.
+
+        A killed run can be repeated: what it moved aside is removed under the lock of the store.
+        """
         spec, files = self.parts.spec, f"files of {product}"
-        if store.exists():
-            self.manifest.check_unchanged(files, store)
-            old = hidden_sibling(store, "old")
-            store.rename(old)
-            remove(old)
-        if spec.derived is not None:
-            prepared = prepare(ds, spec, need_target=True)
-            ds = ds.assign({spec.derived: prepared[spec.derived]})
 
         def record(new: Path) -> None:
             self.manifest.record(files, {"names": names_below(new)})
 
-        write_samples(ds, store, spec.sample, when_complete=record)
+        old = hidden_sibling(store, "old") if store.exists() else None
+        if old is not None:
+            self.manifest.check_unchanged(files, store)
+            store.rename(old)
+        try:
+            if spec.derived is not None:
+                prepared = prepare(ds, spec, need_target=True)
+                ds = ds.assign({spec.derived: prepared[spec.derived]})
+            write_samples(ds, store, spec.sample, when_complete=record)
+        except BaseException:
+            if old is not None and not store.exists():
+                old.rename(store)
+                record(store)
+            raise
+        if old is not None:
+            remove(old)
 
     def reopened(self, section: SampleSection) -> xr.Dataset:
         """Open an ensemble from the catalog, as its users do.

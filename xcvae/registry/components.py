@@ -93,6 +93,10 @@ class Range:
         ComponentError
             Naming the parameter, the range and the value.
         """
+        if isinstance(value, tuple | list):
+            for one in value:
+                self.check(label, one)
+            return
         if not isinstance(value, int | float):
             return
         # NaN compares as False, and is refused.
@@ -119,12 +123,16 @@ def ranges_of(cls: type) -> Mapping[str, Range]:
     return {name: one for name, one in found.items() if one is not None}
 
 
+#: Annotations whose items may have a range.
+_LISTS = (tuple, list, Sequence)
+
+
 def _range_in(hint: Any) -> Range | None:
-    """Return the range of an annotation or of one of its alternatives, None without."""
+    """Return the range of an annotation, of its alternatives or items; None without."""
     if get_origin(hint) is Annotated:
         own = (one for one in hint.__metadata__ if isinstance(one, Range))
         return next(own, None)
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType, *_LISTS) else ()
     return next((found for one in options if (found := _range_in(one)) is not None), None)
 
 

@@ -161,3 +161,11 @@ def test_meta_tensors_raise_when_a_value_is_read(rain, seen):
 def test_loss_refuses_parameters_out_of_range(name, parameter, value):
     with pytest.raises(ComponentError, match=parameter):
         build("loss", {"name": name, parameter: value})
+
+
+@pytest.mark.parametrize("name", registry().names("loss"))
+def test_a_negative_weight_is_refused(name: str) -> None:
+    """With -1 a training maximised the CRPS without a word."""
+    parameter = "beta" if name == "kl" else "weight"
+    with pytest.raises(ComponentError, match=rf"'{name}'.*{parameter}.*got -1"):
+        registry().build("loss", {"name": name, parameter: -1.0})

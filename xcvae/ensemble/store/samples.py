@@ -21,8 +21,8 @@ from xcvae.fields.samples import labels_of
 from xcvae.fields.units import default_wet_threshold, is_daily
 from xcvae.files import hidden_sibling, is_taken, remove
 
-FIELDS = 256
-"""Maps at most that the shares of wet and heavy pixels are taken from, evenly spaced."""
+FIELDS, PIXELS = 256, 200_000_000
+"""Maps, and their pixels, at most that the shares of wet and heavy pixels are taken from."""
 LICENCES = ("license", "licence")
 AUGMENTED = "xcvae_augmented"
 """Attribute of real and synthetic samples together (JSON): by which model, and how many."""
@@ -173,20 +173,19 @@ def rain_shares(field: xr.DataArray, sample: str) -> dict[str, float]:
     sample
         Name of the sample dim.
     """
-    apart = [dim for dim in (sample, "realization") if dim in field.dims]
     members = min(4, field.sizes.get("realization", 1))
-    chosen = {sample: evenly_spaced(field.sizes[sample], FIELDS // members)}
-    if "realization" in apart:
-        chosen["realization"] = np.arange(members)
+    pixels = field.size // max(1, field.sizes[sample] * field.sizes.get("realization", 1))
+    most = max(1, min(FIELDS, PIXELS // max(1, pixels)) // members)
+    if "realization" in field.dims:
+        field = field.isel(realization=slice(members))
     try:
         wet = default_wet_threshold(field, sample)
     except UnitsError:
         return {}
     heavy = (20.0 if is_daily(field, sample) else 50.0) * wet
-    values = field.isel(chosen).values
-    count = max(1, int(np.isfinite(values).sum()))
-    shares = {
-        "wet_share": (values >= wet).sum() / count,
-        "heavy_share": (values >= heavy).sum() / count,
-    }
-    return {name: round(float(share), 6) for name, share in shares.items()}
+    counts = np.zeros(3, np.int64)
+    for row in evenly_spaced(field.sizes[sample], most):
+        values = field.isel({sample: int(row)}).values
+        counts += [np.isfinite(values).sum(), (values >= wet).sum(), (values >= heavy).sum()]
+    shares = counts[1:] / max(1, counts[0])
+    return dict(zip(("wet_share", "heavy_share"), shares.round(6).tolist(), strict=True))

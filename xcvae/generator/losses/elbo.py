@@ -88,7 +88,7 @@ class Laplace(Component):
     """
 
     scale: Annotated[float | Literal["learned"], Range(1e-6)] = 0.06
-    weight: float = 1.0
+    weight: Annotated[float, Range(0)] = 1.0
 
     def learned(self) -> dict[str, float]:
         """Return the trainable values: initial value by name."""
@@ -121,7 +121,7 @@ class MultiscaleLaplace(Component):
 
     poolings: tuple[int, ...] = (1, 4, 16)
     scale: Annotated[float | tuple[float, ...] | Literal["learned"], Range(1e-6)] = 0.06
-    weight: float = 1.0
+    weight: Annotated[float, Range(0)] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,7 +186,7 @@ class Hurdle(Component):
 
     scale: Annotated[float | Literal["learned"], Range(1e-6)] = 0.06
     occurrence: Annotated[float | Literal["learned"], Range(1e-6)] = 0.06
-    weight: float = 1.0
+    weight: Annotated[float, Range(0)] = 1.0
 
     def learned(self) -> dict[str, float]:
         """Return the trainable values: initial value by name."""

@@ -39,7 +39,7 @@ class IntensityWeightedMAE(Component):
     w_max: float = 2.0
     tail_boost: Annotated[float, Range(0)] = 1.5
     tail_quantile: Annotated[float, Range(0, 1)] = 0.95
-    weight: float = 1.0
+    weight: Annotated[float, Range(0)] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,7 +82,7 @@ class Quantile(Component):
     level: Annotated[float, Range(0, 1)] = 0.75
     tail_quantile: Annotated[float, Range(0, 1)] = 0.95
     below: Annotated[float, Range(0, 1)] = 0.1
-    weight: float = 1.0
+    weight: Annotated[float, Range(0)] = 1.0
 
     def __call__(self, state: LossState) -> Tensor:
         threshold = state.record.quantile(self.tail_quantile, wet=True)
@@ -106,7 +106,7 @@ class Gradient(Component):
         Factor of the term (``lambda_grad`` of the old scripts).
     """
 
-    weight: float = 0.1
+    weight: Annotated[float, Range(0)] = 0.1
 
     def __call__(self, state: LossState) -> Tensor:
         error = state.reconstructed - state.observed
@@ -131,7 +131,7 @@ class Mass(Component):
         Factor of the term (``lambda_mass`` of the old scripts).
     """
 
-    weight: float = 0.05
+    weight: Annotated[float, Range(0)] = 0.05
 
     def __call__(self, state: LossState) -> Tensor:
         error = ((state.reconstructed - state.observed) * state.mask).flatten(1).sum(1)

@@ -111,7 +111,7 @@ class CRPS(_ScoreInSpace):
     poolings: tuple[int, ...] = (1, 4, 16)
     alpha: Annotated[float, Range(0, 1)] = 0.95
     space: Space = "physical"
-    weight: float = 2.0
+    weight: Annotated[float, Range(0)] = 2.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class TwCRPS(_PooledScore):
     quantiles: tuple[Annotated[float, Range(0, 0.9999)], ...] = (0.9, 0.99)
     share: Annotated[float, Range(0, 1)] = 0.5
     start: Annotated[float, Range(0, 1)] = 0.5
-    weight: float = 2.0
+    weight: Annotated[float, Range(0)] = 2.0
 
     def __call__(self, state: LossState) -> Tensor:
         """Return the mixture of scores, each as a share of the record's mean amounts."""
@@ -211,7 +211,7 @@ class EnergyScore(_ScoreInSpace):
     patch: Annotated[int | None, Range(1)] = None
     alpha: Annotated[float, Range(0, 1)] = 0.95
     space: Space = "physical"
-    weight: float = 1.0
+    weight: Annotated[float, Range(0)] = 1.0
 
     def _distance(self, differences: Tensor, share: Tensor) -> Tensor:
         """Root mean square over each patch, times its number of valid pixels."""
@@ -249,7 +249,7 @@ class CRPSOfMaxima(_ScoreInSpace):
     poolings: tuple[int, ...] = (4, 12)
     alpha: Annotated[float, Range(0, 1)] = 0.95
     space: Space = "physical"
-    weight: float = 0.3
+    weight: Annotated[float, Range(0)] = 0.3
 
     def _over_windows(self, fields: Tensor, side: int) -> Tensor:
         """Return the largest pixel of each window."""

@@ -41,7 +41,7 @@ class Spectral(Component):
     draws: Annotated[int, Range(1)] = 2
     space: Space = "physical"
     floor: Annotated[float, Range(1e-6)] = 0.01
-    weight: float = 0.1
+    weight: Annotated[float, Range(0)] = 0.1
 
     def __call__(self, state: LossState) -> Tensor:
         if self.of == "prior":

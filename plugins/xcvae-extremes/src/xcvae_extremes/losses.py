@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from xcvae.plugins import Component, LossState, in_range, parse_quantity
+from xcvae.plugins import Component, LossState, Range, in_range, parse_quantity
 
 __all__ = ["Pinball"]
 
@@ -38,7 +39,7 @@ class Pinball(Component):
     tau: float = 0.8
     threshold: str | float | None = None
     quantile: float = 0.95
-    weight: float = 0.1
+    weight: Annotated[float, Range(0)] = 0.1
 
     def __post_init__(self) -> None:
         """Refuse parameters out of range."""

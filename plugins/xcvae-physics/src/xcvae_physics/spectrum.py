@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from xcvae.plugins import Component, LossState, in_range
+from xcvae.plugins import Component, LossState, Range, in_range
 
 __all__ = ["SpectralSlope"]
 
@@ -39,7 +39,7 @@ class SpectralSlope(Component):
     of: Literal["reconstruction", "prior"] = "reconstruction"
     longest: float = 64.0
     shortest: float = 3.0
-    weight: float = 0.1
+    weight: Annotated[float, Range(0)] = 0.1
 
     def __post_init__(self) -> None:
         """Refuse parameters out of range."""
