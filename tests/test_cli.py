@@ -141,11 +141,16 @@ sample: [{name: prior, members: 3}]
         ("train: {conditions: [pr_corse]}", "Did you mean 'pr_coarse'"),
         ("train: {losses: [laplce]}", "Did you mean 'laplace'"),
         ("train: {generator: {preset: smal}}", "Did you mean 'small'"),
+        ("train: {generator: {preset: {}}}", "unknown preset '{}'"),
+        ("train: {generator: {preset: 3}}", "unknown preset '3'"),
         ("train: {device: abacus}", "abacus"),
         ("evaluate: {metrics: [crsp]}", "Did you mean 'crps'"),
         ("evaluate: {baselines: [bilnear]}", "Did you mean 'bilinear'"),
         ("sample: [{name: a, postprocess: [{name: threshold, value: 1 K}]}]", "K"),
+        ("sample: [{name: a, tile: {rows: 64}}]", "dims of the maps, y and x, got 'rows'"),
+        (f"sample: [{{name: a, members: {10**30}}}]", "members: expected numbers below"),
         ("criteria: {prio: {}}", "Did you mean 'prior'"),
+        ("criteria: {prior: [0, 1]}", "criteria: expected limits by score, got [0, 1]"),
         ("criteria: {prior: {mass: [0, 1]}}", "unknown score 'mass'"),
         ("plugins: [no_such_module]", "no_such_module"),
     ],
@@ -156,6 +161,24 @@ def test_check_finds_errors_before_training(
     config = tmp_path / "run.yaml"
     data = "data: {tutorial: radklim, train: {split: 1}, test: {split: 2}}\noutput: out\n"
     config.write_text(data + line + "\n", encoding="utf-8")
+    assert main(["run", str(config), "--check"]) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("path: [], train: {}", "data.path: expected a file, or a list of files, got []"),
+        ("tutorial: radklim, train: {time: null}", "data.train.time: expected a value"),
+        ("tutorial: radklim, train: {time: [null]}", "data.train.time: expected a value"),
+        ("tutorial: radklim, train: {time: {start: .nan}}", "data.train.time: expected labels"),
+    ],
+)
+def test_empty_values_of_data_are_refused(
+    data: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(f"data: {{{data}}}\noutput: out\n", encoding="utf-8")
     assert main(["run", str(config), "--check"]) == 1
     assert words in capsys.readouterr().err
 

@@ -112,7 +112,7 @@ def explain(name: str, *, expected: str, got: object, remedy: str) -> str:
     return f"{name}: expected {expected}, got {got}. {remedy}"
 
 
-def nearest(name: str, valid: Iterable[object]) -> str:
+def nearest(name: object, valid: Iterable[object]) -> str:
     """Return the valid name closest to a wrong one, and all valid names, as a sentence.
 
     Examples
@@ -121,7 +121,7 @@ def nearest(name: str, valid: Iterable[object]) -> str:
     "Did you mean 'temperature'? Valid names: seed, temperature."
     """
     names = sorted(str(v) for v in valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Valid names: {', '.join(names) or '(none)'}."
 

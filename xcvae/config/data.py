@@ -90,6 +90,13 @@ def _matches(labels: Any, wanted: object, where: str) -> np.ndarray:
     if isinstance(wanted, Mapping):
         return _between(labels, wanted.get("start"), wanted.get("stop"), times, where)
     values = wanted if isinstance(wanted, list) else [wanted]
+    if any(value is None or value != value for value in values):  # noqa: PLR0124
+        raise ConfigError.of(
+            where,
+            expected="a value, or a list of values",
+            got="an empty one",
+            remedy="Leave the key out for all samples, or give an end: {start: 2005-03}.",
+        )
     if not times:
         return np.asarray(labels.isin(values))
     if len(values) == 2:
@@ -112,7 +119,7 @@ def _between(labels: Any, start: object, stop: object, times: bool, where: str) 
     positions = xr.DataArray(np.arange(len(labels)), {"label": labels}, "label")
     try:
         inside = positions.sel(label=slice(*bounds)).values
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise _unreadable(where, bounds, labels) from error
     return np.isin(positions.values, inside)
 

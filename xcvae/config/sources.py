@@ -454,6 +454,13 @@ def open_paths(source: DataSection | SourceSection, folder: Path, where: str) ->
     """
     _check_engine(source.engine, where)
     given = [source.path] if isinstance(source.path, str) else list(source.path or ())
+    if not given:
+        raise ConfigError.of(
+            _setting(where, "path"),
+            expected="a file, or a list of files",
+            got=repr(source.path),
+            remedy="Name one, such as rain.nc, or a pattern, such as rain-*.nc.",
+        )
     names = [name for one in given for name in _found(one, source, folder, where)]
     parts = {name: _one_file(name, source, where) for name in dict.fromkeys(names)}
     return next(iter(parts.values())) if len(parts) == 1 else joined(parts, _setting(where, "path"))

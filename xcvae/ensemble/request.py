@@ -32,6 +32,8 @@ TIMESCALES_REMEDY = (
 )
 NOT_MEASURED = "its training did not measure them"
 DEFAULT_POSTERIOR_SPREAD = 0.5
+LARGEST_NUMBER = 2**31 - 1
+"""Members have numbers below it: the coordinate is a 32-bit integer."""
 
 
 def recorded(default: Any, *, attribute: bool = True, added_later: bool = False) -> Any:
@@ -183,7 +185,7 @@ class SampleOptions:
             members = range(int(members["start"]), int(members["stop"]))  # type: ignore[index]
         if isinstance(members, range) and members and members.step == 1 and members.start >= 0:
             # As many as there are where the numbers start at 0: one ensemble has one identity.
-            plain = members if members.start else len(members)
+            plain = members if members.start else members.stop
             object.__setattr__(self, "members", plain)
         elif not _is_int(members) or members < 1:  # type: ignore[operator]
             _refuse(
@@ -191,6 +193,9 @@ class SampleOptions:
                 "Ask for at least one member: 16, or range(16, 66) for numbers 16 to 65 "
                 "(in YAML: {start: 16, stop: 66}).",
             )  # fmt: skip
+        asked: Any = self.members
+        if (asked.stop if isinstance(asked, range) else asked) > LARGEST_NUMBER:
+            _refuse("members", f"numbers below {LARGEST_NUMBER}", members, "Ask for fewer.")
 
     def _check_numbers(self) -> None:
         if self.mode not in MODES:

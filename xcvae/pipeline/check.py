@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,7 @@ def check_scores_of(
 def _check_network(config: Config, parts: Parts) -> None:
     from xcvae.generator.device import choose_device
     from xcvae.generator.network.architecture import resolve
+    from xcvae.generator.splitting import tile_size
     from xcvae.generator.training.start import Start
 
     start = Start.of(config.start)
@@ -205,6 +207,10 @@ def _check_network(config: Config, parts: Parts) -> None:
         spec = start.adapted(parts.spec, parts.train)
         architecture = resolve(config.train.generator, spec, start.model.architecture)
     Fit.of(config.train.fit, started=start is not None).check_networks(architecture.networks)
+    domain = dict(zip((parts.spec.y, parts.spec.x), parts.spec.shape, strict=True))
+    for tile in (section.tile for section in config.sample if section.model is None):
+        if isinstance(tile, Mapping):
+            tile_size(tile, domain, architecture)
     for device in {config.train.device, *(section.device for section in config.sample)}:
         choose_device(device)
 

@@ -192,7 +192,15 @@ def criteria_for(
     """
     if mode not in MODES:
         raise ConfigError(f"criteria: unknown mode '{mode}'. {nearest(mode, MODES)}")
-    chosen: dict[str, Bounds | None] = {**MODES[mode], **(overrides or {})}
+    given: object = overrides or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError.of(
+            "criteria",
+            expected="limits by score",
+            got=repr(given),
+            remedy="For example {'mass_bias': [-0.2, 0.2]}.",
+        )
+    chosen: dict[str, Bounds | None] = {**MODES[mode], **given}
     valid = {*registry().names("metric"), *POSTERIOR, *PRIOR}
     for name in chosen:
         if name not in valid and _base(name) not in valid:

@@ -131,7 +131,7 @@ def resolve(
         if key not in KEYS:
             raise ConfigError(f"generator: unknown key '{key}'. {nearest(key, KEYS)}")
     name = options.get("preset", "small")
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"generator.preset: unknown preset '{name}'. {nearest(name, PRESETS)}")
     preset = PRESETS[name]
     if start is not None and "preset" not in options:
