@@ -22,7 +22,7 @@ from xcvae.errors import (
     XcvaeWarning,
     nearest,
 )
-from xcvae.files import is_taken, local_path, write_text
+from xcvae.files import GRIB, NETCDF, is_taken, local_path, write_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -374,7 +374,7 @@ def _info(arguments: argparse.Namespace) -> int:
 def _names_data(arguments: argparse.Namespace) -> bool:
     """Tell if the argument of `sample` must be data, and not a configuration."""
     suffix = Path(str(arguments.config)).suffix.lower()
-    return arguments.factor is not None or suffix in {".nc", ".nc4", ".zarr", ".grib", ".grib2"}
+    return arguments.factor is not None or suffix in (*NETCDF, *GRIB, ".zarr")
 
 
 def _check_step(arguments: argparse.Namespace) -> None:

@@ -34,6 +34,10 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*://")
 # Content of the file of a lock: it proves that xcvae made the file, and may remove it.
 _LOCK = b"Lock of xcvae, without use when no process of it runs.\n"
 
+#: Endings of files of data, by the library that reads them.
+NETCDF = (".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".he5")
+GRIB = (".grib", ".grb", ".grib2", ".grb2", ".grib1")
+
 Purpose = Literal["new", "old", "model"]
 """Use of a hidden file or folder: a store that is being made, one that is being replaced, a model
 for the workers."""

@@ -491,3 +491,24 @@ def test_failure_message_lists_eight_regions_and_counts_untried(tmp_path):
     assert "#8" not in message
     assert "and 4 more" in message
     assert "3 not tried after trouble with the disk" in message
+
+
+def end_process_at_some(task: int, threads: int | None = None) -> int:
+    """Return the task; every sixth one kills its process."""
+    if task % 6 == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def test_pools_that_return_something_do_not_count_as_broken_in_a_row():
+    """Twenty tasks of thirty were given up, although most pools had done some."""
+    ended = {}
+    with dask.config.set(
+        scheduler="processes", num_workers=1, **{"multiprocessing.context": "fork"}
+    ):
+        Executor(end_process_at_some).run(
+            range(30), lambda end: ended.setdefault(end.task, end.error)
+        )
+    failed = [task for task, error in ended.items() if error is not None]
+    assert sorted(ended) == list(range(30))
+    assert sorted(failed) == [0, 6, 12, 18, 24]

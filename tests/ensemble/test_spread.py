@@ -54,7 +54,10 @@ def test_solve_spread_accepts_targets_within_tolerance_of_the_ends():
 
 
 def test_solve_spread_returns_the_closest_spread_if_the_budget_is_too_small():
-    solution = solve_spread(CURVES["step"], 0.1, evaluations=3)
+    with pytest.warns(
+        UserWarning, match=r"diversity: 0\.1 was asked for, and .* is the nearest of 3"
+    ):
+        solution = solve_spread(CURVES["step"], 0.1, evaluations=3)
     assert solution.evaluations == 3
     assert abs(solution.diversity - 0.1) <= min(abs(CURVES["step"](s) - 0.1) for s in (0.0, 1.0))
 

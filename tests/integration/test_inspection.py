@@ -16,6 +16,8 @@ import xcvae
 from xcvae import config, pipeline
 from xcvae.cli import main
 from xcvae.ensemble import catalog
+from xcvae.errors import ConfigError
+from xcvae.files import GRIB, NETCDF
 
 CONFIG = """
 data:
@@ -228,3 +230,11 @@ def test_scores_of_the_run_are_in_the_catalog(out: Path) -> None:
     summary = json.loads((out / "report" / "summary.json").read_text(encoding="utf-8"))
     assert "ks" in scores
     assert set(scores) == {one["name"] for one in summary["criteria"]["prior"]}
+
+
+@pytest.mark.parametrize("ending", [*NETCDF, *GRIB])
+def test_info_sends_data_of_every_kind_to_init(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"rain{ending}"
+    file.write_bytes(b"anything")
+    with pytest.raises(ConfigError, match="Data are described by: xcvae init"):
+        pipeline.info(str(file))

@@ -359,6 +359,39 @@ def test_flat_band_covers_calibrated_ensembles() -> None:
     assert 0.92 < np.mean(inside) < 0.98
 
 
+def test_flat_band_is_wider_for_samples_that_resemble_their_neighbours() -> None:
+    """As if they were independent, it covered 28 % of calibrated ensembles of radar frames."""
+    random = np.random.default_rng(0)
+    inside = []
+    for _ in range(60):
+        steps = random.normal(size=(5, 200))
+        for i in range(1, 200):
+            steps[:, i] = 0.9 * steps[:, i - 1] + np.sqrt(1 - 0.9**2) * steps[:, i]
+        counts = 50.0 * np.eye(5)[(steps[1:] < steps[0]).sum(axis=0)]
+        inside.append(np.abs(counts.mean(axis=0) / 50.0 - 0.2) <= flat_band(counts))
+    assert 0.85 < np.mean(inside) < 0.98
+
+
+def test_spectra_show_every_baseline_of_the_scorecard(storms: xr.Dataset) -> None:
+    """A second RainFARM replaced the first one."""
+    both = [{"name": "rainfarm", "slope": 1.0}, {"name": "rainfarm", "slope": 3.0}]
+    data = accumulate(storms, members_of(storms, [0.5, 2.0]), figures=["spectra"], baselines=both)
+    assert list(data.found) == ["members", "rainfarm", "rainfarm_2"]
+
+
+@pytest.mark.parametrize("members", [[0, 7], [], [True], "2", 0, [0.5]])
+def test_figures_of_sequences_refuse_members_that_do_not_exist(
+    storms: xr.Dataset, members: object
+) -> None:
+    frames = storms.isel(time=slice(3))
+    times = np.datetime64("2018-05-16", "ns") + np.arange(3) * np.timedelta64(5, "m")
+    frames = frames.assign_coords(time=times)
+    ensemble = members_of(frames, [0.5, 2.0])
+    for draw in (ensemble.cvae.plot.strip, ensemble.cvae.plot.members):
+        with pytest.raises(DataError, match="members: expected at least one of the 2 members"):
+            draw(ds=frames, members=members)
+
+
 # --- training curve ------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ import xarray as xr
 from xcvae.config.schema import DataSection, SourceSection
 from xcvae.errors import ConfigError, MissingVariableError, UnitsError, nearest
 from xcvae.fields.units import affine
-from xcvae.files import expanded, is_url
+from xcvae.files import GRIB, NETCDF, expanded, is_url
 
 Parts = dict[str, xr.Dataset]
 #: Name, in place of a section, for data that a command was given as arguments.
@@ -390,7 +390,6 @@ def _setting(where: str, key: str) -> str:
     return where if where == ARGUMENT else f"{where}.{key}"
 
 
-GRIB = (".grib", ".grb", ".grib2", ".grb2", ".grib1")
 #: Files of which a Zarr store or group has one.
 ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
 
@@ -571,7 +570,7 @@ def _check_store(folder: Path, where: str) -> None:
     if any((folder / name).exists() for name in ZARR_FILES):
         return
     kinds = {p.suffix.lower() for p in folder.iterdir() if not p.name.startswith(".")}
-    data = sorted(kinds & {".nc", ".nc4", ".h5", ".hdf5", *GRIB})
+    data = sorted(kinds & {*NETCDF, *GRIB})
     raise ConfigError.of(
         _setting(where, "path"),
         expected="a file, a Zarr store, or a pattern that matches some",
@@ -627,7 +626,7 @@ _MAGIC = (b"CDF", b"\x89HDF", b"GRIB", b"\x1f\x8b", b"BZh")
 
 def _foreign(file: Path) -> bytes | None:
     """Return the first bytes of a file under the name of a NetCDF file that are another kind's."""
-    if file.suffix.lower() not in {".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".he5"}:
+    if file.suffix.lower() not in NETCDF:
         return None
     try:
         with file.open("rb") as opened_file:

@@ -29,7 +29,7 @@ from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.samples import index_of, label_keys, of_pandas
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import check_dataset, refuse_packed
-from xcvae.files import local_path
+from xcvae.files import NETCDF, local_path
 from xcvae.metrics.pairs import same_axis, same_places
 from xcvae.registry.discovery import version_of
 
@@ -251,7 +251,7 @@ class _Output:
                 got="catalog=None",
                 remedy="Give catalog='....yaml', or leave the name out.",
             )
-        if folder is not None and folder.suffix.lower() in (".nc", ".nc4", ".h5"):
+        if folder is not None and folder.suffix.lower() in NETCDF:
             raise ConfigError.of(
                 "store",
                 expected="the name of a Zarr store, which is a folder",

@@ -32,7 +32,7 @@ from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore, open_store
 from xcvae.ensemble.store.write import is_settled, next_step, notes_of, write
 from xcvae.errors import ConfigError
 from xcvae.fields.dataspec import plain
-from xcvae.files import local_path
+from xcvae.files import NETCDF, local_path
 
 if TYPE_CHECKING:
     from xcvae.ensemble.store.icechunk import Repository
@@ -474,7 +474,7 @@ def _check_apart(ds: xr.Dataset, store: Path) -> None:
 def _check_no_netcdf(store: EnsembleStore) -> None:
     """Refuse a new store with the name of a NetCDF file, which it is not."""
     folder = store.folder
-    if folder is None or folder.suffix.lower() not in (".nc", ".nc4", ".h5"):
+    if folder is None or folder.suffix.lower() not in NETCDF:
         return
     status = store.status()
     if not (status.complete.exists or status.partial.exists):

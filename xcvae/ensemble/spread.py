@@ -10,7 +10,7 @@ import numpy as np
 
 from xcvae.ensemble.progress import steps
 from xcvae.ensemble.sampler import EnsembleSampler, SpreadSolution
-from xcvae.errors import ConfigError
+from xcvae.errors import ConfigError, warn_user
 from xcvae.fields.sample_blocks import block_length, block_slices, evenly_spaced
 
 # Diversity differs far more between samples than between pairs of members, so that fields are
@@ -149,6 +149,12 @@ def solve_spread(
         # storm to the prior: a step that hardly narrowed the bracket is followed by a bisection.
         bisect = not bisect and high - low > 0.5 * width
     best = min(tried, key=lambda spread: abs(tried[spread] - target))
+    if _miss(tried, target) > tolerance:
+        warn_user(
+            f"diversity: {target:g} was asked for, and {tried[best]:.3g} is the nearest of "
+            f"{len(tried)} trials (spread {best:.3g}): members change in a jump there. Ask for "
+            "another diversity, or give spread.",
+        )
     return SpreadSolution(spread=best, diversity=tried[best], evaluations=len(tried))
 
 

@@ -63,6 +63,11 @@ class Replays:
         self._recordings: OrderedDict[Hashable, _Recording | None] = OrderedDict()
         self._lock = threading.Lock()
 
+    def forget(self) -> None:
+        """Drop all recordings: their memory is their own, and no other draw gets it."""
+        with self._lock:
+            self._recordings.clear()
+
     def encode(self, c: Tensor, pooled: Tensor | None, x: Tensor | None, *, side: int) -> Encoded:
         """Return the result of `Ladder.encode`."""
 

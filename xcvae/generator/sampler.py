@@ -129,7 +129,10 @@ class FieldSampler:
         try:
             return attempt()
         except torch.cuda.OutOfMemoryError:
-            # The cache of torch may hold the missing memory in blocks of another size.
+            # The missing memory may be that of recordings, or in blocks of another size in the
+            # cache of torch.
+            if self.replays is not None:
+                self.replays.forget()
             torch.cuda.empty_cache()
         try:
             return attempt()

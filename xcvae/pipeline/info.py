@@ -19,7 +19,7 @@ from xcvae.ensemble.store.local import FileLedger
 from xcvae.ensemble.store.samples import origin_of
 from xcvae.errors import ConfigError, XcvaeError
 from xcvae.fields.dataspec import DataSpec
-from xcvae.files import is_taken, write_text
+from xcvae.files import GRIB, NETCDF, is_taken, write_text
 from xcvae.generator import named
 
 Facts = dict[str, object]
@@ -27,7 +27,7 @@ README = "README.txt"
 FIRST_LINE = "This folder was written by xcvae."
 WIDTH = 12
 #: Endings of names of data, which another command describes.
-DATA = (".nc", ".nc4", ".h5", ".zarr", ".grib", ".grib2", ".grb", ".grb2")
+DATA = (*NETCDF, *GRIB, ".zarr")
 
 
 def info(path: str) -> str:

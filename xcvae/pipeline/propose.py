@@ -18,7 +18,6 @@ from xcvae.config.load import parse
 from xcvae.config.schema import DataSection, IntakeEntry, SourceSection
 from xcvae.config.sources import (
     ARGUMENT,
-    GRIB,
     ZARR_FILES,
     bounds_of,
     fields_of,
@@ -34,7 +33,7 @@ from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe
 from xcvae.fields.grids import warn_of_uneven
 from xcvae.fields.units import DEPTH, exponents_of
-from xcvae.files import expanded, is_url
+from xcvae.files import GRIB, NETCDF, expanded, is_url
 from xcvae.metrics.pairs import area_name
 from xcvae.pipeline.check import check, reason_of
 from xcvae.verify.plots.text import label_of
@@ -48,7 +47,7 @@ KEYS = {
     "statics": "maps on the target's grid",
 }
 #: Kinds of files in a folder; those of the first kind that it has are read.
-FILES = ((".nc", ".nc4", ".cdf"), GRIB, (".zarr",))
+FILES = (NETCDF, GRIB, (".zarr",))
 USUAL_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 BLOCKS = 3  # blocks of a derived condition along the shorter side, at least
 WIDEST_BLOCK = 12

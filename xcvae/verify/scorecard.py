@@ -151,7 +151,7 @@ def score_match(
 ) -> xr.Dataset:
     """Compute the scorecard of a matched ensemble in blocks of samples; see `evaluate`."""
     has_condition = (metrics is None or baselines is None) and match.has_condition
-    listed = _components("baseline", baselines, default_baselines(match, has_condition))
+    listed = components_by_name("baseline", baselines, default_baselines(match, has_condition))
     chosen, windows = metrics_by_name(metrics, _default_metrics(has_condition, listed))
     scores = [f"{name}{end}" for name in chosen for end in ("", "_low", "_high")]
     groups = labelled(match, groupby)
@@ -183,7 +183,7 @@ def metrics_by_name(
     windows: dict[str, str] = {}
     for spec in _listed("metrics", specs, default):
         own, window = split_window(spec)
-        for base, metric in _components("metric", [own], ()).items():
+        for base, metric in components_by_name("metric", [own], ()).items():
             name = _free(base if window is None else f"{base}_{window}", found)
             found[name] = metric
             if window is not None:
@@ -316,7 +316,7 @@ def _listed(name: str, specs: Specs, default: Sequence[object]) -> Iterable[obje
     return given
 
 
-def _components(kind: Any, specs: Specs, default: Sequence[object]) -> dict[str, Any]:
+def components_by_name(kind: Any, specs: Specs, default: Sequence[object]) -> dict[str, Any]:
     """Build components, by name; a second one of the same name is called name_2."""
     found: dict[str, Any] = {}
     for spec in _listed(f"{kind}s", specs, default):

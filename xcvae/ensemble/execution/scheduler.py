@@ -112,6 +112,7 @@ class Executor(Generic[T, R]):
                     self._compute(dict(left), threads, started.append, note_end)
             except BrokenProcessPool as error:
                 if len(left) < before:
+                    broken = 0  # only pools in a row that did nothing count
                     continue
                 # A task that was running may be the cause; the others get another try.
                 broken += 1

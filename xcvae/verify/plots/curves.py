@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from xcvae.fields.axes import KM_PER_DEGREE
 from xcvae.metrics.calibration import RankDeviation
 from xcvae.metrics.metric import ratio
 from xcvae.metrics.sample import Array
@@ -15,7 +16,7 @@ from xcvae.verify.plots import style
 from xcvae.verify.plots.member_maps import map_axes
 from xcvae.verify.plots.summaries import FigureData
 from xcvae.verify.plots.text import amount, pretty
-from xcvae.verify.resampling import interval
+from xcvae.verify.resampling import dependence_factor, fit_autocorrelation, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -171,7 +172,7 @@ def _spacing(observed: xr.DataArray) -> tuple[float, str]:
     y, x = map_axes(observed)
     if y.units == "°N" and x.units == "°E":
         shrink = np.cos(np.deg2rad(float(y.values.mean())))
-        return 111.2 * float(np.sqrt(y.spacing * x.spacing * shrink)), "km"
+        return KM_PER_DEGREE * float(np.sqrt(y.spacing * x.spacing * shrink)), "km"
     if y.units == x.units and y.units != "pixel":
         return float(np.sqrt(y.spacing * x.spacing)), y.units
     return 1.0, "pixels"
@@ -231,14 +232,18 @@ def flat_band(counts: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     counts
-        Pixels by (sample, rank). The band follows from the scatter between samples.
+        Pixels by (sample, rank), in the order of time. The band follows from the scatter between
+        samples, and from how alike neighbouring ones are.
     """
     samples, ranks = counts.shape
     # Deviations of each sample's counts from flat, relative to all counts (a ratio estimator).
     deviations = counts - counts.sum(axis=1, keepdims=True) / ranks
     centred = deviations - deviations.mean(axis=0)
     variance = (centred**2).sum(axis=0) * samples / max(samples - 1, 1)
-    return np.asarray(1.96 * np.sqrt(variance) / max(float(counts.sum()), 1.0))
+    alike = [
+        dependence_factor(fit_autocorrelation(series), np.arange(samples)) for series in centred.T
+    ]
+    return np.asarray(1.96 * np.array(alike) * np.sqrt(variance) / max(float(counts.sum()), 1.0))
 
 
 def _ranks(axes: Axes, counts: np.ndarray, deviation: float) -> None:

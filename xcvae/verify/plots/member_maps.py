@@ -22,6 +22,7 @@ from xcvae.verify.plots.geography import coastlines, draw_coastlines, draw_scale
 from xcvae.verify.plots.summaries import FigureData
 from xcvae.verify.plots.text import (
     amount,
+    chosen_members,
     coarse_rain,
     display_units,
     label_of,
@@ -306,15 +307,6 @@ def _position(match: MatchedPair, sample: Any) -> int:
 
 def _rain_panels(match: MatchedPair, position: int, members: int | Sequence[int]) -> list[_Panel]:
     forecast = match.pair.forecast
-    size = forecast.sizes[REALIZATION]
-    chosen = list(range(min(members, size)) if isinstance(members, int) else members)
-    if not chosen or min(chosen) < -size or max(chosen) >= size:
-        raise DataError.of(
-            "members",
-            expected=f"at least one of the {size} members, counted from 0",
-            got=members,
-            remedy="Give a number of members, or a list of positions.",
-        )
     return [
         _panel(
             f"Member {int(forecast[REALIZATION].values[m])}",
@@ -322,7 +314,7 @@ def _rain_panels(match: MatchedPair, position: int, members: int | Sequence[int]
             match,
             position,
         )
-        for m in chosen
+        for m in chosen_members(members, forecast.sizes[REALIZATION])
     ]
 
 

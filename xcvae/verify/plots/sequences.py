@@ -22,7 +22,7 @@ from xcvae.metrics.pairs import REALIZATION
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.plots import style
 from xcvae.verify.plots.member_maps import Axis, RainScale, draw_map, map_axes
-from xcvae.verify.plots.text import display_units, label_of, pretty
+from xcvae.verify.plots.text import chosen_members, display_units, label_of, pretty
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,8 +82,7 @@ def sequence_of(
     match = pair_up(ensemble.isel({REALIZATION: 0}, drop=True) if ds is None else ds, ensemble)
     rows = longest_run(match, most * every)[::every]
     sample, units = match.pair.sample, display_units(match.pair.observed, match.pair.sample)
-    chosen = list(range(members)) if isinstance(members, int) else list(members)
-    chosen = [m for m in chosen if m < match.pair.forecast.sizes[REALIZATION]]
+    chosen = chosen_members(members, match.pair.forecast.sizes[REALIZATION])
     some = match.pair.forecast.isel({sample: rows, REALIZATION: chosen}).load()
     fields = {
         f"Member {int(one[REALIZATION])}": to_units(one, units).values for one in some.astype(float)

@@ -16,13 +16,14 @@ from xcvae.metrics.metric import Statistic
 from xcvae.metrics.pairs import Maps
 from xcvae.metrics.sample import Array, pixel_scores
 from xcvae.metrics.spatial import ring_powers
-from xcvae.registry import build, registry
+from xcvae.registry import build
 from xcvae.verify.accumulate import BLOCK_BYTES, ScoredSource, accumulate_statistics
 from xcvae.verify.baselines.runner import BaselineRunner
 from xcvae.verify.grouping import group_samples
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.plots.text import class_edges, coarse_rain, display_factor, display_units
 from xcvae.verify.resampling import Sums
+from xcvae.verify.scorecard import components_by_name
 
 OWN = "members"
 """Name of the ensemble among the sources."""
@@ -229,5 +230,4 @@ def _components(match: MatchedPair, baselines: Sequence[object] | None) -> dict[
     if baselines is None:
         usable = match.has_condition and coarse_rain(match) is not None
         baselines = ["bilinear"] if usable else []
-    made = [build("baseline", spec) for spec in baselines]
-    return {registry().name_of("baseline", one): one for one in made}
+    return components_by_name("baseline", baselines, ())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import MismatchError, UnitsError
+from xcvae.errors import DataError, MismatchError, UnitsError
 from xcvae.fields.units import factor, is_daily, step_of
 
 if TYPE_CHECKING:
@@ -130,3 +131,33 @@ def label_of(value: object, *, days: bool = False) -> str:
     if hasattr(item, "strftime"):  # calendars of cftime
         return str(item.strftime("%Y-%m-%d" if days else "%Y-%m-%d %H:%M"))
     return str(item)
+
+
+def chosen_members(members: int | Sequence[int], size: int) -> list[int]:
+    """Return the positions of the members that a figure shows.
+
+    Parameters
+    ----------
+    members
+        A number of members, the first ones, or their positions.
+    size
+        Number of members of the ensemble.
+
+    Raises
+    ------
+    DataError
+        None are chosen, or one that does not exist.
+    """
+    if isinstance(members, int | np.integer):
+        chosen = list(range(min(int(members), size)))
+    else:
+        given: object = members
+        chosen = list(given) if isinstance(given, Iterable) else []
+    if not chosen or not all(m in range(-size, size) and m is not True for m in chosen):
+        raise DataError.of(
+            "members",
+            expected=f"at least one of the {size} members, counted from 0",
+            got=repr(members),
+            remedy="Give a number of members, or a list of positions.",
+        )
+    return [int(m) for m in chosen]
