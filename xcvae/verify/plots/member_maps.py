@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ import xarray as xr
 from xcvae.errors import DataError, MissingVariableError, nearest
 from xcvae.fields.cf import is_rain
 from xcvae.fields.units import is_daily, to_units
+from xcvae.fields.validation import check_dataset
 from xcvae.metrics.metric import ratio, threshold_in
 from xcvae.metrics.pairs import REALIZATION
 from xcvae.metrics.sample import Array
@@ -234,6 +235,8 @@ def draw_members(
     title: str | None = None,
 ) -> Figure:
     """Draw maps of one sample in a grid; see `xcvae.verify.plots.Plots.members`."""
+    if ds is not None:
+        check_dataset(ds)
     if REALIZATION not in ensemble.dims:  # a selected member
         ensemble = ensemble.expand_dims(REALIZATION)
     divided = None if ds is None else _divided(ds, ensemble)
@@ -306,8 +309,10 @@ def _position(match: MatchedPair, sample: Any) -> int:
 def _rain_panels(match: MatchedPair, position: int, members: int | Sequence[int]) -> list[_Panel]:
     forecast = match.pair.forecast
     size = forecast.sizes[REALIZATION]
-    chosen = list(range(min(members, size)) if isinstance(members, int) else members)
-    if not chosen or min(chosen) < -size or max(chosen) >= size:
+    given: object = range(min(members, size)) if isinstance(members, int) else members
+    chosen = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else []
+    numbers = all(isinstance(one, int | np.integer) for one in chosen)
+    if not chosen or not numbers or min(chosen) < -size or max(chosen) >= size:
         raise DataError.of(
             "members",
             expected=f"at least one of the {size} members, counted from 0",
