@@ -143,6 +143,7 @@ sample: [{name: prior, members: 3}]
         ("train: {generator: {preset: smal}}", "Did you mean 'small'"),
         ("train: {generator: {preset: {}}}", "unknown preset '{}'"),
         ("train: {generator: {preset: 3}}", "unknown preset '3'"),
+        ("train: {target: [pr]}", "target"),
         ("train: {device: abacus}", "abacus"),
         ("evaluate: {metrics: [crsp]}", "Did you mean 'crps'"),
         ("evaluate: {baselines: [bilnear]}", "Did you mean 'bilinear'"),

@@ -29,6 +29,7 @@ from xcvae.errors import (
     EmptySelectionError,
     MismatchError,
     OutputExistsError,
+    XcvaeError,
 )
 from xcvae.fields.batches import Batch
 from xcvae.fields.describe import describe, prepare
@@ -84,6 +85,24 @@ def test_samples_too_few_to_hold_some_back_are_warned_of(corner):
         parts = split(frames, spec, 0.15)
     assert (parts[0].sizes["time"], parts[1]) == (2, None)
     assert split(frames, spec, 0)[1] is None  # requested
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"generator": "small"}, "generator: expected a dict.*'preset': 'small'"),
+        ({"target": ["pr"]}, "target: expected a variable"),
+        ({"conditions": 3}, "conditions: expected names of variables.* got int"),
+        ({"statics": [None]}, "statics: expected names of variables.* got NoneType"),
+        ({"spatial_dims": 3}, "spatial_dims: expected two of the dims"),
+    ],
+)
+def test_options_of_other_types_are_refused(few, options, message):
+    with pytest.raises(XcvaeError, match=message):
+        xcvae.train(few, **{"target": "pr", "conditions": ["pr_coarse"], **options}, progress=False)
+    fields = {"target": "pr", "conditions": [few.pr_coarse]}
+    with pytest.raises(ConfigError, match="got DataArray"):
+        xcvae.train(few, **fields, progress=False)
 
 
 def test_validation_with_samples_of_the_training_is_warned_of(corner):

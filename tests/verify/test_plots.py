@@ -101,6 +101,21 @@ def test_members_figure_takes_a_selected_member(storms: xr.Dataset, ensemble: xr
     assert list(maps_of(Plots(ensemble.isel(realization=2)).members(sample=0))) == ["Member 2"]
 
 
+@pytest.mark.parametrize("members", ["2", ["a"], None, [0.5]], ids=repr)
+def test_members_figure_refuses_other_numbers(
+    storms: xr.Dataset, ensemble: xr.Dataset, members: object
+) -> None:
+    with pytest.raises(DataError, match=r"at least one of the \d members"):
+        Plots(ensemble).members(storms, members=members)
+
+
+def test_members_figure_refuses_a_field_as_the_data(
+    storms: xr.Dataset, ensemble: xr.Dataset
+) -> None:
+    with pytest.raises(DataError, match="got DataArray"):
+        Plots(ensemble).members(storms.pr)
+
+
 def test_members_figure_takes_integers_as_integer_labels(
     storms: xr.Dataset, ensemble: xr.Dataset
 ) -> None:

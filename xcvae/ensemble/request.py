@@ -198,7 +198,7 @@ class SampleOptions:
             _refuse("members", f"numbers below {LARGEST_NUMBER}", members, "Ask for fewer.")
 
     def _check_numbers(self) -> None:
-        if self.mode not in MODES:
+        if not _is_one_of(self.mode, MODES):
             _refuse("mode", "'prior' or 'posterior'", self.mode, nearest(str(self.mode), MODES))
         self._check_members()
         if not _is_int(self.seed):
@@ -213,7 +213,7 @@ class SampleOptions:
         self._check_tile()
 
     def _check_temporal(self) -> None:
-        if self.temporal not in TEMPORAL:
+        if not _is_one_of(self.temporal, TEMPORAL):
             _refuse(
                 "temporal", "'independent' or 'coherent'", self.temporal,
                 nearest(str(self.temporal), TEMPORAL),
@@ -232,7 +232,7 @@ class SampleOptions:
 
     def _check_tile(self) -> None:
         tile: object = self.tile
-        if tile is None or tile == "auto":
+        if tile is None or _is_one_of(tile, ("auto",)):
             return
         wanted = "pixels by dim of the maps, or 'auto'"
         remedy = 'Give {"y": 512, "x": 512}, "auto", or None.'
@@ -282,7 +282,8 @@ class SampleRequest(SampleOptions):
         """Check the options."""
         super().__post_init__()
         check_flags(progress=self.progress)
-        if not (isinstance(self.resume, bool) or self.resume in ("restart", "repair", "append")):
+        named = _is_one_of(self.resume, ("restart", "repair", "append"))
+        if not isinstance(self.resume, bool) and not named:
             _refuse(
                 "resume", "True, False, 'restart', 'repair' or 'append'", self.resume,
                 "'restart' replaces the ensemble in the store, 'repair' draws again what has "
@@ -429,6 +430,10 @@ def identity_of(model: Model) -> dict[str, Any]:
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_one_of(value: object, names: Sequence[str]) -> bool:
+    return isinstance(value, str) and value in names
 
 
 def _is_int(value: object) -> bool:

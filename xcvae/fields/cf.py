@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, MissingVariableError, nearest
+from xcvae.errors import ConfigError, DataError, MissingVariableError, nearest
 from xcvae.fields.axes import KM_PER_DEGREE, axis_of, kind_of_degrees, sides_km
 from xcvae.fields.units import is_precipitation
 
@@ -174,7 +174,8 @@ def find_axes(
     """
     dims = [str(dim) for dim in da.dims if dim != sample]
     if spatial_dims is not None:
-        given = tuple(spatial_dims)
+        several = isinstance(spatial_dims, Iterable)
+        given = tuple(spatial_dims) if several else (spatial_dims,)
         if len(given) == 2 and given[0] != given[1] and set(given) <= set(dims):
             return given[0], given[1]
         raise DataError.of(
@@ -375,6 +376,27 @@ def _unknown_values(variable: xr.Variable) -> str:
     return "" if numbers and len(kinds) == 1 else f"{type(odd).__name__} {odd}"
 
 
+def names_of(what: str, given: object) -> list[str]:
+    """Return names of variables as a list; one name is one, and None is none.
+
+    Raises
+    ------
+    ConfigError
+        Something else than texts.
+    """
+    if given is None or isinstance(given, str):
+        return [] if given is None else [given]
+    names: list[Any] = list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError.of(
+            what,
+            expected="names of variables, such as ['psl', 't850']",
+            got=", ".join(one if isinstance(one, str) else type(one).__name__ for one in names),
+            remedy="Give names: the variables themselves are in the Dataset.",
+        )
+    return names
+
+
 def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
     """Return a variable of a Dataset.
 
@@ -383,7 +405,8 @@ def require(ds: xr.Dataset, name: str, *, what: str) -> xr.DataArray:
     MissingVariableError
         The Dataset has no such variable. Names the nearest ones.
     """
-    if name in ds.variables:
+    given: Any = name  # of a program: it may be anything
+    if isinstance(given, Hashable) and given in ds.variables:
         return ds[name]
     raise MissingVariableError.of(
         what,

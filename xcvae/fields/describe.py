@@ -23,6 +23,7 @@ from xcvae.fields.cf import (
     find_layout,
     find_target,
     is_rain,
+    names_of,
     require,
 )
 from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec, plain
@@ -364,11 +365,9 @@ def _names(
     statics: Sequence[str] | str | None,
 ) -> tuple[list[str], list[str]]:
     """Return the names of conditions and statics, each once and without the target."""
-    maps = [statics] if isinstance(statics, str) else list(statics or ())
-    if isinstance(conditions, str):
-        named = [conditions]
-    elif conditions is not None:
-        named = list(conditions)
+    maps = names_of("statics", statics)
+    if conditions is not None:
+        named = names_of("conditions", conditions)
     elif coarsen is not None:
         named = []
     else:

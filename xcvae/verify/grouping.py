@@ -166,7 +166,7 @@ def _listed(groupby: object) -> list[Any]:
     listed: list[Any] = [groupby] if alone else list(groupby)  # type: ignore[call-overload]
     for one in listed:
         array = isinstance(one, np.ndarray) or hasattr(one, "to_numpy")
-        numbers = array and one.ndim in (1, 2)
+        numbers = array and getattr(one, "ndim", 0) in (1, 2)
         if not numbers and not isinstance(one, str | xr.DataArray):
             raise ConfigError.of(
                 "groupby",

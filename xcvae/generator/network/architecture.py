@@ -126,7 +126,7 @@ def resolve(
     ConfigError
         For unknown keys or presets, and for values that do not fit together.
     """
-    options = dict(generator or {})
+    options = _options(generator or {})
     for key in options:
         if key not in KEYS:
             raise ConfigError(f"generator: unknown key '{key}'. {nearest(key, KEYS)}")
@@ -159,6 +159,17 @@ def resolve(
         checkpointing=_switch("checkpointing", options.get("checkpointing", False)),
         networks=_number("networks", options.get("networks", preset.networks), most=MOST_NETWORKS),
     )
+
+
+def _options(given: object) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ConfigError.of(
+            "generator",
+            expected="a dict of options",
+            got=repr(given),
+            remedy="For example {'preset': 'small', 'constrain': True}.",
+        )
+    return dict(given)
 
 
 def build_networks(

@@ -13,6 +13,7 @@ from xcvae.errors import DataError, MissingVariableError, nearest
 from xcvae.fields.axes import KM_PER_DEGREE
 from xcvae.fields.cf import is_rain
 from xcvae.fields.units import is_daily, to_units
+from xcvae.fields.validation import check_dataset
 from xcvae.metrics.metric import ratio, threshold_in
 from xcvae.metrics.pairs import REALIZATION
 from xcvae.metrics.sample import Array
@@ -236,6 +237,8 @@ def draw_members(
     title: str | None = None,
 ) -> Figure:
     """Draw maps of one sample in a grid; see `xcvae.verify.plots.Plots.members`."""
+    if ds is not None:
+        check_dataset(ds)
     if REALIZATION not in ensemble.dims:  # a selected member
         ensemble = ensemble.expand_dims(REALIZATION)
     divided = None if ds is None else _divided(ds, ensemble)
