@@ -10,10 +10,12 @@ import scores.categorical
 import scores.probability
 import xarray as xr
 from xcvae_extremes.events import QuantileCSI, QuantileSEDI
+from xcvae_extremes.levels import ReturnLevelRatio
 from xcvae_extremes.scores import ThresholdWeightedCRPS
 from xcvae_extremes.thresholds import observed_quantile
 
 import xcvae
+from xcvae import metrics
 from xcvae.testing import make_dataset, make_ensemble
 
 
@@ -100,3 +102,28 @@ def test_threshold_from_training_record_of_model(rain, tmp_path: Path) -> None:
     daily = rain[1].copy(data=rain[1] * 24).assign_attrs(units="mm/day")
     assert metric.limit(rain[1]) == pytest.approx(limit)
     assert metric.limit(daily) == pytest.approx(24 * limit)
+
+
+def test_pixels_weigh_as_much_as_their_areas(rain) -> None:
+    """Scores of the tail counted all pixels alike, those of xcvae by area."""
+    forecast, observed = rain
+    area = xr.DataArray(
+        np.linspace(0.1, 2.0, observed[0].size).reshape(observed.shape[1:]), dims=observed.dims[1:]
+    )
+    weighted = observed.assign_coords(area=area).assign_attrs(
+        observed.attrs, cell_measures="area: area"
+    )
+    threshold = 2.0
+    pairs = [
+        (ThresholdWeightedCRPS(threshold), metrics.twcrps),
+        (QuantileCSI(threshold), metrics.csi),
+        (QuantileSEDI(threshold), metrics.sedi),
+    ]
+    for ours, builtin in pairs:
+        expected = float(builtin(forecast, weighted, threshold=threshold))
+        assert float(ours(forecast, weighted)) == pytest.approx(expected, rel=1e-5)
+        assert float(ours(forecast, observed)) != pytest.approx(expected, rel=1e-3)
+    level = ReturnLevelRatio(threshold, period=50.0)
+    doubled = weighted.assign_coords(area=2 * area)
+    assert float(level(forecast, doubled)) == pytest.approx(float(level(forecast, weighted)))
+    assert float(level(forecast, weighted)) != pytest.approx(float(level(forecast, observed)))

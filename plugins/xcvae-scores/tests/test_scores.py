@@ -169,3 +169,15 @@ def test_listing_metrics_does_not_import_scores() -> None:
         "assert 'scores' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ensemble_scores_weigh_pixels_by_area(rain) -> None:
+    forecast, observed = rain
+    size = observed.shape[1:]
+    area = xr.DataArray(np.linspace(0.1, 2.0, size[0] * size[1]).reshape(size), dims=("y", "x"))
+    attrs = {**observed.attrs, "cell_measures": "area: area"}
+    weighted = observed.assign_coords(area=area).assign_attrs(attrs)
+    expected = float(xcvae.metrics.crps(forecast, weighted))
+    found = float(build("metric", "scores_crps_for_ensemble")(forecast, weighted))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert found != pytest.approx(float(xcvae.metrics.crps(forecast, observed)), rel=1e-3)

@@ -21,13 +21,14 @@ class _Table:
     threshold: float
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Count one sample."""
+        """Count one sample; pixels weigh as much as their areas."""
         forecast, observed = maps.members >= self.threshold, maps.truth >= self.threshold
+        weights = np.ones(maps.truth.size) if maps.weights is None else maps.weights
         return {
-            "hits": (forecast & observed).sum(),
-            "misses": (~forecast & observed).sum(),
-            "false_alarms": (forecast & ~observed).sum(),
-            "correct_negatives": (~forecast & ~observed).sum(),
+            "hits": ((forecast & observed) @ weights).sum(),
+            "misses": ((~forecast & observed) @ weights).sum(),
+            "false_alarms": ((forecast & ~observed) @ weights).sum(),
+            "correct_negatives": ((~forecast & ~observed) @ weights).sum(),
         }
 
 

@@ -31,17 +31,19 @@ class _Excesses:
     threshold: float
 
     def __call__(self, maps: Maps) -> dict[str, Array]:
-        """Count one sample."""
+        """Count one sample; pixels weigh as much as their areas."""
+        weights = np.ones(maps.truth.size) if maps.weights is None else maps.weights
         return {
-            "generated": self._count(maps.members) / len(maps.members),
-            "observed": self._count(maps.truth),
-            "pixels": np.asarray(maps.truth.size),
+            "generated": self._count(maps.members, weights) / len(maps.members),
+            "observed": self._count(maps.truth[None], weights),
+            "pixels": maps.pixels,
         }
 
-    def _count(self, values: Array) -> Array:
-        tail = values[values > self.threshold].astype(np.float64) / self.threshold
+    def _count(self, values: Array, weights: Array) -> Array:
+        above = values > self.threshold
+        tail = values[above].astype(np.float64) / self.threshold
         bins = np.minimum(np.log(tail) / STEP, BINS - 1).astype(np.int64)
-        return np.bincount(bins, minlength=BINS).astype(np.float64)
+        return np.bincount(bins, np.broadcast_to(weights, values.shape)[above], minlength=BINS)
 
 
 def _level(counts: Array, pixels: float, period: float) -> float:

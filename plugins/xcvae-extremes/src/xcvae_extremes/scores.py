@@ -27,13 +27,14 @@ class _Sums:
         # Most pixels are below the threshold everywhere: their score is exactly zero.
         active = (truth > 0) | (members > 0).any(axis=0)
         members, truth = members[:, active], truth[active]
-        total = np.abs(members - truth).sum(dtype=np.float64) / len(members)
+        weights = np.ones(truth.size) if maps.weights is None else maps.weights[active]
+        total = np.abs(members - truth).sum(axis=0, dtype=np.float64) @ weights / len(members)
         m = len(members)
         if m > 1:
             # sum over i < j of |x_i - x_j| = sum of (2 i - m - 1) x_(i), x_(i) ascending.
-            by_rank = np.sort(members, axis=0).sum(axis=1, dtype=np.float64)
+            by_rank = np.sort(members, axis=0).astype(np.float64) @ weights
             total -= (2.0 * np.arange(1, m + 1) - m - 1) @ by_rank / (m * (m - 1))
-        return {"tw_crps": np.asarray(total), "pixels": np.asarray(maps.truth.size)}
+        return {"tw_crps": np.asarray(total), "pixels": maps.pixels}
 
 
 @dataclass(frozen=True)

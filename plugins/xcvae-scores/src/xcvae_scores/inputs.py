@@ -24,11 +24,15 @@ Function = Callable[..., Any]
 
 
 def ensemble(function: Function, pair: Pair, **arguments: Any) -> xr.DataArray:
-    """Score the whole ensemble pixel by pixel, and average over the valid pixels."""
+    """Score the whole ensemble pixel by pixel, and average over the valid pixels, by area."""
     # With NaN scores would divide by zero and warn: masked pixels are zero until the average.
     fields = pair.forecast.fillna(0.0), pair.observed.fillna(0.0)
     scores = function(*fields, MEMBERS, preserve_dims="all", **arguments)
-    average: xr.DataArray = scores.where(pair.observed.notnull()).mean()
+    scores = scores.where(pair.observed.notnull())
+    if pair.area is not None:
+        area = xr.DataArray(pair.area, dims=pair.observed.dims[1:])
+        scores = scores.weighted(area)
+    average: xr.DataArray = scores.mean()
     return average
 
 
