@@ -394,6 +394,17 @@ def test_sample_refuses_augmented_data(real, ensemble, model):
         sample(augment(real, ensemble), model, members=1)
 
 
+def test_train_excludes_members_of_validation_samples_that_are_given(real, ensemble):
+    """Variants of a storm were trained on, and the storm chose the weights."""
+    both, held_back = augment(real, ensemble), real.isel(time=[4, 5])
+    validated = both.time.isin(held_back.time)
+    training = both.isel(time=~validated | both.synthetic)
+    spec = describe(training, target="pr", conditions=["pr_coarse"])
+    learned, kept = split(training, spec, held_back)
+    assert learned.time.values.tolist() == both.time[~validated].values.tolist()
+    assert kept.time.values.tolist() == held_back.time.values.tolist()
+
+
 def test_validation_samples_are_real(real, ensemble):
     both = augment(real, ensemble)
     spec = describe(both, target="pr", conditions=["pr_coarse"])

@@ -311,7 +311,8 @@ def split(
     prepared = prepare(ds, spec, need_target=True, augmented=True)
     check_values(prepared, spec)
     if isinstance(validation, xr.Dataset):
-        return prepared, _held_back(prepared, validation, spec)
+        held_back = _held_back(prepared, validation, spec)
+        return _without_variants(prepared, held_back, spec), held_back
     share: object = validation
     known = isinstance(share, int | float | np.number) and not isinstance(share, bool)
     if not known or not 0 <= validation < 1:
@@ -369,6 +370,15 @@ def _held_back(training: xr.Dataset, ds: xr.Dataset, spec: DataSpec) -> xr.Datas
             "it was trained on: its members may differ too little. Leave them out on one side.",
         )
     return validation
+
+
+def _without_variants(training: xr.Dataset, validation: xr.Dataset, spec: DataSpec) -> xr.Dataset:
+    """Leave out synthetic samples of the storms of the validation, which resemble them."""
+    _, observed = storms_of(training, spec.sample)
+    if observed.all():
+        return training
+    same = np.isin(*(label_codes(one, spec.sample) for one in (training, validation)))
+    return training.isel({spec.sample: observed | ~same})
 
 
 def _warn_of_few(share: float, total: int) -> None:
