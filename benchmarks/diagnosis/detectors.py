@@ -171,6 +171,7 @@ class Radar:
             swapped=fields("prior", 1, seed=1)[0],
             trained=self.train["pr"].isel(whole).values.astype(float),
             days=1000.0 + np.arange(test.sizes["time"]),
+            coarse=test["pr_coarse"].values.astype(float),
         )
 
 
@@ -202,7 +203,11 @@ def models(radar: Radar) -> Iterator[Row]:
     yield row(group, "mm/day said to be mm/h", diagnose(mislabelled, model), ("units",))
     test = radar.test.isel(time=slice(None, None, 4))
     rain = RainFARM()(test.assign_attrs(target="pr", condition="pr_coarse"), 8, 0)
-    yield row(group, "RainFARM", judge(gather(test["pr"], prior=rain, posterior=rain)))
+    yield row(
+        group,
+        "RainFARM",
+        judge(gather(test["pr"], prior=rain, posterior=rain, coarse=test["pr_coarse"])),
+    )
 
 
 def summary(rows: list[Row]) -> str:

@@ -25,7 +25,10 @@ LEVELS = (LevelEvidence((8, 8), 60.0, 0.8), LevelEvidence((32, 32), 900.0, 0.5))
 
 @dataclass(frozen=True)
 class Case:
-    """Fields of a generator, physical: members (realization, sample, y, x), others without."""
+    """Fields of a generator, physical: members (realization, sample, y, x), others without.
+
+    ``coarse`` is the rain that the conditions tell, of any grid.
+    """
 
     observed: Array
     prior: Array
@@ -34,6 +37,7 @@ class Case:
     swapped: Array
     trained: Array
     days: Array
+    coarse: Array
     levels: tuple[LevelEvidence, ...] = LEVELS
     units: str = "mm h-1"
 
@@ -47,6 +51,7 @@ class Case:
             swapped=self._labelled(self.swapped, self.days),
             levels=self.levels,
             trained_on=self._labelled(self.trained, np.arange(len(self.trained))),
+            coarse=self._labelled(self.coarse, self.days),
         )
 
     def _labelled(self, values: Array, days: Array) -> xr.DataArray:
@@ -162,6 +167,7 @@ def calibrated_case(
         swapped=rain(swapped),
         trained=product(parts(trained)),
         days=1000.0 + np.arange(samples),
+        coarse=rain(np.sqrt(known) * base),
         units=units,
     )
 

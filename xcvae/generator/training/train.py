@@ -377,7 +377,8 @@ def _without_variants(training: xr.Dataset, validation: xr.Dataset, spec: DataSp
     _, observed = storms_of(training, spec.sample)
     if observed.all():
         return training
-    same = np.isin(*(label_codes(one, spec.sample) for one in (training, validation)))
+    codes, validated = (label_codes(one, spec.sample) for one in (training, validation))
+    same = np.isin(codes, validated)
     return training.isel({spec.sample: observed | ~same})
 
 
