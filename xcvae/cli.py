@@ -282,7 +282,7 @@ def _demo_config(output: Path, minutes: float | None) -> Path:
             "--minutes",
             expected="a number above 0",
             got=f"{minutes:g}",
-            remedy="Leave it out for the minute of the demo.",
+            remedy="Leave it out for those of the demo.",
         )
     file = output / "config.yaml"
     if minutes is None and file.exists():
