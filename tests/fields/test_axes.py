@@ -189,5 +189,22 @@ def test_pixels_have_one_size_wherever_it_is_asked() -> None:
     assert pixel_km(rlat, axis_of("x", np.array([0.0, 1.0]), {})) is None
 
 
+@pytest.mark.parametrize(
+    ("dim", "units", "kind"),
+    [
+        ("lat", "km", "length"),
+        ("lon", "m", "length"),
+        ("lat", "", "latitude"),
+        ("lat", "degrees", "latitude"),
+        ("rlon", "degrees", "rotated"),
+        ("lat", "1", "latitude"),
+        ("y", "degrees", "degrees"),
+    ],
+)
+def test_units_say_more_than_names(dim: str, units: str, kind: str) -> None:
+    """Kilometres under the name of a latitude were degrees: pixels of 111 km."""
+    assert axis_of(dim, np.array([1.0, 2.0]), {"units": units}).kind == kind
+
+
 def test_spacing_of_a_single_cell_is_nan() -> None:
     assert np.isnan(axis_of("y", np.array([3.0]), {"units": "km"}).spacing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,16 +158,18 @@ def axis_of(dim: str, values: NDArray[np.float64] | None, attrs: Mapping[str, ob
     kind = _KINDS.get(str(attrs.get("standard_name", ""))) or kind_of_degrees(units)
     if kind:
         return Axis(kind, values)
+    given = units not in ("", "1")
+    if given:
+        with suppress(UnitsError):
+            return Axis("length", values, factor(units, "m", what=dim))
+    # Names come after units: metres under the name of a latitude are metres.
     for pattern, kind in _NAMES:
         if pattern.fullmatch(dim):
             return Axis(kind, values)
-    if not units or units == "1":
-        index = np.array_equal(values, np.arange(len(values)))
-        return Axis("index" if index else "plain", values)
-    try:
-        return Axis("length", values, factor(units, "m", what=dim))
-    except UnitsError:
+    if given:
         return Axis(units, values)
+    index = np.array_equal(values, np.arange(len(values)))
+    return Axis("index" if index else "plain", values)
 
 
 def _order_remedy(dim: str, values: NDArray[np.float64]) -> str:
