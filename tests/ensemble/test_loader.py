@@ -169,8 +169,8 @@ def test_members_have_conditions_of_their_day(folder):
     ("conditions", "error", "message"),
     [
         (["pr"], ConfigError, "other variables than the target 'pr'"),
-        (["index", 1], ConfigError, r"conditions: .* got \['index', 1\]"),
-        (3, ConfigError, "conditions: .* got 3"),
+        (["index", 1], ConfigError, r"conditions: .* got index, int"),
+        (3, ConfigError, "conditions: .* got int"),
         (["index", "time"], MismatchError, "'time', which labels a dim"),
     ],
 )

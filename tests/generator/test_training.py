@@ -601,6 +601,8 @@ def test_progress_follows_the_nearer_limit():
     assert fit.is_late(10, seconds=60.0)
     assert not fit.is_late(75, seconds=60.0)
     assert not fit.is_late(1, seconds=10.0)
+    bounded = Fit(max_steps=10**6, max_minutes=60)
+    assert bounded.progress(100, seconds=90.0) == pytest.approx(70 / 3580)
     assert Fit(max_minutes=2).is_late(10**6, seconds=0.1)
 
 

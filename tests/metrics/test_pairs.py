@@ -8,7 +8,7 @@ import xarray as xr
 
 from xcvae import metrics
 from xcvae.errors import DataError, MismatchError, UnitsError
-from xcvae.metrics.pairs import same_axis
+from xcvae.fields.axes import same_axis
 from xcvae.registry import registry
 
 from .conftest import short_metric

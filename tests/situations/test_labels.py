@@ -217,6 +217,22 @@ def test_coordinates_that_no_file_holds_are_refused_by_name(daily, model, tmp_pa
     assert not any(tmp_path.iterdir())
 
 
+def test_coordinates_of_a_grid_that_no_store_holds_are_refused_by_name(daily, model, tmp_path):
+    kinds = pd.Categorical(["a", "b"] * (daily.sizes["y"] // 2) + ["a"] * (daily.sizes["y"] % 2))
+    ds = daily.assign_coords(zone=("y", kinds))
+    with pytest.raises(xcvae.errors.DataError, match=r"'zone': expected .*astype"):
+        xcvae.sample(ds, model, members=1, store=tmp_path / "e.zarr", progress=False)
+    assert not [file for file in tmp_path.rglob("*") if not file.name.startswith(".")]
+    assert "zone" in xcvae.sample(ds, model, members=1, progress=False).coords
+
+
+def test_numbers_as_objects_with_gaps_are_written(daily, model, tmp_path):
+    """A gap is written as NaN."""
+    ds = daily.assign_coords(number=("time", np.array([1.0, 2.0, None, 4.0, 5.0, 6.0], object)))
+    ens = xcvae.sample(ds, model, members=1, store=tmp_path / "e.zarr", progress=False)
+    assert np.isnan(float(ens.number[2]))
+
+
 def test_coordinates_in_half_precision_and_numbers_as_objects_are_written(daily, model, tmp_path):
     ds = daily.assign_coords(
         half=("time", np.arange(6, dtype="float16")),

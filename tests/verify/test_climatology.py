@@ -176,3 +176,22 @@ def test_climatology_refuses_records_that_do_not_match(tmp_path: Path) -> None:
         drawn(test.assign_coords(time=np.arange(6)), window=30)
     with pytest.raises(ComponentError, match="above 0 and at most 366"):
         build("baseline", {"name": "climatology", "window": 0.0})
+
+
+def test_climatology_draws_fields_that_were_observed_in_full() -> None:
+    """One lost map was a member of most samples, and took them out of the scores of all sources."""
+    random = np.random.default_rng(0)
+    rain = xr.DataArray(
+        random.gamma(0.5, 2.0, (40, 8, 8)),
+        dims=("time", "y", "x"),
+        coords={"time": np.datetime64("2001-01-01", "ns") + np.arange(40) * np.timedelta64(1, "D")},
+        attrs={"units": "mm/day"},
+        name="pr",
+    )
+    gaps = rain.where(~rain.time.isin(rain.time[[3, 20]]))
+    gaps[10, :4] = np.nan
+    dataset = gaps.to_dataset().assign_attrs(target="pr")
+    climatology = build("baseline", "climatology")
+    assert np.isfinite(climatology(dataset, 20, 0)).all()
+    lost = climatology(dataset.isel(time=slice(8)), 6, 0)  # more members than complete fields
+    assert np.isfinite(lost).any(("y", "x")).all()

@@ -965,3 +965,13 @@ def test_diagnose_refuses_other_grids_and_negative_rain(storms: xr.Dataset, soun
     negative = storms.assign(pr=(storms.pr - 1.0).assign_attrs(storms.pr.attrs))
     with pytest.raises(DataError, match="negative"):
         diagnose(negative, sound)
+
+
+def test_exchanged_latents_are_compared_where_something_was_observed() -> None:
+    rng = np.random.default_rng(0)
+    observed, own, swapped = rng.gamma(1.0, 1.0, (3, 4, 8, 8))
+    gaps = np.where(np.arange(8) < 4, observed, np.nan)
+    calm = [np.where(np.arange(8) < 4, one, 0.0) for one in (own, swapped)]
+    part = [one[..., :4] for one in (own, swapped, observed)]
+    found, expected = latent_swap(*calm, gaps), latent_swap(*part)
+    assert asdict(found) == pytest.approx(asdict(expected))

@@ -394,6 +394,18 @@ def test_spectra_show_every_baseline_of_the_scorecard(storms: xr.Dataset) -> Non
     assert list(data.found) == ["members", "rainfarm", "rainfarm_2"]
 
 
+def test_figures_of_members_alone_keep_pixels_that_a_baseline_lacks(storms: xr.Dataset) -> None:
+    ensemble = members_of(storms, [0.5, 2.0])
+    lossy = storms.assign(pr_coarse=storms.pr_coarse.where(storms.time == storms.time[0]))
+    found = [
+        accumulate(lossy, ensemble, figures=figures, baselines=["bilinear"])
+        .by_piece("ranks")["ranks"]
+        .sum()
+        for figures in (["ranks"], ["ranks", "spectra"])
+    ]
+    assert found[0] == found[1] > 0
+
+
 @pytest.mark.parametrize("members", [[0, 7], [], [True], "2", 0, [0.5]])
 def test_figures_of_sequences_refuse_members_that_do_not_exist(
     storms: xr.Dataset, members: object

@@ -877,3 +877,10 @@ def test_best_source_of_a_group_is_the_one_near_what_was_observed_in_it(ds: xr.D
         assert score_text.best_sources(part, "wet_fraction") == [True, False], name
     assert "crps_better" not in card.coords
     assert score_text.score_table(card, style="markdown")
+
+
+def test_sources_without_a_common_pixel_are_named(ds: xr.Dataset, ensemble: xr.Dataset) -> None:
+    calm = ds.time < ds.time[6]
+    ds = ds.assign(pr_coarse=ds.pr_coarse.where(calm).assign_attrs(units="mm h-1"))
+    with pytest.raises(DataError, match="'xcvae' lacks 50 %, 'bilinear' lacks 50 %"):
+        evaluate(ds, ensemble.where(~calm), metrics=["crps"], baselines=["bilinear"])

@@ -237,3 +237,25 @@ def test_sequences_end_at_maps_without_an_observation(ds, ensemble, *, lazy):
     expected = xcvae.evaluate(*without, **options)
     for name in names:
         assert card[name].item() == pytest.approx(expected[name].item()), name
+
+
+def test_sequences_keep_the_step_of_all_samples(ds, ensemble):
+    """With every second map unobserved, the correlation was that of twice the lag."""
+    hidden = ds.isel(time=slice(None, None, 2)).time
+    gaps = ds.assign(pr=ds.pr.where(~ds.time.isin(hidden)).assign_attrs(ds.pr.attrs))
+    card = xcvae.evaluate(gaps, ensemble, metrics=["lag_correlation", "crps"], baselines=[])
+    assert np.isnan(card.lag_correlation.item())
+    assert np.isfinite(card.crps.item())
+
+
+def test_scores_of_sequences_do_not_depend_on_maps_that_a_baseline_lacks(ds, ensemble):
+    def lossy(dataset: xr.Dataset, members: int, seed: int) -> xr.DataArray:
+        rain = dataset.pr.where(dataset.time != dataset.time[9])
+        return rain.expand_dims("realization").assign_attrs(dataset.pr.attrs)
+
+    names = ["lag_correlation", "crps"]
+    with pytest.warns(UserWarning, match="'lossy' lacks 3.3 %") as found:
+        card = xcvae.evaluate(ds, ensemble, metrics=names, baselines=[lossy])
+    assert len(found) == 1
+    alone = xcvae.evaluate(ds, ensemble, metrics=names, baselines=[])
+    assert card.lag_correlation[0].item() == alone.lag_correlation[0].item()

@@ -24,13 +24,14 @@ from xcvae.ensemble.store.samples import (
 )
 from xcvae.ensemble.storms import FLAG, DrawnStorms, flags_of
 from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
+from xcvae.fields.axes import same_axis
 from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.samples import index_of, label_keys, of_pandas
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import check_dataset, refuse_packed
 from xcvae.files import NETCDF, local_path
-from xcvae.metrics.pairs import same_axis, same_places
+from xcvae.metrics.pairs import same_places
 from xcvae.registry.discovery import version_of
 
 MEMBER = "realization"

@@ -61,9 +61,18 @@ def to_dataset(sampler: EnsembleSampler, ds: xr.Dataset) -> xr.Dataset:
 def template_of(
     sampler: EnsembleSampler, ds: xr.Dataset, identity: Mapping[str, Any]
 ) -> xr.Dataset:
-    """Return the Dataset that :func:`to_dataset` returns, all NaN and without memory for it."""
+    """Return the Dataset that :func:`to_dataset` returns, all NaN and without memory for it.
+
+    Raises
+    ------
+    DataError
+        A coordinate has values that no store can hold.
+    """
     nothing = np.broadcast_to(np.float32(np.nan), sampler.shape)
-    return _assemble(sampler, ds, nothing, attributes_of(sampler, ds, None, identity))
+    found = _assemble(sampler, ds, nothing, attributes_of(sampler, ds, None, identity))
+    for name, coord in found.coords.items():
+        check_values(coord.variable, str(name))
+    return found
 
 
 def attributes_of(

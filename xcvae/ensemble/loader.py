@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.sources import LoaderRequest, LoaderSource, check_alike, source_of, target_of
 from xcvae.errors import ConfigError, MissingVariableError, check_flags, nearest
+from xcvae.fields.cf import names_of
 from xcvae.fields.prefetch import ahead, pool_shape
 from xcvae.fields.validation import check_dataset
 from xcvae.generator.model import Model, load
@@ -471,10 +472,8 @@ def _request_of(
 
 def _names(conditions: object, target: str) -> tuple[str, ...]:
     """Return names of conditions, or of one; refuse anything else, and the target."""
-    given = [conditions] if isinstance(conditions, str) else conditions
-    names = tuple(given) if isinstance(given, Sequence) else ()
-    known = isinstance(given, Sequence) and all(isinstance(one, str) for one in names)
-    if not known or target in names:
+    names = tuple(names_of("conditions", conditions))
+    if target in names:
         raise ConfigError.of(
             "conditions",
             expected=f"names of other variables than the target '{target}'",

@@ -16,6 +16,7 @@ from xcvae.ensemble.dataset import record_of
 from xcvae.ensemble.store.samples import rain_shares
 from xcvae.ensemble.storms import DrawnStorms
 from xcvae.errors import DataError, MismatchError, MissingVariableError, nearest
+from xcvae.fields.axes import same_axis
 from xcvae.fields.cf import Layout, find_axes, find_layout, find_target, require
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
@@ -23,7 +24,7 @@ from xcvae.fields.prefetch import pool_shape
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.units import to_units, units_of
 from xcvae.fields.validation import refuse_packed
-from xcvae.metrics.pairs import same_axis, same_places
+from xcvae.metrics.pairs import same_places
 
 MEMBER, SYNTHETIC = "realization", "synthetic"
 

@@ -183,6 +183,20 @@ def _order_remedy(dim: str, values: NDArray[np.float64]) -> str:
     return f"Sort the Dataset with ds.sortby({dim!r}), and drop repeated rows."
 
 
+def same_axis(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Return True for equal 1-D coordinates; numbers may differ as rounding to float32 does."""
+    if first.shape != second.shape:
+        return False
+    if first.dtype.kind == "f" and second.dtype.kind in "fiu":
+        # Coordinates that went through float32 in a file are still the same grid.
+        step = np.min(np.abs(np.diff(first)), initial=np.inf)
+        size = np.max(np.abs(first), initial=0.0) * 1e-6
+        # Never as much as half a step: that would be the neighbour.
+        limit = min(max(size, 1e-3 * step), 0.25 * step) if np.isfinite(step) else size
+        return bool(np.all(np.abs(first - second) <= limit))
+    return bool(np.all(first == second))
+
+
 def in_frame_of(source: Axis, target: Axis) -> NDArray[np.float64] | None:
     """Express an axis in the units and the longitude range of another.
 

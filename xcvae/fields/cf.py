@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ConfigError, DataError, MissingVariableError, nearest
-from xcvae.fields.axes import KM_PER_DEGREE, axis_of, kind_of_degrees, sides_km
+from xcvae.fields.axes import KM_PER_DEGREE, axis_of, kind_of_degrees, same_axis, sides_km
 from xcvae.fields.units import is_precipitation
 
 LONGEST_FLOAT = 8
@@ -334,7 +334,7 @@ def changed_axes(before: xr.DataArray | xr.Dataset, after: xr.DataArray | xr.Dat
     return [
         str(dim)
         for dim, index in before.indexes.items()
-        if dim in known and not index.equals(known[dim])
+        if dim in known and not same_axis(np.asarray(index), np.asarray(known[dim]))
     ]
 
 
@@ -370,7 +370,7 @@ def _unknown_values(variable: xr.Variable) -> str:
     present = values[~variable.isnull().values.ravel()]
     if all(isinstance(value, str | bytes) or hasattr(value, "calendar") for value in present):
         return ""
-    kinds = {type(value) for value in values}
+    kinds = {type(value) for value in present}
     numbers = all(issubclass(kind, int | float | np.number) for kind in kinds)
     odd = next((value for value in present if not isinstance(value, str)), present[0])
     return "" if numbers and len(kinds) == 1 else f"{type(odd).__name__} {odd}"

@@ -479,7 +479,7 @@ def _under(coarse: Axis, trained: Axis, n: int) -> NDArray[np.float64] | None:
     # Beyond the outer centres, the outer gaps are continued.
     low = np.clip(np.floor(at).astype(int), 0, len(gaps) - 1)
     values: NDArray[np.float64] = cells[low] + (at - low) * gaps[low]
-    spacing = np.abs(np.diff(values)).max() * trained.metres
+    spacing = Axis(trained.kind, values, trained.metres).spacing
     return values if abs(spacing / trained.spacing - 1) <= TOLERANCE else None
 
 

@@ -214,8 +214,7 @@ def _conversion_remedy(start: Any, end: Any) -> str:
 
 
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
-#: Shortest steps of days and of months, in seconds.
-DAILY_STEP, MONTHLY_STEP = 20 * 3600.0, 27 * 86400.0
+DAILY_STEP = 20 * 3600.0  # seconds
 #: Length of a month, in hours: the longest step of depths, where it is not known.
 MONTH = 744.0
 #: Attributes of limits, in the units of the values (or of packed ones).
@@ -422,8 +421,7 @@ def step_of(da: xr.DataArray, sample: str) -> float | None:
 
     The attribute `STEP` has precedence: a selection has the step of its record. Else it is the
     shortest distance of two times, not the median, which is long in a selection of storms. Times
-    may be lead times, or numbers with units such as ``hours since 2001-01-01``, not decoded. Rates
-    per hour at noon of each day are hours that were selected: days have labels at midnight.
+    may be lead times, or numbers with units such as ``hours since 2001-01-01``, not decoded.
     """
     if STEP in da.attrs:
         return float(da.attrs[STEP])
@@ -438,17 +436,7 @@ def step_of(da: xr.DataArray, sample: str) -> float | None:
         unit = _undecoded(da[sample])
         steps = [] if unit is None else (np.diff(np.unique(labels)) * unit).tolist()
     # In an augmented Dataset samples share times.
-    shortest = min(steps, default=None)
-    if shortest is None or not DAILY_STEP <= shortest < MONTHLY_STEP:
-        return shortest
-    index, units = da.indexes.get(sample), str(da.attrs.get("units", ""))
-    hours = per(units, "hour") and hasattr(index, "hour") and not at_midnight(index)
-    return 3600.0 if hours else shortest
-
-
-def at_midnight(times: Any) -> bool:
-    """Return True if all times of an index are at midnight, as the labels of days are."""
-    return bool(((times.hour == 0) & (times.minute == 0)).all())
+    return min(steps, default=None)
 
 
 def _undecoded(labels: xr.DataArray) -> float | None:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, MismatchError, UnitsError
+from xcvae.fields.axes import same_axis
 from xcvae.fields.cf import find_layout, maps_of_places
 from xcvae.fields.units import is_precipitation, to_units
 from xcvae.metrics.sample import Array, SampleFields
@@ -178,20 +179,6 @@ def _check_axis(dim: str, forecast: xr.DataArray, observed: xr.DataArray) -> Non
             f"forecast, dimension '{dim}': the labels differ from those of the observation. "
             "Select the same samples and grid on both sides, in the same order."
         )
-
-
-def same_axis(first: Array, second: Array) -> bool:
-    """Return True for equal 1-D coordinates; numbers may differ as rounding to float32 does."""
-    if first.shape != second.shape:
-        return False
-    if first.dtype.kind == "f" and second.dtype.kind in "fiu":
-        # Coordinates that went through float32 in a file are still the same grid.
-        step = np.min(np.abs(np.diff(first)), initial=np.inf)
-        size = np.max(np.abs(first), initial=0.0) * 1e-6
-        # Never as much as half a step: that would be the neighbour.
-        limit = min(max(size, 1e-3 * step), 0.25 * step) if np.isfinite(step) else size
-        return bool(np.all(np.abs(first - second) <= limit))
-    return bool(np.all(first == second))
 
 
 def same_places(first: xr.DataArray, second: xr.DataArray) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,8 +92,6 @@ def accumulate_statistics(
 ) -> dict[str, dict[str, Sums]]:
     """Add up the statistics of all metrics over the samples, reading each sample once.
 
-    All sources are scored on the pixels that all of them have.
-
     Parameters
     ----------
     own
@@ -111,7 +109,8 @@ def accumulate_statistics(
     block_bytes
         Size of a block of the ensemble in memory; blocks of all sources are there at a time.
     common
-        Collects the pixels that are scored.
+        Scores all sources on the pixels that all of them have, and counts them; None scores each
+        on its own.
 
     Returns
     -------
@@ -127,7 +126,7 @@ def accumulate_statistics(
     """
     count = pieces.count * len(regions)
     running = {name: _RunningSums(source, count) for name, source in sources.items()}
-    units, common = units or _EachSample(own), common or CommonPixels()
+    units = units or _EachSample(own)
     for scored, block in units.blocks(block_bytes):
         loaded = Pair(
             *(da.isel({own.sample: block}).compute() for da in (own.forecast, own.observed))
@@ -137,10 +136,13 @@ def accumulate_statistics(
         fields = functools.partial(units.fields, units=scored)
         pairs = {name: sums.source.load(block, loaded) for name, sums in running.items()}
         pairs = {name: Pair(p.forecast.load(), p.observed) for name, p in pairs.items()}
-        for name, pair in common.of_block(block, pairs).items():
+        if common is not None:
+            pairs = common.of_block(block, pairs)
+        for name, pair in pairs.items():
             running[name].add(units.joined(pair), pieces.of_sample[scored], regions, fields)
             tick(block.stop - block.start)
-    return {name: sums.by_metric() for name, sums in running.items()}
+    apart = "" if common is None else common.words()
+    return {name: sums.by_metric(apart) for name, sums in running.items()}
 
 
 class CommonPixels:
@@ -180,16 +182,22 @@ class CommonPixels:
             everywhere[block] &= common
         return _restricted(pair, everywhere)
 
-    def warn(self) -> None:
-        """Warn of pixels that are not scored because some sources lack them."""
+    def words(self) -> str:
+        """Say which sources lack how much; empty if none does."""
         lacking = {name: count for name, count in self.lacking.items() if count}
-        if lacking:
-            some = [f"'{n}' lacks {100 * c / self.observed:.2g} %" for n, c in lacking.items()]
-            warn_user(
-                f"Scores are of the pixels that all sources have; of the observed ones "
-                f"{', '.join(some)}. Score an incomplete ensemble by the samples that it has, or "
-                "leave a baseline out.",
-            )
+        return ", ".join(
+            f"'{name}' lacks {100 * count / self.observed:.2g} %" for name, count in lacking.items()
+        )
+
+
+def warn_of_lacking(words: Iterable[str]) -> None:
+    """Warn of pixels that are not scored because a source lacks them, for one kind of units."""
+    found = next(filter(None, words), None)
+    if found:
+        warn_user(
+            f"Scores are of the pixels that all sources have; of the observed ones {found}. Score "
+            "an incomplete ensemble by the samples that it has, or leave a baseline out.",
+        )
 
 
 def _all_finite(forecast: xr.DataArray) -> Array:
@@ -255,14 +263,15 @@ class _RunningSums:
         for name, sums in self.functions.items():
             sums.add(piece, _call_on_sample(self.source.metrics[name], part, i, sums.attrs))
 
-    def by_metric(self) -> dict[str, Sums]:
-        """Return the sums by metric."""
+    def by_metric(self, apart: str) -> dict[str, Sums]:
+        """Return the sums by metric; ``apart`` says which sources lack pixels of others."""
         if self.pixels == 0:
             raise DataError.of(
                 "scores",
                 expected="pixels where the observation and all members are finite",
-                got="none in any sample",
-                remedy="Look for an incomplete store, or for masks that exclude each other.",
+                got="none in any sample" + (f" (of the observed ones {apart})" if apart else ""),
+                remedy="Look for an incomplete store, or for masks that exclude each other; leave "
+                "a baseline out.",
             )
         bound = self.source.bound
         return {

@@ -17,8 +17,8 @@ from xcvae.errors import (
     nearest,
     warn_user,
 )
+from xcvae.fields.axes import same_axis
 from xcvae.fields.samples import of_pandas
-from xcvae.metrics.pairs import same_axis
 from xcvae.metrics.sample import Array
 from xcvae.verify.pairing import MatchedPair
 from xcvae.verify.resampling import Pieces, pieces_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,10 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.samples import label_codes, label_keys
-from xcvae.fields.units import HEAVY, STEP, at_midnight, factor, per, step_of, to_units
+from xcvae.fields.units import DAILY_STEP, HEAVY, STEP, factor, per, step_of, to_units
 from xcvae.fields.validation import check_dataset, refuse_packed
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
+from xcvae.metrics.sample import Array
 from xcvae.verify.accumulate import BLOCK_BYTES
 
 MAX_SAMPLES = 64
@@ -78,6 +80,13 @@ class MatchedPair:
         # Of many labels the attributes hold some, evenly spaced.
         share = max(1.0, known["count"] / len(codes)) if codes else 1.0
         return min(round(same * share), self.pair.observed.shape[0])
+
+    @cached_property
+    def seen(self) -> Array:
+        """True for samples with an observation, (sample,); True for all if none has one."""
+        observed = self.pair.observed
+        found = np.asarray(observed.notnull().any(observed.dims[1:]).values)
+        return found if found.any() else np.ones_like(found)
 
     def for_baselines(
         self, block_bytes: int = BLOCK_BYTES, *, everything: bool = False
@@ -318,16 +327,19 @@ def _check_members(forecast: xr.DataArray, dims: set[str]) -> None:
 def _likely_step(record: xr.DataArray, observed: xr.DataArray, sample: str) -> float | None:
     """Return the step in seconds of the record that samples were selected from; None if unknown.
 
-    A forecast of others says nothing about it. A single sample at midnight is a day if its units
-    have no period, one of a rate per hour at another time is an hour.
+    A forecast of others says nothing about it, the Dataset may. Rates per hour at noon of each day
+    are hours then, since days have labels at midnight; a single label at midnight is a day if the
+    units have no period.
     """
     step = step_of(record, sample)
     index, units = observed.indexes.get(sample), str(observed.attrs.get("units", ""))
-    if step is not None or index is None or len(index) != 1 or not hasattr(index, "hour"):
+    if (step is not None and step < DAILY_STEP) or not hasattr(index, "hour"):
         return step
-    if at_midnight(index):
-        return None if per(units, "hour") or per(units, "day") else 86400.0
-    return 3600.0 if per(units, "hour") else None
+    midnight = bool(((index.hour == 0) & (index.minute == 0)).all())  # type: ignore[union-attr]
+    if per(units, "hour"):
+        return step if midnight else 3600.0
+    alone = step is None and midnight and len(observed) == 1
+    return 86400.0 if alone and not per(units, "day") else step
 
 
 def _with_area(ds: xr.Dataset, name: str) -> xr.DataArray:

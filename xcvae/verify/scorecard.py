@@ -27,6 +27,7 @@ from xcvae.verify.accumulate import (
     ScoredSource,
     accumulate_statistics,
     score_record,
+    warn_of_lacking,
 )
 from xcvae.verify.baselines.climatology import Climatology
 from xcvae.verify.baselines.runner import BaselineRunner
@@ -159,10 +160,12 @@ def score_match(
     if any(by_coarse_rain(match, one) for one in groups):
         options["amounts"] = coarse_amounts(match)  # lazy data are read once for all units
     options["reserved"] = ("source", "members", *scores)
-    cards = [
+    found = [
         _score_units(match, names, units, windows, listed=listed, progress=progress, **options)
         for names, units in _joinings(match, chosen, windows)
     ]
+    cards = [card for card, _ in found]
+    warn_of_lacking(lacking for _, lacking in found)
     card = cards[0] if len(cards) == 1 else _in_order(cards, chosen)
     return card.assign_attrs(_record(match, chosen, windows, listed))
 
@@ -219,8 +222,11 @@ def _score_units(
     reserved: Sequence[str],
     block_bytes: int,
     progress: bool,
-) -> xr.Dataset:
-    """Score the metrics of the same units."""
+) -> tuple[xr.Dataset, str]:
+    """Score the metrics of the same units; say which sources lack pixels that others have.
+
+    Sequences have the pixels of each source: one map that a baseline lacks would end them for all.
+    """
     if amounts is not None:
         thirds = thirds_of(amounts[units.rows], units.starts, match.pair.sample)
         groupby = [thirds if by_coarse_rain(match, one) else one for one in groupby]
@@ -237,9 +243,9 @@ def _score_units(
     with _bar(progress, match.pair.observed.shape[0] * len(sources)) as bar:
         sums = accumulate_statistics(
             match.pair, sources, groups.pieces, bar.update, groups.regions,
-            units=None if units.plain else units, block_bytes=block_bytes, common=common,
+            units=None if units.plain else units, block_bytes=block_bytes,
+            common=None if units.sequences else common,
         )  # fmt: skip
-    common.warn()
     wholes = {}
     if evaluation.whole:
         pairs = {OWN: match.pair} | {name: runner.whole(name) for name in listed}
@@ -247,7 +253,7 @@ def _score_units(
     card = evaluation.card(sums, (OWN, *listed), evaluation.record_scores(wholes))
     about = {"units": "1", "long_name": "number of members"}
     members = [match.pair.forecast.shape[0], *(runner.members[name] for name in listed)]
-    return card.assign_coords(members=("source", members, about))
+    return card.assign_coords(members=("source", members, about)), common.words()
 
 
 def _whole(pair: Pair, units: TimeUnits) -> Pair:

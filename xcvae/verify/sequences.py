@@ -131,7 +131,7 @@ class TimeUnits:
         step, runs = consecutive(times)
         if length:
             # A map without observation would leave no pixel that counts at all times.
-            runs = consecutive(times, _seen(match.pair))[1]
+            runs = [part for run in runs for part in _unbroken(run, match.seen)]
         summed, seconds = 1, None
         if window is not None:
             summed, seconds, runs = _windows(times, step, runs, window)
@@ -140,7 +140,8 @@ class TimeUnits:
         units = replace(units, summed=summed, window=seconds)
         if not length:
             return units
-        parts = segments(consecutive(times[rows[::summed]])[1], length, exact=exact)
+        usual = step if seconds is None else round(seconds * 1e6)
+        parts = segments(_following(times[rows[::summed]], usual), length, exact=exact)
         whole = [part for part in parts if len(part) == length] if exact else []
         if 0 < len(whole) < len(parts):
             # What does not count must not be resampled either: a single sequence has no interval.
@@ -243,10 +244,16 @@ def _times(match: MatchedPair) -> Array:
     return np.array(found, np.int64)
 
 
-def _seen(pair: Pair) -> Array | None:
-    """Return the positions of the samples with an observation; None for all of them."""
-    seen = pair.observed.notnull().any(pair.observed.dims[1:]).values
-    return None if seen.all() or not seen.any() else np.flatnonzero(seen)
+def _following(times: Array, step: int) -> list[Array]:
+    """Return the runs of times that follow each other by a step; 0 if all are the same time."""
+    apart = np.diff(times) != step if step else np.zeros(len(times) - 1, np.bool_)
+    return np.split(np.arange(len(times)), np.flatnonzero(apart) + 1)
+
+
+def _unbroken(run: Array, seen: Array) -> list[Array]:
+    """Split a run of samples where one has no observation."""
+    parts = np.split(run, np.flatnonzero(~seen[run]))
+    return [kept for part in parts if (kept := part[seen[part]]).size]
 
 
 def _windows(

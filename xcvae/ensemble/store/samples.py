@@ -16,13 +16,15 @@ from xcvae.ensemble.store.zarr_format import quiet_zarr
 from xcvae.errors import OutputExistsError, UnitsError
 from xcvae.fields.cf import check_name, check_values
 from xcvae.fields.dataspec import plain
-from xcvae.fields.sample_blocks import evenly_spaced
+from xcvae.fields.sample_blocks import evenly_spaced, join_chunks
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import default_wet_threshold, is_daily
 from xcvae.files import hidden_sibling, is_taken, remove
 
 FIELDS, PIXELS = 256, 200_000_000
 """Maps, and their pixels, at most that the shares of wet and heavy pixels are taken from."""
+BLOCK = 8_000_000
+"""Pixels that are counted at a time, at least those of a chunk."""
 LICENCES = ("license", "licence")
 AUGMENTED = "xcvae_augmented"
 """Attribute of real and synthetic samples together (JSON): by which model, and how many."""
@@ -184,8 +186,14 @@ def rain_shares(field: xr.DataArray, sample: str) -> dict[str, float]:
         return {}
     heavy = (20.0 if is_daily(field, sample) else 50.0) * wet
     counts = np.zeros(3, np.int64)
-    for row in evenly_spaced(field.sizes[sample], most):
-        values = field.isel({sample: int(row)}).values
+    rows = evenly_spaced(field.sizes[sample], most)
+    chunks = field.variable.chunksizes.get(sample, (1,) * field.sizes[sample])
+    # A chunk is read once; of small ones, several at a time.
+    for block in join_chunks(chunks, max(1, BLOCK // max(1, pixels * members))):
+        some = rows[(rows >= block.start) & (rows < block.stop)]
+        if not some.size:
+            continue
+        values = field.isel({sample: some}).values
         counts += [np.isfinite(values).sum(), (values >= wet).sum(), (values >= heavy).sum()]
     shares = counts[1:] / max(1, counts[0])
     return dict(zip(("wet_share", "heavy_share"), shares.round(6).tolist(), strict=True))

@@ -31,8 +31,9 @@ DEFAULT_STAGES: tuple[dict[str, Any], ...] = (
 #: Defaults of a training that starts from another model.
 STARTED: dict[str, Any] = {"learning_rate": 1.5e-3, "max_steps": 600}
 
-#: Share of the minutes in which the steps alone decide how much is done, if both are limited.
-SLOW_START = 0.1
+#: Share of the minutes, and seconds at most, in which the steps alone say how much is done, if
+#: both are limited.
+SLOW_START, START_SECONDS = 0.1, 20.0
 
 #: Validation scores for `Fit.monitor`; lower is better for all.
 MONITORS = ("crps", "negative_elbo", "mae_tail")
@@ -197,8 +198,9 @@ class Fit:
         """
         if self.max_minutes is None:
             return 0.0
-        share = seconds / (60 * self.max_minutes)
-        return share if self.max_steps is None else (share - SLOW_START) / (1 - SLOW_START)
+        whole = 60 * self.max_minutes
+        start = 0.0 if self.max_steps is None else min(SLOW_START * whole, START_SECONDS)
+        return (seconds - start) / (whole - start)
 
     def due(self, progress: float) -> int:
         """Count the validations that are due by a point of the training."""

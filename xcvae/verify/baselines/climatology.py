@@ -11,10 +11,11 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError, MismatchError
+from xcvae.fields.axes import same_axis
 from xcvae.fields.cf import require
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import to_units
-from xcvae.metrics.pairs import REALIZATION, same_axis
+from xcvae.metrics.pairs import REALIZATION
 from xcvae.metrics.sample import Array
 from xcvae.registry import Component, Range
 from xcvae.verify.baselines.interpolation import as_members, random_stream
@@ -81,7 +82,8 @@ class Climatology(Component):
         observed = dataset[dataset.attrs["target"]]
         record = self._record(observed)
         sample, *spatial = (str(dim) for dim in observed.dims)
-        rows = xr.DataArray(self._rows(observed, record, members, seed), dims=(sample, REALIZATION))
+        chosen = self._rows(observed, record, members, seed, _observed_pixels(record))
+        rows = xr.DataArray(chosen, dims=(sample, REALIZATION))
         if observed.chunks:
             rows = rows.chunk({sample: observed.chunksizes[sample]})
         fields = xr.apply_ufunc(
@@ -123,8 +125,19 @@ class Climatology(Component):
                 raise _mismatch(f"the target's axis '{dim}'", f"another of {field.sizes[dim]}")
         return field
 
-    def _rows(self, observed: xr.DataArray, record: xr.DataArray, members: int, seed: int) -> Array:
-        """Choose fields of the record by position, (sample, realization)."""
+    def _rows(
+        self,
+        observed: xr.DataArray,
+        record: xr.DataArray,
+        members: int,
+        seed: int,
+        pixels: Array | None = None,
+    ) -> Array:
+        """Choose fields of the record by position, (sample, realization).
+
+        Those with most ``pixels`` if they are enough, or else those with any: what one member
+        lacks is not scored.
+        """
         sample = str(observed.dims[0])
         labels, known = labels_of(observed, sample), labels_of(record, sample)
         block = max(1, min(round(len(known) ** 0.5), len(known) // 2))
@@ -136,9 +149,19 @@ class Climatology(Component):
             if days[0] is not None and days[1] is not None:
                 away = np.abs(days[1] - days[0][i])
                 free &= np.minimum(away, 365.25 - away) <= float(self.window or 0) / 2
+            if pixels is not None:
+                complete, some = free & (pixels == pixels.max()), free & (pixels > 0)
+                free = complete if complete.sum() >= members else some if some.any() else free
             random = random_stream(seed, "climatology", label)
             rows[i] = _drawn(np.flatnonzero(free), members, random)
         return rows
+
+
+def _observed_pixels(record: xr.DataArray) -> Array | None:
+    """Return the number of finite pixels of each field; None for numbers that are always finite."""
+    if record.dtype.kind != "f":
+        return None
+    return np.asarray(record.count(record.dims[1:]).values)
 
 
 def _distances(observed: xr.DataArray, record: xr.DataArray, sample: str) -> Callable[[int], Array]:

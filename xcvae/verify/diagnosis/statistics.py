@@ -132,10 +132,11 @@ class EnsembleStatistics:
 def latent_swap(own: NDArray[Any], swapped: NDArray[Any], observed: NDArray[Any]) -> LatentSwap:
     """Compare reconstructions from own and from exchanged latents; arrays (sample, y, x)."""
     mean = float(np.nanmean(observed))
+    change = np.abs(own - swapped)[np.isfinite(observed)]
     return LatentSwap(
         error_own=float(np.nanmean(np.abs(own - observed))),
         error_swapped=float(np.nanmean(np.abs(swapped - observed))),
-        change=float(np.nanmean(np.abs(own - swapped))) / mean if mean > 0 else float("nan"),
+        change=float(np.nanmean(change)) / mean if mean > 0 else float("nan"),
     )
 
 

@@ -23,12 +23,15 @@ class _Table:
     def __call__(self, maps: Maps) -> dict[str, Array]:
         """Count one sample; pixels weigh as much as their areas."""
         forecast, observed = maps.members >= self.threshold, maps.truth >= self.threshold
-        weights = np.ones(maps.truth.size) if maps.weights is None else maps.weights
+        # Of each pixel: members with and without the event.
+        yes = forecast.sum(axis=0)
+        no = len(forecast) - yes
+        weights = np.ones(observed.size) if maps.weights is None else maps.weights
         return {
-            "hits": ((forecast & observed) @ weights).sum(),
-            "misses": ((~forecast & observed) @ weights).sum(),
-            "false_alarms": ((forecast & ~observed) @ weights).sum(),
-            "correct_negatives": ((~forecast & ~observed) @ weights).sum(),
+            "hits": yes[observed] @ weights[observed],
+            "misses": no[observed] @ weights[observed],
+            "false_alarms": yes[~observed] @ weights[~observed],
+            "correct_negatives": no[~observed] @ weights[~observed],
         }
 
 
