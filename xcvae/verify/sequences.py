@@ -253,7 +253,7 @@ def _following(times: Array, step: int) -> list[Array]:
 def _unbroken(run: Array, seen: Array) -> list[Array]:
     """Split a run of samples where one has no observation."""
     parts = np.split(run, np.flatnonzero(~seen[run]))
-    return [kept for part in parts if (kept := part[seen[part]]).size]
+    return [some for part in parts if (some := part[seen[part]]).size]
 
 
 def _windows(
