@@ -333,7 +333,8 @@ def _likely_step(record: xr.DataArray, observed: xr.DataArray, sample: str) -> f
     """
     step = step_of(record, sample)
     index, units = observed.indexes.get(sample), str(observed.attrs.get("units", ""))
-    if (step is not None and step < DAILY_STEP) or not hasattr(index, "hour"):
+    known = STEP in record.attrs or (step is not None and step < DAILY_STEP)
+    if known or not hasattr(index, "hour"):
         return step
     midnight = bool(((index.hour == 0) & (index.minute == 0)).all())  # type: ignore[union-attr]
     if per(units, "hour"):
