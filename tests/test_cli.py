@@ -301,3 +301,12 @@ def test_demo_keeps_a_configuration_that_is_not_its_own(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "expected the configuration of the demo" in done.stderr
     assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == "mine: 1\n"
+
+
+def test_errors_of_the_system_name_the_file_without_a_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").touch()
+    output = tmp_path / "taken" / "demo"
+    assert main(["demo", "--output", str(output)]) == 1
+    assert capsys.readouterr().err == f"xcvae demo: {output}: not a directory\n"

@@ -110,12 +110,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return CLOSED
         except (XcvaeError, OSError) as error:
-            print(f"xcvae {arguments.command}: {error}", file=sys.stderr)
+            print(f"xcvae {arguments.command}: {_in_words(error)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("\nxcvae: interrupted; repeat the command to continue", file=sys.stderr)
             return INTERRUPTED
     return status
+
+
+def _in_words(error: Exception) -> str:
+    """Return the message of an error; that of the system with the file first, without a number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    return str(error)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -379,6 +379,13 @@ class EnsembleStore(ABC):
         """
         if isinstance(store, EnsembleStore):
             return store
+        if store is None:
+            raise ConfigError.of(
+                "store",
+                expected="the path of a store",
+                got="None",
+                remedy="Give a folder such as 'ens.zarr', or icechunk:PATH.",
+            )
         text = os.fspath(store) if isinstance(store, str | os.PathLike) else ""
         kind, location = _ICECHUNK, cast("Path | Repository | None", store)
         if text.startswith(_PREFIX):
