@@ -196,7 +196,7 @@ def test_plugins_lists_everything_without_torch(tmp_path: Path) -> None:
     )
     lines = done.stdout.splitlines()
     assert lines[-1] == "False"
-    assert "  laplace(scale=0.06 (>= 1e-06), weight=1.0)" in lines
+    assert "  laplace(scale=0.06 (>= 1e-06), weight=1.0 (>= 0))" in lines
     assert "  clip(maximum, minimum=None)" in lines
     assert max(map(len, lines)) < 80
     assert "has no class" not in done.stdout
