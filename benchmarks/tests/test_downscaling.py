@@ -33,6 +33,8 @@ def call(record: Path, folder: Path, methods: str, *more: str) -> int:
     )
 
 
+# After two steps of training, diversity rises in a jump.
+@pytest.mark.filterwarnings("ignore:diversity")
 def test_methods_of_several_calls_share_a_table(
     tmp_path: Path, record: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
