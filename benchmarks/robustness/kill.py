@@ -224,16 +224,20 @@ class Trials:
         shutil.copytree(self.old, place, dirs_exist_ok=True)
 
     def reference(self, place: Path) -> tuple[dict[str, bytes], float, int]:
-        """Return content, seconds, and changes in the file system of an undisturbed run."""
+        """Return content, seconds, and changes in the file system of an undisturbed run.
+
+        The seconds end with the call of `sample`: to close a cluster can take longer than that.
+        """
         self.prepare(place)
         child = self.start(place, 0)
         child.started()
         start = time.perf_counter()
+        child.output.readline()
+        seconds = time.perf_counter() - start
         status, output, errors = child.ended()
         if status:
             sys.exit(errors)
         changes = int(output.split()[-1]) if self.where == "files" else 0
-        seconds = time.perf_counter() - start
         return self.content(place), seconds, changes
 
     def content(self, place: Path) -> dict[str, bytes]:
@@ -381,14 +385,17 @@ def series(options: argparse.Namespace, where: str, rng: random.Random) -> dict[
         place.mkdir()
         reference, seconds, changes = trials.reference(place)
         count = min(options.kills, changes) if where == "files" else options.kills
-        tried = 0
+        tried, latest = 0, seconds
         # Replace moments after the end, but only so many of them.
         while tried < count or (where != "files" and trials.killed < count and tried < 5 * count):
             place = Path(folder) / "trial"
             place.mkdir()
             # Evenly spread over the changes; shifted, so that a few do not always meet the same.
             change = 1 + int((tried + rng.random()) * changes / count) if changes else -1
-            trials.trial(place, reference, rng.uniform(0.0, seconds), change)
+            moment, before = rng.uniform(0.0, latest), trials.killed
+            trials.trial(place, reference, moment, change)
+            if trials.killed == before:
+                latest = moment  # runs may be faster than the first, and were over by then
             shutil.rmtree(place)
             tried += 1
     text = f"{trials.killed} of {tried} killed ({seconds:.1f} s, {changes} changes undisturbed)"
