@@ -97,13 +97,27 @@ def quantile(counts: Array, q: float | Array) -> Array:
     running = np.cumsum(counts, axis=-1)
     levels = np.atleast_1d(q)
     wanted = levels * running[..., -1:]
-    # Running sums rise: the first bin that reaches a level is the number of those below it.
-    index = np.stack([(running < wanted[..., [k]]).sum(axis=-1) for k in range(levels.size)], -1)
+    # The first bin that reaches a level; running sums rise.
+    rows = zip(running.reshape(-1, running.shape[-1]), wanted.reshape(-1, levels.size), strict=True)
+    index = np.reshape([np.searchsorted(row, level) for row, level in rows], wanted.shape)
     inside = np.take_along_axis(counts, index, axis=-1)
     share = 1.0 - ratio(np.take_along_axis(running, index, axis=-1) - wanted, inside)
-    logarithm = (index - FIRST_WET + np.clip(share, 0.0, 1.0)) * WIDTH
-    amounts = np.where(index == 0, 0.0, np.exp(logarithm))
-    return np.asarray(amounts if np.ndim(q) else amounts[..., 0])
+    amounts = amounts_in(index, np.clip(share, 0.0, 1.0))
+    return amounts if np.ndim(q) else np.asarray(amounts[..., 0])
+
+
+def amounts_in(index: Array, share: float | Array = 0.5) -> Array:
+    """Return amounts in bins of a histogram, in multiples of the wet threshold.
+
+    Parameters
+    ----------
+    index
+        Numbers of bins; the first is dry.
+    share
+        Place in the bin, from 0 at its lower end to 1.
+    """
+    amounts = np.exp((index - FIRST_WET + share) * WIDTH)
+    return np.asarray(np.where(index == 0, 0.0, amounts))
 
 
 @dataclass(frozen=True)

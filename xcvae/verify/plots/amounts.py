@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xcvae.metrics.distribution import quantile
+from xcvae.metrics.distribution import amounts_in, quantile
 from xcvae.metrics.metric import ratio
 from xcvae.metrics.sample import Array
 from xcvae.verify.plots import style
@@ -69,7 +69,7 @@ def _levels(rows: Array) -> Array:
 def _band(rows: dict[str, Array], levels: Array, group: tuple[int, int, int]) -> Array:
     """Return the ratio of quantiles with its interval, (level, 3)."""
     # The quantile of rounded amounts jumps; the autocorrelation is taken from the total.
-    amounts = quantile(np.eye(rows["observed"].shape[1]), 0.5)
+    amounts = amounts_in(np.arange(rows["observed"].shape[1]))
 
     def mass(total: Callable[[Array], Array]) -> Array:
         return ratio(*(total(rows[side]) @ amounts for side in ("generated", "observed")))
