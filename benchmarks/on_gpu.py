@@ -1,14 +1,16 @@
 """All figures of a GPU in one call: tests, training, drawing, noise, and skill after minutes.
 
     python -m benchmarks.on_gpu --output DIR [--data STORE] [--wheels DIR] [--only STEP ...]
+                                [--within SECONDS]
 
 The machine needs a GPU, Python and torch, and no network: ``--wheels`` installs the packages that
-`benchmarks.gpu_wheels` has downloaded into a folder beside the results. Nine minutes of an H100
-with 16 cores are enough. Every step is a process of its own with a limit of time. It prints as it
-goes, its output and result are written at once, and a step that fails or takes too long does not
-stop the next one. The table at the end is read from the files, so that a second call with
-``--only`` completes it. ``--data`` is the record of the skill (see
-`benchmarks.skill.downscaling`), by default the bundled radar.
+`benchmarks.gpu_wheels` has downloaded into a folder beside the results. Every step is a process of
+its own with a limit of time. It prints as it goes, its output and result are written at once, and a
+step that fails or takes too long does not stop the next one. ``--only`` names the steps to run, in
+that order. ``--within`` limits the whole call: the last steps get less time, the skill trains for
+fewer minutes, and a step for which too little time is left is named in the table. That is read from
+the files, so that a second call with ``--only`` completes it. ``--data`` is the record of the skill
+(see `benchmarks.skill.downscaling`), by default the bundled radar.
 
 ``--rehearse`` runs the same steps on the CPU with sizes so small that the figures mean nothing.
 """
@@ -17,12 +19,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,13 @@ TARGETS = {
     ("store", "engine"): 20_000.0,
 }
 
+
+#: Seconds below which a step is not begun; minutes of training below which skill says nothing,
+#: and seconds of the skill beyond its training: calibration, members and scores.
+LEAST_SECONDS, LEAST_MINUTES, SCORING = 20.0, 0.5, 180.0
+
+#: The last line of pytest.
+COUNTS = re.compile(r"\d+ (passed|failed|skipped|error).* in \d")
 
 #: Modules with tests that need a GPU.
 GPU_TESTS = ("tests/generator/test_gpu.py", "tests/generator/test_noise_devices.py")
@@ -79,7 +90,7 @@ def steps_of(options: argparse.Namespace) -> Iterator[Step]:
 
     train = ["--only", "bare", *common, "--crop", 16 if small else 128]
     train += ["--steps", 1 if small else 20, "--rounds", 1 if small else 5]
-    # Of a step of 64 tiles, an H100 computes in 12 % of the time: it waits for the host.
+    # Of a step of 8 tiles, an H100 computes in 12 % of the time: it waits for the host.
     size, large = (["--batch-size", number] for number in ((2, 3) if small else (64, 512)))
     draw = ["--size", *(2 * [32 if small else 128]), "--seconds", 0.01 if small else 2]
     draw += ["--batches", *([1] if small else [64, 256])]
@@ -90,12 +101,14 @@ def steps_of(options: argparse.Namespace) -> Iterator[Step]:
     kernels += ["--steps", 1 if small else 20, "--samples", 2 if small else 480]
     noise = ["--size", *(2 * [16 if small else 128]), "--batch", 1 if small else 64]
     # Not the whole folder: other modules need packages that may be missing there.
-    tests = ["pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *GPU_TESTS]
-    yield Step("tests", tests, 100)
+    # By name, as they end: of tests that are stopped, the log says which passed.
+    tests = ["pytest", "-m", "gpu", "-v", "--durations=5", "-p", "no:cacheprovider", *GPU_TESTS]
+    yield Step("tests", tests, 180)
     yield step("train", 60, "speed.train", *train, *size)
     yield step("train_large", 60, "speed.train", *train, *large)
-    compiled = [] if small else ["--compile"]  # compiling takes longer than a rehearsal may
-    yield step("train_compiled", 120, "speed.train", *train, *size, *compiled)
+    # Compiling takes longer than a rehearsal may, and both sides took longer than two minutes.
+    compiled = [] if small else ["--compile", "--eager-bare"]
+    yield step("train_compiled", 180, "speed.train", *train, *size, *compiled)
     yield step("draw", 100, "speed.draw", *common, *draw, "--variants", *layouts)
     yield step("noise", 60, "speed.noise", *common, *noise, "--seconds", 0.05 if small else 5)
     store = ["--only", "speed", "--device", device]
@@ -103,15 +116,16 @@ def steps_of(options: argparse.Namespace) -> Iterator[Step]:
     store += ["--preset", preset]
     yield step("store", 90, "speed.sample_store", *store)
     yield step("kernels", 60, "speed.kernels", *common, *kernels)
-    yield skill_step(options, device, preset)
+    yield skill_step(options, options.minutes)
 
 
-def skill_step(options: argparse.Namespace, device: str, preset: str) -> Step:
+def skill_step(options: argparse.Namespace, minutes: float) -> Step:
     """Return the step that trains for minutes and scores members of test samples."""
     small, folder = options.rehearse, options.output / "skill"
+    device, preset = ("cpu", "fast") if small else ("cuda", "base")
     words = ["benchmarks.skill.downscaling", "--output", str(folder), "--device", device]
-    words += ["--methods", "bilinear,xcvae", "--preset", preset]
-    words += ["--minutes", str(0.01 if small else options.minutes)]
+    words += ["--methods", "bilinear,xcvae", "--preset", preset, "--no-rates"]
+    words += ["--minutes", str(0.01 if small else minutes)]
     words += ["--tiles", str(2 if small else 128), "--members", str(2 if small else 16)]
     if options.data is not None:
         words += ["--data", str(options.data)]
@@ -120,13 +134,43 @@ def skill_step(options: argparse.Namespace, device: str, preset: str) -> Step:
     if small:
         fit = {"max_steps": 2, "batch_size": 2, "crop": 24, "validations": 1}
     words += ["--fit", json.dumps(fit)]
-    return Step("skill", words, 60 * options.minutes + 120, folder / "skill.json")
+    return Step("skill", words, 60 * minutes + SCORING, folder / "skill.json")
+
+
+def fitted(step: Step, left: float, options: argparse.Namespace) -> Step | None:
+    """Return a step that ends within the seconds that are left; None if they are too few."""
+    if step.name == "skill":
+        minutes = min(options.minutes, (left - SCORING) / 60)
+        enough = minutes >= min(LEAST_MINUTES, options.minutes)
+        return skill_step(options, minutes) if enough else None
+    return replace(step, seconds=min(step.seconds, left)) if left >= LEAST_SECONDS else None
+
+
+def run_steps(steps: Sequence[Step], options: argparse.Namespace, start: float) -> bool:
+    """Run steps one after the other; return True if all of them ended without an error."""
+    site = install(options.wheels, options.output) if options.wheels else None
+    environment, good = environment_of(site, rehearse=options.rehearse), True
+    for step in steps:
+        left = options.within - (time.monotonic() - start)
+        own = fitted(step, left, options)
+        if own is None:
+            print(f"\n=== {step.name}: not begun, {left:.0f} s are left", flush=True)
+            found = {"step": step.name, "code": None, "seconds": 0.0, "ended": "no time was left"}
+            record = options.output / f"{step.name}.step.json"
+            if not record.exists():  # of an earlier call
+                write_json(record, found)
+        else:
+            found = run_step(own, options.output, environment)
+        good &= found["code"] == 0
+    return good
 
 
 def run_step(step: Step, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Run a step, show and keep its output, and write what came of it."""
     print(f"\n=== {step.name} (at most {step.seconds:.0f} s)", flush=True)
     start, lines = time.monotonic(), []
+    if step.result is not None:
+        step.result.unlink(missing_ok=True)  # of an earlier call: this one may be stopped
     with subprocess.Popen(
         [sys.executable, "-m", *step.arguments],
         cwd=ROOT,
@@ -192,11 +236,23 @@ def table(folder: Path, steps: Sequence[Step]) -> list[str]:
             lines.append(f"{step.name:16} {'':>8}  not run")
             continue
         found = json.loads(record.read_text())
-        verdict = "ok" if found["code"] == 0 else f"exit code {found['code']}, {found['ended']}"
+        verdict = verdict_of(found, folder)
         lines.append(f"{step.name:16} {found['seconds']:8.1f}  {verdict}")
         if step.result is not None and step.result.exists():
             lines += figures(step.name, json.loads(step.result.read_text()))
     return lines
+
+
+def verdict_of(found: dict[str, Any], folder: Path) -> str:
+    """Return how a step ended; for tests with their number, of which some may be skipped."""
+    if found["code"] is None:
+        return f"not begun: {found['ended']}"
+    verdict = "ok" if found["code"] == 0 else f"exit code {found['code']}, {found['ended']}"
+    log = folder / f"{found['step']}.log"
+    if found["step"] != "tests" or not log.exists():
+        return verdict
+    counts = [line.strip("= ") for line in log.read_text().splitlines() if COUNTS.search(line)]
+    return f"{verdict}: {counts[-1]}" if counts else verdict
 
 
 def figures(step: str, content: dict[str, Any]) -> list[str]:
@@ -221,13 +277,15 @@ def figures(step: str, content: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    start = time.monotonic()
     parser = BenchmarkParser(__file__, __doc__)
     parser.add_output_folder()
     add = parser.add_argument
     add("--data", type=Path, metavar="STORE", help="record of the skill")
     add("--wheels", type=Path, metavar="DIR", help="wheels to install first")
     add("--minutes", type=float, default=4, help="of training before the scores")
-    add("--only", nargs="+", metavar="STEP", help="names of steps; default: all")
+    add("--only", nargs="+", metavar="STEP", help="names of steps, in order; default: all")
+    add("--within", type=float, default=math.inf, metavar="SECONDS", help="limit of the call")
     add("--rehearse", action="store_true", help="on the CPU, with tiny sizes")
     options = parser.parse_args(argv)
     options.output = options.output.resolve()
@@ -237,17 +295,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in options.only or ():
         if name not in names:
             parser.error(f"--only: unknown step '{name}'; there are {', '.join(names)}")
-    site = install(options.wheels, options.output) if options.wheels else None
-    environment = environment_of(site, rehearse=options.rehearse)
-    found = [
-        run_step(step, options.output, environment)
-        for step in steps
-        if not options.only or step.name in options.only
-    ]
+    by_name = dict(zip(names, steps, strict=True))
+    good = run_steps([by_name[name] for name in options.only or names], options, start)
     lines = table(options.output, steps)
     (options.output / "table.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n" + "\n".join(lines))
-    return int(any(step["code"] for step in found))
+    return int(not good)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,14 @@ def make_trainer(
     conditions: Sequence[str] = ("pr_coarse",),
     device: str = "cpu",
 ) -> Trainer:
-    """Make the trainer of `xcvae.train`, for rain ``pr`` given conditions; weights of seed 0."""
+    """Make the trainer of `xcvae.train`, for rain ``pr`` given conditions; weights of seed 0.
+
+    Raises
+    ------
+    ValueError
+        The Dataset has fewer samples than a batch: a step would take fewer, and rates would count
+        more than it took.
+    """
     spec = describe(ds, target="pr", conditions=list(conditions))
     prepared = prepare(ds, spec, need_target=True)
     scaling, record = Scaling.fit(prepared, spec)
@@ -40,6 +47,8 @@ def make_trainer(
     torch.manual_seed(0)
     networks = build_networks(architecture, spec, scaling.target, masked=record.masked)
     batches = Batches(prepared, spec, scaling, masked=record.masked, blocks=architecture.constrain)
+    if len(batches) < settings.batch_size:
+        raise ValueError(f"batches of {settings.batch_size} need as many samples: {len(batches)}")
     batches.keep()
     return Trainer(
         networks=Networks(placed(one, chosen) for one in networks),

@@ -43,6 +43,8 @@ class Comparison:
         Of this call.
     generator, fit, edm
         Settings of xcvae's generator and training, and of the diffusion model.
+    rates
+        Time the drawing of networks.
     """
 
     splits: RecordSplits
@@ -57,6 +59,7 @@ class Comparison:
     generator: Mapping[str, Any]
     fit: Mapping[str, Any]
     edm: Mapping[str, Any]
+    rates: bool = True
 
     def place(self, name: str) -> Path:
         """Return the path of a file in the folder."""

@@ -97,6 +97,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--small", action="store_true", help="for two CPU cores: small networks, on crops")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes of RainFARM; 0: none")
     add("--seed", type=int, default=0)
+    add("--no-rates", action="store_true", help="leave out the speed of drawing")
     options = parser.parse_args(argv)
     for name in options.methods:
         if name not in METHODS:
@@ -134,6 +135,7 @@ def prepare(options: argparse.Namespace, deadline: Deadline) -> Comparison:
         small=small,
         workers=options.workers,
         deadline=deadline,
+        rates=not options.no_rates,
         generator={"preset": preset, **options.generator},
         fit=options.fit,
         edm=options.edm,

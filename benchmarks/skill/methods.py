@@ -257,6 +257,8 @@ def _rates(
     run: Comparison, drawing: Callable[[bool], Callable[[int], object]], *, slow: bool = False
 ) -> dict[str, Any]:
     """Time bare drawing, eager and, on a GPU, compiled."""
+    if not run.rates:
+        return {}
     if run.device.type == "cpu":
         sizes = (8,) if slow else (8, 32)
         return {"eager": fields_per_second(drawing(False), sizes, run.device, seconds=2)}

@@ -36,7 +36,7 @@ MOST = 16
 
 def works(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], object]]:
     """Return the works by name; each can be called again and again."""
-    ds = resized_radar(tuple(options.size))
+    ds = resized_radar(tuple(options.size), samples=max(8, options.batch))
     fit = {"max_steps": options.steps, "validations": 1, "crop": min(options.size)}
     fit |= {"batch_size": options.batch}
     made = {"generator": {"preset": options.preset}, "fit": fit, "device": options.device}

@@ -127,6 +127,8 @@ def speed(model: Model, seconds: float, turns: int) -> dict[str, Any]:
                 store=Path(folder) / "e.zarr", device=model.device.type, progress=False,
             )  # fmt: skip
             row["engine"] = PER_SAMPLE * samples / seconds_of(call, model.device)
+        # At once: a benchmark that is stopped has shown what it measured.
+        print("fields/s: " + ", ".join(f"{k} {v:,.0f}" for k, v in row.items()), flush=True)
         rows.append(row)
     median = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     shares = [row["engine"] / row["bare"] for row in rows]
