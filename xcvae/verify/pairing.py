@@ -24,7 +24,16 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.samples import label_codes, label_keys
-from xcvae.fields.units import DAILY_STEP, HEAVY, STEP, factor, per, step_of, to_units
+from xcvae.fields.units import (
+    DAILY_STEP,
+    HEAVY,
+    STEP,
+    factor,
+    per,
+    step_of,
+    to_units,
+    with_duration,
+)
 from xcvae.fields.validation import check_dataset, refuse_packed
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
 from xcvae.metrics.sample import Array
@@ -256,7 +265,8 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     whole, ds = ds, _selected(ds, forecast, sample)
     observed = _with_area(ds, name)
     # Default thresholds are those of the record, whatever samples of it are scored.
-    step = _likely_step(whole[name], observed, sample) if spec is None else spec.step
+    known = with_duration(whole, whole[name], sample)
+    step = _likely_step(known, observed, sample) if spec is None else spec.step
     if step is not None:
         observed = observed.assign_attrs({STEP: step})
     pair = _with_heavy(matched(forecast, observed, spatial_dims=spatial), spec, record)
