@@ -372,6 +372,12 @@ sample:
 """
     (tmp_path / "run.yaml").write_text(text)
     assert main(["sample", "run.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert "xcvae verify out" in printed
+    assert "evaluate" not in printed  # there is nothing to compare with
+    for command in (["run"], ["run", "--check"], ["evaluate"]):
+        assert main([command[0], "run.yaml", *command[1:]]) == 1
+        assert "`xcvae sample` draws them" in capsys.readouterr().err
     np.testing.assert_array_equal(xr.open_zarr("out/fine.zarr", consolidated=False).tp, expected)
 
 

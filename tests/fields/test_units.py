@@ -305,7 +305,9 @@ def test_bounds_of_undecoded_and_cftime_times_have_a_duration() -> None:
     edges = np.stack([numbers["time"], numbers["time"] + 3], axis=-1)
     numbers["time_bnds"] = (("time", "nv"), edges)
     assert step_of(with_duration(numbers, numbers["pr"], "time"), "time") == 3 * 3600.0
-    dates = xr.decode_cf(numbers.assign_coords(time=numbers["time"].assign_attrs(calendar="360_day")))
+    dates = xr.decode_cf(
+        numbers.assign_coords(time=numbers["time"].assign_attrs(calendar="360_day"))
+    )
     assert step_of(with_duration(dates, dates["pr"], "time"), "time") == 3 * 3600.0
 
 

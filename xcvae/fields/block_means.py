@@ -259,11 +259,11 @@ def _of_samples(attrs: Mapping[str, Any], sample: str) -> dict[str, Any]:
     >>> _of_samples({"cell_methods": "area: time: mean (interval: 1 h) lat: sum"}, "time")
     {'cell_methods': 'time: mean (interval: 1 h)'}
     """
-    kept = {key: value for key, value in attrs.items() if key != "cell_methods"}
+    others = {key: value for key, value in attrs.items() if key != "cell_methods"}
     found = _METHOD.findall(str(attrs.get("cell_methods", "")))
     own = [f"{sample}: {method}{remark}" for names, method, remark in found
            if f"{sample}:" in names.split()]  # fmt: skip
-    return {**kept, "cell_methods": " ".join(own)} if own else kept
+    return {**others, "cell_methods": " ".join(own)} if own else others
 
 
 def _check_factor(factor: object) -> None:

@@ -265,8 +265,7 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     whole, ds = ds, _selected(ds, forecast, sample)
     observed = _with_area(ds, name)
     # Default thresholds are those of the record, whatever samples of it are scored.
-    known = with_duration(whole, whole[name], sample)
-    step = _likely_step(known, observed, sample) if spec is None else spec.step
+    step = _likely_step(whole, observed, sample) if spec is None else spec.step
     if step is not None:
         observed = observed.assign_attrs({STEP: step})
     pair = _with_heavy(matched(forecast, observed, spatial_dims=spatial), spec, record)
@@ -334,13 +333,14 @@ def _check_members(forecast: xr.DataArray, dims: set[str]) -> None:
         )
 
 
-def _likely_step(record: xr.DataArray, observed: xr.DataArray, sample: str) -> float | None:
+def _likely_step(whole: xr.Dataset, observed: xr.DataArray, sample: str) -> float | None:
     """Return the step in seconds of the record that samples were selected from; None if unknown.
 
     A forecast of others says nothing about it, the Dataset may. Rates per hour at noon of each day
     are hours then, since days have labels at midnight; a single label at midnight is a day if the
     units have no period.
     """
+    record = with_duration(whole, whole[str(observed.name)], sample)
     step = step_of(record, sample)
     index, units = observed.indexes.get(sample), str(observed.attrs.get("units", ""))
     known = STEP in record.attrs or (step is not None and step < DAILY_STEP)
