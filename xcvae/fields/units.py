@@ -420,8 +420,9 @@ def step_of(da: xr.DataArray, sample: str) -> float | None:
     """Return the step of the samples in seconds; None without times.
 
     The attribute `STEP` has precedence: a selection has the step of its record, and a depth its
-    duration (`with_duration`). Else it is the shortest distance of two times, not the median, which is long in a selection of storms. Times
-    may be lead times, or numbers with units such as ``hours since 2001-01-01``, not decoded.
+    duration (`with_duration`). Else it is the shortest distance of two times, not the median,
+    which is long in a selection of storms. Times may be lead times, or numbers with units such as
+    ``hours since 2001-01-01``, not decoded.
     """
     if STEP in da.attrs:
         return float(da.attrs[STEP])
