@@ -61,6 +61,7 @@ OF_DATA = {
 AFTER = {
     "train": ("xcvae sample {config}", "xcvae diagnose {config}"),
     "sample": ("xcvae evaluate {config}", "xcvae info {output}"),
+    "draw": ("xcvae info {output}", "xcvae verify {output}"),  # no training, so perhaps no scores
     "evaluate": ("xcvae report {config}", "xcvae info {output}"),
     "diagnose": ("xcvae report {config}",),
     "report": ("open {output}/report/report.html in a browser", "xcvae info {output}"),
@@ -366,8 +367,8 @@ def _step(arguments: argparse.Namespace) -> int:
     options = {"overwrite": arguments.overwrite, "append": getattr(arguments, "append", False)}
     summary = pipeline.run_step(settings, arguments.command, **options)
     print(summary)
-    commands = AFTER[arguments.command]
-    _print_following(*commands, config=arguments.config, output=summary.output)
+    after = "draw" if arguments.command == "sample" and settings.draws_only else arguments.command
+    _print_following(*AFTER[after], config=arguments.config, output=summary.output)
     return 0
 
 
@@ -419,6 +420,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
 def _rain(arguments: argparse.Namespace) -> xr.Dataset:
     """Open the data of `xcvae sample DATA`: all variables, or the requested one."""
+    from xcvae.fields.units import time_bounds
+
     ds, name = next(_data(str(arguments.config))), arguments.variable
     if name is None:
         return ds
@@ -429,7 +432,8 @@ def _rain(arguments: argparse.Namespace) -> xr.Dataset:
             got=repr(name),
             remedy=nearest(name, map(str, ds.data_vars)),
         )
-    return ds[[name, *(n for n, da in ds.data_vars.items() if da.ndim == 0)]]
+    bounds = [b for dim in ds[name].dims if (b := time_bounds(ds, str(dim))) is not None]
+    return ds[[name, *bounds, *(n for n, da in ds.data_vars.items() if da.ndim == 0)]]
 
 
 def _sample(arguments: argparse.Namespace) -> int:

@@ -73,6 +73,23 @@ def test_cells_are_divided_and_keep_their_rain(coarse, model):
     assert not np.array_equal(ensemble.tp[0], ensemble.tp[1])
 
 
+def test_cell_methods_of_time_stay_and_those_of_cells_go(coarse, model):
+    coarse.tp.attrs["cell_methods"] = "area: mean (of 5 km) time: sum (interval: 1 hour)"
+    assert drawn(coarse, model).tp.attrs["cell_methods"] == "time: sum (interval: 1 hour)"
+
+
+def test_depths_have_the_duration_of_their_bounds_not_the_distance_of_times(coarse, model):
+    depths = coarse.assign(tp=(coarse.tp.dims, coarse.tp.data, {"units": "mm"}))
+    depths["time"].attrs["bounds"] = "time_bnds"
+    end = depths.time.values + np.timedelta64(1, "h")
+    depths["time_bnds"] = (("time", "bnds"), np.stack([depths.time.values, end], axis=-1))
+    rates = drawn(coarse, model).tp.values
+    for few in (slice(None), slice(0, None, 2), slice(1)):
+        found = drawn(depths.isel(time=few), model)
+        np.testing.assert_allclose(found.tp.values, rates[:, few], rtol=1e-4, atol=1e-5)
+        assert "step_seconds" not in found.tp.attrs
+
+
 @pytest.mark.parametrize(
     ("units", "standard_name", "ratio"),
     [
@@ -355,6 +372,12 @@ sample:
 """
     (tmp_path / "run.yaml").write_text(text)
     assert main(["sample", "run.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert "xcvae verify out" in printed
+    assert "evaluate" not in printed  # there is nothing to compare with
+    for command in (["run"], ["run", "--check"], ["evaluate"]):
+        assert main([command[0], "run.yaml", *command[1:]]) == 1
+        assert "`xcvae sample` draws them" in capsys.readouterr().err
     np.testing.assert_array_equal(xr.open_zarr("out/fine.zarr", consolidated=False).tp, expected)
 
 

@@ -24,6 +24,7 @@ from xcvae.fields.units import (
     step_of,
     to_units,
     units_of,
+    with_duration,
 )
 
 
@@ -274,3 +275,50 @@ def test_default_thresholds_of_a_selection_are_those_of_its_record() -> None:
     assert default_wet_threshold(noons, "time") == pytest.approx(0.1)
     one = rain("kg m-2", DAYS[:1]).assign_attrs({STEP: 300.0})
     assert default_wet_threshold(one, "time") == pytest.approx(0.1 / 12)
+
+
+def bounded(units: str, starts: object, hours: object, label: float = 0.5) -> xr.Dataset:
+    """Rain with the bounds of its times; labels lie at a share of every interval."""
+    start, size = pd.DatetimeIndex(starts), pd.to_timedelta(hours, "h")
+    ds = rain(units, start + label * size).rename("pr").to_dataset()
+    ds["time"].attrs["bounds"] = "time_bnds"
+    return ds.assign(time_bnds=(("time", "nv"), np.stack([start, start + size], axis=-1)))
+
+
+@pytest.mark.parametrize("label", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("place", ["attrs", "encoding"])
+def test_duration_of_a_depth_is_that_of_the_bounds_of_its_times(label: float, place: str) -> None:
+    ds = bounded("kg m-2", DAYS, np.ones(len(DAYS)), label)
+    if place == "encoding":  # as by decode_coords="all"
+        ds["time"].encoding["bounds"] = ds["time"].attrs.pop("bounds")
+        ds = ds.set_coords("time_bnds")
+    found = with_duration(ds, ds["pr"], "time")
+    assert step_of(found, "time") == 3600.0
+    assert default_wet_threshold(found, "time") == pytest.approx(0.1)
+    assert step_of(with_duration(ds, ds["pr"][:1], "time"), "time") == 3600.0
+
+
+def test_bounds_of_undecoded_and_cftime_times_have_a_duration() -> None:
+    ds = bounded("mm", DAYS, np.ones(len(DAYS)))
+    numbers = ds.assign_coords(time=("time", np.arange(len(DAYS)) * 24.0))
+    numbers["time"].attrs = {"bounds": "time_bnds", "units": "hours since 2020-01-01"}
+    edges = np.stack([numbers["time"], numbers["time"] + 3], axis=-1)
+    numbers["time_bnds"] = (("time", "nv"), edges)
+    assert step_of(with_duration(numbers, numbers["pr"], "time"), "time") == 3 * 3600.0
+    dates = xr.decode_cf(
+        numbers.assign_coords(time=numbers["time"].assign_attrs(calendar="360_day"))
+    )
+    assert step_of(with_duration(dates, dates["pr"], "time"), "time") == 3 * 3600.0
+
+
+def test_bounds_that_are_no_duration_of_a_depth_are_left_alone() -> None:
+    count = len(DAYS)
+    rates = bounded("mm h-1", DAYS, np.ones(count))
+    assert STEP not in with_duration(rates, rates["pr"], "time").attrs
+    for ds in (
+        bounded("mm", DAYS, np.arange(1, count + 1)),  # since the start of a forecast
+        bounded("mm", DAYS, np.zeros(count)),
+        bounded("mm", DAYS, np.ones(count), label=5.0),  # means over bounds
+        bounded("mm", DAYS, np.ones(count)).drop_vars("time_bnds"),
+    ):
+        assert STEP not in with_duration(ds, ds["pr"], "time").attrs

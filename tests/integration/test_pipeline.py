@@ -649,3 +649,52 @@ def test_demo_runs_from_the_configuration_in_its_folder(
     assert f"Written to {folder}:" in last
     assert "What to type next:" in last
     assert "GB memory at most" in last
+
+
+DEPTHS = """
+data:
+  path: rain.nc
+  train: {time: {stop: "2001-06-01T10:00"}}
+  test: {time: {start: "2001-06-01T10:30"}}
+output: out
+train:
+  coarsen: 4
+  validation: 0
+  generator: {channels: [8, 8], latents: [2, 1]}
+  fit: {max_steps: 2, batch_size: 2, crop: 16, validations: 1}
+sample:
+  - {name: prior, members: 2}
+evaluate: {metrics: [wet_fraction], baselines: []}
+diagnose: null
+"""
+
+
+def test_depths_of_a_run_last_as_long_as_their_bounds(tmp_path: Path) -> None:
+    rain = np.random.default_rng(0).gamma(0.5, 0.02, (24, 16, 16)).astype("float32")
+    start = np.arange(24) * np.timedelta64(30, "m") + np.datetime64("2001-06-01T00", "ns")
+    bounds = np.stack([start, start + np.timedelta64(5, "m")], axis=-1)
+    ds = xr.Dataset(
+        {"tp": (("time", "y", "x"), rain, {"units": "mm"}), "edges": (("time", "nv"), bounds)},
+        {"time": ("time", start, {"bounds": "edges"})},
+    )
+    ds["time"].encoding["units"] = "seconds since 1970-01-01"
+    ds.to_netcdf(tmp_path / "rain.nc")
+    (tmp_path / "config.yaml").write_text(DEPTHS, encoding="utf-8")
+    loaded = config.load(tmp_path / "config.yaml")
+    pipeline.check(loaded)
+    pipeline.run(loaded, progress=False)
+    entries = intake.open_catalog(tmp_path / "out" / "catalog.yaml")
+    ensemble, copy = entries["prior"].read(), entries["test"].read()
+    assert list(entries["test"].metadata["conditions"]) == ["tp_coarse"]
+    np.testing.assert_array_equal(copy.edges, ds.edges[-len(copy.time) :])
+    assert json.loads(ensemble.attrs["xcvae"])["spec"]["step_seconds"] == 300.0
+    wet = float((copy.tp >= 0.1 / 12).mean())
+    assert entries["test"].metadata["wet_share"] == pytest.approx(wet, abs=1e-5)
+    card = xcvae.evaluate(copy, ensemble, metrics=["wet_fraction"], baselines=[], progress=False)
+    assert card.wet_fraction.attrs["better"] == pytest.approx(wet)
+    alone = xcvae.evaluate(copy, ensemble.drop_attrs(deep=False), metrics=["wet_fraction"],
+                           baselines=[], progress=False)  # fmt: skip
+    assert alone.wet_fraction.attrs["better"] == pytest.approx(wet)
+    batches = xcvae.loader(tmp_path / "out" / "catalog.yaml", {"test": 1, "prior": 1}, real="test")
+    for name, share in batches.shares().items():
+        assert share["wet_share"] == entries[name].metadata["wet_share"]

@@ -18,6 +18,7 @@ from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe
 from xcvae.fields.regridding.projections import mapping_name
 from xcvae.fields.samples import heavy
+from xcvae.fields.units import step_of, time_bounds, with_duration
 from xcvae.metrics.pairs import area_name
 
 
@@ -243,21 +244,13 @@ def open_parts(config: Config) -> Parts:
     MissingVariableError, UnitsError, DataError
         The data do not fit the section ``train``; see :func:`xcvae.train`.
     """
-    section, training = config.data, config.train
+    section = config.data
     ds, target, chosen = _selected(config)
-    dims = training.spatial_dims
-    spec = describe(
-        chosen["train"],
-        target=target,
-        conditions=training.conditions,
-        statics=training.statics,
-        coarsen=training.coarsen,
-        spatial_dims=dims,
-        missing=training.missing,
-    )
+    spec = _described(config, chosen["train"], target)
     names = [target, *(v.name for v in spec.variables if v.name != spec.derived)]
     mappings = [mapping_name(chosen["train"][name]) for name in names]
     names += [name for name in dict.fromkeys(mappings) if name in chosen["train"].data_vars]
+    names += _bounds(chosen["train"], spec)
     ready = {part: _in_memory(one[names]) for part, one in chosen.items()}
     extras: dict[str, xr.Dataset] = {}
     if more := _for_scores(config, ds, target, names):
@@ -272,6 +265,36 @@ def open_parts(config: Config) -> Parts:
                     extras[part] = extras[part].isel(rows, missing_dims="ignore")
     whole = ds[names]
     return Parts(ready["train"], ready.get("validation"), ready.get("test"), spec, whole, extras)
+
+
+def _bounds(ds: xr.Dataset, spec: DataSpec) -> list[str]:
+    """Name the bounds of times that depths get another duration from than the distance of times."""
+    field = ds[spec.target]
+    duration = step_of(with_duration(ds, field, spec.sample), spec.sample)
+    bounds = time_bounds(ds, spec.sample)
+    return [] if bounds is None or duration == step_of(field, spec.sample) else [bounds]
+
+
+def _described(config: Config, ds: xr.Dataset, target: str) -> DataSpec:
+    """Describe the training samples by the section ``train``."""
+    training = config.train
+    try:
+        return describe(
+            ds,
+            target=target,
+            conditions=training.conditions,
+            statics=training.statics,
+            coarsen=training.coarsen,
+            spatial_dims=training.spatial_dims,
+            missing=training.missing,
+        )
+    except ConfigError as error:
+        if not (config.sample and config.draws_only):
+            raise
+        raise ConfigError(
+            f"train: {error} Ensembles with a `model` of their own need no training: "
+            "`xcvae sample` draws them. Scores need fine rain in the data, and `coarsen` or `conditions` here."
+        ) from error
 
 
 def _for_scores(config: Config, ds: xr.Dataset, target: str, names: list[str]) -> list[str]:

@@ -310,6 +310,11 @@ class Config:
             )
 
     @property
+    def draws_only(self) -> bool:
+        """True if all ensembles have models of their own: the data may be coarse rain alone."""
+        return all(section.model is not None for section in self.sample)
+
+    @property
     def start(self) -> str | Path | None:
         """Model to start from: a name, or a path relative to the working directory."""
         given = self.train.start

@@ -279,7 +279,7 @@ class _Output:
         if self.catalog is not None:
             count = int(ds["synthetic"].sum())
             about = samples_metadata(opened, spec.target, spec.sample, synthetic_samples=count)
-            about |= rain_shares(opened[spec.target], spec.sample)
+            about |= rain_shares(opened[spec.target], spec.sample, spec.step)
             catalogs.append(self.catalog, self.name, self.store, about)
         return opened
 

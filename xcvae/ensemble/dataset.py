@@ -20,7 +20,7 @@ from xcvae.fields.cf import check_name, check_values, find_layout, find_target
 from xcvae.fields.dataspec import DataSpec, plain
 from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import label_codes
-from xcvae.fields.units import BOUNDS, HEAVY
+from xcvae.fields.units import BOUNDS, HEAVY, with_duration
 from xcvae.registry.discovery import version_of
 
 # Attributes of the way that values are written, and of the range of those that were observed.
@@ -373,11 +373,11 @@ def described(ds: xr.Dataset) -> dict[str, Any]:
     """Return all metadata of a catalog entry: an ensemble, or samples with rain."""
     if "xcvae" in ds.attrs:
         spec = DataSpec.from_json(record_of(ds)["spec"])
-        return {**catalog_metadata(ds), **rain_shares(ds[spec.target], spec.sample)}
+        return {**catalog_metadata(ds), **rain_shares(ds[spec.target], spec.sample, spec.step)}
     try:
         target = find_target(ds, None)
         sample = find_layout(ds[target]).sample
     except XcvaeError:  # not rain, or several variables that could be
         return {"title": str(ds.attrs.get("title", ""))}
-    shares = rain_shares(ds[target], sample)
+    shares = rain_shares(with_duration(ds, ds[target], sample), sample)
     return {**samples_metadata(ds, target, sample), **shares}

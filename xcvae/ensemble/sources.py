@@ -22,7 +22,7 @@ from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.prefetch import pool_shape
 from xcvae.fields.scaling import Scaling
-from xcvae.fields.units import to_units, units_of
+from xcvae.fields.units import STEP, to_units, units_of, with_duration
 from xcvae.fields.validation import refuse_packed
 from xcvae.metrics.pairs import same_places
 
@@ -196,7 +196,15 @@ def source_of(
         _check_positions(name, target, real)
     spans = _spans(target, layout.sample)
     drawn = None if members else _drawn(ds, layout.sample)
-    return LoaderSource(name, _bare(target), bare, layout, request.scaling, spans, target, drawn)
+    known = _of_record(ds, target, layout.sample)
+    return LoaderSource(name, _bare(target), bare, layout, request.scaling, spans, known, drawn)
+
+
+def _of_record(ds: xr.Dataset, target: xr.DataArray, sample: str) -> xr.DataArray:
+    """Give rain the step of its record, on which thresholds depend."""
+    if "xcvae" not in ds.attrs:
+        return with_duration(ds, target, sample)
+    return target.assign_attrs({STEP: DataSpec.from_json(record_of(ds)["spec"]).step})
 
 
 def _drawn(ds: xr.Dataset, sample: str) -> NDArray[np.bool_] | None:

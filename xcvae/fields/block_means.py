@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -16,7 +18,7 @@ from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec
 from xcvae.fields.describe import describe
 from xcvae.fields.grids import divided_coords, warn_of_uneven
 from xcvae.fields.scaling import blocks_of
-from xcvae.fields.units import per, to_units, units_of
+from xcvae.fields.units import per, time_bounds, to_units, units_of
 from xcvae.fields.validation import check_dataset
 
 #: Largest difference between block means of the target and the condition, as a share of the
@@ -160,10 +162,12 @@ def at_scale(
     coarse = _coarse_rain(ds, name)
     layout = find_layout(ds[name])
     side = curvilinear_km(ds[name], layout.y, layout.x)
-    numbers = [str(key) for key, da in ds.data_vars.items() if da.ndim == 0]  # grid mappings
+    others = [str(key) for key, da in ds.data_vars.items() if da.ndim == 0]  # grid mappings
+    bounds = time_bounds(ds, layout.sample)  # the duration of depths
+    others += [bounds] if bounds else []
     if coarse is not None:
         converted = to_units(ds[coarse], units_of(ds[name]))  # one scaling serves both
-        ds = ds[[name, coarse, *numbers]].assign({coarse: converted})
+        ds = ds[[name, coarse, *others]].assign({coarse: converted})
         spec = describe(ds, target=name, conditions=[coarse])
         warn_of_uneven(ds, (spec.y, spec.x))
         found = whole_blocks(spec)
@@ -173,7 +177,7 @@ def at_scale(
     else:
         _check_factor(factor)
         assert factor is not None
-        ds = ds[[name, *numbers]]
+        ds = ds[[name, *others]]
         if observed:
             spec = describe(ds, target=name, coarsen=factor)
             warn_of_uneven(ds, (spec.y, spec.x))
@@ -229,16 +233,37 @@ def _divided(ds: xr.Dataset, name: str, factor: int) -> tuple[xr.Dataset, DataSp
     own = {key: c for key, c in ds[name].coords.items() if not {layout.y, layout.x} & set(c.dims)}
     # Without memory and without gaps: only its form is described.
     nothing = np.broadcast_to(np.int8(0), [size[dim] for dim in order])
-    attrs = {key: v for key, v in ds[name].attrs.items() if key != "cell_methods"}
+    attrs = _of_samples(ds[name].attrs, layout.sample)
     if _COARSE.search(str(attrs.get("long_name", ""))):
         attrs["long_name"] = f"rain at {factor} times the resolution"
     fine = xr.DataArray(nothing, dims=order, coords={**own, **coords}, name=name, attrs=attrs)
-    spec = describe(fine.to_dataset(), target=name, coarsen=factor)
+    bounds = time_bounds(ds, layout.sample)
+    known = {bounds: ds.variables[bounds]} if bounds else {}
+    spec = describe(fine.to_dataset().assign(known), target=name, coarsen=factor)
     coarse = ds[name].drop_vars([c for c in ds[name].coords if c not in own])
     coarse = coarse.rename({dim: f"{dim}_coarse" for dim in (layout.y, layout.x)})
     divided = xr.Dataset({f"{name}_coarse": coarse}, coords=coords, attrs=ds.attrs)
     others = {key: da for key, da in ds.data_vars.items() if da.ndim == 0}
     return divided.assign(others), spec
+
+
+#: An entry of ``cell_methods``: names, the method and its qualifiers, a remark in brackets.
+_METHOD = re.compile(r"((?:[\w.-]+:\s+)+)([^:()]+?)(?=\s*\(|\s+[\w.-]+:\s|\s*$)(\s*\([^)]*\))?")
+
+
+def _of_samples(attrs: Mapping[str, Any], sample: str) -> dict[str, Any]:
+    """Keep of ``cell_methods`` what is said of the samples; the cells are others.
+
+    Examples
+    --------
+    >>> _of_samples({"cell_methods": "area: time: mean (interval: 1 h) lat: sum"}, "time")
+    {'cell_methods': 'time: mean (interval: 1 h)'}
+    """
+    others = {key: value for key, value in attrs.items() if key != "cell_methods"}
+    found = _METHOD.findall(str(attrs.get("cell_methods", "")))
+    own = [f"{sample}: {method}{remark}" for names, method, remark in found
+           if f"{sample}:" in names.split()]  # fmt: skip
+    return {**others, "cell_methods": " ".join(own)} if own else others
 
 
 def _check_factor(factor: object) -> None:

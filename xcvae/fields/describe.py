@@ -42,6 +42,7 @@ from xcvae.fields.units import (
     step_of,
     to_units,
     units_of,
+    with_duration,
 )
 from xcvae.fields.validation import (
     check_dataset,
@@ -145,7 +146,8 @@ def _thresholds(
     ds: xr.Dataset, field: xr.DataArray, layout: Layout, variables: Sequence[VariableSpec]
 ) -> dict[str, Any]:
     """Return thresholds and step of the record, by their names in `DataSpec`."""
-    observed, sample = _observed(field, layout), layout.sample
+    sample = layout.sample
+    observed = with_duration(ds, _observed(field, layout), sample)
     if is_daily(observed, sample):
         names = [v.name for v in variables if v.name in ds]
         _warn_of_moments(ds, str(field.name), names, layout)

@@ -22,7 +22,7 @@ from xcvae.errors import (
 from xcvae.fields.cf import find_axes, find_layout, find_target
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import block_slices, slabs
-from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of
+from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of, with_duration
 from xcvae.fields.validation import check_dataset, refuse_packed
 
 #: Coordinate along the samples of an augmented Dataset.
@@ -210,6 +210,7 @@ def heavy(
     check_samples(ds, layout.sample)
     da = da.transpose(layout.sample, layout.y, layout.x)
     if threshold is None:
+        da = with_duration(ds, da, layout.sample)
         limit = _wet_quantile(da, default_wet_threshold(da, layout.sample), quantile)
     else:
         limit = _positive(threshold, units)

@@ -419,9 +419,10 @@ def is_precipitation(units: str) -> bool:
 def step_of(da: xr.DataArray, sample: str) -> float | None:
     """Return the step of the samples in seconds; None without times.
 
-    The attribute `STEP` has precedence: a selection has the step of its record. Else it is the
-    shortest distance of two times, not the median, which is long in a selection of storms. Times
-    may be lead times, or numbers with units such as ``hours since 2001-01-01``, not decoded.
+    The attribute `STEP` has precedence: a selection has the step of its record, and a depth its
+    duration (`with_duration`). Else it is the shortest distance of two times, not the median,
+    which is long in a selection of storms. Times may be lead times, or numbers with units such as
+    ``hours since 2001-01-01``, not decoded.
     """
     if STEP in da.attrs:
         return float(da.attrs[STEP])
@@ -437,6 +438,56 @@ def step_of(da: xr.DataArray, sample: str) -> float | None:
         steps = [] if unit is None else (np.diff(np.unique(labels)) * unit).tolist()
     # In an augmented Dataset samples share times.
     return min(steps, default=None)
+
+
+def with_duration(ds: xr.Dataset, field: xr.DataArray, sample: str) -> xr.DataArray:
+    """Give depths the duration that the bounds of their times have, as the attribute `STEP`.
+
+    Every third of the sums of five minutes is still one of five minutes. Bounds that do not
+    contain their times, as means over them do not, and unequal ones (months, rain since the start
+    of a forecast) say nothing.
+
+    Parameters
+    ----------
+    ds
+        Has the bounds, such as ``time_bnds``; they may be among the coordinates.
+    field
+        Rain of the Dataset. Rates are returned as they are.
+    sample
+        Name of the sample dim.
+    """
+    if STEP in field.attrs or exponents_of(units_of(field)) != DEPTH:
+        return field
+    name = time_bounds(ds, sample)
+    seconds = None if name is None else _duration(ds[sample], ds[name])
+    return field if seconds is None else field.assign_attrs({STEP: seconds})
+
+
+def time_bounds(ds: xr.Dataset, sample: str) -> str | None:
+    """Return the variable with the bounds of the samples' times; None without one."""
+    labels = ds.variables.get(sample, xr.Variable((), 0))
+    name = str(labels.attrs.get("bounds", labels.encoding.get("bounds", "")))
+    found = name in ds.variables and ds[name].ndim == 2 and ds[name].dims[0] == sample
+    return name if found and ds[name].shape[1] == 2 else None
+
+
+def _duration(labels: xr.DataArray, bounds: xr.DataArray) -> float | None:
+    """Return the length of all bounds in seconds; None if they differ, or are none of the times."""
+    start, end = bounds.values.T
+    unit = _undecoded(labels)
+    try:
+        inside = bool(((start <= labels.values) & (labels.values <= end)).all())
+        if labels.dtype.kind in "mM":
+            sizes = (end - start) / np.timedelta64(1, "s")
+        elif unit is None:
+            sizes = np.array([one.total_seconds() for one in end - start])
+        else:
+            sizes = (end - start) * unit
+    except (TypeError, AttributeError):  # bounds in another form than the times
+        return None
+    if not (sizes.size and inside and sizes.min() > 0 and np.ptp(sizes) <= 0.01 * sizes.max()):
+        return None
+    return round(float(np.median(sizes)), 3)
 
 
 def _undecoded(labels: xr.DataArray) -> float | None:

@@ -268,7 +268,7 @@ class PipelineState:
 
     def _copied(self) -> dict[str, xr.Dataset]:
         """Return the parts whose samples are copied, with what scores need."""
-        if all(section.model is not None for section in self.config.sample):
+        if self.config.draws_only:
             return {}  # nothing is trained: these data may be coarse rain alone
         parts = {
             part: ds.assign(self.parts.extras[part].data_vars) if self.parts.extras else ds
@@ -295,7 +295,7 @@ class PipelineState:
         extras = self.parts.extras[part].data_vars if self.parts.extras else ()
         fields = opened.drop_vars([name for name in extras if name in opened.data_vars])
         about = samples_metadata(fields, spec.target, spec.sample, split=part)
-        about |= rain_shares(opened[spec.target], spec.sample)
+        about |= rain_shares(opened[spec.target], spec.sample, spec.step)
         catalogs.append(self.catalog, name, store, about)
 
     def _copy(self, product: str, ds: xr.Dataset, store: Path) -> None:

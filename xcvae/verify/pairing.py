@@ -24,7 +24,16 @@ from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.samples import label_codes, label_keys
-from xcvae.fields.units import DAILY_STEP, HEAVY, STEP, factor, per, step_of, to_units
+from xcvae.fields.units import (
+    DAILY_STEP,
+    HEAVY,
+    STEP,
+    factor,
+    per,
+    step_of,
+    to_units,
+    with_duration,
+)
 from xcvae.fields.validation import check_dataset, refuse_packed
 from xcvae.metrics.pairs import REALIZATION, Pair, area_name, matched
 from xcvae.metrics.sample import Array
@@ -256,7 +265,7 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     whole, ds = ds, _selected(ds, forecast, sample)
     observed = _with_area(ds, name)
     # Default thresholds are those of the record, whatever samples of it are scored.
-    step = _likely_step(whole[name], observed, sample) if spec is None else spec.step
+    step = _likely_step(whole, observed, sample) if spec is None else spec.step
     if step is not None:
         observed = observed.assign_attrs({STEP: step})
     pair = _with_heavy(matched(forecast, observed, spatial_dims=spatial), spec, record)
@@ -324,13 +333,14 @@ def _check_members(forecast: xr.DataArray, dims: set[str]) -> None:
         )
 
 
-def _likely_step(record: xr.DataArray, observed: xr.DataArray, sample: str) -> float | None:
+def _likely_step(whole: xr.Dataset, observed: xr.DataArray, sample: str) -> float | None:
     """Return the step in seconds of the record that samples were selected from; None if unknown.
 
     A forecast of others says nothing about it, the Dataset may. Rates per hour at noon of each day
     are hours then, since days have labels at midnight; a single label at midnight is a day if the
     units have no period.
     """
+    record = with_duration(whole, whole[str(observed.name)], sample)
     step = step_of(record, sample)
     index, units = observed.indexes.get(sample), str(observed.attrs.get("units", ""))
     known = STEP in record.attrs or (step is not None and step < DAILY_STEP)

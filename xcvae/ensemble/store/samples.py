@@ -18,7 +18,7 @@ from xcvae.fields.cf import check_name, check_values
 from xcvae.fields.dataspec import plain
 from xcvae.fields.sample_blocks import evenly_spaced, join_chunks
 from xcvae.fields.samples import labels_of
-from xcvae.fields.units import default_wet_threshold, is_daily
+from xcvae.fields.units import STEP, default_wet_threshold, is_daily, time_bounds
 from xcvae.files import hidden_sibling, is_taken, remove
 
 FIELDS, PIXELS = 256, 200_000_000
@@ -65,7 +65,8 @@ def write_samples(
     new = hidden_sibling(store, "new")
     try:
         with quiet_zarr():
-            _chunked(ds.drop_encoding(), sample).to_zarr(new, consolidated=True, zarr_format=3)
+            bare = _with_units_of_bounds(ds.drop_encoding())
+            _chunked(bare, sample).to_zarr(new, consolidated=True, zarr_format=3)
         if when_complete is not None:
             when_complete(new)
         new.rename(store)
@@ -88,6 +89,17 @@ def refuse_taken(path: Path) -> None:
             got="a file or folder",
             remedy="Choose another name, or remove it yourself: nothing is replaced.",
         )
+
+
+def _with_units_of_bounds(ds: xr.Dataset) -> xr.Dataset:
+    """Give times and their bounds the same units in a file, as CF wants; xarray chooses two."""
+    ds = ds.copy()
+    for name, coord in ds.coords.items():
+        if coord.attrs.get("bounds") in ds.variables and coord.size:
+            whole = coord.dtype.kind != "M" or bool((coord == coord.astype("M8[us]")).all())
+            if whole and (coord.dtype.kind == "M" or hasattr(coord.values.flat[0], "isoformat")):
+                ds[name].encoding["units"] = "microseconds since 1970-01-01"
+    return ds
 
 
 def _chunked(ds: xr.Dataset, sample: str) -> xr.Dataset:
@@ -132,7 +144,7 @@ def samples_metadata(ds: xr.Dataset, target: str, sample: str, **others: Any) ->
         "conditions": {
             str(name): str(da.attrs.get("units", ""))
             for name, da in ds.data_vars.items()
-            if name != target
+            if name not in (target, time_bounds(ds, sample))
         },
         **plain(others),
         **origin_of(ds, sample),
@@ -163,7 +175,7 @@ def origin_of(ds: xr.Dataset, sample: str) -> dict[str, Any]:
     }
 
 
-def rain_shares(field: xr.DataArray, sample: str) -> dict[str, float]:
+def rain_shares(field: xr.DataArray, sample: str, step: float | None = None) -> dict[str, float]:
     """Return the shares of wet and of heavy pixels, by the thresholds of the scores.
 
     They are those of some maps, evenly spaced, where there are many; empty for anything but rain.
@@ -174,7 +186,11 @@ def rain_shares(field: xr.DataArray, sample: str) -> dict[str, float]:
         Rain, dims (sample, y, x) or (realization, sample, y, x).
     sample
         Name of the sample dim.
+    step
+        Seconds of the record that the samples are of; None for their own distance.
     """
+    if step is not None:
+        field = field.assign_attrs({STEP: step})
     members = min(4, field.sizes.get("realization", 1))
     pixels = field.size // max(1, field.sizes[sample] * field.sizes.get("realization", 1))
     most = max(1, min(FIELDS, PIXELS // max(1, pixels)) // members)
