@@ -293,7 +293,8 @@ def _described(config: Config, ds: xr.Dataset, target: str) -> DataSpec:
             raise
         raise ConfigError(
             f"train: {error} Ensembles with a `model` of their own need no training: "
-            "`xcvae sample` draws them. Scores need fine rain in the data, and `coarsen` or `conditions` here."
+            "`xcvae sample` draws them. Scores need fine rain in the data, and `coarsen` or "
+            "`conditions` here."
         ) from error
 
 
