@@ -51,7 +51,11 @@ LEAST_SECONDS, LEAST_MINUTES, SCORING = 20.0, 0.5, 180.0
 COUNTS = re.compile(r"\d+ (passed|failed|skipped|error).* in \d")
 
 #: Modules with tests that need a GPU.
-GPU_TESTS = ("tests/generator/test_gpu.py", "tests/generator/test_noise_devices.py")
+GPU_TESTS = (
+    "tests/generator/test_noise_devices.py",
+    "tests/generator/test_time_axis.py",
+    "tests/generator/test_gpu.py",
+)
 
 
 @dataclass(frozen=True)

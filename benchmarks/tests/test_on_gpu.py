@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_wheels, on_gpu
+from benchmarks.harness.processes import ROOT
 from benchmarks.harness.radar import open_radar
 from benchmarks.harness.untrained import make_trainer
 from benchmarks.on_gpu import Step, fitted, run_step, steps_of, table
@@ -38,6 +39,15 @@ def test_step_that_hangs_or_fails_does_not_stop_the_next(tmp_path: Path) -> None
     assert "stopped at its limit" in lines[1]
     assert "exit code 1, in time" in lines[2]
     assert lines[3].endswith("not run")
+
+
+def test_all_tests_that_need_a_gpu_are_run_there() -> None:
+    marked = {
+        file.relative_to(ROOT).as_posix()
+        for file in (ROOT / "tests").rglob("test_*.py")
+        if "pytest.mark.gpu" in file.read_text(encoding="utf-8")
+    }
+    assert marked == set(on_gpu.GPU_TESTS)
 
 
 def test_unknown_step_is_refused(tmp_path: Path) -> None:

@@ -211,6 +211,17 @@ def test_choose_device_refuses_unknown_devices():
             choose_device("cuda")
 
 
+def test_choose_device_refuses_gpus_that_are_not_there(monkeypatch):
+    """Torch would refuse them when weights move there, in words of CUDA; 128 is -128 to it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    assert choose_device("cuda").index is None
+    for absent in ("cuda:2", "cuda:128"):
+        with pytest.raises(ConfigError, match=rf"below 2.*'{absent}', and torch finds 2 GPUs"):
+            choose_device(absent)
+
+
 def test_draw_is_limited_to_twice_the_record_maximum(tiny_model, batch):
     bias = tiny_model.network.head.bias
     before = bias.detach().clone()

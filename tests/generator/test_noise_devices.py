@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -80,6 +81,23 @@ def test_triton_kernel_equals_numpy_in_the_interpreter():
 
 def test_kernel_is_not_used_where_triton_cannot_run_it():
     assert _kernel(CPU) is None
+
+
+def test_lack_of_memory_says_nothing_about_the_kernel(monkeypatch):
+    """Else the slow way would be taken for good."""
+
+    def lacking(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    kernel = ModuleType("philox_triton")
+    kernel.fused_normals = lacking
+    monkeypatch.setitem(sys.modules, "xcvae.generator.noise.philox_triton", kernel)
+    device = torch.device("meta", 7)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        _kernel(device)
+    kernel.fused_normals = tensor_normals
+    monkeypatch.setattr(torch, "equal", lambda *_: True)  # there are no values
+    assert _kernel(device) is tensor_normals
 
 
 def test_backend_of_each_device():

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 
 from xcvae.ensemble.sampler import inputs_of
 from xcvae.errors import OutOfMemoryError
+from xcvae.fields import batches
 from xcvae.fields.samples import labels_of
-from xcvae.generator.sampler import HostCopy, draw_batch_size
+from xcvae.generator import sampler, tiling
+from xcvae.generator.noise import Address, maps
+from xcvae.generator.sampler import FieldSampler, HostCopy, draw_batch_size
+from xcvae.generator.tiling import DrawBatch
+
+from ..support.waits import META, Waits
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -85,6 +94,62 @@ def test_host_copy_writes_every_field_to_its_place(asynchronous):
     expected = np.arange(18.0).reshape(3, 2, 3)[[1, 2, 0]]
     np.testing.assert_array_equal(out[..., rows, columns], [expected, expected + 100])
     assert np.isnan(out[..., 2:, :]).all()
+
+
+class Stream:
+    """Stream of a GPU that is not there; counts the waits for it."""
+
+    waits = 0
+
+    def synchronize(self):
+        self.waits += 1
+
+
+@pytest.mark.parametrize("posterior", [False, True])
+def test_draws_on_a_gpu_wait_for_it_once_at_the_end(tiny_model, test_radar, posterior, monkeypatch):
+    """Copies that block, after a pass was launched, would stop the host until the pass is done."""
+    mode = "posterior" if posterior else "prior"
+    prepared = inputs_of(test_radar, tiny_model.spec, mode)
+    batch = tiny_model.batches(prepared).load(slice(None))
+    network, stream = copy.deepcopy(tiny_model.network).to(META), Stream()
+
+    def to_device(tensor, _):
+        return tensor.to(META, non_blocking=True)
+
+    for module in (batches, maps, sampler):
+        monkeypatch.setattr(module, "to_device", to_device)
+    monkeypatch.setattr(sampler, "_host_maps", lambda shape, _: torch.empty(*shape))
+    monkeypatch.setattr(tiling, "autocast", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    addresses = [[Address(0, str(s), m, mode) for s in range(len(batch))] for m in range(16)]
+    options = DrawBatch((), [0.0, 0.5, 1.0, 1.0] if posterior else None, 1.0, META)
+    drawing = FieldSampler(network, tiny_model.scaling, META)
+    domain = drawing._domain(batch, None, posterior=posterior, threads=1)
+    limits = torch.full((len(batch),), 50.0, dtype=torch.float64)
+    with Waits() as waits:
+        drawing._draw_whole(domain, batch, addresses, options, limits)
+    assert waits.found == []
+    assert stream.waits == 1
+
+
+def test_host_copy_waits_for_the_stream_that_copies(monkeypatch):
+    """The GPU of the fields need not be the current one of the thread."""
+    recorded = []
+
+    class Event:
+        def record(self, stream=None):
+            recorded.append(stream)
+
+        def synchronize(self):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"stream of {device}")
+    host_copy = HostCopy(torch.device("cpu"), asynchronous=True)
+    host_copy.on_gpu = True
+    monkeypatch.setattr(torch, "empty", lambda shape, **_: torch.zeros(shape))
+    host_copy.submit(torch.zeros(1, 2, 2), np.empty((1, 1, 2, 2), np.float32), [(0, 0, ...)])
+    assert recorded == ["stream of cpu"]
 
 
 @pytest.mark.parametrize("how", [{"mode": "prior"}, {"mode": "posterior", "spread": 0.6}])

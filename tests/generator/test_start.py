@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import xcvae
 from xcvae.errors import ComponentError, ConfigError, MismatchError, ModelFileError
 from xcvae.fields.describe import prepare
 from xcvae.fields.scaling import StandardScaling
+from xcvae.generator.network.networks import Networks
 from xcvae.generator.training.calibration import (
     calibrate_spread,
     jackknife_error,
@@ -140,6 +144,20 @@ def test_inputs_of_the_start_that_are_missing_are_reported(corner, start, tmp_pa
     old, new = (m.network.encode_condition.stem.weight.detach() for m in (own, model))
     mask, ones = (old[:, p2 * place : p2 * (place + 1)] for place in (3, 4))
     torch.testing.assert_close(new[:, p2:], mask + ones, atol=1e-6, rtol=0)
+
+
+def test_start_may_be_on_another_device(corner, start):
+    """A model that was trained on a GPU stays there, and new networks begin on the CPU."""
+    more = with_more(corner)
+    own = quick(more, conditions=["pr_coarse", "wind"], statics=["hill"], generator=SMALL)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in own.network.modules():
+            for name, weight in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(torch.empty(weight.shape, device="cuda")))
+        fresh = Networks(copy.deepcopy(one) for one in start.networks)
+        taken = Start.of(own).initialize(fresh, start.spec, masked=False)
+    assert taken.share > 0.9
+    assert "mask" in taken.unused
 
 
 def test_levels_count_from_the_finest(corner, start):

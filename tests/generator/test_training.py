@@ -336,12 +336,24 @@ def test_checkpoint_restores_the_optimiser(tmp_path):
     torch.testing.assert_close(two.weight, one.weight, rtol=0, atol=0)
 
 
-def test_checkpoint_restores_the_random_states_of_cpu_and_gpu(tmp_path, monkeypatch):
-    """With a stand-in for the GPU's generator, which torch has on machines with a GPU only."""
-    state = [torch.arange(16, dtype=torch.uint8)]
+@pytest.mark.parametrize("gpu", [torch.device("cuda", 1), None])
+def test_checkpoint_restores_the_random_states_of_cpu_and_gpu(tmp_path, monkeypatch, gpu):
+    """With stand-ins for the generators of two GPUs: that of the training counts, if any."""
+    states = {0: [torch.ones(16, dtype=torch.uint8)], 1: [torch.arange(16, dtype=torch.uint8)]}
+    state = states[1]
+
+    def number(device):
+        return 0 if device == "cuda" else device.index
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: state[-1])
-    monkeypatch.setattr(torch.cuda, "set_rng_state", state.append)
+    monkeypatch.setattr(
+        torch.cuda, "get_rng_state", lambda device="cuda": states[number(device)][-1]
+    )
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda new, device="cuda": states[number(device)].append(new)
+    )
+    if gpu is not None:
+        monkeypatch.setattr(checkpoint, "_gpu_of", lambda _: gpu)
     network = torch.nn.Conv2d(3, 4, 3)
     rng = np.random.default_rng(0)
     common = {
@@ -358,7 +370,17 @@ def test_checkpoint_restores_the_random_states_of_cpu_and_gpu(tmp_path, monkeypa
         assert checkpoint.read(**common).step == 3
         assert torch.equal(torch.rand(4), expected[0])
     np.testing.assert_array_equal(rng.random(4), expected[1])
-    assert torch.equal(state[-1], state[0])
+    assert len(states[0]) == 1
+    assert torch.equal(state[-1], state[0]) == (gpu is not None)
+
+
+def test_generator_of_a_checkpoint_is_that_of_the_weights():
+    class OnGpu:
+        device = torch.device("cuda", 1)
+
+    cpu = torch.zeros(1)
+    assert checkpoint._gpu_of({"network": {"a": cpu}}) is None
+    assert checkpoint._gpu_of({"network": {"a": cpu}, "average": {"b": OnGpu()}}) == OnGpu.device
 
 
 def test_random_crop_avoids_masked_windows(few):

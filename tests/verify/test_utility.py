@@ -274,6 +274,14 @@ def test_train_network_depends_on_the_seed_only(train: xr.Dataset) -> None:
     assert not torch.equal(trained(1), fitted(1, 0))
 
 
+def test_initial_network_leaves_the_generators_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: False)
+    initial_network(2, Settings(channels=8, blocks=1), 5)
+    assert seeded == []
+
+
 def test_draw_batch_depends_on_the_generator_only(train: xr.Dataset) -> None:
     record = Fields.of(train.pr, factor=12, what="record")
     real = Pool(record.coarse, record.fine, 0.5)

@@ -22,6 +22,21 @@ from xcvae.fields.prefetch import epochs, streamed
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.units import to_units
 
+#: Bytes of a tensor up to which it goes to a GPU through pinned memory, which torch does not free.
+PINNED_BYTES = 2**28
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; to a GPU while that computes, and the host goes on."""
+    if device.type != "cuda" or tensor.device.type != "cpu" or tensor.nbytes > PINNED_BYTES:
+        return tensor.to(device)
+    return _pinned(tensor).to(device, non_blocking=True)
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """Copy a tensor to memory that a GPU reads itself; torch keeps it until it was read."""
+    return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -74,9 +89,7 @@ class Batch:
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Pick samples, in the order given."""
-        index = torch.as_tensor(np.asarray(rows))
-        if self.c.device.type == "cuda":  # without waiting for the device
-            index = index.pin_memory().to(self.c.device, non_blocking=True)
+        index = to_device(torch.as_tensor(np.asarray(rows)), self.c.device)
         return Batch(
             self.c[index],
             None if self.pooled is None else self.pooled[index],
@@ -135,14 +148,14 @@ class Batch:
         """Move to a device."""
 
         def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
+            return None if tensor is None else to_device(tensor, device)
 
         return replace(
             self,
-            c=self.c.to(device),
+            c=to_device(self.c, device),
             pooled=move(self.pooled),
             x=move(self.x),
-            mask=self.mask.to(device),
+            mask=to_device(self.mask, device),
         )
 
 
@@ -482,14 +495,14 @@ def rescaled(
     rain = rain[..., : rows * factor, : columns * factor]
     means = F.avg_pool2d(rain, factor)
     down, across = (
-        torch.from_numpy(stretch_weights(None, n, None, n * factor)).to(rain.device)
+        to_device(torch.from_numpy(stretch_weights(None, n, None, n * factor)), rain.device)
         for n in (rows, columns)
     )
     maps = [rain, down @ means @ across.T]
     if conserves:
         maps.append(means.repeat_interleave(factor, -2).repeat_interleave(factor, -1))
     normal = _normalised(torch.cat(maps, dim=1), scaling)
-    numbers = torch.tensor(spec.scales.numbers(factor, multiple), device=rain.device)
+    numbers = to_device(torch.tensor(spec.scales.numbers(factor, multiple)), rain.device)
     return Batch(
         c=normal[:, 1:],
         pooled=numbers.expand(len(batch), -1),

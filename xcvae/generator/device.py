@@ -47,6 +47,14 @@ def choose_device(device: str) -> torch.device:
             got=f"'{device}', and torch finds no GPU",
             remedy="Use device='auto', or install a CUDA build of torch.",
         )
+    count = torch.cuda.device_count() if chosen.type == "cuda" else 0
+    if chosen.type == "cuda" and chosen.index is not None and not 0 <= chosen.index < count:
+        raise ConfigError.of(
+            "device",
+            expected=f"'cuda', or a number below {count} behind it, as in 'cuda:0'",
+            got=f"'{device}', and torch finds {count} GPU{'s' * (count > 1)}",
+            remedy="Use 'cuda'. A worker that is given one GPU of several sees it as 'cuda:0'.",
+        )
     return chosen
 
 

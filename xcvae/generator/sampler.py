@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xcvae.errors import OutOfMemoryError
-from xcvae.fields.batches import Batch
+from xcvae.fields.batches import Batch, to_device
 from xcvae.fields.scaling import Scaling
 from xcvae.generator.device import autocast, precision
 from xcvae.generator.means import tiled_decoding, tiled_means
@@ -256,13 +256,13 @@ class FieldSampler:
                 part = pairs[start : start + together]
                 own = _padded(part, together)
                 samples = [s for _, s in own]
-                rows = torch.tensor([s - first for s in samples]).pin_memory()
+                rows = torch.tensor([s - first for s in samples])
                 draw_batch = replace(
                     options,
                     addresses=[addresses[m][s] for m, s in own],
                     ceilings=self._ceilings(limits[samples]),
                     replays=self.replays,
-                    rows=rows.to(self.device, non_blocking=True),
+                    rows=to_device(rows, self.device),
                 )
                 fields = self._physical(domain.draw_whole(encoded, draw_batch), limits[samples])
                 # Straight to their places, while the GPU goes on: no copy by the host.
@@ -372,7 +372,7 @@ class FieldSampler:
         if self.network.constraint is None:
             return None
         rain = self.scaling.target
-        return (torch.log1p(limits / rain.eps) / rain.divisor).float().to(self.device)
+        return to_device((torch.log1p(limits / rain.eps) / rain.divisor).float(), self.device)
 
     def _physical(self, output: Tensor, limits: Tensor | None = None) -> Tensor:
         """Physical fields on the device, (batch, y, x), none above its limit."""
@@ -381,7 +381,7 @@ class FieldSampler:
             return fields
         if limits is None:
             return fields.clamp(max=self.limit)
-        return torch.minimum(fields, limits[:, None, None].float().to(self.device))
+        return torch.minimum(fields, to_device(limits[:, None, None].float(), self.device))
 
     def _masked(self, batch: Batch, fields: Tensor) -> NDArray[np.float32]:
         """Copy fields to the host, with NaN where the batch is masked."""
@@ -536,7 +536,8 @@ class HostCopy:
         copied = None
         if self.on_gpu:
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            copied.record()
+            # Of the stream that copies, also if another GPU is the current one of this thread.
+            copied.record(torch.cuda.current_stream(fields.device))
         # Only now: the GPU has work to do while the host writes the previous fields.
         self.flush()
         self._pending = host, copied, out, list(places)

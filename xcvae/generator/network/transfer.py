@@ -107,6 +107,7 @@ def take_weights(
         count = counts.setdefault(part, [0, 0])
         count[1] += weight.numel()
         known = weights.get(_shifted(name, shift))
+        known = None if known is None else known.to(weight.device)
         if known is None or (part == "head" and not head):
             continue
         if name in STEMS:

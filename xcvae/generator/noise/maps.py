@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from xcvae.fields.batches import to_device
 from xcvae.generator.noise.address import Address, Window, address_words
 from xcvae.generator.noise.philox_numpy import host_maps
 from xcvae.generator.noise.philox_torch import tensor_normals
@@ -74,10 +75,7 @@ def _labelled_maps(
 
 def words_on(device: torch.device, addresses: Sequence[Address]) -> Tensor:
     """Return the words of addresses on a device other than the CPU, int64 (addresses, 4)."""
-    words = torch.from_numpy(address_words(addresses).astype("int64"))
-    if device.type == "cuda":  # without waiting for the device
-        words = words.pin_memory()
-    return words.to(device, non_blocking=True)
+    return to_device(torch.from_numpy(address_words(addresses).astype("int64")), device)
 
 
 def maps_of(words: Tensor, windows: Sequence[Window]) -> list[Tensor]:
@@ -101,7 +99,7 @@ def _evolving_map(
         rows.append([knots.setdefault((label, member, place), len(knots)) for label, _ in found])
         factors.append([weight for _, weight in found])
     maps = _knot_maps(list(knots), window, device)
-    weights = torch.tensor(factors).to(device)
+    weights = to_device(torch.tensor(factors), device)
     total = torch.zeros(len(addresses), *window.shape, device=device)
     # Knot by knot, and product and sum in calls of their own, which are not fused: the order and
     # the roundings, and with them the bits, are those of any batch on any device.
@@ -175,6 +173,8 @@ def _kernel(device: torch.device) -> Make | None:
         from xcvae.generator.noise.philox_triton import fused_normals
 
         same = all(torch.equal(fused_normals(words, w), tensor_normals(words, w)) for w in windows)
+    except torch.cuda.OutOfMemoryError:
+        raise  # which says nothing about the kernel, and its result is kept
     except Exception:  # noqa: BLE001 - Triton or a C compiler may be missing in many ways
         return None
     return fused_normals if same else None

@@ -158,7 +158,8 @@ def write(
 ) -> None:
     """Write a checkpoint; it replaces the previous one when it is complete.
 
-    The state of a GPU's generator is saved, too. Experimental: has not run on a GPU yet.
+    The state of the generator of the GPU that is trained on is saved, too. Experimental: has not
+    run on a GPU yet.
 
     Parameters
     ----------
@@ -177,8 +178,9 @@ def write(
         for key, value in state.items():
             tensors[f"optimizer/{number}/{key}"] = torch.as_tensor(value)
     tensors["torch_rng"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["cuda_rng"] = torch.cuda.get_rng_state()
+    gpu = _gpu_of(weights)
+    if gpu is not None:
+        tensors["cuda_rng"] = torch.cuda.get_rng_state(gpu)
     # Copies, because weights may share memory, which safetensors refuses.
     plain = {
         k: v.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
@@ -234,10 +236,17 @@ def read(
                 value.copy_(tensors[f"{kind}/{key}"])
     _restore_optimizer(optimizer, tensors)
     torch.set_rng_state(tensors["torch_rng"])
-    if "cuda_rng" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["cuda_rng"])
+    gpu = _gpu_of(weights)
+    if gpu is not None and "cuda_rng" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda_rng"], gpu)
     rng.bit_generator.state = json.loads(metadata["rng"])
     return Progress(**json.loads(metadata["progress"]))
+
+
+def _gpu_of(weights: dict[str, dict[str, Tensor]]) -> torch.device | None:
+    """Return the GPU that is trained on, None on a CPU: whose generator makes the noise."""
+    devices = (value.device for state in weights.values() for value in state.values())
+    return next((device for device in devices if device.type == "cuda"), None)
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xcvae.errors import DataError
-from xcvae.fields.batches import Batch, Batches, rescaled
+from xcvae.fields.batches import Batch, Batches, rescaled, to_device
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.record import Record
 from xcvae.fields.scaling import Scaling
@@ -456,7 +456,7 @@ class Trainer:
         noise = self.networks[0].noise(count * self.group.count * len(batch), batch.c)
         if self.group.count == 1:
             return noise
-        rows = self.group.rows(count, len(batch)).to(self.device)
+        rows = to_device(self.group.rows(count, len(batch)), self.device)
         return [level[rows] for level in noise]
 
     def _stream(

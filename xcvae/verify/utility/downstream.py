@@ -210,9 +210,9 @@ def train_network(
 
 
 def initial_network(factor: int, settings: Settings, seed: int, heads: int = 1) -> SuperResolution:
-    """Return a network with random weights, without touching torch's global generator."""
+    """Return a network with random weights, without touching torch's global generators."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds GPUs, too
         return SuperResolution(factor, settings.channels, settings.blocks, heads)
 
 
