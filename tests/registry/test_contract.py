@@ -282,7 +282,13 @@ def test_register_explains_a_missing_module() -> None:
 # --- what is missing -----------------------------------------------------------------------------
 
 
-def test_missing_names_package_and_remedy() -> None:
+def test_missing_names_package_and_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Folders of these names are no packages: that of a project, and results of a run.
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("rain-peaks", "no_such_module"):
+        (tmp_path / name).mkdir()
     record = [
         {"name": "laplace", "package": "xcvae", "version": "0.0.1"},
         {"name": "gone", "package": "rain-peaks", "version": "1.2"},

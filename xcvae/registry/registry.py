@@ -294,7 +294,7 @@ def missing(kind: Kind, described: Iterable[Mapping[str, Any]]) -> list[str]:
     found = {}
     for one in described:
         name, package, version = one["name"], one.get("package", PROJECT), one.get("version")
-        if package == PROJECT or (name, package) in known or _is_here(package):
+        if package == PROJECT or (name, package) in known or _is_here(package, version):
             continue
         if version is None:
             remedy = (
@@ -314,14 +314,16 @@ def warn_of_missing(kind: Kind, described: Iterable[Mapping[str, Any]], place: s
         warn_user(f"{place}: {text}", MissingPluginWarning)
 
 
-def _is_here(package: str) -> bool:
-    """Return True for a package that is importable, though it registers no such name."""
-    if version_of(package) is not None:
-        return True
+def _is_here(package: str, version: object) -> bool:
+    """Return True if a distribution, or a module without one, is here; it may register no name."""
+    if version is not None or version_of(package) is not None:
+        return version_of(package) is not None
     try:
-        return importlib.util.find_spec(package.partition(".")[0]) is not None
+        found = importlib.util.find_spec(package.partition(".")[0])
     except (ImportError, ValueError):  # __main__ has no spec, and always exists
         return package == "__main__"
+    # Any folder in the working directory is a package without a file.
+    return found is not None and (found.origin is not None or "." in package)
 
 
 def call(kind: Kind, component: Any, *arguments: Any) -> Any:
