@@ -226,6 +226,20 @@ def test_finished_store_opens_without_lock(few, model, options):
             sample(few, model, **options, resume="restart")
 
 
+def test_finished_store_is_read_in_a_folder_of_others(few, model, options, monkeypatch):
+    """Folders of colleagues can be read, and not written to."""
+    remove_fuse(options)
+    whole = sample(few, model, **options).load()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+    xr.testing.assert_identical(open_store(options["store"]).load(), whole)
+    xr.testing.assert_identical(sample(few, model, **options).load(), whole)
+    assert verify_store(options["store"]).ok
+    for other in ({"resume": "repair"}, {"seed": 8}, {"store": options["store"].parent / "f.zarr"}):
+        with pytest.raises(ConfigError, match="no permission to write"):
+            sample(few, model, **{**options, **other})
+
+
 def test_late_chunk_of_a_worker_that_was_given_up_is_refused(few, model, options, tmp_path):
     interrupt(few, model, options)
     partial = tmp_path / "e.zarr.partial"
