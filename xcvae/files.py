@@ -54,14 +54,14 @@ def expanded(text: str | os.PathLike[str]) -> Path:
 
 
 def input_path(name: str, value: object) -> Path:
-    """Return the path of an input, as it was given.
+    """Return the path of an input, relative if it was given so.
 
     Parameters
     ----------
     name
         Argument that the value was given for.
     value
-        The path.
+        The path. ``~`` and environment variables are replaced.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def input_path(name: str, value: object) -> Path:
         The value is not a path.
     """
     if isinstance(value, str | os.PathLike):
-        return Path(value)
+        return expanded(value)
     raise ConfigError.of(
         name,
         expected="the path of a file",
@@ -78,7 +78,7 @@ def input_path(name: str, value: object) -> Path:
     )
 
 
-def local_path(name: str, value: object) -> Path | None:
+def local_path(name: str, value: object, *, writable: bool = True) -> Path | None:
     """Return the path of an output, absolute, so that a later change of folder does not matter.
 
     Parameters
@@ -87,6 +87,8 @@ def local_path(name: str, value: object) -> Path | None:
         Argument that the value was given for.
     value
         The path; None stays None. ``~`` and environment variables are replaced.
+    writable
+        Refuse a path that cannot be written to; False for what may only be read.
 
     Raises
     ------
@@ -100,7 +102,8 @@ def local_path(name: str, value: object) -> Path | None:
     if isinstance(value, str | os.PathLike):
         if not is_url(os.fspath(value)):
             path = expanded(value).absolute()
-            check_writable(name, path)
+            if writable:
+                check_writable(name, path)
             return path
         got = repr(os.fspath(value))
         remedy = (

@@ -15,7 +15,7 @@ from filelock import FileLock
 from xcvae.ensemble import catalog
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.store.local import FileLedger
-from xcvae.errors import CatalogError
+from xcvae.errors import CatalogError, ConfigError
 from xcvae.files import original_name
 
 
@@ -115,6 +115,47 @@ def test_concurrent_appends_of_four_processes_are_all_kept(path, store):
 
 def _append(arguments):
     catalog.append(*arguments)
+
+
+def test_link_to_catalog_has_its_lock_and_its_stores(path, store, tmp_path):
+    """Two processes, one of which was given a link, lost entries of each other."""
+    catalog.append(path, "prior", store)
+    link = tmp_path / "elsewhere" / "mine.yaml"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with FileLock(path.with_name(f".{path.name}.lock")), pytest.raises(CatalogError, match="lock"):
+        catalog.append(link, "again", store, timeout=0.1)
+    catalog.append(link, "again", store)
+    assert link.is_symlink()
+    assert catalog.names(path) == ["again", "prior"]
+    assert float(catalog.open_entry(link, "prior").pr.mean()) == 1.0
+    assert catalog.prune(link) == []
+
+
+def test_paths_of_catalogs_and_stores_may_begin_with_tilde(path, store, tmp_path, monkeypatch):
+    """As those of `sample` do."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PROJECT", str(path.parents[1]))
+    catalog.append("~/project/catalogs/run.yaml", "prior", "$PROJECT/ens.zarr")
+    catalog.link("$PROJECT/all.yaml", "inner", "~/project/catalogs/run.yaml")
+    assert catalog.names("~/project/catalogs/run.yaml") == ["prior"]
+    assert catalog.search("~/project/all.yaml") == ["inner/prior"]
+    assert float(catalog.open_entry("~/project/all.yaml", "inner/prior").pr.mean()) == 1.0
+    catalog.remove("~/project/catalogs/run.yaml", "prior")
+    assert catalog.names(path) == []
+
+
+def test_catalog_that_cannot_be_changed_is_refused(path, store, tmp_path, monkeypatch):
+    catalog.append(path, "prior", store)
+    with pytest.raises(CatalogError, match="No such file"):
+        catalog.prune(tmp_path / "nowhere" / "run.yaml")
+    with pytest.raises(ConfigError, match="not a folder"):
+        catalog.append(path / "run.yaml", "prior", store)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda file, mode: not mode & os.W_OK and access(file, mode))
+    assert catalog.names(path) == ["prior"]
+    with pytest.raises(ConfigError, match="no permission to write"):
+        catalog.remove(path, "prior")
 
 
 def test_catalog_is_synchronised_before_rename(path, store, tmp_path, monkeypatch):

@@ -85,6 +85,25 @@ def test_members_beyond_the_record_are_not_cut(ensemble, few, tmp_path):
     np.testing.assert_array_equal(xr.open_dataset(file).pr.values, heavy.pr.values)
 
 
+def test_limits_of_values_are_not_those_of_packed_codes(few, tmp_path):
+    """Readers that know CF took all codes above the largest valid amount as missing."""
+    limits = {"valid_min": 0.0, "valid_max": 100.0, "valid_range": [0.0, 100.0]}
+    observed = few[["pr"]].copy(deep=True)
+    observed.pr.attrs |= limits
+    (file,) = observed.cvae.to_netcdf(tmp_path / "packed")
+    with netCDF4.Dataset(file) as raw:
+        assert raw["pr"].dtype == np.int16
+        assert np.ma.count_masked(raw["pr"][:]) == int(observed.pr.isnull().sum())
+        assert float(raw["pr"][:].max()) == pytest.approx(float(observed.pr.max()), rel=1e-4)
+    (file,) = observed.cvae.to_netcdf(tmp_path / "floats", pack=False)
+    with netCDF4.Dataset(file) as raw:
+        assert raw["pr"].valid_max == 100.0
+    counts = observed.assign(pr=observed.pr.assign_attrs(scale_factor=0.1))
+    with pytest.raises(DataError, match=r"decoded values.*scale_factor=0\.1"):
+        counts.cvae.to_netcdf(tmp_path / "counts")
+    assert not (tmp_path / "counts").exists()
+
+
 def test_attributes_without_a_type_of_netcdf_and_missing_times_are_written(ensemble, tmp_path):
     given = {"checked": True, "parent": None, "options": {"a": 1}, "levels": [[1], [1, 2]]}
     one = ensemble.isel(time=[0], realization=[0]).assign_attrs(given)

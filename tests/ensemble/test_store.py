@@ -185,6 +185,28 @@ def test_repair_draws_damaged_regions_only(few, model, options):
     assert {n: p.stat().st_mtime_ns for n, p in chunk_files(store).items()} == after
 
 
+@pytest.mark.parametrize("reason", ["link", "note"])
+def test_repair_that_could_not_end_changes_nothing(few, model, options, tmp_path, reason):
+    """The link was renamed, or the store was unfinished, until the files were put in order."""
+    remove_fuse(options)
+    sample(few, model, **options)
+    damage(options["store"])
+    given = {**options, "resume": "repair"}
+    note = options["store"] / "notes.txt"
+    if reason == "link":
+        given["store"] = tmp_path / "link.zarr"
+        given["store"].symlink_to("e.zarr", target_is_directory=True)
+    else:
+        note.write_text("years of work")
+    before = _tree(tmp_path)
+    with pytest.raises(OutputExistsError, match=r"symbolic link to e\.zarr|did not write: notes"):
+        sample(few, model, **given)
+    assert _tree(tmp_path) == before
+    note.unlink(missing_ok=True)
+    sample(few, model, **options, resume="repair")
+    assert verify_store(given["store"]).ok
+
+
 def test_interrupted_repair_resumes(few, model, options):
     remove_fuse(options)
     whole = sample(few, model, **options).load()
@@ -224,6 +246,20 @@ def test_finished_store_opens_without_lock(few, model, options):
         assert sample(few, model, **options).sizes["realization"] == 4
         with pytest.raises(StoreError, match="no other process"):
             sample(few, model, **options, resume="restart")
+
+
+def test_finished_store_is_read_in_a_folder_of_others(few, model, options, monkeypatch):
+    """Folders of colleagues can be read, and not written to."""
+    remove_fuse(options)
+    whole = sample(few, model, **options).load()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+    xr.testing.assert_identical(open_store(options["store"]).load(), whole)
+    xr.testing.assert_identical(sample(few, model, **options).load(), whole)
+    assert verify_store(options["store"]).ok
+    for other in ({"resume": "repair"}, {"seed": 8}, {"store": options["store"].parent / "f.zarr"}):
+        with pytest.raises(ConfigError, match="no permission to write"):
+            sample(few, model, **{**options, **other})
 
 
 def test_late_chunk_of_a_worker_that_was_given_up_is_refused(few, model, options, tmp_path):

@@ -78,6 +78,19 @@ def fused(few, tmp_path):
     return {"postprocess": [burning]}, fuse
 
 
+def test_path_of_a_repository_may_begin_with_tilde(few, model, tmp_path, monkeypatch):
+    """A folder with the name ~ was made in the working directory: `rm -r ~` is no remedy."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(work)
+    sampling.sample(few, model, store="icechunk:~/e.icechunk", **MADE)
+    assert list(work.iterdir()) == []
+    assert open_store("icechunk:~/e.icechunk").sizes["realization"] == 4
+    assert (home / "e.icechunk").is_dir()
+
+
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
 def test_icechunk_ensemble_equals_zarr_ensemble(few, model, plain, folder, scheduler):
     with dask.config.set(scheduler=scheduler, num_workers=2):

@@ -632,6 +632,37 @@ def test_scores_of_a_run_are_those_of_evaluate_by_areas_and_groups(tmp_path: Pat
     assert f"xcvae verify '{folder / 'out'}'" in pipeline.info(str(folder / "out"))
 
 
+def test_run_scores_groups_again_if_their_coordinate_has_changed(tmp_path: Path) -> None:
+    rain = np.random.default_rng(0).gamma(0.5, 2, (12, 16, 16)).astype("float32")
+    ds = xr.Dataset(
+        {
+            "pr": (("time", "y", "x"), rain, {"units": "mm h-1"}),
+            "psl": ("time", np.arange(12) + 1000.0, {"units": "hPa"}),
+        },
+        {"time": np.arange("2001-06-01", "2001-06-13", dtype="datetime64[D]").astype("M8[ns]")},
+    )
+    text = AREAS.replace("  rename: {cell_area: surface}\n", "").replace("[region, half]", "front")
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    tables, copies = [], []
+    for number, front in enumerate((["cold", "warm"] * 6, ["warm", "cold"] * 6)):
+        (tmp_path / "rain0.nc").unlink(missing_ok=True)
+        ds.assign_coords(front=("time", front)).to_netcdf(tmp_path / f"rain{number}.nc")
+        loaded = config.load(tmp_path / "config.yaml")
+        state = steps.PipelineState(loaded, overwrite=False, progress=False)
+        (section,) = loaded.sample
+        state.train()
+        state.sample(section)
+        state.list_data()
+        state.evaluate(section)
+        table = tmp_path / "out" / "report" / "prior-groups.csv"
+        tables.append(table.read_text(encoding="utf-8").splitlines())
+        copies.append(xr.open_zarr(tmp_path / "out/data/test.zarr").front.values.tolist())
+    assert state.outcome == {"train": "unchanged", "prior": "unchanged", "evaluate": "made"}
+    swapped = [tables[1][0], *(line.split(",", 3)[3] for line in tables[1][:0:-1])]
+    assert swapped == [tables[0][0], *(line.split(",", 3)[3] for line in tables[0][1:])]
+    assert copies == [["cold", "warm"] * 2, ["warm", "cold"] * 2]
+
+
 def test_unknown_step_is_refused(folder: Path) -> None:
     with pytest.raises(xcvae.errors.ConfigError, match="Did you mean 'train'"):
         pipeline.run_step(config.load(folder / "config.yaml"), "trian")

@@ -86,9 +86,13 @@ def test_spatial_correlation_of_flat_maps_is_zero(
     before = metrics.spatial_correlation(
         forecast.isel(time=slice(1, None)), observed.isel(time=slice(1, None))
     ).item()
-    dry_day = observed.copy()
+    dry_day = observed.astype(float)
     dry_day[0] = 0.0
     assert metrics.spatial_correlation(forecast, dry_day).item() == pytest.approx(before)
+    for amount in np.linspace(0.01, 1.0, 50):  # flat but for rounding: NaN for all samples
+        dry_day[0] = amount
+        dry_day[0, 0, 0] = np.nextafter(dry_day[0, 0, 0], 2.0)
+        assert metrics.spatial_correlation(forecast, dry_day).item() == pytest.approx(before)
     flat = (forecast * 0 + 0.1).assign_attrs(forecast.attrs)
     assert metrics.spatial_correlation(flat, observed).item() == 0
 

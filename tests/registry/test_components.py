@@ -155,7 +155,15 @@ class Quantiles(Component):
     pairs: Sequence[Annotated[int, Range(1)]] | None = None
 
 
-@pytest.mark.parametrize("given", [{"levels": (0.5, 1.5)}, {"pairs": [2, 0]}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"levels": (0.5, 1.5)},
+        {"pairs": [2, 0]},
+        {"pairs": [np.int64(0)]},
+        {"levels": (np.float32(1.5),)},
+    ],
+)
 def test_items_out_of_range_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ComponentError, match="expected a number"):
         Quantiles(**given)

@@ -114,12 +114,15 @@ def test_climatology_accepts_cftime_calendars() -> None:
     np.testing.assert_array_equal(drawn(model, members=20), drawn(ds, members=20))
 
 
-def test_climatology_reads_records_from_paths_in_other_units(tmp_path: Path) -> None:
+def test_climatology_reads_records_from_paths_in_other_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     test = days(6, "2003-06-01")
     record = days(60, units="mm h-1").assign(pr=lambda ds: (ds.pr / 24).assign_attrs(ds.pr.attrs))
     record.drop_attrs(deep=False).to_zarr(tmp_path / "record.zarr", consolidated=False)
     in_memory = build("baseline", {"name": "climatology", "record": record})(test, 4, 1)
-    stored = build("baseline", {"name": "climatology", "record": str(tmp_path / "record.zarr")})
+    monkeypatch.setenv("RECORDS", str(tmp_path))
+    stored = build("baseline", {"name": "climatology", "record": "$RECORDS/record.zarr"})
     np.testing.assert_allclose(stored(test, 4, 1), in_memory, rtol=1e-6)
     np.testing.assert_allclose(in_memory, in_memory.round(), atol=1e-4)
     assert in_memory.max() > 20

@@ -454,8 +454,10 @@ def test_series_of_pandas_are_groups_by_their_labels(ds: xr.Dataset, ensemble: x
     for groups in (by_label, by_label[::-1], [by_label[::-1]], by_label.reset_index(drop=True)):
         found = evaluate(ds, ensemble, groupby=groups, **options).crps
         np.testing.assert_array_equal(found, wanted)
-    with pytest.raises(DataError, match="labels that repeat"):
-        evaluate(ds, ensemble, groupby=pd.concat([by_label, by_label]), **options)
+    twice = pd.concat([by_label, by_label])
+    for groups in (twice, xr.DataArray(twice.to_numpy(), {"time": twice.index}, "time")):
+        with pytest.raises(DataError, match="labels that repeat"):
+            evaluate(ds, ensemble, groupby=groups, **options)
 
 
 def test_samples_without_a_value_of_their_label_are_warned_of(

@@ -22,7 +22,15 @@ from xcvae.ensemble import dataset
 from xcvae.ensemble.store.local import FileLedger
 from xcvae.errors import CatalogError, check_flags, nearest
 from xcvae.fields.dataspec import plain
-from xcvae.files import input_path, is_taken, is_url, locked, remove_stale, write_text
+from xcvae.files import (
+    check_writable,
+    input_path,
+    is_taken,
+    is_url,
+    locked,
+    remove_stale,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from intake.readers.entry import Catalog
@@ -214,8 +222,9 @@ def append(
     from intake.readers.datatypes import Zarr
     from intake.readers.readers import XArrayDatasetReader
 
-    ledger = FileLedger.within(Path(store))
-    exists = (Path(store) / "zarr.json").is_file()
+    store = input_path("store", store)
+    ledger = FileLedger.within(store)
+    exists = (store / "zarr.json").is_file()
     if not exists or (ledger is not None and not ledger.sealed):
         raise _error(
             f"store '{store}'",
@@ -261,7 +270,8 @@ def link(
     from intake.readers.datatypes import YAMLFile
     from intake.readers.readers import YAMLCatalogReader
 
-    _read(Path(other))  # a file that is not a catalog is refused now, not when it is opened
+    other = input_path("other", other)
+    _read(other)  # a file that is not a catalog is refused now, not when it is opened
     url = _url_of(input_path("catalog", catalog), other)
     reader = YAMLCatalogReader(YAMLFile(url), metadata=plain(metadata or {}))
     _add(input_path("catalog", catalog), name, url, reader, overwrite=overwrite, timeout=timeout)
@@ -311,6 +321,7 @@ def prune(catalog: PathLike, *, timeout: float = LOCK_SECONDS) -> list[str]:
         The catalog cannot be read, or another process keeps it locked.
     """
     path = input_path("catalog", catalog)
+    _read(path)  # one that does not exist gets no lock
     with _lock(path, timeout):
         entries = _read(path)
         gone = sorted(name for name in map(str, entries.aliases) if _is_gone(entries, path, name))
@@ -579,7 +590,8 @@ def _read(path: Path, *, new: bool = False, trust: bool = False) -> Catalog:
             )
         if not trust:
             check_classes(yaml.safe_load(content), str(path))
-        return Catalog.from_yaml_file(str(path))
+        # Stores are named relative to the catalog, not to a link to it.
+        return Catalog.from_yaml_file(str(path.resolve()))
     except CatalogError:
         raise
     # A damaged catalog fails in many ways inside intake: wrong types, missing keys, broken YAML.
@@ -600,13 +612,16 @@ def _lock(path: Path, timeout: float) -> AbstractContextManager[None]:
         got="a lock held by another process",
         remedy="Wait until that process ends, then repeat the call.",
     )
-    return locked(path, timeout=timeout, busy=busy)
+    # A link to a catalog has the lock of the catalog.
+    file = path.resolve() if path.exists() else path.absolute()
+    check_writable("catalog", file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return locked(file, timeout=timeout, busy=busy)
 
 
 def _add(
     catalog: Path, name: str, url: str, reader: Any, *, overwrite: bool, timeout: float
 ) -> None:
-    catalog.parent.mkdir(parents=True, exist_ok=True)
     with _lock(catalog, timeout):
         entries = _read(catalog, new=True)
         _check_unused(entries, catalog, name, url, overwrite=overwrite)

@@ -226,7 +226,7 @@ def sample(
         timescales=timescales,
         storms=storms,
         cap=cap,
-        store=None if store is None else EnsembleStore.of(store),
+        store=None if store is None else _store_of(store, resume),
         catalog=None if catalog is None else local_path("catalog", catalog),
         name=name,
         chunks=chunks,
@@ -246,6 +246,16 @@ def sample(
         notes = _notes_like(request, sampler)
         sampler = resolve_spread(sampler, request.diversity, notes, progress=progress)
     return to_dataset(sampler, ds)
+
+
+def _store_of(
+    given: str | os.PathLike[str] | Repository | EnsembleStore, resume: bool | str
+) -> EnsembleStore:
+    """Return a store; refuse a folder that cannot be written to, unless it has an ensemble."""
+    store = EnsembleStore.of(given)
+    if resume is not True or not store.status().complete.exists:
+        store.check_writable()
+    return store
 
 
 def _tile_in(
@@ -339,6 +349,7 @@ def _write_missing(
     wanted = EnsembleSpec(target, identity, sampler.chunks, environment)
     if is_settled(store, wanted, resume):
         return
+    store.check_writable()
     with store.lock():
         step = next_step(store, wanted, resume)
         if step != "open":

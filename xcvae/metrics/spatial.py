@@ -79,15 +79,17 @@ def spectra(sample: SampleFields) -> dict[str, Array]:
 
 def correlations(sample: SampleFields) -> dict[str, Array]:
     """Average over members the correlation with the observation; 0 samples if that is flat."""
-    observed = sample.observed_pixels
-    if observed.size == 0 or np.ptp(observed) == 0:
-        return {"correlation": np.asarray(0.0), "samples": np.asarray(0.0)}
+    nothing = {"correlation": np.asarray(0.0), "samples": np.asarray(0.0)}
+    if sample.pixels == 0:
+        return nothing
     products, sums = sample.wet.products, sample.wet.sums
     covariance = products[:-1, -1] - sums[:-1] * sums[-1] / sample.pixels
     squares = np.diag(products)
     variance = squares - sums**2 / sample.pixels
-    # Rounding must not turn a constant member into a pattern.
-    flat = variance[:-1] <= 1e-13 * squares[:-1]
+    # Rounding must not turn a constant map into a pattern.
+    *flat, no_pattern = variance <= 1e-13 * squares
+    if no_pattern or np.ptp(sample.observed_pixels) == 0:
+        return nothing
     size = np.sqrt(np.where(flat, 1.0, variance[:-1]) * variance[-1])
     correlation = ratio(np.where(flat, 0.0, covariance), size).mean()
     return {"correlation": correlation, "samples": np.asarray(1.0)}

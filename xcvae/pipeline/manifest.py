@@ -179,5 +179,25 @@ def fingerprint(ds: xr.Dataset, spec: DataSpec) -> str:
     total.update("\n".join(labels_of(ds, spec.sample)).encode())
     for name in sorted(map(str, ds.data_vars)):
         if ds[name].chunks is None:
-            total.update(np.ascontiguousarray(ds[name].values).tobytes())
+            total.update(_content(ds[name].values))
     return f"{ds.sizes[spec.sample]} samples, {total.hexdigest()[:16]}"
+
+
+def fingerprint_of_coordinates(ds: xr.Dataset) -> str:
+    """Return a hash of coordinates in memory: copies have them, and scores may be grouped by them.
+
+    A model does not depend on them, and neither does `fingerprint`.
+    """
+    total = hashlib.sha256()
+    for name in sorted(map(str, ds.coords)):
+        if ds[name].chunks is None:
+            total.update(f"{name} {ds[name].dims}".encode())
+            total.update(_content(ds[name].values))
+    return total.hexdigest()[:16]
+
+
+def _content(values: np.ndarray) -> bytes:
+    """Return the bytes of an array; of texts and other objects it has the addresses only."""
+    if values.dtype.kind in "OT":
+        return "\n".join(map(str, values.ravel())).encode()
+    return np.ascontiguousarray(values).tobytes()

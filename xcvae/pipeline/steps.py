@@ -28,6 +28,7 @@ from xcvae.pipeline.manifest import (
     Manifest,
     digest,
     fingerprint,
+    fingerprint_of_coordinates,
     flat,
     names_below,
     not_recorded,
@@ -284,6 +285,7 @@ class PipelineState:
         taken = {section.name for section in self.config.sample}
         name = f"data-{part}" if part in taken else part
         product, inputs = f"data {part}", {"data": fingerprint(ds, spec)}
+        inputs["coordinates"] = fingerprint_of_coordinates(ds)
         if not self.manifest.is_current(product, inputs, store):
             self.manifest.claim(product, store)
             with lock_folder(store):
@@ -406,6 +408,7 @@ class PipelineState:
         file = self.report / f"{section.name}-groups.csv"
         product = f"groups of {section.name}"
         wanted = {**inputs, **flat(options)}
+        wanted["coordinates"] = fingerprint_of_coordinates(self.scored_of(section))
         if self.manifest.is_current(product, wanted, file):
             return
         self.outcome["evaluate"] = MADE

@@ -97,7 +97,7 @@ class Range:
             for one in value:
                 self.check(label, one)
             return
-        if not isinstance(value, int | float):
+        if not isinstance(value, numbers.Real):  # those of NumPy are, too
             return
         # NaN compares as False, and is refused.
         if self.low <= value <= self.high and (self.above is None or value > self.above):

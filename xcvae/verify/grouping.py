@@ -343,7 +343,15 @@ def coordinate_of(ds: xr.Dataset, name: str) -> xr.DataArray:
 
 def _by_label(groupby: xr.DataArray, observed: xr.DataArray, sample: str) -> xr.DataArray:
     """Return the values of the samples; warn of samples without one, such as hours of a day."""
-    lacking = int((~observed.indexes[sample].isin(groupby.indexes[sample])).sum())
+    known = groupby.indexes[sample]
+    if not known.is_unique:
+        raise DataError.of(
+            "groupby",
+            expected=f"one value for each label along '{sample}'",
+            got=f"labels that repeat, such as {known[known.duplicated()][0]}",
+            remedy=f"Drop them: values.drop_duplicates('{sample}').",
+        )
+    lacking = int((~observed.indexes[sample].isin(known)).sum())
     if 0 < lacking < observed.sizes[sample]:
         name = "" if groupby.name is None else f" '{groupby.name}'"
         warn_user(

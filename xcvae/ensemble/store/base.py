@@ -24,7 +24,17 @@ import xarray as xr
 
 from xcvae.errors import ConfigError, OutputExistsError, StoreError, check_flags, explain
 from xcvae.fields.cf import check_name
-from xcvae.files import Purpose, is_url, local_path, locked, remove, sha256, stale_siblings
+from xcvae.files import (
+    Purpose,
+    check_writable,
+    expanded,
+    is_url,
+    local_path,
+    locked,
+    remove,
+    sha256,
+    stale_siblings,
+)
 
 if TYPE_CHECKING:
     from icechunk import Repository
@@ -391,7 +401,8 @@ class EnsembleStore(ABC):
         if text.startswith(_PREFIX):
             location = _icechunk_folder(text)
         elif type(store).__module__.partition(".")[0] != "icechunk":
-            kind, location = _LOCAL, local_path("store", store)
+            # Stores of others are read in folders that only they may write to.
+            kind, location = _LOCAL, local_path("store", store, writable=False)
         try:
             found: EnsembleStore = resolve_name(kind)(location)
         except ModuleNotFoundError as error:
@@ -422,6 +433,17 @@ class EnsembleStore(ABC):
     @abstractmethod
     def catalog_path(self) -> Path | None:
         """Folder that a catalog can list; None if intake cannot open this kind of store."""
+
+    def check_writable(self) -> None:
+        """Refuse a local folder that cannot be written to, before hours are spent on its content.
+
+        Raises
+        ------
+        ConfigError
+            It cannot.
+        """
+        if self.folder is not None:
+            check_writable("store", self.folder)
 
     @abstractmethod
     def status(self) -> StoreStatus:
@@ -514,7 +536,7 @@ def _icechunk_folder(text: str) -> Path:
             "icechunk.Repository as store."
         )
         raise ConfigError.of("store", expected=expected, got=repr(text), remedy=remedy)
-    return Path(folder).absolute()
+    return expanded(folder).absolute()
 
 
 def open_store(

@@ -224,7 +224,7 @@ def _reason_to_keep(path: Path) -> str:
     if not is_taken(path):
         return ""
     if path.is_symlink():
-        return f"a symbolic link to {path.readlink()}"
+        return f"a symbolic link to {path.readlink()} (give that path)"
     if not path.is_dir():
         return "a file"
     ledger = FileLedger.within(path)

@@ -26,7 +26,8 @@ from xcvae.errors import (
 from xcvae.fields.cf import check_name, check_values, find_layout
 from xcvae.fields.dataspec import plain
 from xcvae.fields.samples import labels_of
-from xcvae.fields.units import default_wet_threshold
+from xcvae.fields.units import BOUNDS, default_wet_threshold
+from xcvae.fields.validation import refuse_packed
 from xcvae.files import (
     check_writable,
     expanded,
@@ -84,8 +85,8 @@ def to_netcdf(
     OutputExistsError
         A file of that name exists; nothing is written then.
     DataError
-        There are no values, or infinite ones, or some of a type that no file can hold, or labels
-        give two files one name.
+        There are no values, or infinite, packed ones, or some of a type that no file can hold, or
+        labels give two files one name.
     StoreError
         A file does not read back as it was written.
     """
@@ -99,6 +100,7 @@ def to_netcdf(
             remedy="Give the folder that the files are to be written to.",
         )
     variable = _main_variable(ds)
+    refuse_packed(ds[variable])
     for each, values in ds.variables.items():
         check_values(values, str(each), what="to_netcdf, variable")
     dim = _dim_of(ds[variable], by)
@@ -331,7 +333,9 @@ def _step(field: xr.DataArray, largest: float, file: Path) -> np.float32 | None:
 def _packed(field: xr.DataArray, step: np.float32, gaps: bool) -> xr.DataArray:
     """Return codes with the attributes that unpack them; a fill value only for missing values."""
     codes = (field / step).round().clip(-CODES, CODES).fillna(MISSING).astype("int16")
-    attrs = {**field.attrs, "scale_factor": step}
+    # Limits would be those of the codes: readers take what is beyond them as missing.
+    attrs = {key: value for key, value in field.attrs.items() if key not in BOUNDS}
+    attrs["scale_factor"] = step
     codes.attrs = {**attrs, "_FillValue": np.int16(MISSING)} if gaps else attrs
     return codes
 

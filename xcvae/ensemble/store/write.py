@@ -69,7 +69,8 @@ def next_step(store: EnsembleStore, spec: EnsembleSpec, resume: Resume) -> Step:
     ------
     OutputExistsError
         It holds something else, or ``resume=False`` and it holds anything; with
-        ``resume="restart"``, it holds something that xcvae did not write.
+        ``resume="restart"``, or ``"repair"`` and changed files, it holds something that xcvae did
+        not write.
     """
     status = store.status()
     complete, partial = status.complete, status.partial
@@ -82,7 +83,10 @@ def next_step(store: EnsembleStore, spec: EnsembleSpec, resume: Resume) -> Step:
         store.check_replaceable()
         return "begin"
     if resume == "repair" and complete.exists:
-        return _repair_step(status, spec)
+        step = _repair_step(status, spec)
+        if step == "repair":
+            store.check_replaceable()  # as the last step will: it is renamed until then
+        return step
     if resume == "append" and complete.exists:
         if partial.exists:
             raise _name_taken(

@@ -15,6 +15,7 @@ from xcvae.fields.axes import same_axis
 from xcvae.fields.cf import require
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import to_units
+from xcvae.files import expanded, is_url
 from xcvae.metrics.pairs import REALIZATION
 from xcvae.metrics.sample import Array
 from xcvae.registry import Component, Range
@@ -221,7 +222,8 @@ def _taken(rows: Array, *, source: RecordParameter) -> Array:
     return np.asarray(values[inverse.reshape(rows.shape)])
 
 
-def _opened(path: str) -> xr.Dataset:
+def _opened(given: str) -> xr.Dataset:
+    path = given if is_url(given) else str(expanded(given))
     stored = Path(path).is_dir()
     found: xr.Dataset = xr.open_zarr(path, consolidated=False) if stored else xr.open_dataset(path)
     return found
