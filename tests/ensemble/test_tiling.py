@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import threading
 
 import dask
@@ -15,7 +16,8 @@ import xarray as xr
 import xcvae
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.verify_store import verify_store
-from xcvae.errors import OutputExistsError
+from xcvae.errors import ConfigError, OutputExistsError
+from xcvae.generator.memory import available_memory, check_room
 
 TILE = {"y": 16, "x": 20}
 ASKED = {"members": 3, "seed": 2, "postprocess": [], "progress": False}
@@ -124,6 +126,25 @@ def test_map_without_room_for_one_piece_is_warned_of(few, model, monkeypatch):
     monkeypatch.setenv("XCVAE_MEMORY", "250 kB")
     with pytest.warns(UserWarning, match=r"map of 48 by 36 pixels in one piece .* tile='auto'"):
         sample(few, model, **ASKED)
+
+
+def test_map_far_beyond_the_memory_is_refused(model):
+    """The system would kill the process, without a word; machines of a cluster are not known."""
+    cpu = torch.device("cpu")
+    free = available_memory(cpu)
+    # A member in tiles takes 16 bytes per pixel and more, in one piece three times that.
+    for pixels, tiled, remedy in (
+        (free / 48, False, r"in one piece\. Draw it in tiles: tile='auto'"),
+        (free / 8, False, r"in one piece\. Draw parts of the domain"),
+        (free / 8, True, r"in tiles\. Draw parts of the domain"),
+    ):
+        size = (math.ceil(math.sqrt(pixels)),) * 2
+        with pytest.raises(ConfigError, match=f"free memory, .* GB, got at least .* GB {remedy}"):
+            check_room(size, model.architecture, cpu, tiled=tiled)
+        if not tiled:
+            with pytest.warns(UserWarning, match="in one piece takes about"):
+                check_room(size, model.architecture, cpu, tiled=tiled, elsewhere=True)
+    check_room((math.ceil(math.sqrt(free / 48)),) * 2, model.architecture, cpu, tiled=True)
 
 
 def test_tiles_in_a_store_have_the_bits_of_a_lazy_draw(few, model, tmp_path):

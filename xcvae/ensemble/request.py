@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeGuard, cast
 
 import xarray as xr
 
-from xcvae.ensemble.execution.scheduler import runs_in_threads
+from xcvae.ensemble.execution.scheduler import cluster_in_use, runs_in_threads
 from xcvae.ensemble.execution.threads import threads_of_draws, torch_threads
 from xcvae.ensemble.store.base import EnsembleStore
-from xcvae.errors import ConfigError, check_flags, nearest, warn_user
+from xcvae.errors import ConfigError, check_flags, nearest
 from xcvae.fields.units import parse_quantity
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ class SampleRequest(SampleOptions):
         return cls(**{**known, **others})
 
     def tile_for(self, model: Model, domain: Mapping[str, int]) -> tuple[int, int] | None:
-        """Return rows and columns of tiles; None for one piece, with a warning if it is too large.
+        """Return rows and columns of tiles; None for one piece, with a warning if it may not fit.
 
         Parameters
         ----------
@@ -328,15 +328,9 @@ class SampleRequest(SampleOptions):
         Raises
         ------
         ConfigError
-            The tile has other dims, or is too small.
+            The tile has other dims, or is too small; or a map is far too large for the memory.
         """
-        from xcvae.generator.memory import (
-            available_memory,
-            choose_tile,
-            draw_bytes,
-            draw_memory,
-            memory_limit,
-        )
+        from xcvae.generator.memory import check_room, choose_tile, draw_memory
         from xcvae.generator.splitting import tile_size
 
         tile = self.tile
@@ -347,14 +341,10 @@ class SampleRequest(SampleOptions):
                 domain, model.architecture, memory=memory, draws=draws, threads=torch_threads()
             )
         rows, columns = domain.values()
-        needed = draw_bytes((rows, columns), model.architecture)
-        available = memory_limit() or available_memory(model.device)
-        if tile is None and needed > available:
-            warn_user(
-                f"a map of {rows} by {columns} pixels in one piece takes about {needed / 1e9:.2g} "
-                f"GB of memory, and there are {available / 1e9:.2g} GB. Draw it in tiles: "
-                "tile='auto'.",
-            )
+        check_room(
+            (rows, columns), model.architecture, model.device,
+            tiled=tile is not None, elsewhere=cluster_in_use() is not None,
+        )  # fmt: skip
         return tile_size(tile, domain, model.architecture)
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from dask.utils import parse_bytes
 
-from xcvae.errors import ConfigError
+from xcvae.errors import ConfigError, warn_user
 from xcvae.generator.network.architecture import Architecture
 from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.splitting import SEAM_BYTES
@@ -30,6 +30,9 @@ MAPS = 13
 STORED_MAPS = 4
 #: Bytes per pixel of the domain for everything else: conditions, noise, members and their copies.
 PIXEL_BYTES = 64
+#: Share of these estimates that every draw takes: those in bfloat16 half of the maps, those in
+#: tiles 24 bytes per pixel and more.
+LEAST_MAPS, LEAST_PIXEL = 1 / 2, 1 / 4
 #: Bytes per pixel of each further field of a draw: itself, and a copy for post-processors.
 FIELD_BYTES = 8
 #: Sides of tiles, the fastest first. Larger maps leave the caches of a CPU, and in smaller tiles
@@ -82,9 +85,11 @@ def available_memory(device: torch.device) -> int:
     """Return the bytes that this process can still allocate on a device.
 
     On a CPU those of the machine, or of the control group (container, batch job) if they are fewer.
+    On a GPU also what torch keeps of memory that it has used.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     return int(min(_machine(Path("/proc/meminfo")), _control_group(Path("/sys/fs/cgroup"))))
 
 
@@ -134,6 +139,54 @@ def draw_bytes(size: tuple[int, int], architecture: Architecture) -> int:
         Architecture of the model.
     """
     return _network_bytes(size, architecture) + PIXEL_BYTES * math.prod(size)
+
+
+def check_room(
+    size: tuple[int, int],
+    architecture: Architecture,
+    device: torch.device,
+    *,
+    tiled: bool,
+    elsewhere: bool = False,
+) -> None:
+    """Warn of a map that may not fit into memory, and refuse one that cannot.
+
+    A system without memory kills processes, and says nothing.
+
+    Parameters
+    ----------
+    size
+        Rows and columns of the map.
+    architecture, device
+        Architecture of the model, and its device.
+    tiled
+        Drawn in tiles.
+    elsewhere
+        Other machines draw, whose memory is not known here: nothing is refused.
+
+    Raises
+    ------
+    ConfigError
+        The draw takes more than the free memory even by the lowest estimate.
+    """
+    free, pixels = available_memory(device), PIXEL_BYTES * math.prod(size)
+    least = LEAST_PIXEL * pixels if tiled else LEAST_MAPS * draw_bytes(size, architecture)
+    about = f"{size[0]} by {size[1]} pixels"
+    if least > free and not elsewhere:
+        raise ConfigError.of(
+            f"a map of {about}",
+            expected=f"a draw that fits into the free memory, {free / 1e9:.2g} GB",
+            got=f"at least {least / 1e9:.2g} GB " + ("in tiles" if tiled else "in one piece"),
+            remedy="Draw parts of the domain, or coarser ones."
+            if LEAST_PIXEL * pixels > free
+            else "Draw it in tiles: tile='auto'.",
+        )
+    needed, allowed = draw_bytes(size, architecture), memory_limit() or free
+    if not tiled and needed > allowed:
+        warn_user(
+            f"a map of {about} in one piece takes about {needed / 1e9:.2g} GB of memory, and "
+            f"there are {allowed / 1e9:.2g} GB. Draw it in tiles: tile='auto'.",
+        )
 
 
 def draws_at_once(size: tuple[int, int], fields: int, network: Ladder, *, most: int) -> int:
