@@ -44,7 +44,7 @@ class Artefacts:
         Strength of the strongest pattern: excess roughness (or height) of the pixels of one phase
         over their surroundings, as a share of the mean roughness, less that of the observation.
     period
-        Period of that pattern, in pixels; 0 if the maps are too small.
+        Period of that pattern, in pixels; 0 if the maps are too small or too few.
     border_amount, border_texture
         Rain, and roughness, at the border over that further inside, as a factor of the same of
         the observation. NaN with too little rain.

@@ -560,7 +560,7 @@ def checkerboard(e: Evidence) -> Measurement | str:
     draws = max((e.prior, e.posterior), key=lambda d: d.artefacts.pattern)
     trace = draws.artefacts
     if trace.period == 0:
-        return "the maps are too small for a repeating pattern"
+        return "too few samples with rain for a repeating pattern, or maps too small for one"
     return Measurement(
         above(trace.pattern, PATTERN),
         f"The strongest repeats every {trace.period} pixels; its contrast is "
@@ -588,7 +588,7 @@ def border(e: Evidence) -> Measurement | str:
         if math.isfinite(value * error)
     ]
     if not found:
-        return "too little rain at the border, or a mask along it"
+        return "too few samples with rain at the border, or a mask along it"
     level, _, kind, t = max(found, key=lambda one: one[:2])
     other, o = ("posterior", e.posterior) if kind == "prior" else ("prior", e.prior)
     return Measurement(
