@@ -447,7 +447,8 @@ def _measurements(model: Model, trainer: Trainer, training_samples: xr.Dataset) 
     """Calibrate a model and measure its timescales; return what was added to its training."""
     before = set(model.training)
     held_back = trainer.validation.batches if trainer.validation else trainer.batches
-    calibrate(model, held_back, trainer.known_dial)
+    with model.replays.uncompiled():
+        calibrate(model, held_back, trainer.known_dial)
     model.training["timescales"] = measure_timescales(model, training_samples).to_json()
     return {key: value for key, value in model.training.items() if key not in before}
 
