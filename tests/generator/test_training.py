@@ -240,7 +240,7 @@ def test_lack_of_memory_names_the_settings(corner, monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to get 2 GiB.\nMore")
 
     monkeypatch.setattr("xcvae.generator.training.trainer.Trainer._gradients", lacking)
-    message = r"batches of 2 crops of 24 by 24 pixels.*Tried to get 2 GiB\..*fit\.batch_size"
+    message = r"batches of 4 crops of 24 by 24 pixels.*Tried to get 2 GiB\..*fit\.batch_size"
     with pytest.raises(OutOfMemoryError, match=message):
         quick(corner)
 
