@@ -90,7 +90,7 @@ class OutputExistsError(XcvaeError, FileExistsError):
 
 
 class OutOfMemoryError(XcvaeError, MemoryError):
-    """The members to be drawn do not fit into the memory of the device."""
+    """A step of a training, or members to be drawn, do not fit into the memory of the device."""
 
 
 class StoreError(XcvaeError, RuntimeError):

@@ -99,7 +99,7 @@ def test_replayed_members_equal_those_of_single_launches(
         )
 
     replayed = [draw(seed) for seed in (0, 1, 0)]
-    assert all(one is not None for one in on_gpu._replays[1][0]._recordings.values())
+    assert all(one is not None for one in on_gpu._sampler().replays._recordings.values())
     monkeypatch.setattr(Model, "_sampler", without_replays(Model._sampler))
     launched = [draw(seed) for seed in (0, 1, 0)]
     np.testing.assert_array_equal(replayed, launched)

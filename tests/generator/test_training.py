@@ -28,6 +28,7 @@ from xcvae.errors import (
     DataError,
     EmptySelectionError,
     MismatchError,
+    OutOfMemoryError,
     OutputExistsError,
     XcvaeError,
 )
@@ -232,6 +233,16 @@ def test_train_leaves_the_global_random_state_of_torch(corner, fails_at):
     except ComponentError:
         assert fails_at is not None
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_lack_of_memory_names_the_settings(corner, monkeypatch):
+    def lacking(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to get 2 GiB.\nMore")
+
+    monkeypatch.setattr("xcvae.generator.training.trainer.Trainer._gradients", lacking)
+    message = r"batches of 4 crops of 24 by 24 pixels.*Tried to get 2 GiB\..*fit\.batch_size"
+    with pytest.raises(OutOfMemoryError, match=message):
+        quick(corner)
 
 
 def test_seeded_restores_the_random_states_of_gpus(monkeypatch):

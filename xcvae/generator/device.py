@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import types
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -48,7 +49,7 @@ def choose_device(device: str) -> torch.device:
             remedy="Use device='auto', or install a CUDA build of torch.",
         )
     count = torch.cuda.device_count() if chosen.type == "cuda" else 0
-    if chosen.type == "cuda" and chosen.index is not None and not 0 <= chosen.index < count:
+    if chosen.type == "cuda" and ":" in str(chosen) and not 0 <= chosen.index < count:
         raise ConfigError.of(
             "device",
             expected=f"'cuda', or a number below {count} behind it, as in 'cuda:0'",
@@ -122,7 +123,23 @@ def compiled(function: F, *, wanted: bool | None) -> F:
     wanted
         False or None returns the function as it is.
     """
-    return cast("F", torch.compile(function, dynamic=False)) if wanted else function
+    return cast("F", torch.compile(_with_own_code(function), dynamic=False)) if wanted else function
+
+
+def _with_own_code(function: F) -> F:
+    """Return a function or method with a copy of its code.
+
+    torch counts compilations by code: after eight, for all models and options of the process
+    together, it would no longer compile, and last digits would depend on what was drawn before.
+    """
+    plain: Any = getattr(function, "__func__", function)
+    copied = types.FunctionType(
+        plain.__code__.replace(), plain.__globals__, plain.__name__, plain.__defaults__,
+        plain.__closure__,
+    )  # fmt: skip
+    copied.__kwdefaults__ = plain.__kwdefaults__
+    owner = getattr(function, "__self__", None)
+    return cast("F", copied if owner is None else types.MethodType(copied, owner))
 
 
 def compiles(device: torch.device) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ from xcvae.generator.network.architecture import Architecture, build_networks
 from xcvae.generator.network.ladder import Ladder
 from xcvae.generator.network.networks import Networks
 from xcvae.generator.noise import Address, TimeAxis
-from xcvae.generator.replays import Replays
+from xcvae.generator.replays import ModelReplays
 from xcvae.generator.roles import described_as, names_in, renamed
 from xcvae.generator.sampler import FieldSampler, LevelReport, release_shares
 from xcvae.generator.sharing import SharedEncoding
@@ -93,6 +94,8 @@ class Model:
         Names of variables and dims that `rename` gave, in their order; the file has the old ones.
     origin
         The model of any factor that this one is, on another grid; None for all other models.
+    replays
+        Recordings of draws on a GPU, which models of other names share.
     """
 
     def __init__(
@@ -123,7 +126,8 @@ class Model:
         self.names: tuple[dict[str, str], ...] = ()
         self._in_file = spec, scaling
         self.origin: Model | None = None
-        self._replays: tuple[int, list[Replays]] = (0, [])
+        self.replays = ModelReplays()
+        self._at: dict[str, Model] = {}
         # Capped where the block means are kept: a cap afterwards would lose rain.
         highest = math.log1p(self._limit / scaling.target.eps) / scaling.target.divisor
         for one in self.networks:
@@ -151,7 +155,7 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is not None:
-            return Model.at, (self.origin, self.spec)
+            return _at_once, (self.origin, self.spec)
         # By path if there is a file: a worker reads it once for all tasks that carry the model.
         if self.path is not None and self.path.is_file():
             found: Any = (load_once, (str(self.path), self.sha256, str(self.device)))
@@ -232,7 +236,7 @@ class Model:
         chosen = choose_device(device)
         if chosen != self.device:
             self._placement.move(self.networks, chosen)
-            self._replays = 0, []  # they hold memory of the other device
+            self.replays.drop()
         return self
 
     def rename(self, names: Mapping[str, str] | None = None, **others: str) -> Model:
@@ -257,7 +261,7 @@ class Model:
         # The network is shared: a copy of the object, not one that is read from the file.
         other = object.__new__(type(self))
         vars(other).update(vars(self))
-        other.spec, other.names = spec, (*self.names, given)
+        other.spec, other.names, other._at = spec, (*self.names, given), {}
         other.scaling = self.scaling.renamed({old.name: new.name for old, new in pairs})
         return other
 
@@ -535,16 +539,13 @@ class Model:
 
     def _sampler(self, number: int = 0, seam: int = SEAM_BYTES) -> FieldSampler:
         """Return the sampler of a network."""
-        moves, replays = self._replays
-        if self.device.type == "cuda" and (moves != self._placement.moves or not replays):
-            replays = [Replays(one) for one in self.networks]
-            self._replays = self._placement.moves, replays
+        replays = self.replays.of(self.networks, self._placement)
         return FieldSampler(
             self.networks[number],
             self.scaling,
             self.device,
             self._limit,
-            replays[number] if self.device.type == "cuda" else None,
+            replays[number] if replays else None,
             seam,
         )
 
@@ -597,6 +598,14 @@ def _renamed(
     for some in names:
         model = model.rename(some)
     return model
+
+
+def _at_once(origin: Model, spec: DataSpec) -> Model:
+    """Return a model of any factor for a factor and grid: one object for all tasks of a process."""
+    key = json.dumps(spec.to_json(), sort_keys=True)
+    if key not in origin._at:
+        origin._at = {key: origin.at(spec)}
+    return origin._at[key]
 
 
 def from_bytes(content: bytes, path: Path | None = None) -> Model:

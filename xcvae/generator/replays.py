@@ -9,9 +9,11 @@ members, are those of a draw without graphs, unless they are compiled first.
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from xcvae.errors import warn_user
-from xcvae.generator.device import autocast, compiled, compiles, precision
+from xcvae.generator.device import Placement, autocast, compiled, compiles, precision
 from xcvae.generator.network.ladder import Encoded, Ladder
 from xcvae.generator.noise import Window, maps_of
 
+#: A pass of the network: `Ladder.encode` or `Ladder.descend`.
+Pass = Callable[..., Any]
 #: Graphs that are kept: each owns the memory of its maps.
 MOST = 4
 #: Passes before the recording, in which kernels are chosen and loaded.
@@ -51,15 +55,15 @@ class Replays:
     ----------
     network
         The ladder, on a GPU. Its weights must not change afterwards.
+    compile
+        Compile the passes, each recording for itself.
     """
 
-    def __init__(self, network: Ladder) -> None:
+    def __init__(self, network: Ladder, *, compile: bool = False) -> None:
         self.source = network
         self.device = next(network.parameters()).device
-        self._network = self._cast(network)
-        wanted = compiles(self.device)
-        self._encode = compiled(self._network.encode, wanted=wanted)
-        self._descend = compiled(self._network.descend, wanted=wanted)
+        self._network, self._compile = self._cast(network), compile
+        self._compiled: dict[Hashable, Callable[..., Any]] = {}
         self._recordings: OrderedDict[Hashable, _Recording | None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -71,10 +75,12 @@ class Replays:
     def encode(self, c: Tensor, pooled: Tensor | None, x: Tensor | None, *, side: int) -> Encoded:
         """Return the result of `Ladder.encode`."""
 
-        def encode(c: Tensor, pooled: Tensor | None, x: Tensor | None) -> Encoded:
-            return self._encode(c, pooled, x, side=side)
+        def encode(run: Pass, c: Tensor, pooled: Tensor | None, x: Tensor | None) -> Encoded:
+            found: Encoded = run(c, pooled, x, side=side)
+            return found
 
-        encoded: Encoded = self._replayed(("encode", side), encode, [c, pooled, x])
+        method = self._network.encode
+        encoded: Encoded = self._replayed(("encode", side), method, encode, [c, pooled, x])
         return encoded
 
     def descend(
@@ -107,31 +113,35 @@ class Replays:
         ceilings, released = options.pop("ceilings"), options["released"]
 
         def descend(
-            encoded: Encoded,
-            rows: Tensor,
-            words: Tensor,
-            order: Tensor | None,
-            ceilings: Tensor | None,
+            run: Pass, encoded: Encoded, addresses: list[Tensor], *others: Tensor | None
         ) -> Tensor:
-            own = dict(options)
+            (rows, words), (order, ceilings), own = addresses, others, dict(options)
             if order is not None:
                 partly = [w for w in windows if 0 < released[w.level] < 1]
                 ranks = dict(zip(partly, maps_of(order, partly), strict=True))
                 own["order"] = [ranks.get(window) for window in windows]
             known = encoded.take(rows)
-            return self._descend(known, maps_of(words, windows), ceilings=ceilings, **own).output
+            found: Tensor = run(known, maps_of(words, windows), ceilings=ceilings, **own).output
+            return found
 
         name = "descend", tuple(windows), repr(options)
-        output: Tensor = self._replayed(name, descend, [encoded, rows, words, order, ceilings])
+        inputs = [encoded, [rows, words], order, ceilings]
+        output: Tensor = self._replayed(name, self._network.descend, descend, inputs)
         return output
 
-    def _replayed(self, name: Hashable, function: Callable[..., Any], arguments: list[Any]) -> Any:
-        """Replay a call, recorded first if it is new; without a graph where CUDA refuses one."""
+    def _replayed(
+        self, name: Hashable, method: Pass, call: Callable[..., Any], arguments: list[Any]
+    ) -> Any:
+        """Replay a call, recorded first if it is new; without a graph where CUDA refuses one.
+
+        The call is given the pass of the network, a method that may be compiled first.
+        """
         inputs = tensors_of(arguments)
         layouts = tuple((tuple(one.shape), one.stride(), one.dtype) for one in inputs)
         key = (name, layouts, self.source.sigma_factors)
         with self._lock, torch.inference_mode():
             self._network.sigma_factors = self.source.sigma_factors
+            function = functools.partial(call, self._pass(key, method))
             if key not in self._recordings:
                 self._recordings[key] = self._recorded(function, arguments)
                 while len(self._recordings) > MOST:
@@ -141,6 +151,14 @@ class Replays:
             if recording is None:
                 return self._called(function, arguments)
             return recording(inputs)
+
+    def _pass(self, key: Hashable, method: Pass) -> Pass:
+        """Return a pass of the network; compiled ones stay when their recordings are dropped."""
+        if not self._compile:
+            return method
+        if key not in self._compiled:
+            self._compiled[key] = compiled(method, wanted=True)
+        return self._compiled[key]
 
     def _recorded(self, function: Callable[..., Any], arguments: list[Any]) -> _Recording | None:
         """Record a call; None if CUDA refuses or the result differs, with a warning that says why.
@@ -191,6 +209,44 @@ class Replays:
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
         return own
+
+
+class ModelReplays:
+    """Replays of the networks of a model, which its models of other names share."""
+
+    def __init__(self) -> None:
+        self._how: Hashable = None
+        self._made: list[Replays] = []
+        self._compile = True
+
+    def of(self, networks: Sequence[Ladder], placement: Placement) -> list[Replays]:
+        """Return a replay per network on a GPU, none on a CPU.
+
+        They are made again if the networks were moved, or a setting of the environment changed.
+        """
+        device = placement.device
+        if device.type != "cuda":
+            return []
+        compile = self._compile and compiles(device)
+        how = placement.moves, precision(device), compile
+        if how != self._how or not self._made:
+            self.drop()
+            self._made = [Replays(one, compile=compile) for one in networks]
+            self._how = how
+        return self._made
+
+    def drop(self) -> None:
+        """Drop all replays: they have memory of their device."""
+        self._how, self._made = None, []
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Compile nothing in a context: for draws of many kinds, each of few fields."""
+        self._compile = False
+        try:
+            yield
+        finally:
+            self._compile = True
 
 
 def _warn(reason: str) -> None:

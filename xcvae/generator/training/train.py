@@ -24,6 +24,7 @@ from xcvae.errors import (
     ConfigError,
     DataError,
     EmptySelectionError,
+    OutOfMemoryError,
     OutputExistsError,
     check_flags,
     explain,
@@ -134,6 +135,8 @@ def train(
     ------
     XcvaeError
         One of its subclasses, before the first step, if data and settings do not fit.
+    OutOfMemoryError
+        A GPU has no room for a step.
 
     Warns
     -----
@@ -184,12 +187,29 @@ def train(
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
             _announce(trainer, progress)
-            trainer.run(progress=progress, tuner=tuner)
+            with _memory_explained(settings):
+                trainer.run(progress=progress, tuner=tuner)
             finish = functools.partial(_finish, trainer, spec, metadata, file, parts[0])
             if group.count == 1:
                 return finish()
             # All processes return the model that is in the file of the main one.
             return from_bytes(group.broadcast(lambda: finish().to_bytes()), file)
+
+
+@contextmanager
+def _memory_explained(settings: Fit) -> Iterator[None]:
+    """Say which settings decide on the memory of a step, where a GPU has too little."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise OutOfMemoryError.of(
+            "fit",
+            expected=f"memory for batches of {settings.batch_size} crops of {settings.crop} by "
+            f"{settings.crop} pixels",
+            got=str(error).splitlines()[0],
+            remedy="Lower fit.batch_size or fit.crop, or train with "
+            "generator={'checkpointing': True}; give the device to this process alone.",
+        ) from error
 
 
 def _metadata(
@@ -447,7 +467,8 @@ def _measurements(model: Model, trainer: Trainer, training_samples: xr.Dataset) 
     """Calibrate a model and measure its timescales; return what was added to its training."""
     before = set(model.training)
     held_back = trainer.validation.batches if trainer.validation else trainer.batches
-    calibrate(model, held_back, trainer.known_dial)
+    with model.replays.uncompiled():
+        calibrate(model, held_back, trainer.known_dial)
     model.training["timescales"] = measure_timescales(model, training_samples).to_json()
     return {key: value for key, value in model.training.items() if key not in before}
 
