@@ -288,6 +288,8 @@ def test_interrupted_append_loses_nothing_and_is_continued(kind, few, model, tmp
     xr.testing.assert_identical(open_store(store).load(), first)
     partial = EnsembleStore.of(store).status().partial
     assert sorted(partial.ledger.intact()) == [0, 1, 2, 3, 4]
+    with pytest.raises(OutputExistsError, match="finish it by the call that was interrupted, and"):
+        sample(few.isel(time=slice(5)), model, **made, resume="append")
     fuse.unlink()
     both = sample(few, model, **made, resume="append")
     whole = sample(few, model, **{**made, "store": None})

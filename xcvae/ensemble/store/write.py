@@ -129,7 +129,11 @@ def _name_taken(found: StoredEnsemble, differing: list[str], resume: Resume) -> 
     if found.metadata:  # only ensembles can be replaced
         remedy += ', or replace the ensemble with resume="restart"'
     keys = {text.partition(" (")[0] for text in differing}
-    if keys and keys <= {"members", "data"}:
+    longer = bool(keys) and keys <= {"members", "data"}
+    if found.metadata and found.identity is None:  # nothing can be appended to it yet
+        remedy += ", or finish it by the call that was interrupted"
+        remedy += ', and then use resume="append"' if longer else ""
+    elif longer:
         remedy += ', or use resume="append", which adds new members and samples to it and opens '
         remedy += "what it has of them"
     return OutputExistsError.of(
