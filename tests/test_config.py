@@ -105,6 +105,29 @@ train: {fit: {learning_rate: 1e-3, weight_decay: 1.5E-4}}
     assert found.output_folder == tmp_path / "out"
 
 
+NUMBERS = {
+    "0": 0, "-0": 0, "7": 7, "+7": 7, "1_000": 1000, "0x1F": 31, "0b11": 3, "0o17": 15, "1.": 1.0,
+    "1.5": 1.5, ".5": 0.5, "-.5": -0.5, "1.5e3": 1500.0, ".5e1": 5.0, "1e3": 1000.0,
+    "1E-3": 0.001, "-.INF": -np.inf,
+}  # fmt: skip
+TEXTS = ("12:30", "1:30.5", "010", "007", "-012", "08:15:00", "1.2.3", "e3", "1e", "0x", "1h", "_1")
+
+
+def test_yaml_reads_times_of_day_and_leading_zeros_as_text(tmp_path: Path) -> None:
+    """They were 750 and 8; all other numbers are those of PyYAML."""
+    entries = "".join(f"k{number}: {text}, " for number, text in enumerate((*NUMBERS, *TEXTS)))
+    text = f"data: {{path: a, backend_kwargs: {{{entries}}}}}\noutput: out\n"
+    options = config.load(write(tmp_path, text)).data.backend_kwargs
+    assert options is not None
+    found = list(options.values())
+    assert found == [*NUMBERS.values(), *TEXTS]
+    assert [type(one) for one in found] == [type(one) for one in (*NUMBERS.values(), *TEXTS)]
+    for option in ("members: 010", "temperature: 1:30"):
+        text = f"data: {{tutorial: radklim}}\noutput: out\nsample: [{{name: a, {option}}}]\n"
+        with pytest.raises(ConfigError, match="expected a"):
+            config.load(write(tmp_path, text))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

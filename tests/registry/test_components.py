@@ -107,9 +107,11 @@ def test_checked_names_a_missing_parameter() -> None:
         checked("metric 'needy'", Needy, {})
 
 
-def test_checked_explains_yaml_exponents_without_point() -> None:
-    with pytest.raises(ComponentError, match=r"write 1\.0e-3"):
+def test_checked_explains_numbers_that_are_texts() -> None:
+    with pytest.raises(ComponentError, match=r"without quotes\. .* write 1\.0e-3"):
         checked("loss 'sample'", Sample, {"scale": "1e-3"})
+    with pytest.raises(ComponentError, match=r"Write the number without quotes\.$"):
+        checked("loss 'sample'", Sample, {"scale": "0.5"})
 
 
 def test_parameters_of_returns_json_types() -> None:

@@ -170,16 +170,22 @@ def _replaced(content: object, keys: list[str], value: object) -> dict[str, Any]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, a date stays text, and duplicate keys are errors."""
+    """YAML in which 1e-3 is a number, dates, 12:30 and 007 are text, and duplicate keys errors."""
 
 
+_INTEGER = re.compile(r"[-+]?(0|[1-9][\d_]*|0b[01_]+|0o[0-7_]+|0x[\da-fA-F_]+)$")
+_REAL = re.compile(
+    r"[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$|[-+]?\d+[eE][-+]?\d+$|"
+    r"[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+)
+# In YAML 1.1, which PyYAML reads, 12:30 is 750 and 010 is 8.
+_OWN = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float")}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in pairs if tag not in _OWN]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _REAL, list("-+.0123456789"))
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:

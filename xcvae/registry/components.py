@@ -383,7 +383,9 @@ def _checked_value(label: str, name: str, value: object, hint: Any) -> object:
     except _RefusedError:
         remedy = SEE_PLUGINS
         if isinstance(value, str) and _is_number(value):
-            remedy = "In YAML, numbers with an exponent need a point: write 1.0e-3, not 1e-3."
+            remedy = "Write the number without quotes."
+            if "e" in value.lower():
+                remedy += " Some readers of YAML take 1e-3 for text: write 1.0e-3."
         raise ComponentError.of(
             f"{label}, parameter '{name}'",
             expected=_words(hint),
