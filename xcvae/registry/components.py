@@ -99,13 +99,14 @@ class Range:
             return
         if not isinstance(value, numbers.Real):  # those of NumPy are, too
             return
+        number: Any = value  # a Real compares with floats, which its type does not say
         # NaN compares as False, and is refused.
-        if self.low <= value <= self.high and (self.above is None or value > self.above):
+        if self.low <= number <= self.high and (self.above is None or number > self.above):
             return
         remedy = "Choose a number in this range."
-        if value > self.high:
+        if number > self.high:
             remedy = f"The largest value is {self.high:g}."
-        elif value < self.low:
+        elif number < self.low:
             remedy = f"The smallest value is {self.low:g}."
         raise ComponentError.of(label, expected=f"a number {self}", got=repr(value), remedy=remedy)
 
