@@ -316,7 +316,7 @@ class SampleRequest(SampleOptions):
         return cls(**{**known, **others})
 
     def tile_for(self, model: Model, domain: Mapping[str, int]) -> tuple[int, int] | None:
-        """Return rows and columns of tiles; None for one piece, with a warning if it may not fit.
+        """Return rows and columns of tiles; None for one piece.
 
         Parameters
         ----------
@@ -328,9 +328,9 @@ class SampleRequest(SampleOptions):
         Raises
         ------
         ConfigError
-            The tile has other dims, or is too small; or a map is far too large for the memory.
+            The tile has other dims, or is too small.
         """
-        from xcvae.generator.memory import check_room, choose_tile, draw_memory
+        from xcvae.generator.memory import choose_tile, draw_memory
         from xcvae.generator.splitting import tile_size
 
         tile = self.tile
@@ -340,12 +340,29 @@ class SampleRequest(SampleOptions):
             tile = choose_tile(
                 domain, model.architecture, memory=memory, draws=draws, threads=torch_threads()
             )
-        rows, columns = domain.values()
-        check_room(
-            (rows, columns), model.architecture, model.device,
-            tiled=tile is not None, elsewhere=cluster_in_use() is not None,
-        )  # fmt: skip
         return tile_size(tile, domain, model.architecture)
+
+    def check_room(self, model: Model, size: tuple[int, int]) -> None:
+        """Warn of maps that may not fit into memory, before any is drawn.
+
+        Parameters
+        ----------
+        model
+            The model, on its device.
+        size
+            Rows and columns of the maps.
+
+        Raises
+        ------
+        ConfigError
+            One cannot fit. The memory of workers of a cluster is not known here.
+        """
+        from xcvae.generator.memory import check_room
+
+        check_room(
+            size, model.architecture, model.device,
+            tiled=self.tile is not None, elsewhere=cluster_in_use() is not None,
+        )  # fmt: skip
 
     @property
     def extends(self) -> bool:

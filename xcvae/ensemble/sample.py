@@ -242,6 +242,7 @@ def sample(
     sampler = replace(sampler, seam=_seam_like(request, sampler))
     if request.store is not None:
         return _from_store(sampler, ds, request, request.store)
+    sampler.request.check_room(sampler.model, sampler.size)
     if request.diversity is not None:
         notes = _notes_like(request, sampler)
         sampler = resolve_spread(sampler, request.diversity, notes, progress=progress)
@@ -369,6 +370,7 @@ def _append(
             extension = extension_of(store, ds, sampler, request)
             if extension is None:
                 return added
+            sampler.request.check_room(sampler.model, sampler.size)
             with _shipped(extension.sampler, store.temporary_path("model")) as shipped:
                 write(
                     store,
@@ -391,6 +393,7 @@ def _write(
     resume: bool | Literal["restart", "repair"],
 ) -> None:
     """Write what is missing in the store; the notes of `spec` are those of an unfinished run."""
+    sampler.request.check_room(sampler.model, sampler.size)
     request = sampler.request
     notes = {}
     if request.diversity is not None:

@@ -219,6 +219,7 @@ def _sampler_of(
             got="; ".join(differing),
             remedy="Give the model and the data that the store was drawn with.",
         )
+    sampler.request.check_room(sampler.model, sampler.size)
     if request.diversity is None:
         return sampler
     return resolve_spread(sampler, request.diversity, notes, progress=False)

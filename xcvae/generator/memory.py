@@ -106,15 +106,16 @@ def _machine(meminfo: Path) -> int:
 def _control_group(folder: Path) -> float:
     """Return the bytes that the limit of the control group leaves; infinity without a limit.
 
-    Pages of files that were read count as used there, and are given back when memory is needed.
+    Pages of files that were read count as used there, and are given back when memory is needed,
+    those that were read twice ("active"), too.
     """
-    for limit, usage, statistics, cached in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    for limit, usage, statistics, prefix in (
+        ("memory.max", "memory.current", "memory.stat", ""),
         (
             "memory/memory.limit_in_bytes",
             "memory/memory.usage_in_bytes",
             "memory/memory.stat",
-            "total_inactive_file",
+            "total_",
         ),
     ):
         try:
@@ -123,7 +124,7 @@ def _control_group(folder: Path) -> float:
             continue
         with suppress(OSError, ValueError):
             rows = dict(line.split() for line in (folder / statistics).read_text().splitlines())
-            left += int(rows.get(cached, 0))
+            left += sum(int(rows.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
         return left
     return math.inf
 
@@ -169,19 +170,23 @@ def check_room(
     ConfigError
         The draw takes more than the free memory even by the lowest estimate.
     """
-    free, pixels = available_memory(device), PIXEL_BYTES * math.prod(size)
+    limit, pixels = memory_limit(), PIXEL_BYTES * math.prod(size)
+    free = available_memory(device)
     least = LEAST_PIXEL * pixels if tiled else LEAST_MAPS * draw_bytes(size, architecture)
     about = f"{size[0]} by {size[1]} pixels"
-    if least > free and not elsewhere:
+    if least > max(free, limit or 0) and not elsewhere:
         raise ConfigError.of(
             f"a map of {about}",
             expected=f"a draw that fits into the free memory, {free / 1e9:.2g} GB",
             got=f"at least {least / 1e9:.2g} GB " + ("in tiles" if tiled else "in one piece"),
-            remedy="Draw parts of the domain, or coarser ones."
-            if LEAST_PIXEL * pixels > free
-            else "Draw it in tiles: tile='auto'.",
+            remedy=(
+                "Draw parts of the domain, or coarser ones."
+                if LEAST_PIXEL * pixels > free
+                else "Draw it in tiles: tile='auto'."
+            )
+            + f" If there is more memory, such as swap, set {LIMIT} to it.",
         )
-    needed, allowed = draw_bytes(size, architecture), memory_limit() or free
+    needed, allowed = draw_bytes(size, architecture), limit or free
     if not tiled and needed > allowed:
         warn_user(
             f"a map of {about} in one piece takes about {needed / 1e9:.2g} GB of memory, and "
