@@ -13,6 +13,7 @@ import xcvae
 from xcvae.ensemble import catalog
 from xcvae.ensemble.augment import augment
 from xcvae.ensemble.sample import sample
+from xcvae.ensemble.store.base import lock_folder
 from xcvae.ensemble.store.samples import samples_metadata, write_samples
 from xcvae.errors import (
     ConfigError,
@@ -20,8 +21,10 @@ from xcvae.errors import (
     EmptySelectionError,
     MismatchError,
     MissingVariableError,
+    StoreError,
 )
 from xcvae.fields.describe import describe, prepare
+from xcvae.files import hidden_sibling
 from xcvae.generator.training.train import split, train
 
 MEMBERS = 3
@@ -52,6 +55,20 @@ def test_augment_puts_unchanged_real_samples_first(real, ensemble):
     same = first.drop_vars(["synthetic", "realization"])
     same.attrs = real.attrs  # of all samples: see the next test
     xr.testing.assert_identical(same, real)
+
+
+def test_samples_are_written_by_one_process_that_removes_what_killed_ones_left(
+    real, ensemble, tmp_path
+):
+    store = tmp_path / "both.zarr"
+    killed = hidden_sibling(store, "new")
+    with lock_folder(store):
+        killed.mkdir()
+        with pytest.raises(StoreError, match="no other process"):
+            augment(real, ensemble, store=store)
+        assert killed.exists()
+    assert augment(real, ensemble, store=store).sizes["time"] > real.sizes["time"]
+    assert [path.name for path in tmp_path.iterdir()] == ["both.zarr"]
 
 
 def test_augmented_rain_is_not_described_as_observed(real, ensemble):

@@ -104,6 +104,16 @@ def test_limits_of_values_are_not_those_of_packed_codes(few, tmp_path):
     assert not (tmp_path / "counts").exists()
 
 
+def test_times_before_the_gregorian_calendar_are_written(few, tmp_path):
+    """As those of the last millennium; xarray refuses them in the standard calendar."""
+    times = np.array(["0850-01-01T06", "1500-03-01", "1582-10-15", "1990-06-01"], "datetime64[s]")
+    old = few[["pr"]].isel(time=slice(4)).assign_coords(time=times)
+    (file,) = old.cvae.to_netcdf(tmp_path / "nc")
+    with netCDF4.Dataset(file) as raw:
+        found = netCDF4.num2date(raw["time"][:], raw["time"].units, raw["time"].calendar)
+    assert [f"{time:%Y-%m-%dT%H}" for time in found] == [str(time)[:13] for time in times]
+
+
 def test_attributes_without_a_type_of_netcdf_and_missing_times_are_written(ensemble, tmp_path):
     given = {"checked": True, "parent": None, "options": {"a": 1}, "levels": [[1], [1, 2]]}
     one = ensemble.isel(time=[0], realization=[0]).assign_attrs(given)

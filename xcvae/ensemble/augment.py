@@ -15,6 +15,7 @@ import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import INHERITED, check_storable, record_of, without_observed
+from xcvae.ensemble.store.base import lock_folder
 from xcvae.ensemble.store.samples import (
     AUGMENTED,
     rain_shares,
@@ -113,6 +114,8 @@ def augment(
         without a store.
     OutputExistsError
         The store exists.
+    StoreError
+        Another process is writing it.
     CatalogError
         The name is used in the catalog for another store.
     """
@@ -275,7 +278,8 @@ class _Output:
 
     def write(self, ds: xr.Dataset, spec: DataSpec) -> xr.Dataset:
         """Write and list the samples; return them opened."""
-        write_samples(ds, self.store, spec.sample)
+        with lock_folder(self.store):  # which removes what a killed process left behind
+            write_samples(ds, self.store, spec.sample)
         opened: xr.Dataset = xr.open_zarr(self.store, chunks={})
         if self.catalog is not None:
             count = int(ds["synthetic"].sum())

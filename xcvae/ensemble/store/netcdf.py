@@ -45,6 +45,8 @@ MISSING = -32768
 STEPS_OF_WET = 10
 """Packing keeps at least this many steps below the wet threshold."""
 LEVEL = 4
+GREGORIAN = "1582-10-15"
+"""First day of the Gregorian calendar."""
 MEMBER, README = "realization", "README.txt"
 FIRST_LINE = re.compile(r"\d+ NetCDF files, (.+) to (.+), written by xcvae\.")
 """Beginning of the description of some files: the first and the last of them."""
@@ -347,7 +349,10 @@ def _time_encoding(times: xr.DataArray) -> dict[str, Any]:
     first = times.min().dt.strftime("%Y-%m-%d").item()
     whole = bool((times == times.dt.floor("h")).all())
     units = f"{'hours' if whole else 'seconds'} since {first} 00:00:00"
-    return {"units": units, "calendar": "standard", "dtype": "float64"}
+    # The standard calendar is the Julian one before, and that of NumPy is not.
+    old = bool((times < np.datetime64(GREGORIAN)).any())
+    calendar = "proleptic_gregorian" if old else "standard"
+    return {"units": units, "calendar": calendar, "dtype": "float64"}
 
 
 _DEGREES = {"lat": "degrees_north", "latitude": "degrees_north"}
@@ -402,7 +407,7 @@ def _compare(field: xr.DataArray, file: Path, step: np.float32 | None, engine: A
     """Read a file back, and compare it with what was written."""
     allowed = 0.0 if step is None else 0.5001 * float(step)
     sample = _sample_of(field)
-    with xr.open_dataset(file, engine=engine) as again:
+    with xr.open_dataset(file, engine=engine, decode_times=False) as again:
         stored = again[str(field.name)]
         for start in range(0, field.sizes[sample], 64):
             rows = {sample: slice(start, start + 64)}
