@@ -282,9 +282,7 @@ def test_register_explains_a_missing_module() -> None:
 # --- what is missing -----------------------------------------------------------------------------
 
 
-def test_missing_names_package_and_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_names_package_and_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Folders of these names are no packages: that of a project, and results of a run.
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("rain-peaks", "no_such_module"):
