@@ -14,7 +14,7 @@ from xcvae.ensemble import catalog
 from xcvae.ensemble.augment import augment
 from xcvae.ensemble.sample import sample
 from xcvae.ensemble.store.base import lock_folder
-from xcvae.ensemble.store.samples import samples_metadata
+from xcvae.ensemble.store.samples import samples_metadata, write_samples
 from xcvae.errors import (
     ConfigError,
     DataError,
@@ -432,3 +432,23 @@ def test_validation_samples_are_real(real, ensemble):
     assert held_back.sizes["time"] == 2
     assert not set(held_back.time.values) & set(learned.time.values)
     assert learned.sizes["time"] == 4 * (1 + MEMBERS)
+
+
+@pytest.mark.filterwarnings("ignore:Unable to decode time axis")
+@pytest.mark.parametrize("year", [1620, 2001, 2400])
+def test_stored_samples_have_their_times_and_the_names_of_bounds(few, tmp_path, year):
+    """Also beyond the years of nanoseconds, and where xarray moved the names to the encoding."""
+    start = np.datetime64(f"{year}-06-01", "s") + 900 * np.arange(few.sizes["time"])
+    edges = np.stack([start, start + 300], axis=-1)
+    ds = few.assign_coords(time=start).assign(edges=(("time", "nv"), edges), crs=0)
+    place = ds["time"].encoding if year == 2001 else ds["time"].attrs
+    place["bounds"] = "edges"
+    ds["pr"].encoding["grid_mapping"] = "crs"
+    write_samples(ds, tmp_path / "samples.zarr", "time")
+    copy = xr.open_zarr(tmp_path / "samples.zarr")
+    for name in ("time", "edges"):
+        found = [str(one)[:16].replace(" ", "T") for one in copy[name].values.ravel()]
+        assert found == [str(one)[:16] for one in ds[name].values.ravel()]
+    assert copy["time"].attrs["bounds"] == "edges"
+    assert copy["pr"].attrs["grid_mapping"] == "crs"
+    assert ("bounds" in ds["time"].attrs) == (year != 2001)

@@ -645,6 +645,20 @@ def test_scores_of_a_run_are_those_of_evaluate_by_areas_and_groups(tmp_path: Pat
     assert len(text.splitlines()) == 5
     again.evaluate(section)
     assert again.outcome == {"evaluate": "unchanged"}
+    # Runs of earlier versions did not record the coordinates: nothing is made again.
+    manifest, metadata = folder / "out" / "made-from.json", folder / "out/data/test.zarr/zarr.json"
+    current, copied = json.loads(manifest.read_text(encoding="utf-8")), metadata.stat().st_mtime_ns
+    earlier = {
+        product: {key: value for key, value in inputs.items() if key != "coordinates"}
+        for product, inputs in current.items()
+    }
+    assert earlier != current
+    manifest.write_text(json.dumps(earlier), encoding="utf-8")
+    again.list_data()
+    again.evaluate(section)
+    assert again.outcome == {"evaluate": "unchanged"}
+    assert metadata.stat().st_mtime_ns == copied
+    assert json.loads(manifest.read_text(encoding="utf-8")) == current
     assert table.stat().st_mtime_ns == written
     assert f"xcvae verify '{folder / 'out'}'" in pipeline.info(str(folder / "out"))
 

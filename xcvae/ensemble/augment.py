@@ -21,6 +21,7 @@ from xcvae.ensemble.store.samples import (
     rain_shares,
     refuse_taken,
     samples_metadata,
+    without_encoding,
     write_samples,
 )
 from xcvae.ensemble.storms import FLAG, DrawnStorms, flags_of
@@ -153,7 +154,7 @@ def augment(
     )  # fmt: skip
     # The packing and chunks of the file that the real samples came from do not fit the members:
     # an int16 range that ends at the largest observation would wrap heavier synthetic rain.
-    both = _evenly_chunked(both.drop_encoding())
+    both = _evenly_chunked(without_encoding(both))
     both[spec.target].attrs = _of_real(real.attrs)
     return both.assign_attrs(_provenance(both, spec, [record_of(one) for one in ensembles]))
 

@@ -51,6 +51,12 @@ class Manifest:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self._file, json.dumps(products, indent=1, sort_keys=True))
 
+    def adopt(self, product: str, inputs: Mapping[str, Any], name: str) -> None:
+        """Record an input that earlier versions did not record, if all others are the same."""
+        known, wanted = self._products().get(product), _as_json(inputs)
+        if known is not None and name not in known and {**known, name: wanted[name]} == wanted:
+            self.record(product, inputs)
+
     def claim(self, product: str, *paths: Path) -> None:
         """Record that files are about to be written, after refusing those that are not ours.
 

@@ -296,6 +296,7 @@ class PipelineState:
         name = f"data-{part}" if part in taken else part
         product, inputs = f"data {part}", {"data": fingerprint(ds, spec)}
         inputs["coordinates"] = fingerprint_of_coordinates(ds)
+        self.manifest.adopt(product, inputs, "coordinates")
         if not self.manifest.is_current(product, inputs, store):
             self.manifest.claim(product, store)
             with lock_folder(store):
@@ -419,6 +420,7 @@ class PipelineState:
         product = f"groups of {section.name}"
         wanted = {**inputs, **flat(options)}
         wanted["coordinates"] = fingerprint_of_coordinates(self.scored_of(section))
+        self.manifest.adopt(product, wanted, "coordinates")
         if self.manifest.is_current(product, wanted, file):
             return
         self.outcome["evaluate"] = MADE

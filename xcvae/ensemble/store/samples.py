@@ -65,8 +65,7 @@ def write_samples(
     new = hidden_sibling(store, "new")
     try:
         with quiet_zarr():
-            bare = _with_units_of_bounds(ds.drop_encoding())
-            _chunked(bare, sample).to_zarr(new, consolidated=True, zarr_format=3)
+            _chunked(without_encoding(ds), sample).to_zarr(new, consolidated=True, zarr_format=3)
         if when_complete is not None:
             when_complete(new)
         new.rename(store)
@@ -91,15 +90,14 @@ def refuse_taken(path: Path) -> None:
         )
 
 
-def _with_units_of_bounds(ds: xr.Dataset) -> xr.Dataset:
-    """Give times and their bounds the same units in a file, as CF wants; xarray chooses two."""
-    ds = ds.copy()
-    for name, coord in ds.coords.items():
-        if coord.attrs.get("bounds") in ds.variables and coord.size:
-            whole = coord.dtype.kind != "M" or bool((coord == coord.astype("M8[us]")).all())
-            if whole and (coord.dtype.kind == "M" or hasattr(coord.values.flat[0], "isoformat")):
-                ds[name].encoding["units"] = "microseconds since 1970-01-01"
-    return ds
+def without_encoding(ds: xr.Dataset) -> xr.Dataset:
+    """Drop encodings, but for names of other variables, which xarray may move there."""
+    bare = ds.drop_encoding()
+    for name, variable in ds.variables.items():
+        for key in ("bounds", "grid_mapping"):
+            if key in variable.encoding:
+                bare[name].attrs.setdefault(key, variable.encoding[key])
+    return bare
 
 
 def _chunked(ds: xr.Dataset, sample: str) -> xr.Dataset:
