@@ -61,6 +61,7 @@ def test_schema_defaults_equal_those_of_the_python_api() -> None:
         (content(folder="x"), "unknown key 'folder'"),
         (content(train={"sed": 1}), "train: unknown key 'sed'. Did you mean 'seed'?"),
         (content(train={"seed": "a"}), "train, parameter 'seed': expected an integer, got 'a'"),
+        (content(train={"seed": -1}), "train.seed: expected an integer >= 0, got -1"),
         (content(train={"fit": {"max_step": 3}}), "train.fit: unknown key 'max_step'. Did you mea"),
         (content(train={"fit": {"crop": "x"}}), "train.fit.crop: expected an integer"),
         (content(train={"validation": 1.5}), "train.validation: expected a share"),

@@ -322,7 +322,9 @@ def test_step_that_fails_leaves_no_empty_folder(folder: Path) -> None:
     assert not (folder / "out").exists()
 
 
-def test_killed_training_is_continued(folder: Path) -> None:
+def test_killed_training_is_continued(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     edit(folder, "max_steps: 20", "max_steps: 200")
     edit(folder, "validations: 2", "validations: 50")
     checkpoint = folder / "out" / "model.xcvae.checkpoint"
@@ -341,11 +343,22 @@ def test_killed_training_is_continued(folder: Path) -> None:
         running.wait()
     assert checkpoint.exists()
     assert not (folder / "out" / "model.xcvae").exists()
+    stopped = tmp_path_factory.mktemp("stopped")
+    shutil.copytree(folder, stopped, dirs_exist_ok=True)
     summary = pipeline.run_step(config.load(folder / "config.yaml"), "train", progress=False)
     assert summary.steps == {"train": "completed"}
     model = xcvae.load(folder / "out" / "model.xcvae")
     assert model.training["steps"] == 200
     assert not checkpoint.exists()
+    # Other settings are refused, with their names, until --overwrite gives the checkpoint up.
+    edit(stopped, "max_steps: 200", "max_steps: 3")
+    edit(stopped, "validations: 50", "validations: 1")
+    changed = config.load(stopped / "config.yaml")
+    for _ in range(2):
+        with pytest.raises(xcvae.errors.OutputExistsError, match=r"max_steps \(stored: 200"):
+            pipeline.run_step(changed, "train", progress=False)
+    pipeline.run_step(changed, "train", overwrite=True, progress=False)
+    assert xcvae.load(stopped / "out" / "model.xcvae").training["steps"] == 3
 
 
 def test_start_of_a_configuration_is_a_file_next_to_it_or_a_name(
@@ -460,6 +473,10 @@ def test_folder_with_the_number_of_a_removed_one_is_another(tmp_path: Path) -> N
         ),
         ("chunks: {time: 2}", "chunks: {tim: 2}", r"chunks\['tim'\]"),
         ("members: 3,", "members: 3, cap: 30 K,", "cap"),
+        ("members: 3,", "members: 3, device: gpu,", "device: expected 'auto', 'cpu' or 'cuda'"),
+        ("members: 3,", "members: 3, model: nothing,", "the name of a model or the path"),
+        ("members: 3,", "members: 3, tile: {north: 64},", "tile.*dims of the maps"),
+        ("{members: 2}", "{members: 2, seed: -1}", "diagnose.seed: expected an integer >= 0"),
         ("[bilinear]}", "[bilinear], groupby: time.saeson}", "Did you mean 'time.season'"),
         ("[bilinear]}", "[bilinear], groupby: [pr]}", "groupby: expected 12 values along 'time'"),
     ],

@@ -166,6 +166,7 @@ class TrainSection:
 
     def __post_init__(self) -> None:
         Fit.of(self.fit)
+        _check_seed(self.seed)
         if self.validation is not None and not 0 <= self.validation < 1:
             raise ConfigError.of(
                 "validation",
@@ -250,6 +251,18 @@ class DiagnoseSection:
                 got=self.members,
                 remedy="Diversity is measured between members: use 8 or more.",
             )
+        _check_seed(self.seed)
+
+
+def _check_seed(seed: int) -> None:
+    """Refuse what a later step will, after the hours of the earlier ones."""
+    if seed < 0:
+        raise ConfigError.of(
+            "seed",
+            expected="an integer >= 0",
+            got=seed,
+            remedy="Leave it out for seed 0.",
+        )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -24,6 +25,7 @@ from xcvae.fields.samples import times_of
 from xcvae.fields.units import STEP
 from xcvae.fields.validation import check_rain, check_values
 from xcvae.files import check_writable, is_taken
+from xcvae.generator.named import relative_to
 from xcvae.generator.training.settings import Fit, stages_of
 from xcvae.pipeline.manifest import Manifest, not_recorded
 from xcvae.registry import registry
@@ -32,6 +34,9 @@ from xcvae.verify.grouping import COARSE_RAIN, check_dims, coordinate_of, no_coa
 from xcvae.verify.plots.text import label_of
 from xcvae.verify.scorecard import DEFAULT_METRICS, metrics_by_name
 from xcvae.verify.sequences import check_windows
+
+if TYPE_CHECKING:
+    from xcvae.generator.network.architecture import Architecture
 
 
 def register_plugins(config: Config) -> None:
@@ -127,6 +132,7 @@ def check(config: Config) -> str:
             made = [name for name in (parts.spec.target, parts.spec.derived) if name in ready]
             check_values(ready.drop_vars(made), parts.spec)
     _check_network(config, parts)
+    check_drawing(config, parts)
     return _words(config, parts)
 
 
@@ -194,25 +200,45 @@ def check_scores_of(
             raise no_coarse_rain()
 
 
+def check_drawing(config: Config, parts: Parts) -> None:
+    """Check devices, models and tiles of the ensembles, which are drawn after the training.
+
+    Raises
+    ------
+    XcvaeError
+        One of its subclasses, as drawing would raise it.
+    """
+    from xcvae.ensemble.sampler import open_model
+    from xcvae.generator.device import choose_device
+    from xcvae.generator.splitting import tile_size
+
+    domain = dict(zip((parts.spec.y, parts.spec.x), parts.spec.shape, strict=True))
+    for section in config.sample:
+        choose_device(section.device)
+        if section.model is not None:
+            open_model(relative_to(config.folder, section.model), "cpu")
+        elif isinstance(section.tile, Mapping):
+            tile_size(section.tile, domain, _architecture(config, parts))
+
+
 def _check_network(config: Config, parts: Parts) -> None:
     from xcvae.generator.device import choose_device
+
+    networks = _architecture(config, parts).networks
+    Fit.of(config.train.fit, started=config.start is not None).check_networks(networks)
+    choose_device(config.train.device)
+
+
+def _architecture(config: Config, parts: Parts) -> Architecture:
+    """Return the architecture of the network that will be trained."""
     from xcvae.generator.network.architecture import resolve
-    from xcvae.generator.splitting import tile_size
     from xcvae.generator.training.start import Start
 
     start = Start.of(config.start)
     if start is None:
-        architecture = resolve(config.train.generator, parts.spec)
-    else:
-        spec = start.adapted(parts.spec, parts.train)
-        architecture = resolve(config.train.generator, spec, start.model.architecture)
-    Fit.of(config.train.fit, started=start is not None).check_networks(architecture.networks)
-    domain = dict(zip((parts.spec.y, parts.spec.x), parts.spec.shape, strict=True))
-    for tile in (section.tile for section in config.sample if section.model is None):
-        if isinstance(tile, Mapping):
-            tile_size(tile, domain, architecture)
-    for device in {config.train.device, *(section.device for section in config.sample)}:
-        choose_device(device)
+        return resolve(config.train.generator, parts.spec)
+    spec = start.adapted(parts.spec, parts.train)
+    return resolve(config.train.generator, spec, start.model.architecture)
 
 
 def _words(config: Config, parts: Parts) -> str:

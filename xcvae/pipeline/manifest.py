@@ -41,6 +41,10 @@ class Manifest:
         exists = all(path.exists() for path in paths)
         return exists and self._products().get(product) == _as_json(inputs)
 
+    def is_recorded(self, product: str) -> bool:
+        """Tell if a run has recorded a product, whatever its inputs."""
+        return product in self._products()
+
     def record(self, product: str, inputs: Mapping[str, Any]) -> None:
         """Record the inputs of a product."""
         products = {**self._products(), product: dict(inputs)}
@@ -61,7 +65,7 @@ class Manifest:
         OutputExistsError
             One of the files exists, and no run has recorded the product.
         """
-        if product in self._products():
+        if self.is_recorded(product):
             return
         self.check_free(product, *paths)
         # Recorded before the first file exists: a killed run finds its own files again.

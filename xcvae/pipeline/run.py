@@ -14,6 +14,7 @@ from xcvae.errors import ConfigError, StoreError, explain, nearest
 from xcvae.files import check_writable, locked, original_name
 from xcvae.pipeline.check import (
     check_components,
+    check_drawing,
     check_outputs,
     check_scores_of,
     check_section,
@@ -179,6 +180,7 @@ def _check(steps: PipelineState, *, whole: bool) -> None:
         for section in config.sample:
             check_section(section, steps.samples_of(section), steps.parts.spec)
             check_scores_of(section, steps.scored_of(section), steps.parts, config)
+        check_drawing(config, steps.parts)
         if config.diagnose is not None:
             steps.parts["test"]  # refuses a configuration without any
         steps.check_copies()

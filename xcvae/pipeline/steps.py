@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,8 +128,7 @@ class PipelineState:
             A model of other settings or data exists.
         """
         from xcvae.generator.model import load
-        from xcvae.generator.modelfile import format_of
-        from xcvae.generator.training.checkpoint import checkpoint_path, last_weights_path
+        from xcvae.generator.training.checkpoint import checkpoint_path
         from xcvae.generator.training.train import train
 
         inputs = self._inputs_of_model()
@@ -137,18 +136,7 @@ class PipelineState:
             self.outcome["train"] = CURRENT
             return load(self.model_file)
         checkpoint = checkpoint_path(self.model_file)
-        last_weights = last_weights_path(self.model_file)
-        self.manifest.check_replaceable("model", inputs, self.model_file)
-        if self.manifest.overwrite:
-            outdated = [self.model_file, last_weights]
-            if not self.manifest.is_current("model", inputs, checkpoint):
-                outdated.append(checkpoint)
-            for path in outdated:
-                self.manifest.check_replaceable("model", inputs, path)
-                if is_taken(path) and not (format_of(path) or "").startswith("xcvae-"):
-                    raise not_recorded(path)
-            for path in outdated:
-                path.unlink(missing_ok=True)
+        self._make_place(inputs, checkpoint)
         self.outcome["train"] = COMPLETED if checkpoint.exists() else MADE
         # Recorded first: every model file in the folder then has its inputs in the manifest.
         self.manifest.record("model", inputs)
@@ -162,6 +150,28 @@ class PipelineState:
             # Commands are quiet without a terminal.
             progress=self.progress and on_terminal(),
         )
+
+    def _make_place(self, inputs: Mapping[str, Any], checkpoint: Path) -> None:
+        """Refuse files of other settings or of others; remove those that `overwrite` replaces."""
+        from xcvae.generator.modelfile import format_of
+        from xcvae.generator.training.checkpoint import last_weights_path
+
+        current = self.manifest.is_current("model", inputs)
+        self.manifest.check_replaceable("model", inputs, self.model_file)
+        continued = (self.config.train.fit or {}).get("resume", True)
+        if continued and not current and self.manifest.is_recorded("model"):
+            # Before other settings are recorded as those of the checkpoint.
+            self.manifest.check_replaceable("model", inputs, checkpoint)
+        if not self.manifest.overwrite:
+            return
+        outdated = [self.model_file, last_weights_path(self.model_file)]
+        outdated += [] if current else [checkpoint]
+        for path in outdated:
+            self.manifest.check_replaceable("model", inputs, path)
+            if is_taken(path) and not (format_of(path) or "").startswith("xcvae-"):
+                raise not_recorded(path)
+        for path in outdated:
+            path.unlink(missing_ok=True)
 
     def _inputs_of_model(self) -> dict[str, Any]:
         """Return the settings and data that determine the model."""

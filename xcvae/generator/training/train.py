@@ -186,9 +186,7 @@ def train(
             identity = _identity(metadata, trainer, spec, *parts)
             trainer.enable_checkpoints(checkpoint.checkpoint_path(file), identity)
         with _thread_tuner(trainer) as tuner:
-            _announce(trainer, progress)
-            with _memory_explained(settings):
-                trainer.run(progress=progress, tuner=tuner)
+            _run(trainer, tuner, progress=progress)
             finish = functools.partial(_finish, trainer, spec, metadata, file, parts[0])
             if group.count == 1:
                 return finish()
@@ -196,16 +194,22 @@ def train(
             return from_bytes(group.broadcast(lambda: finish().to_bytes()), file)
 
 
-@contextmanager
-def _memory_explained(settings: Fit) -> Iterator[None]:
-    """Say which settings decide on the memory of a step, where a GPU has too little."""
+def _run(trainer: Trainer, tuner: ThreadTuner | None, *, progress: bool) -> None:
+    """Train until the first limit.
+
+    Raises
+    ------
+    OutOfMemoryError
+        A GPU has no room for a step; the error says which settings decide on that.
+    """
+    _announce(trainer, progress)
     try:
-        yield
+        trainer.run(progress=progress, tuner=tuner)
     except torch.cuda.OutOfMemoryError as error:
+        size, side = trainer.settings.batch_size, trainer.settings.crop
         raise OutOfMemoryError.of(
             "fit",
-            expected=f"memory for batches of {settings.batch_size} crops of {settings.crop} by "
-            f"{settings.crop} pixels",
+            expected=f"memory for batches of {size} crops of {side} by {side} pixels",
             got=str(error).splitlines()[0],
             remedy="Lower fit.batch_size or fit.crop, or train with "
             "generator={'checkpointing': True}; give the device to this process alone.",
