@@ -603,10 +603,8 @@ def _renamed(
 def _at_once(origin: Model, spec: DataSpec) -> Model:
     """Return a model of any factor for a factor and grid: one object for all tasks of a process."""
     key = json.dumps(spec.to_json(), sort_keys=True)
-    found = origin._at.get(key)
-    if found is None:  # tasks of another factor may replace it meanwhile
-        found = origin.at(spec)
-        origin._at = {key: found}
+    found = origin._at.get(key) or origin.at(spec)
+    origin._at = {key: found}  # tasks of another factor may replace it at any time
     return found
 
 
