@@ -99,6 +99,7 @@ class Range:
             return
         if not isinstance(value, numbers.Real):  # those of NumPy are, too
             return
+        value = cast("float", value)
         # NaN compares as False, and is refused.
         if self.low <= value <= self.high and (self.above is None or value > self.above):
             return
