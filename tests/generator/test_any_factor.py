@@ -12,6 +12,7 @@ from xcvae.errors import ConfigError, XcvaeError
 from xcvae.fields.dataspec import DataSpec, Scales
 from xcvae.fields.describe import describe, prepare
 from xcvae.generator.dial import dial_at
+from xcvae.generator.model import _at_once
 from xcvae.generator.training.trainer import Trainer
 from xcvae.metrics.spatial import diversity
 
@@ -71,6 +72,24 @@ def test_models_of_all_names_and_scales_are_where_their_weights_are(model, rain)
         assert {weight.device.type for weight in one.network.parameters()} == {"meta"}
     assert own._placement.moves == 1
     assert xcvae.load(model.path).device.type == "cpu"
+
+
+def test_models_of_two_factors_are_made_at_a_time(model):
+    """Another task puts its own in the place of the first, between making and returning it."""
+
+    class Origin:
+        @property
+        def _at(self):
+            return {}
+
+        @_at.setter
+        def _at(self, made):
+            assert len(made) == 1
+
+        def at(self, spec):
+            return "model", spec
+
+    assert _at_once(Origin(), model.spec) == ("model", model.spec)
 
 
 def test_temperature_depends_on_the_scale(model, rain):

@@ -138,6 +138,11 @@ def test_quantile_at_the_end_of_a_bin_is_in_this_bin() -> None:
     assert found[2:] == pytest.approx([np.exp(WIDTH), np.exp(501 * WIDTH)])
 
 
+def test_quantiles_of_no_histograms_are_none() -> None:
+    assert quantile(np.zeros((0, 60)), np.array([0.5, 1.0])).shape == (0, 2)
+    assert quantile(np.zeros((3, 0, 60)), 0.5).shape == (3, 0)
+
+
 def test_quantile_ratios_count_dry_pixels() -> None:
     values = np.zeros((1, 10, 100))
     values[0, 0, :50] = np.arange(1, 51)

@@ -598,9 +598,11 @@ def _renamed(
 def _at_once(origin: Model, spec: DataSpec) -> Model:
     """Return a model of any factor for a factor and grid: one object for all tasks of a process."""
     key = json.dumps(spec.to_json(), sort_keys=True)
-    if key not in origin._at:
-        origin._at = {key: origin.at(spec)}
-    return origin._at[key]
+    found = origin._at.get(key)
+    if found is None:  # tasks of another factor may replace it meanwhile
+        found = origin.at(spec)
+        origin._at = {key: found}
+    return found
 
 
 def from_bytes(content: bytes, path: Path | None = None) -> Model:

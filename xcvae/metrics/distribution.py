@@ -99,7 +99,8 @@ def quantile(counts: Array, q: float | Array) -> Array:
     wanted = levels * running[..., -1:]
     # The first bin that reaches a level; running sums rise.
     rows = zip(running.reshape(-1, running.shape[-1]), wanted.reshape(-1, levels.size), strict=True)
-    index = np.reshape([np.searchsorted(row, level) for row, level in rows], wanted.shape)
+    found = [np.searchsorted(row, level) for row, level in rows]
+    index = np.reshape(np.asarray(found, np.intp), wanted.shape)
     inside = np.take_along_axis(counts, index, axis=-1)
     share = 1.0 - ratio(np.take_along_axis(running, index, axis=-1) - wanted, inside)
     amounts = amounts_in(index, np.clip(share, 0.0, 1.0))
