@@ -156,3 +156,22 @@ def test_part_of_the_domain_keeps_its_coordinates(few, coarse, model):
     assert members.shape[2:] == (48, 24)
     assert not {"x", "y"} & set(members.coords)
     assert np.isfinite(members.values).all()
+
+
+def test_depths_of_another_duration_than_in_the_training_are_warned_of(few):
+    depths = (few[["pr"]] / 12).assign_coords(time=few.time)
+    depths["pr"].attrs["units"] = "mm"
+    minutes = np.arange(few.sizes["time"]) * np.timedelta64(5, "m")
+    depths = depths.assign_coords(time=np.datetime64("2020-01-01", "ns") + minutes)
+    options = {"target": "pr", "coarsen": 12, "validation": 0, "progress": False, **STEP}
+    model = train_model(depths, **options)
+    hourly = depths.assign_coords(time=depths.time.values[0] + 12 * minutes)
+    sample(hourly, model, members=1)  # may be a selection
+    hourly["time"].attrs["bounds"] = "edges"
+    end = hourly.time.values + np.timedelta64(1, "h")
+    hourly["edges"] = (("time", "nv"), np.stack([hourly.time.values, end], axis=-1))
+    with pytest.warns(UserWarning, match="depths of 60 minutes, but .* those of 5 minutes"):
+        sample(hourly, model, members=1)
+    closer = depths.assign_coords(time=depths.time.values[0] + minutes // 5)
+    with pytest.warns(UserWarning, match="depths of 1 minutes"):
+        sample(closer, model, members=1)

@@ -475,6 +475,12 @@ def test_folder_with_the_number_of_a_removed_one_is_another(tmp_path: Path) -> N
         ("members: 3,", "members: 3, cap: 30 K,", "cap"),
         ("members: 3,", "members: 3, device: gpu,", "device: expected 'auto', 'cpu' or 'cuda'"),
         ("members: 3,", "members: 3, model: nothing,", "the name of a model or the path"),
+        ("members: 3,", "members: 3, factor: 8,", "a model of one factor"),
+        (
+            "members: 3,",
+            "members: 3, temporal: coherent, timescales: [1h],",
+            "durations, one per level",
+        ),
         ("members: 3,", "members: 3, tile: {north: 64},", "tile.*dims of the maps"),
         ("{members: 2}", "{members: 2, seed: -1}", "diagnose.seed: expected an integer >= 0"),
         ("[bilinear]}", "[bilinear], groupby: time.saeson}", "Did you mean 'time.season'"),

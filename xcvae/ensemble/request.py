@@ -147,14 +147,24 @@ class SampleOptions:
                 remedy=f"Give {levels} durations, coarsest level first: "
                 "timescales=['2h', ..., 0]. xcvae.diagnose measures them on consecutive samples.",
             )
-        if len(given) != levels:
+        self.check_levels(levels)
+        return cast("Sequence[float]", given)
+
+    def check_levels(self, levels: int) -> None:
+        """Refuse timescales that are not one for each level of a model.
+
+        Raises
+        ------
+        ConfigError
+            Their number is another one.
+        """
+        if self.timescales is not None and len(self.timescales) != levels:
             raise ConfigError.of(
                 "timescales",
                 expected=f"{levels} durations, one per level, coarsest first",
-                got=f"{len(given)}",
+                got=f"{len(self.timescales)}",
                 remedy="Give 0 for levels without memory, usually the finest.",
             )
-        return cast("Sequence[float]", given)
 
     def identity(self) -> dict[str, Any]:
         """Return the options that decide on the values, by name, as a store records them."""

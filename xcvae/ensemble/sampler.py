@@ -40,7 +40,7 @@ from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.grids import check_reference, reference_fields
 from xcvae.fields.sample_blocks import take_samples
-from xcvae.fields.samples import fingerprint, labels_of, times_of
+from xcvae.fields.samples import fingerprint, labels_of, times_of, warn_of_duration
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
 from xcvae.generator.sharing import Latest, SharedEncoding
 from xcvae.registry.discovery import version_of
@@ -622,6 +622,7 @@ def _prepared(ds: xr.Dataset, model: Model, mode: str, storms: StormPipeline) ->
     prepared = storms.inputs(inputs_of(ds, spec, mode), ds, context)
     if storms.steps:
         _check(prepared[_names(prepared, lazy=False)], spec, mode)
+    warn_of_duration(ds, spec)
     if mode == "prior":
         warn_of_unobserved(prepared, spec)
     return prepared

@@ -282,6 +282,16 @@ def _factor(got: str) -> ConfigError:
     )
 
 
+def of_one_factor(factor: object) -> ConfigError:
+    """Return the refusal of a factor for a model that has one."""
+    return ConfigError.of(
+        "factor",
+        expected="a model of any factor, trained with coarsen={'factor': [2, 16]}",
+        got=f"factor={factor!r} and a model of one factor",
+        remedy="Leave it out: the factor of this model is that of its training.",
+    )
+
+
 def _warn_outside(scales: Scales, factor: int, spacing: float | None, *, daily: bool) -> None:
     """Warn in words of what the model has not seen in training."""
     notes = []

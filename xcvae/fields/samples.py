@@ -18,11 +18,21 @@ from xcvae.errors import (
     EmptySelectionError,
     MissingVariableError,
     nearest,
+    warn_user,
 )
 from xcvae.fields.cf import find_axes, find_layout, find_target
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import block_slices, slabs
-from xcvae.fields.units import default_wet_threshold, parse_quantity, units_of, with_duration
+from xcvae.fields.units import (
+    DEPTH,
+    STEP,
+    default_wet_threshold,
+    exponents_of,
+    parse_quantity,
+    step_of,
+    units_of,
+    with_duration,
+)
 from xcvae.fields.validation import check_dataset, refuse_packed
 
 #: Coordinate along the samples of an augmented Dataset.
@@ -282,6 +292,28 @@ def _wet_quantile(da: xr.DataArray, wet: float, quantile: float) -> float:
     # The lower edge: all values of the bin are heavy, also if many are equal.
     found = int(np.searchsorted(np.cumsum(counts), quantile * total))
     return float(wet * 10 ** (min(found, _BINS - 1) * _DECADES / _BINS))
+
+
+def warn_of_duration(ds: xr.Dataset, spec: DataSpec) -> None:
+    """Warn of depths of another duration than those of the training.
+
+    It is known from the bounds of times, or where times are closer than the training's step; times
+    further apart may be those of a selection.
+    """
+    names = [spec.target, *(v.name for v in spec.variables if v.precipitation)]
+    for name in names:
+        if name not in ds.data_vars or exponents_of(units_of(ds[name])) != DEPTH:
+            continue
+        field = with_duration(ds, ds[name], spec.sample)
+        found, known = step_of(field, spec.sample), spec.step_seconds
+        if found is None or known is None or abs(found - known) <= 0.2 * known:
+            continue
+        if STEP in field.attrs or found < known:
+            warn_user(
+                f"{name}: depths of {found / 60:g} minutes, but the model was trained with those "
+                f"of {known / 60:g} minutes, which it draws. Sum them up over that time, or train "
+                "a model of rates, which have no duration.",
+            )
 
 
 def storms_of(ds: xr.Dataset, sample: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -17,9 +17,9 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, ModelFileError, UnitsError
+from xcvae.errors import ModelFileError, UnitsError
 from xcvae.fields.batches import Batch, Batches
-from xcvae.fields.block_means import at_scale
+from xcvae.fields.block_means import at_scale, of_one_factor
 from xcvae.fields.dataspec import DataSpec, Scales
 from xcvae.fields.record import Record, Thumbnails
 from xcvae.fields.scaling import Scaling
@@ -357,12 +357,7 @@ class Model:
             ds, spec = at_scale(ds, scales, factor, observed=observed)
             return ds, self.at(spec)
         if factor is not None:
-            raise ConfigError.of(
-                "factor",
-                expected="a model of any factor, trained with coarsen={'factor': [2, 16]}",
-                got=f"factor={factor!r} and a model of one factor",
-                remedy="Leave it out: the factor of this model is that of its training.",
-            )
+            raise of_one_factor(factor)
         return ds, self.rename_for(ds) if has_name(self.path) else self
 
     def batches(self, prepared: xr.Dataset) -> Batches:

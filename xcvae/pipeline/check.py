@@ -19,6 +19,7 @@ from xcvae.ensemble.store import EnsembleStore
 from xcvae.ensemble.store.base import plan_chunks
 from xcvae.ensemble.storms import StormPipeline
 from xcvae.errors import ConfigError, nearest
+from xcvae.fields.block_means import of_one_factor
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.samples import times_of
@@ -201,7 +202,7 @@ def check_scores_of(
 
 
 def check_drawing(config: Config, parts: Parts) -> None:
-    """Check devices, models and tiles of the ensembles, which are drawn after the training.
+    """Check devices, models, factors and the like of ensembles, which are drawn after training.
 
     Raises
     ------
@@ -217,8 +218,13 @@ def check_drawing(config: Config, parts: Parts) -> None:
         choose_device(section.device)
         if section.model is not None:
             open_model(relative_to(config.folder, section.model), "cpu")
-        elif isinstance(section.tile, Mapping):
-            tile_size(section.tile, domain, _architecture(config, parts))
+            continue
+        if section.factor is not None and parts.spec.scales is None and config.start is None:
+            raise of_one_factor(section.factor)
+        architecture = _architecture(config, parts)
+        section.check_levels(len(architecture.latents))
+        if isinstance(section.tile, Mapping):
+            tile_size(section.tile, domain, architecture)
 
 
 def _check_network(config: Config, parts: Parts) -> None:
