@@ -343,13 +343,18 @@ def test_killed_training_is_continued(
         running.wait()
     assert checkpoint.exists()
     assert not (folder / "out" / "model.xcvae").exists()
-    stopped = tmp_path_factory.mktemp("stopped")
-    shutil.copytree(folder, stopped, dirs_exist_ok=True)
+    stopped, same = (tmp_path_factory.mktemp(name) for name in ("stopped", "same"))
+    for copy in (stopped, same):
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
     summary = pipeline.run_step(config.load(folder / "config.yaml"), "train", progress=False)
     assert summary.steps == {"train": "completed"}
     model = xcvae.load(folder / "out" / "model.xcvae")
     assert model.training["steps"] == 200
     assert not checkpoint.exists()
+    # Settings that do not change the model, and defaults that are spelled out, are no others.
+    edit(same, "max_steps: 200", "max_steps: 200, compile: false, max_minutes: null")
+    summary = pipeline.run_step(config.load(same / "config.yaml"), "train", progress=False)
+    assert summary.steps == {"train": "completed"}
     # Other settings are refused, with their names, until --overwrite gives the checkpoint up.
     edit(stopped, "max_steps: 200", "max_steps: 3")
     edit(stopped, "validations: 50", "validations: 1")

@@ -41,9 +41,10 @@ class Manifest:
         exists = all(path.exists() for path in paths)
         return exists and self._products().get(product) == _as_json(inputs)
 
-    def is_recorded(self, product: str) -> bool:
-        """Tell if a run has recorded a product, whatever its inputs."""
-        return product in self._products()
+    def inputs_of(self, product: str) -> dict[str, Any]:
+        """Return the inputs that a run has recorded of a product; empty if none has."""
+        found: dict[str, Any] = self._products().get(product, {})
+        return found
 
     def record(self, product: str, inputs: Mapping[str, Any]) -> None:
         """Record the inputs of a product."""
@@ -65,7 +66,7 @@ class Manifest:
         OutputExistsError
             One of the files exists, and no run has recorded the product.
         """
-        if self.is_recorded(product):
+        if product in self._products():
             return
         self.check_free(product, *paths)
         # Recorded before the first file exists: a killed run finds its own files again.

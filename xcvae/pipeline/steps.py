@@ -19,7 +19,7 @@ from xcvae.ensemble.dataset import record_of
 from xcvae.ensemble.store import EnsembleStore
 from xcvae.ensemble.store.base import lock_folder
 from xcvae.ensemble.store.samples import rain_shares, samples_metadata, write_samples
-from xcvae.errors import ModelFileError, OutputExistsError, StoreError
+from xcvae.errors import MismatchError, ModelFileError, OutputExistsError, StoreError
 from xcvae.fields.dataspec import plain
 from xcvae.fields.describe import prepare
 from xcvae.files import hidden_sibling, is_taken, remove, write_json, write_text
@@ -139,17 +139,26 @@ class PipelineState:
         self._make_place(inputs, checkpoint)
         self.outcome["train"] = COMPLETED if checkpoint.exists() else MADE
         # Recorded first: every model file in the folder then has its inputs in the manifest.
+        before = self.manifest.inputs_of("model")
         self.manifest.record("model", inputs)
         validation = self.parts.validation
-        share = self.config.train.validation
-        return train(
-            self.parts.train,
-            **{**self.config.train.arguments(), "start": self.config.start},
-            validation=validation if validation is not None else 0.15 if share is None else share,
-            path=self.model_file,
-            # Commands are quiet without a terminal.
-            progress=self.progress and on_terminal(),
-        )
+        share = 0.15 if self.config.train.validation is None else self.config.train.validation
+        try:
+            return train(
+                self.parts.train,
+                **{**self.config.train.arguments(), "start": self.config.start},
+                validation=share if validation is None else validation,
+                path=self.model_file,
+                # Commands are quiet without a terminal.
+                progress=self.progress and on_terminal(),
+            )
+        except MismatchError:
+            # The checkpoint is of other settings: not all of those that differ matter to it.
+            if before and checkpoint.exists():
+                self.manifest.record("model", before)
+                if not self.manifest.is_current("model", inputs):
+                    self.manifest.check_replaceable("model", inputs, checkpoint)
+            raise
 
     def _make_place(self, inputs: Mapping[str, Any], checkpoint: Path) -> None:
         """Refuse files of other settings or of others; remove those that `overwrite` replaces."""
@@ -158,10 +167,6 @@ class PipelineState:
 
         current = self.manifest.is_current("model", inputs)
         self.manifest.check_replaceable("model", inputs, self.model_file)
-        continued = (self.config.train.fit or {}).get("resume", True)
-        if continued and not current and self.manifest.is_recorded("model"):
-            # Before other settings are recorded as those of the checkpoint.
-            self.manifest.check_replaceable("model", inputs, checkpoint)
         if not self.manifest.overwrite:
             return
         outdated = [self.model_file, last_weights_path(self.model_file)]
