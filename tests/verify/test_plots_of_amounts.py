@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -80,7 +81,10 @@ def test_quantile_figure_of_doubled_rain_is_a_parallel(
     assert seen[-1] == pytest.approx(tops[-10], rel=0.03)
     texts = [text.get_text() for text in axes.texts]
     assert "P99" in texts
-    assert texts[-1].startswith("once in ")
+    reached = float((ds.pr.values >= seen[-1]).mean())
+    number = re.fullmatch(r"once in ([\d,]+) pixels", texts[-1])
+    assert number is not None
+    assert float(number[1].replace(",", "")) == pytest.approx(1 / reached, rel=0.1)
     assert_uncut(figure)
 
 

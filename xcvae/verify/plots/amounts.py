@@ -108,7 +108,7 @@ def _name_levels(axes: Axes, levels: Array, truth: Array, made: Array) -> None:
     }
     last = len(levels) - 1
     rare = float(f"{1.0 / (1.0 - levels[last]):.2g}")
-    labels[last] = f"once in {rare:,.0f} samples"
+    labels[last] = f"once in {rare:,.0f} pixels"
     for k, text in labels.items():
         if truth[k] > 0 and made[k] > 0:
             axes.plot(truth[k], made[k], "o", color=style.MEMBER, ms=5.5, zorder=4)
