@@ -528,6 +528,14 @@ def test_summary_writes_small_scores_with_powers_of_ten(card: xr.Dataset) -> Non
     assert "5.56e\u221205" in texts_of(Plots(flux).summary())
 
 
+def test_summary_writes_rounding_as_zero(card: xr.Dataset) -> None:
+    """Members that keep the rain of each cell, and baselines that do, have no mass bias."""
+    rounding = card[["mass_bias"]].copy(data={"mass_bias": [2e-8, -1e-9]})
+    found = texts_of(Plots(rounding).summary())
+    assert "0.000" in found
+    assert not any("e\u2212" in text for text in found)
+
+
 def test_best_sources_follow_the_attribute_better(card: xr.Dataset) -> None:
     better = {name: best_sources(card, name) for name in score_names(card)}
     assert better["crps"] == [True, False]

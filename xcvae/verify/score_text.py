@@ -19,6 +19,8 @@ SPELLED = {word: word.upper() for word in ("crps", "mae", "ks", "fss", "csi", "s
 SPELLED |= {"p999": "P99.9", "brier": "Brier score", "twcrps": "twCRPS"}
 #: Scores without a better side: the value to aim at depends on the use.
 NEUTRAL = ("diversity",)
+#: Share of a sum of float32 that is rounding.
+ROUNDING = 1e-6
 
 
 def score_names(card: xr.Dataset) -> list[str]:
@@ -54,10 +56,19 @@ def wanted_text(criterion: Criterion) -> str:
     return text.replace("-", "\u2212")
 
 
-def needs_powers(values: Sequence[float | None]) -> bool:
-    """Return True if scores are so small that they are written with powers of ten."""
-    finite = [abs(v) for v in values if v is not None and np.isfinite(v)]
-    return bool(0 < max(finite, default=0.0) < 0.005)
+def needs_powers(values: Sequence[float | None], units: str = "1") -> bool:
+    """Return True if scores are so small that they are written with powers of ten.
+
+    A number without units that is smaller than the rounding of float32 is zero: of members that
+    keep the rain of each cell, the mass bias is nothing else.
+
+    Examples
+    --------
+    >>> needs_powers([5.6e-5, 0.0]), needs_powers([2e-8, -1e-9]), needs_powers([2e-8], "m s-1")
+    (True, False, True)
+    """
+    largest = max((abs(v) for v in values if v is not None and np.isfinite(v)), default=0.0)
+    return bool((ROUNDING if units in ("", "1") else 0.0) < largest < 0.005)
 
 
 def score_text(value: float | None, *, powers: bool = False) -> str:
@@ -187,7 +198,7 @@ def _rows(
     for chosen in _selections(card[name], groups):
         values = [float(v) for v in card[name].isel(chosen).values]
         ends = [_end(card, name, end, chosen) for end in ("low", "high")]
-        powers = needs_powers(values)
+        powers = needs_powers(values, units)
         cells = []
         for i, value in enumerate(values):
             # ASCII signs, as in the table of criteria: programs read both.

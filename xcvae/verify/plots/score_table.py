@@ -160,7 +160,7 @@ def _cells(axes: Axes, card: xr.Dataset, name: str, row: int) -> None:
 
     best = best_sources(card, name)
     values = np.asarray(card[name].values, float)
-    powers = needs_powers(values.tolist())
+    powers = needs_powers(values.tolist(), str(card[name].attrs.get("units", "1")))
     for column, value in enumerate(values):
         left = NAME_WIDTH + column * CELL_WIDTH
         if best[column]:

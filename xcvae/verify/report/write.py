@@ -285,7 +285,7 @@ def _name(score: str, entry: Mapping[str, Any], units: str) -> str:
 
 def _cell(entry: Mapping[str, Any], source: str) -> str:
     rows = {key: value for key, value in entry.items() if key not in ABOUT}
-    powers = needs_powers([row["value"] for row in rows.values()])
+    powers = needs_powers([row["value"] for row in rows.values()], entry.get("units") or "1")
     row = rows.get(source, {"value": None})
     interval = interval_text(row.get("low"), row.get("high"), powers=powers)
     small = f"<small>{interval}</small>" if interval else ""
