@@ -151,8 +151,7 @@ def test_room_is_needed_only_for_what_is_drawn(few, model, tmp_path, monkeypatch
     """A finished store opens on any machine, and who has other memory says so."""
     store = tmp_path / "finished.zarr"
     finished = sample(few, model, store=store, **ASKED)
-    # Another machine: the memory of this one cannot be taken away.
-    monkeypatch.setattr("xcvae.generator.memory.available_memory", lambda _: 1000)
+    monkeypatch.setenv("XCVAE_MEMORY", "1 kB")
     for resume in (True, "append"):
         again = sample(few, model, store=store, resume=resume, **ASKED)
         xr.testing.assert_identical(again, finished)

@@ -235,14 +235,18 @@ def test_train_leaves_the_global_random_state_of_torch(corner, fails_at):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_lack_of_memory_names_the_settings(corner, monkeypatch):
-    def lacking(*_):
+@dataclass(frozen=True)
+class Lacking(Component):
+    """Takes more memory than there is, as a loss that draws members may on a GPU."""
+
+    def __call__(self, state):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to get 2 GiB.\nMore")
 
-    monkeypatch.setattr("xcvae.generator.training.trainer.Trainer._gradients", lacking)
+
+def test_lack_of_memory_names_the_settings(corner):
     message = r"batches of 4 crops of 24 by 24 pixels.*Tried to get 2 GiB\..*fit\.batch_size"
     with pytest.raises(OutOfMemoryError, match=message):
-        quick(corner)
+        quick(corner, losses=["laplace", Lacking()])
 
 
 def test_seeded_restores_the_random_states_of_gpus(monkeypatch):

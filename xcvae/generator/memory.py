@@ -168,13 +168,13 @@ def check_room(
     Raises
     ------
     ConfigError
-        The draw takes more than the free memory even by the lowest estimate.
+        The draw takes more than the free memory, or than XCVAE_MEMORY allows, even by the lowest
+        estimate.
     """
-    limit, pixels = memory_limit(), PIXEL_BYTES * math.prod(size)
-    free = available_memory(device)
+    free, pixels = memory_limit() or available_memory(device), PIXEL_BYTES * math.prod(size)
     least = LEAST_PIXEL * pixels if tiled else LEAST_MAPS * draw_bytes(size, architecture)
     about = f"{size[0]} by {size[1]} pixels"
-    if least > max(free, limit or 0) and not elsewhere:
+    if least > free and not elsewhere:
         raise ConfigError.of(
             f"a map of {about}",
             expected=f"a draw that fits into the free memory, {free / 1e9:.2g} GB",
@@ -186,11 +186,11 @@ def check_room(
             )
             + f" If there is more memory, such as swap, set {LIMIT} to it.",
         )
-    needed, allowed = draw_bytes(size, architecture), limit or free
-    if not tiled and needed > allowed:
+    needed = draw_bytes(size, architecture)
+    if not tiled and needed > free:
         warn_user(
             f"a map of {about} in one piece takes about {needed / 1e9:.2g} GB of memory, and "
-            f"there are {allowed / 1e9:.2g} GB. Draw it in tiles: tile='auto'.",
+            f"there are {free / 1e9:.2g} GB. Draw it in tiles: tile='auto'.",
         )
 
 
