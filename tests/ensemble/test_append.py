@@ -201,6 +201,22 @@ def test_append_refuses_what_resume_refuses(kind, few, model, tmp_path):
     assert verify_store(store).ok
 
 
+def test_corrected_data_of_stored_samples_are_refused_beside_new_samples(few, model, tmp_path):
+    """A window of days that overlaps the store: they were compared only if all days were given."""
+    made = {"members": 2, "seed": 3, "store": tmp_path / "e.zarr", "resume": "append", **QUIET}
+    for end in (3, 4, 5):
+        sample(few.isel(time=slice(end)), model, **made)
+    window = few.isel(time=slice(3, 6)).load()
+    corrected = window.copy(deep=True)
+    corrected["pr"][1] += 1.0
+    day = str(few.time.dt.date.values[4])
+    with pytest.raises(OutputExistsError, match=rf"data \(of {day}\S* to {day}\S*, stored"):
+        sample(corrected, model, **made)
+    with pytest.raises(OutputExistsError, match=rf"data \(of {day}"):
+        sample(corrected.isel(time=[1]), model, **made)
+    assert sample(window, model, **made).sizes["time"] == 6
+
+
 def test_times_that_a_store_returns_in_another_form_are_appended(few, model, tmp_path):
     numbers = few.assign_coords(time=("time", np.arange(6.0) * 24, {"units": UNITS}))
     calendar = few.assign_coords(time=xr.decode_cf(numbers[["time"]]).indexes["time"])

@@ -222,8 +222,8 @@ def extension_of(
     new = [i for i, key in enumerate(given) if key not in stored]
     texts = labels_of(finished.dataset, sample)
     lacking = [text for text, key in zip(texts, known, strict=True) if key not in position]
-    # The data of stored samples, in the order of the store; None if some of them are not given.
-    rows = None if lacking else [position[key] for key in known]
+    # Positions of the data of stored samples, in the order of the store.
+    rows = [position.get(key) for key in known]
     chunks = dict(zip(("realization", sample), run["chunks"], strict=True))
     request_here = replace(sampler.request, chunks=chunks)
     sampler = replace(sampler, request=request_here, seam=run.get("seam", 0))
@@ -235,9 +235,10 @@ def extension_of(
     if new:
         part = replace(sampler.at(new), start=finished.shape[1])
         return _extension(finished, _with_numbers(part, old), ds.isel({sample: new}))
-    if numbers == old or rows is None:
+    if numbers == old:
         return None
-    return _extension(finished, _with_numbers(sampler.at(rows), numbers), ds.isel({sample: rows}))
+    every = [row for row in rows if row is not None]
+    return _extension(finished, _with_numbers(sampler.at(every), numbers), ds.isel({sample: every}))
 
 
 def requested_part(
@@ -318,19 +319,45 @@ def _check_same(
     finished: _Finished,
     sampler: EnsembleSampler,
     request: SampleRequest,
-    rows: Sequence[int] | None,
+    rows: Sequence[int | None],
 ) -> None:
     """Refuse another model, seed, setting or environment, and other data of stored samples."""
     run = finished.run
     identity = {**sampler.identity(), "members": run["members"], "data": run["data"]}
-    if rows is not None:
-        identity["data"] = sampler.at(rows).identity(parts_of(run))["data"]
     dims = ("realization", finished.sample)
     asked = request.chunks or {}
     chunks = [asked.get(dim, size) for dim, size in zip(dims, sampler.chunks, strict=True)]
     differing = differences(run, {**identity, "chunks": chunks, **sampler.environment()})
+    differing += _other_data(finished, sampler, rows)
     if differing:
         raise _other(finished.found, differing)
+
+
+def _other_data(
+    finished: _Finished, sampler: EnsembleSampler, rows: Sequence[int | None]
+) -> list[str]:
+    """Describe stored samples whose data are others now.
+
+    A store has one fingerprint for all samples of a call. They are compared if all are given.
+
+    Parameters
+    ----------
+    finished, sampler
+        The store, and the sampler of the given data.
+    rows
+        Position in the given data of each stored sample, None for those that are not given.
+    """
+    run, texts = finished.run, labels_of(finished.dataset, finished.sample)
+    parts = run["data"] if parts_of(run) else [[len(rows), run["data"]]]
+    found, end = [], 0
+    for count, stored in parts:
+        start, end = end, end + count
+        given = [row for row in rows[start:end] if row is not None]
+        requested = sampler.at(given).fingerprint() if len(given) == count else stored
+        if requested != stored:
+            which = f"of {texts[start]} to {texts[end - 1]}, " if len(parts) > 1 else ""
+            found.append(f"data ({which}stored: {stored!r}, requested: {requested!r})")
+    return found
 
 
 def _other(found: StoredEnsemble, differing: Sequence[str]) -> OutputExistsError:
