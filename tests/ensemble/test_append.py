@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,31 @@ def test_times_that_a_store_returns_in_another_form_are_appended(few, model, tmp
         assert (both.time.values == np.arange("2001-01-01", "2001-01-07", dtype="M8[D]")).all()
         assert sample(ds.isel(time=[1, 5]), model, members=1, **made).time.equals(both.time[[1, 5]])
         assert verify_store(store, model=model, ds=ds, progress=False).ok
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dates", [False, True], ids=["times", "dates"])
+def test_bounds_travel_with_their_coordinates(kind, dates, few, model, tmp_path):
+    """A depth lasts as long as the bounds of its time; ensembles had none."""
+    start = few.time.values
+    edges = np.stack([start, start + np.timedelta64(6, "h")], axis=-1)
+    sides = np.stack([few.y.values - 0.5, few.y.values + 0.5], axis=-1)
+    ds = few.assign_coords(y=few.y, y_bnds=(("y", "bnds"), sides))
+    ds["time_bnds"] = ("time", "bnds"), edges
+    if dates:  # which a store returns as times
+        ds = ds.drop_vars("time_bnds").convert_calendar("standard", use_cftime=True)
+        ends = ds["time"].values + timedelta(hours=6)
+        ds["time_bnds"] = ("time", "bnds"), np.stack([ds["time"].values, ends], axis=-1)
+    ds["time"].attrs["bounds"], ds["y"].encoding["bounds"] = "time_bnds", "y_bnds"
+    options = {"members": 2, "store": location(kind, tmp_path), "resume": "append", **QUIET}
+    sample(ds.isel(time=slice(4)), model, **options)
+    grown = sample(ds.isel(time=slice(4, 6)), model, **options)
+    (file,) = grown.cvae.to_netcdf(tmp_path / "files")
+    with xr.open_dataset(file) as copy:
+        for ensemble in (grown, copy):
+            assert ensemble["time"].attrs["bounds"] == "time_bnds"
+            np.testing.assert_array_equal(ensemble["time_bnds"], edges)
+            np.testing.assert_array_equal(ensemble["y_bnds"], sides)
 
 
 def test_append_refuses_what_all_samples_cannot_share(few, model, tmp_path):

@@ -571,11 +571,14 @@ def _joined(name: str, old: xr.Variable, part: xr.Dataset, sample: str) -> xr.Va
         )
     new = part.coords[name].variable
     kinds = old.dtype.kind, new.dtype.kind
-    if old.ndim == 1 and not set(kinds) <= set(_PLAIN):
+    if not set(kinds) <= set(_PLAIN):
         keys = _keys(old), _keys(new)
         _check_form(name, *keys)
         if _form(keys[0]) == _TIMES and kinds != ("M", "M"):
-            old, new = (xr.Variable(sample, key, old.attrs) for key in keys)
+            old, new = (
+                xr.Variable(one.dims, np.reshape(key, one.shape), one.attrs)
+                for one, key in zip((old, new), keys, strict=True)
+            )
     joined: xr.Variable = xr.Variable.concat([old, new], dim=sample)  # type: ignore[no-untyped-call]
     joined.attrs = dict(old.attrs)
     return joined
@@ -600,7 +603,7 @@ def _same_values(old: xr.Variable, new: xr.Variable) -> bool:
     if old.dtype.kind in _PLAIN and new.dtype.kind in _PLAIN:
         floats = "f" in (old.dtype.kind, new.dtype.kind)
         return np.array_equal(old.values, new.values, equal_nan=floats)
-    keys = [_keys(xr.Variable("value", np.ravel(one.values), one.attrs)) for one in (old, new)]
+    keys = [_keys(one) for one in (old, new)]
     forms = set(map(_form, keys))
     # A store keeps a missing text as an empty one.
     if forms == {_TEXT}:
@@ -609,8 +612,8 @@ def _same_values(old: xr.Variable, new: xr.Variable) -> bool:
 
 
 def _keys(coord: xr.Variable) -> Any:
-    (dim,) = coord.dims
-    keys = label_keys(xr.Dataset(coords={dim: coord}), str(dim))
+    values = xr.Variable("value", np.ravel(coord.values), coord.attrs)
+    keys = label_keys(xr.Dataset(coords={"value": values}), "value")
     return keys.infer_objects()  # numbers as objects, which a store has written as numbers
 
 

@@ -252,6 +252,7 @@ def _coordinates(
         for name, coord in origin.coords.items():
             if all(sizes.get(str(dim)) == size for dim, size in coord.sizes.items()):
                 found[str(name)] = coord.variable.compute()
+    bounds = _bounds(ds, found, sizes)
     for name, variable in found.items():
         # An encoding belongs to the file that the coordinate was read from.
         clean = variable.drop_encoding()
@@ -259,7 +260,29 @@ def _coordinates(
         attrs = _writable(variable.attrs)
         if _is_time(variable):  # xarray writes units and calendar itself
             attrs = {k: v for k, v in attrs.items() if k not in ("units", "calendar")}
-        found[name].attrs = _without_dangling(attrs, found)
+        if name in bounds:
+            attrs["bounds"] = bounds[name][0]
+        found[name].attrs = _without_dangling(attrs, {**found, **dict(bounds.values())})
+    return {**found, **dict(bounds.values())}
+
+
+def _bounds(
+    ds: xr.Dataset, coords: Mapping[str, xr.Variable], sizes: Mapping[str, int]
+) -> dict[str, tuple[str, xr.Variable]]:
+    """Return name and values of the bounds of each coordinate that has them (CF, section 7.1).
+
+    A depth lasts as long as the bounds of its time, also in an ensemble. Bounds have no attributes
+    of their own.
+    """
+    found = {}
+    for name, coord in coords.items():
+        link = str(coord.attrs.get("bounds", coord.encoding.get("bounds", "")))
+        if link not in ds.variables:
+            continue
+        values = ds[link].variable
+        vertices = [dim for dim in values.dims if dim not in coord.dims]
+        if values.dims[:-1] == coord.dims and len(vertices) == 1 and vertices[0] not in sizes:
+            found[name] = link, xr.Variable(values.dims, values.values)
     return found
 
 
