@@ -255,6 +255,74 @@ def stale_siblings(path: Path) -> list[Path]:
     return [sibling for sibling in found if ours.fullmatch(sibling.name)]
 
 
+@contextmanager
+def hidden_folder(path: Path, *, also: Path | None = None) -> Iterator[Path]:
+    """Make a hidden folder for the files of one call; remove those that killed calls left behind.
+
+    Each has a lock of its own: calls with the same path do not wait for each other.
+
+    Parameters
+    ----------
+    path
+        The folder is made beside this path, which need not exist.
+    also
+        Another path beside which earlier calls may have made theirs.
+    """
+    for one in (path, also):
+        if one is not None:
+            _remove_abandoned(one)
+    new = hidden_sibling(path, "new")
+    busy = OutputExistsError(f"{new}: another process has this random name. Repeat the call.")
+    with locked(new, timeout=0, busy=busy):
+        try:
+            new.mkdir()
+            yield new
+        finally:
+            remove(new)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Delete the hidden folders beside a path whose processes are gone: their locks are free."""
+    ours = re.compile(rf"\.(\.{re.escape(path.name)}\.new-[0-9a-f]{{12}})\.lock")
+    for file in path.parent.glob(f"..{escape(path.name)}.new-????????????.lock"):
+        found = ours.fullmatch(file.name)
+        if found is None:
+            continue
+        folder, busy = path.with_name(found[1]), OutputExistsError(f"{file} is locked.")
+        # In use, or of another user who may not be disturbed.
+        with suppress(OSError, OutputExistsError):
+            # Folders of stores have no lock: that of the store is theirs.
+            if file.read_bytes() == _LOCK:
+                with locked(folder, timeout=0, busy=busy):
+                    remove(folder)
+
+
+def rename_new(path: Path, target: Path) -> None:
+    """Give a file another name on the same disk, which must be free.
+
+    Raises
+    ------
+    OutputExistsError
+        The name is taken: another process was faster.
+    """
+    taken = OutputExistsError.of(
+        str(target),
+        expected="a free name",
+        got="a file that another process has made meanwhile",
+        remedy="Choose another folder, or remove it yourself: nothing is replaced.",
+    )
+    try:
+        os.link(path, target)  # a renaming would replace a file
+    except FileExistsError as error:
+        raise taken from error
+    except OSError as error:  # a file system without hard links
+        if is_taken(target):
+            raise taken from error
+        path.rename(target)
+    else:
+        path.unlink()
+
+
 def remove(path: Path) -> None:
     """Delete a file or a folder with all its content, if it exists."""
     if path.is_file() or path.is_symlink():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import subprocess
+import sys
 
 import netCDF4
 import numpy as np
@@ -132,13 +134,14 @@ def test_files_are_written_within_a_folder_that_exists(ensemble, tmp_path, monke
     """The folder may be a mount, or the only one that the user may write to."""
     folder, renamed = tmp_path / "out", []
     folder.mkdir()
-    rename = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda a, b: renamed.append(a) or rename(a, b))
+    link = os.link
+    monkeypatch.setattr(os, "link", lambda a, b: renamed.append(a) or link(a, b))
     tmp_path.chmod(0o555)
     try:
         (file,) = ensemble.isel(time=[0]).cvae.to_netcdf(folder)
     finally:
         tmp_path.chmod(0o755)
+    assert renamed
     assert all(folder in path.parents for path in renamed)
     assert sorted(path.name for path in folder.iterdir()) == ["README.txt", file.name]
 
@@ -217,3 +220,58 @@ def test_folder_of_files_describes_itself(ensemble, tmp_path):
     text = info(str(tmp_path / "nc"))
     for words in ("3 NetCDF files", "pr [mm h-1]", "Licence: ", "pr_r003.nc"):
         assert words in text
+
+
+WRITE = """
+import os, sys
+import xarray as xr
+import xcvae
+folder, dies_at, seen = sys.argv[2], int(sys.argv[3]), 0
+
+def audit(event, arguments):
+    global seen
+    if event == "os.link" and folder in str(arguments):
+        seen += 1
+        if seen == dies_at:
+            os.kill(os.getpid(), 9)
+
+sys.addaudithook(audit)
+xr.open_dataset(sys.argv[1]).cvae.to_netcdf(folder, by="realization")
+"""
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("dies_at", [1, 3])
+def test_folders_of_killed_calls_are_removed_by_the_next_one(ensemble, tmp_path, exists, dies_at):
+    source, folder = tmp_path / "ensemble.nc", tmp_path / "out"
+    ensemble.to_netcdf(source)
+    if exists:
+        folder.mkdir()
+    mine = {".out.new-0123456789ab", ".files.new-0123456789ab"}  # without a lock of xcvae
+    for name in mine:
+        (tmp_path / name).mkdir()
+    killed = subprocess.run(
+        [sys.executable, "-c", WRITE, str(source), str(folder), str(dies_at)], check=False
+    )
+    assert killed.returncode == -9
+    left = [path for path in tmp_path.rglob(".*") if path.is_dir() and path.name not in mine]
+    assert len(left) == 1
+    written = ensemble.isel(realization=[2]).cvae.to_netcdf(folder)
+    assert [path.name for path in written] == ["pr.nc"]
+    assert {path.name for path in tmp_path.rglob(".*")} == mine
+
+
+def test_files_that_appear_meanwhile_are_not_replaced(ensemble, tmp_path):
+    """Another process with the same folder may be faster."""
+    folder = tmp_path / "out"
+
+    def appears(block):
+        folder.mkdir(exist_ok=True)
+        (folder / "pr.nc").write_text("of another process")
+        return block
+
+    lazy = ensemble.chunk(time=1).map_blocks(appears, template=ensemble.chunk(time=1))
+    with pytest.raises(OutputExistsError, match=r"pr\.nc.*another process"):
+        lazy.cvae.to_netcdf(folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "pr.nc"]
+    assert (folder / "pr.nc").read_text() == "of another process"

@@ -318,6 +318,28 @@ def test_killed_training_resumes_with_the_same_steps(few, tmp_path):
     )
 
 
+def test_file_that_a_killed_training_wrote_in_part_is_removed_by_the_next_one(few, tmp_path):
+    data, model = tmp_path / "few.zarr", tmp_path / "model.xcvae"
+    few.drop_encoding().to_zarr(data, consolidated=False)
+    users = tmp_path / f"notes.{'0' * 32}.tmp"
+    users.write_text("mine")
+    script = (
+        "import os, sys, xarray as xr, xcvae\n"
+        "def audit(event, arguments):\n"
+        "    if event == 'os.rename' and str(arguments[1]).endswith('.checkpoint'):\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "sys.addaudithook(audit)\n"
+        f"ds = xr.open_zarr({str(data)!r}, consolidated=False, chunks=None).load()\n"
+        f"xcvae.train(ds, target='pr', conditions=['pr_coarse'], generator={SMALL},\n"
+        f"            fit={FEW}, path={str(model)!r}, progress=False)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("model.xcvae.checkpoint.*.tmp"))) == 1
+    quick(few, path=model)
+    assert list(tmp_path.glob("*.tmp")) == [users]
+
+
 def test_checkpoint_restores_the_optimiser(tmp_path):
     """Same weights and moments, in the same memory layout: the next step is the same."""
 

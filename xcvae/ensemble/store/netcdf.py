@@ -31,11 +31,12 @@ from xcvae.fields.validation import refuse_packed
 from xcvae.files import (
     check_writable,
     expanded,
-    hidden_sibling,
+    hidden_folder,
     is_taken,
     is_url,
     local_path,
-    remove,
+    locked,
+    rename_new,
     write_text,
 )
 
@@ -117,17 +118,20 @@ def to_netcdf(
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     # A folder that exists may be another disk than its parent, or the only one to write to.
-    new = hidden_sibling(target / "files" if target.is_dir() else target, "new")
-    new.mkdir()
-    try:
+    inside = target / "files"
+    beside, also = (inside, target) if target.is_dir() else (target, inside)
+    with hidden_folder(beside, also=also) as new:
         for name, part in zip(names, _parts(ds, dim), strict=True):
             _write(part, variable, new / name, pack=pack)
         target.mkdir(exist_ok=True)
         for name in names:
-            (new / name).rename(target / name)
-        _describe(target / README, _readme(ds, variable, names, pack=pack), names)
-    finally:
-        remove(new)
+            rename_new(new / name, target / name)
+        readme = target / README
+        busy = StoreError(
+            f"{readme}: another process does not end its work on it. The files are complete."
+        )
+        with locked(readme, timeout=60, busy=busy):
+            _describe(readme, _readme(ds, variable, names, pack=pack), names)
     return [target / name for name in names]
 
 

@@ -77,6 +77,11 @@ def log_path(path: Path) -> Path:
     return path.with_name(path.name + ".log.csv")
 
 
+def paths_of(path: Path) -> list[Path]:
+    """Return the paths of all files that the training of a model file writes."""
+    return [path, checkpoint_path(path), last_weights_path(path), log_path(path)]
+
+
 def refuse_others(path: Path, *, resume: bool) -> None:
     """Refuse files of others next to a model file, where the training writes its own.
 

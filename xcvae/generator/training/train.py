@@ -40,7 +40,7 @@ from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import label_codes, labels_of, storms_of
 from xcvae.fields.scaling import Scaling
 from xcvae.fields.validation import check_values
-from xcvae.files import is_taken, local_path, locked, sha256, write_bytes
+from xcvae.files import is_taken, local_path, locked, remove_stale, sha256, write_bytes
 from xcvae.generator.device import choose_device, placed
 from xcvae.generator.model import Model, from_bytes
 from xcvae.generator.network.architecture import Architecture, build_networks, resolve
@@ -510,7 +510,7 @@ def _new_file(path: str | Path | None, *, resume: bool) -> Path | None:
 
 @contextmanager
 def _locked(file: Path | None, resume: bool, group: ProcessGroup) -> Iterator[None]:
-    """Keep other trainings from writing the same file and checkpoint.
+    """Keep other trainings from writing the same files; remove what killed ones left in part.
 
     Raises
     ------
@@ -529,6 +529,8 @@ def _locked(file: Path | None, resume: bool, group: ProcessGroup) -> Iterator[No
     )
     with locked(file, timeout=0, busy=OutputExistsError(busy)):
         _new_file(file, resume=resume)
+        for path in checkpoint.paths_of(file):
+            remove_stale(path)
         yield
 
 
