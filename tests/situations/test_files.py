@@ -398,6 +398,27 @@ def _climate_model(folder: Path) -> list[str]:
     return ["rain.nc", "pressure.nc"]
 
 
+def _two_rotated_grids(folder: Path) -> list[str]:
+    """Write rain of two regional models, each with maps of latitude and longitude."""
+    fine = days(0, 10).rename(lat="rlat", lon="rlon")
+    fine.rlat.attrs, fine.rlon.attrs = (
+        {"standard_name": f"grid_{name}", "units": "degrees"} for name in ("latitude", "longitude")
+    )
+    coarse = fine.coarsen(rlat=3, rlon=3).mean()
+    coarse.pr.attrs = fine.pr.attrs
+    for ds in (fine, coarse):
+        lat, lon = xr.broadcast(ds.rlat + 10, ds.rlon + 20)
+        ds.coords["lat"] = lat.assign_attrs(units="degrees_north")
+        ds.coords["lon"] = lon.assign_attrs(units="degrees_east")
+    write(folder, cpm=fine, rcm=coarse)
+    return ["cpm.nc", "rcm.nc"]
+
+
+def _valid_time(folder: Path) -> list[str]:
+    write(folder, obs=days(0, 10), era=condition(0, 10).rename(time="valid_time"))
+    return ["obs.nc", "era.nc"]
+
+
 def _one_name(folder: Path) -> list[str]:
     coarse = condition(0, 10).rename(t="pr")
     coarse.pr.attrs = days(0, 10).pr.attrs
@@ -420,6 +441,8 @@ def _statics(folder: Path) -> list[str]:
         (_without_times, ["splits: time has no labels", "validation: 0.15"]),
         (_years, ['path: "data/pr_*.nc"', "time: 2001-01-01 to 2001-01-30, step 1 d"]),
         (_climate_model, ["calendar 360_day", '"rename": {"lat": "lat_2", "lon": "lon_2"}', 'conditions: ["psl"]']),
+        (_two_rotated_grids, ["rcm.nc: another grid, so lat is renamed lat_2", 'conditions: ["pr_2"]', "aligned by its coord"]),
+        (_valid_time, ["era.nc: its samples are along valid_time, so valid_time is renamed time", 'conditions: ["t"]']),
         (_one_name, ["gcm.nc: another field, so pr is renamed pr_2", 'conditions: ["pr_2"]']),
         (_statics, ['statics: ["orog"]', "count: left out", "pr (time, lat, lon) [mm/day], rates"]),
     ],
@@ -461,3 +484,19 @@ def test_init_refuses_what_cannot_be_trained_on(
         (tmp_path / data).write_text("404 not found")
     with pytest.raises(XcvaeError, match=words):
         pipeline.propose([data], tmp_path)
+
+
+def test_init_names_calendars_that_differ(tmp_path: Path) -> None:
+    coarse = condition(0, 10).rename(t="pr").convert_calendar("noleap", use_cftime=True)
+    coarse.pr.attrs = days(0, 10).pr.attrs
+    write(tmp_path, gcm=coarse, obs=days(0, 10))
+    with pytest.raises(XcvaeError, match=r"calendar noleap.*convert_calendar\('proleptic"):
+        pipeline.propose([str(tmp_path / f"{name}.nc") for name in ("obs", "gcm")], tmp_path)
+
+
+def test_init_names_fields_along_other_times(tmp_path: Path) -> None:
+    forecast = condition(0, 10).rename(t="t2m", time="valid_time").assign_coords(time=times(1)[0])
+    write(tmp_path, obs=days(0, 10), forecast=forecast)
+    files = [str(tmp_path / f"{name}.nc") for name in ("obs", "forecast")]
+    text = pipeline.propose(files, tmp_path)
+    assert "t2m: left out; its samples are along valid_time, those of pr along time" in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from glob import escape, glob
 from pathlib import Path
@@ -163,12 +163,17 @@ def _by_grid(parts: Mapping[str, xr.Dataset]) -> list[dict[str, xr.Dataset]]:
     for name, ds in parts.items():
         sizes = frozenset((dim, size) for dim, size in ds.sizes.items() if not _has_times(ds, dim))
         grids.setdefault(sizes, {})[name] = ds
-    times: set[Any] = set()
+    times: set[tuple[str, Any]] = set()  # with calendars: dates of two cannot be compared
     for group in grids.values():
         here = {
-            t for ds in group.values() for d in ds.dims if _has_times(ds, d) for t in ds.indexes[d]
+            (ds[d].dt.calendar, t)
+            for ds in group.values()
+            for d in ds.dims
+            if _has_times(ds, d)
+            for t in ds.indexes[d]
         }
-        if times and not times & here:  # files that follow each other: the odd one is refused
+        one_calendar = {first for first, _ in times} & {first for first, _ in here}
+        if one_calendar and not times & here:  # they follow each other: the odd one is refused
             return [dict(parts)]
         times |= here
     return list(grids.values())
@@ -182,21 +187,48 @@ def _several(sources: Sequence[tuple[str | list[str], xr.Dataset]]) -> Proposal:
     """Describe files with different variables, with new names for what differs under one name."""
     found = Proposal({"sources": []})
     known: dict[Hashable, dict[str, xr.Dataset]] = {}
-    for i, (path, ds) in enumerate(sources):
-        rename = {}
-        for name in dict.fromkeys((*ds.dims, *ds.variables)):
-            others = known.setdefault(name, {})
-            new = next((key for key, other in others.items() if _agree(ds, other, name)), None)
-            if new is None:
-                new = f"{name}_{i + 1}" if others else str(name)
-                others[new] = ds
-            if new != name:
-                rename[str(name)] = new
-                first = path if isinstance(path, str) else path[0]
-                why = "another field" if name in ds.data_vars else "another grid"
-                found.notes.append(f"{first}: {why}, so {name} is renamed {new}")
+    for i, (path, given) in enumerate(sources):
+        times = _renamed_times(given, sources[0][1])
+        ds = given.rename(times)
+        grids = _renames(ds, ds.dims, known, i + 1)
+        # Maps of latitude and longitude on another grid have its new dims.
+        others = [name for name in ds.variables if name not in ds.dims]
+        fields = _renames(ds.rename(grids), others, known, i + 1)
+        first = path if isinstance(path, str) else path[0]
+        for name, new in (times | grids | fields).items():
+            why = "another field" if name in ds.data_vars else "another grid"
+            why = f"its samples are along {name}" if name in times else why
+            found.notes.append(f"{first}: {why}, so {name} is renamed {new}")
+        rename = times | grids | fields
         found.source["sources"].append({"path": path} | ({"rename": rename} if rename else {}))
     return found
+
+
+def _renamed_times(ds: xr.Dataset, first: xr.Dataset) -> dict[str, str]:
+    """Return the name of the times of the first source for those of another: valid_time, time."""
+    own, wanted = ([str(d) for d in one.dims if _has_times(one, d)] for one in (ds, first))
+    if len(own) == len(wanted) == 1 and wanted[0] not in {*ds.variables, *ds.dims}:
+        return {own[0]: wanted[0]}
+    return {}
+
+
+def _renames(
+    ds: xr.Dataset,
+    names: Iterable[Hashable],
+    known: dict[Hashable, dict[str, xr.Dataset]],
+    number: int,
+) -> dict[str, str]:
+    """Return new names for what other sources have under the same name; adds all to ``known``."""
+    rename = {}
+    for name in names:
+        others = known.setdefault(name, {})
+        new = next((key for key, other in others.items() if _agree(ds, other, name)), None)
+        if new is None:
+            new = f"{name}_{number}" if others else str(name)
+            others[new] = ds
+        if new != name:
+            rename[str(name)] = new
+    return rename
 
 
 def _agree(ds: xr.Dataset, other: xr.Dataset, name: Hashable) -> bool:
@@ -271,6 +303,12 @@ def _choose_conditions(ds: xr.Dataset, target: str, layout: Layout, found: Propo
             continue
         is_static = set(da.dims) == {layout.y, layout.x}
         if layout.sample not in da.dims and not is_static:
+            found.undecided += [
+                f"{name}: left out; its samples are along {dim}, those of {target} along "
+                f"{layout.sample}"
+                for dim in da.dims
+                if _has_times(ds, dim)
+            ]
             continue
         if not is_static and set(da.dims) == set(ds[target].dims) and is_rain(da, by_rate=True):
             found.undecided.append(f"{name}: left out; as rain on the target's grid it may hold it")
