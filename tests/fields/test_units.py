@@ -17,6 +17,7 @@ from xcvae.fields.units import (
     default_wet_threshold,
     exponents_of,
     factor,
+    heaviest_rain,
     is_daily,
     is_precipitation,
     parse_quantity,
@@ -106,6 +107,13 @@ def test_factor_refuses_units_with_an_offset_but_to_units_converts_them() -> Non
     celsius = xr.DataArray([0.0, 20.0], attrs={"units": "degC"}, name="t2m")
     np.testing.assert_allclose(to_units(celsius, "K"), [273.15, 293.15])
     np.testing.assert_allclose(to_units(to_units(celsius, "K"), "degC"), celsius, atol=1e-10)
+
+
+def test_to_units_drops_limits_in_other_units() -> None:
+    attrs = {"units": "degC", "valid_min": -90.0, "valid_range": [-90.0, 60.0], "long_name": "t"}
+    celsius = xr.DataArray([0.0, 20.0], attrs=attrs)
+    assert to_units(celsius, "K").attrs == {"units": "K", "long_name": "t"}
+    assert to_units(celsius, "deg C").attrs == {**attrs, "units": "deg C"}
 
 
 def test_to_units_converts_values_keeps_attributes_and_type() -> None:
@@ -226,6 +234,33 @@ def test_default_thresholds_depend_on_units_and_time_step(
     assert default_drizzle_threshold(da, "time") == pytest.approx(drizzle)
 
 
+@pytest.mark.parametrize(("hours", "days"), [(20, 1), (24, 1), (30, 1), (48, 2), (62, 3)])
+def test_a_depth_of_a_day_may_be_one_of_twenty_to_thirty_six_hours(hours: int, days: int) -> None:
+    da = rain("mm", pd.date_range("2020-01-01", periods=4, freq=f"{hours}h"))
+    assert default_wet_threshold(da, "time") == pytest.approx(1.0 * days)
+    assert default_drizzle_threshold(da, "time") == pytest.approx(0.1 * days)
+
+
+@pytest.mark.parametrize(
+    ("units", "freq", "most"),
+    [
+        ("mm", "1h", 500.0),
+        ("mm", "15min", 250.0),
+        ("mm", "5s", 500.0 / 60**0.5),  # as in a minute
+        ("mm", None, 500.0 * 744**0.5),
+        ("mm d-1", "1D", 6000.0),
+        ("mm d-1", None, 6000.0),
+        ("mm d-1", "6h", 4000.0 * 24),
+        ("mm h-1", "1D", 4000.0),
+    ],
+)
+def test_heaviest_rain_depends_on_units_and_time_step(
+    units: str, freq: str | None, most: float
+) -> None:
+    times = None if freq is None else pd.date_range("2020-01-01", periods=4, freq=freq)
+    assert heaviest_rain(rain(units, times), "time") == pytest.approx(most, rel=1e-5)
+
+
 def test_is_daily_uses_the_shortest_step() -> None:
     times = pd.to_datetime(["2020-01-01T03", "2020-01-01T04", "2020-02-01T07", "2020-03-05T10"])
     assert not is_daily(rain("mm h-1", times), "time")
@@ -315,8 +350,11 @@ def test_bounds_that_are_no_duration_of_a_depth_are_left_alone() -> None:
     count = len(DAYS)
     rates = bounded("mm h-1", DAYS, np.ones(count))
     assert STEP not in with_duration(rates, rates["pr"], "time").attrs
+    known = bounded("mm", DAYS, np.ones(count))
+    assert with_duration(known, known["pr"].assign_attrs({STEP: 300.0}), "time").attrs[STEP] == 300
     for ds in (
         bounded("mm", DAYS, np.arange(1, count + 1)),  # since the start of a forecast
+        bounded("mm", DAYS, 24.0 * np.array([31, 29, 31, 30])),  # months
         bounded("mm", DAYS, np.zeros(count)),
         bounded("mm", DAYS, np.ones(count), label=5.0),  # means over bounds
         bounded("mm", DAYS, np.ones(count)).drop_vars("time_bnds"),

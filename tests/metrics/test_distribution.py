@@ -9,7 +9,14 @@ from scipy.stats import ks_2samp
 
 from xcvae import metrics
 from xcvae.errors import ComponentError, UnitsError
-from xcvae.metrics.distribution import FIRST_WET, KS, WIDTH, quantile
+from xcvae.metrics.distribution import (
+    FIRST_WET,
+    KS,
+    WIDTH,
+    P99Ratio,
+    P999Ratio,
+    quantile,
+)
 
 from .conftest import labelled, rain
 
@@ -106,12 +113,35 @@ def test_quantile_ratios_below_a_cap_are_those_of_numpy(
     assert found == pytest.approx(expected[0] / expected[1], rel=0.01)
     assert found != pytest.approx(metrics.p99_ratio(forecast, observed).item(), rel=0.05)
     with pytest.raises(ComponentError, match="cap: expected an amount above 0"):
-        metrics.p99_ratio(forecast, observed, cap=-1)
+        metrics.p99_ratio(forecast, observed, cap=0)
     with pytest.raises(UnitsError, match="cap: expected a number followed by units"):
         metrics.p99_ratio(forecast, observed, cap="5")
     area = xr.full_like(observed.isel(time=0, drop=True), 1.0).drop_attrs().rename("area")
     weighed = observed.assign_coords(area=area).assign_attrs(cell_measures="area: area")
     assert metrics.p99_ratio(forecast, weighed, cap=6).item() == pytest.approx(found)
+
+
+def test_quantile_ratios_below_a_cap_count_dry_pixels() -> None:
+    observed = labelled(rain((40, 31, 29), seed=8, wet=0.05))
+    forecast = labelled(1.4 * rain((4, 40, 31, 29), seed=9, wet=0.08))
+    generated, truth = pooled(forecast, observed)
+    expected = [np.quantile(v[v < 9], 0.99) for v in (generated, truth)]
+    found = metrics.p99_ratio(forecast, observed, cap=9.0).item()
+    assert found == pytest.approx(expected[0] / expected[1], rel=0.01)
+
+
+def test_amounts_of_packed_files_that_miss_the_cap_by_rounding_are_at_it() -> None:
+    observed, forecast = rain((20, 31, 29), seed=8), labelled(rain((4, 20, 31, 29), seed=9))
+    found = [
+        metrics.p99_ratio(forecast, labelled(np.where(observed > 6, cap, observed)), cap=6.0)
+        for cap in (6.0, 6.0 * (1 - 5e-5))
+    ]
+    assert found[0].item() == found[1].item()
+
+
+def test_quantile_ratios_share_the_sums_of_ks(observed: xr.DataArray) -> None:
+    assert P99Ratio().bind(observed) == P999Ratio().bind(observed) == KS().bind(observed)
+    assert P99Ratio(cap=6.0).bind(observed) == P999Ratio(cap=6.0).bind(observed)
 
 
 def test_quantile_ratios_below_a_cap_are_fair_to_members_without_it() -> None:

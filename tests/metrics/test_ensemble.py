@@ -11,6 +11,7 @@ from xcvae import metrics
 from xcvae.errors import ComponentError
 from xcvae.metrics.calibration import RankDeviation
 from xcvae.metrics.ensemble import CRPSSkill, TwCRPS
+from xcvae.metrics.sample import pixel_scores
 
 from .conftest import labelled, rain
 
@@ -86,6 +87,14 @@ def test_energy_score_of_equal_members_is_the_distance(
     assert metrics.energy_score(same, observed).item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(31, 37), (64, 64), (50, 3)])
+def test_energy_score_of_members_equal_to_the_observation_is_zero(shape: tuple[int, int]) -> None:
+    """Products of maps are rounded, and the roots of what that leaves would not be small."""
+    observed = labelled(rain((3, *shape), seed=8) + np.float32(20))
+    same = xr.concat([observed] * 5, "realization")
+    assert metrics.energy_score(same, observed).item() == 0
+
+
 def test_mae_is_that_of_the_median(forecast: xr.DataArray, observed: xr.DataArray) -> None:
     expected = abs(forecast.median("realization") - observed).mean().item()
     assert metrics.mae(forecast, observed).item() == pytest.approx(expected, rel=1e-6)
@@ -98,6 +107,14 @@ def test_spread_skill_is_the_formula(forecast: xr.DataArray, observed: xr.DataAr
     expected = np.sqrt(6 / 5 * variance / squared)
     assert metrics.spread_skill(forecast, observed).item() == pytest.approx(expected)
     assert metrics.spread_skill(forecast.isel(realization=[0]), observed).item() == 0
+
+
+def test_variance_of_members_that_differ_by_the_last_digit_is_exact() -> None:
+    """Their mean is no number of float32: the variance about the nearest one is twice as large."""
+    high = np.nextafter(np.float32(100), np.float32(200))
+    scores = pixel_scores(np.array([[100.0], [high]], "float32"), np.zeros(1, "float32"))
+    assert scores.variance.item() == pytest.approx((float(high) - 100) ** 2 / 2, rel=1e-6)
+    assert scores.mean.item() == pytest.approx((100 + float(high)) / 2, rel=1e-12)
 
 
 def test_calibration_scores_of_a_perfect_ensemble() -> None:
@@ -208,5 +225,6 @@ def test_twcrps_threshold_is_that_of_the_record_if_it_is_known() -> None:
     assert metrics.twcrps(*in_days).item() == pytest.approx(
         24 * metrics.twcrps(forecast, observed).item(), rel=1e-5
     )
-    with pytest.raises(ComponentError, match="above the threshold, 5 mm h-1"):
-        metrics.twcrps(forecast, observed, cap=4.0)
+    for cap in (4.0, 5.0):  # at the threshold itself nothing is left to score either
+        with pytest.raises(ComponentError, match="above the threshold, 5 mm h-1"):
+            metrics.twcrps(forecast, observed, cap=cap)

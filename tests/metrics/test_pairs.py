@@ -61,6 +61,17 @@ def test_matched_accepts_rounding_below_zero_but_no_infinity(
         metrics.crps(tiny, observed)
 
 
+@pytest.mark.parametrize(("value", "problem"), [(-3.0, "never below zero"), (np.inf, "infinite")])
+def test_matched_refuses_impossible_values_beside_missing_ones(
+    value: float, problem: str, masked: tuple[xr.DataArray, xr.DataArray]
+) -> None:
+    forecast, observed = (da.copy() for da in masked)
+    assert observed.isnull().any()
+    observed[2, 9, 9] = value
+    with pytest.raises(DataError, match=problem):
+        metrics.crps(forecast, observed)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_metrics_do_not_depend_on_units(
     name: str, forecast: xr.DataArray, observed: xr.DataArray
@@ -137,7 +148,12 @@ def test_matched_refuses_curvilinear_grids_that_are_turned_or_elsewhere(
     expected = metrics.crps(forecast, observed).item()
     same = one.assign_coords(lat=one.lat.astype("float32"), lon=one.lon + 360)
     assert metrics.crps(same, two).item() == expected
-    for broken in (one.isel(y=slice(None, None, -1)), one.assign_coords(lon=one.lon + 0.01)):
+    turned = one.assign_coords(lat=one.lat.T, lon=one.lon.T)  # the order of dims means nothing
+    assert metrics.crps(turned, two).item() == expected
+    unknown = one.lat.copy()
+    unknown[0, 0] = np.nan  # a corner without a place
+    moved = one.assign_coords(lat=unknown), one.assign_coords(lon=one.lon + 0.01)
+    for broken in (one.isel(y=slice(None, None, -1)), *moved):
         with pytest.raises(MismatchError, match="maps of latitude and longitude"):
             metrics.crps(broken, two)
 

@@ -38,6 +38,19 @@ def test_metrics_weigh_cells_by_area(name: str, masked: tuple[xr.DataArray, xr.D
     assert metric(forecast, observed).item() != pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["p99_ratio", "p999_ratio"])
+def test_quantiles_below_a_cap_weigh_cells_by_area(
+    name: str, masked: tuple[xr.DataArray, xr.DataArray]
+) -> None:
+    forecast, observed = masked
+    metric = registry().build("metric", {"name": name, "cap": 6.0})
+    cells = np.repeat(np.arange(SIZES.size), SIZES)
+    split = [da.isel(x=cells).assign_coords(x=np.arange(cells.size) * 1.0) for da in masked]
+    expected = metric(*split).item()
+    assert metric(forecast, with_area(observed, SIZES)).item() == pytest.approx(expected, rel=1e-9)
+    assert metric(forecast, observed).item() != pytest.approx(expected, rel=1e-5)
+
+
 def test_fss_with_areas_is_the_formula(masked: tuple[xr.DataArray, xr.DataArray]) -> None:
     forecast, observed = masked
     distance = worst = 0.0
@@ -65,6 +78,15 @@ def test_evaluate_finds_areas_among_variables(
     # Named, but elsewhere, as in many files: pixels count alike.
     card = evaluate(ds[["pr"]], forecast.to_dataset(name="pr"), metrics=["crps"], baselines=[])
     assert card.crps[0].item() == pytest.approx(metrics.crps(forecast, observed).item())
+
+
+def test_dims_of_cell_areas_may_have_any_order(
+    masked: tuple[xr.DataArray, xr.DataArray],
+) -> None:
+    forecast, observed = (da.isel(y=slice(11)) for da in masked)  # square: no shape tells
+    measured = with_area(observed, SIZES)
+    turned = measured.assign_coords(cell_area=measured.cell_area.T)
+    assert metrics.crps(forecast, turned).item() == metrics.crps(forecast, measured).item()
 
 
 @pytest.mark.parametrize("area", [-1.0, np.nan, 0.0])

@@ -49,6 +49,11 @@ def test_lag_correlation_is_that_of_the_rest_of_block_means() -> None:
     assert score.attrs["better"] == pytest.approx(0.36, abs=0.05)
 
 
+def test_lag_correlation_without_observed_structure_is_best_at_one() -> None:
+    score = LagCorrelation()(field(evolving(0.6, 0, members=2)), field(np.zeros((24, 24, 24))))
+    assert score.attrs["better"] == 1.0
+
+
 def test_lag_correlation_weights_pixels_by_their_area() -> None:
     forecast, observed = evolving(0.6, 0, members=2), evolving(0.6, 1)
     forecast[:, :, 12:] = forecast[:, ::-1, 12:][:, :, ::-1] ** 2
@@ -66,8 +71,24 @@ def test_lag_is_a_number_of_samples_or_a_duration() -> None:
     by_number = build("metric", {"name": "lag_correlation", "lag": 3})(forecast, observed)
     by_time = build("metric", {"name": "lag_correlation", "lag": "15 min"})(forecast, observed)
     assert by_number.item() == by_time.item()
-    with pytest.raises(ConfigError, match="multiple of the step of the samples, 300 s"):
-        LagCorrelation(lag="7 min")(forecast, observed)
+    for lag in ("7 min", "0 min", "-5 min"):
+        with pytest.raises(ConfigError, match="multiple of the step of the samples, 300 s"):
+            LagCorrelation(lag=lag)(forecast, observed)
+
+
+@pytest.mark.parametrize("lag", [8, "40 min"])
+def test_a_long_lag_loses_no_pair_of_samples(lag: int | str) -> None:
+    """Thirty samples are one sequence: with those of 24 samples at most, 14 pairs of 22 remain."""
+    times = TIMES[0] + np.arange(30) * np.timedelta64(5, "m")
+    values = np.concatenate([evolving(0.6, 0, members=2), evolving(0.6, 3, members=2)], axis=1)
+    forecast, observed = values[:, :30], values[0, 15:45]
+    score = LagCorrelation(lag=lag)(field(forecast, times), field(observed, times))
+
+    blocks = forecast.astype("float32").reshape(2, 30, 2, 12, 2, 12)
+    rest = blocks - blocks.mean(axis=(-3, -1), keepdims=True)
+    one, two = rest[:, :-8], rest[:, 8:]
+    expected = (one * two).sum() / np.sqrt((one**2).sum() * (two**2).sum())
+    assert score.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_pairs_do_not_cross_gaps() -> None:
@@ -105,6 +126,23 @@ def test_masked_pixels_do_not_count() -> None:
     assert part == pytest.approx(kept, rel=1e-6)
 
 
+def test_blocks_that_are_masked_in_part_have_the_mean_of_their_valid_pixels() -> None:
+    forecast, observed = evolving(0.6, 0, members=2), evolving(0.6, 1)
+    holes = np.random.default_rng(2).random((24, 24)) < 0.4
+    observed[:, holes] = np.nan
+
+    def rest(values: np.ndarray) -> np.ndarray:
+        blocks = values.reshape(*values.shape[:-2], 2, 12, 2, 12)
+        means = np.nanmean(blocks, axis=(-3, -1), keepdims=True)
+        return (blocks - means).reshape(values.shape)[..., ~holes]
+
+    members = rest(np.where(holes, np.nan, forecast.astype("float32")))
+    one, two = members[:, :-1], members[:, 1:]
+    expected = (one * two).sum() / np.sqrt((one**2).sum() * (two**2).sum())
+    score = LagCorrelation()(field(forecast), field(observed)).item()
+    assert score == pytest.approx(expected, rel=1e-4)
+
+
 def test_spells_of_a_known_series() -> None:
     wet = np.tile([1, 1, 1, 0, 0, 0], 4).astype(float)[:, None, None]  # 3 wet, 3 dry
     short = np.tile([1, 0, 0], 8).astype(float)[:, None, None]  # 1 wet, 2 dry
@@ -119,7 +157,7 @@ def test_temporal_spectrum_is_zero_for_equal_and_three_decibels_for_doubled_powe
     observed = evolving(0.6, 1)
     metric = TemporalSpectrum(samples=8)
     assert metric(field(observed[None]), field(observed)).item() == pytest.approx(0, abs=1e-6)
-    louder = field(observed[None] * np.sqrt(2))
+    louder = field(np.stack([observed] * 3) * np.sqrt(2))  # the power of a member, not of all
     assert metric(louder, field(observed)).item() == pytest.approx(3.01, abs=0.01)
     assert np.isnan(TemporalSpectrum(samples=25)(louder, field(observed)).item())
 

@@ -343,7 +343,10 @@ def to_units(da: xr.DataArray, units: str) -> xr.DataArray:
         da = da * scale
     if offset:
         da = da + offset
-    return da.assign_attrs(attrs)
+    # Arithmetic carries attributes along, or drops them, by version and options of xarray.
+    converted = da.copy(deep=False)
+    converted.attrs = attrs
+    return converted
 
 
 def _is_number(value: object) -> bool:
