@@ -241,13 +241,13 @@ def test_times_that_a_store_returns_in_another_form_are_appended(few, model, tmp
 def test_bounds_travel_with_their_coordinates(kind, dates, few, model, tmp_path):
     """A depth lasts as long as the bounds of its time; ensembles had none."""
     start = few.time.values
-    edges = np.stack([start, start + np.timedelta64(6, "h")], axis=-1)
+    edges = np.stack([start, start + np.timedelta64(390, "m")], axis=-1)
     sides = np.stack([few.y.values - 0.5, few.y.values + 0.5], axis=-1)
     ds = few.assign_coords(y=few.y, y_bnds=(("y", "bnds"), sides))
     ds["time_bnds"] = ("time", "bnds"), edges
     if dates:  # which a store returns as times
         ds = ds.drop_vars("time_bnds").convert_calendar("standard", use_cftime=True)
-        ends = ds["time"].values + timedelta(hours=6)
+        ends = ds["time"].values + timedelta(hours=6.5)
         ds["time_bnds"] = ("time", "bnds"), np.stack([ds["time"].values, ends], axis=-1)
     ds["time"].attrs["bounds"], ds["y"].encoding["bounds"] = "time_bnds", "y_bnds"
     options = {"members": 2, "store": location(kind, tmp_path), "resume": "append", **QUIET}
@@ -259,6 +259,10 @@ def test_bounds_travel_with_their_coordinates(kind, dates, few, model, tmp_path)
             assert ensemble["time"].attrs["bounds"] == "time_bnds"
             np.testing.assert_array_equal(ensemble["time_bnds"], edges)
             np.testing.assert_array_equal(ensemble["y_bnds"], sides)
+    with xr.open_dataset(file, decode_cf=False) as copy:
+        for name, bounds in (("time", "time_bnds"), ("y", "y_bnds")):
+            for key, value in copy[bounds].attrs.items():  # none, or those of the coordinate
+                assert (key, value) == (key, copy[name].attrs[key])
 
 
 def test_append_refuses_what_all_samples_cannot_share(few, model, tmp_path):

@@ -26,7 +26,7 @@ from xcvae.errors import (
 from xcvae.fields.cf import check_name, check_values, find_layout
 from xcvae.fields.dataspec import plain
 from xcvae.fields.samples import labels_of
-from xcvae.fields.units import BOUNDS, default_wet_threshold
+from xcvae.fields.units import BOUNDS, default_wet_threshold, with_duration
 from xcvae.fields.validation import refuse_packed
 from xcvae.files import (
     check_writable,
@@ -281,7 +281,8 @@ def _write(ds: xr.Dataset, variable: str, file: Path, *, pack: bool) -> None:
             got="infinite ones",
             remedy="Correct them before writing.",
         )
-    step = _step(field, max(abs(low), abs(high)), file) if pack else None
+    depth = with_duration(ds, field, _sample_of(field))
+    step = _step(depth, max(abs(low), abs(high)), file) if pack else None
     engine = next((name for name in ("netCDF4", "h5netcdf") if find_spec(name)), None)
     encoding: dict[str, Any] = {str(name): {"_FillValue": None} for name in ds.variables}
     if step is None:
@@ -296,9 +297,11 @@ def _write(ds: xr.Dataset, variable: str, file: Path, *, pack: bool) -> None:
         )
         compressed = {"zlib": True, "complevel": LEVEL, "shuffle": True, "chunksizes": sizes}
         encoding[variable] |= compressed
-    labels = [str(name) for name, coord in ds.coords.items() if coord.dtype.kind == "M"]
-    for name in labels:
-        encoding[name] |= _time_encoding(ds[name])
+    for names in _with_their_bounds(ds):
+        if all(ds[name].dtype.kind == "M" for name in names):
+            times = np.concatenate([ds[name].values.ravel() for name in names])
+            for name in names:
+                encoding[name] |= _time_encoding(xr.DataArray(times, dims="time"))
     chosen: Any = engine.lower() if engine else "scipy"
     _writable(_with_units(ds)).to_netcdf(file, engine=chosen, encoding=encoding)
     _compare(field, file, step, chosen)
@@ -346,6 +349,16 @@ def _packed(field: xr.DataArray, step: np.float32, gaps: bool) -> xr.DataArray:
     return codes
 
 
+def _with_their_bounds(ds: xr.Dataset) -> list[list[str]]:
+    """Return the names of coordinates, each alone or with its bounds: they have the same units."""
+    links = {str(name): str(coord.attrs.get("bounds", "")) for name, coord in ds.coords.items()}
+    return [
+        [name, link] if link in ds.coords else [name]
+        for name, link in links.items()
+        if name not in links.values()
+    ]
+
+
 def _time_encoding(times: xr.DataArray) -> dict[str, Any]:
     """Return units of times that hold them exactly: hours, or seconds where needed."""
     if bool(times.isnull().all()):  # of a calendar named, xarray encodes no missing times
@@ -364,9 +377,9 @@ _DEGREES |= {"lon": "degrees_east", "longitude": "degrees_east"}
 
 
 def _with_units(ds: xr.Dataset) -> xr.Dataset:
-    """Add units to numeric coordinates that have none, and describe dims without coordinates."""
+    """Add units to numeric coordinates that have none; bounds have those of their coordinate."""
     found = {}
-    for name, coord in ds.coords.items():
+    for (name, *_), coord in ((names, ds[names[0]]) for names in _with_their_bounds(ds)):
         if coord.dtype.kind in "iuf" and coord.ndim and "units" not in coord.attrs:
             found[name] = coord.assign_attrs(units=_DEGREES.get(str(name).lower(), "1"))
     return ds.assign_coords(found)
