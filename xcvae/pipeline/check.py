@@ -197,7 +197,7 @@ def check_scores_of(
     for name in [groupby] if isinstance(groupby, str) else groupby or ():
         if name != COARSE_RAIN or name in samples.variables:
             check_dims(coordinate_of(samples, name), observed)
-        elif not any(v.precipitation and v.aligned and v.sampled for v in spec.variables):
+        elif spec.coarse_rain is None:
             raise no_coarse_rain()
 
 

@@ -121,17 +121,11 @@ def _draw(
 
 
 def _coarse_rain(subset: xr.Dataset, spec: DataSpec) -> NDArray[np.float64] | None:
-    """Return the mean of the finest coarse rain of each sample; None without any."""
-    rain = [
-        variable
-        for variable in spec.variables
-        if variable.role == "condition" and variable.precipitation and variable.sampled
-    ]
-    if not rain:
+    """Return the mean coarse rain of each sample; None without any."""
+    variable = spec.coarse_rain
+    if variable is None:
         return None
-    finest = subset[max(rain, key=lambda variable: np.prod(variable.shape)).name]
-    dims = [dim for dim in finest.dims if dim != spec.sample]
-    return np.asarray(finest.mean(dims).values, np.float64)
+    return np.asarray(subset[variable.name].mean(variable.dims).values, np.float64)
 
 
 def _in_time(
