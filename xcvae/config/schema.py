@@ -52,7 +52,7 @@ class HeavySection:
     extent
         Share of pixels at or above the threshold.
     quantile
-        Threshold as a quantile of the wet pixels.
+        Threshold as a quantile of the wet pixels; 0.95 without it and ``threshold``.
     threshold
         Threshold as "10 mm h-1" or a number in the target's units; instead of ``quantile``.
     parts
@@ -60,7 +60,7 @@ class HeavySection:
     """
 
     extent: float = 0.02
-    quantile: float = 0.95
+    quantile: float | None = None
     threshold: str | float | None = None
     parts: list[Part] = field(default_factory=lambda: ["test"])
 
