@@ -25,7 +25,7 @@ from xcvae.ensemble.store.samples import (
     write_samples,
 )
 from xcvae.ensemble.storms import FLAG, DrawnStorms, flags_of
-from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
+from xcvae.errors import ConfigError, EmptySelectionError, MismatchError, whole_number
 from xcvae.fields.axes import same_axis
 from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
@@ -120,7 +120,7 @@ def augment(
         The name is used in the catalog for another store.
     """
     ensembles = _listed(ensemble)
-    seed = _checked_seed(seed)
+    seed = whole_number("seed", seed, least=0, remedy="Leave it out for seed 0.")
     spec = DataSpec.from_json(record_of(ensembles[0])["spec"])
     if store is not None or catalog is not None or name is not None:
         target = _Output.of(store, catalog, name)
@@ -180,13 +180,6 @@ def _listed(ensemble: object) -> list[xr.Dataset]:
         one.expand_dims(MEMBER) if MEMBER in one.coords and MEMBER not in one.dims else one
         for one in listed
     ]
-
-
-def _checked_seed(seed: object) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        expected, remedy = "an integer >= 0", "Leave it out for seed 0."
-        raise ConfigError.of("seed", expected=expected, got=repr(seed), remedy=remedy)
-    return int(seed)
 
 
 def _of_real(attrs: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import xarray as xr
 from xcvae.ensemble.execution.scheduler import cluster_in_use, runs_in_threads
 from xcvae.ensemble.execution.threads import threads_of_draws, torch_threads
 from xcvae.ensemble.store.base import EnsembleStore
-from xcvae.errors import ConfigError, check_flags, nearest
+from xcvae.errors import ConfigError, check_flags, nearest, whole_number
 from xcvae.fields.units import parse_quantity
 
 if TYPE_CHECKING:
@@ -216,8 +216,9 @@ class SampleOptions:
         _check_range("temperature", self.temperature, 0.0, math.inf, "The calibrated value is 1.")
         if self.min_mass is not None:
             _check_range("min_mass", self.min_mass, 0.0, math.inf, "Give a share, such as 0.5.")
-        if self.factor is not None and (not _is_int(self.factor) or self.factor < 2):
-            _refuse("factor", "an integer >= 2", self.factor, "8 divides a cell into 8 x 8 pixels.")
+        if self.factor is not None:
+            remedy = "8 divides a cell into 8 x 8 pixels."
+            whole_number("factor", self.factor, least=2, remedy=remedy)
         if self.cap is not None and not isinstance(self.cap, str):
             _check_range("cap", self.cap, 0.0, math.inf, "Give '300 mm h-1', or 'none'.")
         self._check_tile()
@@ -248,10 +249,11 @@ class SampleOptions:
         remedy = 'Give {"y": 512, "x": 512}, "auto", or None.'
         if not isinstance(tile, Mapping) or not tile:
             _refuse("tile", wanted, tile, remedy)
-        for dim, side in tile.items():
-            if not _is_int(side) or side < 1:
-                _refuse(f"tile['{dim}']", "an integer >= 1", side, remedy)
-        object.__setattr__(self, "tile", {str(dim): int(n) for dim, n in tile.items()})
+        sides = {
+            str(dim): whole_number(f"tile['{dim}']", side, least=1, remedy=remedy)
+            for dim, side in tile.items()
+        }
+        object.__setattr__(self, "tile", sides)
 
     def _check_spread(self) -> None:
         for key in ("spread", "diversity"):
