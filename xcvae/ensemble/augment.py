@@ -15,7 +15,8 @@ import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import INHERITED, check_storable, record_of, without_observed
-from xcvae.ensemble.store.base import lock_folder
+from xcvae.ensemble.request import check_listing
+from xcvae.ensemble.store.base import lock_folder, refuse_netcdf
 from xcvae.ensemble.store.samples import (
     AUGMENTED,
     rain_shares,
@@ -32,7 +33,7 @@ from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.samples import index_of, label_keys, of_pandas
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import check_dataset, refuse_packed
-from xcvae.files import NETCDF, local_path
+from xcvae.files import local_path
 from xcvae.metrics.pairs import same_places
 from xcvae.registry.discovery import version_of
 
@@ -242,27 +243,9 @@ class _Output:
         """Check the arguments before anything is computed."""
         folder = local_path("store", store)
         listed = local_path("catalog", catalog)
-        if name is not None and listed is None:
-            raise ConfigError.of(
-                "name",
-                expected="a catalog to write it to",
-                got="catalog=None",
-                remedy="Give catalog='....yaml', or leave the name out.",
-            )
-        if folder is not None and folder.suffix.lower() in NETCDF:
-            raise ConfigError.of(
-                "store",
-                expected="the name of a Zarr store, which is a folder",
-                got=str(folder),
-                remedy=f"Name it {folder.stem}.zarr; for NetCDF: augment(...).to_netcdf(path).",
-            )
-        if folder is None:
-            raise ConfigError.of(
-                "catalog",
-                expected="a store to list",
-                got="store=None",
-                remedy="Give store='....zarr': only what is written can be listed.",
-            )
+        check_listing(folder, listed, name)
+        assert folder is not None
+        refuse_netcdf(folder, "augment(...).to_netcdf(path)")
         refuse_taken(folder)
         found = cls(folder, listed, name or folder.stem)
         if listed is not None:

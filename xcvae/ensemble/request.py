@@ -301,12 +301,12 @@ class SampleRequest(SampleOptions):
                 "'restart' replaces the ensemble in the store, 'repair' draws again what has "
                 "changed in it, 'append' adds members and samples to it.",
             )  # fmt: skip
-        if self.catalog is not None:
-            self._check_listing()
-        elif self.name is not None:
+        check_listing(self.store, self.catalog, self.name)
+        if self.catalog and self.store and self.store.catalog_path is None:
             _refuse(
-                "name", "a catalog to write it to", "catalog=None",
-                "Give catalog='....yaml', or leave the name out.",
+                "catalog", "a plain Zarr store to list", self.store.name,
+                "intake opens no Icechunk repositories at relative paths: leave the catalog out, "
+                "or write store='....zarr'.",
             )  # fmt: skip
 
     @classmethod
@@ -392,18 +392,25 @@ class SampleRequest(SampleOptions):
         """Name of the catalog entry: the given one, else that of the store."""
         return self.name or (self.store.stem if self.store else "")
 
-    def _check_listing(self) -> None:
-        if self.store is None:
-            _refuse(
-                "catalog", "a store to list", "store=None",
-                "Give store='....zarr': only what is written can be listed.",
-            )  # fmt: skip
-        if self.store.catalog_path is None:
-            _refuse(
-                "catalog", "a plain Zarr store to list", self.store.name,
-                "intake opens no Icechunk repositories at relative paths: leave the catalog out, "
-                "or write store='....zarr'.",
-            )  # fmt: skip
+
+def check_listing(store: object, catalog: object, name: object) -> None:
+    """Refuse a name without a catalog, and a catalog without a store.
+
+    Raises
+    ------
+    ConfigError
+        One is missing.
+    """
+    if name is not None and catalog is None:
+        _refuse(
+            "name", "a catalog to write it to", "catalog=None",
+            "Give catalog='....yaml', or leave the name out.",
+        )  # fmt: skip
+    if catalog is not None and store is None:
+        _refuse(
+            "catalog", "a store to list", "store=None",
+            "Give store='....zarr': only what is written can be listed.",
+        )  # fmt: skip
 
 
 def options_like(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import xarray as xr
 from xcvae.errors import ConfigError, OutputExistsError, StoreError, check_flags, explain
 from xcvae.fields.cf import check_name
 from xcvae.files import (
+    NETCDF,
     Purpose,
     check_writable,
     expanded,
@@ -577,6 +578,23 @@ def lock_folder(path: Path) -> Iterator[None]:
         for old in stale_siblings(path):
             remove(old)
         yield
+
+
+def refuse_netcdf(folder: Path, instead: str) -> None:
+    """Refuse a new store with the name of a NetCDF file, and name what writes one.
+
+    Raises
+    ------
+    ConfigError
+        The name ends as that of a NetCDF file.
+    """
+    if folder.suffix.lower() in NETCDF:
+        raise ConfigError.of(
+            "store",
+            expected="the name of a Zarr store, which is a folder",
+            got=str(folder),
+            remedy=f"Name it {folder.stem}.zarr; for NetCDF: {instead}.",
+        )
 
 
 def unwritable(name: Path | str, error: Exception | str, remedy: str) -> StoreError:
