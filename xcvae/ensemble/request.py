@@ -21,6 +21,7 @@ from xcvae.ensemble.execution.threads import threads_of_draws, torch_threads
 from xcvae.ensemble.store.base import EnsembleStore
 from xcvae.errors import ConfigError, check_flags, nearest, whole_number
 from xcvae.fields.units import parse_quantity
+from xcvae.registry import as_given
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
@@ -426,10 +427,8 @@ def options_like(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
     stored = {**record, **(record.get("identity") or {})}
     names = [one.name for one in fields(SampleOptions) if one.metadata.get("recorded")]
     known = {name: stored[name] for name in names if stored.get(name) is not None}
-    about = ("removed", "package", "version")
     for name in {"postprocess", *known} & {"postprocess", "storms"}:
-        described = stored.get(name) or []
-        known[name] = [{k: v for k, v in one.items() if k not in about} for one in described]
+        known[name] = as_given(stored.get(name) or [])
     mode = given.get("mode", known["mode"])
     # The spread of prior members is no choice: it is 1 for all of them.
     released = "prior" in (mode, known["mode"])

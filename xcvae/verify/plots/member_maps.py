@@ -12,6 +12,7 @@ import xarray as xr
 from xcvae.errors import DataError, MissingVariableError, nearest
 from xcvae.fields.axes import KM_PER_DEGREE
 from xcvae.fields.cf import is_rain
+from xcvae.fields.regridding.projections import mapping_name
 from xcvae.fields.units import converts, is_daily, to_units
 from xcvae.fields.validation import check_dataset
 from xcvae.metrics.metric import ratio, threshold_in
@@ -347,8 +348,8 @@ def _panel(title: str, field: xr.DataArray, match: MatchedPair, position: int) -
 
 def _coast(field: xr.DataArray, match: MatchedPair, axes: tuple[Axis, Axis]) -> list[Array]:
     """Return coastlines for maps with latitudes and longitudes, or in a known projection."""
-    name = str({**field.encoding, **field.attrs}.get("grid_mapping", ""))
-    reference = match.ds[name] if name and name in match.ds.variables else None
+    name = mapping_name(field)
+    reference = match.ds[name] if name in match.ds.variables else None
     named = reference is not None and reference.attrs.get("grid_mapping_name") != (
         "latitude_longitude"
     )
