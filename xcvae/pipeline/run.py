@@ -11,15 +11,8 @@ from pathlib import Path
 from xcvae.config import Config
 from xcvae.config.schema import SampleSection
 from xcvae.errors import ConfigError, StoreError, explain, nearest
-from xcvae.files import check_writable, locked, original_name
-from xcvae.pipeline.check import (
-    check_components,
-    check_drawing,
-    check_outputs,
-    check_scores_of,
-    check_section,
-    register_plugins,
-)
+from xcvae.files import locked, original_name
+from xcvae.pipeline.check import check_before, check_place, register_plugins
 from xcvae.pipeline.info import write_readme
 from xcvae.pipeline.outputs import (
     STEPS,
@@ -98,7 +91,11 @@ def _run(
 ) -> Summary:
     start = time.perf_counter()
     steps = PipelineState(config, overwrite=overwrite, append=append, progress=progress)
-    _check(steps, whole=wanted == STEPS)
+    if wanted == STEPS:
+        check_before(steps)
+    else:
+        check_place(config)
+        register_plugins(config)
     with _alone_in(steps.folder):
         return _write(steps, wanted, start)
 
@@ -166,24 +163,6 @@ def _write(steps: PipelineState, wanted: tuple[str, ...], start: float) -> Summa
     write_readme(steps.folder)
     summary.written = products_of(steps, wanted)
     return summary
-
-
-def _check(steps: PipelineState, *, whole: bool) -> None:
-    """Refuse what is wrong in any step of a whole run before its training."""
-    config = steps.config
-    check_writable("output", config.output_folder.absolute() / "model.xcvae")
-    if whole:
-        check_outputs(config)
-    register_plugins(config)
-    if whole:
-        check_components(config)
-        for section in config.sample:
-            check_section(section, steps.samples_of(section), steps.parts.spec)
-            check_scores_of(section, steps.scored_of(section), steps.parts, config)
-        check_drawing(config, steps.parts)
-        if config.diagnose is not None:
-            steps.parts["test"]  # refuses a configuration without any
-        steps.check_copies()
 
 
 def _unscored(steps: PipelineState, section: SampleSection) -> str:

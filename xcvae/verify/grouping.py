@@ -187,7 +187,7 @@ def _combined(
     if not groupings:
         return np.zeros(shape, int), {(): 0}
     stacked = np.stack([one.numbers for one in groupings], axis=-1)
-    present = (stacked >= 0).all(axis=-1)
+    present = np.asarray((stacked >= 0).all(axis=-1))
     _check_any(present)
     kinds, numbers = np.unique(stacked[present], axis=0, return_inverse=True)
     combined = np.full(shape, -1)
