@@ -10,7 +10,7 @@ from pathlib import Path
 
 from xcvae.config import Config
 from xcvae.config.schema import SampleSection
-from xcvae.errors import ConfigError, StoreError, explain, nearest
+from xcvae.errors import ConfigError, StoreError, nearest
 from xcvae.files import locked, original_name
 from xcvae.pipeline.check import check_before, check_place, register_plugins
 from xcvae.pipeline.info import write_readme
@@ -111,14 +111,14 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """
     missing = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    busy = explain(
+    busy = StoreError.of(
         f"output '{folder}'",
         expected="no other run in this folder",
         got="one that has not ended",
         remedy="Wait until it ends, or choose another output folder.",
     )
     try:
-        with locked(folder / "run", timeout=0, busy=StoreError(busy)):
+        with locked(folder / "run", timeout=0, busy=busy):
             for file in [*folder.glob("*.tmp"), *folder.glob(f"{REPORT}/*.tmp")]:
                 if original_name(file.name) not in (None, CATALOG):  # it has a lock of its own
                     file.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ConfigError, OutputExistsError, StoreError, check_flags, explain
+from xcvae.errors import ConfigError, OutputExistsError, StoreError, check_flags
 from xcvae.fields.cf import check_name
 from xcvae.files import (
     NETCDF,
@@ -411,8 +411,7 @@ class EnsembleStore(ABC):
                 raise
             expected = "icechunk to be installed, for an Icechunk repository"
             remedy = 'pip install "xcvae[icechunk]", or give the path of a Zarr store.'
-            message = explain("store", expected=expected, got=str(error), remedy=remedy)
-            raise ConfigError(message) from error
+            raise ConfigError.of("store", expected=expected, got=error, remedy=remedy) from error
         return found
 
     @property
@@ -519,8 +518,8 @@ class EnsembleStore(ABC):
                         "opens the regions that are written."
                     )
                 expected = "a finished ensemble of xcvae"
-                message = explain(f"store '{self.name}'", expected=expected, got=got, remedy=remedy)
-                raise StoreError(message)
+                name = f"store '{self.name}'"
+                raise StoreError.of(name, expected=expected, got=got, remedy=remedy)
             found = status.partial
         opened: xr.Dataset = xr.open_zarr(found.source, consolidated=False, chunks={})
         # Coordinates are small and needed for every selection: only the members stay lazy.
@@ -572,9 +571,9 @@ def lock_folder(path: Path) -> Iterator[None]:
     """
     expected, got = "no other process that writes it", "one that does"
     remedy = "Wait until it ends, or choose another name."
-    busy = explain(f"store '{path}'", expected=expected, got=got, remedy=remedy)
+    busy = StoreError.of(f"store '{path}'", expected=expected, got=got, remedy=remedy)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path, timeout=0, busy=StoreError(busy)):
+    with locked(path, timeout=0, busy=busy):
         for old in stale_siblings(path):
             remove(old)
         yield

@@ -27,7 +27,6 @@ from xcvae.errors import (
     OutOfMemoryError,
     OutputExistsError,
     check_flags,
-    explain,
     warn_user,
     whole_number,
 )
@@ -511,13 +510,13 @@ def _locked(file: Path | None, resume: bool, group: ProcessGroup) -> Iterator[No
         yield
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    busy = explain(
+    busy = OutputExistsError.of(
         "path",
         expected="a file that no other training is writing",
         got=str(file),
         remedy="Wait until it ends, or choose another name.",
     )
-    with locked(file, timeout=0, busy=OutputExistsError(busy)):
+    with locked(file, timeout=0, busy=busy):
         _new_file(file, resume=resume)
         yield
 
