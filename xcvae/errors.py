@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 import os
 import sys
 import warnings
@@ -29,6 +30,7 @@ __all__ = [
     "explain",
     "nearest",
     "warn_user",
+    "whole_number",
 ]
 
 
@@ -143,6 +145,21 @@ def check_flags(**flags: object) -> None:
                 got=repr(value),
                 remedy="Give one of the two, without quotes.",
             )
+
+
+def whole_number(name: str, value: object, *, least: int, remedy: str) -> int:
+    """Return an integer, also one of NumPy, as an int; True and False are none.
+
+    Raises
+    ------
+    ConfigError
+        The value is something else, or smaller than ``least``.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < least:  # type: ignore[operator]
+        expected = f"an integer >= {least}"
+        raise ConfigError.of(name, expected=expected, got=repr(value), remedy=remedy)
+    return int(value)  # type: ignore[call-overload, no-any-return]
 
 
 def warn_user(message: str, category: type[XcvaeWarning] = XcvaeWarning) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,23 @@ def test_describe_aligns_block_means(make_radar: Maker) -> None:
     assert spec.coordinates["y_coarse"] == [18, 6]
     np.testing.assert_array_equal(spec.grid_coords["y"], make_radar().y)
     assert spec.grid_coords["y"].attrs == {"units": "km", "axis": "Y"}
+
+
+def test_coarse_rain_is_the_finest_that_converts_and_covers_the_target(make_radar: Maker) -> None:
+    ds = make_radar()
+    fine = ds.pr.coarsen(y=2, x=2).mean().rename(y="y_fine", x="x_fine").assign_attrs(units="mm")
+    far = fine.assign_coords(y_fine=fine.y_fine + 900).assign_attrs(units="mm h-1")
+    far = far.rename(y_fine="y_far", x_fine="x_far")
+    with pytest.warns(UserWarning, match="far: it does not cover the target"):
+        spec = describe(ds.assign(depth=fine, far=far), target="pr")
+    assert {v.name: v.aligned for v in spec.variables} == {
+        "pr_coarse": True,
+        "depth": True,
+        "far": False,
+    }
+    assert spec.coarse_rain is not None
+    assert spec.coarse_rain.name == "pr_coarse"
+    assert replace(spec, variables=spec.variables[2:]).coarse_rain is None
 
 
 def test_describe_derives_a_condition_from_the_target_alone(make_radar: Maker) -> None:

@@ -119,6 +119,11 @@ def test_heavy_refuses_shares_out_of_range(days: xr.Dataset, arguments: dict[str
         heavy(days, **arguments)  # type: ignore[arg-type]
 
 
+def test_heavy_refuses_a_quantile_beside_a_threshold(days: xr.Dataset) -> None:
+    with pytest.raises(ConfigError, match="quantile: expected none beside a threshold"):
+        heavy(days, threshold=20, quantile=0.5)
+
+
 def test_heavy_refuses_a_depth_for_a_rate(days: xr.Dataset) -> None:
     with pytest.raises(UnitsError, match=r"threshold: .*'mm d-1' by a factor, got '20 mm'"):
         heavy(days, threshold="20 mm")

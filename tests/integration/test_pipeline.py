@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -497,9 +498,16 @@ def test_mistakes_of_later_steps_are_refused_before_the_training(
 ) -> None:
     edit(folder, old, new)
     settings = folder / "config.yaml"
-    with pytest.raises(xcvae.errors.XcvaeError, match=words):
-        pipeline.run(config.load(settings), progress=False)
+    for refused in (pipeline.check, partial(pipeline.run, progress=False)):
+        with pytest.raises(xcvae.errors.XcvaeError, match=words):
+            refused(config.load(settings))
     assert not list((folder / "out").glob("*"))
+
+
+def test_check_refuses_folders_of_others_in_the_places_of_copies(folder: Path) -> None:
+    (folder / "out" / "data" / "train.zarr").mkdir(parents=True)
+    with pytest.raises(xcvae.errors.OutputExistsError, match="no run has recorded"):
+        pipeline.check(config.load(folder / "config.yaml"))
 
 
 def test_samples_without_labels_are_not_taken_for_each_other(

@@ -753,7 +753,7 @@ def test_coastlines_of_cartopy_are_drawn_in_degrees_and_projections(
         x=("x", 5.7e5 + 1e4 * np.arange(10), {"units": "m", "axis": "X"}),
         crs=((), 0, attrs),
     )
-    metres["pr"].attrs["grid_mapping"] = "crs"
+    metres["pr"].attrs["grid_mapping"] = "crs: x y"
     figure = Plots(many(metres, 1)).members(metres, members=1)
     lines = coasts(figure)
     assert len(lines) == 2

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from xcvae.config.schema import Config, HeavySection, Part, SampleSection, Selection
 from xcvae.config.sources import opened
-from xcvae.errors import ConfigError, EmptySelectionError, MissingVariableError, nearest
+from xcvae.errors import (
+    ConfigError,
+    EmptySelectionError,
+    MissingVariableError,
+    nearest,
+    whole_number,
+)
 from xcvae.fields.cf import find_layout, find_target
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe
@@ -139,15 +145,8 @@ def _step(wanted: Mapping[str, Any], where: str) -> int:
     for key in wanted:
         if key not in valid:
             raise ConfigError(f"{where}: unknown key '{key}'. {nearest(str(key), valid)}")
-    step = wanted.get("step", 1)
-    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
-        raise ConfigError.of(
-            f"{where}.step",
-            expected="an integer >= 1",
-            got=repr(step),
-            remedy="8 takes every 8th sample.",
-        )
-    return step
+    remedy = "8 takes every 8th sample."
+    return whole_number(f"{where}.step", wanted.get("step", 1), least=1, remedy=remedy)
 
 
 IN_MEMORY_BYTES = 1_000_000_000  # smaller data are read into memory, larger data are streamed

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xcvae.ensemble.request import SampleOptions
-from xcvae.errors import ConfigError
+from xcvae.errors import ConfigError, whole_number
 from xcvae.files import expanded, is_url, local_path
 from xcvae.generator.named import relative_to
 from xcvae.generator.training.settings import Fit
@@ -52,7 +52,7 @@ class HeavySection:
     extent
         Share of pixels at or above the threshold.
     quantile
-        Threshold as a quantile of the wet pixels.
+        Threshold as a quantile of the wet pixels; 0.95 without it and ``threshold``.
     threshold
         Threshold as "10 mm h-1" or a number in the target's units; instead of ``quantile``.
     parts
@@ -60,7 +60,7 @@ class HeavySection:
     """
 
     extent: float = 0.02
-    quantile: float = 0.95
+    quantile: float | None = None
     threshold: str | float | None = None
     parts: list[Part] = field(default_factory=lambda: ["test"])
 
@@ -244,25 +244,14 @@ class DiagnoseSection:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.members < 2:
-            raise ConfigError.of(
-                "members",
-                expected="an integer >= 2",
-                got=self.members,
-                remedy="Diversity is measured between members: use 8 or more.",
-            )
+        remedy = "Diversity is measured between members: use 8 or more."
+        whole_number("members", self.members, least=2, remedy=remedy)
         _check_seed(self.seed)
 
 
 def _check_seed(seed: int) -> None:
     """Refuse what a later step will, after the hours of the earlier ones."""
-    if seed < 0:
-        raise ConfigError.of(
-            "seed",
-            expected="an integer >= 0",
-            got=seed,
-            remedy="Leave it out for seed 0.",
-        )
+    whole_number("seed", seed, least=0, remedy="Leave it out for seed 0.")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import xarray as xr
 
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.dataset import INHERITED, check_storable, record_of, without_observed
-from xcvae.ensemble.store.base import lock_folder
+from xcvae.ensemble.request import check_listing
+from xcvae.ensemble.store.base import lock_folder, refuse_netcdf
 from xcvae.ensemble.store.samples import (
     AUGMENTED,
     rain_shares,
@@ -25,14 +26,14 @@ from xcvae.ensemble.store.samples import (
     write_samples,
 )
 from xcvae.ensemble.storms import FLAG, DrawnStorms, flags_of
-from xcvae.errors import ConfigError, EmptySelectionError, MismatchError
+from xcvae.errors import ConfigError, EmptySelectionError, MismatchError, whole_number
 from xcvae.fields.axes import same_axis
 from xcvae.fields.cf import require
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.samples import index_of, label_keys, of_pandas
 from xcvae.fields.units import to_units
 from xcvae.fields.validation import check_dataset, refuse_packed
-from xcvae.files import NETCDF, local_path
+from xcvae.files import local_path
 from xcvae.metrics.pairs import same_places
 from xcvae.registry.discovery import version_of
 
@@ -120,7 +121,7 @@ def augment(
         The name is used in the catalog for another store.
     """
     ensembles = _listed(ensemble)
-    seed = _checked_seed(seed)
+    seed = whole_number("seed", seed, least=0, remedy="Leave it out for seed 0.")
     spec = DataSpec.from_json(record_of(ensembles[0])["spec"])
     if store is not None or catalog is not None or name is not None:
         target = _Output.of(store, catalog, name)
@@ -180,13 +181,6 @@ def _listed(ensemble: object) -> list[xr.Dataset]:
         one.expand_dims(MEMBER) if MEMBER in one.coords and MEMBER not in one.dims else one
         for one in listed
     ]
-
-
-def _checked_seed(seed: object) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        expected, remedy = "an integer >= 0", "Leave it out for seed 0."
-        raise ConfigError.of("seed", expected=expected, got=repr(seed), remedy=remedy)
-    return int(seed)
 
 
 def _of_real(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,27 +243,9 @@ class _Output:
         """Check the arguments before anything is computed."""
         folder = local_path("store", store)
         listed = local_path("catalog", catalog)
-        if name is not None and listed is None:
-            raise ConfigError.of(
-                "name",
-                expected="a catalog to write it to",
-                got="catalog=None",
-                remedy="Give catalog='....yaml', or leave the name out.",
-            )
-        if folder is not None and folder.suffix.lower() in NETCDF:
-            raise ConfigError.of(
-                "store",
-                expected="the name of a Zarr store, which is a folder",
-                got=str(folder),
-                remedy=f"Name it {folder.stem}.zarr; for NetCDF: augment(...).to_netcdf(path).",
-            )
-        if folder is None:
-            raise ConfigError.of(
-                "catalog",
-                expected="a store to list",
-                got="store=None",
-                remedy="Give store='....zarr': only what is written can be listed.",
-            )
+        check_listing(folder, listed, name)
+        assert folder is not None
+        refuse_netcdf(folder, "augment(...).to_netcdf(path)")
         refuse_taken(folder)
         found = cls(folder, listed, name or folder.stem)
         if listed is not None:

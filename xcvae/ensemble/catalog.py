@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,7 +226,7 @@ def append(
     ledger = FileLedger.within(store)
     exists = (store / "zarr.json").is_file()
     if not exists or (ledger is not None and not ledger.sealed):
-        raise _error(
+        raise CatalogError.of(
             f"store '{store}'",
             expected="a finished Zarr v3 store",
             got="one that is still being written" if exists else "no zarr.json in it",
@@ -293,11 +293,9 @@ def remove(catalog: PathLike, name: str, *, timeout: float = LOCK_SECONDS) -> No
         There is no such catalog or entry, or another process keeps it locked.
     """
     path, _, own = _find(input_path("catalog", catalog), name)
-    with _lock(path, timeout):
-        entries = _read(path)
+    with _changed(path, timeout) as entries:
         _check_known(entries, path, own)
         _delete(entries, own)
-        _save(entries, path)
 
 
 def prune(catalog: PathLike, *, timeout: float = LOCK_SECONDS) -> list[str]:
@@ -322,13 +320,10 @@ def prune(catalog: PathLike, *, timeout: float = LOCK_SECONDS) -> list[str]:
     """
     path = input_path("catalog", catalog)
     _read(path)  # one that does not exist gets no lock
-    with _lock(path, timeout):
-        entries = _read(path)
+    with _changed(path, timeout) as entries:
         gone = sorted(name for name in map(str, entries.aliases) if _is_gone(entries, path, name))
         for name in gone:
             _delete(entries, name)
-        if gone:
-            _save(entries, path)
     return gone
 
 
@@ -439,7 +434,7 @@ def open_entry(catalog: PathLike, name: str, *, trust: bool = False) -> xr.Datas
     try:
         opened = entries[own].read(**options)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _error(
+        raise CatalogError.of(
             subject,
             expected="data that xarray can open",
             got=f"{type(error).__name__}: {error}",
@@ -448,7 +443,7 @@ def open_entry(catalog: PathLike, name: str, *, trust: bool = False) -> xr.Datas
         ) from error
     if isinstance(opened, xr.Dataset):
         return opened
-    raise _error(
+    raise CatalogError.of(
         subject,
         expected="an xarray.Dataset",
         got=type(opened).__name__,
@@ -482,12 +477,10 @@ def annotate(
     """
     scores = _headline_scores(card) if isinstance(card, xr.Dataset) else card
     path, _, own = _find(input_path("catalog", catalog), name)
-    with _lock(path, timeout):
-        entries = _read(path)
+    with _changed(path, timeout) as entries:
         _check_known(entries, path, own)
         described = entries.get_entity(own).metadata
         described["scores"] = {**described.get("scores", {}), **plain(scores)}
-        _save(entries, path)
 
 
 def metadata_of(catalog: PathLike, name: str) -> dict[str, Any]:
@@ -513,7 +506,7 @@ def _headline_scores(card: xr.Dataset) -> dict[str, float]:
     own = card.sel(source="xcvae") if "xcvae" in card.get("source", ()) else card
     scores = {n: da for n, da in own.data_vars.items() if da.ndim == 0 and "better" in da.attrs}
     if not scores:
-        raise _error(
+        raise CatalogError.of(
             "card",
             expected="a scorecard with the source 'xcvae', not by groups",
             got=f"variables with the dims {dict(own.sizes)}",
@@ -542,7 +535,7 @@ def _is_catalog(entries: Catalog, name: str) -> bool:
 def _inner_path(entries: Catalog, path: Path, name: str) -> Path:
     """Return the path of a catalog that is an entry."""
     if not _is_catalog(entries, name):
-        raise _error(
+        raise CatalogError.of(
             f"entry '{name}' of {path}",
             expected="a catalog",
             got="data",
@@ -565,7 +558,7 @@ def _walk(path: Path, prefix: str, seen: set[Path]) -> Iterator[tuple[str, dict[
 
 def _check_known(entries: Catalog, catalog: Path, name: str) -> None:
     if name not in entries.aliases and name not in entries.entries:
-        raise _error(
+        raise CatalogError.of(
             f"catalog '{catalog}'",
             expected="the name of an entry",
             got=repr(name),
@@ -582,7 +575,7 @@ def _read(path: Path, *, new: bool = False, trust: bool = False) -> Catalog:
     try:
         content = path.read_bytes()
         if not content.strip():
-            raise _error(
+            raise CatalogError.of(
                 f"catalog '{path}'",
                 expected="an intake 2 catalog file",
                 got="an empty file",
@@ -596,7 +589,7 @@ def _read(path: Path, *, new: bool = False, trust: bool = False) -> Catalog:
         raise
     # A damaged catalog fails in many ways inside intake: wrong types, missing keys, broken YAML.
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _error(
+        raise CatalogError.of(
             f"catalog '{path}'",
             expected="an intake 2 catalog file",
             got=f"{type(error).__name__}: {error}",
@@ -604,9 +597,13 @@ def _read(path: Path, *, new: bool = False, trust: bool = False) -> Catalog:
         ) from error
 
 
-def _lock(path: Path, timeout: float) -> AbstractContextManager[None]:
-    """Lock the catalog for one change; without it, concurrent changes lose entries."""
-    busy = _error(
+@contextmanager
+def _changed(path: Path, timeout: float, *, new: bool = False) -> Iterator[Catalog]:
+    """Read a catalog to be changed, and write it; without the lock, others lose their changes.
+
+    The file is replaced in one step: a reader sees the old catalog or the new one, never half.
+    """
+    busy = CatalogError.of(
         f"catalog '{path}'",
         expected=f"the lock of the catalog within {timeout:g} s",
         got="a lock held by another process",
@@ -616,37 +613,41 @@ def _lock(path: Path, timeout: float) -> AbstractContextManager[None]:
     file = path.resolve() if path.exists() else path.absolute()
     check_writable("catalog", file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    return locked(file, timeout=timeout, busy=busy)
+    with locked(file, timeout=timeout, busy=busy):
+        entries = _read(path, new=new)
+        before = _text(entries)
+        yield entries
+        text = _text(entries)
+        if text != before:
+            target = path.resolve()  # a link to a catalog stays a link
+            remove_stale(target)
+            write_text(target, text, sync=True)
+
+
+def _text(entries: Catalog) -> str:
+    """Return the content of a catalog file."""
+    content = entries.to_dict()
+    # Intake adds these on opening; written back, they would pin the catalog to its present folder.
+    for key in ("CATALOG_DIR", "CATALOG_PATH", "STORAGE_OPTIONS"):
+        content["user_parameters"].pop(key, None)
+    return yaml.safe_dump(content, sort_keys=True)
 
 
 def _add(
     catalog: Path, name: str, url: str, reader: Any, *, overwrite: bool, timeout: float
 ) -> None:
-    with _lock(catalog, timeout):
-        entries = _read(catalog, new=True)
+    with _changed(catalog, timeout, new=True) as entries:
         _check_unused(entries, catalog, name, url, overwrite=overwrite)
         _delete(entries, name)
         entries[name] = reader
         entries.aliases[name] = name
-        _save(entries, catalog)
-
-
-def _save(entries: Catalog, path: Path) -> None:
-    """Replace the file in one step: a reader sees the old catalog or the new one, never half."""
-    content = entries.to_dict()
-    # Intake adds these on opening; written back, they would pin the catalog to its present folder.
-    for key in ("CATALOG_DIR", "CATALOG_PATH", "STORAGE_OPTIONS"):
-        content["user_parameters"].pop(key, None)
-    path = path.resolve()  # a link to a catalog stays a link
-    remove_stale(path)
-    write_text(path, yaml.safe_dump(content, sort_keys=True), sync=True)
 
 
 def _url_of(catalog: Path, listed: PathLike) -> str:
     """Return the URL of a store or another catalog, relative to this catalog."""
     relative = Path(os.path.relpath(Path(listed).resolve(), catalog.resolve().parent)).as_posix()
     if "{" in relative or "}" in relative:
-        raise _error(
+        raise CatalogError.of(
             f"store '{listed}'",
             expected="a path without braces",
             got=repr(relative),
@@ -660,7 +661,7 @@ def _check_unused(
 ) -> None:
     """Refuse a name that intake would misread, or that another entry has."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise _error(
+        raise CatalogError.of(
             "name",
             expected="letters, digits, '_', '-' or '.'",
             got=repr(name),
@@ -670,7 +671,7 @@ def _check_unused(
         return
     used = [entries.data[token].kwargs.get("url") for token in _tokens_of(entries, name)]
     if used != [url]:
-        raise _error(
+        raise CatalogError.of(
             f"name '{name}' in {catalog}",
             expected="a name that is not used yet",
             got=f"an entry for {', '.join(map(str, used)) or 'other data'}",
@@ -693,8 +694,4 @@ def _tokens_of(entries: Catalog, name: str) -> list[str]:
     """Return the tokens of the data descriptions that an entry reads."""
     token = entries.aliases.get(name, name)
     text = str(entries.entries[token].kwargs) if token in entries.entries else ""
-    return [found for found in re.findall(r"data\(([^)]+)\)", text) if found in entries.data]
-
-
-def _error(name: str, *, expected: str, got: str, remedy: str) -> CatalogError:
-    return CatalogError.of(name, expected=expected, got=got, remedy=remedy)
+    return [found for found in _REFERENCE.findall(text) if found in entries.data]

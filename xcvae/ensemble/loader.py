@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.sources import LoaderRequest, LoaderSource, check_alike, source_of, target_of
-from xcvae.errors import ConfigError, MissingVariableError, check_flags, nearest
+from xcvae.errors import ConfigError, MissingVariableError, check_flags, nearest, whole_number
 from xcvae.fields.cf import names_of
 from xcvae.fields.prefetch import ahead, pool_shape
 from xcvae.fields.validation import check_dataset
@@ -436,14 +436,8 @@ def _is_weight(value: object) -> bool:
 
 
 def _count(key: str, value: object, *, least: int = 1) -> int | None:
-    """Return a number as an int, also one of NumPy; refuse what is not."""
-    if value is None:
-        return None
-    number = int(value) if isinstance(value, int | np.integer) else least - 1
-    if isinstance(value, bool) or number < least:
-        expected, remedy = f"an integer >= {least}", f"Give {key} as an int, or leave it out."
-        raise ConfigError.of(key, expected=expected, got=repr(value), remedy=remedy)
-    return number
+    remedy = f"Give {key} as an int, or leave it out."
+    return None if value is None else whole_number(key, value, least=least, remedy=remedy)
 
 
 def _request_of(

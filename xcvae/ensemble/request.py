@@ -19,8 +19,9 @@ import xarray as xr
 from xcvae.ensemble.execution.scheduler import cluster_in_use, runs_in_threads
 from xcvae.ensemble.execution.threads import threads_of_draws, torch_threads
 from xcvae.ensemble.store.base import EnsembleStore
-from xcvae.errors import ConfigError, check_flags, nearest
+from xcvae.errors import ConfigError, check_flags, nearest, whole_number
 from xcvae.fields.units import parse_quantity
+from xcvae.registry import as_given
 
 if TYPE_CHECKING:
     from xcvae.generator.model import Model
@@ -216,8 +217,9 @@ class SampleOptions:
         _check_range("temperature", self.temperature, 0.0, math.inf, "The calibrated value is 1.")
         if self.min_mass is not None:
             _check_range("min_mass", self.min_mass, 0.0, math.inf, "Give a share, such as 0.5.")
-        if self.factor is not None and (not _is_int(self.factor) or self.factor < 2):
-            _refuse("factor", "an integer >= 2", self.factor, "8 divides a cell into 8 x 8 pixels.")
+        if self.factor is not None:
+            remedy = "8 divides a cell into 8 x 8 pixels."
+            whole_number("factor", self.factor, least=2, remedy=remedy)
         if self.cap is not None and not isinstance(self.cap, str):
             _check_range("cap", self.cap, 0.0, math.inf, "Give '300 mm h-1', or 'none'.")
         self._check_tile()
@@ -248,10 +250,11 @@ class SampleOptions:
         remedy = 'Give {"y": 512, "x": 512}, "auto", or None.'
         if not isinstance(tile, Mapping) or not tile:
             _refuse("tile", wanted, tile, remedy)
-        for dim, side in tile.items():
-            if not _is_int(side) or side < 1:
-                _refuse(f"tile['{dim}']", "an integer >= 1", side, remedy)
-        object.__setattr__(self, "tile", {str(dim): int(n) for dim, n in tile.items()})
+        sides = {
+            str(dim): whole_number(f"tile['{dim}']", side, least=1, remedy=remedy)
+            for dim, side in tile.items()
+        }
+        object.__setattr__(self, "tile", sides)
 
     def _check_spread(self) -> None:
         for key in ("spread", "diversity"):
@@ -299,12 +302,12 @@ class SampleRequest(SampleOptions):
                 "'restart' replaces the ensemble in the store, 'repair' draws again what has "
                 "changed in it, 'append' adds members and samples to it.",
             )  # fmt: skip
-        if self.catalog is not None:
-            self._check_listing()
-        elif self.name is not None:
+        check_listing(self.store, self.catalog, self.name)
+        if self.catalog and self.store and self.store.catalog_path is None:
             _refuse(
-                "name", "a catalog to write it to", "catalog=None",
-                "Give catalog='....yaml', or leave the name out.",
+                "catalog", "a plain Zarr store to list", self.store.name,
+                "intake opens no Icechunk repositories at relative paths: leave the catalog out, "
+                "or write store='....zarr'.",
             )  # fmt: skip
 
     @classmethod
@@ -390,18 +393,25 @@ class SampleRequest(SampleOptions):
         """Name of the catalog entry: the given one, else that of the store."""
         return self.name or (self.store.stem if self.store else "")
 
-    def _check_listing(self) -> None:
-        if self.store is None:
-            _refuse(
-                "catalog", "a store to list", "store=None",
-                "Give store='....zarr': only what is written can be listed.",
-            )  # fmt: skip
-        if self.store.catalog_path is None:
-            _refuse(
-                "catalog", "a plain Zarr store to list", self.store.name,
-                "intake opens no Icechunk repositories at relative paths: leave the catalog out, "
-                "or write store='....zarr'.",
-            )  # fmt: skip
+
+def check_listing(store: object, catalog: object, name: object) -> None:
+    """Refuse a name without a catalog, and a catalog without a store.
+
+    Raises
+    ------
+    ConfigError
+        One is missing.
+    """
+    if name is not None and catalog is None:
+        _refuse(
+            "name", "a catalog to write it to", "catalog=None",
+            "Give catalog='....yaml', or leave the name out.",
+        )  # fmt: skip
+    if catalog is not None and store is None:
+        _refuse(
+            "catalog", "a store to list", "store=None",
+            "Give store='....zarr': only what is written can be listed.",
+        )  # fmt: skip
 
 
 def options_like(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -417,10 +427,8 @@ def options_like(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
     stored = {**record, **(record.get("identity") or {})}
     names = [one.name for one in fields(SampleOptions) if one.metadata.get("recorded")]
     known = {name: stored[name] for name in names if stored.get(name) is not None}
-    about = ("removed", "package", "version")
     for name in {"postprocess", *known} & {"postprocess", "storms"}:
-        described = stored.get(name) or []
-        known[name] = [{k: v for k, v in one.items() if k not in about} for one in described]
+        known[name] = as_given(stored.get(name) or [])
     mode = given.get("mode", known["mode"])
     # The spread of prior members is no choice: it is 1 for all of them.
     released = "prior" in (mode, known["mode"])

@@ -28,11 +28,11 @@ from xcvae.ensemble.execution.scheduler import shares_memory
 from xcvae.ensemble.request import SampleRequest, options_like
 from xcvae.ensemble.sampler import EnsembleSampler, open_model, parts_of
 from xcvae.ensemble.spread import resolve_spread
-from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore, open_store
+from xcvae.ensemble.store.base import EnsembleSpec, EnsembleStore, open_store, refuse_netcdf
 from xcvae.ensemble.store.write import is_settled, next_step, notes_of, write
 from xcvae.errors import ConfigError
 from xcvae.fields.dataspec import plain
-from xcvae.files import NETCDF, local_path
+from xcvae.files import local_path
 
 if TYPE_CHECKING:
     from xcvae.ensemble.store.icechunk import Repository
@@ -315,7 +315,9 @@ def _from_store(
     check_storable(ds, spec.sample)
     if store.folder is not None:
         _check_apart(ds, store.folder)
-        _check_no_netcdf(store)
+        status = store.status()
+        if not (status.complete.exists or status.partial.exists):
+            refuse_netcdf(store.folder, "ensemble.cvae.to_netcdf(path)")
     if request.catalog is not None and store.catalog_path is not None:
         catalogs.check_name(request.catalog, request.entry, store.catalog_path)
     added = _append(sampler, ds, request, store) if request.extends else None
@@ -483,21 +485,6 @@ def _check_apart(ds: xr.Dataset, store: Path) -> None:
                 got=f"{store}, and data read from {source}",
                 remedy="Choose another name: input files are never written to or replaced.",
             )
-
-
-def _check_no_netcdf(store: EnsembleStore) -> None:
-    """Refuse a new store with the name of a NetCDF file, which it is not."""
-    folder = store.folder
-    if folder is None or folder.suffix.lower() not in NETCDF:
-        return
-    status = store.status()
-    if not (status.complete.exists or status.partial.exists):
-        raise ConfigError.of(
-            "store",
-            expected="the name of a Zarr store, which is a folder",
-            got=str(folder),
-            remedy=f"Name it {folder.stem}.zarr; for NetCDF: ensemble.cvae.to_netcdf(folder).",
-        )
 
 
 def _sources(ds: xr.Dataset) -> set[Path]:

@@ -33,7 +33,7 @@ from xcvae.ensemble.execution.threads import (
 from xcvae.ensemble.postprocess import Context, Postprocessor, PostprocessPipeline
 from xcvae.ensemble.request import SampleRequest, identity_of
 from xcvae.ensemble.store.base import Region, RegionStats, plan_chunks
-from xcvae.ensemble.storms import ABOUT, StormContext, StormPipeline, flags_of
+from xcvae.ensemble.storms import StormContext, StormPipeline, flags_of
 from xcvae.errors import ConfigError, DataError, MismatchError
 from xcvae.fields.batches import Batch, unmask_unobserved, warn_of_unobserved
 from xcvae.fields.dataspec import DataSpec
@@ -43,6 +43,7 @@ from xcvae.fields.sample_blocks import take_samples
 from xcvae.fields.samples import fingerprint, labels_of, times_of, warn_of_duration
 from xcvae.fields.validation import check_observed, check_values, is_placeholder
 from xcvae.generator.sharing import Latest, SharedEncoding
+from xcvae.registry import as_given
 from xcvae.registry.discovery import version_of
 
 if TYPE_CHECKING:
@@ -308,16 +309,10 @@ class EnsembleSampler:
         if parts and sum(parts) == len(self.labels):
             ends = np.cumsum([0, *parts]).tolist()
             data = [[b - a, self.fingerprint(slice(a, b))] for a, b in pairwise(ends)]
-        chain = [
-            {key: v for key, v in one.items() if key not in ("removed", "package", "version")}
-            for one in self.pipeline.describe()
-        ]
-        options = self.request.identity() | {"postprocess": chain}
+        options = self.request.identity()
+        options["postprocess"] = as_given(self.pipeline.describe())
         if self.storms.steps:
-            options["storms"] = [
-                {key: v for key, v in one.items() if key not in ABOUT}
-                for one in self.storms.describe()
-            ]
+            options["storms"] = as_given(self.storms.describe())
         if self.seam:
             options["seam"] = self.seam
         return {

@@ -101,9 +101,7 @@ class LoaderSource:
     @property
     def nbytes(self) -> int:
         """Memory of a sample, target and conditions."""
-        apart = (self.layout.sample, MEMBER)
-        every = [self.target, *self.conditions.data_vars.values()]
-        return 4 * sum(math.prod(n for d, n in da.sizes.items() if d not in apart) for da in every)
+        return 4 * sum(map(math.prod, _shapes(self).values()))
 
     def __len__(self) -> int:
         """Return the number of fields."""

@@ -19,12 +19,10 @@ from xcvae.fields.cf import changed_axes, find_axes, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.record import Record
 from xcvae.fields.units import exponents_of, parse_quantity, per
-from xcvae.registry import Component, Range, build, call, describe
+from xcvae.registry import Component, Range, as_given, build, call, describe
 
 #: Attribute of the coordinates that say what was done to a sample; its value is the component.
 FLAG = "storm"
-#: Keys of a description that are no parameters.
-ABOUT = ("package", "version")
 
 
 @dataclass(frozen=True)
@@ -420,8 +418,7 @@ class DrawnStorms:
     @classmethod
     def of(cls, ensemble: xr.Dataset, record: Mapping[str, Any]) -> DrawnStorms:
         """Read them from an ensemble and the content of its attribute ``xcvae``."""
-        described = record.get("storms") or []
-        plain = [{k: v for k, v in one.items() if k not in ABOUT} for one in described]
+        plain = as_given(record.get("storms") or [])
         spec = DataSpec.from_json(record["spec"])
         flags = {n: c.variable for n, c in flags_of(ensemble, spec.sample).items()}
         return cls(StormPipeline.build(plain), flags, StormContext(spec))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -67,14 +67,17 @@ class Batch:
     def __len__(self) -> int:
         return len(self.c)
 
+    def _changed(
+        self, maps: Callable[[Tensor], Tensor], others: Callable[[Tensor], Tensor] | None = None
+    ) -> Batch:
+        """Change all maps, and with ``others`` the pooled values."""
+        pooled = self.pooled if others is None or self.pooled is None else others(self.pooled)
+        x = None if self.x is None else maps(self.x)
+        return replace(self, c=maps(self.c), pooled=pooled, x=x, mask=maps(self.mask))
+
     def crop(self, top: int, left: int, height: int, width: int) -> Batch:
         """Cut the same window out of all maps."""
-
-        def cut(maps: Tensor) -> Tensor:
-            return maps[..., top : top + height, left : left + width]
-
-        x = None if self.x is None else cut(self.x)
-        return replace(self, c=cut(self.c), x=x, mask=cut(self.mask))
+        return self._changed(lambda maps: maps[..., top : top + height, left : left + width])
 
     def turned(self, *, rows: bool, columns: bool, transpose: bool) -> Batch:
         """Flip and transpose all maps alike."""
@@ -84,19 +87,16 @@ class Batch:
             maps = maps.flip(dims) if dims else maps
             return maps.transpose(-1, -2) if transpose else maps
 
-        x = None if self.x is None else turn(self.x)
-        return replace(self, c=turn(self.c), x=x, mask=turn(self.mask))
+        return self._changed(turn)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Pick samples, in the order given."""
         index = to_device(torch.as_tensor(np.asarray(rows)), self.c.device)
-        return Batch(
-            self.c[index],
-            None if self.pooled is None else self.pooled[index],
-            None if self.x is None else self.x[index],
-            self.mask[index],
-            self.side,
-        )
+
+        def pick(tensor: Tensor) -> Tensor:
+            return tensor[index]
+
+        return self._changed(pick, pick)
 
     @staticmethod
     def gather(parts: Sequence[Batch], places: Sequence[tuple[int, int]]) -> Batch:
@@ -107,30 +107,23 @@ class Batch:
             arrays = [t.numpy() for t in tensors]
             return torch.from_numpy(np.stack([arrays[n][row] for n, row in places]))
 
-        pooled = [p.pooled for p in parts if p.pooled is not None]
-        x = [p.x for p in parts if p.x is not None]
-        return Batch(
-            picked([p.c for p in parts]),
-            picked(pooled) if pooled else None,
-            picked(x) if x else None,
-            picked([p.mask for p in parts]),
-            parts[0].side,
-        )
+        return Batch._combined(parts, picked)
 
     @staticmethod
     def joined(parts: Sequence[Batch]) -> Batch:
         """Join batches of the same kind."""
-        first = parts[0]
-        if len(parts) == 1:
-            return first
+        return parts[0] if len(parts) == 1 else Batch._combined(parts, torch.cat)
+
+    @staticmethod
+    def _combined(parts: Sequence[Batch], combine: Callable[[list[Tensor]], Tensor]) -> Batch:
         pooled = [p.pooled for p in parts if p.pooled is not None]
         x = [p.x for p in parts if p.x is not None]
         return replace(
-            first,
-            c=torch.cat([p.c for p in parts]),
-            pooled=torch.cat(pooled) if pooled else None,
-            x=torch.cat(x) if x else None,
-            mask=torch.cat([p.mask for p in parts]),
+            parts[0],
+            c=combine([p.c for p in parts]),
+            pooled=combine(pooled) if pooled else None,
+            x=combine(x) if x else None,
+            mask=combine([p.mask for p in parts]),
         )
 
     def packed(self) -> Batch:
@@ -147,16 +140,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Move to a device."""
 
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else to_device(tensor, device)
+        def move(tensor: Tensor) -> Tensor:
+            return to_device(tensor, device)
 
-        return replace(
-            self,
-            c=to_device(self.c, device),
-            pooled=move(self.pooled),
-            x=move(self.x),
-            mask=to_device(self.mask, device),
-        )
+        return self._changed(move, move)
 
 
 Maps = NDArray[np.float32]

@@ -28,11 +28,10 @@ TOLERANCE = 0.02
 
 def block_condition(spec: DataSpec) -> VariableSpec | None:
     """Return the condition that can be block means: the first aligned rain, if it is coarser."""
-    for variable in spec.variables:
-        if variable.aligned and variable.precipitation and variable.role == "condition":
-            whole = variable.stretched and not variable.gaps
-            return variable if whole and variable.shape != spec.shape else None
-    return None
+    variable = spec.rain_condition
+    if variable is None or not variable.stretched or variable.gaps:
+        return None
+    return variable if variable.shape != spec.shape else None
 
 
 def whole_blocks(spec: DataSpec) -> int:

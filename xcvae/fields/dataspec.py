@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.fields.axes import Axis, axis_of
+from xcvae.fields.units import converts
 
 
 def plain(value: object) -> Any:
@@ -245,12 +246,29 @@ class DataSpec:
         return f"{self.target}_coarse" if derives else None
 
     @property
+    def rain_conditions(self) -> tuple[VariableSpec, ...]:
+        """The conditions that are rain over the domain of the target."""
+        return tuple(
+            v for v in self.variables if v.aligned and v.precipitation and v.role == "condition"
+        )
+
+    @property
     def rain_condition(self) -> VariableSpec | None:
-        """The first aligned rain condition, which members are added to; None without one."""
-        for variable in self.variables:
-            if variable.aligned and variable.precipitation and variable.role == "condition":
-                return variable
-        return None
+        """The first rain condition, which members are added to; None without one."""
+        return next(iter(self.rain_conditions), None)
+
+    @property
+    def coarse_rain(self) -> VariableSpec | None:
+        """The finest rain condition of the samples, which members and baselines are compared by.
+
+        One that converts to the units of the target has precedence: a rate cannot be compared
+        with a depth.
+        """
+        return max(
+            (v for v in self.rain_conditions if v.sampled),
+            key=lambda v: (converts(v.units, self.units), math.prod(v.shape)),
+            default=None,
+        )
 
     @property
     def grid_coords(self) -> dict[str, xr.DataArray]:

@@ -614,7 +614,7 @@ def check_reference(prepared: xr.Dataset, spec: DataSpec) -> None:
     UnitsError
         The condition is not in units that convert into those of the target.
     """
-    target, known = prepared.get(spec.target), _rain_conditions(spec)
+    target, known = prepared.get(spec.target), spec.rain_condition
     got = f"only {', '.join(map(str, prepared.data_vars)) or 'no variables'}"
     if target is not None:
         if known and not target.variable._in_memory:
@@ -624,7 +624,7 @@ def check_reference(prepared: xr.Dataset, spec: DataSpec) -> None:
             return
         first = labels_of(prepared, spec.sample)[int(np.argmin(observed))]
         got = f"{int((~observed).sum())} samples without any, first {first}"
-    if not known:
+    if known is None:
         raise MissingVariableError.of(
             "min_mass",
             expected=f"an observation of '{spec.target}' in every sample, or a precipitation "
@@ -632,12 +632,7 @@ def check_reference(prepared: xr.Dataset, spec: DataSpec) -> None:
             got=got,
             remedy="Keep the target in the Dataset and leave such samples out, or min_mass.",
         )
-    _scale(known[0], spec)
-
-
-def _rain_conditions(spec: DataSpec) -> list[VariableSpec]:
-    """Return the conditions that are rain over the domain of the target."""
-    return [v for v in spec.variables if v.precipitation and v.aligned and v.role == "condition"]
+    _scale(known, spec)
 
 
 def _scale(variable: VariableSpec, spec: DataSpec) -> float:
@@ -646,7 +641,8 @@ def _scale(variable: VariableSpec, spec: DataSpec) -> float:
 
 def _stretched_rain(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -> NDArray[Any]:
     """Stretch the first coarse rain onto the fine grid, in the units of the target."""
-    variable = _rain_conditions(spec)[0]
+    variable = spec.rain_condition
+    assert variable is not None
     fine = block[variable.name].values
     if variable.stretched:
         rows, columns = stretching(block, variable, spec, size)

@@ -173,7 +173,7 @@ def heavy(
     *,
     target: str | None = None,
     threshold: str | float | None = None,
-    quantile: float = 0.95,
+    quantile: float | None = None,
     extent: float = 0.02,
     spatial_dims: Sequence[str] | None = None,
 ) -> xr.DataArray:
@@ -189,7 +189,8 @@ def heavy(
         Rain from which a pixel is heavy: ``"20 mm/day"``, or a number in the target's units. None
         takes ``quantile`` of the wet values of ``ds``.
     quantile
-        Between 0 and 1; used without ``threshold``. Found to 0.1 %, the same for lazy data.
+        Between 0 and 1, instead of ``threshold``; 0.95 without either. Found to 0.1 %, the same for
+        lazy data.
     extent
         Least share of the valid pixels of a sample that must be heavy, above 0 up to 1.
     spatial_dims
@@ -204,13 +205,21 @@ def heavy(
     Raises
     ------
     ConfigError
-        A parameter out of range.
+        A parameter out of range, or both a threshold and a quantile.
     EmptySelectionError
         The Dataset has no samples, or no wet pixel for the quantile.
     DataError, MissingVariableError, UnitsError
         As for training.
     """
     check_dataset(ds)
+    if threshold is not None and quantile is not None:
+        raise ConfigError.of(
+            "quantile",
+            expected="none beside a threshold: both say from which rain on a pixel is heavy",
+            got=f"threshold={threshold!r} and quantile={quantile!r}",
+            remedy="Leave one of them out.",
+        )
+    quantile = 0.95 if quantile is None else quantile
     _check_share("quantile", quantile, open_end=True)
     _check_share("extent", extent, open_end=False)
     da = ds[find_target(ds, target, spatial_dims=spatial_dims)]

@@ -20,6 +20,13 @@ FLOOR = 1e-12
 """Share of the largest observed power below which power counts as zero: at most 120 dB."""
 
 
+def decibels(generated: Array, observed: Array) -> Array:
+    """Return the mean distance of spectra (..., wavenumber) in dB; NaN for a dry observation."""
+    floor = FLOOR * observed.max(axis=-1, keepdims=True)
+    apart = 10 * np.log10(ratio(np.maximum(generated, floor), np.maximum(observed, floor)))
+    return np.asarray(np.abs(apart).mean(axis=-1))
+
+
 def _power(maps: Array) -> Array:
     """Return the mean power of maps (n, y, x) in the half plane of `rfft2`, (y, x // 2 + 1)."""
     from scipy.fft import rfft2
@@ -130,10 +137,7 @@ class SpectralDistance(Metric):
         generated, observed = (np.asarray(stats[k])[..., 1:] for k in ("generated", "observed"))
         if observed.shape[-1] == 0:  # a single row of pixels has no wavenumber in both directions
             return np.full(observed.shape[:-1], np.nan)
-        floor = FLOOR * observed.max(axis=-1, keepdims=True)
-        # The spectrum of a dry observation is zero: no distance is defined.
-        decibels = 10 * np.log10(ratio(np.maximum(generated, floor), np.maximum(observed, floor)))
-        return np.asarray(np.abs(decibels).mean(axis=-1))
+        return decibels(generated, observed)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from xcvae.fields.units import parse_quantity
 from xcvae.metrics.metric import Metric, SampleSums, Stats, ratio, wet_threshold_in
 from xcvae.metrics.pairs import matched
 from xcvae.metrics.sample import Array, SampleFields
+from xcvae.metrics.spatial import decibels
 from xcvae.registry.components import Range
 
 LONGEST = 24
@@ -326,6 +327,4 @@ class TemporalSpectrum(SequenceMetric):
     def finish(self, stats: Stats) -> Array:
         """Compare the spectra; NaN without a sequence of that length, or without rain."""
         generated, observed = (np.asarray(stats[key]) for key in ("generated", "truth"))
-        floor = 1e-12 * observed.max(axis=-1, keepdims=True)
-        decibels = 10 * np.log10(ratio(np.maximum(generated, floor), np.maximum(observed, floor)))
-        return np.asarray(np.abs(decibels).mean(axis=-1))
+        return decibels(generated, observed)

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae import plugins
-from xcvae.config import Config, Parts, open_parts
+from xcvae.config import Config, Parts
 from xcvae.config.schema import SampleSection
 from xcvae.ensemble import catalog as catalogs
 from xcvae.ensemble.postprocess import Context, PostprocessPipeline
@@ -28,7 +28,8 @@ from xcvae.fields.validation import check_rain, check_values
 from xcvae.files import check_writable, is_taken
 from xcvae.generator.named import relative_to
 from xcvae.generator.training.settings import Fit, stages_of
-from xcvae.pipeline.manifest import Manifest, not_recorded
+from xcvae.pipeline.manifest import not_recorded
+from xcvae.pipeline.steps import PipelineState
 from xcvae.registry import registry
 from xcvae.verify.criteria import check_scores, criteria_for
 from xcvae.verify.grouping import COARSE_RAIN, check_dims, coordinate_of, no_coarse_rain
@@ -59,7 +60,34 @@ def register_plugins(config: Config) -> None:
             sys.stderr.write(f"plugin '{module}' runs the code of {file}\n")
 
 
-def check_outputs(config: Config) -> None:
+def check_before(steps: PipelineState) -> None:
+    """Refuse what is wrong in any step of a whole run before its training.
+
+    Raises
+    ------
+    XcvaeError
+        One of its subclasses, as a later step would raise it.
+    """
+    config = steps.config
+    check_place(config)
+    _check_outputs(steps)
+    register_plugins(config)
+    _check_components(config)
+    for section in config.sample:
+        _check_section(section, steps.samples_of(section), steps.parts.spec)
+        _check_scores_of(section, steps.scored_of(section), steps.parts, config)
+    _check_drawing(config, steps.parts)
+    if config.diagnose is not None:
+        steps.parts["test"]  # refuses a configuration without any
+    steps.check_copies()
+
+
+def check_place(config: Config) -> None:
+    """Refuse an output folder that cannot be written to."""
+    check_writable("output", config.output_folder.absolute() / "model.xcvae")
+
+
+def _check_outputs(steps: PipelineState) -> None:
     """Refuse other files in the places of catalog, scores and report, before hours are spent.
 
     Raises
@@ -69,7 +97,7 @@ def check_outputs(config: Config) -> None:
     CatalogError
         The catalog cannot be read.
     """
-    manifest, report = Manifest(config.output_folder), config.output_folder / "report"
+    config = steps.config
     products: dict[str, tuple[str, ...]] = {}
     products["report"] = ("report.html", "report.json", "captions.txt", "training.png")
     if config.diagnose is not None:
@@ -79,15 +107,14 @@ def check_outputs(config: Config) -> None:
         if config.evaluate.groupby:
             products[f"groups of {section.name}"] = (f"{section.name}-groups.csv",)
     for product, names in products.items():
-        manifest.check_free(product, *(report / name for name in names))
+        steps.manifest.check_free(product, *(steps.report / name for name in names))
     for section in config.sample:
-        store = config.output_folder / f"{section.name}.zarr"
+        store = steps.store(section)
         found = EnsembleStore.of(store).status().complete
         if found.exists and found.identity is None and found.ledger is None:
             raise not_recorded(store)
-    listing = config.output_folder / "catalog.yaml"
-    if is_taken(listing):
-        catalogs.names(listing)
+    if is_taken(steps.catalog):
+        catalogs.names(steps.catalog)
 
 
 def check(config: Config) -> str:
@@ -108,21 +135,15 @@ def check(config: Config) -> str:
     XcvaeError
         One of its subclasses, as :func:`xcvae.pipeline.run` would raise it.
     """
-    check_writable("output", config.output_folder.absolute() / "model.xcvae")
-    check_outputs(config)
-    register_plugins(config)
-    check_components(config)
-    parts = open_parts(config)
+    steps = PipelineState(config, overwrite=False, progress=False)
+    check_before(steps)
+    parts = steps.parts
     chosen: dict[str, xr.Dataset | None] = {
         "train": parts.train, "validation": parts.validation, "test": parts.test
     }  # fmt: skip
     for section in config.sample:
         place = section.part if section.samples is None else section.name
-        chosen[place] = samples = parts.of(section)
-        check_section(section, samples, parts.spec)
-        check_scores_of(section, parts.scored(section, samples), parts, config)
-    if config.diagnose is not None:
-        chosen["test"] = parts["test"]
+        chosen[place] = steps.samples_of(section)
     for ds in chosen.values():
         if ds is not None:
             ready = prepare(ds, parts.spec, need_target=True)
@@ -133,11 +154,10 @@ def check(config: Config) -> str:
             made = [name for name in (parts.spec.target, parts.spec.derived) if name in ready]
             check_values(ready.drop_vars(made), parts.spec)
     _check_network(config, parts)
-    check_drawing(config, parts)
     return _words(config, parts)
 
 
-def check_components(config: Config) -> None:
+def _check_components(config: Config) -> None:
     """Build every named component, so that a wrong name or parameter shows before training.
 
     Raises
@@ -160,7 +180,7 @@ def check_components(config: Config) -> None:
             check_scores([one for one in chosen if one.name in given], scores)
 
 
-def check_section(section: SampleSection, samples: xr.Dataset, spec: DataSpec) -> None:
+def _check_section(section: SampleSection, samples: xr.Dataset, spec: DataSpec) -> None:
     """Check the options of an ensemble, post-processors on the form of its first sample.
 
     Raises
@@ -180,7 +200,7 @@ def check_section(section: SampleSection, samples: xr.Dataset, spec: DataSpec) -
         times_of(samples, spec.sample, otherwise=", or draw with temporal='independent'")
 
 
-def check_scores_of(
+def _check_scores_of(
     section: SampleSection, samples: xr.Dataset, parts: Parts, config: Config
 ) -> None:
     """Check windows and groups of the scores of an ensemble: times, names, a value for each sample.
@@ -197,11 +217,11 @@ def check_scores_of(
     for name in [groupby] if isinstance(groupby, str) else groupby or ():
         if name != COARSE_RAIN or name in samples.variables:
             check_dims(coordinate_of(samples, name), observed)
-        elif not any(v.precipitation and v.aligned and v.sampled for v in spec.variables):
+        elif spec.coarse_rain is None:
             raise no_coarse_rain()
 
 
-def check_drawing(config: Config, parts: Parts) -> None:
+def _check_drawing(config: Config, parts: Parts) -> None:
     """Check devices, models, factors and the like of ensembles, which are drawn after training.
 
     Raises

@@ -10,16 +10,9 @@ from pathlib import Path
 
 from xcvae.config import Config
 from xcvae.config.schema import SampleSection
-from xcvae.errors import ConfigError, StoreError, explain, nearest
-from xcvae.files import check_writable, locked, original_name
-from xcvae.pipeline.check import (
-    check_components,
-    check_drawing,
-    check_outputs,
-    check_scores_of,
-    check_section,
-    register_plugins,
-)
+from xcvae.errors import ConfigError, StoreError, nearest
+from xcvae.files import locked, original_name
+from xcvae.pipeline.check import check_before, check_place, register_plugins
 from xcvae.pipeline.info import write_readme
 from xcvae.pipeline.outputs import (
     STEPS,
@@ -98,7 +91,11 @@ def _run(
 ) -> Summary:
     start = time.perf_counter()
     steps = PipelineState(config, overwrite=overwrite, append=append, progress=progress)
-    _check(steps, whole=wanted == STEPS)
+    if wanted == STEPS:
+        check_before(steps)
+    else:
+        check_place(config)
+        register_plugins(config)
     with _alone_in(steps.folder):
         return _write(steps, wanted, start)
 
@@ -114,14 +111,14 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """
     missing = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    busy = explain(
+    busy = StoreError.of(
         f"output '{folder}'",
         expected="no other run in this folder",
         got="one that has not ended",
         remedy="Wait until it ends, or choose another output folder.",
     )
     try:
-        with locked(folder / "run", timeout=0, busy=StoreError(busy)):
+        with locked(folder / "run", timeout=0, busy=busy):
             for file in [*folder.glob("*.tmp"), *folder.glob(f"{REPORT}/*.tmp")]:
                 if original_name(file.name) not in (None, CATALOG):  # it has a lock of its own
                     file.unlink(missing_ok=True)
@@ -166,24 +163,6 @@ def _write(steps: PipelineState, wanted: tuple[str, ...], start: float) -> Summa
     write_readme(steps.folder)
     summary.written = products_of(steps, wanted)
     return summary
-
-
-def _check(steps: PipelineState, *, whole: bool) -> None:
-    """Refuse what is wrong in any step of a whole run before its training."""
-    config = steps.config
-    check_writable("output", config.output_folder.absolute() / "model.xcvae")
-    if whole:
-        check_outputs(config)
-    register_plugins(config)
-    if whole:
-        check_components(config)
-        for section in config.sample:
-            check_section(section, steps.samples_of(section), steps.parts.spec)
-            check_scores_of(section, steps.scored_of(section), steps.parts, config)
-        check_drawing(config, steps.parts)
-        if config.diagnose is not None:
-            steps.parts["test"]  # refuses a configuration without any
-        steps.check_copies()
 
 
 def _unscored(steps: PipelineState, section: SampleSection) -> str:

@@ -1,6 +1,6 @@
 """The names of losses, post-processors, storms, metrics and baselines, built in or plugged in."""
 
-from xcvae.registry.components import KINDS, Component, Entry, Kind, Range
+from xcvae.registry.components import KINDS, Component, Entry, Kind, Range, as_given
 from xcvae.registry.hookspecs import hookimpl
 from xcvae.registry.registry import (
     Registry,
@@ -20,6 +20,7 @@ __all__ = [
     "Kind",
     "Range",
     "Registry",
+    "as_given",
     "build",
     "call",
     "describe",

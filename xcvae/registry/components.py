@@ -23,6 +23,13 @@ JSON = Any
 """Plain JSON types: dict, list, str, int, float, bool, None."""
 
 RESERVED = ("name", "package", "version")
+#: Keys of a description that are no parameters: its origin, and what a post-processor removed.
+ABOUT = ("package", "version", "removed")
+
+
+def as_given(described: Iterable[Mapping[str, JSON]]) -> list[dict[str, JSON]]:
+    """Return descriptions of components as a caller gives them: names and parameters."""
+    return [{key: v for key, v in one.items() if key not in ABOUT} for one in described]
 
 
 @dataclasses.dataclass(frozen=True)

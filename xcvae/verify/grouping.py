@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,14 +187,8 @@ def _combined(
     if not groupings:
         return np.zeros(shape, int), {(): 0}
     stacked = np.stack([one.numbers for one in groupings], axis=-1)
-    present = (stacked >= 0).all(axis=-1)
-    if not present.any():
-        raise EmptySelectionError.of(
-            "groupby",
-            expected="a value of each for at least one sample, or pixel",
-            got="missing values only, so that no sample is left",
-            remedy="Check the coordinates that the groups are taken from.",
-        )
+    present = np.asarray((stacked >= 0).all(axis=-1))
+    _check_any(present)
     kinds, numbers = np.unique(stacked[present], axis=0, return_inverse=True)
     combined = np.full(shape, -1)
     combined[present] = numbers.reshape(-1)
@@ -205,13 +199,7 @@ def _grouping(match: MatchedPair, groupby: str | xr.DataArray, taken: set[str]) 
     """Number the values of one coordinate."""
     values, by_pixel = _values(match, groupby)
     present = ~values.isnull().values
-    if not present.any():
-        raise EmptySelectionError.of(
-            "groupby",
-            expected="a value for at least one sample, or pixel",
-            got="missing values only, so that no sample is left",
-            remedy="Check the coordinate that the groups are taken from.",
-        )
+    _check_any(present)
     try:
         names, numbers = np.unique(values.values[present], return_inverse=True)
     except TypeError as error:
@@ -223,14 +211,30 @@ def _grouping(match: MatchedPair, groupby: str | xr.DataArray, taken: set[str]) 
         ) from error
     if names.dtype.kind == "U":
         names = names.astype(object)  # Zarr has no stable format for text of fixed length
-    base = name = "group" if values.name is None else str(values.name)
-    count = 1
-    while name in taken:
-        count += 1
-        name = f"{base}_{count}"
+    name = free_name("group" if values.name is None else str(values.name), taken)
     groups = np.full(values.shape, -1)
     groups[present] = numbers.reshape(-1)
     return _Grouping(name, names, groups, by_pixel)
+
+
+def _check_any(present: Array) -> None:
+    """Refuse groups without a single sample or pixel."""
+    if not present.any():
+        raise EmptySelectionError.of(
+            "groupby",
+            expected="a value of each coordinate for at least one sample, or pixel",
+            got="missing values only, so that no sample is left",
+            remedy="Check the coordinates that the groups are taken from.",
+        )
+
+
+def free_name(base: str, taken: Container[str]) -> str:
+    """Return a name, with a number if it is taken: name, name_2, name_3."""
+    name, count = base, 1
+    while name in taken:
+        count += 1
+        name = f"{base}_{count}"
+    return name
 
 
 def _order_in_time(match: MatchedPair) -> Array:

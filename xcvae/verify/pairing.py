@@ -16,7 +16,6 @@ from xcvae.errors import (
     EmptySelectionError,
     MismatchError,
     MissingVariableError,
-    UnitsError,
     nearest,
 )
 from xcvae.fields.cf import find_axes, find_layout, is_rain
@@ -28,6 +27,7 @@ from xcvae.fields.units import (
     DAILY_STEP,
     HEAVY,
     STEP,
+    converts,
     factor,
     per,
     step_of,
@@ -78,7 +78,7 @@ class MatchedPair:
     def has_condition(self) -> bool:
         """True if the data have coarse precipitation in units that convert to the observation's."""
         spec = self._coarse_spec()
-        return spec is not None and self.converts(spec.variables[0].units)
+        return spec is not None and converts(spec.variables[0].units, self.pair.units)
 
     @property
     def trained_samples(self) -> int:
@@ -162,18 +162,12 @@ class MatchedPair:
         if spec is None:
             return None
         # The ensemble may have been drawn from conditions that this Dataset lacks.
-        present = [
+        present = tuple(
             v for v in spec.variables if v.name in self.ds.variables or v.name == spec.derived
-        ]
-        coarse = [
-            v
-            for v in present
-            if v.role == "condition" and v.aligned and v.precipitation and v.sampled
-        ]
-        if not coarse:
+        )
+        best = replace(spec, variables=present, units=self.pair.units).coarse_rain
+        if best is None:
             return None
-        # The finest one is the hardest to beat; a rate cannot be compared with a depth.
-        best = max(coarse, key=lambda v: (self.converts(v.units), v.shape[0] * v.shape[1]))
         return replace(
             spec, variables=(best,), coarsen=spec.coarsen if best.name == spec.derived else None
         )
@@ -195,14 +189,6 @@ class MatchedPair:
     @property
     def _variables(self) -> tuple[VariableSpec, ...]:
         return () if self.spec is None else self.spec.variables
-
-    def converts(self, units: str) -> bool:
-        """Return True if these units convert to the observation's: a rate does not to a depth."""
-        try:
-            factor(units, self.pair.units, what="condition")
-        except UnitsError:
-            return False
-        return True
 
     def _spec_of_data(self) -> DataSpec | None:
         """Describe all coarser rain of the Dataset as conditions; None without any."""

@@ -36,6 +36,7 @@ from xcvae.verify.grouping import (
     Groups,
     by_coarse_rain,
     coarse_amounts,
+    free_name,
     group_samples,
     labelled,
     thirds_of,
@@ -187,7 +188,7 @@ def metrics_by_name(
     for spec in _listed("metrics", specs, default):
         own, window = split_window(spec)
         for base, metric in components_by_name("metric", [own], ()).items():
-            name = _free(base if window is None else f"{base}_{window}", found)
+            name = free_name(base if window is None else f"{base}_{window}", {OWN, *found})
             found[name] = metric
             if window is not None:
                 windows[name] = window
@@ -334,16 +335,8 @@ def components_by_name(kind: Any, specs: Specs, default: Sequence[object]) -> di
                 got=repr(spec),
                 remedy="Give the class a method __call__, or pass a function.",
             )
-        found[_free(registry().name_of(kind, component), found)] = component
+        found[free_name(registry().name_of(kind, component), {OWN, *found})] = component
     return found
-
-
-def _free(base: str, found: Mapping[str, Any]) -> str:
-    name, count = base, 1
-    while name in found or name == OWN:
-        count += 1
-        name = f"{base}_{count}"
-    return name
 
 
 def _references(chosen: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, Any]:

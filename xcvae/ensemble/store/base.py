@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import ConfigError, OutputExistsError, StoreError, check_flags, explain
+from xcvae.errors import ConfigError, OutputExistsError, StoreError, check_flags
 from xcvae.fields.cf import check_name
 from xcvae.files import (
+    NETCDF,
     Purpose,
     check_writable,
     expanded,
@@ -410,8 +411,7 @@ class EnsembleStore(ABC):
                 raise
             expected = "icechunk to be installed, for an Icechunk repository"
             remedy = 'pip install "xcvae[icechunk]", or give the path of a Zarr store.'
-            message = explain("store", expected=expected, got=str(error), remedy=remedy)
-            raise ConfigError(message) from error
+            raise ConfigError.of("store", expected=expected, got=error, remedy=remedy) from error
         return found
 
     @property
@@ -518,8 +518,8 @@ class EnsembleStore(ABC):
                         "opens the regions that are written."
                     )
                 expected = "a finished ensemble of xcvae"
-                message = explain(f"store '{self.name}'", expected=expected, got=got, remedy=remedy)
-                raise StoreError(message)
+                name = f"store '{self.name}'"
+                raise StoreError.of(name, expected=expected, got=got, remedy=remedy)
             found = status.partial
         opened: xr.Dataset = xr.open_zarr(found.source, consolidated=False, chunks={})
         # Coordinates are small and needed for every selection: only the members stay lazy.
@@ -571,12 +571,29 @@ def lock_folder(path: Path) -> Iterator[None]:
     """
     expected, got = "no other process that writes it", "one that does"
     remedy = "Wait until it ends, or choose another name."
-    busy = explain(f"store '{path}'", expected=expected, got=got, remedy=remedy)
+    busy = StoreError.of(f"store '{path}'", expected=expected, got=got, remedy=remedy)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path, timeout=0, busy=StoreError(busy)):
+    with locked(path, timeout=0, busy=busy):
         for old in stale_siblings(path):
             remove(old)
         yield
+
+
+def refuse_netcdf(folder: Path, instead: str) -> None:
+    """Refuse a new store with the name of a NetCDF file, and name what writes one.
+
+    Raises
+    ------
+    ConfigError
+        The name ends as that of a NetCDF file.
+    """
+    if folder.suffix.lower() in NETCDF:
+        raise ConfigError.of(
+            "store",
+            expected="the name of a Zarr store, which is a folder",
+            got=str(folder),
+            remedy=f"Name it {folder.stem}.zarr; for NetCDF: {instead}.",
+        )
 
 
 def unwritable(name: Path | str, error: Exception | str, remedy: str) -> StoreError:

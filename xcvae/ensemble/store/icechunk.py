@@ -35,7 +35,7 @@ from xcvae.ensemble.store.zarr_format import (
     put_key,
     write_template,
 )
-from xcvae.errors import StoreError, explain
+from xcvae.errors import StoreError
 from xcvae.files import Purpose, hidden_sibling, remove, sha256, stale_siblings
 
 __all__ = ["IcechunkStore", "Repository"]
@@ -190,8 +190,7 @@ class IcechunkStore(base.EnsembleStore):
         if folder is None or self._is_occupied():
             expected, got = "an Icechunk repository, or nothing", "something else"
             remedy = "Choose another name: only ensembles are replaced."
-            message = explain(f"store '{self.name}'", expected=expected, got=got, remedy=remedy)
-            raise StoreError(message)
+            raise StoreError.of(f"store '{self.name}'", expected=expected, got=got, remedy=remedy)
         new = hidden_sibling(folder, "new")
         try:
             Repository.create(_local_storage(new), config=_repository_config())

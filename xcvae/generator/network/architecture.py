@@ -185,8 +185,9 @@ def build_network(
 ) -> Ladder:
     """Make an untrained ladder for a Dataset described by ``spec``; ``scaling`` of the target."""
     side = architecture.constrain
+    names = input_names(spec, masked=masked, constrained=side > 0)
     ladder = Ladder(
-        conditions=channels_of(spec, masked=masked) + (side > 0),
+        conditions=len(names) - 1,  # the ladder adds the map of ones
         pooled=pooled_size(spec),
         channels=architecture.channels,
         latents=architecture.latents,
@@ -285,12 +286,6 @@ def input_names(spec: DataSpec, *, masked: bool, constrained: bool) -> list[str]
     names += ["mask"] * masked
     names += [f"position {n}" for n in range(POSITIONS if spec.located else 0)]
     return [*names, *["block means"] * constrained, "ones"]
-
-
-def channels_of(spec: DataSpec, *, masked: bool) -> int:
-    """Count the channels of `Batch.c`."""
-    aligned = sum(v.aligned + (v.aligned and v.gaps) for v in spec.variables)
-    return aligned + masked + (POSITIONS if spec.located else 0)
 
 
 def pooled_size(spec: DataSpec) -> int:

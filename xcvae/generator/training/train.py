@@ -27,8 +27,8 @@ from xcvae.errors import (
     OutOfMemoryError,
     OutputExistsError,
     check_flags,
-    explain,
     warn_user,
+    whole_number,
 )
 from xcvae.fields.batches import Batches
 from xcvae.fields.block_means import check_block_means
@@ -154,7 +154,8 @@ def train(
     >>> model.spec.units
     'mm h-1'
     """
-    seed = _checked_seed(seed, progress)
+    check_flags(progress=progress)
+    seed = whole_number("seed", seed, least=0, remedy="Leave it out for seed 0.")
     known = Start.of(start)
     settings = Fit.of(fit, started=known is not None)
     stages = stages_of(losses, settings)
@@ -234,18 +235,6 @@ def _metadata(
         metadata["start"] = start.identity
     found: dict[str, Any] = json.loads(json.dumps(metadata))
     return found
-
-
-def _checked_seed(seed: object, progress: object) -> int:
-    check_flags(progress=progress)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ConfigError.of(
-            "seed",
-            expected="an integer >= 0",
-            got=repr(seed),
-            remedy="Leave it out for seed 0.",
-        )
-    return int(seed)
 
 
 @contextmanager
@@ -521,13 +510,13 @@ def _locked(file: Path | None, resume: bool, group: ProcessGroup) -> Iterator[No
         yield
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    busy = explain(
+    busy = OutputExistsError.of(
         "path",
         expected="a file that no other training is writing",
         got=str(file),
         remedy="Wait until it ends, or choose another name.",
     )
-    with locked(file, timeout=0, busy=OutputExistsError(busy)):
+    with locked(file, timeout=0, busy=busy):
         _new_file(file, resume=resume)
         for path in checkpoint.paths_of(file):
             remove_stale(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xcvae.ensemble.execution.threads import torch_threads
-from xcvae.errors import ConfigError, MismatchError
+from xcvae.errors import ConfigError, MismatchError, whole_number
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.record import Record, Thumbnails
@@ -121,17 +120,11 @@ def _draw(
 
 
 def _coarse_rain(subset: xr.Dataset, spec: DataSpec) -> NDArray[np.float64] | None:
-    """Return the mean of the finest coarse rain of each sample; None without any."""
-    rain = [
-        variable
-        for variable in spec.variables
-        if variable.role == "condition" and variable.precipitation and variable.sampled
-    ]
-    if not rain:
+    """Return the mean coarse rain of each sample; None without any."""
+    variable = spec.coarse_rain
+    if variable is None:
         return None
-    finest = subset[max(rain, key=lambda variable: np.prod(variable.shape)).name]
-    dims = [dim for dim in finest.dims if dim != spec.sample]
-    return np.asarray(finest.mean(dims).values, np.float64)
+    return np.asarray(subset[variable.name].mean(variable.dims).values, np.float64)
 
 
 def _in_time(
@@ -383,19 +376,9 @@ def check_numbers(members: object, seed: object) -> None:
     ConfigError
         Fewer than two members, or no integers.
     """
-    remedies = {
-        "members": "At least two members are needed to estimate spread.",
-        "seed": "Leave it out for seed 0.",
-    }
-    for name, value, least in (("members", members, 2), ("seed", seed, 0)):
-        integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not integer or value < least:  # type: ignore[operator]
-            raise ConfigError.of(
-                name,
-                expected=f"an integer >= {least}",
-                got=repr(value),
-                remedy=remedies[name],
-            )
+    remedy = "At least two members are needed to estimate spread."
+    whole_number("members", members, least=2, remedy=remedy)
+    whole_number("seed", seed, least=0, remedy="Leave it out for seed 0.")
 
 
 def _positions(prepared: xr.Dataset, spec: DataSpec, members: int) -> list[int]:

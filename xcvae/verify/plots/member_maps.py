@@ -12,7 +12,8 @@ import xarray as xr
 from xcvae.errors import DataError, MissingVariableError, nearest
 from xcvae.fields.axes import KM_PER_DEGREE
 from xcvae.fields.cf import is_rain
-from xcvae.fields.units import is_daily, to_units
+from xcvae.fields.regridding.projections import mapping_name
+from xcvae.fields.units import converts, is_daily, to_units
 from xcvae.fields.validation import check_dataset
 from xcvae.metrics.metric import ratio, threshold_in
 from xcvae.metrics.pairs import REALIZATION
@@ -326,7 +327,9 @@ def _panel(title: str, field: xr.DataArray, match: MatchedPair, position: int) -
     sample = match.pair.sample
     units = str(field.attrs.get("units", "1"))
     # A depth cannot share the colour scale of a rate: it is drawn like any other condition.
-    rain = field.name == match.pair.observed.name or (is_rain(field) and match.converts(units))
+    rain = field.name == match.pair.observed.name or (
+        is_rain(field) and converts(units, match.pair.units)
+    )
     y, x = match.axes_of(field)
     one = field.isel({sample: position} if sample in field.dims else {}).transpose(y, x).load()
     if rain:
@@ -345,8 +348,8 @@ def _panel(title: str, field: xr.DataArray, match: MatchedPair, position: int) -
 
 def _coast(field: xr.DataArray, match: MatchedPair, axes: tuple[Axis, Axis]) -> list[Array]:
     """Return coastlines for maps with latitudes and longitudes, or in a known projection."""
-    name = str({**field.encoding, **field.attrs}.get("grid_mapping", ""))
-    reference = match.ds[name] if name and name in match.ds.variables else None
+    name = mapping_name(field)
+    reference = match.ds[name] if name in match.ds.variables else None
     named = reference is not None and reference.attrs.get("grid_mapping_name") != (
         "latitude_longitude"
     )

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError
-from xcvae.fields.units import is_daily, to_units
+from xcvae.fields.units import converts, is_daily, to_units
 from xcvae.metrics.pairs import REALIZATION
 from xcvae.verify.pairing import MatchedPair, pair_up
 from xcvae.verify.plots.member_maps import Axis, RainScale, map_axes
@@ -264,7 +264,7 @@ def _run(match: MatchedPair, frames: int) -> list[int]:
 def _coarse(match: MatchedPair, rows: Sequence[int], units: str) -> tuple[np.ndarray, float] | None:
     """Return the coarse rain of some samples and the ratio of its maps; None without."""
     found = coarse_rain(match)
-    if found is None or not match.converts(str(found.attrs.get("units", ""))):
+    if found is None or not converts(str(found.attrs.get("units", "")), match.pair.units):
         return None
     dims = match.axes_of(found)
     few = found.isel({match.pair.sample: list(rows)}).transpose(match.pair.sample, *dims).load()
