@@ -29,9 +29,12 @@ from xcvae.fields.units import (
     HEAVY,
     STEP,
     factor,
+    is_rate,
     per,
+    rain_scale,
     step_of,
     to_units,
+    units_of,
     with_duration,
 )
 from xcvae.fields.validation import check_dataset, refuse_packed
@@ -117,7 +120,9 @@ class MatchedPair:
         else:
             # Target and condition may come from files with other chunks.
             found = prepare(self.ds, spec, need_target=True).unify_chunks()
-            attrs = {"target": name, "condition": spec.variables[0].name}
+            coarse = spec.variables[0].name
+            found[coarse] = self._comparable(found[coarse])
+            attrs = {"target": name, "condition": coarse}
             if spec.coarsen is not None:
                 attrs["block"] = spec.coarsen
         # Baselines stay as lazy as the ensemble: only blocks of them are ever in memory.
@@ -172,7 +177,7 @@ class MatchedPair:
         ]
         if not coarse:
             return None
-        # The finest one is the hardest to beat; a rate cannot be compared with a depth.
+        # The finest one is the hardest to beat.
         best = max(coarse, key=lambda v: (self.converts(v.units), v.shape[0] * v.shape[1]))
         return replace(
             spec, variables=(best,), coarsen=spec.coarsen if best.name == spec.derived else None
@@ -197,12 +202,28 @@ class MatchedPair:
         return () if self.spec is None else self.spec.variables
 
     def converts(self, units: str) -> bool:
-        """Return True if these units convert to the observation's: a rate does not to a depth."""
+        """Return True if rain in these units can be compared with the observation.
+
+        A rate can be compared with a depth if the step of the samples is known.
+        """
         try:
-            factor(units, self.pair.units, what="condition")
+            self._scale(units)
         except UnitsError:
             return False
         return True
+
+    def _scale(self, units: str) -> float:
+        """Return the factor from units of rain to those of the observation."""
+        step = step_of(self.pair.observed, self.pair.sample)
+        return rain_scale(units, self.pair.units, step, what="condition")
+
+    def _comparable(self, coarse: xr.DataArray) -> xr.DataArray:
+        """Turn a depth into a rate, or a rate into a depth, where the observation is one."""
+        units = units_of(coarse)
+        if is_rate(units) == is_rate(self.pair.units) or not self.converts(units):
+            return coarse
+        converted: xr.DataArray = coarse * self._scale(units)
+        return converted.assign_attrs(coarse.attrs, units=self.pair.units)
 
     def _spec_of_data(self) -> DataSpec | None:
         """Describe all coarser rain of the Dataset as conditions; None without any."""
