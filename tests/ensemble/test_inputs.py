@@ -8,6 +8,8 @@ import xarray as xr
 
 from xcvae.ensemble.sample import sample
 from xcvae.errors import DataError, MismatchError, MissingVariableError
+from xcvae.fields.describe import prepare
+from xcvae.fields.grids import reference_fields
 from xcvae.generator.training.train import train as train_model
 
 STEP = {"generator": {"channels": [8], "latents": [2]}, "fit": {"max_steps": 1, "crop": 24}}
@@ -85,6 +87,21 @@ def test_min_mass_of_an_unobserved_sample_is_a_share_of_its_coarse_rain(
     label = str(ds.time.values[0])[:19]
     with pytest.raises(DataError, match=f"min_mass, sample {label}"):
         drawn(ds, model, lazy=lazy, mode="prior", min_mass=50.0)
+
+
+def test_min_mass_of_depths_is_a_share_of_coarse_rates(few):
+    """Samples of five minutes: 2 mm h-1 are a sixth of a mm."""
+    depths = few.pr.coarsen(y=12, x=12).mean().rename(y="y_coarse", x="x_coarse") * 12
+    ds = few.assign(pr=few.pr.assign_attrs(units="mm"))
+    ds["rain"] = depths.assign_attrs(units="mm h-1", standard_name="rainfall_rate")
+    minutes = np.timedelta64(5, "m") * np.arange(ds.sizes["time"])
+    ds = ds.assign_coords(time=np.datetime64("2020-01-01", "ns") + minutes)
+    model = train_model(ds, target="pr", conditions=["rain"], progress=False, validation=0, **STEP)
+    prepared = prepare(ds.drop_vars("pr"), model.spec, need_target=False)
+    reference = reference_fields(prepared, model.spec, model.spec.shape)
+    mean = float(ds.pr.mean())
+    assert float(reference.mean()) == pytest.approx(mean, rel=0.2)
+    assert sample(ds.drop_vars("pr"), model, members=2, min_mass=1e-6).pr.notnull().any()
 
 
 @lazy_or_not

@@ -116,6 +116,14 @@ def test_members_are_not_named_coarse(coarse, model):
     assert drawn(plain, model).tp.long_name == "total precipitation"
 
 
+def test_depths_since_the_start_of_a_run_are_warned_of(coarse, model):
+    total = xr.concat([coarse] * 20, "time").tp.cumsum("time").assign_attrs(units="mm")
+    hours = np.timedelta64(1, "h") * np.arange(total.sizes["time"])
+    ds = total.assign_coords(time=np.datetime64("2020-01-01", "ns") + hours).to_dataset(name="tp")
+    with pytest.warns(UserWarning, match=r"^tp: values rise from sample to sample .*ds\['tp'\]"):
+        drawn(ds, model)
+
+
 def test_a_depth_without_a_step_is_refused(coarse, model):
     one = coarse.isel(time=[0])
     one.tp.attrs = {"units": "mm", "standard_name": "lwe_thickness_of_precipitation_amount"}

@@ -384,6 +384,23 @@ def test_describe_warns_of_predictors_at_one_hour_of_daily_rain(
     describe(rain.isel(time=slice(3)).assign(psl=rain.pr.mean(("y", "x")).assign_attrs(units="Pa")))
 
 
+def test_describe_advises_sums_of_depths_for_daily_rain(
+    daily_rain_and_6_hourly_pressure: tuple[xr.Dataset, xr.Dataset],
+) -> None:
+    rain, era = daily_rain_and_6_hourly_pressure
+    era["tp"] = era.psl.assign_attrs(units="m", long_name="Total precipitation")
+    ds = rain.assign(tp=era.tp, psl=era.psl)
+    with pytest.warns(UserWarning, match="one moment for the rain of a whole day") as found:
+        describe(ds, target="pr", conditions=["psl", "tp"])
+    means, sums = (str(one.message) for one in found)
+    assert means.startswith("psl (every 6 h in its file): one moment")
+    assert "resample(time='1D').mean()" in means
+    assert sums.startswith("tp (every 6 h in its file): one moment")
+    assert "resample(time='1D').sum(skipna=False)" in sums
+    ds["tp"] = era.tp.resample(time="1D").sum(skipna=False).assign_attrs(era.tp.attrs)
+    describe(ds, target="pr", conditions=["tp"])  # the remedy, as it stands
+
+
 @pytest.mark.parametrize("attrs", [{"cell_methods": "time: point"}, {"GRIB_stepType": "instant"}])
 def test_describe_warns_of_instantaneous_predictors_of_daily_rain(
     daily_rain_and_6_hourly_pressure: tuple[xr.Dataset, xr.Dataset], attrs: dict[str, str]

@@ -22,6 +22,7 @@ from xcvae.fields.units import (
     is_precipitation,
     parse_quantity,
     per,
+    rain_scale,
     step_of,
     to_units,
     units_of,
@@ -77,6 +78,28 @@ def test_factor_refuses_rate_against_depth(source: str, wanted: str) -> None:
     assert f"'{source}'" in str(caught.value)
     assert f"'{wanted}'" in str(caught.value)
     assert "pr" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted", "step", "expected"),
+    [
+        ("kg m-2 s-1", "mm", 86400.0, 86400.0),
+        ("mm", "kg m-2 s-1", 86400.0, 1 / 86400),
+        ("mm/day", "m", 3600.0, 1 / 24000),
+        ("m", "mm", None, 1000.0),
+        ("mm/day", "mm h-1", 31 * 86400.0, 1 / 24),
+    ],
+)
+def test_rain_scale_converts_rates_and_depths(
+    source: str, wanted: str, step: float | None, expected: float
+) -> None:
+    assert rain_scale(source, wanted, step, what="tp") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("step", [None, 28 * 86400.0])
+def test_rain_scale_needs_a_step_that_is_not_a_month(step: float | None) -> None:
+    with pytest.raises(UnitsError, match=r"tp: .*'mm'.*'mm h-1'.*a depth and the other a rate"):
+        rain_scale("mm h-1", "mm", step, what="tp")
 
 
 def test_factor_refuses_temperature_against_rain() -> None:

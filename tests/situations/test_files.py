@@ -500,3 +500,16 @@ def test_init_names_fields_along_other_times(tmp_path: Path) -> None:
     files = [str(tmp_path / f"{name}.nc") for name in ("obs", "forecast")]
     text = pipeline.propose(files, tmp_path)
     assert "t2m: left out; its samples are along valid_time, those of pr along time" in text
+
+
+def test_init_lists_doubts_about_amounts(tmp_path: Path) -> None:
+    whole = xr.concat(list(THIRD.values()), "time")
+    coarse = whole.pr.coarsen(lat=3, lon=3).mean() / 24
+    coarse = coarse.assign_attrs(whole.pr.attrs).to_dataset(name="tp")
+    write(tmp_path, obs=whole, era=coarse)
+    text = pipeline.propose([str(tmp_path / f"{name}.nc") for name in ("obs", "era")], tmp_path)
+    assert "times less rain than 'pr' on average" in text
+    total = whole.pr.cumsum("time").assign_attrs(units="mm").assign_coords(time=whole.time)
+    write(tmp_path, runs=whole.assign(pr=total))
+    text = pipeline.propose([str(tmp_path / "runs.nc")], tmp_path)
+    assert "#   pr: values rise from sample to sample" in text

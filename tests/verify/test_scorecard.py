@@ -337,21 +337,44 @@ def test_evaluate_checks_the_condition_for_baselines_only(
         evaluate(wrong, made)
 
 
-def test_evaluate_does_not_compare_a_depth_with_a_rate(
+RATE = {"units": "kg m-2 s-1", "standard_name": "precipitation_flux"}
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize(("fine", "coarse"), [("mm", RATE), ("mm h-1", {**RATE, "units": "m"})])
+def test_evaluate_compares_a_depth_with_a_rate_by_the_step(
+    ds: xr.Dataset, ensemble: xr.Dataset, fine: str, coarse: dict[str, str], recorded: bool
+) -> None:
+    hours = 6.0  # between samples
+    part = 3600 * hours if coarse["units"] == RATE["units"] else 1000 / hours
+    both = ds.assign(
+        pr=ds.pr.assign_attrs(units=fine), pr_coarse=(ds.pr_coarse / part).assign_attrs(coarse)
+    )
+    members = ensemble.assign(pr=ensemble.pr.assign_attrs(units=fine))
+    made = drawn_from(members, both, conditions=["pr_coarse"]) if recorded else members
+    options = {"metrics": ["crps", "crps_skill"], "baselines": ["bilinear", "rainfarm"]}
+    card, wanted = evaluate(both, made, **options), evaluate(ds, ensemble, **options)
+    assert evaluate(both, made).source.values.tolist() == ["xcvae", "bilinear"]
+    for name in ("crps", "crps_skill"):
+        np.testing.assert_allclose(card[name], wanted[name], rtol=1e-5)
+
+
+def test_evaluate_does_not_compare_a_depth_with_a_rate_without_a_step(
     ds: xr.Dataset, ensemble: xr.Dataset
 ) -> None:
-    depth, rate = {"units": "mm"}, {"units": "kg m-2 s-1", "standard_name": "precipitation_flux"}
-    both = ds.assign(pr=ds.pr.assign_attrs(depth), pr_coarse=ds.pr_coarse.assign_attrs(rate))
-    members = ensemble.assign(pr=ensemble.pr.assign_attrs(depth))
-    for made in (members, drawn_from(members, both, conditions=["pr_coarse"])):
-        card = evaluate(both, made)
+    coarse = ds.pr_coarse.assign_attrs(RATE)
+    both = ds.assign(pr=ds.pr.assign_attrs(units="mm"), pr_coarse=coarse)
+    members = ensemble.assign(pr=ensemble.pr.assign_attrs(units="mm"))
+    monthly = xr.date_range("2001-01-01", periods=ds.sizes["time"], freq="MS")
+    for labels in (np.arange(ds.sizes["time"]), monthly):
+        data, made = both.assign_coords(time=labels), members.assign_coords(time=labels)
+        card = evaluate(data, made)
         assert card.source.values.tolist() == ["xcvae", "climatology"]
         assert card.crps_skill.attrs["against"] == "climatology"
         with pytest.raises(UnitsError, match="a depth and the other a rate"):
-            evaluate(both, made, baselines=["bilinear"])
-    finer = both.assign(rain=both.pr.coarsen(y=6, x=8).mean().rename(y="y_6", x="x_8"))
-    card = evaluate(finer, members)
-    assert card.source.values.tolist() == ["xcvae", "bilinear"]
+            evaluate(data, made, baselines=["bilinear"])
+    finer = data.assign(rain=data.pr.coarsen(y=6, x=8).mean().rename(y="y_6", x="x_8"))
+    assert evaluate(finer, made).source.values.tolist() == ["xcvae", "bilinear"]
 
 
 def test_baselines_use_the_finest_condition(ds: xr.Dataset, ensemble: xr.Dataset) -> None:

@@ -11,19 +11,26 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xcvae.errors import ConfigError, MissingVariableError, warn_user
+from xcvae.errors import ConfigError, MissingVariableError, UnitsError, warn_user
 from xcvae.fields.axes import pixel_km
 from xcvae.fields.cf import curvilinear_km, find_layout, find_target, is_rain, outline
 from xcvae.fields.dataspec import DataSpec, Scales, VariableSpec
 from xcvae.fields.describe import describe
-from xcvae.fields.grids import divided_coords, warn_of_uneven
+from xcvae.fields.grids import divided_coords, stretch_known, stretching, warn_of_uneven
+from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.scaling import blocks_of
-from xcvae.fields.units import per, time_bounds, to_units, units_of
+from xcvae.fields.units import per, rain_scale, time_bounds, to_units, units_of
 from xcvae.fields.validation import check_dataset
 
 #: Largest difference between block means of the target and the condition, as a share of the
 #: larger of the block's rain and the wet threshold. Packed integers and float32 stay below it.
 TOLERANCE = 0.02
+#: Ratio of the mean amounts from which a warning begins: models err by less.
+APART = 6.0
+#: Samples that are compared at most, and wet ones that are needed.
+SAMPLES, WET = 96, 10
+#: Rows and columns that are compared.
+LINES = 16
 
 
 def block_condition(spec: DataSpec) -> VariableSpec | None:
@@ -320,3 +327,68 @@ def _not_blocks(got: str) -> ConfigError:
         got=got,
         remedy="Leave `constrain` out, or derive the condition with coarsen=.",
     )
+
+
+def warn_of_amounts(prepared: xr.Dataset, spec: DataSpec) -> None:
+    """Warn of coarse rain with many times the amounts of the target, or a small part of them.
+
+    Compares means over some pixels of some samples; no more of lazy data is read.
+
+    Parameters
+    ----------
+    prepared
+        From `xcvae.fields.describe.prepare`, with the target.
+    spec
+        The one it was prepared for.
+    """
+    for variable in spec.variables:
+        derived = variable.name == spec.derived
+        rain = variable.precipitation and variable.role == "condition" and variable.sampled
+        if not rain or derived or not variable.aligned or variable.pooled:
+            continue
+        try:
+            scale = rain_scale(variable.units, spec.units, spec.step_seconds, what=variable.name)
+        except UnitsError:  # a rate and a depth without a step
+            continue
+        ratio = _ratio(prepared, variable, spec, scale)
+        if not 1 / APART < ratio < APART:
+            more, factor = ("more", ratio) if ratio > 1 else ("less", 1 / ratio)
+            times = f"{factor:.{0 if factor >= 10 else 1}f} times {more}"
+            warn_user(
+                f"{variable.name}: about {times} rain than "
+                f"{spec.target!r} on average, at the same places and times. Check the units of "
+                f"both ({variable.units!r} and {spec.units!r}), and the time that each amount "
+                "stands for: 24 is a day and an hour, 1000 m and mm, 3600 an hour and a second.",
+            )
+
+
+def _ratio(prepared: xr.Dataset, variable: VariableSpec, spec: DataSpec, scale: float) -> float:
+    """Return the mean of coarse rain over that of the target, 1 where too little is known."""
+    rows = {spec.sample: evenly_spaced(prepared.sizes[spec.sample], SAMPLES)}
+    part = prepared[[spec.target, variable.name]].isel(rows)
+    lines = [evenly_spaced(part.sizes[dim], LINES) for dim in (spec.y, spec.x)]
+    fine = part[spec.target].isel(dict(zip((spec.y, spec.x), lines, strict=True))).values
+    coarse = np.asarray(part[variable.name].values, np.float32)
+    if variable.stretched:
+        size = (prepared.sizes[spec.y], prepared.sizes[spec.x])
+        weights = stretching(prepared, variable, spec, size)
+        places = (one[line] for one, line in zip(weights, lines, strict=True))
+        coarse = stretch_known(coarse, *places)
+    else:
+        coarse = coarse[:, lines[0]][:, :, lines[1]]
+    return _of_means(coarse.astype(np.float64) * scale, fine.astype(np.float64), spec.wet_threshold)
+
+
+def _of_means(coarse: NDArray[np.float64], fine: NDArray[np.float64], wet: float) -> float:
+    known = np.isfinite(coarse) & np.isfinite(fine)
+    wettest = max(_wet_samples(one, known, wet) for one in (coarse, fine))
+    if wettest < WET:
+        return 1.0
+    total, other = (float(np.sum(one, where=known)) for one in (coarse, fine))
+    if not (total > 0 and other > 0):
+        return 1.0
+    return total / other
+
+
+def _wet_samples(values: NDArray[np.float64], known: NDArray[np.bool_], wet: float) -> int:
+    return int(((values >= wet) & known).any(axis=(1, 2)).sum())

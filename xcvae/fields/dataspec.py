@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.fields.axes import Axis, axis_of
-from xcvae.fields.units import converts
+from xcvae.fields.units import rain_converts
 
 
 def plain(value: object) -> Any:
@@ -261,12 +261,15 @@ class DataSpec:
     def coarse_rain(self) -> VariableSpec | None:
         """The finest rain condition of the samples, which members and baselines are compared by.
 
-        One that converts to the units of the target has precedence: a rate cannot be compared
-        with a depth.
+        One that converts to the units of the target has precedence: a rate can be compared with
+        a depth only if the step of the samples is known.
         """
         return max(
             (v for v in self.rain_conditions if v.sampled),
-            key=lambda v: (converts(v.units, self.units), math.prod(v.shape)),
+            key=lambda v: (
+                rain_converts(v.units, self.units, self.step_seconds),
+                math.prod(v.shape),
+            ),
             default=None,
         )
 

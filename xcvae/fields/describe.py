@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +29,7 @@ from xcvae.fields.grids import axis_in, check_match, fine_coords, grid_size, ref
 from xcvae.fields.regridding.place import check_projection, find_place
 from xcvae.fields.regridding.projections import grid_mapping
 from xcvae.fields.regridding.regrid import regridded
-from xcvae.fields.samples import check_same_samples, check_samples
+from xcvae.fields.samples import check_same_samples, check_samples, warn_of_moments
 from xcvae.fields.units import (
     default_drizzle_threshold,
     default_wet_threshold,
@@ -50,9 +48,6 @@ from xcvae.fields.validation import (
     missing_samples,
     refuse_packed,
 )
-
-#: Seconds of a day.
-DAY = 86400.0
 
 
 def describe(
@@ -150,59 +145,13 @@ def _thresholds(
     observed = with_duration(ds, _observed(field, layout), sample)
     if is_daily(observed, sample):
         names = [v.name for v in variables if v.name in ds]
-        _warn_of_moments(ds, str(field.name), names, layout)
+        warn_of_moments(ds, str(field.name), names, layout)
     return {
         "wet_threshold": default_wet_threshold(observed, sample),
         "drizzle_threshold": default_drizzle_threshold(observed, sample),
         "daily": is_daily(observed, sample),
         "step_seconds": step_of(observed, sample),
     }
-
-
-def _warn_of_moments(ds: xr.Dataset, target: str, names: Sequence[str], layout: Layout) -> None:
-    """Warn of conditions at one moment of the days whose rain is to be drawn.
-
-    6-hourly fields that are merged with daily rain keep the values of one hour, without a word.
-    """
-    sample = layout.sample
-    found = {name: _moment(ds[name], sample) for name in names}
-    found = {name: reason for name, reason in found.items() if reason}
-    if found:
-        few = ", ".join(f"{name} ({reason})" for name, reason in found.items())
-        warn_user(
-            f"{few}: one moment for the rain of a whole day. Take means of the days before the "
-            f"fields are joined with {target!r}: predictors.resample({sample}='1D').mean(), or "
-            "several hours as variables of their own. If they are means already, say so: "
-            f"ds[{next(iter(found))!r}].attrs['cell_methods'] = '{sample}: mean'.",
-        )
-
-
-def _moment(da: xr.DataArray, sample: str) -> str:
-    """Return how a variable is known to be instantaneous; "" if it is not."""
-    methods = str(da.attrs.get("cell_methods", ""))
-    if any(word in methods for word in ("mean", "sum", "maximum", "minimum")):
-        return ""
-    step = _step_in_file(da, sample)
-    if step is not None and step < DAY / 2:
-        return f"every {step / 3600:g} h in its file"
-    instant = "point" in methods.split() or da.attrs.get("GRIB_stepType") == "instant"
-    return "instantaneous" if instant else ""
-
-
-def _step_in_file(da: xr.DataArray, sample: str) -> float | None:
-    """Return the step, in seconds, of the file that a selected variable was read from."""
-    source, shape = str(da.encoding.get("source", "")), da.encoding.get("original_shape", ())
-    if len(shape) != da.ndim or sample not in da.dims or not Path(source).is_file():
-        return None
-    axis = da.dims.index(sample)
-    if shape[axis] <= da.sizes[sample]:
-        return None
-    # The Dataset has other labels than the file: those of what the variable was joined with.
-    with suppress(OSError, ValueError, KeyError), xr.open_dataset(source, chunks=None) as file:
-        for one in file.variables.values():
-            if one.shape == tuple(shape):
-                return step_of(file[str(one.dims[axis])], str(one.dims[axis]))
-    return None
 
 
 #: Samples of lazy data that are searched for valid pixels before all are read.

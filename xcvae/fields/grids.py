@@ -29,7 +29,7 @@ from xcvae.fields.axes import (
 )
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.samples import labels_of
-from xcvae.fields.units import factor
+from xcvae.fields.units import rain_scale
 from xcvae.fields.validation import refuse_packed
 
 #: Relative difference up to which two spacings of one kind, or two ratios of grids, are the same.
@@ -636,7 +636,8 @@ def check_reference(prepared: xr.Dataset, spec: DataSpec) -> None:
 
 
 def _scale(variable: VariableSpec, spec: DataSpec) -> float:
-    return factor(variable.units, spec.units, what=f"condition '{variable.name}'")
+    what = f"condition '{variable.name}'"
+    return rain_scale(variable.units, spec.units, spec.step_seconds, what=what)
 
 
 def _stretched_rain(block: xr.Dataset, spec: DataSpec, size: tuple[int, int]) -> NDArray[Any]:

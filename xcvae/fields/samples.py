@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from xcvae.errors import (
     nearest,
     warn_user,
 )
-from xcvae.fields.cf import find_axes, find_layout, find_target
+from xcvae.fields.cf import Layout, find_axes, find_layout, find_target, is_rain
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.sample_blocks import block_slices, slabs
 from xcvae.fields.units import (
@@ -33,8 +34,10 @@ from xcvae.fields.units import (
     units_of,
     with_duration,
 )
-from xcvae.fields.validation import check_dataset, refuse_packed
+from xcvae.fields.validation import accumulation_doubt, check_dataset, refuse_packed
 
+#: Seconds of a day.
+DAY = 86400.0
 #: Coordinate along the samples of an augmented Dataset.
 MEMBER = "realization"
 
@@ -304,15 +307,19 @@ def _wet_quantile(da: xr.DataArray, wet: float, quantile: float) -> float:
 
 
 def warn_of_duration(ds: xr.Dataset, spec: DataSpec) -> None:
-    """Warn of depths of another duration than those of the training.
+    """Warn of depths that grow from sample to sample, or of another duration than in the training.
 
-    It is known from the bounds of times, or where times are closer than the training's step; times
-    further apart may be those of a selection.
+    The duration is known from the bounds of times, or where times are closer than the training's
+    step; times further apart may be those of a selection.
     """
     names = [spec.target, *(v.name for v in spec.variables if v.precipitation)]
     for name in names:
         if name not in ds.data_vars or exponents_of(units_of(ds[name])) != DEPTH:
             continue
+        # The only rain of the caller's Dataset has its own name there.
+        own = spec.target if spec.scales is not None and name == spec.derived else name
+        if doubt := accumulation_doubt(ds[name].rename(own), spec.sample):
+            warn_user(f"{own}: {doubt}")
         field = with_duration(ds, ds[name], spec.sample)
         found, known = step_of(field, spec.sample), spec.step_seconds
         if found is None or known is None or abs(found - known) <= 0.2 * known:
@@ -323,6 +330,65 @@ def warn_of_duration(ds: xr.Dataset, spec: DataSpec) -> None:
                 f"of {known / 60:g} minutes, which it draws. Sum them up over that time, or train "
                 "a model of rates, which have no duration.",
             )
+
+
+def warn_of_moments(ds: xr.Dataset, target: str, names: Sequence[str], layout: Layout) -> None:
+    """Warn of conditions at one moment of the days whose rain is to be drawn.
+
+    6-hourly fields that are merged with daily rain keep the values of one hour, without a word.
+    """
+    sample = layout.sample
+    found = {name: _moment(ds[name], sample) for name in names}
+    found = {name: reason for name, reason in found.items() if reason}
+    amounts = {name for name in found if _is_amount(ds[name])}
+    for few, kind, call in (
+        ([name for name in found if name not in amounts], "mean", "mean()"),
+        ([name for name in found if name in amounts], "sum", "sum(skipna=False)"),
+    ):
+        if few:
+            reasons = ", ".join(f"{name} ({found[name]})" for name in few)
+            warn_user(
+                f"{reasons}: one moment for the rain of a whole day. Take {kind}s of the days "
+                f"before the fields are joined with {target!r}: predictors.resample({sample}="
+                f"'1D').{call}, or several hours as variables of their own. If they are {kind}s "
+                f"already, say so: ds[{few[0]!r}].attrs['cell_methods'] = '{sample}: {kind}'.",
+            )
+
+
+def _is_amount(da: xr.DataArray) -> bool:
+    """Return True for rain in units of a depth, which adds up."""
+    return exponents_of(units_of(da)) == DEPTH and is_rain(da)
+
+
+def _moment(da: xr.DataArray, sample: str) -> str:
+    """Return how a variable is known to be instantaneous; "" if it is not."""
+    methods = str(da.attrs.get("cell_methods", ""))
+    if any(word in methods for word in ("mean", "sum", "maximum", "minimum")):
+        return ""
+    step = _step_in_file(da, sample)
+    if step is not None and step < DAY / 2:
+        return f"every {step / 3600:g} h in its file"
+    instant = "point" in methods.split() or da.attrs.get("GRIB_stepType") == "instant"
+    return "instantaneous" if instant else ""
+
+
+def _step_in_file(da: xr.DataArray, sample: str) -> float | None:
+    """Return the step, in seconds, of the file that a selected variable was read from."""
+    source, shape = str(da.encoding.get("source", "")), da.encoding.get("original_shape", ())
+    if len(shape) != da.ndim or sample not in da.dims or not Path(source).is_file():
+        return None
+    axis = da.dims.index(sample)
+    if shape[axis] <= da.sizes[sample]:
+        return None
+    # The Dataset has other labels than the file: those of what the variable was joined with.
+    with (
+        contextlib.suppress(OSError, ValueError, KeyError),
+        xr.open_dataset(source, chunks=None) as file,
+    ):
+        for one in file.variables.values():
+            if one.shape == tuple(shape):
+                return step_of(file[str(one.dims[axis])], str(one.dims[axis]))
+    return None
 
 
 def storms_of(ds: xr.Dataset, sample: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -217,6 +217,8 @@ _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\
 DAILY_STEP = 20 * 3600.0  # seconds
 #: Length of a month, in hours: the longest step of depths, where it is not known.
 MONTH = 744.0
+#: Seconds, as a step of monthly samples has.
+SHORTEST_MONTH = 27.5 * 86400.0
 #: Attributes of limits, in the units of the values (or of packed ones).
 BOUNDS = ("valid_min", "valid_max", "valid_range", "actual_range")
 #: Attribute of a field with the step of its record in seconds, see `step_of`.
@@ -313,6 +315,46 @@ def rain_factor(rate: str, wanted: str, step: float | None) -> float:
         )
     hourly = factor(rate, "mm h-1", what="rain")
     return round(hourly * step / 3600.0 * factor("mm", wanted, what="rain"), 12)
+
+
+def rain_scale(source: str, wanted: str, step: float | None, *, what: str) -> float:
+    """Return the factor between two units of rain, also from a rate to a depth and back.
+
+    Parameters
+    ----------
+    source, wanted
+        Units of rates, of depths, or of one of each.
+    step
+        Seconds that a sample of either stands for; None if unknown. Those of months differ: from
+        `SHORTEST_MONTH` on a rate and a depth do not convert.
+    what
+        The converted quantity, for the message.
+
+    Raises
+    ------
+    UnitsError
+        The units do not convert. The message names both.
+
+    Examples
+    --------
+    >>> rain_scale("m", "mm/day", 3600.0, what="tp")
+    24000.0
+    """
+    kinds = exponents_of(source), exponents_of(wanted)
+    if step is None or not 0 < step < SHORTEST_MONTH or set(kinds) != {DEPTH, RATE}:
+        return factor(source, wanted, what=what)
+    if kinds[0] == RATE:
+        return rain_factor(source, wanted, step)
+    return float(f"{1 / rain_factor(wanted, source, step):.12g}")
+
+
+def rain_converts(source: str, wanted: str, step: float | None) -> bool:
+    """Return True if rain can be compared with that in other units; see `rain_scale`."""
+    try:
+        rain_scale(source, wanted, step, what="rain")
+    except UnitsError:
+        return False
+    return True
 
 
 def to_units(da: xr.DataArray, units: str) -> xr.DataArray:
@@ -577,10 +619,10 @@ def _step_hours(da: xr.DataArray, sample: str) -> float:
 
 def is_absolute(units: str) -> bool:
     """Return True for units of temperatures above absolute zero (K, not degC) or of pressure."""
-    return any(converts(units, unit) for unit in ("K", "Pa"))
+    return any(_converts(units, unit) for unit in ("K", "Pa"))
 
 
-def converts(units: str, wanted: str) -> bool:
+def _converts(units: str, wanted: str) -> bool:
     """Return True if units convert by a factor: a rate does not to a depth, nor degC to K."""
     try:
         return factor(units, wanted, what="units") > 0

@@ -315,13 +315,30 @@ def _rain_doubts(da: xr.DataArray, sample: str, high: float, *, wet: float) -> l
             f"been read as missing. If so, make them zero where the product has data: "
             f"{name}.fillna(0)."
         )
-    if _accumulates(few):
-        doubts.append(
-            "values rise from sample to sample in all pixels, as if rain were accumulated since "
-            f"the start of a run or day. Take differences first: {name}.diff({sample!r}), with "
-            "its attributes, without those at resets."
-        )
-    return [text for text in doubts if text]
+    return [text for text in [*doubts, accumulation_doubt(da, sample, few)] if text]
+
+
+def accumulation_doubt(
+    da: xr.DataArray, sample: str, few: NDArray[np.float64] | None = None
+) -> str:
+    """Return a warning of rain since the start of a run or day; empty for rain of each sample.
+
+    Parameters
+    ----------
+    da
+        Rain, sample dim and two others.
+    sample
+        Name of the sample dim.
+    few
+        Some of its pixels (sample, pixel), from `some_pixels`; read if not given.
+    """
+    if not _accumulates(some_pixels(da, sample) if few is None else few):
+        return ""
+    return (
+        "values rise from sample to sample in all pixels, as if rain were accumulated since the "
+        f"start of a run or day. Take differences first: ds[{str(da.name)!r}].diff({sample!r}), "
+        "with its attributes, without those at resets."
+    )
 
 
 def _amounts_doubt(da: xr.DataArray, sample: str, high: float, mean: float) -> str:
@@ -603,6 +620,8 @@ def check_values(prepared: xr.Dataset, spec: DataSpec, *, masked: bool = False) 
             check_rain(field, masked=gaps, usual=usual, sample=spec.sample)
         # Blocks of samples differ in their extremes, not in their units.
         doubts = [] if masked else [_valid_range_doubt(field, *extremes)]
+        if variable.precipitation and variable.sampled and not masked:
+            doubts.append(accumulation_doubt(field, spec.sample))
         _warn(field, [*doubts, _temperature_doubt(field, *extremes)])
     if spec.target in prepared:
         field = _with_step(prepared[spec.target], spec)

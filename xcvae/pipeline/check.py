@@ -19,7 +19,7 @@ from xcvae.ensemble.store import EnsembleStore
 from xcvae.ensemble.store.base import plan_chunks
 from xcvae.ensemble.storms import StormPipeline
 from xcvae.errors import ConfigError, nearest
-from xcvae.fields.block_means import of_one_factor
+from xcvae.fields.block_means import of_one_factor, warn_of_amounts
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.describe import prepare
 from xcvae.fields.samples import times_of
@@ -144,17 +144,25 @@ def check(config: Config) -> str:
     for section in config.sample:
         place = section.part if section.samples is None else section.name
         chosen[place] = steps.samples_of(section)
-    for ds in chosen.values():
+    for part, ds in chosen.items():
         if ds is not None:
-            ready = prepare(ds, parts.spec, need_target=True)
-            rain = ready[parts.spec.target]
-            if parts.spec.step_seconds is not None:
-                rain = rain.assign_attrs({STEP: parts.spec.step_seconds})
-            check_rain(rain, sample=parts.spec.sample)
-            made = [name for name in (parts.spec.target, parts.spec.derived) if name in ready]
-            check_values(ready.drop_vars(made), parts.spec)
+            _check_values(prepare(ds, parts.spec, need_target=True), parts.spec, part)
     _check_network(config, parts)
     return _words(config, parts)
+
+
+def _check_values(ready: xr.Dataset, spec: DataSpec, part: str) -> None:
+    """Check the values of a part; of that for training also what is doubtful."""
+    if part == "train":
+        check_values(ready, spec)
+        warn_of_amounts(ready, spec)
+        return
+    rain = ready[spec.target]
+    if spec.step_seconds is not None:
+        rain = rain.assign_attrs({STEP: spec.step_seconds})
+    check_rain(rain, sample=spec.sample)
+    made = [name for name in (spec.target, spec.derived) if name in ready]
+    check_values(ready.drop_vars(made), spec)
 
 
 def _check_components(config: Config) -> None:

@@ -27,11 +27,14 @@ from xcvae.fields.units import (
     DAILY_STEP,
     HEAVY,
     STEP,
-    converts,
     factor,
+    is_rate,
     per,
+    rain_converts,
+    rain_scale,
     step_of,
     to_units,
+    units_of,
     with_duration,
 )
 from xcvae.fields.validation import check_dataset, refuse_packed
@@ -78,7 +81,10 @@ class MatchedPair:
     def has_condition(self) -> bool:
         """True if the data have coarse precipitation in units that convert to the observation's."""
         spec = self._coarse_spec()
-        return spec is not None and converts(spec.variables[0].units, self.pair.units)
+        if spec is None:
+            return False
+        step = step_of(self.pair.observed, self.pair.sample)
+        return rain_converts(spec.variables[0].units, self.pair.units, step)
 
     @property
     def trained_samples(self) -> int:
@@ -117,7 +123,9 @@ class MatchedPair:
         else:
             # Target and condition may come from files with other chunks.
             found = prepare(self.ds, spec, need_target=True).unify_chunks()
-            attrs = {"target": name, "condition": spec.variables[0].name}
+            coarse = spec.variables[0].name
+            found[coarse] = self._comparable(found[coarse])
+            attrs = {"target": name, "condition": coarse}
             if spec.coarsen is not None:
                 attrs["block"] = spec.coarsen
         # Baselines stay as lazy as the ensemble: only blocks of them are ever in memory.
@@ -165,7 +173,9 @@ class MatchedPair:
         present = tuple(
             v for v in spec.variables if v.name in self.ds.variables or v.name == spec.derived
         )
-        best = replace(spec, variables=present, units=self.pair.units).coarse_rain
+        step = step_of(self.pair.observed, self.pair.sample)
+        here = replace(spec, variables=present, units=self.pair.units, step_seconds=step)
+        best = here.coarse_rain
         if best is None:
             return None
         return replace(
@@ -189,6 +199,15 @@ class MatchedPair:
     @property
     def _variables(self) -> tuple[VariableSpec, ...]:
         return () if self.spec is None else self.spec.variables
+
+    def _comparable(self, coarse: xr.DataArray) -> xr.DataArray:
+        """Turn a depth into a rate, or a rate into a depth, where the observation is one."""
+        step = step_of(self.pair.observed, self.pair.sample)
+        units, wanted = units_of(coarse), self.pair.units
+        if is_rate(units) == is_rate(wanted) or not rain_converts(units, wanted, step):
+            return coarse
+        converted: xr.DataArray = coarse * rain_scale(units, wanted, step, what="condition")
+        return converted.assign_attrs(coarse.attrs, units=wanted)
 
     def _spec_of_data(self) -> DataSpec | None:
         """Describe all coarser rain of the Dataset as conditions; None without any."""

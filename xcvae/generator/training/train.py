@@ -31,7 +31,7 @@ from xcvae.errors import (
     whole_number,
 )
 from xcvae.fields.batches import Batches
-from xcvae.fields.block_means import check_block_means
+from xcvae.fields.block_means import check_block_means, warn_of_amounts
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.grids import warn_of_uneven
@@ -323,6 +323,7 @@ def split(
     """
     prepared = prepare(ds, spec, need_target=True, augmented=True)
     check_values(prepared, spec)
+    warn_of_amounts(prepared, spec)
     if isinstance(validation, xr.Dataset):
         held_back = _held_back(prepared, validation, spec)
         return _without_variants(prepared, held_back, spec), held_back
