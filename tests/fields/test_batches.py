@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import xarray as xr
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xcvae.errors import ConfigError, MismatchError
-from xcvae.fields.batches import Batches
+from xcvae.fields.batches import Batch, Batches
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.prefetch import pool_shape, streamed
 from xcvae.fields.scaling import Scaling
@@ -68,6 +70,22 @@ def test_load_returns_masks_positions_statics_and_pooled_conditions(masked_daily
     assert batch.mask[:, :, 10:].all()
     assert float(batch.x[:, :, :10].abs().max()) == 0
     assert torch.isfinite(batch.c).all()
+
+
+def test_picked_and_joined_samples_keep_all_their_tensors(masked_daily):
+    batches = batches_of(masked_daily, conditions=["slp", "nao"], statics=["height"])
+    whole = replace(batches.load(slice(None)), side=4)
+    picked = whole.take([7, 2, 2, 19])
+    parts = [whole.take(range(10)), whole.take(range(10, 20))]
+    gathered = Batch.gather(parts, [(0, 7), (0, 2), (0, 2), (1, 9)])
+    joined = Batch.joined([whole.take([7, 2]), whole.take([2, 19])])
+    assert len(picked) == 4
+    for found in (picked, gathered, joined):
+        assert found.side == 4
+        for name in ("c", "pooled", "x", "mask"):
+            expected = getattr(whole, name)[[7, 2, 2, 19]]
+            assert torch.equal(getattr(found, name), expected), name
+    assert not torch.equal(picked.pooled[0], picked.pooled[1])
 
 
 def test_crop_and_turned_move_all_maps_alike(test_radar):

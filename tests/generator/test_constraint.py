@@ -69,6 +69,33 @@ def test_block_means_of_dry_blocks_are_kept_in_any_units(units, eps, ceiling):
     assert float(scaling.physical(kept).mean()) == pytest.approx(0.6 * eps, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("amounts", "mean", "expected"),
+    [
+        ([20.0, 60.0], 5.0, [30.0, 50.0]),  # of 80 the other wet pixel takes what is too much
+        ([80.0], 5.0, [50.0] + [2.0] * 15),  # no wet pixel has room: the dry ones share 30
+        ([10.0] * 16, 70.0, [70.0] * 16),  # more than the ceiling in the mean
+        ([70.0] + [66.0] * 15, 70.0, [70.0] * 16),
+        ([1.0, 3.0], 0.25, [1.0, 3.0]),  # nothing to cap
+    ],
+)
+@pytest.mark.parametrize("given", [False, True])
+def test_what_exceeds_the_ceiling_goes_to_the_other_pixels_of_the_block(
+    amounts, mean, expected, given
+):
+    rain = torch.zeros(16)
+    rain[: len(amounts)] = torch.tensor(amounts)
+    output = torch.where(rain > 0, torch.log1p(rain / 0.1) / 2.0, -0.5).reshape(1, 1, 4, 4)
+    ceiling = float(np.log1p(50.0 / 0.1) / 2.0)
+    keep = KEEP if given else BlockMeans(SCALING, 4, ceiling)
+    limits = torch.tensor([ceiling]) if given else None
+    kept = keep(output, coarse_maps(torch.tensor([[[[mean]]]])), ceilings=limits)
+    found = SCALING.physical(kept).ravel()
+    wanted = torch.zeros(16)
+    wanted[: len(expected)] = torch.tensor(expected)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_block_means_have_finite_gradients():
     output = torch.randn(2, 1, 16, 16) - 1
     output[0] = -2.0
