@@ -11,10 +11,10 @@ import xarray as xr
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xcvae.errors import ConfigError, MismatchError
-from xcvae.fields.batches import Batch, Batches
+from xcvae.fields.batches import Batch, Batches, rescaled
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.prefetch import pool_shape, streamed
-from xcvae.fields.scaling import Scaling
+from xcvae.fields.scaling import RainScaling, Scaling
 
 
 def batches_of(ds: xr.Dataset, **names) -> Batches:
@@ -70,6 +70,11 @@ def test_load_returns_masks_positions_statics_and_pooled_conditions(masked_daily
     assert batch.mask[:, :, 10:].all()
     assert float(batch.x[:, :, :10].abs().max()) == 0
     assert torch.isfinite(batch.c).all()
+    assert torch.equal(batch.c[:, 1:2], batch.mask.float())
+    cut = batch.crop(8, 5, 12, 20)
+    for name in ("c", "x", "mask"):
+        assert torch.equal(getattr(cut, name), getattr(batch, name)[..., 8:20, 5:25]), name
+    assert cut.pooled is batch.pooled
 
 
 def test_picked_and_joined_samples_keep_all_their_tensors(masked_daily):
@@ -96,6 +101,45 @@ def test_crop_and_turned_move_all_maps_alike(test_radar):
     turned = cut.turned(rows=True, columns=False, transpose=True).packed()
     assert torch.equal(turned.x, cut.x.flip(-2).transpose(-1, -2))
     assert torch.equal(turned.mask, cut.mask.flip(-2).transpose(-1, -2))
+
+
+@pytest.mark.parametrize(("multiple", "offset"), [(1, (0, 0)), (2, (1, 0)), (3, (0, 2))])
+@pytest.mark.parametrize("corner", [(0, 0), (2, 1)])
+def test_rescaled_is_made_of_the_means_of_its_blocks(multiple, offset, corner):
+    rain = np.random.default_rng(0).gamma(0.5, 4.0, (2, 31, 45)).astype("float32")
+    scaling = Scaling(RainScaling("mm h-1", 0.1), {})
+    x = torch.from_numpy(scaling.target.normalise(rain))[:, None]
+    batch = Batch(x[:, :0], None, x, torch.ones_like(x, dtype=torch.bool))
+    ds = xr.Dataset({"pr": (("time", "y", "x"), rain, {"units": "mm h-1"})})
+    ds = ds.assign_coords({d: (d, np.arange(ds.sizes[d]) * 1.0, {"units": "km"}) for d in "yx"})
+    spec = describe(ds, target="pr", coarsen={"factor": [2, 4], "pixel": [1, 3]})
+    found = rescaled(
+        batch, spec, scaling, 4, multiple, conserves=True, offset=offset, corner=corner
+    )
+
+    def means(fields: np.ndarray, side: int) -> np.ndarray:
+        rows, columns = (n // side for n in fields.shape[1:])
+        blocks = fields[:, : rows * side, : columns * side]
+        return blocks.reshape(2, rows, side, columns, side).mean(axis=(2, 4))
+
+    pixels = means(rain[:, offset[0] :, offset[1] :], multiple)[:, corner[0] :, corner[1] :]
+    coarse = means(pixels, 4)
+    fine = pixels[:, : 4 * coarse.shape[1], : 4 * coarse.shape[2]]
+    stretched = xr.DataArray(coarse, dims=("n", "y", "x")).interp(
+        y=(np.arange(fine.shape[1]) + 0.5) / 4 - 0.5,
+        x=(np.arange(fine.shape[2]) + 0.5) / 4 - 0.5,
+        kwargs={"fill_value": None},
+    )
+    inside = np.s_[:, 2:-2, 2:-2]  # beyond the outer centres the outer value is kept
+    physical = scaling.physical
+    np.testing.assert_allclose(physical(found.x)[:, 0], fine, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        physical(found.c[:, 0])[inside], stretched.values[inside], rtol=1e-4, atol=1e-5
+    )
+    blocks = coarse.repeat(4, axis=1).repeat(4, axis=2)
+    np.testing.assert_allclose(physical(found.c[:, 1]), blocks, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.pooled[1], spec.scales.numbers(4, multiple), rtol=1e-6)
+    assert found.side == 4
 
 
 class Operations(TorchDispatchMode):

@@ -198,6 +198,13 @@ def test_patch_shrinks_the_levels_and_keeps_the_size(size):
     assert drawn.posterior[-1].mu.shape == (2, 5, *fine)
 
 
+def test_fold_repeats_the_last_pixels_at_an_odd_edge():
+    maps = torch.arange(15.0).reshape(1, 1, 3, 5)
+    wide = torch.nn.functional.pad(maps, (0, 1, 0, 1), mode="replicate")
+    assert torch.equal(layers.fold(maps, 2), torch.nn.functional.pixel_unshuffle(wide, 2))
+    assert layers.fold(maps, 2)[0, :, 1, 2].tolist() == [14.0] * 4
+
+
 def test_unfold_inverts_fold():
     maps = torch.randn(2, 3, 7, 9)
     folded = layers.fold(maps, 2)
