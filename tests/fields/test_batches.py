@@ -11,7 +11,7 @@ import xarray as xr
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xcvae.errors import ConfigError, MismatchError
-from xcvae.fields.batches import Batch, Batches, rescaled
+from xcvae.fields.batches import Batch, Batches, position_maps, rescaled
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.prefetch import pool_shape, streamed
 from xcvae.fields.scaling import RainScaling, Scaling
@@ -140,6 +140,31 @@ def test_rescaled_is_made_of_the_means_of_its_blocks(multiple, offset, corner):
     np.testing.assert_allclose(physical(found.c[:, 1]), blocks, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.pooled[1], spec.scales.numbers(4, multiple), rtol=1e-6)
     assert found.side == 4
+
+
+def test_position_maps_are_waves_of_three_lengths():
+    maps = position_maps(5, 9)
+    y, x = np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 9), indexing="ij")
+    expected = [y, x]
+    for length in (1, 2, 4):
+        for axis in (y, x):
+            expected += [np.sin(np.pi * length * axis), np.cos(np.pi * length * axis)]
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunks", [None, {"time": 7}])
+def test_shuffled_yields_the_rows_of_a_part(train_radar, chunks):
+    few = train_radar.isel(time=slice(40))
+    batches = batches_of(few if chunks is None else few.chunk(chunks), conditions=["pr_coarse"])
+    streams = [
+        batches.shuffled(6, np.random.default_rng(0), part=part)
+        for part in (slice(None), slice(2, 4))
+    ]
+    for _ in range(8):
+        whole, part = (next(stream) for stream in streams)
+        assert torch.equal(part.x, whole.x[2:4])
+    for stream in streams:
+        stream.close()
 
 
 class Operations(TorchDispatchMode):
