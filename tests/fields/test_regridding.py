@@ -133,7 +133,7 @@ def test_pixels_beyond_the_source_have_no_weights(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("missing", [np.nan, 999.0, 1e20])
+@pytest.mark.parametrize("missing", [np.nan, -999.0, 1e20])
 def test_places_that_are_missing_are_gaps_of_a_grid(method, missing):
     lat, lon = np.meshgrid(np.arange(44, 50, 0.2), np.arange(4, 10, 0.2), indexing="ij")
     lat[:4, :4] = missing
@@ -143,9 +143,10 @@ def test_places_that_are_missing_are_gaps_of_a_grid(method, missing):
     np.testing.assert_allclose((matrix @ values).reshape(fine.shape), smooth(fine), atol=0.2)
 
 
-def test_pixels_next_to_a_gap_take_the_nearest_place_within_a_cell():
+@pytest.mark.parametrize("missing", [np.nan, -999.0, 1e20])
+def test_pixels_next_to_a_gap_take_the_nearest_place_within_a_cell(missing):
     lat, lon = np.meshgrid(np.arange(44, 50, 0.2), np.arange(4, 10, 0.2), indexing="ij")
-    source = curvilinear(np.where((lat < 46) & (lon < 6), np.nan, lat), lon)
+    source = curvilinear(np.where((lat < 46) & (lon < 6), missing, lat), lon)
     fine = regular(45.46, 0.2, 6, 5.46, 0.2, 6)  # the first three rows and columns are in the gap
     matrix = weights(source, fine, "bilinear")
     covered = (np.diff(matrix.indptr) > 0).reshape(fine.shape)
