@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.sparse import csr_array
 
+from xcvae.fields.grids import stretch_known
 from xcvae.fields.regridding.cells import Cells, cells_of, plane_of, vectors
-from xcvae.fields.regridding.projections import from_rotated
+from xcvae.fields.regridding.projections import from_rotated, same_projection, with_parameters
+from xcvae.fields.regridding.regrid import _filled
 from xcvae.fields.regridding.weights import weights
 
 POLE = {"grid_north_pole_latitude": 39.25, "grid_north_pole_longitude": -162.0}
@@ -185,3 +188,37 @@ def test_side_and_extent_of_a_grid():
     np.testing.assert_allclose(
         plane_of(vectors(np.array([0.45]), np.array([5.45])), grid.middle), 0, atol=1e-2
     )
+
+
+def test_one_standard_parallel_is_two_equal_ones():
+    cone = {"grid_mapping_name": "lambert_conformal_conic", "standard_parallel": 60.0}
+    assert same_projection(cone, {**cone, "standard_parallel": [60.0, 60.0]})
+    assert same_projection(
+        {**cone, "standard_parallel": [30.0, 60.0]}, {**cone, "standard_parallel": [60.0, 30.0]}
+    )
+    assert not same_projection(cone, {**cone, "standard_parallel": [30.0, 60.0]})
+
+
+def test_origin_of_a_polar_projection_in_wkt_is_no_latitude_of_the_projection():
+    """GDAL writes the standard parallel there; the origin of CF is the pole."""
+    text = (
+        'PROJCS["x",GEOGCS["y"],PROJECTION["{}"],PARAMETER["latitude_of_origin",70],'
+        'PARAMETER["central_meridian",-45],PARAMETER["false_easting",0]]'
+    )
+    polar = with_parameters({"crs_wkt": text.format("Polar_Stereographic")})
+    assert polar["straight_vertical_longitude_from_pole"] == -45
+    assert "latitude_of_projection_origin" not in polar
+    other = with_parameters({"crs_wkt": text.format("Lambert_Azimuthal_Equal_Area")})
+    assert other["latitude_of_projection_origin"] == 70
+    assert other["longitude_of_projection_origin"] == -45
+
+
+def test_a_pixel_is_known_from_half_of_it_on():
+    matrix = csr_array(np.array([[0.4, 0.6, 0.0], [0.6, 0.4, 0.0], [0.25, 0.5, 0.25]]))
+    found = _filled(np.array([2.0, np.nan, 6.0]), matrix)
+    np.testing.assert_allclose(found, [np.nan, 2.0, 4.0])
+    rows, columns = np.array([[0.5, 0.5]], np.float32), np.array([[0.8, 0.2]], np.float32)
+    maps = np.array([[[1.0, 9.0], [np.nan, np.nan]], [[1.0, np.nan], [np.nan, 9.0]]])
+    maps = np.concatenate([maps, [[[np.nan, 7.0], [np.nan, 7.0]]]])
+    stretched = stretch_known(maps, rows, columns)
+    np.testing.assert_allclose(stretched.ravel(), [2.6, 2.6, np.nan], rtol=1e-6)
