@@ -230,8 +230,9 @@ CIRCLE = np.arange(0.0, 360.0, 10.0)
         (CIRCLE[::-1], np.arange(-12.0, 14.0), np.arange(180.0, -180.0, -10.0)),
         (np.append(CIRCLE, 360.0), np.arange(-12.0, 14.0), np.arange(-180.0, 190.0, 10.0)),
         (CIRCLE - 180.0, np.arange(170.0, 191.0), np.arange(0.0, 360.0, 10.0)),
+        (CIRCLE[::6], np.arange(-66.0, 67.0), np.arange(-120.0, 240.0, 60.0)),
     ],
-    ids=["rising", "falling", "cyclic point", "from -180"],
+    ids=["rising", "falling", "cyclic point", "from -180", "few"],
 )
 def test_a_whole_circle_of_longitudes_is_turned_to_the_target(
     source: np.ndarray, target: np.ndarray, values: np.ndarray

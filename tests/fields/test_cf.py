@@ -232,6 +232,9 @@ def test_pixels_of_a_curvilinear_grid_are_measured_at_their_latitude(start: floa
     )
     da = places(latitude, (longitude + 180) % 360 - 180)
     assert curvilinear_km(da, "y", "x") == pytest.approx(0.1 * KM_PER_DEGREE, rel=1e-3)
+    assert curvilinear_km(da.isel(x=[3, 4]), "y", "x") == pytest.approx(
+        0.1 * KM_PER_DEGREE, rel=1e-3
+    )
     assert curvilinear_km(da.isel(x=slice(1)), "y", "x") is None
 
 
