@@ -129,3 +129,9 @@ def test_random_stream_differs_by_seed_baseline_label_and_member(
     numbers = random_stream(0, "a", "x", 0).random(4)
     np.testing.assert_array_equal(random_stream(0, "a", "x").random(4), numbers)
     assert not np.isin(random_stream(*other).random(4), numbers).any()
+
+
+def test_streams_of_members_do_not_overlap() -> None:
+    """The counter advances as numbers are drawn: members count in another word of it."""
+    streams = [random_stream(0, "a", "2018", member).random(400) for member in range(3)]
+    assert np.unique(np.concatenate(streams)).size == 1200
