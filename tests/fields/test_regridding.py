@@ -91,7 +91,7 @@ def test_conservative_weights_keep_the_amount_of_rain():
 
 
 def shares(step: float, count: int, own: float, n: int, start: float) -> np.ndarray:
-    """Overlaps of intervals (count,) of a step with n of another one, as shares; from 0 and start."""
+    """Return the shares of intervals of a step, from start on, in others that begin at 0."""
     first, second = start + step * np.arange(count)[:, None], own * np.arange(n)
     overlap = np.minimum(first + step, second + own) - np.maximum(first, second)
     return np.maximum(overlap, 0.0) / step
@@ -111,7 +111,9 @@ def test_conservative_weights_are_the_overlaps_of_cells(step, start, falling):
         source = regular(side * 11.5, -side, 12, 5 + side / 2, side, 12)
         expected = expected[:, :, ::-1]
     if falling == "target":
-        fine = regular(start + step * (count - 0.5), -step, count, 5 + start + step / 2, step, count)
+        fine = regular(
+            start + step * (count - 0.5), -step, count, 5 + start + step / 2, step, count
+        )
         expected = expected[::-1]
     found = weights(source, fine, "conservative").toarray()
     np.testing.assert_allclose(found, expected.reshape(count**2, 144), atol=2e-4)

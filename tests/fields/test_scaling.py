@@ -45,7 +45,8 @@ def test_thresholds_of_a_selection_are_those_of_its_record(make_radar):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "daily", "step"), [(300.0, False, 300.0), (None, True, 86400.0), (None, False, 3600.0)]
+    ("seconds", "daily", "step"),
+    [(300.0, False, 300.0), (None, True, 86400.0), (None, False, 3600.0)],
 )
 def test_step_of_older_files_is_an_hour_or_a_day(make_radar, seconds, daily, step):
     spec = describe(make_radar(), conditions=["pr_coarse"])

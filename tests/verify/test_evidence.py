@@ -302,9 +302,7 @@ def test_ensemble_statistics_are_their_formulas() -> None:
     observed, members = rain[0], 1.3 * rain[1:]
     coarse = np.nanmean(observed, axis=(1, 2)) + random.normal(size=13)
     coarse[4] = np.nan
-    found = ensemble_statistics(
-        members, observed, units="mm h-1", wet_threshold=0.1, coarse=coarse
-    )
+    found = ensemble_statistics(members, observed, units="mm h-1", wet_threshold=0.1, coarse=coarse)
 
     def spread(x: np.ndarray, y: np.ndarray) -> float:
         variance = np.nansum(x.var(axis=0, ddof=1))
