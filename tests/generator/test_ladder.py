@@ -172,6 +172,7 @@ def test_two_parts_of_the_ladder_are_the_whole(coarse):
             piece, z[part], released=shares[part], order=order[part], temperature=0.9, state=state
         ).output
     torch.testing.assert_close(state, whole)
+    assert encoded.part(1, 4).part(coarse - 1, coarse).first == coarse
 
 
 def test_release_shares_release_fine_levels_first():
