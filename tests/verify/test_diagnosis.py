@@ -143,6 +143,13 @@ def test_detectors_find_nothing_in_a_good_model() -> None:
     assert not any(finding.remedy for finding in detect(GOOD))
 
 
+def test_draws_copied_as_often_as_the_samples_themselves_are_no_memorisation() -> None:
+    """The samples are those of the training, as `leakage` says."""
+    found = severities(near(drawn_copies=0.5, copies=0.48))
+    assert (found["memorisation"], found["leakage"]) == ("ok", "fault")
+    assert severities(near(drawn_copies=0.5, copies=0.2))["memorisation"] == "fault"
+
+
 @pytest.mark.parametrize(
     ("evidence", "name", "severity"),
     [
