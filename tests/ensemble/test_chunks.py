@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 import zarr
 
-from xcvae.ensemble.store.base import regions_of
+from xcvae.ensemble.store.base import CHUNK_BYTES, differences, plan_chunks, regions_of
+from xcvae.ensemble.store.local import FileLedger
 from xcvae.ensemble.store.zarr_format import array_encoding, encode_chunk, write_chunk
 from xcvae.errors import MismatchError
 from xcvae.files import remove
@@ -102,3 +103,45 @@ def test_chunk_whose_name_is_a_folder_leaves_no_file(tmp_path):
     with pytest.raises(OSError, match="directory"):
         write_chunk(tmp_path, "c/0/0/0/0", b"rain")
     assert [p.name for p in (tmp_path / "c/0/0/0").iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("members", "samples", "side", "expected"),
+    [
+        (16, 100, 100, (16, 12)),  # 200 maps of 40 kB are 8 MB
+        (4, 100, 1000, (2, 1)),  # of 4 MB each
+        (4, 100, 3000, (1, 1)),  # a map is larger
+        (4, 10, 10, (4, 10)),
+        (500, 100, 100, (200, 1)),
+    ],
+)
+def test_chunks_are_all_members_of_as_many_samples_as_make_eight_megabytes(
+    members, samples, side, expected
+):
+    found = plan_chunks(None, sizes=(members, samples, side, side), sample="time")
+    assert found == expected
+    assert found[0] * found[1] * 4 * side**2 <= max(CHUNK_BYTES, 4 * side**2)
+
+
+def test_identities_differ_also_in_what_one_of_them_lacks():
+    assert differences({}, {"cap": 3.0}) == ["cap (stored: None, requested: 3.0)"]
+    assert differences({"cap": 3.0}, {}) == ["cap (stored: 3.0, requested: None)"]
+    assert differences({"a": 1, "b": 2}, {"b": 2, "a": 1}) == []
+
+
+def test_a_ledger_that_is_opened_again_is_not_sealed_and_has_the_kept_entries_alone(tmp_path):
+    array = tmp_path / "e.zarr" / "pr"
+    array.mkdir(parents=True)
+    ledger = FileLedger(array)
+    ledger.start({"run": {}})
+    entries = {n: {"region": n, "state": "done", "bytes": n} for n in range(4)}
+    for entry in entries.values():
+        ledger.record(entry)
+    assert not ledger.sealed
+    ledger.seal()
+    assert ledger.sealed
+    assert ledger.entries() == entries
+    kept = {n: entries[n] for n in (0, 2)}
+    ledger.reopen(kept)
+    assert not ledger.sealed
+    assert FileLedger(array).entries() == kept

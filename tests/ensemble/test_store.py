@@ -61,6 +61,26 @@ def test_open_store_refuses_unfinished_store(few, model, options):
         open_store(options["store"])
 
 
+def test_an_unfinished_folder_under_the_name_of_a_store_is_not_opened(few, model, options):
+    """It has all attributes; the ledger tells that regions are missing."""
+    interrupt(few, model, options)
+    store = options["store"]
+    store.with_name("e.zarr.partial").rename(store)
+    with pytest.raises(StoreError, match="no such ensemble"):
+        open_store(store)
+
+
+def test_resumed_run_removes_files_that_were_written_in_part(few, model, options, tmp_path):
+    interrupt(few, model, options)
+    for folder in ("", "pr", "pr/ledger"):
+        part = tmp_path / "e.zarr.partial" / folder / f"zarr.json.{'0a' * 16}.tmp"
+        part.write_text("half")
+    remove_fuse(options)
+    sample(few, model, **options)
+    assert not list(options["store"].rglob("*.tmp"))
+    assert verify_store(options["store"]).ok
+
+
 def test_resumed_run_equals_uninterrupted_run(few, model, options, tmp_path):
     interrupt(few, model, options)
     done = {n: p.stat().st_mtime_ns for n, p in chunk_files(tmp_path / "e.zarr.partial").items()}

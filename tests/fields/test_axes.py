@@ -16,6 +16,7 @@ from xcvae.fields.axes import (
     share_outside,
     sides_km,
     stretch_weights,
+    wrapped,
 )
 
 steps = st.lists(st.floats(0.1, 5.0), min_size=2, max_size=20)
@@ -208,3 +209,43 @@ def test_units_say_more_than_names(dim: str, units: str, kind: str) -> None:
 
 def test_spacing_of_a_single_cell_is_nan() -> None:
     assert np.isnan(axis_of("y", np.array([3.0]), {"units": "km"}).spacing)
+
+
+@pytest.mark.parametrize("units", ["m", "km"])
+def test_pixels_of_lengths_have_their_size_in_km(units: str) -> None:
+    scale = {"m": 1000.0, "km": 1.0}[units]
+    y = axis_of("y", scale * np.array([0.0, 2.0, 4.0]), {"units": units})
+    x = axis_of("x", scale * np.array([0.0, 8.0, 16.0]), {"units": units})
+    assert sides_km(y, x) == pytest.approx((2.0, 8.0))
+    assert pixel_km(y, x) == pytest.approx(4.0)
+
+
+CIRCLE = np.arange(0.0, 360.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "values"),
+    [
+        (CIRCLE, np.arange(-12.0, 14.0), np.arange(-170.0, 190.0, 10.0)),
+        (CIRCLE[::-1], np.arange(-12.0, 14.0), np.arange(180.0, -180.0, -10.0)),
+        (np.append(CIRCLE, 360.0), np.arange(-12.0, 14.0), np.arange(-180.0, 190.0, 10.0)),
+        (CIRCLE - 180.0, np.arange(170.0, 191.0), np.arange(0.0, 360.0, 10.0)),
+        (CIRCLE[::6], np.arange(-66.0, 67.0), np.arange(-120.0, 240.0, 60.0)),
+    ],
+    ids=["rising", "falling", "cyclic point", "from -180", "few"],
+)
+def test_a_whole_circle_of_longitudes_is_turned_to_the_target(
+    source: np.ndarray, target: np.ndarray, values: np.ndarray
+) -> None:
+    axes = (axis_of("lon", v, {"units": "degrees_east"}) for v in (source, target))
+    found, order = wrapped(*axes)
+    np.testing.assert_allclose(found, values)
+    np.testing.assert_allclose(source[order] % 360, values % 360)
+
+
+def test_longitudes_that_cover_the_target_or_no_circle_keep_their_order() -> None:
+    target = axis_of("lon", np.arange(10.0, 20.0), {"units": "degrees_east"})
+    for source in (CIRCLE, CIRCLE[:20]):
+        found, order = wrapped(axis_of("lon", source, {"units": "degrees_east"}), target)
+        assert order is None
+        np.testing.assert_array_equal(found, source)

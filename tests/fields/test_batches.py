@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ import xarray as xr
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xcvae.errors import ConfigError, MismatchError
-from xcvae.fields.batches import Batches
+from xcvae.fields.batches import Batch, Batches, position_maps, rescaled
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.prefetch import pool_shape, streamed
-from xcvae.fields.scaling import Scaling
+from xcvae.fields.scaling import RainScaling, Scaling
 
 
 def batches_of(ds: xr.Dataset, **names) -> Batches:
@@ -68,6 +70,27 @@ def test_load_returns_masks_positions_statics_and_pooled_conditions(masked_daily
     assert batch.mask[:, :, 10:].all()
     assert float(batch.x[:, :, :10].abs().max()) == 0
     assert torch.isfinite(batch.c).all()
+    assert torch.equal(batch.c[:, 1:2], batch.mask.float())
+    cut = batch.crop(8, 5, 12, 20)
+    for name in ("c", "x", "mask"):
+        assert torch.equal(getattr(cut, name), getattr(batch, name)[..., 8:20, 5:25]), name
+    assert cut.pooled is batch.pooled
+
+
+def test_picked_and_joined_samples_keep_all_their_tensors(masked_daily):
+    batches = batches_of(masked_daily, conditions=["slp", "nao"], statics=["height"])
+    whole = replace(batches.load(slice(None)), side=4)
+    picked = whole.take([7, 2, 2, 19])
+    parts = [whole.take(range(10)), whole.take(range(10, 20))]
+    gathered = Batch.gather(parts, [(0, 7), (0, 2), (0, 2), (1, 9)])
+    joined = Batch.joined([whole.take([7, 2]), whole.take([2, 19])])
+    assert len(picked) == 4
+    for found in (picked, gathered, joined):
+        assert found.side == 4
+        for name in ("c", "pooled", "x", "mask"):
+            expected = getattr(whole, name)[[7, 2, 2, 19]]
+            assert torch.equal(getattr(found, name), expected), name
+    assert not torch.equal(picked.pooled[0], picked.pooled[1])
 
 
 def test_crop_and_turned_move_all_maps_alike(test_radar):
@@ -78,6 +101,70 @@ def test_crop_and_turned_move_all_maps_alike(test_radar):
     turned = cut.turned(rows=True, columns=False, transpose=True).packed()
     assert torch.equal(turned.x, cut.x.flip(-2).transpose(-1, -2))
     assert torch.equal(turned.mask, cut.mask.flip(-2).transpose(-1, -2))
+
+
+@pytest.mark.parametrize(("multiple", "offset"), [(1, (0, 0)), (2, (1, 0)), (3, (0, 2))])
+@pytest.mark.parametrize("corner", [(0, 0), (2, 1)])
+def test_rescaled_is_made_of_the_means_of_its_blocks(multiple, offset, corner):
+    rain = np.random.default_rng(0).gamma(0.5, 4.0, (2, 31, 45)).astype("float32")
+    scaling = Scaling(RainScaling("mm h-1", 0.1), {})
+    x = torch.from_numpy(scaling.target.normalise(rain))[:, None]
+    batch = Batch(x[:, :0], None, x, torch.ones_like(x, dtype=torch.bool))
+    ds = xr.Dataset({"pr": (("time", "y", "x"), rain, {"units": "mm h-1"})})
+    ds = ds.assign_coords({d: (d, np.arange(ds.sizes[d]) * 1.0, {"units": "km"}) for d in "yx"})
+    spec = describe(ds, target="pr", coarsen={"factor": [2, 4], "pixel": [1, 3]})
+    found = rescaled(
+        batch, spec, scaling, 4, multiple, conserves=True, offset=offset, corner=corner
+    )
+
+    def means(fields: np.ndarray, side: int) -> np.ndarray:
+        rows, columns = (n // side for n in fields.shape[1:])
+        blocks = fields[:, : rows * side, : columns * side]
+        return blocks.reshape(2, rows, side, columns, side).mean(axis=(2, 4))
+
+    pixels = means(rain[:, offset[0] :, offset[1] :], multiple)[:, corner[0] :, corner[1] :]
+    coarse = means(pixels, 4)
+    fine = pixels[:, : 4 * coarse.shape[1], : 4 * coarse.shape[2]]
+    stretched = xr.DataArray(coarse, dims=("n", "y", "x")).interp(
+        y=(np.arange(fine.shape[1]) + 0.5) / 4 - 0.5,
+        x=(np.arange(fine.shape[2]) + 0.5) / 4 - 0.5,
+        kwargs={"fill_value": None},
+    )
+    inside = np.s_[:, 2:-2, 2:-2]  # beyond the outer centres the outer value is kept
+    physical = scaling.physical
+    np.testing.assert_allclose(physical(found.x)[:, 0], fine, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        physical(found.c[:, 0])[inside], stretched.values[inside], rtol=1e-4, atol=1e-5
+    )
+    blocks = coarse.repeat(4, axis=1).repeat(4, axis=2)
+    np.testing.assert_allclose(physical(found.c[:, 1]), blocks, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.pooled[1], spec.scales.numbers(4, multiple), rtol=1e-6)
+    assert found.side == 4
+
+
+def test_position_maps_are_waves_of_three_lengths():
+    maps = position_maps(5, 9)
+    y, x = np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 9), indexing="ij")
+    expected = [y, x]
+    for length in (1, 2, 4):
+        for axis in (y, x):
+            expected += [np.sin(np.pi * length * axis), np.cos(np.pi * length * axis)]
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunks", [None, {"time": 7}])
+def test_shuffled_yields_the_rows_of_a_part(train_radar, chunks):
+    few = train_radar.isel(time=slice(40))
+    batches = batches_of(few if chunks is None else few.chunk(chunks), conditions=["pr_coarse"])
+    streams = [
+        batches.shuffled(6, np.random.default_rng(0), part=part)
+        for part in (slice(None), slice(2, 4))
+    ]
+    for _ in range(8):
+        whole, part = (next(stream) for stream in streams)
+        assert torch.equal(part.x, whole.x[2:4])
+    for stream in streams:
+        stream.close()
 
 
 class Operations(TorchDispatchMode):

@@ -8,7 +8,17 @@ import pytest
 import xarray as xr
 
 from xcvae.errors import DataError, MissingVariableError
-from xcvae.fields.cf import Layout, find_layout, find_target, is_rain
+from xcvae.fields.axes import KM_PER_DEGREE
+from xcvae.fields.cf import (
+    Layout,
+    check_values,
+    curvilinear_km,
+    find_axes,
+    find_layout,
+    find_target,
+    is_rain,
+    positions,
+)
 
 
 def field(*dims: str, **coords: tuple[str, dict[str, str]]) -> xr.DataArray:
@@ -206,3 +216,74 @@ def test_find_target_ignores_rain_without_known_dims(islands: xr.Dataset) -> Non
     islands["other"] = (("time", "a", "b"), np.zeros((6, 99, 99)), {"units": "mm d-1"})
     assert find_target(islands, None) == "pr"
     assert find_target(islands, None, spatial_dims=("a", "b")) == "other"
+
+
+def places(latitude: np.ndarray, longitude: np.ndarray) -> xr.DataArray:
+    """Rain on a curvilinear grid, dims (y, x)."""
+    coords = {"lat": (("y", "x"), latitude), "lon": (("y", "x"), longitude)}
+    return xr.DataArray(np.ones(latitude.shape), coords, ("y", "x"), "pr", {"units": "mm h-1"})
+
+
+@pytest.mark.parametrize("start", [10.0, 179.3])
+def test_pixels_of_a_curvilinear_grid_are_measured_at_their_latitude(start: float) -> None:
+    """A tenth and two tenths of a degree at 60 degrees north: 11 km both."""
+    latitude, longitude = np.meshgrid(
+        59.5 + 0.1 * np.arange(11), start + 0.2 * np.arange(9), indexing="ij"
+    )
+    da = places(latitude, (longitude + 180) % 360 - 180)
+    assert curvilinear_km(da, "y", "x") == pytest.approx(0.1 * KM_PER_DEGREE, rel=1e-3)
+    assert curvilinear_km(da.isel(x=[3, 4]), "y", "x") == pytest.approx(
+        0.1 * KM_PER_DEGREE, rel=1e-3
+    )
+    assert curvilinear_km(da.isel(x=slice(1)), "y", "x") is None
+
+
+def test_positions_have_the_dims_of_the_field() -> None:
+    latitude, longitude = np.meshgrid(np.arange(3.0), 10 + np.arange(4.0), indexing="ij")
+    turned = places(latitude, longitude).transpose("x", "y")
+    turned = turned.assign_coords(lat=turned.lat.transpose("x", "y"))
+    found = positions(turned, ("y", "x"))
+    assert found is not None
+    for one, expected in zip(found, (latitude, longitude), strict=True):
+        assert one.dims == ("y", "x")
+        np.testing.assert_array_equal(one, expected)
+
+
+def test_two_dims_of_rows_are_ambiguous() -> None:
+    da = xr.DataArray(np.ones((2, 3, 4)), dims=("row", "y", "x"), name="pr")
+    with pytest.raises(DataError, match="one dimension with axis Y and one with axis X"):
+        find_axes(da)
+    assert find_axes(da, sample="row") == ("y", "x")
+
+
+def test_finest_grid_has_the_smallest_cells_not_the_most() -> None:
+    def field(size: int, side: float, dims: tuple[str, str]) -> xr.DataArray:
+        attrs = {"units": "km"}
+        coords = {dim: (dim, side * np.arange(size), attrs) for dim in dims}
+        values = np.ones((2, size, size))
+        return xr.DataArray(values, coords, ("time", *dims), attrs={"units": "mm h-1"})
+
+    ds = xr.Dataset({"a": field(20, 1.3, ("y", "x")), "b": field(10, 1.0, ("y_2", "x_2"))})
+    assert find_target(ds, None) == "b"
+
+
+@pytest.mark.parametrize(
+    "modifier", ["standard_error", "status_flag", "number_of_observations", "detection_minimum"]
+)
+def test_modifiers_of_a_standard_name_are_no_rain(modifier: str) -> None:
+    da = xr.DataArray(0.0, name="pr", attrs={"units": "mm h-1"})
+    assert is_rain(da.assign_attrs(standard_name="lwe_precipitation_rate"))
+    assert not is_rain(da.assign_attrs(standard_name=f"lwe_precipitation_rate {modifier}"))
+
+
+def test_rain_of_grib_without_a_name_is_found_by_its_parameter() -> None:
+    da = xr.DataArray(0.0, name="unknown", attrs={"units": "m", "GRIB_paramId": 228})
+    assert is_rain(da)
+    assert not is_rain(da.assign_attrs(GRIB_paramId=129))
+
+
+def test_numbers_as_objects_are_written_if_they_have_one_type() -> None:
+    check_values(xr.Variable("x", np.array([1, 2], object)), "x")
+    for mixed in ([1, 2.5], [1, "a"], [1.5, b"a"]):
+        with pytest.raises(DataError, match="coordinate 'x': expected values that can be written"):
+            check_values(xr.Variable("x", np.array(mixed, object)), "x")

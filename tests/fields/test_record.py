@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.stats import genpareto
 
 from xcvae.errors import ConfigError
 from xcvae.fields.record import (
@@ -138,6 +139,72 @@ def test_return_level_of_exponential_maxima_is_the_true_quantile() -> None:
     for period in (0.1, 1.0, 10.0):
         true = 5.0 * np.log(2000 * period)
         assert record.return_level("pr", period) == pytest.approx(true, rel=0.15)
+
+
+@pytest.mark.parametrize("shape", [-0.3, 0.2, 0.4])
+def test_return_level_is_the_formula_of_the_fit(shape: float) -> None:
+    """L-moments of 199 excesses over the smallest of 200 maxima, by all pairs of them."""
+    maxima = genpareto.rvs(shape, scale=5.0, size=2000, random_state=1)
+    record = Record.of([maxima], units="mm h-1", wet_threshold=0.1)
+    record = Record.from_json({**record.to_json(), "conditions": {"pr": largest_of(maxima)}})
+    largest = np.sort(maxima)[-200:]
+    excess = largest[1:] - largest[0]
+    pairs = np.abs(excess[:, None] - excess).sum() / (excess.size * (excess.size - 1))
+    ratio = excess.mean() / (pairs / 2)
+    fitted = np.clip(2 - ratio, -0.5, 0.5)
+    for period in (1.0, 10.0):
+        tail = genpareto.isf(1 / (199 * period), fitted, scale=excess.mean() * (1 - fitted))
+        assert record.return_level("pr", period) == pytest.approx(largest[0] + tail, rel=1e-9)
+
+
+def test_shape_of_the_fit_is_bounded() -> None:
+    """Two maxima far beyond all others ask for a shape of nearly one."""
+    maxima = [*np.linspace(1.0, 1.1, 18), 50.0, 60.0]
+    record = Record.of([np.array(maxima)], units="mm h-1", wet_threshold=0.1)
+    record = Record.from_json({**record.to_json(), "conditions": {"pr": largest_of(maxima)}})
+    excess = np.sort(maxima)[1:] - 1.0
+    tail = genpareto.isf(1 / 190, 0.5, scale=excess.mean() * 0.5)
+    assert record.return_level("pr", 10.0) == pytest.approx(1.0 + tail, rel=1e-9)
+
+
+def test_record_in_other_units_is_the_record_of_the_converted_rain(rain: np.ndarray) -> None:
+    blocks = [np.where(rain > 5, np.nan, rain), rain]
+    record = Record.of(blocks, units="mm h-1", wet_threshold=0.1)
+    other = Record.of([24 * one for one in blocks], units="mm d-1", wet_threshold=2.4)
+    converted = record.converted("mm d-1", 24.0)
+    assert (converted.units, converted.counts) == ("mm d-1", record.counts)
+    for name in ("wet_threshold", "mean", "maximum", "wet_fraction"):
+        assert getattr(converted, name) == pytest.approx(getattr(other, name), rel=1e-12)
+    assert converted.quantile(0.99) == pytest.approx(24 * record.quantile(0.99), rel=1e-12)
+
+
+def test_record_counts_what_was_masked_and_what_was_wet() -> None:
+    values = np.array([[0.0, 0.05, 0.1], [2.0, 4.0, 0.09]])
+    record = Record.of([values], units="mm h-1", wet_threshold=0.1)
+    assert (record.samples, record.pixels, record.masked) == (2, 6, False)
+    assert record.wet_fraction == pytest.approx(3 / 6)
+    assert record.mean == pytest.approx(values.mean())
+    assert record.quantile(1.0) == record.maximum == 4.0
+    # Of 0.1, 2 and 4 the lowest: amounts just below the threshold are not wet.
+    assert record.quantile(0.3, wet=True) == pytest.approx(0.1, rel=0.04)
+    assert record.quantile(0.5, wet=True) == pytest.approx(2.0, rel=0.04)
+    gap = np.where(values > 3, np.nan, values)
+    assert Record.of([values, gap, values], units="mm h-1", wet_threshold=0.1).masked
+
+
+@pytest.mark.parametrize("step", [0.1, 0.12, 0.05, 1e-6])
+def test_quantiles_of_wet_pixels_are_those_of_numpy(step: float) -> None:
+    """Also where many pixels have the wet threshold itself: the step of many products."""
+    random = np.random.default_rng(0)
+    amounts = random.gamma(0.5, 1.0, (9, 100, 100)) * (random.random((9, 100, 100)) < 0.3)
+    amounts = np.round(np.round(amounts / step) * step, 9)
+    record = Record.of([amounts], units="mm h-1", wet_threshold=0.1)
+    wet = amounts[amounts >= 0.1]
+    for q in (0.1, 0.3, 0.5, 0.8, 0.95, 0.99):
+        expected = np.quantile(wet, q, method="inverted_cdf")
+        assert record.quantile(q, wet=True) == pytest.approx(expected, rel=0.036)
+    dry = Record.of([np.full((1, 9), 0.099)], units="mm h-1", wet_threshold=0.1)
+    assert dry.quantile(0.95, wet=True) == 0
 
 
 def test_return_level_needs_a_record_with_maxima() -> None:

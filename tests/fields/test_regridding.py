@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.sparse import csr_array
 
+from xcvae.fields.grids import stretch_known
 from xcvae.fields.regridding.cells import Cells, cells_of, plane_of, vectors
-from xcvae.fields.regridding.projections import from_rotated
+from xcvae.fields.regridding.projections import from_rotated, same_projection, with_parameters
+from xcvae.fields.regridding.regrid import _filled
 from xcvae.fields.regridding.weights import weights
 
 POLE = {"grid_north_pole_latitude": 39.25, "grid_north_pole_longitude": -162.0}
@@ -87,6 +90,35 @@ def test_conservative_weights_keep_the_amount_of_rain():
     assert amounts[1] == pytest.approx(amounts[0], rel=2e-3)
 
 
+def shares(step: float, count: int, own: float, n: int, start: float) -> np.ndarray:
+    """Return the shares of intervals of a step, from start on, in others that begin at 0."""
+    first, second = start + step * np.arange(count)[:, None], own * np.arange(n)
+    overlap = np.minimum(first + step, second + own) - np.maximum(first, second)
+    return np.maximum(overlap, 0.0) / step
+
+
+@pytest.mark.parametrize(("step", "start"), [(0.01, 0.005), (0.025, 0.0), (0.003, 0.0007)])
+@pytest.mark.parametrize("falling", ["", "source", "target"])
+def test_conservative_weights_are_the_overlaps_of_cells(step, start, falling):
+    """Near the equator, where cells are squares; their order must not matter."""
+    side = 0.01
+    source = regular(side / 2, side, 12, 5 + side / 2, side, 12)
+    count = int((12 * side - start) // step)
+    fine = regular(start + step / 2, step, count, 5 + start + step / 2, step, count)
+    one = shares(step, count, side, 12, start)
+    expected = np.einsum("yj,xi->yxji", one, one)
+    if falling == "source":
+        source = regular(side * 11.5, -side, 12, 5 + side / 2, side, 12)
+        expected = expected[:, :, ::-1]
+    if falling == "target":
+        fine = regular(
+            start + step * (count - 0.5), -step, count, 5 + start + step / 2, step, count
+        )
+        expected = expected[::-1]
+    found = weights(source, fine, "conservative").toarray()
+    np.testing.assert_allclose(found, expected.reshape(count**2, 144), atol=2e-4)
+
+
 def areas(cells: Cells) -> np.ndarray:
     """Areas of cells in km2, by the shoelace formula in an equal-area plane."""
     corners = plane_of(cells.corners, cells.middle)
@@ -106,13 +138,47 @@ def test_pixels_beyond_the_source_have_no_weights(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_places_that_are_missing_are_gaps_of_a_grid(method):
+@pytest.mark.parametrize("missing", [np.nan, -999.0, 1e20])
+def test_places_that_are_missing_are_gaps_of_a_grid(method, missing):
     lat, lon = np.meshgrid(np.arange(44, 50, 0.2), np.arange(4, 10, 0.2), indexing="ij")
-    lat[:4, :4] = np.nan
+    lat[:4, :4] = missing
     source, fine = curvilinear(lat, lon), regular(45.5, 0.1, 10, 5.5, 0.1, 10)
     matrix = weights(source, fine, method)
     values = np.nan_to_num(smooth(source)).ravel()
     np.testing.assert_allclose((matrix @ values).reshape(fine.shape), smooth(fine), atol=0.2)
+
+
+@pytest.mark.parametrize("missing", [np.nan, -999.0, 1e20])
+def test_pixels_next_to_a_gap_take_the_nearest_place_within_a_cell(missing):
+    lat, lon = np.meshgrid(np.arange(44, 50, 0.2), np.arange(4, 10, 0.2), indexing="ij")
+    source = curvilinear(np.where((lat < 46) & (lon < 6), missing, lat), lon)
+    fine = regular(45.46, 0.2, 6, 5.46, 0.2, 6)  # the first three rows and columns are in the gap
+    matrix = weights(source, fine, "bilinear")
+    covered = (np.diff(matrix.indptr) > 0).reshape(fine.shape)
+    wanted = np.ones((6, 6), bool)
+    wanted[:2, :2] = False  # more than a cell from any place
+    np.testing.assert_array_equal(covered, wanted)
+    values = np.nan_to_num(smooth(source)).ravel()
+    found = (matrix @ values).reshape(fine.shape)
+    np.testing.assert_allclose(found[wanted], smooth(fine)[wanted], atol=0.15)
+
+
+def test_cells_at_the_poles_end_there():
+    grid = regular(-90, 1, 181, 0, 1, 360)
+    assert grid.corners[[0, -1], :, 2] == pytest.approx(np.array([[-1.0], [1.0]]) * np.ones(361))
+    latitudes = np.rad2deg(np.arcsin(grid.corners[:, 0, 2]))
+    np.testing.assert_allclose(np.diff(latitudes), [0.5, *[1] * 179, 0.5], atol=1e-5)
+
+
+def test_rotated_longitudes_may_count_from_another_meridian():
+    y, x = np.meshgrid(np.arange(-5.0, 6), np.arange(-9.0, 10), indexing="ij")
+    moved = from_rotated(y, x + 20.0, {**POLE, "north_pole_grid_longitude": 20.0})
+    np.testing.assert_allclose(moved, from_rotated(y, x, POLE), atol=1e-9)
+
+
+def test_a_part_of_a_circle_is_not_cyclic():
+    assert regular(-10, 1, 20, 0, 2, 180).cyclic
+    assert not regular(-10, 1, 20, 0, 2, 178).cyclic
 
 
 def test_side_and_extent_of_a_grid():
@@ -124,3 +190,37 @@ def test_side_and_extent_of_a_grid():
     np.testing.assert_allclose(
         plane_of(vectors(np.array([0.45]), np.array([5.45])), grid.middle), 0, atol=1e-2
     )
+
+
+def test_one_standard_parallel_is_two_equal_ones():
+    cone = {"grid_mapping_name": "lambert_conformal_conic", "standard_parallel": 60.0}
+    assert same_projection(cone, {**cone, "standard_parallel": [60.0, 60.0]})
+    assert same_projection(
+        {**cone, "standard_parallel": [30.0, 60.0]}, {**cone, "standard_parallel": [60.0, 30.0]}
+    )
+    assert not same_projection(cone, {**cone, "standard_parallel": [30.0, 60.0]})
+
+
+def test_origin_of_a_polar_projection_in_wkt_is_no_latitude_of_the_projection():
+    """GDAL writes the standard parallel there; the origin of CF is the pole."""
+    text = (
+        'PROJCS["x",GEOGCS["y"],PROJECTION["{}"],PARAMETER["latitude_of_origin",70],'
+        'PARAMETER["central_meridian",-45],PARAMETER["false_easting",0]]'
+    )
+    polar = with_parameters({"crs_wkt": text.format("Polar_Stereographic")})
+    assert polar["straight_vertical_longitude_from_pole"] == -45
+    assert "latitude_of_projection_origin" not in polar
+    other = with_parameters({"crs_wkt": text.format("Lambert_Azimuthal_Equal_Area")})
+    assert other["latitude_of_projection_origin"] == 70
+    assert other["longitude_of_projection_origin"] == -45
+
+
+def test_a_pixel_is_known_from_half_of_it_on():
+    matrix = csr_array(np.array([[0.4, 0.6, 0.0], [0.6, 0.4, 0.0], [0.25, 0.5, 0.25]]))
+    found = _filled(np.array([2.0, np.nan, 6.0]), matrix)
+    np.testing.assert_allclose(found, [np.nan, 2.0, 4.0])
+    rows, columns = np.array([[0.5, 0.5]], np.float32), np.array([[0.8, 0.2]], np.float32)
+    maps = np.array([[[1.0, 9.0], [np.nan, np.nan]], [[1.0, np.nan], [np.nan, 9.0]]])
+    maps = np.concatenate([maps, [[[np.nan, 7.0], [np.nan, 7.0]]]])
+    stretched = stretch_known(maps, rows, columns)
+    np.testing.assert_allclose(stretched.ravel(), [2.6, 2.6, np.nan], rtol=1e-6)

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from xcvae.fields.sample_blocks import (
     block_slices,
+    consecutive,
     evenly_spaced,
     join_chunks,
     slabs,
+    some_pixels,
     take_samples,
 )
 
@@ -98,3 +100,18 @@ def test_take_samples_shares_one_variable_where_it_can(rows, order, lazy, shared
     xr.testing.assert_identical(
         take_samples(ds[["b"]], "t", np.asarray(rows), shared="a"), taken[["b"]]
     )
+
+
+def test_times_that_repeat_have_no_step_of_zero() -> None:
+    step, runs = consecutive(np.array([0, 0, 0, 5, 5, 10, 30]))
+    assert step == 5
+    assert [len(run) for run in runs] == [1, 1, 2, 2, 1]
+
+
+@pytest.mark.parametrize(("lazy", "most"), [(False, 1000), (True, 96)])
+def test_some_pixels_are_those_of_the_middle_of_a_record(lazy: bool, most: int) -> None:
+    da = xr.DataArray(np.arange(2000.0)[:, None, None] + np.zeros((5, 33)), dims=("t", "y", "x"))
+    found = some_pixels(da.chunk(t=50) if lazy else da, "t")
+    assert found.shape == (most, 5 * 17)
+    np.testing.assert_array_equal(found[:, 0], 1000 - most // 2 + np.arange(most))
+    assert some_pixels(da[:7].transpose("x", "t", "y"), "t")[:, 0].tolist() == list(range(7))

@@ -8,7 +8,8 @@ import pytest
 import xarray as xr
 
 from xcvae.errors import ConfigError, EmptySelectionError, UnitsError
-from xcvae.fields.samples import heavy
+from xcvae.fields.describe import describe, prepare
+from xcvae.fields.samples import fingerprint, heavy, label_keys, labels_of, storms_of
 
 Maker = Callable[..., xr.Dataset]
 
@@ -127,3 +128,50 @@ def test_heavy_refuses_a_quantile_beside_a_threshold(days: xr.Dataset) -> None:
 def test_heavy_refuses_a_depth_for_a_rate(days: xr.Dataset) -> None:
     with pytest.raises(UnitsError, match=r"threshold: .*'mm d-1' by a factor, got '20 mm'"):
         heavy(days, threshold="20 mm")
+
+
+def test_storms_of_augmented_data_are_their_labels_and_members_are_not_observed() -> None:
+    ds = xr.Dataset(
+        coords={"day": ["a", "b", "a", "b"], "realization": ("day", [-1, -1, 0, 3])},
+    )
+    storm, observed = storms_of(ds, "day")
+    assert storm.tolist() == [0, 1, 0, 1]
+    assert observed.tolist() == [True, True, False, False]
+    storm, observed = storms_of(ds.drop_vars("realization"), "day")
+    assert storm.tolist() == [0, 1, 2, 3]
+    assert observed.all()
+
+
+def test_labels_of_times_are_written_to_the_second() -> None:
+    times = np.array(["2020-01-01", "2020-01-01T06:07:08.9"], "datetime64[ns]")
+    found = labels_of(xr.Dataset(coords={"time": times}), "time")
+    assert found == ["2020-01-01T00:00:00", "2020-01-01T06:07:08"]
+
+
+def test_label_keys_of_a_zone_are_those_of_utc() -> None:
+    times = pd.to_datetime(["2020-07-01T02:00", "2020-07-01T03:00"]).tz_localize("Europe/Berlin")
+    zoned = xr.Dataset(coords={"time": ("time", np.array(list(times), object))})
+    expected = pd.to_datetime(["2020-07-01T00:00", "2020-07-01T01:00"])
+    assert list(label_keys(zoned, "time")) == list(expected)
+
+
+def test_fingerprint_is_that_of_what_an_ensemble_depends_on(make_radar: Maker) -> None:
+    ds = make_radar()
+    spec = describe(ds, conditions=["pr_coarse"])
+
+    def of(data: xr.Dataset, *, values: bool = False) -> str:
+        prepared = prepare(data, spec, need_target=False)
+        return fingerprint(prepared, spec, target_values=values)
+
+    other = ds.assign(pr=2 * ds.pr)
+    gap = ds.assign(pr=ds.pr.where(ds.pr < ds.pr.max()))
+    assert of(ds) == of(other) == of(ds.drop_vars("pr")) == of(ds[["pr_coarse", "pr"]])
+    assert of(ds) == of(ds.chunk(time=2))
+    assert of(ds) == of(ds.assign_coords(split=("time", np.arange(5))))
+    assert len({of(ds), of(gap), of(ds.assign(pr_coarse=2 * ds.pr_coarse))}) == 3
+    assert len({of(ds, values=True), of(other, values=True), of(gap, values=True)}) == 3
+    moved = ds.assign_coords(time=ds.time + np.timedelta64(1, "h"))
+    assert of(moved) != of(ds)
+    prepared = prepare(ds, spec, need_target=False)
+    wider = prepared.assign_coords(x=prepared.x + 1)
+    assert fingerprint(wider, spec, target_values=False) != of(ds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,32 @@ def test_rain_scaling_inverts_and_dry_is_exactly_dry():
     assert back[0] == 0
     below = scaling.physical(torch.tensor([-3.0, -1e-6]))
     assert float(below.abs().max()) == 0
+
+
+def test_rain_below_zero_by_rounding_is_exactly_dry():
+    normalised = RainScaling("mm h-1", 0.1).normalise(np.array([-1e-7, -0.0, 0.0, np.nan]))
+    np.testing.assert_array_equal(normalised, [0, 0, 0, np.nan])
+
+
+def test_thresholds_of_a_selection_are_those_of_its_record(make_radar):
+    """Depths of an hour at noon: by the distance of their times they would be those of a day."""
+    ds = make_radar(samples=49)
+    for name in ("pr", "pr_coarse"):
+        ds[name] = ds[name].assign_attrs(units="mm")
+    spec = describe(ds, conditions=["pr_coarse"])
+    noons = prepare(ds.isel(time=slice(None, None, 24)), spec, need_target=True)
+    scaling, _ = Scaling.fit(noons, spec)
+    assert scaling.target.eps == pytest.approx(0.1)
+    assert scaling.variables["pr_coarse"].eps == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "daily", "step"),
+    [(300.0, False, 300.0), (None, True, 86400.0), (None, False, 3600.0)],
+)
+def test_step_of_older_files_is_an_hour_or_a_day(make_radar, seconds, daily, step):
+    spec = describe(make_radar(), conditions=["pr_coarse"])
+    assert replace(spec, step_seconds=seconds, daily=daily).step == step
 
 
 def test_physical_is_bounded_and_has_gradients():

@@ -10,7 +10,12 @@ import xarray as xr
 
 from xcvae.errors import DataError
 from xcvae.fields.describe import DataSpec, describe, prepare
-from xcvae.fields.validation import check_observed, check_values, is_placeholder
+from xcvae.fields.validation import (
+    _valid_range,
+    check_observed,
+    check_values,
+    is_placeholder,
+)
 
 Maker = Callable[..., xr.Dataset]
 lazy_or_not = pytest.mark.parametrize("lazy", [False, True])
@@ -113,3 +118,22 @@ def test_is_placeholder_reads_up_to_the_first_valid_pixel(make_radar: Maker) -> 
     data = prepared.pr.data.map_blocks(note, dtype=float, meta=np.empty((0, 0, 0)))
     assert not is_placeholder(prepared.pr.copy(data=data), spec)
     assert read == [2]
+
+
+@pytest.mark.parametrize(
+    ("attrs", "packing", "expected"),
+    [
+        ({}, {}, (-np.inf, np.inf)),
+        ({"valid_min": 100}, {"scale_factor": 0.01}, (1.0, np.inf)),
+        ({"valid_min": 0.0}, {"scale_factor": 0.01, "add_offset": 200.0}, (0.0, np.inf)),
+        ({"valid_max": 30000}, {"scale_factor": 0.01}, (-np.inf, 30000.0)),
+        ({"valid_max": 10}, {"add_offset": 273.15}, (-np.inf, 283.15)),
+        ({"valid_range": [10, 200]}, {"scale_factor": 0.1, "add_offset": 5.0}, (6.0, 200.0)),
+        ({"valid_range": [0, 50], "valid_max": 60.0}, {}, (0.0, 60.0)),
+        ({"valid_min": "none"}, {}, (-np.inf, np.inf)),
+    ],
+)
+def test_valid_range_is_the_widest_of_packed_and_decoded_limits(attrs, packing, expected) -> None:
+    da = xr.DataArray([1.0], attrs=attrs)
+    da.encoding = packing
+    assert _valid_range(da) == pytest.approx(expected)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import xcvae
-from xcvae.fields.block_means import check_block_means, conserved_condition
+from xcvae.errors import ConfigError
+from xcvae.fields.block_means import check_block_means, conserved_condition, whole_blocks
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.scaling import RainScaling
 from xcvae.generator.network.constraint import BlockMeans
@@ -65,6 +67,33 @@ def test_block_means_of_dry_blocks_are_kept_in_any_units(units, eps, ceiling):
         output, torch.from_numpy(scaling.normalise(wanted.numpy()))
     )
     assert float(scaling.physical(kept).mean()) == pytest.approx(0.6 * eps, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "mean", "expected"),
+    [
+        ([20.0, 60.0], 5.0, [30.0, 50.0]),  # of 80 the other wet pixel takes what is too much
+        ([80.0], 5.0, [50.0] + [2.0] * 15),  # no wet pixel has room: the dry ones share 30
+        ([10.0] * 16, 70.0, [70.0] * 16),  # more than the ceiling in the mean
+        ([70.0] + [66.0] * 15, 70.0, [70.0] * 16),
+        ([1.0, 3.0], 0.25, [1.0, 3.0]),  # nothing to cap
+    ],
+)
+@pytest.mark.parametrize("given", [False, True])
+def test_what_exceeds_the_ceiling_goes_to_the_other_pixels_of_the_block(
+    amounts, mean, expected, given
+):
+    rain = torch.zeros(16)
+    rain[: len(amounts)] = torch.tensor(amounts)
+    output = torch.where(rain > 0, torch.log1p(rain / 0.1) / 2.0, -0.5).reshape(1, 1, 4, 4)
+    ceiling = float(np.log1p(50.0 / 0.1) / 2.0)
+    keep = KEEP if given else BlockMeans(SCALING, 4, ceiling)
+    limits = torch.tensor([ceiling]) if given else None
+    kept = keep(output, coarse_maps(torch.tensor([[[[mean]]]])), ceilings=limits)
+    found = SCALING.physical(kept).ravel()
+    wanted = torch.zeros(16)
+    wanted[: len(expected)] = torch.tensor(expected)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_block_means_have_finite_gradients():
@@ -127,6 +156,32 @@ def test_check_block_means_refuses_missing_pixels(train_radar):
     gap = few.assign(pr=few.pr.where(few.x != few.x[5]))
     with pytest.raises(xcvae.errors.ConfigError, match="missing pixels"):
         check_block_means(prepare(gap, spec, need_target=True), spec)
+
+
+@pytest.mark.parametrize(
+    ("factor", "added", "differs"),
+    [(1.01, 0.0, False), (1.0, 0.001, False), (1.05, 0.0, True), (1.0, 0.02, True)],
+)
+def test_check_block_means_allows_rounding(factor, added, differs):
+    """Two percent of a block's rain, of the wet threshold (0.1 mm h-1) where there is less."""
+    rain = np.full((2, 8, 12), 5.0 if added == 0 else 1e-4)
+    ds = xr.Dataset({"pr": (("time", "y", "x"), rain, {"units": "mm h-1"})})
+    means = factor * ds.pr.coarsen(y=4, x=4).mean() + added
+    ds["pr_coarse"] = means.rename(y="y2", x="x2").assign_attrs(ds.pr.attrs)
+    spec = describe(ds, target="pr", conditions=["pr_coarse"])
+    if not differs:
+        return check_block_means(prepare(ds, spec, need_target=True), spec)
+    with pytest.raises(ConfigError, match=r"got a block that differs from 'pr_coarse' by (5|20)%"):
+        check_block_means(prepare(ds, spec, need_target=True), spec)
+    return None
+
+
+def test_cells_of_two_by_three_pixels_are_no_blocks():
+    ds = xr.Dataset({"pr": (("time", "y", "x"), np.ones((2, 8, 12)), {"units": "mm h-1"})})
+    means = ds.pr.coarsen(y=2, x=3).mean().rename(y="y2", x="x2").assign_attrs(ds.pr.attrs)
+    spec = describe(ds.assign(pr_coarse=means), target="pr", conditions=["pr_coarse"])
+    with pytest.raises(ConfigError, match="got 4 x 4 cells over 8 x 12 pixels"):
+        whole_blocks(spec)
 
 
 def test_kept_blocks_refuses_reversed_cells(train_radar):

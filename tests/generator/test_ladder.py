@@ -128,6 +128,53 @@ def test_descend_with_all_or_none_released_is_prior_or_posterior():
     assert float((posterior - prior).abs().max()) > 1e-3
 
 
+def test_sigma_is_that_of_the_distribution_times_factor_and_temperature():
+    shape = (2, 3, 4, 5)
+    one, deviates = Normal(torch.randn(shape), torch.randn(shape)), torch.randn(shape)
+    wider = one.scale_sigma(1.5)
+    assert torch.equal(wider.mu, one.mu)
+    torch.testing.assert_close(wider.log_sigma.exp(), 1.5 * one.log_sigma.exp())
+    expected = one.mu + 0.7 * 1.5 * one.log_sigma.exp() * deviates
+    torch.testing.assert_close(wider.sample(deviates, temperature=0.7), expected)
+
+
+@torch.no_grad()
+def test_released_latents_are_those_of_calibrated_prior_draws():
+    """The factors of sigma apply wherever a latent follows the prior, on each level its own."""
+    net, size = shaken(), (35, 53)
+    c, x, z = torch.randn(2, 2, *size), torch.randn(2, 1, *size), noise(2, size)
+    plain = net(c, None, z).output
+    net.sigma_factors = (2.0, 1.5, 0.8, 0.5)
+    prior = net(c, None, z).output
+    assert not torch.allclose(prior, plain)
+    encoded = net.encode(c, None, x)
+    released = net.descend(encoded, z, released=[1.0] * 4).output
+    torch.testing.assert_close(released, prior)
+    storm = net.descend(encoded, z, released=[0.0] * 4).output
+    net.sigma_factors = (1.0,) * 4  # the posterior is as it was trained
+    torch.testing.assert_close(net.descend(encoded, z).output, storm)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("coarse", [1, 2, 3])
+def test_two_parts_of_the_ladder_are_the_whole(coarse):
+    net, size = shaken(), (35, 53)
+    net.sigma_factors = (2.0, 1.5, 0.8, 0.5)
+    c, x, z = torch.randn(2, 2, *size), torch.randn(2, 1, *size), noise(2, size)
+    encoded = net.encode(c, None, x)
+    shares, order = [0.0, 0.3, 0.6, 1.0], noise(2, size)
+    whole = net.descend(encoded, z, released=shares, order=order, temperature=0.9).output
+    state = None
+    for part in (slice(0, coarse), slice(coarse, 4)):
+        piece = encoded.part(part.start, part.stop)
+        assert (piece.first, len(piece.guides)) == (part.start, part.stop - part.start)
+        state = net.descend(
+            piece, z[part], released=shares[part], order=order[part], temperature=0.9, state=state
+        ).output
+    torch.testing.assert_close(state, whole)
+    assert encoded.part(1, 4).part(coarse - 1, coarse).first == coarse
+
+
 def test_release_shares_release_fine_levels_first():
     dial = [release_shares(s / 60, 6) for s in range(61)]
     assert dial[0] == [0.0] * 6
@@ -150,6 +197,13 @@ def test_patch_shrinks_the_levels_and_keeps_the_size(size):
     drawn = net(c, None, z, x=x)
     torch.testing.assert_close(drawn.output, c[:, :1])  # untrained: the base, pixel by pixel
     assert drawn.posterior[-1].mu.shape == (2, 5, *fine)
+
+
+def test_fold_repeats_the_last_pixels_at_an_odd_edge():
+    maps = torch.arange(15.0).reshape(1, 1, 3, 5)
+    wide = torch.nn.functional.pad(maps, (0, 1, 0, 1), mode="replicate")
+    assert torch.equal(layers.fold(maps, 2), torch.nn.functional.pixel_unshuffle(wide, 2))
+    assert layers.fold(maps, 2)[0, :, 1, 2].tolist() == [14.0] * 4
 
 
 def test_unfold_inverts_fold():

@@ -125,6 +125,16 @@ def test_levels_report_kl_in_nats(tiny_model, batch):
     assert all(level.kl >= 0 for level in levels)
     assert sum(level.kl for level in levels) > 10
     assert all(0 <= level.active <= 1 for level in levels)
+    alone = [tiny_model.levels(batch.take([row])) for row in range(len(batch))]
+    for number, level in enumerate(levels):
+        kl = np.mean([one[number].kl for one in alone])
+        assert level.kl == pytest.approx(kl, rel=1e-4)
+        # A channel with a hundredth of a nat per cell at least; all others have less.
+        channels, cells = tiny_model.architecture.latents[number], level.size[0] * level.size[1]
+        used = round(level.active * channels)
+        assert level.active == pytest.approx(used / channels)
+        assert level.kl >= 0.01 * used * cells
+        assert used or level.kl <= 0.01 * channels * cells
 
 
 def test_load_restores_the_model(tiny_model, batch):

@@ -72,6 +72,27 @@ def test_deviates_do_not_depend_on_other_times_order_or_cache(data):
     maps._cache.__init__(2**20)
 
 
+def test_cache_of_knots_drops_what_was_used_longest_ago():
+    cache = maps._KnotCache(3 * 40)
+    values = [torch.full((10,), float(n)) for n in range(5)]
+    for number in range(3):
+        cache.put(number, values[number])
+    cache.get([0])
+    cache.put(3, values[3])
+    cache.put(3, values[4])  # known already
+    assert [found is not None for found in cache.get(range(4))] == [True, False, True, True]
+    assert cache.get([3])[0] is values[3]
+    assert cache.used == 3 * 40
+
+
+def test_cached_knots_hold_no_memory_of_others():
+    maps._cache.__init__(2**20)
+    evolving([HOUR // 3])
+    stored = list(maps._cache._maps.values())
+    assert len(stored) > 5
+    assert all(one.untyped_storage().nbytes() == one.nbytes for one in stored)
+
+
 def test_part_of_a_window_has_the_deviates_of_the_whole():
     part = evolving([5 * HOUR // 7], Window(0, (2, 4, 5), (3, 2)))
     assert np.array_equal(part[0], evolving([5 * HOUR // 7])[0, :, 3:7, 2:7])

@@ -159,9 +159,12 @@ def test_max_minutes_ends_the_training(few):
 DIVERGES = {"max_steps": 12, "validations": 12, "learning_rate": 0.05}
 
 
-@pytest.mark.parametrize("patience", [1, 3])
-def test_patience_stops_after_validations_without_improvement(corner, patience):
-    model = quick(corner, fit={**DIVERGES, "patience": patience})
+@pytest.mark.parametrize(
+    ("patience", "rate"),
+    [(1, 0.05), (3, 0.05), (2, 1e-9)],  # with the last one, scores are near the best one at most
+)
+def test_patience_stops_after_validations_without_improvement(corner, patience, rate):
+    model = quick(corner, fit={**DIVERGES, "patience": patience, "learning_rate": rate})
     scores = model.history.val_crps.values
     best = np.minimum.accumulate(scores)
     waited = [int(n - np.flatnonzero(scores[: n + 1] == best[n])[0]) for n in range(len(scores))]

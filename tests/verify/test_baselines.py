@@ -93,6 +93,22 @@ def test_shuffled_keeps_values_of_pixels_and_no_pattern() -> None:
     np.testing.assert_array_equal(shuffled(part, 9, 1)[:, 0], torn.sel(time=5))
 
 
+def test_frozen_members_keep_a_rank_that_the_seed_decides() -> None:
+    truth, members = smooth_members(1, 1)[0], smooth_members(9, 2)
+    ties = xr.DataArray(np.arange(9.0) * 1e-3, dims="realization")
+    members = (members + 1 + ties).assign_attrs(members.attrs)
+    ds = truth.to_dataset().assign(members=members).assign_attrs(target="pr", members="members")
+    orders = []
+    for seed in (1, 2):
+        found = build("baseline", "frozen")(ds, 9, seed)
+        np.testing.assert_array_equal(np.sort(found, axis=0), np.sort(members, axis=0))
+        ranks = np.argsort(np.argsort(found.values, axis=0), axis=0)
+        assert (ranks == ranks[:, :1, :1, :1]).all()  # at every time and pixel
+        orders.append(ranks[:, 0, 0, 0].tolist())
+    assert orders[0] != orders[1]
+    assert list(range(9)) not in orders
+
+
 def test_shuffled_worsens_spatial_scores_only() -> None:
     ds, members = smooth_members(1, 1)[0].to_dataset(), smooth_members(9, 2).to_dataset()
     pooled = {"name": "crps", "pool": 4}
@@ -129,3 +145,9 @@ def test_random_stream_differs_by_seed_baseline_label_and_member(
     numbers = random_stream(0, "a", "x", 0).random(4)
     np.testing.assert_array_equal(random_stream(0, "a", "x").random(4), numbers)
     assert not np.isin(random_stream(*other).random(4), numbers).any()
+
+
+def test_streams_of_members_do_not_overlap() -> None:
+    """The counter advances as numbers are drawn: members count in another word of it."""
+    streams = [random_stream(0, "a", "2018", member).random(400) for member in range(3)]
+    assert np.unique(np.concatenate(streams)).size == 1200

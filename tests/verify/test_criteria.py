@@ -78,6 +78,23 @@ def test_criterion_bounds_are_closed() -> None:
     assert not criterion.passes(math.nextafter(1.2, 2))
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("bounds", [[0.8, None], [None, 1.2], [0.8, 1.2]])
+def test_values_that_are_not_finite_miss(bounds: list[float | None], value: float) -> None:
+    assert not Criterion.of("spread_skill", bounds).passes(value)
+
+
+def test_error_of_the_wet_fraction_is_generated_less_observed() -> None:
+    scores = {"wet_fraction": 0.25, "wet_fraction_observed": 0.05}
+    (verdict,) = judge(scores, [Criterion("wet_fraction_error", -0.3, 0.1)])
+    assert verdict.value == pytest.approx(0.2)
+    assert not verdict.passed
+
+
+def test_a_range_may_be_one_value() -> None:
+    assert Criterion.of("spread_skill", [1, 1]).passes(1.0)
+
+
 def test_criteria_overrides_replace_add_and_drop() -> None:
     criteria = criteria_for(
         "prior", {"mass_bias": [-0.3, 0.1], "csi": [0.3, None], "spread_skill": None}

@@ -143,6 +143,13 @@ def test_detectors_find_nothing_in_a_good_model() -> None:
     assert not any(finding.remedy for finding in detect(GOOD))
 
 
+def test_draws_copied_as_often_as_the_samples_themselves_are_no_memorisation() -> None:
+    """The samples are those of the training, as `leakage` says."""
+    found = severities(near(drawn_copies=0.5, copies=0.48))
+    assert (found["memorisation"], found["leakage"]) == ("ok", "fault")
+    assert severities(near(drawn_copies=0.5, copies=0.2))["memorisation"] == "fault"
+
+
 @pytest.mark.parametrize(
     ("evidence", "name", "severity"),
     [
@@ -178,6 +185,8 @@ def test_detectors_find_nothing_in_a_good_model() -> None:
         (prior(spread_thirds=((2.5, 0.05), (1.0, 0.05), (0.7, 0.05))), "spread_by_rain", "fault"),
         (prior(spread_thirds=((0.6, 0.05), (1.0, 0.05), (1.2, 0.05))), "spread_by_rain", "warning"),
         (prior(spread_thirds=((1.5, 0.2), (1.1, 0.1), (0.9, 0.2))), "spread_by_rain", "ok"),
+        (prior(spread_thirds=((1.5, 0.01), (1.1, 0.1), (0.9, 0.3))), "spread_by_rain", "ok"),
+        (prior(spread_thirds=((1.5, 0.3), (1.1, 0.1), (0.9, 0.01))), "spread_by_rain", "ok"),
         (replace(GOOD, spike=Spike(53.8, 0.1, 700.0)), "capped_data", "warning"),
         (replace(GOOD, spike=Spike(53.8, 0.01, 700.0)), "capped_data", "ok"),
         (both(light_mass=0.1), "drizzle", "warning"),
@@ -204,6 +213,7 @@ def test_detectors_find_nothing_in_a_good_model() -> None:
         (near(drawn=0.5), "memorisation", "warning"),
         (near(drawn=0.1), "memorisation", "fault"),
         (near(drawn_copies=0.1), "memorisation", "warning"),
+        (near(drawn_copies=0.04, copies=0.0), "memorisation", "ok"),
         (replace(GOOD, scale=24.0), "units", "fault"),
         (replace(GOOD, scale=1 / 24), "units", "fault"),
         (replace(GOOD, scale=1 / 3600), "units", "fault"),

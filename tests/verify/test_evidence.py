@@ -16,11 +16,14 @@ from xcvae.verify.diagnosis import Evidence, LevelEvidence, gather, judge
 from xcvae.verify.diagnosis.detectors import detect
 from xcvae.verify.diagnosis.statistics import (
     Spike,
+    ceiling_of,
     ensemble_statistics,
+    error_autocorrelation,
     floor_of,
     light_mass,
     spike_of,
     spike_of_record,
+    time_statistics,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -290,3 +293,69 @@ def test_gather_sorts_samples_by_coarse_rain_if_it_is_known() -> None:
     assert severities(found[0])["spread_by_rain"] == "unchecked"
     with pytest.raises(MismatchError, match="coarse: expected dims"):
         gather(truth, prior=rain, posterior=rain, coarse=coarse[:9])
+
+
+def test_ensemble_statistics_are_their_formulas() -> None:
+    random = np.random.default_rng(3)
+    rain = np.where(random.random((5, 13, 9, 11)) < 0.5, random.gamma(0.6, 4.0, (5, 13, 9, 11)), 0)
+    rain[:, :, :3, :4] = np.nan
+    rain[:, 2, :, :6] = np.nan
+    observed, members = rain[0], 1.3 * rain[1:]
+    coarse = np.nanmean(observed, axis=(1, 2)) + random.normal(size=13)
+    coarse[4] = np.nan
+    found = ensemble_statistics(members, observed, units="mm h-1", wet_threshold=0.1, coarse=coarse)
+
+    def spread(x: np.ndarray, y: np.ndarray) -> float:
+        variance = np.nansum(x.var(axis=0, ddof=1))
+        return float(np.sqrt(1.25 * variance / np.nansum((x.mean(axis=0) - y) ** 2)))
+
+    def texture(maps: np.ndarray) -> float:
+        return float(sum(np.nansum(np.diff(maps, axis=axis) ** 2) for axis in (-1, -2)))
+
+    variance = [np.nanvar(maps, axis=(-2, -1)).sum() for maps in (members, observed)]
+    logs = [np.log1p(maps / 0.1) for maps in (members, observed)]
+    assert found.spread_skill == pytest.approx(spread(members, observed))
+    assert found.spread_log == pytest.approx(spread(*logs))
+    assert found.variance_ratio == pytest.approx(variance[0] / 4 / variance[1])
+    assert found.texture_ratio == pytest.approx(texture(members) / 4 / texture(observed))
+    assert found.light_mass == pytest.approx(np.nansum(members[members < 0.1]) / np.nansum(members))
+    seen = np.nanquantile(observed, 0.999, axis=(1, 2))
+    drawn = np.nanquantile(members, 0.999, axis=(2, 3))
+    assert found.tail_rank == pytest.approx((drawn < seen).mean())
+    order = [row for row in np.argsort(coarse) if row != 4]
+    thirds = [spread(members[:, rows], observed[rows]) for rows in np.array_split(order, 3)]
+    assert [ratio for ratio, _ in found.spread_thirds] == pytest.approx(thirds)
+
+
+def test_autocorrelation_of_errors_leaves_out_what_is_common() -> None:
+    """Neither an offset of a map, however it lasts, nor a pattern of all maps is memory."""
+    random = np.random.default_rng(0)
+    noise = random.normal(size=(40, 16, 16))
+    offsets = np.cumsum(random.normal(size=40))[:, None, None]
+    pattern = random.normal(size=(16, 16))
+    for maps in (noise + 9 * offsets, noise + pattern):
+        assert abs(error_autocorrelation(maps)[1:]).max() < 0.05
+    evolving = noise[1:] + noise[:-1]
+    assert error_autocorrelation(evolving + 9 * offsets[1:])[1] == pytest.approx(0.5, abs=0.05)
+    evolving[::3] = 0.0  # maps without an error have no pattern that could be compared
+    assert error_autocorrelation(evolving)[1] == pytest.approx(0.5, abs=0.1)
+
+
+def test_values_up_to_a_thousandth_below_the_largest_are_at_the_ceiling() -> None:
+    rain = np.random.default_rng(0).exponential(5.0, 100_000)
+    capped = np.where(rain > 20, 20 * (1 - 9e-4 * np.random.default_rng(1).random(100_000)), rain)
+    assert ceiling_of(capped, 0.1) == 1.0
+    assert ceiling_of(np.where(rain > 20, 20 - 0.02 * rain, rain), 0.1) < 0.5
+
+
+def test_few_amounts_show_no_spike() -> None:
+    """The most frequent of three amounts has too few next to it to be compared with."""
+    assert spike_of(np.repeat([1.0, 2.9, 3.0], [20_000, 10, 390]), 0.1) is None
+
+
+def test_pairs_in_time_are_those_of_the_runs() -> None:
+    rain = np.random.default_rng(0).exponential(5.0, (3, 9, 24, 24))
+    minutes = np.array([0, 5, 10, 15, 60, 65, 70, 200, 205])
+    found = time_statistics(rain[1:], rain[0], minutes * 60_000_000)
+    assert found is not None
+    assert (found.step, found.pairs) == (300.0, 3 + 2 + 1)

@@ -109,6 +109,30 @@ def test_rainfarm_members_depend_on_seed_label_and_number_only(
     assert not np.array_equal(members[0], members[1])
 
 
+def test_rainfarm_draws_other_noise_for_other_samples(frames: xr.Dataset) -> None:
+    twice = frames.isel(time=[3, 3]).assign_coords(time=frames.time.values[[3, 5]])
+    one, other = drawn(twice, 1).values[0]
+    coarse = frames.pr_coarse.isel(time=3).values.repeat(SIDE, 0).repeat(SIDE, 1)
+    wet = (one > 0) & (other > 0) & (coarse > 0)
+    logs = [np.log(field[wet] / coarse[wet]) for field in (one, other)]
+    assert abs(np.corrcoef(*logs)[0, 1]) < 0.3
+
+
+def test_spectral_slope_is_fitted_to_the_middle_of_the_range() -> None:
+    """The largest and the smallest waves have another slope, which must not count."""
+    rows, columns = (np.fft.fftfreq(64) for _ in range(2))
+    wavenumber = np.hypot(rows[:, None], columns)
+    wavenumber[0, 0] = np.inf
+    low, high = wavenumber[1:].min(), wavenumber[np.isfinite(wavenumber)].max()
+    margin = np.log(high / low) / 6
+    middle = (wavenumber >= low * np.exp(margin)) & (wavenumber <= high * np.exp(-margin))
+    amplitude = np.where(middle, wavenumber**-1.25, 30 * wavenumber**0.5)
+    amplitude[0, 0] = 0
+    phases = np.angle(np.fft.fft2(np.random.default_rng(0).normal(size=(64, 64))))
+    field = np.fft.ifft2(amplitude * np.exp(1j * phases)).real
+    assert spectral_slope(field) == pytest.approx(2.5, abs=0.01)
+
+
 def test_rainfarm_keeps_masks_and_means_of_valid_pixels(frames: xr.Dataset) -> None:
     target = frames.pr.isel(time=[3, 4]).copy()
     target[0, :30, 7:44] = np.nan

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
+from xcvae.verify.grouping import thirds_of
 from xcvae.verify.resampling import (
     MAX_PIECES,
+    RESAMPLES,
     Sums,
+    _weights,
     estimate,
     fit_autocorrelation,
     interval,
@@ -259,3 +262,38 @@ def test_quantile_rank_skips_dry_maps_and_gaps(rain: np.ndarray) -> None:
     members[:, 0], observed[0], observed[1] = 0.0, 0.0, np.nan
     assert quantile_rank(members, observed, 0.999) == pytest.approx(expected)
     assert quantile_rank(members[:, :2], observed[:2], 0.999) == (0.5, math.inf)
+
+
+@pytest.mark.parametrize(("count", "samples"), [(1, 5), (8, 16), (50, 3)])
+def test_error_of_a_rank_is_that_of_uniform_ranks(count: int, samples: int) -> None:
+    rain = np.random.default_rng(0).exponential(5.0, (count + 1, samples, 9, 9))
+    _, error = quantile_rank(rain[1:], rain[0], 0.9)
+    assert error == pytest.approx(np.sqrt(np.var(np.arange(count + 1) / count) / samples))
+
+
+def test_autocorrelation_of_a_short_series_is_corrected_for_its_length() -> None:
+    """1, ..., 5 have .4 at lag 1, and that is (1 + 4 x .4) / 5 too little (Kendall 1954)."""
+    found = fit_autocorrelation(np.arange(5.0))
+    np.testing.assert_allclose(found, 0.92 ** np.arange(5))
+
+
+def test_resamples_are_the_same_in_every_process() -> None:
+    again = _weights.__wrapped__(23, 5)
+    np.testing.assert_array_equal(again, _weights(23, 5))
+    assert again.shape == (RESAMPLES, 23)
+    assert (again.sum(axis=1) == 23).all()
+
+
+def test_sums_that_are_not_resampled_have_one_piece() -> None:
+    sums = Sums(1)
+    for piece, value in ((0, 1.0), (7, 2.5)):
+        sums.add(piece, {"total": np.asarray(value)})
+    assert sums.values["total"].tolist() == [3.5]
+
+
+def test_thirds_of_windows_are_those_of_their_means() -> None:
+    """Windows of one to three samples: their sums would have another order."""
+    amounts = np.array([9.0, 4.0, 4.0, 4.0, 1.0, np.nan, 1.0, np.nan, 6.0, 6.0])
+    found = thirds_of(amounts, np.array([0, 1, 4, 7, 8]), "time").values.tolist()
+    assert [found[n] for n in (0, 1, 2, 4)] == ["3 most", "1 least", "1 least", "2 middle"]
+    assert np.isnan(found[3])  # nothing is known of it

@@ -200,7 +200,10 @@ class Record:
         edges = bin_edges(self.wet_threshold)
         counts = np.asarray(self.counts, float)
         if wet:
-            counts = np.where(edges[:-1] >= 0.999 * self.wet_threshold, counts, 0.0)
+            # The threshold lies within a bin: of its pixels those are wet that no other bin has.
+            first = int(np.searchsorted(edges, self.wet_threshold, side="right")) - 1
+            counts[:first] = 0.0
+            counts[first] = round(self.wet_fraction * self.pixels) - counts[first + 1 :].sum()
         total = counts.sum()
         if total == 0:
             return 0.0

@@ -42,6 +42,27 @@ def test_members_are_stacked_once_and_nonnegative(rain, seen):
     )
 
 
+@pytest.mark.parametrize(("space", "slope"), [("physical", 0.1 * 2.0), ("normalised", 1.0)])
+def test_dry_pixels_of_members_have_the_gradient_of_a_pixel_at_zero_down_to_a_reach(
+    rain, seen, space, slope
+):
+    """eps * divisor is the slope of the amount at zero; beyond -1 a pixel is rightly dry."""
+    values = [-1.5, -1.0 - 1e-4, -0.9, -0.01, 0.3]
+    draw = torch.tensor(values).reshape(1, 1, 1, 5).requires_grad_()
+    step = seen(rain[:1, :1, :5], rain[:1, :1, :5])
+    step._draws = [draw]
+    members = step.members(1, space)
+    assert members[..., :4].abs().max() == 0
+    members.sum().backward()
+    at_zero = torch.zeros(1, requires_grad=True)
+    step.scaling.physical(at_zero).backward()
+    rising = 0.1 * 2.0 * float(np.exp(2.0 * 0.3)) if space == "physical" else 1.0
+    torch.testing.assert_close(
+        draw.grad.ravel(), torch.tensor([0.0, 0.0, slope, slope, rising]), rtol=1e-5, atol=0
+    )
+    assert space == "normalised" or slope == pytest.approx(float(at_zero.grad))
+
+
 def test_typical_above_is_the_mean_of_what_exceeds_a_threshold(seen):
     rain = np.random.default_rng(0).gamma(0.5, 4.0, (4, 64, 64))
     step = seen(rain, rain)
