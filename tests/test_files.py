@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -321,6 +322,20 @@ def test_lock_leaves_a_file_that_somebody_put_in_its_place(tmp_path):
         file.unlink()
         file.write_text("mine")
     assert file.read_text() == "mine"
+
+
+def test_lock_that_a_full_disk_has_no_room_for_is_removed(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with (
+            pytest.raises(OSError, match="File too large"),
+            files.locked(tmp_path / "e.zarr", timeout=0, busy=StoreError("busy")),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not any(tmp_path.iterdir())
 
 
 def test_lock_is_released_after_an_exception(tmp_path):

@@ -403,8 +403,8 @@ def _lock_file(file: Path) -> Iterator[os.stat_result | None]:
     OutputExistsError
         A folder, a link or a file with other content has the name.
     """
-    with suppress(FileExistsError), file.open("xb") as stream:
-        stream.write(_LOCK)
+    with suppress(FileExistsError):
+        _make_lock_file(file)
     with ExitStack() as opened:
         found: os.stat_result | None = None
         # Removed by its last holder: made by the lock again.
@@ -424,6 +424,17 @@ def _lock_file(file: Path) -> Iterator[os.stat_result | None]:
             if content == _LOCK:
                 found = None
         yield found
+
+
+def _make_lock_file(file: Path) -> None:
+    """Make the file of a lock; on a full disk, leave none without content, which stays for ever."""
+    stream = file.open("xb")
+    try:
+        with stream:
+            stream.write(_LOCK)
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def _is_locked_file(lock: FileLock, file: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import pytest
 import xarray as xr
 
 from xcvae.ensemble.sample import sample
-from xcvae.errors import ConfigError, DataError, OutputExistsError
+from xcvae.errors import ConfigError, DataError, OutputExistsError, StoreError
 from xcvae.pipeline import info
 
 
@@ -275,3 +276,15 @@ def test_files_that_appear_meanwhile_are_not_replaced(ensemble, tmp_path):
         lazy.cvae.to_netcdf(folder)
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "pr.nc"]
     assert (folder / "pr.nc").read_text() == "of another process"
+
+
+def test_files_that_cannot_be_written_are_an_error_in_words(ensemble, tmp_path):
+    """As on a full disk: the netCDF library says 'NetCDF: HDF error' then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(StoreError, match=r"pr\.nc: expected a disk .*MB of free space"):
+            ensemble.cvae.to_netcdf(tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not any(tmp_path.iterdir())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,7 @@ def to_netcdf(
         There are no values, or infinite, packed ones, or some of a type that no file can hold, or
         labels give two files one name.
     StoreError
-        A file does not read back as it was written.
+        A file cannot be written, such as on a full disk, or does not read back as it was written.
     """
     check_flags(pack=pack)
     target = _folder(folder)
@@ -303,8 +305,27 @@ def _write(ds: xr.Dataset, variable: str, file: Path, *, pack: bool) -> None:
             for name in names:
                 encoding[name] |= _time_encoding(xr.DataArray(times, dims="time"))
     chosen: Any = engine.lower() if engine else "scipy"
-    _writable(_with_units(ds)).to_netcdf(file, engine=chosen, encoding=encoding)
+    with _writing(file):
+        _writable(_with_units(ds)).to_netcdf(file, engine=chosen, encoding=encoding)
     _compare(field, file, step, chosen)
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Explain errors of the system, which the netCDF library does not: 'NetCDF: HDF error'."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("NetCDF"):
+            raise  # of what draws lazy members
+        free = shutil.disk_usage(file.parent).free / 1e6
+        raise StoreError.of(
+            file.name,
+            expected=f"a disk that can be written to ({file.parent.parent})",
+            got=f"{error}, with {free:.3g} MB of free space",
+            remedy="No file was given its name. Make space, or choose another folder, and repeat "
+            "the call.",
+        ) from error
 
 
 def _extremes(field: xr.DataArray) -> tuple[float, float, int]:
