@@ -619,10 +619,10 @@ def _step_hours(da: xr.DataArray, sample: str) -> float:
 
 def is_absolute(units: str) -> bool:
     """Return True for units of temperatures above absolute zero (K, not degC) or of pressure."""
-    return any(_converts(units, unit) for unit in ("K", "Pa"))
+    return any(converts(units, unit) for unit in ("K", "Pa"))
 
 
-def _converts(units: str, wanted: str) -> bool:
+def converts(units: str, wanted: str) -> bool:
     """Return True if units convert by a factor: a rate does not to a depth, nor degC to K."""
     try:
         return factor(units, wanted, what="units") > 0
