@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from xcvae.errors import ConfigError, EmptySelectionError, UnitsError
-from xcvae.fields.samples import heavy
+from xcvae.errors import ConfigError, DataError, EmptySelectionError, UnitsError
+from xcvae.fields.samples import check_samples, heavy
 
 Maker = Callable[..., xr.Dataset]
 
@@ -122,3 +122,22 @@ def test_heavy_refuses_shares_out_of_range(days: xr.Dataset, arguments: dict[str
 def test_heavy_refuses_a_depth_for_a_rate(days: xr.Dataset) -> None:
     with pytest.raises(UnitsError, match=r"threshold: .*'mm d-1' by a factor, got '20 mm'"):
         heavy(days, threshold="20 mm")
+
+
+@pytest.mark.parametrize("members", [[0, 1, 2], ["r1i1p1f1", "r2i1p1f1", "r3i1p1f1"]])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_members_of_other_models_need_another_name(
+    make_radar: Maker, stacked: bool, members: list[object]
+) -> None:
+    """Of the samples (time, realization) no member of an ensemble could be told from a driver's."""
+    ds = make_radar()
+    several = xr.concat([ds] * 3, "realization").assign_coords(realization=members)
+    samples = several.stack(sample=("time", "realization"))
+    ds = samples if stacked else samples.reset_index("sample")
+    for options in ({}, {"augmented": True}):
+        with pytest.raises(DataError, match=r"'realization' along 'sample'.*realization='driver'"):
+            check_samples(ds, "sample", **options)
+    renamed = several.rename(realization="driver").stack(sample=("time", "driver"))
+    check_samples(renamed, "sample")
+    real = make_radar().assign_coords(realization=("time", np.full(5, -1)))
+    check_samples(real, "time")
