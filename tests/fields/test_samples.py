@@ -7,9 +7,16 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from xcvae.errors import ConfigError, EmptySelectionError, UnitsError
+from xcvae.errors import ConfigError, DataError, EmptySelectionError, UnitsError
 from xcvae.fields.describe import describe, prepare
-from xcvae.fields.samples import fingerprint, heavy, label_keys, labels_of, storms_of
+from xcvae.fields.samples import (
+    check_samples,
+    fingerprint,
+    heavy,
+    label_keys,
+    labels_of,
+    storms_of,
+)
 
 Maker = Callable[..., xr.Dataset]
 
@@ -175,3 +182,22 @@ def test_fingerprint_is_that_of_what_an_ensemble_depends_on(make_radar: Maker) -
     prepared = prepare(ds, spec, need_target=False)
     wider = prepared.assign_coords(x=prepared.x + 1)
     assert fingerprint(wider, spec, target_values=False) != of(ds)
+
+
+@pytest.mark.parametrize("members", [[0, 1, 2], ["r1i1p1f1", "r2i1p1f1", "r3i1p1f1"]])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_members_of_other_models_need_another_name(
+    make_radar: Maker, stacked: bool, members: list[object]
+) -> None:
+    """Of the samples (time, realization) no member of an ensemble could be told from a driver's."""
+    ds = make_radar()
+    several = xr.concat([ds] * 3, "realization").assign_coords(realization=members)
+    samples = several.stack(sample=("time", "realization"))
+    ds = samples if stacked else samples.reset_index("sample")
+    for options in ({}, {"augmented": True}):
+        with pytest.raises(DataError, match=r"'realization' along 'sample'.*realization='driver'"):
+            check_samples(ds, "sample", **options)
+    renamed = several.rename(realization="driver").stack(sample=("time", "driver"))
+    check_samples(renamed, "sample")
+    real = make_radar().assign_coords(realization=("time", np.full(5, -1)))
+    check_samples(real, "time")

@@ -67,7 +67,8 @@ def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> No
     EmptySelectionError
         It has no samples.
     DataError
-        Labels are repeated, missing, or neither text nor rising. Names the first.
+        Labels are repeated, missing, or neither text nor rising (names the first), or members of
+        another model have the name of those that are drawn.
     """
     if sample not in ds.sizes:
         raise MissingVariableError.of(
@@ -90,9 +91,30 @@ def check_samples(ds: xr.Dataset, sample: str, *, augmented: bool = False) -> No
             got=f"none along {sample!r}",
             remedy="Check the selection: no sample met its condition.",
         )
+    _check_members(ds, sample)
     if sample not in ds.coords:
         return
     _check_labels(ds, sample, augmented=augmented)
+
+
+def _check_members(ds: xr.Dataset, sample: str) -> None:
+    """Refuse members of other models along the samples under the name of those that are drawn.
+
+    In the result of `xcvae.augment`, real samples have the number -1.
+    """
+    if MEMBER not in ds.coords or ds[MEMBER].dims != (sample,):
+        return
+    member, stacked = ds[MEMBER], ds.indexes.get(sample)
+    level = stacked is not None and stacked.nlevels > 1 and MEMBER in stacked.names
+    if not level and member.dtype.kind in "iuf" and bool((member < 0).any()):
+        return
+    raise DataError.of(
+        f"coordinate {MEMBER!r} along {sample!r}",
+        expected="the members of an augmented Dataset, in which real samples have the number -1",
+        got=f"a level of {sample!r}" if level else f"from {member.values[0]}, and none below 0",
+        remedy="If it numbers members of another model, rename it, before stacking: "
+        f"ds.rename({MEMBER}='driver'); if all samples are synthetic, add real ones.",
+    )
 
 
 def _check_labels(ds: xr.Dataset, sample: str, *, augmented: bool) -> None:
