@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -384,3 +385,23 @@ def test_switches_take_true_and_false_only(value: object) -> None:
     check_flags(pack=True, progress=np.False_, trust=0)
     with pytest.raises(ConfigError, match="pack: expected True or False"):
         check_flags(pack=value)
+
+
+def test_a_hidden_folder_is_made_while_another_call_looks_at_its_lock(tmp_path, monkeypatch):
+    """Calls remove folders whose locks are free; that of a new one is, for a moment."""
+    new, busy = tmp_path / ".out.new-0123456789ab", RuntimeError("held")
+    monkeypatch.setattr(files, "hidden_sibling", lambda *_: new)
+    held, done = threading.Event(), threading.Event()
+
+    def look() -> None:
+        with files.locked(new, timeout=0, busy=busy):
+            held.set()
+            done.wait(0.3)
+
+    other = threading.Thread(target=look)
+    other.start()
+    held.wait()
+    with files.hidden_folder(tmp_path / "out") as made:
+        assert made.is_dir()
+    other.join()
+    assert not list(tmp_path.iterdir())

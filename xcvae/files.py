@@ -273,7 +273,8 @@ def hidden_folder(path: Path, *, also: Path | None = None) -> Iterator[Path]:
             _remove_abandoned(one)
     new = hidden_sibling(path, "new")
     busy = OutputExistsError(f"{new}: another process has this random name. Repeat the call.")
-    with locked(new, timeout=0, busy=busy):
+    # Another call may look whether the process of this lock is gone before it is held.
+    with locked(new, timeout=60, busy=busy):
         try:
             new.mkdir()
             yield new

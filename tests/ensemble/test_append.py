@@ -265,6 +265,19 @@ def test_bounds_travel_with_their_coordinates(kind, dates, few, model, tmp_path)
                 assert (key, value) == (key, copy[name].attrs[key])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounds_of_times_that_are_numbers_are_appended(kind, few, model, tmp_path):
+    """A store decodes both; the bounds have the units of their times."""
+    hours = np.arange(6.0) * 24
+    ds = few.assign_coords(time=("time", hours, {"units": UNITS, "bounds": "time_bnds"}))
+    ds["time_bnds"] = ("time", "bnds"), np.stack([hours, hours + 24], axis=-1)
+    options = {"members": 2, "store": location(kind, tmp_path), "resume": "append", **QUIET}
+    sample(ds.isel(time=slice(4)), model, **options)
+    grown = sample(ds, model, **options)
+    np.testing.assert_array_equal(grown["time_bnds"][:-1, 1], grown["time"][1:])
+    assert sample(ds, model, **{**options, "members": 3}).sizes["realization"] == 3
+
+
 def test_append_refuses_what_all_samples_cannot_share(few, model, tmp_path):
     made = {"members": 1, "store": tmp_path / "e.zarr", **QUIET}
     here = few.assign_coords(

@@ -192,3 +192,13 @@ def test_depths_of_another_duration_than_in_the_training_are_warned_of(few):
     closer = depths.assign_coords(time=depths.time.values[0] + minutes // 5)
     with pytest.warns(UserWarning, match="depths of 1 minutes"):
         sample(closer, model, members=1)
+
+
+def test_maps_of_yearly_rain_have_no_duration_of_samples(few):
+    """A static in millimetres has no samples whose sums could grow."""
+    yearly = few.pr.mean("time").assign_attrs(units="mm", long_name="yearly rain")
+    ds = few.assign(yearly=yearly)
+    options = {"target": "pr", "coarsen": 12, "statics": ["yearly"], "validation": 0, **STEP}
+    model = train_model(ds, progress=False, **options)
+    assert model.spec.variables[-1].precipitation
+    assert sample(ds, model, members=1, progress=False).pr.notnull().any()

@@ -367,14 +367,15 @@ def test_evaluate_does_not_compare_a_depth_with_a_rate_without_a_step(
     members = ensemble.assign(pr=ensemble.pr.assign_attrs(units="mm"))
     monthly = xr.date_range("2001-01-01", periods=ds.sizes["time"], freq="MS")
     for labels in (np.arange(ds.sizes["time"]), monthly):
-        data, made = both.assign_coords(time=labels), members.assign_coords(time=labels)
-        card = evaluate(data, made)
-        assert card.source.values.tolist() == ["xcvae", "climatology"]
-        assert card.crps_skill.attrs["against"] == "climatology"
-        with pytest.raises(UnitsError, match="a depth and the other a rate"):
-            evaluate(data, made, baselines=["bilinear"])
+        data, plain = both.assign_coords(time=labels), members.assign_coords(time=labels)
+        for made in (plain, drawn_from(plain, data, conditions=["pr_coarse"])):
+            card = evaluate(data, made)
+            assert card.source.values.tolist() == ["xcvae", "climatology"]
+            assert card.crps_skill.attrs["against"] == "climatology"
+            with pytest.raises(UnitsError, match="a depth and the other a rate"):
+                evaluate(data, made, baselines=["bilinear"])
     finer = data.assign(rain=data.pr.coarsen(y=6, x=8).mean().rename(y="y_6", x="x_8"))
-    assert evaluate(finer, made).source.values.tolist() == ["xcvae", "bilinear"]
+    assert evaluate(finer, plain).source.values.tolist() == ["xcvae", "bilinear"]
 
 
 def test_baselines_use_the_finest_condition(ds: xr.Dataset, ensemble: xr.Dataset) -> None:

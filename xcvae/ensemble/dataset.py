@@ -272,7 +272,7 @@ def _bounds(
     """Return name and values of the bounds of each coordinate that has them (CF, section 7.1).
 
     A depth lasts as long as the bounds of its time, also in an ensemble. Bounds have no attributes
-    of their own.
+    of their own, but the units of times that are numbers: a store decodes both.
     """
     found = {}
     for name, coord in coords.items():
@@ -282,7 +282,9 @@ def _bounds(
         values = ds[link].variable
         vertices = [dim for dim in values.dims if dim not in coord.dims]
         if values.dims[:-1] == coord.dims and len(vertices) == 1 and vertices[0] not in sizes:
-            found[name] = link, xr.Variable(values.dims, values.values)
+            keys = ("units", "calendar") if values.dtype.kind in "iuf" else ()
+            attrs = {key: coord.attrs[key] for key in keys if key in coord.attrs}
+            found[name] = link, xr.Variable(values.dims, values.values, attrs)
     return found
 
 

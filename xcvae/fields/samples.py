@@ -336,7 +336,9 @@ def warn_of_duration(ds: xr.Dataset, spec: DataSpec) -> None:
     """
     names = [spec.target, *(v.name for v in spec.variables if v.precipitation)]
     for name in names:
-        if name not in ds.data_vars or exponents_of(units_of(ds[name])) != DEPTH:
+        if name not in ds.data_vars or spec.sample not in ds[name].dims:
+            continue
+        if exponents_of(units_of(ds[name])) != DEPTH:
             continue
         # The only rain of the caller's Dataset has its own name there.
         own = spec.target if spec.scales is not None and name == spec.derived else name

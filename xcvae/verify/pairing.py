@@ -83,8 +83,7 @@ class MatchedPair:
         spec = self._coarse_spec()
         if spec is None:
             return False
-        step = step_of(self.pair.observed, self.pair.sample)
-        return rain_converts(spec.variables[0].units, self.pair.units, step)
+        return rain_converts(spec.variables[0].units, self.pair.units, self._step)
 
     @property
     def trained_samples(self) -> int:
@@ -173,8 +172,7 @@ class MatchedPair:
         present = tuple(
             v for v in spec.variables if v.name in self.ds.variables or v.name == spec.derived
         )
-        step = step_of(self.pair.observed, self.pair.sample)
-        here = replace(spec, variables=present, units=self.pair.units, step_seconds=step)
+        here = replace(spec, variables=present, units=self.pair.units, step_seconds=self._step)
         best = here.coarse_rain
         if best is None:
             return None
@@ -197,13 +195,19 @@ class MatchedPair:
         return find_axes(field, sample=self.pair.sample)
 
     @property
+    def _step(self) -> float | None:
+        """Seconds that a sample stands for; None if unknown, where thresholds take an hour."""
+        if self.spec is not None:
+            return self.spec.step_seconds
+        return step_of(self.pair.observed, self.pair.sample)
+
+    @property
     def _variables(self) -> tuple[VariableSpec, ...]:
         return () if self.spec is None else self.spec.variables
 
     def _comparable(self, coarse: xr.DataArray) -> xr.DataArray:
         """Turn a depth into a rate, or a rate into a depth, where the observation is one."""
-        step = step_of(self.pair.observed, self.pair.sample)
-        units, wanted = units_of(coarse), self.pair.units
+        units, wanted, step = units_of(coarse), self.pair.units, self._step
         if is_rate(units) == is_rate(wanted) or not rain_converts(units, wanted, step):
             return coarse
         converted: xr.DataArray = coarse * rain_scale(units, wanted, step, what="condition")
