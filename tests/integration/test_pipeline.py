@@ -510,6 +510,21 @@ def test_check_refuses_folders_of_others_in_the_places_of_copies(folder: Path) -
         pipeline.check(config.load(folder / "config.yaml"))
 
 
+def test_check_reads_the_training_data_if_an_ensemble_has_the_name_of_a_part(
+    folder: Path, rain: xr.Dataset
+) -> None:
+    first = int(np.flatnonzero(rain.split == 0)[0])
+    bad = rain.copy(deep=True)
+    bad["pr"][first, 0, 0] = -5.0
+    shutil.rmtree(folder / "rain.zarr")
+    bad.to_zarr(folder / "rain.zarr", consolidated=False)
+    edit(folder, "{name: prior, ", "{name: train, samples: {split: 2}, ")
+    edit(folder, "criteria: {prior: {ks: [null, 0.9], mass_bias: null}}\n", "")
+    for refused in (pipeline.check, partial(pipeline.run, progress=False)):
+        with pytest.raises(xcvae.errors.DataError, match="rain of zero"):
+            refused(config.load(folder / "config.yaml"))
+
+
 def test_samples_without_labels_are_not_taken_for_each_other(
     folder: Path, rain: xr.Dataset
 ) -> None:

@@ -142,7 +142,8 @@ def check(config: Config) -> str:
         "train": parts.train, "validation": parts.validation, "test": parts.test
     }  # fmt: skip
     for section in config.sample:
-        place = section.part if section.samples is None else section.name
+        # An ensemble may have the name of a part.
+        place = section.part if section.samples is None else f"samples of {section.name}"
         chosen[place] = steps.samples_of(section)
     for part, ds in chosen.items():
         if ds is not None:
