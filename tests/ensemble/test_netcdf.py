@@ -288,3 +288,14 @@ def test_files_that_cannot_be_written_are_an_error_in_words(ensemble, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not any(tmp_path.iterdir())
+
+
+def test_some_missing_times_and_bounds_are_written(few, model, tmp_path):
+    edges = np.stack([few.time.values, few.time.values + np.timedelta64(1, "h")], axis=-1)
+    edges[1] = np.datetime64("NaT")
+    ds = few.assign_coords(peak=("time", edges[:, 1]), time_bnds=(("time", "bnds"), edges))
+    ds["time"].attrs["bounds"] = "time_bnds"
+    (file,) = sample(ds, model, members=1, progress=False).cvae.to_netcdf(tmp_path)
+    with xr.open_dataset(file) as written:
+        for name in ("time", "time_bnds", "peak"):
+            np.testing.assert_array_equal(written[name], ds[name])

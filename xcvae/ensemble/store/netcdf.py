@@ -382,7 +382,8 @@ def _with_their_bounds(ds: xr.Dataset) -> list[list[str]]:
 
 def _time_encoding(times: xr.DataArray) -> dict[str, Any]:
     """Return units of times that hold them exactly: hours, or seconds where needed."""
-    if bool(times.isnull().all()):  # of a calendar named, xarray encodes no missing times
+    times = xr.DataArray(times.values[times.notnull().values], dims="time")
+    if not times.size:  # of a calendar named, xarray encodes no missing times
         return {"units": "hours since 1970-01-01 00:00:00", "dtype": "float64"}
     first = times.min().dt.strftime("%Y-%m-%d").item()
     whole = bool((times == times.dt.floor("h")).all())
