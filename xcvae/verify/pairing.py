@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from xcvae.errors import (
     nearest,
 )
 from xcvae.fields.cf import find_axes, find_layout, is_rain
-from xcvae.fields.dataspec import DataSpec, VariableSpec
+from xcvae.fields.dataspec import DataSpec, VariableSpec, json_attribute
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.samples import label_codes, label_keys
@@ -220,7 +219,8 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     """
     check_dataset(ds)
     ensemble = _as_dataset(ensemble)
-    record = _record(ensemble)
+    record = json_attribute(ensemble)
+    _check_observed(record)
     spec = DataSpec.from_json(record["spec"]) if "spec" in record else None
     name = spec.target if spec is not None and spec.target in ensemble else _only_field(ensemble)
     if name not in ds.data_vars:
@@ -343,18 +343,6 @@ def _with_area(ds: xr.Dataset, name: str) -> xr.DataArray:
     """Return the observation, with the cell areas that ``cell_measures`` names as a coordinate."""
     area = area_name(ds[name])
     return ds[name].assign_coords({area: ds[area]}) if area in ds.data_vars else ds[name]
-
-
-def _record(ensemble: xr.Dataset) -> dict[str, Any]:
-    """Return the content of the attribute ``xcvae``, of an ensemble of observed storms."""
-    try:
-        content = json.loads(ensemble.attrs.get("xcvae", "{}"))
-    except (TypeError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    _check_observed(content)
-    return content
 
 
 def _only_field(ensemble: xr.Dataset) -> str:
