@@ -219,8 +219,7 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     """
     check_dataset(ds)
     ensemble = _as_dataset(ensemble)
-    record = json_attribute(ensemble)
-    _check_observed(record)
+    record = _check_observed(json_attribute(ensemble))
     spec = DataSpec.from_json(record["spec"]) if "spec" in record else None
     name = spec.target if spec is not None and spec.target in ensemble else _only_field(ensemble)
     if name not in ds.data_vars:
@@ -296,8 +295,8 @@ def changed_storms(record: Mapping[str, Any]) -> list[str]:
     return [str(one["name"]) for one in record.get("storms") or [] if one["name"] != "borrow"]
 
 
-def _check_observed(record: Mapping[str, Any]) -> None:
-    """Refuse ensembles of amplified or moved storms, which were never observed."""
+def _check_observed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record; refuse that of amplified or moved storms, which were never observed."""
     changed = changed_storms(record)
     if changed:
         raise MismatchError.of(
@@ -306,6 +305,7 @@ def _check_observed(record: Mapping[str, Any]) -> None:
             got=f"an ensemble of changed storms ({', '.join(changed)})",
             remedy="Draw it without `storms` to score the model.",
         )
+    return record
 
 
 def _check_members(forecast: xr.DataArray, dims: set[str]) -> None:
