@@ -259,3 +259,16 @@ def test_quantile_rank_skips_dry_maps_and_gaps(rain: np.ndarray) -> None:
     members[:, 0], observed[0], observed[1] = 0.0, 0.0, np.nan
     assert quantile_rank(members, observed, 0.999) == pytest.approx(expected)
     assert quantile_rank(members[:, :2], observed[:2], 0.999) == (0.5, math.inf)
+
+
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_two_errors_of_few_samples_are_an_interval_of_about_95_percent(count):
+    """As of Student's t; two plain standard errors of three samples cover 82 %."""
+    parts = np.random.default_rng(0).normal(size=(2000, count))
+    # Leaving one out, a mean is over the others: the pairs have sums and numbers.
+    found = [
+        estimate(np.stack([one, np.ones(count)], axis=1), lambda sums: float(sums[0] / sums[1]))
+        for one in parts
+    ]
+    covered = np.mean([abs(mean) <= 2 * error for mean, error in found])
+    assert 0.9 < covered < 0.97
