@@ -163,6 +163,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ({"fold": 0}, 219),
         ({"fold": [0, 1]}, 438),
         ({"fold": {"start": 3}}, 438),
+        ({"fold": {"start": 1, "stop": 3}}, 657),
         ({"fold": 0, "time": 2001}, 73),
     ],
 )

@@ -192,6 +192,8 @@ def test_append_refuses_what_resume_refuses(kind, few, model, tmp_path):
         sample(few.isel(time=slice(4)), model, **{**made, "members": range(3, 5)})
     with pytest.raises(MismatchError, match="data without 4 of them"):
         sample(few.isel(time=slice(4, 6)), model, **{**made, "members": 3}, resume="append")
+    with pytest.raises(MismatchError, match="Append the samples first, then the members"):
+        sample(few, model, **{**made, "members": range(2, 4)}, resume="append")
     moved = few.assign_coords(y=few.y + 1.0)
     with pytest.raises(MismatchError, match="other values of 'y'"):
         sample(moved.isel(time=slice(4, 6)), model, **made, resume="append")

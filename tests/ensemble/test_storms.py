@@ -128,6 +128,45 @@ def test_turn_is_counterclockwise_on_the_map(few, model):
         sample(few, model, members=1, storms=storm)
 
 
+@pytest.mark.parametrize("y_down", [False, True])
+@pytest.mark.parametrize("x_left", [False, True])
+def test_turn_is_counterclockwise_whatever_the_order_of_rows_and_columns(
+    few, model, y_down, x_left
+):
+    square = prepare(few.isel(y=slice(0, 36)), model.spec, need_target=True).sortby(["y", "x"])
+    north_up = np.rot90(square.pr.values[:, ::-1], axes=(1, 2))[:, ::-1]
+    order = {
+        "y": slice(None, None, -1 if y_down else 1),
+        "x": slice(None, None, -1 if x_left else 1),
+    }
+    storm = {"name": "turn", "degrees": 90}
+    turned = StormPipeline.build(storm).apply(square.isel(order), StormContext(model.spec))
+    np.testing.assert_array_equal(turned.pr.sortby(["y", "x"]), north_up)
+
+
+def test_shift_moves_observed_and_coarse_rain_by_the_same_distance(few, model):
+    ds = prepare(few, model.spec, need_target=True)
+    storm = {"name": "shift", "y": 1, "x": -2}
+    moved = StormPipeline.build(storm).apply(ds, StormContext(model.spec))
+    np.testing.assert_array_equal(moved.pr[:, 12:, :-24], ds.pr[:, :-12, 24:])
+    np.testing.assert_array_equal(moved.pr_coarse[:, 1:, :-2], ds.pr_coarse[:, :-1, 2:])
+    np.testing.assert_array_equal(moved.pr[:, :12, :-24], ds.pr[:, 11::-1, 24:])
+    assert (moved.shifted_y == 1).all()
+    assert (moved.shifted_x == -2).all()
+
+
+def test_amplify_repeats_the_factors_of_an_ensemble(few, model):
+    """Samples of an augmented Dataset have the factors that their members were drawn with."""
+    ds = coarse_of(few, model)
+    factors = ("time", np.linspace(1.0, 2.0, 6))
+    raised = Amplify(level="500 mm/h")(
+        ds.assign_coords(amplified=factors), StormContext(model.spec)
+    )
+    np.testing.assert_allclose(raised.amplified, factors[1])
+    expected = ds.pr_coarse * xr.DataArray(factors[1], dims="time")
+    np.testing.assert_allclose(raised.pr_coarse, expected, rtol=1e-6)
+
+
 def test_lazy_data_and_stores_give_the_same_storms(few, model, tmp_path):
     storms = [{"name": "amplify", "level": 8.0}, "turn", {"name": "shift", "x": -1, "fill": "dry"}]
     drawn = sample(few, model, members=2, storms=storms).compute()

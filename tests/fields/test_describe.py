@@ -62,8 +62,11 @@ def test_coarse_rain_is_the_finest_that_converts_and_covers_the_target(make_rada
         "depth": True,
         "far": False,
     }
-    assert spec.coarse_rain is not None
-    assert spec.coarse_rain.name == "pr_coarse"
+    # A depth converts to a rate by the step of the samples.
+    for step, name in ((spec.step_seconds, "depth"), (None, "pr_coarse")):
+        found = replace(spec, step_seconds=step).coarse_rain
+        assert found is not None
+        assert found.name == name
     assert replace(spec, variables=spec.variables[2:]).coarse_rain is None
 
 

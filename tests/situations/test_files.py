@@ -513,3 +513,19 @@ def test_init_lists_doubts_about_amounts(tmp_path: Path) -> None:
     write(tmp_path, runs=whole.assign(pr=total))
     text = pipeline.propose([str(tmp_path / "runs.nc")], tmp_path)
     assert "#   pr: values rise from sample to sample" in text
+
+
+def test_files_with_times_that_are_no_labels_are_joined_as_the_remedy_says(tmp_path: Path) -> None:
+    """As WRF writes them: XTIME along Time."""
+    runs = {
+        name: ds.rename_dims(time="Time").reset_index("time").rename_vars(time="XTIME")
+        for name, ds in THIRD.items()
+    }
+    write(tmp_path, **runs)
+    with pytest.raises(XcvaeError, match=r"'Time' has no labels.*concat_dim='Time'.*Time='XTIME'"):
+        read(tmp_path, {"path": "*.nc"})
+    files = sorted(tmp_path.glob("*.nc"))
+    options = {"combine": "nested", "concat_dim": "Time", "engine": "scipy"}
+    with xr.open_mfdataset(files, **options) as ds:
+        whole = ds.swap_dims(Time="XTIME").load()
+    np.testing.assert_array_equal(whole.XTIME, times(30))

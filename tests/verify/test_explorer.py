@@ -204,3 +204,10 @@ def test_sequences_of_large_maps_have_fewer_frames(
     whole = len(sets_of(storms, {"one": ensemble})[0].labels)
     monkeypatch.setattr(explorer, "READ", 4 * 2 * storms.pr[0].size)
     assert len(sets_of(storms, {"one": ensemble})[0].labels) == 2 < whole
+
+
+@pytest.mark.parametrize("damaged", ["{", "[1]", "null"])
+def test_ensembles_with_a_damaged_attribute_are_shown(storms: xr.Dataset, damaged: str) -> None:
+    members = xr.concat([storms.pr], "realization").assign_attrs(storms.pr.attrs)
+    ensemble = members.to_dataset().assign_attrs(xcvae=damaged)
+    assert len(sets_of(storms, {"one": ensemble})) == 1

@@ -206,22 +206,27 @@ def test_members_figure_of_daily_rain_and_pressure(assert_uncut: Callable[[Figur
     assert_uncut(figure)
 
 
-def test_members_figure_gives_a_rate_its_own_scale_if_rain_is_a_depth(
-    storms: xr.Dataset, ensemble: xr.Dataset
+@pytest.mark.parametrize("times", [True, False])
+def test_members_figure_gives_a_rate_its_own_scale_if_it_is_no_depth(
+    storms: xr.Dataset, ensemble: xr.Dataset, times: bool
 ) -> None:
+    """A rate becomes a depth by the step of the samples; without times there is none."""
     depth, rate = {"units": "mm"}, {"units": "kg m-2 s-1", "standard_name": "precipitation_flux"}
     ds = storms.assign(
         pr=storms.pr.drop_attrs().assign_attrs(depth),
         pr_coarse=storms.pr_coarse.drop_attrs().assign_attrs(rate),
     )
     made = ensemble.assign(pr=ensemble.pr.drop_attrs().assign_attrs(depth))
+    if not times:
+        ds, made = ds.drop_vars("time"), made.drop_vars("time")
     maps = maps_of(Plots(made).members(ds, sample=0, members=1))
     condition, observed, _ = maps
-    assert condition.startswith("pr_coarse [kg")
+    assert condition.startswith("Condition" if times else "pr_coarse [kg")
     assert observed == "Observed"
-    np.testing.assert_allclose(maps[condition], ds.pr_coarse[0].values)
+    step = np.diff(storms.time).min() / np.timedelta64(1, "s") if times else 1.0
+    np.testing.assert_allclose(maps[condition], ds.pr_coarse[0].values * step, rtol=1e-6)
     legend = Plots(made).spectra(ds).axes[0].get_legend().get_texts()
-    assert "bilinear" not in {text.get_text() for text in legend}
+    assert ("bilinear" in {text.get_text() for text in legend}) == times
 
 
 def test_unknown_condition_error_names_the_nearest(

@@ -297,3 +297,16 @@ def test_thirds_of_windows_are_those_of_their_means() -> None:
     found = thirds_of(amounts, np.array([0, 1, 4, 7, 8]), "time").values.tolist()
     assert [found[n] for n in (0, 1, 2, 4)] == ["3 most", "1 least", "1 least", "2 middle"]
     assert np.isnan(found[3])  # nothing is known of it
+
+
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_two_errors_of_few_samples_are_an_interval_of_about_95_percent(count):
+    """As of Student's t; two plain standard errors of three samples cover 82 %."""
+    parts = np.random.default_rng(0).normal(size=(2000, count))
+    # Leaving one out, a mean is over the others: the pairs have sums and numbers.
+    found = [
+        estimate(np.stack([one, np.ones(count)], axis=1), lambda sums: float(sums[0] / sums[1]))
+        for one in parts
+    ]
+    covered = np.mean([abs(mean) <= 2 * error for mean, error in found])
+    assert 0.9 < covered < 0.97

@@ -118,11 +118,23 @@ def _series(parts: Parts, where: str) -> xr.Dataset:
     except (ValueError, KeyError, TypeError) as error:
         raise _odd(
             where, parts, expected="files that xarray can join along their coordinates",
-            got=f"{type(error).__name__}: {error}",
-            remedy="Join them with xarray.open_mfdataset(..., join='exact'), and write one file.",
+            got=f"{type(error).__name__}: {error}", remedy=_join_remedy(next(iter(parts.values()))),
         ) from error  # fmt: skip
     assert isinstance(found, xr.Dataset)  # combine_by_coords returns an array for arrays
     return found
+
+
+def _join_remedy(ds: xr.Dataset) -> str:
+    """Return how to join files by hand; those of WRF have times, but no labels along ``Time``."""
+    for name, one in ds.variables.items():
+        if one.ndim == 1 and one.dims[0] not in ds.indexes and one.dtype.kind == "M":
+            (dim,) = one.dims
+            return (
+                f"'{dim}' has no labels. Join them with xarray.open_mfdataset(files, "
+                f"combine='nested', concat_dim='{dim}').swap_dims({dim}='{name}'), and write one "
+                "file."
+            )
+    return "Join them with xarray.open_mfdataset(..., join='exact'), and write one file."
 
 
 def _same_units(parts: Parts, where: str) -> Parts:

@@ -17,7 +17,7 @@ from xcvae.ensemble.store.base import RegionStats
 from xcvae.ensemble.store.samples import origin_of, rain_shares, samples_metadata
 from xcvae.errors import DataError, MismatchError, XcvaeError
 from xcvae.fields.cf import check_name, check_values, find_layout, find_target
-from xcvae.fields.dataspec import DataSpec, plain
+from xcvae.fields.dataspec import DataSpec, json_attribute, plain
 from xcvae.fields.sample_blocks import evenly_spaced
 from xcvae.fields.samples import label_codes
 from xcvae.fields.units import BOUNDS, HEAVY, with_duration
@@ -360,11 +360,8 @@ def record_of(ensemble: xr.Dataset) -> dict[str, Any]:
     MismatchError
         The Dataset has no such attribute: it is not an ensemble of xcvae.
     """
-    try:
-        content = json.loads(ensemble.attrs["xcvae"])
-    except (KeyError, TypeError, ValueError):
-        content = None
-    if not isinstance(content, dict) or "spec" not in content:
+    content = json_attribute(ensemble)
+    if "spec" not in content:
         raise MismatchError.of(
             "ensemble",
             expected="a Dataset made by xcvae.sample, with its attribute 'xcvae'",

@@ -6,9 +6,9 @@ with ``units``, and returns it changed. A :class:`PostprocessPipeline` applies s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -17,7 +17,9 @@ from xcvae.errors import ComponentError, UnitsError
 from xcvae.fields.cf import changed_axes
 from xcvae.fields.dataspec import DataSpec
 from xcvae.fields.units import parse_quantity, units_of
-from xcvae.registry import Component, build, call, describe
+from xcvae.registry import Component, Kind, build, call, describe
+
+T = TypeVar("T", xr.DataArray, xr.Dataset)
 
 
 class NotPhysicalError(UnitsError, TypeError):
@@ -290,7 +292,7 @@ class PostprocessPipeline:
         for one in self.steps:
             # What is removed is counted, and members that are redrawn are processed again.
             after = call("postprocessor", one, _read_only(field), context)
-            _check_like(one, field, after)
+            after = check_like("postprocessor", one, field, after, _signature)
             changes.append(_count(field.values, after.values))
             _check_not_negative(one, after)
             field = after
@@ -319,23 +321,35 @@ class PostprocessPipeline:
         ]
 
 
-def _check_like(one: Postprocessor, before: xr.DataArray, after: object) -> None:
-    """Make sure that dims, shape, labels and units are the same: only values may change."""
-    expected = _signature(before)
-    if isinstance(after, xr.DataArray):
-        got = _signature(after)
+def check_like(kind: Kind, one: object, before: T, after: object, form: Callable[[T], str]) -> T:
+    """Return what a component has made of its input, of which only the values may change.
+
+    Parameters
+    ----------
+    kind, one
+        The component.
+    before, after
+        Its input and its result.
+    form
+        Writes dims, shapes and units.
+
+    Raises
+    ------
+    ComponentError
+        Type, dims, shapes, labels or units are others.
+    """
+    expected, got = form(before), type(after).__name__
+    if isinstance(after, type(before)):
+        got = form(after)
         moved = changed_axes(before, after) if got == expected else []
         if got == expected and not moved:
-            return
+            return after
         got += f", other labels of {', '.join(moved)}" if moved else ""
-    else:
-        got = type(after).__name__
     raise ComponentError.of(
-        f"post-processor '{describe('postprocessor', one)['name']}'",
-        expected=f"to return a DataArray like the one it got, {expected}",
+        f"{kind} '{describe(kind, one)['name']}'",
+        expected=f"to return a {type(before).__name__} like the one it got, {expected}",
         got=got,
-        remedy="Return the field with its values changed, and keep dims and attrs "
-        "(xarray: keep_attrs=True).",
+        remedy="Change values only, and keep dims and attributes (xarray: keep_attrs=True).",
     )
 
 
@@ -349,7 +363,7 @@ def _read_only(field: xr.DataArray) -> xr.DataArray:
 def _check_not_negative(one: Postprocessor, after: xr.DataArray) -> None:
     if (after.values < 0).any():
         raise ComponentError.of(
-            f"post-processor '{describe('postprocessor', one)['name']}'",
+            f"postprocessor '{describe('postprocessor', one)['name']}'",
             expected="to return rain of at least 0",
             got=f"{np.nanmin(after.values):.6g} {after.attrs.get('units')}",
             remedy="Clip its result: field.clip(min=0, keep_attrs=True).",

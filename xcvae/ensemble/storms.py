@@ -14,8 +14,9 @@ from typing import Annotated, Any, NoReturn, Protocol
 import numpy as np
 import xarray as xr
 
+from xcvae.ensemble.postprocess import check_like
 from xcvae.errors import ComponentError, MismatchError
-from xcvae.fields.cf import changed_axes, find_axes, is_rain
+from xcvae.fields.cf import find_axes, is_rain
 from xcvae.fields.dataspec import DataSpec, VariableSpec
 from xcvae.fields.record import Record
 from xcvae.fields.units import exponents_of, parse_quantity, per
@@ -349,9 +350,7 @@ class StormPipeline:
             A component failed, or returned other variables, shapes or labels.
         """
         for one in self.steps:
-            after = call("storm", one, ds, context)
-            _check_like(one, ds, after)
-            ds = after
+            ds = check_like("storm", one, ds, call("storm", one, ds, context), _signature)
         return ds
 
     def inputs(self, prepared: xr.Dataset, ds: xr.Dataset, context: StormContext) -> xr.Dataset:
@@ -584,23 +583,6 @@ def _flagged(ds: xr.Dataset, sample: str, component: str, **flags: tuple[Any, ..
             )
             for name, (values, text, *units) in flags.items()
         }
-    )
-
-
-def _check_like(one: Storm, before: xr.Dataset, after: object) -> None:
-    """Make sure that variables, shapes, units and labels are the same: only values may change."""
-    expected, got = _signature(before), type(after).__name__
-    if isinstance(after, xr.Dataset):
-        got = _signature(after)
-        moved = changed_axes(before, after) if got == expected else []
-        if got == expected and not moved:
-            return
-        got += f", other labels of {', '.join(moved)}" if moved else ""
-    raise ComponentError.of(
-        f"storm '{describe('storm', one)['name']}'",
-        expected=f"to return a Dataset like the one it got, {expected}",
-        got=got,
-        remedy="Change values only, and keep dims and attributes.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -40,6 +41,15 @@ ADDED: dict[str, Any] = {
     "gaps": False,
     "reason": "",
 }
+
+
+def json_attribute(ds: xr.Dataset, name: str = "xcvae") -> dict[str, Any]:
+    """Return the JSON object in an attribute of a Dataset; empty without one."""
+    try:
+        content = json.loads(ds.attrs.get(name, "{}"))
+    except (TypeError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 @dataclass(frozen=True)

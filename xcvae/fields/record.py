@@ -203,7 +203,8 @@ class Record:
             # The threshold lies within a bin: of its pixels those are wet that no other bin has.
             first = int(np.searchsorted(edges, self.wet_threshold, side="right")) - 1
             counts[:first] = 0.0
-            counts[first] = round(self.wet_fraction * self.pixels) - counts[first + 1 :].sum()
+            wet_pixels = round(self.wet_fraction * self.pixels)
+            counts[first] = max(0.0, wet_pixels - counts[first + 1 :].sum())
         total = counts.sum()
         if total == 0:
             return 0.0

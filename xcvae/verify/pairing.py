@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from xcvae.errors import (
     nearest,
 )
 from xcvae.fields.cf import find_axes, find_layout, is_rain
-from xcvae.fields.dataspec import DataSpec, VariableSpec
+from xcvae.fields.dataspec import DataSpec, VariableSpec, json_attribute
 from xcvae.fields.describe import describe, prepare
 from xcvae.fields.sample_blocks import block_length
 from xcvae.fields.samples import label_codes, label_keys
@@ -243,7 +242,7 @@ def pair_up(ds: xr.Dataset, ensemble: xr.Dataset | xr.DataArray) -> MatchedPair:
     """
     check_dataset(ds)
     ensemble = _as_dataset(ensemble)
-    record = _record(ensemble)
+    record = _check_observed(json_attribute(ensemble))
     spec = DataSpec.from_json(record["spec"]) if "spec" in record else None
     name = spec.target if spec is not None and spec.target in ensemble else _only_field(ensemble)
     if name not in ds.data_vars:
@@ -319,8 +318,8 @@ def changed_storms(record: Mapping[str, Any]) -> list[str]:
     return [str(one["name"]) for one in record.get("storms") or [] if one["name"] != "borrow"]
 
 
-def _check_observed(record: Mapping[str, Any]) -> None:
-    """Refuse ensembles of amplified or moved storms, which were never observed."""
+def _check_observed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record; refuse that of amplified or moved storms, which were never observed."""
     changed = changed_storms(record)
     if changed:
         raise MismatchError.of(
@@ -329,6 +328,7 @@ def _check_observed(record: Mapping[str, Any]) -> None:
             got=f"an ensemble of changed storms ({', '.join(changed)})",
             remedy="Draw it without `storms` to score the model.",
         )
+    return record
 
 
 def _check_members(forecast: xr.DataArray, dims: set[str]) -> None:
@@ -366,18 +366,6 @@ def _with_area(ds: xr.Dataset, name: str) -> xr.DataArray:
     """Return the observation, with the cell areas that ``cell_measures`` names as a coordinate."""
     area = area_name(ds[name])
     return ds[name].assign_coords({area: ds[area]}) if area in ds.data_vars else ds[name]
-
-
-def _record(ensemble: xr.Dataset) -> dict[str, Any]:
-    """Return the content of the attribute ``xcvae``, of an ensemble of observed storms."""
-    try:
-        content = json.loads(ensemble.attrs.get("xcvae", "{}"))
-    except (TypeError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    _check_observed(content)
-    return content
 
 
 def _only_field(ensemble: xr.Dataset) -> str:

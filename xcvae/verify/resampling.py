@@ -346,7 +346,8 @@ def estimate(
     -------
     value, error
         The error is infinite with a single sample, or where leaving one out leaves nothing. It is
-        that of independent samples times `dependence_factor`.
+        that of independent samples times `dependence_factor`, and wider for few samples, as
+        Student's t is: two errors are an interval of about 95 %.
 
     References
     ----------
@@ -356,7 +357,7 @@ def estimate(
     --------
     >>> value, error = estimate(np.array([1.0, 2.0, 3.0]), lambda total: float(total) / 3)
     >>> round(value, 3), round(error, 3)
-    (2.0, 0.385)
+    (2.0, 0.625)
     """
     rows = np.arange(len(parts)) if rows is None else rows
     parts = parts[rows]
@@ -369,7 +370,8 @@ def estimate(
         return value, float("inf")
     deviation = without - without.mean()
     error = float(np.sqrt((count - 1) / count * (deviation**2).sum()))
-    return value, error * dependence_factor(autocorrelation, rows)
+    few = _student(max(count - 1.0, MIN_FREEDOM)) / _student(np.inf)
+    return value, error * few * dependence_factor(autocorrelation, rows)
 
 
 def dependence_factor(autocorrelation: Array | None, rows: NDArray[np.intp]) -> float:

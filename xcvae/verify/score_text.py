@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
@@ -13,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import ConfigError, DataError, nearest
+from xcvae.fields.dataspec import json_attribute
 from xcvae.verify.criteria import Criterion, aligned
 
 SPELLED = {word: word.upper() for word in ("crps", "mae", "ks", "fss", "csi", "sedi", "p99")}
@@ -264,10 +264,7 @@ def has_seen_observations(card: xr.Dataset) -> bool:
     >>> has_seen_observations(xr.Dataset(attrs={"xcvae": '{"ensemble": {"mode": "posterior"}}'}))
     True
     """
-    try:
-        ensemble = json.loads(card.attrs.get("xcvae", "{}")).get("ensemble", {})
-    except (TypeError, ValueError, AttributeError):
-        return False
+    ensemble = json_attribute(card).get("ensemble")
     return isinstance(ensemble, dict) and ensemble.get("mode") == "posterior"
 
 

@@ -30,6 +30,13 @@ def shares(field: xr.DataArray) -> xr.DataArray:
     return (field > 0).sum(("y", "x")) / field.notnull().sum(("y", "x"))
 
 
+def test_wet_area_of_zero_is_dry_and_keeps_missing_pixels(block) -> None:
+    _, field, context = block
+    after = WetArea(0.0)(field, context)
+    np.testing.assert_array_equal(after.isnull(), field.isnull())
+    assert float(after.max()) == 0.0
+
+
 def test_wet_area_gives_every_map_the_climatological_fraction(block) -> None:
     _, field, context = block
     assert (shares(field) > 0.25).all()

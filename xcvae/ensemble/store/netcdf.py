@@ -118,11 +118,20 @@ def to_netcdf(
             got=f"{len(taken)} files that exist" if len(taken) > 1 else "a file that exists",
             remedy="Choose another folder, or remove them yourself: nothing is replaced.",
         )
+    _write_files(ds, target, names, (variable, dim), pack=pack)
+    return [target / name for name in names]
+
+
+def _write_files(
+    ds: xr.Dataset, target: Path, names: list[str], of: tuple[str, str | None], *, pack: bool
+) -> None:
+    """Write and compare all files of a variable, by a dim, before any of them gets its name."""
+    variable, dim = of
     target.parent.mkdir(parents=True, exist_ok=True)
     # A folder that exists may be another disk than its parent, or the only one to write to.
     inside = target / "files"
-    beside, also = (inside, target) if target.is_dir() else (target, inside)
-    with hidden_folder(beside, also=also) as new:
+    base, also = (inside, target) if target.is_dir() else (target, inside)
+    with hidden_folder(base, also=also) as new:
         for name, part in zip(names, _parts(ds, dim), strict=True):
             _write(part, variable, new / name, pack=pack)
         target.mkdir(exist_ok=True)
@@ -134,7 +143,6 @@ def to_netcdf(
         )
         with locked(readme, timeout=60, busy=busy):
             _describe(readme, _readme(ds, variable, names, pack=pack), names)
-    return [target / name for name in names]
 
 
 def _folder(folder: object) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from xcvae.ensemble.store.base import CHUNK_BYTES
 from xcvae.ensemble.store.zarr_format import quiet_zarr
 from xcvae.errors import OutputExistsError, UnitsError
 from xcvae.fields.cf import check_name, check_values
-from xcvae.fields.dataspec import plain
+from xcvae.fields.dataspec import json_attribute, plain
 from xcvae.fields.sample_blocks import evenly_spaced, join_chunks
 from xcvae.fields.samples import labels_of
 from xcvae.fields.units import STEP, default_wet_threshold, is_daily, time_bounds
@@ -152,11 +151,8 @@ def samples_metadata(ds: xr.Dataset, target: str, sample: str, **others: Any) ->
 
 def _augmentation(ds: xr.Dataset) -> dict[str, Any]:
     """Return what `xcvae.augment` has noted of synthetic samples; {} for real ones."""
-    try:
-        content = json.loads(ds.attrs.get(AUGMENTED, "{}"))
-    except (TypeError, ValueError):
-        return {}
-    if not isinstance(content, dict) or not content:
+    content = json_attribute(ds, AUGMENTED)
+    if not content:
         return {}
     return {**content, **{key: str(ds.attrs.get(key, "")) for key in ("comment", "history")}}
 

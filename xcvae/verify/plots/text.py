@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from xcvae.errors import DataError, MismatchError, UnitsError
-from xcvae.fields.units import factor, is_daily, step_of
+from xcvae.errors import DataError, MismatchError
+from xcvae.fields.units import converts, factor, is_daily, step_of
 
 if TYPE_CHECKING:
     from xcvae.verify.pairing import MatchedPair
@@ -65,12 +65,9 @@ def display_units(field: xr.DataArray, sample: str) -> str:
     sample
         Name of the sample dim.
     """
-    units = str(field.attrs["units"])
-    try:
-        factor(units, "mm", what=str(field.name))
-    except UnitsError:
-        return "mm d-1" if is_daily(field, sample) else "mm h-1"
-    return "mm"
+    if converts(str(field.attrs["units"]), "mm"):
+        return "mm"
+    return "mm d-1" if is_daily(field, sample) else "mm h-1"
 
 
 def per_step(field: xr.DataArray, sample: str, units: str) -> str:

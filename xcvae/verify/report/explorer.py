@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from xcvae.errors import DataError
+from xcvae.fields.dataspec import json_attribute
 from xcvae.fields.units import converts, is_daily, to_units
 from xcvae.metrics.pairs import REALIZATION
 from xcvae.verify.pairing import MatchedPair, pair_up
@@ -195,7 +196,7 @@ def sets_of(
     drawn: dict[float | None, xr.Dataset] = dict((spreads or {}).items())
     found = [_read(REDRAWN, ds, drawn)] if drawn else []
     for name, ensemble in ensembles.items():
-        made = json.loads(str(ensemble.attrs.get("xcvae", "{}")))
+        made = json_attribute(ensemble)
         found.append(_read(f"ensemble {name}", ds, {made.get("spread"): ensemble}, made))
     return [one for one in found if one is not None]
 

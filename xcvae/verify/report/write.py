@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xcvae.errors import DataError
-from xcvae.fields.dataspec import plain
+from xcvae.fields.dataspec import json_attribute, plain
 from xcvae.files import atomic_path, write_text
 from xcvae.verify.criteria import Criterion, Verdict, to_json
 from xcvae.verify.plots.accessor import ENSEMBLE_FIGURES
@@ -567,5 +567,5 @@ def _made(ensemble: xr.Dataset | None) -> dict[str, Any] | None:
     """Return the record of how an ensemble was drawn, without its long parts."""
     if ensemble is None or "xcvae" not in ensemble.attrs:
         return None
-    record = json.loads(ensemble.attrs["xcvae"])
+    record = json_attribute(ensemble)
     return {key: plain(record[key]) for key in record if key not in LONG}
