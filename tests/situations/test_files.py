@@ -502,6 +502,15 @@ def test_init_names_fields_along_other_times(tmp_path: Path) -> None:
     assert "t2m: left out; its samples are along valid_time, those of pr along time" in text
 
 
+def test_init_leaves_out_a_climatology_along_times_of_its_own(tmp_path: Path) -> None:
+    past = condition(0, 10).rename(t="normal", time="month")
+    past = past.assign_coords(month=past.month - np.timedelta64(7300, "D"))
+    write(tmp_path, obs=days(0, 10), past=past)
+    files = [str(tmp_path / f"{name}.nc") for name in ("obs", "past")]
+    text = pipeline.propose(files, tmp_path)
+    assert "normal: left out; its samples are along month, those of pr along time" in text
+
+
 def test_init_lists_doubts_about_amounts(tmp_path: Path) -> None:
     whole = xr.concat(list(THIRD.values()), "time")
     coarse = whole.pr.coarsen(lat=3, lon=3).mean() / 24

@@ -207,9 +207,12 @@ def _several(sources: Sequence[tuple[str | list[str], xr.Dataset]]) -> Proposal:
 def _renamed_times(ds: xr.Dataset, first: xr.Dataset) -> dict[str, str]:
     """Return the name of the times of the first source for those of another: valid_time, time."""
     own, wanted = ([str(d) for d in one.dims if _has_times(one, d)] for one in (ds, first))
-    if len(own) == len(wanted) == 1 and wanted[0] not in {*ds.variables, *ds.dims}:
-        return {own[0]: wanted[0]}
-    return {}
+    if len(own) != 1 or len(wanted) != 1 or wanted[0] in {*ds.variables, *ds.dims}:
+        return {}
+    # A climatology has times of its own.
+    here, there = (one.indexes[name] for one, name in ((ds, own[0]), (first, wanted[0])))
+    common = ds[own[0]].dt.calendar == first[wanted[0]].dt.calendar and here.isin(there).any()
+    return {own[0]: wanted[0]} if common else {}
 
 
 def _renames(
