@@ -345,7 +345,8 @@ def rain_scale(source: str, wanted: str, step: float | None, *, what: str) -> fl
         return factor(source, wanted, what=what)
     if kinds[0] == RATE:
         return rain_factor(source, wanted, step)
-    return float(f"{1 / rain_factor(wanted, source, step):.12g}")
+    hourly = factor(source, "mm", what=what) * 3600.0 / step
+    return float(f"{hourly * factor('mm h-1', wanted, what=what):.12g}")
 
 
 def rain_converts(source: str, wanted: str, step: float | None) -> bool:
