@@ -53,7 +53,8 @@ def test_describe_aligns_block_means(make_radar: Maker) -> None:
 def test_coarse_rain_is_the_finest_that_converts_and_covers_the_target(make_radar: Maker) -> None:
     ds = make_radar()
     fine = ds.pr.coarsen(y=2, x=2).mean().rename(y="y_fine", x="x_fine").assign_attrs(units="mm")
-    far = fine.assign_coords(y_fine=fine.y_fine + 900).assign_attrs(units="mm h-1")
+    away = (fine.y_fine + 900).assign_attrs(ds.y.attrs)
+    far = fine.assign_coords(y_fine=away).assign_attrs(units="mm h-1")
     far = far.rename(y_fine="y_far", x_fine="x_far")
     with pytest.warns(UserWarning, match="far: it does not cover the target"):
         spec = describe(ds.assign(depth=fine, far=far), target="pr")

@@ -170,7 +170,7 @@ def test_fingerprint_is_that_of_what_an_ensemble_depends_on(make_radar: Maker) -
         prepared = prepare(data, spec, need_target=False)
         return fingerprint(prepared, spec, target_values=values)
 
-    other = ds.assign(pr=2 * ds.pr)
+    other = ds.assign(pr=(2 * ds.pr).assign_attrs(ds.pr.attrs))
     gap = ds.assign(pr=ds.pr.where(ds.pr < ds.pr.max()))
     assert of(ds) == of(other) == of(ds.drop_vars("pr")) == of(ds[["pr_coarse", "pr"]])
     assert of(ds) == of(ds.chunk(time=2))
